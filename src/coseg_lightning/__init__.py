@@ -1,0 +1,41 @@
+"""Co-Seg (arXiv 2102.00523): segmentation networks from noisy labels, as a Lightning plugin."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
+    from coseg_lightning.callbacks.label_correction import LabelCorrection
+    from coseg_lightning.coseg_module import CoSegModule
+    from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.labels import LabelStore, updated
+    from coseg_lightning.segmentation_module import SegmentationModule
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CoSegDataModule",
+    "CoSegModule",
+    "CorruptionRanking",
+    "LabelCorrection",
+    "LabelStore",
+    "SegmentationModule",
+    "updated",
+]
+
+_HOMES = {
+    "CoSegDataModule": "data.datamodule",
+    "CoSegModule": "coseg_module",
+    "CorruptionRanking": "callbacks.corruption_ranking",
+    "LabelCorrection": "callbacks.label_correction",
+    "LabelStore": "labels",
+    "SegmentationModule": "segmentation_module",
+    "updated": "labels",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: the command line's help needs no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

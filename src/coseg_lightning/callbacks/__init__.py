@@ -1,0 +1,1 @@
+"""Lightning callbacks for the end of stage 1: ranking and label correction."""

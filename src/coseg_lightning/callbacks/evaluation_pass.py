@@ -1,0 +1,73 @@
+"""One pass over chosen samples in evaluation mode, shared by the processes."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import torch.distributed
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from coseg_lightning.errors import InputError
+
+
+def plain_training_set(trainer: pl.Trainer) -> Any:
+    """The training dataset without augmentation, as far as it can tell.
+
+    Raises:
+        InputError: If the trainer has no map-style training dataset.
+    """
+    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+        raise InputError(
+            "The training dataloader has no map-style dataset to rank; give one: "
+            "CorruptionRanking(path, dataset=...)."
+        )
+    return dataset.plain() if hasattr(dataset, "plain") else dataset
+
+
+def evaluation_pass(
+    trainer: pl.Trainer,
+    module: pl.LightningModule,
+    dataset: Any,
+    indices: Sequence[int],
+    step: Callable[[list[int], Any], None],
+    description: str,
+) -> None:
+    """Call `step(indices, batch)` for this process's share of the samples, without gradients.
+
+    Batches are formed before they are dealt out, so that a sample meets the same companions, and
+    its logits are the same to the last bit, for any number of processes and workers.
+    """
+    loader = trainer.train_dataloader
+    size = getattr(loader, "batch_size", None) or 8
+    batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
+    share = batches[trainer.global_rank :: trainer.world_size]
+    clean = DataLoader(
+        dataset,
+        batch_sampler=share,
+        num_workers=getattr(loader, "num_workers", 0),
+        collate_fn=getattr(loader, "collate_fn", None),
+    )
+    silent = trainer.global_rank != 0 or trainer.progress_bar_callback is None
+    training = module.training
+    module.eval()
+    try:
+        with torch.no_grad(), trainer.precision_plugin.forward_context():
+            progress = tqdm(clean, desc=description, disable=silent)
+            for positions, batch in zip(share, progress, strict=True):
+                step(positions, trainer.strategy.batch_to_device(batch))
+    finally:
+        module.train(training)
+
+
+def gather_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """The rows of all processes, on all processes, however many each has; sorted."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gathered: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(gathered, rows)
+        rows = [row for part in gathered for row in part]
+    return sorted(rows)
+
+

@@ -1,0 +1,123 @@
+"""LabelCorrection: the peers' vote on the labels of the noisy samples."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from typing_extensions import override
+
+from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
+from coseg_lightning.callbacks.evaluation_pass import (
+    evaluation_pass,
+    gather_rows,
+    plain_training_set,
+)
+from coseg_lightning.coseg_module import CoSegModule
+from coseg_lightning.data.samples import read_batch
+from coseg_lightning.equations import class_logits, vote
+from coseg_lightning.errors import InputError
+from coseg_lightning.labels import LabelStore, LabelStoreWriter
+from coseg_lightning.noise import mask_dice
+
+
+class LabelCorrection(Callback):
+    """Writes corrected masks of the samples ranked noisy into a label layer (section 2.2).
+
+    Where both peers predict the same class and the label says another, the peers win. The vote is
+    taken at the masks' own resolution, where the dataset is one of this package's: the peers'
+    probabilities are resized, not their labels. Your masks are not touched: see
+    `coseg_lightning.labels.updated` for how to use the layer.
+
+    Works with a `CorruptionRanking` among the trainer's callbacks.
+
+    Args:
+        folder: A new folder for the layer, conventionally `labels`.
+
+    Attributes:
+        layer: The finished layer, on every process, once `fit` has ended.
+
+    Raises:
+        InputError: At the start of training, if the folder is not new or no ranking is made.
+    """
+
+    def __init__(self, folder: str | Path = "labels") -> None:
+        self.folder = Path(folder)
+        self.layer: LabelStore | None = None
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage != "fit":
+            return
+        if trainer.is_global_zero:
+            LabelStore.check_free(self.folder)
+        self._ranking_callback(trainer)
+
+    def _ranking_callback(self, trainer: pl.Trainer) -> CorruptionRanking:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, CorruptionRanking):
+                return callback
+        raise InputError(
+            "LabelCorrection corrects the samples that a ranking found noisy; add a "
+            "CorruptionRanking to the trainer's callbacks."
+        )
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The ranking was made in on_train_end, whatever the order of the callbacks.
+        callback = self._ranking_callback(trainer)
+        ranking = callback.ranking
+        if ranking is None:  # training was interrupted
+            return
+        assert isinstance(pl_module, CoSegModule)
+        dataset = plain_training_set(trainer) if callback.dataset is None else callback.dataset
+        truth = getattr(dataset, "truth", None)
+        if trainer.is_global_zero:
+            LabelStore.create(self.folder)
+        trainer.strategy.barrier("label layer begun")
+        writer = LabelStoreWriter(self.folder)
+        rows: list[tuple[Any, ...]] = []
+
+        def correct(indices: list[int], batch: Any) -> None:
+            sample = read_batch(batch)
+            peers = [class_logits(logits).softmax(dim=1) for logits in pl_module(sample.images)]
+            for n, index in enumerate(indices):
+                label = sample.masks[n]
+                if hasattr(dataset, "mask"):  # at its own resolution
+                    label = torch.from_numpy(dataset.mask(index).astype(np.int64)).to(label)
+                a, b = (resize_probabilities(p[n : n + 1], label) for p in peers)
+                corrected = vote(a, b, label[None], ignore_index=pl_module.ignore_index)[0]
+                mask = corrected.cpu().numpy()
+                writer.write(ranking.ids[index], mask)
+                changed = int((corrected != label).sum())
+                rows.append((index, changed, mask_dice(mask, truth.mask(index)) if truth else None))
+
+        noisy = sorted(ranking.noisy)
+        evaluation_pass(trainer, pl_module, dataset, noisy, correct, "Correction")
+        for index, changed, dice in gather_rows(rows):
+            ranking.changed_pixels[index] = changed
+            if dice is not None:
+                ranking.corrected_dice[index] = dice
+        if trainer.is_global_zero:
+            writer.finish(
+                {ranking.ids[i]: {"changed_pixels": ranking.changed_pixels[i]} for i in noisy}
+            )
+            ranking.write(callback.path)
+        trainer.strategy.barrier("label layer written")
+        self.layer = LabelStore(self.folder)
+
+
+def resize_probabilities(probabilities: Tensor, mask: Tensor) -> Tensor:
+    """Class probabilities at a mask's resolution.
+
+    Shape:
+        probabilities `(1, K, h, w)`, mask `(H, W)`; returns `(1, K, H, W)`.
+    """
+    if probabilities.shape[-2:] == mask.shape:
+        return probabilities
+    size = (mask.shape[0], mask.shape[1])
+    return F.interpolate(probabilities, size=size, mode="bilinear", align_corners=False)

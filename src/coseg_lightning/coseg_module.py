@@ -1,0 +1,249 @@
+"""CoSegModule: robust training of two peers on noisy labels (section 2.1)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from coseg_lightning.data.samples import check_classes, read_batch
+from coseg_lightning.equations import (
+    IGNORE_INDEX,
+    agreement,
+    class_logits,
+    corruption_score,
+    keep_rate,
+    l2_weight_decay,
+    segmentation_loss,
+    selection_size,
+    small_score_selection,
+)
+from coseg_lightning.errors import InputError
+from coseg_lightning.metrics import SegmentationScores
+from coseg_lightning.networks import any_size, build_network
+
+
+class CoSegModule(pl.LightningModule):
+    """Two networks, each learning only from the samples that its peer finds least corrupted.
+
+    Under DDP each process selects within its own batch.
+
+    Args:
+        net_a: A network, or the name of one: see `coseg_lightning.networks.build_network`.
+        net_b: Its peer; default a second one of the same name. Their weights must differ.
+        encoder_name: For networks given by name.
+        encoder_weights: For networks given by name; none by default, and nothing is downloaded.
+        in_channels: For networks given by name.
+        classes: Number of classes K, background included; 1 for a binary network with one
+            sigmoid output, whose masks hold 0 and 1.
+        noise_level: NoL, the share of training samples with noisy labels, `0 <= NoL < 1`.
+        ramp_epochs: Epochs over which the keep rate falls from 1 to 1 - NoL; 0 keeps it constant,
+            as printed; default 30 % of the trainer's `max_epochs`.
+        lambda_1: Weight of the Dice loss in Eq. (2).
+        lambda_2: Weight of the L2 term in Eq. (2).
+        include_background: Whether background is one of the k classes of Eq. (3).
+        lr: Learning rate.
+        optimizer: Called with the parameter groups and `lr=`; groups are named net_a and net_b.
+        ignore_index: Class id of unlabelled pixels.
+        options: Further arguments of networks given by name.
+
+    Batches are `(image, mask)`, `(image, mask, id)`, or dicts with `image`, `mask` or `label`.
+
+    Shape:
+        `forward(images)`: images `(N, C, H, W)`; returns the logits of both peers, `(N, K, H, W)`.
+    """
+
+    def __init__(
+        self,
+        net_a: str | nn.Module = "unet",
+        net_b: str | nn.Module | None = None,
+        *,
+        encoder_name: str | None = None,
+        encoder_weights: str | None = None,
+        in_channels: int = 3,
+        classes: int = 2,
+        noise_level: float = 0.2,
+        ramp_epochs: int | None = None,
+        lambda_1: float = 1.0,
+        lambda_2: float = 1e-5,
+        include_background: bool = True,
+        lr: float = 1e-3,
+        optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+        ignore_index: int = IGNORE_INDEX,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if not 0 <= noise_level < 1:
+            raise InputError(f"noise_level={noise_level} must be at least 0 and less than 1.")
+        if net_b is None and isinstance(net_a, nn.Module):
+            raise InputError("net_a is a network, so net_b must be one too: CoSegModule(a, b).")
+        given = [n for n, net in (("net_a", net_a), ("net_b", net_b)) if isinstance(net, nn.Module)]
+        self.save_hyperparameters(ignore=["optimizer", *given])
+        self.automatic_optimization = False  # one backward on the sum of two losses
+        self.noise_level = noise_level
+        self.ramp_epochs = ramp_epochs
+        self.lambda_1 = lambda_1
+        self.lambda_2 = lambda_2
+        self.include_background = include_background
+        self.lr = lr
+        self.optimizer_factory = optimizer
+        self.ignore_index = ignore_index
+        self._carry = 0.0
+
+        def network(net: str | nn.Module) -> nn.Module:
+            if isinstance(net, nn.Module):
+                return net
+            return build_network(
+                net,
+                encoder_name=encoder_name,
+                encoder_weights=encoder_weights,
+                in_channels=in_channels,
+                classes=classes,
+                **options,
+            )
+
+        self.net_a, self.net_b = network(net_a), network(net_b if net_b is not None else net_a)
+        if same_weights(self.net_a, self.net_b):
+            raise InputError(
+                "Both peers have equal weights and would only teach each other what they know; "
+                "initialise them differently."
+            )
+        self.classes = max(2, classes)
+        self.scores = nn.ModuleDict(
+            {f"{stage}{peer}": SegmentationScores(self.classes, ignore_index)
+             for stage in ("val", "test") for peer in ("_a", "_b")}
+        )
+
+    @override
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return any_size(self.net_a, images), any_size(self.net_b, images)
+
+    @override
+    def configure_optimizers(self) -> Optimizer:
+        decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
+        return self.optimizer_factory(
+            [
+                {"params": list(net.parameters()), "name": name, "weight_decay": decay}
+                for name, net in (("net_a", self.net_a), ("net_b", self.net_b))
+            ],
+            lr=self.lr,
+        )
+
+    @property
+    def alpha(self) -> float:
+        """The keep rate of the current epoch."""
+        ramp = self.ramp_epochs
+        if ramp is None:
+            epochs = self.trainer.max_epochs
+            ramp = 10 if epochs is None or epochs < 0 else round(0.3 * epochs)
+        return keep_rate(self.current_epoch, self.noise_level, ramp)
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        sample = read_batch(batch)
+        if batch_idx == 0:
+            check_classes(sample.masks, self.classes, self.ignore_index)
+        logits_a, logits_b = self(sample.images)
+
+        # Each peer picks the samples that it finds least corrupted, Eq. (1) ...
+        k, self._carry = selection_size(len(sample.images), self.alpha, self._carry)
+        picks_a = self._picks(logits_a, sample.masks, k)
+        picks_b = self._picks(logits_b, sample.masks, k)
+        # ... and learns from those that the other one picked, Eq. (2).
+        loss_a = self._loss(logits_a[picks_b], sample.masks[picks_b])
+        loss_b = self._loss(logits_b[picks_a], sample.masks[picks_a])
+
+        # No parameter is shared: the gradient of the sum holds both peers' own gradients.
+        optimizer = self.optimizers()
+        assert not isinstance(optimizer, list)
+        optimizer.zero_grad()
+        self.manual_backward(loss_a + loss_b)
+        optimizer.step()
+
+        self._log_epoch(
+            {
+                "train/loss_a": loss_a.detach(),
+                "train/loss_b": loss_b.detach(),
+                "train/keep_rate": self.alpha,
+                "train/agreement": agreement(
+                    logits_a.detach(), logits_b.detach(), sample.masks,
+                    ignore_index=self.ignore_index,
+                ),
+            },
+            batch_size=len(sample.images),
+        )
+        if sample.replaced is not None:
+            clean = (~sample.replaced).float()
+            purity = {"train/purity_a": clean[picks_a].mean(), "train/purity_b": clean[picks_b].mean()}
+            self._log_epoch(purity, batch_size=k)
+
+    @torch.no_grad()
+    def _picks(self, logits: Tensor, masks: Tensor, k: int) -> Tensor:
+        scores = corruption_score(logits, masks, ignore_index=self.ignore_index)
+        return small_score_selection(scores, k)
+
+    def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+        return segmentation_loss(
+            logits,
+            masks,
+            lambda_1=self.lambda_1,
+            include_background=self.include_background,
+            ignore_index=self.ignore_index,
+        ).mean()
+
+    def _log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+
+    @override
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._score("val", batch)
+
+    @override
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._score("test", batch)
+
+    def _score(self, stage: str, batch: Any) -> None:
+        sample = read_batch(batch)
+        for peer, logits in zip(("_a", "_b"), self(sample.images), strict=True):
+            self.scores[stage + peer].update(class_logits(logits).argmax(dim=1), sample.masks)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        for peer in ("_a", "_b"):
+            scores = self.scores[stage + peer]
+            assert isinstance(scores, SegmentationScores)
+            self.log_dict(scores.named(stage, peer), sync_dist=True)
+            scores.reset()
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Mean class probabilities of both peers, `(N, K, H, W)`."""
+        images = batch if isinstance(batch, Tensor) else read_batch(batch).images
+        logits_a, logits_b = self(images)
+        return (class_logits(logits_a).softmax(dim=1) + class_logits(logits_b).softmax(dim=1)) / 2
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["selection_carry"] = self._carry
+        # The weights are in the checkpoint: loading it must not download others first.
+        checkpoint["hyper_parameters"]["encoder_weights"] = None
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._carry = checkpoint["selection_carry"]
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two networks have the same parameters, in shape and value."""
+    a, b = list(first.parameters()), list(second.parameters())
+    return len(a) == len(b) and all(map(torch.equal, a, b))

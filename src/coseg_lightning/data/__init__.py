@@ -1,0 +1,1 @@
+"""Datasets, and the samples that networks see."""

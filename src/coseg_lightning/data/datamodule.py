@@ -1,0 +1,168 @@
+"""CoSegDataModule: the datasets of a run, with noise for experiments and with corrected labels."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from coseg_lightning.data.samples import (
+    Augmentation,
+    EpochSampler,
+    SampleDataset,
+    default_augmentation,
+)
+from coseg_lightning.errors import InputError
+from coseg_lightning.labels import LabelStore, MaskedImages
+from coseg_lightning.noise import NoiseModel, write_noisy_layer
+
+
+class CoSegDataModule(pl.LightningDataModule):
+    """Training, validation and test samples for every stage of Co-Seg.
+
+    Only training masks are ever noisy or corrected; validation and test masks are taken as given.
+
+    Args:
+        train: Images and masks to train on.
+        val: For monitoring alone; nothing is selected by it.
+        test: For the final figures.
+        image_size: The side that the networks see.
+        in_channels: Channels that the networks see.
+        batch_size: Of every loader, per process.
+        num_workers: Of every loader, per process.
+        augmentation: `default`, none, or any `callable(image=, mask=) -> dict`.
+        seed: Of noise, order and augmentation.
+        noise: Replaces masks of training samples, for experiments.
+        noise_level: Share of the training samples that it replaces.
+        noise_folder: A new folder, where the noisy masks are kept as a label layer.
+    """
+
+    def __init__(
+        self,
+        train: MaskedImages,
+        val: MaskedImages | None = None,
+        test: MaskedImages | None = None,
+        *,
+        image_size: int = 256,
+        in_channels: int = 3,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        augmentation: Augmentation | Literal["default"] | None = "default",
+        seed: int = 0,
+        noise: NoiseModel | None = None,
+        noise_level: float = 0.0,
+        noise_folder: str | Path | None = None,
+    ) -> None:
+        super().__init__()
+        if noise is not None and noise_folder is None:
+            raise InputError("noise needs a noise_folder, where the noisy masks are kept.")
+        if image_size < 1 or batch_size < 1:
+            raise InputError(
+                f"image_size={image_size} and batch_size={batch_size} must be at least 1."
+            )
+        if not len(train.ids):
+            raise InputError("The training set is empty; give at least one image with a mask.")
+        self.image_size = image_size
+        self.in_channels = in_channels
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self.augmentation = default_augmentation() if augmentation == "default" else augmentation
+        self.seed = seed
+        self.noise = noise
+        self.noise_level = noise_level
+        self.noise_folder = None if noise_folder is None else Path(noise_folder)
+        self.layers: list[Path] = []
+        self._datasets = {"train": train, "val": val, "test": test}
+        self._samples: dict[str, SampleDataset] = {}
+
+    def lay(self, layer: str | Path) -> None:
+        """Put one more label layer over the training masks, from the next fit on."""
+        self.layers.append(Path(layer))
+        self._samples.clear()
+
+    @override
+    def prepare_data(self) -> None:
+        """Write the noisy masks, on one process alone."""
+        if self.noise is not None and self.noise_folder is not None:
+            if LabelStore.is_finished(self.noise_folder):
+                return
+            train = self._datasets["train"]
+            assert train is not None
+            write_noisy_layer(train, self.noise, self.noise_level, self.seed, self.noise_folder)
+
+    def samples(self, part: Literal["train", "val", "test"]) -> SampleDataset | None:
+        """The samples of one part, or None where there are none."""
+        dataset = self._datasets[part]
+        if dataset is None:
+            return None
+        if part not in self._samples:
+            samples = SampleDataset(
+                dataset, image_size=self.image_size, in_channels=self.in_channels, seed=self.seed
+            )
+            if part == "train":
+                samples = self._training_samples(samples, dataset)
+            self._samples[part] = samples
+        return self._samples[part]
+
+    def _training_samples(self, samples: SampleDataset, truth: MaskedImages) -> SampleDataset:
+        samples.augmentation = self.augmentation
+        if self.noise_folder is not None:
+            noisy = LabelStore(self.noise_folder)
+            samples = samples.updated(noisy)
+            samples.replaced, samples.truth = frozenset(noisy.ids), truth
+        for layer in self.layers:
+            samples = samples.updated(LabelStore(layer))
+        return samples
+
+    @override
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Shuffled and augmented samples; a last batch of fewer is left out of an epoch."""
+        dataset = self.samples("train")
+        assert dataset is not None
+        sampler = EpochSampler(
+            dataset, num_replicas=self._world_size, rank=self._rank, seed=self.seed
+        )
+        # A rest of one sample would break BatchNorm where the features are 1 x 1.
+        return self._loader(dataset, sampler, drop_last=len(sampler) > self.batch_size)
+
+    @override
+    def val_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
+        """Validation samples. Under DDP the last are repeated to make the ranks even."""
+        dataset = self.samples("val")
+        return [] if dataset is None else self._loader(dataset, None)
+
+    @override
+    def test_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
+        """Test samples, each exactly once, whatever the number of processes."""
+        dataset = self.samples("test")
+        if dataset is None:
+            return []
+        ranks = min(self._world_size, len(dataset))
+        if self._world_size == 1 or ranks < self._world_size:
+            return self._loader(dataset, None)
+        sampler = UnrepeatedDistributedSampler(
+            dataset, num_replicas=ranks, rank=self._rank, shuffle=False
+        )
+        return self._loader(dataset, sampler)
+
+    def _loader(self, dataset: SampleDataset, sampler: Any, drop_last: bool = False) -> Any:
+        return DataLoader(
+            dataset,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=drop_last,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+        )
+
+    @property
+    def _world_size(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def _rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank

@@ -1,0 +1,157 @@
+"""Reading images and masks as people store them."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from coseg_lightning.equations import IGNORE_INDEX
+from coseg_lightning.errors import InputError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+
+
+def files_by_stem(folder: Path) -> dict[str, Path]:
+    """The image files of a folder by their stem.
+
+    Raises:
+        InputError: If there is no such folder, nothing in it, or two files of one stem.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give the folder that holds the files.")
+    by_stem: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+            by_stem[path.stem].append(path)
+    if not by_stem:
+        raise InputError(f"{folder} holds no image files ({', '.join(SUFFIXES)}).")
+    for stem, paths in by_stem.items():
+        if len(paths) > 1:
+            raise InputError(
+                f"{paths[0]} and {paths[1].name} have the same stem, and only one can be the "
+                f"sample {stem}; remove one."
+            )
+    return {stem: paths[0] for stem, paths in by_stem.items()}
+
+
+def read_image(path: Path) -> NDArray[Any]:
+    """An image, `(H, W)` grey or `(H, W, 3)` RGB, in its own depth; transparency is dropped.
+
+    Raises:
+        InputError: If the file cannot be decoded.
+    """
+    data = np.fromfile(path, dtype=np.uint8)  # imread cannot open every path on Windows
+    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    if image is None:
+        raise InputError(f"{path} cannot be read as an image; restore or remove the file.")
+    if image.ndim == 2:
+        return image
+    if image.shape[2] in (3, 4):
+        return np.ascontiguousarray(image[..., 2::-1])  # OpenCV stores blue first
+    return np.ascontiguousarray(image[..., 0])
+
+
+def read_indices(path: Path) -> NDArray[Any]:
+    """A mask's stored values, `(H, W)` integers; a palette's indices, not its colours.
+
+    Raises:
+        InputError: If the file cannot be decoded, or has colours instead of class ids.
+    """
+    try:
+        with Image.open(path) as file:
+            values = np.asarray(file)
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise InputError(
+            f"{path} cannot be read as a mask; restore or remove the file."
+        ) from error
+    if values.dtype == bool:
+        return values.astype(np.uint8)
+    if values.ndim == 3:
+        colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
+        if (colours != colours[..., :1]).any():
+            raise InputError(
+                f"{path} is a colour picture, but a mask holds one class id a pixel; "
+                "save it as a grey or palette PNG."
+            )
+        values = colours[..., 0]
+    if not np.issubdtype(values.dtype, np.integer):
+        raise InputError(f"{path} holds {values.dtype} values; save class ids as integers.")
+    return values
+
+
+class MaskFolder:
+    """A folder of masks, one file a sample, `<id>.<suffix>`.
+
+    Masks hold class ids `0 .. classes-1` and 255 where unlabelled. If no file holds any value but
+    0 and 255 (or 0 and 65535) and there are two classes, that value means class 1. Two-class
+    JPEG masks are cut at half of their range, because JPEG blurs values.
+
+    Args:
+        folder: The folder.
+        classes: Number of classes, background included.
+        ids: The samples that will be read, and that decide what 255 means; default all.
+
+    Raises:
+        InputError: If there is no such folder, a file is missing or unreadable, or holds a class
+            id out of range.
+    """
+
+    def __init__(
+        self, folder: str | Path, *, classes: int, ids: Iterable[str] | None = None
+    ) -> None:
+        self.folder = Path(folder)
+        self.classes = classes
+        self._paths = files_by_stem(self.folder)
+        self.sizes: dict[str, tuple[int, int]] = {}
+        self._foreground: int | None = None
+        self._check(list(self._paths) if ids is None else list(ids))
+
+    def path(self, id: str) -> Path:
+        """The file of one sample."""
+        if id not in self._paths:
+            raise InputError(f"{self.folder} holds no mask of {id}; every sample needs one.")
+        return self._paths[id]
+
+    def _check(self, ids: list[str]) -> None:
+        """Read every mask once, before anything is trained on it."""
+
+        def inspect(id: str) -> tuple[tuple[int, int], NDArray[Any]]:
+            values = self._values(id)
+            return (values.shape[0], values.shape[1]), np.unique(values)
+
+        with ThreadPoolExecutor() as pool:
+            found = dict(zip(ids, pool.map(inspect, ids), strict=True))
+        self.sizes = {id: size for id, (size, _) in found.items()}
+        union = set[int]().union(*(map(int, values) for _, values in found.values()))
+        for highest in (255, 65535):
+            if self.classes == 2 and highest in union and union <= {0, highest}:
+                self._foreground = highest
+                return
+        for id, (_, values) in found.items():
+            wrong = [int(v) for v in values if not (v < self.classes or v == IGNORE_INDEX)]
+            if wrong:
+                raise InputError(
+                    f"{self.path(id)} holds the class id {wrong[0]}, but data.classes="
+                    f"{self.classes} allows 0 to {self.classes - 1} (and 255 for unlabelled "
+                    "pixels); set data.classes or mend the mask."
+                )
+
+    def _values(self, id: str) -> NDArray[Any]:
+        path = self.path(id)
+        values = read_indices(path)
+        if path.suffix.lower() in (".jpg", ".jpeg") and self.classes == 2:
+            return (values >= 128).astype(np.uint8) if values.max() > 1 else values
+        return values
+
+    def read(self, id: str) -> NDArray[Any]:
+        """One mask, `(H, W)` uint8 or uint16 class ids, 255 where unlabelled."""
+        values = self._values(id)
+        if self._foreground is not None:
+            return (values == self._foreground).astype(np.uint8)
+        return values.astype(np.uint8 if values.max() <= 255 else np.uint16)

@@ -1,0 +1,106 @@
+"""The paper's own data, JSRT and SCR, for those who obtained them from their owners.
+
+JSRT (Shiraishi et al. 2000 [11]): 247 chest radiographs, 2048 x 2048, 12 bits, stored raw as
+big-endian 16-bit integers in which dense tissue is dark. SCR (van Ginneken et al. 2006 [12]):
+masks of both lungs, 1024 x 1024. Their terms forbid passing copies on; none is here.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.data.files import read_image, read_indices
+from coseg_lightning.data.folder import Splits
+from coseg_lightning.errors import InputError
+from coseg_lightning.labels import Mask
+
+SIDE = 2048
+NAME = re.compile(r"JPC[LN]N(\d{3})")
+
+
+class JSRTImages:
+    """Some samples of JSRT with SCR's lungs as class 1; see `MaskedImages`."""
+
+    def __init__(self, ids: list[str], images: dict[str, Path], lungs: dict[str, list[Path]]) -> None:
+        self.ids = ids
+        self._images = images
+        self._lungs = lungs
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> NDArray[Any]:
+        """The radiograph at its mask's size, `(H, W)`, bones bright."""
+        path = self._images[self.ids[index]]
+        image = read_raw(path) if path.suffix.lower() == ".img" else read_image(path)
+        if image.ndim == 3:
+            image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        height, width = self.mask(index).shape
+        return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+    def mask(self, index: int) -> Mask:
+        """Both lungs."""
+        left, right = (read_indices(path) > 0 for path in self._lungs[self.ids[index]])
+        return (left | right).astype(np.uint8)
+
+
+def jsrt_splits(root: str | Path) -> Splits:
+    """Find the radiographs and lung masks anywhere below `root`, split as in section 3.
+
+    Images are `JPCLN001.IMG` and so on, or PNGs of the same names (bones bright); masks lie in
+    folders named `left lung` and `right lung` (or with an underscore), as SCR ships them.
+    Images with odd numbers train, those with even numbers test: 124 and 123 in the full set.
+
+    Raises:
+        InputError: If images or masks are missing.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise InputError(f"data.root={root}: there is no such folder; it must hold JSRT and SCR.")
+    images: dict[str, Path] = {}
+    lungs: dict[str, dict[str, Path]] = {"left lung": {}, "right lung": {}}
+    for path in sorted(root.rglob("*")):
+        if not NAME.fullmatch(path.stem):
+            continue
+        place = path.parent.name.lower().replace("_", " ")
+        if place in lungs and path.suffix.lower() in (".gif", ".png"):
+            lungs[place][path.stem] = path
+        elif path.suffix.lower() == ".img" or (
+            path.suffix.lower() == ".png" and path.stem not in images and "mask" not in str(place)
+        ):
+            images[path.stem] = path
+    if not images:
+        raise InputError(f"{root} holds no JSRT image (JPCLN001.IMG ... or PNGs of those names).")
+    for id in images:
+        for place, masks in lungs.items():
+            if id not in masks:
+                raise InputError(f"{root} holds no mask of {id} in a folder named {place!r}.")
+
+    def part(parity: int) -> JSRTImages | None:
+        ids = sorted(id for id in images if int(id[-3:]) % 2 == parity)
+        pairs = {id: [masks[id] for masks in lungs.values()] for id in ids}
+        return JSRTImages(ids, {id: images[id] for id in ids}, pairs) if ids else None
+
+    train = part(1)
+    if train is None:
+        raise InputError(f"{root} holds no image with an odd number, and those are for training.")
+    return Splits(train, None, part(0))
+
+
+def read_raw(path: Path) -> NDArray[Any]:
+    """A raw `.IMG` radiograph as float32 in [0, 1], `(2048, 2048)`, inverted so that bones are bright.
+
+    Raises:
+        InputError: If the file has another size.
+    """
+    values = np.fromfile(path, dtype=">u2")
+    if values.size != SIDE * SIDE:
+        raise InputError(
+            f"{path} holds {2 * values.size} bytes, not the {2 * SIDE * SIDE} of a JSRT image; "
+            "restore the file."
+        )
+    return (1 - values.reshape(SIDE, SIDE).astype(np.float32) / 4095).clip(0, 1)

@@ -1,0 +1,231 @@
+"""Samples as networks see them: tensors, resized, augmented, standardised."""
+
+import os
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, DistributedSampler
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.labels import LabelStore, MaskedImages, UpdatedImages
+from coseg_lightning.seeding import derive_seed
+
+Augmentation = Callable[..., Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the modules need of a batch, whatever form it came in.
+
+    Shape:
+        images `(N, C, H, W)` float, masks `(N, H, W)` int64, ids N strings or numbers if known,
+        replaced `(N,)` bool if it is known whose masks were replaced by noisy ones.
+    """
+
+    images: Tensor
+    masks: Tensor
+    ids: Sequence[Any] | None = None
+    replaced: Tensor | None = None
+
+
+def read_batch(batch: Any) -> Batch:
+    """Understand `(image, mask)`, `(image, mask, id)`, or a dict with `image`, `mask` or `label`.
+
+    Raises:
+        InputError: If the batch is none of these.
+    """
+    if isinstance(batch, Mapping) and "image" in batch and ("mask" in batch or "label" in batch):
+        masks = batch["mask"] if "mask" in batch else batch["label"]
+        fields = batch["image"], masks, batch.get("id"), batch.get("replaced")
+    elif isinstance(batch, Sequence) and len(batch) in (2, 3):
+        fields = batch[0], batch[1], batch[2] if len(batch) == 3 else None, None
+    else:
+        found = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        raise InputError(
+            f"The batch is {found}; it must be (image, mask), (image, mask, id) or a dict with "
+            "image and mask (or label)."
+        )
+    images, masks, ids, replaced = fields
+    if masks.ndim == 4 and masks.shape[1] == 1:
+        masks = masks[:, 0]
+    if masks.ndim != 3 or masks.shape[-2:] != images.shape[-2:]:
+        raise InputError(
+            f"The batch's masks are {tuple(masks.shape)} and its images {tuple(images.shape)}; "
+            "masks must be (N, H, W) or (N, 1, H, W) with the images' height and width."
+        )
+    return Batch(images, masks.long(), ids, replaced)
+
+
+def check_classes(masks: Tensor, classes: int, ignore_index: int) -> None:
+    """Raise an `InputError` if a mask holds a class id that the network has no output for."""
+    wrong = masks[(masks != ignore_index) & ((masks < 0) | (masks >= classes))]
+    if len(wrong):
+        raise InputError(
+            f"The masks hold the class id {int(wrong[0])}, but the network has {classes} classes, "
+            f"0 to {classes - 1} (and {ignore_index} for unlabelled pixels); give classes="
+            f"{int(wrong.max()) + 1}, or divide 0/255 masks by 255."
+        )
+
+
+def default_augmentation() -> Augmentation:
+    """Mild pose and exposure changes that suit most images."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # albumentations only warns of arguments it ignores
+        return A.Compose(
+            [
+                A.HorizontalFlip(p=0.5),
+                A.Affine(
+                    scale=(0.9, 1.1),
+                    translate_percent=(-0.05, 0.05),
+                    rotate=(-10, 10),
+                    interpolation=cv2.INTER_LINEAR,
+                    mask_interpolation=cv2.INTER_NEAREST,
+                    border_mode=cv2.BORDER_REFLECT_101,
+                    p=0.7,
+                ),
+                A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.15, p=0.5),
+            ]
+        )
+
+
+class SampleDataset(Dataset[dict[str, Any]]):
+    """Samples for training or evaluation, each a dict with `image`, `mask`, `id`.
+
+    Images become `(C, S, S)` float32 tensors of mean 0 and standard deviation 1 each, masks
+    `(S, S)` int64. Index it with a number, or with the pair (epoch, number) of `EpochSampler`:
+    augmentation depends on nothing but (seed, epoch, id), whatever the workers and ranks.
+
+    Args:
+        dataset: Images and masks at their own resolution.
+        image_size: The side S that the networks see.
+        in_channels: C: 1 makes colour images grey, 3 repeats grey ones.
+        augmentation: `callable(image=, mask=) -> dict` on `(S, S, C)` float32 in [0, 1] and
+            `(S, S)` uint8 or uint16; reseeded through its `set_random_seed` if it has one.
+        seed: Of the augmentation.
+        replaced: Ids whose masks are known to be replaced by noisy ones, if it is known. The
+            samples then carry `replaced`, and the purity of picks can be logged.
+        truth: The dataset with the original masks, if they are known.
+    """
+
+    def __init__(
+        self,
+        dataset: MaskedImages,
+        *,
+        image_size: int = 256,
+        in_channels: int = 3,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        replaced: Collection[str] | None = None,
+        truth: MaskedImages | None = None,
+    ) -> None:
+        self.dataset = dataset
+        self.image_size = image_size
+        self.in_channels = in_channels
+        self.augmentation = augmentation
+        self.seed = seed
+        self.replaced = None if replaced is None else frozenset(replaced)
+        self.truth = truth
+
+    def __len__(self) -> int:
+        return len(self.dataset.ids)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The samples' names."""
+        return self.dataset.ids
+
+    def plain(self) -> "SampleDataset":
+        """The same samples without augmentation, for ranking and correction."""
+        return self._with(self.dataset, None)
+
+    def updated(self, layer: LabelStore) -> "SampleDataset":
+        """The same samples over a label layer's masks."""
+        return self._with(UpdatedImages(self.dataset, layer), self.augmentation)
+
+    def _with(self, dataset: MaskedImages, augmentation: Augmentation | None) -> "SampleDataset":
+        return SampleDataset(
+            dataset,
+            image_size=self.image_size,
+            in_channels=self.in_channels,
+            augmentation=augmentation,
+            seed=self.seed,
+            replaced=self.replaced,
+            truth=self.truth,
+        )
+
+    def mask(self, index: int) -> NDArray[Any]:
+        """One sample's mask at its own resolution."""
+        return self.dataset.mask(index)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        id = self.dataset.ids[index]
+        image = resized(with_channels(unit_float(self.dataset.image(index)), self.in_channels), self.image_size)
+        side = (self.image_size, self.image_size)
+        mask = cv2.resize(self.dataset.mask(index), side, interpolation=cv2.INTER_NEAREST_EXACT)
+        if self.augmentation is not None:
+            if hasattr(self.augmentation, "set_random_seed"):
+                # Its own stream is the same in every worker and starts again in every epoch.
+                self.augmentation.set_random_seed(derive_seed(self.seed, epoch, id) % 2**32)
+            augmented = self.augmentation(image=image, mask=mask)
+            image, mask = augmented["image"], augmented["mask"]
+        image = (image - image.mean()) / max(float(image.std()), 1e-6)
+        sample: dict[str, Any] = {
+            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)),
+            "mask": torch.from_numpy(np.ascontiguousarray(mask, np.int64)),
+            "id": id,
+        }
+        if self.replaced is not None:
+            sample["replaced"] = id in self.replaced
+        return sample
+
+
+class EpochSampler(DistributedSampler[Any]):
+    """Shuffles by (seed, epoch) and gives the dataset both the epoch and the index.
+
+    A `DistributedSampler`, so that Lightning neither replaces it nor forgets to tell it the epoch,
+    and so that one process draws the same order on every machine and after every resume.
+    """
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self.epoch, index) for index in super().__iter__()])
+
+
+def unit_float(image: NDArray[Any]) -> NDArray[np.float32]:
+    """Integers by their type's range to float32 in [0, 1]; floats as they are."""
+    if np.issubdtype(image.dtype, np.integer):
+        return image.astype(np.float32) / np.iinfo(image.dtype).max
+    return image.astype(np.float32)
+
+
+def with_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+    """`(H, W)` or `(H, W, C)` to `(H, W, channels)`, grey to colour or colour to grey if need be."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.shape[2] == channels:
+        return image
+    if image.shape[2] == 1:
+        return np.repeat(image, channels, axis=2)
+    if image.shape[2] == 3 and channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    raise InputError(
+        f"The images have {image.shape[2]} channels; set data.in_channels={image.shape[2]}."
+    )
+
+
+def resized(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """`(H, W, C)` to `(side, side, C)`, averaging where it gets smaller."""
+    smaller = side < max(image.shape[:2])
+    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    result = cv2.resize(image, (side, side), interpolation=method)
+    return result.reshape(side, side, -1)

@@ -1,0 +1,246 @@
+"""Label layers: masks on disk that lie over a dataset's own masks, which stay untouched."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.utils.data import Dataset
+
+from coseg_lightning.atomic import replacing, write_text
+from coseg_lightning.errors import InputError
+
+Mask = NDArray[np.integer[Any]]
+
+
+class MaskedImages(Protocol):
+    """Images and their masks at their own resolution: what a label layer lies over.
+
+    Shape:
+        `image(i)` is `(H, W)` or `(H, W, C)`, uint8, uint16 or float in [0, 1]; `mask(i)` is
+        `(H, W)` integer class ids, 255 where unlabelled.
+    """
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """One unique name a sample, in the dataset's order."""
+
+    def image(self, index: int) -> NDArray[Any]:
+        """The image of one sample."""
+
+    def mask(self, index: int) -> Mask:
+        """The mask of one sample."""
+
+
+class LabelStore:
+    """A label layer: one PNG a sample in a folder, and `manifest.json` that makes it whole.
+
+    The manifest is written last. A folder without it, or with one that says `complete: false`, is
+    a layer that was never finished, and is not opened. The layer holds masks for some of a
+    dataset's samples; `updated` puts them in the place of the originals.
+
+    Args:
+        folder: A finished layer.
+
+    Raises:
+        InputError: If the folder is no finished layer.
+    """
+
+    MANIFEST = "manifest.json"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        manifest = self._manifest(self.folder)
+        if manifest is None or not manifest["complete"]:
+            raise InputError(
+                f"{self.folder} is not a finished label layer (no complete {self.MANIFEST}); "
+                "give the folder that LabelCorrection wrote."
+            )
+        self._facts: dict[str, dict[str, Any]] = manifest["labels"]
+
+    @classmethod
+    def create(cls, folder: str | Path) -> "LabelStoreWriter":
+        """Start a new layer, or one again whose writing was interrupted.
+
+        Raises:
+            InputError: If the folder holds anything else, such as a finished layer or your masks.
+        """
+        cls.check_free(folder)
+        writer = LabelStoreWriter(Path(folder))
+        write_text(Path(folder) / cls.MANIFEST, json.dumps({"complete": False, "labels": {}}))
+        return writer
+
+    @classmethod
+    def check_free(cls, folder: str | Path) -> None:
+        """Raise the error of `create` without creating anything."""
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; give a new folder for the label layer.")
+        manifest = cls._manifest(folder)
+        if manifest is not None and manifest["complete"]:
+            raise InputError(
+                f"{folder} already holds a finished label layer, which is never overwritten; "
+                "give a new folder."
+            )
+        if manifest is None and folder.is_dir() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder} is not empty and holds no label layer; give a new folder, so that none "
+                "of your files is overwritten."
+            )
+
+    @classmethod
+    def is_finished(cls, folder: str | Path) -> bool:
+        """Whether the folder is a layer that can be opened."""
+        manifest = cls._manifest(Path(folder))
+        return manifest is not None and bool(manifest["complete"])
+
+    @classmethod
+    def _manifest(cls, folder: Path) -> dict[str, Any] | None:
+        path = folder / cls.MANIFEST
+        if not path.is_file():
+            return None
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(manifest["complete"], bool) and isinstance(manifest["labels"], dict):
+                return dict(manifest)
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise InputError(f"{path} is not the manifest of a label layer; restore or delete it.")
+
+    @property
+    def ids(self) -> list[str]:
+        """The samples that have a mask in this layer."""
+        return list(self._facts)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._facts
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def facts(self, id: str) -> dict[str, Any]:
+        """What was recorded about a mask when it was written."""
+        return self._facts[id]
+
+    def read(self, id: str) -> Mask:
+        """The mask of one sample, `(H, W)` uint8 or uint16."""
+        with Image.open(label_path(self.folder, id)) as file:
+            return np.asarray(file)
+
+
+class LabelStoreWriter:
+    """Writes the masks of a new layer; several processes may write their own samples' masks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, id: str, mask: Mask) -> None:
+        """Write one mask, `(H, W)` integers, losslessly and atomically."""
+        image = Image.fromarray(mask.astype(np.uint8 if mask.max() <= 255 else np.uint16))
+        with replacing(label_path(self.folder, id)) as temporary:
+            image.save(temporary, format="PNG")
+
+    def finish(self, facts: Mapping[str, Mapping[str, Any]]) -> LabelStore:
+        """Write the manifest, with plain values by sample, and open the layer."""
+        manifest = {"complete": True, "labels": {id: dict(facts[id]) for id in sorted(facts)}}
+        write_text(self.folder / LabelStore.MANIFEST, json.dumps(manifest, indent=1))
+        return LabelStore(self.folder)
+
+
+def label_path(folder: Path, id: str) -> Path:
+    """Where a sample's mask lies.
+
+    Raises:
+        InputError: If the id is no plain file name, and might lead out of the folder.
+    """
+    if id in ("", ".", "..") or any(sign in id for sign in "/\\\0"):
+        raise InputError(
+            f"The sample id {id!r} cannot be a file name; use ids without slashes and dots alone."
+        )
+    return folder / f"{id}.png"
+
+
+def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
+    """The dataset with the layer's masks in place of the originals, before augmentation.
+
+    Args:
+        dataset: This package's datasets, or any map-style dataset of `(image, mask)`,
+            `(image, mask, id)` or dicts with `image`, `mask` or `label`, and perhaps `id`. One
+            without ids is numbered: "0", "1", ...
+        layer: A finished layer, or its folder.
+
+    Returns:
+        A dataset of the same kind. Neither the dataset given nor its files are changed.
+    """
+    if not isinstance(layer, LabelStore):
+        layer = LabelStore(layer)
+    if hasattr(dataset, "updated"):
+        return dataset.updated(layer)
+    if hasattr(dataset, "image") and hasattr(dataset, "mask"):
+        return UpdatedImages(dataset, layer)
+    return UpdatedSamples(dataset, layer)
+
+
+class UpdatedImages:
+    """`MaskedImages` whose masks come from a label layer where it has them."""
+
+    def __init__(self, dataset: MaskedImages, layer: LabelStore) -> None:
+        self.dataset = dataset
+        self.layer = layer
+
+    def __len__(self) -> int:
+        return len(self.dataset.ids)
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids of the dataset below."""
+        return self.dataset.ids
+
+    def image(self, index: int) -> NDArray[Any]:
+        """The image of the dataset below."""
+        return self.dataset.image(index)
+
+    def mask(self, index: int) -> Mask:
+        """The layer's mask, or the dataset's own."""
+        id = self.dataset.ids[index]
+        return self.layer.read(id) if id in self.layer else self.dataset.mask(index)
+
+
+class UpdatedSamples(Dataset[Any]):
+    """Somebody's dataset of ready samples, whose masks come from a label layer.
+
+    The samples must come out of the dataset unaugmented: a layer's mask cannot follow a rotation
+    that it does not see. Augment behind this dataset, not in front of it.
+    """
+
+    def __init__(self, dataset: Any, layer: LabelStore) -> None:
+        self.dataset = dataset
+        self.layer = layer
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        sample = self.dataset[index]
+        is_dict = isinstance(sample, Mapping)
+        mask_key: Any = ("mask" if "mask" in sample else "label") if is_dict else 1
+        if is_dict:
+            id = sample.get("id", index)
+        else:
+            id = sample[2] if len(sample) > 2 else index
+        if str(id) not in self.layer:
+            return sample
+        given = torch.as_tensor(sample[mask_key])
+        mask = torch.from_numpy(self.layer.read(str(id)).astype(np.int64)).to(given.dtype)
+        if mask.shape != given.squeeze().shape:
+            raise InputError(
+                f"The layer's mask of sample {id} is {tuple(mask.shape)}, but the dataset gives "
+                f"{tuple(given.shape)}; resize and augment behind updated(), not in the dataset."
+            )
+        items = dict(sample) if is_dict else list(sample)
+        items[mask_key] = mask.reshape(given.shape)
+        return items if is_dict else tuple(items)

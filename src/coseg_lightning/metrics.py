@@ -1,0 +1,84 @@
+"""Dice and ACC as this package reports them (section 3)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class SegmentationScores(Metric):
+    """Foreground Dice of each image and pixel accuracy, over a whole dataset.
+
+    * `dice`: for each image the mean Dice of its foreground classes that are present in mask or
+      prediction, then the mean over images. An image with neither scores 1.
+    * `accuracy`: share of all labelled pixels whose class is right.
+    * `per_class_dice`: `(K,)`, for each class, background included, the mean over the images
+      where it is present in mask or prediction; NaN if it never is.
+
+    Args:
+        classes: K.
+        ignore_index: Class id of unlabelled pixels, which do not count.
+    """
+
+    full_state_update = False
+    dice_sum: Tensor
+    images: Tensor
+    correct: Tensor
+    labelled: Tensor
+    class_dice_sum: Tensor
+    class_images: Tensor
+
+    def __init__(self, classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.classes = classes
+        self.ignore_index = ignore_index
+        # float64: a float32 count stops counting at 2^24 pixels
+        scalar = torch.zeros((), dtype=torch.float64)
+        vector = torch.zeros(classes, dtype=torch.float64)
+        for name in ("dice_sum", "images", "correct", "labelled"):
+            self.add_state(name, scalar.clone(), dist_reduce_fx="sum")
+        for name in ("class_dice_sum", "class_images"):
+            self.add_state(name, vector.clone(), dist_reduce_fx="sum")
+
+    def update(self, predictions: Tensor, masks: Tensor) -> None:
+        """Count a batch.
+
+        Shape:
+            predictions and masks `(N, H, W)` integer class ids.
+        """
+        labelled = masks != self.ignore_index
+        right = (predictions == masks) & labelled
+        classes = torch.arange(self.classes, device=masks.device).view(-1, 1, 1)
+        predicted = (predictions.unsqueeze(1) == classes) & labelled.unsqueeze(1)
+        true = masks.unsqueeze(1) == classes
+        overlap = (predicted & true).sum(dim=(2, 3)).double()
+        size = (predicted.sum(dim=(2, 3)) + true.sum(dim=(2, 3))).double()
+        present = size > 0
+        dice = torch.where(present, 2 * overlap / size.clamp_min(1), 0)  # (N, K)
+
+        found = present[:, 1:].sum(dim=1)
+        of_image = dice[:, 1:].sum(dim=1) / found.clamp_min(1)
+        self.dice_sum += of_image.where(found > 0, 1).sum()
+        self.images += len(masks)
+        self.correct += right.sum()
+        self.labelled += labelled.sum()
+        self.class_dice_sum += dice.sum(dim=0)
+        self.class_images += present.sum(dim=0)
+
+    def compute(self) -> dict[str, Tensor]:
+        """The three figures; NaN where nothing was counted."""
+        return {
+            "dice": self.dice_sum / self.images,
+            "accuracy": self.correct / self.labelled,
+            "per_class_dice": self.class_dice_sum / self.class_images,
+        }
+
+    def named(self, prefix: str, suffix: str = "") -> dict[str, Tensor]:
+        """The figures under the names that they are logged by, such as `val/dice_a`."""
+        scores = self.compute()
+        per_class = scores.pop("per_class_dice")
+        named = {f"{prefix}/{name}{suffix}": value.float() for name, value in scores.items()}
+        for class_id, value in enumerate(per_class):
+            named[f"{prefix}/dice{suffix}_class_{class_id}"] = value.float()
+        return named

@@ -1,0 +1,116 @@
+"""Networks by name, of any input size, and on disk."""
+
+import difflib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import segmentation_models_pytorch as smp
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from coseg_lightning.atomic import write_text
+from coseg_lightning.errors import InputError
+from coseg_lightning.networks.classic_unet import ClassicUNet
+
+
+def build_network(
+    name: str,
+    *,
+    encoder_name: str | None = None,
+    encoder_weights: str | None = None,
+    in_channels: int = 3,
+    classes: int = 2,
+    **options: Any,
+) -> nn.Module:
+    """Build a network by its name.
+
+    Args:
+        name: An architecture of segmentation-models-pytorch (`unet`, `fpn`, `segformer`, ...), or
+            `unet_classic`.
+        encoder_name: One of smp's encoders; if none is named `resnet18`, or a small vision
+            transformer for `dpt`, which works with no other kind.
+        encoder_weights: Pretrained weights to download, such as `imagenet`; none by default.
+        in_channels: Channels of the images.
+        classes: Channels of the logits: K, or 1 for a binary network with a sigmoid.
+        options: Further arguments of the architecture.
+
+    Raises:
+        InputError: If there is no such architecture or encoder.
+    """
+    if name == "unet_classic":
+        return ClassicUNet(in_channels, classes, **options)
+    architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    if name not in architectures:
+        raise InputError(_unknown("network", name, [*architectures, "unet_classic"]))
+    if encoder_name is None:
+        encoder_name = "tu-vit_tiny_patch16_224" if name == "dpt" else "resnet18"
+    if not encoder_name.startswith("tu-") and encoder_name not in smp.encoders.encoders:
+        raise InputError(_unknown("encoder", encoder_name, smp.encoders.get_encoder_names()))
+    network: nn.Module = smp.create_model(
+        name,
+        encoder_name=encoder_name,
+        encoder_weights=encoder_weights,
+        in_channels=in_channels,
+        classes=classes,
+        **options,
+    )
+    return network
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
+    return f"There is no {what} {name!r}; {hint}"
+
+
+def output_stride(network: nn.Module) -> int:
+    """The number that the network wants to divide its images' height and width, 1 if any will do."""
+    if hasattr(network, "output_stride"):
+        return int(network.output_stride)  # type: ignore[arg-type]
+    if getattr(network, "requires_divisible_input_shape", False):
+        return int(network.encoder.output_stride)  # type: ignore[union-attr, arg-type]
+    return 1
+
+
+def any_size(network: nn.Module, images: Tensor) -> Tensor:
+    """Apply a network to images of any height and width: pad with zeros, crop the logits.
+
+    Shape:
+        images `(N, C, H, W)`; returns `(N, K, H, W)`.
+
+    Raises:
+        InputError: If the logits do not have the images' size all the same.
+    """
+    height, width = images.shape[-2:]
+    stride = output_stride(network)
+    right, bottom = -width % stride, -height % stride
+    if right or bottom:
+        images = F.pad(images, (0, right, 0, bottom))
+    logits: Tensor = network(images)
+    if logits.shape[-2:] != images.shape[-2:]:
+        raise InputError(
+            f"{type(network).__name__} gave logits of {tuple(logits.shape[-2:])} for images of "
+            f"{tuple(images.shape[-2:])}; it must keep the size, or take images of "
+            f"{tuple(math.ceil(side / 32) * 32 for side in (height, width))}."
+        )
+    return logits[..., :height, :width]
+
+
+def save_network(network: nn.Module, folder: str | Path) -> None:
+    """Write a network so that others can use it without this package.
+
+    smp's networks load with `smp.from_pretrained(folder)`. Of others, `model.safetensors` holds
+    the weights and `network.json` the class that they belong to.
+    """
+    folder = Path(folder)
+    if isinstance(network, smp.base.SegmentationModel):
+        network.save_pretrained(folder)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    kind = type(network)
+    write_text(folder / "network.json", json.dumps({"class": f"{kind.__module__}.{kind.__name__}"}))

@@ -1,0 +1,102 @@
+"""The ranking of a training set by corruption score, and its file, scores.csv."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+
+from coseg_lightning.atomic import write_text
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Ranking:
+    """Corruption scores of all training samples, in the dataset's order.
+
+    Args:
+        ids: The samples.
+        score_a: `(N,)` scores of the first peer, and `score_b` of the second.
+        noise_level: Share of the samples taken for noisy: the `round(noise_level * N)` with the
+            highest mean score.
+        replaced: Ids known to have noisy masks, if it is known.
+        label_dice: `(N,)` Dice of each label to the original mask, if it is known.
+    """
+
+    ids: Sequence[str]
+    score_a: Floats
+    score_b: Floats
+    noise_level: float
+    replaced: frozenset[str] | None = None
+    label_dice: Floats | None = None
+    changed_pixels: dict[int, int] = field(default_factory=dict)
+    corrected_dice: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def score(self) -> Floats:
+        """`(N,)` mean of both peers' scores."""
+        return (self.score_a + self.score_b) / 2
+
+    @property
+    def worst_first(self) -> list[int]:
+        """Indices by falling score; equal scores by id, scores that are not a number first."""
+        scores = np.nan_to_num(self.score, nan=np.inf)
+        return sorted(range(len(self.ids)), key=lambda i: (-scores[i], self.ids[i]))
+
+    @property
+    def noisy(self) -> list[int]:
+        """Indices of the samples taken for noisy, worst first."""
+        return self.worst_first[: round(self.noise_level * len(self.ids))]
+
+    @property
+    def auroc(self) -> float | None:
+        """How well the score tells replaced masks from others; None where that is not known.
+
+        The probability that a replaced mask scores higher than another, ties counting half.
+        """
+        if self.replaced is None:
+            return None
+        replaced = np.array([id in self.replaced for id in self.ids])
+        if replaced.all() or not replaced.any():
+            return None
+        u = mannwhitneyu(self.score[replaced], self.score[~replaced]).statistic
+        return float(u / (replaced.sum() * (~replaced).sum()))
+
+    @property
+    def corrected_label_dice(self) -> Floats | None:
+        """`(N,)` Dice of each label to the original mask after correction, if it is known."""
+        if self.label_dice is None:
+            return None
+        after = self.label_dice.copy()
+        for index, dice in self.corrected_dice.items():
+            after[index] = dice
+        return after
+
+    def write(self, path: str | Path) -> None:
+        """Write `scores.csv`, worst first; what is not known is left empty."""
+        noisy = set(self.noisy)
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(
+            ["id", "score", "score_a", "score_b", "rank", "noisy", "changed_pixels"]
+            + ["replaced", "label_dice", "corrected_dice"]
+        )
+
+        def known(values: Any, index: int) -> Any:
+            return "" if values is None else values[index]
+
+        after = self.corrected_label_dice
+        for rank, i in enumerate(self.worst_first, start=1):
+            rows.writerow(
+                [self.ids[i], self.score[i], self.score_a[i], self.score_b[i], rank, int(i in noisy)]
+                + [self.changed_pixels.get(i, "")]
+                + ["" if self.replaced is None else int(self.ids[i] in self.replaced)]
+                + [known(self.label_dice, i), known(after, i)]
+            )
+        write_text(path, text.getvalue())

@@ -1,0 +1,177 @@
+"""The app: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
+
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import CompactHydraException
+from hydra.types import RunMode
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from coseg_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+
+    from coseg_lightning.coseg_module import CoSegModule
+    from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.segmentation_module import SegmentationModule
+
+HERE = Path(__file__).resolve().parent
+# An installed wheel carries conf/ beside this module; in a checkout it lies at the top.
+CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
+
+
+@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
+def main(cfg: DictConfig) -> None:
+    """Compose, check, run the stages, and show what came out."""
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    try:
+        run(cfg, Path(HydraConfig.get().runtime.output_dir))
+    except Exception as error:
+        # Hydra prints this exception without a traceback, and a multirun goes on after it.
+        told = _chain_find(error, (InputError, MisconfigurationException, OmegaConfBaseException))
+        if told is None:
+            raise
+        raise CompactHydraException(str(told).split("\n    full_key")[0]) from error
+
+
+def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Run the stages that a composed configuration asks for, into a folder."""
+    from coseg_lightning.console import show_summary
+    from coseg_lightning.report import write_report
+    from coseg_lightning.stages import run_stages
+
+    check(cfg)
+    # The default is to load in the training process, which is right for small images on few cores.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    data = make_data(cfg, folder)
+    summary = run_stages(
+        data,
+        folder,
+        method=cfg.method.name,
+        peers=partial(make_peers, cfg),
+        network=partial(make_network, cfg),
+        trainer=partial(make_trainer, cfg),
+        seed=cfg.seed,
+        score=cfg.method.get("score", "mean"),
+        config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+    )
+    write_report(folder, data)
+    show_summary(folder, summary)
+    return summary
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise an `InputError` for values that no later place would name as clearly."""
+    shares = {"nol": cfg.nol, "noise.level": cfg.noise.level}
+    for name, value in shares.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise InputError(
+                f"{name}={value} must be a number of at least 0 and less than 1: the share of "
+                "training samples with noisy labels."
+            )
+    missing = OmegaConf.missing_keys(cfg)
+    if missing:
+        names = ", ".join(sorted(missing))
+        raise InputError(f"No value was given for {names}; set it on the command line, {names}=...")
+
+
+def make_data(cfg: DictConfig, folder: Path) -> "CoSegDataModule":
+    """The datasets, with the noise that the configuration asks for."""
+    from coseg_lightning.data.datamodule import CoSegDataModule
+
+    splits = instantiate(cfg.data.source)
+    noise = instantiate(cfg.noise.model)
+    return CoSegDataModule(
+        splits.train,
+        splits.val,
+        splits.test,
+        image_size=cfg.data.image_size,
+        in_channels=cfg.data.in_channels,
+        batch_size=cfg.data.batch_size,
+        num_workers=cfg.data.num_workers,
+        augmentation="default" if cfg.data.augment else None,
+        seed=cfg.seed,
+        noise=noise,
+        noise_level=cfg.noise.level,
+        noise_folder=None if noise is None else folder / "noise",
+    )
+
+
+def make_peers(cfg: DictConfig) -> "CoSegModule":
+    """Two networks, alike or different, with initial weights of their own."""
+    from coseg_lightning.coseg_module import CoSegModule
+
+    return CoSegModule(
+        instantiate(cfg.model),
+        instantiate(cfg.get("peer_b") or cfg.model),
+        noise_level=cfg.nol,
+        ramp_epochs=cfg.method.ramp_epochs,
+        **_training(cfg),
+    )
+
+
+def make_network(cfg: DictConfig) -> "SegmentationModule":
+    """One network of the first peer's kind (section 2.3)."""
+    from coseg_lightning.segmentation_module import SegmentationModule
+
+    return SegmentationModule(instantiate(cfg.model), **_training(cfg))
+
+
+def _training(cfg: DictConfig) -> dict[str, Any]:
+    return {
+        "classes": cfg.data.classes,
+        "lambda_1": cfg.loss.lambda_1,
+        "lambda_2": cfg.loss.lambda_2,
+        "include_background": cfg.loss.include_background,
+        "lr": cfg.optimizer.lr,
+        "optimizer": get_class(cfg.optimizer.name),
+    }
+
+
+def make_trainer(cfg: DictConfig, *, logger: Any, default_root_dir: Path, **rest: Any) -> "pl.Trainer":
+    """A trainer of one stage.
+
+    Raises:
+        InputError: If it would start processes that cannot join this run.
+    """
+    loggers = [logger]
+    if "_target_" in cfg.logger:
+        loggers.append(instantiate(cfg.logger)(save_dir=str(default_root_dir)))
+    trainer: pl.Trainer = instantiate(
+        cfg.trainer, logger=loggers, default_root_dir=str(default_root_dir), **rest
+    )
+    launcher = trainer.strategy.launcher
+    if launcher is not None and launcher.is_interactive_compatible:
+        raise InputError(
+            f"trainer.strategy={cfg.trainer.strategy} keeps the results in its child processes; "
+            "use trainer=ddp."
+        )
+    sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if launcher is not None and sweeping and trainer.world_size > 1:
+        raise InputError(
+            "A multirun cannot start several processes a job, since each of them would run the "
+            "whole sweep again; sweep with trainer.devices=1, or start one run for each setting "
+            "(for nol in 0.1 0.3; do python -m coseg_lightning.run trainer=ddp nol=$nol; done)."
+        )
+    return trainer
+
+
+def _chain_find(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> Any:
+    """The first of an exception and its causes that is of one of the kinds."""
+    while error is not None:
+        if isinstance(error, kinds):
+            return error
+        error = error.__cause__
+    return None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Random numbers that depend on what is drawn for, not on what was drawn before."""
+
+import hashlib
+
+import numpy as np
+
+
+def derive_seed(seed: int, *parts: int | str) -> int:
+    """A 64-bit seed for one purpose, the same on every machine, rank and worker.
+
+    Args:
+        seed: The run's seed.
+        parts: What the numbers are for, such as an epoch and a sample's id.
+    """
+    text = "\0".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def derive_rng(seed: int, *parts: int | str) -> np.random.Generator:
+    """A numpy generator seeded by `derive_seed`."""
+    return np.random.default_rng(derive_seed(seed, *parts))

@@ -1,0 +1,157 @@
+"""SegmentationModule: one network, plain supervised (section 2.3, and the baselines)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from coseg_lightning.data.samples import check_classes, read_batch
+from coseg_lightning.equations import (
+    IGNORE_INDEX,
+    class_logits,
+    l2_weight_decay,
+    segmentation_loss,
+)
+from coseg_lightning.metrics import SegmentationScores
+from coseg_lightning.networks import any_size, build_network
+
+
+class SegmentationModule(pl.LightningModule):
+    """Trains one network with the loss of Eq. (2) on the labels as they are.
+
+    Args:
+        net: A network, or the name of one: see `coseg_lightning.networks.build_network`.
+        encoder_name: For a network given by name.
+        encoder_weights: For a network given by name; none by default, and nothing is downloaded.
+        in_channels: For a network given by name.
+        classes: Number of classes K, background included; 1 for a binary network with one
+            sigmoid output, whose masks hold 0 and 1.
+        lambda_1: Weight of the Dice loss in Eq. (2).
+        lambda_2: Weight of the L2 term in Eq. (2).
+        include_background: Whether background is one of the k classes of Eq. (3).
+        lr: Learning rate.
+        optimizer: Called with the parameter groups and `lr=`.
+        ignore_index: Class id of unlabelled pixels.
+        options: Further arguments of a network given by name.
+
+    Batches are `(image, mask)`, `(image, mask, id)`, or dicts with `image`, `mask` or `label`.
+
+    Shape:
+        `forward(images)`: images `(N, C, H, W)`; returns logits `(N, K, H, W)`.
+    """
+
+    def __init__(
+        self,
+        net: str | nn.Module = "unet",
+        *,
+        encoder_name: str | None = None,
+        encoder_weights: str | None = None,
+        in_channels: int = 3,
+        classes: int = 2,
+        lambda_1: float = 1.0,
+        lambda_2: float = 1e-5,
+        include_background: bool = True,
+        lr: float = 1e-3,
+        optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+        ignore_index: int = IGNORE_INDEX,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        given = ["net"] if isinstance(net, nn.Module) else []
+        self.save_hyperparameters(ignore=["optimizer", *given])
+        if isinstance(net, str):
+            net = build_network(
+                net,
+                encoder_name=encoder_name,
+                encoder_weights=encoder_weights,
+                in_channels=in_channels,
+                classes=classes,
+                **options,
+            )
+        self.net = net
+        self.lambda_1 = lambda_1
+        self.lambda_2 = lambda_2
+        self.include_background = include_background
+        self.lr = lr
+        self.optimizer_factory = optimizer
+        self.ignore_index = ignore_index
+        self.classes = max(2, classes)
+        self.scores = nn.ModuleDict(
+            {stage: SegmentationScores(self.classes, ignore_index) for stage in ("val", "test")}
+        )
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        return any_size(self.net, images)
+
+    @override
+    def configure_optimizers(self) -> Optimizer:
+        group = {
+            "params": list(self.net.parameters()),
+            "name": "net",
+            "weight_decay": l2_weight_decay(self.lambda_2),  # lambda_2 ||W||^2 of Eq. (2)
+        }
+        return self.optimizer_factory([group], lr=self.lr)
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        sample = read_batch(batch)
+        if batch_idx == 0:
+            check_classes(sample.masks, self.classes, self.ignore_index)
+        loss = segmentation_loss(
+            self(sample.images),
+            sample.masks,
+            lambda_1=self.lambda_1,
+            include_background=self.include_background,
+            ignore_index=self.ignore_index,
+        ).mean()
+        self.log(
+            "train/loss",
+            loss.detach(),
+            on_step=False,
+            on_epoch=True,
+            batch_size=len(sample.images),
+            sync_dist=True,
+        )
+        return loss
+
+    @override
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._score("val", batch)
+
+    @override
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._score("test", batch)
+
+    def _score(self, stage: str, batch: Any) -> None:
+        sample = read_batch(batch)
+        self.scores[stage].update(class_logits(self(sample.images)).argmax(dim=1), sample.masks)
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test")
+
+    def _log_scores(self, stage: str) -> None:
+        scores = self.scores[stage]
+        assert isinstance(scores, SegmentationScores)
+        self.log_dict(scores.named(stage), sync_dist=True)
+        scores.reset()
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Class probabilities, `(N, K, H, W)`."""
+        images = batch if isinstance(batch, Tensor) else read_batch(batch).images
+        return class_logits(self(images)).softmax(dim=1)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The weights are in the checkpoint: loading it must not download others first.
+        checkpoint["hyper_parameters"]["encoder_weights"] = None

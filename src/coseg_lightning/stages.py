@@ -1,0 +1,243 @@
+"""The stages of a run in order, and what each leaves in the run's folder."""
+
+import csv
+import gc
+import json
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+
+from coseg_lightning.atomic import replacing, write_text
+from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
+from coseg_lightning.callbacks.label_correction import LabelCorrection
+from coseg_lightning.coseg_module import CoSegModule
+from coseg_lightning.data.datamodule import CoSegDataModule
+from coseg_lightning.errors import InputError
+from coseg_lightning.labels import LabelStore
+from coseg_lightning.networks import save_network
+from coseg_lightning.ranking import Ranking
+from coseg_lightning.segmentation_module import SegmentationModule
+
+Method = Literal["coseg", "coteaching", "supervised"]
+
+
+def run_stages(
+    data: CoSegDataModule,
+    folder: str | Path,
+    *,
+    method: Method,
+    peers: Callable[[], CoSegModule],
+    network: Callable[[], SegmentationModule],
+    trainer: Callable[..., pl.Trainer],
+    seed: int = 0,
+    score: Literal["mean", "sum"] = "mean",
+    config: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Run the stages of a method, test its network, and write everything into one folder.
+
+    Args:
+        data: The datasets, and the noise if there is to be any.
+        folder: The run's own folder, without an earlier run in it.
+        method: `coseg`: robust training, correction, retraining. `coteaching`: robust training
+            alone, tested by its first peer. `supervised`: one network on the labels as they are.
+        peers: Makes the module of stage 1.
+        network: Makes the module of stage 3.
+        trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`.
+        seed: Of the networks' initial weights.
+        score: Reduction of Eq. (1) over pixels.
+        config: Plain values to keep in `summary.json`.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: If the folder holds another run.
+    """
+    folder = Path(folder)
+    run = _Run(folder, trainer)
+    _check_new(folder)
+    if rank_zero_only.rank == 0:
+        data.prepare_data()
+        _tell_noise(data)
+
+    ranking: Ranking | None = None
+    if method in ("coseg", "coteaching"):
+        ranking_callback = CorruptionRanking(folder / "scores.csv", reduction=score)
+        callbacks: list[pl.Callback] = [ranking_callback]
+        if method == "coseg":
+            callbacks.append(LabelCorrection(folder / "labels"))
+        pl.seed_everything(seed, verbose=False)
+        module: CoSegModule | SegmentationModule = peers()
+        final = run.fit("robust_training", module, data, callbacks)
+        ranking = ranking_callback.ranking
+    if method == "coseg":
+        data.lay(folder / "labels")
+        del module, final
+        gc.collect()
+    if method in ("coseg", "supervised"):
+        pl.seed_everything(seed, verbose=False)
+        module = network()
+        final = run.fit("retraining" if method == "coseg" else "supervised_training", module, data)
+
+    with run.timed("test"):
+        test = _test(final, module, data)
+    summary = {
+        "config": dict(config or {}),
+        "test": test,
+        "ranking": {
+            "noise_level": None if ranking is None else ranking.noise_level,
+            "auroc": None if ranking is None else ranking.auroc,
+        },
+        "correction": _correction(ranking, data),
+        "stages": run.stages,
+        "peak_memory_bytes": _peak_memory(),
+    }
+    if final.is_global_zero:
+        save_network(module.net_a if isinstance(module, CoSegModule) else module.net, folder / "model")
+        merge_metrics(folder, [name for name in run.stages if name != "test"])
+        write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
+    final.strategy.barrier("run finished")
+    return summary
+
+
+class _Run:
+    """What the stages of one run share: a folder, a way to make trainers, a stopwatch."""
+
+    def __init__(self, folder: Path, trainer: Callable[..., pl.Trainer]) -> None:
+        self.folder = folder
+        self.trainer = trainer
+        self.stages: dict[str, dict[str, Any]] = {}
+
+    def fit(
+        self,
+        stage: str,
+        module: pl.LightningModule,
+        data: pl.LightningDataModule,
+        callbacks: list[pl.Callback] | None = None,
+    ) -> pl.Trainer:
+        """Train with a new trainer, since a used one may do nothing."""
+        place = self.folder / stage
+        checkpoint = ModelCheckpoint(
+            place, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        trainer = self.trainer(
+            callbacks=[*(callbacks or []), checkpoint],
+            logger=CSVLogger(place, name="", version=""),
+            default_root_dir=place,
+        )
+        rank_zero_info(f"{stage.replace('_', ' ').capitalize()} ...")
+        with self.timed(stage):
+            trainer.fit(module, datamodule=data)
+        if trainer.interrupted:
+            raise KeyboardInterrupt
+        self.stages[stage]["epochs"] = trainer.current_epoch
+        return trainer
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.stages[stage] = {"seconds": round(time.perf_counter() - start, 3), "epochs": 0}
+
+
+@rank_zero_only
+def _check_new(folder: Path) -> None:
+    for name in ("summary.json", "scores.csv", "labels", "model"):
+        if (folder / name).exists():
+            raise InputError(
+                f"{folder} holds another run ({name}), and nothing is ever overwritten; choose "
+                "another folder (hydra.run.dir=...)."
+            )
+
+
+def _tell_noise(data: CoSegDataModule) -> None:
+    if data.noise_folder is None:
+        return
+    layer = LabelStore(data.noise_folder)
+    samples = data.samples("train")
+    assert samples is not None
+    told = f"{len(layer)} of {len(samples)} training masks were replaced by noisy ones"
+    if len(layer):
+        dice = np.array([layer.facts(id)["dice"] for id in layer.ids])
+        told += (
+            f"; their Dice to the originals is {dice.mean():.3f} "
+            f"({dice.min():.3f} to {dice.max():.3f})"
+        )
+    rank_zero_info(f"{told}.")
+
+
+def _test(
+    trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: CoSegDataModule
+) -> dict[str, Any]:
+    """Test metrics; a pair of peers is tested by its first, chosen in advance."""
+    peer = "_a" if isinstance(module, CoSegModule) else ""
+    measured: Mapping[str, Any] = {}
+    if data.samples("test") is not None:
+        measured = trainer.test(module, datamodule=data, verbose=False)[0]
+
+    def figure(name: str) -> float | None:
+        value = float(measured.get(f"test/{name}", math.nan))
+        return None if math.isnan(value) else value
+
+    return {
+        "dice": figure(f"dice{peer}"),
+        "accuracy": figure(f"accuracy{peer}"),
+        "per_class_dice": [figure(f"dice{peer}_class_{c}") for c in range(module.classes)],
+    }
+
+
+def _correction(ranking: Ranking | None, data: CoSegDataModule) -> dict[str, Any]:
+    """How many labels were corrected; the Dice of all training labels to the originals."""
+    before = after = None
+    samples = data.samples("train")
+    assert samples is not None
+    if data.noise_folder is not None:
+        layer = LabelStore(data.noise_folder)
+        lost = sum(1 - float(layer.facts(id)["dice"]) for id in layer.ids)
+        before = after = 1 - lost / len(samples)
+    if ranking is not None and ranking.corrected_label_dice is not None:
+        after = float(ranking.corrected_label_dice.mean())
+    changed = {} if ranking is None else ranking.changed_pixels
+    return {
+        "corrected": sum(pixels > 0 for pixels in changed.values()),
+        "label_dice_before": before,
+        "label_dice_after": after,
+    }
+
+
+def _peak_memory() -> int:
+    """Bytes: what torch held at most of a GPU, or else this process of main memory."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def merge_metrics(folder: Path, stages: list[str]) -> None:
+    """Write `metrics.csv`: the stages' own logs below each other, with a column `stage`."""
+    rows: list[dict[str, str]] = []
+    for stage in stages:
+        path = folder / stage / "metrics.csv"
+        if path.is_file():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows += [{"stage": stage, **row} for row in csv.DictReader(file)]
+    columns = list(dict.fromkeys(name for row in rows for name in row)) or ["stage"]
+    with (
+        replacing(folder / "metrics.csv") as temporary,
+        temporary.open("w", newline="", encoding="utf-8") as file,
+    ):
+        table = csv.DictWriter(file, columns, restval="")
+        table.writeheader()
+        table.writerows(rows)
