@@ -4,43 +4,49 @@ from pathlib import Path
 from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
-from rich.console import Console
-from rich.table import Table
+
+from coseg_lightning.report.figures import read_rows
 
 
 @rank_zero_only
-def show_summary(folder: Path, summary: dict[str, Any], console: Console | None = None) -> None:
+def show_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Print test metrics, what was ranked noisy and corrected, and where things lie."""
-    console = console or Console()
-    table = Table(title=f"Co-Seg, method {summary['config']['method']['name']}", show_header=False)
-    table.add_row("Test Dice", _figure(summary["test"]["dice"]))
-    table.add_row("Test accuracy", _figure(summary["test"]["accuracy"]))
-    scores = folder / "scores.csv"
-    if scores.is_file():
-        ranked = sum(line.split(",")[5] == "1" for line in scores.read_text().splitlines()[1:])
-        table.add_row("Samples ranked noisy", str(ranked))
-    correction, auroc = summary["correction"], summary["ranking"]["auroc"]
-    if auroc is not None:
-        table.add_row("AUROC of the ranking", _figure(auroc))
+    test, correction = summary["test"], summary["correction"]
+    rows = {
+        "Method": summary["config"]["method"]["name"],
+        "Test Dice": _figure(test["dice"]),
+        "Test accuracy": _figure(test["accuracy"]),
+    }
+    scores = read_rows(folder / "scores.csv")
+    if scores:
+        rows["Samples ranked noisy"] = str(sum(row["noisy"] == "1" for row in scores))
+        if summary["ranking"]["auroc"] is not None:
+            rows["AUROC of the ranking"] = _figure(summary["ranking"]["auroc"])
     if (folder / "labels").is_dir():
-        table.add_row("Labels corrected", str(correction["corrected"]))
+        rows["Labels corrected"] = str(correction["corrected"])
     if correction["label_dice_before"] is not None:
         before, after = (_figure(correction[f"label_dice_{when}"]) for when in ("before", "after"))
-        table.add_row("Training labels' Dice to the originals", f"{before} -> {after}")
+        rows["Training labels' Dice to the originals"] = (
+            before if before == after else f"{before} -> {after}"
+        )
     seconds = sum(stage["seconds"] for stage in summary["stages"].values())
-    table.add_row("Time", f"{seconds:.0f} s")
-    console.print(table)
-    names = {
+    rows["Time"] = f"{seconds:.0f} s"
+
+    width = max(map(len, rows))
+    print()
+    for name, value in rows.items():
+        print(f"  {name:<{width}}  {value}")
+    places = {
         "report.html": "the report",
         "model": "the network",
         "scores.csv": "the masks, worst first",
         "labels": "the corrected masks",
         "summary.json": "these figures",
     }
-    console.print(f"In {folder}:", soft_wrap=True)
-    for name, what in names.items():
+    print(f"\n  In {folder}:")
+    for name, what in places.items():
         if (folder / name).exists():
-            console.print(f"  {name:<13} {what}")
+            print(f"    {name:<12}  {what}")
 
 
 def _figure(value: float | None) -> str:

@@ -113,8 +113,11 @@ class CoSegModule(pl.LightningModule):
             )
         self.classes = max(2, classes)
         self.scores = nn.ModuleDict(
-            {f"{stage}{peer}": SegmentationScores(self.classes, ignore_index)
-             for stage in ("val", "test") for peer in ("_a", "_b")}
+            {
+                f"{stage}{peer}": SegmentationScores(self.classes, ignore_index)
+                for stage in ("val", "test")
+                for peer in ("_a", "_b")
+            }
         )
 
     @override
@@ -169,7 +172,9 @@ class CoSegModule(pl.LightningModule):
                 "train/loss_b": loss_b.detach(),
                 "train/keep_rate": self.alpha,
                 "train/agreement": agreement(
-                    logits_a.detach(), logits_b.detach(), sample.masks,
+                    logits_a.detach(),
+                    logits_b.detach(),
+                    sample.masks,
                     ignore_index=self.ignore_index,
                 ),
             },
@@ -177,7 +182,10 @@ class CoSegModule(pl.LightningModule):
         )
         if sample.replaced is not None:
             clean = (~sample.replaced).float()
-            purity = {"train/purity_a": clean[picks_a].mean(), "train/purity_b": clean[picks_b].mean()}
+            purity = {
+                "train/purity_a": clean[picks_a].mean(),
+                "train/purity_b": clean[picks_b].mean(),
+            }
             self._log_epoch(purity, batch_size=k)
 
     @torch.no_grad()
@@ -208,7 +216,9 @@ class CoSegModule(pl.LightningModule):
     def _score(self, stage: str, batch: Any) -> None:
         sample = read_batch(batch)
         for peer, logits in zip(("_a", "_b"), self(sample.images), strict=True):
-            self.scores[stage + peer].update(class_logits(logits).argmax(dim=1), sample.masks)
+            scores = self.scores[stage + peer]
+            assert isinstance(scores, SegmentationScores)
+            scores.update(class_logits(logits).argmax(dim=1), sample.masks)
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -150,7 +150,7 @@ def selection_size(batch_size: int, alpha: float, carry: float) -> tuple[int, fl
     """
     exact = alpha * batch_size + carry
     k = min(batch_size, max(1, math.floor(exact + 1e-9)))
-    # Where alpha * batch_size < 1, "at least one" overdraws without end; one sample is owed at most.
+    # Where alpha * batch_size < 1, "at least one" overdraws for ever; one sample is owed at most.
     return k, max(-1.0, exact - k)
 
 

@@ -228,10 +228,11 @@ class UpdatedSamples(Dataset[Any]):
         sample = self.dataset[index]
         is_dict = isinstance(sample, Mapping)
         mask_key: Any = ("mask" if "mask" in sample else "label") if is_dict else 1
-        if is_dict:
-            id = sample.get("id", index)
-        else:
-            id = sample[2] if len(sample) > 2 else index
+        id: Any = index
+        if is_dict and "id" in sample:
+            id = sample["id"]
+        elif not is_dict and len(sample) > 2:
+            id = sample[2]
         if str(id) not in self.layer:
             return sample
         given = torch.as_tensor(sample[mask_key])

@@ -8,7 +8,7 @@ with the side of the mask, `sqrt(H W) / 256`.
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -21,7 +21,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore, Mask, MaskedImages
 from coseg_lightning.seeding import derive_rng
 
-Field = NDArray[np.floating]
+Field = NDArray[Any]
 
 
 class NoiseModel(Protocol):

@@ -80,23 +80,25 @@ class Ranking:
 
     def write(self, path: str | Path) -> None:
         """Write `scores.csv`, worst first; what is not known is left empty."""
-        noisy = set(self.noisy)
+        noisy, after = set(self.noisy), self.corrected_label_dice
+
+        def row(rank: int, i: int) -> dict[str, Any]:
+            return {
+                "id": self.ids[i],
+                "score": self.score[i],
+                "score_a": self.score_a[i],
+                "score_b": self.score_b[i],
+                "rank": rank,
+                "noisy": int(i in noisy),
+                "changed_pixels": self.changed_pixels.get(i),
+                "replaced": None if self.replaced is None else int(self.ids[i] in self.replaced),
+                "label_dice": None if self.label_dice is None else self.label_dice[i],
+                "corrected_dice": None if after is None else after[i],
+            }
+
+        rows = [row(rank, i) for rank, i in enumerate(self.worst_first, start=1)]
         text = io.StringIO()
-        rows = csv.writer(text, lineterminator="\n")
-        rows.writerow(
-            ["id", "score", "score_a", "score_b", "rank", "noisy", "changed_pixels"]
-            + ["replaced", "label_dice", "corrected_dice"]
-        )
-
-        def known(values: Any, index: int) -> Any:
-            return "" if values is None else values[index]
-
-        after = self.corrected_label_dice
-        for rank, i in enumerate(self.worst_first, start=1):
-            rows.writerow(
-                [self.ids[i], self.score[i], self.score_a[i], self.score_b[i], rank, int(i in noisy)]
-                + [self.changed_pixels.get(i, "")]
-                + ["" if self.replaced is None else int(self.ids[i] in self.replaced)]
-                + [known(self.label_dice, i), known(after, i)]
-            )
+        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
         write_text(path, text.getvalue())

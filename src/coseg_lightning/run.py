@@ -1,5 +1,6 @@
 """The app: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
+import logging
 import warnings
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Compose, check, run the stages, and show what came out."""
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
 
     try:
         run(cfg, Path(HydraConfig.get().runtime.output_dir))
@@ -49,8 +50,11 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from coseg_lightning.stages import run_stages
 
     check(cfg)
+    # Lightning's notes on hardware and tips, once a trainer, would bury the run's own lines.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     # The default is to load in the training process, which is right for small images on few cores.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
     data = make_data(cfg, folder)
     summary = run_stages(
         data,
@@ -136,7 +140,9 @@ def _training(cfg: DictConfig) -> dict[str, Any]:
     }
 
 
-def make_trainer(cfg: DictConfig, *, logger: Any, default_root_dir: Path, **rest: Any) -> "pl.Trainer":
+def make_trainer(
+    cfg: DictConfig, *, logger: Any, default_root_dir: Path, **rest: Any
+) -> "pl.Trainer":
     """A trainer of one stage.
 
     Raises:

@@ -129,7 +129,9 @@ class SegmentationModule(pl.LightningModule):
 
     def _score(self, stage: str, batch: Any) -> None:
         sample = read_batch(batch)
-        self.scores[stage].update(class_logits(self(sample.images)).argmax(dim=1), sample.masks)
+        scores = self.scores[stage]
+        assert isinstance(scores, SegmentationScores)
+        scores.update(class_logits(self(sample.images)).argmax(dim=1), sample.masks)
 
     @override
     def on_validation_epoch_end(self) -> None:

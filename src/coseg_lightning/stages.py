@@ -3,6 +3,7 @@
 import csv
 import gc
 import json
+import logging
 import math
 import resource
 import sys
@@ -17,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.atomic import replacing, write_text
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
@@ -31,6 +32,8 @@ from coseg_lightning.ranking import Ranking
 from coseg_lightning.segmentation_module import SegmentationModule
 
 Method = Literal["coseg", "coteaching", "supervised"]
+
+log = logging.getLogger(__name__)
 
 
 def run_stages(
@@ -68,9 +71,7 @@ def run_stages(
     folder = Path(folder)
     run = _Run(folder, trainer)
     _check_new(folder)
-    if rank_zero_only.rank == 0:
-        data.prepare_data()
-        _tell_noise(data)
+    _prepare_noise(data)
 
     ranking: Ranking | None = None
     if method in ("coseg", "coteaching"):
@@ -105,7 +106,9 @@ def run_stages(
         "peak_memory_bytes": _peak_memory(),
     }
     if final.is_global_zero:
-        save_network(module.net_a if isinstance(module, CoSegModule) else module.net, folder / "model")
+        save_network(
+            module.net_a if isinstance(module, CoSegModule) else module.net, folder / "model"
+        )
         merge_metrics(folder, [name for name in run.stages if name != "test"])
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     final.strategy.barrier("run finished")
@@ -137,7 +140,8 @@ class _Run:
             logger=CSVLogger(place, name="", version=""),
             default_root_dir=place,
         )
-        rank_zero_info(f"{stage.replace('_', ' ').capitalize()} ...")
+        if trainer.is_global_zero:
+            log.info("%s ...", stage.replace("_", " ").capitalize())
         with self.timed(stage):
             trainer.fit(module, datamodule=data)
         if trainer.interrupted:
@@ -162,7 +166,10 @@ def _check_new(folder: Path) -> None:
             )
 
 
-def _tell_noise(data: CoSegDataModule) -> None:
+@rank_zero_only
+def _prepare_noise(data: CoSegDataModule) -> None:
+    """Write the noisy masks now, not in `fit`, to tell before training how hard the task is."""
+    data.prepare_data()
     if data.noise_folder is None:
         return
     layer = LabelStore(data.noise_folder)
@@ -175,7 +182,7 @@ def _tell_noise(data: CoSegDataModule) -> None:
             f"; their Dice to the originals is {dice.mean():.3f} "
             f"({dice.min():.3f} to {dice.max():.3f})"
         )
-    rank_zero_info(f"{told}.")
+    log.info("%s.", told)
 
 
 def _test(

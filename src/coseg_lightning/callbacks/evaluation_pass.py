@@ -18,7 +18,7 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
     Raises:
         InputError: If the trainer has no map-style training dataset.
     """
-    dataset = getattr(trainer.train_dataloader, "dataset", None)
+    dataset: Any = getattr(trainer.train_dataloader, "dataset", None)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise InputError(
             "The training dataloader has no map-style dataset to rank; give one: "
@@ -69,5 +69,3 @@ def gather_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         torch.distributed.all_gather_object(gathered, rows)
         rows = [row for part in gathered for row in part]
     return sorted(rows)
-
-

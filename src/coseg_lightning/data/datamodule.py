@@ -1,6 +1,5 @@
 """CoSegDataModule: the datasets of a run, with noise for experiments and with corrected labels."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,12 +75,10 @@ class CoSegDataModule(pl.LightningDataModule):
         self.noise_folder = None if noise_folder is None else Path(noise_folder)
         self.layers: list[Path] = []
         self._datasets = {"train": train, "val": val, "test": test}
-        self._samples: dict[str, SampleDataset] = {}
 
     def lay(self, layer: str | Path) -> None:
         """Put one more label layer over the training masks, from the next fit on."""
         self.layers.append(Path(layer))
-        self._samples.clear()
 
     @override
     def prepare_data(self) -> None:
@@ -93,32 +90,42 @@ class CoSegDataModule(pl.LightningDataModule):
             assert train is not None
             write_noisy_layer(train, self.noise, self.noise_level, self.seed, self.noise_folder)
 
+    def given_samples(self) -> SampleDataset:
+        """The training samples with the labels that the run was given: noisy, not corrected."""
+        train = self._datasets["train"]
+        assert train is not None
+        samples = self._as_samples(train, self.augmentation)
+        if self.noise_folder is None:
+            return samples
+        noisy = LabelStore(self.noise_folder)
+        samples.replaced, samples.truth = frozenset(noisy.ids), train
+        return samples.updated(noisy)
+
     def samples(self, part: Literal["train", "val", "test"]) -> SampleDataset | None:
         """The samples of one part, or None where there are none."""
         dataset = self._datasets[part]
         if dataset is None:
             return None
-        if part not in self._samples:
-            samples = SampleDataset(
-                dataset, image_size=self.image_size, in_channels=self.in_channels, seed=self.seed
-            )
-            if part == "train":
-                samples = self._training_samples(samples, dataset)
-            self._samples[part] = samples
-        return self._samples[part]
-
-    def _training_samples(self, samples: SampleDataset, truth: MaskedImages) -> SampleDataset:
-        samples.augmentation = self.augmentation
-        if self.noise_folder is not None:
-            noisy = LabelStore(self.noise_folder)
-            samples = samples.updated(noisy)
-            samples.replaced, samples.truth = frozenset(noisy.ids), truth
+        if part != "train":
+            return self._as_samples(dataset, None)
+        samples = self.given_samples()
         for layer in self.layers:
             samples = samples.updated(LabelStore(layer))
         return samples
 
+    def _as_samples(
+        self, dataset: MaskedImages, augmentation: Augmentation | None
+    ) -> SampleDataset:
+        return SampleDataset(
+            dataset,
+            image_size=self.image_size,
+            in_channels=self.in_channels,
+            augmentation=augmentation,
+            seed=self.seed,
+        )
+
     @override
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> Any:
         """Shuffled and augmented samples; a last batch of fewer is left out of an epoch."""
         dataset = self.samples("train")
         assert dataset is not None
@@ -129,13 +136,13 @@ class CoSegDataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler, drop_last=len(sampler) > self.batch_size)
 
     @override
-    def val_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
+    def val_dataloader(self) -> Any:
         """Validation samples. Under DDP the last are repeated to make the ranks even."""
         dataset = self.samples("val")
         return [] if dataset is None else self._loader(dataset, None)
 
     @override
-    def test_dataloader(self) -> DataLoader[Any] | Sequence[Any]:
+    def test_dataloader(self) -> Any:
         """Test samples, each exactly once, whatever the number of processes."""
         dataset = self.samples("test")
         if dataset is None:
@@ -156,7 +163,8 @@ class CoSegDataModule(pl.LightningDataModule):
             drop_last=drop_last,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.trainer is not None
+            and self.trainer.strategy.root_device.type == "cuda",
         )
 
     @property

@@ -67,9 +67,7 @@ def read_indices(path: Path) -> NDArray[Any]:
         with Image.open(path) as file:
             values = np.asarray(file)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(
-            f"{path} cannot be read as a mask; restore or remove the file."
-        ) from error
+        raise InputError(f"{path} cannot be read as a mask; restore or remove the file.") from error
     if values.dtype == bool:
         return values.astype(np.uint8)
     if values.ndim == 3:
@@ -145,13 +143,15 @@ class MaskFolder:
     def _values(self, id: str) -> NDArray[Any]:
         path = self.path(id)
         values = read_indices(path)
-        if path.suffix.lower() in (".jpg", ".jpeg") and self.classes == 2:
-            return (values >= 128).astype(np.uint8) if values.max() > 1 else values
+        is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+        if is_jpeg and self.classes == 2 and values.max() > 1:
+            values = (values >= 128).astype(np.uint8)
         return values
 
     def read(self, id: str) -> NDArray[Any]:
         """One mask, `(H, W)` uint8 or uint16 class ids, 255 where unlabelled."""
         values = self._values(id)
         if self._foreground is not None:
-            return (values == self._foreground).astype(np.uint8)
-        return values.astype(np.uint8 if values.max() <= 255 else np.uint16)
+            values = values == self._foreground
+        small_enough: NDArray[Any] = values.astype(np.uint8 if values.max() <= 255 else np.uint16)
+        return small_enough

@@ -77,10 +77,14 @@ def folder_splits(
         )
     images = files_by_stem(root / "images")
     table = root / "split.csv"
-    split = read_split(table) if table.is_file() else _draw_split(images, val_share, test_share, seed)
+    split = (
+        read_split(table) if table.is_file() else _draw_split(images, val_share, test_share, seed)
+    )
     for id in split:
         if id not in images:
-            raise InputError(f"{table} names the sample {id}, but {root / 'images'} has no such image.")
+            raise InputError(
+                f"{table} names the sample {id}, but {root / 'images'} has no such image."
+            )
     if "train" not in split.values():
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
 
@@ -122,7 +126,7 @@ def read_split(path: Path) -> dict[str, str]:
 def _draw_split(
     ids: dict[str, Path], val_share: float, test_share: float, seed: int
 ) -> dict[str, str]:
-    if not (0 <= val_share and 0 <= test_share and val_share + test_share < 1):
+    if min(val_share, test_share) < 0 or val_share + test_share >= 1:
         raise InputError(
             f"data.val_share={val_share} and data.test_share={test_share} must be at least 0 and "
             "leave something for training."

@@ -25,7 +25,9 @@ NAME = re.compile(r"JPC[LN]N(\d{3})")
 class JSRTImages:
     """Some samples of JSRT with SCR's lungs as class 1; see `MaskedImages`."""
 
-    def __init__(self, ids: list[str], images: dict[str, Path], lungs: dict[str, list[Path]]) -> None:
+    def __init__(
+        self, ids: list[str], images: dict[str, Path], lungs: dict[str, list[Path]]
+    ) -> None:
         self.ids = ids
         self._images = images
         self._lungs = lungs
@@ -92,7 +94,7 @@ def jsrt_splits(root: str | Path) -> Splits:
 
 
 def read_raw(path: Path) -> NDArray[Any]:
-    """A raw `.IMG` radiograph as float32 in [0, 1], `(2048, 2048)`, inverted so that bones are bright.
+    """A raw `.IMG` radiograph, `(2048, 2048)` float32 in [0, 1], inverted: bones are bright.
 
     Raises:
         InputError: If the file has another size.

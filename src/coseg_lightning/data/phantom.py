@@ -17,7 +17,7 @@ from coseg_lightning.data.folder import Splits
 from coseg_lightning.labels import Mask
 from coseg_lightning.seeding import derive_rng
 
-Array = NDArray[np.float32]
+Array = NDArray[Any]
 
 
 class PhantomImages:
@@ -75,7 +75,7 @@ def draw_phantom(
     heart = _ellipse(x - rng.uniform(0.08, 0.16), y - rng.uniform(0.18, 0.3), rng, 0.24, 0.27)
     lungs = _two_largest_parts(lungs & ~heart)
 
-    def soft(region: NDArray[np.bool_], sigma: float) -> Array:
+    def soft(region: Array, sigma: float) -> Array:
         return cv2.GaussianBlur(region.astype(np.float32), (0, 0), sigma * blur)
 
     torso = soft(np.abs(x) < 0.78 + 0.12 * np.tanh(2 * y + 0.8), 4)
@@ -106,7 +106,7 @@ def _pose(side: int, rng: np.random.Generator) -> tuple[Array, Array]:
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def _lung(x: Array, y: Array, rng: np.random.Generator, notch: bool) -> NDArray[np.bool_]:
+def _lung(x: Array, y: Array, rng: np.random.Generator, notch: bool) -> Array:
     """One lung on the side where x is positive; the one beside the heart is smaller."""
     apex, base = rng.uniform(-0.82, -0.68), rng.uniform(0.42, 0.68) - 0.04 * notch
     down = (y - apex) / (base - apex)  # 0 at the apex, 1 at the diaphragm's lateral end
@@ -117,16 +117,14 @@ def _lung(x: Array, y: Array, rng: np.random.Generator, notch: bool) -> NDArray[
     return (x > medial) & (x < lateral) & (y > apex) & (y < base - dome)
 
 
-def _two_largest_parts(region: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _two_largest_parts(region: Array) -> Array:
     """What is left of two lungs, without the specks that the heart cuts off."""
     _, parts, statistics, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8))
     largest = 1 + np.argsort(statistics[1:, cv2.CC_STAT_AREA])[-2:]
     return np.isin(parts, largest)
 
 
-def _ellipse(
-    x: Array, y: Array, rng: np.random.Generator, width: float, height: float
-) -> NDArray[np.bool_]:
+def _ellipse(x: Array, y: Array, rng: np.random.Generator, width: float, height: float) -> Array:
     a, b = width * rng.uniform(0.85, 1.2), height * rng.uniform(0.85, 1.15)
     lean = rng.uniform(0.1, 0.5)
     return ((x - lean * y) / a) ** 2 + (y / b) ** 2 < 1
@@ -144,9 +142,7 @@ def _bones(x: Array, y: Array, rng: np.random.Generator) -> Array:
     return np.asarray(bones, np.float32)
 
 
-def _opacities(
-    x: Array, y: Array, rng: np.random.Generator, lungs: NDArray[np.bool_]
-) -> NDArray[np.floating]:
+def _opacities(x: Array, y: Array, rng: np.random.Generator, lungs: Array) -> Array:
     """Bright clouds in the lungs, as of fluid or infection; they hide stretches of the border."""
     clouds = np.zeros(x.shape)
     places = np.argwhere(lungs)
@@ -158,7 +154,7 @@ def _opacities(
     return clouds
 
 
-def _stomach_gas(x: Array, y: Array, rng: np.random.Generator) -> NDArray[np.floating]:
+def _stomach_gas(x: Array, y: Array, rng: np.random.Generator) -> Array:
     """A dark bubble below the left diaphragm, in most pictures."""
     left, top = rng.uniform(0.2, 0.45), rng.uniform(0.62, 0.8)
     gas = np.exp(-((((x - left) / 0.18) ** 2 + ((y - top) / 0.1) ** 2) ** 2))

@@ -81,7 +81,7 @@ def default_augmentation() -> Augmentation:
     """Mild pose and exposure changes that suit most images."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # albumentations only warns of arguments it ignores
-        return A.Compose(
+        augmentation: Augmentation = A.Compose(
             [
                 A.HorizontalFlip(p=0.5),
                 A.Affine(
@@ -96,6 +96,7 @@ def default_augmentation() -> Augmentation:
                 A.RandomBrightnessContrast(brightness_limit=0.15, contrast_limit=0.15, p=0.5),
             ]
         )
+    return augmentation
 
 
 class SampleDataset(Dataset[dict[str, Any]]):
@@ -170,7 +171,9 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         id = self.dataset.ids[index]
-        image = resized(with_channels(unit_float(self.dataset.image(index)), self.in_channels), self.image_size)
+        image = resized(
+            with_channels(unit_float(self.dataset.image(index)), self.in_channels), self.image_size
+        )
         side = (self.image_size, self.image_size)
         mask = cv2.resize(self.dataset.mask(index), side, interpolation=cv2.INTER_NEAREST_EXACT)
         if self.augmentation is not None:
@@ -201,15 +204,15 @@ class EpochSampler(DistributedSampler[Any]):
         return iter([(self.epoch, index) for index in super().__iter__()])
 
 
-def unit_float(image: NDArray[Any]) -> NDArray[np.float32]:
+def unit_float(image: NDArray[Any]) -> NDArray[Any]:
     """Integers by their type's range to float32 in [0, 1]; floats as they are."""
     if np.issubdtype(image.dtype, np.integer):
         return image.astype(np.float32) / np.iinfo(image.dtype).max
     return image.astype(np.float32)
 
 
-def with_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
-    """`(H, W)` or `(H, W, C)` to `(H, W, channels)`, grey to colour or colour to grey if need be."""
+def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
+    """`(H, W)` or `(H, W, C)` to `(H, W, channels)`: grey to colour, or colour to grey."""
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[2] == channels:
@@ -223,7 +226,7 @@ def with_channels(image: NDArray[np.float32], channels: int) -> NDArray[np.float
     )
 
 
-def resized(image: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+def resized(image: NDArray[Any], side: int) -> NDArray[Any]:
     """`(H, W, C)` to `(side, side, C)`, averaging where it gets smaller."""
     smaller = side < max(image.shape[:2])
     method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR

@@ -67,7 +67,7 @@ def _unknown(what: str, name: str, known: list[str]) -> str:
 
 
 def output_stride(network: nn.Module) -> int:
-    """The number that the network wants to divide its images' height and width, 1 if any will do."""
+    """The number that must divide an image's height and width for this network; 1 if none must."""
     if hasattr(network, "output_stride"):
         return int(network.output_stride)  # type: ignore[arg-type]
     if getattr(network, "requires_divisible_input_shape", False):

@@ -1,0 +1,115 @@
+"""The paper's figures, drawn from what a run wrote."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from coseg_lightning.data.samples import SampleDataset, unit_float
+from coseg_lightning.labels import LabelStore
+
+# Okabe and Ito's colours, which people of any colour vision can tell apart.
+BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
+
+
+def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
+    """Loss and validation Dice over the epochs of each stage (Fig. 2a)."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    loss_axes, dice_axes = figure.subplots(1, 2)
+    for stage in dict.fromkeys(row["stage"] for row in metrics):
+        rows = [row for row in metrics if row["stage"] == stage]
+        peers = {"_a": (BLUE, "peer 1"), "_b": (ORANGE, "peer 2"), "": (GREEN, "final network")}
+        for suffix, (colour, name) in peers.items():
+            for axes, column in (
+                (loss_axes, f"train/loss{suffix}"),
+                (dice_axes, f"val/dice{suffix}"),
+            ):
+                points = [
+                    (int(row["epoch"]), float(row[column])) for row in rows if row.get(column)
+                ]
+                if points:
+                    axes.plot(*zip(*points, strict=True), color=colour, label=name)
+    for axes, title in ((loss_axes, "Training loss, Eq. (2)"), (dice_axes, "Validation Dice")):
+        axes.set(xlabel="Epoch", title=title)
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+        else:
+            _say(axes, "no validation set")
+    return figure
+
+
+def score_histogram(rows: Sequence[dict[str, str]]) -> Figure:
+    """Corruption scores with the cut, clean and replaced labels apart if known (Fig. 2b)."""
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    axes = figure.subplots()
+    scores = np.array([float(row["score"]) for row in rows])
+    bins = np.histogram_bin_edges(scores[np.isfinite(scores)], bins=40)
+    if any(row["replaced"] for row in rows):
+        replaced = np.array([row["replaced"] == "1" for row in rows])
+        axes.hist(
+            [scores[~replaced], scores[replaced]],
+            bins=bins.tolist(),
+            stacked=True,
+            color=[BLUE, ORANGE],
+            label=["original label", "replaced by a noisy one"],
+        )
+    else:
+        axes.hist(scores, bins=bins.tolist(), color=BLUE, label="samples")
+    noisy = [float(row["score"]) for row in rows if row["noisy"] == "1"]
+    if noisy:
+        axes.axvline(min(noisy), color=BLACK, linestyle="--", label="ranked noisy from here on")
+    axes.set(xlabel="Corruption score, Eq. (1), mean of both peers", ylabel="Samples")
+    axes.legend()
+    return figure
+
+
+def corrected_examples(samples: SampleDataset, layer: LabelStore, ids: Sequence[str]) -> Figure:
+    """Images with their label before and after correction, and the original if known (Fig. 3)."""
+    columns = min(4, max(1, len(ids)))
+    lines = max(1, -(-len(ids) // columns))
+    figure = Figure(figsize=(2.6 * columns, 2.75 * lines + 0.4), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    index_of = {id: index for index, id in enumerate(samples.ids)}
+    for axes, id in zip(grid, ids, strict=False):
+        index = index_of[id]
+        image = unit_float(samples.dataset.image(index))
+        axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
+        if samples.truth is not None:
+            _outline(axes, samples.truth.mask(index), "white", 2.6)
+        _outline(axes, samples.dataset.mask(index), ORANGE, 1.2)
+        _outline(axes, layer.read(id), SKY, 1.2)
+        axes.set_title(id, fontsize=8)
+    for axes in grid:
+        axes.set_axis_off()
+    names = [("label as given", ORANGE), ("corrected label", SKY)]
+    if samples.truth is not None:
+        names.insert(0, ("original label", "white"))
+    for name, colour in names:
+        grid[0].plot([], [], color=colour, linewidth=2, label=name)
+    figure.legend(loc="outside lower center", ncols=3, facecolor="#888888", fontsize=9)
+    return figure
+
+
+def _outline(axes: Axes, mask: NDArray[Any], colour: str, width: float) -> None:
+    for class_id in np.unique(mask):
+        region = (mask == class_id).astype(float)
+        if class_id not in (0, 255) and 0 < region.mean() < 1:
+            axes.contour(region, levels=[0.5], colors=colour, linewidths=width)
+
+
+def _say(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=BLACK)
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file; none if it does not exist."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))

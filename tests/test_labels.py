@@ -1,0 +1,128 @@
+"""The label layer: lossless, never over anything of the user's, never half."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import Squares
+from PIL import Image
+
+from coseg_lightning import LabelStore, updated
+from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.errors import InputError
+
+
+def layer_of(folder, masks):
+    writer = LabelStore.create(folder)
+    for id, mask in masks.items():
+        writer.write(id, mask)
+    return writer.finish({id: {"changed_pixels": 1} for id in masks})
+
+
+def test_masks_come_back_as_they_were_written(tmp_path):
+    masks = {
+        "small": np.array([[0, 1], [255, 2]], np.int64),
+        "large ids": np.array([[0, 300, 65535]], np.int64),
+    }
+    layer = layer_of(tmp_path / "labels", masks)
+    for id, mask in masks.items():
+        assert id in layer
+        np.testing.assert_array_equal(layer.read(id), mask)
+    assert layer.facts("small") == {"changed_pixels": 1}
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [
+        "large ids.png",
+        "manifest.json",
+        "small.png",
+    ]
+
+
+def test_an_unfinished_layer_is_not_opened_but_can_be_written_again(tmp_path):
+    writer = LabelStore.create(tmp_path / "labels")
+    writer.write("a", np.zeros((2, 2), np.uint8))
+    with pytest.raises(InputError, match="not a finished label layer"):
+        LabelStore(tmp_path / "labels")
+    LabelStore.create(tmp_path / "labels")
+
+
+def test_nothing_that_exists_is_written_over(tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    (masks / "a.png").write_bytes(b"mine")
+    with pytest.raises(InputError, match="is not empty"):
+        LabelStore.create(masks)
+    layer_of(tmp_path / "labels", {"a": np.zeros((2, 2), np.uint8)})
+    with pytest.raises(InputError, match="already holds a finished label layer"):
+        LabelStore.create(tmp_path / "labels")
+    assert (masks / "a.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("id", ["", "..", "../a", "/etc/a", "a/b", "a\\b", "a\0"])
+def test_an_id_cannot_lead_out_of_the_folder(tmp_path, id):
+    writer = LabelStore.create(tmp_path / "labels")
+    with pytest.raises(InputError, match="cannot be a file name"):
+        writer.write(id, np.zeros((2, 2), np.uint8))
+
+
+def test_a_manifest_of_something_else_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "web app"}')
+    with pytest.raises(InputError, match="not the manifest of a label layer"):
+        LabelStore(tmp_path)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    writer = LabelStore.create(tmp_path / "labels")
+    writer.write("a", np.ones((2, 2), np.uint8))
+
+    def fail(self, path, **kwargs):
+        path.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Image.Image, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        writer.write("a", np.zeros((2, 2), np.uint8))
+    monkeypatch.undo()
+    layer = writer.finish({"a": {}})
+    assert layer.read("a").all()
+    assert sorted(os.listdir(layer.folder)) == ["a.png", "manifest.json"]
+
+
+def test_updated_puts_the_layer_below_our_augmentation(tmp_path):
+    squares = Squares(3)
+    flipped = np.flipud(squares.mask(1)).copy()
+    layer = layer_of(tmp_path / "labels", {"s01": flipped})
+
+    def upside_down(image, mask):
+        return {"image": image[::-1], "mask": mask[::-1]}
+
+    samples = SampleDataset(squares, image_size=32, in_channels=1, augmentation=upside_down)
+    after = updated(samples, layer)
+    np.testing.assert_array_equal(after[0]["mask"], samples[0]["mask"])
+    np.testing.assert_array_equal(after[1]["mask"], flipped[::-1])
+    np.testing.assert_array_equal(after[1]["image"], samples[1]["image"])
+
+
+@pytest.mark.parametrize("form", ["pair", "triple", "dict", "float mask"])
+def test_updated_works_on_somebodys_dataset(tmp_path, form):
+    image, mask = torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.long)
+    sample, id, place = {
+        "pair": ((image, mask), "1", 1),
+        "triple": ((image, mask, "x"), "x", 1),
+        "dict": ({"image": image, "label": mask, "id": "x"}, "x", "label"),
+        "float mask": ((image, mask[None].float()), "1", 1),
+    }[form]
+    layer = layer_of(tmp_path / "labels", {id: np.eye(4, dtype=np.uint8)})
+    given = sample[place]
+    result = updated([sample, sample], layer)[1]
+    assert type(result) is type(sample)
+    assert result[place].dtype == given.dtype
+    assert result[place].shape == given.shape
+    assert result[place].squeeze().tolist() == np.eye(4).tolist()
+    assert given.sum() == 0
+
+
+def test_updated_refuses_samples_of_another_size(tmp_path):
+    layer = layer_of(tmp_path / "labels", {"0": np.eye(4, dtype=np.uint8)})
+    dataset = [(torch.zeros(3, 8, 8), torch.zeros(8, 8, dtype=torch.long))]
+    with pytest.raises(InputError, match=r"\(4, 4\), but the dataset gives \(8, 8\)"):
+        updated(dataset, layer)[0]
