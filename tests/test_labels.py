@@ -1,7 +1,5 @@
 """The label layer: lossless, never over anything of the user's, never half."""
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -84,7 +82,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.undo()
     layer = writer.finish({"a": {}})
     assert layer.read("a").all()
-    assert sorted(os.listdir(layer.folder)) == ["a.png", "manifest.json"]
+    assert sorted(path.name for path in layer.folder.iterdir()) == ["a.png", "manifest.json"]
 
 
 def test_updated_puts_the_layer_below_our_augmentation(tmp_path):

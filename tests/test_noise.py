@@ -175,7 +175,7 @@ def test_annotator_takes_masks_from_another_folder(make_folder):
     np.testing.assert_array_equal(noise(Squares().mask(0), id="s00", seed=0), expected)
     with pytest.raises(InputError, match="no mask of s99"):
         noise(Squares().mask(0), id="s99", seed=0)
-    with pytest.raises(InputError, match="is 32x32, but .* is 40x40"):
+    with pytest.raises(InputError, match=r"is 32x32, but .* is 40x40"):
         noise(np.zeros((40, 40), np.uint8), id="s00", seed=0)
 
 

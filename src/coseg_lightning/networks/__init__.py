@@ -47,6 +47,8 @@ def build_network(
         raise InputError(_unknown("network", name, [*architectures, "unet_classic"]))
     if encoder_name is None:
         encoder_name = "tu-vit_tiny_patch16_224" if name == "dpt" else "resnet18"
+    if name == "dpt":
+        options.setdefault("dynamic_img_size", True)  # else it takes its pretraining's size alone
     if not encoder_name.startswith("tu-") and encoder_name not in smp.encoders.encoders:
         raise InputError(_unknown("encoder", encoder_name, smp.encoders.get_encoder_names()))
     network: nn.Module = smp.create_model(
@@ -70,6 +72,8 @@ def output_stride(network: nn.Module) -> int:
     """The number that must divide an image's height and width for this network; 1 if none must."""
     if hasattr(network, "output_stride"):
         return int(network.output_stride)  # type: ignore[arg-type]
+    if isinstance(network, smp.DPT):  # its decoder halves the encoder's features once more
+        return 2 * int(network.encoder.output_stride)
     if getattr(network, "requires_divisible_input_shape", False):
         return int(network.encoder.output_stride)  # type: ignore[union-attr, arg-type]
     return 1

@@ -1,0 +1,269 @@
+"""Ranking and correction at the end of a plain `Trainer.fit`."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Squares, TinyNetwork
+from PIL import Image
+from test_coseg_module import data_of, loader, module_of, one_batch, trainer_of
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from coseg_lightning import (
+    CorruptionRanking,
+    CoSegDataModule,
+    CoSegModule,
+    LabelCorrection,
+    LabelStore,
+    SegmentationModule,
+)
+from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.errors import InputError
+from coseg_lightning.noise import mask_dice
+from coseg_lightning.ranking import Ranking
+
+
+def fit(tmp_path, module, data, name="run", **options):
+    ranking = CorruptionRanking(tmp_path / name / "scores.csv")
+    correction = LabelCorrection(tmp_path / name / "labels")
+    # The other order than one would think of: it must not matter.
+    trainer = trainer_of(tmp_path, callbacks=[correction, ranking], **options)
+    trainer.fit(module, data)
+    return ranking.ranking, correction.layer
+
+
+def rows_of(path):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def slow_scores(module, data):
+    """Every training sample alone, in evaluation mode, straight from Eq. (1)."""
+    module.eval()
+    samples = data.given_samples().plain()
+    result = {}
+    for sample in samples:
+        with torch.no_grad():
+            result[sample["id"]] = [
+                F.cross_entropy(net(sample["image"][None]), sample["mask"][None]).item()
+                for net in (module.net_a, module.net_b)
+            ]
+    return result
+
+
+def test_ranking_scores_every_sample_once_unaugmented_and_in_evaluation_mode(tmp_path):
+    data, module = data_of(tmp_path), module_of(noise_level=0.3)
+    fit(tmp_path, module, data)
+    rows = rows_of(tmp_path / "run" / "scores.csv")
+    assert list(rows[0])[:7] == [
+        "id", "score", "score_a", "score_b", "rank", "noisy", "changed_pixels",
+    ]  # fmt: skip
+    expected = slow_scores(module, data)
+    assert sorted(row["id"] for row in rows) == sorted(expected)
+    for row in rows:
+        a, b = expected[row["id"]]
+        assert float(row["score_a"]) == pytest.approx(a, rel=1e-4)
+        assert float(row["score_b"]) == pytest.approx(b, rel=1e-4)
+        assert float(row["score"]) == pytest.approx((a + b) / 2, rel=1e-4)
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert [int(row["rank"]) for row in rows] == list(range(1, 12))
+    assert [row["noisy"] for row in rows] == ["1"] * 3 + ["0"] * 8
+
+
+def test_what_is_known_of_the_truth_is_recorded(tmp_path):
+    data = data_of(tmp_path)
+    ranking, layer = fit(tmp_path, module_of(noise_level=0.3), data)
+    noise, squares = LabelStore(tmp_path / "noise"), Squares(11)
+    for row in rows_of(tmp_path / "run" / "scores.csv"):
+        id, index = row["id"], squares.ids.index(row["id"])
+        assert row["replaced"] == str(int(id in noise))
+        given = noise.read(id) if id in noise else squares.mask(index)
+        assert float(row["label_dice"]) == pytest.approx(mask_dice(given, squares.mask(index)))
+        after = layer.read(id) if id in layer else given
+        assert float(row["corrected_dice"]) == pytest.approx(mask_dice(after, squares.mask(index)))
+        changed = int((layer.read(id) != given).sum()) if id in layer else ""
+        assert row["changed_pixels"] == str(changed)
+    assert ranking.auroc is not None
+
+
+def test_the_ranking_is_the_same_for_any_number_of_workers(tmp_path):
+    texts = []
+    for workers in (0, 2):
+        data = data_of(tmp_path, num_workers=workers)
+        fit(tmp_path, module_of(), data, name=str(workers), max_epochs=1)
+        texts.append((tmp_path / str(workers) / "scores.csv").read_text())
+    assert texts[0] == texts[1]
+
+
+class Oracle(nn.Module):
+    """Says class 1 where the image is bright, class 0 elsewhere; `wrong` turns it around."""
+
+    def __init__(self, wrong=False):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(-1.0 if wrong else 1.0))
+
+    def forward(self, images):
+        return torch.cat([-self.gain * images, self.gain * images], dim=1)
+
+
+class Sharp(Squares):
+    """Squares without noise, so that a threshold finds them."""
+
+    def image(self, index):
+        return (200 * self.mask(index)).astype(np.uint8)
+
+
+def hashes(folder):
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize("side", [64, 48])
+def test_correction_votes_at_the_masks_own_resolution(tmp_path, side):
+    """Masks of 64 or 48 pixels, networks that see 32: probabilities are resized, not labels."""
+    squares = Sharp(6, side=side)
+    data = CoSegDataModule(squares, image_size=32, in_channels=1, batch_size=4, augmentation=None)
+    net_a, net_b = Oracle(), Oracle()
+    net_b.gain.data *= 1.5
+    module = CoSegModule(net_a, net_b, noise_level=0.9, lr=0.0)
+    _, layer = fit(tmp_path, module, data, max_epochs=1)
+    assert len(layer) == round(0.9 * 6)
+    plain = SampleDataset(squares, image_size=32, in_channels=1)
+    for id in layer.ids:
+        index = squares.ids.index(id)
+        image = plain[index]["image"][None]
+        votes = []
+        for net in (net_a, net_b):
+            probabilities = net(image).softmax(dim=1)
+            votes.append(
+                F.interpolate(probabilities, (side, side), mode="bilinear").argmax(dim=1)[0]
+            )
+        label = torch.from_numpy(squares.mask(index).astype(np.int64))
+        expected = torch.where(votes[0] == votes[1], votes[0], label)
+        np.testing.assert_array_equal(layer.read(id), expected)
+        assert layer.facts(id)["changed_pixels"] == int((expected != label).sum())
+        assert layer.read(id).shape == (side, side)
+
+
+def test_correction_repairs_what_both_peers_know_better(tmp_path):
+    class Half(Sharp):
+        """The lower part of each label is missing."""
+
+        def mask(self, index):
+            mask = super().mask(index)
+            return mask
+
+        def labels(self, index):
+            mask = super().mask(index).copy()
+            mask[np.nonzero(mask)[0].max() - 3 :] = 0
+            return mask
+
+    squares = Half(4)
+
+    class Given(Half):
+        mask = Half.labels
+        image = lambda self, index: squares.image(index)  # noqa: E731
+
+    net_b = Oracle()
+    net_b.gain.data *= 2
+    module = CoSegModule(Oracle(), net_b, noise_level=0.5, lr=0.0)
+    data = CoSegDataModule(Given(4), image_size=32, in_channels=1, augmentation=None)
+    _, layer = fit(tmp_path, module, data, max_epochs=1)
+    assert len(layer) == 2
+    for id in layer.ids:
+        np.testing.assert_array_equal(layer.read(id), squares.mask(squares.ids.index(id)))
+
+
+def test_peers_that_disagree_change_nothing(tmp_path):
+    module = CoSegModule(Oracle(), Oracle(wrong=True), noise_level=0.5, lr=0.0)
+    data = CoSegDataModule(Sharp(4), image_size=32, in_channels=1, augmentation=None)
+    ranking, layer = fit(tmp_path, module, data, max_epochs=1)
+    assert set(ranking.changed_pixels.values()) == {0}
+    for id in layer.ids:
+        np.testing.assert_array_equal(layer.read(id), Sharp(4).mask(Sharp(4).ids.index(id)))
+
+
+def test_the_users_files_are_not_touched(make_folder, tmp_path):
+    from coseg_lightning.data.folder import folder_splits
+
+    root = make_folder()
+    before = hashes(root)
+    splits = folder_splits(root)
+    data = CoSegDataModule(splits.train, None, splits.test, image_size=32, in_channels=1)
+    _, layer = fit(tmp_path, module_of(noise_level=0.5), data)
+    assert len(layer)
+    assert hashes(root) == before
+
+
+def test_nothing_is_noisy_at_noise_level_zero(tmp_path):
+    ranking, layer = fit(tmp_path, module_of(noise_level=0), data_of(tmp_path))
+    assert ranking.noisy == []
+    assert len(layer) == 0
+    assert len(rows_of(tmp_path / "run" / "scores.csv")) == 11
+
+
+class Plain(Dataset):
+    """Somebody's dataset: samples without ids, numbered by the ranking."""
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        image = torch.from_numpy(Squares().image(index).astype(np.float32))[None] / 100
+        return image, torch.from_numpy(Squares().mask(index).astype(np.int64))
+
+
+def test_samples_without_ids_are_numbered(tmp_path):
+    ranking, layer = fit(tmp_path, module_of(), DataLoader(Plain(), batch_size=3, shuffle=True))
+    assert list(ranking.ids) == [str(i) for i in range(7)]
+    assert len(layer) == round(0.5 * 7)
+    assert layer.read(layer.ids[0]).shape == (32, 32)
+
+
+def test_both_refuse_at_the_start_what_would_fail_at_the_end(tmp_path):
+    (tmp_path / "scores.csv").write_text("mine")
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a.png").write_bytes(b"mine")
+    ranking = CorruptionRanking(tmp_path / "new.csv")
+    cases = [
+        ([CorruptionRanking(tmp_path / "scores.csv")], module_of(), "exists and is never"),
+        ([ranking, LabelCorrection(tmp_path / "masks")], module_of(), "is not empty"),
+        ([LabelCorrection(tmp_path / "labels")], module_of(), "add a CorruptionRanking"),
+        ([ranking], SegmentationModule(TinyNetwork()), "SegmentationModule has none"),
+    ]
+    for callbacks, module, sentence in cases:
+        with pytest.raises(InputError, match=sentence):
+            trainer_of(tmp_path, callbacks=callbacks).fit(module, loader(one_batch()))
+    assert (tmp_path / "scores.csv").read_text() == "mine"
+    assert (tmp_path / "masks" / "a.png").read_bytes() == b"mine"
+
+
+def test_ranking_order_auroc_and_cut():
+    scores = np.array([0.1, 0.9, 0.5, np.nan, 0.9])
+    ranking = Ranking(
+        list("abcde"), scores, scores, 0.6, replaced=frozenset("be"), label_dice=np.ones(5)
+    )
+    assert [ranking.ids[i] for i in ranking.worst_first] == list("dbeca")
+    assert [ranking.ids[i] for i in ranking.noisy] == list("dbe")
+    finite = Ranking(list("abce"), scores[[0, 1, 2, 4]], scores[[0, 1, 2, 4]], 0.5, frozenset("bc"))
+    # Pairs (replaced, other): (b,a) won, (b,e) tied, (c,a) won, (c,e) lost.
+    assert finite.auroc == pytest.approx((1 + 0.5 + 1 + 0) / 4)
+    assert Ranking(list("ab"), scores[:2], scores[:2], 0.5, frozenset()).auroc is None
+    assert Ranking(list("ab"), scores[:2], scores[:2], 0.5).auroc is None
+
+
+def test_layer_files_are_png_of_the_id(tmp_path):
+    fit(tmp_path, module_of(noise_level=0.3), data_of(tmp_path))
+    files = sorted((tmp_path / "run" / "labels").glob("*.png"))
+    noisy = {r["id"] for r in rows_of(tmp_path / "run" / "scores.csv") if r["noisy"] == "1"}
+    assert {path.stem for path in files} == noisy
+    assert Image.open(files[0]).mode == "L"

@@ -1,0 +1,267 @@
+"""The co-teaching step, and what Lightning makes of it."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import Squares, TinyNetwork
+from pytorch_lightning.loggers import CSVLogger
+from torch.utils.data import DataLoader
+
+from coseg_lightning import CoSegDataModule, CoSegModule, SegmentationModule
+from coseg_lightning.equations import corruption_score, segmentation_loss
+from coseg_lightning.errors import InputError
+from coseg_lightning.noise import BoundaryNoise
+from coseg_lightning.report.figures import read_rows
+
+
+def module_of(**options):
+    torch.manual_seed(1)
+    return CoSegModule(TinyNetwork(), TinyNetwork(), **{"noise_level": 0.5, **options})
+
+
+def trainer_of(tmp_path, **options):
+    return pl.Trainer(
+        **{
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "logger": False,
+            "default_root_dir": tmp_path,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+            **options,
+        }
+    )
+
+
+def data_of(tmp_path, size=11, **options):
+    return CoSegDataModule(
+        Squares(size),
+        Squares(4, name="v"),
+        Squares(5, name="t"),
+        image_size=32,
+        in_channels=1,
+        batch_size=4,
+        noise=BoundaryNoise(8, sign="dilate"),
+        noise_level=0.3,
+        noise_folder=tmp_path / "noise",
+        **options,
+    )
+
+
+def one_batch(size=6):
+    images = torch.randn(size, 1, 16, 16)
+    return images, (images[:, 0] + 0.5 * torch.randn(size, 16, 16) > 0).long()
+
+
+def loader(*batches):
+    """The batches as they are; a bare list would be several dataloaders to Lightning."""
+    return DataLoader(batches, batch_size=None)
+
+
+def step(module, batch, tmp_path):
+    """Run one training step within a real trainer; return the gradients of both peers."""
+    gradients = {}
+
+    class Keep(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            for name, parameter in pl_module.named_parameters():
+                gradients[name] = parameter.grad.clone()
+
+    trainer = trainer_of(tmp_path, max_epochs=1, limit_train_batches=1, callbacks=[Keep()])
+    trainer.fit(module, loader(batch))
+    return gradients
+
+
+@pytest.mark.parametrize("learner", ["net_a", "net_b"])
+def test_each_peer_learns_from_the_other_ones_picks(tmp_path, learner):
+    images, masks = one_batch()
+    module = module_of(noise_level=0.5, ramp_epochs=0, lambda_1=0.7)
+    reference = module_of()
+    gradients = step(module, (images, masks), tmp_path)
+
+    nets = {"net_a": reference.net_a, "net_b": reference.net_b}
+    teacher = nets[{"net_a": "net_b", "net_b": "net_a"}[learner]].train()
+    student = nets[learner].train()
+    picks = corruption_score(teacher(images), masks).argsort()[:3]
+    own = corruption_score(student(images), masks).argsort()[:3]
+    assert set(picks.tolist()) != set(own.tolist())  # else the test could not tell them apart
+    student.zero_grad()
+    loss = segmentation_loss(student(images)[picks], masks[picks], lambda_1=0.7)
+    loss.mean().backward()
+    for name, parameter in student.named_parameters():
+        torch.testing.assert_close(gradients[f"{learner}.{name}"], parameter.grad)
+
+
+def test_the_loss_is_a_mean_over_the_picks(tmp_path):
+    images, masks = one_batch(1)
+    few = step(module_of(ramp_epochs=0), (images, masks), tmp_path)
+    same = step(
+        module_of(ramp_epochs=0), (images.repeat(4, 1, 1, 1), masks.repeat(4, 1, 1)), tmp_path
+    )
+    for name, gradient in few.items():
+        torch.testing.assert_close(gradient, same[name])
+
+
+def test_one_optimizer_trains_as_two_would(tmp_path):
+    batches = [one_batch() for _ in range(4)]
+    module, reference = module_of(noise_level=0.0), module_of(noise_level=0.0)
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(*batches))
+    for net in (reference.net_a, reference.net_b):
+        net.train()
+        optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=2e-5)
+        for images, masks in batches:
+            optimizer.zero_grad()
+            segmentation_loss(net(images), masks).mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(module.net_a.state_dict(), reference.net_a.state_dict())
+    torch.testing.assert_close(module.net_b.state_dict(), reference.net_b.state_dict())
+
+
+def test_global_step_counts_batches(tmp_path):
+    trainer = trainer_of(tmp_path, max_epochs=3)
+    trainer.fit(module_of(), loader(*[one_batch() for _ in range(5)]))
+    assert trainer.global_step == 15
+
+
+def test_the_optimizer_has_one_named_group_a_peer():
+    module = module_of(lambda_2=0.25)
+    groups = module.configure_optimizers().param_groups
+    assert [group["name"] for group in groups] == ["net_a", "net_b"]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.5]
+    assert {id(p) for g in groups for p in g["params"]} == {id(p) for p in module.parameters()}
+
+
+def test_what_is_logged_each_epoch(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="")
+    data = data_of(tmp_path, size=12)
+    trainer_of(tmp_path, max_epochs=4, logger=logger, log_every_n_steps=1).fit(
+        module_of(ramp_epochs=2, noise_level=0.3), data
+    )
+    rows = read_rows(tmp_path / "metrics.csv")
+    kept = [float(row["train/keep_rate"]) for row in rows if row["train/keep_rate"]]
+    assert kept == pytest.approx([1, 0.85, 0.7, 0.7])
+    for name in (
+        "train/loss_a",
+        "train/loss_b",
+        "val/dice_a",
+        "val/dice_b",
+        "val/accuracy_a",
+        "val/accuracy_b",
+        "train/agreement",
+        "train/purity_a",
+        "train/purity_b",
+    ):
+        values = [float(row[name]) for row in rows if row.get(name)]
+        assert len(values) == 4, name
+        assert min(values) >= 0, name
+    assert all(0 <= float(r["train/agreement"]) <= 1 for r in rows if r["train/agreement"])
+    # While everything is kept, the purity is the share of originals: 8 of 12.
+    first = next(float(row["train/purity_a"]) for row in rows if row["train/purity_a"])
+    assert first == pytest.approx(8 / 12)
+
+
+def test_purity_is_not_logged_where_the_truth_is_unknown(tmp_path):
+    trainer = trainer_of(tmp_path)
+    trainer.fit(module_of(), loader(one_batch()))
+    assert "train/purity_a" not in trainer.callback_metrics
+
+
+def test_peers_with_equal_weights_are_refused():
+    net = TinyNetwork()
+    twin = TinyNetwork()
+    twin.load_state_dict(net.state_dict())
+    with pytest.raises(InputError, match="equal weights"):
+        CoSegModule(net, twin)
+    with pytest.raises(InputError, match="net_b must be one too"):
+        CoSegModule(net)
+
+
+def test_peers_may_be_of_different_kinds(tmp_path):
+    module = CoSegModule("unet_classic", TinyNetwork(), in_channels=1, base_channels=2)
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+    logits_a, logits_b = module(torch.randn(2, 1, 16, 16))
+    assert logits_a.shape == logits_b.shape == (2, 2, 16, 16)
+
+
+@pytest.mark.parametrize("level", [-0.1, 1, 1.2])
+def test_a_wrong_noise_level_is_refused(level):
+    with pytest.raises(InputError, match="at least 0 and less than 1"):
+        module_of(noise_level=level)
+
+
+def test_a_class_id_without_an_output_is_named(tmp_path):
+    images, masks = one_batch()
+    masks[0, 0, 0] = 7
+    for module in (module_of(), SegmentationModule(TinyNetwork())):
+        with pytest.raises(InputError, match="class id 7, but the network has 2 classes"):
+            trainer_of(tmp_path).fit(module, loader((images, masks)))
+
+
+@pytest.mark.parametrize("form", ["triple", "dict", "label", "channel", "float"])
+def test_batches_as_people_have_them(tmp_path, form):
+    images, masks = one_batch()
+    batch = {
+        "triple": (images, masks, list("abcdef")),
+        "dict": {"image": images, "mask": masks, "id": list("abcdef")},
+        "label": {"image": images, "label": masks},
+        "channel": (images, masks[:, None]),
+        "float": (images, masks.float()),
+    }[form]
+    plain, other = (step(module_of(), b, tmp_path) for b in ((images, masks), batch))
+    torch.testing.assert_close(plain, other)
+
+
+@pytest.mark.parametrize(
+    "batch", [torch.zeros(2), {"picture": 1}, (torch.zeros(2, 1, 8, 8), torch.zeros(2, 4, 4))]
+)
+def test_other_batches_are_answered_in_a_sentence(tmp_path, batch):
+    with pytest.raises(InputError, match="must be"):
+        trainer_of(tmp_path).fit(module_of(), loader(batch))
+
+
+def test_checkpoints_hold_plain_values_and_load(tmp_path):
+    torch.manual_seed(0)
+    module = CoSegModule("unet_classic", in_channels=1, noise_level=0.3, base_channels=2)
+    module.hparams["encoder_weights"] = "imagenet"  # as if it had been built with a download
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    trainer.fit(module, loader(one_batch()))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["encoder_weights"] is None
+    assert checkpoint["selection_carry"] == module._carry
+    loaded = CoSegModule.load_from_checkpoint(tmp_path / "a.ckpt")
+    torch.testing.assert_close(loaded.state_dict(), module.state_dict())
+
+
+def test_a_resumed_fit_ends_with_the_same_weights(tmp_path):
+    data = data_of(tmp_path)
+    whole = module_of(noise_level=0.3)
+    trainer_of(tmp_path, max_epochs=4).fit(whole, data)
+
+    half = module_of(noise_level=0.3)
+    # The keep rate's ramp is a share of max_epochs, so the number is given.
+    half.ramp_epochs = whole.ramp_epochs = 1
+    first = trainer_of(tmp_path, max_epochs=2)
+    first.fit(half, data)
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = module_of(noise_level=0.3, ramp_epochs=1)
+    trainer_of(tmp_path, max_epochs=4).fit(resumed, data, ckpt_path=tmp_path / "half.ckpt")
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_predict_gives_class_probabilities(tmp_path, outputs):
+    module = CoSegModule(
+        TinyNetwork(classes=outputs), TinyNetwork(classes=outputs), classes=outputs
+    )
+    images, _ = one_batch()
+    (probabilities,) = trainer_of(tmp_path).predict(module, loader(images))
+    assert probabilities.shape == (6, 2, 16, 16)
+    torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(6, 16, 16))
+
+
+def test_bf16_training_runs(tmp_path):
+    trainer = trainer_of(tmp_path, precision="bf16-mixed")
+    trainer.fit(module_of(), loader(*[one_batch() for _ in range(2)]))
+    assert torch.isfinite(trainer.callback_metrics["train/loss_a"])

@@ -1,0 +1,342 @@
+"""Datasets: what people store, what networks see, and what is said when it does not fit."""
+
+import os
+import subprocess
+import sys
+
+import albumentations as A
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import Squares
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from coseg_lightning.data.files import MaskFolder, read_image, read_indices
+from coseg_lightning.data.folder import folder_splits
+from coseg_lightning.data.jsrt import jsrt_splits
+from coseg_lightning.data.phantom import PhantomImages, phantom_splits
+from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
+from coseg_lightning.errors import InputError
+
+GREY = (np.arange(48).reshape(6, 8) * 5).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
+def test_grey_and_colour_images_in_8_bits(tmp_path, suffix):
+    colour = np.stack([GREY, GREY // 2, 255 - GREY], axis=-1)
+    for name, pixels in (("grey", GREY), ("colour", colour)):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.{suffix}")
+        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.{suffix}"), pixels)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_images_in_16_bits_keep_their_depth(tmp_path, suffix):
+    deep = GREY.astype(np.uint16) * 257
+    colour = np.stack([deep, deep // 2, 65535 - deep], axis=-1)
+    for name, pixels in (("grey", deep), ("colour", colour[..., ::-1])):
+        cv2.imwrite(str(tmp_path / f"{name}.{suffix}"), pixels)
+    np.testing.assert_array_equal(read_image(tmp_path / f"grey.{suffix}"), deep)
+    np.testing.assert_array_equal(read_image(tmp_path / f"colour.{suffix}"), colour)
+
+
+def test_jpeg_images_and_transparency(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", quality=95)
+    assert np.abs(read_image(tmp_path / "a.jpg").astype(int) - GREY).max() < 12
+    rgba = np.stack([GREY] * 3 + [np.full_like(GREY, 7)], axis=-1)
+    Image.fromarray(rgba).save(tmp_path / "b.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "b.png"), rgba[..., :3])
+
+
+def test_palette_masks_keep_their_indices(tmp_path):
+    indices = np.array([[0, 1], [2, 255]], np.uint8)
+    image = Image.fromarray(indices, mode="P")
+    image.putpalette([200, 0, 0, 0, 200, 0] + [9] * 762)
+    image.save(tmp_path / "a.png")
+    np.testing.assert_array_equal(read_indices(tmp_path / "a.png"), indices)
+
+
+def masks_folder(tmp_path, **masks):
+    for name, values in masks.items():
+        Image.fromarray(np.array(values)).save(tmp_path / f"{name}.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("dtype", "high"), [(np.uint8, 255), (np.uint16, 65535), (bool, 1)])
+def test_binary_masks_of_0_and_the_highest_value(tmp_path, dtype, high):
+    empty = np.zeros((1, 3), dtype)
+    folder = masks_folder(tmp_path, a=np.array([[0, high, 0]], dtype), b=empty)
+    masks = MaskFolder(folder, classes=2)
+    assert masks.read("a").tolist() == [[0, 1, 0]]
+    assert masks.read("b").tolist() == [[0, 0, 0]]
+
+
+def test_255_means_unlabelled_as_soon_as_one_mask_holds_a_1(tmp_path):
+    folder = masks_folder(tmp_path, a=np.uint8([[0, 255, 0]]), b=np.uint8([[0, 1, 255]]))
+    masks = MaskFolder(folder, classes=2)
+    assert masks.read("a").tolist() == [[0, 255, 0]]
+    assert masks.read("b").tolist() == [[0, 1, 255]]
+
+
+def test_binary_jpeg_masks_are_cut_in_the_middle(tmp_path):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[8:20, 5:25] = 255
+    Image.fromarray(mask).save(tmp_path / "a.jpg", quality=60)
+    assert len(np.unique(np.asarray(Image.open(tmp_path / "a.jpg")))) > 2
+    np.testing.assert_array_equal(MaskFolder(tmp_path, classes=2).read("a"), mask // 255)
+
+
+def test_grey_masks_saved_as_rgb_are_understood_and_colours_are_not(tmp_path):
+    grey = np.repeat(np.uint8([[0, 1, 2]])[..., None], 3, axis=2)
+    assert MaskFolder(masks_folder(tmp_path, a=grey), classes=3).read("a").tolist() == [[0, 1, 2]]
+    masks_folder(tmp_path, b=np.uint8([[[255, 0, 0]]]))
+    with pytest.raises(InputError, match="b.png is a colour picture"):
+        MaskFolder(tmp_path, classes=3)
+
+
+def test_folder_reads_what_split_csv_names(make_folder):
+    root = make_folder(foreground=255)
+    (root / "split.csv").write_text("id,split\ns03,train\ns00,train\ns01,val\ns02,test\n")
+    splits = folder_splits(root)
+    assert list(splits.train.ids) == ["s00", "s03"]
+    assert list(splits.val.ids) == ["s01"]
+    assert list(splits.test.ids) == ["s02"]
+    np.testing.assert_array_equal(splits.train.image(1), Squares(8).image(3))
+    np.testing.assert_array_equal(splits.train.mask(1), Squares(8).mask(3))
+
+
+def test_folder_without_split_csv_is_split_by_the_seed(make_folder):
+    root = make_folder()
+    first, again, other = (
+        folder_splits(root, val_share=0.25, test_share=0.25, seed=s) for s in (0, 0, 1)
+    )
+    assert [len(part.ids) for part in first] == [4, 2, 2]
+    assert len({id for part in first for id in part.ids}) == 8
+    assert list(again.train.ids) == list(first.train.ids)
+    assert list(other.test.ids) != list(first.test.ids)
+
+
+def remove_mask(root):
+    (root / "masks" / "s01.png").unlink()
+
+
+def shrink_mask(root):
+    Image.fromarray(np.zeros((16, 20), np.uint8)).save(root / "masks" / "s01.png")
+
+
+def wrong_class(root):
+    Image.fromarray(np.full((32, 32), 7, np.uint8)).save(root / "masks" / "s01.png")
+
+
+def truncate_mask(root):
+    path = root / "masks" / "s01.png"
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def empty_images(root):
+    for path in (root / "images").iterdir():
+        path.unlink()
+
+
+def remove_masks(root):
+    for path in (root / "masks").iterdir():
+        path.unlink()
+    (root / "masks").rmdir()
+
+
+def unknown_split(root):
+    (root / "split.csv").write_text("id,split\ns00,training\n")
+
+
+def split_of_nobody(root):
+    (root / "split.csv").write_text("id,split\ns77,train\n")
+
+
+def twice_in_split(root):
+    (root / "split.csv").write_text("id,split\ns01,train\ns01,test\n")
+
+
+def same_stem(root):
+    Image.fromarray(GREY).save(root / "images" / "s01.jpg")
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (remove_mask, "masks holds no mask of s01"),
+        (shrink_mask, "s01.png is 20x16, but its image is 32x32"),
+        (wrong_class, "s01.png holds the class id 7, but data.classes=2 allows 0 to 1"),
+        (truncate_mask, "s01.png cannot be read as a mask"),
+        (empty_images, "images holds no image files"),
+        (remove_masks, "There is no folder .*masks"),
+        (unknown_split, "puts s00 into 'training'"),
+        (split_of_nobody, "names the sample s77"),
+        (twice_in_split, "names the sample s01 2 times"),
+        (same_stem, "s01.jpg and s01.png have the same stem"),
+    ],
+)
+def test_a_messy_folder_is_answered_in_one_sentence(make_folder, damage, sentence):
+    root = make_folder()
+    damage(root)
+    with pytest.raises(InputError, match=sentence) as error:
+        folder_splits(root)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="data.root=.*nowhere: there is no such folder"):
+        folder_splits(tmp_path / "nowhere")
+
+
+def test_an_unreadable_image_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match="a.png cannot be read as an image"):
+        read_image(tmp_path / "a.png")
+
+
+def write_jsrt(root, ids, side=2048):
+    """Files in JSRT's and SCR's formats: 12-bit big-endian raw images, GIF masks of half size."""
+    (root / "images").mkdir(parents=True)
+    for place in ("left lung", "right lung", "heart"):
+        (root / "masks" / place).mkdir(parents=True)
+    for n, id in enumerate(ids):
+        raw = np.full((side, side), 4095 - 1000, ">u2")
+        raw[: side // 2] = 4095 - 100 * n
+        raw.tofile(root / "images" / f"{id}.IMG")
+        for place, columns in (("left lung", slice(600, 800)), ("right lung", slice(200, 400))):
+            mask = np.zeros((1024, 1024), np.uint8)
+            mask[300:700, columns] = 255
+            Image.fromarray(mask).save(root / "masks" / place / f"{id}.gif")
+        Image.fromarray(np.full((1024, 1024), 255, np.uint8)).save(
+            root / "masks" / "heart" / f"{id}.gif"
+        )
+
+
+def test_jsrt_is_read_in_its_own_format_and_split_by_parity(tmp_path):
+    write_jsrt(tmp_path, ["JPCLN001", "JPCLN002", "JPCNN003"])
+    splits = jsrt_splits(tmp_path)
+    assert list(splits.train.ids) == ["JPCLN001", "JPCNN003"]
+    assert splits.val is None
+    assert list(splits.test.ids) == ["JPCLN002"]
+    image, mask = splits.train.image(1), splits.train.mask(1)
+    assert image.shape == mask.shape == (1024, 1024)
+    # Big-endian, 12 bits, inverted: 4095 - 200 is dark, 4095 - 1000 brighter.
+    assert image[0, 0] == pytest.approx(200 / 4095)
+    assert image[-1, 0] == pytest.approx(1000 / 4095)
+    assert mask.sum() == 2 * 400 * 200
+    assert mask.max() == 1
+
+
+def test_jsrt_has_the_papers_split_sizes(tmp_path, monkeypatch):
+    ids = [f"JPCLN{i:03d}" for i in range(1, 155)] + [f"JPCNN{i:03d}" for i in range(1, 94)]
+    for place in ("images", "left lung", "right_lung"):
+        (tmp_path / place).mkdir()
+        for id in ids:
+            (tmp_path / place / f"{id}.png").touch()
+    splits = jsrt_splits(tmp_path)
+    assert (len(splits.train.ids), len(splits.test.ids)) == (124, 123)
+
+
+def test_jsrt_says_what_is_missing(tmp_path):
+    with pytest.raises(InputError, match="holds no JSRT image"):
+        jsrt_splits(tmp_path)
+    write_jsrt(tmp_path, ["JPCLN001"], side=64)
+    with pytest.raises(InputError, match="holds 8192 bytes, not the 8388608"):
+        jsrt_splits(tmp_path).train.image(0)
+    (tmp_path / "masks" / "left lung" / "JPCLN001.gif").unlink()
+    with pytest.raises(InputError, match="no mask of JPCLN001 in a folder named 'left lung'"):
+        jsrt_splits(tmp_path)
+
+
+def test_phantoms_depend_on_seed_and_id_alone():
+    few, many = PhantomImages("train", 2, 64, 0), PhantomImages("train", 5, 64, 0)
+    np.testing.assert_array_equal(few.image(1), many.image(1))
+    np.testing.assert_array_equal(few.mask(1), many.mask(1))
+    assert (PhantomImages("train", 2, 64, 1).image(1) != few.image(1)).any()
+
+
+def test_phantoms_have_two_lungs_darker_than_what_is_around_them():
+    train, _, _ = phantom_splits(24, 1, 1, side=128)
+    for i in range(len(train.ids)):
+        image, lungs = train.image(i).astype(float), train.mask(i)
+        parts, _ = cv2.connectedComponents(lungs)
+        assert parts - 1 == 2
+        assert 0.05 < lungs.mean() < 0.45
+        ring = cv2.dilate(lungs, np.ones((15, 15))) - cv2.dilate(lungs, np.ones((5, 5)))
+        assert image[lungs == 1].mean() < image[ring == 1].mean() - 5
+
+
+def test_samples_are_resized_standardised_tensors():
+    sample = SampleDataset(Squares(2, side=50), image_size=32, in_channels=3)[1]
+    assert sample["image"].shape == (3, 32, 32)
+    assert sample["image"].mean().item() == pytest.approx(0, abs=1e-5)
+    assert sample["image"].std(unbiased=False).item() == pytest.approx(1, abs=1e-4)
+    assert sample["mask"].dtype == torch.int64
+    assert sample["id"] == "s01"
+    assert "replaced" not in sample
+
+
+def test_16_bit_and_8_bit_images_look_the_same_to_networks():
+    class Deep(Squares):
+        def image(self, index):
+            return super().image(index).astype(np.uint16) * 257
+
+    shallow, deep = (SampleDataset(data, image_size=32)[0] for data in (Squares(1), Deep(1)))
+    torch.testing.assert_close(shallow["image"], deep["image"])
+
+
+def augmented(workers, order, epochs=2):
+    dataset = SampleDataset(
+        Squares(6), image_size=32, in_channels=1, augmentation=default_augmentation(), seed=3
+    )
+    keys = [(epoch, index) for epoch in range(epochs) for index in order]
+    samples = DataLoader(dataset, batch_size=None, sampler=keys, num_workers=workers)
+    return {(n // len(order), s["id"]): s["image"] for n, s in enumerate(samples)}
+
+
+def test_augmentation_depends_on_seed_epoch_and_id_alone():
+    first = augmented(0, range(6))
+    np.random.seed(5)
+    for other in (augmented(2, range(6)), augmented(0, [5, 3, 1, 0, 2, 4])):
+        for key, image in first.items():
+            torch.testing.assert_close(other[key], image, rtol=0, atol=0)
+    assert not torch.equal(first[0, "s00"], first[1, "s00"])
+    assert not torch.equal(first[0, "s00"].flip(-1), first[1, "s00"])
+
+
+def test_no_argument_of_the_augmentation_is_ignored(monkeypatch):
+    # albumentations only warns of arguments that it does not know; building must fail instead.
+    monkeypatch.setattr(A, "HorizontalFlip", lambda p: A.VerticalFlip(probability=p))
+    with pytest.raises(UserWarning, match="probability"):
+        default_augmentation()
+
+
+def test_epoch_sampler_visits_all_and_shuffles_by_epoch():
+    orders = []
+    for epoch in (0, 1, 0):
+        sampler = EpochSampler(range(10), num_replicas=1, rank=0, seed=2)
+        sampler.set_epoch(epoch)
+        keys = list(sampler)
+        assert {e for e, _ in keys} == {epoch}
+        orders.append([index for _, index in keys])
+    assert sorted(orders[0]) == list(range(10))
+    assert orders[0] == orders[2] != orders[1]
+
+
+def test_importing_the_data_module_asks_no_server():
+    environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
+    code = (
+        "import socket\n"
+        "def refuse(*a, **k): raise SystemExit('asked the network')\n"
+        "socket.socket.connect = refuse; socket.getaddrinfo = refuse\n"
+        "import coseg_lightning.data.datamodule\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+def test_real_masks_are_read(real_data):
+    splits = folder_splits(real_data / "bubil")
+    assert (len(splits.train.ids), len(splits.test.ids)) == (137, 133)
+    assert set(np.unique(splits.train.mask(0))) == {0, 1}
+    assert set(np.unique(folder_splits(real_data / "usgra", classes=3).train.mask(0))) <= {0, 1, 2}

@@ -1,0 +1,52 @@
+"""Dice and accuracy against loops."""
+
+import numpy as np
+import pytest
+import torch
+
+from coseg_lightning.metrics import SegmentationScores
+
+
+def slow_scores(predictions, masks, classes):
+    dices, per_class, right, labelled = [], [[] for _ in range(classes)], 0, 0
+    for prediction, mask in zip(predictions, masks, strict=True):
+        seen = mask != 255
+        right += ((prediction == mask) & seen).sum()
+        labelled += seen.sum()
+        of_image = []
+        for c in range(classes):
+            p, g = (prediction == c) & seen, mask == c
+            if p.sum() + g.sum():
+                dice = 2 * (p & g).sum() / (p.sum() + g.sum())
+                per_class[c].append(dice)
+                if c:
+                    of_image.append(dice)
+        dices.append(np.mean(of_image) if of_image else 1.0)
+    return np.mean(dices), right / labelled, [np.mean(v) if v else np.nan for v in per_class]
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_scores_against_a_loop_over_several_batches(classes):
+    rng = np.random.default_rng(classes)
+    masks = rng.integers(0, classes, (7, 6, 5))
+    masks[rng.random(masks.shape) < 0.2] = 255
+    masks[2] = 0  # no foreground in the mask, some in the prediction
+    predictions = rng.integers(0, classes, (7, 6, 5))
+    masks[3] = predictions[3] = 0  # none in either: scores 1
+    scores = SegmentationScores(classes)
+    for part in (slice(0, 3), slice(3, 7)):
+        scores.update(torch.from_numpy(predictions[part]), torch.from_numpy(masks[part]))
+    result = scores.compute()
+    dice, accuracy, per_class = slow_scores(predictions, masks, classes)
+    assert result["dice"].item() == pytest.approx(dice)
+    assert result["accuracy"].item() == pytest.approx(accuracy)
+    np.testing.assert_allclose(result["per_class_dice"], per_class)
+
+
+def test_a_class_that_never_occurs_has_no_dice():
+    scores = SegmentationScores(3)
+    scores.update(torch.zeros(1, 2, 2, dtype=torch.long), torch.zeros(1, 2, 2, dtype=torch.long))
+    named = scores.named("test", "_a")
+    assert named["test/dice_a"] == 1
+    assert named["test/dice_a_class_0"] == 1
+    assert torch.isnan(named["test/dice_a_class_2"])
