@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from coseg_lightning.buffers import average_buffers
 from coseg_lightning.data.samples import check_classes, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
@@ -204,6 +205,14 @@ class CoSegModule(pl.LightningModule):
 
     def _log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        average_buffers(self)
+
+    @override
+    def on_validation_start(self) -> None:
+        average_buffers(self)
 
     @override
     def validation_step(self, batch: Any, batch_idx: int) -> None:

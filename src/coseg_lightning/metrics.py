@@ -59,12 +59,13 @@ class SegmentationScores(Metric):
 
         found = present[:, 1:].sum(dim=1)
         of_image = dice[:, 1:].sum(dim=1) / found.clamp_min(1)
-        self.dice_sum += of_image.where(found > 0, 1).sum()
-        self.images += len(masks)
-        self.correct += right.sum()
-        self.labelled += labelled.sum()
-        self.class_dice_sum += dice.sum(dim=0)
-        self.class_images += present.sum(dim=0)
+        # Not in place: a state that was reset in inference mode cannot be changed outside it.
+        self.dice_sum = self.dice_sum + of_image.where(found > 0, 1).sum()
+        self.images = self.images + len(masks)
+        self.correct = self.correct + right.sum()
+        self.labelled = self.labelled + labelled.sum()
+        self.class_dice_sum = self.class_dice_sum + dice.sum(dim=0)
+        self.class_images = self.class_images + present.sum(dim=0)
 
     def compute(self) -> dict[str, Tensor]:
         """The three figures; NaN where nothing was counted."""

@@ -1,16 +1,26 @@
 """The app: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
+import difflib
 import logging
+import os
+import sys
 import warnings
+from collections.abc import Iterator
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import (
+    CompactHydraException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+)
 from hydra.types import RunMode
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,24 +33,61 @@ if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.segmentation_module import SegmentationModule
 
+FULL_ERROR = "HYDRA_FULL_ERROR"
+COUNTS = (
+    "data.image_size",
+    "data.in_channels",
+    "data.classes",
+    "data.batch_size",
+    "trainer.max_epochs",
+)
 HERE = Path(__file__).resolve().parent
 # An installed wheel carries conf/ beside this module; in a checkout it lies at the top.
 CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
 
 
+def main() -> None:
+    """Run the app; a user's mistake ends in one sentence and exit status 1.
+
+    `HYDRA_FULL_ERROR=1` in the environment shows the whole traceback instead.
+    """
+    if os.environ.get(FULL_ERROR) == "1":
+        app()
+        return
+    os.environ[FULL_ERROR] = "1"  # let Hydra's own errors through to here; `app` takes it back
+    try:
+        app()
+    except MissingConfigException as error:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or [])
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(options)}."
+        sys.exit(f"There is no {group} {name!r}; {hint}")
+    except HydraException as error:
+        sys.exit(_one_line(error))
+
+
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def main(cfg: DictConfig) -> None:
+def app(cfg: DictConfig) -> None:
     """Compose, check, run the stages, and show what came out."""
     from lightning_fabric.utilities.exceptions import MisconfigurationException
 
+    mistakes = (
+        InputError,
+        MisconfigurationException,
+        OmegaConfBaseException,
+        InstantiationException,
+    )
+    os.environ.pop(FULL_ERROR, None)
     try:
         run(cfg, Path(HydraConfig.get().runtime.output_dir))
     except Exception as error:
-        # Hydra prints this exception without a traceback, and a multirun goes on after it.
-        told = _chain_find(error, (InputError, MisconfigurationException, OmegaConfBaseException))
+        told = next(filter(None, (_first_cause(error, kind) for kind in mistakes)), None)
         if told is None:
             raise
-        raise CompactHydraException(str(told).split("\n    full_key")[0]) from error
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs go on
+            raise CompactHydraException(_one_line(told)) from error
+        sys.exit(_one_line(told))
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -74,17 +121,39 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 def check(cfg: DictConfig) -> None:
     """Raise an `InputError` for values that no later place would name as clearly."""
-    shares = {"nol": cfg.nol, "noise.level": cfg.noise.level}
-    for name, value in shares.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+    missing = sorted(_missing(OmegaConf.to_container(cfg, resolve=False)))
+    if missing:
+        raise InputError(
+            f"No value was given for {missing[0]}; add {missing[0]}=... to the command."
+        )
+    for key in ("nol", "noise.level"):
+        value = OmegaConf.select(cfg, key)
+        if not _is_number(value) or not 0 <= value < 1:
             raise InputError(
-                f"{name}={value} must be a number of at least 0 and less than 1: the share of "
+                f"{key}={value} must be a number of at least 0 and less than 1: the share of "
                 "training samples with noisy labels."
             )
-    missing = OmegaConf.missing_keys(cfg)
-    if missing:
-        names = ", ".join(sorted(missing))
-        raise InputError(f"No value was given for {names}; set it on the command line, {names}=...")
+    for key in COUNTS:
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise InputError(f"{key}={value} must be a whole number of at least 1.")
+    for key in ("optimizer.lr", "loss.lambda_1", "loss.lambda_2"):
+        value = OmegaConf.select(cfg, key)
+        if not _is_number(value) or value < 0:
+            raise InputError(f"{key}={value} must be a number of at least 0.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    """The keys without a value, `???`."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing(value, f"{prefix}.{key}" if prefix else str(key))
+    elif node == "???":
+        yield prefix
 
 
 def make_data(cfg: DictConfig, folder: Path) -> "CoSegDataModule":
@@ -136,8 +205,20 @@ def _training(cfg: DictConfig) -> dict[str, Any]:
         "lambda_2": cfg.loss.lambda_2,
         "include_background": cfg.loss.include_background,
         "lr": cfg.optimizer.lr,
-        "optimizer": get_class(cfg.optimizer.name),
+        "optimizer": _optimizer_class(cfg.optimizer.name),
     }
+
+
+def _optimizer_class(name: str) -> type:
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"optimizer.name={name}: there is no such class; give one such as torch.optim.SGD."
+        ) from error
+    assert isinstance(found, type)
+    return found
 
 
 def make_trainer(
@@ -170,13 +251,18 @@ def make_trainer(
     return trainer
 
 
-def _chain_find(error: BaseException | None, kinds: tuple[type[Exception], ...]) -> Any:
-    """The first of an exception and its causes that is of one of the kinds."""
-    while error is not None:
-        if isinstance(error, kinds):
-            return error
+def _first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
+    """The first of an exception and its causes that is of a kind."""
+    while error is not None and not isinstance(error, kind):
         error = error.__cause__
-    return None
+    return error
+
+
+def _one_line(error: BaseException) -> str:
+    """A message without Hydra's trailing lines on where in the configuration it stood."""
+    lines = str(error).split("\n")
+    kept = [line.strip() for line in lines if line.strip()]
+    return " ".join(line for line in kept if not line.startswith(("full_key:", "object_type=")))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
+from coseg_lightning.buffers import average_buffers
 from coseg_lightning.data.samples import check_classes, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
@@ -118,6 +119,14 @@ class SegmentationModule(pl.LightningModule):
             sync_dist=True,
         )
         return loss
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        average_buffers(self)
+
+    @override
+    def on_validation_start(self) -> None:
+        average_buffers(self)
 
     @override
     def validation_step(self, batch: Any, batch_idx: int) -> None:

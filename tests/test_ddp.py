@@ -1,0 +1,97 @@
+"""Several processes: the same weights on all, the same ranking and layer as with one."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import Squares, TinyNetwork
+from test_callbacks import Oracle, hashes
+from test_coseg_module import data_of, module_of, trainer_of
+
+from coseg_lightning import (
+    CorruptionRanking,
+    CoSegDataModule,
+    CoSegModule,
+    LabelCorrection,
+    SegmentationModule,
+)
+
+
+class KeepStates(pl.Callback):
+    """Saves each process's weights, and its step count, for the test to compare."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        self.folder.mkdir(exist_ok=True)
+        state = {**pl_module.state_dict(), "steps": torch.tensor(trainer.global_step)}
+        torch.save(state, self.folder / f"{trainer.global_rank}.pt")
+
+
+def processes(count):
+    if count == 1:
+        return {}
+    return {"strategy": "ddp_fork", "devices": count}
+
+
+@pytest.mark.parametrize("kind", ["coseg", "supervised"])
+def test_ranks_end_with_the_same_weights(tmp_path, kind):
+    data = data_of(tmp_path)
+    module = module_of() if kind == "coseg" else SegmentationModule(TinyNetwork())
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    trainer_of(
+        tmp_path, max_epochs=3, callbacks=[KeepStates(tmp_path / "states")], **processes(2)
+    ).fit(module, data)
+    first, second = (
+        torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    # 11 samples on 2 processes are 6 each, one batch of 4 an epoch, the rest left out.
+    assert first.pop("steps") == second.pop("steps") == 3
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert any((first[name] != before[name]).any() for name in before)
+
+
+def run_of(tmp_path, count):
+    """Rank and correct with fixed networks, so that nothing but the pass itself can differ."""
+    torch.manual_seed(0)
+    net_b = Oracle()
+    net_b.gain.data *= 0.5
+    module = CoSegModule(Oracle(), net_b, noise_level=0.3, lr=0.0)
+    data = CoSegDataModule(
+        Squares(11, side=40), image_size=32, in_channels=1, batch_size=2, augmentation=None
+    )
+    folder = tmp_path / str(count)
+    callbacks = [CorruptionRanking(folder / "scores.csv"), LabelCorrection(folder / "labels")]
+    trainer_of(tmp_path, max_epochs=1, callbacks=callbacks, **processes(count)).fit(module, data)
+    return folder
+
+
+def test_ranking_and_layer_are_the_same_for_1_2_and_3_processes(tmp_path):
+    """11 samples on 3 processes, 3 corrected ones on 2 and 3: every share is uneven."""
+    one, *others = (run_of(tmp_path, count) for count in (1, 2, 3))
+    expected = {path.relative_to(one): digest for path, digest in hashes(one).items()}
+    assert len(expected) == 1 + 1 + 3  # scores.csv, manifest.json and 3 masks
+    for other in others:
+        found = {path.relative_to(other): digest for path, digest in hashes(other).items()}
+        assert found == expected
+
+
+class KeepTest(pl.Callback):
+    def __init__(self, path):
+        self.path = path
+
+    def on_test_end(self, trainer, pl_module):
+        if trainer.is_global_zero:
+            metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+            torch.save(metrics, self.path)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_every_test_image_counts_once(tmp_path, count):
+    data, module = data_of(tmp_path), SegmentationModule(TinyNetwork())  # 5 test images
+    data.prepare_data()
+    for n in (1, count):
+        callbacks = [KeepTest(tmp_path / f"{n}.pt")]
+        trainer_of(tmp_path, callbacks=callbacks, **processes(n)).test(module, data, verbose=False)
+    one, several = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, count))
+    assert several == pytest.approx(one, nan_ok=True)

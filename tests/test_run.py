@@ -1,0 +1,305 @@
+"""The app, as a user starts it."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from PIL import Image
+from test_callbacks import hashes
+
+from coseg_lightning.labels import LabelStore
+from coseg_lightning.networks import build_network
+from coseg_lightning.run import CONF, check, make_peers, run
+
+SMALL = [
+    "model=unet_classic",
+    "model.base_channels=4",
+    "data.image_size=32",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=2",
+    "+trainer.enable_progress_bar=false",
+]
+PHANTOM = [
+    "data.source.train=11",
+    "data.source.val=2",
+    "data.source.test=5",
+    "data.source.side=48",
+]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def start(*arguments, cwd=ROOT, **environment):
+    return subprocess.run(
+        [sys.executable, "-m", "coseg_lightning.run", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def rows_of(path):
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        f"{group.name}={path.stem}"
+        for group in sorted(CONF.iterdir())
+        if group.is_dir()
+        for path in sorted(group.glob("*.yaml"))
+    ],
+)
+def test_every_choice_composes(choice):
+    needed = ["data.root=/data", "noise.masks=masks_crowd1", "model._target_=torch.nn.Identity"]
+    group = choice.partition("=")[0]
+    overrides = [choice]
+    if choice == "data=folder" or choice == "data=jsrt":
+        overrides.append(needed[0])
+    if choice == "noise=annotator":
+        overrides.append(needed[1])
+    if choice == "model=custom":
+        overrides.append(needed[2])
+    cfg = composed(*overrides)
+    check(cfg)
+    OmegaConf.to_container(cfg, resolve=True)
+    if group == "trainer":
+        instantiate(cfg.trainer, accelerator="cpu", devices=1, logger=False)
+    if group == "noise" and choice != "noise=annotator":
+        instantiate(cfg.noise.model)
+
+
+def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
+    folder = tmp_path / "run"
+    result = start(*SMALL, *PHANTOM, "noise=type2", "nol=0.3", f"hydra.run.dir={folder}")
+    assert result.returncode == 0, result.stderr
+    for text in ("3 of 11 training masks were replaced", "Robust training", "Retraining"):
+        assert text in result.stdout + result.stderr
+    for text in ("Test Dice", "Test accuracy", "Samples ranked noisy", "Labels corrected"):
+        assert text in result.stdout
+    assert str(folder) in result.stdout
+
+    summary = json.loads((folder / "summary.json").read_text())
+    assert list(summary) == [
+        "config", "test", "ranking", "correction", "stages", "peak_memory_bytes",
+    ]  # fmt: skip
+    assert summary["config"]["nol"] == 0.3
+    assert set(summary["test"]) == {"dice", "accuracy", "per_class_dice"}
+    assert len(summary["test"]["per_class_dice"]) == 2
+    assert set(summary["ranking"]) == {"noise_level", "auroc"}
+    assert set(summary["correction"]) == {"corrected", "label_dice_before", "label_dice_after"}
+    assert set(summary["stages"]) == {"robust_training", "retraining", "test"}
+    assert summary["stages"]["robust_training"]["epochs"] == 2
+    assert summary["peak_memory_bytes"] > 2**20
+
+    scores = rows_of(folder / "scores.csv")
+    assert len(scores) == 11
+    assert sum(row["noisy"] == "1" for row in scores) == 3
+    layer = LabelStore(folder / "labels")
+    assert sorted(layer.ids) == sorted(row["id"] for row in scores if row["noisy"] == "1")
+    assert layer.read(layer.ids[0]).shape == (48, 48)
+    stages = {row["stage"] for row in rows_of(folder / "metrics.csv")}
+    assert stages == {"robust_training", "retraining"}
+    for stage in stages:
+        checkpoint = torch.load(folder / stage / "last.ckpt", weights_only=True)
+        assert checkpoint["epoch"] == 1
+    assert (folder / "model" / "model.safetensors").is_file()
+    assert "<html" in (folder / "report.html").read_text()
+
+    before = hashes(folder / "labels")
+    again = start(*SMALL, *PHANTOM, f"hydra.run.dir={folder}")
+    assert again.returncode == 1
+    assert "holds another run" in again.stderr
+    assert hashes(folder / "labels") == before
+
+
+def test_two_processes_share_one_folder(tmp_path):
+    folder = tmp_path / "run"
+    result = start(
+        *SMALL, *PHANTOM, "noise=type1", "trainer=ddp", "trainer.devices=2",
+        f"hydra.run.dir={folder}", cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["test"]["dice"] is not None
+    assert summary["stages"]["retraining"]["epochs"] == 2
+    assert len(rows_of(folder / "scores.csv")) == 11
+    assert result.stdout.count("Test Dice") == 1
+
+
+def test_a_multirun_gives_each_job_its_folder_and_goes_on_after_a_failure(tmp_path):
+    result = start(
+        "-m", *SMALL, *PHANTOM, "trainer.max_epochs=1", "nol=0.1,1.5,0.5", "noise=type1",
+        f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "nol=1.5 must be a number of at least 0 and less than 1" in result.stderr
+    assert "Traceback" not in result.stderr
+    done = {
+        path.parent.name: json.loads(path.read_text()) for path in tmp_path.glob("*/summary.json")
+    }
+    assert {name: summary["config"]["nol"] for name, summary in done.items()} == {
+        "0": 0.1,
+        "2": 0.5,
+    }
+
+
+def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_path):
+    result = start(
+        "-m", *SMALL, *PHANTOM, "nol=0.1,0.2", "trainer=ddp", "trainer.devices=2",
+        f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "start one run for each setting" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["nol=1.2"], "nol=1.2 must be a number of at least 0 and less than 1"),
+        (["model=unett"], "There is no model 'unett'; did you mean unet?"),
+        (["data=folder", "data.root=/nowhere"], "data.root=/nowhere: there is no such folder"),
+        (["data=folder"], "No value was given for data.root"),
+        (["trainer.max_epochs=abc"], "trainer.max_epochs=abc must be a whole number"),
+        (["optimizer.name=torch.optim.Adamm"], "optimizer.name=torch.optim.Adamm: there is no"),
+    ],
+)
+def test_wrong_values_end_in_one_sentence(tmp_path, arguments, sentence):
+    result = start(*arguments, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    assert result.returncode == 1
+    assert sentence in result.stderr
+    assert len([line for line in result.stderr.splitlines() if line.strip()]) == 1, result.stderr
+
+
+def test_a_messy_folder_ends_in_one_sentence(make_folder, tmp_path):
+    root = make_folder()
+    Image.fromarray(np.full((32, 32), 9, np.uint8)).save(root / "masks" / "s01.png")
+    result = start("data=folder", f"data.root={root}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{root / 'masks' / 's01.png'} holds the class id 9")
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_the_full_traceback_is_shown_when_asked_for(tmp_path):
+    result = start("model=unett", f"hydra.run.dir={tmp_path}", HYDRA_FULL_ERROR="1")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_folder_with_an_annotators_masks(make_folder, tmp_path):
+    root = make_folder(size=10)
+    before = hashes(root)
+    cfg = composed(
+        *SMALL, "data=folder", f"data.root={root}", "noise=annotator", "noise.masks=masks_rough",
+        "nol=0.5", "data.image_size=32",
+    )  # fmt: skip
+    summary = run(cfg, tmp_path / "run")
+    noise = LabelStore(tmp_path / "run" / "noise")
+    assert len(noise) == 4  # half of the 8 that train, 2 test
+    np.testing.assert_array_equal(
+        noise.read(noise.ids[0]),
+        np.asarray(Image.open(root / "masks_rough" / f"{noise.ids[0]}.png")),
+    )
+    assert summary["ranking"]["auroc"] is not None
+    assert summary["correction"]["label_dice_before"] < 1
+    assert hashes(root) == before
+
+
+def test_real_masks_drawn_by_novices(real_data, tmp_path):
+    cfg = composed(
+        *SMALL, "data=folder", f"data.root={real_data / 'bubil'}", "noise=annotator",
+        "noise.masks=masks_crowd1", "nol=0.5", "trainer.max_epochs=1",
+    )  # fmt: skip
+    summary = run(cfg, tmp_path / "run")
+    assert len(LabelStore(tmp_path / "run" / "noise")) == round(0.5 * 137)
+    assert len(LabelStore(tmp_path / "run" / "labels")) == round(0.5 * 137)
+    # crowd slot 1 has a Dice of 0.87 to the experts, on half of the labels
+    assert summary["correction"]["label_dice_before"] == pytest.approx(0.935, abs=0.01)
+    assert len(rows_of(tmp_path / "run" / "scores.csv")) == 137
+
+
+def test_labels_that_nobody_can_check_leave_nulls(make_folder, tmp_path):
+    cfg = composed(*SMALL, "data=folder", f"data.root={make_folder()}", "data.image_size=32")
+    summary = run(cfg, tmp_path / "run")
+    assert summary["ranking"]["auroc"] is None
+    assert summary["correction"]["label_dice_before"] is None
+    assert summary["correction"]["label_dice_after"] is None
+    assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()
+
+
+@pytest.mark.parametrize("method", ["supervised", "coteaching"])
+def test_the_baselines(tmp_path, method):
+    summary = run(composed(*SMALL, *PHANTOM, f"method={method}", "noise=type1"), tmp_path / "run")
+    stage = {"supervised": "supervised_training", "coteaching": "robust_training"}[method]
+    assert set(summary["stages"]) == {stage, "test"}
+    assert summary["correction"]["corrected"] == 0
+    assert summary["correction"]["label_dice_before"] < 1
+    assert (tmp_path / "run" / "scores.csv").exists() == (method == "coteaching")
+    assert not (tmp_path / "run" / "labels").exists()
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path):
+    texts = []
+    for name in ("first", "second"):
+        run(composed(*SMALL, *PHANTOM, "noise=type2", "seed=7"), tmp_path / name)
+        summary = json.loads((tmp_path / name / "summary.json").read_text())
+        texts.append((summary["test"], (tmp_path / name / "scores.csv").read_text()))
+    assert texts[0] == texts[1]
+
+
+def test_an_smp_network_is_left_for_others_to_load(tmp_path):
+    cfg = composed(*SMALL[2:], *PHANTOM, "model=unet", "method=supervised", "trainer.max_epochs=1")
+    run(cfg, tmp_path / "run")
+    loaded = smp.from_pretrained(tmp_path / "run" / "model")
+    assert loaded(torch.randn(2, 1, 32, 32)).shape == (2, 2, 32, 32)
+
+
+def test_the_second_peer_may_be_another_network():
+    module = make_peers(composed("model=unet", "model@peer_b=fpn", "peer_b.encoder_name=resnet34"))
+    assert type(module.net_a).__name__ == "Unet"
+    assert type(module.net_b).__name__ == "FPN"
+
+
+def test_any_module_is_a_network_by_its_target():
+    cfg = composed(
+        "model=custom", "model._target_=conftest.TinyNetwork", "+model.width=3",
+        "+model.in_channels=1",
+    )  # fmt: skip
+    module = make_peers(cfg)
+    assert module.net_b(torch.randn(1, 1, 8, 8)).shape == (1, 2, 8, 8)
+
+
+def test_the_paper_preset_is_the_printed_recipe():
+    cfg = composed("experiment=paper", "nol=0.4")
+    module = make_peers(composed("experiment=paper", "nol=0.4", "model.base_channels=4"))
+    assert cfg.model.name == "unet_classic"
+    assert cfg.data.image_size == 256
+    assert module.ramp_epochs == 0
+    assert cfg.method.score == "sum"
+
+
+def test_nothing_is_downloaded_by_default():
+    for path in (CONF / "model").glob("*.yaml"):
+        if path.stem not in ("custom", "unet_classic"):
+            assert OmegaConf.load(path).encoder_weights is None
+    assert build_network("unet").encoder is not None
