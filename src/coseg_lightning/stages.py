@@ -95,7 +95,7 @@ def run_stages(
     with run.timed("test"):
         test = _test(final, module, data)
     summary = {
-        "config": dict(config or {}),
+        "config": {"method": {"name": method}, "seed": seed, **(config or {})},
         "test": test,
         "ranking": {
             "noise_level": None if ranking is None else ranking.noise_level,

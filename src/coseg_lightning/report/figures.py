@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from coseg_lightning.data.samples import SampleDataset, unit_float
@@ -37,6 +38,7 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
     for axes, title in ((loss_axes, "Training loss, Eq. (2)"), (dice_axes, "Validation Dice")):
         axes.set(xlabel="Epoch", title=title)
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.lines:
             axes.legend()
         else:
