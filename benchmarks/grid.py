@@ -114,7 +114,7 @@ def table(grid: str) -> str:
         return f"{statistics.mean(values):.1f}{spread}"
 
     lines = [  # Dice, ACC and AUROC in percent, mean and standard deviation over seeds
-        "| labels | NoL | method | test Dice | ACC | AUROC | labels' Dice, before | after | seeds |",
+        "| labels | NoL | method | test Dice | ACC | AUROC | labels before | after | seeds |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for (noise, level, method), rows in sorted(groups.items(), key=lambda item: item[0][:2]):

@@ -13,12 +13,12 @@ from conftest import Squares
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from coseg_lightning.data.files import MaskFolder, read_image, read_indices
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.data.phantom import PhantomImages, phantom_splits
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
+from coseg_lightning.image_files import MaskFolder, read_image, read_indices
 
 GREY = (np.arange(48).reshape(6, 8) * 5).astype(np.uint8)
 

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from coseg_lightning.data.files import MaskFolder
 from coseg_lightning.equations import IGNORE_INDEX
 from coseg_lightning.errors import InputError
+from coseg_lightning.image_files import MaskFolder
 from coseg_lightning.labels import LabelStore, Mask, MaskedImages
 from coseg_lightning.seeding import derive_rng
 

@@ -231,7 +231,7 @@ def make_trainer(
     """
     loggers = [logger]
     if "_target_" in cfg.logger:
-        loggers.append(instantiate(cfg.logger)(save_dir=str(default_root_dir)))
+        loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))
     trainer: pl.Trainer = instantiate(
         cfg.trainer, logger=loggers, default_root_dir=str(default_root_dir), **rest
     )

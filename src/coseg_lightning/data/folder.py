@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 from PIL import Image
 
-from coseg_lightning.data.files import MaskFolder, files_by_stem, read_image
 from coseg_lightning.errors import InputError
+from coseg_lightning.image_files import MaskFolder, files_by_stem, read_image
 from coseg_lightning.labels import Mask, MaskedImages
 from coseg_lightning.seeding import derive_rng
 

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coseg_lightning.data.files import read_image, read_indices
 from coseg_lightning.data.folder import Splits
 from coseg_lightning.errors import InputError
+from coseg_lightning.image_files import read_image, read_indices
 from coseg_lightning.labels import Mask
 
 SIDE = 2048

@@ -42,6 +42,7 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
         if axes.lines:
             axes.legend()
         else:
+            axes.set(xticks=[], yticks=[])
             _say(axes, "no validation set")
     return figure
 
