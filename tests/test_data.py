@@ -230,12 +230,13 @@ def test_jsrt_is_read_in_its_own_format_and_split_by_parity(tmp_path):
 
 def test_jsrt_has_the_papers_split_sizes(tmp_path, monkeypatch):
     ids = [f"JPCLN{i:03d}" for i in range(1, 155)] + [f"JPCNN{i:03d}" for i in range(1, 94)]
-    for place in ("images", "left lung", "right_lung"):
+    for place in ("images", "heart", "left lung", "right_lung"):
         (tmp_path / place).mkdir()
         for id in ids:
             (tmp_path / place / f"{id}.png").touch()
     splits = jsrt_splits(tmp_path)
     assert (len(splits.train.ids), len(splits.test.ids)) == (124, 123)
+    assert {path.parent.name for path in splits.train._images.values()} == {"images"}
 
 
 def test_jsrt_says_what_is_missing(tmp_path):

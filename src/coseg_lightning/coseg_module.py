@@ -180,6 +180,7 @@ class CoSegModule(pl.LightningModule):
                 ),
             },
             batch_size=len(sample.images),
+            prog_bar=True,
         )
         if sample.replaced is not None:
             clean = (~sample.replaced).float()
@@ -203,8 +204,15 @@ class CoSegModule(pl.LightningModule):
             ignore_index=self.ignore_index,
         ).mean()
 
-    def _log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
-        self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+    def _log_epoch(self, values: dict[str, Any], batch_size: int, prog_bar: bool = False) -> None:
+        self.log_dict(
+            values,
+            prog_bar=prog_bar,
+            on_step=False,
+            on_epoch=True,
+            batch_size=batch_size,
+            sync_dist=True,
+        )
 
     @override
     def on_train_epoch_end(self) -> None:

@@ -113,6 +113,7 @@ class SegmentationModule(pl.LightningModule):
         self.log(
             "train/loss",
             loss.detach(),
+            prog_bar=True,
             on_step=False,
             on_epoch=True,
             batch_size=len(sample.images),

@@ -19,6 +19,7 @@ from coseg_lightning.image_files import read_image, read_indices
 from coseg_lightning.labels import Mask
 
 SIDE = 2048
+SCR = ("left lung", "right lung", "heart", "left clavicle", "right clavicle")
 NAME = re.compile(r"JPC[LN]N(\d{3})")
 
 
@@ -54,7 +55,8 @@ def jsrt_splits(root: str | Path) -> Splits:
     """Find the radiographs and lung masks anywhere below `root`, split as in section 3.
 
     Images are `JPCLN001.IMG` and so on, or PNGs of the same names (bones bright); masks lie in
-    folders named `left lung` and `right lung` (or with an underscore), as SCR ships them.
+    folders named `left lung` and `right lung` (or with an underscore), as SCR ships them; its other
+    masks may lie beside them.
     Images with odd numbers train, those with even numbers test: 124 and 123 in the full set.
 
     Raises:
@@ -69,10 +71,11 @@ def jsrt_splits(root: str | Path) -> Splits:
         if not NAME.fullmatch(path.stem):
             continue
         place = path.parent.name.lower().replace("_", " ")
-        if place in lungs and path.suffix.lower() in (".gif", ".png"):
+        suffix = path.suffix.lower()
+        if place in lungs and suffix in (".gif", ".png"):
             lungs[place][path.stem] = path
-        elif path.suffix.lower() == ".img" or (
-            path.suffix.lower() == ".png" and path.stem not in images and "mask" not in str(place)
+        elif place not in SCR and (
+            suffix == ".img" or (suffix == ".png" and path.stem not in images)
         ):
             images[path.stem] = path
     if not images:
