@@ -211,6 +211,15 @@ def test_nothing_is_noisy_at_noise_level_zero(tmp_path):
     assert len(rows_of(tmp_path / "run" / "scores.csv")) == 11
 
 
+def test_noise_of_another_setting_is_not_taken_for_this_one(tmp_path):
+    data_of(tmp_path).prepare_data()
+    data_of(tmp_path).prepare_data()
+    other = data_of(tmp_path)
+    other.noise_level = 0.5
+    with pytest.raises(InputError, match="another setting"):
+        other.prepare_data()
+
+
 class Plain(Dataset):
     """Somebody's dataset: samples without ids, numbered by the ranking."""
 
@@ -257,6 +266,7 @@ def test_ranking_order_auroc_and_cut():
     finite = Ranking(list("abce"), scores[[0, 1, 2, 4]], scores[[0, 1, 2, 4]], 0.5, frozenset("bc"))
     # Pairs (replaced, other): (b,a) won, (b,e) tied, (c,a) won, (c,e) lost.
     assert finite.auroc == pytest.approx((1 + 0.5 + 1 + 0) / 4)
+    assert 0 <= Ranking(list("abd"), scores[1:4], scores[1:4], 0.5, frozenset("b")).auroc <= 1
     assert Ranking(list("ab"), scores[:2], scores[:2], 0.5, frozenset()).auroc is None
     assert Ranking(list("ab"), scores[:2], scores[:2], 0.5).auroc is None
 

@@ -278,13 +278,36 @@ def test_samples_are_resized_standardised_tensors():
     assert "replaced" not in sample
 
 
-def test_16_bit_and_8_bit_images_look_the_same_to_networks():
+@pytest.mark.parametrize("scale", [257, 16, 1.0, 3000.0, -1.0])
+def test_the_range_of_values_means_nothing(scale):
+    """8 bits, 16 bits, 12 in 16, and floats look the same to networks, augmented or not."""
+
     class Deep(Squares):
         def image(self, index):
-            return super().image(index).astype(np.uint16) * 257
+            image = super().image(index)
+            if isinstance(scale, int):
+                return image.astype(np.uint16) * scale
+            return image * np.float32(abs(scale)) - (500 if scale < 0 else 0)
 
-    shallow, deep = (SampleDataset(data, image_size=32)[0] for data in (Squares(1), Deep(1)))
-    torch.testing.assert_close(shallow["image"], deep["image"])
+    for augmentation in (None, default_augmentation()):
+        shallow, deep = (
+            SampleDataset(data, image_size=32, augmentation=augmentation)[0]
+            for data in (Squares(1), Deep(1))
+        )
+        torch.testing.assert_close(shallow["image"], deep["image"], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint16])
+def test_masks_of_any_integer_type(dtype):
+    class Wide(Squares):
+        def mask(self, index):
+            return super().mask(index).astype(dtype)
+
+    plain, wide = (
+        SampleDataset(data, image_size=24, augmentation=default_augmentation())[0]["mask"]
+        for data in (Squares(1), Wide(1))
+    )
+    torch.testing.assert_close(plain, wide)
 
 
 def augmented(workers, order, epochs=2):

@@ -153,5 +153,10 @@ class MaskFolder:
         values = self._values(id)
         if self._foreground is not None:
             values = values == self._foreground
-        small_enough: NDArray[Any] = values.astype(np.uint8 if values.max() <= 255 else np.uint16)
-        return small_enough
+        return smallest_type(values)
+
+
+def smallest_type(mask: NDArray[Any]) -> NDArray[Any]:
+    """Class ids as uint8 where they fit, or else as uint16: what PNG, OpenCV and memory like."""
+    small: NDArray[Any] = mask.astype(np.uint8 if mask.max() <= 255 else np.uint16)
+    return small

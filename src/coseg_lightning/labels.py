@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from coseg_lightning.atomic import replacing, write_text
 from coseg_lightning.errors import InputError
+from coseg_lightning.image_files import smallest_type
 
 Mask = NDArray[np.integer[Any]]
 
@@ -21,7 +22,7 @@ class MaskedImages(Protocol):
     """Images and their masks at their own resolution: what a label layer lies over.
 
     Shape:
-        `image(i)` is `(H, W)` or `(H, W, C)`, uint8, uint16 or float in [0, 1]; `mask(i)` is
+        `image(i)` is `(H, W)` or `(H, W, C)`, numbers of any type and range; `mask(i)` is
         `(H, W)` integer class ids, 255 where unlabelled.
     """
 
@@ -140,7 +141,7 @@ class LabelStoreWriter:
 
     def write(self, id: str, mask: Mask) -> None:
         """Write one mask, `(H, W)` integers, losslessly and atomically."""
-        image = Image.fromarray(mask.astype(np.uint8 if mask.max() <= 255 else np.uint16))
+        image = Image.fromarray(smallest_type(mask))
         with replacing(label_path(self.folder, id)) as temporary:
             image.save(temporary, format="PNG")
 

@@ -44,9 +44,14 @@ class Ranking:
         return (self.score_a + self.score_b) / 2
 
     @property
+    def _comparable_score(self) -> Floats:
+        """The score with what is not a number above everything else, to be looked at first."""
+        return np.nan_to_num(self.score, nan=np.inf)
+
+    @property
     def worst_first(self) -> list[int]:
         """Indices by falling score; equal scores by id, scores that are not a number first."""
-        scores = np.nan_to_num(self.score, nan=np.inf)
+        scores = self._comparable_score
         return sorted(range(len(self.ids)), key=lambda i: (-scores[i], self.ids[i]))
 
     @property
@@ -65,7 +70,8 @@ class Ranking:
         replaced = np.array([id in self.replaced for id in self.ids])
         if replaced.all() or not replaced.any():
             return None
-        u = mannwhitneyu(self.score[replaced], self.score[~replaced]).statistic
+        scores = self._comparable_score
+        u = mannwhitneyu(scores[replaced], scores[~replaced]).statistic
         return float(u / (replaced.sum() * (~replaced).sum()))
 
     @property

@@ -33,6 +33,8 @@ from coseg_lightning.segmentation_module import SegmentationModule
 
 Method = Literal["coseg", "coteaching", "supervised"]
 
+STAGES = ("robust_training", "retraining", "supervised_training")
+
 log = logging.getLogger(__name__)
 
 
@@ -158,7 +160,7 @@ class _Run:
 
 @rank_zero_only
 def _check_new(folder: Path) -> None:
-    for name in ("summary.json", "scores.csv", "labels", "model"):
+    for name in ("summary.json", "scores.csv", "labels", "model", "noise", *STAGES):
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds another run ({name}), and nothing is ever overwritten; choose "

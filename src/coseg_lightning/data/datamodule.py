@@ -16,7 +16,7 @@ from coseg_lightning.data.samples import (
 )
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore, MaskedImages
-from coseg_lightning.noise import NoiseModel, write_noisy_layer
+from coseg_lightning.noise import NoiseModel, choose_noisy, write_noisy_layer
 
 
 class CoSegDataModule(pl.LightningDataModule):
@@ -84,10 +84,16 @@ class CoSegDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Write the noisy masks, on one process alone."""
         if self.noise is not None and self.noise_folder is not None:
-            if LabelStore.is_finished(self.noise_folder):
-                return
             train = self._datasets["train"]
             assert train is not None
+            if LabelStore.is_finished(self.noise_folder):
+                chosen = choose_noisy(train.ids, self.noise_level, self.seed)
+                if set(LabelStore(self.noise_folder).ids) != set(chosen):
+                    raise InputError(
+                        f"{self.noise_folder} holds the noisy masks of another setting; give a new "
+                        "noise_folder."
+                    )
+                return
             write_noisy_layer(train, self.noise, self.noise_level, self.seed, self.noise_folder)
 
     def given_samples(self) -> SampleDataset:

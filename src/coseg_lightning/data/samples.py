@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.image_files import smallest_type
 from coseg_lightning.labels import LabelStore, MaskedImages, UpdatedImages
 from coseg_lightning.seeding import derive_seed
 
@@ -171,11 +172,11 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         id = self.dataset.ids[index]
-        image = resized(
-            with_channels(unit_float(self.dataset.image(index)), self.in_channels), self.image_size
-        )
+        image = with_channels(self.dataset.image(index).astype(np.float32), self.in_channels)
+        image = stretched(resized(image, self.image_size))
         side = (self.image_size, self.image_size)
-        mask = cv2.resize(self.dataset.mask(index), side, interpolation=cv2.INTER_NEAREST_EXACT)
+        mask = smallest_type(self.dataset.mask(index))
+        mask = cv2.resize(mask, side, interpolation=cv2.INTER_NEAREST_EXACT)
         if self.augmentation is not None:
             if hasattr(self.augmentation, "set_random_seed"):
                 # Its own stream is the same in every worker and starts again in every epoch.
@@ -204,11 +205,15 @@ class EpochSampler(DistributedSampler[Any]):
         return iter([(self.epoch, index) for index in super().__iter__()])
 
 
-def unit_float(image: NDArray[Any]) -> NDArray[Any]:
-    """Integers by their type's range to float32 in [0, 1]; floats as they are."""
-    if np.issubdtype(image.dtype, np.integer):
-        return image.astype(np.float32) / np.iinfo(image.dtype).max
-    return image.astype(np.float32)
+def stretched(image: NDArray[Any]) -> NDArray[Any]:
+    """Any range of values to float32 in [0, 1], all channels alike; half a percent is cut off.
+
+    A type says little of the values in it: 12 bits in a 16-bit file would be almost black, and
+    augmentation that shifts brightness would wipe them out.
+    """
+    low, high = np.percentile(image, (0.5, 99.5))
+    result: NDArray[Any] = ((image - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
+    return result
 
 
 def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:

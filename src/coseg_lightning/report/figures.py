@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from coseg_lightning.data.samples import SampleDataset, unit_float
+from coseg_lightning.data.samples import SampleDataset, stretched
 from coseg_lightning.labels import LabelStore
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart.
@@ -81,7 +81,7 @@ def corrected_examples(samples: SampleDataset, layer: LabelStore, ids: Sequence[
     index_of = {id: index for index, id in enumerate(samples.ids)}
     for axes, id in zip(grid, ids, strict=False):
         index = index_of[id]
-        image = unit_float(samples.dataset.image(index))
+        image = stretched(samples.dataset.image(index).astype(np.float32))
         axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
         if samples.truth is not None:
             _outline(axes, samples.truth.mask(index), "white", 2.6)
