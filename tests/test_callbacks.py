@@ -12,7 +12,7 @@ from conftest import Squares, TinyNetwork
 from PIL import Image
 from test_coseg_module import data_of, loader, module_of, one_batch, trainer_of
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from coseg_lightning import (
     CorruptionRanking,
@@ -229,6 +229,69 @@ class Plain(Dataset):
     def __getitem__(self, index):
         image = torch.from_numpy(Squares().image(index).astype(np.float32))[None] / 100
         return image, torch.from_numpy(Squares().mask(index).astype(np.int64))
+
+
+def test_the_sum_over_pixels_is_an_option(tmp_path):
+    data, module = data_of(tmp_path), module_of()
+    ranking = CorruptionRanking(tmp_path / "scores.csv", reduction="sum")
+    trainer_of(tmp_path, callbacks=[ranking]).fit(module, data)
+    expected = slow_scores(module, data)
+    for id, a in zip(ranking.ranking.ids, ranking.ranking.score_a, strict=True):
+        assert a == pytest.approx(32 * 32 * expected[id][0], rel=1e-4)
+
+
+def test_a_diverged_training_corrects_nothing(tmp_path):
+    class Broken(Oracle):
+        def forward(self, images):
+            return super().forward(images) * (1 if self.training else float("nan"))
+
+    net_b = Broken()
+    net_b.gain.data *= 2
+    data = CoSegDataModule(Sharp(4), image_size=32, in_channels=1)
+    with pytest.raises(InputError, match="training diverged"):
+        fit(tmp_path, CoSegModule(Broken(), net_b, noise_level=0.5), data)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_ranking_and_correction_in_other_precisions(tmp_path, precision):
+    ranking, layer = fit(tmp_path, module_of(), data_of(tmp_path), precision=precision)
+    assert np.isfinite(ranking.score).all()
+    assert len(layer) == round(0.5 * 11)
+
+
+def test_a_part_of_a_dataset_is_ranked_unaugmented_and_corrected_at_its_own_resolution(tmp_path):
+    data = data_of(tmp_path)
+    data.prepare_data()
+    part = Subset(data.given_samples(), [4, 1, 7, 2])
+    module = module_of(noise_level=0.5)
+    ranking, layer = fit(tmp_path, module, DataLoader(part, batch_size=2))
+    expected = slow_scores(module, data)
+    assert list(ranking.ids) == ["s04", "s01", "s07", "s02"]
+    for id, a in zip(ranking.ids, ranking.score_a, strict=True):
+        assert a == pytest.approx(expected[id][0], rel=1e-4)
+    assert len(layer) == 2
+
+
+def test_two_samples_of_one_id_are_refused(tmp_path):
+    class Patients(Plain):
+        def __getitem__(self, index):
+            return (*super().__getitem__(index), f"patient{index // 2}")
+
+    with pytest.raises(InputError, match="2 samples have the id 'patient0'"):
+        fit(tmp_path, module_of(), DataLoader(Patients(), batch_size=3))
+
+
+def test_ids_that_cannot_be_files_are_refused_before_training(tmp_path):
+    squares = Squares(3)
+    squares.ids[1] = "a\\b"
+    with pytest.raises(InputError, match="cannot be a file name"):
+        CoSegDataModule(squares)
+
+
+def test_an_ignore_index_that_no_png_can_hold_is_refused_before_training(tmp_path):
+    with pytest.raises(InputError, match="ignore_index=-100 cannot be stored"):
+        fit(tmp_path, module_of(ignore_index=-100), loader(one_batch()))
 
 
 def test_samples_without_ids_are_numbered(tmp_path):

@@ -261,6 +261,14 @@ def test_predict_gives_class_probabilities(tmp_path, outputs):
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(6, 16, 16))
 
 
+@pytest.mark.parametrize("where", [0, 2])
+def test_a_wrong_class_id_is_found_in_any_batch(tmp_path, where):
+    batches = [one_batch() for _ in range(3)]
+    batches[where][1][0, 0, 0] = 9
+    with pytest.raises(InputError, match="class id 9"):
+        trainer_of(tmp_path).fit(module_of(), loader(*batches))
+
+
 def test_bf16_training_runs(tmp_path):
     trainer = trainer_of(tmp_path, precision="bf16-mixed")
     trainer.fit(module_of(), loader(*[one_batch() for _ in range(2)]))

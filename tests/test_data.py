@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import Squares
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader
 
 from coseg_lightning.data.folder import folder_splits
@@ -18,7 +18,7 @@ from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.data.phantom import PhantomImages, phantom_splits
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import MaskFolder, read_image, read_indices
+from coseg_lightning.image_files import MaskFolder, image_size, read_image, read_indices
 
 GREY = (np.arange(48).reshape(6, 8) * 5).astype(np.uint8)
 
@@ -77,6 +77,32 @@ def test_255_means_unlabelled_as_soon_as_one_mask_holds_a_1(tmp_path):
     masks = MaskFolder(folder, classes=2)
     assert masks.read("a").tolist() == [[0, 255, 0]]
     assert masks.read("b").tolist() == [[0, 1, 255]]
+
+
+def test_masks_that_mix_both_habits_are_named(tmp_path, caplog):
+    MaskFolder(masks_folder(tmp_path, a=np.uint8([[0, 255]]), b=np.uint8([[0, 1]])), classes=2)
+    assert "such as a.png, hold nothing but 0 and 255" in caplog.text
+
+
+def test_a_single_output_knows_two_classes(tmp_path):
+    masks = MaskFolder(masks_folder(tmp_path, a=np.uint8([[0, 255]])), classes=1)
+    assert masks.read("a").tolist() == [[0, 1]]
+
+
+def test_binary_masks_for_three_classes_are_refused(tmp_path):
+    with pytest.raises(InputError, match="no class id but 0 and 255"):
+        MaskFolder(masks_folder(tmp_path, a=np.uint8([[0, 255]])), classes=3)
+
+
+def test_photos_are_turned_as_viewers_show_them(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(GREY).save(tmp_path / "a.jpg", exif=exif, quality=100)
+    with Image.open(tmp_path / "a.jpg") as file:
+        shown = np.asarray(ImageOps.exif_transpose(file))
+    image = read_image(tmp_path / "a.jpg")
+    assert image.shape == shown.shape == image_size(tmp_path / "a.jpg") == (8, 6)
+    assert np.abs(image.astype(int) - shown).max() < 8
 
 
 def test_binary_jpeg_masks_are_cut_in_the_middle(tmp_path):
@@ -157,6 +183,14 @@ def twice_in_split(root):
     (root / "split.csv").write_text("id,split\ns01,train\ns01,test\n")
 
 
+def split_in_latin_1(root):
+    (root / "split.csv").write_bytes("id,split\nsö1,train\n".encode("latin-1"))
+
+
+def image_of_text(root):
+    (root / "images" / "s01.png").write_text("no image")
+
+
 def same_stem(root):
     Image.fromarray(GREY).save(root / "images" / "s01.jpg")
 
@@ -173,6 +207,8 @@ def same_stem(root):
         (unknown_split, "puts s00 into 'training'"),
         (split_of_nobody, "names the sample s77"),
         (twice_in_split, "names the sample s01 2 times"),
+        (split_in_latin_1, "split.csv cannot be read as a table"),
+        (image_of_text, "s01.png cannot be read as an image"),
         (same_stem, "s01.jpg and s01.png have the same stem"),
     ],
 )

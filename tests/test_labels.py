@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import Squares
 from PIL import Image
+from torch.utils.data import Subset
 
 from coseg_lightning import LabelStore, updated
 from coseg_lightning.data.samples import SampleDataset
@@ -117,6 +118,26 @@ def test_updated_works_on_somebodys_dataset(tmp_path, form):
     assert result[place].shape == given.shape
     assert result[place].squeeze().tolist() == np.eye(4).tolist()
     assert given.sum() == 0
+
+
+def test_updated_finds_ids_that_are_numbers_in_tensors(tmp_path):
+    layer = layer_of(tmp_path / "labels", {"3": np.eye(4, dtype=np.uint8)})
+    dataset = [(torch.zeros(3, 4, 4), torch.zeros(4, 4), torch.tensor(3))]
+    assert updated(dataset, layer)[0][1].tolist() == np.eye(4).tolist()
+
+
+def test_updated_works_on_a_part_of_a_dataset(tmp_path):
+    samples = SampleDataset(Squares(4), image_size=32, in_channels=1)
+    layer = layer_of(tmp_path / "labels", {"s02": np.zeros((32, 32), np.uint8)})
+    part = updated(Subset(samples, [3, 2]), layer)
+    assert part[0]["mask"].any()
+    assert not part[1]["mask"].any()
+
+
+def test_updated_refuses_the_layer_of_another_dataset(tmp_path):
+    layer = layer_of(tmp_path / "labels", {"x": np.eye(4, dtype=np.uint8)})
+    with pytest.raises(InputError, match="a mask of x, which is not in the dataset"):
+        updated(Squares(3), layer)
 
 
 def test_updated_refuses_samples_of_another_size(tmp_path):

@@ -13,6 +13,7 @@ import segmentation_models_pytorch as smp
 import torch
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -21,6 +22,7 @@ from test_callbacks import hashes
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.networks import build_network
 from coseg_lightning.run import CONF, check, make_peers, run
+from coseg_lightning.segmentation_module import SegmentationModule
 
 SMALL = [
     "model=unet_classic",
@@ -180,6 +182,9 @@ def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_pa
         (["data=folder", "data.root=/nowhere"], "data.root=/nowhere: there is no such folder"),
         (["data=folder"], "No value was given for data.root"),
         (["trainer.max_epochs=abc"], "trainer.max_epochs=abc must be a whole number"),
+        (["optimizer.name=torch.manual_seed"], "optimizer.name=torch.manual_seed: there is no"),
+        (["seed=-1"], "seed=-1 must be a whole number of at least 0"),
+        (["data.root=(a"], "data.root=(a cannot be understood; quote"),
         (["optimizer.name=torch.optim.Adamm"], "optimizer.name=torch.optim.Adamm: there is no"),
     ],
 )
@@ -203,6 +208,55 @@ def test_the_full_traceback_is_shown_when_asked_for(tmp_path):
     result = start("model=unett", f"hydra.run.dir={tmp_path}", HYDRA_FULL_ERROR="1")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
+
+
+def test_stage_3_learns_from_the_corrected_labels(tmp_path, monkeypatch):
+    seen = {}
+
+    class Spy(SegmentationModule):
+        def training_step(self, batch, batch_idx):
+            seen.update(zip(batch["id"], batch["mask"].numpy(), strict=True))
+            return super().training_step(batch, batch_idx)
+
+    monkeypatch.setattr("coseg_lightning.segmentation_module.SegmentationModule", Spy)
+    overrides = ["noise=type2", "nol=0.5", "data.augment=false", "data.batch_size=11"]
+    overrides += ["trainer.max_epochs=10", "optimizer.lr=0.01"]
+    run(composed(*SMALL, *PHANTOM, *overrides, "data.source.side=32"), tmp_path / "run")
+    layer, noise = LabelStore(tmp_path / "run" / "labels"), LabelStore(tmp_path / "run" / "noise")
+    assert len(seen) == 11
+    different = 0
+    for id in layer.ids:
+        np.testing.assert_array_equal(seen[id], layer.read(id))
+        different += id in noise and (seen[id] != noise.read(id)).any()
+    assert different, "the correction changed nothing, so the test shows nothing"
+    for id in set(noise.ids) - set(layer.ids):
+        np.testing.assert_array_equal(seen[id], noise.read(id))
+
+
+def test_a_mistake_does_not_cost_the_folder(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(InstantiationException, match="resnet18"):
+        run(composed("model.encoder_name=resnet81", "noise=type1"), folder)
+    run(composed(*SMALL, *PHANTOM, "method=supervised", "noise=type1"), folder)
+
+
+def test_a_bad_image_is_named_in_one_sentence_by_workers_too(make_folder, tmp_path):
+    root = make_folder()
+    path = root / "images" / "s01.png"
+    path.write_bytes(path.read_bytes()[:60])
+    (root / "split.csv").write_text("id,split\ns01,train\ns02,train\n")
+    result = start(
+        *SMALL, "data=folder", f"data.root={root}", "data.num_workers=1",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith(f"{path} cannot be read as an image")
+
+
+def test_processes_started_apart_must_be_told_one_folder(tmp_path):
+    result = start(*SMALL, *PHANTOM, cwd=tmp_path, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
+    assert result.returncode == 1
+    assert "must be told one folder" in result.stderr
 
 
 def test_folder_with_an_annotators_masks(make_folder, tmp_path):

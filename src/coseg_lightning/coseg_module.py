@@ -30,7 +30,8 @@ from coseg_lightning.networks import any_size, build_network
 class CoSegModule(pl.LightningModule):
     """Two networks, each learning only from the samples that its peer finds least corrupted.
 
-    Under DDP each process selects within its own batch.
+    Under DDP each process selects within its own batch. The whole batch passes through both peers,
+    so the samples that are not picked still enter BatchNorm's statistics.
 
     Args:
         net_a: A network, or the name of one: see `coseg_lightning.networks.build_network`.
@@ -148,7 +149,7 @@ class CoSegModule(pl.LightningModule):
     @override
     def training_step(self, batch: Any, batch_idx: int) -> None:
         sample = read_batch(batch)
-        if batch_idx == 0:
+        if self.current_epoch == 0:  # later ones hold the same masks
             check_classes(sample.masks, self.classes, self.ignore_index)
         logits_a, logits_b = self(sample.images)
 

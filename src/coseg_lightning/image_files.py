@@ -1,5 +1,6 @@
 """Reading images and masks as people store them."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,10 +10,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from coseg_lightning.equations import IGNORE_INDEX
 from coseg_lightning.errors import InputError
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 
@@ -47,14 +50,30 @@ def read_image(path: Path) -> NDArray[Any]:
         InputError: If the file cannot be decoded.
     """
     data = np.fromfile(path, dtype=np.uint8)  # imread cannot open every path on Windows
-    image = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if data.size else None
+    # Unlike IMREAD_UNCHANGED, these turn a photo the way that viewers, and annotators, see it.
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+    image = cv2.imdecode(data, flags) if data.size else None
     if image is None:
         raise InputError(f"{path} cannot be read as an image; restore or remove the file.")
     if image.ndim == 2:
         return image
-    if image.shape[2] in (3, 4):
-        return np.ascontiguousarray(image[..., 2::-1])  # OpenCV stores blue first
-    return np.ascontiguousarray(image[..., 0])
+    return np.ascontiguousarray(image[..., ::-1])  # OpenCV stores blue first
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image, from its header where that is enough.
+
+    Raises:
+        InputError: If the file is no image.
+    """
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            sideways = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except (UnidentifiedImageError, OSError, SyntaxError):  # such as float TIFFs in colour
+        height, width = read_image(path).shape[:2]
+        return height, width
+    return (width, height) if sideways else (height, width)
 
 
 def read_indices(path: Path) -> NDArray[Any]:
@@ -104,7 +123,7 @@ class MaskFolder:
         self, folder: str | Path, *, classes: int, ids: Iterable[str] | None = None
     ) -> None:
         self.folder = Path(folder)
-        self.classes = classes
+        self.classes = max(2, classes)  # a binary network's single output knows two classes
         self._paths = files_by_stem(self.folder)
         self.sizes: dict[str, tuple[int, int]] = {}
         self._foreground: int | None = None
@@ -131,6 +150,22 @@ class MaskFolder:
             if self.classes == 2 and highest in union and union <= {0, highest}:
                 self._foreground = highest
                 return
+        unlabelled = [
+            id for id, (_, values) in found.items() if 255 in values and set(values) <= {0, 255}
+        ]
+        if unlabelled and union <= {0, 255}:
+            raise InputError(
+                f"{self.folder} holds no class id but 0 and 255, which is unlabelled where there "
+                f"are {self.classes} classes; set data.classes=2, or save class ids."
+            )
+        if unlabelled:
+            log.warning(
+                "%d masks in %s, such as %s, hold nothing but 0 and 255, others hold 1: there "
+                "255 counts as unlabelled. If it means class 1, save them as 0 and 1.",
+                len(unlabelled),
+                self.folder,
+                self.path(unlabelled[0]).name,
+            )
         for id, (_, values) in found.items():
             wrong = [int(v) for v in values if not (v < self.classes or v == IGNORE_INDEX)]
             if wrong:

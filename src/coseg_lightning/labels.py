@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from coseg_lightning.atomic import replacing, write_text
 from coseg_lightning.errors import InputError
@@ -160,7 +160,8 @@ def label_path(folder: Path, id: str) -> Path:
     """
     if id in ("", ".", "..") or any(sign in id for sign in "/\\\0"):
         raise InputError(
-            f"The sample id {id!r} cannot be a file name; use ids without slashes and dots alone."
+            f"The sample id {id} cannot be a file name; use ids without slashes, backslashes and "
+            "dots alone."
         )
     return folder / f"{id}.png"
 
@@ -179,6 +180,8 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     """
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
+    if isinstance(dataset, Subset):
+        return Subset(updated(dataset.dataset, layer), dataset.indices)
     if hasattr(dataset, "updated"):
         return dataset.updated(layer)
     if hasattr(dataset, "image") and hasattr(dataset, "mask"):
@@ -186,10 +189,21 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     return UpdatedSamples(dataset, layer)
 
 
+def sample_name(id: Any) -> str:
+    """A sample's id as text, also where it comes as a number in a tensor."""
+    return str(id.item() if hasattr(id, "item") else id)
+
+
 class UpdatedImages:
     """`MaskedImages` whose masks come from a label layer where it has them."""
 
     def __init__(self, dataset: MaskedImages, layer: LabelStore) -> None:
+        strangers = set(layer.ids) - set(dataset.ids)
+        if strangers:
+            raise InputError(
+                f"{layer.folder} holds a mask of {min(strangers)}, which is not in the dataset; "
+                "give the dataset that the layer was made of."
+            )
         self.dataset = dataset
         self.layer = layer
 
@@ -234,13 +248,14 @@ class UpdatedSamples(Dataset[Any]):
             id = sample["id"]
         elif not is_dict and len(sample) > 2:
             id = sample[2]
-        if str(id) not in self.layer:
+        name = sample_name(id)
+        if name not in self.layer:
             return sample
         given = torch.as_tensor(sample[mask_key])
-        mask = torch.from_numpy(self.layer.read(str(id)).astype(np.int64)).to(given.dtype)
+        mask = torch.from_numpy(self.layer.read(name).astype(np.int64)).to(given.dtype)
         if mask.shape != given.squeeze().shape:
             raise InputError(
-                f"The layer's mask of sample {id} is {tuple(mask.shape)}, but the dataset gives "
+                f"The layer's mask of sample {name} is {tuple(mask.shape)}, but the dataset gives "
                 f"{tuple(given.shape)}; resize and augment behind updated(), not in the dataset."
             )
         items = dict(sample) if is_dict else list(sample)

@@ -18,6 +18,7 @@ from hydra.errors import (
     HydraException,
     InstantiationException,
     MissingConfigException,
+    OverrideParseException,
 )
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -34,13 +35,15 @@ if TYPE_CHECKING:
     from coseg_lightning.segmentation_module import SegmentationModule
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
-COUNTS = (
-    "data.image_size",
-    "data.in_channels",
-    "data.classes",
-    "data.batch_size",
-    "trainer.max_epochs",
-)
+COUNTS = {  # and the least that each may be
+    "seed": 0,
+    "data.image_size": 1,
+    "data.in_channels": 1,
+    "data.classes": 1,
+    "data.batch_size": 1,
+    "data.num_workers": 0,
+    "trainer.max_epochs": 1,
+}
 HERE = Path(__file__).resolve().parent
 # An installed wheel carries conf/ beside this module; in a checkout it lies at the top.
 CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
@@ -63,6 +66,11 @@ def main() -> None:
         near = difflib.get_close_matches(name, options, n=1)
         hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(options)}."
         sys.exit(f"There is no {group} {name!r}; {hint}")
+    except OverrideParseException as error:
+        sys.exit(
+            f"{error.override} cannot be understood; quote a value that has spaces or special "
+            "signs twice, as in 'data.root=\"my folder\"'."
+        )
     except HydraException as error:
         sys.exit(_one_line(error))
 
@@ -101,6 +109,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     # The default is to load in the training process, which is right for small images on few cores.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")  # no val set
     warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
     data = make_data(cfg, folder)
     summary = run_stages(
@@ -133,14 +142,30 @@ def check(cfg: DictConfig) -> None:
                 f"{key}={value} must be a number of at least 0 and less than 1: the share of "
                 "training samples with noisy labels."
             )
-    for key in COUNTS:
+    for key, least in COUNTS.items():
         value = OmegaConf.select(cfg, key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{key}={value} must be a whole number of at least 1.")
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
+            raise InputError(f"{key}={value} must be a whole number of at least {least}.")
+    _check_one_folder()
     for key in ("optimizer.lr", "loss.lambda_1", "loss.lambda_2"):
         value = OmegaConf.select(cfg, key)
         if not _is_number(value) or value < 0:
             raise InputError(f"{key}={value} must be a number of at least 0.")
+
+
+def _check_one_folder() -> None:
+    """The default folder is named by the time, which processes started apart do not share."""
+    launched = any(
+        rank in os.environ and int(os.environ.get(size, 1)) > 1
+        for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+    )
+    if launched and HydraConfig.initialized():
+        given = HydraConfig.get().overrides.hydra
+        if not any(override.startswith("hydra.run.dir=") for override in given):
+            raise InputError(
+                "Several processes were started by torchrun or srun, and must be told one folder "
+                "to share: add hydra.run.dir=..."
+            )
 
 
 def _is_number(value: Any) -> bool:
@@ -213,12 +238,13 @@ def _optimizer_class(name: str) -> type:
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"optimizer.name={name}: there is no such class; give one such as torch.optim.SGD."
-        ) from error
-    assert isinstance(found, type)
-    return found
+        if isinstance(found, type):
+            return found
+    except (ImportError, AttributeError, ValueError):
+        pass
+    raise InputError(
+        f"optimizer.name={name}: there is no such class; give one such as torch.optim.SGD."
+    )
 
 
 def make_trainer(
@@ -260,7 +286,8 @@ def _first_cause(error: BaseException | None, kind: type[Exception]) -> BaseExce
 
 def _one_line(error: BaseException) -> str:
     """A message without Hydra's trailing lines on where in the configuration it stood."""
-    lines = str(error).split("\n")
+    # A DataLoader's worker hands over its whole traceback as the message.
+    lines = str(error).rpartition(f"{InputError.__module__}.InputError: ")[2].split("\n")
     kept = [line.strip() for line in lines if line.strip()]
     return " ".join(line for line in kept if not line.startswith(("full_key:", "object_type=")))
 

@@ -5,7 +5,6 @@ import gc
 import json
 import logging
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -73,7 +72,6 @@ def run_stages(
     folder = Path(folder)
     run = _Run(folder, trainer)
     _check_new(folder)
-    _prepare_noise(data)
 
     ranking: Ranking | None = None
     if method in ("coseg", "coteaching"):
@@ -129,7 +127,7 @@ class _Run:
         self,
         stage: str,
         module: pl.LightningModule,
-        data: pl.LightningDataModule,
+        data: CoSegDataModule,
         callbacks: list[pl.Callback] | None = None,
     ) -> pl.Trainer:
         """Train with a new trainer, since a used one may do nothing."""
@@ -142,6 +140,8 @@ class _Run:
             logger=CSVLogger(place, name="", version=""),
             default_root_dir=place,
         )
+        if not self.stages:  # not before module and trainer could be built
+            _prepare_noise(data)
         if trainer.is_global_zero:
             log.info("%s ...", stage.replace("_", " ").capitalize())
         with self.timed(stage):
@@ -227,9 +227,13 @@ def _correction(ranking: Ranking | None, data: CoSegDataModule) -> dict[str, Any
 
 
 def _peak_memory() -> int:
-    """Bytes: what torch held at most of a GPU, or else this process of main memory."""
+    """Bytes: what torch held at most of a GPU, or else this process of main memory; 0 unknown."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

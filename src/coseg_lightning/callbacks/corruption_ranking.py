@@ -1,5 +1,7 @@
 """CorruptionRanking: the corruption score of every training sample at the end of stage 1."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +19,7 @@ from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import read_batch
 from coseg_lightning.equations import corruption_score
 from coseg_lightning.errors import InputError
+from coseg_lightning.labels import sample_name
 from coseg_lightning.noise import mask_dice
 from coseg_lightning.ranking import Ranking
 
@@ -84,10 +87,16 @@ class CorruptionRanking(Callback):
                 for logits in pl_module(sample.images)
             ]
             ids = indices if sample.ids is None else list(sample.ids)
-            rows.extend(zip(indices, map(str, map(plain_value, ids)), *scores, strict=True))
+            rows.extend(zip(indices, map(sample_name, ids), *scores, strict=True))
 
         evaluation_pass(trainer, pl_module, dataset, range(len(dataset)), score, "Ranking")
         _, ids, score_a, score_b = zip(*gather_rows(rows), strict=True)
+        check_names(ids)
+        if not np.isfinite([score_a, score_b]).all():
+            raise InputError(
+                "The peers' predictions are not numbers any more, so nothing can be ranked or "
+                "corrected by them: training diverged; lower the learning rate."
+            )
         self.ranking = Ranking(
             ids,
             np.array(score_a),
@@ -101,9 +110,13 @@ class CorruptionRanking(Callback):
         trainer.strategy.barrier("ranking written")
 
 
-def plain_value(id: Any) -> Any:
-    """A number out of a tensor of one; anything else as it is."""
-    return id.item() if hasattr(id, "item") else id
+def check_names(ids: Sequence[str]) -> None:
+    """Raise an `InputError` if two samples have the same id, and would share a mask."""
+    id, times = Counter(ids).most_common(1)[0]
+    if times > 1:
+        raise InputError(
+            f"{times} samples have the id {id!r}, but each needs its own; give unique ids, or none."
+        )
 
 
 def label_dice(dataset: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from coseg_lightning.errors import InputError
@@ -24,7 +24,21 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
             "The training dataloader has no map-style dataset to rank; give one: "
             "CorruptionRanking(path, dataset=...)."
         )
+    return plain(dataset)
+
+
+def plain(dataset: Any) -> Any:
+    """The dataset, or a part of it, without this package's augmentation."""
+    if isinstance(dataset, Subset):
+        return Subset(plain(dataset.dataset), dataset.indices)
     return dataset.plain() if hasattr(dataset, "plain") else dataset
+
+
+def stored_mask(dataset: Any, index: int) -> Any:
+    """A sample's mask at its own resolution, or None where the dataset cannot tell."""
+    if isinstance(dataset, Subset):
+        return stored_mask(dataset.dataset, dataset.indices[index])
+    return dataset.mask(index) if hasattr(dataset, "mask") else None
 
 
 def evaluation_pass(
@@ -57,6 +71,7 @@ def evaluation_pass(
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             progress = tqdm(clean, desc=description, disable=silent)
             for positions, batch in zip(share, progress, strict=True):
+                batch = trainer.precision_plugin.convert_input(batch)
                 step(positions, trainer.strategy.batch_to_device(batch))
     finally:
         module.train(training)

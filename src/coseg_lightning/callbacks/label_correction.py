@@ -16,10 +16,11 @@ from coseg_lightning.callbacks.evaluation_pass import (
     evaluation_pass,
     gather_rows,
     plain_training_set,
+    stored_mask,
 )
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import read_batch
-from coseg_lightning.equations import class_logits, vote
+from coseg_lightning.equations import IGNORE_INDEX, class_logits, vote
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore, LabelStoreWriter
 from coseg_lightning.noise import mask_dice
@@ -53,6 +54,12 @@ class LabelCorrection(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        ignore_index = getattr(pl_module, "ignore_index", IGNORE_INDEX)
+        if not 0 <= ignore_index <= 65535:
+            raise InputError(
+                f"ignore_index={ignore_index} cannot be stored in a mask; use 255 for unlabelled "
+                "pixels."
+            )
         if trainer.is_global_zero:
             LabelStore.check_free(self.folder)
         self._ranking_callback(trainer)
@@ -87,8 +94,9 @@ class LabelCorrection(Callback):
             peers = [class_logits(logits).softmax(dim=1) for logits in pl_module(sample.images)]
             for n, index in enumerate(indices):
                 label = sample.masks[n]
-                if hasattr(dataset, "mask"):  # at its own resolution
-                    label = torch.from_numpy(dataset.mask(index).astype(np.int64)).to(label)
+                stored = stored_mask(dataset, index)
+                if stored is not None:
+                    label = torch.from_numpy(stored.astype(np.int64)).to(label)
                 a, b = (resize_probabilities(p[n : n + 1], label) for p in peers)
                 corrected = vote(a, b, label[None], ignore_index=pl_module.ignore_index)[0]
                 mask = corrected.cpu().numpy()

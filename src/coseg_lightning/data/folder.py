@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
-from PIL import Image
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import MaskFolder, files_by_stem, read_image
+from coseg_lightning.image_files import MaskFolder, files_by_stem, image_size, read_image
 from coseg_lightning.labels import Mask, MaskedImages
 from coseg_lightning.seeding import derive_rng
 
@@ -70,7 +69,7 @@ def folder_splits(
     Raises:
         InputError: If anything is missing or does not fit together.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     if not root.is_dir():
         raise InputError(
             f"data.root={root}: there is no such folder; it must hold images/ and {masks}/."
@@ -90,12 +89,12 @@ def folder_splits(
 
     mask_folder = MaskFolder(root / masks, classes=classes, ids=split)
     for id, (height, width) in mask_folder.sizes.items():
-        with Image.open(images[id]) as file:  # reads the header alone
-            if file.size != (width, height):
-                raise InputError(
-                    f"{mask_folder.path(id)} is {width}x{height}, but its image is "
-                    f"{file.size[0]}x{file.size[1]}; both must have the same size."
-                )
+        image_height, image_width = image_size(images[id])
+        if (image_height, image_width) != (height, width):
+            raise InputError(
+                f"{mask_folder.path(id)} is {width}x{height}, but its image is "
+                f"{image_width}x{image_height}; both must have the same size."
+            )
 
     def part(name: str) -> FolderImages | None:
         ids = sorted(id for id, part_name in split.items() if part_name == name)
@@ -108,8 +107,11 @@ def folder_splits(
 
 def read_split(path: Path) -> dict[str, str]:
     """Read a `split.csv`: id to train, val or test."""
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path} cannot be read as a table; save it as CSV in UTF-8.") from error
     if not rows or not {"id", "split"} <= rows[0].keys():
         raise InputError(f"{path} must have the columns id and split, and a row for each sample.")
     for row in rows:

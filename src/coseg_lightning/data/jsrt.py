@@ -62,7 +62,7 @@ def jsrt_splits(root: str | Path) -> Splits:
     Raises:
         InputError: If images or masks are missing.
     """
-    root = Path(root)
+    root = Path(root).expanduser()
     if not root.is_dir():
         raise InputError(f"data.root={root}: there is no such folder; it must hold JSRT and SCR.")
     images: dict[str, Path] = {}

@@ -87,7 +87,7 @@ def corrected_examples(samples: SampleDataset, layer: LabelStore, ids: Sequence[
             _outline(axes, samples.truth.mask(index), "white", 2.6)
         _outline(axes, samples.dataset.mask(index), ORANGE, 1.2)
         _outline(axes, layer.read(id), SKY, 1.2)
-        axes.set_title(id, fontsize=8)
+        axes.set_title(id, fontsize=8, parse_math=False)
     for axes in grid:
         axes.set_axis_off()
     names = [("label as given", ORANGE), ("corrected label", SKY)]
