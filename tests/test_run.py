@@ -204,8 +204,9 @@ def test_a_messy_folder_ends_in_one_sentence(make_folder, tmp_path):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
-def test_the_full_traceback_is_shown_when_asked_for(tmp_path):
-    result = start("model=unett", f"hydra.run.dir={tmp_path}", HYDRA_FULL_ERROR="1")
+@pytest.mark.parametrize("mistake", ["model=unett", "nol=1.2"])
+def test_the_full_traceback_is_shown_when_asked_for(tmp_path, mistake):
+    result = start(mistake, f"hydra.run.dir={tmp_path}", HYDRA_FULL_ERROR="1")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 

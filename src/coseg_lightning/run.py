@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from coseg_lightning.segmentation_module import SegmentationModule
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
+SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
 COUNTS = {  # and the least that each may be
     "seed": 0,
     "data.image_size": 1,
@@ -54,7 +55,7 @@ def main() -> None:
 
     `HYDRA_FULL_ERROR=1` in the environment shows the whole traceback instead.
     """
-    if os.environ.get(FULL_ERROR) == "1":
+    if SHOW_TRACEBACK:
         app()
         return
     os.environ[FULL_ERROR] = "1"  # let Hydra's own errors through to here; `app` takes it back
@@ -86,12 +87,13 @@ def app(cfg: DictConfig) -> None:
         OmegaConfBaseException,
         InstantiationException,
     )
-    os.environ.pop(FULL_ERROR, None)
+    if not SHOW_TRACEBACK:
+        os.environ.pop(FULL_ERROR, None)
     try:
         run(cfg, Path(HydraConfig.get().runtime.output_dir))
     except Exception as error:
         told = next(filter(None, (_first_cause(error, kind) for kind in mistakes)), None)
-        if told is None:
+        if told is None or SHOW_TRACEBACK:
             raise
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs go on
             raise CompactHydraException(_one_line(told)) from error
