@@ -102,7 +102,8 @@ class LabelCorrection(Callback):
                 mask = corrected.cpu().numpy()
                 writer.write(ranking.ids[index], mask)
                 changed = int((corrected != label).sum())
-                rows.append((index, changed, mask_dice(mask, truth.mask(index)) if truth else None))
+                dice = None if truth is None else mask_dice(mask, truth.mask(index))
+                rows.append((index, changed, dice))
 
         noisy = sorted(ranking.noisy)
         evaluation_pass(trainer, pl_module, dataset, noisy, correct, "Correction")
