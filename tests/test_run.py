@@ -135,8 +135,9 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
 
 def test_two_processes_share_one_folder(tmp_path):
     folder = tmp_path / "run"
+    with_bars = [option for option in SMALL if "progress_bar" not in option]
     result = start(
-        *SMALL, *PHANTOM, "noise=type1", "trainer=ddp", "trainer.devices=2",
+        *with_bars, *PHANTOM, "noise=type1", "trainer=ddp", "trainer.devices=2",
         f"hydra.run.dir={folder}", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -181,8 +181,8 @@ class CoSegModule(pl.LightningModule):
                 ),
             },
             batch_size=len(sample.images),
-            prog_bar=True,
         )
+        self.log("loss", (loss_a + loss_b).detach() / 2, prog_bar=True, logger=False)
         if sample.replaced is not None:
             clean = (~sample.replaced).float()
             purity = {
@@ -205,19 +205,15 @@ class CoSegModule(pl.LightningModule):
             ignore_index=self.ignore_index,
         ).mean()
 
-    def _log_epoch(self, values: dict[str, Any], batch_size: int, prog_bar: bool = False) -> None:
-        self.log_dict(
-            values,
-            prog_bar=prog_bar,
-            on_step=False,
-            on_epoch=True,
-            batch_size=batch_size,
-            sync_dist=True,
-        )
+    def _log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
 
     @override
-    def on_train_epoch_end(self) -> None:
-        average_buffers(self)
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Not in on_train_epoch_end: there the progress bar of process 0 may already be waiting for
+        # the others to reduce its metrics, and two different collectives would meet.
+        if self.trainer.is_last_batch:
+            average_buffers(self)
 
     @override
     def on_validation_start(self) -> None:

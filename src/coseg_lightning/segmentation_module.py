@@ -113,17 +113,20 @@ class SegmentationModule(pl.LightningModule):
         self.log(
             "train/loss",
             loss.detach(),
-            prog_bar=True,
             on_step=False,
             on_epoch=True,
             batch_size=len(sample.images),
             sync_dist=True,
         )
+        self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
 
     @override
-    def on_train_epoch_end(self) -> None:
-        average_buffers(self)
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Not in on_train_epoch_end: there the progress bar of process 0 may already be waiting for
+        # the others to reduce its metrics, and two different collectives would meet.
+        if self.trainer.is_last_batch:
+            average_buffers(self)
 
     @override
     def on_validation_start(self) -> None:

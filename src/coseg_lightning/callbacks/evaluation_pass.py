@@ -9,6 +9,7 @@ import torch.distributed
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+from coseg_lightning.buffers import average_buffers
 from coseg_lightning.errors import InputError
 
 
@@ -54,6 +55,7 @@ def evaluation_pass(
     Batches are formed before they are dealt out, so that a sample meets the same companions, and
     its logits are the same to the last bit, for any number of processes and workers.
     """
+    average_buffers(module)  # training may have been stopped within an epoch
     loader = trainer.train_dataloader
     size = getattr(loader, "batch_size", None) or 8
     batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
