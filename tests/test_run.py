@@ -20,7 +20,6 @@ from PIL import Image
 from test_callbacks import hashes
 
 from coseg_lightning.labels import LabelStore
-from coseg_lightning.networks import build_network
 from coseg_lightning.run import CONF, check, make_peers, run
 from coseg_lightning.segmentation_module import SegmentationModule
 
@@ -71,15 +70,14 @@ def rows_of(path):
     ],
 )
 def test_every_choice_composes(choice):
-    needed = ["data.root=/data", "noise.masks=masks_crowd1", "model._target_=torch.nn.Identity"]
+    needed = {
+        "data=folder": "data.root=/data",
+        "data=jsrt": "data.root=/data",
+        "noise=annotator": "noise.masks=masks_crowd1",
+        "model=custom": "model._target_=torch.nn.Identity",
+    }
     group = choice.partition("=")[0]
-    overrides = [choice]
-    if choice == "data=folder" or choice == "data=jsrt":
-        overrides.append(needed[0])
-    if choice == "noise=annotator":
-        overrides.append(needed[1])
-    if choice == "model=custom":
-        overrides.append(needed[2])
+    overrides = [choice, needed[choice]] if choice in needed else [choice]
     cfg = composed(*overrides)
     check(cfg)
     OmegaConf.to_container(cfg, resolve=True)
@@ -354,8 +352,14 @@ def test_the_paper_preset_is_the_printed_recipe():
     assert cfg.method.score == "sum"
 
 
-def test_nothing_is_downloaded_by_default():
+def test_nothing_is_downloaded_by_default(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("asked the network")
+
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    for name in ("unet", "dpt", "segformer"):
+        make_peers(composed(f"model={name}"))
     for path in (CONF / "model").glob("*.yaml"):
         if path.stem not in ("custom", "unet_classic"):
             assert OmegaConf.load(path).encoder_weights is None
-    assert build_network("unet").encoder is not None

@@ -151,15 +151,14 @@ class CoSegDataModule(pl.LightningDataModule):
 
     @override
     def test_dataloader(self) -> Any:
-        """Test samples, each exactly once, whatever the number of processes."""
+        """Test samples, each exactly once, unless there are fewer of them than processes."""
         dataset = self.samples("test")
         if dataset is None:
             return []
-        ranks = min(self._world_size, len(dataset))
-        if self._world_size == 1 or ranks < self._world_size:
+        if self._world_size == 1 or len(dataset) < self._world_size:
             return self._loader(dataset, None)
         sampler = UnrepeatedDistributedSampler(
-            dataset, num_replicas=ranks, rank=self._rank, shuffle=False
+            dataset, num_replicas=self._world_size, rank=self._rank, shuffle=False
         )
         return self._loader(dataset, sampler)
 

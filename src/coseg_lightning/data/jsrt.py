@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from coseg_lightning.data.folder import Splits
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import read_image, read_indices
+from coseg_lightning.image_files import image_size, read_image, read_indices
 from coseg_lightning.labels import Mask
 
 SIDE = 2048
@@ -42,7 +42,7 @@ class JSRTImages:
         image = read_raw(path) if path.suffix.lower() == ".img" else read_image(path)
         if image.ndim == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        height, width = self.mask(index).shape
+        height, width = image_size(self._lungs[self.ids[index]][0])  # the header alone
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
     def mask(self, index: int) -> Mask:
