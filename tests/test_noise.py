@@ -10,14 +10,42 @@ from coseg_lightning.data.phantom import PhantomImages
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.noise import (
+    AffineNoise,
     Annotator,
+    AtLabelDice,
     BiasedAnnotator,
     BoundaryNoise,
+    BoundaryWalk,
+    ClassMerge,
+    ClassSwap,
+    Combined,
+    EdgeCircles,
+    MissingComponent,
+    MissingRegion,
+    PolygonOutline,
+    RandomAnnotators,
+    SpuriousBlob,
     choose_noisy,
     mask_dice,
-    smooth_field,
     write_noisy_layer,
 )
+from coseg_lightning.noise.geometry import smooth_field
+
+OUTLINES = [
+    BoundaryNoise(),
+    BiasedAnnotator(),
+    BoundaryWalk(),
+    EdgeCircles(),
+    PolygonOutline(),
+    RandomAnnotators(),
+    AffineNoise(),
+]
+OBJECTS = [MissingComponent(), MissingRegion(), SpuriousBlob(classes=3)]
+CLASSES = [ClassSwap(classes=3), ClassMerge(classes=3)]
+
+
+def name_of(noise):
+    return type(noise).__name__
 
 
 def disc(side=256, radius=60):
@@ -25,12 +53,22 @@ def disc(side=256, radius=60):
     return ((x - side / 2) ** 2 + (y - side / 2) ** 2 < radius**2).astype(np.uint8)
 
 
+def grains(side=256):
+    """Nine discs of different sizes in rows."""
+    y, x = np.indices((side, side)) * 256 / side
+    mask = np.zeros((side, side), np.uint8)
+    for i in range(9):
+        row, column = 45 + 80 * (i // 3), 45 + 80 * (i % 3)
+        mask[(y - row) ** 2 + (x - column) ** 2 < (18 + i) ** 2] = 1
+    return mask
+
+
 @pytest.mark.parametrize("pixels", [1, 3, 8])
 @pytest.mark.parametrize("element", ["disk", "square"])
 @pytest.mark.parametrize("sign", ["dilate", "erode"])
 def test_type1_is_morphology_with_the_named_element(pixels, element, sign, monkeypatch):
     monkeypatch.setattr(
-        "coseg_lightning.noise.derive_rng", lambda *_: FixedRng(pixels), raising=True
+        "coseg_lightning.noise.boundaries.derive_rng", lambda *_: FixedRng(pixels), raising=True
     )
     mask = disc()
     mask[100:140, 30:90] = 1
@@ -72,7 +110,7 @@ def test_type1_never_removes_a_class():
     assert (BoundaryNoise(max_pixels=8, sign="erode")(mask, id="a", seed=0) == 3).sum() > 16
 
 
-@pytest.mark.parametrize("noise", [BoundaryNoise(), BiasedAnnotator()])
+@pytest.mark.parametrize("noise", [*OUTLINES, *OBJECTS, *CLASSES], ids=name_of)
 def test_noise_keeps_classes_unlabelled_pixels_and_its_input(noise):
     mask = disc()
     mask[:, 128:] *= 2
@@ -81,24 +119,39 @@ def test_noise_keeps_classes_unlabelled_pixels_and_its_input(noise):
     noisy = noise(mask, id="a", seed=0)
     np.testing.assert_array_equal(mask, before)
     np.testing.assert_array_equal(noisy == 255, mask == 255)
-    assert set(np.unique(noisy)) == {0, 1, 2, 255}
+    assert set(np.unique(noisy)) <= {0, 1, 2, 255}
+    if noise in OUTLINES:
+        assert set(np.unique(noisy)) == {0, 1, 2, 255}
     assert (noisy != mask).any()
 
 
-@pytest.mark.parametrize("noise", [BoundaryNoise(), BiasedAnnotator()])
+@pytest.mark.parametrize("noise", [*OUTLINES, *OBJECTS[:2], *CLASSES], ids=name_of)
 def test_noise_leaves_an_empty_mask_empty(noise):
     assert not noise(np.zeros((64, 64), np.uint8), id="a", seed=0).any()
 
 
-@pytest.mark.parametrize("noise", [BoundaryNoise(), BiasedAnnotator()])
+RANDOM = [noise for noise in [*OUTLINES, *OBJECTS] if not isinstance(noise, PolygonOutline)]
+
+
+@pytest.mark.parametrize("noise", RANDOM, ids=name_of)
 def test_noise_depends_on_seed_and_id_alone(noise):
-    mask = disc()
+    mask = grains()
     first = noise(mask, id="a", seed=3)
     noise(mask, id="b", seed=3)
     np.random.seed(1)
     np.testing.assert_array_equal(noise(mask, id="a", seed=3), first)
     assert (noise(mask, id="b", seed=3) != first).any()
-    assert (noise(mask, id="a", seed=4) != first).any()
+    assert any((noise(mask, id="a", seed=seed) != first).any() for seed in (4, 5))
+    np.testing.assert_array_equal(noise(mask, id="a", seed=3, strength=0), mask)
+
+
+@pytest.mark.parametrize("noise", [*OUTLINES, *OBJECTS], ids=name_of)
+def test_noise_scales_with_the_mask(noise):
+    small, large = (
+        [mask_dice(noise(grains(side), id=str(i), seed=0), grains(side)) for i in range(12)]
+        for side in (128, 512)
+    )
+    assert np.mean(small) == pytest.approx(np.mean(large), abs=0.07)
 
 
 def test_type2_is_one_annotator_with_one_direction():
@@ -137,6 +190,125 @@ def test_smooth_field_has_the_stated_size_and_is_smooth():
     assert np.std(fields) == pytest.approx(1, abs=0.08)
     assert np.mean(fields) == pytest.approx(0, abs=0.08)
     assert max(np.abs(np.diff(field, axis=0)).max() for field in fields) < 0.25
+
+
+def area(mask):
+    return int((mask > 0).sum())
+
+
+@pytest.mark.parametrize(("grow", "pixels"), [(0.8, 11), (0.2, -11)])
+def test_the_walk_drifts_as_far_as_it_says(grow, pixels):
+    noisy = BoundaryWalk(grow=grow)(disc(), id="a", seed=0)
+    assert np.sqrt(area(noisy) / np.pi) - 60 == pytest.approx(pixels, abs=1.5)
+
+
+def test_circles_add_and_cut():
+    noisy = EdgeCircles()(disc(), id="a", seed=0)
+    assert ((noisy == 1) & (disc() == 0)).sum() > 100
+    assert ((noisy == 0) & (disc() == 1)).sum() > 100
+
+
+def test_a_polygon_has_few_corners_and_keeps_holes_and_specks():
+    mask = disc()
+    mask[110:146, 110:146] = 0
+    mask[3, 3] = 1
+    noisy = PolygonOutline(tolerance=8)(mask, id="a", seed=0)
+    assert noisy[128, 128] == 0
+    assert noisy[3, 3] == 1
+    assert 0.85 < mask_dice(noisy, mask) < 0.98
+
+
+def test_affine_noise_moves_but_does_not_deform():
+    mask = disc(radius=40)
+    noisy = AffineNoise(rotate=0, shift=10)(mask, id="a", seed=0)
+    assert area(noisy) == pytest.approx(area(mask), rel=0.02)
+    moved = np.hypot(*(np.argwhere(noisy).mean(axis=0) - np.argwhere(mask).mean(axis=0)))
+    assert 5 <= moved <= 10
+    turned = np.zeros((256, 256), np.uint8)
+    turned[120:136, 60:196] = 1
+    noisy = AffineNoise(rotate=90, shift=0)(turned, id="a", seed=0)
+    np.testing.assert_allclose(np.argwhere(noisy).mean(axis=0), (127.5, 127.5), atol=0.6)
+    assert mask_dice(noisy, turned) < 0.4
+
+
+def test_a_missing_component_is_missing_whole():
+    mask = grains()
+    noisy = MissingComponent(share=0.3)(mask, id="a", seed=0)
+    assert ndimage.label(noisy)[1] == 6
+    np.testing.assert_array_equal(noisy[noisy > 0], mask[noisy > 0])
+    assert not MissingComponent(share=0.01)(disc(), id="a", seed=0).any()
+
+
+def test_a_missing_region_is_of_the_size_asked_for():
+    lost = [1 - area(MissingRegion()(disc(), id=str(i), seed=0)) / area(disc()) for i in range(30)]
+    assert min(lost) > 0.13
+    assert max(lost) < 0.43
+
+
+def test_a_blob_is_new_and_of_any_class():
+    mask, found = grains(), set()
+    for i in range(12):
+        noisy = SpuriousBlob(classes=4)(mask, id=str(i), seed=0)
+        np.testing.assert_array_equal(noisy[mask > 0], mask[mask > 0])
+        new = set(np.unique(noisy[mask == 0])) - {0}
+        assert len(new) == 1
+        found |= new
+    assert found == {1, 2, 3}
+
+
+def test_swap_exchanges_two_classes_and_merge_loses_one():
+    mask = np.repeat(np.arange(4, dtype=np.uint8), 4)[None].repeat(4, axis=0)
+    for i in range(8):
+        swapped = ClassSwap(classes=4)(mask, id=str(i), seed=0)
+        assert sorted(swapped.ravel()) == sorted(mask.ravel())
+        assert (swapped != mask).sum() == 32
+        np.testing.assert_array_equal(swapped == 0, mask == 0)
+    merged = [ClassMerge(classes=4)(mask, id=str(i), seed=0) for i in range(8)]
+    assert all((m == merged[0]).all() for m in merged)
+    assert len(np.unique(merged[0])) == 3
+    assert not (merged[0][mask > 0] == 0).any()
+    for model in (ClassSwap, ClassMerge):
+        with pytest.raises(InputError, match="three classes or more"):
+            model(classes=2)
+
+
+def test_each_of_the_annotators_has_a_bias_of_his_own():
+    noise, mask = RandomAnnotators(count=4, wobble=0), disc()
+    areas: dict[int, set[int]] = {}
+    for i in range(40):
+        noisy = noise(mask, id=str(i), seed=1)
+        areas.setdefault(noise.annotator_of(str(i), 1), set()).add(area(noisy))
+    assert len(areas) == 4
+    assert all(len(found) == 1 for found in areas.values())
+    assert len(set.union(*areas.values())) == 4
+
+
+def test_models_are_combined_in_their_order():
+    first, second = BoundaryNoise(sign="dilate"), MissingRegion()
+    noisy = Combined([first, second])(disc(), id="a", seed=0)
+    expected = second(first(disc(), id="a", seed=0), id="a", seed=0)
+    np.testing.assert_array_equal(noisy, expected)
+    assert not Combined([ClassSwap(3), ClassMerge(3)]).adjustable
+
+
+@pytest.mark.parametrize(
+    "noise",
+    [*OUTLINES, MissingRegion(), Combined([BoundaryNoise(), MissingRegion()])],
+    ids=name_of,
+)
+@pytest.mark.parametrize("dice", [0.9, 0.8])
+def test_a_label_dice_can_be_asked_for(noise, dice):
+    images = PhantomImages("train", 4, 128, 0)
+    for i, id in enumerate(images.ids):
+        noisy = AtLabelDice(noise, dice)(images.mask(i), id=id, seed=0)
+        assert mask_dice(noisy, images.mask(i)) == pytest.approx(dice, abs=0.03)
+
+
+def test_a_label_dice_that_makes_no_sense_is_refused():
+    with pytest.raises(InputError, match="between 0 and 1"):
+        AtLabelDice(BoundaryNoise(), 1.5)
+    with pytest.raises(InputError, match="ClassSwap has none"):
+        AtLabelDice(ClassSwap(3), 0.8)
 
 
 @pytest.mark.parametrize(("level", "count"), [(0, 0), (0.1, 1), (0.25, 3), (0.5, 6), (0.95, 10)])

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from coseg_lightning.coseg_module import CoSegModule
     from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.noise import NoiseModel
     from coseg_lightning.segmentation_module import SegmentationModule
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -188,7 +189,7 @@ def make_data(cfg: DictConfig, folder: Path) -> "CoSegDataModule":
     from coseg_lightning.data.datamodule import CoSegDataModule
 
     splits = instantiate(cfg.data.source)
-    noise = instantiate(cfg.noise.model)
+    noise = make_noise(cfg)
     return CoSegDataModule(
         splits.train,
         splits.val,
@@ -203,6 +204,21 @@ def make_data(cfg: DictConfig, folder: Path) -> "CoSegDataModule":
         noise_level=cfg.noise.level,
         noise_folder=None if noise is None else folder / "noise",
     )
+
+
+def make_noise(cfg: DictConfig) -> "NoiseModel | None":
+    """The noise model that the configuration asks for: all that are named, one after the other."""
+    from coseg_lightning.noise import AtLabelDice, Combined
+
+    models = [
+        instantiate(model)
+        for model in cfg.noise.values()
+        if isinstance(model, DictConfig) and "_target_" in model
+    ]
+    if not models:
+        return None
+    noise = models[0] if len(models) == 1 else Combined(models)
+    return noise if cfg.noise.label_dice is None else AtLabelDice(noise, cfg.noise.label_dice)
 
 
 def make_peers(cfg: DictConfig) -> "CoSegModule":

@@ -1,0 +1,209 @@
+"""Label noise for experiments: which samples get noisy masks, and what happens to a mask.
+
+Every noise model is a callable `noise(mask, id=..., seed=...)`. What it does to a sample depends
+on nothing but the seed and the sample's id. Lengths are in pixels of a 256 x 256 image and scale
+with the side of the mask, `sqrt(H W) / 256`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.image_files import MaskFolder
+from coseg_lightning.labels import LabelStore, Mask, MaskedImages
+from coseg_lightning.noise.boundaries import (
+    BiasedAnnotator,
+    BoundaryNoise,
+    BoundaryWalk,
+    EdgeCircles,
+    PolygonOutline,
+    RandomAnnotators,
+)
+from coseg_lightning.noise.geometry import mask_dice, size_of
+from coseg_lightning.noise.regions import (
+    AffineNoise,
+    ClassMerge,
+    ClassSwap,
+    MissingComponent,
+    MissingRegion,
+    SpuriousBlob,
+)
+from coseg_lightning.seeding import derive_rng
+
+__all__ = [
+    "AffineNoise",
+    "Annotator",
+    "AtLabelDice",
+    "BiasedAnnotator",
+    "BoundaryNoise",
+    "BoundaryWalk",
+    "ClassMerge",
+    "ClassSwap",
+    "Combined",
+    "EdgeCircles",
+    "MissingComponent",
+    "MissingRegion",
+    "NoiseModel",
+    "PolygonOutline",
+    "RandomAnnotators",
+    "SpuriousBlob",
+    "choose_noisy",
+    "mask_dice",
+    "write_noisy_layer",
+]
+
+
+class NoiseModel(Protocol):
+    """Makes a noisy mask of a clean one."""
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """Return the noisy mask; shape `(H, W)`, unlabelled pixels (255) stay so.
+
+        Strength 1 is the noise as configured, 0 none; a model that has `adjustable = False`
+        takes no notice of it.
+        """
+
+
+class Annotator:
+    """Noisy masks that somebody drew: taken from another folder of masks with the same stems.
+
+    Args:
+        masks: Folder of the masks, absolute or relative to `root`.
+        root: The dataset's folder.
+        classes: Number of classes, as for the dataset's own masks.
+    """
+
+    adjustable = False
+
+    def __init__(self, masks: str | Path, root: str | Path | None = None, classes: int = 2) -> None:
+        folder = Path(masks)
+        if not folder.is_absolute():
+            if root is None:
+                raise InputError(
+                    "noise=annotator takes masks from a folder beside the dataset's own; "
+                    "use it with data=folder data.root=DIR noise.masks=FOLDER."
+                )
+            folder = Path(root) / folder
+        self.masks = MaskFolder(folder, classes=classes)
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """See `NoiseModel`; strength has no meaning here."""
+        drawn = self.masks.read(id)
+        if drawn.shape != mask.shape:
+            raise InputError(
+                f"{self.masks.path(id)} is {size_of(drawn)}, but the dataset's own mask of {id} is "
+                f"{size_of(mask)}; both must have the image's size."
+            )
+        return drawn
+
+
+class Combined:
+    """Several noise models, one after the other, on every noisy mask.
+
+    Args:
+        models: In their order.
+    """
+
+    def __init__(self, models: Sequence[NoiseModel]) -> None:
+        if not models:
+            raise InputError("Combined needs at least one noise model.")
+        self.models = list(models)
+
+    @property
+    def adjustable(self) -> bool:
+        """Whether any of them knows a strength."""
+        return any(is_adjustable(model) for model in self.models)
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """See `NoiseModel`; the models share one strength."""
+        for model in self.models:
+            mask = model(mask, id=id, seed=seed, strength=strength)
+        return mask
+
+
+class AtLabelDice:
+    """A noise model as strong as it takes for a wanted Dice of each noisy mask to the original.
+
+    What is drawn at random for a sample stays as it was; its strength is found by bisection. Where
+    the wanted Dice cannot be reached, such as by whole objects missing, the nearest is taken.
+
+    Args:
+        model: A noise model that knows a strength.
+        dice: Wanted Dice, `0 < dice < 1`.
+        steps: Of the bisection.
+    """
+
+    def __init__(self, model: NoiseModel, dice: float, steps: int = 12) -> None:
+        if not 0 < dice < 1:
+            raise InputError(f"noise.label_dice={dice} must be between 0 and 1, both excluded.")
+        if not is_adjustable(model):
+            raise InputError(
+                f"noise.label_dice={dice} needs a noise whose strength can be set, and "
+                f"{type(model).__name__} has none; leave it out."
+            )
+        self.model = model
+        self.dice = dice
+        self.steps = steps
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """See `NoiseModel`; `strength` multiplies what the wanted Dice takes."""
+        tried: list[tuple[float, float, Mask]] = []
+
+        def dice_at(tried_strength: float) -> float:
+            noisy = self.model(mask, id=id, seed=seed, strength=tried_strength)
+            dice = mask_dice(noisy, mask)
+            tried.append((abs(dice - self.dice), tried_strength, noisy))
+            return dice
+
+        low, high = 0.0, 1.0
+        while dice_at(high) > self.dice and high < 32:
+            low, high = high, 2 * high
+        for _ in range(self.steps):
+            middle = (low + high) / 2
+            low, high = (middle, high) if dice_at(middle) > self.dice else (low, middle)
+        _, found, noisy = min(tried, key=lambda trial: trial[:2])
+        if strength == 1:
+            return noisy
+        return self.model(mask, id=id, seed=seed, strength=strength * found)
+
+
+def is_adjustable(model: Any) -> bool:
+    """Whether a noise model takes notice of the strength."""
+    return bool(getattr(model, "adjustable", True))
+
+
+def choose_noisy(ids: Sequence[str], noise_level: float, seed: int) -> list[str]:
+    """The ids of exactly `round(noise_level * N)` samples, chosen by the seed.
+
+    The choice does not depend on the order of the ids, and a lower level's choice is part of a
+    higher level's.
+    """
+    order = derive_rng(seed, "noisy samples").permutation(len(ids))
+    ranked = sorted(ids)
+    return [ranked[i] for i in order[: round(noise_level * len(ids))]]
+
+
+def write_noisy_layer(
+    dataset: MaskedImages,
+    noise: NoiseModel,
+    noise_level: float,
+    seed: int,
+    folder: str | Path,
+) -> LabelStore:
+    """Write noisy masks for a share of the samples into a new label layer.
+
+    The layer's manifest records each noisy mask's Dice to the original.
+    """
+    chosen = set(choose_noisy(dataset.ids, noise_level, seed))
+    writer = LabelStore.create(folder)
+    facts = {}
+    for index, id in enumerate(tqdm(dataset.ids, desc="Noisy masks", leave=False)):
+        if id in chosen:
+            original = dataset.mask(index)
+            noisy = noise(original, id=id, seed=seed)
+            writer.write(id, noisy)
+            facts[id] = {"dice": mask_dice(noisy, original)}
+    return writer.finish(facts)

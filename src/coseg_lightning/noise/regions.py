@@ -1,0 +1,217 @@
+"""Noise of objects: in the wrong place, missing, or invented."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.labels import Mask
+from coseg_lightning.noise.geometry import (
+    compose,
+    end_of_a_part,
+    foreground_classes,
+    moved_field,
+    parts_of,
+    scale_of,
+    signed_distance,
+    smooth_field,
+)
+from coseg_lightning.seeding import derive_rng
+
+
+class AffineNoise:
+    """A mask that is rotated and shifted (Vorontsov and Kadoury 2021, arXiv 2107.02189).
+
+    All classes move together, around the foreground's centre. Angle and shift are each between
+    half of the largest and the largest, so that no mask stays as it was.
+
+    Args:
+        rotate: Largest angle in degrees.
+        shift: Largest shift in pixels at 256 x 256, in any direction.
+    """
+
+    def __init__(self, rotate: float = 15.0, shift: float = 10.0) -> None:
+        if rotate < 0 or shift < 0:
+            raise InputError(
+                f"noise.affine.rotate={rotate} and noise.affine.shift={shift} must be at least 0."
+            )
+        self.rotate = rotate
+        self.shift = shift
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """See `NoiseModel`; strength multiplies angle and shift."""
+        rng = derive_rng(seed, "affine", id)
+        angle = math.radians(strength * self.rotate * rng.uniform(0.5, 1) * rng.choice((-1, 1)))
+        length = strength * scale_of(mask) * self.shift * rng.uniform(0.5, 1)
+        direction = rng.uniform(0, 2 * math.pi)
+        classes = foreground_classes(mask)
+        if not classes:
+            return mask.copy()
+        rotation = np.array(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        )
+        centre = np.argwhere(np.isin(mask, classes)).mean(axis=0)[::-1]
+        shift = (
+            centre
+            - rotation @ centre
+            + length * np.array([math.cos(direction), math.sin(direction)])
+        )
+        matrix = np.column_stack([rotation, shift])
+        moved = {c: moved_field(signed_distance(mask == c), matrix) for c in classes}
+        return compose(moved, mask)
+
+
+class MissingComponent:
+    """Objects that were overlooked ("drop" of Lad and Mueller 2023, arXiv 2307.05080).
+
+    Args:
+        share: Share of the connected parts of the foreground that are missing; at least one is.
+    """
+
+    def __init__(self, share: float = 0.3) -> None:
+        if not 0 <= share <= 1:
+            raise InputError(f"noise.missing_component.share={share} must be between 0 and 1.")
+        self.share = share
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """See `NoiseModel`; strength multiplies the share."""
+        rng = derive_rng(seed, "missing component", id)
+        parts = [part for c in foreground_classes(mask) for part in parts_of(mask == c)]
+        order = rng.permutation(len(parts))
+        share = min(1.0, strength * self.share)
+        noisy = mask.copy()
+        for number in order[: max(1, round(share * len(parts))) if strength > 0 else 0]:
+            noisy[parts[number]] = 0
+        return noisy
+
+
+class MissingRegion:
+    """A piece of an object that was left out, beyond a wavy line (Co-Seg's Fig. 3, double arrow).
+
+    Args:
+        share: Smallest and largest share of the connected part that is missing.
+        wobble: Standard deviation of the line in pixels at 256 x 256.
+        wavelength: Its correlation length in pixels.
+    """
+
+    def __init__(
+        self, share: Sequence[float] = (0.15, 0.4), wobble: float = 4.0, wavelength: float = 48.0
+    ) -> None:
+        if not 0 <= share[0] <= share[1] < 1:
+            raise InputError(
+                f"noise.missing.share={list(share)} must be shares below 1, the smaller first."
+            )
+        self.share = (float(share[0]), float(share[1]))
+        self.wobble = wobble
+        self.wavelength = wavelength
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """See `NoiseModel`; strength multiplies the share."""
+        rng = derive_rng(seed, "missing", id)
+        scale = scale_of(mask)
+        noisy = mask.copy()
+        for class_id in foreground_classes(mask):
+            region = mask == class_id
+            wobble = scale * self.wobble * smooth_field(mask.shape, self.wavelength * scale, rng)
+            noisy[region & end_of_a_part(region, self.share, wobble, rng, strength)] = 0
+        return noisy
+
+
+class SpuriousBlob:
+    """Something that is not there: a blob of a class, somewhere in the background.
+
+    The opposite of "drop" (Lad and Mueller 2023, arXiv 2307.05080), and as frequent where
+    artefacts look like objects.
+
+    Args:
+        radius: Smallest and largest mean radius in pixels at 256 x 256.
+        count: How many blobs in a mask.
+        classes: K; the blob's class is drawn from `1 .. K-1`.
+    """
+
+    def __init__(
+        self, radius: Sequence[float] = (8.0, 20.0), count: int = 1, classes: int = 2
+    ) -> None:
+        if not 0 < radius[0] <= radius[1] or count < 1:
+            raise InputError(
+                f"noise.blob.radius={list(radius)} must be above 0, the smaller first, and "
+                f"noise.blob.count={count} at least 1."
+            )
+        self.radius = (float(radius[0]), float(radius[1]))
+        self.count = count
+        self.classes = max(2, classes)
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """See `NoiseModel`; strength multiplies the radius."""
+        rng = derive_rng(seed, "blob", id)
+        noisy = mask.copy()
+        background = np.argwhere(mask == 0)
+        y, x = np.indices(mask.shape, dtype=np.float32)
+        for _ in range(self.count if len(background) and strength > 0 else 0):
+            row, column = background[rng.integers(len(background))]
+            class_id = int(rng.integers(1, self.classes))
+            radius = strength * scale_of(mask) * rng.uniform(*self.radius)
+            shape = 0.3 * radius * smooth_field(mask.shape, max(2.0, radius), rng)
+            blob = np.hypot(y - row, x - column) < radius + shape
+            blob[row, column] = True
+            noisy[blob & (mask == 0)] = class_id
+        return noisy
+
+
+class ClassSwap:
+    """Two classes of a mask exchanged ("swap" of Lad and Mueller 2023, arXiv 2307.05080).
+
+    Args:
+        classes: K, at least 3; the pair is drawn for each mask, one of them present in it.
+    """
+
+    adjustable = False
+
+    def __init__(self, classes: int) -> None:
+        _check_classes("swap", classes)
+        self.classes = classes
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """See `NoiseModel`; strength has no meaning here."""
+        rng = derive_rng(seed, "swap", id)
+        present = foreground_classes(mask)
+        if not present:
+            return mask.copy()
+        first = int(rng.choice(present))
+        second = int(rng.choice([c for c in range(1, self.classes) if c != first]))
+        noisy = mask.copy()
+        noisy[mask == first], noisy[mask == second] = second, first
+        return noisy
+
+
+class ClassMerge:
+    """Two classes that an annotator cannot tell apart: one is labelled as the other.
+
+    "Systematic" class confusion, as of coarse label sets (Lad and Mueller 2023, arXiv 2307.05080,
+    call the random form "swap"). The pair is one for the whole run, drawn from the seed.
+
+    Args:
+        classes: K, at least 3.
+    """
+
+    adjustable = False
+
+    def __init__(self, classes: int) -> None:
+        _check_classes("merge", classes)
+        self.classes = classes
+
+    def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
+        """See `NoiseModel`; strength has no meaning here."""
+        pair = derive_rng(seed, "merge").choice(np.arange(1, self.classes), 2, replace=False)
+        noisy = mask.copy()
+        noisy[mask == pair[0]] = pair[1]
+        return noisy
+
+
+def _check_classes(name: str, classes: int) -> None:
+    if classes < 3:
+        raise InputError(
+            f"noise={name} confuses foreground classes, and data.classes={classes} has one alone; "
+            "give a dataset of three classes or more."
+        )
