@@ -19,8 +19,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from test_callbacks import hashes
 
+from coseg_lightning.command import CONF
 from coseg_lightning.labels import LabelStore
-from coseg_lightning.run import CONF, check, make_noise, make_peers, run
+from coseg_lightning.run import check, make_noise, make_peers, run
 from coseg_lightning.segmentation_module import SegmentationModule
 
 SMALL = [

@@ -190,6 +190,24 @@ class MaskFolder:
             values = values == self._foreground
         return smallest_type(values)
 
+    def as_stored(self, mask: NDArray[Any]) -> NDArray[Any]:
+        """A mask of class ids with the values that this folder's files have for them."""
+        return smallest_type(mask if self._foreground is None else (mask > 0) * self._foreground)
+
+
+def write_like(original: Path, path: Path, values: NDArray[Any]) -> None:
+    """Write a mask's values as another mask's file: the same format, mode and palette."""
+    with Image.open(original) as file:
+        kind, mode, palette = file.format, file.mode, file.getpalette()
+    image = Image.fromarray(values)
+    if mode == "P" and palette is not None:
+        image.putpalette(palette)
+    elif mode == "1":
+        image = image.point(lambda value: 255 if value else 0).convert("1")
+    elif mode in ("RGB", "RGBA", "LA"):
+        image = image.convert(mode)
+    image.save(path, format=kind, quality=95)  # what has no quality takes no notice of it
+
 
 def smallest_type(mask: NDArray[Any]) -> NDArray[Any]:
     """Class ids as uint8 where they fit, or else as uint16: what PNG, OpenCV and memory like."""

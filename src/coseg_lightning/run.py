@@ -1,30 +1,25 @@
 """The app: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
-import difflib
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import (
-    CompactHydraException,
-    HydraException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from coseg_lightning.command import (
+    check_count,
+    check_nothing_missing,
+    check_share,
+    command,
+    is_number,
+)
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,8 +30,6 @@ if TYPE_CHECKING:
     from coseg_lightning.noise import NoiseModel
     from coseg_lightning.segmentation_module import SegmentationModule
 
-FULL_ERROR = "HYDRA_FULL_ERROR"
-SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
 COUNTS = {  # and the least that each may be
     "seed": 0,
     "data.image_size": 1,
@@ -46,59 +39,12 @@ COUNTS = {  # and the least that each may be
     "data.num_workers": 0,
     "trainer.max_epochs": 1,
 }
-HERE = Path(__file__).resolve().parent
-# An installed wheel carries conf/ beside this module; in a checkout it lies at the top.
-CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
 
 
-def main() -> None:
-    """Run the app; a user's mistake ends in one sentence and exit status 1.
-
-    `HYDRA_FULL_ERROR=1` in the environment shows the whole traceback instead.
-    """
-    if SHOW_TRACEBACK:
-        app()
-        return
-    os.environ[FULL_ERROR] = "1"  # let Hydra's own errors through to here; `app` takes it back
-    try:
-        app()
-    except MissingConfigException as error:
-        group, _, name = str(error.missing_cfg_file).rpartition("/")
-        options = list(error.options or [])
-        near = difflib.get_close_matches(name, options, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(options)}."
-        sys.exit(f"There is no {group} {name!r}; {hint}")
-    except OverrideParseException as error:
-        sys.exit(
-            f"{error.override} cannot be understood; quote a value that has spaces or special "
-            "signs twice, as in 'data.root=\"my folder\"'."
-        )
-    except HydraException as error:
-        sys.exit(_one_line(error))
-
-
-@hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def app(cfg: DictConfig) -> None:
+@command("config")
+def main(cfg: DictConfig) -> None:
     """Compose, check, run the stages, and show what came out."""
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    mistakes = (
-        InputError,
-        MisconfigurationException,
-        OmegaConfBaseException,
-        InstantiationException,
-    )
-    if not SHOW_TRACEBACK:
-        os.environ.pop(FULL_ERROR, None)
-    try:
-        run(cfg, Path(HydraConfig.get().runtime.output_dir))
-    except Exception as error:
-        told = next(filter(None, (_first_cause(error, kind) for kind in mistakes)), None)
-        if told is None or SHOW_TRACEBACK:
-            raise
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs go on
-            raise CompactHydraException(_one_line(told)) from error
-        sys.exit(_one_line(told))
+    run(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -133,26 +79,15 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 def check(cfg: DictConfig) -> None:
     """Raise an `InputError` for values that no later place would name as clearly."""
-    missing = sorted(_missing(OmegaConf.to_container(cfg, resolve=False)))
-    if missing:
-        raise InputError(
-            f"No value was given for {missing[0]}; add {missing[0]}=... to the command."
-        )
+    check_nothing_missing(cfg)
     for key in ("nol", "noise.level"):
-        value = OmegaConf.select(cfg, key)
-        if not _is_number(value) or not 0 <= value < 1:
-            raise InputError(
-                f"{key}={value} must be a number of at least 0 and less than 1: the share of "
-                "training samples with noisy labels."
-            )
+        check_share(cfg, key)
     for key, least in COUNTS.items():
-        value = OmegaConf.select(cfg, key)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
-            raise InputError(f"{key}={value} must be a whole number of at least {least}.")
+        check_count(cfg, key, least)
     _check_one_folder()
     for key in ("optimizer.lr", "loss.lambda_1", "loss.lambda_2"):
         value = OmegaConf.select(cfg, key)
-        if not _is_number(value) or value < 0:
+        if not is_number(value) or value < 0:
             raise InputError(f"{key}={value} must be a number of at least 0.")
 
 
@@ -169,19 +104,6 @@ def _check_one_folder() -> None:
                 "Several processes were started by torchrun or srun, and must be told one folder "
                 "to share: add hydra.run.dir=..."
             )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _missing(node: Any, prefix: str = "") -> Iterator[str]:
-    """The keys without a value, `???`."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            yield from _missing(value, f"{prefix}.{key}" if prefix else str(key))
-    elif node == "???":
-        yield prefix
 
 
 def make_data(cfg: DictConfig, folder: Path) -> "CoSegDataModule":
@@ -210,15 +132,22 @@ def make_noise(cfg: DictConfig) -> "NoiseModel | None":
     """The noise model that the configuration asks for: all that are named, one after the other."""
     from coseg_lightning.noise import AtLabelDice, Combined
 
-    models = [
-        instantiate(model)
-        for model in cfg.noise.values()
-        if isinstance(model, DictConfig) and "_target_" in model
-    ]
+    models = [instantiate(cfg.noise[name]) for name in _noise_names(cfg)]
     if not models:
         return None
     noise = models[0] if len(models) == 1 else Combined(models)
     return noise if cfg.noise.label_dice is None else AtLabelDice(noise, cfg.noise.label_dice)
+
+
+def noise_name(cfg: DictConfig) -> str:
+    """What to call that noise, such as `type1+missing` or `affine@0.8` for a label Dice of 0.8."""
+    name = "+".join(_noise_names(cfg))
+    return name if cfg.noise.label_dice is None else f"{name}@{cfg.noise.label_dice:g}"
+
+
+def _noise_names(cfg: DictConfig) -> list[str]:
+    nodes = cfg.noise.items()
+    return [str(n) for n, node in nodes if isinstance(node, DictConfig) and "_target_" in node]
 
 
 def make_peers(cfg: DictConfig) -> "CoSegModule":
@@ -293,21 +222,6 @@ def make_trainer(
             "(for nol in 0.1 0.3; do python -m coseg_lightning.run trainer=ddp nol=$nol; done)."
         )
     return trainer
-
-
-def _first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
-    """The first of an exception and its causes that is of a kind."""
-    while error is not None and not isinstance(error, kind):
-        error = error.__cause__
-    return error
-
-
-def _one_line(error: BaseException) -> str:
-    """A message without Hydra's trailing lines on where in the configuration it stood."""
-    # A DataLoader's worker hands over its whole traceback as the message.
-    lines = str(error).rpartition(f"{InputError.__module__}.InputError: ")[2].split("\n")
-    kept = [line.strip() for line in lines if line.strip()]
-    return " ".join(line for line in kept if not line.startswith(("full_key:", "object_type=")))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,154 @@
+"""What the commands share: Hydra composes, and a user's mistake ends in one sentence."""
+
+import difflib
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import (
+    CompactHydraException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from coseg_lightning.errors import InputError
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
+HERE = Path(__file__).resolve().parent
+# An installed wheel carries conf/ beside this module; in a checkout it lies at the top.
+CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a command of a function that takes a composed configuration.
+
+    `HYDRA_FULL_ERROR=1` in the environment shows the whole traceback of every mistake.
+
+    Args:
+        config_name: The primary configuration in `conf/`.
+    """
+
+    def decorate(body: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
+        @functools.wraps(body)
+        def app(cfg: DictConfig) -> None:
+            _told_in_a_sentence(body, cfg)
+
+        @functools.wraps(body)
+        def main() -> None:
+            _composed(app)
+
+        return main
+
+    return decorate
+
+
+def _composed(app: Callable[[], None]) -> None:
+    """Start the app; what cannot even be composed ends in one sentence and exit status 1."""
+    if SHOW_TRACEBACK:
+        app()
+        return
+    os.environ[FULL_ERROR] = "1"  # let Hydra's own errors through to here; the app takes it back
+    try:
+        app()
+    except MissingConfigException as error:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or [])
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(options)}."
+        sys.exit(f"There is no {group} {name!r}; {hint}")
+    except OverrideParseException as error:
+        sys.exit(
+            f"{error.override} cannot be understood; quote a value that has spaces or special "
+            "signs twice, as in 'data.root=\"my folder\"'."
+        )
+    except HydraException as error:
+        sys.exit(one_line(error))
+
+
+def _told_in_a_sentence(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    mistakes = (
+        InputError,
+        MisconfigurationException,
+        OmegaConfBaseException,
+        InstantiationException,
+    )
+    if not SHOW_TRACEBACK:
+        os.environ.pop(FULL_ERROR, None)
+    try:
+        check_nothing_missing(cfg)
+        body(cfg)
+    except Exception as error:
+        told = next(filter(None, (_first_cause(error, kind) for kind in mistakes)), None)
+        if told is None or SHOW_TRACEBACK:
+            raise
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs go on
+            raise CompactHydraException(one_line(told)) from error
+        sys.exit(one_line(told))
+
+
+def check_nothing_missing(cfg: DictConfig) -> None:
+    """Raise an `InputError` if a key has no value, `???`."""
+    missing = sorted(_missing(OmegaConf.to_container(cfg, resolve=False)))
+    if missing:
+        raise InputError(
+            f"No value was given for {missing[0]}; add {missing[0]}=... to the command."
+        )
+
+
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing(value, f"{prefix}.{key}" if prefix else str(key))
+    elif node == "???":
+        yield prefix
+
+
+def check_share(cfg: DictConfig, key: str) -> None:
+    """Raise an `InputError` unless a value is a share of noisy samples."""
+    value = OmegaConf.select(cfg, key)
+    if not is_number(value) or not 0 <= value < 1:
+        raise InputError(
+            f"{key}={value} must be a number of at least 0 and less than 1: the share of "
+            "training samples with noisy labels."
+        )
+
+
+def check_count(cfg: DictConfig, key: str, least: int) -> None:
+    """Raise an `InputError` unless a value is a whole number."""
+    value = OmegaConf.select(cfg, key)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
+        raise InputError(f"{key}={value} must be a whole number of at least {least}.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a configured value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
+    """The first of an exception and its causes that is of a kind."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error
+
+
+def one_line(error: BaseException) -> str:
+    """A message without Hydra's trailing lines on where in the configuration it stood."""
+    # A DataLoader's worker hands over its whole traceback as the message.
+    lines = str(error).rpartition(f"{InputError.__module__}.InputError: ")[2].split("\n")
+    kept = [line.strip() for line in lines if line.strip()]
+    return " ".join(line for line in kept if not line.startswith(("full_key:", "object_type=")))

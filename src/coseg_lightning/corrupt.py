@@ -1,0 +1,131 @@
+"""Write a corrupted copy of a folder of masks: python -m coseg_lightning.corrupt."""
+
+import csv
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from coseg_lightning.command import check_count, check_share, command
+from coseg_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from coseg_lightning.noise import NoiseModel
+
+
+@command("corrupt")
+def main(cfg: DictConfig) -> None:
+    """Compose, check, write the folder, and say what came out."""
+    from coseg_lightning.data.folder import read_split
+    from coseg_lightning.run import make_noise, noise_name
+
+    check_share(cfg, "nol")
+    check_share(cfg, "noise.level")
+    check_count(cfg, "seed", 0)
+    check_count(cfg, "data.classes", 1)
+    noise = make_noise(cfg)
+    if noise is None:
+        raise InputError("noise=none would change nothing; name a noise, such as noise=type2.")
+    candidates = None
+    if cfg.split is not None:
+        split = read_split(Path(cfg.split))
+        candidates = [id for id, part in split.items() if part == "train"]
+    rows = corrupt_folder(
+        cfg.masks,
+        cfg.out,
+        noise,
+        name=noise_name(cfg),
+        noise_level=cfg.noise.level,
+        seed=cfg.seed,
+        classes=cfg.data.classes,
+        candidates=candidates,
+    )
+    dice = [row["dice"] for row in rows if row["noisy"]]
+    print(
+        f"{len(dice)} of {len(rows)} masks in {cfg.out} are noisy ({noise_name(cfg)})"
+        + (
+            f"; their Dice to the originals is {sum(dice) / len(dice):.3f} ({min(dice):.3f} to "
+            f"{max(dice):.3f})."
+            if dice
+            else "."
+        )
+        + " Which: manifest.csv there."
+    )
+
+
+def corrupt_folder(
+    masks: str | Path,
+    out: str | Path,
+    noise: "NoiseModel",
+    *,
+    name: str,
+    noise_level: float,
+    seed: int = 0,
+    classes: int = 2,
+    candidates: Iterable[str] | None = None,
+) -> list[dict[str, Any]]:
+    """Copy a folder of masks, a share of them made noisy, with a `manifest.csv`.
+
+    Untouched masks are copied byte by byte; noisy ones keep their file's format, palette and
+    values (0/255 stays 0/255). With a run's candidates, seed and noise level, the same masks
+    become noisy in the same way as in that run.
+
+    Args:
+        masks: A folder of masks, which is only read.
+        out: A new folder. It appears when it is complete.
+        noise: The noise model.
+        name: What the manifest calls it.
+        noise_level: Share of the candidates that become noisy.
+        seed: Chooses them, and what happens to them.
+        classes: Number of classes, background included.
+        candidates: Ids that may become noisy; default all.
+
+    Returns:
+        The manifest's rows: `id`, `file`, `noisy`, `noise`, `seed` and `dice` to the original.
+
+    Raises:
+        InputError: If `out` exists, or a candidate or the folder has no mask.
+    """
+    from tqdm import tqdm
+
+    from coseg_lightning.image_files import MaskFolder, files_by_stem, write_like
+    from coseg_lightning.noise import choose_noisy, mask_dice
+
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"{out} exists and is never overwritten; give a new folder.")
+    source = MaskFolder(masks, classes=classes)
+    files = files_by_stem(Path(masks))
+    chosen = set(choose_noisy(list(files if candidates is None else candidates), noise_level, seed))
+    for id in chosen:
+        source.path(id)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        place = Path(temporary) / "masks"
+        place.mkdir()
+        for id, path in tqdm(files.items(), desc="Masks", leave=False):
+            dice = 1.0
+            if id in chosen:
+                original = source.read(id)
+                noisy = noise(original, id=id, seed=seed)
+                dice = mask_dice(noisy, original)
+                write_like(path, place / path.name, source.as_stored(noisy))
+            else:
+                shutil.copyfile(path, place / path.name)
+            row = {"id": id, "file": path.name, "noisy": int(id in chosen)}
+            row |= {"noise": name if id in chosen else "", "seed": seed, "dice": dice}
+            rows.append(row)
+        with (place / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        place.replace(out)
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""A corrupted copy of a folder of masks."""
+
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import Squares
+from PIL import Image
+
+from coseg_lightning.corrupt import corrupt_folder
+from coseg_lightning.errors import InputError
+from coseg_lightning.image_files import MaskFolder
+from coseg_lightning.noise import BoundaryNoise, mask_dice, write_noisy_layer
+
+
+def manifest(folder):
+    with (folder / "manifest.csv").open(newline="") as file:
+        return {row["id"]: row for row in csv.DictReader(file)}
+
+
+def test_the_command_makes_the_masks_of_a_run(make_folder, tmp_path):
+    root = make_folder(size=10, foreground=255)
+    (root / "split.csv").write_text(
+        "id,split\n" + "".join(f"s{i:02d},{'train' if i < 6 else 'test'}\n" for i in range(10))
+    )
+    out = tmp_path / "noisy"
+    before = {path.name: path.read_bytes() for path in (root / "masks").iterdir()}
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "coseg_lightning.corrupt", f"masks={root}/masks"),
+            *(f"out={out}", "noise=type1", "nol=0.5", "seed=3", f"split={root}/split.csv"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "3 of 10 masks" in result.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "noisy"]
+    assert {path.name: path.read_bytes() for path in (root / "masks").iterdir()} == before
+
+    squares = Squares(6)
+    layer = write_noisy_layer(squares, BoundaryNoise(), 0.5, 3, tmp_path / "layer")
+    noisy, rows = MaskFolder(out, classes=2), manifest(out)
+    for id, row in rows.items():
+        assert row["noisy"] == str(int(id in layer))
+        if id in layer:
+            np.testing.assert_array_equal(noisy.read(id), layer.read(id))
+            assert float(row["dice"]) == layer.facts(id)["dice"] < 1
+            assert row["noise"] == "type1"
+        else:
+            assert (out / f"{id}.png").read_bytes() == before[f"{id}.png"]
+            assert float(row["dice"]) == 1
+
+
+def test_nothing_is_overwritten_and_nothing_half_made_is_left(make_folder, tmp_path):
+    root = make_folder()
+    with pytest.raises(InputError, match="exists and is never overwritten"):
+        corrupt_folder(
+            root / "masks", root / "masks_rough", BoundaryNoise(), name="x", noise_level=0.5
+        )
+
+    def crash(*_, **__):
+        raise RuntimeError("no power")
+
+    with pytest.raises(RuntimeError, match="no power"):
+        corrupt_folder(root / "masks", tmp_path / "out", crash, name="x", noise_level=0.5)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset"]
+
+
+@pytest.mark.parametrize("mode", ["P", "1", "L", "I;16", "RGB"])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_a_file_keeps_its_format_palette_and_values(tmp_path, mode, suffix):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for i in range(2):
+        mask = Squares(2).mask(i)
+        image = Image.fromarray(mask)
+        if mode == "P":
+            image.putpalette([0, 0, 0, 200, 10, 10])
+        elif mode == "1":
+            image = Image.fromarray(mask > 0)
+        elif mode == "I;16":
+            image = Image.fromarray(mask.astype(np.uint16) * 65535)
+        elif mode == "RGB":
+            image = Image.fromarray(np.repeat(mask[..., None] * 255, 3, axis=2))
+        image.save(masks / f"s{i}.{suffix}")
+    noise = BoundaryNoise(sign="dilate")
+    rows = corrupt_folder(masks, tmp_path / "out", noise, name="type1", noise_level=0.9)
+    assert [row["noisy"] for row in rows] == [1, 1]
+    for i in range(2):
+        name = f"s{i}.{suffix}"
+        with Image.open(masks / name) as old, Image.open(tmp_path / "out" / name) as new:
+            assert (old.format, old.mode) == (new.format, new.mode)
+            assert old.getpalette() == new.getpalette()
+            assert set(np.unique(np.asarray(new))) == set(np.unique(np.asarray(old)))
+        drawn = MaskFolder(tmp_path / "out", classes=2).read(f"s{i}")
+        assert mask_dice(drawn, Squares(2).mask(i)) == rows[i]["dice"] < 1
