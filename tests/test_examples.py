@@ -29,6 +29,10 @@ def test_folder_of_masks(capsys):
     assert "Test Dice" in capsys.readouterr().out
 
 
+def test_noise_models(tmp_path):
+    assert example("noise_models").main(tmp_path / "noise.png").is_file()
+
+
 def test_every_example_is_tested():
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"lightning_project", "folder_of_masks"}
+    assert names == {"lightning_project", "folder_of_masks", "noise_models"}
