@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from conftest import Squares, TinyNetwork
@@ -27,9 +28,11 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.noise import mask_dice
 from coseg_lightning.ranking import Ranking
 
+LAST_EQ1 = {"score": "mean", "epochs": 1}  # Eq. (1) of the trained peers alone
 
-def fit(tmp_path, module, data, name="run", **options):
-    ranking = CorruptionRanking(tmp_path / name / "scores.csv")
+
+def fit(tmp_path, module, data, name="run", ranking=None, **options):
+    ranking = CorruptionRanking(tmp_path / name / "scores.csv", **(ranking or {}))
     correction = LabelCorrection(tmp_path / name / "labels")
     # The other order than one would think of: it must not matter.
     trainer = trainer_of(tmp_path, callbacks=[correction, ranking], **options)
@@ -58,7 +61,7 @@ def slow_scores(module, data):
 
 def test_ranking_scores_every_sample_once_unaugmented_and_in_evaluation_mode(tmp_path):
     data, module = data_of(tmp_path), module_of(noise_level=0.3)
-    fit(tmp_path, module, data)
+    fit(tmp_path, module, data, ranking=LAST_EQ1)
     rows = rows_of(tmp_path / "run" / "scores.csv")
     assert list(rows[0])[:7] == [
         "id", "score", "score_a", "score_b", "rank", "noisy", "changed_pixels",
@@ -213,6 +216,30 @@ def test_noise_of_another_setting_is_not_taken_for_this_one(tmp_path):
         other.prepare_data()
 
 
+def test_the_last_epochs_are_averaged(tmp_path):
+    data, module, seen = data_of(tmp_path), module_of(), []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen.append(slow_scores(pl_module, data))
+            pl_module.train()
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean", epochs=3)
+    trainer_of(tmp_path, callbacks=[ranking, Watch()], max_epochs=5).fit(module, data)
+    for id, a, b in zip(
+        *(ranking.ranking.ids, ranking.ranking.score_a, ranking.ranking.score_b), strict=True
+    ):
+        expected = np.mean([scores[id] for scores in seen[-3:]], axis=0)
+        np.testing.assert_allclose([a, b], expected, rtol=1e-4)
+
+
+def test_a_ranking_of_no_score_is_refused():
+    with pytest.raises(InputError, match="score=loss: there is no such score; take one of direct"):
+        CorruptionRanking(score="loss")
+    with pytest.raises(InputError, match="epochs=0 must be at least 1"):
+        CorruptionRanking(epochs=0)
+
+
 class Plain(Dataset):
     """Somebody's dataset: samples without ids, numbered by the ranking."""
 
@@ -226,7 +253,7 @@ class Plain(Dataset):
 
 def test_the_sum_over_pixels_is_an_option(tmp_path):
     data, module = data_of(tmp_path), module_of()
-    ranking = CorruptionRanking(tmp_path / "scores.csv", reduction="sum")
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="sum", epochs=1)
     trainer_of(tmp_path, callbacks=[ranking]).fit(module, data)
     expected = slow_scores(module, data)
     for id, a in zip(ranking.ranking.ids, ranking.ranking.score_a, strict=True):
@@ -258,7 +285,7 @@ def test_a_part_of_a_dataset_is_ranked_unaugmented_and_corrected_at_its_own_reso
     data.prepare_data()
     part = Subset(data.given_samples(), [4, 1, 7, 2])
     module = module_of(noise_level=0.5)
-    ranking, layer = fit(tmp_path, module, DataLoader(part, batch_size=2))
+    ranking, layer = fit(tmp_path, module, DataLoader(part, batch_size=2), ranking=LAST_EQ1)
     expected = slow_scores(module, data)
     assert list(ranking.ids) == ["s04", "s01", "s07", "s02"]
     for id, a in zip(ranking.ids, ranking.score_a, strict=True):

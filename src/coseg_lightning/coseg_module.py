@@ -1,7 +1,7 @@
 """CoSegModule: robust training of two peers on noisy labels (section 2.1)."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +25,7 @@ from coseg_lightning.equations import (
 from coseg_lightning.errors import InputError
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network
+from coseg_lightning.scores import relative_score
 
 
 class CoSegModule(pl.LightningModule):
@@ -44,6 +45,9 @@ class CoSegModule(pl.LightningModule):
         noise_level: NoL, the share of training samples with noisy labels, `0 <= NoL < 1`.
         ramp_epochs: Epochs over which the keep rate falls from 1 to 1 - NoL; 0 keeps it constant,
             as printed; default 30 % of the trainer's `max_epochs`.
+        selection: How a peer finds the least corrupted samples of a batch: by `relative`, the
+            cross-entropy over the entropy that it expects, or by `eq1`, the cross-entropy alone,
+            as printed, which on varied images picks the easy ones.
         lambda_1: Weight of the Dice loss in Eq. (2).
         lambda_2: Weight of the L2 term in Eq. (2).
         include_background: Whether background is one of the k classes of Eq. (3).
@@ -69,6 +73,7 @@ class CoSegModule(pl.LightningModule):
         classes: int = 2,
         noise_level: float = 0.2,
         ramp_epochs: int | None = None,
+        selection: Literal["relative", "eq1"] = "relative",
         lambda_1: float = 1.0,
         lambda_2: float = 1e-5,
         include_background: bool = True,
@@ -80,6 +85,8 @@ class CoSegModule(pl.LightningModule):
         super().__init__()
         if not 0 <= noise_level < 1:
             raise InputError(f"noise_level={noise_level} must be at least 0 and less than 1.")
+        if selection not in ("relative", "eq1"):
+            raise InputError(f"selection={selection!r} must be relative or eq1.")
         if net_b is None and isinstance(net_a, nn.Module):
             raise InputError("net_a is a network, so net_b must be one too: CoSegModule(a, b).")
         given = [n for n, net in (("net_a", net_a), ("net_b", net_b)) if isinstance(net, nn.Module)]
@@ -87,6 +94,7 @@ class CoSegModule(pl.LightningModule):
         self.automatic_optimization = False  # one backward on the sum of two losses
         self.noise_level = noise_level
         self.ramp_epochs = ramp_epochs
+        self.selection = selection
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.include_background = include_background
@@ -193,8 +201,8 @@ class CoSegModule(pl.LightningModule):
 
     @torch.no_grad()
     def _picks(self, logits: Tensor, masks: Tensor, k: int) -> Tensor:
-        scores = corruption_score(logits, masks, ignore_index=self.ignore_index)
-        return small_score_selection(scores, k)
+        score = corruption_score if self.selection == "eq1" else relative_score
+        return small_score_selection(score(logits, masks, ignore_index=self.ignore_index), k)
 
     def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
         return segmentation_loss(

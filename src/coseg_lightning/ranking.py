@@ -2,6 +2,7 @@
 
 import csv
 import io
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from coseg_lightning.atomic import write_text
+from coseg_lightning.scores import Evidence, class_scores, mask_scores
 
 Floats = NDArray[np.float64]
 
@@ -27,6 +29,10 @@ class Ranking:
             highest mean score.
         replaced: Ids known to have noisy masks, if it is known.
         label_dice: `(N,)` Dice of each label to the original mask, if it is known.
+        class_scores: `(N, K - 1)` score of each class but background, NaN where it is neither in
+            the label nor predicted.
+        excess: `(N,)` how much larger the label's foreground is than the predicted one, as a share
+            of the image; negative where it is smaller.
     """
 
     ids: Sequence[str]
@@ -35,8 +41,36 @@ class Ranking:
     noise_level: float
     replaced: frozenset[str] | None = None
     label_dice: Floats | None = None
+    class_scores: Floats | None = None
+    excess: Floats | None = None
     changed_pixels: dict[int, int] = field(default_factory=dict)
     corrected_dice: dict[int, float] = field(default_factory=dict)
+
+    @classmethod
+    def of_evidence(
+        cls,
+        ids: Sequence[str],
+        peer_a: Evidence,
+        peer_b: Evidence,
+        noise_level: float,
+        *,
+        score: str = "directed",
+        **known: Any,
+    ) -> "Ranking":
+        """Rank samples by what two peers say of their labels; `known` is passed on."""
+        peers = (peer_a, peer_b)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # NaN of both peers is NaN
+            by_class = np.nanmean([class_scores(peer, score) for peer in peers], axis=0)
+        return cls(
+            ids,
+            mask_scores(peer_a, score),
+            mask_scores(peer_b, score),
+            noise_level,
+            class_scores=by_class,
+            excess=np.mean([peer.excess.sum(axis=1) for peer in peers], axis=0),
+            **known,
+        )
 
     @property
     def score(self) -> Floats:
@@ -100,7 +134,21 @@ class Ranking:
                 "replaced": None if self.replaced is None else int(self.ids[i] in self.replaced),
                 "label_dice": None if self.label_dice is None else self.label_dice[i],
                 "corrected_dice": None if after is None else after[i],
+                "excess": None if self.excess is None else self.excess[i],
+                **by_class(i),
             }
+
+        def by_class(i: int) -> dict[str, Any]:
+            """Which class is suspicious, where there is more than one."""
+            if self.class_scores is None or self.class_scores.shape[1] < 2:
+                return {}
+            scores = self.class_scores[i]
+            worst = None if np.isnan(scores).all() else int(np.nanargmax(scores)) + 1
+            named = {
+                f"score_class_{k}": None if np.isnan(score) else score
+                for k, score in enumerate(scores, start=1)
+            }
+            return {"suspicious_class": worst, **named}
 
         rows = [row(rank, i) for rank, i in enumerate(self.worst_first, start=1)]
         text = io.StringIO()

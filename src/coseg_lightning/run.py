@@ -69,7 +69,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         network=partial(make_network, cfg),
         trainer=partial(make_trainer, cfg),
         seed=cfg.seed,
-        score=cfg.method.get("score", "mean"),
+        score=cfg.method.get("score", "directed"),
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
     )
     write_report(folder, data)
@@ -159,6 +159,7 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
         instantiate(cfg.get("peer_b") or cfg.model),
         noise_level=cfg.nol,
         ramp_epochs=cfg.method.ramp_epochs,
+        selection=cfg.method.selection,
         **_training(cfg),
     )
 

@@ -46,7 +46,7 @@ def run_stages(
     network: Callable[[], SegmentationModule],
     trainer: Callable[..., pl.Trainer],
     seed: int = 0,
-    score: Literal["mean", "sum"] = "mean",
+    score: str = "directed",
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run the stages of a method, test its network, and write everything into one folder.
@@ -60,7 +60,7 @@ def run_stages(
         network: Makes the module of stage 3.
         trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`.
         seed: Of the networks' initial weights.
-        score: Reduction of Eq. (1) over pixels.
+        score: What the training samples are ranked by: see `coseg_lightning.scores.mask_scores`.
         config: Plain values to keep in `summary.json`.
 
     Returns:
@@ -75,7 +75,7 @@ def run_stages(
 
     ranking: Ranking | None = None
     if method in ("coseg", "coteaching"):
-        ranking_callback = CorruptionRanking(folder / "scores.csv", reduction=score)
+        ranking_callback = CorruptionRanking(folder / "scores.csv", score=score)
         callbacks: list[pl.Callback] = [ranking_callback]
         if method == "coseg":
             callbacks.append(LabelCorrection(folder / "labels"))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -17,24 +17,29 @@ from coseg_lightning.callbacks.evaluation_pass import (
 )
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import read_batch
-from coseg_lightning.equations import corruption_score
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import sample_name
 from coseg_lightning.noise import mask_dice
 from coseg_lightning.ranking import Ranking
+from coseg_lightning.scores import Evidence, check_score, evidence
+
+Floats = np.typing.NDArray[np.float64]
 
 
 class CorruptionRanking(Callback):
     """Scores every training sample when training ends, and writes the ranking (section 2.1).
 
-    The pass runs in evaluation mode over each sample exactly once, without augmentation where the
-    dataset is one of this package's. The result is the same for any number of processes.
+    The scores rest on passes in evaluation mode at the end of the last epochs, over each sample
+    exactly once, without augmentation where the dataset is one of this package's. Single epochs
+    differ a lot, their mean does not. The result is the same for any number of processes.
 
     Args:
         path: A new CSV file, conventionally `scores.csv`; see `coseg_lightning.ranking.Ranking`.
         dataset: What to score; default the training dataset. Give a view without augmentation if
             your dataset augments its samples itself.
-        reduction: `mean` over a sample's pixels, or `sum` as Eq. (1) is printed.
+        score: Which score: see `coseg_lightning.scores.mask_scores`.
+        epochs: How many of the last epochs are averaged; 1 is the trained peers alone. Training
+            that is stopped before its `max_epochs` has fewer of them.
 
     Attributes:
         ranking: The result, on every process, once training has ended.
@@ -48,14 +53,18 @@ class CorruptionRanking(Callback):
         path: str | Path = "scores.csv",
         *,
         dataset: Any = None,
-        reduction: Literal["mean", "sum"] = "mean",
+        score: str = "directed",
+        epochs: int = 5,
     ) -> None:
-        if reduction not in ("mean", "sum"):
-            raise InputError(f"reduction={reduction!r} must be mean or sum.")
+        check_score(score)
+        if epochs < 1:
+            raise InputError(f"epochs={epochs} must be at least 1.")
         self.path = Path(path)
         self.dataset = dataset
-        self.reduction: Literal["mean", "sum"] = reduction
+        self.score = score
+        self.epochs = epochs
         self.ranking: Ranking | None = None
+        self._seen = EvidenceSum()
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -68,46 +77,98 @@ class CorruptionRanking(Callback):
             )
         if self.path.exists():
             raise InputError(f"{self.path} exists and is never overwritten; give a new file.")
+        self._seen = EvidenceSum()
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        assert isinstance(pl_module, CoSegModule)
+        # Not in on_train_epoch_end, where process 0 may already be reducing its progress bar.
+        left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        if trainer.is_last_batch and 0 < left < self.epochs:
+            self._seen.add(trainer, pl_module, self._dataset(trainer))
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CoSegModule)
-        dataset = plain_training_set(trainer) if self.dataset is None else self.dataset
-        rows: list[tuple[Any, ...]] = []
-
-        def score(indices: list[int], batch: Any) -> None:
-            sample = read_batch(batch)
-            scores = [
-                corruption_score(
-                    logits,
-                    sample.masks,
-                    reduction=self.reduction,
-                    ignore_index=pl_module.ignore_index,
-                ).tolist()
-                for logits in pl_module(sample.images)
-            ]
-            ids = indices if sample.ids is None else list(sample.ids)
-            rows.extend(zip(indices, map(sample_name, ids), *scores, strict=True))
-
-        evaluation_pass(trainer, pl_module, dataset, range(len(dataset)), score, "Ranking")
-        _, ids, score_a, score_b = zip(*gather_rows(rows), strict=True)
-        check_names(ids)
-        if not np.isfinite([score_a, score_b]).all():
-            raise InputError(
-                "The peers' predictions are not numbers any more, so nothing can be ranked or "
-                "corrected by them: training diverged; lower the learning rate."
-            )
-        self.ranking = Ranking(
+        dataset = self._dataset(trainer)
+        self._seen.add(trainer, pl_module, dataset, "Ranking")
+        ids, peers = self._seen.gathered()
+        self.ranking = Ranking.of_evidence(
             ids,
-            np.array(score_a),
-            np.array(score_b),
+            Evidence.of(peers[0]),
+            Evidence.of(peers[1]),
             pl_module.noise_level,
+            score=self.score,
             replaced=getattr(dataset, "replaced", None),
             label_dice=label_dice(dataset),
         )
         if trainer.is_global_zero:
             self.ranking.write(self.path)
         trainer.strategy.barrier("ranking written")
+
+    def _dataset(self, trainer: pl.Trainer) -> Any:
+        return plain_training_set(trainer) if self.dataset is None else self.dataset
+
+
+class EvidenceSum:
+    """The peers' evidence on every sample, summed over passes; each process keeps its own share."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[str, Floats]] = {}
+        self._passes = 0
+
+    def add(
+        self,
+        trainer: pl.Trainer,
+        module: CoSegModule,
+        dataset: Any,
+        description: str | None = None,
+    ) -> None:
+        """One more pass over a dataset."""
+
+        def collect(indices: list[int], batch: Any) -> None:
+            sample = read_batch(batch)
+            tables = [
+                evidence(logits, sample.masks, ignore_index=module.ignore_index).cpu().numpy()
+                for logits in module(sample.images)
+            ]
+            ids = indices if sample.ids is None else list(sample.ids)
+            for index, id, *peers in zip(indices, map(sample_name, ids), *tables, strict=True):
+                _, before = self._rows.get(index, (id, 0.0))
+                self._rows[index] = (id, before + np.stack(peers))
+
+        evaluation_pass(trainer, module, dataset, range(len(dataset)), collect, description)
+        self._passes += 1
+
+    def gathered(self) -> tuple[list[str], Floats]:
+        """The samples' ids and both peers' mean evidence, on all processes.
+
+        Shape:
+            N ids and `(2, N, columns)`.
+
+        Raises:
+            InputError: If two samples have one id, or the predictions are not numbers any more.
+        """
+        rows = [
+            (index, id, (total / self._passes).tolist())
+            for index, (id, total) in self._rows.items()
+        ]
+        _, ids, tables = zip(*gather_rows(rows), strict=True)
+        check_names(ids)
+        peers = np.moveaxis(np.array(tables), 1, 0)
+        if not np.isfinite(peers).all():
+            raise InputError(
+                "The peers' predictions are not numbers any more, so nothing can be ranked or "
+                "corrected by them: training diverged; lower the learning rate."
+            )
+        return list(ids), peers
 
 
 def check_names(ids: Sequence[str]) -> None:

@@ -48,9 +48,11 @@ def evaluation_pass(
     dataset: Any,
     indices: Sequence[int],
     step: Callable[[list[int], Any], None],
-    description: str,
+    description: str | None = None,
 ) -> None:
     """Call `step(indices, batch)` for this process's share of the samples, without gradients.
+
+    With a description, process 0 shows a progress bar.
 
     Batches are formed before they are dealt out, so that a sample meets the same companions, and
     its logits are the same to the last bit, for any number of processes and workers.
@@ -66,12 +68,12 @@ def evaluation_pass(
         num_workers=getattr(loader, "num_workers", 0),
         collate_fn=getattr(loader, "collate_fn", None),
     )
-    silent = trainer.global_rank != 0 or trainer.progress_bar_callback is None
+    shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
     training = module.training
     module.eval()
     try:
         with torch.no_grad(), trainer.precision_plugin.forward_context():
-            progress = tqdm(clean, desc=description, disable=silent)
+            progress = tqdm(clean, desc=description, disable=not shown)
             for positions, batch in zip(share, progress, strict=True):
                 batch = trainer.precision_plugin.convert_input(batch)
                 step(positions, trainer.strategy.batch_to_device(batch))

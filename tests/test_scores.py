@@ -1,0 +1,165 @@
+"""Scores past Eq. (1): their numbers, and what they rank first."""
+
+import numpy as np
+import pytest
+import torch
+
+from coseg_lightning.equations import corruption_score
+from coseg_lightning.errors import InputError
+from coseg_lightning.scores import (
+    CLASS_COLUMNS,
+    MASK_COLUMNS,
+    SCORES,
+    Evidence,
+    class_scores,
+    direction,
+    evidence,
+    l_skewness,
+    mask_scores,
+    relative_score,
+)
+
+SIDE = 32
+
+
+def random_batch(classes=3, size=4):
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(size, classes, SIDE, SIDE, generator=generator)
+    masks = torch.randint(0, classes, (size, SIDE, SIDE), generator=generator)
+    masks[0, :7] = 255
+    return logits, masks
+
+
+def test_evidence_is_what_a_loop_over_pixels_says():
+    logits, masks = random_batch()
+    table = Evidence.of(evidence(logits, masks).numpy())
+    p_all = logits.softmax(dim=1).numpy().astype(float)
+    for n in range(len(masks)):
+        label = masks[n].numpy()
+        inside = label != 255
+        own = np.take_along_axis(p_all[n], np.where(inside, label, 0)[None], 0)[0][inside]
+        assert table.eq1[n] == pytest.approx(-np.log(own).mean(), rel=1e-5)
+        assert table.pixels[n] == inside.sum()
+        weights = np.exp((1 - own) / 0.1)
+        assert table.softmin[n] == pytest.approx(1 - (own * weights).sum() / weights.sum(), 1e-4)
+        hard = p_all[n].argmax(axis=0)
+        for k in (1, 2):
+            p, y = p_all[n, k].clip(1e-6, 1 - 1e-6), label == k
+            q = np.where(y, p, 1 - p)
+            expected = {
+                "cross_entropy": -np.log(q)[inside].mean(),
+                "entropy": -(p * np.log(p) + (1 - p) * np.log(1 - p))[inside].mean(),
+                "variance": (p * (1 - p) * np.log(p / (1 - p)) ** 2)[inside].mean(),
+                "label_area": y[inside].mean(),
+                "predicted_area": (hard == k)[inside].mean(),
+                "expected_area": p[inside].mean(),
+                "overlap": (p * y)[inside].mean(),
+            }
+            for name, value in expected.items():
+                found = getattr(table, name)[n, k - 1]
+                assert found == pytest.approx(value, rel=1e-3), name
+
+
+def test_the_boundary_is_measured_in_pixels():
+    masks = torch.zeros(1, SIDE, SIDE, dtype=torch.int64)
+    masks[0, 10:20, 5:25] = 1
+    table = Evidence.of(evidence(torch.zeros(1, 2, SIDE, SIDE), masks).numpy())
+    assert table.boundary[0, 0] * SIDE**2 == 2 * (10 + 20)
+
+
+def test_a_single_sigmoid_output_and_half_precision_are_understood():
+    logits, masks = random_batch(classes=2)
+    single = (logits[:, 1:] - logits[:, :1]).clamp(-8, 8)
+    pair = torch.cat([torch.zeros_like(single), single], dim=1)
+    np.testing.assert_allclose(evidence(single, masks), evidence(pair, masks), rtol=1e-6)
+    np.testing.assert_allclose(
+        evidence(single.half(), masks), evidence(single, masks), rtol=0.05, atol=2e-3
+    )
+    assert evidence(pair, masks).shape == (4, len(MASK_COLUMNS) + len(CLASS_COLUMNS))
+
+
+def test_the_relative_score_forgives_what_the_network_expects():
+    masks = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
+    logits = torch.zeros(2, 2, SIDE, SIDE)  # a hard image: the network knows nothing
+    logits[1, 0] = 4.0  # an easy one, with a wrong corner
+    masks[1, :6, :6] = 1
+    plain, relative = corruption_score(logits, masks), relative_score(logits, masks)
+    assert plain[0] > plain[1]
+    assert relative[0] < relative[1]
+    assert relative[0] == pytest.approx(1, abs=0.01)
+
+
+def soft_discs(radii, label_radii, blur=2.0):
+    """Predictions of discs with blurred boundaries, and labels of discs."""
+    y, x = torch.meshgrid(*[torch.arange(64.0) - 31.5] * 2, indexing="ij")
+    distance = torch.hypot(x, y)
+    logits = torch.stack([(r - distance) / blur for r in radii])
+    masks = torch.stack([(distance < r).long() for r in label_radii])
+    return logits[:, None], masks
+
+
+def noisy_discs(grown, size=60, bad=20):
+    """Discs whose labels are a little off, and for `bad` of them by `grown`."""
+    rng = np.random.default_rng(0)
+    radii = rng.uniform(10, 20, size)
+    off = rng.normal(0, 0.5, size)
+    off[:bad] = grown(rng, bad)
+    logits, masks = soft_discs(radii, radii + off)
+    return Evidence.of(evidence(logits, masks).numpy()), np.arange(size) < bad
+
+
+def auroc(scores, bad):
+    return np.mean(scores[bad][:, None] > scores[~bad][None])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_direction_finds_the_side_of_one_sided_noise(sign):
+    e, bad = noisy_discs(lambda rng, n: sign * rng.uniform(1, 5, n))
+    assert direction(e) == [sign]
+    assert auroc(mask_scores(e, "directed"), bad) > 0.97
+    known = "larger" if sign > 0 else "smaller"
+    assert auroc(mask_scores(e, known), bad) > 0.97
+
+
+def test_direction_is_none_for_noise_on_both_sides():
+    e, bad = noisy_discs(lambda rng, n: rng.choice([-1, 1], n) * rng.uniform(2, 5, n))
+    assert abs(direction(e)[0]) < 0.5
+    assert auroc(mask_scores(e, "directed"), bad) > 0.95
+
+
+@pytest.mark.parametrize("name", sorted(set(SCORES) - {"smaller"}))
+def test_every_score_finds_what_is_much_too_large(name):
+    e, bad = noisy_discs(lambda rng, n: rng.uniform(4, 6, n))
+    assert auroc(mask_scores(e, name), bad) > 0.9
+    assert class_scores(e, name).shape == (60, 1)
+
+
+def test_the_suspicious_class_is_named():
+    logits, masks = soft_discs([12.0] * 20, [12.0] * 20)
+    logits = torch.cat([torch.zeros_like(logits), logits, -torch.full_like(logits, 9)], dim=1)
+    masks[3, 2:9, 2:9] = 2  # a class that nobody predicts
+    scores = class_scores(Evidence.of(evidence(logits, masks).numpy()))
+    assert scores.shape == (20, 2)
+    assert np.isnan(scores[np.arange(20) != 3, 1]).all()
+    assert mask_scores(Evidence.of(evidence(logits, masks).numpy()), "relative").argmax() == 3
+
+
+def test_an_empty_label_where_nothing_is_predicted_is_the_least_suspicious():
+    logits, masks = soft_discs([12.0] * 9 + [-20.0], [13.0] * 9 + [0.0])
+    for name in ("directed", "relative", "dice"):
+        scores = mask_scores(Evidence.of(evidence(logits, masks).numpy()), name)
+        assert scores[9] == scores.min()
+
+
+def test_l_skewness():
+    rng = np.random.default_rng(0)
+    assert l_skewness(rng.exponential(size=20000)) == pytest.approx(1 / 3, abs=0.01)
+    assert l_skewness(rng.normal(size=20000)) == pytest.approx(0, abs=0.01)
+    assert l_skewness(np.ones(10)) == 0
+    assert l_skewness(np.arange(3.0)) == 0
+
+
+def test_an_unknown_score_is_refused():
+    e, _ = noisy_discs(lambda rng, n: rng.uniform(4, 6, n))
+    with pytest.raises(InputError, match="no such score; take one of directed, relative"):
+        mask_scores(e, "best")
