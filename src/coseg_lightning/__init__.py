@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
     from coseg_lightning.callbacks.label_correction import LabelCorrection
+    from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
     from coseg_lightning.coseg_module import CoSegModule
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.labels import LabelStore, updated
@@ -19,6 +20,7 @@ __all__ = [
     "CorruptionRanking",
     "LabelCorrection",
     "LabelStore",
+    "NoiseLevelEstimation",
     "SegmentationModule",
     "updated",
 ]
@@ -29,6 +31,7 @@ _HOMES = {
     "CorruptionRanking": "callbacks.corruption_ranking",
     "LabelCorrection": "callbacks.label_correction",
     "LabelStore": "labels",
+    "NoiseLevelEstimation": "callbacks.noise_level_estimation",
     "SegmentationModule": "segmentation_module",
     "updated": "labels",
 }

@@ -42,9 +42,11 @@ class CoSegModule(pl.LightningModule):
         in_channels: For networks given by name.
         classes: Number of classes K, background included; 1 for a binary network with one
             sigmoid output, whose masks hold 0 and 1.
-        noise_level: NoL, the share of training samples with noisy labels, `0 <= NoL < 1`.
+        noise_level: NoL, the share of training samples with noisy labels, `0 <= NoL < 1`; or
+            `auto`: the peers learn from all samples for the first half of the epochs, and a
+            `NoiseLevelEstimation` among the callbacks then sets it.
         ramp_epochs: Epochs over which the keep rate falls from 1 to 1 - NoL; 0 keeps it constant,
-            as printed; default 30 % of the trainer's `max_epochs`.
+            as printed; default 30 % of the trainer's `max_epochs`. An estimated level needs none.
         selection: How a peer finds the least corrupted samples of a batch: by `relative`, the
             cross-entropy over the entropy that it expects, or by `eq1`, the cross-entropy alone,
             as printed, which on varied images picks the easy ones.
@@ -71,7 +73,7 @@ class CoSegModule(pl.LightningModule):
         encoder_weights: str | None = None,
         in_channels: int = 3,
         classes: int = 2,
-        noise_level: float = 0.2,
+        noise_level: float | Literal["auto"] = 0.2,
         ramp_epochs: int | None = None,
         selection: Literal["relative", "eq1"] = "relative",
         lambda_1: float = 1.0,
@@ -83,8 +85,10 @@ class CoSegModule(pl.LightningModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        if not 0 <= noise_level < 1:
-            raise InputError(f"noise_level={noise_level} must be at least 0 and less than 1.")
+        if noise_level != "auto" and not 0 <= noise_level < 1:
+            raise InputError(
+                f"noise_level={noise_level} must be auto, or at least 0 and less than 1."
+            )
         if selection not in ("relative", "eq1"):
             raise InputError(f"selection={selection!r} must be relative or eq1.")
         if net_b is None and isinstance(net_a, nn.Module):
@@ -92,7 +96,8 @@ class CoSegModule(pl.LightningModule):
         given = [n for n, net in (("net_a", net_a), ("net_b", net_b)) if isinstance(net, nn.Module)]
         self.save_hyperparameters(ignore=["optimizer", *given])
         self.automatic_optimization = False  # one backward on the sum of two losses
-        self.noise_level = noise_level
+        self.estimates_noise = noise_level == "auto"
+        self.noise_level = 0.0 if noise_level == "auto" else noise_level
         self.ramp_epochs = ramp_epochs
         self.selection = selection
         self.lambda_1 = lambda_1
@@ -101,6 +106,7 @@ class CoSegModule(pl.LightningModule):
         self.lr = lr
         self.optimizer_factory = optimizer
         self.ignore_index = ignore_index
+        self.estimator_found = False  # set by NoiseLevelEstimation
         self._carry = 0.0
 
         def network(net: str | nn.Module) -> nn.Module:
@@ -145,11 +151,21 @@ class CoSegModule(pl.LightningModule):
             lr=self.lr,
         )
 
+    @override
+    def on_fit_start(self) -> None:
+        if self.estimates_noise and not self.estimator_found:
+            raise InputError(
+                'noise_level="auto" is set by a NoiseLevelEstimation; add one to the trainer\'s '
+                "callbacks, or give the level."
+            )
+
     @property
     def alpha(self) -> float:
         """The keep rate of the current epoch."""
         ramp = self.ramp_epochs
-        if ramp is None:
+        if self.estimates_noise:  # all samples are kept until the level is known
+            ramp = 0
+        elif ramp is None:
             epochs = self.trainer.max_epochs
             ramp = 10 if epochs is None or epochs < 0 else round(0.3 * epochs)
         return keep_rate(self.current_epoch, self.noise_level, ramp)
@@ -267,12 +283,15 @@ class CoSegModule(pl.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["selection_carry"] = self._carry
+        checkpoint["noise_level"] = self.noise_level  # which may have been estimated
         # The weights are in the checkpoint: loading it must not download others first.
         checkpoint["hyper_parameters"]["encoder_weights"] = None
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._carry = checkpoint["selection_carry"]
+        if self.estimates_noise:
+            self.noise_level = checkpoint["noise_level"]
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:

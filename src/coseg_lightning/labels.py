@@ -225,6 +225,27 @@ class UpdatedImages:
         return self.layer.read(id) if id in self.layer else self.dataset.mask(index)
 
 
+class JoinedImages:
+    """Several `MaskedImages`, one after the other."""
+
+    def __init__(self, parts: Sequence[MaskedImages]) -> None:
+        self.ids = [id for part in parts for id in part.ids]
+        self._places = [(part, index) for part in parts for index in range(len(part.ids))]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> NDArray[Any]:
+        """The image of one sample."""
+        part, place = self._places[index]
+        return part.image(place)
+
+    def mask(self, index: int) -> Mask:
+        """The mask of one sample."""
+        part, place = self._places[index]
+        return part.mask(place)
+
+
 class UpdatedSamples(Dataset[Any]):
     """Somebody's dataset of ready samples, whose masks come from a label layer.
 

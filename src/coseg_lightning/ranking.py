@@ -33,6 +33,7 @@ class Ranking:
             the label nor predicted.
         excess: `(N,)` how much larger the label's foreground is than the predicted one, as a share
             of the image; negative where it is smaller.
+        prediction_dice: `(N,)` soft Dice of each label to the prediction, the mean over classes.
     """
 
     ids: Sequence[str]
@@ -43,6 +44,7 @@ class Ranking:
     label_dice: Floats | None = None
     class_scores: Floats | None = None
     excess: Floats | None = None
+    prediction_dice: Floats | None = None
     changed_pixels: dict[int, int] = field(default_factory=dict)
     corrected_dice: dict[int, float] = field(default_factory=dict)
 
@@ -69,6 +71,7 @@ class Ranking:
             noise_level,
             class_scores=by_class,
             excess=np.mean([peer.excess.sum(axis=1) for peer in peers], axis=0),
+            prediction_dice=np.mean([peer.dice.mean(axis=1) for peer in peers], axis=0),
             **known,
         )
 
@@ -92,6 +95,21 @@ class Ranking:
     def noisy(self) -> list[int]:
         """Indices of the samples taken for noisy, worst first."""
         return self.worst_first[: round(self.noise_level * len(self.ids))]
+
+    @property
+    def noisy_classes(self) -> dict[int, list[int]]:
+        """By the sample's index, the classes taken for noisy when each is ranked by itself.
+
+        Of the labels that concern a class, the `round(noise_level * N)` with the highest score.
+        """
+        found: dict[int, list[int]] = {}
+        scores = np.empty((len(self.ids), 0)) if self.class_scores is None else self.class_scores
+        for k, of_class in enumerate(scores.T, start=1):
+            concerned = [i for i in range(len(self.ids)) if not np.isnan(of_class[i])]
+            concerned.sort(key=lambda i: (-of_class[i], self.ids[i]))
+            for i in concerned[: round(self.noise_level * len(concerned))]:
+                found.setdefault(i, []).append(k)
+        return found
 
     @property
     def auroc(self) -> float | None:
@@ -121,6 +139,7 @@ class Ranking:
     def write(self, path: str | Path) -> None:
         """Write `scores.csv`, worst first; what is not known is left empty."""
         noisy, after = set(self.noisy), self.corrected_label_dice
+        of_prediction, noisy_classes = self.prediction_dice, self.noisy_classes
 
         def row(rank: int, i: int) -> dict[str, Any]:
             return {
@@ -134,6 +153,7 @@ class Ranking:
                 "replaced": None if self.replaced is None else int(self.ids[i] in self.replaced),
                 "label_dice": None if self.label_dice is None else self.label_dice[i],
                 "corrected_dice": None if after is None else after[i],
+                "prediction_dice": None if of_prediction is None else of_prediction[i],
                 "excess": None if self.excess is None else self.excess[i],
                 **by_class(i),
             }
@@ -148,7 +168,8 @@ class Ranking:
                 f"score_class_{k}": None if np.isnan(score) else score
                 for k, score in enumerate(scores, start=1)
             }
-            return {"suspicious_class": worst, **named}
+            noisy_here = " ".join(map(str, noisy_classes.get(i, [])))
+            return {"suspicious_class": worst, "noisy_classes": noisy_here, **named}
 
         rows = [row(rank, i) for rank, i in enumerate(self.worst_first, start=1)]
         text = io.StringIO()

@@ -54,12 +54,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from coseg_lightning.stages import run_stages
 
     check(cfg)
-    # Lightning's notes on hardware and tips, once a trainer, would bury the run's own lines.
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    # The default is to load in the training process, which is right for small images on few cores.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")  # no val set
-    warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
+    quiet()
     data = make_data(cfg, folder)
     summary = run_stages(
         data,
@@ -70,6 +65,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         trainer=partial(make_trainer, cfg),
         seed=cfg.seed,
         score=cfg.method.get("score", "directed"),
+        by_class=cfg.method.get("by_class", False),
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
     )
     write_report(folder, data)
@@ -77,11 +73,27 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return summary
 
 
+def quiet() -> None:
+    """Silence what would bury a command's own lines."""
+    # Lightning's notes on hardware and tips, once a trainer.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    # The default is to load in the training process, which is right for small images on few cores.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")  # no val set
+    warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
+
+
 def check(cfg: DictConfig) -> None:
     """Raise an `InputError` for values that no later place would name as clearly."""
     check_nothing_missing(cfg)
-    for key in ("nol", "noise.level"):
-        check_share(cfg, key)
+    if cfg.nol != "auto":
+        check_share(cfg, "nol")
+    elif cfg.noise.level == "auto":
+        raise InputError(
+            "nol=auto estimates the noise level; say with noise.level=0.3 how many masks this "
+            "experiment is to make noisy."
+        )
+    check_share(cfg, "noise.level")
     for key, least in COUNTS.items():
         check_count(cfg, key, least)
     _check_one_folder()
@@ -106,11 +118,21 @@ def _check_one_folder() -> None:
             )
 
 
-def make_data(cfg: DictConfig, folder: Path) -> "CoSegDataModule":
-    """The datasets, with the noise that the configuration asks for."""
+def make_data(cfg: DictConfig, folder: Path, *, everything: bool = False) -> "CoSegDataModule":
+    """The datasets, with the noise that the configuration asks for.
+
+    Args:
+        cfg: The composed configuration.
+        folder: Where the noisy masks are kept.
+        everything: Whether validation and test samples are training samples too.
+    """
     from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.data.folder import Splits
+    from coseg_lightning.labels import JoinedImages
 
     splits = instantiate(cfg.data.source)
+    if everything:
+        splits = Splits(JoinedImages([part for part in splits if part is not None]), None, None)
     noise = make_noise(cfg)
     return CoSegDataModule(
         splits.train,

@@ -131,6 +131,12 @@ class Evidence:
         return (self.label_area > 0) | (self.predicted_area > 0)
 
     @property
+    def dice(self) -> Floats:
+        """`(N, K - 1)` soft Dice of label and prediction; 1 where there is neither."""
+        both = self.label_area + self.expected_area
+        return np.where(self.concerns, 2 * self.overlap / np.maximum(both, 1e-12), 1.0)
+
+    @property
     def excess(self) -> Floats:
         """`(N, K - 1)` how much larger the label is than the prediction, in shares of the image."""
         return self.label_area - self.expected_area
@@ -213,7 +219,7 @@ CLASS_SCORES: dict[str, Callable[[Evidence], Floats]] = {
     ),
     "per_boundary": lambda e: e.cross_entropy / (e.boundary + EPSILON),
     "per_object": lambda e: e.cross_entropy / (e.label_area + e.expected_area + EPSILON),
-    "dice": lambda e: 1 - (2 * e.overlap + EPSILON) / (e.label_area + e.expected_area + EPSILON),
+    "dice": lambda e: 1 - e.dice,
     "shift": lambda e: np.abs(standardised(shift(e), e)),
     "larger": shift,
     "smaller": lambda e: -shift(e),

@@ -22,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from coseg_lightning.atomic import replacing, write_text
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
 from coseg_lightning.callbacks.label_correction import LabelCorrection
+from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
@@ -47,6 +48,7 @@ def run_stages(
     trainer: Callable[..., pl.Trainer],
     seed: int = 0,
     score: str = "directed",
+    by_class: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Run the stages of a method, test its network, and write everything into one folder.
@@ -61,6 +63,7 @@ def run_stages(
         trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`.
         seed: Of the networks' initial weights.
         score: What the training samples are ranked by: see `coseg_lightning.scores.mask_scores`.
+        by_class: Whether each class is ranked and corrected by itself.
         config: Plain values to keep in `summary.json`.
 
     Returns:
@@ -74,13 +77,18 @@ def run_stages(
     _check_new(folder)
 
     ranking: Ranking | None = None
+    estimation: NoiseLevelEstimation | None = None
     if method in ("coseg", "coteaching"):
         ranking_callback = CorruptionRanking(folder / "scores.csv", score=score)
         callbacks: list[pl.Callback] = [ranking_callback]
         if method == "coseg":
-            callbacks.append(LabelCorrection(folder / "labels"))
+            callbacks.append(LabelCorrection(folder / "labels", by_class=by_class))
         pl.seed_everything(seed, verbose=False)
         module: CoSegModule | SegmentationModule = peers()
+        assert isinstance(module, CoSegModule)
+        if module.estimates_noise:
+            estimation = NoiseLevelEstimation()
+            callbacks.append(estimation)
         final = run.fit("robust_training", module, data, callbacks)
         ranking = ranking_callback.ranking
     if method == "coseg":
@@ -99,6 +107,7 @@ def run_stages(
         "test": test,
         "ranking": {
             "noise_level": None if ranking is None else ranking.noise_level,
+            "estimate": _estimate(estimation),
             "auroc": None if ranking is None else ranking.auroc,
         },
         "correction": _correction(ranking, data),
@@ -113,6 +122,11 @@ def run_stages(
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     final.strategy.barrier("run finished")
     return summary
+
+
+def _estimate(callback: NoiseLevelEstimation | None) -> dict[str, Any] | None:
+    """The estimated noise level; None where it was given."""
+    return None if callback is None or callback.estimate is None else callback.estimate.as_dict()
 
 
 class _Run:

@@ -38,6 +38,8 @@ class LabelCorrection(Callback):
 
     Args:
         folder: A new folder for the layer, conventionally `labels`.
+        by_class: Rank each class by itself, and change only pixels that were or become one of the
+            mask's noisy classes; default the whole masks of the noisy part.
 
     Attributes:
         layer: The finished layer, on every process, once `fit` has ended.
@@ -46,8 +48,9 @@ class LabelCorrection(Callback):
         InputError: At the start of training, if the folder is not new or no ranking is made.
     """
 
-    def __init__(self, folder: str | Path = "labels") -> None:
+    def __init__(self, folder: str | Path = "labels", *, by_class: bool = False) -> None:
         self.folder = Path(folder)
+        self.by_class = by_class
         self.layer: LabelStore | None = None
 
     @override
@@ -62,21 +65,12 @@ class LabelCorrection(Callback):
             )
         if trainer.is_global_zero:
             LabelStore.check_free(self.folder)
-        self._ranking_callback(trainer)
-
-    def _ranking_callback(self, trainer: pl.Trainer) -> CorruptionRanking:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, CorruptionRanking):
-                return callback
-        raise InputError(
-            "LabelCorrection corrects the samples that a ranking found noisy; add a "
-            "CorruptionRanking to the trainer's callbacks."
-        )
+        ranking_callback(trainer)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The ranking was made in on_train_end, whatever the order of the callbacks.
-        callback = self._ranking_callback(trainer)
+        callback = ranking_callback(trainer)
         ranking = callback.ranking
         if ranking is None:  # training was interrupted
             return
@@ -89,6 +83,8 @@ class LabelCorrection(Callback):
         writer = LabelStoreWriter(self.folder)
         rows: list[tuple[Any, ...]] = []
 
+        noisy_classes = ranking.noisy_classes
+
         def correct(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
             peers = [class_logits(logits).softmax(dim=1) for logits in pl_module(sample.images)]
@@ -99,13 +95,17 @@ class LabelCorrection(Callback):
                     label = torch.from_numpy(stored.astype(np.int64)).to(label)
                 a, b = (resize_probabilities(p[n : n + 1], label) for p in peers)
                 corrected = vote(a, b, label[None], ignore_index=pl_module.ignore_index)[0]
+                if self.by_class:
+                    classes = torch.tensor(noisy_classes[index], device=label.device)
+                    concerned = torch.isin(label, classes) | torch.isin(corrected, classes)
+                    corrected = corrected.where(concerned, label)
                 mask = corrected.cpu().numpy()
                 writer.write(ranking.ids[index], mask)
                 changed = int((corrected != label).sum())
                 dice = None if truth is None else mask_dice(mask, truth.mask(index))
                 rows.append((index, changed, dice))
 
-        noisy = sorted(ranking.noisy)
+        noisy = sorted(noisy_classes if self.by_class else ranking.noisy)
         evaluation_pass(trainer, pl_module, dataset, noisy, correct, "Correction")
         for index, changed, dice in gather_rows(rows):
             ranking.changed_pixels[index] = changed
@@ -118,6 +118,21 @@ class LabelCorrection(Callback):
             ranking.write(callback.path)
         trainer.strategy.barrier("label layer written")
         self.layer = LabelStore(self.folder)
+
+
+def ranking_callback(trainer: pl.Trainer) -> CorruptionRanking:
+    """The trainer's `CorruptionRanking`.
+
+    Raises:
+        InputError: If it has none.
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, CorruptionRanking):
+            return callback
+    raise InputError(
+        "LabelCorrection corrects the samples that a ranking found noisy; add a "
+        "CorruptionRanking to the trainer's callbacks."
+    )
 
 
 def resize_probabilities(probabilities: Tensor, mask: Tensor) -> Tensor:

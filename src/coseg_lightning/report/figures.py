@@ -1,7 +1,7 @@
 """The paper's figures, drawn from what a run wrote."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from coseg_lightning.data.samples import SampleDataset, stretched
 from coseg_lightning.labels import LabelStore
+from coseg_lightning.ranking import Ranking
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart.
 BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
@@ -96,6 +97,35 @@ def corrected_examples(samples: SampleDataset, layer: LabelStore, ids: Sequence[
     for name, colour in names:
         grid[0].plot([], [], color=colour, linewidth=2, label=name)
     figure.legend(loc="outside lower center", ncols=3, facecolor="#888888", fontsize=9)
+    return figure
+
+
+def contact_sheet(
+    samples: SampleDataset,
+    ranking: Ranking,
+    worst: Sequence[int],
+    proposals: Mapping[int, NDArray[Any]],
+) -> Figure:
+    """The worst masks in their order, each with what the network would have drawn over it."""
+    columns = min(6, max(1, len(worst)))
+    lines = max(1, -(-len(worst) // columns))
+    figure = Figure(figsize=(2.3 * columns, 2.5 * lines + 0.4), layout="constrained")
+    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    for rank, (axes, index) in enumerate(zip(grid, worst, strict=False), start=1):
+        image = stretched(samples.dataset.image(index).astype(np.float32))
+        axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
+        _outline(axes, samples.mask(index), ORANGE, 1.4)
+        _outline(axes, proposals[index], SKY, 1.4)
+        title = f"{rank}: {ranking.ids[index]}"
+        by_class = ranking.class_scores
+        if by_class is not None and by_class.shape[1] > 1 and not np.isnan(by_class[index]).all():
+            title += f" (class {int(np.nanargmax(by_class[index])) + 1})"
+        axes.set_title(title, fontsize=8, parse_math=False)
+    for axes in grid:
+        axes.set_axis_off()
+    for name, colour in (("mask as given", ORANGE), ("the network's proposal", SKY)):
+        grid[0].plot([], [], color=colour, linewidth=2, label=name)
+    figure.legend(loc="outside lower center", ncols=2, facecolor="#888888", fontsize=9)
     return figure
 
 

@@ -1,0 +1,169 @@
+"""Which masks are bad? python -m coseg_lightning.audit data.root=DIR."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+
+from coseg_lightning.command import check_count, command
+from coseg_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.noise_level import NoiseLevelEstimate
+    from coseg_lightning.ranking import Ranking
+
+
+@command("audit")
+def main(cfg: DictConfig) -> None:
+    """Compose, check, audit, and show what came out."""
+    audit(cfg, Path(HydraConfig.get().runtime.output_dir))
+
+
+def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Rank all masks of a dataset, by peers that are trained on them or by given predictions.
+
+    Validation and test masks are ranked too: all masks are trained on, so that none is left out.
+
+    Returns:
+        The content of the `summary.json` that is written into the folder, beside `scores.csv` and
+        the contact sheet `worst.png`.
+    """
+    from coseg_lightning.atomic import write_text
+    from coseg_lightning.run import check, make_data, quiet
+
+    check(cfg)
+    check_count(cfg, "worst", 1)
+    quiet()
+    for name in ("summary.json", "scores.csv"):
+        if (folder / name).exists():
+            raise InputError(
+                f"{folder} holds another audit ({name}), and nothing is ever overwritten; choose "
+                "another folder (hydra.run.dir=...)."
+            )
+    data = make_data(cfg, folder, everything=True)
+    by = _by_training if cfg.predictions is None else _by_predictions
+    ranking, estimate, proposals, writes = by(cfg, folder, data)
+    summary = {
+        "config": OmegaConf.to_container(cfg, resolve=True),
+        "ranking": {
+            "noise_level": ranking.noise_level,
+            "estimate": None if estimate is None else estimate.as_dict(),
+            "auroc": ranking.auroc,
+        },
+    }
+    if writes:
+        _draw(folder / "worst.png", data, ranking, proposals)
+        write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
+        _show(folder, ranking, estimate)
+    return summary
+
+
+Result = tuple["Ranking", "NoiseLevelEstimate | None", dict[int, NDArray[Any]], bool]
+
+
+def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Result:
+    """Train two peers, co-teaching, and rank by what they say."""
+    import pytorch_lightning as pl
+    from pytorch_lightning.loggers import CSVLogger
+
+    from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
+    from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
+    from coseg_lightning.callbacks.proposals import Proposals
+    from coseg_lightning.run import make_peers, make_trainer
+
+    ranking = CorruptionRanking(folder / "scores.csv", score=cfg.method.score)
+    proposals = Proposals(cfg.worst)
+    callbacks: list[pl.Callback] = [ranking, proposals]
+    estimation = NoiseLevelEstimation() if cfg.nol == "auto" else None
+    if estimation is not None:
+        callbacks.append(estimation)
+    pl.seed_everything(cfg.seed, verbose=False)
+    module = make_peers(cfg)
+    trainer = make_trainer(
+        cfg,
+        callbacks=callbacks,
+        logger=CSVLogger(folder / "training", name="", version=""),
+        enable_checkpointing=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(module, datamodule=data)
+    if ranking.ranking is None:
+        raise KeyboardInterrupt
+    estimate = None if estimation is None else estimation.estimate
+    return ranking.ranking, estimate, proposals.masks, trainer.is_global_zero
+
+
+def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Result:
+    """Rank by somebody's class probabilities; nothing is trained."""
+    import torch
+
+    from coseg_lightning.callbacks.corruption_ranking import label_dice
+    from coseg_lightning.data.predictions import PredictionFolder
+    from coseg_lightning.noise_level import estimate_noise_level
+    from coseg_lightning.ranking import Ranking
+    from coseg_lightning.scores import Evidence, evidence
+
+    data.prepare_data()
+    samples = data.given_samples()
+    predictions = PredictionFolder(cfg.predictions, classes=cfg.data.classes)
+    rows = []
+    for index, id in enumerate(samples.ids):
+        mask = torch.from_numpy(samples.mask(index).astype(np.int64))
+        logits = torch.from_numpy(predictions.read(id, samples.mask(index).shape)).log()
+        rows.append(evidence(logits[None], mask[None])[0].numpy())
+    found = Evidence.of(np.array(rows))
+    estimate = estimate_noise_level(found, found) if cfg.nol == "auto" else None
+    ranking = Ranking.of_evidence(
+        list(samples.ids),
+        found,
+        found,
+        cfg.nol if estimate is None else estimate.noise_level,
+        score=cfg.method.score,
+        replaced=samples.replaced,
+        label_dice=label_dice(samples),
+    )
+    ranking.write(folder / "scores.csv")
+    proposals = {
+        index: predictions.read(samples.ids[index], samples.mask(index).shape).argmax(axis=0)
+        for index in ranking.worst_first[: cfg.worst]
+    }
+    return ranking, estimate, proposals, True
+
+
+def _draw(
+    path: Path, data: "CoSegDataModule", ranking: "Ranking", proposals: dict[int, NDArray[Any]]
+) -> None:
+    from coseg_lightning.atomic import replacing
+    from coseg_lightning.report.figures import contact_sheet
+
+    worst = [index for index in ranking.worst_first if index in proposals]
+    figure = contact_sheet(data.given_samples(), ranking, worst, proposals)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100)
+
+
+def _show(folder: Path, ranking: "Ranking", estimate: "NoiseLevelEstimate | None") -> None:
+    """Print the worst masks, the noise level, and where things lie."""
+    print(f"\n  The worst of {len(ranking.ids)} masks:")
+    for rank, index in enumerate(ranking.worst_first[:10], start=1):
+        print(f"    {rank:>3}  {ranking.ids[index]:<24}  {ranking.score[index]:8.3f}")
+    if estimate is not None:
+        print(f"\n  Noise level: {estimate}")
+    if ranking.auroc is not None:
+        print(f"  AUROC of the ranking: {ranking.auroc:.4f}")
+    print(f"\n  In {folder}:")
+    for name, what in (
+        ("scores.csv", "all masks, worst first"),
+        ("worst.png", "the worst masks, with the proposal over them"),
+        ("summary.json", "the noise level, and the settings"),
+    ):
+        print(f"    {name:<12}  {what}")
+
+
+if __name__ == "__main__":
+    main()

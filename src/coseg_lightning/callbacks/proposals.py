@@ -1,0 +1,62 @@
+"""Proposals: what the peers would have drawn in the place of the worst masks."""
+
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
+from typing_extensions import override
+
+from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
+from coseg_lightning.callbacks.evaluation_pass import (
+    evaluation_pass,
+    gather_rows,
+    plain_training_set,
+    stored_mask,
+)
+from coseg_lightning.callbacks.label_correction import ranking_callback, resize_probabilities
+from coseg_lightning.coseg_module import CoSegModule
+from coseg_lightning.data.samples import read_batch
+from coseg_lightning.equations import class_logits
+
+
+class Proposals(Callback):
+    """Keeps the peers' mean prediction of the samples that rank worst, to be looked at.
+
+    Works with a `CorruptionRanking` among the trainer's callbacks.
+
+    Args:
+        count: How many of the worst samples.
+
+    Attributes:
+        masks: By the sample's index, `(H, W)` class ids at the mask's own resolution.
+    """
+
+    def __init__(self, count: int = 24) -> None:
+        self.count = count
+        self.masks: dict[int, NDArray[Any]] = {}
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, CoSegModule)
+        callback: CorruptionRanking = ranking_callback(trainer)
+        if callback.ranking is None:  # training was interrupted
+            return
+        dataset = plain_training_set(trainer) if callback.dataset is None else callback.dataset
+        rows: list[tuple[Any, ...]] = []
+
+        def propose(indices: list[int], batch: Any) -> None:
+            sample = read_batch(batch)
+            peers = [class_logits(logits).softmax(dim=1) for logits in pl_module(sample.images)]
+            mean = torch.stack(peers).mean(dim=0)
+            for n, index in enumerate(indices):
+                stored = stored_mask(dataset, index)
+                like = sample.masks[n] if stored is None else torch.empty(stored.shape)
+                mask = resize_probabilities(mean[n : n + 1], like)[0].argmax(dim=0)
+                rows.append((index, mask.cpu().numpy().astype(np.uint8)))
+
+        worst = sorted(callback.ranking.worst_first[: self.count])
+        evaluation_pass(trainer, pl_module, dataset, worst, propose)
+        self.masks = dict(gather_rows(rows))

@@ -1,0 +1,133 @@
+"""The audit: which masks are bad, by peers that are trained on them or by given predictions."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import Squares
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from coseg_lightning.audit import audit
+from coseg_lightning.command import CONF
+from coseg_lightning.data.predictions import PredictionFolder
+from coseg_lightning.errors import InputError
+
+SMALL = [
+    *("model=unet_classic", "model.base_channels=4", "data.image_size=32", "data.in_channels=1"),
+    *("trainer.accelerator=cpu", "+trainer.enable_progress_bar=false", "trainer.max_epochs=4"),
+]
+
+
+def composed(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("audit", list(overrides))
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path):
+    root, folder = make_folder(size=10), tmp_path / "audit"
+    before = {path: path.read_bytes() for path in root.rglob("*.png")}
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "coseg_lightning.audit", *SMALL, f"data.root={root}"),
+            *(f"hydra.run.dir={folder}", "worst=5"),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = rows_of(folder / "scores.csv")
+    assert sorted(row["id"] for row in rows) == Squares(10).ids  # test samples too
+    assert "The worst of 10 masks" in result.stdout
+    assert "Noise level: " in result.stdout
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["ranking"]["noise_level"] == summary["ranking"]["estimate"]["noise_level"]
+    assert not (folder / "labels").exists()
+    with Image.open(folder / "worst.png") as picture:
+        assert picture.width > picture.height > 100
+    assert {path: path.read_bytes() for path in root.rglob("*.png")} == before
+
+
+@pytest.fixture
+def with_predictions(make_folder):
+    """Ten squares, two of whose masks are shifted, and a good network's predictions."""
+    root = make_folder(size=10)
+    (root / "predictions").mkdir()
+    squares = Squares(10)
+    for i, id in enumerate(squares.ids):
+        foreground = 0.02 + 0.96 * squares.mask(i).astype(np.float32)
+        np.save(root / "predictions" / f"{id}.npy", foreground)
+        if i in (3, 7):
+            Image.fromarray(np.roll(squares.mask(i), 4, axis=1)).save(root / "masks" / f"{id}.png")
+    return root
+
+
+def test_given_predictions_need_no_training(with_predictions, tmp_path):
+    cfg = composed(f"data.root={with_predictions}", f"predictions={with_predictions}/predictions")
+    summary = audit(cfg, tmp_path / "audit")
+    rows = rows_of(tmp_path / "audit" / "scores.csv")
+    assert {row["id"] for row in rows[:2]} == {"s03", "s07"}
+    assert float(rows[0]["score"]) > 3 * abs(float(rows[2]["score"]))
+    assert summary["ranking"]["auroc"] is None
+    assert (tmp_path / "audit" / "worst.png").is_file()
+    assert not (tmp_path / "audit" / "training").exists()
+    with pytest.raises(InputError, match=r"holds another audit \(summary.json\)"):
+        audit(cfg, tmp_path / "audit")
+
+
+def test_a_given_level_is_not_estimated(with_predictions, tmp_path):
+    cfg = composed(
+        f"data.root={with_predictions}", f"predictions={with_predictions}/predictions", "nol=0.2"
+    )
+    summary = audit(cfg, tmp_path / "audit")
+    assert summary["ranking"] == {"noise_level": 0.2, "estimate": None, "auroc": None}
+    noisy = [row["id"] for row in rows_of(tmp_path / "audit" / "scores.csv") if row["noisy"] == "1"]
+    assert sorted(noisy) == ["s03", "s07"]
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "png", "two classes", "half size"])
+def test_predictions_are_read_in_every_form(tmp_path, form):
+    foreground = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    if form == "npz":
+        np.savez(tmp_path / "a.npz", foreground)
+    elif form == "png":
+        Image.fromarray((foreground * 65535).astype(np.uint16)).save(tmp_path / "a.png")
+    elif form == "two classes":
+        np.save(tmp_path / "a.npy", np.stack([1 - foreground, foreground]))
+    elif form == "half size":
+        np.save(tmp_path / "a.npy", foreground[::2, ::2])
+    else:
+        np.save(tmp_path / "a.npy", foreground)
+    p = PredictionFolder(tmp_path, classes=2).read("a", (64, 64))
+    assert p.shape == (2, 64, 64)
+    np.testing.assert_allclose(p.sum(axis=0), 1, atol=1e-5)
+    np.testing.assert_allclose(p[1], foreground, atol=0.02)
+    assert p.min() > 0
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.full((3, 8, 8), 1 / 3), r"is \(3, 8, 8\); \(K, H, W\) with K = 2"),
+        (np.stack([np.full((8, 8), -2.0), np.full((8, 8), 3.0)]), "give the softmax"),
+        (np.full((8, 8), np.nan), "holds no probabilities"),
+        (np.array([{}], dtype=object), "cannot be read as an array"),
+    ],
+)
+def test_wrong_predictions_are_refused_in_a_sentence(tmp_path, array, message):
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(InputError, match=message):
+        PredictionFolder(tmp_path, classes=2).read("a", (8, 8))
+    with pytest.raises(InputError, match="no prediction of b"):
+        PredictionFolder(tmp_path, classes=2).read("b", (8, 8))
+    with pytest.raises(InputError, match="there is no such folder"):
+        PredictionFolder(tmp_path / "none", classes=2)

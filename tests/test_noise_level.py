@@ -1,0 +1,119 @@
+"""The noise level: estimated where labels can be told apart, and said to be unknown where not."""
+
+import json
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from test_coseg_module import data_of, module_of, trainer_of
+from test_scores import soft_discs
+
+from coseg_lightning import CorruptionRanking, CoSegModule, NoiseLevelEstimation
+from coseg_lightning.errors import InputError
+from coseg_lightning.noise_level import FALLBACK, estimate_noise_level, fit_mixture
+from coseg_lightning.scores import Evidence, evidence
+
+
+def discs(level, off, size=150, blur=2.0):
+    """Evidence on labels of which a share is off by some pixels, and the others by half a one."""
+    rng = np.random.default_rng(0)
+    radii, shift = rng.uniform(10, 20, size), rng.normal(0, 0.5, size)
+    bad = round(level * size)
+    shift[:bad] = off(rng, bad)
+    return Evidence.of(evidence(*soft_discs(radii, radii + shift, blur)).numpy())
+
+
+@pytest.mark.parametrize("level", [0.2, 0.4, 0.6])
+@pytest.mark.parametrize("sides", [(1,), (-1, 1)])
+def test_a_clear_noise_level_is_found(level, sides):
+    e = discs(level, lambda rng, n: rng.choice(sides, n) * rng.normal(5, 0.7, n))
+    estimate = estimate_noise_level(e, e)
+    assert estimate.separable
+    assert estimate.noise_level == pytest.approx(level, abs=0.05)
+    assert estimate.interval[0] <= level <= estimate.interval[1] + 0.02
+    assert str(estimate).startswith("estimated 0.")
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5])
+def test_what_cannot_be_told_is_said(level):
+    e = discs(level, lambda rng, n: rng.normal(0, 0.6, n))
+    estimate = estimate_noise_level(e, e)
+    assert not estimate.separable
+    assert estimate.noise_level == FALLBACK
+    assert str(estimate).startswith("cannot tell, since good and bad labels score too much alike")
+
+
+def test_peers_that_learned_nothing_cannot_tell():
+    logits, masks = soft_discs(np.full(60, -30.0), np.linspace(5, 20, 60))
+    e = Evidence.of(evidence(logits, masks).numpy())
+    estimate = estimate_noise_level(e, e)
+    assert not estimate.separable
+    assert "have not learned the task yet" in str(estimate)
+
+
+def test_the_estimate_is_plain_and_the_same_again():
+    e = discs(0.3, lambda rng, n: rng.normal(5, 1, n))
+    first, second = estimate_noise_level(e, e), estimate_noise_level(e, e)
+    assert first == second
+    assert json.loads(json.dumps(first.as_dict()))["separable"] is True
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_handful_of_samples_is_no_reason_to_crash(size):
+    e = discs(0.5, lambda rng, n: rng.normal(5, 1, n), size=size)
+    assert 0 <= estimate_noise_level(e, e).noise_level < 1
+
+
+def test_a_mixture_is_recovered():
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(0, 1, 700), rng.normal(6, 2, 300)])
+    fit = fit_mixture(values)
+    np.testing.assert_allclose(fit.weights, [0.7, 0.3], atol=0.02)
+    np.testing.assert_allclose(fit.means, [0, 6], atol=0.2)
+    np.testing.assert_allclose(fit.deviations, [1, 2], atol=0.25)
+    assert fit.distance == pytest.approx(6 / np.sqrt(2.5), abs=0.3)
+
+
+def test_the_module_keeps_all_until_the_level_is_estimated(tmp_path, monkeypatch):
+    module, alphas = module_of(noise_level="auto"), []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            alphas.append(pl_module.alpha)
+
+    found = []
+
+    def estimate(a, b):
+        found.append(estimate_noise_level(a, b))
+        return found[0]
+
+    monkeypatch.setattr(
+        "coseg_lightning.callbacks.noise_level_estimation.estimate_noise_level", estimate
+    )
+    estimation, ranking = NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv")
+    callbacks = [estimation, ranking, Watch()]
+    trainer = trainer_of(tmp_path, callbacks=callbacks, max_epochs=6)
+    trainer.fit(module, data_of(tmp_path))
+    assert len(found) == 1
+    assert estimation.estimate == found[0]
+    assert alphas == [1.0] * 3 + [1 - found[0].noise_level] * 3
+    assert ranking.ranking.noise_level == found[0].noise_level
+
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert checkpoint["noise_level"] == found[0].noise_level
+
+
+def test_auto_says_what_it_needs(tmp_path):
+    with pytest.raises(InputError, match="add one to the trainer's callbacks"):
+        trainer_of(tmp_path).fit(module_of(noise_level="auto"), data_of(tmp_path))
+    for module, epochs, message in (
+        (module_of(noise_level=0.3), 4, "leave it out where the level is given"),
+        (module_of(noise_level="auto"), 1, "max_epochs=1 leaves no first half"),
+    ):
+        trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation()], max_epochs=epochs)
+        with pytest.raises(InputError, match=message):
+            trainer.fit(module, data_of(tmp_path))
+    with pytest.raises(InputError, match="must be auto, or at least 0"):
+        CoSegModule(noise_level=1.5)
