@@ -10,6 +10,7 @@ is not committed; `scores` and `levels` write their results to `benchmarks/resul
 """
 
 import argparse
+import csv
 import logging
 import os
 import subprocess
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results"
 EVIDENCE = Path(os.environ.get("COSEG_EVIDENCE", HERE / "evidence"))
 DATA = Path(os.environ.get("COSEG_DATA", HERE.parents[1] / "shared" / "data"))
 SIDE, CHANNELS, AVERAGED = 64, 12, 5
@@ -32,17 +34,26 @@ LEVELS = [0.2, 0.4, 0.6]
 
 
 def cells() -> list[tuple[str, float, int, str]]:
-    """Set, noise level, seed, and the peers' selection; plain: they learn from all samples."""
+    """Set, noise level, seed, and training.
+
+    `plain` learns from all samples; `relative` and `eq1` are co-teaching by these selections;
+    `folds` are three plain networks, each judging the third that it has not seen.
+    """
     found = []
     for seed in range(3):
         for name in [*PHANTOMS, *REAL]:
             found += [(name, 0.5, seed, "plain"), (name, 0.5, seed, "relative")]
-        found += [(name, 0.0, seed, "plain") for name in ("phantom-none", "bubil-none")]
-        for level in LEVELS:
-            found += [(name, level, seed, "plain") for name in [*PHANTOMS, *REAL]]
     for seed in range(3):
-        found += [(name, 0.5, seed, "relative") for name in OTHERS]
-        found += [(name, 0.5, seed, "eq1") for name in [*PHANTOMS, *REAL]]
+        found.append(("phantom-none", 0.0, seed, "plain"))
+        for level in LEVELS:
+            found += [(name, level, seed, "plain") for name in PHANTOMS]
+    for training in ("folds", "eq1"):
+        found += [(name, 0.5, 0, training) for name in [*PHANTOMS, *REAL]]
+    found += [(name, 0.5, 0, "relative") for name in OTHERS]
+    for seed in range(3):
+        found.append(("bubil-none", 0.0, seed, "plain"))
+        for level in LEVELS:
+            found += [(name, level, seed, "plain") for name in REAL]
     return found
 
 
@@ -50,16 +61,31 @@ def path_of(cell: tuple[str, float, int, str]) -> Path:
     return EVIDENCE / ("_".join(map(str, cell)) + ".npz")
 
 
+class OfPart:
+    """Some samples of a dataset that is indexed by epoch and number."""
+
+    def __init__(self, dataset, indices):
+        self.dataset, self.indices = dataset, indices
+
+    def __len__(self):
+        return len(self.indices)
+
+    def __getitem__(self, key):
+        epoch, number = key
+        return self.dataset[epoch, self.indices[number]]
+
+
 def train(name: str, level: float, seed: int, training: str) -> None:
     """Train two peers and keep the evidence of the epochs before half and before the end."""
     warnings.filterwarnings("ignore")
     import pytorch_lightning as pl
     import torch
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, Subset
 
-    from coseg_lightning import CoSegDataModule, CoSegModule
+    from coseg_lightning import CoSegDataModule, CoSegModule, SegmentationModule
     from coseg_lightning.data.folder import folder_splits
     from coseg_lightning.data.phantom import phantom_splits
+    from coseg_lightning.data.samples import EpochSampler
     from coseg_lightning.networks import build_network
     from coseg_lightning.noise import Annotator, BiasedAnnotator, BoundaryNoise, mask_dice
     from coseg_lightning.scores import evidence
@@ -92,48 +118,74 @@ def train(name: str, level: float, seed: int, training: str) -> None:
         data.prepare_data()
         samples = data.given_samples()
         plain = samples.plain()
-        pl.seed_everything(seed, verbose=False)
-        nets = [
-            build_network("unet_classic", in_channels=1, classes=classes, base_channels=CHANNELS)
-            for _ in range(2)
-        ]
-        module = CoSegModule(
-            *nets,
-            classes=classes,
-            noise_level=0.0 if training == "plain" else level,
-            selection="eq1" if training == "eq1" else "relative",
-        )
-        kept: dict[int, list[np.ndarray]] = {}
+        kept: dict[int, np.ndarray] = {}
 
         class Collect(pl.Callback):
+            """The evidence of some samples, before half and before the end of training."""
+
+            def __init__(self, indices: list[int]) -> None:
+                self.indices = indices
+
             def on_train_epoch_end(self, trainer, module):
                 epoch = trainer.current_epoch + 1
                 if not (epochs // 2 - AVERAGED < epoch <= epochs // 2 or epoch > epochs - AVERAGED):
                     return
                 module.eval()
+                tables = []
                 with torch.no_grad():
-                    for batch in DataLoader(plain, batch_size=32):
-                        tables = [evidence(x, batch["mask"]) for x in module(batch["image"])]
-                        kept.setdefault(epoch, []).append(torch.stack(tables).numpy())
+                    for batch in DataLoader(Subset(plain, self.indices), batch_size=32):
+                        logits = module(batch["image"])
+                        peers = (logits, logits) if isinstance(logits, torch.Tensor) else logits
+                        tables.append(torch.stack([evidence(x, batch["mask"]) for x in peers]))
+                found = torch.cat(tables, dim=1).numpy()
+                empty = np.zeros((2, len(plain), found.shape[2]))
+                kept.setdefault(epoch, empty)[:, self.indices] = found
                 module.train()
 
-        trainer = pl.Trainer(
-            max_epochs=epochs,
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[Collect()],
-        )
-        trainer.fit(module, data)
+        def network() -> torch.nn.Module:
+            return build_network(
+                "unet_classic", in_channels=1, classes=classes, base_channels=CHANNELS
+            )
+
+        def fit(module: pl.LightningModule, indices: list[int], **loader) -> None:
+            trainer = pl.Trainer(
+                max_epochs=epochs,
+                accelerator="cpu",
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                callbacks=[Collect(indices)],
+            )
+            trainer.fit(module, **loader)
+
+        everyone = list(range(len(samples)))
+        pl.seed_everything(seed, verbose=False)
+        if training == "folds":  # each third is judged by a network that never saw it
+            order = np.random.default_rng(seed).permutation(len(samples))
+            for fold in range(3):
+                judged = sorted(order[fold::3].tolist())
+                learned = OfPart(samples, sorted(set(everyone) - set(judged)))
+                module = SegmentationModule(network(), classes=classes)
+                sampler = EpochSampler(learned, num_replicas=1, rank=0, seed=seed)
+                loader = DataLoader(learned, 8, sampler=sampler, drop_last=True)
+                fit(module, judged, train_dataloaders=loader)
+        else:
+            module = CoSegModule(
+                network(),
+                network(),
+                classes=classes,
+                noise_level=0.0 if training == "plain" else level,
+                selection="eq1" if training == "eq1" else "relative",
+            )
+            fit(module, everyone, datamodule=data)
         truth = samples.truth
         dice = [mask_dice(plain.mask(i), truth.mask(i)) for i in range(len(plain))]
         EVIDENCE.mkdir(exist_ok=True, parents=True)
         np.savez_compressed(
             path_of((name, level, seed, training)),
             epochs=sorted(kept),
-            tables=np.stack([np.concatenate(kept[e], axis=1) for e in sorted(kept)]),
+            tables=np.stack([kept[e] for e in sorted(kept)]),
             replaced=np.array([id in samples.replaced for id in samples.ids]),
             dice=dice,
         )
@@ -151,6 +203,132 @@ def run(jobs: int) -> None:
         list(pool.map(one, left))
 
 
+def peers_of(cell: tuple[str, float, int, str], last: int = AVERAGED, at_half: bool = False):
+    """Both peers' evidence, averaged over the last epochs of training or of its first half."""
+    from coseg_lightning.scores import Evidence
+
+    with np.load(path_of(cell)) as file:
+        tables, replaced, dice = file["tables"], file["replaced"], file["dice"]
+    tables = tables[:AVERAGED] if at_half else tables[AVERAGED:]
+    peers = tables[-last:].mean(axis=0)
+    return [Evidence.of(peer) for peer in peers], replaced, dice
+
+
+def write(name: str, rows: list[dict]) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+
+
+def figure(values: list[float]) -> str:
+    if not values:
+        return "-"
+    spread = f" ± {100 * np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{100 * np.mean(values):.1f}{spread}"
+
+
+def scores() -> None:
+    """AUROC against replaced labels, and Spearman correlation with their Dice, at NoL 0.5."""
+    from scipy.stats import mannwhitneyu, spearmanr
+
+    from coseg_lightning.scores import SCORES, mask_scores
+
+    rows = []
+    for cell in cells():
+        name, level, seed, training = cell
+        if level != 0.5 or not path_of(cell).exists():
+            continue
+        for last in (1, AVERAGED):
+            peers, replaced, dice = peers_of(cell, last)
+            for score in SCORES:
+                values = np.mean([mask_scores(peer, score) for peer in peers], axis=0)
+                u = mannwhitneyu(values[replaced], values[~replaced]).statistic
+                auroc = u / (replaced.sum() * (~replaced).sum())
+                row = {"set": name, "seed": seed, "training": training, "epochs": last}
+                row |= {"score": score, "auroc": f"{auroc:.4f}"}
+                rows.append(row | {"spearman": f"{spearmanr(values, -dice).statistic:.4f}"})
+    write("scores", rows)
+
+    def cell_of(column: str, **wanted) -> str:
+        found = [float(r[column]) for r in rows if all(r[k] == v for k, v in wanted.items())]
+        return figure(found)
+
+    sets = [*PHANTOMS, *REAL, *OTHERS]
+    heads = " | ".join(name.replace("bubil-", "").replace("masks_", "") for name in sets)
+    for column, title in (("auroc", "AUROC"), ("spearman", "Spearman correlation")):
+        print(f"\n{title}, co-teaching by the relative score, mean of {AVERAGED} epochs\n")
+        print(f"| score | {heads} |\n|---|{'---|' * len(sets)}")
+        for score in SCORES:
+            wanted = {"training": "relative", "epochs": AVERAGED, "score": score}
+            print(f"| {score} | " + " | ".join(cell_of(column, set=n, **wanted) for n in sets), "|")
+    sets = [*PHANTOMS, *REAL]
+    heads = " | ".join(name.replace("bubil-", "").replace("masks_", "") for name in sets)
+    print(f"\nAUROC by training and averaging\n\n| training | epochs | score | {heads} |")
+    print("|---|---|---|" + "---|" * len(sets))
+    for training in ("relative", "plain", "eq1", "folds"):
+        for last in (AVERAGED, 1):
+            for score in ("directed", "mean", "softmin"):
+                wanted = {"training": training, "epochs": last, "score": score}
+                found = " | ".join(cell_of("auroc", set=name, **wanted) for name in sets)
+                print(f"| {training} | {last} | {score} | {found} |")
+
+
+def levels() -> None:
+    """The estimate after half of the training, against what is known, and against others."""
+    from scipy.stats import beta
+
+    from coseg_lightning.noise_level import estimate_noise_level
+
+    rows = []
+    for cell in cells():
+        name, level, seed, training = cell
+        if training != "plain" or not path_of(cell).exists():
+            continue
+        peers, replaced, _ = peers_of(cell, at_half=True)
+        estimate = estimate_noise_level(*peers)
+        low, high = estimate.interval
+        # Stochastic co-teaching (de Vos et al. 2023) rejects a sample whose probability is below
+        # a number drawn from Beta(32, 4); the share rejected is its idea of the noise level.
+        probability = np.exp(-np.mean([peer.eq1 for peer in peers], axis=0))
+        row = {"set": name, "nol": f"{replaced.mean():.4f}", "seed": seed}
+        row |= {"estimate": f"{estimate.noise_level:.4f}", "separable": int(estimate.separable)}
+        row |= {"low": f"{low:.4f}", "high": f"{high:.4f}", "distance": f"{estimate.distance:.2f}"}
+        row |= {f"mixture_{score}": f"{share:.4f}" for score, share in estimate.shares.items()}
+        rejected = (1 - beta.cdf(probability, 32, 4)).mean()
+        rows.append(row | {"rejection_rate": f"{rejected:.4f}"})
+    write("levels", rows)
+
+    print("\n| set | NoL | estimates (? where the tool says that it cannot tell) |\n|---|---|---|")
+    groups = sorted({(row["set"], round(float(row["nol"]), 1)) for row in rows})
+    for name, level in groups:
+        found = [r for r in rows if (r["set"], round(float(r["nol"]), 1)) == (name, level)]
+        told = [f"{float(r['estimate']):.2f}{'' if int(r['separable']) else '?'}" for r in found]
+        print(f"| {name} | {level} | {', '.join(told)} |")
+    kinds = ["estimate", *[key for key in rows[0] if key.startswith("mixture_")], "rejection_rate"]
+    print("\n| sets | runs | told | " + " | ".join(f"error of {kind}" for kind in kinds))
+    print("|---|---|---|" + "---|" * len(kinds))
+    for kind, names in (("phantoms", "phantom"), ("real masks", "bubil")):
+        for told in (None, 1):
+            found = [
+                r for r in rows if r["set"].startswith(names) and told in (None, r["separable"])
+            ]
+            errors = [
+                np.mean([abs(float(r[key]) - float(r["nol"])) for r in found] or [np.nan])
+                for key in kinds
+            ]
+            what = "all" if told is None else "without the warning"
+            print(
+                f"| {kind}, {what} | {len(found)} | "
+                f"{sum(r['separable'] for r in found)} | "
+                + " | ".join(f"{error:.3f}" for error in errors)
+                + " |"
+            )
+    sure = [abs(float(r["estimate"]) - float(r["nol"])) for r in rows if r["separable"]]
+    print(f"\nLargest error without the warning: {max(sure, default=0):.3f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["run", "train", "scores", "levels"])
@@ -162,6 +340,10 @@ def main() -> None:
     elif given.what == "train":
         name, level, seed, training = given.cell
         train(name, float(level), int(seed), training)
+    elif given.what == "scores":
+        scores()
+    else:
+        levels()
 
 
 if __name__ == "__main__":

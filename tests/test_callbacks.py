@@ -240,6 +240,62 @@ def test_a_ranking_of_no_score_is_refused():
         CorruptionRanking(epochs=0)
 
 
+class TwoSquares(Sharp):
+    """Class 1 on the left at half brightness, class 2 on the right at full."""
+
+    def mask(self, index):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:20, 4:14], mask[8:20, 18:28] = 1, 2
+        return mask
+
+    def image(self, index):
+        return (100 * self.mask(index)).astype(np.uint8)
+
+
+class ThreeClasses(nn.Module):
+    def __init__(self, gain):
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(gain))
+
+    def forward(self, images):
+        level = images - images.amin(dim=(2, 3), keepdim=True)
+        level = 2 * level / level.amax(dim=(2, 3), keepdim=True)
+        return torch.cat([-self.gain * (level - k).abs() for k in range(3)], dim=1)
+
+
+@pytest.mark.parametrize("by_class", [False, True])
+def test_only_the_noisy_class_of_a_mask_is_corrected(tmp_path, by_class):
+    class Drawn(TwoSquares):
+        def image(self, index):
+            return (100 * super().mask(index)).astype(np.uint8)
+
+        def mask(self, index):
+            mask = super().mask(index)
+            if index < 2:
+                mask[8:14, 18:28] = 0  # half of class 2 is missing in two masks of eight
+            mask[8, 4:14] = 0  # and a row of class 1 in all
+            return mask
+
+    data = CoSegDataModule(Drawn(8), image_size=32, in_channels=1, augmentation=None)
+    module = CoSegModule(ThreeClasses(8.0), ThreeClasses(9.0), classes=3, noise_level=0.25, lr=0.0)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="relative")
+    correction = LabelCorrection(tmp_path / "labels", by_class=by_class)
+    trainer_of(tmp_path, callbacks=[ranking, correction], max_epochs=1).fit(module, data)
+    assert set(correction.layer.ids) >= {"s00", "s01"}
+    for index in (0, 1):
+        mask = correction.layer.read(f"s{index:02d}")
+        np.testing.assert_array_equal(mask == 2, TwoSquares(8).mask(index) == 2)
+    rows = {row["id"]: row for row in rows_of(tmp_path / "scores.csv")}
+    assert rows["s00"]["suspicious_class"] == "2"
+    assert "2" in rows["s00"]["noisy_classes"].split()
+    assert float(rows["s00"]["score_class_2"]) > float(rows["s05"]["score_class_2"])
+    noisy_in_1 = {id for id, row in rows.items() if "1" in row["noisy_classes"].split()}
+    assert len(noisy_in_1) == 2
+    for id in set(correction.layer.ids):
+        restored = (correction.layer.read(id)[8, 4:14] == 1).all()
+        assert restored == (id in noisy_in_1 if by_class else True)
+
+
 class Plain(Dataset):
     """Somebody's dataset: samples without ids, numbered by the ranking."""
 

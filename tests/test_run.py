@@ -20,6 +20,7 @@ from PIL import Image
 from test_callbacks import hashes
 
 from coseg_lightning.command import CONF
+from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.run import check, make_noise, make_peers, run
 from coseg_lightning.segmentation_module import SegmentationModule
@@ -107,7 +108,7 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert summary["config"]["nol"] == 0.3
     assert set(summary["test"]) == {"dice", "accuracy", "per_class_dice"}
     assert len(summary["test"]["per_class_dice"]) == 2
-    assert set(summary["ranking"]) == {"noise_level", "auroc"}
+    assert set(summary["ranking"]) == {"noise_level", "estimate", "auroc"}
     assert set(summary["correction"]) == {"corrected", "label_dice_before", "label_dice_after"}
     assert set(summary["stages"]) == {"robust_training", "retraining", "test"}
     assert summary["stages"]["robust_training"]["epochs"] == 2
@@ -366,3 +367,33 @@ def test_nothing_is_downloaded_by_default(monkeypatch):
     for path in (CONF / "model").glob("*.yaml"):
         if path.stem not in ("custom", "unet_classic"):
             assert OmegaConf.load(path).encoder_weights is None
+
+
+def test_an_estimated_noise_level_is_used_and_told(tmp_path, capsys):
+    folder = tmp_path / "run"
+    overrides = ["noise=type1", "noise.level=0.4", "nol=auto", "trainer.max_epochs=2"]
+    summary = run(composed(*SMALL, *PHANTOM, *overrides), folder)
+    ranking = summary["ranking"]
+    assert ranking["noise_level"] == ranking["estimate"]["noise_level"]
+    assert f"Noise level: {ranking['estimate']['sentence']}" in capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    assert ranking["estimate"]["sentence"][:40] in page
+    assert len(LabelStore(folder / "labels")) == round(ranking["noise_level"] * 8)
+
+
+def test_auto_does_not_say_how_much_noise_to_make():
+    with pytest.raises(InputError, match="say with noise.level=0.3"):
+        check(composed("noise=type1", "nol=auto"))
+    check(composed("noise=none", "nol=auto"))
+
+
+def test_noise_models_are_combined_by_name(tmp_path):
+    cfg = composed("noise=[type1,missing]", "noise.type1.max_pixels=4", "noise.label_dice=0.8")
+    check(cfg)
+    noise = make_noise(cfg)
+    assert noise.dice == 0.8
+    assert [type(model).__name__ for model in noise.model.models] == [
+        "BoundaryNoise",
+        "MissingRegion",
+    ]
+    assert noise.model.models[0].max_pixels == 4

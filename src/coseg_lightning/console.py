@@ -36,6 +36,9 @@ def show_summary(folder: Path, summary: dict[str, Any]) -> None:
     print()
     for name, value in rows.items():
         print(f"  {name:<{width}}  {value}")
+    estimate = summary["ranking"]["estimate"]
+    if estimate is not None:
+        print(f"\n  Noise level: {estimate['sentence']}")
     places = {
         "report.html": "the report",
         "model": "the network",

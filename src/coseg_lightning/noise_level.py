@@ -63,8 +63,8 @@ class NoiseLevelEstimate:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for a file."""
-        return {**asdict(self), "interval": list(self.interval)}
+        """Plain values, for a file, and the sentence."""
+        return {**asdict(self), "interval": list(self.interval), "sentence": str(self)}
 
 
 def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstimate:

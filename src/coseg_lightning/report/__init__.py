@@ -90,7 +90,10 @@ def doubts(summary: dict[str, Any], scores: list[dict[str, str]]) -> list[str]:
     """What a careful reader should not take for granted."""
     found = []
     auroc, correction = summary["ranking"]["auroc"], summary["correction"]
-    if scores:
+    estimate = summary["ranking"].get("estimate")
+    if estimate is not None:
+        found.append(f"Noise level: {estimate['sentence']}")
+    elif scores:
         found.append(
             f"The noise level of {summary['ranking']['noise_level']:g} was given, not measured: "
             "as many samples were taken for noisy as it says."
