@@ -31,6 +31,7 @@ CLASS_COLUMNS = (
     "expected_area",
     "overlap",
     "boundary",
+    "class_softmin",
 )
 # Nats per pixel that are nothing: keeps ratios finite where label and prediction are both sure.
 EPSILON = 1e-3
@@ -61,12 +62,12 @@ def evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX)
     for bad labels). Then follow, for each class but background, `CLASS_COLUMNS`: with the class
     against all others, the mean over labelled pixels of the label's cross-entropy, of the
     entropy and its variance that the network expects; the areas of label, prediction and predicted
-    probability, and the label's and the probability's overlap; and the label's boundary length
-    over the number of pixels.
+    probability, and the label's and the probability's overlap; the label's boundary length over
+    the number of pixels; and the softmin score of this class alone.
 
     Shape:
         logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)` int64. Returns
-        `(N, 3 + 8 (K - 1))` float64.
+        `(N, 3 + 9 (K - 1))` float64.
     """
     logits = class_logits(logits)
     labelled = masks != ignore_index
@@ -81,8 +82,10 @@ def evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX)
 
     p = logits.softmax(dim=1)
     of_label = p.gather(1, masks.where(labelled, 0).unsqueeze(1))[:, 0]
-    weights = ((1 - of_label) / 0.1).exp()
-    softmin = 1 - mean(of_label * weights) / mean(weights).clamp_min(1e-12)
+
+    def softmin(fits: Tensor) -> Tensor:
+        weights = ((1 - fits) / 0.1).exp()
+        return 1 - mean(fits * weights) / mean(weights).clamp_min(1e-12)
 
     classes = logits.shape[1]
     y = F.one_hot(masks.where(labelled, 0), classes).movedim(-1, 1)[:, 1:].to(p.dtype)
@@ -93,8 +96,9 @@ def evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX)
     changes = F.pad(y.diff(dim=-1).abs(), (1, 0)) + F.pad(y.diff(dim=-2).abs(), (0, 0, 1, 0))
     hard = F.one_hot(logits.argmax(dim=1), classes).movedim(-1, 1)[:, 1:].to(p.dtype)
     by_class = [minus_log, entropy, q * (1 - q) * odds.square(), y, hard, q, q * y, changes]
-    columns = torch.stack([mean(values) for values in by_class], dim=-1)
-    whole = torch.stack([eq1.double(), pixels.double(), softmin], dim=-1)
+    means = [mean(values) for values in by_class]
+    columns = torch.stack([*means, softmin(y * q + (1 - y) * (1 - q))], dim=-1)
+    whole = torch.stack([eq1.double(), pixels.double(), softmin(of_label)], dim=-1)
     return torch.cat([whole, columns.flatten(1)], dim=1)
 
 
@@ -117,10 +121,11 @@ class Evidence:
     expected_area: Floats
     overlap: Floats
     boundary: Floats
+    class_softmin: Floats
 
     @classmethod
     def of(cls, table: Floats) -> "Evidence":
-        """Read a table `(N, 3 + 8 (K - 1))`."""
+        """Read a table `(N, 3 + 9 (K - 1))`."""
         whole = len(MASK_COLUMNS)
         by_class = table[:, whole:].reshape(len(table), -1, len(CLASS_COLUMNS))
         return cls(*table[:, :whole].T, *np.moveaxis(by_class, 2, 0))
@@ -156,17 +161,31 @@ def shift(e: Evidence) -> Floats:
     return e.excess / (e.entropy + EPSILON)
 
 
-def directed(e: Evidence) -> Floats:
-    """The default: relative misfit plus displacement of the boundary, in the noise's direction.
+def per_boundary(e: Evidence) -> Floats:
+    """Cross-entropy over the length of the label's boundary, where labels are uncertain."""
+    return e.cross_entropy / (e.boundary + EPSILON)
 
-    Both are standardised over the dataset by median and median absolute deviation. Where one tail
-    of the displacements is clearly heavier, the noise is one-sided (an annotator who outlines too
-    much, or too little): a label that errs to the other side is then all the less suspicious.
+
+def worst_pixels(e: Evidence) -> Floats:
+    """The softmin score, which looks at the worst pixels, on the scale of log odds."""
+    return np.log((e.class_softmin + 1e-6) / (1 - e.class_softmin + 1e-6))
+
+
+def directed(e: Evidence) -> Floats:
+    """The default: how badly the label fits, plus how far its boundary is off where noise lies.
+
+    The misfit is the mean of three views, `relative`, `per_boundary` and `worst_pixels`. To it
+    comes the displacement of the boundary, half of it: to either side, as long as the noise has
+    none. Where one tail of the displacements is clearly heavier, the noise is one-sided (an
+    annotator who outlines too much, or too little): a label that errs to the other side is then
+    all the less suspicious, and the displacement tells more than any misfit (1.5 of it). Everything
+    is standardised over the dataset by median and median absolute deviation.
     """
-    misfit, displacement = standardised(relative(e), e), standardised(shift(e), e)
-    sides = direction(e)
-    directed_shift = (1 - np.abs(sides)) * np.abs(displacement) + sides * displacement
-    return misfit + directed_shift
+    views = [standardised(view(e), e) for view in (relative, per_boundary, worst_pixels)]
+    displacement, sides = standardised(shift(e), e), direction(e)
+    either, one = (1 - np.abs(sides)) * np.abs(displacement), sides * displacement
+    result: Floats = np.mean(views, axis=0) + 0.5 * either + 1.5 * one
+    return result
 
 
 def direction(e: Evidence) -> Floats:
@@ -217,7 +236,7 @@ CLASS_SCORES: dict[str, Callable[[Evidence], Floats]] = {
     "standardised": lambda e: (
         (e.cross_entropy - e.entropy) * np.sqrt(e.pixels[:, None] / (e.variance + EPSILON))
     ),
-    "per_boundary": lambda e: e.cross_entropy / (e.boundary + EPSILON),
+    "per_boundary": per_boundary,
     "per_object": lambda e: e.cross_entropy / (e.label_area + e.expected_area + EPSILON),
     "dice": lambda e: 1 - e.dice,
     "shift": lambda e: np.abs(standardised(shift(e), e)),
