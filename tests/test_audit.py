@@ -89,7 +89,8 @@ def test_a_given_level_is_not_estimated(with_predictions, tmp_path):
         f"data.root={with_predictions}", f"predictions={with_predictions}/predictions", "nol=0.2"
     )
     summary = audit(cfg, tmp_path / "audit")
-    assert summary["ranking"] == {"noise_level": 0.2, "estimate": None, "auroc": None}
+    assert summary["ranking"]["noise_level"] == 0.2
+    assert summary["ranking"]["estimate"] is None
     noisy = [row["id"] for row in rows_of(tmp_path / "audit" / "scores.csv") if row["noisy"] == "1"]
     assert sorted(noisy) == ["s03", "s07"]
 
@@ -112,6 +113,32 @@ def test_predictions_are_read_in_every_form(tmp_path, form):
     np.testing.assert_allclose(p.sum(axis=0), 1, atol=1e-5)
     np.testing.assert_allclose(p[1], foreground, atol=0.02)
     assert p.min() > 0
+
+
+def test_masks_are_no_predictions(make_folder, tmp_path):
+    root = make_folder()
+    with pytest.raises(InputError, match="nothing but 0 and 1, which are class ids"):
+        PredictionFolder(root / "masks", classes=2)
+    np.save(root / "masks" / "s00.npy", np.zeros((32, 32)))
+    with pytest.raises(InputError, match="both predict s00"):
+        PredictionFolder(root / "masks", classes=2)
+
+
+def test_an_audit_of_empty_masks_ends_well(make_folder, tmp_path):
+    root = make_folder()
+    (root / "predictions").mkdir()
+    for path in (root / "masks").iterdir():
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(path)
+        np.save(root / "predictions" / f"{path.stem}.npy", np.full((32, 32), 0.01))
+    summary = audit(
+        composed(f"data.root={root}", f"predictions={root}/predictions"), tmp_path / "audit"
+    )
+    assert "too few masks" in summary["ranking"]["estimate"]["sentence"]
+
+
+def test_an_audit_trains_two_peers(make_folder, tmp_path):
+    with pytest.raises(InputError, match="an audit trains two peers"):
+        audit(composed(f"data.root={make_folder()}", "method=supervised"), tmp_path / "audit")
 
 
 @pytest.mark.parametrize(

@@ -416,3 +416,22 @@ def test_layer_files_are_png_of_the_id(tmp_path):
     noisy = {r["id"] for r in rows_of(tmp_path / "run" / "scores.csv") if r["noisy"] == "1"}
     assert {path.stem for path in files} == noisy
     assert Image.open(files[0]).mode == "L"
+
+
+def test_what_is_frozen_stays_frozen_through_the_passes(tmp_path):
+    class Frozen(CoSegModule):
+        def on_fit_start(self):
+            super().on_fit_start()
+            self.net_a.layers[1].eval()
+
+    module, modes = Frozen(TinyNetwork(), TinyNetwork(width=5), noise_level=0.3), []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            modes.append(pl_module.net_a.layers[1].training)
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv", epochs=3)
+    trainer = trainer_of(tmp_path, callbacks=[ranking, Watch()], max_epochs=3)
+    trainer.fit(module, data_of(tmp_path))
+    assert modes == [False] * 3
+    assert module.net_b.layers[1].training

@@ -98,3 +98,39 @@ def test_a_file_keeps_its_format_palette_and_values(tmp_path, mode, suffix):
             assert set(np.unique(np.asarray(new))) == set(np.unique(np.asarray(old)))
         drawn = MaskFolder(tmp_path / "out", classes=2).read(f"s{i}")
         assert mask_dice(drawn, Squares(2).mask(i)) == rows[i]["dice"] < 1
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "gif"])
+def test_lossy_files_keep_two_classes(tmp_path, suffix):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.fromarray(255 * Squares(1).mask(0)).save(masks / f"a.{suffix}")
+    noise = BoundaryNoise(sign="dilate")
+    (row,) = corrupt_folder(masks, tmp_path / "out", noise, name="type1", noise_level=0.9)
+    drawn = MaskFolder(tmp_path / "out", classes=2).read("a")
+    assert mask_dice(drawn, Squares(1).mask(0)) == row["dice"]
+    assert 0.3 < row["dice"] < 1
+
+
+def test_a_file_that_cannot_hold_the_classes_is_refused(tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    mask = Squares(1).mask(0)
+    mask[:, 16:] *= 2
+    Image.fromarray(mask).save(masks / "a.jpg", quality=100)
+    with pytest.raises(InputError, match="save your masks as PNG|class id"):
+        corrupt_folder(
+            *(masks, tmp_path / "out", BoundaryNoise()), name="x", noise_level=0.9, classes=3
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_did_not_change_is_not_noisy(tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    for name, mask in (("empty", np.zeros((32, 32), np.uint8)), ("full", Squares(1).mask(0))):
+        Image.fromarray(mask).save(masks / f"{name}.png")
+    rows = corrupt_folder(masks, tmp_path / "o", BoundaryNoise(), name="x", noise_level=0.99)
+    assert {row["id"]: row["noisy"] for row in rows} == {"empty": 0, "full": 1}
+    with pytest.raises(InputError, match="which is only read"):
+        corrupt_folder(masks, masks / "o", BoundaryNoise(), name="x", noise_level=0.5)

@@ -368,3 +368,20 @@ def test_annotator_says_what_it_needs():
 )
 def test_mask_dice(first, second, dice):
     assert mask_dice(np.array(first), np.array(second)) == pytest.approx(dice)
+
+
+def test_a_polygon_of_something_thin_stays_thin():
+    mask = np.zeros((128, 128), np.uint8)
+    y, x = np.indices(mask.shape)
+    for offset in (0, 12):
+        mask[(abs(y - x - offset) < 2) & (x > 10) & (x < 100) & (y < 120)] = 1
+    noisy = PolygonOutline(tolerance=8)(mask, id="a", seed=0)
+    assert mask_dice(noisy, mask) > 0.6
+    np.testing.assert_array_equal(PolygonOutline()(mask, id="a", seed=0, strength=0), mask)
+
+
+def test_an_annotator_must_come_first(make_folder):
+    annotator = Annotator("masks_rough", make_folder())
+    assert Combined([annotator, MissingRegion()]).adjustable
+    with pytest.raises(InputError, match="name it first"):
+        Combined([MissingRegion(), annotator])

@@ -49,7 +49,7 @@ def test_peers_that_learned_nothing_cannot_tell():
     e = Evidence.of(evidence(logits, masks).numpy())
     estimate = estimate_noise_level(e, e)
     assert not estimate.separable
-    assert "have not learned the task yet" in str(estimate)
+    assert "most labels are far from the predictions" in str(estimate)
 
 
 def test_the_estimate_is_plain_and_the_same_again():
@@ -117,3 +117,40 @@ def test_auto_says_what_it_needs(tmp_path):
             trainer.fit(module, data_of(tmp_path))
     with pytest.raises(InputError, match="must be auto, or at least 0"):
         CoSegModule(noise_level=1.5)
+
+
+def test_empty_masks_do_not_hide_the_noise():
+    discs_only = discs(0.3, lambda rng, n: rng.normal(5, 0.7, n), size=120)
+    empty = Evidence.of(evidence(*soft_discs([-30.0] * 60, [0.0] * 60)).numpy())
+    joined = Evidence(
+        **{
+            name: np.concatenate([value, getattr(empty, name)])
+            for name, value in vars(discs_only).items()
+        }
+    )
+    estimate = estimate_noise_level(joined, joined)
+    assert estimate.separable
+    assert estimate.noise_level == pytest.approx(0.3 * 120 / 180, abs=0.04)
+    assert not estimate_noise_level(empty, empty).separable
+
+
+def test_training_that_ends_before_half_uses_the_guess_and_says_so(tmp_path):
+    estimation, ranking = NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv")
+    module = module_of(noise_level="auto")
+    trainer = trainer_of(tmp_path, callbacks=[ranking, estimation], max_epochs=8, max_steps=2)
+    with pytest.warns(UserWarning, match="cannot tell, since training ended before half"):
+        trainer.fit(module, data_of(tmp_path))
+    assert ranking.ranking.noise_level == FALLBACK
+    assert len(ranking.ranking.noisy) == round(FALLBACK * 11)
+
+
+def test_a_resumed_training_keeps_its_estimate(tmp_path):
+    estimation = NoiseLevelEstimation()
+    trainer = trainer_of(tmp_path, callbacks=[estimation], max_epochs=4)
+    trainer.fit(module_of(noise_level="auto"), data_of(tmp_path))
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    again, module = NoiseLevelEstimation(), module_of(noise_level="auto")
+    trainer = trainer_of(tmp_path, callbacks=[again], max_epochs=6)
+    trainer.fit(module, data_of(tmp_path), ckpt_path=tmp_path / "last.ckpt")
+    assert again.estimate == estimation.estimate
+    assert module.noise_known

@@ -108,7 +108,7 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert summary["config"]["nol"] == 0.3
     assert set(summary["test"]) == {"dice", "accuracy", "per_class_dice"}
     assert len(summary["test"]["per_class_dice"]) == 2
-    assert set(summary["ranking"]) == {"noise_level", "estimate", "auroc"}
+    assert set(summary["ranking"]) == {"noise_level", "estimate", "bias", "auroc"}
     assert set(summary["correction"]) == {"corrected", "label_dice_before", "label_dice_after"}
     assert set(summary["stages"]) == {"robust_training", "retraining", "test"}
     assert summary["stages"]["robust_training"]["epochs"] == 2

@@ -27,7 +27,7 @@ def main(cfg: DictConfig) -> None:
 def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Rank all masks of a dataset, by peers that are trained on them or by given predictions.
 
-    Validation and test masks are ranked too: all masks are trained on, so that none is left out.
+    Validation and test masks are ranked too: all that the split names are trained on.
 
     Returns:
         The content of the `summary.json` that is written into the folder, beside `scores.csv` and
@@ -38,8 +38,10 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     check(cfg)
     check_count(cfg, "worst", 1)
+    if cfg.method.name != "coteaching":
+        raise InputError(f"method={cfg.method.name}: an audit trains two peers; leave it out.")
     quiet()
-    for name in ("summary.json", "scores.csv"):
+    for name in ("summary.json", "scores.csv", "worst.png", "training", "noise"):
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds another audit ({name}), and nothing is ever overwritten; choose "
@@ -53,12 +55,13 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "ranking": {
             "noise_level": ranking.noise_level,
             "estimate": None if estimate is None else estimate.as_dict(),
+            "bias": ranking.bias,
             "auroc": ranking.auroc,
         },
     }
     if writes:
-        _draw(folder / "worst.png", data, ranking, proposals)
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
+        _draw(folder / "worst.png", data, ranking, proposals)
         _show(folder, ranking, estimate)
     return summary
 
@@ -76,7 +79,9 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     from coseg_lightning.callbacks.proposals import Proposals
     from coseg_lightning.run import make_peers, make_trainer
 
-    ranking = CorruptionRanking(folder / "scores.csv", score=cfg.method.score)
+    ranking = CorruptionRanking(
+        folder / "scores.csv", score=cfg.method.score, epochs=cfg.method.score_epochs
+    )
     proposals = Proposals(cfg.worst)
     callbacks: list[pl.Callback] = [ranking, proposals]
     estimation = NoiseLevelEstimation() if cfg.nol == "auto" else None
@@ -154,6 +159,8 @@ def _show(folder: Path, ranking: "Ranking", estimate: "NoiseLevelEstimate | None
         print(f"    {rank:>3}  {ranking.ids[index]:<24}  {ranking.score[index]:8.3f}")
     if estimate is not None:
         print(f"\n  Noise level: {estimate}")
+    if ranking.bias is not None:
+        print(f"  {ranking.bias}")
     if ranking.auroc is not None:
         print(f"  AUROC of the ranking: {ranking.auroc:.4f}")
     print(f"\n  In {folder}:")

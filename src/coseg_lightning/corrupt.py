@@ -84,19 +84,22 @@ def corrupt_folder(
         candidates: Ids that may become noisy; default all.
 
     Returns:
-        The manifest's rows: `id`, `file`, `noisy`, `noise`, `seed` and `dice` to the original.
+        The manifest's rows: `id`, `file`, `noisy`, `noise`, `seed` and `dice` to the original. A
+        mask that the noise does not change, such as an empty one, is not noisy.
 
     Raises:
-        InputError: If `out` exists, or a candidate or the folder has no mask.
+        InputError: If `out` exists or lies in `masks`, or a mask is missing or cannot be written.
     """
     from tqdm import tqdm
 
-    from coseg_lightning.image_files import MaskFolder, files_by_stem, write_like
+    from coseg_lightning.image_files import MaskFolder, files_by_stem
     from coseg_lightning.noise import choose_noisy, mask_dice
 
     out = Path(out)
     if out.exists():
         raise InputError(f"{out} exists and is never overwritten; give a new folder.")
+    if Path(masks).resolve() in out.resolve().parents:
+        raise InputError(f"{out} lies in {masks}, which is only read; give a folder elsewhere.")
     source = MaskFolder(masks, classes=classes)
     files = files_by_stem(Path(masks))
     chosen = set(choose_noisy(list(files if candidates is None else candidates), noise_level, seed))
@@ -108,17 +111,16 @@ def corrupt_folder(
         place = Path(temporary) / "masks"
         place.mkdir()
         for id, path in tqdm(files.items(), desc="Masks", leave=False):
-            dice = 1.0
+            dice, changed = 1.0, False
             if id in chosen:
                 original = source.read(id)
                 noisy = noise(original, id=id, seed=seed)
-                dice = mask_dice(noisy, original)
-                write_like(path, place / path.name, source.as_stored(noisy))
+                dice, changed = mask_dice(noisy, original), bool((noisy != original).any())
+                source.write_like(id, place / path.name, noisy)
             else:
                 shutil.copyfile(path, place / path.name)
-            row = {"id": id, "file": path.name, "noisy": int(id in chosen)}
-            row |= {"noise": name if id in chosen else "", "seed": seed, "dice": dice}
-            rows.append(row)
+            row = {"id": id, "file": path.name, "noisy": int(changed)}
+            rows.append(row | {"noise": name if changed else "", "seed": seed, "dice": dice})
         with (place / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
             table.writeheader()

@@ -25,6 +25,7 @@ from coseg_lightning.equations import (
 from coseg_lightning.errors import InputError
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network
+from coseg_lightning.noise_level import FALLBACK
 from coseg_lightning.scores import relative_score
 
 
@@ -85,7 +86,8 @@ class CoSegModule(pl.LightningModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        if noise_level != "auto" and not 0 <= noise_level < 1:
+        known = isinstance(noise_level, int | float) and 0 <= noise_level < 1
+        if noise_level != "auto" and not known:
             raise InputError(
                 f"noise_level={noise_level} must be auto, or at least 0 and less than 1."
             )
@@ -97,7 +99,8 @@ class CoSegModule(pl.LightningModule):
         self.save_hyperparameters(ignore=["optimizer", *given])
         self.automatic_optimization = False  # one backward on the sum of two losses
         self.estimates_noise = noise_level == "auto"
-        self.noise_level = 0.0 if noise_level == "auto" else noise_level
+        self.noise_known = not self.estimates_noise
+        self.noise_level = FALLBACK if noise_level == "auto" else noise_level
         self.ramp_epochs = ramp_epochs
         self.selection = selection
         self.lambda_1 = lambda_1
@@ -162,10 +165,10 @@ class CoSegModule(pl.LightningModule):
     @property
     def alpha(self) -> float:
         """The keep rate of the current epoch."""
-        ramp = self.ramp_epochs
-        if self.estimates_noise:  # all samples are kept until the level is known
-            ramp = 0
-        elif ramp is None:
+        if not self.noise_known:
+            return 1.0
+        ramp = 0 if self.estimates_noise else self.ramp_epochs
+        if ramp is None:
             epochs = self.trainer.max_epochs
             ramp = 10 if epochs is None or epochs < 0 else round(0.3 * epochs)
         return keep_rate(self.current_epoch, self.noise_level, ramp)
@@ -177,7 +180,7 @@ class CoSegModule(pl.LightningModule):
             check_classes(sample.masks, self.classes, self.ignore_index)
         logits_a, logits_b = self(sample.images)
 
-        # Each peer picks the samples that it finds least corrupted, Eq. (1) ...
+        # Each peer picks the samples that it finds least corrupted ...
         k, self._carry = selection_size(len(sample.images), self.alpha, self._carry)
         picks_a = self._picks(logits_a, sample.masks, k)
         picks_b = self._picks(logits_b, sample.masks, k)
@@ -283,15 +286,15 @@ class CoSegModule(pl.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["selection_carry"] = self._carry
-        checkpoint["noise_level"] = self.noise_level  # which may have been estimated
+        checkpoint["noise_level"] = self.noise_level if self.noise_known else None
         # The weights are in the checkpoint: loading it must not download others first.
         checkpoint["hyper_parameters"]["encoder_weights"] = None
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._carry = checkpoint["selection_carry"]
-        if self.estimates_noise:
-            self.noise_level = checkpoint["noise_level"]
+        if self.estimates_noise and checkpoint["noise_level"] is not None:
+            self.noise_level, self.noise_known = checkpoint["noise_level"], True
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:

@@ -176,37 +176,58 @@ class MaskFolder:
                 )
 
     def _values(self, id: str) -> NDArray[Any]:
-        path = self.path(id)
+        return self._read(self.path(id))
+
+    def _read(self, path: Path) -> NDArray[Any]:
         values = read_indices(path)
-        is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
-        if is_jpeg and self.classes == 2 and values.max() > 1:
+        if _is_jpeg(path) and self.classes == 2 and values.max() > 1:
             values = (values >= 128).astype(np.uint8)
         return values
 
     def read(self, id: str) -> NDArray[Any]:
         """One mask, `(H, W)` uint8 or uint16 class ids, 255 where unlabelled."""
-        values = self._values(id)
+        return self._class_ids(self.path(id))
+
+    def _class_ids(self, path: Path) -> NDArray[Any]:
+        values = self._read(path)
         if self._foreground is not None:
             values = values == self._foreground
         return smallest_type(values)
 
-    def as_stored(self, mask: NDArray[Any]) -> NDArray[Any]:
-        """A mask of class ids with the values that this folder's files have for them."""
-        return smallest_type(mask if self._foreground is None else (mask > 0) * self._foreground)
+    def write_like(self, id: str, path: Path, mask: NDArray[Any]) -> None:
+        """Write class ids as a file like a sample's: the same format, mode, palette and values.
+
+        Raises:
+            InputError: If such a file does not hold them, such as a JPEG of several classes.
+        """
+        foreground = self._foreground
+        if foreground is None and self.classes == 2 and _is_jpeg(self.path(id)):
+            foreground = 255
+        _save_like(self.path(id), path, mask if foreground is None else (mask > 0) * foreground)
+        if (self._class_ids(path) != mask).any():
+            raise InputError(
+                f"A noisy mask cannot be written like {self.path(id)} without losing class ids; "
+                "save your masks as PNG."
+            )
 
 
-def write_like(original: Path, path: Path, values: NDArray[Any]) -> None:
-    """Write a mask's values as another mask's file: the same format, mode and palette."""
+def _is_jpeg(path: Path) -> bool:
+    return path.suffix.lower() in (".jpg", ".jpeg")
+
+
+def _save_like(original: Path, path: Path, values: NDArray[Any]) -> None:
     with Image.open(original) as file:
         kind, mode, palette = file.format, file.mode, file.getpalette()
-    image = Image.fromarray(values)
+    sixteen_bits = mode.startswith("I;16")
+    image = Image.fromarray(values.astype(np.uint16) if sixteen_bits else smallest_type(values))
     if mode == "P" and palette is not None:
         image.putpalette(palette)
     elif mode == "1":
         image = image.point(lambda value: 255 if value else 0).convert("1")
-    elif mode in ("RGB", "RGBA", "LA"):
+    elif mode in ("RGB", "RGBA", "LA", "I"):
         image = image.convert(mode)
-    image.save(path, format=kind, quality=95)  # what has no quality takes no notice of it
+    # What has no quality or palette takes no notice of these.
+    image.save(path, format=kind, quality=95, optimize=False)
 
 
 def smallest_type(mask: NDArray[Any]) -> NDArray[Any]:

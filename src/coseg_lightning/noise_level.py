@@ -21,7 +21,8 @@ Floats = NDArray[np.float64]
 
 FALLBACK = 0.2
 RESAMPLES = 60
-AGREED = 0.25  # how far the scores' shares may lie apart
+SAMPLES = 30  # fewer tell nothing of a share
+AGREED = 0.25  # how far the scores' shares, and the interval's ends, may lie apart
 LEARNED = 0.6  # median soft Dice of labels to predictions, from which peers know their task
 
 
@@ -31,7 +32,7 @@ class NoiseLevelEstimate:
 
     Args:
         noise_level: What to use.
-        interval: 90 % of the estimates on resampled scores lie in it.
+        interval: 90 % of the estimates on resampled scores lie in it; None if not separable.
         separable: Whether good and bad labels can be told apart by their scores; if not,
             `noise_level` is a cautious guess.
         shares: What each score says: the share of the upper of two normal distributions.
@@ -40,21 +41,26 @@ class NoiseLevelEstimate:
     """
 
     noise_level: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     separable: bool
     shares: dict[str, float]
     distance: float
     prediction_dice: float
 
     def __str__(self) -> str:
-        low, high = self.interval
-        if self.separable:
+        if self.interval is not None:
+            low, high = self.interval
             return f"estimated {self.noise_level:.2f} (90 % interval {low:.2f} to {high:.2f})."
+        if not self.shares:
+            return (
+                "cannot tell, since training ended before half of its epochs, or there are too few "
+                f"masks; using {self.noise_level:.2f}; give the level if you know it."
+            )
         if self.prediction_dice < LEARNED:
             return (
-                "cannot tell, since the peers have not learned the task yet (median soft Dice of "
-                f"labels to predictions {self.prediction_dice:.2f}); using {self.noise_level:.2f}; "
-                "train for more epochs, or give the level."
+                "cannot tell, since most labels are far from the predictions (median soft Dice "
+                f"{self.prediction_dice:.2f}); using {self.noise_level:.2f}; train for more "
+                "epochs, or give the level."
             )
         told = ", ".join(f"{share:.2f}" for share in sorted(self.shares.values()))
         return (
@@ -64,7 +70,8 @@ class NoiseLevelEstimate:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a file, and the sentence."""
-        return {**asdict(self), "interval": list(self.interval), "sentence": str(self)}
+        interval = None if self.interval is None else list(self.interval)
+        return {**asdict(self), "interval": interval, "sentence": str(self)}
 
 
 def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstimate:
@@ -73,26 +80,30 @@ def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstima
     The peers must have learned from all samples alike: once they select, their scores tell what
     was selected.
     """
-    scores = judgements(peer_a, peer_b)
+    judged = (peer_a.concerns | peer_b.concerns).any(axis=1)
+    if judged.sum() < SAMPLES:
+        return unknown()
+    # Where there is nothing in label and prediction, there is nothing wrong either.
+    scores = {name: values[judged] for name, values in judgements(peer_a, peer_b).items()}
     fits = {name: fit_mixture(values) for name, values in scores.items()}
-    shares = {name: float(fit.weights[1]) for name, fit in fits.items()}
+    shares = {name: float(fit.weights[1] * judged.mean()) for name, fit in fits.items()}
     share = float(np.median(list(shares.values())))
     distance = float(np.median([fit.distance for fit in fits.values()]))
     dice = float(np.median((peer_a.dice + peer_b.dice)[peer_a.concerns | peer_b.concerns]) / 2)
 
     rng, resampled = derive_rng(0, "noise level"), []
-    size = len(peer_a.eq1)
+    size = int(judged.sum())
     for _ in range(RESAMPLES):
         chosen = rng.integers(size, size=size)
         again = [fit_mixture(scores[name][chosen], start=fits[name]) for name in scores]
-        resampled.append(np.median([fit.weights[1] for fit in again]))
-    low, high = np.quantile(resampled, (0.05, 0.95))
+        resampled.append(np.median([fit.weights[1] for fit in again]) * judged.mean())
+    low, high = map(float, np.quantile(resampled, (0.05, 0.95)))
 
-    agreed = max(shares.values()) - min(shares.values()) <= AGREED
+    agreed = max(max(shares.values()) - min(shares.values()), high - low) <= AGREED
     separable = bool(agreed and distance > 2 and dice >= LEARNED)
     return NoiseLevelEstimate(
         noise_level=min(share, 0.95) if separable else FALLBACK,
-        interval=(float(low), float(high)),
+        interval=(low, high) if separable else None,
         separable=separable,
         shares=shares,
         distance=distance,
@@ -100,11 +111,16 @@ def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstima
     )
 
 
+def unknown() -> NoiseLevelEstimate:
+    """What is said without anything to go by."""
+    return NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, 0.0)
+
+
 def judgements(peer_a: Evidence, peer_b: Evidence) -> dict[str, Floats]:
     """Scores of different kinds, `(N,)` each, the mean of both peers."""
     names = ("relative", "excess", "per_boundary", "directed")
     scores = {n: (mask_scores(peer_a, n) + mask_scores(peer_b, n)) / 2 for n in names}
-    scores["per_boundary"] = np.log(scores["per_boundary"].clip(1e-12))
+    scores["per_boundary"] = np.log(scores["per_boundary"].clip(1e-6))
     return scores
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
 from coseg_lightning.atomic import write_text
-from coseg_lightning.scores import Evidence, class_scores, mask_scores
+from coseg_lightning.scores import Evidence, class_scores, direction, mask_scores
 
 Floats = NDArray[np.float64]
 
@@ -34,6 +34,9 @@ class Ranking:
         excess: `(N,)` how much larger the label's foreground is than the predicted one, as a share
             of the image; negative where it is smaller.
         prediction_dice: `(N,)` soft Dice of each label to the prediction, the mean over classes.
+        direction: `(K - 1,)` whether bad labels of a class tend to be too large (1), too small
+            (-1), or neither.
+        by_class: Whether a sample is taken for noisy because one of its classes is.
     """
 
     ids: Sequence[str]
@@ -45,6 +48,8 @@ class Ranking:
     class_scores: Floats | None = None
     excess: Floats | None = None
     prediction_dice: Floats | None = None
+    direction: Floats | None = None
+    by_class: bool = False
     changed_pixels: dict[int, int] = field(default_factory=dict)
     corrected_dice: dict[int, float] = field(default_factory=dict)
 
@@ -72,6 +77,7 @@ class Ranking:
             class_scores=by_class,
             excess=np.mean([peer.excess.sum(axis=1) for peer in peers], axis=0),
             prediction_dice=np.mean([peer.dice.mean(axis=1) for peer in peers], axis=0),
+            direction=np.mean([direction(peer) for peer in peers], axis=0),
             **known,
         )
 
@@ -94,6 +100,9 @@ class Ranking:
     @property
     def noisy(self) -> list[int]:
         """Indices of the samples taken for noisy, worst first."""
+        if self.by_class:
+            found = self.noisy_classes
+            return [i for i in self.worst_first if i in found]
         return self.worst_first[: round(self.noise_level * len(self.ids))]
 
     @property
@@ -110,6 +119,19 @@ class Ranking:
             for i in concerned[: round(self.noise_level * len(concerned))]:
                 found.setdefault(i, []).append(k)
         return found
+
+    @property
+    def bias(self) -> str | None:
+        """In which direction bad labels err, in a sentence; None if in none, or not known."""
+        names = {1: "too large", -1: "too small"}
+        sides = [] if self.direction is None else [round(float(side)) for side in self.direction]
+        one = len(sides) == 1
+        told = [
+            f"{'Bad masks' if one else f'Bad outlines of class {k}'} tend to be {names[side]}"
+            for k, side in enumerate(sides, start=1)
+            if side
+        ]
+        return "; ".join(told) + "." if told else None
 
     @property
     def auroc(self) -> float | None:

@@ -65,6 +65,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         trainer=partial(make_trainer, cfg),
         seed=cfg.seed,
         score=cfg.method.get("score", "directed"),
+        score_epochs=cfg.method.get("score_epochs", 5),
         by_class=cfg.method.get("by_class", False),
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
     )
@@ -158,7 +159,11 @@ def make_noise(cfg: DictConfig) -> "NoiseModel | None":
     if not models:
         return None
     noise = models[0] if len(models) == 1 else Combined(models)
-    return noise if cfg.noise.label_dice is None else AtLabelDice(noise, cfg.noise.label_dice)
+    if cfg.noise.label_dice is None:
+        return noise
+    if not is_number(cfg.noise.label_dice):
+        raise InputError(f"noise.label_dice={cfg.noise.label_dice} must be a number, or null.")
+    return AtLabelDice(noise, cfg.noise.label_dice)
 
 
 def noise_name(cfg: DictConfig) -> str:

@@ -72,13 +72,14 @@ def evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX)
     logits = class_logits(logits)
     labelled = masks != ignore_index
     pixels = labelled.flatten(1).sum(dim=1)
+    precise = torch.float32 if logits.device.type == "mps" else torch.float64  # which mps lacks
     eq1 = corruption_score(logits, masks, ignore_index=ignore_index)
 
     def mean(values: Tensor) -> Tensor:
         """Over labelled pixels of `(N, ..., H, W)`."""
         shape = [len(values)] + [1] * (values.ndim - 3)
         inside = values * labelled.view(*shape, *labelled.shape[1:])
-        return inside.double().sum(dim=(-2, -1)) / pixels.clamp_min(1).view(shape)
+        return inside.sum(dim=(-2, -1), dtype=precise) / pixels.clamp_min(1).view(shape)
 
     p = logits.softmax(dim=1)
     of_label = p.gather(1, masks.where(labelled, 0).unsqueeze(1))[:, 0]
@@ -98,8 +99,8 @@ def evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX)
     by_class = [minus_log, entropy, q * (1 - q) * odds.square(), y, hard, q, q * y, changes]
     means = [mean(values) for values in by_class]
     columns = torch.stack([*means, softmin(y * q + (1 - y) * (1 - q))], dim=-1)
-    whole = torch.stack([eq1.double(), pixels.double(), softmin(of_label)], dim=-1)
-    return torch.cat([whole, columns.flatten(1)], dim=1)
+    whole = torch.stack([eq1.to(precise), pixels.to(precise), softmin(of_label)], dim=-1)
+    return torch.cat([whole, columns.flatten(1)], dim=1).cpu().double()
 
 
 @dataclass

@@ -48,6 +48,7 @@ def run_stages(
     trainer: Callable[..., pl.Trainer],
     seed: int = 0,
     score: str = "directed",
+    score_epochs: int = 5,
     by_class: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -63,6 +64,7 @@ def run_stages(
         trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`.
         seed: Of the networks' initial weights.
         score: What the training samples are ranked by: see `coseg_lightning.scores.mask_scores`.
+        score_epochs: How many of the last epochs the scores are averaged over.
         by_class: Whether each class is ranked and corrected by itself.
         config: Plain values to keep in `summary.json`.
 
@@ -79,7 +81,9 @@ def run_stages(
     ranking: Ranking | None = None
     estimation: NoiseLevelEstimation | None = None
     if method in ("coseg", "coteaching"):
-        ranking_callback = CorruptionRanking(folder / "scores.csv", score=score)
+        ranking_callback = CorruptionRanking(
+            folder / "scores.csv", score=score, epochs=score_epochs
+        )
         callbacks: list[pl.Callback] = [ranking_callback]
         if method == "coseg":
             callbacks.append(LabelCorrection(folder / "labels", by_class=by_class))
@@ -108,6 +112,7 @@ def run_stages(
         "ranking": {
             "noise_level": None if ranking is None else ranking.noise_level,
             "estimate": _estimate(estimation),
+            "bias": None if ranking is None else ranking.bias,
             "auroc": None if ranking is None else ranking.auroc,
         },
         "correction": _correction(ranking, data),

@@ -136,7 +136,7 @@ class EvidenceSum:
         def collect(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
             tables = [
-                evidence(logits, sample.masks, ignore_index=module.ignore_index).cpu().numpy()
+                evidence(logits, sample.masks, ignore_index=module.ignore_index).numpy()
                 for logits in module(sample.images)
             ]
             ids = indices if sample.ids is None else list(sample.ids)

@@ -69,7 +69,7 @@ def evaluation_pass(
         collate_fn=getattr(loader, "collate_fn", None),
     )
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
-    training = module.training
+    training = {part: part.training for part in module.modules()}  # some may be frozen
     module.eval()
     try:
         with torch.no_grad(), trainer.precision_plugin.forward_context():
@@ -78,7 +78,8 @@ def evaluation_pass(
                 batch = trainer.precision_plugin.convert_input(batch)
                 step(positions, trainer.strategy.batch_to_device(batch))
     finally:
-        module.train(training)
+        for part, mode in training.items():
+            part.training = mode
 
 
 def gather_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:

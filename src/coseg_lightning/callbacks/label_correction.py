@@ -83,6 +83,7 @@ class LabelCorrection(Callback):
         writer = LabelStoreWriter(self.folder)
         rows: list[tuple[Any, ...]] = []
 
+        ranking.by_class = self.by_class
         noisy_classes = ranking.noisy_classes
 
         def correct(indices: list[int], batch: Any) -> None:
@@ -105,7 +106,7 @@ class LabelCorrection(Callback):
                 dice = None if truth is None else mask_dice(mask, truth.mask(index))
                 rows.append((index, changed, dice))
 
-        noisy = sorted(noisy_classes if self.by_class else ranking.noisy)
+        noisy = sorted(ranking.noisy)
         evaluation_pass(trainer, pl_module, dataset, noisy, correct, "Correction")
         for index, changed, dice in gather_rows(rows):
             ranking.changed_pixels[index] = changed
@@ -130,8 +131,8 @@ def ranking_callback(trainer: pl.Trainer) -> CorruptionRanking:
         if isinstance(callback, CorruptionRanking):
             return callback
     raise InputError(
-        "LabelCorrection corrects the samples that a ranking found noisy; add a "
-        "CorruptionRanking to the trainer's callbacks."
+        "The callback needs to know which samples rank worst; add a CorruptionRanking to the "
+        "trainer's callbacks."
     )
 
 

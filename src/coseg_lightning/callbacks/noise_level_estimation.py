@@ -1,17 +1,18 @@
 """NoiseLevelEstimation: the noise level, estimated when half of stage 1 is over."""
 
+from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from coseg_lightning.callbacks.corruption_ranking import EvidenceSum
 from coseg_lightning.callbacks.evaluation_pass import plain_training_set
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.errors import InputError
-from coseg_lightning.noise_level import NoiseLevelEstimate, estimate_noise_level
+from coseg_lightning.noise_level import NoiseLevelEstimate, estimate_noise_level, unknown
 from coseg_lightning.scores import Evidence
 
 
@@ -27,7 +28,8 @@ class NoiseLevelEstimation(Callback):
         epochs: How many epochs are averaged.
 
     Attributes:
-        estimate: The result, on every process, once half of the training is over.
+        estimate: The result, on every process, once half of the training is over; a guess, which
+            says so, if training ended before.
 
     Raises:
         InputError: At the start of training, if the module's noise level is given, or the trainer
@@ -69,7 +71,8 @@ class NoiseLevelEstimation(Callback):
         assert isinstance(pl_module, CoSegModule)
         assert trainer.max_epochs is not None
         left = trainer.max_epochs // 2 - trainer.current_epoch - 1  # epochs of the first half
-        if not trainer.is_last_batch or not 0 <= left < self.epochs:
+        known = pl_module.noise_known
+        if known or not trainer.is_last_batch or not 0 <= left < self.epochs:
             return
         dataset = plain_training_set(trainer) if self.dataset is None else self.dataset
         self._seen.add(trainer, pl_module, dataset)
@@ -77,4 +80,20 @@ class NoiseLevelEstimation(Callback):
             _, (peer_a, peer_b) = self._seen.gathered()
             self.estimate = estimate_noise_level(Evidence.of(peer_a), Evidence.of(peer_b))
             pl_module.noise_level = self.estimate.noise_level
+            pl_module.noise_known = True
             rank_zero_info(f"Noise level: {self.estimate}")
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.estimate is None:
+            self.estimate = unknown()
+            rank_zero_warn(f"Noise level: {self.estimate}")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {} if self.estimate is None else {"estimate": asdict(self.estimate)}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if "estimate" in state_dict:
+            self.estimate = NoiseLevelEstimate(**state_dict["estimate"])

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from coseg_lightning.callbacks.label_correction import ranking_callback, resize_
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import read_batch
 from coseg_lightning.equations import class_logits
+from coseg_lightning.image_files import smallest_type
 
 
 class Proposals(Callback):
@@ -39,6 +39,11 @@ class Proposals(Callback):
         self.masks: dict[int, NDArray[Any]] = {}
 
     @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            ranking_callback(trainer)
+
+    @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CoSegModule)
         callback: CorruptionRanking = ranking_callback(trainer)
@@ -55,7 +60,7 @@ class Proposals(Callback):
                 stored = stored_mask(dataset, index)
                 like = sample.masks[n] if stored is None else torch.empty(stored.shape)
                 mask = resize_probabilities(mean[n : n + 1], like)[0].argmax(dim=0)
-                rows.append((index, mask.cpu().numpy().astype(np.uint8)))
+                rows.append((index, smallest_type(mask.cpu().numpy())))
 
         worst = sorted(callback.ranking.worst_first[: self.count])
         evaluation_pass(trainer, pl_module, dataset, worst, propose)

@@ -106,7 +106,9 @@ class CoSegDataModule(pl.LightningDataModule):
         if self.noise_folder is None:
             return samples
         noisy = LabelStore(self.noise_folder)
-        samples.replaced, samples.truth = frozenset(noisy.ids), train
+        # A noise may leave a mask as it was, such as an empty one.
+        changed = frozenset(id for id in noisy.ids if noisy.facts(id)["dice"] < 1)
+        samples.replaced, samples.truth = changed, train
         return samples.updated(noisy)
 
     def samples(self, part: Literal["train", "val", "test"]) -> SampleDataset | None:

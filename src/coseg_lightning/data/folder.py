@@ -110,6 +110,8 @@ def read_split(path: Path) -> dict[str, str]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise InputError(f"There is no file {path}; give the split.csv.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table; save it as CSV in UTF-8.") from error
     if not rows or not {"id", "split"} <= rows[0].keys():

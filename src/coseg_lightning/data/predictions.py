@@ -1,6 +1,7 @@
 """Class probabilities that somebody else's network predicted, in files."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -32,20 +33,35 @@ class PredictionFolder:
         self.classes = max(2, classes)
         if not self.folder.is_dir():
             raise InputError(f"predictions={folder}: there is no such folder.")
-        known = {".npy", ".npz", *SUFFIXES}
-        self._paths = {p.stem: p for p in sorted(self.folder.iterdir()) if p.suffix in known}
+        self._paths: dict[str, Path] = {}
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix.lower() not in {".npy", ".npz", *SUFFIXES} or path.name.startswith("."):
+                continue
+            if path.stem in self._paths:
+                raise InputError(
+                    f"{self._paths[path.stem]} and {path.name} both predict {path.stem}; remove "
+                    "one."
+                )
+            self._paths[path.stem] = path
+        pictures = [p for p in self._paths.values() if p.suffix.lower() in SUFFIXES]
+        if pictures and all(read_indices(p).max(initial=0) <= 1 for p in pictures):
+            raise InputError(
+                f"The pictures in {self.folder} hold nothing but 0 and 1, which are class ids; "
+                "give probabilities, scaled to 0 .. 255 or 0 .. 65535."
+            )
 
     def read(self, id: str, shape: tuple[int, ...]) -> Floats:
         """`(K, H, W)` probabilities of one sample, resized to a mask's `(H, W)`."""
         if id not in self._paths:
             raise InputError(f"{self.folder} holds no prediction of {id}; every mask needs one.")
         path = self._paths[id]
-        p = self._probabilities(path)
-        if p.ndim == 2:
+        values = self._values(path)
+        p = values[0] if values.ndim == 3 and len(values) == 1 else values
+        if p.ndim == 2 and self.classes == 2:
             p = np.stack([1 - p, p])
-        if p.shape[0] != self.classes or p.ndim != 3:
+        if p.ndim != 3 or p.shape[0] != self.classes:
             raise InputError(
-                f"{path} is {p.shape}; (K, H, W) with K = {self.classes} classes is wanted"
+                f"{path} is {values.shape}; (K, H, W) with K = {self.classes} classes is wanted"
                 + (", or (H, W) of the foreground." if self.classes == 2 else ".")
             )
         if not np.isfinite(p).all() or p.min() < 0 or abs(p.sum(axis=0) - 1).max() > 0.02:
@@ -59,13 +75,19 @@ class PredictionFolder:
         p = p.clip(1e-6, 1)  # nothing is certain, and its logarithm is needed
         return np.asarray(p / p.sum(axis=0), np.float32)
 
-    def _probabilities(self, path: Path) -> Floats:
-        if path.suffix in (".npy", ".npz"):
-            try:
-                loaded = np.load(path, allow_pickle=False)
-                values = loaded[loaded.files[0]] if path.suffix == ".npz" else loaded
-            except (ValueError, OSError, IndexError) as error:
-                raise InputError(f"{path} cannot be read as an array; restore it.") from error
+    def _values(self, path: Path) -> Floats:
+        if path.suffix.lower() in SUFFIXES:
+            picture = read_indices(path)
+            if picture.dtype not in (np.uint8, np.uint16):
+                raise InputError(
+                    f"{path} holds {picture.dtype}; save it as an 8 or 16 bit picture."
+                )
+            return (picture / np.iinfo(picture.dtype).max).astype(np.float32)
+        try:
+            loaded = np.load(path, allow_pickle=False)
+            values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
             return np.asarray(values, np.float32)
-        picture = read_indices(path)
-        return (picture / np.iinfo(picture.dtype).max).astype(np.float32)
+        except (ValueError, TypeError, OSError, EOFError, IndexError, BadZipFile) as error:
+            raise InputError(
+                f"{path} cannot be read as an array of numbers; restore it."
+            ) from error

@@ -110,6 +110,11 @@ class Combined:
     def __init__(self, models: Sequence[NoiseModel]) -> None:
         if not models:
             raise InputError("Combined needs at least one noise model.")
+        if any(isinstance(model, Annotator) for model in models[1:]):
+            raise InputError(
+                "noise=annotator takes whole masks, so that what came before it would be lost; "
+                "name it first, as in noise=[annotator,missing]."
+            )
         self.models = list(models)
 
     @property
@@ -128,7 +133,8 @@ class AtLabelDice:
     """A noise model as strong as it takes for a wanted Dice of each noisy mask to the original.
 
     What is drawn at random for a sample stays as it was; its strength is found by bisection. Where
-    the wanted Dice cannot be reached, such as by whole objects missing, the nearest is taken.
+    the wanted Dice cannot be reached, such as by whole objects missing, the nearest noisy mask of
+    those tried is taken; the manifest tells its Dice.
 
     Args:
         model: A noise model that knows a strength.

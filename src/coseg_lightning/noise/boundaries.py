@@ -100,6 +100,11 @@ class BiasedAnnotator:
                 f"noise.type2.missing={missing} and noise.type2.missing_share="
                 f"{list(missing_share)} must be shares between 0 and 1, the smaller first."
             )
+        if wobble < 0 or wavelength <= 0:
+            raise InputError(
+                f"noise.type2.wobble={wobble} must be at least 0, and "
+                f"noise.type2.wavelength={wavelength} above 0."
+            )
         self.bias = bias
         self.direction = direction
         self.wobble = wobble
@@ -227,26 +232,32 @@ class PolygonOutline:
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
         """See `NoiseModel`; strength multiplies the tolerance. Nothing is drawn at random."""
         tolerance = strength * self.tolerance * scale_of(mask)
+        if tolerance <= 0:
+            return mask.copy()
         moved: dict[int, Field] = {}
         for class_id in foreground_classes(mask):
             region = (mask == class_id).astype(np.uint8)
-            outlines, _ = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-            polygons = [cv2.approxPolyDP(outline, tolerance, closed=True) for outline in outlines]
-            # Two corners enclose nothing: the coarsest outline is the bounding box.
-            kept = [
-                polygon if len(polygon) > 2 else bounding_box(outline)
-                for polygon, outline in zip(polygons, outlines, strict=True)
-            ]
-            drawn = cv2.fillPoly(np.zeros_like(region), kept, 1)
+            outlines, tree = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+            coarse = [coarse_outline(outline, tolerance) for outline in outlines]
+            drawn = np.zeros_like(region)
+            for number, parent in enumerate(tree[0, :, 3]):
+                if parent >= 0:  # a hole, drawn with the part around it
+                    continue
+                part = cv2.fillPoly(np.zeros_like(region), [coarse[number]], 1)
+                for hole in np.flatnonzero(tree[0, :, 3] == number):
+                    cv2.fillPoly(part, [coarse[hole]], 0)
+                    cv2.polylines(part, [coarse[hole]], True, 1)  # a hole's outline is not hole
+                drawn |= part
             moved[class_id] = signed_distance(drawn.astype(bool))
         return compose(moved, mask)
 
 
-def bounding_box(outline: NDArray[Any]) -> NDArray[Any]:
-    """The four corners of the upright box around an outline; both as OpenCV's points."""
-    x, y, width, height = cv2.boundingRect(outline)
-    right, bottom = x + width - 1, y + height - 1
-    return np.array([[[x, y]], [[right, y]], [[right, bottom]], [[x, bottom]]], np.int32)
+def coarse_outline(outline: NDArray[Any], tolerance: float) -> NDArray[Any]:
+    """An outline with fewer corners; at its coarsest a box, since two corners enclose nothing."""
+    polygon = cv2.approxPolyDP(outline, tolerance, closed=True)
+    if len(polygon) > 2:
+        return polygon
+    return cv2.boxPoints(cv2.minAreaRect(outline)).round().astype(np.int32)[:, None]
 
 
 class RandomAnnotators:

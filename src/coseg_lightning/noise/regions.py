@@ -24,7 +24,7 @@ class AffineNoise:
     """A mask that is rotated and shifted (Vorontsov and Kadoury 2021, arXiv 2107.02189).
 
     All classes move together, around the foreground's centre. Angle and shift are each between
-    half of the largest and the largest, so that no mask stays as it was.
+    half of the largest and the largest, so that masks do move.
 
     Args:
         rotate: Largest angle in degrees.
@@ -101,6 +101,11 @@ class MissingRegion:
         if not 0 <= share[0] <= share[1] < 1:
             raise InputError(
                 f"noise.missing.share={list(share)} must be shares below 1, the smaller first."
+            )
+        if wobble < 0 or wavelength <= 0:
+            raise InputError(
+                f"noise.missing.wobble={wobble} must be at least 0, and "
+                f"noise.missing.wavelength={wavelength} above 0."
             )
         self.share = (float(share[0]), float(share[1]))
         self.wobble = wobble
