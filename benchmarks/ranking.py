@@ -49,9 +49,10 @@ def cells() -> list[tuple[str, float, int, str]]:
         found.append(("phantom-none", 0.0, seed, "plain"))
         for level in LEVELS:
             found += [(name, level, seed, "plain") for name in PHANTOMS]
-    for training in ("folds", "eq1", "flips"):
+    for training in ("flips", "folds", "eq1"):
         found += [(name, 0.5, 0, training) for name in [*PHANTOMS, *REAL]]
-    found += [(name, 0.5, 0, training) for name in OTHERS for training in ("relative", "plain")]
+    for training in ("relative", "plain"):
+        found += [(name, 0.5, 0, training) for name in OTHERS]
     for seed in range(3):
         found.append(("bubil-none", 0.0, seed, "plain"))
         for level in LEVELS:

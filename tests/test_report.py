@@ -73,3 +73,10 @@ def test_doubts_are_told():
 
 def test_a_run_without_a_test_set_says_so():
     assert "was not tested" in result_in_a_sentence(summary_of(dice=None))
+
+
+def test_the_suspicious_class_is_shown_where_there_are_several(tmp_path, folder):
+    overrides = ["noise=type1", "data.classes=3", "method.by_class=true"]
+    run(composed(*SMALL, *PHANTOM, *overrides), tmp_path / "run")
+    assert "<th>Suspicious class</th>" in (tmp_path / "run" / "report.html").read_text()
+    assert "<th>Suspicious class</th>" not in (folder / "report.html").read_text()
