@@ -286,7 +286,7 @@ def scores() -> None:
 
 
 def levels() -> None:
-    """The estimate after half of the training, against what is known, and against others."""
+    """The estimate after half of the training or at its end, against what is known."""
     from scipy.stats import beta
 
     from coseg_lightning.noise_level import estimate_noise_level
@@ -298,13 +298,18 @@ def levels() -> None:
             continue
         peers, replaced, _ = peers_of(cell, at_half=True)
         estimate = estimate_noise_level(*peers)
-        low, high = estimate.interval
+        if not estimate.separable:  # nothing was selected then, and it is tried again at the end
+            peers, replaced, _ = peers_of(cell)
+            estimate = estimate_noise_level(*peers)
+        interval = [
+            "" if end is None else f"{end:.4f}" for end in estimate.interval or (None, None)
+        ]
         # Stochastic co-teaching (de Vos et al. 2023) rejects a sample whose probability is below
         # a number drawn from Beta(32, 4); the share rejected is its idea of the noise level.
         probability = np.exp(-np.mean([peer.eq1 for peer in peers], axis=0))
         row = {"set": name, "nol": f"{replaced.mean():.4f}", "seed": seed}
         row |= {"estimate": f"{estimate.noise_level:.4f}", "separable": int(estimate.separable)}
-        row |= {"low": f"{low:.4f}", "high": f"{high:.4f}", "distance": f"{estimate.distance:.2f}"}
+        row |= {"low": interval[0], "high": interval[1], "distance": f"{estimate.distance:.2f}"}
         row |= {f"mixture_{score}": f"{share:.4f}" for score, share in estimate.shares.items()}
         rejected = (1 - beta.cdf(probability, 32, 4)).mean()
         rows.append(row | {"rejection_rate": f"{rejected:.4f}"})

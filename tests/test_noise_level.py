@@ -11,7 +11,12 @@ from test_scores import soft_discs
 
 from coseg_lightning import CorruptionRanking, CoSegModule, NoiseLevelEstimation
 from coseg_lightning.errors import InputError
-from coseg_lightning.noise_level import FALLBACK, estimate_noise_level, fit_mixture
+from coseg_lightning.noise_level import (
+    FALLBACK,
+    NoiseLevelEstimate,
+    estimate_noise_level,
+    fit_mixture,
+)
 from coseg_lightning.scores import Evidence, evidence
 
 
@@ -82,27 +87,19 @@ def test_the_module_keeps_all_until_the_level_is_estimated(tmp_path, monkeypatch
         def on_train_epoch_start(self, trainer, pl_module):
             alphas.append(pl_module.alpha)
 
-    found = []
-
-    def estimate(a, b):
-        found.append(estimate_noise_level(a, b))
-        return found[0]
-
-    monkeypatch.setattr(
-        "coseg_lightning.callbacks.noise_level_estimation.estimate_noise_level", estimate
-    )
+    told = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
+    monkeypatch.setattr("coseg_lightning.coseg_module.estimate_noise_level", lambda a, b: told)
     estimation, ranking = NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv")
     callbacks = [estimation, ranking, Watch()]
     trainer = trainer_of(tmp_path, callbacks=callbacks, max_epochs=6)
     trainer.fit(module, data_of(tmp_path))
-    assert len(found) == 1
-    assert estimation.estimate == found[0]
-    assert alphas == [1.0] * 3 + [1 - found[0].noise_level] * 3
-    assert ranking.ranking.noise_level == found[0].noise_level
+    assert module.noise_estimate == told
+    assert alphas == [1.0] * 3 + [0.6] * 3
+    assert ranking.ranking.noise_level == 0.4
 
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert checkpoint["noise_level"] == found[0].noise_level
+    assert checkpoint["noise_estimate"]["noise_level"] == 0.4
 
 
 def test_auto_says_what_it_needs(tmp_path):
@@ -134,23 +131,48 @@ def test_empty_masks_do_not_hide_the_noise():
     assert not estimate_noise_level(empty, empty).separable
 
 
-def test_training_that_ends_before_half_uses_the_guess_and_says_so(tmp_path):
+@pytest.mark.parametrize("options", [{"max_epochs": 4}, {"max_epochs": 8, "max_steps": 2}])
+def test_peers_that_cannot_tell_keep_all_samples_to_the_end(tmp_path, options):
+    module, alphas = module_of(noise_level="auto"), []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            alphas.append(pl_module.alpha)
+
     estimation, ranking = NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv")
-    module = module_of(noise_level="auto")
-    trainer = trainer_of(tmp_path, callbacks=[ranking, estimation], max_epochs=8, max_steps=2)
-    with pytest.warns(UserWarning, match="cannot tell, since training ended before half"):
-        trainer.fit(module, data_of(tmp_path))
+    callbacks = [ranking, estimation, Watch()]
+    trainer_of(tmp_path, callbacks=callbacks, **options).fit(module, data_of(tmp_path))
+    assert set(alphas) == {1.0}
+    assert "too few masks" in str(module.noise_estimate)  # eleven
     assert ranking.ranking.noise_level == FALLBACK
     assert len(ranking.ranking.noisy) == round(FALLBACK * 11)
 
 
-def test_a_resumed_training_keeps_its_estimate(tmp_path):
-    estimation = NoiseLevelEstimation()
-    trainer = trainer_of(tmp_path, callbacks=[estimation], max_epochs=4)
+def test_what_cannot_be_told_after_half_may_be_told_at_the_end(tmp_path, monkeypatch):
+    unsure = NoiseLevelEstimate(FALLBACK, None, False, {"relative": 0.7}, 1.0, 0.9)
+    sure = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
+    answers = iter([unsure, sure])
+    monkeypatch.setattr(
+        "coseg_lightning.coseg_module.estimate_noise_level", lambda a, b: next(answers)
+    )
+    module, ranking = module_of(noise_level="auto"), CorruptionRanking(tmp_path / "scores.csv")
+    callbacks = [NoiseLevelEstimation(), ranking]
+    trainer_of(tmp_path, callbacks=callbacks, max_epochs=4).fit(module, data_of(tmp_path))
+    assert module.noise_estimate == sure
+    assert ranking.ranking.noise_level == 0.4
+
+
+def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
+    told = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
+    answers = iter([told])
+    monkeypatch.setattr(
+        "coseg_lightning.coseg_module.estimate_noise_level", lambda a, b: next(answers)
+    )
+    trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation()], max_epochs=4)
     trainer.fit(module_of(noise_level="auto"), data_of(tmp_path))
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    again, module = NoiseLevelEstimation(), module_of(noise_level="auto")
-    trainer = trainer_of(tmp_path, callbacks=[again], max_epochs=6)
+    module = module_of(noise_level="auto")
+    trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation()], max_epochs=12)
     trainer.fit(module, data_of(tmp_path), ckpt_path=tmp_path / "last.ckpt")
-    assert again.estimate == estimation.estimate
+    assert module.noise_estimate == told
     assert module.noise_known

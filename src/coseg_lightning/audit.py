@@ -84,9 +84,8 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     )
     proposals = Proposals(cfg.worst)
     callbacks: list[pl.Callback] = [ranking, proposals]
-    estimation = NoiseLevelEstimation() if cfg.nol == "auto" else None
-    if estimation is not None:
-        callbacks.append(estimation)
+    if cfg.nol == "auto":
+        callbacks.append(NoiseLevelEstimation())
     pl.seed_everything(cfg.seed, verbose=False)
     module = make_peers(cfg)
     trainer = make_trainer(
@@ -99,8 +98,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     trainer.fit(module, datamodule=data)
     if ranking.ranking is None:
         raise KeyboardInterrupt
-    estimate = None if estimation is None else estimation.estimate
-    return ranking.ranking, estimate, proposals.masks, trainer.is_global_zero
+    return ranking.ranking, module.noise_estimate, proposals.masks, trainer.is_global_zero
 
 
 def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Result:

@@ -1,10 +1,12 @@
 """CoSegModule: robust training of two peers on noisy labels (section 2.1)."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -25,8 +27,8 @@ from coseg_lightning.equations import (
 from coseg_lightning.errors import InputError
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network
-from coseg_lightning.noise_level import FALLBACK
-from coseg_lightning.scores import relative_score
+from coseg_lightning.noise_level import FALLBACK, NoiseLevelEstimate, estimate_noise_level
+from coseg_lightning.scores import Evidence, relative_score
 
 
 class CoSegModule(pl.LightningModule):
@@ -44,8 +46,9 @@ class CoSegModule(pl.LightningModule):
         classes: Number of classes K, background included; 1 for a binary network with one
             sigmoid output, whose masks hold 0 and 1.
         noise_level: NoL, the share of training samples with noisy labels, `0 <= NoL < 1`; or
-            `auto`: the peers learn from all samples for the first half of the epochs, and a
-            `NoiseLevelEstimation` among the callbacks then sets it.
+            `auto`: the peers learn from all samples until a `NoiseLevelEstimation` among the
+            callbacks can tell the level, after half of the epochs; if it cannot, to the end, and
+            a `CorruptionRanking` tries again.
         ramp_epochs: Epochs over which the keep rate falls from 1 to 1 - NoL; 0 keeps it constant,
             as printed; default 30 % of the trainer's `max_epochs`. An estimated level needs none.
         selection: How a peer finds the least corrupted samples of a batch: by `relative`, the
@@ -100,6 +103,7 @@ class CoSegModule(pl.LightningModule):
         self.automatic_optimization = False  # one backward on the sum of two losses
         self.estimates_noise = noise_level == "auto"
         self.noise_known = not self.estimates_noise
+        self.noise_estimate: NoiseLevelEstimate | None = None
         self.noise_level = FALLBACK if noise_level == "auto" else noise_level
         self.ramp_epochs = ramp_epochs
         self.selection = selection
@@ -161,6 +165,13 @@ class CoSegModule(pl.LightningModule):
                 'noise_level="auto" is set by a NoiseLevelEstimation; add one to the trainer\'s '
                 "callbacks, or give the level."
             )
+
+    def settle_noise_level(self, peer_a: Evidence, peer_b: Evidence) -> None:
+        """Estimate the noise level of `auto`; it counts as known if it can be told."""
+        self.noise_estimate = estimate_noise_level(peer_a, peer_b)
+        self.noise_level = self.noise_estimate.noise_level
+        self.noise_known = self.noise_estimate.separable
+        rank_zero_info(f"Noise level: {self.noise_estimate}")
 
     @property
     def alpha(self) -> float:
@@ -286,15 +297,18 @@ class CoSegModule(pl.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["selection_carry"] = self._carry
-        checkpoint["noise_level"] = self.noise_level if self.noise_known else None
+        estimate = self.noise_estimate
+        checkpoint["noise_estimate"] = None if estimate is None else asdict(estimate)
         # The weights are in the checkpoint: loading it must not download others first.
         checkpoint["hyper_parameters"]["encoder_weights"] = None
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._carry = checkpoint["selection_carry"]
-        if self.estimates_noise and checkpoint["noise_level"] is not None:
-            self.noise_level, self.noise_known = checkpoint["noise_level"], True
+        if self.estimates_noise and checkpoint["noise_estimate"] is not None:
+            self.noise_estimate = NoiseLevelEstimate(**checkpoint["noise_estimate"])
+            self.noise_level = self.noise_estimate.noise_level
+            self.noise_known = self.noise_estimate.separable
 
 
 def same_weights(first: nn.Module, second: nn.Module) -> bool:

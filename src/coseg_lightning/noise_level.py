@@ -23,7 +23,7 @@ FALLBACK = 0.2
 RESAMPLES = 60
 SAMPLES = 30  # fewer tell nothing of a share
 AGREED = 0.25  # how far the scores' shares, and the interval's ends, may lie apart
-LEARNED = 0.6  # median soft Dice of labels to predictions, from which peers know their task
+LEARNED = 0.65  # median soft Dice of labels to predictions, from which peers know their task
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class NoiseLevelEstimate:
             return f"estimated {self.noise_level:.2f} (90 % interval {low:.2f} to {high:.2f})."
         if not self.shares:
             return (
-                "cannot tell, since training ended before half of its epochs, or there are too few "
-                f"masks; using {self.noise_level:.2f}; give the level if you know it."
+                f"cannot tell, since there are too few masks (less than {SAMPLES} with anything in "
+                f"them); using {self.noise_level:.2f}; give the level if you know it."
             )
         if self.prediction_dice < LEARNED:
             return (
@@ -82,7 +82,7 @@ def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstima
     """
     judged = (peer_a.concerns | peer_b.concerns).any(axis=1)
     if judged.sum() < SAMPLES:
-        return unknown()
+        return NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, 0.0)
     # Where there is nothing in label and prediction, there is nothing wrong either.
     scores = {name: values[judged] for name, values in judgements(peer_a, peer_b).items()}
     fits = {name: fit_mixture(values) for name, values in scores.items()}
@@ -109,11 +109,6 @@ def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstima
         distance=distance,
         prediction_dice=dice,
     )
-
-
-def unknown() -> NoiseLevelEstimate:
-    """What is said without anything to go by."""
-    return NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, 0.0)
 
 
 def judgements(peer_a: Evidence, peer_b: Evidence) -> dict[str, Floats]:

@@ -79,7 +79,7 @@ def run_stages(
     _check_new(folder)
 
     ranking: Ranking | None = None
-    estimation: NoiseLevelEstimation | None = None
+    estimate: dict[str, Any] | None = None
     if method in ("coseg", "coteaching"):
         ranking_callback = CorruptionRanking(
             folder / "scores.csv", score=score, epochs=score_epochs
@@ -91,10 +91,11 @@ def run_stages(
         module: CoSegModule | SegmentationModule = peers()
         assert isinstance(module, CoSegModule)
         if module.estimates_noise:
-            estimation = NoiseLevelEstimation()
-            callbacks.append(estimation)
+            callbacks.append(NoiseLevelEstimation())
         final = run.fit("robust_training", module, data, callbacks)
         ranking = ranking_callback.ranking
+        if module.noise_estimate is not None:
+            estimate = module.noise_estimate.as_dict()
     if method == "coseg":
         data.lay(folder / "labels")
         del module, final
@@ -111,7 +112,7 @@ def run_stages(
         "test": test,
         "ranking": {
             "noise_level": None if ranking is None else ranking.noise_level,
-            "estimate": _estimate(estimation),
+            "estimate": estimate,
             "bias": None if ranking is None else ranking.bias,
             "auroc": None if ranking is None else ranking.auroc,
         },
@@ -127,11 +128,6 @@ def run_stages(
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     final.strategy.barrier("run finished")
     return summary
-
-
-def _estimate(callback: NoiseLevelEstimation | None) -> dict[str, Any] | None:
-    """The estimated noise level; None where it was given."""
-    return None if callback is None or callback.estimate is None else callback.estimate.as_dict()
 
 
 class _Run:

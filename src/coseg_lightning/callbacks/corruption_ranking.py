@@ -99,11 +99,14 @@ class CorruptionRanking(Callback):
         assert isinstance(pl_module, CoSegModule)
         dataset = self._dataset(trainer)
         self._seen.add(trainer, pl_module, dataset, "Ranking")
-        ids, peers = self._seen.gathered()
+        ids, tables = self._seen.gathered()
+        peer_a, peer_b = map(Evidence.of, tables)
+        if not pl_module.noise_known:
+            pl_module.settle_noise_level(peer_a, peer_b)
         self.ranking = Ranking.of_evidence(
             ids,
-            Evidence.of(peers[0]),
-            Evidence.of(peers[1]),
+            peer_a,
+            peer_b,
             pl_module.noise_level,
             score=self.score,
             replaced=getattr(dataset, "replaced", None),

@@ -1,35 +1,29 @@
 """NoiseLevelEstimation: the noise level, estimated when half of stage 1 is over."""
 
-from dataclasses import asdict
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from typing_extensions import override
 
 from coseg_lightning.callbacks.corruption_ranking import EvidenceSum
 from coseg_lightning.callbacks.evaluation_pass import plain_training_set
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.errors import InputError
-from coseg_lightning.noise_level import NoiseLevelEstimate, estimate_noise_level, unknown
 from coseg_lightning.scores import Evidence
 
 
 class NoiseLevelEstimation(Callback):
     """Sets the noise level of `CoSegModule(noise_level="auto")` after half of the epochs.
 
-    Until then the peers learn from all samples; from then on they select. The estimate rests on
-    passes in evaluation mode at the end of the epochs before, as `CorruptionRanking`'s scores do.
+    Until then the peers learn from all samples; from then on they select, if the level could be
+    told. The estimate, `module.noise_estimate`, rests on passes in evaluation mode at the end of
+    the epochs before, as `CorruptionRanking`'s scores do.
 
     Args:
         dataset: What to judge; default the training dataset. Give a view without augmentation if
             your dataset augments its samples itself.
         epochs: How many epochs are averaged.
-
-    Attributes:
-        estimate: The result, on every process, once half of the training is over; a guess, which
-            says so, if training ended before.
 
     Raises:
         InputError: At the start of training, if the module's noise level is given, or the trainer
@@ -39,7 +33,6 @@ class NoiseLevelEstimation(Callback):
     def __init__(self, *, dataset: Any = None, epochs: int = 5) -> None:
         self.dataset = dataset
         self.epochs = epochs
-        self.estimate: NoiseLevelEstimate | None = None
         self._seen = EvidenceSum()
 
     @override
@@ -78,22 +71,4 @@ class NoiseLevelEstimation(Callback):
         self._seen.add(trainer, pl_module, dataset)
         if left == 0:
             _, (peer_a, peer_b) = self._seen.gathered()
-            self.estimate = estimate_noise_level(Evidence.of(peer_a), Evidence.of(peer_b))
-            pl_module.noise_level = self.estimate.noise_level
-            pl_module.noise_known = True
-            rank_zero_info(f"Noise level: {self.estimate}")
-
-    @override
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.estimate is None:
-            self.estimate = unknown()
-            rank_zero_warn(f"Noise level: {self.estimate}")
-
-    @override
-    def state_dict(self) -> dict[str, Any]:
-        return {} if self.estimate is None else {"estimate": asdict(self.estimate)}
-
-    @override
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if "estimate" in state_dict:
-            self.estimate = NoiseLevelEstimate(**state_dict["estimate"])
+            pl_module.settle_noise_level(Evidence.of(peer_a), Evidence.of(peer_b))
