@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.stats import lmoment
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -220,13 +221,9 @@ def standardised(values: Floats, e: Evidence, *, squashed: bool = True) -> Float
 
 def l_skewness(values: Floats) -> float:
     """Third L-moment over the second, in [-1, 1]; 0 for a symmetric distribution."""
-    n = len(values)
-    if n < 4 or values.max() == values.min():
+    if len(values) < 4 or values.max() == values.min():
         return 0.0
-    ordered, i = np.sort(values), np.arange(n)
-    b0, b1 = ordered.mean(), (i * ordered).sum() / (n * (n - 1))
-    b2 = (i * (i - 1) * ordered).sum() / (n * (n - 1) * (n - 2))
-    return float((6 * b2 - 6 * b1 + b0) / (2 * b1 - b0))
+    return float(lmoment(values, order=3))
 
 
 # Each gives a number for every class of every mask, higher for worse labels.
