@@ -322,7 +322,7 @@ def levels() -> None:
         told = [f"{float(r['estimate']):.2f}{'' if int(r['separable']) else '?'}" for r in found]
         print(f"| {name} | {level} | {', '.join(told)} |")
     kinds = ["estimate", *[key for key in rows[0] if key.startswith("mixture_")], "rejection_rate"]
-    print("\n| sets | runs | told | " + " | ".join(f"error of {kind}" for kind in kinds))
+    print("\n| sets | runs | told | " + " | ".join(f"error of {kind}" for kind in kinds), "|")
     print("|---|---|---|" + "---|" * len(kinds))
     for kind, names in (("phantoms", "phantom"), ("real masks", "bubil")):
         for told in (None, 1):
@@ -337,7 +337,7 @@ def levels() -> None:
             print(
                 f"| {kind}, {what} | {len(found)} | "
                 f"{sum(r['separable'] for r in found)} | "
-                + " | ".join(f"{error:.3f}" for error in errors)
+                + " | ".join("-" if np.isnan(error) else f"{error:.3f}" for error in errors)
                 + " |"
             )
     sure = [abs(float(r["estimate"]) - float(r["nol"])) for r in rows if r["separable"]]
