@@ -30,7 +30,7 @@ SIDE, CHANNELS, AVERAGED = 64, 12, 5
 REAL = ["bubil-masks_crowd1", "bubil-masks_large", "bubil-masks_worst"]
 PHANTOMS = ["phantom-type1", "phantom-type2"]
 OTHERS = ["bubil-masks_small", "bubil-masks_crowd4", "bubil-type1", "bubil-type2"]
-OTHERS += ["usgra-type1", "usgra-type2"]  # not used when the weights were chosen
+OTHERS += ["usgra-type1", "usgra-type2"]  # one seed each
 LEVELS = [0.2, 0.4, 0.6]
 
 

@@ -180,13 +180,13 @@ def directed(e: Evidence) -> Floats:
     comes the displacement of the boundary, half of it: to either side, as long as the noise has
     none. Where one tail of the displacements is clearly heavier, the noise is one-sided (an
     annotator who outlines too much, or too little): a label that errs to the other side is then
-    all the less suspicious, and the displacement tells more than any misfit (1.5 of it). Everything
-    is standardised over the dataset by median and median absolute deviation.
+    all the less suspicious, and the displacement counts in full. Everything is standardised over
+    the dataset by median and median absolute deviation.
     """
     views = [standardised(view(e), e) for view in (relative, per_boundary, worst_pixels)]
     displacement, sides = standardised(shift(e), e), direction(e)
     either, one = (1 - np.abs(sides)) * np.abs(displacement), sides * displacement
-    result: Floats = np.mean(views, axis=0) + 0.5 * either + 1.5 * one
+    result: Floats = np.mean(views, axis=0) + 0.5 * either + one
     return result
 
 
