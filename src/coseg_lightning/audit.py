@@ -117,7 +117,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     rows = []
     for index, id in enumerate(samples.ids):
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
-        logits = torch.from_numpy(predictions.read(id, samples.mask(index).shape)).log()
+        logits = torch.from_numpy(predictions.read(id, mask.shape)).log()
         rows.append(evidence(logits[None], mask[None])[0].numpy())
     found = Evidence.of(np.array(rows))
     estimate = estimate_noise_level(found, found) if cfg.nol == "auto" else None

@@ -37,7 +37,7 @@ def write_report(folder: str | Path, data: CoSegDataModule) -> None:
     figures = {"Training": training_curves(read_rows(folder / "metrics.csv"))}
     if scores:
         figures["Corruption scores of the training set"] = score_histogram(
-            scores, summary["config"]["method"].get("score", "")
+            scores, summary["config"]["method"].get("score", "directed")
         )
     changed = sorted(scores, key=lambda row: -int(row["changed_pixels"] or 0))[:8]
     changed = [row for row in changed if row["changed_pixels"] not in ("", "0")]
@@ -93,15 +93,13 @@ def doubts(summary: dict[str, Any], scores: list[dict[str, str]]) -> list[str]:
     found = []
     auroc, correction = summary["ranking"]["auroc"], summary["correction"]
     estimate = summary["ranking"].get("estimate")
-    if estimate is not None:
+    if estimate is not None and not estimate["separable"]:
         found.append(f"Noise level: {estimate['sentence']}")
-    elif scores:
+    elif estimate is None and scores:
         found.append(
             f"The noise level of {summary['ranking']['noise_level']:g} was given, not measured: "
             "as many samples were taken for noisy as it says."
         )
-    if summary["ranking"].get("bias") is not None:
-        found.append(summary["ranking"]["bias"])
     if auroc is not None and auroc < 0.85:
         found.append(
             f"The ranking tells noisy labels from others poorly (AUROC {auroc:.2f}; 0.5 is "

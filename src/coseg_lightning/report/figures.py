@@ -48,7 +48,7 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
     return figure
 
 
-def score_histogram(rows: Sequence[dict[str, str]], score: str = "") -> Figure:
+def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
     """Corruption scores with the cut, clean and replaced labels apart if known (Fig. 2b)."""
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
@@ -68,9 +68,7 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str = "") -> Figure:
     noisy = [float(row["score"]) for row in rows if row["noisy"] == "1"]
     if noisy:
         axes.axvline(min(noisy), color=BLACK, linestyle="--", label="ranked noisy from here on")
-    axes.set(
-        xlabel=f"Corruption score {score}, mean of both peers".replace("  ", " "), ylabel="Samples"
-    )
+    axes.set(xlabel=f"Corruption score ({score}), mean of both peers", ylabel="Samples")
     axes.legend()
     return figure
 
