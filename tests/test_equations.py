@@ -188,3 +188,12 @@ def test_agreement_counts_labelled_pixels_alone():
     b = torch.tensor([1.0, -1.0, -1.0, -1.0]).view(1, 1, 1, 4)
     masks = torch.tensor([[[1, 0, 1, 255]]])
     assert agreement(a, b, masks).item() == pytest.approx(2 / 3)
+
+
+def test_vote_overrules_the_label_only_where_the_peers_are_sure():
+    a = torch.tensor([[[[0.1, 0.4, 0.9]], [[0.9, 0.6, 0.1]]]] * 2)
+    b = torch.tensor([[[[0.3, 0.4, 0.9]], [[0.7, 0.6, 0.1]]]] * 2)
+    label = torch.tensor([[[0, 0, 1]]] * 2)
+    assert vote(a, b, label, confidence=0.7).tolist() == [[[1, 0, 0]]] * 2
+    each = vote(a, b, label, confidence=torch.tensor([0.5, 0.85]))
+    assert each.tolist() == [[[1, 1, 0]], [[0, 0, 0]]]

@@ -8,6 +8,7 @@ Section and equation numbers are those of arXiv 2102.00523.
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -102,16 +103,18 @@ def segmentation_loss(
     lambda_1: float = 1.0,
     include_background: bool = True,
     ignore_index: int = IGNORE_INDEX,
+    pixel_loss: Callable[..., Tensor] = corruption_score,
 ) -> Tensor:
     """The first two terms of Eq. (2) for each sample: `L_CE + lambda_1 L_Dice`.
 
     The third, `lambda_2 ||W||^2`, does not depend on the sample and is left to the optimizer:
-    see `l2_weight_decay`.
+    see `l2_weight_decay`. A `pixel_loss` of the same signature as `corruption_score` takes the
+    place of the cross-entropy.
 
     Returns:
         `(N,)` losses.
     """
-    cross_entropy = corruption_score(logits, masks, ignore_index=ignore_index)
+    cross_entropy = pixel_loss(logits, masks, ignore_index=ignore_index)
     dice = dice_loss(
         logits, masks, include_background=include_background, ignore_index=ignore_index
     )
@@ -168,18 +171,29 @@ def vote(
     probabilities_b: Tensor,
     masks: Tensor,
     *,
+    confidence: float | Tensor = 0.0,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
     """Corrected labels (section 2.2): the peers' class where both agree against the label.
 
     Unlabelled pixels stay unlabelled.
 
+    Args:
+        probabilities_a: Class probabilities of the first peer.
+        probabilities_b: Class probabilities of the second peer.
+        masks: The labels.
+        confidence: The mean probability of the peers' class must be above this, one number or one
+            a sample; 0 as printed.
+        ignore_index: Class id of unlabelled pixels.
+
     Shape:
-        probabilities `(N, K, H, W)` (or logits of K classes), masks and result `(N, H, W)`.
+        probabilities `(N, K, H, W)`, masks and result `(N, H, W)`, confidence `(N,)`.
     """
     class_a, class_b = probabilities_a.argmax(dim=1), probabilities_b.argmax(dim=1)
     overruled = (class_a == class_b) & (masks != ignore_index)
-    return class_a.where(overruled, masks)
+    sure = ((probabilities_a + probabilities_b) / 2).amax(dim=1)
+    least = torch.as_tensor(confidence, dtype=sure.dtype, device=sure.device)
+    return class_a.where(overruled & (sure > least.view(-1, 1, 1)), masks)
 
 
 def agreement(

@@ -1,7 +1,8 @@
 """LabelCorrection: the peers' vote on the labels of the noisy samples."""
 
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -24,13 +25,16 @@ from coseg_lightning.equations import IGNORE_INDEX, class_logits, vote
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore, LabelStoreWriter
 from coseg_lightning.noise import mask_dice
+from coseg_lightning.trust import Trust
 
 
 class LabelCorrection(Callback):
     """Writes corrected masks of the samples ranked noisy into a label layer (section 2.2).
 
-    Where both peers predict the same class and the label says another, the peers win. The vote is
-    taken at the masks' own resolution, where the dataset is one of this package's: the peers'
+    Where both peers predict the same class and the label says another, the peers win, if they are
+    sure enough. If they contradict the labels in doubt little more than each other, they know less
+    than the labels, and all of these are left as they are: see `coseg_lightning.trust`. The vote
+    is taken at the masks' own resolution, where the dataset is one of this package's: the peers'
     probabilities are resized, not their labels. Your masks are not touched: see
     `coseg_lightning.labels.updated` for how to use the layer.
 
@@ -38,20 +42,38 @@ class LabelCorrection(Callback):
 
     Args:
         folder: A new folder for the layer, conventionally `labels`.
+        confidence: The least mean probability of the peers' class: `auto`, or one for all pixels,
+            with which nothing is ever left alone; 0 is the vote as printed.
         by_class: Rank each class by itself, and change only pixels that were or become one of the
             mask's noisy classes; default the whole masks of the noisy part.
 
     Attributes:
         layer: The finished layer, on every process, once `fit` has ended.
+        contradiction: How many times more the peers contradict the labels in doubt than each
+            other; None where nothing was in doubt, or the confidence was given.
+        left_alone: Whether the labels were left as they are, since the peers know less.
 
     Raises:
         InputError: At the start of training, if the folder is not new or no ranking is made.
     """
 
-    def __init__(self, folder: str | Path = "labels", *, by_class: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path = "labels",
+        *,
+        confidence: float | Literal["auto"] = "auto",
+        by_class: bool = False,
+    ) -> None:
+        if confidence != "auto" and not (
+            isinstance(confidence, int | float) and 0 <= confidence <= 1
+        ):
+            raise InputError(f"confidence={confidence} must be auto, or a number from 0 to 1.")
         self.folder = Path(folder)
+        self.confidence = confidence
         self.by_class = by_class
         self.layer: LabelStore | None = None
+        self.contradiction: float | None = None
+        self.left_alone = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -85,6 +107,8 @@ class LabelCorrection(Callback):
 
         ranking.by_class = self.by_class
         noisy_classes = ranking.noisy_classes
+        noisy = sorted(ranking.noisy)
+        confidence = self._confidences(trainer, pl_module, dataset, noisy)
 
         def correct(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
@@ -95,7 +119,11 @@ class LabelCorrection(Callback):
                 if stored is not None:
                     label = torch.from_numpy(stored.astype(np.int64)).to(label)
                 a, b = (resize_probabilities(p[n : n + 1], label) for p in peers)
-                corrected = vote(a, b, label[None], ignore_index=pl_module.ignore_index)[0]
+                corrected = vote(
+                    *(a, b, label[None]),
+                    confidence=confidence[index],
+                    ignore_index=pl_module.ignore_index,
+                )[0]
                 if self.by_class:
                     classes = torch.tensor(noisy_classes[index], device=label.device)
                     concerned = torch.isin(label, classes) | torch.isin(corrected, classes)
@@ -106,7 +134,6 @@ class LabelCorrection(Callback):
                 dice = None if truth is None else mask_dice(mask, truth.mask(index))
                 rows.append((index, changed, dice))
 
-        noisy = sorted(ranking.noisy)
         evaluation_pass(trainer, pl_module, dataset, noisy, correct, "Correction")
         for index, changed, dice in gather_rows(rows):
             ranking.changed_pixels[index] = changed
@@ -119,6 +146,37 @@ class LabelCorrection(Callback):
             ranking.write(callback.path)
         trainer.strategy.barrier("label layer written")
         self.layer = LabelStore(self.folder)
+
+    def _confidences(
+        self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, noisy: list[int]
+    ) -> dict[int, float]:
+        """How sure the peers must be to overrule each noisy label, by the sample's index."""
+        if self.confidence != "auto":
+            return dict.fromkeys(noisy, float(self.confidence))
+        rows: list[tuple[int, float, float]] = []
+
+        def compare(indices: list[int], batch: Any) -> None:
+            sample = read_batch(batch)
+            peers = [class_logits(logits).softmax(dim=1) for logits in module(sample.images)]
+            labelled = sample.masks != module.ignore_index
+            predictions = (p.argmax(dim=1) for p in ((peers[0] + peers[1]) / 2, *peers))
+            labels, mean, a, b = (
+                mask.where(labelled, IGNORE_INDEX).cpu().numpy()
+                for mask in (sample.masks, *predictions)
+            )
+            for n, index in enumerate(indices):
+                against_label = 1 - mask_dice(labels[n], mean[n])
+                rows.append((index, against_label, 1 - mask_dice(a[n], b[n])))
+
+        evaluation_pass(trainer, module, dataset, range(len(dataset)), compare)
+        table = np.array(gather_rows(rows))[:, 1:]
+        doubted = np.isin(np.arange(len(table)), noisy)
+        trust = Trust(table[doubted, 0], table[doubted, 1], table[~doubted, 0])
+        self.contradiction = trust.contradiction
+        self.left_alone = not trust.peers_know_better
+        if self.left_alone:
+            return dict.fromkeys(noisy, math.inf)
+        return dict(zip(noisy, map(float, trust.confidence), strict=True))
 
 
 def ranking_callback(trainer: pl.Trainer) -> CorruptionRanking:
