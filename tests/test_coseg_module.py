@@ -7,7 +7,13 @@ from conftest import Squares, TinyNetwork
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from coseg_lightning import CoSegDataModule, CoSegModule, SegmentationModule
+from coseg_lightning import (
+    CorruptionRanking,
+    CoSegDataModule,
+    CoSegModule,
+    SegmentationModule,
+)
+from coseg_lightning.data.samples import Batch
 from coseg_lightning.equations import corruption_score, segmentation_loss
 from coseg_lightning.errors import InputError
 from coseg_lightning.noise import BoundaryNoise
@@ -273,3 +279,74 @@ def test_bf16_training_runs(tmp_path):
     trainer = trainer_of(tmp_path, precision="bf16-mixed")
     trainer.fit(module_of(), loader(*[one_batch() for _ in range(2)]))
     assert torch.isfinite(trainer.callback_metrics["train/loss_a"])
+
+
+def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
+    module = module_of()
+    kept = {}
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            kept[trainer.current_epoch] = pl_module._kept, pl_module.alpha
+
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
+    trainer_of(tmp_path, max_epochs=16, callbacks=callbacks).fit(module, data_of(tmp_path))
+    assert [kept[epoch] for epoch in range(8)] == [(None, 1.0)] * 8
+    assert all(len(part) == 11 - round(0.5 * 11) for part in kept[8][0])
+    assert kept[8][1] == 0.5
+    assert kept[9] is not kept[8]
+    changes = [n for n in range(9, 16) if kept[n][0] is not kept[n - 1][0]]
+    assert changes == [10, 12, 14]  # every eighth of 16 epochs
+
+
+def test_a_peer_learns_from_what_the_other_one_keeps():
+    module = module_of()
+    module.ranker_found = True
+    module.keep(of_a=["0", "1"], of_b=["1", "2", "5"])
+    images, masks = one_batch()
+    logits_a, logits_b = module.net_a(images), module.net_b(images)
+    sample = Batch(images, masks, ids=torch.arange(6))
+    loss_a, loss_b, (picks_a, picks_b) = module.peer_losses(logits_a, logits_b, sample)
+    assert picks_a.tolist() == [0, 1]
+    assert picks_b.tolist() == [1, 2, 5]
+    torch.testing.assert_close(loss_a, segmentation_loss(logits_a, masks)[[1, 2, 5]].mean())
+    torch.testing.assert_close(loss_b, segmentation_loss(logits_b, masks)[[0, 1]].mean())
+
+
+def test_a_batch_of_which_nothing_is_kept_teaches_nothing():
+    module = module_of()
+    module.ranker_found = True
+    module.keep(of_a=["9"], of_b=["9"])
+    images, masks = one_batch()
+    sample = Batch(images, masks, ids=torch.arange(6))
+    logits = module(images)
+    loss_a, loss_b, _ = module.peer_losses(*logits, sample)
+    (loss_a + loss_b).backward()
+    assert loss_a == loss_b == 0
+    assert all((weight.grad == 0).all() for weight in module.parameters())
+
+
+def test_samples_without_ids_are_selected_batch_by_batch(tmp_path):
+    module = module_of(ramp_epochs=0)
+    batches = [one_batch() for _ in range(2)]
+    dataset = [
+        (image, mask)
+        for images, masks in batches
+        for image, mask in zip(images, masks, strict=True)
+    ]
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    with pytest.warns(UserWarning, match="no ids"):
+        trainer_of(tmp_path, max_epochs=4, callbacks=[ranking]).fit(
+            module, DataLoader(dataset, batch_size=4)
+        )
+    assert module.alpha == 0.5
+    assert len(ranking.ranking.noisy) == 6
+
+
+def test_what_is_kept_survives_a_checkpoint():
+    module, other = module_of(), module_of()
+    module.keep(["a", "b"], ["c"])
+    checkpoint = {"hyper_parameters": {"encoder_weights": None}}
+    module.on_save_checkpoint(checkpoint)
+    other.on_load_checkpoint(checkpoint)
+    assert other._kept == (frozenset("ab"), frozenset("c"))

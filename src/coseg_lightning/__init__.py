@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from coseg_lightning.callbacks.averaged_weights import AveragedWeights
     from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
     from coseg_lightning.callbacks.label_correction import LabelCorrection
     from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AveragedWeights",
     "CoSegDataModule",
     "CoSegModule",
     "CorruptionRanking",
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AveragedWeights": "callbacks.averaged_weights",
     "CoSegDataModule": "data.datamodule",
     "CoSegModule": "coseg_module",
     "CorruptionRanking": "callbacks.corruption_ranking",

@@ -1,18 +1,18 @@
 """CoSegModule: robust training of two peers on noisy labels (section 2.1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from coseg_lightning.buffers import average_buffers
-from coseg_lightning.data.samples import check_classes, read_batch
+from coseg_lightning.data.samples import Batch, check_classes, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
     agreement,
@@ -25,6 +25,7 @@ from coseg_lightning.equations import (
     small_score_selection,
 )
 from coseg_lightning.errors import InputError
+from coseg_lightning.labels import sample_name
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network
 from coseg_lightning.noise_level import FALLBACK, NoiseLevelEstimate, estimate_noise_level
@@ -49,11 +50,16 @@ class CoSegModule(pl.LightningModule):
             `auto`: the peers learn from all samples until a `NoiseLevelEstimation` among the
             callbacks can tell the level, after half of the epochs; if it cannot, to the end, and
             a `CorruptionRanking` tries again.
-        ramp_epochs: Epochs over which the keep rate falls from 1 to 1 - NoL; 0 keeps it constant,
-            as printed; default 30 % of the trainer's `max_epochs`. An estimated level needs none.
-        selection: How a peer finds the least corrupted samples of a batch: by `relative`, the
-            cross-entropy over the entropy that it expects, or by `eq1`, the cross-entropy alone,
-            as printed, which on varied images picks the easy ones.
+        selection: How a peer finds the least corrupted samples. `whole_set`: both learn from all
+            samples for half of the epochs; then a `CorruptionRanking` among the callbacks ranks
+            the training set every now and then, by each peer, and a peer learns from what the
+            other's ranking keeps. `relative`: in every batch those with the smallest
+            cross-entropy over the entropy that it expects. `eq1`: those with the smallest
+            cross-entropy, as printed, which on varied images picks the easy ones. Without such a
+            callback or ids in the batches, `whole_set` becomes `relative`.
+        ramp_epochs: Epochs over which the keep rate of a batch falls from 1 to 1 - NoL; 0 keeps it
+            constant, as printed; default 30 % of the trainer's `max_epochs`. An estimated level
+            needs none, and `whole_set` has none.
         lambda_1: Weight of the Dice loss in Eq. (2).
         lambda_2: Weight of the L2 term in Eq. (2).
         include_background: Whether background is one of the k classes of Eq. (3).
@@ -79,7 +85,7 @@ class CoSegModule(pl.LightningModule):
         classes: int = 2,
         noise_level: float | Literal["auto"] = 0.2,
         ramp_epochs: int | None = None,
-        selection: Literal["relative", "eq1"] = "relative",
+        selection: Literal["whole_set", "relative", "eq1"] = "whole_set",
         lambda_1: float = 1.0,
         lambda_2: float = 1e-5,
         include_background: bool = True,
@@ -94,8 +100,8 @@ class CoSegModule(pl.LightningModule):
             raise InputError(
                 f"noise_level={noise_level} must be auto, or at least 0 and less than 1."
             )
-        if selection not in ("relative", "eq1"):
-            raise InputError(f"selection={selection!r} must be relative or eq1.")
+        if selection not in ("whole_set", "relative", "eq1"):
+            raise InputError(f"selection={selection!r} must be whole_set, relative or eq1.")
         if net_b is None and isinstance(net_a, nn.Module):
             raise InputError("net_a is a network, so net_b must be one too: CoSegModule(a, b).")
         given = [n for n, net in (("net_a", net_a), ("net_b", net_b)) if isinstance(net, nn.Module)]
@@ -114,6 +120,8 @@ class CoSegModule(pl.LightningModule):
         self.optimizer_factory = optimizer
         self.ignore_index = ignore_index
         self.estimator_found = False  # set by NoiseLevelEstimation
+        self.ranker_found = False  # set by CorruptionRanking
+        self._kept: tuple[frozenset[str], frozenset[str]] | None = None
         self._carry = 0.0
 
         def network(net: str | nn.Module) -> nn.Module:
@@ -166,6 +174,15 @@ class CoSegModule(pl.LightningModule):
                 "callbacks, or give the level."
             )
 
+    def keep(self, of_a: Collection[str], of_b: Collection[str]) -> None:
+        """From now on learn from samples that the other peer keeps, by their names.
+
+        Args:
+            of_a: What the first peer's ranking of the training set takes for clean.
+            of_b: What the second peer's does.
+        """
+        self._kept = frozenset(of_a), frozenset(of_b)
+
     def settle_noise_level(self, peer_a: Evidence, peer_b: Evidence) -> None:
         """Estimate the noise level of `auto`; it counts as known if it can be told."""
         self.noise_estimate = estimate_noise_level(peer_a, peer_b)
@@ -178,26 +195,32 @@ class CoSegModule(pl.LightningModule):
         """The keep rate of the current epoch."""
         if not self.noise_known:
             return 1.0
+        if self._selects_from_whole_set:
+            return 1.0 if self._kept is None else 1 - self.noise_level
         ramp = 0 if self.estimates_noise else self.ramp_epochs
         if ramp is None:
             epochs = self.trainer.max_epochs
             ramp = 10 if epochs is None or epochs < 0 else round(0.3 * epochs)
         return keep_rate(self.current_epoch, self.noise_level, ramp)
 
+    @property
+    def _selects_from_whole_set(self) -> bool:
+        return self.selection == "whole_set" and self.ranker_found
+
     @override
     def training_step(self, batch: Any, batch_idx: int) -> None:
         sample = read_batch(batch)
         if self.current_epoch == 0:  # later ones hold the same masks
             check_classes(sample.masks, self.classes, self.ignore_index)
+        if self.selection == "whole_set" and sample.ids is None and self.ranker_found:
+            rank_zero_warn(
+                "The batches have no ids, so their samples cannot be found in a ranking of the "
+                "whole training set: samples are selected batch by batch. Let the dataset give "
+                "(image, mask, id)."
+            )
+            self.ranker_found = False
         logits_a, logits_b = self(sample.images)
-
-        # Each peer picks the samples that it finds least corrupted ...
-        k, self._carry = selection_size(len(sample.images), self.alpha, self._carry)
-        picks_a = self._picks(logits_a, sample.masks, k)
-        picks_b = self._picks(logits_b, sample.masks, k)
-        # ... and learns from those that the other one picked, Eq. (2).
-        loss_a = self._loss(logits_a[picks_b], sample.masks[picks_b])
-        loss_b = self._loss(logits_b[picks_a], sample.masks[picks_a])
+        loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
 
         # No parameter is shared: the gradient of the sum holds both peers' own gradients.
         optimizer = self.optimizers()
@@ -221,27 +244,77 @@ class CoSegModule(pl.LightningModule):
             batch_size=len(sample.images),
         )
         self.log("loss", (loss_a + loss_b).detach() / 2, prog_bar=True, logger=False)
-        if sample.replaced is not None:
+        if sample.replaced is not None and picks is not None and min(map(len, picks)):
             clean = (~sample.replaced).float()
             purity = {
-                "train/purity_a": clean[picks_a].mean(),
-                "train/purity_b": clean[picks_b].mean(),
+                f"train/purity_{peer}": clean[chosen].mean()
+                for peer, chosen in zip("ab", picks, strict=True)
             }
-            self._log_epoch(purity, batch_size=k)
+            self._log_epoch(purity, batch_size=max(1, len(picks[0])))
+
+    def peer_losses(
+        self, logits_a: Tensor, logits_b: Tensor, sample: Batch
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """The losses that both peers learn from, and the samples of the batch that each picked.
+
+        Another way to choose or to learn is a subclass with a `peer_losses` of its own.
+
+        Shape:
+            logits `(N, K, H, W)`; returns two scalars and two index tensors, or None where it is
+            not samples that are picked.
+        """
+        # Each peer picks the samples that it finds least corrupted ...
+        if self._selects_from_whole_set:
+            picks_a, picks_b = self._kept_of(sample)
+        else:
+            k = self.selection_size(len(sample.masks))
+            picks_a = self.picks(logits_a, sample.masks, k)
+            picks_b = self.picks(logits_b, sample.masks, k)
+        # ... and learns from those that the other one picked, Eq. (2).
+        loss_a = self._loss_of(picks_b, logits_a, sample.masks)
+        loss_b = self._loss_of(picks_a, logits_b, sample.masks)
+        return loss_a, loss_b, (picks_a, picks_b)
+
+    def _kept_of(self, sample: Batch) -> tuple[Tensor, Tensor]:
+        """Which samples of a batch each peer's ranking of the whole set keeps."""
+        device = sample.masks.device
+        if self._kept is None:
+            everything = torch.arange(len(sample.masks), device=device)
+            return everything, everything
+        assert sample.ids is not None
+        names = [sample_name(id) for id in sample.ids]
+
+        def places(kept: frozenset[str]) -> Tensor:
+            found = [n for n, name in enumerate(names) if name in kept]
+            return torch.tensor(found, dtype=torch.long, device=device)
+
+        return places(self._kept[0]), places(self._kept[1])
+
+    def _loss_of(self, picks: Tensor, logits: Tensor, masks: Tensor) -> Tensor:
+        if not len(picks):
+            return logits.sum() * 0  # a gradient of zeros, that other processes need
+        return self.losses(logits[picks], masks[picks]).mean()
+
+    def selection_size(self, batch_size: int) -> int:
+        """How many samples of this batch to keep; call it once a batch."""
+        k, self._carry = selection_size(batch_size, self.alpha, self._carry)
+        return k
 
     @torch.no_grad()
-    def _picks(self, logits: Tensor, masks: Tensor, k: int) -> Tensor:
+    def picks(self, logits: Tensor, masks: Tensor, k: int) -> Tensor:
+        """Indices of the k samples of a batch that a peer finds least corrupted, `(k,)`."""
         score = corruption_score if self.selection == "eq1" else relative_score
         return small_score_selection(score(logits, masks, ignore_index=self.ignore_index), k)
 
-    def _loss(self, logits: Tensor, masks: Tensor) -> Tensor:
+    def losses(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Each sample's loss, Eq. (2), `(N,)`."""
         return segmentation_loss(
             logits,
             masks,
             lambda_1=self.lambda_1,
             include_background=self.include_background,
             ignore_index=self.ignore_index,
-        ).mean()
+        )
 
     def _log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
@@ -297,6 +370,8 @@ class CoSegModule(pl.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["selection_carry"] = self._carry
+        kept = self._kept
+        checkpoint["selection_kept"] = None if kept is None else [sorted(part) for part in kept]
         estimate = self.noise_estimate
         checkpoint["noise_estimate"] = None if estimate is None else asdict(estimate)
         # The weights are in the checkpoint: loading it must not download others first.
@@ -305,6 +380,8 @@ class CoSegModule(pl.LightningModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._carry = checkpoint["selection_carry"]
+        if checkpoint["selection_kept"] is not None:
+            self.keep(*checkpoint["selection_kept"])
         if self.estimates_noise and checkpoint["noise_estimate"] is not None:
             self.noise_estimate = NoiseLevelEstimate(**checkpoint["noise_estimate"])
             self.noise_level = self.noise_estimate.noise_level

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
+from coseg_lightning.callbacks.averaged_weights import averaged
 from coseg_lightning.callbacks.evaluation_pass import (
     evaluation_pass,
     gather_rows,
@@ -21,7 +22,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.labels import sample_name
 from coseg_lightning.noise import mask_dice
 from coseg_lightning.ranking import Ranking
-from coseg_lightning.scores import Evidence, check_score, evidence
+from coseg_lightning.scores import Evidence, check_score, evidence, mask_scores
 
 Floats = np.typing.NDArray[np.float64]
 
@@ -31,7 +32,11 @@ class CorruptionRanking(Callback):
 
     The scores rest on passes in evaluation mode at the end of the last epochs, over each sample
     exactly once, without augmentation where the dataset is one of this package's. Single epochs
-    differ a lot, their mean does not. The result is the same for any number of processes.
+    differ a lot, their mean does not, nor do averaged weights (`AveragedWeights`), which are used
+    where there are any. The result is the same for any number of processes.
+
+    For a module that selects from the whole set, the set is ranked within training too: after half
+    of the epochs, and every eighth of them from then on.
 
     Args:
         path: A new CSV file, conventionally `scores.csv`; see `coseg_lightning.ranking.Ranking`.
@@ -78,6 +83,7 @@ class CorruptionRanking(Callback):
         if self.path.exists():
             raise InputError(f"{self.path} exists and is never overwritten; give a new file.")
         self._seen = EvidenceSum()
+        pl_module.ranker_found = True
 
     @override
     def on_train_batch_end(
@@ -90,15 +96,32 @@ class CorruptionRanking(Callback):
     ) -> None:
         assert isinstance(pl_module, CoSegModule)
         # Not in on_train_epoch_end, where process 0 may already be reducing its progress bar.
+        if not trainer.is_last_batch:
+            return
         left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
-        if trainer.is_last_batch and 0 < left < self.epochs:
-            self._seen.add(trainer, pl_module, self._dataset(trainer))
+        if 0 < left < self.epochs:
+            with averaged(trainer, pl_module):
+                self._seen.add(trainer, pl_module, self._dataset(trainer))
+        if pl_module.selection == "whole_set" and pl_module.noise_known and _is_due(trainer):
+            seen = EvidenceSum()
+            with averaged(trainer, pl_module):
+                seen.add(trainer, pl_module, self._dataset(trainer))
+            ids, tables = seen.gathered()
+            kept = []
+            for table in tables:
+                scores = mask_scores(Evidence.of(table), self.score)
+                order = sorted(range(len(ids)), key=lambda i: (scores[i], ids[i]))
+                kept.append(
+                    [ids[i] for i in order[: len(ids) - round(pl_module.noise_level * len(ids))]]
+                )
+            pl_module.keep(*kept)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CoSegModule)
         dataset = self._dataset(trainer)
-        self._seen.add(trainer, pl_module, dataset, "Ranking")
+        with averaged(trainer, pl_module):
+            self._seen.add(trainer, pl_module, dataset, "Ranking")
         ids, tables = self._seen.gathered()
         peer_a, peer_b = map(Evidence.of, tables)
         if not pl_module.noise_known:
@@ -118,6 +141,15 @@ class CorruptionRanking(Callback):
 
     def _dataset(self, trainer: pl.Trainer) -> Any:
         return plain_training_set(trainer) if self.dataset is None else self.dataset
+
+
+def _is_due(trainer: pl.Trainer) -> bool:
+    """Whether the whole set is to be ranked at the end of this epoch."""
+    done, epochs = trainer.current_epoch + 1, trainer.max_epochs
+    if epochs is None or epochs < 0:
+        epochs = 40
+    since = done - epochs // 2
+    return since >= 0 and done < epochs and since % max(1, epochs // 8) == 0
 
 
 class EvidenceSum:
