@@ -109,7 +109,9 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert set(summary["test"]) == {"dice", "accuracy", "per_class_dice"}
     assert len(summary["test"]["per_class_dice"]) == 2
     assert set(summary["ranking"]) == {"noise_level", "estimate", "bias", "auroc"}
-    assert set(summary["correction"]) == {"corrected", "label_dice_before", "label_dice_after"}
+    assert set(summary["correction"]) == {
+        "corrected", "contradiction", "left_alone", "label_dice_before", "label_dice_after",
+    }  # fmt: skip
     assert set(summary["stages"]) == {"robust_training", "retraining", "test"}
     assert summary["stages"]["robust_training"]["epochs"] == 2
     assert summary["peak_memory_bytes"] > 2**20
@@ -224,6 +226,7 @@ def test_stage_3_learns_from_the_corrected_labels(tmp_path, monkeypatch):
 
     monkeypatch.setattr("coseg_lightning.segmentation_module.SegmentationModule", Spy)
     overrides = ["noise=type2", "nol=0.5", "data.augment=false", "data.batch_size=11"]
+    overrides += ["method.confidence=0"]
     overrides += ["trainer.max_epochs=10", "optimizer.lr=0.01"]
     run(composed(*SMALL, *PHANTOM, *overrides, "data.source.side=32"), tmp_path / "run")
     layer, noise = LabelStore(tmp_path / "run" / "labels"), LabelStore(tmp_path / "run" / "noise")
@@ -304,6 +307,82 @@ def test_labels_that_nobody_can_check_leave_nulls(make_folder, tmp_path):
     assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()
 
 
+def test_labels_that_the_peers_know_no_better_are_left_and_stage_3_is_the_plain_network(tmp_path):
+    settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3"]
+    left = run(composed(*settings, "method.warm_start=true"), tmp_path / "left")
+    plain = run(composed(*settings, "method=supervised"), tmp_path / "plain")
+    assert left["correction"]["left_alone"]  # after two epochs nobody knows anything
+    assert left["correction"]["contradiction"] < 2.6
+    assert left["correction"]["corrected"] == 0
+    before, after = (left["correction"][f"label_dice_{when}"] for when in ("before", "after"))
+    assert before == after == plain["correction"]["label_dice_after"]
+    assert left["test"] == plain["test"]
+    page = (tmp_path / "left" / "report.html").read_text()
+    assert "were left as they are" in page
+
+
+def test_retraining_starts_from_the_first_peer_or_anew(tmp_path):
+    settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
+    settings += ["optimizer.lr=0.01", "trainer.max_epochs=5"]
+    losses = {}
+    for warm in ("true", "false"):
+        run(composed(*settings, f"method.warm_start={warm}"), tmp_path / warm)
+        rows = rows_of(tmp_path / warm / "metrics.csv")
+        losses[warm] = [
+            [float(row[name]) for row in rows if row["stage"] == stage and row.get(name)]
+            for stage, name in (("robust_training", "train/loss_a"), ("retraining", "train/loss"))
+        ]
+    learnt, begun = losses["true"]
+    assert begun[0] < learnt[1]
+    learnt, begun = losses["false"]
+    assert begun[0] > learnt[1]
+
+
+def test_two_rounds_correct_what_the_first_left(tmp_path):
+    folder = tmp_path / "run"
+    settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
+    run(composed(*settings, "method.rounds=2"), folder)
+    assert {path.name for path in folder.glob("robust*")} == {
+        "robust_training_1", "robust_training",
+    }  # fmt: skip
+    first, last = LabelStore(folder / "labels_1"), LabelStore(folder / "labels")
+    assert len(first) == len(last) == 3
+    assert (folder / "scores_1.csv").is_file()
+    with pytest.raises(InputError, match="rounds"):
+        check(composed(*settings, "method.rounds=0"))
+
+
+@pytest.mark.parametrize("method", ["pixel_coteaching", "jocor", "gce", "sce", "filter", "adele"])
+def test_the_rivals(tmp_path, method):
+    folder = tmp_path / "run"
+    settings = [*SMALL, *PHANTOM, f"method={method}", "noise=type2", "nol=0.3"]
+    summary = run(composed(*settings), folder)
+    assert 0 <= summary["test"]["dice"] <= 1
+    assert f"the method {method}" in (folder / "report.html").read_text()
+    peers = method in ("pixel_coteaching", "jocor", "filter")
+    assert (folder / "scores.csv").exists() == peers
+    if method == "filter":
+        rows = rows_of(folder / "scores.csv")
+        kept = [row for row in rows if row["noisy"] == "0"]
+        dice = [float(row["label_dice"]) for row in kept]
+        assert summary["correction"]["label_dice_after"] == pytest.approx(np.mean(dice))
+
+
+def test_a_module_of_ones_own(tmp_path):
+    module = "method.module=coseg_lightning.rivals.peers.PlainPeers"
+    assert type(make_peers(composed(*SMALL, module))).__name__ == "PlainPeers"
+    with pytest.raises(InputError, match="derived from CoSegModule"):
+        make_peers(composed(*SMALL, "method.module=torch.nn.Linear"))
+    with pytest.raises(InputError, match="no such class"):
+        make_peers(composed(*SMALL, "method.module=coseg_lightning.Nothing"))
+
+
+@pytest.mark.parametrize("averaging", ["-0.1", "1.5", "yes"])
+def test_averaging_is_a_share(averaging):
+    with pytest.raises(InputError, match="averaging="):
+        check(composed(f"averaging={averaging}"))
+
+
 @pytest.mark.parametrize("method", ["supervised", "coteaching"])
 def test_the_baselines(tmp_path, method):
     summary = run(composed(*SMALL, *PHANTOM, f"method={method}", "noise=type1"), tmp_path / "run")
@@ -354,6 +433,7 @@ def test_the_paper_preset_is_the_printed_recipe():
     assert cfg.data.image_size == 256
     assert module.ramp_epochs == 0
     assert cfg.method.score == "sum"
+    assert (cfg.method.confidence, cfg.method.warm_start, cfg.averaging) == (0, False, 0)
 
 
 def test_nothing_is_downloaded_by_default(monkeypatch):

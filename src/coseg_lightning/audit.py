@@ -74,6 +74,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import CSVLogger
 
+    from coseg_lightning.callbacks.averaged_weights import AveragedWeights
     from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
     from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
     from coseg_lightning.callbacks.proposals import Proposals
@@ -85,7 +86,9 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     proposals = Proposals(cfg.worst)
     callbacks: list[pl.Callback] = [ranking, proposals]
     if cfg.nol == "auto":
-        callbacks.append(NoiseLevelEstimation())
+        callbacks.insert(0, NoiseLevelEstimation())  # before the ranking that selects by it
+    if cfg.averaging:
+        callbacks.insert(0, AveragedWeights(cfg.averaging))
     pl.seed_everything(cfg.seed, verbose=False)
     module = make_peers(cfg)
     trainer = make_trainer(

@@ -23,7 +23,8 @@ def show_summary(folder: Path, summary: dict[str, Any]) -> None:
         if summary["ranking"]["auroc"] is not None:
             rows["AUROC of the ranking"] = _figure(summary["ranking"]["auroc"])
     if (folder / "labels").is_dir():
-        rows["Labels corrected"] = str(correction["corrected"])
+        left = " (the peers know no better: see the report)" if correction["left_alone"] else ""
+        rows["Labels corrected"] = f"{correction['corrected']}{left}"
     if correction["label_dice_before"] is not None:
         before, after = (_figure(correction[f"label_dice_{when}"]) for when in ("before", "after"))
         rows["Training labels' Dice to the originals"] = (

@@ -1,7 +1,7 @@
 """Label layers: masks on disk that lie over a dataset's own masks, which stay untouched."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -223,6 +223,26 @@ class UpdatedImages:
         """The layer's mask, or the dataset's own."""
         id = self.dataset.ids[index]
         return self.layer.read(id) if id in self.layer else self.dataset.mask(index)
+
+
+class SomeImages:
+    """`MaskedImages` without some of them."""
+
+    def __init__(self, dataset: MaskedImages, left_out: Collection[str]) -> None:
+        self.dataset = dataset
+        self._places = [i for i, id in enumerate(dataset.ids) if id not in left_out]
+        self.ids = [dataset.ids[i] for i in self._places]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> NDArray[Any]:
+        """The image of one sample."""
+        return self.dataset.image(self._places[index])
+
+    def mask(self, index: int) -> Mask:
+        """The mask of one sample."""
+        return self.dataset.mask(self._places[index])
 
 
 class JoinedImages:

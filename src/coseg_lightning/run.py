@@ -64,8 +64,12 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         network=partial(make_network, cfg),
         trainer=partial(make_trainer, cfg),
         seed=cfg.seed,
+        averaging=cfg.averaging,
         score=cfg.method.get("score", "directed"),
-        score_epochs=cfg.method.get("score_epochs", 5),
+        score_epochs=cfg.method.get("score_epochs", 1),
+        confidence=cfg.method.get("confidence", "auto"),
+        warm_start=cfg.method.get("warm_start", True),
+        rounds=cfg.method.get("rounds", 1),
         by_class=cfg.method.get("by_class", False),
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
     )
@@ -95,9 +99,13 @@ def check(cfg: DictConfig) -> None:
             "experiment is to make noisy."
         )
     check_share(cfg, "noise.level")
+    if "rounds" in cfg.method:
+        check_count(cfg, "method.rounds", 1)
     for key, least in COUNTS.items():
         check_count(cfg, key, least)
     _check_one_folder()
+    if not is_number(cfg.averaging) or not 0 <= cfg.averaging <= 1:
+        raise InputError(f"averaging={cfg.averaging} must be a number from 0 to 1.")
     for key in ("optimizer.lr", "loss.lambda_1", "loss.lambda_2"):
         value = OmegaConf.select(cfg, key)
         if not is_number(value) or value < 0:
@@ -181,21 +189,29 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
     """Two networks, alike or different, with initial weights of their own."""
     from coseg_lightning.coseg_module import CoSegModule
 
-    return CoSegModule(
+    kind = _class("method.module", cfg.method.module)
+    if not issubclass(kind, CoSegModule):
+        raise InputError(f"method.module={cfg.method.module} must be derived from CoSegModule.")
+    module: CoSegModule = kind(
         instantiate(cfg.model),
         instantiate(cfg.get("peer_b") or cfg.model),
         noise_level=cfg.nol,
         ramp_epochs=cfg.method.ramp_epochs,
         selection=cfg.method.selection,
         **_training(cfg),
+        **cfg.method.options,
     )
+    return module
 
 
 def make_network(cfg: DictConfig) -> "SegmentationModule":
     """One network of the first peer's kind (section 2.3)."""
+    from coseg_lightning.rivals.early_learning import MultiScaleModule
     from coseg_lightning.segmentation_module import SegmentationModule
 
-    return SegmentationModule(instantiate(cfg.model), **_training(cfg))
+    kind = MultiScaleModule if cfg.method.name == "adele" else SegmentationModule
+    pixel_loss = cfg.method.get("pixel_loss", "cross_entropy")
+    return kind(instantiate(cfg.model), pixel_loss=pixel_loss, **_training(cfg))
 
 
 def _training(cfg: DictConfig) -> dict[str, Any]:
@@ -205,11 +221,11 @@ def _training(cfg: DictConfig) -> dict[str, Any]:
         "lambda_2": cfg.loss.lambda_2,
         "include_background": cfg.loss.include_background,
         "lr": cfg.optimizer.lr,
-        "optimizer": _optimizer_class(cfg.optimizer.name),
+        "optimizer": _class("optimizer.name", cfg.optimizer.name),
     }
 
 
-def _optimizer_class(name: str) -> type:
+def _class(key: str, name: str) -> type:
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(import_module(module), attribute)
@@ -218,7 +234,7 @@ def _optimizer_class(name: str) -> type:
     except (ImportError, AttributeError, ValueError):
         pass
     raise InputError(
-        f"optimizer.name={name}: there is no such class; give one such as torch.optim.SGD."
+        f"{key}={name}: there is no such class; give its full name, such as torch.optim.SGD."
     )
 
 

@@ -14,11 +14,14 @@ from coseg_lightning.data.samples import check_classes, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
     class_logits,
+    corruption_score,
     l2_weight_decay,
     segmentation_loss,
 )
+from coseg_lightning.errors import InputError
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network
+from coseg_lightning.rivals.losses import PIXEL_LOSSES
 
 
 class SegmentationModule(pl.LightningModule):
@@ -37,6 +40,8 @@ class SegmentationModule(pl.LightningModule):
         lr: Learning rate.
         optimizer: Called with the parameter groups and `lr=`.
         ignore_index: Class id of unlabelled pixels.
+        pixel_loss: `cross_entropy`, or a robust loss in its place: `generalised_cross_entropy`
+            or `symmetric_cross_entropy`, see `coseg_lightning.rivals.losses`.
         options: Further arguments of a network given by name.
 
     Batches are `(image, mask)`, `(image, mask, id)`, or dicts with `image`, `mask` or `label`.
@@ -59,9 +64,14 @@ class SegmentationModule(pl.LightningModule):
         lr: float = 1e-3,
         optimizer: Callable[..., Optimizer] = torch.optim.Adam,
         ignore_index: int = IGNORE_INDEX,
+        pixel_loss: str = "cross_entropy",
         **options: Any,
     ) -> None:
         super().__init__()
+        if pixel_loss != "cross_entropy" and pixel_loss not in PIXEL_LOSSES:
+            raise InputError(
+                f"pixel_loss={pixel_loss!r} must be cross_entropy or {' or '.join(PIXEL_LOSSES)}."
+            )
         given = ["net"] if isinstance(net, nn.Module) else []
         self.save_hyperparameters(ignore=["optimizer", *given])
         if isinstance(net, str):
@@ -80,6 +90,7 @@ class SegmentationModule(pl.LightningModule):
         self.lr = lr
         self.optimizer_factory = optimizer
         self.ignore_index = ignore_index
+        self.pixel_loss = pixel_loss
         self.classes = max(2, classes)
         self.scores = nn.ModuleDict(
             {stage: SegmentationScores(self.classes, ignore_index) for stage in ("val", "test")}
@@ -103,13 +114,7 @@ class SegmentationModule(pl.LightningModule):
         sample = read_batch(batch)
         if self.current_epoch == 0:  # later ones hold the same masks
             check_classes(sample.masks, self.classes, self.ignore_index)
-        loss = segmentation_loss(
-            self(sample.images),
-            sample.masks,
-            lambda_1=self.lambda_1,
-            include_background=self.include_background,
-            ignore_index=self.ignore_index,
-        ).mean()
+        loss = self.losses(sample.images, sample.masks).mean()
         self.log(
             "train/loss",
             loss.detach(),
@@ -120,6 +125,21 @@ class SegmentationModule(pl.LightningModule):
         )
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss
+
+    def losses(self, images: Tensor, masks: Tensor) -> Tensor:
+        """Each sample's loss, `(N,)`."""
+        return self.supervised_losses(self(images), masks)
+
+    def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Eq. (2), or with another loss in the place of its cross-entropy, `(N,)`."""
+        return segmentation_loss(
+            logits,
+            masks,
+            lambda_1=self.lambda_1,
+            include_background=self.include_background,
+            ignore_index=self.ignore_index,
+            pixel_loss=PIXEL_LOSSES.get(self.pixel_loss, corruption_score),
+        )
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -1,5 +1,6 @@
 """The stages of a run in order, and what each leaves in the run's folder."""
 
+import copy
 import csv
 import gc
 import json
@@ -20,20 +21,34 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.atomic import replacing, write_text
-from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
+from coseg_lightning.callbacks.averaged_weights import AveragedWeights
+from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking, label_dice
 from coseg_lightning.callbacks.label_correction import LabelCorrection
 from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.datamodule import CoSegDataModule
+from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.networks import save_network
 from coseg_lightning.ranking import Ranking
+from coseg_lightning.rivals.early_learning import EarlyLearningCorrection
 from coseg_lightning.segmentation_module import SegmentationModule
 
-Method = Literal["coseg", "coteaching", "supervised"]
-
-STAGES = ("robust_training", "retraining", "supervised_training")
+METHODS: dict[str, tuple[str, ...]] = {
+    "coseg": ("robust_training", "correction", "retraining"),
+    "coteaching": ("robust_training",),
+    "supervised": ("supervised_training",),
+    # rivals
+    "pixel_coteaching": ("robust_training",),
+    "jocor": ("robust_training",),
+    "gce": ("supervised_training",),
+    "sce": ("supervised_training",),
+    "filter": ("robust_training", "filtering", "retraining"),
+    "adele": ("early_learning",),
+}
+# The folders that the stages of any method write into.
+STAGES = ("robust_training", "retraining", "supervised_training", "early_learning")
 
 log = logging.getLogger(__name__)
 
@@ -42,13 +57,17 @@ def run_stages(
     data: CoSegDataModule,
     folder: str | Path,
     *,
-    method: Method,
+    method: str,
     peers: Callable[[], CoSegModule],
     network: Callable[[], SegmentationModule],
     trainer: Callable[..., pl.Trainer],
     seed: int = 0,
+    averaging: float = 0.0,
     score: str = "directed",
     score_epochs: int = 5,
+    confidence: float | Literal["auto"] = "auto",
+    warm_start: bool = True,
+    rounds: int = 1,
     by_class: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -57,14 +76,20 @@ def run_stages(
     Args:
         data: The datasets, and the noise if there is to be any.
         folder: The run's own folder, without an earlier run in it.
-        method: `coseg`: robust training, correction, retraining. `coteaching`: robust training
-            alone, tested by its first peer. `supervised`: one network on the labels as they are.
+        method: A name in `METHODS`. `coseg`: robust training, correction, retraining.
+            `coteaching`: robust training alone, tested by its first peer. `supervised`: one
+            network on the labels as they are. The others are rivals.
         peers: Makes the module of stage 1.
         network: Makes the module of stage 3.
         trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`.
         seed: Of the networks' initial weights.
+        averaging: The share of an `AveragedWeights`; 0 judges networks as they are at the end.
         score: What the training samples are ranked by: see `coseg_lightning.scores.mask_scores`.
         score_epochs: How many of the last epochs the scores are averaged over.
+        confidence: How sure the peers must be to overrule a label: see `LabelCorrection`.
+        warm_start: Whether retraining starts from the first peer, if its labels were corrected;
+            else from new weights.
+        rounds: How often the peers are trained, and correct what the round before left.
         by_class: Whether each class is ranked and corrected by itself.
         config: Plain values to keep in `summary.json`.
 
@@ -72,38 +97,63 @@ def run_stages(
         The content of `summary.json`.
 
     Raises:
-        InputError: If the folder holds another run.
+        InputError: If the folder holds another run, or there is no such method.
     """
+    if method not in METHODS:
+        raise InputError(f"method={method}: there is no such method; take {', '.join(METHODS)}.")
+    stages = METHODS[method]
     folder = Path(folder)
-    run = _Run(folder, trainer)
+    run = _Run(folder, trainer, averaging)
     _check_new(folder)
 
     ranking: Ranking | None = None
+    correction: LabelCorrection | None = None
     estimate: dict[str, Any] | None = None
-    if method in ("coseg", "coteaching"):
-        ranking_callback = CorruptionRanking(
-            folder / "scores.csv", score=score, epochs=score_epochs
-        )
-        callbacks: list[pl.Callback] = [ranking_callback]
-        if method == "coseg":
-            callbacks.append(LabelCorrection(folder / "labels", by_class=by_class))
-        pl.seed_everything(seed, verbose=False)
-        module: CoSegModule | SegmentationModule = peers()
-        assert isinstance(module, CoSegModule)
-        if module.estimates_noise:
-            callbacks.append(NoiseLevelEstimation())
-        final = run.fit("robust_training", module, data, callbacks)
-        ranking = ranking_callback.ranking
-        if module.noise_estimate is not None:
-            estimate = module.noise_estimate.as_dict()
-    if method == "coseg":
-        data.lay(folder / "labels")
-        del module, final
-        gc.collect()
-    if method in ("coseg", "supervised"):
+    module: CoSegModule | SegmentationModule
+    if "robust_training" in stages:
+        for number in range(1, rounds + 1):
+            # The last round has the plain names; its labels lie over those of the others.
+            suffix = "" if number == rounds else f"_{number}"
+            ranking_callback = CorruptionRanking(
+                folder / f"scores{suffix}.csv", score=score, epochs=score_epochs
+            )
+            callbacks: list[pl.Callback] = [ranking_callback]
+            if "correction" in stages:
+                correction = LabelCorrection(
+                    folder / f"labels{suffix}", confidence=confidence, by_class=by_class
+                )
+                callbacks.append(correction)
+            pl.seed_everything(seed, verbose=False)
+            module = peers()
+            if module.estimates_noise:
+                callbacks.insert(0, NoiseLevelEstimation())  # before what selects by it
+            final = run.fit(f"robust_training{suffix}", module, data, callbacks)
+            ranking = ranking_callback.ranking
+            assert ranking is not None
+            if module.noise_estimate is not None:
+                estimate = module.noise_estimate.as_dict()
+            if correction is not None:
+                data.lay(correction.folder)
+    if "filtering" in stages:
+        assert ranking is not None
+        data.leave_out([ranking.ids[index] for index in ranking.noisy])
+    if "early_learning" in stages:
         pl.seed_everything(seed, verbose=False)
         module = network()
-        final = run.fit("retraining" if method == "coseg" else "supervised_training", module, data)
+        final = run.early_learning(module, data)
+    elif stages[-1] != "robust_training":
+        learnt = None
+        if len(stages) > 1:
+            assert isinstance(module, CoSegModule)
+            if warm_start and correction is not None and not correction.left_alone:
+                learnt = copy.deepcopy(module.net_a.state_dict())
+            del module, final
+            gc.collect()
+        pl.seed_everything(seed, verbose=False)
+        module = network()
+        if learnt is not None:
+            module.net.load_state_dict(learnt)
+        final = run.fit(stages[-1], module, data)
 
     with run.timed("test"):
         test = _test(final, module, data)
@@ -116,7 +166,7 @@ def run_stages(
             "bias": None if ranking is None else ranking.bias,
             "auroc": None if ranking is None else ranking.auroc,
         },
-        "correction": _correction(ranking, data),
+        "correction": _correction(ranking, correction, data),
         "stages": run.stages,
         "peak_memory_bytes": _peak_memory(),
     }
@@ -133,9 +183,10 @@ def run_stages(
 class _Run:
     """What the stages of one run share: a folder, a way to make trainers, a stopwatch."""
 
-    def __init__(self, folder: Path, trainer: Callable[..., pl.Trainer]) -> None:
+    def __init__(self, folder: Path, trainer: Callable[..., pl.Trainer], averaging: float) -> None:
         self.folder = folder
         self.trainer = trainer
+        self.averaging = averaging
         self.stages: dict[str, dict[str, Any]] = {}
 
     def fit(
@@ -144,16 +195,20 @@ class _Run:
         module: pl.LightningModule,
         data: CoSegDataModule,
         callbacks: list[pl.Callback] | None = None,
+        **options: Any,
     ) -> pl.Trainer:
         """Train with a new trainer, since a used one may do nothing."""
         place = self.folder / stage
         checkpoint = ModelCheckpoint(
             place, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
         )
+        # First, so that the others see the averaged network when training ends.
+        averaging = [AveragedWeights(self.averaging)] if self.averaging else []
         trainer = self.trainer(
-            callbacks=[*(callbacks or []), checkpoint],
+            callbacks=[*averaging, *(callbacks or []), checkpoint],
             logger=CSVLogger(place, name="", version=""),
             default_root_dir=place,
+            **options,
         )
         if not self.stages:  # not before module and trainer could be built
             _prepare_noise(data)
@@ -166,6 +221,22 @@ class _Run:
         self.stages[stage]["epochs"] = trainer.current_epoch
         return trainer
 
+    def early_learning(self, module: SegmentationModule, data: CoSegDataModule) -> pl.Trainer:
+        """Fit until early learning is over for a class, correct its labels, and go on."""
+        classes: set[int] = set(range(1, module.classes))
+        history: list[list[float]] = []
+        rest: dict[str, int] = {}
+        for number in range(1, module.classes + 1):
+            name = "" if number == 1 else f"_{number}"
+            callback = EarlyLearningCorrection(self.folder / f"labels{name}", classes, history)
+            trainer = self.fit(f"early_learning{name}", module, data, [callback], **rest)
+            if not callback.corrected:
+                break
+            data.lay(callback.folder)
+            classes, history = classes - set(callback.corrected), callback.history
+            rest = {"max_epochs": (trainer.max_epochs or 0) - trainer.current_epoch}
+        return trainer
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
@@ -175,7 +246,7 @@ class _Run:
 
 @rank_zero_only
 def _check_new(folder: Path) -> None:
-    for name in ("summary.json", "scores.csv", "labels", "model", "noise", *STAGES):
+    for name in ("summary.json", "scores.csv", "labels", "model", "noise", *STAGES, "scores_1.csv"):
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds another run ({name}), and nothing is ever overwritten; choose "
@@ -222,23 +293,26 @@ def _test(
     }
 
 
-def _correction(ranking: Ranking | None, data: CoSegDataModule) -> dict[str, Any]:
+def _correction(
+    ranking: Ranking | None, correction: LabelCorrection | None, data: CoSegDataModule
+) -> dict[str, Any]:
     """How many labels were corrected; the Dice of all training labels to the originals."""
-    before = after = None
-    samples = data.samples("train")
-    assert samples is not None
-    if data.noise_folder is not None:
-        layer = LabelStore(data.noise_folder)
-        lost = sum(1 - float(layer.facts(id)["dice"]) for id in layer.ids)
-        before = after = 1 - lost / len(samples)
-    if ranking is not None and ranking.corrected_label_dice is not None:
-        after = float(ranking.corrected_label_dice.mean())
+    given, learnt = data.given_samples(), data.samples("train")
+    assert learnt is not None
     changed = {} if ranking is None else ranking.changed_pixels
     return {
         "corrected": sum(pixels > 0 for pixels in changed.values()),
-        "label_dice_before": before,
-        "label_dice_after": after,
+        "contradiction": None if correction is None else correction.contradiction,
+        "left_alone": correction is not None and correction.left_alone,
+        "label_dice_before": _mean_label_dice(given),
+        "label_dice_after": _mean_label_dice(learnt),
     }
+
+
+def _mean_label_dice(samples: SampleDataset) -> float | None:
+    """The mean Dice of a dataset's labels to the original ones, if they are known."""
+    dice = label_dice(samples)
+    return None if dice is None else float(dice.mean())
 
 
 def _peak_memory() -> int:

@@ -1,5 +1,6 @@
 """CoSegDataModule: the datasets of a run, with noise for experiments and with corrected labels."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,11 +77,24 @@ class CoSegDataModule(pl.LightningDataModule):
         self.noise_level = noise_level
         self.noise_folder = None if noise_folder is None else Path(noise_folder)
         self.layers: list[Path] = []
+        self.left_out: frozenset[str] = frozenset()
         self._datasets = {"train": train, "val": val, "test": test}
 
     def lay(self, layer: str | Path) -> None:
         """Put one more label layer over the training masks, from the next fit on."""
         self.layers.append(Path(layer))
+
+    def leave_out(self, ids: Collection[str]) -> None:
+        """Train without these samples, from the next fit on.
+
+        Raises:
+            InputError: If none would be left.
+        """
+        train = self._datasets["train"]
+        assert train is not None
+        self.left_out = frozenset(ids)
+        if self.left_out.issuperset(train.ids):
+            raise InputError("All training samples would be left out; give a lower noise level.")
 
     @override
     def prepare_data(self) -> None:
@@ -121,7 +135,7 @@ class CoSegDataModule(pl.LightningDataModule):
         samples = self.given_samples()
         for layer in self.layers:
             samples = samples.updated(LabelStore(layer))
-        return samples
+        return samples.without(self.left_out) if self.left_out else samples
 
     def _as_samples(
         self, dataset: MaskedImages, augmentation: Augmentation | None

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, DistributedSampler
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.image_files import smallest_type
-from coseg_lightning.labels import LabelStore, MaskedImages, UpdatedImages
+from coseg_lightning.labels import LabelStore, MaskedImages, SomeImages, UpdatedImages
 from coseg_lightning.seeding import derive_seed
 
 Augmentation = Callable[..., Mapping[str, Any]]
@@ -153,6 +153,12 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def updated(self, layer: LabelStore) -> "SampleDataset":
         """The same samples over a label layer's masks."""
         return self._with(UpdatedImages(self.dataset, layer), self.augmentation)
+
+    def without(self, ids: Collection[str]) -> "SampleDataset":
+        """The other samples."""
+        rest = self._with(SomeImages(self.dataset, ids), self.augmentation)
+        rest.truth = None if self.truth is None else SomeImages(self.truth, ids)
+        return rest
 
     def _with(self, dataset: MaskedImages, augmentation: Augmentation | None) -> "SampleDataset":
         return SampleDataset(

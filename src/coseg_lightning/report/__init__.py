@@ -81,7 +81,10 @@ def result_in_a_sentence(summary: dict[str, Any]) -> str:
         "coteaching": "The first of two peers, trained by co-teaching,",
         "supervised": "The network trained on the labels as they are",
     }
-    subject = methods[summary["config"]["method"]["name"]]
+    name = summary["config"]["method"]["name"]
+    if summary["correction"].get("left_alone"):
+        name = "supervised"
+    subject = methods.get(name, f"The network trained by the method {name}")
     if summary["test"]["dice"] is None:
         return f"{subject} was not tested: there is no test set."
     dice, accuracy = summary["test"]["dice"], summary["test"]["accuracy"]
@@ -111,7 +114,14 @@ def doubts(summary: dict[str, Any], scores: list[dict[str, str]]) -> list[str]:
             f"Correction did harm: the training labels' Dice to the originals fell from "
             f"{before:.4f} to {after:.4f}."
         )
-    corrected = [row for row in scores if row["noisy"] == "1"]
-    if corrected and summary["config"]["method"]["name"] == "coseg" and not correction["corrected"]:
+    doubted = any(row["noisy"] == "1" for row in scores)
+    if correction.get("left_alone"):
+        found.append(
+            "The labels in doubt were left as they are, since the peers do not seem to know "
+            f"better: they contradict these labels {correction['contradiction']:.1f} times as "
+            "much as each other, or what they were trained to say. So the network is one trained "
+            "on your labels as given."
+        )
+    elif doubted and summary["config"]["method"]["name"] == "coseg" and not correction["corrected"]:
         found.append("Correction changed nothing: the peers never agreed against a label.")
     return found

@@ -1,0 +1,1 @@
+"""Other methods for noisy labels, to compare with: each with its source."""
