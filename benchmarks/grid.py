@@ -1,142 +1,276 @@
-"""Runs the app over methods, noise levels and seeds, and prints the table of test Dice.
+"""Runs the app over data, noise, noise levels, methods and seeds; draws the tables.
 
-    python benchmarks/grid.py phantom --jobs 2    # what has no result yet, then the table
-    python benchmarks/grid.py phantom --table     # the table alone
+    python benchmarks/grid.py run core --jobs 2    # what has no result yet, most telling first
+    python benchmarks/grid.py table core           # the tables, as the README has them
+    python benchmarks/grid.py run core --large --jobs 4    # at 256 x 256 with ResNet-18, for a GPU
 
-Each cell is one `python -m coseg_lightning.run`, so that what is measured is what users get.
-Results lie in `benchmarks/results/<grid>.csv`, one row a cell; finished cells are not run again.
+Every cell is one run of the app (`coseg_lightning.run.run` of a composed configuration). Results
+are appended to `benchmarks/results/<grid>.csv`, one row a cell, with a hash of the configuration:
+finished cells are not run again unless it has changed. Real data lies in `COSEG_DATA`; it is
+shrunk once, into a temporary folder, to the size that the networks see.
 """
 
 import argparse
 import csv
+import hashlib
 import json
 import os
-import statistics
-import subprocess
 import sys
 import tempfile
-from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "results"
-DATA = Path(os.environ.get("COSEG_DATA", Path(__file__).parents[2] / "shared" / "data"))
-SETTINGS = {
-    # the embedded default, as the README's command runs it
-    "phantom": {"data": [], "noises": {"type2": ["noise=type2"]}, "levels": [0.3, 0.5], "seeds": 3},
-    # microscopy; half of the training masks drawn by crowd workers
-    "bubil": {
-        "data": [
-            "data=folder",
-            f"data.root={DATA / 'bubil'}",
-            "data.image_size=96",
-            "trainer.max_epochs=40",
-        ],
-        "noises": {"crowd1": ["noise=annotator", "noise.masks=masks_crowd1"]},
-        "levels": [0.5],
-        "seeds": 1,
-    },
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+DATA = Path(os.environ.get("COSEG_DATA", HERE.parents[1] / "shared" / "data"))
+SMALL = ["model=unet_classic", "model.base_channels=12", "data.image_size=64"]
+SMALL += ["trainer.precision=bf16-mixed"]
+LARGE = ["model=unet", "data.image_size=256"]
+SEEDS = (0, 1, 2)
+
+# What is trained on: the data, and the noise.
+SETS = {
+    "phantom-type1": ["noise=type1"],
+    "phantom-type2": ["noise=type2"],
+    "bubil-crowd1": ["noise=annotator", "noise.masks=masks_crowd1"],
+    "bubil-large": ["noise=annotator", "noise.masks=masks_large"],
+    "bubil-worst": ["noise=annotator", "noise.masks=masks_worst"],
+    "usgra-type2": ["noise=type2"],
 }
-COLUMNS = ["method", "noise", "nol", "seed", "dice", "accuracy", "auroc"]
-COLUMNS += ["label_dice_before", "label_dice_after", "seconds"]
+DATASETS = {  # phantoms are drawn 80, 16 and 64
+    "phantom": ["trainer.max_epochs=40"],
+    "bubil": ["trainer.max_epochs=40"],
+    "usgra": ["data.classes=3", "trainer.max_epochs=40"],
+}
+METHODS = {
+    "supervised": ["method=supervised"],
+    "coseg": [],
+    "paper": ["experiment=paper", "averaging=0.1"],
+    "coteaching": ["method=coteaching", "method.selection=eq1"],
+    "pixel_coteaching": ["method=pixel_coteaching"],
+    "jocor": ["method=jocor"],
+    "gce": ["method=gce"],
+    "sce": ["method=sce"],
+    "filter": ["method=filter"],
+    "adele": ["method=adele"],
+}
+RIVALS = [name for name in METHODS if name not in ("supervised", "coseg")]
+# Our default with one thing changed.
+ABLATIONS = {
+    "no exchange": ["method.module=variants.WithoutExchange"],
+    "one network": ["method.module=variants.OneNetwork"],
+    "selection by batch": ["method.selection=relative"],
+    "selection by batch, constant keep rate": ["method.selection=relative", "method.ramp_epochs=0"],
+    "selection by batch, Eq. (1)": ["method.selection=eq1"],
+    "no selection": ["method.module=coseg_lightning.rivals.peers.PlainPeers"],
+    "score relative": ["method.score=relative"],
+    "score softmin": ["method.score=softmin"],
+    "score Eq. (1)": ["method.score=mean"],
+    "bare vote": ["method.confidence=0"],
+    "confidence 0.8": ["method.confidence=0.8"],
+    "retraining from new weights": ["method.warm_start=false"],
+    "two rounds": ["method.rounds=2"],
+    "three rounds": ["method.rounds=3"],
+    "weights not averaged": ["averaging=0", "method.score_epochs=5"],
+}
+MISJUDGED = {"told 0.2 less": -0.2, "told 0.2 more": 0.2}
+KEYS = ("set", "noise_level", "method", "seed")
+COLUMNS = [*KEYS, "nol", "dice", "accuracy", "auroc", "label_dice_before", "label_dice_after"]
+COLUMNS += ["contradiction", "corrected", "seconds", "hash"]
+
+Cell = tuple[str, float, str, int]
 
 
-def cells(grid: str) -> list[dict[str, str]]:
-    settings = SETTINGS[grid]
-    found = []
-    for seed in range(settings["seeds"]):
-        found.append({"method": "supervised", "noise": "none", "nol": "0", "seed": str(seed)})
-        for noise in settings["noises"]:
-            for level in settings["levels"]:
-                for method in ("supervised", "coteaching", "coseg"):
-                    found.append(
-                        {"method": method, "noise": noise, "nol": str(level), "seed": str(seed)}
-                    )
-    return found
+def cells(grid: str) -> Iterator[Cell]:
+    """Set, noise level, method and seed, the most telling first."""
+    if grid == "ablation":
+        for seed in SEEDS:
+            for name in ("bubil-large", "bubil-worst", "phantom-type2", "phantom-type1"):
+                yield name, 0.5, "supervised", seed
+                yield name, 0.5, "coseg", seed
+                for method in ABLATIONS:
+                    yield name, 0.5, method, seed
+        return
+    clean = ("phantom-none", "bubil-none", "usgra-none")
+    for seed in SEEDS:
+        for name in clean:
+            yield name, 0.0, "supervised", seed
+        for name in SETS:
+            for method in ("supervised", "coseg"):
+                yield name, 0.5, method, seed
+    for seed in SEEDS:
+        for method in RIVALS:
+            for name in SETS:
+                yield name, 0.5, method, seed
+        for level in (0.3, 0.1):
+            for method in ("supervised", "coseg"):
+                for name in SETS:
+                    yield name, level, method, seed
+        for method in ("nol=auto", *MISJUDGED):
+            for name in SETS:
+                yield name, 0.3, method, seed
+        for method in ("coseg", "nol=auto"):
+            for name in clean:
+                yield name, 0.0, method, seed
+        for method in RIVALS:
+            for name in SETS:
+                yield name, 0.3, method, seed
+        for name in SETS:
+            yield name, 0.5, "supervised x3", seed
 
 
-def measure(grid: str, cell: dict[str, str]) -> dict[str, str]:
-    settings = SETTINGS[grid]
-    noise = settings["noises"].get(cell["noise"], ["noise=none"])
-    with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "coseg_lightning.run", f"hydra.run.dir={folder}/run"]
-        command += [f"method={cell['method']}", f"nol={cell['nol']}", f"seed={cell['seed']}"]
-        command += [*settings["data"], *noise, "+trainer.enable_progress_bar=false"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        summary = json.loads(Path(folder, "run", "summary.json").read_text())
+def overrides(cell: Cell, large: bool) -> list[str]:
+    """The app's arguments that make a cell."""
+    name, level, method, seed = cell
+    dataset, noise = name.split("-")
+    told = level
+    chosen = METHODS.get(method) or ABLATIONS.get(method) or []
+    if method in MISJUDGED:
+        told = round(max(0.0, level + MISJUDGED[method]), 2)
+    made = [*(chosen if method != "coseg" else [])]
+    made += LARGE if large else SMALL
+    made += DATASETS[dataset]
+    if method == "supervised x3":
+        epochs = 3 * int(DATASETS[dataset][-1].partition("=")[2])
+        made = [*METHODS["supervised"], *made, f"trainer.max_epochs={epochs}"]
+    if dataset != "phantom":
+        made += ["data=folder", f"data.root={DATA / dataset}", "data.in_channels=1"]
+    made += ["noise=none"] if noise == "none" else SETS[name]
+    made += [f"nol={'auto' if method == 'nol=auto' else told}", f"noise.level={level}"]
+    return [*made, f"seed={seed}", "+trainer.enable_progress_bar=false"]
+
+
+def composed(cell: Cell, large: bool):  # -> DictConfig
+    """The app's configuration of a cell, and its hash."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from coseg_lightning.command import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", overrides(cell, large))
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    text = json.dumps(plain, sort_keys=True, default=str).replace(str(DATA), "DATA")
+    return cfg, hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def measure(cell: Cell, large: bool, images: str) -> dict[str, str]:
+    """Run a cell; in a process of its own, which may run others after it."""
+    import logging
+
+    from coseg_lightning.run import run
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    sys.path.insert(0, str(HERE))  # the ablation's variants
+    cfg, digest = composed(cell, large)
+    if "root" in cfg.data.source:
+        cfg.data.root = str(Path(images) / cell[0].split("-")[0])  # all others refer to it
+    with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
+        sys.stdout, sys.stderr = nowhere, nowhere
+        try:
+            summary = run(cfg, Path(folder) / "run")
+        finally:
+            sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
     correction = summary["correction"]
-    seconds = sum(stage["seconds"] for stage in summary["stages"].values())
     figures = {
+        "nol": summary["ranking"]["noise_level"],
         "dice": summary["test"]["dice"],
         "accuracy": summary["test"]["accuracy"],
         "auroc": summary["ranking"]["auroc"],
         "label_dice_before": correction["label_dice_before"],
         "label_dice_after": correction["label_dice_after"],
+        "contradiction": correction["contradiction"],
     }
-    rounded = {name: "" if value is None else f"{value:.5f}" for name, value in figures.items()}
-    return {**cell, **rounded, "seconds": f"{seconds:.0f}"}
+    row = {name: "" if value is None else f"{value:.5f}" for name, value in figures.items()}
+    seconds = sum(stage["seconds"] for stage in summary["stages"].values())
+    return {
+        **dict(zip(KEYS, map(str, cell), strict=True)),
+        **row,
+        "corrected": str(correction["corrected"]),
+        "seconds": f"{seconds:.0f}",
+        "hash": digest,
+    }
 
 
-def read(path: Path) -> list[dict[str, str]]:
+def shrunk(folder: Path, side: int) -> None:
+    """Small copies of the real sets: images averaged, masks by the nearest pixel."""
+    import shutil
+
+    import cv2
+
+    for dataset in ("bubil", "usgra"):
+        for path in sorted((DATA / dataset).rglob("*")):
+            copy = folder / dataset / path.relative_to(DATA / dataset)
+            if path.suffix == ".png":
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+                mask = path.parent.name.startswith("masks")
+                method = cv2.INTER_NEAREST_EXACT if mask else cv2.INTER_AREA
+                cv2.imwrite(str(copy), cv2.resize(picture, (side, side), interpolation=method))
+            elif path.name == "split.csv":
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, copy)
+
+
+def read(grid: str) -> list[dict[str, str]]:
+    """The rows of a grid; of a cell that was run again, the last."""
+    path = RESULTS / f"{grid}.csv"
     if not path.is_file():
         return []
     with path.open(newline="") as file:
-        return list(csv.DictReader(file))
+        rows = {tuple(row[key] for key in KEYS): row for row in csv.DictReader(file)}
+    return list(rows.values())
 
 
-def run(grid: str, jobs: int) -> None:
-    path = RESULTS / f"{grid}.csv"
-    keys = ("method", "noise", "nol", "seed")
-    done = {tuple(row[key] for key in keys) for row in read(path)}
-    left = [cell for cell in cells(grid) if tuple(cell[key] for key in keys) not in done]
-    path.parent.mkdir(exist_ok=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        for number, row in enumerate(pool.map(lambda cell: measure(grid, cell), left), start=1):
-            new = not path.is_file()
-            with path.open("a", newline="") as file:
-                table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                if new:
-                    table.writeheader()
-                table.writerow(row)
-            print(f"{number} of {len(left)}: {row}", flush=True)
-
-
-def table(grid: str) -> str:
-    groups = defaultdict(list)
-    for row in read(RESULTS / f"{grid}.csv"):
-        groups[row["noise"], row["nol"], row["method"]].append(row)
-
-    def mean(rows: list[dict[str, str]], name: str) -> str:
-        values = [100 * float(row[name]) for row in rows if row[name]]
-        if not values:
-            return "-"
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.1f}{spread}"
-
-    lines = [  # Dice, ACC and AUROC in percent, mean and standard deviation over seeds
-        "| labels | NoL | method | test Dice | ACC | AUROC | labels before | after | seeds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for (noise, level, method), rows in sorted(groups.items(), key=lambda item: item[0][:2]):
-        cells_of_row = [noise if noise != "none" else "clean", level, method]
-        names = ("dice", "accuracy", "auroc", "label_dice_before", "label_dice_after")
-        cells_of_row += [mean(rows, name) for name in names]
-        lines.append(f"| {' | '.join(cells_of_row)} | {len(rows)} |")
-    return "\n".join(lines)
+def run(grid: str, jobs: int, large: bool) -> None:
+    """Run what has no result yet."""
+    name = f"{grid}_large" if large else grid
+    done = {(tuple(row[key] for key in KEYS), row["hash"]) for row in read(name)}
+    left = []
+    for cell in dict.fromkeys(cells(grid)):
+        if cell[0].split("-")[0] != "phantom" and not DATA.is_dir():
+            continue
+        if (tuple(map(str, cell)), composed(cell, large)[1]) not in done:
+            left.append(cell)
+    path = RESULTS / f"{name}.csv"
+    with tempfile.TemporaryDirectory() as images:
+        if DATA.is_dir():
+            shrunk(Path(images), 256 if large else 64)
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            futures = {pool.submit(measure, cell, large, images): cell for cell in left}
+            for number, future in enumerate(as_completed(futures), start=1):
+                try:
+                    row = future.result()
+                except Exception:  # the others go on
+                    print(f"{futures[future]} failed:\n{traceback.format_exc()}", flush=True)
+                    continue
+                new = not path.is_file()
+                with path.open("a", newline="") as file:
+                    table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+                    if new:
+                        table.writeheader()
+                    table.writerow(row)
+                print(f"{number} of {len(left)}: {','.join(row.values())}", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("grid", choices=SETTINGS)
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("grid", choices=("core", "ablation"))
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
-    parser.add_argument("--table", action="store_true", help="print the table alone")
+    parser.add_argument("--large", action="store_true", help="256 x 256, ResNet-18")
     arguments = parser.parse_args()
-    if not arguments.table:
+    if arguments.what == "run":
         os.environ.setdefault("OMP_NUM_THREADS", "1" if arguments.jobs > 1 else "2")
-        run(arguments.grid, arguments.jobs)
-    print(table(arguments.grid))
+        run(arguments.grid, arguments.jobs, arguments.large)
+    from tables import tables
+
+    print(tables(arguments.grid, read(f"{arguments.grid}{'_large' * arguments.large}")))
 
 
 if __name__ == "__main__":

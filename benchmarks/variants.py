@@ -1,0 +1,38 @@
+"""The default with one thing changed, where that is not an option of the app."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from coseg_lightning.coseg_module import CoSegModule
+from coseg_lightning.data.samples import Batch
+
+
+class WithoutExchange(CoSegModule):
+    """Each peer learns from what it keeps itself."""
+
+    def keep(self, of_a: Any, of_b: Any) -> None:
+        """Give each peer what it keeps itself."""
+        super().keep(of_b, of_a)
+
+
+class OneNetwork(WithoutExchange):
+    """A single network: wherever a peer would speak, the first one does."""
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The first network twice; in evaluation the second time through a mirror."""
+        logits, _ = super().forward(images)
+        if self.training:
+            return logits, logits
+        # Its image in a mirror takes the peer's place, to tell how sure it is.
+        return logits, super().forward(images.flip(-1))[0].flip(-1)
+
+    def peer_losses(
+        self, logits_a: Tensor, logits_b: Tensor, sample: Batch
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """The first network's loss alone."""
+        loss, _, picks = super().peer_losses(logits_a, logits_b, sample)
+        # The other network's parameters get no gradient, but need one to exist.
+        idle = sum(torch.sum(weight) * 0 for weight in self.net_b.parameters())
+        return loss, idle, picks
