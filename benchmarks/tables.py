@@ -5,8 +5,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 Row = dict[str, str]
+SETS = ["phantom-type1", "phantom-type2", "bubil-crowd1", "bubil-large", "bubil-worst"]
+SETS += ["usgra-type2"]
 NAMES = {
-    "supervised": "supervised",
+    "supervised": "supervised, noisy labels",
     "supervised x3": "supervised, three times the epochs",
     "coseg": "**Co-Seg, our default**",
     "paper": "Co-Seg as printed",
@@ -28,9 +30,24 @@ def tables(grid: str, rows: Sequence[Row]) -> str:
     """All tables of a grid, in Markdown."""
     if not rows:
         return "There are no results yet."
-    if grid == "ablation":
-        return "\n\n".join([means(rows, "supervised"), *by_set(rows)])
-    return "\n\n".join([means(rows, "supervised"), *by_set(rows)])
+    levels = sorted({float(row["noise_level"]) for row in rows} - {0.0}, reverse=True)
+    overviews = [f"**NoL {level:g}**\n\n{overview(rows, level)}" for level in levels]
+    return "\n\n".join([*overviews, means(rows, "supervised"), *by_set(rows)])
+
+
+def overview(rows: Sequence[Row], level: float) -> str:
+    """Every method's test Dice on every set at one noise level."""
+    found = grouped(rows)
+    sets = [name for name in SETS if any(at == level and n == name for n, at, _ in found)]
+    lines = ["| trained by | " + " | ".join(sets) + " |", "|---|" + "---|" * len(sets)]
+    clean = [found.get((f"{name.split('-')[0]}-none", 0.0, "supervised"), []) for name in sets]
+    if any(clean):
+        lines.append(f"| supervised, clean labels | {' | '.join(map(dice_of, clean))} |")
+    for method in methods_of(rows):
+        here = [found.get((name, level, method), []) for name in sets]
+        if any(here):
+            lines.append(f"| {NAMES.get(method, method)} | {' | '.join(map(dice_of, here))} |")
+    return "\n".join(lines)
 
 
 def means(rows: Sequence[Row], baseline: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from coseg_lightning import (
+    AveragedWeights,
     CorruptionRanking,
     CoSegModule,
     LabelCorrection,
@@ -46,18 +47,18 @@ def main(max_epochs: int = 12) -> None:
     train, test = Discs(36, careless=12), Discs(64)
     options = {"max_epochs": max_epochs, "logger": False, "enable_checkpointing": False}
 
-    # 1. Your module becomes a pair of peers; two callbacks rank and correct at the end.
+    # 1. Your module becomes a pair of peers; callbacks average, rank and correct.
     peers = CoSegModule("unet", encoder_name="resnet18", in_channels=1, noise_level=1 / 3)
     ranking, correction = (
         CorruptionRanking(folder / "scores.csv"),
         LabelCorrection(folder / "labels"),
     )
-    trainer = pl.Trainer(**options, callbacks=[ranking, correction])
+    trainer = pl.Trainer(**options, callbacks=[AveragedWeights(), ranking, correction])
     trainer.fit(peers, DataLoader(train, batch_size=6, shuffle=True))
 
     # 2. A fresh network learns from your dataset with the corrected masks in place.
     network = SegmentationModule("unet", encoder_name="resnet18", in_channels=1)
-    trainer = pl.Trainer(**options)
+    trainer = pl.Trainer(**options, callbacks=[AveragedWeights()])
     trainer.fit(network, DataLoader(updated(train, folder / "labels"), batch_size=6, shuffle=True))
     trainer.test(network, DataLoader(test, batch_size=8))
 

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 ERROR_PER_DISAGREEMENT = 2.5
 # Below this contradiction, or above this disagreement (masks of a Dice of about 0.75), what the
 # peers would have written was worse than the labels, or no better.
-LEAST_CONTRADICTION = 2.6
+LEAST_CONTRADICTION = 2.2
 MOST_DISAGREEMENT = 0.1
 
 
@@ -59,14 +59,15 @@ class Trust:
     def confidence(self) -> Floats:
         """`(n,)` the least mean probability at which the peers overrule each label in doubt.
 
-        `1/2 + 1/r`, with r the sample's own contradiction, drawn half-way to that of all: where the
+        `1/2 + 1.3/r`, with r the sample's own contradiction, drawn half-way to that of all: where the
         peers are far surer of each other than of the label, their bare vote does; where they are
         hardly surer, only what they are certain of. Above 1 nothing is overruled.
         """
         if not len(self.against_doubted):
             return np.empty(0)
         labels = self.against_doubted + self.against_doubted.mean()
-        result: Floats = 0.5 + (self.among_peers + self.disagreement) / np.maximum(labels, 1e-6)
+        caution = 1.3 * (self.among_peers + self.disagreement)
+        result: Floats = 0.5 + caution / np.maximum(labels, 1e-6)
         return result
 
     @property
