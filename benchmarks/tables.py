@@ -9,9 +9,9 @@ SETS = ["phantom-type1", "phantom-type2", "bubil-crowd1", "bubil-large", "bubil-
 SETS += ["usgra-type2"]
 NAMES = {
     "supervised": "supervised, noisy labels",
-    "supervised x3": "supervised, three times the epochs",
+    "supervised x2": "supervised, noisy labels, twice the epochs",
     "coseg": "**Co-Seg, our default**",
-    "paper": "Co-Seg as printed",
+    "paper": "Co-Seg as printed, weights averaged",
     "coteaching": "co-teaching",
     "pixel_coteaching": "co-teaching of pixels",
     "jocor": "JoCoR",
@@ -32,7 +32,24 @@ def tables(grid: str, rows: Sequence[Row]) -> str:
         return "There are no results yet."
     levels = sorted({float(row["noise_level"]) for row in rows} - {0.0}, reverse=True)
     overviews = [f"**NoL {level:g}**\n\n{overview(rows, level)}" for level in levels]
-    return "\n\n".join([*overviews, means(rows, "supervised"), *by_set(rows)])
+    baseline = "coseg" if grid == "ablation" else "supervised"
+    return "\n\n".join([*overviews, means(rows, baseline), nothing_to_correct(rows), *by_set(rows)])
+
+
+def nothing_to_correct(rows: Sequence[Row]) -> str:
+    """What methods do to clean labels."""
+    found = grouped(rows)
+    sets = sorted({name for name, _, _ in found if name.endswith("-none")})
+    lines = ["**Clean labels**", "", "| trained by | " + " | ".join(sets) + " |"]
+    lines.append("|---|" + "---|" * len(sets))
+    for method in methods_of(rows):
+        here = [found.get((name, 0.0, method), []) for name in sets]
+        if any(here):
+            told = {"coseg": "Co-Seg, our default, nol=0", "supervised": "supervised"}
+            told["supervised x2"] = "supervised, twice the epochs"
+            name = told.get(method, NAMES.get(method, method))
+            lines.append(f"| {name} | {' | '.join(map(dice_of, here))} |")
+    return "\n".join(lines)
 
 
 def overview(rows: Sequence[Row], level: float) -> str:
@@ -51,7 +68,10 @@ def overview(rows: Sequence[Row], level: float) -> str:
 
 
 def means(rows: Sequence[Row], baseline: str) -> str:
-    """Each method's mean over the sets, at each noise level, and what it costs."""
+    """Each method's mean gain over the sets at each noise level, and what it costs.
+
+    Paired by set, level and seed; methods with fewer cells are not to be compared with the others.
+    """
     found = grouped(rows)
     levels = sorted({level for _, level, _ in found} - {0.0}, reverse=True)
     lines = [
@@ -72,7 +92,9 @@ def means(rows: Sequence[Row], baseline: str) -> str:
                     gains += [100 * (a - b) for a, b in paired["dice"]]
                     ratios += [a / b for a, b in paired["seconds"] if b]
             cells += len(gains)
-            texts.append(f"{statistics.mean(gains):+.1f} ({len(gains)})" if gains else "-")
+            spread = f" ± {statistics.stdev(gains):.1f}" if len(gains) > 1 else ""
+            mean = f"{statistics.mean(gains):+.1f}{spread}" if gains else "-"
+            texts.append(f"{mean} ({len(gains)})" if gains else mean)
         time = f"{statistics.median(ratios):.1f}" if ratios else "-"
         lines.append(f"| {NAMES.get(method, method)} | {' | '.join(texts)} | {cells} | {time} |")
     return "\n".join(lines)
@@ -117,7 +139,8 @@ def won_back(here: Sequence[Row], noisy: Sequence[Row], clean: Sequence[Row]) ->
 def grouped(rows: Sequence[Row]) -> dict[tuple[str, float, str], list[Row]]:
     found = defaultdict(list)
     for row in rows:
-        found[row["set"], float(row["noise_level"]), row["method"]].append(row)
+        if row["dice"]:
+            found[row["set"], float(row["noise_level"]), row["method"]].append(row)
     return found
 
 

@@ -12,9 +12,9 @@ from coseg_lightning.data.samples import Batch
 class WithoutExchange(CoSegModule):
     """Each peer learns from what it keeps itself."""
 
-    def keep(self, of_a: Any, of_b: Any) -> None:
-        """Give each peer what it keeps itself."""
-        super().keep(of_b, of_a)
+    def doubt(self, by_a: Any, by_b: Any) -> None:
+        """Let each peer leave out what it doubts itself."""
+        super().doubt(by_b, by_a)
 
 
 class OneNetwork(WithoutExchange):

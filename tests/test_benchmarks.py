@@ -57,8 +57,8 @@ def test_variants_are_modules_of_the_app(kind):
     cfg.method.module = f"variants.{kind.__name__}"
     module = make_peers(cfg)
     assert isinstance(module, CoSegModule)
-    module.keep(["a"], ["b"])
-    assert module._kept == (frozenset("b"), frozenset("a"))
+    module.doubt(["a"], ["b"])
+    assert module._doubted == (frozenset("b"), frozenset("a"))
 
 
 def row(name, level, method, seed, dice, **more):

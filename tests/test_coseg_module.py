@@ -283,26 +283,52 @@ def test_bf16_training_runs(tmp_path):
 
 def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
     module = module_of()
-    kept = {}
+    doubted = {}
 
     class Watch(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            kept[trainer.current_epoch] = pl_module._kept, pl_module.alpha
+            doubted[trainer.current_epoch] = pl_module._doubted, pl_module.alpha
 
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
     trainer_of(tmp_path, max_epochs=16, callbacks=callbacks).fit(module, data_of(tmp_path))
-    assert [kept[epoch] for epoch in range(8)] == [(None, 1.0)] * 8
-    assert all(len(part) == 11 - round(0.5 * 11) for part in kept[8][0])
-    assert kept[8][1] == 0.5
-    assert kept[9] is not kept[8]
-    changes = [n for n in range(9, 16) if kept[n][0] is not kept[n - 1][0]]
+    assert [doubted[epoch] for epoch in range(8)] == [(None, 1.0)] * 8
+    assert all(len(part) == round(0.5 * 11) for part in doubted[8][0])
+    assert doubted[8][1] == 0.5
+    changes = [n for n in range(9, 16) if doubted[n][0] is not doubted[n - 1][0]]
     assert changes == [10, 12, 14]  # every eighth of 16 epochs
+    assert module._doubted is None  # another fit may have no ranking
+    assert not module.ranker_found
 
 
-def test_a_peer_learns_from_what_the_other_one_keeps():
+def test_training_by_steps_selects_too(tmp_path):
+    module, seen = module_of(), []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            seen.append(pl_module._doubted is not None)
+
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
+    trainer = trainer_of(tmp_path, max_epochs=-1, max_steps=16, callbacks=callbacks)
+    trainer.fit(module, data_of(tmp_path))  # 2 batches an epoch
+    assert seen == [False] * 4 + [True] * 4
+
+
+def test_something_is_kept_at_any_noise_level(tmp_path):
+    module, seen = module_of(noise_level=0.99), []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            seen.append(pl_module._doubted)
+
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
+    trainer_of(tmp_path, max_epochs=4, callbacks=callbacks).fit(module, data_of(tmp_path))
+    assert [len(part) for part in seen[-1]] == [10, 10]
+
+
+def test_a_peer_learns_from_what_the_other_one_does_not_doubt():
     module = module_of()
     module.ranker_found = True
-    module.keep(of_a=["0", "1"], of_b=["1", "2", "5"])
+    module.doubt(by_a=["2", "3", "4", "5"], by_b=["0", "3", "4"])
     images, masks = one_batch()
     logits_a, logits_b = module.net_a(images), module.net_b(images)
     sample = Batch(images, masks, ids=torch.arange(6))
@@ -313,40 +339,42 @@ def test_a_peer_learns_from_what_the_other_one_keeps():
     torch.testing.assert_close(loss_b, segmentation_loss(logits_b, masks)[[0, 1]].mean())
 
 
-def test_a_batch_of_which_nothing_is_kept_teaches_nothing():
+def test_a_batch_that_is_doubted_throughout_has_no_gradient():
     module = module_of()
     module.ranker_found = True
-    module.keep(of_a=["9"], of_b=["9"])
+    module.doubt(*[list("012345")] * 2)
     images, masks = one_batch()
     sample = Batch(images, masks, ids=torch.arange(6))
-    logits = module(images)
-    loss_a, loss_b, _ = module.peer_losses(*logits, sample)
+    loss_a, loss_b, _ = module.peer_losses(*module(images), sample)
     (loss_a + loss_b).backward()
     assert loss_a == loss_b == 0
     assert all((weight.grad == 0).all() for weight in module.parameters())
 
 
 def test_samples_without_ids_are_selected_batch_by_batch(tmp_path):
-    module = module_of(ramp_epochs=0)
+    module, seen = module_of(ramp_epochs=0), []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            seen.append(pl_module.alpha)
+
     batches = [one_batch() for _ in range(2)]
-    dataset = [
-        (image, mask)
-        for images, masks in batches
-        for image, mask in zip(images, masks, strict=True)
-    ]
+    dataset = [pair for batch in batches for pair in zip(*batch, strict=True)]
     ranking = CorruptionRanking(tmp_path / "scores.csv")
     with pytest.warns(UserWarning, match="no ids"):
-        trainer_of(tmp_path, max_epochs=4, callbacks=[ranking]).fit(
+        trainer_of(tmp_path, max_epochs=4, callbacks=[ranking, Watch()]).fit(
             module, DataLoader(dataset, batch_size=4)
         )
-    assert module.alpha == 0.5
+    assert set(seen) == {0.5}
     assert len(ranking.ranking.noisy) == 6
 
 
-def test_what_is_kept_survives_a_checkpoint():
+def test_what_is_doubted_survives_a_checkpoint_and_older_ones_load():
     module, other = module_of(), module_of()
-    module.keep(["a", "b"], ["c"])
+    module.doubt(["a", "b"], ["c"])
     checkpoint = {"hyper_parameters": {"encoder_weights": None}}
     module.on_save_checkpoint(checkpoint)
     other.on_load_checkpoint(checkpoint)
-    assert other._kept == (frozenset("ab"), frozenset("c"))
+    assert other._doubted == (frozenset("ab"), frozenset("c"))
+    del checkpoint["doubted"]
+    module_of().on_load_checkpoint(checkpoint)

@@ -4,16 +4,20 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import Squares, TinyNetwork
+from pytorch_lightning.callbacks import ModelCheckpoint
 from test_callbacks import Oracle, hashes
 from test_coseg_module import data_of, module_of, trainer_of
 
 from coseg_lightning import (
+    AveragedWeights,
     CorruptionRanking,
     CoSegDataModule,
     CoSegModule,
     LabelCorrection,
+    LabelStore,
     SegmentationModule,
 )
+from coseg_lightning.noise import BoundaryNoise
 
 
 class KeepStates(pl.Callback):
@@ -95,3 +99,47 @@ def test_every_test_image_counts_once(tmp_path, count):
         trainer_of(tmp_path, callbacks=callbacks, **processes(n)).test(module, data, verbose=False)
     one, several = (torch.load(tmp_path / f"{n}.pt", weights_only=True) for n in (1, count))
     assert several == pytest.approx(one, nan_ok=True)
+
+
+class KeepFinal(pl.Callback):
+    """Saves each process's weights once everything else is done."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_fit_end(self, trainer, pl_module):
+        self.folder.mkdir(exist_ok=True)
+        torch.save(pl_module.state_dict(), self.folder / f"{trainer.global_rank}.pt")
+
+
+@pytest.mark.parametrize("averaging", [True, False])
+def test_batches_of_which_one_process_keeps_nothing(tmp_path, averaging):
+    """One sample a batch and most of them doubted: one process often has nothing to learn."""
+    data = CoSegDataModule(
+        *(Squares(6), Squares(3, name="v"), None),
+        image_size=32,
+        in_channels=1,
+        batch_size=1,
+        noise=BoundaryNoise(8, sign="dilate"),
+        noise_level=0.3,
+        noise_folder=tmp_path / "noise",
+    )
+    module = module_of(noise_level=0.7)
+    callbacks = [AveragedWeights()] if averaging else []
+    callbacks += [
+        CorruptionRanking(tmp_path / "scores.csv"),
+        LabelCorrection(tmp_path / "labels"),
+        KeepFinal(tmp_path / "states"),
+        ModelCheckpoint(tmp_path / "checkpoints", save_on_train_epoch_end=True, filename="last"),
+    ]
+    trainer = trainer_of(
+        tmp_path, max_epochs=6, callbacks=callbacks, enable_checkpointing=True, **processes(2)
+    )
+    trainer.fit(module, data)
+    first, second = (
+        torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    torch.testing.assert_close(saved, first, rtol=1e-6, atol=1e-7)
+    assert len(LabelStore(tmp_path / "labels")) == 4

@@ -377,6 +377,41 @@ def test_a_module_of_ones_own(tmp_path):
         make_peers(composed(*SMALL, "method.module=coseg_lightning.Nothing"))
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("method.warm_start=maybe", "must be true or false"),
+        ("method.by_class=2", "must be true or false"),
+        ("method.score_epochs=x", "whole number"),
+        ("method.options=5", "must hold arguments"),
+        ("method.options=null", "must hold arguments"),
+        ("+method.options.foo=1", "no such argument"),
+        ("+method.options.lr=1", "lr"),
+        ("method.module=5", "no such class"),
+        ("method.module=null", "no such class"),
+    ],
+)
+def test_settings_of_a_method_that_make_no_sense(override, told):
+    cfg = composed(*SMALL, override)
+    with pytest.raises(InputError, match=told):
+        _checked_and_made(cfg)
+
+
+def _checked_and_made(cfg):
+    check(cfg)
+    return make_peers(cfg)
+
+
+@pytest.mark.parametrize("method", ["jocor", "pixel_coteaching"])
+def test_rivals_keep_their_own_schedule(tmp_path, method):
+    """Their ramp starts with training, and nothing waits for a ranking of the whole set."""
+    settings = [*SMALL, *PHANTOM, f"method={method}", "noise=type2", "nol=0.5"]
+    run(composed(*settings, "method.ramp_epochs=2", "trainer.max_epochs=4"), tmp_path / "run")
+    rows = rows_of(tmp_path / "run" / "metrics.csv")
+    rates = [float(row["train/keep_rate"]) for row in rows if row.get("train/keep_rate")]
+    assert rates == [1.0, 0.75, 0.5, 0.5]
+
+
 @pytest.mark.parametrize("averaging", ["-0.1", "1.5", "yes"])
 def test_averaging_is_a_share(averaging):
     with pytest.raises(InputError, match="averaging="):

@@ -105,6 +105,11 @@ class CoSegModule(pl.LightningModule):
         if net_b is None and isinstance(net_a, nn.Module):
             raise InputError("net_a is a network, so net_b must be one too: CoSegModule(a, b).")
         given = [n for n, net in (("net_a", net_a), ("net_b", net_b)) if isinstance(net, nn.Module)]
+        if options and len(given) == 2:
+            raise InputError(
+                f"{', '.join(sorted(options))}: there is no such argument of "
+                f"{type(self).__name__}, and both networks are given ready."
+            )
         self.save_hyperparameters(ignore=["optimizer", *given])
         self.automatic_optimization = False  # one backward on the sum of two losses
         self.estimates_noise = noise_level == "auto"
@@ -121,7 +126,7 @@ class CoSegModule(pl.LightningModule):
         self.ignore_index = ignore_index
         self.estimator_found = False  # set by NoiseLevelEstimation
         self.ranker_found = False  # set by CorruptionRanking
-        self._kept: tuple[frozenset[str], frozenset[str]] | None = None
+        self._doubted: tuple[frozenset[str], frozenset[str]] | None = None
         self._carry = 0.0
 
         def network(net: str | nn.Module) -> nn.Module:
@@ -174,14 +179,18 @@ class CoSegModule(pl.LightningModule):
                 "callbacks, or give the level."
             )
 
-    def keep(self, of_a: Collection[str], of_b: Collection[str]) -> None:
-        """From now on learn from samples that the other peer keeps, by their names.
+    @override
+    def on_fit_end(self) -> None:
+        self._doubted, self.ranker_found = None, False  # another fit may have no ranking
+
+    def doubt(self, by_a: Collection[str], by_b: Collection[str]) -> None:
+        """From now on leave out samples that the other peer doubts, by their names.
 
         Args:
-            of_a: What the first peer's ranking of the training set takes for clean.
-            of_b: What the second peer's does.
+            by_a: What the first peer's ranking of the training set takes for noisy.
+            by_b: What the second peer's does.
         """
-        self._kept = frozenset(of_a), frozenset(of_b)
+        self._doubted = frozenset(by_a), frozenset(by_b)
 
     def settle_noise_level(self, peer_a: Evidence, peer_b: Evidence) -> None:
         """Estimate the noise level of `auto`; it counts as known if it can be told."""
@@ -196,12 +205,16 @@ class CoSegModule(pl.LightningModule):
         if not self.noise_known:
             return 1.0
         if self._selects_from_whole_set:
-            return 1.0 if self._kept is None else 1 - self.noise_level
+            return 1.0 if self._doubted is None else 1 - self.noise_level
+        return self.ramp(self.noise_level)
+
+    def ramp(self, noise_level: float) -> float:
+        """The keep rate of a noise level in the current epoch, where batches are selected from."""
         ramp = 0 if self.estimates_noise else self.ramp_epochs
         if ramp is None:
             epochs = self.trainer.max_epochs
             ramp = 10 if epochs is None or epochs < 0 else round(0.3 * epochs)
-        return keep_rate(self.current_epoch, self.noise_level, ramp)
+        return keep_rate(self.current_epoch, noise_level, ramp)
 
     @property
     def _selects_from_whole_set(self) -> bool:
@@ -244,13 +257,12 @@ class CoSegModule(pl.LightningModule):
             batch_size=len(sample.images),
         )
         self.log("loss", (loss_a + loss_b).detach() / 2, prog_bar=True, logger=False)
-        if sample.replaced is not None and picks is not None and min(map(len, picks)):
+        if sample.replaced is not None and picks is not None:
             clean = (~sample.replaced).float()
-            purity = {
-                f"train/purity_{peer}": clean[chosen].mean()
-                for peer, chosen in zip("ab", picks, strict=True)
-            }
-            self._log_epoch(purity, batch_size=max(1, len(picks[0])))
+            for peer, chosen in zip("ab", picks, strict=True):
+                # Also where nothing was picked, with weight 0: other processes wait for it.
+                purity = clean[chosen].sum() / max(1, len(chosen))
+                self._log_epoch({f"train/purity_{peer}": purity}, batch_size=len(chosen))
 
     def peer_losses(
         self, logits_a: Tensor, logits_b: Tensor, sample: Batch
@@ -278,21 +290,21 @@ class CoSegModule(pl.LightningModule):
     def _kept_of(self, sample: Batch) -> tuple[Tensor, Tensor]:
         """Which samples of a batch each peer's ranking of the whole set keeps."""
         device = sample.masks.device
-        if self._kept is None:
+        if self._doubted is None:
             everything = torch.arange(len(sample.masks), device=device)
             return everything, everything
         assert sample.ids is not None
         names = [sample_name(id) for id in sample.ids]
 
-        def places(kept: frozenset[str]) -> Tensor:
-            found = [n for n, name in enumerate(names) if name in kept]
+        def places(doubted: frozenset[str]) -> Tensor:
+            found = [n for n, name in enumerate(names) if name not in doubted]
             return torch.tensor(found, dtype=torch.long, device=device)
 
-        return places(self._kept[0]), places(self._kept[1])
+        return places(self._doubted[0]), places(self._doubted[1])
 
     def _loss_of(self, picks: Tensor, logits: Tensor, masks: Tensor) -> Tensor:
         if not len(picks):
-            return logits.sum() * 0  # a gradient of zeros, that other processes need
+            return logits.sum() * 0  # a gradient, since other processes wait for one
         return self.losses(logits[picks], masks[picks]).mean()
 
     def selection_size(self, batch_size: int) -> int:
@@ -370,8 +382,8 @@ class CoSegModule(pl.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["selection_carry"] = self._carry
-        kept = self._kept
-        checkpoint["selection_kept"] = None if kept is None else [sorted(part) for part in kept]
+        doubted = self._doubted
+        checkpoint["doubted"] = None if doubted is None else [sorted(part) for part in doubted]
         estimate = self.noise_estimate
         checkpoint["noise_estimate"] = None if estimate is None else asdict(estimate)
         # The weights are in the checkpoint: loading it must not download others first.
@@ -380,8 +392,8 @@ class CoSegModule(pl.LightningModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._carry = checkpoint["selection_carry"]
-        if checkpoint["selection_kept"] is not None:
-            self.keep(*checkpoint["selection_kept"])
+        if checkpoint.get("doubted") is not None:
+            self.doubt(*checkpoint["doubted"])
         if self.estimates_noise and checkpoint["noise_estimate"] is not None:
             self.noise_estimate = NoiseLevelEstimate(**checkpoint["noise_estimate"])
             self.noise_level = self.noise_estimate.noise_level

@@ -99,8 +99,17 @@ def check(cfg: DictConfig) -> None:
             "experiment is to make noisy."
         )
     check_share(cfg, "noise.level")
-    if "rounds" in cfg.method:
-        check_count(cfg, "method.rounds", 1)
+    for key in ("rounds", "score_epochs"):
+        if key in cfg.method:
+            check_count(cfg, f"method.{key}", 1)
+    for key in ("warm_start", "by_class"):
+        if not isinstance(cfg.method.get(key, False), bool):
+            raise InputError(f"method.{key}={cfg.method[key]} must be true or false.")
+    if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
+        raise InputError(
+            f"method.options={cfg.method.options} must hold arguments, as in "
+            "+method.options.agreement_weight=0.5."
+        )
     for key, least in COUNTS.items():
         check_count(cfg, key, least)
     _check_one_folder()
@@ -192,15 +201,18 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
     kind = _class("method.module", cfg.method.module)
     if not issubclass(kind, CoSegModule):
         raise InputError(f"method.module={cfg.method.module} must be derived from CoSegModule.")
-    module: CoSegModule = kind(
-        instantiate(cfg.model),
-        instantiate(cfg.get("peer_b") or cfg.model),
-        noise_level=cfg.nol,
-        ramp_epochs=cfg.method.ramp_epochs,
-        selection=cfg.method.selection,
-        **_training(cfg),
-        **cfg.method.options,
-    )
+    try:
+        module: CoSegModule = kind(
+            instantiate(cfg.model),
+            instantiate(cfg.get("peer_b") or cfg.model),
+            noise_level=cfg.nol,
+            ramp_epochs=cfg.method.ramp_epochs,
+            selection=cfg.method.selection,
+            **_training(cfg),
+            **cfg.method.options,
+        )
+    except TypeError as error:
+        raise InputError(f"method.options={cfg.method.options}: {error}.") from error
     return module
 
 
@@ -226,8 +238,8 @@ def _training(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _class(key: str, name: str) -> type:
-    module, _, attribute = name.rpartition(".")
     try:
+        module, _, attribute = str(name).rpartition(".")
         found = getattr(import_module(module), attribute)
         if isinstance(found, type):
             return found

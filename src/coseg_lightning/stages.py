@@ -106,9 +106,12 @@ def run_stages(
     run = _Run(folder, trainer, averaging)
     _check_new(folder)
 
-    ranking: Ranking | None = None
+    rankings: list[Ranking] = []
     correction: LabelCorrection | None = None
+    corrected = False
     estimate: dict[str, Any] | None = None
+    changed: set[int] = set()
+    options: dict[str, Any] = {}
     module: CoSegModule | SegmentationModule
     if "robust_training" in stages:
         for number in range(1, rounds + 1):
@@ -128,24 +131,28 @@ def run_stages(
             if module.estimates_noise:
                 callbacks.insert(0, NoiseLevelEstimation())  # before what selects by it
             final = run.fit(f"robust_training{suffix}", module, data, callbacks)
-            ranking = ranking_callback.ranking
-            assert ranking is not None
+            assert ranking_callback.ranking is not None
+            rankings.append(ranking_callback.ranking)
             if module.noise_estimate is not None:
                 estimate = module.noise_estimate.as_dict()
             if correction is not None:
                 data.lay(correction.folder)
+                corrected |= not correction.left_alone
     if "filtering" in stages:
-        assert ranking is not None
+        (ranking,) = rankings
+        kept = len(ranking.ids) - len(ranking.noisy)
         data.leave_out([ranking.ids[index] for index in ranking.noisy])
+        # As many steps as with all samples.
+        options = {"max_epochs": round((final.max_epochs or 0) * len(ranking.ids) / kept)}
     if "early_learning" in stages:
         pl.seed_everything(seed, verbose=False)
         module = network()
-        final = run.early_learning(module, data)
+        final, changed = run.early_learning(module, data)
     elif stages[-1] != "robust_training":
         learnt = None
         if len(stages) > 1:
             assert isinstance(module, CoSegModule)
-            if warm_start and correction is not None and not correction.left_alone:
+            if warm_start and corrected:
                 learnt = copy.deepcopy(module.net_a.state_dict())
             del module, final
             gc.collect()
@@ -153,20 +160,29 @@ def run_stages(
         module = network()
         if learnt is not None:
             module.net.load_state_dict(learnt)
-        final = run.fit(stages[-1], module, data)
+        final = run.fit(stages[-1], module, data, **options)
 
     with run.timed("test"):
         test = _test(final, module, data)
+    last = rankings[-1] if rankings else None
+    for of_round in rankings:
+        changed |= {index for index, pixels in of_round.changed_pixels.items() if pixels}
     summary = {
         "config": {"method": {"name": method}, "seed": seed, **(config or {})},
         "test": test,
         "ranking": {
-            "noise_level": None if ranking is None else ranking.noise_level,
+            "noise_level": None if last is None else last.noise_level,
             "estimate": estimate,
-            "bias": None if ranking is None else ranking.bias,
-            "auroc": None if ranking is None else ranking.auroc,
+            "bias": None if last is None else last.bias,
+            "auroc": None if last is None else last.auroc,
         },
-        "correction": _correction(ranking, correction, data),
+        "correction": {
+            "corrected": len(changed),
+            "contradiction": None if correction is None else correction.contradiction,
+            "left_alone": correction is not None and not corrected,
+            "label_dice_before": _mean_label_dice(data.given_samples()),
+            "label_dice_after": _mean_label_dice(data.samples("train")),
+        },
         "stages": run.stages,
         "peak_memory_bytes": _peak_memory(),
     }
@@ -221,8 +237,15 @@ class _Run:
         self.stages[stage]["epochs"] = trainer.current_epoch
         return trainer
 
-    def early_learning(self, module: SegmentationModule, data: CoSegDataModule) -> pl.Trainer:
-        """Fit until early learning is over for a class, correct its labels, and go on."""
+    def early_learning(
+        self, module: SegmentationModule, data: CoSegDataModule
+    ) -> tuple[pl.Trainer, set[int]]:
+        """Fit until early learning is over for a class, correct its labels, and go on.
+
+        Returns:
+            The last trainer, and the indices of the samples whose labels were changed.
+        """
+        changed: set[int] = set()
         classes: set[int] = set(range(1, module.classes))
         history: list[list[float]] = []
         rest: dict[str, int] = {}
@@ -233,9 +256,10 @@ class _Run:
             if not callback.corrected:
                 break
             data.lay(callback.folder)
+            changed |= {index for index, pixels in callback.changed_pixels.items() if pixels}
             classes, history = classes - set(callback.corrected), callback.history
             rest = {"max_epochs": (trainer.max_epochs or 0) - trainer.current_epoch}
-        return trainer
+        return trainer, changed
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -246,7 +270,8 @@ class _Run:
 
 @rank_zero_only
 def _check_new(folder: Path) -> None:
-    for name in ("summary.json", "scores.csv", "labels", "model", "noise", *STAGES, "scores_1.csv"):
+    rounds = [path.name for path in folder.glob("*_1*")]  # of a run in several rounds
+    for name in ("summary.json", "scores.csv", "labels", "model", "noise", *STAGES, *rounds):
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds another run ({name}), and nothing is ever overwritten; choose "
@@ -293,24 +318,9 @@ def _test(
     }
 
 
-def _correction(
-    ranking: Ranking | None, correction: LabelCorrection | None, data: CoSegDataModule
-) -> dict[str, Any]:
-    """How many labels were corrected; the Dice of all training labels to the originals."""
-    given, learnt = data.given_samples(), data.samples("train")
-    assert learnt is not None
-    changed = {} if ranking is None else ranking.changed_pixels
-    return {
-        "corrected": sum(pixels > 0 for pixels in changed.values()),
-        "contradiction": None if correction is None else correction.contradiction,
-        "left_alone": correction is not None and correction.left_alone,
-        "label_dice_before": _mean_label_dice(given),
-        "label_dice_after": _mean_label_dice(learnt),
-    }
-
-
-def _mean_label_dice(samples: SampleDataset) -> float | None:
+def _mean_label_dice(samples: SampleDataset | None) -> float | None:
     """The mean Dice of a dataset's labels to the original ones, if they are known."""
+    assert samples is not None
     dice = label_dice(samples)
     return None if dice is None else float(dice.mean())
 

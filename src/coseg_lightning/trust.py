@@ -59,9 +59,9 @@ class Trust:
     def confidence(self) -> Floats:
         """`(n,)` the least mean probability at which the peers overrule each label in doubt.
 
-        `1/2 + 1.3/r`, with r the sample's own contradiction, drawn half-way to that of all: where the
-        peers are far surer of each other than of the label, their bare vote does; where they are
-        hardly surer, only what they are certain of. Above 1 nothing is overruled.
+        `1/2 + 1.3/r`, with r the sample's own contradiction, drawn half-way to that of all: where
+        the peers are far surer of each other than of the label, their bare vote does; where they
+        are hardly surer, only what they are certain of. Above 1 nothing is overruled.
         """
         if not len(self.against_doubted):
             return np.empty(0)

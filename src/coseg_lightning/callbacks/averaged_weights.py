@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -34,6 +35,25 @@ class AveragedWeights(WeightAveraging):
         if not 0 < share <= 1:
             raise InputError(f"share={share} must be above 0 and at most 1.")
         super().__init__(multi_avg_fn=partial(_average, share))
+
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._device = trainer.strategy.root_device  # where the module is about to be moved
+        super().setup(trainer, pl_module, stage)
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.is_last_batch and trainer.world_size > 1:
+            with self.in_place_of(pl_module):  # for the checkpoint of this epoch
+                average_buffers(pl_module)
 
     @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,5 +1,6 @@
 """CorruptionRanking: the corruption score of every training sample at the end of stage 1."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -107,14 +108,13 @@ class CorruptionRanking(Callback):
             with averaged(trainer, pl_module):
                 seen.add(trainer, pl_module, self._dataset(trainer))
             ids, tables = seen.gathered()
-            kept = []
+            count = min(round(pl_module.noise_level * len(ids)), len(ids) - 1)
+            doubted = []
             for table in tables:
                 scores = mask_scores(Evidence.of(table), self.score)
-                order = sorted(range(len(ids)), key=lambda i: (scores[i], ids[i]))
-                kept.append(
-                    [ids[i] for i in order[: len(ids) - round(pl_module.noise_level * len(ids))]]
-                )
-            pl_module.keep(*kept)
+                worst_first = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))
+                doubted.append([ids[i] for i in worst_first[:count]])
+            pl_module.doubt(*doubted)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -146,8 +146,11 @@ class CorruptionRanking(Callback):
 def _is_due(trainer: pl.Trainer) -> bool:
     """Whether the whole set is to be ranked at the end of this epoch."""
     done, epochs = trainer.current_epoch + 1, trainer.max_epochs
-    if epochs is None or epochs < 0:
-        epochs = 40
+    if epochs is None or epochs < 0:  # training ends after a number of steps, or of minutes
+        steps = trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            return False
+        epochs = math.ceil(steps / max(1, trainer.num_training_batches))
     since = done - epochs // 2
     return since >= 0 and done < epochs and since % max(1, epochs // 8) == 0
 

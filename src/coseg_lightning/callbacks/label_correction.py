@@ -65,7 +65,9 @@ class LabelCorrection(Callback):
         by_class: bool = False,
     ) -> None:
         if confidence != "auto" and not (
-            isinstance(confidence, int | float) and 0 <= confidence <= 1
+            isinstance(confidence, int | float)
+            and not isinstance(confidence, bool)
+            and 0 <= confidence <= 1
         ):
             raise InputError(f"confidence={confidence} must be auto, or a number from 0 to 1.")
         self.folder = Path(folder)
@@ -151,8 +153,8 @@ class LabelCorrection(Callback):
         self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, noisy: list[int]
     ) -> dict[int, float]:
         """How sure the peers must be to overrule each noisy label, by the sample's index."""
-        if self.confidence != "auto":
-            return dict.fromkeys(noisy, float(self.confidence))
+        if self.confidence != "auto" or not noisy:
+            return dict.fromkeys(noisy, float(self.confidence if noisy else 0))
         rows: list[tuple[int, float, float]] = []
 
         def compare(indices: list[int], batch: Any) -> None:

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
+from coseg_lightning.callbacks.averaged_weights import averaged
 from coseg_lightning.callbacks.corruption_ranking import EvidenceSum
 from coseg_lightning.callbacks.evaluation_pass import plain_training_set
 from coseg_lightning.coseg_module import CoSegModule
@@ -68,7 +69,8 @@ class NoiseLevelEstimation(Callback):
         if known or not trainer.is_last_batch or not 0 <= left < self.epochs:
             return
         dataset = plain_training_set(trainer) if self.dataset is None else self.dataset
-        self._seen.add(trainer, pl_module, dataset)
+        with averaged(trainer, pl_module):
+            self._seen.add(trainer, pl_module, dataset)
         if left == 0:
             _, (peer_a, peer_b) = self._seen.gathered()
             pl_module.settle_noise_level(Evidence.of(peer_a), Evidence.of(peer_b))

@@ -119,9 +119,11 @@ def doubts(summary: dict[str, Any], scores: list[dict[str, str]]) -> list[str]:
         found.append(
             "The labels in doubt were left as they are, since the peers do not seem to know "
             f"better: they contradict these labels {correction['contradiction']:.1f} times as "
-            "much as each other, or what they were trained to say. So the network is one trained "
-            "on your labels as given."
+            "much as each other, or differ too much from each other to be of use. So the network "
+            "is one trained on your labels as given."
         )
     elif doubted and summary["config"]["method"]["name"] == "coseg" and not correction["corrected"]:
-        found.append("Correction changed nothing: the peers never agreed against a label.")
+        found.append(
+            "Correction changed nothing: the peers never agreed surely enough against a label."
+        )
     return found

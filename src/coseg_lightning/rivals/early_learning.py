@@ -41,8 +41,8 @@ Floats = NDArray[np.float64]
 class MultiScaleModule(SegmentationModule):
     """A network that is also trained to say the same of an image at every scale.
 
-    To the loss comes the divergence between each scale's prediction and their mean (Eq. (4) and (5)
-    of the source, weight 1).
+    The loss is the mean over scales, plus the divergence between each scale's prediction and their
+    mean (Eq. (4) and (5) of the source, weight 1).
     """
 
     @override
@@ -54,7 +54,8 @@ class MultiScaleModule(SegmentationModule):
         labelled = masks != self.ignore_index
         pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
         consistency = (apart * labelled).flatten(1).sum(dim=1) / pixels
-        return self.supervised_losses(predictions[SCALES.index(1.0)], masks) + consistency
+        supervised = [self.supervised_losses(logits, masks) for logits in predictions]
+        return torch.stack(supervised).mean(dim=0) + consistency
 
     def _at(self, images: Tensor, scale: float) -> Tensor:
         size = [max(1, round(scale * side)) for side in images.shape[-2:]]
@@ -153,9 +154,11 @@ class EarlyLearningCorrection(Callback):
                 if stored is not None:
                     label = torch.from_numpy(stored.astype(np.int64)).to(label)
                 sure, found = resize_probabilities(probabilities[n : n + 1], label)[0].max(dim=0)
-                classes = torch.tensor(self.corrected, device=label.device)
-                concerned = torch.isin(label, classes) | torch.isin(found, classes)
-                concerned &= (sure > CONFIDENCE) & (label != pl_module.ignore_index)
+                # Between background and the classes due, and to none that the label does not have.
+                due = torch.tensor([0, *self.corrected], device=label.device)
+                concerned = torch.isin(label, due) & torch.isin(found, due)
+                concerned &= torch.isin(found, torch.cat([label.flatten(), due[:1]]))
+                concerned &= sure > CONFIDENCE
                 corrected = found.where(concerned, label)
                 writer.write(id, corrected.cpu().numpy())
                 rows.append((index, id, int((corrected != label).sum())))
@@ -171,12 +174,14 @@ class EarlyLearningCorrection(Callback):
 def early_learning_is_over(overlaps: Floats) -> bool:
     """Whether an overlap's growth has slowed down to a tenth of what it was at first (Eq. (3)).
 
-    A curve `a (1 - exp(-b t^c))` is fitted to the overlaps, and its slope at the last epoch
-    compared with that at the first.
+    A curve `a (1 - exp(-b t^c))`, c at most 1, is fitted to the overlaps, and its slope at the last
+    epoch compared with that at the first. A flat beginning, below a tenth of what was reached, is
+    cut off, since such a curve has none.
 
     Args:
         overlaps: `(T,)` intersection over union of prediction and label after each epoch.
     """
+    overlaps = overlaps[np.argmax(overlaps >= 0.1 * overlaps.max()) :]
     if len(overlaps) < 4:  # three parameters
         return False
     epochs = np.arange(1, len(overlaps) + 1, dtype=float)
@@ -184,12 +189,12 @@ def early_learning_is_over(overlaps: Floats) -> bool:
         warnings.simplefilter("ignore")
         try:
             (a, b, c), _ = curve_fit(
-                _growth, epochs, overlaps, p0=(0.5, 0.5, 0.5), bounds=([0, 0, 0], [1, np.inf, 5])
+                _growth, epochs, overlaps, p0=(0.5, 0.5, 0.5), bounds=([0, 0, 0], [1, np.inf, 1])
             )
         except RuntimeError:  # no fit was found
             return False
     first, now = (_slope(t, a, b, c) for t in (1.0, epochs[-1]))
-    return bool(abs(first - now) > SLOWED * abs(first))
+    return bool(first - now > SLOWED * first)
 
 
 def _growth(t: Floats, a: float, b: float, c: float) -> Floats:

@@ -28,9 +28,19 @@ class PixelCoTeaching(CoSegModule):
     """Co-teaching (Han et al. 2018, arXiv 1804.06872) that selects pixels instead of samples.
 
     As in PyMIC (Wang et al. 2023, arXiv 2208.09350): each peer keeps the labelled pixels of the
-    batch with the smallest cross-entropy, the keep rate's share of them, and the other learns
-    from their cross-entropy alone.
+    batch with the smallest cross-entropy, and the other learns from their cross-entropy alone. The
+    noise level is a share of samples, not of pixels, and is not used.
+
+    Args:
+        select_ratio: Share of the pixels that is kept after the ramp; PyMIC's example has 0.8.
+        options: Those of `CoSegModule`; `selection` has no effect.
     """
+
+    def __init__(self, *nets: Any, select_ratio: float = 0.8, **options: Any) -> None:
+        if not 0 < select_ratio <= 1:
+            raise InputError(f"select_ratio={select_ratio} must be above 0 and at most 1.")
+        super().__init__(*nets, **options)
+        self.select_ratio = select_ratio
 
     @override
     def peer_losses(
@@ -40,7 +50,8 @@ class PixelCoTeaching(CoSegModule):
         labelled = masks != self.ignore_index
         losses_a, losses_b = (self._pixel_losses(logits, masks) for logits in (logits_a, logits_b))
         losses_a, losses_b = losses_a[labelled], losses_b[labelled]
-        k = max(1, int(self.alpha * len(losses_a))) if len(losses_a) else 0
+        keep = self.ramp(1 - self.select_ratio)
+        k = max(1, int(keep * len(losses_a))) if len(losses_a) else 0
         picks_a, picks_b = (
             losses.detach().topk(k, largest=False).indices for losses in (losses_a, losses_b)
         )
@@ -61,7 +72,7 @@ class JoCoR(CoSegModule):
 
     Args:
         agreement_weight: lambda of the paper, whose value for symmetric noise is the default.
-        options: Those of `CoSegModule`; `selection` has no effect.
+        options: Those of `CoSegModule`; `selection` must be one by batch.
     """
 
     def __init__(self, *nets: Any, agreement_weight: float = 0.9, **options: Any) -> None:
