@@ -126,14 +126,20 @@ def by_set(rows: Sequence[Row]) -> list[str]:
 
 
 def won_back(here: Sequence[Row], noisy: Sequence[Row], clean: Sequence[Row]) -> str:
-    """The share of what the noise costs a plain network, of the means."""
-    if not noisy or not clean or noisy is here:
+    """The share of what the noise costs a plain network of the same seeds, of the means."""
+    seeds = {row["seed"] for row in here}
+    seeds &= {row["seed"] for row in noisy} & {row["seed"] for row in clean}
+    if not seeds or noisy is here:
         return "-"
-    mean = {k: statistics.mean(values(v, "dice")) for k, v in (("n", noisy), ("c", clean))}
-    cost = mean["c"] - mean["n"]
-    if cost < 0.3:
-        return f"costs {cost:.1f}"
-    return f"{100 * (statistics.mean(values(here, 'dice')) - mean['n']) / cost:.0f} %"
+    ours, low, high = (
+        statistics.mean(values([row for row in rows if row["seed"] in seeds], "dice"))
+        for rows in (here, noisy, clean)
+    )
+    if high - low < 0.3:
+        return f"costs {high - low:.1f}"
+    if ours < low:
+        return f"loses {low - ours:.1f}"
+    return f"{100 * (ours - low) / (high - low):.0f} %"
 
 
 def grouped(rows: Sequence[Row]) -> dict[tuple[str, float, str], list[Row]]:
