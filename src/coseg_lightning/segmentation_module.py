@@ -14,7 +14,6 @@ from coseg_lightning.data.samples import check_classes, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
     class_logits,
-    corruption_score,
     l2_weight_decay,
     segmentation_loss,
 )
@@ -68,10 +67,8 @@ class SegmentationModule(pl.LightningModule):
         **options: Any,
     ) -> None:
         super().__init__()
-        if pixel_loss != "cross_entropy" and pixel_loss not in PIXEL_LOSSES:
-            raise InputError(
-                f"pixel_loss={pixel_loss!r} must be cross_entropy or {' or '.join(PIXEL_LOSSES)}."
-            )
+        if pixel_loss not in PIXEL_LOSSES:
+            raise InputError(f"pixel_loss={pixel_loss!r} must be {' or '.join(PIXEL_LOSSES)}.")
         given = ["net"] if isinstance(net, nn.Module) else []
         self.save_hyperparameters(ignore=["optimizer", *given])
         if isinstance(net, str):
@@ -138,7 +135,7 @@ class SegmentationModule(pl.LightningModule):
             lambda_1=self.lambda_1,
             include_background=self.include_background,
             ignore_index=self.ignore_index,
-            pixel_loss=PIXEL_LOSSES.get(self.pixel_loss, corruption_score),
+            pixel_loss=PIXEL_LOSSES[self.pixel_loss],
         )
 
     @override

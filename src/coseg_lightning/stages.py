@@ -270,7 +270,7 @@ class _Run:
 
 @rank_zero_only
 def _check_new(folder: Path) -> None:
-    rounds = [path.name for path in folder.glob("*_1*")]  # of a run in several rounds
+    rounds = ("scores_1.csv", "labels_1", "robust_training_1")  # of a run in several
     for name in ("summary.json", "scores.csv", "labels", "model", "noise", *STAGES, *rounds):
         if (folder / name).exists():
             raise InputError(

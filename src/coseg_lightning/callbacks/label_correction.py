@@ -153,8 +153,10 @@ class LabelCorrection(Callback):
         self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, noisy: list[int]
     ) -> dict[int, float]:
         """How sure the peers must be to overrule each noisy label, by the sample's index."""
-        if self.confidence != "auto" or not noisy:
-            return dict.fromkeys(noisy, float(self.confidence if noisy else 0))
+        if not noisy:
+            return {}
+        if self.confidence != "auto":
+            return dict.fromkeys(noisy, float(self.confidence))
         rows: list[tuple[int, float, float]] = []
 
         def compare(indices: list[int], batch: Any) -> None:

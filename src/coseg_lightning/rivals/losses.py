@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from coseg_lightning.equations import IGNORE_INDEX, class_logits
+from coseg_lightning.equations import IGNORE_INDEX, class_logits, corruption_score
 
 
 def generalised_cross_entropy(
@@ -56,6 +56,7 @@ def _mean(values: Tensor, labelled: Tensor) -> Tensor:
 
 
 PIXEL_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": corruption_score,
     "generalised_cross_entropy": generalised_cross_entropy,
     "symmetric_cross_entropy": symmetric_cross_entropy,
 }
