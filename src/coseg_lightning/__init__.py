@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.labels import LabelStore, updated
     from coseg_lightning.segmentation_module import SegmentationModule
+    from coseg_lightning.stages import run_stages
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "LabelStore",
     "NoiseLevelEstimation",
     "SegmentationModule",
+    "run_stages",
     "updated",
 ]
 
@@ -36,6 +38,7 @@ _HOMES = {
     "LabelStore": "labels",
     "NoiseLevelEstimation": "callbacks.noise_level_estimation",
     "SegmentationModule": "segmentation_module",
+    "run_stages": "stages",
     "updated": "labels",
 }
 

@@ -1,18 +1,21 @@
 """CoSegModule: robust training of two peers on noisy labels (section 2.1)."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from coseg_lightning.buffers import average_buffers
-from coseg_lightning.data.samples import Batch, check_classes, read_batch
+from coseg_lightning.data.samples import Batch, ClassIds, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
     agreement,
@@ -29,6 +32,7 @@ from coseg_lightning.labels import sample_name
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network
 from coseg_lightning.noise_level import FALLBACK, NoiseLevelEstimate, estimate_noise_level
+from coseg_lightning.optimization import ManualSchedules, Schedule, check_trainer
 from coseg_lightning.scores import Evidence, relative_score
 
 
@@ -63,8 +67,15 @@ class CoSegModule(pl.LightningModule):
         lambda_1: Weight of the Dice loss in Eq. (2).
         lambda_2: Weight of the L2 term in Eq. (2).
         include_background: Whether background is one of the k classes of Eq. (3).
-        lr: Learning rate.
+        lr: Learning rate, or one for each peer.
         optimizer: Called with the parameter groups and `lr=`; groups are named net_a and net_b.
+        scheduler: Called with the optimizer; gives a scheduler of torch, stepped each epoch, or
+            Lightning's dict with `scheduler`, `interval`, `frequency`, `monitor`. A
+            `ReduceLROnPlateau` goes by `val/dice_a` unless another metric is named.
+        gradient_clip_val: What each peer's gradients are clipped to, by itself; default not.
+        gradient_clip_algorithm: `norm`, or `value` for each element.
+        accumulate_grad_batches: Batches whose mean gradient makes a step of the optimizer; the last
+            of an epoch may be fewer. Selection is within each batch.
         ignore_index: Class id of unlabelled pixels.
         options: Further arguments of networks given by name.
 
@@ -89,8 +100,12 @@ class CoSegModule(pl.LightningModule):
         lambda_1: float = 1.0,
         lambda_2: float = 1e-5,
         include_background: bool = True,
-        lr: float = 1e-3,
+        lr: float | tuple[float, float] = 1e-3,
         optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+        scheduler: Schedule | None = None,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: Literal["norm", "value"] = "norm",
+        accumulate_grad_batches: int = 1,
         ignore_index: int = IGNORE_INDEX,
         **options: Any,
     ) -> None:
@@ -102,6 +117,21 @@ class CoSegModule(pl.LightningModule):
             )
         if selection not in ("whole_set", "relative", "eq1"):
             raise InputError(f"selection={selection!r} must be whole_set, relative or eq1.")
+        if gradient_clip_algorithm not in ("norm", "value"):
+            raise InputError(
+                f"gradient_clip_algorithm={gradient_clip_algorithm!r} must be norm or value."
+            )
+        if gradient_clip_val is not None and gradient_clip_val <= 0:
+            raise InputError(f"gradient_clip_val={gradient_clip_val} must be above 0, or None.")
+        if accumulate_grad_batches < 1:
+            raise InputError(
+                f"accumulate_grad_batches={accumulate_grad_batches} must be at least 1."
+            )
+        rates = tuple(lr) if isinstance(lr, Sequence) else (lr, lr)
+        if len(rates) != 2:
+            raise InputError(
+                f"lr={lr} must be one learning rate, or one for each of the two peers."
+            )
         if net_b is None and isinstance(net_a, nn.Module):
             raise InputError("net_a is a network, so net_b must be one too: CoSegModule(a, b).")
         given = [n for n, net in (("net_a", net_a), ("net_b", net_b)) if isinstance(net, nn.Module)]
@@ -110,7 +140,7 @@ class CoSegModule(pl.LightningModule):
                 f"{', '.join(sorted(options))}: there is no such argument of "
                 f"{type(self).__name__}, and both networks are given ready."
             )
-        self.save_hyperparameters(ignore=["optimizer", *given])
+        self.save_hyperparameters(ignore=["optimizer", "scheduler", *given])
         self.automatic_optimization = False  # one backward on the sum of two losses
         self.estimates_noise = noise_level == "auto"
         self.noise_known = not self.estimates_noise
@@ -123,6 +153,11 @@ class CoSegModule(pl.LightningModule):
         self.include_background = include_background
         self.lr = lr
         self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
+        self.schedules = ManualSchedules("val/dice_a")
+        self.gradient_clip_val = gradient_clip_val
+        self.gradient_clip_algorithm = gradient_clip_algorithm
+        self.accumulate_grad_batches = accumulate_grad_batches
         self.ignore_index = ignore_index
         self.estimator_found = False  # set by NoiseLevelEstimation
         self.ranker_found = False  # set by CorruptionRanking
@@ -148,6 +183,7 @@ class CoSegModule(pl.LightningModule):
                 "initialise them differently."
             )
         self.classes = max(2, classes)
+        self.class_ids = ClassIds(self.classes, ignore_index)
         self.scores = nn.ModuleDict(
             {
                 f"{stage}{peer}": SegmentationScores(self.classes, ignore_index)
@@ -161,15 +197,24 @@ class CoSegModule(pl.LightningModule):
         return any_size(self.net_a, images), any_size(self.net_b, images)
 
     @override
-    def configure_optimizers(self) -> Optimizer:
+    def configure_callbacks(self) -> list[Callback]:
+        # The first hook of a fit: Lightning's own refusals come next, and name no way out.
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            check_trainer(self.trainer)
+        return []
+
+    @override
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
-        return self.optimizer_factory(
-            [
-                {"params": list(net.parameters()), "name": name, "weight_decay": decay}
-                for name, net in (("net_a", self.net_a), ("net_b", self.net_b))
-            ],
-            lr=self.lr,
-        )
+        rates = tuple(self.lr) if isinstance(self.lr, Sequence) else (self.lr, self.lr)
+        groups = [
+            {"params": list(net.parameters()), "name": name, "lr": rate, "weight_decay": decay}
+            for name, net, rate in zip(
+                ("net_a", "net_b"), (self.net_a, self.net_b), rates, strict=True
+            )
+        ]
+        optimizer = self.optimizer_factory(groups, lr=rates[0])
+        return self.schedules.configured(optimizer, self.scheduler_factory)
 
     @override
     def on_fit_start(self) -> None:
@@ -223,8 +268,8 @@ class CoSegModule(pl.LightningModule):
     @override
     def training_step(self, batch: Any, batch_idx: int) -> None:
         sample = read_batch(batch)
-        if self.current_epoch == 0:  # later ones hold the same masks
-            check_classes(sample.masks, self.classes, self.ignore_index)
+        if self.current_epoch == 0:
+            self.class_ids.check(sample.masks)
         if self.selection == "whole_set" and sample.ids is None and self.ranker_found:
             rank_zero_warn(
                 "The batches have no ids, so their samples cannot be found in a ranking of the "
@@ -238,9 +283,13 @@ class CoSegModule(pl.LightningModule):
         # No parameter is shared: the gradient of the sum holds both peers' own gradients.
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        optimizer.zero_grad()
-        self.manual_backward(loss_a + loss_b)
-        optimizer.step()
+        batches = self.accumulate_grad_batches
+        if batch_idx % batches == 0:
+            optimizer.zero_grad()
+        self.manual_backward((loss_a + loss_b) / batches)
+        if (batch_idx + 1) % batches == 0 or self.trainer.is_last_batch:
+            optimizer.step()
+            self.schedules.step(self, "step", self.trainer.global_step)
 
         self._log_epoch(
             {
@@ -328,6 +377,16 @@ class CoSegModule(pl.LightningModule):
             ignore_index=self.ignore_index,
         )
 
+    @override
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.gradient_clip_val is None:
+            return
+        for net in (self.net_a, self.net_b):  # a joint norm would couple the peers
+            if self.gradient_clip_algorithm == "norm":
+                nn.utils.clip_grad_norm_(net.parameters(), self.gradient_clip_val)
+            else:
+                nn.utils.clip_grad_value_(net.parameters(), self.gradient_clip_val)
+
     def _log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
 
@@ -337,6 +396,12 @@ class CoSegModule(pl.LightningModule):
         # the others to reduce its metrics, and two different collectives would meet.
         if self.trainer.is_last_batch:
             average_buffers(self)
+            if self.current_epoch == 0:
+                self.class_ids.check_epoch(self)
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        self.schedules.step(self, "epoch", self.current_epoch + 1)
 
     @override
     def on_validation_start(self) -> None:

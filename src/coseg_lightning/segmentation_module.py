@@ -5,12 +5,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
 from coseg_lightning.buffers import average_buffers
-from coseg_lightning.data.samples import check_classes, read_batch
+from coseg_lightning.data.samples import ClassIds, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
     class_logits,
@@ -20,6 +21,7 @@ from coseg_lightning.equations import (
 from coseg_lightning.errors import InputError
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network
+from coseg_lightning.optimization import Schedule, scheduled
 from coseg_lightning.rivals.losses import PIXEL_LOSSES
 
 
@@ -38,6 +40,9 @@ class SegmentationModule(pl.LightningModule):
         include_background: Whether background is one of the k classes of Eq. (3).
         lr: Learning rate.
         optimizer: Called with the parameter groups and `lr=`.
+        scheduler: Called with the optimizer; gives a scheduler of torch, stepped each epoch, or
+            Lightning's dict around one. A `ReduceLROnPlateau` goes by `val/dice` unless another
+            metric is named.
         ignore_index: Class id of unlabelled pixels.
         pixel_loss: `cross_entropy`, or a robust loss in its place: `generalised_cross_entropy`
             or `symmetric_cross_entropy`, see `coseg_lightning.rivals.losses`.
@@ -62,6 +67,7 @@ class SegmentationModule(pl.LightningModule):
         include_background: bool = True,
         lr: float = 1e-3,
         optimizer: Callable[..., Optimizer] = torch.optim.Adam,
+        scheduler: Schedule | None = None,
         ignore_index: int = IGNORE_INDEX,
         pixel_loss: str = "cross_entropy",
         **options: Any,
@@ -70,7 +76,7 @@ class SegmentationModule(pl.LightningModule):
         if pixel_loss not in PIXEL_LOSSES:
             raise InputError(f"pixel_loss={pixel_loss!r} must be {' or '.join(PIXEL_LOSSES)}.")
         given = ["net"] if isinstance(net, nn.Module) else []
-        self.save_hyperparameters(ignore=["optimizer", *given])
+        self.save_hyperparameters(ignore=["optimizer", "scheduler", *given])
         if isinstance(net, str):
             net = build_network(
                 net,
@@ -86,9 +92,11 @@ class SegmentationModule(pl.LightningModule):
         self.include_background = include_background
         self.lr = lr
         self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
         self.ignore_index = ignore_index
         self.pixel_loss = pixel_loss
         self.classes = max(2, classes)
+        self.class_ids = ClassIds(self.classes, ignore_index)
         self.scores = nn.ModuleDict(
             {stage: SegmentationScores(self.classes, ignore_index) for stage in ("val", "test")}
         )
@@ -98,19 +106,20 @@ class SegmentationModule(pl.LightningModule):
         return any_size(self.net, images)
 
     @override
-    def configure_optimizers(self) -> Optimizer:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         group = {
             "params": list(self.net.parameters()),
             "name": "net",
             "weight_decay": l2_weight_decay(self.lambda_2),  # lambda_2 ||W||^2 of Eq. (2)
         }
-        return self.optimizer_factory([group], lr=self.lr)
+        optimizer = self.optimizer_factory([group], lr=self.lr)
+        return scheduled(optimizer, self.scheduler_factory, monitor="val/dice")
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         sample = read_batch(batch)
-        if self.current_epoch == 0:  # later ones hold the same masks
-            check_classes(sample.masks, self.classes, self.ignore_index)
+        if self.current_epoch == 0:
+            self.class_ids.check(sample.masks)
         loss = self.losses(sample.images, sample.masks).mean()
         self.log(
             "train/loss",
@@ -144,6 +153,8 @@ class SegmentationModule(pl.LightningModule):
         # the others to reduce its metrics, and two different collectives would meet.
         if self.trainer.is_last_batch:
             average_buffers(self)
+            if self.current_epoch == 0:
+                self.class_ids.check_epoch(self)
 
     @override
     def on_validation_start(self) -> None:

@@ -26,8 +26,8 @@ from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking, labe
 from coseg_lightning.callbacks.label_correction import LabelCorrection
 from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
 from coseg_lightning.coseg_module import CoSegModule
+from coseg_lightning.data.adopted import AdoptedDataModule, adopted
 from coseg_lightning.data.datamodule import CoSegDataModule
-from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.networks import save_network
@@ -50,21 +50,23 @@ METHODS: dict[str, tuple[str, ...]] = {
 # The folders that the stages of any method write into.
 STAGES = ("robust_training", "retraining", "supervised_training", "early_learning")
 
+Data = CoSegDataModule | AdoptedDataModule
+
 log = logging.getLogger(__name__)
 
 
 def run_stages(
-    data: CoSegDataModule,
+    data: pl.LightningDataModule,
     folder: str | Path,
     *,
-    method: str,
+    method: str = "coseg",
     peers: Callable[[], CoSegModule],
     network: Callable[[], SegmentationModule],
     trainer: Callable[..., pl.Trainer],
     seed: int = 0,
-    averaging: float = 0.0,
+    averaging: float = 0.1,
     score: str = "directed",
-    score_epochs: int = 5,
+    score_epochs: int = 1,
     confidence: float | Literal["auto"] = "auto",
     warm_start: bool = True,
     rounds: int = 1,
@@ -74,14 +76,17 @@ def run_stages(
     """Run the stages of a method, test its network, and write everything into one folder.
 
     Args:
-        data: The datasets, and the noise if there is to be any.
+        data: The datasets, and the noise if there is to be any: a `CoSegDataModule`, or a
+            datamodule of your own, which is not changed. Of its training samples the masks are
+            corrected as its dataset gives them, see `coseg_lightning.updated`.
         folder: The run's own folder, without an earlier run in it.
         method: A name in `METHODS`. `coseg`: robust training, correction, retraining.
             `coteaching`: robust training alone, tested by its first peer. `supervised`: one
             network on the labels as they are. The others are rivals.
         peers: Makes the module of stage 1.
         network: Makes the module of stage 3.
-        trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`.
+        trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`, such as
+            `partial(pl.Trainer, max_epochs=40)`.
         seed: Of the networks' initial weights.
         averaging: The share of an `AveragedWeights`; 0 judges networks as they are at the end.
         score: What the training samples are ranked by: see `coseg_lightning.scores.mask_scores`.
@@ -102,6 +107,13 @@ def run_stages(
     if method not in METHODS:
         raise InputError(f"method={method}: there is no such method; take {', '.join(METHODS)}.")
     stages = METHODS[method]
+    if not isinstance(data, CoSegDataModule):
+        if "filtering" in stages:
+            raise InputError(
+                f"method={method} leaves samples out, which a CoSegDataModule can; the data is a "
+                f"{type(data).__name__}."
+            )
+        data = adopted(data)
     folder = Path(folder)
     run = _Run(folder, trainer, averaging)
     _check_new(folder)
@@ -139,6 +151,7 @@ def run_stages(
                 data.lay(correction.folder)
                 corrected |= not correction.left_alone
     if "filtering" in stages:
+        assert isinstance(data, CoSegDataModule)
         (ranking,) = rankings
         kept = len(ranking.ids) - len(ranking.noisy)
         data.leave_out([ranking.ids[index] for index in ranking.noisy])
@@ -180,8 +193,7 @@ def run_stages(
             "corrected": len(changed),
             "contradiction": None if correction is None else correction.contradiction,
             "left_alone": correction is not None and not corrected,
-            "label_dice_before": _mean_label_dice(data.given_samples()),
-            "label_dice_after": _mean_label_dice(data.samples("train")),
+            **_label_dice(data),
         },
         "stages": run.stages,
         "peak_memory_bytes": _peak_memory(),
@@ -209,7 +221,7 @@ class _Run:
         self,
         stage: str,
         module: pl.LightningModule,
-        data: CoSegDataModule,
+        data: Data,
         callbacks: list[pl.Callback] | None = None,
         **options: Any,
     ) -> pl.Trainer:
@@ -237,9 +249,7 @@ class _Run:
         self.stages[stage]["epochs"] = trainer.current_epoch
         return trainer
 
-    def early_learning(
-        self, module: SegmentationModule, data: CoSegDataModule
-    ) -> tuple[pl.Trainer, set[int]]:
+    def early_learning(self, module: SegmentationModule, data: Data) -> tuple[pl.Trainer, set[int]]:
         """Fit until early learning is over for a class, correct its labels, and go on.
 
         Returns:
@@ -280,8 +290,10 @@ def _check_new(folder: Path) -> None:
 
 
 @rank_zero_only
-def _prepare_noise(data: CoSegDataModule) -> None:
+def _prepare_noise(data: Data) -> None:
     """Write the noisy masks now, not in `fit`, to tell before training how hard the task is."""
+    if not isinstance(data, CoSegDataModule):
+        return
     data.prepare_data()
     if data.noise_folder is None:
         return
@@ -299,12 +311,12 @@ def _prepare_noise(data: CoSegDataModule) -> None:
 
 
 def _test(
-    trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: CoSegDataModule
+    trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: Data
 ) -> dict[str, Any]:
     """Test metrics; a pair of peers is tested by its first, chosen in advance."""
     peer = "_a" if isinstance(module, CoSegModule) else ""
     measured: Mapping[str, Any] = {}
-    if data.samples("test") is not None:
+    if data.has_test:
         measured = trainer.test(module, datamodule=data, verbose=False)[0]
 
     def figure(name: str) -> float | None:
@@ -318,11 +330,13 @@ def _test(
     }
 
 
-def _mean_label_dice(samples: SampleDataset | None) -> float | None:
-    """The mean Dice of a dataset's labels to the original ones, if they are known."""
-    assert samples is not None
-    dice = label_dice(samples)
-    return None if dice is None else float(dice.mean())
+def _label_dice(data: Data) -> dict[str, float | None]:
+    """The mean Dice of the training labels to the original ones, if those are known."""
+    means: list[float | None] = [None, None]
+    if isinstance(data, CoSegDataModule):
+        dice = label_dice(data.given_samples()), label_dice(data.samples("train"))
+        means = [None if part is None else float(part.mean()) for part in dice]
+    return {"label_dice_before": means[0], "label_dice_after": means[1]}
 
 
 def _peak_memory() -> int:

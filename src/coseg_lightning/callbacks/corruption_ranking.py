@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_warn
 from typing_extensions import override
 
 from coseg_lightning.callbacks.averaged_weights import averaged
@@ -16,6 +17,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
     evaluation_pass,
     gather_rows,
     plain_training_set,
+    what_varies,
 )
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import read_batch
@@ -85,6 +87,16 @@ class CorruptionRanking(Callback):
             raise InputError(f"{self.path} exists and is never overwritten; give a new file.")
         self._seen = EvidenceSum()
         pl_module.ranker_found = True
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        varies = what_varies(self._dataset(trainer))
+        if varies is not None:
+            rank_zero_warn(
+                f"The {varies}s of the dataset differ each time they are read, as augmented ones "
+                "do, and so will the scores; give a view of it without augmentation, "
+                "CorruptionRanking(dataset=...)."
+            )
 
     @override
     def on_train_batch_end(

@@ -1,11 +1,13 @@
 """One pass over chosen samples in evaluation mode, shared by the processes."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
@@ -33,6 +35,37 @@ def plain(dataset: Any) -> Any:
     if isinstance(dataset, Subset):
         return Subset(plain(dataset.dataset), dataset.indices)
     return dataset.plain() if hasattr(dataset, "plain") else dataset
+
+
+def what_varies(dataset: Any) -> Literal["mask", "image"] | None:
+    """Find augmentation inside somebody's dataset: read a few samples several times.
+
+    Returns:
+        Whether their masks differ, or else their images; None where neither does, or where samples
+        have a form that only the project's own collate function knows.
+    """
+    varies = set()
+    with isolate_rng():  # training is the same as without this look
+        for place in {0, len(dataset) // 3, 2 * len(dataset) // 3, len(dataset) - 1}:
+            reads = [_parts(dataset[place]) for _ in range(4)]
+            if None in reads:
+                return None
+            for name, (first, *others) in zip(
+                ("image", "mask"), zip(*filter(None, reads), strict=True), strict=True
+            ):
+                if not all(np.array_equal(first, other, equal_nan=True) for other in others):
+                    varies.add(name)
+    return "mask" if "mask" in varies else "image" if varies else None
+
+
+def _parts(sample: Any) -> tuple[Any, Any] | None:
+    if isinstance(sample, Mapping) and "image" in sample and {"mask", "label"} & set(sample):
+        parts = sample["image"], sample.get("mask", sample.get("label"))
+    elif isinstance(sample, tuple | list) and len(sample) in (2, 3):
+        parts = sample[0], sample[1]
+    else:
+        return None
+    return np.asarray(parts[0]), np.asarray(parts[1])
 
 
 def stored_mask(dataset: Any, index: int) -> Any:

@@ -18,6 +18,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
     gather_rows,
     plain_training_set,
     stored_mask,
+    what_varies,
 )
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import read_batch
@@ -92,6 +93,19 @@ class LabelCorrection(Callback):
         ranking_callback(trainer)
 
     @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if what_varies(self._dataset(trainer)) == "mask":
+            raise InputError(
+                "The masks of the dataset differ each time they are read, as augmented ones do; a "
+                "corrected mask could not follow; augment behind the dataset that is corrected: "
+                "CorruptionRanking(dataset=...) takes a view of it without augmentation."
+            )
+
+    def _dataset(self, trainer: pl.Trainer) -> Any:
+        given = ranking_callback(trainer).dataset
+        return plain_training_set(trainer) if given is None else given
+
+    @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The ranking was made in on_train_end, whatever the order of the callbacks.
         callback = ranking_callback(trainer)
@@ -99,7 +113,7 @@ class LabelCorrection(Callback):
         if ranking is None:  # training was interrupted
             return
         assert isinstance(pl_module, CoSegModule)
-        dataset = plain_training_set(trainer) if callback.dataset is None else callback.dataset
+        dataset = self._dataset(trainer)
         truth = getattr(dataset, "truth", None)
         if trainer.is_global_zero:
             LabelStore.create(self.folder)

@@ -137,6 +137,11 @@ class CoSegDataModule(pl.LightningDataModule):
             samples = samples.updated(LabelStore(layer))
         return samples.without(self.left_out) if self.left_out else samples
 
+    @property
+    def has_test(self) -> bool:
+        """Whether there are test samples."""
+        return self._datasets["test"] is not None
+
     def _as_samples(
         self, dataset: MaskedImages, augmentation: Augmentation | None
     ) -> SampleDataset:

@@ -11,6 +11,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks t
 import albumentations as A
 import cv2
 import numpy as np
+import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -59,6 +60,12 @@ def read_batch(batch: Any) -> Batch:
     images, masks, ids, replaced = fields
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
+    if masks.is_floating_point() and not bool((masks == masks.round()).all()):
+        raise InputError(
+            f"A mask holds {float(masks[masks != masks.round()][0]):.4g}, which is no class id; "
+            "give whole numbers: resize masks to the nearest pixel, and do not let ToTensor divide "
+            "class ids by 255."
+        )
     if masks.ndim != 3 or masks.shape[-2:] != images.shape[-2:]:
         raise InputError(
             f"The batch's masks are {tuple(masks.shape)} and its images {tuple(images.shape)}; "
@@ -67,15 +74,48 @@ def read_batch(batch: Any) -> Batch:
     return Batch(images, masks.long(), ids, replaced)
 
 
-def check_classes(masks: Tensor, classes: int, ignore_index: int) -> None:
-    """Raise an `InputError` if a mask holds a class id that the network has no output for."""
-    wrong = masks[(masks != ignore_index) & ((masks < 0) | (masks >= classes))]
-    if len(wrong):
-        raise InputError(
-            f"The masks hold the class id {int(wrong[0])}, but the network has {classes} classes, "
-            f"0 to {classes - 1} (and {ignore_index} for unlabelled pixels); give classes="
-            f"{int(wrong.max()) + 1}, or divide 0/255 masks by 255."
-        )
+class ClassIds:
+    """Checks the class ids of the masks of a first epoch; later ones hold the same masks.
+
+    Args:
+        classes: K, the number of the network's classes.
+        ignore_index: Class id of unlabelled pixels.
+    """
+
+    def __init__(self, classes: int, ignore_index: int) -> None:
+        self.classes = classes
+        self.ignore_index = ignore_index
+        self._found = [False, False]  # a foreground pixel, an unlabelled one
+
+    def check(self, masks: Tensor) -> None:
+        """Raise an `InputError` if a mask holds an id that the network has no output for."""
+        labelled = masks != self.ignore_index
+        wrong = masks[labelled & ((masks < 0) | (masks >= self.classes))]
+        if len(wrong):
+            raise InputError(
+                f"The masks hold the class id {int(wrong[0])}, but the network has {self.classes} "
+                f"classes, 0 to {self.classes - 1} (and {self.ignore_index} for unlabelled "
+                f"pixels); give classes={int(wrong.max()) + 1}, or divide 0/255 masks by 255."
+            )
+        found = bool((labelled & (masks > 0)).any()), not bool(labelled.all())
+        self._found = [a or b for a, b in zip(self._found, found, strict=True)]
+
+    def check_epoch(self, module: pl.LightningModule) -> None:
+        """Raise an `InputError` if all that was not background was unlabelled, at its end.
+
+        Masks of 0 and 255 look so where 255 means unlabelled, and teach nothing but background.
+        """
+        trainer = module.trainer
+        if not isinstance(trainer.limit_train_batches, float) or trainer.limit_train_batches < 1:
+            return  # a few batches may lack it
+        found = torch.tensor(self._found, dtype=torch.float32, device=module.device)
+        foreground, unlabelled = trainer.strategy.reduce(found, reduce_op="sum").tolist()
+        if unlabelled and not foreground:
+            raise InputError(
+                f"The masks of a whole epoch hold nothing but 0 and {self.ignore_index}, which is "
+                "the class id of unlabelled pixels; divide 0/255 masks by 255, or leave out "
+                "samples without any label."
+            )
 
 
 def default_augmentation() -> Augmentation:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,9 @@ def output_stride(network: nn.Module) -> int:
 def any_size(network: nn.Module, images: Tensor) -> Tensor:
     """Apply a network to images of any height and width: pad with zeros, crop the logits.
 
+    Of networks that give several outputs by name, the logits are `out` (torchvision's) or `logits`
+    (transformers'); auxiliary ones are left alone.
+
     Shape:
         images `(N, C, H, W)`; returns `(N, K, H, W)`.
 
@@ -93,7 +97,16 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
     right, bottom = -width % stride, -height % stride
     if right or bottom:
         images = F.pad(images, (0, right, 0, bottom))
-    logits: Tensor = network(images)
+    output = network(images)
+    if isinstance(output, Mapping):
+        names = [name for name in ("out", "logits") if name in output]
+        if not names:
+            raise InputError(
+                f"{type(network).__name__} gave {', '.join(map(str, output))}; one of its outputs "
+                "must be called out or logits."
+            )
+        output = output[names[0]]
+    logits: Tensor = output
     if logits.shape[-2:] != images.shape[-2:]:
         raise InputError(
             f"{type(network).__name__} gave logits of {tuple(logits.shape[-2:])} for images of "

@@ -1,0 +1,463 @@
+"""What people are used to of Lightning goes on working: docs/lightning.md names these tests."""
+
+import copy
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import TinyNetwork
+from pytorch_lightning.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from pytorch_lightning.loggers import CSVLogger
+from test_coseg_module import data_of, loader, module_of, one_batch, trainer_of
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.utils.data import DataLoader
+
+from coseg_lightning import (
+    AveragedWeights,
+    CorruptionRanking,
+    CoSegModule,
+    LabelCorrection,
+    SegmentationModule,
+    updated,
+)
+from coseg_lightning.errors import InputError
+from coseg_lightning.report.figures import read_rows
+
+
+class Rates(pl.Callback):
+    """Both peers' learning rates at the start of every batch."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
+
+
+class Gradients(pl.Callback):
+    """The norm of each peer's gradients after every step."""
+
+    def __init__(self):
+        self.norms = []
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        nets = pl_module.net_a, pl_module.net_b
+        self.norms.append([float(nn.utils.get_total_norm(grads(net))) for net in nets])
+
+
+def grads(net):
+    return [parameter.grad for parameter in net.parameters()]
+
+
+# Schedules -----------------------------------------------------------------------------------
+
+
+SCHEDULES = {
+    "epochs": lambda o: StepLR(o, 2, gamma=0.5),
+    "dict": lambda o: {"scheduler": StepLR(o, 1, gamma=0.5), "interval": "epoch", "frequency": 2},
+    "steps": lambda o: {"scheduler": CosineAnnealingLR(o, 16), "interval": "step"},
+    "one cycle": lambda o: {"scheduler": OneCycleLR(o, 0.1, total_steps=33), "interval": "step"},
+    "plateau": lambda o: ReduceLROnPlateau(o, mode="max", patience=0, threshold=0.5),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_learning_rates_follow_the_same_curve_as_with_automatic_optimization(tmp_path, name):
+    schedule, data = SCHEDULES[name], data_of(tmp_path, size=16)
+    curves = []
+    for module in (
+        module_of(scheduler=schedule),
+        SegmentationModule(TinyNetwork(), scheduler=schedule),
+    ):
+        if name == "plateau":  # so that both go by the same figures
+            module.log_dict = lambda values, **options: None
+            module.on_validation_epoch_end = log_constant(module)
+        rates = Rates()
+        trainer_of(tmp_path, max_epochs=8, callbacks=[rates]).fit(module, data)
+        curves.append(rates.seen)
+    peers, one = curves
+    assert len(peers) == 32
+    assert [a for a, _ in peers] == pytest.approx([b for _, b in peers])
+    assert [a for a, _ in peers] == pytest.approx([rate for (rate,) in one])
+    assert len({rate for rate, _ in peers}) > 2
+
+
+def log_constant(module):
+    def log():
+        for name in ("val/dice", "val/dice_a"):
+            module.log(name, 0.5)
+
+    return log
+
+
+def test_a_schedule_by_a_metric_that_is_not_there_is_named(tmp_path):
+    module = module_of(scheduler=SCHEDULES["plateau"])
+    with pytest.raises(InputError, match="goes by 'val/dice_a', which was not logged"):
+        trainer_of(tmp_path).fit(module, loader(one_batch()))
+
+
+def test_each_peer_may_have_its_own_rate(tmp_path):
+    rates = Rates()
+    module = module_of(lr=(0.1, 0.01), optimizer=torch.optim.SGD, scheduler=SCHEDULES["epochs"])
+    trainer_of(tmp_path, max_epochs=3, callbacks=[rates]).fit(module, loader(one_batch()))
+    assert rates.seen == [[0.1, 0.01], [0.1, 0.01], [0.05, 0.005]]
+    with pytest.raises(InputError, match="one for each of the two peers"):
+        module_of(lr=(0.1, 0.2, 0.3))
+
+
+def test_the_learning_rate_monitor_names_the_peers(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="")
+    trainer = trainer_of(
+        tmp_path, logger=logger, callbacks=[LearningRateMonitor()], log_every_n_steps=1
+    )
+    trainer.fit(module_of(scheduler=SCHEDULES["epochs"]), loader(one_batch()))
+    row = read_rows(tmp_path / "metrics.csv")[0]
+    assert {"lr-Adam/net_a", "lr-Adam/net_b"} <= set(row)
+
+
+def test_a_resumed_fit_goes_on_with_its_schedule(tmp_path):
+    def fit(module, epochs, **options):
+        rates = Rates()
+        trainer = trainer_of(tmp_path, max_epochs=epochs, callbacks=[rates])
+        trainer.fit(module, data_of(tmp_path), **options)
+        return trainer, rates.seen
+
+    options = {"scheduler": SCHEDULES["epochs"], "ramp_epochs": 1}
+    _, whole = fit(module_of(**options), 6)
+    trainer, _ = fit(module_of(**options), 3)
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    _, rest = fit(module_of(**options), 6, ckpt_path=tmp_path / "half.ckpt")
+    assert rest == whole[len(whole) // 2 :]
+
+
+# Clipping and accumulation -------------------------------------------------------------------
+
+
+def test_each_peer_is_clipped_by_its_own_norm(tmp_path):
+    batches = [one_batch() for _ in range(3)]
+    free, clipped = Gradients(), Gradients()
+    for module, watch in ((module_of(), free), (module_of(gradient_clip_val=0.05), clipped)):
+        trainer_of(tmp_path, max_epochs=2, callbacks=[watch]).fit(module, loader(*batches))
+    assert np.min(free.norms) > 0.05
+    assert clipped.norms == pytest.approx(np.full((6, 2), 0.05), rel=1e-3)
+
+
+def test_clipping_by_value(tmp_path):
+    module = module_of(gradient_clip_val=0.001, gradient_clip_algorithm="value")
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+    seen = [float(part.abs().max()) for net in (module.net_a, module.net_b) for part in grads(net)]
+    assert max(seen) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("batches", [4, 5])
+def test_accumulated_batches_are_one_step(tmp_path, batches):
+    """The last step of an epoch may have fewer batches, and is taken all the same."""
+    given = [one_batch() for _ in range(batches)]
+    module = module_of(noise_level=0.0, accumulate_grad_batches=2, optimizer=torch.optim.SGD)
+    for net in (module.net_a, module.net_b):
+        net.layers[1] = nn.Identity()  # BatchNorm is of each batch
+    reference = copy.deepcopy(module)
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    trainer.fit(module, loader(*given))
+    assert trainer.global_step == (batches + 1) // 2
+    for net in (reference.net_a, reference.net_b):
+        optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, weight_decay=2e-5)
+        for first in range(0, batches, 2):
+            optimizer.zero_grad()
+            for images, masks in given[first : first + 2]:
+                (module.losses(net(images), masks).mean() / 2).backward()
+            optimizer.step()
+    torch.testing.assert_close(module.net_a.state_dict(), reference.net_a.state_dict())
+    torch.testing.assert_close(module.net_b.state_dict(), reference.net_b.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("options", "way"),
+    [
+        ({"gradient_clip_val": 1.0}, r"CoSegModule\(..., gradient_clip_val=...\)"),
+        ({"accumulate_grad_batches": 2}, r"CoSegModule\(..., accumulate_grad_batches=...\)"),
+        ({"callbacks": [StochasticWeightAveraging(1e-3)]}, r"AveragedWeights\(share=1\)"),
+        (
+            {"callbacks": [GradientAccumulationScheduler({1: 2})]},
+            r"CoSegModule\(..., accumulate_grad_batches=...\)",
+        ),
+    ],
+)
+def test_what_lightning_cannot_do_for_two_peers_is_refused_with_our_way(tmp_path, options, way):
+    with pytest.raises(InputError, match=way):
+        trainer_of(tmp_path, **options).fit(module_of(), loader(one_batch()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_clip_val": 0},
+        {"gradient_clip_algorithm": "max"},
+        {"accumulate_grad_batches": 0},
+    ],
+)
+def test_wrong_values_are_named(options):
+    with pytest.raises(InputError, match=next(iter(options))):
+        module_of(**options)
+
+
+# Precision and compilation -------------------------------------------------------------------
+
+
+class FakeScaler(torch.amp.GradScaler):
+    """A scaler for a CPU that scales by 4 and finds infinities, as on a GPU."""
+
+    def __init__(self):
+        super().__init__("cpu", init_scale=4.0)
+
+
+def test_16_mixed_clips_unscaled_gradients(tmp_path):
+    """float16 needs a GPU; the scaler's part of it runs here in float32."""
+    from pytorch_lightning.plugins import MixedPrecision
+
+    plugin = MixedPrecision("16-mixed", "cpu", scaler=FakeScaler())
+    plugin.autocast_context_manager = lambda: torch.autocast("cpu", enabled=False)
+    batches = [one_batch() for _ in range(3)]
+    states = []
+    for plugins in ([plugin], []):
+        module = module_of(gradient_clip_val=0.05)
+        trainer_of(tmp_path, plugins=plugins).fit(module, loader(*batches))
+        states.append(module.state_dict())
+    torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["module", "networks"])
+def test_compiled_modules_and_networks_train(tmp_path, what):
+    states = []
+    for compiled in (False, True):
+        module = module_of()
+        if compiled and what == "module":
+            module = torch.compile(module, backend="eager")
+        elif compiled:
+            for name in ("net_a", "net_b"):
+                getattr(module, name).compile(backend="eager")
+        trainer_of(tmp_path).fit(module, loader(*[one_batch() for _ in range(1)]))
+        states.append({k.replace("_orig_mod.", ""): v for k, v in module.state_dict().items()})
+        torch.manual_seed(0)
+    assert states[0].keys() == states[1].keys()
+
+
+# Checkpoints, stopping, averaging ------------------------------------------------------------
+
+
+def test_the_best_checkpoint_by_a_peers_metric(tmp_path):
+    best = ModelCheckpoint(tmp_path / "best", monitor="val/dice_a", mode="max", save_last=True)
+    trainer = trainer_of(tmp_path, max_epochs=3, callbacks=[best], enable_checkpointing=True)
+    trainer.fit(module_of(), data_of(tmp_path))
+    assert float(best.best_model_score) >= float(trainer.callback_metrics["val/dice_a"]) - 1e-6
+    assert (tmp_path / "best" / "last.ckpt").is_file()
+
+
+def test_checkpoints_every_few_steps(tmp_path):
+    saved = ModelCheckpoint(tmp_path / "steps", every_n_train_steps=2, save_top_k=-1)
+    trainer = trainer_of(tmp_path, max_epochs=3, callbacks=[saved], enable_checkpointing=True)
+    trainer.fit(module_of(), data_of(tmp_path))  # 2 batches an epoch
+    steps = [
+        torch.load(p, weights_only=True)["global_step"] for p in (tmp_path / "steps").iterdir()
+    ]
+    assert sorted(steps) == [2, 4, 6]
+
+
+def test_early_stopping_ends_with_a_ranking(tmp_path):
+    stop = EarlyStopping("val/dice_a", mode="max", patience=1, min_delta=2.0)
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, max_epochs=20, callbacks=[stop, ranking])
+    trainer.fit(module_of(), data_of(tmp_path))
+    assert trainer.current_epoch < 5
+    assert len(ranking.ranking.ids) == 11
+
+
+@pytest.mark.parametrize("make", [AveragedWeights, WeightAveraging])
+def test_averaged_weights_are_those_of_the_checkpoint(tmp_path, make):
+    last = ModelCheckpoint(tmp_path / "last", save_on_train_epoch_end=True, filename="last")
+    module = module_of()
+    trainer = trainer_of(tmp_path, callbacks=[make(), last], enable_checkpointing=True)
+    trainer.fit(module, data_of(tmp_path))
+    saved = torch.load(tmp_path / "last" / "last.ckpt", weights_only=True)["state_dict"]
+    torch.testing.assert_close(saved, dict(module.state_dict()))
+
+
+# Trainer's switches --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"max_steps": 3, "max_epochs": -1}, 3),
+        ({"limit_train_batches": 1, "max_epochs": 2}, 2),
+        ({"limit_train_batches": 0.5, "max_epochs": 2}, 2),
+        ({"overfit_batches": 1, "max_epochs": 2}, 2),
+        ({"fast_dev_run": True}, 1),
+        ({"fast_dev_run": 2}, 2),
+        ({"check_val_every_n_epoch": 2, "max_epochs": 2}, 4),
+        ({"val_check_interval": 1, "max_epochs": 2}, 4),
+        ({"reload_dataloaders_every_n_epochs": 1, "max_epochs": 2}, 4),
+        ({"detect_anomaly": True, "max_epochs": 1}, 2),
+        ({"use_distributed_sampler": False, "deterministic": True, "max_epochs": 1}, 2),
+    ],
+)
+def test_the_trainers_switches(tmp_path, options, steps):
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
+    trainer = trainer_of(tmp_path, **{"callbacks": callbacks, **options})
+    trainer.fit(module_of(), data_of(tmp_path))
+    assert trainer.global_step == steps
+    assert len(callbacks[0].ranking.ids) == 11
+    assert callbacks[1].layer is not None
+
+
+def test_validate_test_and_predict(tmp_path):
+    module, data = module_of(), data_of(tmp_path)
+    trainer = trainer_of(tmp_path, callbacks=[CorruptionRanking(tmp_path / "scores.csv")])
+    assert 0 <= trainer.validate(module, data, verbose=False)[0]["val/dice_a"] <= 1
+    assert 0 <= trainer.test(module, data, verbose=False)[0]["test/dice_b"] <= 1
+    batches = trainer.predict(module, data.test_dataloader())
+    assert torch.cat(batches).shape == (5, 2, 32, 32)
+    assert not (tmp_path / "scores.csv").exists()
+
+
+# Batches and augmentation --------------------------------------------------------------------
+
+
+class Pairs(torch.utils.data.Dataset):
+    """`(image, mask)`, with what a project does to them."""
+
+    def __init__(self, change, size=8):
+        self.change, self.size = change, size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image = torch.randn(1, 16, 16, generator=generator)
+        return self.change(image, (image[0] > 0).long())
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda image, mask: (image, 255 * mask), "divide 0/255 masks by 255"),
+        (lambda image, mask: (image, 255.0 * mask), "divide 0/255 masks by 255"),
+        (lambda image, mask: (image, mask / 255), "which is no class id"),
+        (lambda image, mask: (image, 0.5 * mask), "which is no class id"),
+    ],
+)
+def test_masks_that_are_no_class_ids_are_refused_with_the_remedy(tmp_path, change, told):
+    train = DataLoader(Pairs(change), batch_size=4)
+    for module in (module_of(), SegmentationModule(TinyNetwork())):
+        with pytest.raises(InputError, match=told):
+            trainer_of(tmp_path).fit(module, train)
+
+
+def test_unlabelled_pixels_beside_foreground_are_fine(tmp_path):
+    def change(image, mask):
+        mask[0] = 255
+        return image, mask
+
+    trainer_of(tmp_path).fit(module_of(), DataLoader(Pairs(change), batch_size=4))
+
+
+def flipped(image, mask):
+    """Augmentation inside the dataset."""
+    return (image.flip(-1), mask.flip(-1)) if torch.rand(()) < 0.5 else (image, mask)
+
+
+def brightened(image, mask):
+    return image + torch.rand(()), mask
+
+
+def plain(image, mask):
+    return image, mask
+
+
+def test_masks_augmented_inside_the_dataset_are_not_corrected(tmp_path):
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
+    train = DataLoader(Pairs(flipped), batch_size=4)
+    with pytest.raises(InputError, match="augment behind the dataset"):
+        trainer_of(tmp_path, callbacks=callbacks).fit(module_of(), train)
+    # The remedy that it names:
+    callbacks = [
+        CorruptionRanking(tmp_path / "scores.csv", dataset=Pairs(plain)),
+        LabelCorrection(tmp_path / "labels"),
+    ]
+    trainer_of(tmp_path, callbacks=callbacks).fit(module_of(), train)
+    assert len(updated(Pairs(plain), tmp_path / "labels")) == 8
+
+
+def test_images_augmented_inside_the_dataset_are_ranked_with_a_warning(tmp_path):
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
+    with pytest.warns(UserWarning, match="images of the dataset differ each time"):
+        trainer_of(tmp_path, callbacks=callbacks).fit(
+            module_of(), DataLoader(Pairs(brightened), batch_size=4)
+        )
+
+
+def test_looking_for_augmentation_changes_no_training(tmp_path):
+    states = []
+    for callbacks in ([], [CorruptionRanking(tmp_path / "scores.csv")]):
+        module = module_of(selection="relative")
+        torch.manual_seed(3)
+        train = DataLoader(Pairs(brightened), batch_size=4, shuffle=True)
+        trainer_of(tmp_path, max_epochs=1, callbacks=callbacks).fit(module, train)
+        states.append(module.state_dict())
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+# Networks ------------------------------------------------------------------------------------
+
+
+class Named(nn.Module):
+    """A network whose logits are one of several outputs, as torchvision's."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.net, self.name = TinyNetwork(), name
+
+    def forward(self, images):
+        logits = self.net(images)
+        return {self.name: logits, "aux": logits[:, :1]}
+
+
+@pytest.mark.parametrize("name", ["out", "logits"])
+def test_networks_with_named_outputs(tmp_path, name):
+    module = CoSegModule(Named(name), Named(name), noise_level=0.5)
+    trainer_of(tmp_path).fit(module, loader(one_batch()))
+    with pytest.raises(InputError, match="must be called out or logits"):
+        CoSegModule(Named("mask"), Named("mask"))(torch.randn(1, 1, 8, 8))
+
+
+def test_torchvision_networks(tmp_path):
+    from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+    nets = [
+        lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=2)
+        for _ in range(2)
+    ]
+    images, masks = torch.randn(2, 3, 64, 64), torch.randint(0, 2, (2, 64, 64))
+    trainer_of(tmp_path, max_epochs=1).fit(CoSegModule(*nets), loader((images, masks)))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("classes", [1, 2, 4])
+def test_channels_and_classes(tmp_path, channels, classes):
+    module = CoSegModule(
+        "unet_classic", in_channels=channels, classes=classes, base_channels=2, noise_level=0.5
+    )
+    images = torch.randn(4, channels, 20, 27)
+    masks = torch.randint(0, max(2, classes), (4, 20, 27))
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader((images, masks)))
+    assert module(images)[0].shape == (4, classes, 20, 27)
