@@ -1,9 +1,15 @@
 """The examples run as they stand, for fewer epochs."""
 
 import importlib.util
+from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import ROOT
+import torch
+from conftest import ROOT, Squares
+from PIL import Image
+
+from coseg_lightning import CoSegModule, LabelStore
 
 
 def example(name):
@@ -33,6 +39,49 @@ def test_noise_models(tmp_path):
     assert example("noise_models").main(tmp_path / "noise.png").is_file()
 
 
+def test_lightning_cli(tmp_path):
+    args = ["fit", "--trainer.max_epochs=1", "--data.size=8", "--model.net_a=unet_classic"]
+    args += ["--model.base_channels=2", "--model.optimizer=torch.optim.SGD", "--model.lr=0.01"]
+    args += ["--model.scheduler=torch.optim.lr_scheduler.StepLR", "--model.scheduler.step_size=1"]
+    cli = example("lightning_cli").main(args, tmp_path)
+    groups = cli.trainer.optimizers[0].param_groups
+    assert isinstance(cli.trainer.optimizers[0], torch.optim.SGD)
+    assert [group["name"] for group in groups] == ["net_a", "net_b"]
+    assert groups[0]["lr"] == pytest.approx(0.001)
+    assert LabelStore.is_finished(tmp_path / "labels")
+    (path,) = tmp_path.rglob("*.ckpt")
+    loaded = CoSegModule.load_from_checkpoint(path)
+    torch.testing.assert_close(loaded.net_a.state_dict(), cli.model.net_a.state_dict())
+
+
+def fake_pets(root, size=10):
+    """The layout of torchvision's `OxfordIIITPet`."""
+    base = root / "oxford-iiit-pet"
+    for name in ("images", "annotations/trimaps"):
+        (base / name).mkdir(parents=True)
+    squares = Squares(2 * size, name="cat_")
+    for index, id in enumerate(squares.ids):
+        mask = squares.mask(index)
+        trimap = np.where(mask == 1, 1, 2).astype(np.uint8)
+        trimap[:2] = 3
+        image = Image.fromarray(squares.image(index)).convert("RGB")
+        image.save(base / "images" / f"{id}.jpg")
+        Image.fromarray(trimap).save(base / "annotations" / "trimaps" / f"{id}.png")
+    for split, ids in (("trainval", squares.ids[:size]), ("test", squares.ids[size:])):
+        (base / "annotations" / f"{split}.txt").write_text("".join(f"{id} 1 1 1\n" for id in ids))
+
+
+def test_oxford_pets(tmp_path):
+    fake_pets(tmp_path)
+    options = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+    summary = example("oxford_pets").main(tmp_path, tmp_path / "run", side=32, **options)
+    assert 0 <= summary["test"]["dice"] <= 1
+    assert (tmp_path / "run" / "scores.csv").read_text().count("pet_") == 9  # one is for validation
+    assert (tmp_path / "run" / "labels").is_dir()
+
+
 def test_every_example_is_tested():
+    here = Path(__file__).read_text()
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert names == {"lightning_project", "folder_of_masks", "noise_models"}
+    assert len(names) == 5
+    assert all(f'example("{name}")' in here for name in names)

@@ -7,12 +7,12 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from coseg_lightning.errors import InputError
 
 # Called with the optimizer; gives a scheduler of torch, or Lightning's dict around one.
-Schedule = Callable[[Optimizer], Any]
+Schedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
 
 
 def scheduled(
@@ -28,7 +28,7 @@ def scheduled(
     if schedule is None:
         return optimizer
     made = schedule(optimizer)
-    config = dict(made) if isinstance(made, Mapping) else {"scheduler": made}
+    config: dict[str, Any] = dict(made) if isinstance(made, Mapping) else {"scheduler": made}
     if isinstance(config.get("scheduler"), ReduceLROnPlateau):
         config.setdefault("monitor", monitor)
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}

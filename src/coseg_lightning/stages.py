@@ -246,6 +246,11 @@ class _Run:
             trainer.fit(module, datamodule=data)
         if trainer.interrupted:
             raise KeyboardInterrupt
+        if trainer.num_training_batches == 0:
+            raise InputError(
+                "The training loader gives no batch, so nothing was trained; it may have "
+                "drop_last=True and a batch_size above the number of samples."
+            )
         self.stages[stage]["epochs"] = trainer.current_epoch
         return trainer
 

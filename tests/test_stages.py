@@ -1,0 +1,162 @@
+"""All stages from Python, with a datamodule of somebody's own."""
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from conftest import TinyNetwork
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+
+from coseg_lightning import CoSegModule, LabelStore, SegmentationModule, run_stages
+from coseg_lightning.data.adopted import adopted, over
+from coseg_lightning.errors import InputError
+
+
+class Halves(Dataset):
+    """Images whose right half is bright, and whose masks are the left half of some."""
+
+    def __init__(self, size=12, wrong=3, ids=True):
+        self.size, self.wrong, self.ids = size, wrong, ids
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        image = 0.2 * torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(index))
+        image[..., 8:] += 2
+        mask = torch.zeros(16, 16, dtype=torch.long)
+        mask[:, 8:] = 1
+        if index < self.wrong:
+            mask = 1 - mask
+        return (image, mask, f"h{index}") if self.ids else (image, mask)
+
+
+class OwnData(pl.LightningDataModule):
+    """A project's own, with what such a thing may have."""
+
+    def __init__(self, ids=True):
+        super().__init__()
+        self.calls = []
+        self.ids = ids
+
+    def setup(self, stage):
+        self.calls.append(stage)
+        self.train = Halves(ids=self.ids)
+
+    def _loader(self, dataset, shuffle):
+        return DataLoader(dataset, batch_size=4, shuffle=shuffle)
+
+    def train_dataloader(self):
+        return self._loader(self.train, True)
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        self.calls.append("transfer")
+        return batch
+
+
+class OwnTested(OwnData):
+    def test_dataloader(self):
+        return self._loader(Halves(4, wrong=0), False)
+
+
+def run_of(tmp_path, data, **options):
+    def network(module, *nets, **given):
+        return module(*(TinyNetwork(width=8) for _ in nets), lr=0.03, **given)
+
+    return run_stages(
+        data,
+        tmp_path / "run",
+        peers=partial(network, CoSegModule, "a", "b", noise_level=0.25),
+        network=partial(network, SegmentationModule, "a"),
+        trainer=partial(
+            pl.Trainer,
+            **{
+                "max_epochs": 8,
+                "accelerator": "cpu",
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+                "log_every_n_steps": 1,
+            },
+        ),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_datamodule_of_ones_own_goes_through_all_stages(tmp_path, ids):
+    data = OwnTested(ids=ids)
+    summary = run_of(tmp_path, data, confidence=0.0)
+    assert set(summary["stages"]) == {"robust_training", "retraining", "test"}
+    layer = LabelStore(tmp_path / "run" / "labels")
+    names = {f"h{i}" if ids else str(i) for i in range(3)}
+    assert set(layer.ids) == names  # the three wrong ones
+    assert summary["correction"]["corrected"] == 3
+    assert summary["test"]["dice"] > 0.9
+    # Each stage has its own copy of what setup makes; the one given is as it was.
+    assert not hasattr(data, "train")
+    assert "transfer" in data.calls  # its own hooks are called
+    assert data.trainer is None
+
+
+def test_the_corrected_masks_are_what_retraining_sees(tmp_path):
+    data = OwnTested()
+    run_of(tmp_path, data, confidence=0.0)
+    again = adopted(data)
+    again.setup("fit")
+    again.lay(tmp_path / "run" / "labels")
+    seen = {}
+    for _, masks, ids in again.train_dataloader():
+        seen |= dict(zip(ids, masks, strict=True))
+    assert len(seen) == 12
+    right = Halves(wrong=0)[0][1]
+    assert all((mask == right).float().mean() > 0.95 for mask in seen.values())
+
+
+def test_without_a_test_set_nothing_is_tested(tmp_path):
+    assert run_of(tmp_path, OwnData())["test"]["dice"] is None
+
+
+def test_what_a_foreign_datamodule_cannot_do_is_said(tmp_path):
+    with pytest.raises(InputError, match="leaves samples out, which a CoSegDataModule can"):
+        run_of(tmp_path, OwnTested(), method="filter")
+
+    class Many(OwnTested):
+        def train_dataloader(self):
+            return [super().train_dataloader()]
+
+    class Small(OwnTested):
+        def train_dataloader(self):
+            return DataLoader(self.train, batch_size=100, drop_last=True)
+
+    with pytest.raises(InputError, match="gives no batch"):
+        run_of(tmp_path / "small", Small())
+    with pytest.raises(InputError, match="gave a list; to rank and correct"):
+        run_of(tmp_path, Many())
+
+
+def collate(samples):
+    return torch.utils.data.default_collate(samples)
+
+
+@pytest.mark.parametrize("kind", ["random", "plain", "batches", "none", "own"])
+def test_a_loader_over_corrected_masks_is_like_the_one_before(kind):
+    dataset, other = Halves(), Halves(wrong=0)
+    options = {
+        "random": {"batch_size": 5, "shuffle": True, "drop_last": True},
+        "plain": {"batch_size": 5},
+        "batches": {"batch_sampler": BatchSampler(RandomSampler(dataset), 3, drop_last=False)},
+        "none": {"batch_size": None},
+        "own": {"batch_size": 5, "sampler": [3, 1, 2]},
+    }[kind]
+    loader = DataLoader(
+        dataset, collate_fn=collate if kind != "none" else None, num_workers=1, **options
+    )
+    again = over(loader, other)
+    assert again.dataset is other
+    assert len(again) == len(loader)
+    assert type(again.sampler) is type(loader.sampler)
+    for name in ("batch_size", "drop_last", "collate_fn", "num_workers", "prefetch_factor"):
+        assert getattr(again, name) == getattr(loader, name)
+    if kind == "own":
+        assert [batch[2] for batch in again] == [("h3", "h1", "h2")]
