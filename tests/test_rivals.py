@@ -11,12 +11,12 @@ from coseg_lightning import CoSegDataModule, LabelStore, SegmentationModule
 from coseg_lightning.data.samples import Batch
 from coseg_lightning.equations import class_logits, segmentation_loss
 from coseg_lightning.errors import InputError
+from coseg_lightning.pixel_losses import generalised_cross_entropy, symmetric_cross_entropy
 from coseg_lightning.rivals.early_learning import (
     EarlyLearningCorrection,
     MultiScaleModule,
     early_learning_is_over,
 )
-from coseg_lightning.rivals.losses import generalised_cross_entropy, symmetric_cross_entropy
 from coseg_lightning.rivals.peers import JoCoR, PixelCoTeaching, PlainPeers, symmetric_divergence
 
 

@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from coseg_lightning import CoSegModule, LabelStore, SegmentationModule, run_stages
 from coseg_lightning.data.adopted import adopted, over
 from coseg_lightning.errors import InputError
+from coseg_lightning.trust import Trust
 
 
 class Halves(Dataset):
@@ -111,6 +112,16 @@ def test_the_corrected_masks_are_what_retraining_sees(tmp_path):
     assert len(seen) == 12
     right = Halves(wrong=0)[0][1]
     assert all((mask == right).float().mean() > 0.95 for mask in seen.values())
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_a_robust_loss_retrains_on_corrected_labels_alone(tmp_path, monkeypatch, corrected):
+    monkeypatch.setattr(Trust, "peers_know_better", corrected)
+    summary = run_of(tmp_path, OwnTested(), retraining_loss="symmetric_cross_entropy")
+    assert summary["correction"]["left_alone"] is not corrected
+    checkpoint = torch.load(tmp_path / "run" / "retraining" / "last.ckpt", weights_only=True)
+    expected = "symmetric_cross_entropy" if corrected else "cross_entropy"
+    assert checkpoint["hyper_parameters"]["pixel_loss"] == expected
 
 
 def test_without_a_test_set_nothing_is_tested(tmp_path):

@@ -69,6 +69,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         score_epochs=cfg.method.get("score_epochs", 1),
         confidence=cfg.method.get("confidence", "auto"),
         warm_start=cfg.method.get("warm_start", True),
+        retraining_loss=cfg.method.get("retraining_loss", "cross_entropy"),
         rounds=cfg.method.get("rounds", 1),
         by_class=cfg.method.get("by_class", False),
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network
 from coseg_lightning.optimization import Schedule, scheduled
-from coseg_lightning.rivals.losses import PIXEL_LOSSES
+from coseg_lightning.pixel_losses import PIXEL_LOSSES
 
 
 class SegmentationModule(pl.LightningModule):
@@ -45,7 +45,7 @@ class SegmentationModule(pl.LightningModule):
             metric is named.
         ignore_index: Class id of unlabelled pixels.
         pixel_loss: `cross_entropy`, or a robust loss in its place: `generalised_cross_entropy`
-            or `symmetric_cross_entropy`, see `coseg_lightning.rivals.losses`.
+            or `symmetric_cross_entropy`, see `coseg_lightning.pixel_losses`.
         options: Further arguments of a network given by name.
 
     Batches are `(image, mask)`, `(image, mask, id)`, or dicts with `image`, `mask` or `label`.

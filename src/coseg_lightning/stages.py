@@ -31,6 +31,7 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.networks import save_network
+from coseg_lightning.pixel_losses import PIXEL_LOSSES
 from coseg_lightning.ranking import Ranking
 from coseg_lightning.rivals.early_learning import EarlyLearningCorrection
 from coseg_lightning.segmentation_module import SegmentationModule
@@ -69,6 +70,7 @@ def run_stages(
     score_epochs: int = 1,
     confidence: float | Literal["auto"] = "auto",
     warm_start: bool = True,
+    retraining_loss: str = "generalised_cross_entropy",
     rounds: int = 1,
     by_class: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -94,6 +96,9 @@ def run_stages(
         confidence: How sure the peers must be to overrule a label: see `LabelCorrection`.
         warm_start: Whether retraining starts from the first peer, if its labels were corrected;
             else from new weights.
+        retraining_loss: The pixel loss of retraining on corrected labels, see
+            `coseg_lightning.pixel_losses`; a robust one forgives what was not found wrong. If the
+            labels were left alone, the network keeps its own.
         rounds: How often the peers are trained, and correct what the round before left.
         by_class: Whether each class is ranked and corrected by itself.
         config: Plain values to keep in `summary.json`.
@@ -106,6 +111,8 @@ def run_stages(
     """
     if method not in METHODS:
         raise InputError(f"method={method}: there is no such method; take {', '.join(METHODS)}.")
+    if retraining_loss not in PIXEL_LOSSES:
+        raise InputError(f"retraining_loss={retraining_loss} must be {' or '.join(PIXEL_LOSSES)}.")
     stages = METHODS[method]
     if not isinstance(data, CoSegDataModule):
         if "filtering" in stages:
@@ -173,6 +180,8 @@ def run_stages(
         module = network()
         if learnt is not None:
             module.net.load_state_dict(learnt)
+        if corrected:
+            module.pixel_loss = module.hparams["pixel_loss"] = retraining_loss
         final = run.fit(stages[-1], module, data, **options)
 
     with run.timed("test"):
