@@ -1,5 +1,8 @@
 """Several processes: the same weights on all, the same ranking and layer as with one."""
 
+import subprocess
+import sys
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -7,6 +10,7 @@ from conftest import Squares, TinyNetwork
 from pytorch_lightning.callbacks import ModelCheckpoint
 from test_callbacks import Oracle, hashes
 from test_coseg_module import data_of, module_of, trainer_of
+from torch.optim.lr_scheduler import StepLR
 
 from coseg_lightning import (
     AveragedWeights,
@@ -18,6 +22,7 @@ from coseg_lightning import (
     SegmentationModule,
 )
 from coseg_lightning.noise import BoundaryNoise
+from coseg_lightning.report.figures import read_rows
 
 
 class KeepStates(pl.Callback):
@@ -38,21 +43,95 @@ def processes(count):
     return {"strategy": "ddp_fork", "devices": count}
 
 
+@pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("kind", ["coseg", "supervised"])
-def test_ranks_end_with_the_same_weights(tmp_path, kind):
+def test_ranks_end_with_the_same_weights(tmp_path, kind, count):
     data = data_of(tmp_path)
     module = module_of() if kind == "coseg" else SegmentationModule(TinyNetwork())
     before = {name: value.clone() for name, value in module.state_dict().items()}
     trainer_of(
-        tmp_path, max_epochs=3, callbacks=[KeepStates(tmp_path / "states")], **processes(2)
+        tmp_path, max_epochs=3, callbacks=[KeepStates(tmp_path / "states")], **processes(count)
     ).fit(module, data)
+    first, *others = (
+        torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in range(count)
+    )
+    # 11 samples on 2 processes are 6 each, one batch of 4 an epoch, the rest left out.
+    assert first["steps"] == 3
+    for other in others:
+        torch.testing.assert_close(first, other, rtol=0, atol=0)
+    assert any((first[name] != before[name]).any() for name in before)
+
+
+def test_clipping_accumulation_and_schedules_on_two_processes(tmp_path):
+    """Each process clips the reduced gradients, so that both take the same step."""
+    module = module_of(scheduler=lambda optimizer: StepLR(optimizer, 1, gamma=0.5))
+    trainer_of(
+        tmp_path,
+        max_epochs=3,
+        callbacks=[KeepStates(tmp_path / "states")],
+        gradient_clip_val=0.05,
+        accumulate_grad_batches=2,
+        **processes(2),
+    ).fit(module, data_of(tmp_path, size=20))
     first, second = (
         torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in (0, 1)
     )
-    # 11 samples on 2 processes are 6 each, one batch of 4 an epoch, the rest left out.
-    assert first.pop("steps") == second.pop("steps") == 3
+    assert first["steps"] == 3  # two batches a process and epoch
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-    assert any((first[name] != before[name]).any() for name in before)
+
+
+class KeepPicks(pl.Callback):
+    """How many samples each process picked of each batch."""
+
+    def __init__(self, folder):
+        self.folder, self.counts = folder, []
+
+    def on_train_start(self, trainer, pl_module):
+        losses_of = pl_module.peer_losses
+
+        def counted(logits_a, logits_b, sample):
+            loss_a, loss_b, picks = losses_of(logits_a, logits_b, sample)
+            self.counts.append((len(sample.masks), len(picks[0])))
+            return loss_a, loss_b, picks
+
+        pl_module.peer_losses = counted
+
+    def on_train_end(self, trainer, pl_module):
+        self.folder.mkdir(exist_ok=True)
+        torch.save(self.counts, self.folder / f"{trainer.global_rank}.pt")
+
+
+def test_batches_are_selected_from_by_each_process_alone(tmp_path):
+    """Selection by batch is within a process's own batch, whatever the other one picks."""
+    module = module_of(selection="relative", ramp_epochs=0)
+    trainer_of(tmp_path, callbacks=[KeepPicks(tmp_path / "picks")], **processes(2)).fit(
+        module, data_of(tmp_path, size=20)
+    )
+    for rank in (0, 1):
+        counts = torch.load(tmp_path / "picks" / f"{rank}.pt", weights_only=True)
+        assert counts == [(4, 2)] * 4
+
+
+def test_torchrun(tmp_path):
+    """The app under torchrun, as docs/lightning.md says."""
+    arguments = ["model=unet_classic", "model.base_channels=2", "noise=type2", "nol=0.25"]
+    arguments += ["data.source.train=8", "data.source.val=0", "data.source.test=3"]
+    arguments += ["data.image_size=32", "data.batch_size=2", "trainer.max_epochs=1"]
+    folder = tmp_path / "run"
+    arguments += ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    arguments += [f"hydra.run.dir={folder}"]
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    told = subprocess.run(
+        [sys.executable, *launcher, "-m", "coseg_lightning.run", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr[-3000:]
+    assert told.stdout.count("Test Dice") == 1  # by the first process alone
+    assert len(read_rows(folder / "scores.csv")) == 8
+    assert (folder / "report.html").is_file()
 
 
 def run_of(tmp_path, count):

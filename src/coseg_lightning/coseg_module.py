@@ -32,7 +32,7 @@ from coseg_lightning.labels import sample_name
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network
 from coseg_lightning.noise_level import FALLBACK, NoiseLevelEstimate, estimate_noise_level
-from coseg_lightning.optimization import ManualSchedules, Schedule, check_trainer
+from coseg_lightning.optimization import PeerOptimization, Schedule
 from coseg_lightning.scores import Evidence, relative_score
 
 
@@ -72,14 +72,13 @@ class CoSegModule(pl.LightningModule):
         scheduler: Called with the optimizer; gives a scheduler of torch, stepped each epoch, or
             Lightning's dict with `scheduler`, `interval`, `frequency`, `monitor`. A
             `ReduceLROnPlateau` goes by `val/dice_a` unless another metric is named.
-        gradient_clip_val: What each peer's gradients are clipped to, by itself; default not.
-        gradient_clip_algorithm: `norm`, or `value` for each element.
-        accumulate_grad_batches: Batches whose mean gradient makes a step of the optimizer; the last
-            of an epoch may be fewer. Selection is within each batch.
         ignore_index: Class id of unlabelled pixels.
         options: Further arguments of networks given by name.
 
     Batches are `(image, mask)`, `(image, mask, id)`, or dicts with `image`, `mask` or `label`.
+
+    The trainer's `gradient_clip_val` clips each peer by itself, and `accumulate_grad_batches` is
+    followed; selection stays within each batch.
 
     Shape:
         `forward(images)`: images `(N, C, H, W)`; returns the logits of both peers, `(N, K, H, W)`.
@@ -103,9 +102,6 @@ class CoSegModule(pl.LightningModule):
         lr: float | tuple[float, float] = 1e-3,
         optimizer: Callable[..., Optimizer] = torch.optim.Adam,
         scheduler: Schedule | None = None,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: Literal["norm", "value"] = "norm",
-        accumulate_grad_batches: int = 1,
         ignore_index: int = IGNORE_INDEX,
         **options: Any,
     ) -> None:
@@ -117,16 +113,6 @@ class CoSegModule(pl.LightningModule):
             )
         if selection not in ("whole_set", "relative", "eq1"):
             raise InputError(f"selection={selection!r} must be whole_set, relative or eq1.")
-        if gradient_clip_algorithm not in ("norm", "value"):
-            raise InputError(
-                f"gradient_clip_algorithm={gradient_clip_algorithm!r} must be norm or value."
-            )
-        if gradient_clip_val is not None and gradient_clip_val <= 0:
-            raise InputError(f"gradient_clip_val={gradient_clip_val} must be above 0, or None.")
-        if accumulate_grad_batches < 1:
-            raise InputError(
-                f"accumulate_grad_batches={accumulate_grad_batches} must be at least 1."
-            )
         rates = tuple(lr) if isinstance(lr, Sequence) else (lr, lr)
         if len(rates) != 2:
             raise InputError(
@@ -154,10 +140,7 @@ class CoSegModule(pl.LightningModule):
         self.lr = lr
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
-        self.schedules = ManualSchedules("val/dice_a")
-        self.gradient_clip_val = gradient_clip_val
-        self.gradient_clip_algorithm = gradient_clip_algorithm
-        self.accumulate_grad_batches = accumulate_grad_batches
+        self.optimization = PeerOptimization(monitor="val/dice_a")
         self.ignore_index = ignore_index
         self.estimator_found = False  # set by NoiseLevelEstimation
         self.ranker_found = False  # set by CorruptionRanking
@@ -198,10 +181,14 @@ class CoSegModule(pl.LightningModule):
 
     @override
     def configure_callbacks(self) -> list[Callback]:
-        # The first hook of a fit: Lightning's own refusals come next, and name no way out.
-        if self.trainer.state.fn == TrainerFn.FITTING:
-            check_trainer(self.trainer)
+        if self.trainer.state.fn == TrainerFn.FITTING:  # the last hook before Lightning's refusals
+            self.optimization.take_over(self.trainer)
         return []
+
+    @override
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.optimization.give_back(self.trainer)
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -214,7 +201,7 @@ class CoSegModule(pl.LightningModule):
             )
         ]
         optimizer = self.optimizer_factory(groups, lr=rates[0])
-        return self.schedules.configured(optimizer, self.scheduler_factory)
+        return self.optimization.configured(optimizer, self.scheduler_factory)
 
     @override
     def on_fit_start(self) -> None:
@@ -283,13 +270,13 @@ class CoSegModule(pl.LightningModule):
         # No parameter is shared: the gradient of the sum holds both peers' own gradients.
         optimizer = self.optimizers()
         assert not isinstance(optimizer, list)
-        batches = self.accumulate_grad_batches
+        batches = self.optimization.batches
         if batch_idx % batches == 0:
             optimizer.zero_grad()
         self.manual_backward((loss_a + loss_b) / batches)
         if (batch_idx + 1) % batches == 0 or self.trainer.is_last_batch:
             optimizer.step()
-            self.schedules.step(self, "step", self.trainer.global_step)
+            self.optimization.step_schedules(self, "step", self.trainer.global_step)
 
         self._log_epoch(
             {
@@ -379,13 +366,7 @@ class CoSegModule(pl.LightningModule):
 
     @override
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        if self.gradient_clip_val is None:
-            return
-        for net in (self.net_a, self.net_b):  # a joint norm would couple the peers
-            if self.gradient_clip_algorithm == "norm":
-                nn.utils.clip_grad_norm_(net.parameters(), self.gradient_clip_val)
-            else:
-                nn.utils.clip_grad_value_(net.parameters(), self.gradient_clip_val)
+        self.optimization.clip((self.net_a, self.net_b))
 
     def _log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
@@ -401,7 +382,7 @@ class CoSegModule(pl.LightningModule):
 
     @override
     def on_train_epoch_end(self) -> None:
-        self.schedules.step(self, "epoch", self.current_epoch + 1)
+        self.optimization.step_schedules(self, "epoch", self.current_epoch + 1)
 
     @override
     def on_validation_start(self) -> None:

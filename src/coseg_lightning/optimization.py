@@ -1,11 +1,12 @@
 """Schedules for both modules, and what Lightning leaves to one with manual optimization."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -34,8 +35,11 @@ def scheduled(
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
 
 
-class ManualSchedules:
-    """Steps schedulers as Lightning does with automatic optimization, and only then.
+class PeerOptimization:
+    """What Lightning leaves to a module with manual optimization, done as with automatic.
+
+    The trainer's `gradient_clip_val`, `gradient_clip_algorithm` and `accumulate_grad_batches` hold
+    for the peers, each clipped by itself, though Lightning refuses them, and schedulers step.
 
     Args:
         monitor: The metric that a `ReduceLROnPlateau` goes by, if it names none itself.
@@ -44,6 +48,45 @@ class ManualSchedules:
     def __init__(self, monitor: str) -> None:
         self.monitor = monitor
         self.strict = True
+        self.clip_val: float | None = None
+        self.clip_algorithm: str | None = None
+        self.batches = 1
+
+    def take_over(self, trainer: pl.Trainer) -> None:
+        """Read the trainer's settings, and hide them until `give_back` from Lightning's refusal.
+
+        Raises:
+            InputError: If a callback cannot work with manual optimization.
+        """
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, StochasticWeightAveraging):
+                raise InputError(
+                    "StochasticWeightAveraging needs automatic optimization; use "
+                    "AveragedWeights(share=1) of this package, or Lightning's WeightAveraging."
+                )
+            if isinstance(callback, GradientAccumulationScheduler):
+                raise InputError(
+                    "GradientAccumulationScheduler needs automatic optimization; give a constant: "
+                    "Trainer(accumulate_grad_batches=...)."
+                )
+        self.clip_val = trainer.gradient_clip_val
+        self.clip_algorithm = trainer.gradient_clip_algorithm
+        self.batches = trainer.accumulate_grad_batches
+        trainer.gradient_clip_val, trainer.accumulate_grad_batches = None, 1
+
+    def give_back(self, trainer: pl.Trainer) -> None:
+        """Let the trainer have its settings again, by which it counts steps."""
+        trainer.gradient_clip_val, trainer.accumulate_grad_batches = self.clip_val, self.batches
+
+    def clip(self, networks: Iterable[nn.Module]) -> None:
+        """Clip the gradients of each network by itself: a joint norm would couple the peers."""
+        if not self.clip_val:
+            return
+        for network in networks:
+            if self.clip_algorithm == "value":
+                nn.utils.clip_grad_value_(network.parameters(), self.clip_val)
+            else:
+                nn.utils.clip_grad_norm_(network.parameters(), self.clip_val)
 
     def configured(self, optimizer: Optimizer, schedule: Schedule | None) -> OptimizerLRScheduler:
         """As `scheduled`, without the keys that Lightning ignores, and warns of, here."""
@@ -55,7 +98,7 @@ class ManualSchedules:
             config.pop("reduce_on_plateau", None)
         return made
 
-    def step(self, module: pl.LightningModule, interval: str, count: int) -> None:
+    def step_schedules(self, module: pl.LightningModule, interval: str, count: int) -> None:
         """Step the schedulers of an interval.
 
         Args:
@@ -82,33 +125,3 @@ class ManualSchedules:
                 if value is None:
                     continue
             module.lr_scheduler_step(config.scheduler, value)
-
-
-def check_trainer(trainer: pl.Trainer) -> None:
-    """Raise an `InputError` for what the trainer cannot do for two peers, and name what can."""
-    if trainer.gradient_clip_val:
-        raise InputError(
-            f"Trainer(gradient_clip_val={trainer.gradient_clip_val}) would clip both peers by one "
-            "norm, and Lightning does not do it with manual optimization; give the value to the "
-            "module, CoSegModule(..., gradient_clip_val=...), which clips each peer by its own."
-        )
-    if trainer.accumulate_grad_batches != 1:
-        raise InputError(
-            f"Trainer(accumulate_grad_batches={trainer.accumulate_grad_batches}) does nothing "
-            "with manual optimization; give it to the module: "
-            "CoSegModule(..., accumulate_grad_batches=...)."
-        )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, StochasticWeightAveraging):
-            raise InputError(
-                "StochasticWeightAveraging needs automatic optimization; use "
-                "AveragedWeights(share=1) of this package, or Lightning's WeightAveraging."
-            )
-        if (
-            isinstance(callback, GradientAccumulationScheduler)
-            and callback.going_to_accumulate_grad_batches()
-        ):
-            raise InputError(
-                "GradientAccumulationScheduler needs automatic optimization; give the module a "
-                "constant: CoSegModule(..., accumulate_grad_batches=...)."
-            )
