@@ -3,6 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EMAWeightAveraging
 from test_coseg_module import data_of, module_of, trainer_of
 
 from coseg_lightning import CorruptionRanking
@@ -49,7 +50,8 @@ def test_a_share_of_one_weighs_all_steps_alike():
     assert expected(weights, 1)["w"] == pytest.approx(3)
 
 
-def test_within_training_the_average_is_there_for_a_while(tmp_path):
+@pytest.mark.parametrize("make", [AveragedWeights, EMAWeightAveraging])
+def test_within_training_the_average_is_there_for_a_while(tmp_path, make):
     found = []
 
     class Look(pl.Callback):
@@ -59,7 +61,7 @@ def test_within_training_the_average_is_there_for_a_while(tmp_path):
                 found.append(torch.equal(before, pl_module.net_a.layers[0].weight))
             assert torch.equal(before, pl_module.net_a.layers[0].weight)
 
-    callbacks = [AveragedWeights(), Look()]
+    callbacks = [make(), Look()]
     trainer_of(tmp_path, callbacks=callbacks, max_epochs=2).fit(module_of(), data_of(tmp_path))
     assert found == [True, False, False, False]  # of one step alone the average is that step
 

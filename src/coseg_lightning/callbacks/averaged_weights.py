@@ -52,7 +52,7 @@ class AveragedWeights(WeightAveraging):
     ) -> None:
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if trainer.is_last_batch and trainer.world_size > 1:
-            with self.in_place_of(pl_module):  # for the checkpoint of this epoch
+            with _in_place(self, pl_module):  # for the checkpoint of this epoch
                 average_buffers(pl_module)
 
     @override
@@ -66,25 +66,27 @@ class AveragedWeights(WeightAveraging):
         super().on_train_end(trainer, pl_module)
         average_buffers(pl_module)
 
-    @contextmanager
-    def in_place_of(self, module: pl.LightningModule) -> Iterator[None]:
-        """Give the module the averaged weights for a while, within training."""
-        ready = self._average_model is not None and int(self._average_model.n_averaged) > 0
-        if ready:
-            self._swap_models(module)
-        try:
-            yield
-        finally:
-            if ready:
-                self._swap_models(module)
-
 
 def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> AbstractContextManager[None]:
-    """The averaged weights for a while, if there is an `AveragedWeights` among the callbacks."""
+    """The averaged weights for a while, if a callback averages them: this one, or Lightning's."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, AveragedWeights):
-            return callback.in_place_of(module)
+        if isinstance(callback, WeightAveraging):
+            return _in_place(callback, module)
     return nullcontext()
+
+
+@contextmanager
+def _in_place(callback: WeightAveraging, module: pl.LightningModule) -> Iterator[None]:
+    """Give the module the averaged weights within training."""
+    average = callback._average_model
+    ready = average is not None and int(average.n_averaged) > 0
+    if ready:
+        callback._swap_models(module)
+    try:
+        yield
+    finally:
+        if ready:
+            callback._swap_models(module)
 
 
 @torch.no_grad()
