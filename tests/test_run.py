@@ -188,6 +188,7 @@ def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_pa
         (["data=folder"], "No value was given for data.root"),
         (["trainer.max_epochs=abc"], "trainer.max_epochs=abc must be a whole number"),
         (["optimizer.name=torch.manual_seed"], "optimizer.name=torch.manual_seed: there is no"),
+        (["+optimizer.scheduler=cosine"], "optimizer.scheduler=cosine must name a class and its"),
         (["seed=-1"], "seed=-1 must be a whole number of at least 0"),
         (["data.root=(a"], "data.root=(a cannot be understood; quote"),
         (["optimizer.name=torch.optim.Adamm"], "optimizer.name=torch.optim.Adamm: there is no"),
@@ -336,6 +337,22 @@ def test_retraining_starts_from_the_first_peer_or_anew(tmp_path):
     assert begun[0] < learnt[1]
     learnt, begun = losses["false"]
     assert begun[0] > learnt[1]
+
+
+def test_a_schedule_and_clipping_hold_in_all_stages(tmp_path):
+    schedule = "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.5}"
+    settings = [f"+optimizer.scheduler={schedule}", "+trainer.gradient_clip_val=1e-9"]
+    # Adam undoes what clipping does to all gradients alike
+    settings += ["optimizer.name=torch.optim.SGD", "optimizer.lr=0.1", "loss.lambda_2=0"]
+    run(composed(*SMALL, *PHANTOM, "nol=0.3", *settings), tmp_path / "run")
+    for stage, rates in (("robust_training", [0.025, 0.025]), ("retraining", [0.025])):
+        checkpoint = torch.load(tmp_path / "run" / stage / "last.ckpt", weights_only=True)
+        (optimizer,) = checkpoint["optimizer_states"]
+        assert [group["lr"] for group in optimizer["param_groups"]] == pytest.approx(rates)
+        rows = rows_of(tmp_path / "run" / "metrics.csv")
+        name = "train/loss_a" if stage == "robust_training" else "train/loss"
+        first, last = (float(row[name]) for row in rows if row["stage"] == stage and row.get(name))
+        assert last == pytest.approx(first, abs=0.05)  # nothing was learnt
 
 
 def test_two_rounds_correct_what_the_first_left(tmp_path):

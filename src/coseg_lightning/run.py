@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from coseg_lightning.coseg_module import CoSegModule
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.noise import NoiseModel
+    from coseg_lightning.optimization import Schedule
     from coseg_lightning.segmentation_module import SegmentationModule
 
 COUNTS = {  # and the least that each may be
@@ -235,7 +236,21 @@ def _training(cfg: DictConfig) -> dict[str, Any]:
         "include_background": cfg.loss.include_background,
         "lr": cfg.optimizer.lr,
         "optimizer": _class("optimizer.name", cfg.optimizer.name),
+        "scheduler": _schedule(cfg),
     }
+
+
+def _schedule(cfg: DictConfig) -> "Schedule | None":
+    node = cfg.optimizer.get("scheduler")
+    if node is None:
+        return None
+    if not OmegaConf.is_dict(node) or "_target_" not in node:
+        raise InputError(
+            f"optimizer.scheduler={node} must name a class and its arguments, as in "
+            "'+optimizer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 10}'."
+        )
+    made: Schedule = instantiate(node, _partial_=True)
+    return made
 
 
 def _class(key: str, name: str) -> type:
