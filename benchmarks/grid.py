@@ -152,6 +152,8 @@ def composed(cell: Cell, large: bool):  # -> DictConfig
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides(cell, large))
     plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    plain.pop("resume")  # is nothing that a result depends on
     text = json.dumps(plain, sort_keys=True, default=str).replace(str(DATA), "DATA")
     return cfg, hashlib.sha256(text.encode()).hexdigest()[:10]
 

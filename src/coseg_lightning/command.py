@@ -29,6 +29,9 @@ HERE = Path(__file__).resolve().parent
 # An installed wheel carries conf/ beside this module; in a checkout it lies at the top.
 CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
 
+# In conf/: the first, or if it is null the second.
+OmegaConf.register_new_resolver("coseg.or", lambda a, b: b if a is None else a, replace=True)
+
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a command of a function that takes a composed configuration.

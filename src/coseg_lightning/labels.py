@@ -145,9 +145,13 @@ class LabelStoreWriter:
         with replacing(label_path(self.folder, id)) as temporary:
             image.save(temporary, format="PNG")
 
-    def finish(self, facts: Mapping[str, Mapping[str, Any]]) -> LabelStore:
+    def finish(
+        self, facts: Mapping[str, Mapping[str, Any]], run_id: str | None = None
+    ) -> LabelStore:
         """Write the manifest, with plain values by sample, and open the layer."""
-        manifest = {"complete": True, "labels": {id: dict(facts[id]) for id in sorted(facts)}}
+        manifest: dict[str, Any] = {} if run_id is None else {"run": run_id}
+        labels = {id: dict(facts[id]) for id in sorted(facts)}
+        manifest |= {"complete": True, "labels": labels}
         write_text(self.folder / LabelStore.MANIFEST, json.dumps(manifest, indent=1))
         return LabelStore(self.folder)
 

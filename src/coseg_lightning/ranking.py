@@ -37,6 +37,7 @@ class Ranking:
         direction: `(K - 1,)` whether bad labels of a class tend to be too large (1), too small
             (-1), or neither.
         by_class: Whether a sample is taken for noisy because one of its classes is.
+        run_id: The run that the ranking belongs to.
     """
 
     ids: Sequence[str]
@@ -50,6 +51,7 @@ class Ranking:
     prediction_dice: Floats | None = None
     direction: Floats | None = None
     by_class: bool = False
+    run_id: str | None = None
     changed_pixels: dict[int, int] = field(default_factory=dict)
     corrected_dice: dict[int, float] = field(default_factory=dict)
 
@@ -178,6 +180,7 @@ class Ranking:
                 "prediction_dice": None if of_prediction is None else of_prediction[i],
                 "excess": None if self.excess is None else self.excess[i],
                 **by_class(i),
+                **({} if self.run_id is None else {"run": self.run_id}),
             }
 
         def by_class(i: int) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Run the stages that a composed configuration asks for, into a folder."""
+    """Run the stages that a composed configuration asks for, into a folder, or go on with them."""
     from coseg_lightning.console import show_summary
     from coseg_lightning.report import write_report
     from coseg_lightning.stages import run_stages
@@ -74,6 +74,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         rounds=cfg.method.get("rounds", 1),
         by_class=cfg.method.get("by_class", False),
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+        resume=cfg.resume is not None,
     )
     write_report(folder, data)
     show_summary(folder, summary)
@@ -131,10 +132,13 @@ def _check_one_folder() -> None:
     )
     if launched and HydraConfig.initialized():
         given = HydraConfig.get().overrides.hydra
-        if not any(override.startswith("hydra.run.dir=") for override in given):
+        task = HydraConfig.get().overrides.task
+        if not any(
+            override.startswith(("hydra.run.dir=", "resume=")) for override in (*given, *task)
+        ):
             raise InputError(
                 "Several processes were started by torchrun or srun, and must be told one folder "
-                "to share: add hydra.run.dir=..."
+                "to share: add hydra.run.dir=... or resume=..."
             )
 
 
@@ -274,8 +278,8 @@ def make_trainer(
     Raises:
         InputError: If it would start processes that cannot join this run.
     """
-    loggers = [logger]
-    if "_target_" in cfg.logger:
+    loggers = [logger] if logger else []
+    if loggers and "_target_" in cfg.logger:
         loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))
     trainer: pl.Trainer = instantiate(
         cfg.trainer, logger=loggers, default_root_dir=str(default_root_dir), **rest

@@ -1,22 +1,20 @@
 """The stages of a run in order, and what each leaves in the run's folder."""
 
-import copy
 import csv
-import gc
 import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -34,6 +32,7 @@ from coseg_lightning.networks import save_network
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 from coseg_lightning.ranking import Ranking
 from coseg_lightning.rivals.early_learning import EarlyLearningCorrection
+from coseg_lightning.run_folder import CHECKPOINT, EpochSeeds, RunFolder, StageCheckpoint
 from coseg_lightning.segmentation_module import SegmentationModule
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -48,8 +47,6 @@ METHODS: dict[str, tuple[str, ...]] = {
     "filter": ("robust_training", "filtering", "retraining"),
     "adele": ("early_learning",),
 }
-# The folders that the stages of any method write into.
-STAGES = ("robust_training", "retraining", "supervised_training", "early_learning")
 
 Data = CoSegDataModule | AdoptedDataModule
 
@@ -74,6 +71,7 @@ def run_stages(
     rounds: int = 1,
     by_class: bool = False,
     config: Mapping[str, Any] | None = None,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Run the stages of a method, test its network, and write everything into one folder.
 
@@ -101,7 +99,10 @@ def run_stages(
             labels were left alone, the network keeps its own.
         rounds: How often the peers are trained, and correct what the round before left.
         by_class: Whether each class is ranked and corrected by itself.
-        config: Plain values to keep in `summary.json`.
+        config: Plain values to keep in `summary.json`, which say what the run is.
+        resume: Whether a run of the same `config` that the folder holds goes on where it was
+            interrupted; where there is none it begins. It ends with the same results, to the bit on
+            a CPU, as one that was never interrupted.
 
     Returns:
         The content of `summary.json`.
@@ -121,138 +122,213 @@ def run_stages(
                 f"{type(data).__name__}."
             )
         data = adopted(data)
-    folder = Path(folder)
-    run = _Run(folder, trainer, averaging)
-    _check_new(folder)
+    config = {"method": {"name": method}, "seed": seed, **(config or {})}
+    kept = RunFolder(folder, config, resume=resume)
+    if kept.summary is not None:
+        return kept.summary
+    folder = kept.path
+    run = _Run(kept, trainer, averaging, seed)
 
-    rankings: list[Ranking] = []
-    correction: LabelCorrection | None = None
-    corrected = False
-    estimate: dict[str, Any] | None = None
+    def robust_training(stage: str, suffix: str) -> dict[str, Any]:
+        ranking = CorruptionRanking(
+            folder / f"scores{suffix}.csv", score=score, epochs=score_epochs, run_id=kept.id
+        )
+        correction = LabelCorrection(
+            folder / f"labels{suffix}", confidence=confidence, by_class=by_class, run_id=kept.id
+        )
+        corrects = "correction" in stages
+        pl.seed_everything(seed, verbose=False)
+        module = peers()
+        run.fit(
+            stage,
+            module,
+            data,
+            [
+                *([NoiseLevelEstimation()] if module.estimates_noise else []),  # selected by then
+                ranking,
+                *([correction] if corrects else []),
+            ],
+        )
+        assert ranking.ranking is not None
+        return {
+            **_facts_of(ranking.ranking),
+            "estimate": module.noise_estimate and module.noise_estimate.as_dict(),
+            "layers": [correction.folder.name] if corrects else [],
+            "contradiction": correction.contradiction,
+            "left_alone": correction.left_alone,
+        }
+
+    def last_training(stage: str) -> dict[str, Any]:
+        module = run.built(network)
+        if corrected:
+            module.pixel_loss = module.hparams["pixel_loss"] = retraining_loss
+            if warm_start:
+                module.net.load_state_dict(run.weights("robust_training", of="net_a."))
+        options = {}
+        if "filtering" in stages:
+            # As many steps as with all samples.
+            share = 1 - len(ranked["noisy"]) / ranked["samples"]
+            options["max_epochs"] = round(ranked["epochs"] / share)
+        run.fit(stage, module, data, **options)
+        return {}
+
+    ranked: dict[str, Any] = {}
     changed: set[int] = set()
-    options: dict[str, Any] = {}
-    module: CoSegModule | SegmentationModule
+    corrected = False
     if "robust_training" in stages:
         for number in range(1, rounds + 1):
             # The last round has the plain names; its labels lie over those of the others.
             suffix = "" if number == rounds else f"_{number}"
-            ranking_callback = CorruptionRanking(
-                folder / f"scores{suffix}.csv", score=score, epochs=score_epochs
+            ranked = run.stage(
+                f"robust_training{suffix}",
+                partial(robust_training, suffix=suffix),
+                makes=(f"scores{suffix}.csv", f"labels{suffix}"),
             )
-            callbacks: list[pl.Callback] = [ranking_callback]
-            if "correction" in stages:
-                correction = LabelCorrection(
-                    folder / f"labels{suffix}", confidence=confidence, by_class=by_class
-                )
-                callbacks.append(correction)
-            pl.seed_everything(seed, verbose=False)
-            module = peers()
-            if module.estimates_noise:
-                callbacks.insert(0, NoiseLevelEstimation())  # before what selects by it
-            final = run.fit(f"robust_training{suffix}", module, data, callbacks)
-            assert ranking_callback.ranking is not None
-            rankings.append(ranking_callback.ranking)
-            if module.noise_estimate is not None:
-                estimate = module.noise_estimate.as_dict()
-            if correction is not None:
-                data.lay(correction.folder)
-                corrected |= not correction.left_alone
+            _lay(data, folder, ranked["layers"])
+            changed |= set(ranked["changed"])
+            corrected |= bool(ranked["layers"]) and not ranked["left_alone"]
     if "filtering" in stages:
         assert isinstance(data, CoSegDataModule)
-        (ranking,) = rankings
-        kept = len(ranking.ids) - len(ranking.noisy)
-        data.leave_out([ranking.ids[index] for index in ranking.noisy])
-        # As many steps as with all samples.
-        options = {"max_epochs": round((final.max_epochs or 0) * len(ranking.ids) / kept)}
-    if "early_learning" in stages:
-        pl.seed_everything(seed, verbose=False)
-        module = network()
-        final, changed = run.early_learning(module, data)
-    elif stages[-1] != "robust_training":
-        learnt = None
-        if len(stages) > 1:
-            assert isinstance(module, CoSegModule)
-            if warm_start and corrected:
-                learnt = copy.deepcopy(module.net_a.state_dict())
-            del module, final
-            gc.collect()
-        pl.seed_everything(seed, verbose=False)
-        module = network()
-        if learnt is not None:
-            module.net.load_state_dict(learnt)
-        if corrected:
-            module.pixel_loss = module.hparams["pixel_loss"] = retraining_loss
-        final = run.fit(stages[-1], module, data, **options)
+        data.leave_out(ranked["noisy"])
+    final = stages[-1]
+    if final == "early_learning":
+        found = run.stage(
+            final,
+            lambda _: run.early_learning(run.built(network), data),
+            makes=("labels*", "early_learning*"),
+        )
+        _lay(data, folder, found["layers"])
+        changed |= set(found["changed"])
+        final = found["last"]
+    elif final != "robust_training":
+        run.stage(final, last_training)
 
+    # From the disk, so that a run that goes on here ends with the same.
+    module: CoSegModule | SegmentationModule
+    module = run.built(peers) if final == "robust_training" else run.built(network)
+    module.load_state_dict(run.weights(final))
+    tester = run.tester()
     with run.timed("test"):
-        test = _test(final, module, data)
-    last = rankings[-1] if rankings else None
-    for of_round in rankings:
-        changed |= {index for index, pixels in of_round.changed_pixels.items() if pixels}
+        test = _test(tester, module, data)
     summary = {
-        "config": {"method": {"name": method}, "seed": seed, **(config or {})},
+        "config": config,
         "test": test,
         "ranking": {
-            "noise_level": None if last is None else last.noise_level,
-            "estimate": estimate,
-            "bias": None if last is None else last.bias,
-            "auroc": None if last is None else last.auroc,
+            name: ranked.get(name) for name in ("noise_level", "estimate", "bias", "auroc")
         },
         "correction": {
             "corrected": len(changed),
-            "contradiction": None if correction is None else correction.contradiction,
-            "left_alone": correction is not None and not corrected,
+            "contradiction": ranked.get("contradiction"),
+            "left_alone": "correction" in stages and not corrected,
             **_label_dice(data),
         },
         "stages": run.stages,
         "peak_memory_bytes": _peak_memory(),
     }
-    if final.is_global_zero:
+    if tester.is_global_zero:
         save_network(
             module.net_a if isinstance(module, CoSegModule) else module.net, folder / "model"
         )
         merge_metrics(folder, [name for name in run.stages if name != "test"])
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
-    final.strategy.barrier("run finished")
+    tester.strategy.barrier("run finished")
     return summary
+
+
+def _facts_of(ranking: Ranking) -> dict[str, Any]:
+    """What later stages and the summary need of a ranking."""
+    return {
+        "samples": len(ranking.ids),
+        "noisy": [ranking.ids[index] for index in ranking.noisy],
+        "changed": sorted(index for index, pixels in ranking.changed_pixels.items() if pixels),
+        "noise_level": ranking.noise_level,
+        "bias": ranking.bias,
+        "auroc": ranking.auroc,
+    }
+
+
+def _lay(data: Data, folder: Path, layers: list[str]) -> None:
+    """Lay the label layers that a stage made over the training masks, if it did not itself."""
+    for name in layers:
+        if folder / name not in data.layers:
+            data.lay(folder / name)
+
+
+Module = TypeVar("Module", bound=pl.LightningModule)
 
 
 class _Run:
     """What the stages of one run share: a folder, a way to make trainers, a stopwatch."""
 
-    def __init__(self, folder: Path, trainer: Callable[..., pl.Trainer], averaging: float) -> None:
-        self.folder = folder
+    def __init__(
+        self, kept: RunFolder, trainer: Callable[..., pl.Trainer], averaging: float, seed: int
+    ) -> None:
+        self.kept = kept
         self.trainer = trainer
         self.averaging = averaging
+        self.seed = seed
         self.stages: dict[str, dict[str, Any]] = {}
+        self._begun = False
+
+    def stage(
+        self, name: str, do: Callable[[str], dict[str, Any]], makes: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """Do a stage, unless it is done.
+
+        Args:
+            name: What it is called.
+            do: Does it, and returns plain values for those that follow.
+            makes: Patterns of what it makes in the run's folder, which is made anew if it was
+                interrupted.
+
+        Returns:
+            What `do` returned, and `stages`, the time and epochs of its fits, and `epochs`.
+        """
+        facts = self.kept.done(name)
+        if facts is None:
+            self.kept.clear(*makes)
+            before = set(self.stages)
+            facts = do(name)
+            fits = {part: self.stages[part] for part in self.stages if part not in before}
+            facts |= {"stages": fits, "epochs": sum(fit["epochs"] for fit in fits.values())}
+            self.kept.finish(name, facts)
+        self.stages |= facts["stages"]
+        return facts
+
+    def built(self, make: Callable[[], Module]) -> Module:
+        """A new module with the run's initial weights."""
+        pl.seed_everything(self.seed, verbose=False)
+        return make()
 
     def fit(
         self,
         stage: str,
         module: pl.LightningModule,
         data: Data,
-        callbacks: list[pl.Callback] | None = None,
+        callbacks: Sequence[pl.Callback] = (),
         **options: Any,
     ) -> pl.Trainer:
         """Train with a new trainer, since a used one may do nothing."""
-        place = self.folder / stage
-        checkpoint = ModelCheckpoint(
-            place, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
-        )
-        # First, so that the others see the averaged network when training ends.
+        place = self.kept.path / stage
+        # Averaging first, so that the others see the averaged network when training ends.
         averaging = [AveragedWeights(self.averaging)] if self.averaging else []
+        always = [EpochSeeds(self.seed), StageCheckpoint(place)]
         trainer = self.trainer(
-            callbacks=[*averaging, *(callbacks or []), checkpoint],
-            logger=CSVLogger(place, name="", version=""),
+            callbacks=[*averaging, *callbacks, *always],
+            logger=CSVLogger(place, name="", version=self.kept.log_folder(stage)),
             default_root_dir=place,
             **options,
         )
-        if not self.stages:  # not before module and trainer could be built
+        if not self._begun:  # not before module and trainer could be built
+            self.kept.begin()
             _prepare_noise(data)
+            self._begun = True
+        checkpoint = self.kept.checkpoint(stage)
         if trainer.is_global_zero:
-            log.info("%s ...", stage.replace("_", " ").capitalize())
+            again = "" if checkpoint is None else " goes on"
+            log.info("%s%s ...", stage.replace("_", " ").capitalize(), again)
         with self.timed(stage):
-            trainer.fit(module, datamodule=data)
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.num_training_batches == 0:
@@ -263,44 +339,44 @@ class _Run:
         self.stages[stage]["epochs"] = trainer.current_epoch
         return trainer
 
-    def early_learning(self, module: SegmentationModule, data: Data) -> tuple[pl.Trainer, set[int]]:
-        """Fit until early learning is over for a class, correct its labels, and go on.
+    def weights(self, stage: str, of: str = "") -> dict[str, Any]:
+        """What a finished stage ended with, as a state dict: all of it, or one network's."""
+        path = self.kept.path / stage / CHECKPOINT
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        return {
+            name.removeprefix(of): value for name, value in state.items() if name.startswith(of)
+        }
 
-        Returns:
-            The last trainer, and the indices of the samples whose labels were changed.
-        """
+    def tester(self) -> pl.Trainer:
+        """A trainer that leaves nothing behind."""
+        options = {"logger": False, "enable_checkpointing": False}
+        return self.trainer(callbacks=[], default_root_dir=self.kept.path, **options)
+
+    def early_learning(self, module: SegmentationModule, data: Data) -> dict[str, Any]:
+        """Fit until early learning is over for a class, correct its labels, and go on."""
         changed: set[int] = set()
+        layers: list[str] = []
         classes: set[int] = set(range(1, module.classes))
         history: list[list[float]] = []
         rest: dict[str, int] = {}
         for number in range(1, module.classes + 1):
             name = "" if number == 1 else f"_{number}"
-            callback = EarlyLearningCorrection(self.folder / f"labels{name}", classes, history)
+            callback = EarlyLearningCorrection(self.kept.path / f"labels{name}", classes, history)
             trainer = self.fit(f"early_learning{name}", module, data, [callback], **rest)
             if not callback.corrected:
                 break
             data.lay(callback.folder)
+            layers.append(callback.folder.name)
             changed |= {index for index, pixels in callback.changed_pixels.items() if pixels}
             classes, history = classes - set(callback.corrected), callback.history
             rest = {"max_epochs": (trainer.max_epochs or 0) - trainer.current_epoch}
-        return trainer, changed
+        return {"changed": sorted(changed), "layers": layers, "last": f"early_learning{name}"}
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
         self.stages[stage] = {"seconds": round(time.perf_counter() - start, 3), "epochs": 0}
-
-
-@rank_zero_only
-def _check_new(folder: Path) -> None:
-    rounds = ("scores_1.csv", "labels_1", "robust_training_1")  # of a run in several
-    for name in ("summary.json", "scores.csv", "labels", "model", "noise", *STAGES, *rounds):
-        if (folder / name).exists():
-            raise InputError(
-                f"{folder} holds another run ({name}), and nothing is ever overwritten; choose "
-                "another folder (hydra.run.dir=...)."
-            )
 
 
 @rank_zero_only
@@ -365,14 +441,27 @@ def _peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def merge_metrics(folder: Path, stages: list[str]) -> None:
-    """Write `metrics.csv`: the stages' own logs below each other, with a column `stage`."""
+def merge_metrics(folder: Path, stages: Sequence[str]) -> None:
+    """Write `metrics.csv`: the stages' own logs below each other, with a column `stage`.
+
+    A stage that was resumed has several, and each begins where the one before is worth nothing.
+    """
     rows: list[dict[str, str]] = []
     for stage in stages:
-        path = folder / stage / "metrics.csv"
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                rows += [{"stage": stage, **row} for row in csv.DictReader(file)]
+        of_stage: list[dict[str, str]] = []
+        resumed = sorted(
+            (folder / stage).glob("resumed_*"), key=lambda path: int(path.name.partition("_")[2])
+        )
+        for place in (folder / stage, *resumed):
+            if not (place / "metrics.csv").is_file():
+                continue
+            with (place / "metrics.csv").open(newline="", encoding="utf-8") as file:
+                read = list(csv.DictReader(file))
+            first = min((int(row["epoch"]) for row in read if row.get("epoch")), default=None)
+            if first is not None:
+                of_stage = [row for row in of_stage if int(row.get("epoch") or 0) < first]
+            of_stage += read
+        rows += [{"stage": stage, **row} for row in of_stage]
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["stage"]
     with (
         replacing(folder / "metrics.csv") as temporary,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from typing_extensions import override
@@ -48,6 +49,7 @@ class CorruptionRanking(Callback):
         score: Which score: see `coseg_lightning.scores.mask_scores`.
         epochs: How many of the last epochs are averaged; 1 is the trained peers alone. Training
             that is stopped before its `max_epochs` has fewer of them.
+        run_id: What the file says of the run that it belongs to.
 
     Attributes:
         ranking: The result, on every process, once training has ended.
@@ -63,6 +65,7 @@ class CorruptionRanking(Callback):
         dataset: Any = None,
         score: str = "directed",
         epochs: int = 5,
+        run_id: str | None = None,
     ) -> None:
         check_score(score)
         if epochs < 1:
@@ -71,6 +74,7 @@ class CorruptionRanking(Callback):
         self.dataset = dataset
         self.score = score
         self.epochs = epochs
+        self.run_id = run_id
         self.ranking: Ranking | None = None
         self._seen = EvidenceSum()
 
@@ -146,10 +150,19 @@ class CorruptionRanking(Callback):
             score=self.score,
             replaced=getattr(dataset, "replaced", None),
             label_dice=label_dice(dataset),
+            run_id=self.run_id,
         )
         if trainer.is_global_zero:
             self.ranking.write(self.path)
         trainer.strategy.barrier("ranking written")
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return self._seen.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seen.load_state_dict(state_dict)
 
     def _dataset(self, trainer: pl.Trainer) -> Any:
         return plain_training_set(trainer) if self.dataset is None else self.dataset
@@ -192,10 +205,32 @@ class EvidenceSum:
             ids = indices if sample.ids is None else list(sample.ids)
             for index, id, *peers in zip(indices, map(sample_name, ids), *tables, strict=True):
                 _, before = self._rows.get(index, (id, 0.0))
-                self._rows[index] = (id, before + np.stack(peers))
+                rows[index] = (id, before + np.stack(peers))
 
+        rows: dict[int, tuple[str, Floats]] = {}
         evaluation_pass(trainer, module, dataset, range(len(dataset)), collect, description)
+        self._rows = rows  # without those of other processes, which a checkpoint had too
         self._passes += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps, of all processes, in plain values and a tensor."""
+        if not self._passes:
+            return {}
+        rows = [(index, id, total.tolist()) for index, (id, total) in self._rows.items()]
+        indices, ids, totals = zip(*gather_rows(rows), strict=True)
+        return {
+            "passes": self._passes,
+            "indices": list(indices),
+            "ids": list(ids),
+            "totals": torch.tensor(totals, dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        if state:
+            self._passes = state["passes"]
+            rows = zip(state["indices"], state["ids"], state["totals"].numpy(), strict=True)
+            self._rows = {index: (id, total) for index, id, total in rows}
 
     def gathered(self) -> tuple[list[str], Floats]:
         """The samples' ids and both peers' mean evidence, on all processes.

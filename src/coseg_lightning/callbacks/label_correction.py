@@ -47,6 +47,7 @@ class LabelCorrection(Callback):
             with which nothing is ever left alone; 0 is the vote as printed.
         by_class: Rank each class by itself, and change only pixels that were or become one of the
             mask's noisy classes; default the whole masks of the noisy part.
+        run_id: What the layer says of the run that it belongs to.
 
     Attributes:
         layer: The finished layer, on every process, once `fit` has ended.
@@ -64,6 +65,7 @@ class LabelCorrection(Callback):
         *,
         confidence: float | Literal["auto"] = "auto",
         by_class: bool = False,
+        run_id: str | None = None,
     ) -> None:
         if confidence != "auto" and not (
             isinstance(confidence, int | float)
@@ -74,6 +76,7 @@ class LabelCorrection(Callback):
         self.folder = Path(folder)
         self.confidence = confidence
         self.by_class = by_class
+        self.run_id = run_id
         self.layer: LabelStore | None = None
         self.contradiction: float | None = None
         self.left_alone = False
@@ -157,7 +160,8 @@ class LabelCorrection(Callback):
                 ranking.corrected_dice[index] = dice
         if trainer.is_global_zero:
             writer.finish(
-                {ranking.ids[i]: {"changed_pixels": ranking.changed_pixels[i]} for i in noisy}
+                {ranking.ids[i]: {"changed_pixels": ranking.changed_pixels[i]} for i in noisy},
+                run_id=self.run_id,
             )
             ranking.write(callback.path)
         trainer.strategy.barrier("label layer written")

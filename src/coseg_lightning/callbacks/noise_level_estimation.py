@@ -54,6 +54,14 @@ class NoiseLevelEstimation(Callback):
         self._seen = EvidenceSum()
 
     @override
+    def state_dict(self) -> dict[str, Any]:
+        return self._seen.state_dict()
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seen.load_state_dict(state_dict)
+
+    @override
     def on_train_batch_end(
         self,
         trainer: pl.Trainer,

@@ -161,6 +161,10 @@ class CoSegDataModule(pl.LightningDataModule):
         sampler = EpochSampler(
             dataset, num_replicas=self._world_size, rank=self._rank, seed=self.seed
         )
+        if self.trainer is not None:
+            # Where a fit is resumed, workers begin to load before Lightning tells the epoch.
+            progress: Any = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)
         # A rest of one sample would break BatchNorm where the features are 1 x 1.
         return self._loader(dataset, sampler, drop_last=len(sampler) > self.batch_size)
 

@@ -1,0 +1,204 @@
+"""RunFolder: what a run is and what it has finished, so that it can go on where it was killed."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.utilities import rank_zero_only
+from typing_extensions import override
+
+from coseg_lightning.atomic import write_text
+from coseg_lightning.errors import InputError
+from coseg_lightning.seeding import derive_seed
+
+RUN = "run.json"
+DONE = "done.json"
+CHECKPOINT = "last.ckpt"  # what a stage ended with
+UNFINISHED = "unfinished.ckpt"  # its last full epoch, as long as it is not done
+# What may change between a run and its resumption: where and how it computes, not what.
+FREE = (
+    *("resume", "logger", "data.num_workers", "trainer.accelerator", "trainer.devices"),
+    *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar"),
+    *("trainer.enable_model_summary", "trainer.log_every_n_steps"),
+)
+
+
+class RunFolder:
+    """A run's own folder.
+
+    Args:
+        path: The folder, which may not exist yet.
+        config: Plain values that say what the run is.
+        resume: Whether a run that is there already goes on; if none is, it begins.
+
+    Raises:
+        InputError: If the folder holds a run that is not to go on, or another one than `config`.
+    """
+
+    def __init__(
+        self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False
+    ) -> None:
+        self.path = Path(path)
+        self.config = json.loads(json.dumps(config, default=str))
+        identity = self._identity(self.config)
+        self.id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+        found = self._read(self.path / RUN)
+        self.resumed = resume and found is not None
+        if found is not None and resume:
+            before = self._identity(found["config"])
+            told = [
+                f"{key}={identity.get(key)} (it was {before.get(key)})"
+                for key in sorted({*before, *identity})
+                if before.get(key) != identity.get(key)
+            ]
+            if told:
+                raise InputError(
+                    f"{self.path} holds another run, which differs in {', '.join(told)}; resume it "
+                    "with the settings that it was started with, or start this one in a new folder."
+                )
+            self._tidy()
+        else:
+            self._check_new()
+
+    @staticmethod
+    def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in _flat(config) if not _is_free(key)}
+
+    @rank_zero_only  # the processes that the first one starts find its run
+    def _check_new(self) -> None:
+        results = ("summary.json", "scores.csv", "scores_1.csv", "labels", "labels_1", "model")
+        stages = ("robust_training", "robust_training_1", "retraining", "supervised_training")
+        for name in (RUN, *results, "noise", *stages, "early_learning"):
+            if (self.path / name).exists():
+                way = f", or go on with that one: resume={self.path}" if name == RUN else ""
+                raise InputError(
+                    f"{self.path} holds another run ({name}), and nothing is ever overwritten; "
+                    f"choose another folder (hydra.run.dir=...){way}."
+                )
+
+    @rank_zero_only
+    def begin(self) -> None:
+        """Write what the run is."""
+        if not self.resumed:
+            text = json.dumps({"id": self.id, "config": self.config}, indent=1)
+            write_text(self.path / RUN, text)
+
+    @rank_zero_only
+    def _tidy(self) -> None:
+        """Remove temporary files of what was being written when the run was interrupted."""
+        for path in self.path.rglob(".*"):
+            if re.fullmatch(r"\.\d+\..+", path.name):
+                path.unlink()
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        if not path.is_file():
+            return None
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(content, dict):
+                return content
+        except ValueError:
+            pass
+        raise InputError(f"{path} was changed and cannot be read; start the run in a new folder.")
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The summary of a run that is finished."""
+        return self._read(self.path / "summary.json") if self.resumed else None
+
+    def done(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage recorded; None if it is still to be done."""
+        return self._read(self.path / stage / DONE) if self.resumed else None
+
+    @rank_zero_only
+    def finish(self, stage: str, facts: Mapping[str, Any]) -> None:
+        """Record that a stage is finished, with plain values for those that follow."""
+        write_text(self.path / stage / DONE, json.dumps(facts, allow_nan=False))
+        for path in self.path.glob(f"{stage}*/{UNFINISHED}"):
+            path.unlink()
+
+    @rank_zero_only
+    def clear(self, *patterns: str) -> None:
+        """Remove what an unfinished stage left of its results, to make them again."""
+        for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+    def checkpoint(self, stage: str) -> Path | None:
+        """The last full epoch of an unfinished stage."""
+        path = self.path / stage / UNFINISHED
+        return path if self.resumed and path.is_file() else None
+
+    def log_folder(self, stage: str) -> str:
+        """Where in a stage's folder this attempt logs: its own, or `resumed_1` and so on."""
+        if not self.resumed or not (self.path / stage).exists():
+            return ""
+        return f"resumed_{1 + len(list((self.path / stage).glob('resumed_*')))}"
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
+
+
+class StageCheckpoint(Checkpoint):
+    """Keeps the last full epoch, and at its end what a stage ends with, each in one file.
+
+    After the last epoch there is none to keep: Lightning does not go on from there, and ranking
+    and correction, which follow it, would be left out.
+
+    Args:
+        folder: The stage's; its files are replaced as a whole.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epochs, steps = trainer.max_epochs, trainer.max_steps
+        last = trainer.should_stop
+        last |= epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+        last |= 0 <= steps <= trainer.global_step
+        if not last:
+            self._save(trainer, UNFINISHED)
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.interrupted:
+            self._save(trainer, CHECKPOINT)
+
+    def _save(self, trainer: pl.Trainer, name: str) -> None:
+        temporary = self.folder / f".0.{name}"
+        trainer.save_checkpoint(temporary)
+        if trainer.is_global_zero:
+            temporary.replace(self.folder / name)
+        trainer.strategy.barrier("checkpoint in place")
+
+
+class EpochSeeds(Callback):
+    """Seeds every epoch by itself, so that one which starts again draws the same numbers."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl.seed_everything(
+            derive_seed(self.seed, "epoch", trainer.current_epoch) % 2**32, verbose=False
+        )
