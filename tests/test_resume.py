@@ -125,6 +125,7 @@ def two_processes(folder, at=None, log=None):
         if rank == 0:
             counting(at, log)
         options = ["trainer=ddp", "trainer.devices=2", "data.batch_size=2"]
+        options += ["++trainer.enable_progress_bar=true"]  # it reduces metrics, on process 0 first
         run(composed(*SETTINGS, *options, f"resume={folder}"), folder)
 
     with socket.socket() as free:

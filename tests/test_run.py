@@ -126,7 +126,8 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert stages == {"robust_training", "retraining"}
     for stage in stages:
         checkpoint = torch.load(folder / stage / "last.ckpt", weights_only=True)
-        assert checkpoint["epoch"] == 1
+        assert checkpoint["epoch"] == 2
+        assert not (folder / stage / "unfinished.ckpt").exists()
     assert (folder / "model" / "model.safetensors").is_file()
     assert "<html" in (folder / "report.html").read_text()
 
@@ -325,6 +326,7 @@ def test_labels_that_the_peers_know_no_better_are_left_and_stage_3_is_the_plain_
 def test_retraining_starts_from_the_first_peer_or_anew(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
     settings += ["optimizer.lr=0.01", "trainer.max_epochs=5"]
+    settings += ["method.retraining_loss=cross_entropy"]  # to compare it with stage 1's
     losses = {}
     for warm in ("true", "false"):
         run(composed(*settings, f"method.warm_start={warm}"), tmp_path / warm)

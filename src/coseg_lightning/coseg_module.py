@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from coseg_lightning.buffers import average_buffers
-from coseg_lightning.data.samples import Batch, ClassIds, read_batch
+from coseg_lightning.data.samples import Batch, ClassIds, images_of, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
     agreement,
@@ -30,7 +30,7 @@ from coseg_lightning.equations import (
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import sample_name
 from coseg_lightning.metrics import SegmentationScores
-from coseg_lightning.networks import any_size, build_network
+from coseg_lightning.networks import any_size, build_network, check_logits
 from coseg_lightning.noise_level import FALLBACK, NoiseLevelEstimate, estimate_noise_level
 from coseg_lightning.optimization import PeerOptimization, Schedule
 from coseg_lightning.scores import Evidence, relative_score
@@ -49,7 +49,7 @@ class CoSegModule(pl.LightningModule):
         encoder_weights: For networks given by name; none by default, and nothing is downloaded.
         in_channels: For networks given by name.
         classes: Number of classes K, background included; 1 for a binary network with one
-            sigmoid output, whose masks hold 0 and 1.
+            output, the logit of the foreground, whose masks hold 0 and 1.
         noise_level: NoL, the share of training samples with noisy labels, `0 <= NoL < 1`; or
             `auto`: the peers learn from all samples until a `NoiseLevelEstimation` among the
             callbacks can tell the level, after half of the epochs; if it cannot, to the end, and
@@ -145,6 +145,7 @@ class CoSegModule(pl.LightningModule):
         self.estimator_found = False  # set by NoiseLevelEstimation
         self.ranker_found = False  # set by CorruptionRanking
         self._doubted: tuple[frozenset[str], frozenset[str]] | None = None
+        self._ranked: frozenset[str] | None = None
         self._carry = 0.0
 
         def network(net: str | nn.Module) -> nn.Module:
@@ -181,14 +182,12 @@ class CoSegModule(pl.LightningModule):
 
     @override
     def configure_callbacks(self) -> list[Callback]:
-        if self.trainer.state.fn == TrainerFn.FITTING:  # the last hook before Lightning's refusals
-            self.optimization.take_over(self.trainer)
-        return []
-
-    @override
-    def setup(self, stage: str) -> None:
-        if stage == "fit":
-            self.optimization.give_back(self.trainer)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return []
+        self._doubted, self._carry = None, 0.0  # of an earlier fit, if it failed
+        # This is the last hook before Lightning refuses some settings of the trainer.
+        self.optimization.take_over(self, (self.net_a, self.net_b))
+        return [self.optimization]
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -215,14 +214,24 @@ class CoSegModule(pl.LightningModule):
     def on_fit_end(self) -> None:
         self._doubted, self.ranker_found = None, False  # another fit may have no ranking
 
-    def doubt(self, by_a: Collection[str], by_b: Collection[str]) -> None:
+    def doubt(
+        self, by_a: Collection[str], by_b: Collection[str], among: Collection[str] | None = None
+    ) -> None:
         """From now on leave out samples that the other peer doubts, by their names.
 
         Args:
             by_a: What the first peer's ranking of the training set takes for noisy.
             by_b: What the second peer's does.
+            among: All that were ranked, if a batch is to be refused that none of them is in.
         """
         self._doubted = frozenset(by_a), frozenset(by_b)
+        self._ranked = None if among is None else frozenset(among)
+
+    @property
+    def never_selected(self) -> bool:
+        """Whether the peers have learnt from all samples so far, though the level is known."""
+        unused = self._selects_from_whole_set and self._doubted is None
+        return unused and self.noise_known and self.noise_level > 0
 
     def settle_noise_level(self, peer_a: Evidence, peer_b: Evidence) -> None:
         """Estimate the noise level of `auto`; it counts as known if it can be told."""
@@ -265,11 +274,17 @@ class CoSegModule(pl.LightningModule):
             )
             self.ranker_found = False
         logits_a, logits_b = self(sample.images)
+        if self.trainer.global_step == 0:
+            check_logits(logits_a, logits_b)
         loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
 
         # No parameter is shared: the gradient of the sum holds both peers' own gradients.
         optimizer = self.optimizers()
-        assert not isinstance(optimizer, list)
+        if isinstance(optimizer, list):
+            raise InputError(
+                f"{type(self).__name__}.configure_optimizers gave {len(optimizer)} optimizers; "
+                "give one with a group for each peer, so that a step of training counts once."
+            )
         batches = self.optimization.batches
         if batch_idx % batches == 0:
             optimizer.zero_grad()
@@ -331,6 +346,11 @@ class CoSegModule(pl.LightningModule):
             return everything, everything
         assert sample.ids is not None
         names = [sample_name(id) for id in sample.ids]
+        if self._ranked is not None and self._ranked.isdisjoint(names):
+            raise InputError(
+                f"The batch holds {names[0]!r}, but {min(self._ranked)!r} and others were ranked; "
+                "the dataset of CorruptionRanking must have the ids of the training dataset."
+            )
 
         def places(doubted: frozenset[str]) -> Tensor:
             found = [n for n, name in enumerate(names) if name not in doubted]
@@ -364,10 +384,6 @@ class CoSegModule(pl.LightningModule):
             ignore_index=self.ignore_index,
         )
 
-    @override
-    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        self.optimization.clip((self.net_a, self.net_b))
-
     def _log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
 
@@ -379,10 +395,6 @@ class CoSegModule(pl.LightningModule):
             average_buffers(self)
             if self.current_epoch == 0:
                 self.class_ids.check_epoch(self)
-
-    @override
-    def on_train_epoch_end(self) -> None:
-        self.optimization.step_schedules(self, "epoch", self.current_epoch + 1)
 
     @override
     def on_validation_start(self) -> None:
@@ -421,8 +433,7 @@ class CoSegModule(pl.LightningModule):
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Mean class probabilities of both peers, `(N, K, H, W)`."""
-        images = batch if isinstance(batch, Tensor) else read_batch(batch).images
-        logits_a, logits_b = self(images)
+        logits_a, logits_b = self(images_of(batch))
         return (class_logits(logits_a).softmax(dim=1) + class_logits(logits_b).softmax(dim=1)) / 2
 
     @override
@@ -433,14 +444,14 @@ class CoSegModule(pl.LightningModule):
         estimate = self.noise_estimate
         checkpoint["noise_estimate"] = None if estimate is None else asdict(estimate)
         # The weights are in the checkpoint: loading it must not download others first.
-        checkpoint["hyper_parameters"]["encoder_weights"] = None
+        checkpoint.get("hyper_parameters", {})["encoder_weights"] = None
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._carry = checkpoint["selection_carry"]
+        self._carry = checkpoint.get("selection_carry", 0.0)
         if checkpoint.get("doubted") is not None:
             self.doubt(*checkpoint["doubted"])
-        if self.estimates_noise and checkpoint["noise_estimate"] is not None:
+        if self.estimates_noise and checkpoint.get("noise_estimate") is not None:
             self.noise_estimate = NoiseLevelEstimate(**checkpoint["noise_estimate"])
             self.noise_level = self.noise_estimate.noise_level
             self.noise_known = self.noise_estimate.separable

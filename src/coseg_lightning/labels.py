@@ -1,5 +1,6 @@
 """Label layers: masks on disk that lie over a dataset's own masks, which stay untouched."""
 
+import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,8 @@ class LabelStore:
                 "give the folder that LabelCorrection wrote."
             )
         self._facts: dict[str, dict[str, Any]] = manifest["labels"]
+        # Whether its samples had no ids, and are named by their place in the dataset.
+        self.numbered = bool(manifest.get("numbered", False))
 
     @classmethod
     def create(cls, folder: str | Path) -> "LabelStoreWriter":
@@ -146,10 +149,16 @@ class LabelStoreWriter:
             image.save(temporary, format="PNG")
 
     def finish(
-        self, facts: Mapping[str, Mapping[str, Any]], run_id: str | None = None
+        self,
+        facts: Mapping[str, Mapping[str, Any]],
+        *,
+        run_id: str | None = None,
+        numbered: bool = False,
     ) -> LabelStore:
         """Write the manifest, with plain values by sample, and open the layer."""
         manifest: dict[str, Any] = {} if run_id is None else {"run": run_id}
+        if numbered:
+            manifest["numbered"] = True
         labels = {id: dict(facts[id]) for id in sorted(facts)}
         manifest |= {"complete": True, "labels": labels}
         write_text(self.folder / LabelStore.MANIFEST, json.dumps(manifest, indent=1))
@@ -184,11 +193,11 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     """
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
-    if isinstance(dataset, Subset):
+    if isinstance(dataset, Subset) and not layer.numbered:  # else numbered within the part
         return Subset(updated(dataset.dataset, layer), dataset.indices)
-    if hasattr(dataset, "updated"):
+    if callable(getattr(dataset, "updated", None)):
         return dataset.updated(layer)
-    if hasattr(dataset, "image") and hasattr(dataset, "mask"):
+    if callable(getattr(dataset, "image", None)) and callable(getattr(dataset, "mask", None)):
         return UpdatedImages(dataset, layer)
     return UpdatedSamples(dataset, layer)
 
@@ -274,7 +283,11 @@ class UpdatedSamples(Dataset[Any]):
     """Somebody's dataset of ready samples, whose masks come from a label layer.
 
     The samples must come out of the dataset unaugmented: a layer's mask cannot follow a rotation
-    that it does not see. Augment behind this dataset, not in front of it.
+    that it does not see. Augment behind this dataset, not in front of it. A mask keeps the type
+    that the dataset gives it: a tensor, also of torchvision's kinds, an array, or a Pillow image.
+
+    Raises:
+        InputError: When a sample is read whose mask is not the one that was corrected.
     """
 
     def __init__(self, dataset: Any, layer: LabelStore) -> None:
@@ -287,22 +300,62 @@ class UpdatedSamples(Dataset[Any]):
     def __getitem__(self, index: int) -> Any:
         sample = self.dataset[index]
         is_dict = isinstance(sample, Mapping)
-        mask_key: Any = ("mask" if "mask" in sample else "label") if is_dict else 1
-        id: Any = index
-        if is_dict and "id" in sample:
-            id = sample["id"]
-        elif not is_dict and len(sample) > 2:
-            id = sample[2]
-        name = sample_name(id)
+        if is_dict and {"mask", "label"} & set(sample):
+            mask_key: Any = "mask" if "mask" in sample else "label"
+            id = sample.get("id", index)
+        elif not is_dict and isinstance(sample, Sequence) and len(sample) in (2, 3):
+            mask_key, id = 1, sample[2] if len(sample) == 3 else index
+        else:
+            found = sorted(sample) if is_dict else type(sample).__name__
+            raise InputError(
+                f"Sample {index} of the dataset is {found}; to lay corrected masks over it, it "
+                "must be (image, mask), (image, mask, id) or a dict with mask (or label)."
+            )
+        name = str(index) if self.layer.numbered else sample_name(id)
         if name not in self.layer:
             return sample
-        given = torch.as_tensor(sample[mask_key])
-        mask = torch.from_numpy(self.layer.read(name).astype(np.int64)).to(given.dtype)
-        if mask.shape != given.squeeze().shape:
+        given = sample[mask_key]
+        corrected = self.layer.read(name)
+        before = as_array(given)
+        if corrected.shape != before.shape:
             raise InputError(
-                f"The layer's mask of sample {name} is {tuple(mask.shape)}, but the dataset gives "
-                f"{tuple(given.shape)}; resize and augment behind updated(), not in the dataset."
+                f"The layer's mask of sample {name} is {corrected.shape}, but the dataset gives "
+                f"{before.shape}; resize and augment behind updated(), not in the dataset."
+            )
+        digest = self.layer.facts(name).get("original")
+        if digest is not None and digest != mask_digest(before):
+            raise InputError(
+                f"The dataset's mask of sample {name} is not the one that was corrected; give the "
+                "same samples in the same order and without augmentation, which belongs behind "
+                "updated()."
             )
         items = dict(sample) if is_dict else list(sample)
-        items[mask_key] = mask.reshape(given.shape)
+        items[mask_key] = like(given, corrected)
         return items if is_dict else tuple(items)
+
+
+def as_array(mask: Any) -> NDArray[Any]:
+    """A mask of any of the usual types as `(H, W)` integers."""
+    array = np.asarray(mask)
+    return array.reshape([side for side in array.shape if side != 1] or [1, 1]).astype(np.int64)
+
+
+def mask_digest(mask: NDArray[Any]) -> str:
+    """A short digest of a mask's class ids, whatever type holds them."""
+    content = np.ascontiguousarray(mask.astype(np.uint16))
+    return hashlib.blake2b(content.tobytes(), digest_size=8).hexdigest()
+
+
+def like(given: Any, mask: Mask) -> Any:
+    """A mask in the type and shape of another one."""
+    if isinstance(given, torch.Tensor):
+        tensor = torch.from_numpy(mask.astype(np.int64)).to(given.dtype).reshape(given.shape)
+        return tensor.as_subclass(type(given))  # torchvision's are flipped as masks are
+    if isinstance(given, np.ndarray):
+        return mask.astype(given.dtype).reshape(given.shape)
+    if isinstance(given, Image.Image):
+        picture = Image.fromarray(mask)
+        if given.mode == "P" and (palette := given.getpalette()) is not None:
+            picture.putpalette(palette)
+        return picture
+    return mask

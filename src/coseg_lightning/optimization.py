@@ -1,16 +1,24 @@
 """Schedules for both modules, and what Lightning leaves to one with manual optimization."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from pytorch_lightning.callbacks import (
+    Callback,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+)
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from typing_extensions import override
 
 from coseg_lightning.errors import InputError
+
+HIDDEN = "_coseg_hidden_settings"  # an attribute of the trainer
 
 # Called with the optimizer; gives a scheduler of torch, or Lightning's dict around one.
 Schedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
@@ -35,8 +43,10 @@ def scheduled(
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
 
 
-class PeerOptimization:
+class PeerOptimization(Callback):
     """What Lightning leaves to a module with manual optimization, done as with automatic.
+
+    A callback, so that it works on where a subclass has hooks of its own.
 
     The trainer's `gradient_clip_val`, `gradient_clip_algorithm` and `accumulate_grad_batches` hold
     for the peers, each clipped by itself, though Lightning refuses them, and schedulers step.
@@ -48,16 +58,24 @@ class PeerOptimization:
     def __init__(self, monitor: str) -> None:
         self.monitor = monitor
         self.strict = True
+        self.networks: Sequence[nn.Module] = ()
         self.clip_val: float | None = None
         self.clip_algorithm: str | None = None
         self.batches = 1
 
-    def take_over(self, trainer: pl.Trainer) -> None:
-        """Read the trainer's settings, and hide them until `give_back` from Lightning's refusal.
+    def take_over(self, module: pl.LightningModule, networks: Sequence[nn.Module]) -> None:
+        """Read the trainer's settings, and hide them until `setup` from Lightning's refusal.
 
         Raises:
-            InputError: If a callback cannot work with manual optimization.
+            InputError: If a callback or a hook cannot work with manual optimization.
         """
+        trainer = module.trainer
+        for hook in ("optimizer_step", "configure_gradient_clipping", "optimizer_zero_grad"):
+            if is_overridden(hook, module, pl.LightningModule):
+                raise InputError(
+                    f"{type(module).__name__}.{hook} would never be called, since Lightning does "
+                    "not with manual optimization; use on_before_optimizer_step, or a callback."
+                )
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, StochasticWeightAveraging):
                 raise InputError(
@@ -69,24 +87,37 @@ class PeerOptimization:
                     "GradientAccumulationScheduler needs automatic optimization; give a constant: "
                     "Trainer(accumulate_grad_batches=...)."
                 )
-        self.clip_val = trainer.gradient_clip_val
+        # Still hidden, if a fit before failed between here and its setup.
+        hidden = getattr(trainer, HIDDEN, None)
+        given = (trainer.gradient_clip_val, trainer.accumulate_grad_batches)
+        self.clip_val, self.batches = given if hidden is None else hidden
         self.clip_algorithm = trainer.gradient_clip_algorithm
-        self.batches = trainer.accumulate_grad_batches
+        self.networks = networks
+        setattr(trainer, HIDDEN, (self.clip_val, self.batches))
         trainer.gradient_clip_val, trainer.accumulate_grad_batches = None, 1
 
-    def give_back(self, trainer: pl.Trainer) -> None:
-        """Let the trainer have its settings again, by which it counts steps."""
-        trainer.gradient_clip_val, trainer.accumulate_grad_batches = self.clip_val, self.batches
+    @override
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if hasattr(trainer, HIDDEN):
+            # It counts steps by them.
+            trainer.gradient_clip_val, trainer.accumulate_grad_batches = getattr(trainer, HIDDEN)
+            delattr(trainer, HIDDEN)
 
-    def clip(self, networks: Iterable[nn.Module]) -> None:
-        """Clip the gradients of each network by itself: a joint norm would couple the peers."""
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
         if not self.clip_val:
             return
-        for network in networks:
+        for network in self.networks:  # a joint norm would couple the peers
             if self.clip_algorithm == "value":
                 nn.utils.clip_grad_value_(network.parameters(), self.clip_val)
             else:
                 nn.utils.clip_grad_norm_(network.parameters(), self.clip_val)
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1)
 
     def configured(self, optimizer: Optimizer, schedule: Schedule | None) -> OptimizerLRScheduler:
         """As `scheduled`, without the keys that Lightning ignores, and warns of, here."""

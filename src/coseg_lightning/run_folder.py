@@ -171,6 +171,8 @@ class StageCheckpoint(Checkpoint):
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # The bar of process 0 is already reducing them; the others must before they save.
+        _ = trainer.callback_metrics
         epochs, steps = trainer.max_epochs, trainer.max_steps
         last = trainer.should_stop
         last |= epochs is not None and 0 <= epochs <= trainer.current_epoch + 1

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from coseg_lightning.buffers import average_buffers
-from coseg_lightning.data.samples import ClassIds, read_batch
+from coseg_lightning.data.samples import ClassIds, images_of, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
     class_logits,
@@ -20,7 +20,7 @@ from coseg_lightning.equations import (
 )
 from coseg_lightning.errors import InputError
 from coseg_lightning.metrics import SegmentationScores
-from coseg_lightning.networks import any_size, build_network
+from coseg_lightning.networks import any_size, build_network, check_logits
 from coseg_lightning.optimization import Schedule, scheduled
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 
@@ -34,7 +34,7 @@ class SegmentationModule(pl.LightningModule):
         encoder_weights: For a network given by name; none by default, and nothing is downloaded.
         in_channels: For a network given by name.
         classes: Number of classes K, background included; 1 for a binary network with one
-            sigmoid output, whose masks hold 0 and 1.
+            output, the logit of the foreground, whose masks hold 0 and 1.
         lambda_1: Weight of the Dice loss in Eq. (2).
         lambda_2: Weight of the L2 term in Eq. (2).
         include_background: Whether background is one of the k classes of Eq. (3).
@@ -134,7 +134,10 @@ class SegmentationModule(pl.LightningModule):
 
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
         """Each sample's loss, `(N,)`."""
-        return self.supervised_losses(self(images), masks)
+        logits = self(images)
+        if self.trainer.global_step == 0:
+            check_logits(logits)
+        return self.supervised_losses(logits, masks)
 
     def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Eq. (2), or with another loss in the place of its cross-entropy, `(N,)`."""
@@ -191,10 +194,9 @@ class SegmentationModule(pl.LightningModule):
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Class probabilities, `(N, K, H, W)`."""
-        images = batch if isinstance(batch, Tensor) else read_batch(batch).images
-        return class_logits(self(images)).softmax(dim=1)
+        return class_logits(self(images_of(batch))).softmax(dim=1)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # The weights are in the checkpoint: loading it must not download others first.
-        checkpoint["hyper_parameters"]["encoder_weights"] = None
+        checkpoint.get("hyper_parameters", {})["encoder_weights"] = None

@@ -1,5 +1,6 @@
 """The stages of a run in order, and what each leaves in the run's folder."""
 
+import copy
 import csv
 import json
 import logging
@@ -17,6 +18,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
 
 from coseg_lightning.atomic import replacing, write_text
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights
@@ -86,7 +88,8 @@ def run_stages(
         peers: Makes the module of stage 1.
         network: Makes the module of stage 3.
         trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`, such as
-            `partial(pl.Trainer, max_epochs=40)`.
+            `partial(pl.Trainer, max_epochs=40)`; callbacks and loggers of such a partial are kept,
+            the callbacks as copies in each stage.
         seed: Of the networks' initial weights.
         averaging: The share of an `AveragedWeights`; 0 judges networks as they are at the end.
         score: What the training samples are ranked by: see `coseg_lightning.scores.mask_scores`.
@@ -129,6 +132,8 @@ def run_stages(
     folder = kept.path
     run = _Run(kept, trainer, averaging, seed)
 
+    corrects = "correction" in stages
+
     def robust_training(stage: str, suffix: str) -> dict[str, Any]:
         ranking = CorruptionRanking(
             folder / f"scores{suffix}.csv", score=score, epochs=score_epochs, run_id=kept.id
@@ -136,9 +141,9 @@ def run_stages(
         correction = LabelCorrection(
             folder / f"labels{suffix}", confidence=confidence, by_class=by_class, run_id=kept.id
         )
-        corrects = "correction" in stages
-        pl.seed_everything(seed, verbose=False)
-        module = peers()
+        module = run.built(peers)
+        if corrects and warm_start:
+            check_same_kind(module.net_a, run.built(network).net)
         run.fit(
             stage,
             module,
@@ -149,7 +154,8 @@ def run_stages(
                 *([correction] if corrects else []),
             ],
         )
-        assert ranking.ranking is not None
+        if ranking.ranking is None:
+            raise InputError("Nothing was trained; give the trainer max_epochs of at least 1.")
         return {
             **_facts_of(ranking.ranking),
             "estimate": module.noise_estimate and module.noise_estimate.as_dict(),
@@ -209,7 +215,7 @@ def run_stages(
     module.load_state_dict(run.weights(final))
     tester = run.tester()
     with run.timed("test"):
-        test = _test(tester, module, data)
+        test = _test(tester, module, data, seed)
     summary = {
         "config": config,
         "test": test,
@@ -250,8 +256,21 @@ def _facts_of(ranking: Ranking) -> dict[str, Any]:
 def _lay(data: Data, folder: Path, layers: list[str]) -> None:
     """Lay the label layers that a stage made over the training masks, if it did not itself."""
     for name in layers:
-        if folder / name not in data.layers:
+        if folder / name not in data.label_layers:
             data.lay(folder / name)
+
+
+def check_same_kind(first: nn.Module, second: nn.Module) -> None:
+    """Raise an `InputError` if a network cannot go on with another one's weights."""
+    shapes = [
+        {name: value.shape for name, value in network.state_dict().items()}
+        for network in (first, second)
+    ]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"Retraining starts from the first peer, a {type(first).__name__}, but its network is "
+            f"another one, a {type(second).__name__}; give the same kind, or warm_start=False."
+        )
 
 
 Module = TypeVar("Module", bound=pl.LightningModule)
@@ -314,11 +333,20 @@ class _Run:
         averaging = [AveragedWeights(self.averaging)] if self.averaging else []
         always = [EpochSeeds(self.seed), StageCheckpoint(place)]
         trainer = self.trainer(
-            callbacks=[*averaging, *callbacks, *always],
-            logger=CSVLogger(place, name="", version=self.kept.log_folder(stage)),
+            callbacks=[*averaging, *self._own("callbacks"), *callbacks, *always],
+            logger=[
+                CSVLogger(place, name="", version=self.kept.log_folder(stage)),
+                *self._own("logger"),
+            ],
             default_root_dir=place,
             **options,
         )
+        launcher = trainer.strategy.launcher
+        if launcher is not None and launcher.is_interactive_compatible:
+            raise InputError(
+                f"The strategy {type(trainer.strategy).__name__} started by fork or spawn keeps "
+                "the results in its child processes; use strategy='ddp'."
+            )
         if not self._begun:  # not before module and trainer could be built
             self.kept.begin()
             _prepare_noise(data)
@@ -328,6 +356,8 @@ class _Run:
             again = "" if checkpoint is None else " goes on"
             log.info("%s%s ...", stage.replace("_", " ").capitalize(), again)
         with self.timed(stage):
+            # The same for each stage: a datamodule's setup may split at random.
+            pl.seed_everything(self.seed, verbose=False)
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
@@ -338,6 +368,14 @@ class _Run:
             )
         self.stages[stage]["epochs"] = trainer.current_epoch
         return trainer
+
+    def _own(self, name: str) -> list[Any]:
+        """Callbacks or loggers that a `partial(pl.Trainer, ...)` brings along."""
+        given = getattr(self.trainer, "keywords", {}).get(name)
+        if given is None or isinstance(given, bool):
+            return []
+        several = list(given) if isinstance(given, list | tuple) else [given]
+        return copy.deepcopy(several) if name == "callbacks" else several
 
     def weights(self, stage: str, of: str = "") -> dict[str, Any]:
         """What a finished stage ended with, as a state dict: all of it, or one network's."""
@@ -401,13 +439,14 @@ def _prepare_noise(data: Data) -> None:
 
 
 def _test(
-    trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: Data
+    trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: Data, seed: int
 ) -> dict[str, Any]:
     """Test metrics; a pair of peers is tested by its first, chosen in advance."""
     peer = "_a" if isinstance(module, CoSegModule) else ""
     measured: Mapping[str, Any] = {}
     if data.has_test:
-        measured = trainer.test(module, datamodule=data, verbose=False)[0]
+        pl.seed_everything(seed, verbose=False)
+        measured = next(iter(trainer.test(module, datamodule=data, verbose=False)), {})
 
     def figure(name: str) -> float | None:
         value = float(measured.get(f"test/{name}", math.nan))

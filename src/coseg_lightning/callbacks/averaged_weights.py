@@ -96,6 +96,8 @@ def _average(
     """Move the averages towards the current weights."""
     weight = 1 / (1 + share * float(steps))
     if torch.is_floating_point(averages[0]):
-        torch._foreach_lerp_(averages, current, weight)
+        # With precision="bf16-true" the module was made in float32, as its average still is.
+        now = [part.to(average.dtype) for part, average in zip(current, averages, strict=True)]
+        torch._foreach_lerp_(averages, now, weight)
     else:  # BatchNorm's count of batches
         torch._foreach_copy_(averages, current)

@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from coseg_lightning.callbacks.averaged_weights import averaged
 from coseg_lightning.callbacks.evaluation_pass import (
+    REMEDY,
     evaluation_pass,
     gather_rows,
     plain_training_set,
@@ -94,12 +95,11 @@ class CorruptionRanking(Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        varies = what_varies(self._dataset(trainer))
+        varies = what_varies(trainer, self._dataset(trainer))
         if varies is not None:
             rank_zero_warn(
                 f"The {varies}s of the dataset differ each time they are read, as augmented ones "
-                "do, and so will the scores; give a view of it without augmentation, "
-                "CorruptionRanking(dataset=...)."
+                f"do, and so will the scores; {REMEDY}."
             )
 
     @override
@@ -130,7 +130,8 @@ class CorruptionRanking(Callback):
                 scores = mask_scores(Evidence.of(table), self.score)
                 worst_first = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))
                 doubted.append([ids[i] for i in worst_first[:count]])
-            pl_module.doubt(*doubted)
+            by_a, by_b = doubted
+            pl_module.doubt(by_a, by_b, among=ids)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -140,6 +141,12 @@ class CorruptionRanking(Callback):
             self._seen.add(trainer, pl_module, dataset, "Ranking")
         ids, tables = self._seen.gathered()
         peer_a, peer_b = map(Evidence.of, tables)
+        if pl_module.selection == "whole_set" and pl_module.never_selected:
+            rank_zero_warn(
+                "Training ended before the training set was ranked for the first time, after half "
+                "of max_epochs, so the peers learnt from all samples alike; give the max_epochs "
+                "that are meant, or selection='relative'."
+            )
         if not pl_module.noise_known:
             pl_module.settle_noise_level(peer_a, peer_b)
         self.ranking = Ranking.of_evidence(
@@ -157,6 +164,11 @@ class CorruptionRanking(Callback):
         trainer.strategy.barrier("ranking written")
 
     @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.ranking is None and not trainer.interrupted:
+            rank_zero_warn("No epoch was trained, so nothing was ranked or corrected.")
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         return self._seen.state_dict()
 
@@ -170,12 +182,15 @@ class CorruptionRanking(Callback):
 
 def _is_due(trainer: pl.Trainer) -> bool:
     """Whether the whole set is to be ranked at the end of this epoch."""
-    done, epochs = trainer.current_epoch + 1, trainer.max_epochs
-    if epochs is None or epochs < 0:  # training ends after a number of steps, or of minutes
-        steps = trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            return False
-        epochs = math.ceil(steps / max(1, trainer.num_training_batches))
+    done, limits = trainer.current_epoch + 1, []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
+        limits.append(trainer.max_epochs)
+    if trainer.max_steps >= 0:
+        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        limits.append(math.ceil(trainer.max_steps / max(1, steps)))
+    if not limits:  # training ends after some minutes
+        return False
+    epochs = min(limits)
     since = done - epochs // 2
     return since >= 0 and done < epochs and since % max(1, epochs // 8) == 0
 

@@ -1,18 +1,21 @@
 """One pass over chosen samples in evaluation mode, shared by the processes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.distributed
+from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from coseg_lightning.buffers import average_buffers
+from coseg_lightning.data.samples import read_batch
 from coseg_lightning.errors import InputError
+from coseg_lightning.labels import label_path, sample_name
 
 
 def plain_training_set(trainer: pl.Trainer) -> Any:
@@ -34,45 +37,55 @@ def plain(dataset: Any) -> Any:
     """The dataset, or a part of it, without this package's augmentation."""
     if isinstance(dataset, Subset):
         return Subset(plain(dataset.dataset), dataset.indices)
-    return dataset.plain() if hasattr(dataset, "plain") else dataset
+    return dataset.plain() if callable(getattr(dataset, "plain", None)) else dataset
 
 
-def what_varies(dataset: Any) -> Literal["mask", "image"] | None:
-    """Find augmentation inside somebody's dataset: read a few samples several times.
+REMEDY = (
+    "augment behind the dataset that is corrected, or in a dataset with the methods plain(), "
+    "itself without augmentation, and updated(layer), itself over corrected masks"
+)
+
+
+def what_varies(trainer: pl.Trainer, dataset: Any) -> Literal["mask", "image"] | None:
+    """Find augmentation in somebody's dataset or collate function: read samples several times.
+
+    Also finds ids that cannot name a mask's file, before training and not after it.
 
     Returns:
-        Whether their masks differ, or else their images; None where neither does, or where samples
-        have a form that only the project's own collate function knows.
+        Whether their masks differ, or else their images; None where neither does.
     """
-    varies = set()
+    loader = trainer.train_dataloader
+    places = sorted({round(n * (len(dataset) - 1) / 7) for n in range(8)})
     with isolate_rng():  # training is the same as without this look
-        for place in {0, len(dataset) // 3, 2 * len(dataset) // 3, len(dataset) - 1}:
-            reads = [_parts(dataset[place]) for _ in range(4)]
-            if None in reads:
-                return None
-            for name, (first, *others) in zip(
-                ("image", "mask"), zip(*filter(None, reads), strict=True), strict=True
-            ):
-                if not all(np.array_equal(first, other, equal_nan=True) for other in others):
-                    varies.add(name)
+        again = DataLoader(
+            dataset,
+            batch_sampler=[[place] for place in places] * 5,
+            # In a worker, if there are any: a file that a dataset opens here, and keeps open, would
+            # be shared by all of them.
+            num_workers=min(1, getattr(loader, "num_workers", 0)),
+            collate_fn=getattr(loader, "collate_fn", None),
+        )
+        reads = [read_batch(batch) for batch in again]
+    for sample in reads[: len(places)]:
+        for id in sample.ids if sample.ids is not None else ():
+            label_path(Path(), sample_name(id))
+    varies = set()
+    for n, read in enumerate(reads):
+        first = reads[n % len(places)]
+        for name, one, other in (
+            ("image", first.images, read.images),
+            ("mask", first.masks, read.masks),
+        ):
+            if one.shape != other.shape or not torch.equal(one.nan_to_num(), other.nan_to_num()):
+                varies.add(name)
     return "mask" if "mask" in varies else "image" if varies else None
-
-
-def _parts(sample: Any) -> tuple[Any, Any] | None:
-    if isinstance(sample, Mapping) and "image" in sample and {"mask", "label"} & set(sample):
-        parts = sample["image"], sample.get("mask", sample.get("label"))
-    elif isinstance(sample, tuple | list) and len(sample) in (2, 3):
-        parts = sample[0], sample[1]
-    else:
-        return None
-    return np.asarray(parts[0]), np.asarray(parts[1])
 
 
 def stored_mask(dataset: Any, index: int) -> Any:
     """A sample's mask at its own resolution, or None where the dataset cannot tell."""
     if isinstance(dataset, Subset):
         return stored_mask(dataset.dataset, dataset.indices[index])
-    return dataset.mask(index) if hasattr(dataset, "mask") else None
+    return dataset.mask(index) if callable(getattr(dataset, "mask", None)) else None
 
 
 def evaluation_pass(
@@ -104,6 +117,8 @@ def evaluation_pass(
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
     training = {part: part.training for part in module.modules()}  # some may be frozen
     module.eval()
+    stage = trainer.state.stage
+    trainer.state.stage = RunningStage.VALIDATING  # a project's hooks may augment by the stage
     try:
         with torch.no_grad(), trainer.precision_plugin.forward_context():
             progress = tqdm(clean, desc=description, disable=not shown)
@@ -111,6 +126,7 @@ def evaluation_pass(
                 batch = trainer.precision_plugin.convert_input(batch)
                 step(positions, trainer.strategy.batch_to_device(batch))
     finally:
+        trainer.state.stage = stage
         for part, mode in training.items():
             part.training = mode
 

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
 from coseg_lightning.callbacks.evaluation_pass import (
+    REMEDY,
     evaluation_pass,
     gather_rows,
     plain_training_set,
@@ -24,7 +25,7 @@ from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import read_batch
 from coseg_lightning.equations import IGNORE_INDEX, class_logits, vote
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import LabelStore, LabelStoreWriter
+from coseg_lightning.labels import LabelStore, LabelStoreWriter, mask_digest
 from coseg_lightning.noise import mask_dice
 from coseg_lightning.trust import Trust
 
@@ -97,11 +98,10 @@ class LabelCorrection(Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if what_varies(self._dataset(trainer)) == "mask":
+        if what_varies(trainer, self._dataset(trainer)) == "mask":
             raise InputError(
-                "The masks of the dataset differ each time they are read, as augmented ones do; a "
-                "corrected mask could not follow; augment behind the dataset that is corrected: "
-                "CorruptionRanking(dataset=...) takes a view of it without augmentation."
+                "The masks of the dataset differ each time they are read, as augmented ones do, "
+                f"and a corrected mask could not follow; {REMEDY}."
             )
 
     def _dataset(self, trainer: pl.Trainer) -> Any:
@@ -149,19 +149,29 @@ class LabelCorrection(Callback):
                     corrected = corrected.where(concerned, label)
                 mask = corrected.cpu().numpy()
                 writer.write(ranking.ids[index], mask)
+                original = mask_digest(label.cpu().numpy())
                 changed = int((corrected != label).sum())
                 dice = None if truth is None else mask_dice(mask, truth.mask(index))
-                rows.append((index, changed, dice))
+                rows.append((index, changed, dice, original))
 
         evaluation_pass(trainer, pl_module, dataset, noisy, correct, "Correction")
-        for index, changed, dice in gather_rows(rows):
+        originals: dict[int, str] = {}
+        for index, changed, dice, original in gather_rows(rows):
             ranking.changed_pixels[index] = changed
+            originals[index] = original
             if dice is not None:
                 ranking.corrected_dice[index] = dice
         if trainer.is_global_zero:
             writer.finish(
-                {ranking.ids[i]: {"changed_pixels": ranking.changed_pixels[i]} for i in noisy},
+                {
+                    ranking.ids[i]: {
+                        "changed_pixels": ranking.changed_pixels[i],
+                        "original": originals[i],
+                    }
+                    for i in noisy
+                },
                 run_id=self.run_id,
+                numbered=list(ranking.ids) == list(map(str, range(len(ranking.ids)))),
             )
             ranking.write(callback.path)
         trainer.strategy.barrier("label layer written")

@@ -1,6 +1,7 @@
 """Somebody's own datamodule, with label layers over its training masks."""
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +15,54 @@ from coseg_lightning.labels import updated
 
 
 def adopted(data: pl.LightningDataModule) -> "AdoptedDataModule":
-    """A copy of a datamodule over whose training masks label layers can be laid.
+    """A shallow copy of a datamodule over whose training masks label layers can be laid.
 
     Everything else, such as its other loaders, its transfer to devices and its own attributes,
-    stays as it is. The one given is not changed.
+    stays as it is.
+
+    Raises:
+        InputError: If it is no datamodule.
     """
+    if not isinstance(data, pl.LightningDataModule):
+        raise InputError(
+            f"The data is a {type(data).__name__}; give a LightningDataModule, such as "
+            "LightningDataModule.from_datasets(train, test_dataset=test)."
+        )
     copied = copy.copy(data)
-    kind = type(data)
-    copied.__class__ = type(kind.__name__, (AdoptedDataModule, kind), {})
+    copied.__class__ = _adopted_class(type(data))
     assert isinstance(copied, AdoptedDataModule)
-    copied.layers = []
+    copied.label_layers = []
+    # from_datasets makes it an attribute of the one datamodule, not a method of its class.
+    copied.train_loader_of_its_own = vars(copied).pop("train_dataloader", None)
     return copied
+
+
+def _adopted_class(kind: type) -> Any:
+    return type(kind.__name__, (AdoptedDataModule, kind), {"adopted_from": kind})
+
+
+def _restored(kind: type, state: dict[str, Any]) -> "AdoptedDataModule":
+    """Undo pickling: the class of a copy has no name that could be imported."""
+    adopted_class = _adopted_class(kind)
+    data: AdoptedDataModule = adopted_class.__new__(adopted_class)
+    data.__dict__.update(state)
+    return data
 
 
 class AdoptedDataModule(pl.LightningDataModule):
     """What `adopted` puts before a datamodule's own class."""
 
-    layers: list[Path]
+    adopted_from: type
+    label_layers: list[Path]
+    train_loader_of_its_own: Callable[[], Any] | None
+
+    @override
+    def __reduce__(self) -> Any:
+        return _restored, (self.adopted_from, self.__dict__)
 
     def lay(self, layer: str | Path) -> None:
         """Put one more label layer over the training masks, from the next fit on."""
-        self.layers.append(Path(layer))
+        self.label_layers.append(Path(layer))
 
     @property
     def has_test(self) -> bool:
@@ -43,16 +71,17 @@ class AdoptedDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> Any:
-        loader = super().train_dataloader()
+        own = self.train_loader_of_its_own
+        loader = super().train_dataloader() if own is None else own()
         if not isinstance(loader, DataLoader):
             raise InputError(
                 f"train_dataloader of {type(self).__name__} gave a {type(loader).__name__}; to "
                 "rank and correct its masks it must give one torch DataLoader."
             )
-        if not self.layers:
+        if not self.label_layers:
             return loader
         dataset = loader.dataset
-        for layer in self.layers:
+        for layer in self.label_layers:
             dataset = updated(dataset, layer)
         return over(loader, dataset)
 
@@ -69,11 +98,16 @@ def over(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
     if loader.num_workers:
         options["prefetch_factor"] = loader.prefetch_factor
     if loader.batch_size is not None:
+        sampler = loader.sampler
         options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
-        if isinstance(loader.sampler, RandomSampler | SequentialSampler):
-            options["shuffle"] = isinstance(loader.sampler, RandomSampler)
-        else:
-            options["sampler"] = loader.sampler
+        # Those that shuffle or not are made anew, as they refer to the dataset; so does Lightning
+        # for several processes.
+        plain = type(sampler) is SequentialSampler
+        shuffled = type(sampler) is RandomSampler and not sampler.replacement
+        if shuffled and sampler.num_samples == len(loader.dataset):  # type: ignore[attr-defined, arg-type]
+            options["shuffle"] = True
+        elif not plain:
+            options["sampler"] = sampler
     elif loader.batch_sampler is not None:
         options["batch_sampler"] = loader.batch_sampler
     else:  # the dataset gives whole batches

@@ -76,13 +76,13 @@ class CoSegDataModule(pl.LightningDataModule):
         self.noise = noise
         self.noise_level = noise_level
         self.noise_folder = None if noise_folder is None else Path(noise_folder)
-        self.layers: list[Path] = []
+        self.label_layers: list[Path] = []
         self.left_out: frozenset[str] = frozenset()
         self._datasets = {"train": train, "val": val, "test": test}
 
     def lay(self, layer: str | Path) -> None:
         """Put one more label layer over the training masks, from the next fit on."""
-        self.layers.append(Path(layer))
+        self.label_layers.append(Path(layer))
 
     def leave_out(self, ids: Collection[str]) -> None:
         """Train without these samples, from the next fit on.
@@ -133,7 +133,7 @@ class CoSegDataModule(pl.LightningDataModule):
         if part != "train":
             return self._as_samples(dataset, None)
         samples = self.given_samples()
-        for layer in self.layers:
+        for layer in self.label_layers:
             samples = samples.updated(LabelStore(layer))
         return samples.without(self.left_out) if self.left_out else samples
 

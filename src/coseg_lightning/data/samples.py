@@ -49,8 +49,11 @@ def read_batch(batch: Any) -> Batch:
     if isinstance(batch, Mapping) and "image" in batch and ("mask" in batch or "label" in batch):
         masks = batch["mask"] if "mask" in batch else batch["label"]
         fields = batch["image"], masks, batch.get("id"), batch.get("replaced")
-    elif isinstance(batch, Sequence) and len(batch) in (2, 3):
-        fields = batch[0], batch[1], batch[2] if len(batch) == 3 else None, None
+    elif isinstance(batch, Sequence) and len(batch) in (2, 3) and isinstance(batch[1], Tensor):
+        rest = batch[2] if len(batch) == 3 else None
+        if isinstance(rest, Mapping):  # whatever a project knows of its samples
+            rest = rest.get("id")
+        fields = batch[0], batch[1], rest, None
     else:
         found = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
         raise InputError(
@@ -58,6 +61,12 @@ def read_batch(batch: Any) -> Batch:
             "image and mask (or label)."
         )
     images, masks, ids, replaced = fields
+    if ids is not None and not _are_ids(ids, len(images)):
+        shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        raise InputError(
+            f"The batch's ids are {shape}; they must be {len(images)} strings or whole numbers, "
+            "one a sample. Leave out what else there is after the masks."
+        )
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.is_floating_point() and not bool((masks == masks.round()).all()):
@@ -72,6 +81,28 @@ def read_batch(batch: Any) -> Batch:
             "masks must be (N, H, W) or (N, 1, H, W) with the images' height and width."
         )
     return Batch(images, masks.long(), ids, replaced)
+
+
+def _are_ids(ids: Any, count: int) -> bool:
+    if isinstance(ids, Tensor):
+        return ids.shape == (count,) and not ids.is_floating_point()
+    if isinstance(ids, str) or not isinstance(ids, Sequence) or len(ids) != count:
+        return False
+    return all(isinstance(id, str | int) or (isinstance(id, Tensor) and not id.ndim) for id in ids)
+
+
+def images_of(batch: Any) -> Tensor:
+    """The images of a batch to predict, which may hold nothing else."""
+    if isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor):
+        images: Any = batch["image"]
+    else:
+        images = batch[0] if isinstance(batch, list | tuple) and batch else batch
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        raise InputError(
+            f"The batch is a {type(batch).__name__} whose first part is no (N, C, H, W) tensor; "
+            "give images, a list that begins with them, or a dict with image."
+        )
+    return images
 
 
 class ClassIds:

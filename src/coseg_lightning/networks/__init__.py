@@ -9,6 +9,7 @@ from typing import Any
 
 import segmentation_models_pytorch as smp
 import torch.nn.functional as F
+from pytorch_lightning.utilities import rank_zero_warn
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -106,6 +107,11 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
                 "must be called out or logits."
             )
         output = output[names[0]]
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"{type(network).__name__} gave a {type(output).__name__}; it must give logits, or a "
+            "dict with logits or out."
+        )
     logits: Tensor = output
     if logits.shape[-2:] != images.shape[-2:]:
         raise InputError(
@@ -114,6 +120,17 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
             f"{tuple(math.ceil(side / 32) * 32 for side in (height, width))}."
         )
     return logits[..., :height, :width]
+
+
+def check_logits(*outputs: Tensor) -> None:
+    """Warn of a network that ends in a sigmoid or softmax, whose probabilities are no logits."""
+    for logits in outputs:
+        low, high = float(logits.detach().min()), float(logits.detach().max())
+        if 0 <= low < high <= 1:
+            rank_zero_warn(
+                f"The network's outputs lie between {low:.3g} and {high:.3g}, as probabilities do; "
+                "it must give logits: leave out its last sigmoid or softmax."
+            )
 
 
 def save_network(network: nn.Module, folder: str | Path) -> None:
