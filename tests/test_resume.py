@@ -4,6 +4,9 @@ import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from test_callbacks import hashes
 from test_run import PHANTOM, SMALL, composed
 
+from coseg_lightning.errors import InputError
+from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
 
 SETTINGS = [
@@ -21,7 +26,7 @@ SETTINGS = [
     "noise=type2",
     "nol=0.3",
     "trainer.max_epochs=4",
-    "method.confidence=0",  # or else two epochs teach too little to correct anything
+    "++method.confidence=0",  # or else two epochs teach too little to correct anything
     "optimizer.lr=0.01",
     "data.batch_size=4",
 ]
@@ -150,3 +155,92 @@ def test_two_processes_killed_anywhere_and_resumed_end_the_same(tmp_path):
         assert two_processes(folder) == 0, events[at - 1]
         assert results(folder) == expected, events[at - 1]
         print(f"{at:4} of {len(events)}: killed {events[at - 1]}: the same")
+
+
+def test_what_changes_the_run_is_refused_with_the_differences(tmp_path):
+    folder = tmp_path / "run"
+    assert one_run(folder, at=30) == -signal.SIGKILL
+    before = hashes(folder)
+    other = ["nol=0.5", "optimizer.lr=0.02"]
+    with pytest.raises(InputError, match=r"nol=0.5 \(it was 0.3\), optimizer.lr=0.02"):
+        run(composed(*SETTINGS, *other, f"resume={folder}"), folder)
+    with pytest.raises(InputError, match=f"or go on with that one: resume={folder}"):
+        run(composed(*SETTINGS), folder)
+    assert hashes(folder) == before
+
+
+def test_where_it_computes_may_change(tmp_path):
+    folder = tmp_path / "run"
+    assert one_run(folder, at=30) == -signal.SIGKILL
+    assert one_run(folder, "data.num_workers=1", "trainer.strategy=auto") == 0
+    assert one_run(tmp_path / "whole") == 0
+    assert results(folder) == results(tmp_path / "whole")
+
+
+def test_a_finished_run_is_not_done_again(tmp_path):
+    folder, log = tmp_path / "run", tmp_path / "events"
+    assert one_run(folder) == 0
+    before = results(folder)
+    assert one_run(folder, log=log) == 0
+    assert results(folder) == before
+    assert "before a step" not in log.read_text()
+
+
+def test_scores_and_layer_name_their_run_and_each_epoch_is_logged_once(tmp_path):
+    folder = tmp_path / "run"
+    assert one_run(folder, at=30) == -signal.SIGKILL
+    assert one_run(folder) == 0
+    id = json.loads((folder / "run.json").read_text())["id"]
+    assert {row["run"] for row in read_rows(folder / "scores.csv")} == {id}
+    assert json.loads((folder / "labels" / "manifest.json").read_text())["run"] == id
+    rows = [row for row in read_rows(folder / "metrics.csv") if row.get("train/loss_a")]
+    assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
+    assert not list(folder.rglob("unfinished.ckpt"))
+
+
+@pytest.mark.parametrize("settings", [["method=adele"], ["method=filter"], ["method.rounds=2"]])
+def test_other_methods_are_resumed_too(tmp_path, settings):
+    whole, log = tmp_path / "whole", tmp_path / "events"
+    assert one_run(whole, *settings, log=log) == 0
+    events = log.read_text().splitlines()
+    for at in spread(events, 5)[1:-1]:
+        folder = tmp_path / f"{at}"
+        assert one_run(folder, *settings, at=at) == -signal.SIGKILL
+        assert one_run(folder, *settings) == 0
+        assert results(folder) == results(whole)
+
+
+def test_an_estimated_noise_level_and_averaged_scores_survive(tmp_path):
+    """Both rest on passes of several epochs, which a checkpoint keeps."""
+    settings = ["nol=auto", "noise.level=0.3", "method.score_epochs=3", "trainer.max_epochs=8"]
+    whole, log = tmp_path / "whole", tmp_path / "events"
+    assert one_run(whole, *settings, log=log) == 0
+    events = log.read_text().splitlines()
+    steps = [n for n, event in enumerate(events, start=1) if event == "before a step"]
+    for at in (steps[5], steps[13]):
+        folder = tmp_path / f"{at}"
+        assert one_run(folder, *settings, at=at) == -signal.SIGKILL
+        assert one_run(folder, *settings) == 0
+        assert results(folder) == results(whole)
+
+
+def test_sigterm_ends_with_lightnings_status_and_can_be_resumed(tmp_path):
+    folder = tmp_path / "run"
+    arguments = [*SETTINGS, "trainer.max_epochs=2000", f"resume={folder}"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coseg_lightning.run", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while not (folder / "robust_training" / "unfinished.ckpt").exists():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    told, _ = process.communicate(timeout=60)
+    assert process.returncode == 0  # Lightning's, after the running step
+    assert f"Stopped by SIGTERM; go on with resume={folder}" in told
+    assert not (folder / "summary.json").exists()
+    saved = folder / "robust_training" / "unfinished.ckpt"
+    assert torch.load(saved, weights_only=True)["global_step"] >= 2
+    assert (folder / ".hydra" / "config.yaml").is_file()  # Hydra's output is the same folder

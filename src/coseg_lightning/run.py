@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from coseg_lightning.optimization import Schedule
     from coseg_lightning.segmentation_module import SegmentationModule
 
+log = logging.getLogger(__name__)
+
 COUNTS = {  # and the least that each may be
     "seed": 0,
     "data.image_size": 1,
@@ -50,14 +52,28 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Run the stages that a composed configuration asks for, into a folder, or go on with them."""
+    from pytorch_lightning.utilities.exceptions import SIGTERMException
+
     from coseg_lightning.console import show_summary
     from coseg_lightning.report import write_report
-    from coseg_lightning.stages import run_stages
 
     check(cfg)
     quiet()
     data = make_data(cfg, folder)
-    summary = run_stages(
+    try:
+        summary = _stages(cfg, folder, data)
+    except SIGTERMException:
+        log.info("Stopped by SIGTERM; go on with resume=%s", folder)
+        raise
+    write_report(folder, data)
+    show_summary(folder, summary)
+    return summary
+
+
+def _stages(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> dict[str, Any]:
+    from coseg_lightning.stages import run_stages
+
+    return run_stages(
         data,
         folder,
         method=cfg.method.name,
@@ -76,9 +92,6 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
         resume=cfg.resume is not None,
     )
-    write_report(folder, data)
-    show_summary(folder, summary)
-    return summary
 
 
 def quiet() -> None:
@@ -278,7 +291,7 @@ def make_trainer(
     Raises:
         InputError: If it would start processes that cannot join this run.
     """
-    loggers = [logger] if logger else []
+    loggers = list(logger) if isinstance(logger, list) else [logger] if logger else []
     if loggers and "_target_" in cfg.logger:
         loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))
     trainer: pl.Trainer = instantiate(
