@@ -1,7 +1,8 @@
 """What tests share: small networks and datasets, and where the real data lies."""
 
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of two threads are ten times slower
@@ -58,6 +59,13 @@ class Squares:
 def _same_seed() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_rubbish() -> Iterator[None]:
+    """Trainers and networks refer to each other in circles, and forked tests copy what is left."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """The co-teaching step, and what Lightning makes of it."""
 
+from itertools import pairwise
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -378,3 +380,52 @@ def test_what_is_doubted_survives_a_checkpoint_and_older_ones_load():
     assert other._doubted == (frozenset("ab"), frozenset("c"))
     del checkpoint["doubted"]
     module_of().on_load_checkpoint(checkpoint)
+
+
+class Spoilt(TinyNetwork):
+    """A network whose output is not a number in some steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.steps, self.step = set(steps), -1
+
+    def forward(self, images):
+        self.step += self.training
+        logits = super().forward(images)
+        return logits * float("nan") if self.training and self.step in self.steps else logits
+
+
+def test_a_gradient_that_is_no_number_is_skipped_and_counted(tmp_path):
+    torch.manual_seed(1)
+    module = CoSegModule(Spoilt([1]), TinyNetwork(), noise_level=0.0)
+    weights = {"net_a": [], "net_b": []}
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            for name, seen in weights.items():
+                seen.append(getattr(pl_module, name).layers[0].weight.detach().clone())
+
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[Watch()])
+    trainer.fit(module, loader(*[one_batch() for _ in range(3)]))
+    changed = {
+        name: [not torch.equal(one, other) for one, other in pairwise(seen)]
+        for name, seen in weights.items()
+    }
+    assert changed == {"net_a": [False, True], "net_b": [True, True]}
+    assert module.optimization.skipped == [1, 0]
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+
+
+def test_an_image_that_holds_nan_spoils_nothing_for_ever(tmp_path):
+    images, masks = one_batch()
+    images[0, 0, 3, 3] = float("nan")
+    module = module_of()
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader((images, masks), one_batch()))
+    assert module.optimization.skipped == [1, 1]
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+
+
+def test_gradients_that_never_are_numbers_end_with_advice(tmp_path):
+    module = CoSegModule(Spoilt(range(100)), TinyNetwork(), noise_level=0.0)
+    with pytest.raises(InputError, match="peer a was not a number in 20 steps in a row; lower"):
+        trainer_of(tmp_path, max_epochs=30).fit(module, loader(one_batch()))

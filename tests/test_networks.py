@@ -39,6 +39,12 @@ def test_a_network_that_changes_the_size_is_named():
         any_size(nn.Conv2d(1, 2, 3), torch.randn(1, 1, 32, 32))
 
 
+def test_a_batch_that_batchnorm_cannot_learn_from_is_named():
+    network = build_network("unet", in_channels=1)
+    with pytest.raises(InputError, match="a batch of 1 image of 32 x 32"):
+        any_size(network, torch.randn(1, 1, 32, 32))
+
+
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(InputError, match="no network 'unett'; did you mean unet"):
         build_network("unett")

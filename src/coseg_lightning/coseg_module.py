@@ -298,6 +298,7 @@ class CoSegModule(pl.LightningModule):
                 "train/loss_a": loss_a.detach(),
                 "train/loss_b": loss_b.detach(),
                 "train/keep_rate": self.alpha,
+                "train/skipped": float(sum(self.optimization.skipped)),
                 "train/agreement": agreement(
                     logits_a.detach(),
                     logits_b.detach(),

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import (
     Callback,
     GradientAccumulationScheduler,
@@ -18,6 +19,7 @@ from typing_extensions import override
 
 from coseg_lightning.errors import InputError
 
+MOST_SKIPPED = 20  # steps in a row, after which training has no hope
 HIDDEN = "_coseg_hidden_settings"  # an attribute of the trainer
 
 # Called with the optimizer; gives a scheduler of torch, or Lightning's dict around one.
@@ -59,6 +61,8 @@ class PeerOptimization(Callback):
         self.monitor = monitor
         self.strict = True
         self.networks: Sequence[nn.Module] = ()
+        self.skipped = [0, 0]
+        self._skipped_in_a_row = [0, 0]
         self.clip_val: float | None = None
         self.clip_algorithm: str | None = None
         self.batches = 1
@@ -93,6 +97,7 @@ class PeerOptimization(Callback):
         self.clip_val, self.batches = given if hidden is None else hidden
         self.clip_algorithm = trainer.gradient_clip_algorithm
         self.networks = networks
+        self.skipped, self._skipped_in_a_row = [0, 0], [0, 0]
         setattr(trainer, HIDDEN, (self.clip_val, self.batches))
         trainer.gradient_clip_val, trainer.accumulate_grad_batches = None, 1
 
@@ -107,13 +112,39 @@ class PeerOptimization(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        if not self.clip_val:
-            return
-        for network in self.networks:  # a joint norm would couple the peers
-            if self.clip_algorithm == "value":
+        for place, network in enumerate(self.networks):  # a joint norm would couple the peers
+            norm = nn.utils.get_total_norm(
+                [weight.grad for weight in network.parameters() if weight.grad is not None]
+            )
+            if not bool(torch.isfinite(norm)):
+                self._skip(place, network)
+            elif self.clip_val and self.clip_algorithm == "value":
                 nn.utils.clip_grad_value_(network.parameters(), self.clip_val)
-            else:
-                nn.utils.clip_grad_norm_(network.parameters(), self.clip_val)
+            elif self.clip_val:
+                nn.utils.clip_grads_with_norm_(network.parameters(), self.clip_val, norm)
+            if bool(torch.isfinite(norm)):
+                self._skipped_in_a_row[place] = 0
+
+    def _skip(self, place: int, network: nn.Module) -> None:
+        """Leave a network out of this step, since its gradient is not a number.
+
+        The gradients are those of all processes, so that all do the same.
+        """
+        for weight in network.parameters():
+            weight.grad = None
+        for part in network.modules():
+            if isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is not None:
+                assert part.running_var is not None
+                if not bool(torch.isfinite(part.running_mean + part.running_var).all()):
+                    part.reset_running_stats()
+        self.skipped[place] += 1
+        self._skipped_in_a_row[place] += 1
+        if self._skipped_in_a_row[place] == MOST_SKIPPED:
+            raise InputError(
+                f"The gradient of peer {'ab'[place]} was not a number in {MOST_SKIPPED} steps in a "
+                "row; lower the learning rate, clip gradients (Trainer(gradient_clip_val=1.0)), or "
+                "look for images that hold NaN."
+            )
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -98,7 +98,15 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
     right, bottom = -width % stride, -height % stride
     if right or bottom:
         images = F.pad(images, (0, right, 0, bottom))
-    output = network(images)
+    try:
+        output = network(images)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise InputError(
+            f"BatchNorm cannot learn from a batch of {len(images)} image of {height} x {width}, of "
+            "which the network leaves a single value a channel; give larger batches or images."
+        ) from error
     if isinstance(output, Mapping):
         names = [name for name in ("out", "logits") if name in output]
         if not names:
