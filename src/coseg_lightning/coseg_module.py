@@ -167,6 +167,7 @@ class CoSegModule(pl.LightningModule):
                 "initialise them differently."
             )
         self.classes = max(2, classes)
+        self.logits_checked = False
         self.class_ids = ClassIds(self.classes, ignore_index)
         self.scores = nn.ModuleDict(
             {
@@ -274,8 +275,9 @@ class CoSegModule(pl.LightningModule):
             )
             self.ranker_found = False
         logits_a, logits_b = self(sample.images)
-        if self.trainer.global_step == 0:
+        if not self.logits_checked:
             check_logits(logits_a, logits_b)
+            self.logits_checked = True
         loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
 
         # No parameter is shared: the gradient of the sum holds both peers' own gradients.

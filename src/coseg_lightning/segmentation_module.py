@@ -96,6 +96,7 @@ class SegmentationModule(pl.LightningModule):
         self.ignore_index = ignore_index
         self.pixel_loss = pixel_loss
         self.classes = max(2, classes)
+        self.logits_checked = False
         self.class_ids = ClassIds(self.classes, ignore_index)
         self.scores = nn.ModuleDict(
             {stage: SegmentationScores(self.classes, ignore_index) for stage in ("val", "test")}
@@ -135,8 +136,9 @@ class SegmentationModule(pl.LightningModule):
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
         """Each sample's loss, `(N,)`."""
         logits = self(images)
-        if self.trainer.global_step == 0:
+        if not self.logits_checked:
             check_logits(logits)
+            self.logits_checked = True
         return self.supervised_losses(logits, masks)
 
     def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
