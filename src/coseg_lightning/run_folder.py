@@ -187,7 +187,7 @@ class StageCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         temporary = self.folder / f".0.{name}"
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
             temporary.replace(self.folder / name)
         trainer.strategy.barrier("checkpoint in place")
