@@ -244,3 +244,14 @@ def test_sigterm_ends_with_lightnings_status_and_can_be_resumed(tmp_path):
     saved = folder / "robust_training" / "unfinished.ckpt"
     assert torch.load(saved, weights_only=True)["global_step"] >= 2
     assert (folder / ".hydra" / "config.yaml").is_file()  # Hydra's output is the same folder
+
+
+def test_files_that_are_not_the_runs_own_stay(tmp_path):
+    folder = tmp_path / "run"
+    mine = [folder / "labels_mine" / "a.png", folder / "notes" / ".1.txt"]
+    for path in mine:
+        path.parent.mkdir(parents=True)
+        path.write_text("mine")
+    assert one_run(folder, "method=adele", at=20) == -signal.SIGKILL
+    assert one_run(folder, "method=adele") == 0
+    assert all(path.read_text() == "mine" for path in mine)

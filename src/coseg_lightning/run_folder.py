@@ -93,7 +93,7 @@ class RunFolder:
     def _tidy(self) -> None:
         """Remove temporary files of what was being written when the run was interrupted."""
         for path in self.path.rglob(".*"):
-            if re.fullmatch(r"\.\d+\..+", path.name):
+            if re.fullmatch(r"\.\d+\..+\.(png|csv|json|html|ckpt|safetensors)", path.name):
                 path.unlink()
 
     def _read(self, path: Path) -> dict[str, Any] | None:
@@ -124,13 +124,18 @@ class RunFolder:
             path.unlink()
 
     @rank_zero_only
-    def clear(self, *patterns: str) -> None:
-        """Remove what an unfinished stage left of its results, to make them again."""
-        for path in [path for pattern in patterns for path in self.path.glob(pattern)]:
+    def clear(self, *names: str) -> None:
+        """Remove what an unfinished stage left of its results, to make them again.
+
+        Only where this run was interrupted: a new one has found none of these names in its folder.
+        """
+        if not self.resumed:
+            return
+        for path in (self.path / name for name in names):
             if path.is_dir():
                 shutil.rmtree(path)
             else:
-                path.unlink()
+                path.unlink(missing_ok=True)
 
     def checkpoint(self, stage: str) -> Path | None:
         """The last full epoch of an unfinished stage."""

@@ -126,12 +126,16 @@ def run_stages(
             )
         data = adopted(data)
     config = {"method": {"name": method}, "seed": seed, **(config or {})}
-    kept = RunFolder(folder, config, resume=resume)
+    recipe = {
+        **{"averaging": averaging, "score": score, "score_epochs": score_epochs},
+        **{"confidence": confidence, "warm_start": warm_start, "rounds": rounds},
+        **{"retraining_loss": retraining_loss, "by_class": by_class},
+    }
+    kept = RunFolder(folder, {**config, "recipe": recipe}, resume=resume)
     if kept.summary is not None:
         return kept.summary
     folder = kept.path
     run = _Run(kept, trainer, averaging, seed)
-
     corrects = "correction" in stages
 
     def robust_training(stage: str, suffix: str) -> dict[str, Any]:
@@ -201,7 +205,11 @@ def run_stages(
         found = run.stage(
             final,
             lambda _: run.early_learning(run.built(network), data),
-            makes=("labels*", "early_learning*"),
+            makes=[
+                f"{name}{part}"
+                for name in ("labels", "early_learning")
+                for part in ("", *(f"_{number}" for number in range(2, 256)))
+            ],
         )
         _lay(data, folder, found["layers"])
         changed |= set(found["changed"])
@@ -297,8 +305,7 @@ class _Run:
         Args:
             name: What it is called.
             do: Does it, and returns plain values for those that follow.
-            makes: Patterns of what it makes in the run's folder, which is made anew if it was
-                interrupted.
+            makes: What it makes in the run's folder, which is made anew if it was interrupted.
 
         Returns:
             What `do` returned, and `stages`, the time and epochs of its fits, and `epochs`.
