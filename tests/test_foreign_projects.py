@@ -106,7 +106,7 @@ def test_samples_that_nobody_understands_are_refused(tmp_path):
             return {"img": image, "seg": mask, "name": id}
 
     layer = layer_of(tmp_path / "labels", {"h0": RIGHT})
-    with pytest.raises(InputError, match=r"Sample 0 of the dataset is \['img', 'name', 'seg'\]"):
+    with pytest.raises(InputError, match=r"A sample of the dataset is \['img', 'name', 'seg'\]"):
         updated(Named(), layer)[0]
 
 
@@ -285,9 +285,12 @@ def test_callbacks_and_loggers_of_a_partial_trainer_are_kept(tmp_path):
     [
         ({"network": lambda: SegmentationModule(TinyNetwork(width=3))}, "or warm_start=False"),
         ({"trainer": partial(pl.Trainer, max_epochs=0)}, "max_epochs of at least 1"),
-        (
-            {"trainer": partial(pl.Trainer, strategy="ddp_fork", devices=2, accelerator="cpu")},
-            "use strategy='ddp'",
+        *(
+            (
+                {"trainer": partial(pl.Trainer, strategy=strategy, devices=2, accelerator="cpu")},
+                "use strategy='ddp'",
+            )
+            for strategy in ("ddp_fork", "ddp_spawn")
         ),
     ],
 )
@@ -493,3 +496,140 @@ def test_predicting_needs_images_alone(tmp_path, form):
         assert found.shape == (6, 2, 16, 16)
     with pytest.raises(InputError, match=r"no \(N, C, H, W\) tensor"):
         trainer_of(tmp_path).predict(module, loader({"picture": images}))
+
+
+class Meta(Halves):
+    """Its samples end in whatever is known of them."""
+
+    def __getitem__(self, index):
+        image, mask, id = super().__getitem__(index)
+        return image, mask, {"id": id, "path": f"{id}.png"}
+
+
+def test_an_id_within_what_is_known_of_a_sample(tmp_path):
+    trained(tmp_path, DataLoader(Meta(), batch_size=4, shuffle=True))
+    assert min(accuracies(updated(Meta(), tmp_path / "labels"))) > 0.9
+
+
+def test_ids_that_only_the_collate_function_gives_are_refused_before_training(tmp_path):
+    def collate(samples):
+        images, masks, ids = torch.utils.data.default_collate(samples)
+        return images, masks, [f"p_{id}" for id in ids]
+
+    with pytest.raises(InputError, match="The batch calls a sample 'p_h0', the dataset 'h0'"):
+        trained(tmp_path, DataLoader(Halves(), batch_size=4, collate_fn=collate))
+
+
+def test_whole_numbers_as_ids_are_ids(tmp_path):
+    class Numbers(Halves):
+        def __getitem__(self, index):
+            return *super().__getitem__(index)[:2], index
+
+    trained(tmp_path, DataLoader(Numbers(), batch_size=4, shuffle=True))
+    part = Subset(Numbers(), [11, 2, 5, 0])
+    assert min(accuracies(updated(part, tmp_path / "labels"))) > 0.9
+
+
+def test_attributes_of_a_dataset_mean_nothing_here(tmp_path):
+    class Attributes(Halves):
+        truth, replaced, plain = torch.ones(3), True, False
+
+        def mask(self, index):
+            return np.full((64, 64), 255, np.uint8)
+
+    trained(tmp_path, DataLoader(Attributes(), batch_size=4, shuffle=True))
+    assert min(accuracies(updated(Attributes(), tmp_path / "labels"))) > 0.9
+
+
+class Stop(pl.Callback):
+    """Fails once, at an epoch of a stage."""
+
+    def __init__(self, kind, epoch):
+        self.kind, self.epoch = kind, epoch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if isinstance(pl_module, self.kind) and trainer.current_epoch == self.epoch:
+            raise RuntimeError("stopped here")
+
+
+@pytest.mark.parametrize("kind", [CoSegModule, SegmentationModule])
+def test_a_resumed_run_with_a_shuffled_loader_ends_the_same(tmp_path, kind):
+    from coseg_lightning import run_stages
+
+    class Data(OwnTested):
+        def __init__(self, root):
+            super().__init__()
+            self.save_hyperparameters()
+
+    def stages(folder, *callbacks):
+        nets = partial(TinyNetwork, width=8)
+        return run_stages(
+            Data(tmp_path),  # a Path among the hyperparameters
+            folder,
+            peers=lambda: CoSegModule(nets(), nets(), noise_level=0.25, lr=0.03),
+            network=lambda: SegmentationModule(nets(), lr=0.03),
+            trainer=partial(
+                pl.Trainer, max_epochs=6, enable_progress_bar=False, callbacks=list(callbacks)
+            ),
+            confidence=0.0,
+            resume=True,
+        )
+
+    whole = stages(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="stopped here"):
+        stages(tmp_path / "run", Stop(kind, 4))
+    resumed = stages(tmp_path / "run")
+    assert resumed["test"] == whole["test"]
+    scores = [(tmp_path / name / "scores.csv").read_text() for name in ("whole", "run")]
+    assert scores[0] == scores[1]
+    states = [
+        torch.load(tmp_path / name / "retraining" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "run")
+    ]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+def test_another_run_is_not_resumed_from_python_either(tmp_path):
+    from coseg_lightning import run_stages
+
+    def stages(epochs=1, level=0.25, **options):
+        return run_stages(
+            OwnTested(),
+            tmp_path / "run",
+            peers=lambda: CoSegModule(TinyNetwork(), TinyNetwork(), noise_level=level),
+            network=lambda: SegmentationModule(TinyNetwork()),
+            trainer=partial(pl.Trainer, max_epochs=epochs, enable_progress_bar=False),
+            resume=True,
+            **options,
+        )
+
+    stages()
+    for told, options in {
+        r"peers.noise_level=0.5 \(it was 0.25\)": {"level": 0.5},
+        r"recipe.rounds=2 \(it was 1\)": {"rounds": 2},
+        r"trainer.max_epochs=2 \(it was 1\)": {"epochs": 2},
+    }.items():
+        with pytest.raises(InputError, match=told):
+            stages(**options)
+
+
+def test_a_trainer_of_peers_may_train_another_module_afterwards(tmp_path):
+    def scheduler(optimizer):
+        return StepLR(optimizer, 1, gamma=0.5)
+
+    trainer = trainer_of(tmp_path, max_epochs=2)
+    train = loader(one_batch())
+    trainer.fit(module_of(scheduler=scheduler), train)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(SegmentationModule(TinyNetwork(), scheduler=scheduler, lr=1.0), train)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25)
+
+
+def test_one_network_is_not_spoilt_by_an_image_that_holds_nan(tmp_path):
+    images, masks = one_batch()
+    images[0, 0, 3, 3] = float("nan")
+    module = SegmentationModule(TinyNetwork())
+    with pytest.warns(UserWarning, match="gradient of the network is not a number"):
+        trainer_of(tmp_path).fit(module, loader((images, masks), one_batch()))
+    assert module.optimization.skipped == [2]
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())

@@ -288,6 +288,7 @@ class CoSegModule(pl.LightningModule):
                 "give one with a group for each peer, so that a step of training counts once."
             )
         batches = self.optimization.batches
+        skipped = sum(self.optimization.skipped)
         if batch_idx % batches == 0:
             optimizer.zero_grad()
         self.manual_backward((loss_a + loss_b) / batches)
@@ -300,7 +301,6 @@ class CoSegModule(pl.LightningModule):
                 "train/loss_a": loss_a.detach(),
                 "train/loss_b": loss_b.detach(),
                 "train/keep_rate": self.alpha,
-                "train/skipped": float(sum(self.optimization.skipped)),
                 "train/agreement": agreement(
                     logits_a.detach(),
                     logits_b.detach(),
@@ -311,6 +311,8 @@ class CoSegModule(pl.LightningModule):
             batch_size=len(sample.images),
         )
         self.log("loss", (loss_a + loss_b).detach() / 2, prog_bar=True, logger=False)
+        skipped = sum(self.optimization.skipped) - skipped
+        self.log("train/skipped", float(skipped), on_step=False, on_epoch=True, reduce_fx="sum")
         if sample.replaced is not None and picks is not None:
             clean = (~sample.replaced).float()
             for peer, chosen in zip("ab", picks, strict=True):

@@ -299,19 +299,8 @@ class UpdatedSamples(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         sample = self.dataset[index]
-        is_dict = isinstance(sample, Mapping)
-        if is_dict and {"mask", "label"} & set(sample):
-            mask_key: Any = "mask" if "mask" in sample else "label"
-            id = sample.get("id", index)
-        elif not is_dict and isinstance(sample, Sequence) and len(sample) in (2, 3):
-            mask_key, id = 1, sample[2] if len(sample) == 3 else index
-        else:
-            found = sorted(sample) if is_dict else type(sample).__name__
-            raise InputError(
-                f"Sample {index} of the dataset is {found}; to lay corrected masks over it, it "
-                "must be (image, mask), (image, mask, id) or a dict with mask (or label)."
-            )
-        name = str(index) if self.layer.numbered else sample_name(id)
+        mask_key, id = mask_and_id(sample)
+        name = str(index) if self.layer.numbered or id is None else sample_name(id)
         if name not in self.layer:
             return sample
         given = sample[mask_key]
@@ -329,9 +318,29 @@ class UpdatedSamples(Dataset[Any]):
                 "same samples in the same order and without augmentation, which belongs behind "
                 "updated()."
             )
+        is_dict = isinstance(sample, Mapping)
         items = dict(sample) if is_dict else list(sample)
         items[mask_key] = like(given, corrected)
         return items if is_dict else tuple(items)
+
+
+def mask_and_id(sample: Any) -> tuple[Any, Any]:
+    """Where in somebody's sample its mask is, and its id, or None.
+
+    Raises:
+        InputError: If the sample has no form that is known.
+    """
+    if isinstance(sample, Mapping) and {"mask", "label"} & set(sample):
+        return "mask" if "mask" in sample else "label", sample.get("id")
+    if isinstance(sample, tuple | list) and len(sample) in (2, 3):
+        rest = sample[2] if len(sample) == 3 else None
+        return 1, rest.get("id") if isinstance(rest, Mapping) else rest
+    found = sorted(sample) if isinstance(sample, Mapping) else type(sample).__name__
+    raise InputError(
+        f"A sample of the dataset is {found}; to lay corrected masks over it, it must be "
+        "(image, mask), (image, mask, id) or a dict with mask (or label). Let the dataset, and not "
+        "the collate function, bring it into that form."
+    )
 
 
 def as_array(mask: Any) -> NDArray[Any]:

@@ -10,9 +10,10 @@ from pytorch_lightning.callbacks import (
     GradientAccumulationScheduler,
     StochasticWeightAveraging,
 )
+from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
@@ -45,7 +46,74 @@ def scheduled(
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
 
 
-class PeerOptimization(Callback):
+class GradientGuard(Callback):
+    """Leaves a network out of a step for which its gradient is not a number, and counts that.
+
+    Args:
+        names: What the networks are called in messages.
+    """
+
+    def __init__(self, *names: str) -> None:
+        self.names = names
+        self.networks: Sequence[nn.Module] = ()
+        self.skipped = [0] * len(names)
+        self._in_a_row = [0] * len(names)
+
+    def watch(self, networks: Sequence[nn.Module]) -> None:
+        """Begin a fit of these networks."""
+        self.networks = networks
+        self.skipped, self._in_a_row = [0] * len(networks), [0] * len(networks)
+
+    @override
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        if not belongs(self, pl_module):
+            return
+        for place, network in enumerate(self.networks):
+            # Of all processes, so that all do the same.
+            norm = nn.utils.get_total_norm(
+                [weight.grad for weight in network.parameters() if weight.grad is not None]
+            )
+            if bool(torch.isfinite(norm)):
+                self._in_a_row[place] = 0
+                self.clip(network, norm)
+            else:
+                self._skip(place, network)
+
+    def clip(self, network: nn.Module, norm: Tensor) -> None:
+        """Clip a network's gradients, whose norm is given; Lightning does so for a single one."""
+
+    def _skip(self, place: int, network: nn.Module) -> None:
+        for weight in network.parameters():
+            weight.grad = None
+        for part in network.modules():
+            if isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is not None:
+                assert part.running_var is not None
+                if not bool(torch.isfinite(part.running_mean + part.running_var).all()):
+                    part.reset_running_stats()
+        name = self.names[place]
+        if not self.skipped[place]:
+            rank_zero_warn(
+                f"The gradient of {name} is not a number in this step, which is left out; train/"
+                "skipped counts such steps. Look for images that hold NaN."
+            )
+        self.skipped[place] += 1
+        self._in_a_row[place] += 1
+        if self._in_a_row[place] == MOST_SKIPPED:
+            raise InputError(
+                f"The gradient of {name} was not a number in {MOST_SKIPPED} steps in a row; lower "
+                "the learning rate, clip gradients (Trainer(gradient_clip_val=1.0)), or look for "
+                "images that hold NaN."
+            )
+
+
+def belongs(callback: Callback, module: pl.LightningModule) -> bool:
+    """Whether a callback is this module's: those of a fit before stay with the trainer."""
+    return getattr(module, "optimization", None) is callback
+
+
+class PeerOptimization(GradientGuard):
     """What Lightning leaves to a module with manual optimization, done as with automatic.
 
     A callback, so that it works on where a subclass has hooks of its own.
@@ -58,11 +126,9 @@ class PeerOptimization(Callback):
     """
 
     def __init__(self, monitor: str) -> None:
+        super().__init__("peer a", "peer b")
         self.monitor = monitor
         self.strict = True
-        self.networks: Sequence[nn.Module] = ()
-        self.skipped = [0, 0]
-        self._skipped_in_a_row = [0, 0]
         self.clip_val: float | None = None
         self.clip_algorithm: str | None = None
         self.batches = 1
@@ -96,8 +162,7 @@ class PeerOptimization(Callback):
         given = (trainer.gradient_clip_val, trainer.accumulate_grad_batches)
         self.clip_val, self.batches = given if hidden is None else hidden
         self.clip_algorithm = trainer.gradient_clip_algorithm
-        self.networks = networks
-        self.skipped, self._skipped_in_a_row = [0, 0], [0, 0]
+        self.watch(networks)
         setattr(trainer, HIDDEN, (self.clip_val, self.batches))
         trainer.gradient_clip_val, trainer.accumulate_grad_batches = None, 1
 
@@ -109,46 +174,16 @@ class PeerOptimization(Callback):
             delattr(trainer, HIDDEN)
 
     @override
-    def on_before_optimizer_step(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
-    ) -> None:
-        for place, network in enumerate(self.networks):  # a joint norm would couple the peers
-            norm = nn.utils.get_total_norm(
-                [weight.grad for weight in network.parameters() if weight.grad is not None]
-            )
-            if not bool(torch.isfinite(norm)):
-                self._skip(place, network)
-            elif self.clip_val and self.clip_algorithm == "value":
-                nn.utils.clip_grad_value_(network.parameters(), self.clip_val)
-            elif self.clip_val:
-                nn.utils.clip_grads_with_norm_(network.parameters(), self.clip_val, norm)
-            if bool(torch.isfinite(norm)):
-                self._skipped_in_a_row[place] = 0
-
-    def _skip(self, place: int, network: nn.Module) -> None:
-        """Leave a network out of this step, since its gradient is not a number.
-
-        The gradients are those of all processes, so that all do the same.
-        """
-        for weight in network.parameters():
-            weight.grad = None
-        for part in network.modules():
-            if isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is not None:
-                assert part.running_var is not None
-                if not bool(torch.isfinite(part.running_mean + part.running_var).all()):
-                    part.reset_running_stats()
-        self.skipped[place] += 1
-        self._skipped_in_a_row[place] += 1
-        if self._skipped_in_a_row[place] == MOST_SKIPPED:
-            raise InputError(
-                f"The gradient of peer {'ab'[place]} was not a number in {MOST_SKIPPED} steps in a "
-                "row; lower the learning rate, clip gradients (Trainer(gradient_clip_val=1.0)), or "
-                "look for images that hold NaN."
-            )
+    def clip(self, network: nn.Module, norm: Tensor) -> None:
+        if self.clip_val and self.clip_algorithm == "value":
+            nn.utils.clip_grad_value_(network.parameters(), self.clip_val)
+        elif self.clip_val:  # a joint norm would couple the peers
+            nn.utils.clip_grads_with_norm_(network.parameters(), self.clip_val, norm)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1)
+        if belongs(self, pl_module):
+            self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1)
 
     def configured(self, optimizer: Optimizer, schedule: Schedule | None) -> OptimizerLRScheduler:
         """As `scheduled`, without the keys that Lightning ignores, and warns of, here."""

@@ -38,6 +38,7 @@ class Ranking:
             (-1), or neither.
         by_class: Whether a sample is taken for noisy because one of its classes is.
         run_id: The run that the ranking belongs to.
+        numbered: Whether the samples have no ids of their own, but their place in the dataset.
     """
 
     ids: Sequence[str]
@@ -52,6 +53,7 @@ class Ranking:
     direction: Floats | None = None
     by_class: bool = False
     run_id: str | None = None
+    numbered: bool = False
     changed_pixels: dict[int, int] = field(default_factory=dict)
     corrected_dice: dict[int, float] = field(default_factory=dict)
 

@@ -291,6 +291,8 @@ def make_trainer(
     Raises:
         InputError: If it would start processes that cannot join this run.
     """
+    from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+
     loggers = list(logger) if isinstance(logger, list) else [logger] if logger else []
     if loggers and "_target_" in cfg.logger:
         loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))
@@ -298,7 +300,7 @@ def make_trainer(
         cfg.trainer, logger=loggers, default_root_dir=str(default_root_dir), **rest
     )
     launcher = trainer.strategy.launcher
-    if launcher is not None and launcher.is_interactive_compatible:
+    if isinstance(launcher, _MultiProcessingLauncher):
         raise InputError(
             f"trainer.strategy={cfg.trainer.strategy} keeps the results in its child processes; "
             "use trainer=ddp."

@@ -149,6 +149,15 @@ class RunFolder:
         return f"resumed_{1 + len(list((self.path / stage).glob('resumed_*')))}"
 
 
+def plain_values(value: Any) -> Any:
+    """Plain values, and text for everything else."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_values(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_values(part) for part in value]
+    return value if isinstance(value, str | int | float | type(None)) else str(value)
+
+
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
@@ -190,6 +199,15 @@ class StageCheckpoint(Checkpoint):
         if not trainer.interrupted:
             self._save(trainer, CHECKPOINT)
 
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep hyperparameters as plain values: a checkpoint must load without running code."""
+        for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+            if key in checkpoint:
+                checkpoint[key] = plain_values(checkpoint[key])
+
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         temporary = self.folder / f".0.{name}"
         trainer.save_checkpoint(temporary, weights_only=False)
@@ -203,9 +221,19 @@ class EpochSeeds(Callback):
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
+        self._goes_on = False
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._goes_on = trainer.current_epoch > 0
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         pl.seed_everything(
             derive_seed(self.seed, "epoch", trainer.current_epoch) % 2**32, verbose=False
         )
+        if self._goes_on:
+            # Lightning made the order of a resumed fit's first epoch before this hook, and makes
+            # that of all others after it.
+            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+            self._goes_on = False

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,7 +23,7 @@ from coseg_lightning.equations import (
 from coseg_lightning.errors import InputError
 from coseg_lightning.metrics import SegmentationScores
 from coseg_lightning.networks import any_size, build_network, check_logits
-from coseg_lightning.optimization import Schedule, scheduled
+from coseg_lightning.optimization import GradientGuard, Schedule, scheduled
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 
 
@@ -96,6 +98,7 @@ class SegmentationModule(pl.LightningModule):
         self.ignore_index = ignore_index
         self.pixel_loss = pixel_loss
         self.classes = max(2, classes)
+        self.optimization = GradientGuard("the network")
         self.logits_checked = False
         self.class_ids = ClassIds(self.classes, ignore_index)
         self.scores = nn.ModuleDict(
@@ -105,6 +108,13 @@ class SegmentationModule(pl.LightningModule):
     @override
     def forward(self, images: Tensor) -> Tensor:
         return any_size(self.net, images)
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            return []
+        self.optimization.watch((self.net,))
+        return [self.optimization]
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -5,6 +5,7 @@ import csv
 import json
 import logging
 import math
+import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,9 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
@@ -34,7 +37,13 @@ from coseg_lightning.networks import save_network
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 from coseg_lightning.ranking import Ranking
 from coseg_lightning.rivals.early_learning import EarlyLearningCorrection
-from coseg_lightning.run_folder import CHECKPOINT, EpochSeeds, RunFolder, StageCheckpoint
+from coseg_lightning.run_folder import (
+    CHECKPOINT,
+    EpochSeeds,
+    RunFolder,
+    StageCheckpoint,
+    plain_values,
+)
 from coseg_lightning.segmentation_module import SegmentationModule
 
 METHODS: dict[str, tuple[str, ...]] = {
@@ -131,6 +140,15 @@ def run_stages(
         **{"confidence": confidence, "warm_start": warm_start, "rounds": rounds},
         **{"retraining_loss": retraining_loss, "by_class": by_class},
     }
+    if "data" not in config:  # a project's own, as far as it can be told
+        config["data"] = {"class": type(data).__name__, **plain_values(dict(data.hparams))}
+        for name, make in (("peers", peers), ("network", network)):
+            made = make()
+            config[name] = {"class": type(made).__name__, **plain_values(dict(made.hparams))}
+        options = getattr(trainer, "keywords", {})
+        config["trainer"] = plain_values(
+            {key: options[key] for key in options if key not in ("callbacks", "logger")}
+        )
     kept = RunFolder(folder, {**config, "recipe": recipe}, resume=resume)
     if kept.summary is not None:
         return kept.summary
@@ -337,10 +355,13 @@ class _Run:
         """Train with a new trainer, since a used one may do nothing."""
         place = self.kept.path / stage
         # Averaging first, so that the others see the averaged network when training ends.
-        averaging = [AveragedWeights(self.averaging)] if self.averaging else []
+        own = self._own("callbacks")
+        averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
+        averaging = [AveragedWeights(self.averaging)] if averages else []
         always = [EpochSeeds(self.seed), StageCheckpoint(place)]
         trainer = self.trainer(
-            callbacks=[*averaging, *self._own("callbacks"), *callbacks, *always],
+            callbacks=[*averaging, *own, *callbacks, *always],
+            enable_checkpointing=True,
             logger=[
                 CSVLogger(place, name="", version=self.kept.log_folder(stage)),
                 *self._own("logger"),
@@ -349,7 +370,7 @@ class _Run:
             **options,
         )
         launcher = trainer.strategy.launcher
-        if launcher is not None and launcher.is_interactive_compatible:
+        if isinstance(launcher, _MultiProcessingLauncher):
             raise InputError(
                 f"The strategy {type(trainer.strategy).__name__} started by fork or spawn keeps "
                 "the results in its child processes; use strategy='ddp'."
@@ -387,7 +408,13 @@ class _Run:
     def weights(self, stage: str, of: str = "") -> dict[str, Any]:
         """What a finished stage ended with, as a state dict: all of it, or one network's."""
         path = self.kept.path / stage / CHECKPOINT
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"{path} holds more than plain values and tensors, which may be code; keep such "
+                "out of the state_dict of the datamodule and of callbacks."
+            ) from error
         return {
             name.removeprefix(of): value for name, value in state.items() if name.startswith(of)
         }

@@ -22,7 +22,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
     what_varies,
 )
 from coseg_lightning.coseg_module import CoSegModule
-from coseg_lightning.data.samples import read_batch
+from coseg_lightning.data.samples import SampleDataset, read_batch
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import sample_name
 from coseg_lightning.noise import mask_dice
@@ -155,9 +155,10 @@ class CorruptionRanking(Callback):
             peer_b,
             pl_module.noise_level,
             score=self.score,
-            replaced=getattr(dataset, "replaced", None),
+            replaced=dataset.replaced if isinstance(dataset, SampleDataset) else None,
             label_dice=label_dice(dataset),
             run_id=self.run_id,
+            numbered=self._seen.numbered,
         )
         if trainer.is_global_zero:
             self.ranking.write(self.path)
@@ -201,6 +202,7 @@ class EvidenceSum:
     def __init__(self) -> None:
         self._rows: dict[int, tuple[str, Floats]] = {}
         self._passes = 0
+        self.numbered = False  # whether the samples have no ids of their own
 
     def add(
         self,
@@ -217,6 +219,7 @@ class EvidenceSum:
                 evidence(logits, sample.masks, ignore_index=module.ignore_index).numpy()
                 for logits in module(sample.images)
             ]
+            self.numbered = sample.ids is None
             ids = indices if sample.ids is None else list(sample.ids)
             for index, id, *peers in zip(indices, map(sample_name, ids), *tables, strict=True):
                 _, before = self._rows.get(index, (id, 0.0))
@@ -264,9 +267,11 @@ class EvidenceSum:
         check_names(ids)
         peers = np.moveaxis(np.array(tables), 1, 0)
         if not np.isfinite(peers).all():
+            bad = [id for n, id in enumerate(ids) if not np.isfinite(peers[:, n]).all()]
             raise InputError(
-                "The peers' predictions are not numbers any more, so nothing can be ranked or "
-                "corrected by them: training diverged; lower the learning rate."
+                f"The peers' predictions of {len(bad)} of {len(ids)} samples, such as {bad[0]!r}, "
+                "are not numbers, so they cannot be ranked: training diverged (lower the learning "
+                "rate), or these images hold NaN."
             )
         return list(ids), peers
 
@@ -282,7 +287,7 @@ def check_names(ids: Sequence[str]) -> None:
 
 def label_dice(dataset: Any) -> Any:
     """`(N,)` Dice of a dataset's masks to the original ones, or None if those are not known."""
-    truth = getattr(dataset, "truth", None)
+    truth = dataset.truth if isinstance(dataset, SampleDataset) else None
     if truth is None:
         return None
     return np.array([mask_dice(dataset.mask(i), truth.mask(i)) for i in range(len(dataset))])

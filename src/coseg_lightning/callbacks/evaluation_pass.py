@@ -1,6 +1,7 @@
 """One pass over chosen samples in evaluation mode, shared by the processes."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,13 +10,13 @@ import torch
 import torch.distributed
 from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
 from coseg_lightning.buffers import average_buffers
-from coseg_lightning.data.samples import read_batch
+from coseg_lightning.data.samples import SampleDataset, read_batch
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import label_path, sample_name
+from coseg_lightning.labels import label_path, mask_and_id, sample_name
 
 
 def plain_training_set(trainer: pl.Trainer) -> Any:
@@ -49,7 +50,8 @@ REMEDY = (
 def what_varies(trainer: pl.Trainer, dataset: Any) -> Literal["mask", "image"] | None:
     """Find augmentation in somebody's dataset or collate function: read samples several times.
 
-    Also finds ids that cannot name a mask's file, before training and not after it.
+    Also finds, before training and not after it, ids that cannot name a mask's file, and ids that
+    only the collate function gives.
 
     Returns:
         Whether their masks differ, or else their images; None where neither does.
@@ -63,12 +65,20 @@ def what_varies(trainer: pl.Trainer, dataset: Any) -> Literal["mask", "image"] |
             # In a worker, if there are any: a file that a dataset opens here, and keeps open, would
             # be shared by all of them.
             num_workers=min(1, getattr(loader, "num_workers", 0)),
-            collate_fn=getattr(loader, "collate_fn", None),
+            collate_fn=partial(_with_name, getattr(loader, "collate_fn", None)),
         )
-        reads = [read_batch(batch) for batch in again]
-    for sample in reads[: len(places)]:
-        for id in sample.ids if sample.ids is not None else ():
-            label_path(Path(), sample_name(id))
+        named = [(own, read_batch(batch)) for own, batch in again]
+    reads = [read for _, read in named]
+    for own, read in named[: len(places)]:
+        if read.ids is None:
+            continue
+        name = sample_name(read.ids[0])
+        label_path(Path(), name)
+        if name != own and not hasattr(dataset, "updated"):
+            raise InputError(
+                f"The batch calls a sample {name!r}, the dataset {own!r}; let the dataset give the "
+                "id that the batch has, (image, mask, id), so that corrected masks find it again."
+            )
     varies = set()
     for n, read in enumerate(reads):
         first = reads[n % len(places)]
@@ -81,11 +91,21 @@ def what_varies(trainer: pl.Trainer, dataset: Any) -> Literal["mask", "image"] |
     return "mask" if "mask" in varies else "image" if varies else None
 
 
+def _with_name(collate: Any, samples: list[Any]) -> tuple[str | None, Any]:
+    """A batch of one sample, and what the dataset itself calls it."""
+    try:
+        _, id = mask_and_id(samples[0])
+    except InputError:
+        id = None
+    name = None if id is None else sample_name(id)
+    return name, default_collate(samples) if collate is None else collate(samples)
+
+
 def stored_mask(dataset: Any, index: int) -> Any:
     """A sample's mask at its own resolution, or None where the dataset cannot tell."""
     if isinstance(dataset, Subset):
         return stored_mask(dataset.dataset, dataset.indices[index])
-    return dataset.mask(index) if callable(getattr(dataset, "mask", None)) else None
+    return dataset.mask(index) if isinstance(dataset, SampleDataset) else None
 
 
 def evaluation_pass(

@@ -22,7 +22,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
     what_varies,
 )
 from coseg_lightning.coseg_module import CoSegModule
-from coseg_lightning.data.samples import read_batch
+from coseg_lightning.data.samples import SampleDataset, read_batch
 from coseg_lightning.equations import IGNORE_INDEX, class_logits, vote
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore, LabelStoreWriter, mask_digest
@@ -117,7 +117,7 @@ class LabelCorrection(Callback):
             return
         assert isinstance(pl_module, CoSegModule)
         dataset = self._dataset(trainer)
-        truth = getattr(dataset, "truth", None)
+        truth = dataset.truth if isinstance(dataset, SampleDataset) else None
         if trainer.is_global_zero:
             LabelStore.create(self.folder)
         trainer.strategy.barrier("label layer begun")
@@ -171,7 +171,7 @@ class LabelCorrection(Callback):
                     for i in noisy
                 },
                 run_id=self.run_id,
-                numbered=list(ranking.ids) == list(map(str, range(len(ranking.ids)))),
+                numbered=ranking.numbered,
             )
             ranking.write(callback.path)
         trainer.strategy.barrier("label layer written")
