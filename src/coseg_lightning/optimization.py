@@ -78,8 +78,8 @@ class GradientGuard(Callback):
             if bool(torch.isfinite(norm)):
                 self._in_a_row[place] = 0
                 self.clip(network, norm)
-            else:
-                self._skip(place, network)
+            elif getattr(trainer.precision_plugin, "scaler", None) is None:
+                self._skip(place, network)  # float16's scaler skips by itself, and often at first
 
     def clip(self, network: nn.Module, norm: Tensor) -> None:
         """Clip a network's gradients, whose norm is given; Lightning does so for a single one."""
