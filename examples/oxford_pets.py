@@ -98,6 +98,8 @@ def main(root: Path, folder: Path = Path("pets_run"), side: int = 128, **options
 # %%
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("Give the folder that holds oxford-iiit-pet/: python examples/oxford_pets.py FOLDER")
+        sys.exit(
+            "Give the folder that holds oxford-iiit-pet/: python examples/oxford_pets.py FOLDER"
+        )
     summary = main(Path(sys.argv[1]))
     print(f"Test Dice {summary['test']['dice']:.4f}; the worst masks lead pets_run/scores.csv")
