@@ -633,3 +633,15 @@ def test_one_network_is_not_spoilt_by_an_image_that_holds_nan(tmp_path):
         trainer_of(tmp_path).fit(module, loader((images, masks), one_batch()))
     assert module.optimization.skipped == [2]
     assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+
+
+def test_ids_that_are_paths_can_be_ranked(tmp_path):
+    class Paths(Halves):
+        def __getitem__(self, index):
+            return *super().__getitem__(index)[:2], f"a/{index}"
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer_of(tmp_path, max_epochs=1, callbacks=[ranking]).fit(
+        module_of(noise_level=0.0), DataLoader(Paths(), batch_size=4)
+    )
+    assert "a/11" in ranking.ranking.ids

@@ -210,6 +210,7 @@ class StageCheckpoint(Checkpoint):
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
         temporary = self.folder / f".0.{name}"
+        # All that a fit goes on with, not the weights alone; it is loaded without running code.
         trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
             temporary.replace(self.folder / name)

@@ -47,15 +47,19 @@ REMEDY = (
 )
 
 
-def what_varies(trainer: pl.Trainer, dataset: Any) -> Literal["mask", "image"] | None:
+def what_varies(
+    trainer: pl.Trainer, dataset: Any, *, corrected: bool = False
+) -> Literal["mask", "image"] | None:
     """Find augmentation in somebody's dataset or collate function: read samples several times.
 
-    Also finds, before training and not after it, ids that cannot name a mask's file, and ids that
-    only the collate function gives.
+    If its masks are to be corrected, also finds, before training and not after it, ids that cannot
+    name a mask's file, and ids that only the collate function gives.
 
     Returns:
         Whether their masks differ, or else their images; None where neither does.
     """
+    if isinstance(dataset, SampleDataset):
+        return None  # the same at every reading, and its ids are checked when it is made
     loader = trainer.train_dataloader
     places = sorted({round(n * (len(dataset) - 1) / 7) for n in range(8)})
     with isolate_rng():  # training is the same as without this look
@@ -69,7 +73,7 @@ def what_varies(trainer: pl.Trainer, dataset: Any) -> Literal["mask", "image"] |
         )
         named = [(own, read_batch(batch)) for own, batch in again]
     reads = [read for _, read in named]
-    for own, read in named[: len(places)]:
+    for own, read in named[: len(places)] if corrected else ():
         if read.ids is None:
             continue
         name = sample_name(read.ids[0])

@@ -98,7 +98,7 @@ class LabelCorrection(Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if what_varies(trainer, self._dataset(trainer)) == "mask":
+        if what_varies(trainer, self._dataset(trainer), corrected=True) == "mask":
             raise InputError(
                 "The masks of the dataset differ each time they are read, as augmented ones do, "
                 f"and a corrected mask could not follow; {REMEDY}."
