@@ -105,20 +105,22 @@ def cells(grid: str) -> Iterator[Cell]:
     for method in RIVALS:
         for name in SETS:
             yield name, 0.5, method, 0
-    for seed in SEEDS:
-        for level in (0.3, 0.1):
+    for level in (0.3, 0.1):
+        for seed in SEEDS:
             for method in ("supervised", "coseg"):
                 for name in SETS:
                     yield name, level, method, seed
-        for method in ("nol=auto", *MISJUDGED):
-            for name in SETS:
-                yield name, 0.3, method, seed
+    for seed in SEEDS:
         for method in ("coseg", "nol=auto"):
             for name in clean:
                 yield name, 0.0, method, seed
         for method in RIVALS:
             for name in SETS:
                 yield name, 0.5, method, seed
+    for seed in SEEDS:
+        for method in ("nol=auto", *MISJUDGED):
+            for name in SETS:
+                yield name, 0.3, method, seed
 
 
 def overrides(cell: Cell, large: bool) -> list[str]:

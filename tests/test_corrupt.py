@@ -11,7 +11,7 @@ from PIL import Image
 
 from coseg_lightning.corrupt import corrupt_folder
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import MaskFolder
+from coseg_lightning.mask_folder import MaskFolder
 from coseg_lightning.noise import BoundaryNoise, mask_dice, write_noisy_layer
 
 

@@ -18,7 +18,8 @@ from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.data.phantom import PhantomImages, phantom_splits
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import MaskFolder, image_size, read_image, read_indices
+from coseg_lightning.image_files import image_size, read_image, read_indices
+from coseg_lightning.mask_folder import MaskFolder
 
 GREY = (np.arange(48).reshape(6, 8) * 5).astype(np.uint8)
 
@@ -269,7 +270,7 @@ def test_jsrt_has_the_papers_split_sizes(tmp_path, monkeypatch):
     for place in ("images", "heart", "left lung", "right_lung"):
         (tmp_path / place).mkdir()
         for id in ids:
-            (tmp_path / place / f"{id}.png").touch()
+            Image.fromarray(GREY).save(tmp_path / place / f"{id}.png")
     splits = jsrt_splits(tmp_path)
     assert (len(splits.train.ids), len(splits.test.ids)) == (124, 123)
     assert {path.parent.name for path in splits.train._images.values()} == {"images"}

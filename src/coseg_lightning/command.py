@@ -1,6 +1,7 @@
 """What the commands share: Hydra composes, and a user's mistake ends in one sentence."""
 
 import difflib
+import errno
 import functools
 import os
 import sys
@@ -21,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from coseg_lightning.errors import InputError
+from coseg_lightning.errors import BadSamplesError, InputError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
@@ -78,6 +79,11 @@ def _composed(app: Callable[[], None]) -> None:
         )
     except HydraException as error:
         sys.exit(one_line(error))
+    except OSError as error:  # such as a read-only folder, before the body begins
+        told = _trouble(error)
+        if told is None:
+            raise
+        sys.exit(told)
 
 
 def _told_in_a_sentence(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
@@ -95,12 +101,45 @@ def _told_in_a_sentence(body: Callable[[DictConfig], Any], cfg: DictConfig) -> N
         check_nothing_missing(cfg)
         body(cfg)
     except Exception as error:
-        told = next(filter(None, (_first_cause(error, kind) for kind in mistakes)), None)
+        mistake = next(filter(None, (_first_cause(error, kind) for kind in mistakes)), None)
+        told = _trouble(error) if mistake is None else one_line(mistake)
         if told is None or SHOW_TRACEBACK:
             raise
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs go on
-            raise CompactHydraException(one_line(told)) from error
-        sys.exit(one_line(told))
+            raise CompactHydraException(told) from error
+        sys.exit(told)
+
+
+TROUBLES = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "your share of the disk is full; free some space",
+    errno.EFBIG: "the file would be larger than is allowed; raise that limit (ulimit -f)",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.EACCES: "you may not write there, or not read it; choose another folder",
+    errno.EPERM: "you may not do that; choose another folder",
+    errno.ENOTDIR: "a file is in the way of a folder; choose another folder",
+    errno.EMFILE: "too many files are open; raise that limit (ulimit -n)",
+}
+
+
+def _trouble(error: BaseException) -> str | None:
+    """What of the machine, not of the input, made a run fail; None if that is not known."""
+    cause = _first_cause(error, OSError)
+    if isinstance(cause, OSError) and cause.errno in TROUBLES:
+        place = f"{cause.filename or 'A file could not be written'}: "
+        return f"{place}{TROUBLES[cause.errno]} ({cause.strerror})."
+    text = str(error)
+    if "DataLoader worker" in text:  # was killed, which leaves nothing more exact
+        return (
+            "A data loading worker died, as one does that needs more memory than there is; lower "
+            f"data.num_workers, data.batch_size or data.image_size ({text.splitlines()[0]})."
+        )
+    if "by peer" in text and "gloo" in text:
+        return "Another process of this run ended; what it said tells why."
+    # What writes without Python's own files: torch's archives and safetensors.
+    if "PytorchStreamWriter failed" in text or "os error 28" in text or "os error 27" in text:
+        return f"A file could not be written: {TROUBLES[errno.ENOSPC]} ({text.splitlines()[0]})."
+    return None
 
 
 def check_nothing_missing(cfg: DictConfig) -> None:
@@ -151,6 +190,8 @@ def _first_cause(error: BaseException | None, kind: type[Exception]) -> BaseExce
 
 def one_line(error: BaseException) -> str:
     """A message without Hydra's trailing lines on where in the configuration it stood."""
+    if isinstance(error, BadSamplesError):
+        return str(error)
     # A DataLoader's worker hands over its whole traceback as the message.
     lines = str(error).rpartition(f"{InputError.__module__}.InputError: ")[2].split("\n")
     kept = [line.strip() for line in lines if line.strip()]

@@ -1,6 +1,5 @@
 """Write a corrupted copy of a folder of masks: python -m coseg_lightning.corrupt."""
 
-import csv
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -92,8 +91,9 @@ def corrupt_folder(
     """
     from tqdm import tqdm
 
-    from coseg_lightning.image_files import MaskFolder, files_by_stem
+    from coseg_lightning.mask_folder import MaskFolder
     from coseg_lightning.noise import choose_noisy, mask_dice
+    from coseg_lightning.tables import write_table
 
     out = Path(out)
     if out.exists():
@@ -101,8 +101,8 @@ def corrupt_folder(
     if Path(masks).resolve() in out.resolve().parents:
         raise InputError(f"{out} lies in {masks}, which is only read; give a folder elsewhere.")
     source = MaskFolder(masks, classes=classes)
-    files = files_by_stem(Path(masks))
-    chosen = set(choose_noisy(list(files if candidates is None else candidates), noise_level, seed))
+    candidates = source.ids if candidates is None else list(candidates)
+    chosen = set(choose_noisy(candidates, noise_level, seed))
     for id in chosen:
         source.path(id)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -110,8 +110,8 @@ def corrupt_folder(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         place = Path(temporary) / "masks"
         place.mkdir()
-        for id, path in tqdm(files.items(), desc="Masks", leave=False):
-            dice, changed = 1.0, False
+        for id in tqdm(source.ids, desc="Masks", leave=False):
+            path, dice, changed = source.path(id), 1.0, False
             if id in chosen:
                 original = source.read(id)
                 noisy = noise(original, id=id, seed=seed)
@@ -121,10 +121,7 @@ def corrupt_folder(
                 shutil.copyfile(path, place / path.name)
             row = {"id": id, "file": path.name, "noisy": int(changed)}
             rows.append(row | {"noise": name if changed else "", "seed": seed, "dice": dice})
-        with (place / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
+        write_table(place / "manifest.csv", rows)
         place.replace(out)
     return rows
 

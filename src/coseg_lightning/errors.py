@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend."""
+"""The exceptions for what a user can mend."""
 
 
 class InputError(ValueError):
@@ -7,3 +7,7 @@ class InputError(ValueError):
     A `ValueError`, so that callers need not know this class; the app prints its message
     without a traceback.
     """
+
+
+class BadSamplesError(InputError):
+    """Samples that cannot be used: all of them, a line each."""

@@ -1,9 +1,8 @@
 """Reading images and masks as people store them."""
 
-import logging
 from collections import defaultdict
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from coseg_lightning.equations import IGNORE_INDEX
 from coseg_lightning.errors import InputError
-
-log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 
 
-def files_by_stem(folder: Path) -> dict[str, Path]:
-    """The image files of a folder by their stem.
+def files_by_stem(folder: Path) -> dict[str, list[Path]]:
+    """The image files of a folder by their stem, of which each should have one.
 
     Raises:
-        InputError: If there is no such folder, nothing in it, or two files of one stem.
+        InputError: If there is no such folder, or nothing in it.
     """
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; give the folder that holds the files.")
@@ -34,30 +30,71 @@ def files_by_stem(folder: Path) -> dict[str, Path]:
             by_stem[path.stem].append(path)
     if not by_stem:
         raise InputError(f"{folder} holds no image files ({', '.join(SUFFIXES)}).")
-    for stem, paths in by_stem.items():
-        if len(paths) > 1:
-            raise InputError(
-                f"{paths[0]} and {paths[1].name} have the same stem, and only one can be the "
-                f"sample {stem}; remove one."
-            )
-    return {stem: paths[0] for stem, paths in by_stem.items()}
+    return dict(by_stem)
+
+
+@contextmanager
+def decoding(path: Path, what: str = "an image") -> Iterator[None]:
+    """Turn what a decoder raises, which on a damaged file may be anything, into one sentence."""
+    try:
+        if not path.is_file():  # a pipe would be waited for
+            raise FileNotFoundError(path)
+        yield
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{path} claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels, "
+            "as a file made to fill the memory would; make it smaller, or remove the file."
+        ) from error
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as {what}; restore or remove the file.") from error
 
 
 def read_image(path: Path) -> NDArray[Any]:
     """An image, `(H, W)` grey or `(H, W, 3)` RGB, in its own depth; transparency is dropped.
 
     Raises:
-        InputError: If the file cannot be decoded.
+        InputError: If the file cannot be decoded, or is too large to be.
     """
-    data = np.fromfile(path, dtype=np.uint8)  # imread cannot open every path on Windows
-    # Unlike IMREAD_UNCHANGED, these turn a photo the way that viewers, and annotators, see it.
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-    image = cv2.imdecode(data, flags) if data.size else None
-    if image is None:
-        raise InputError(f"{path} cannot be read as an image; restore or remove the file.")
+    with decoding(path):
+        _refuse_bombs(path)
+        data = np.fromfile(path, dtype=np.uint8)  # imread cannot open every path on Windows
+        # Unlike IMREAD_UNCHANGED, these turn a photo the way that viewers, and annotators, see it.
+        flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+        image = cv2.imdecode(data, flags) if data.size else None
+        if image is None:
+            raise ValueError("OpenCV cannot decode it")
     if image.ndim == 2:
         return image
     return np.ascontiguousarray(image[..., ::-1])  # OpenCV stores blue first
+
+
+def _refuse_bombs(path: Path) -> None:
+    """Raise Pillow's error on a picture of too many pixels, by its header alone."""
+    try:
+        with Image.open(path):
+            pass
+    except Image.DecompressionBombError:
+        raise
+    except Exception:  # OpenCV reads more kinds, and has a limit of its own
+        pass
+
+
+def check_image(path: Path) -> NDArray[Any]:
+    """Read an image to its last byte.
+
+    Raises:
+        InputError: If it is damaged, also where OpenCV would fill up what is missing.
+    """
+    with decoding(path):
+        try:
+            with Image.open(path) as file:
+                if file.format != "TIFF":  # of which Pillow knows only some kinds
+                    file.load()
+        except UnidentifiedImageError:
+            pass
+    return read_image(path)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -70,7 +107,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as file:
             width, height = file.size
             sideways = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except (UnidentifiedImageError, OSError, SyntaxError):  # such as float TIFFs in colour
+    except Exception:  # such as float TIFFs in colour, or a file that is none
         height, width = read_image(path).shape[:2]
         return height, width
     return (width, height) if sideways else (height, width)
@@ -82,11 +119,8 @@ def read_indices(path: Path) -> NDArray[Any]:
     Raises:
         InputError: If the file cannot be decoded, or has colours instead of class ids.
     """
-    try:
-        with Image.open(path) as file:
-            values = np.asarray(file)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise InputError(f"{path} cannot be read as a mask; restore or remove the file.") from error
+    with decoding(path, "a mask"), Image.open(path) as file:
+        values = np.asarray(file)
     if values.dtype == bool:
         return values.astype(np.uint8)
     if values.ndim == 3:
@@ -97,140 +131,20 @@ def read_indices(path: Path) -> NDArray[Any]:
                 "save it as a grey or palette PNG."
             )
         values = colours[..., 0]
-    if not np.issubdtype(values.dtype, np.integer):
+    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
         raise InputError(f"{path} holds {values.dtype} values; save class ids as integers.")
     return values
 
 
-class MaskFolder:
-    """A folder of masks, one file a sample, `<id>.<suffix>`.
-
-    Masks hold class ids `0 .. classes-1` and 255 where unlabelled. If no file holds any value but
-    0 and 255 (or 0 and 65535) and there are two classes, that value means class 1. Two-class
-    JPEG masks are cut at half of their range, because JPEG blurs values.
-
-    Args:
-        folder: The folder.
-        classes: Number of classes, background included.
-        ids: The samples that will be read, and that decide what 255 means; default all.
+def smallest_type(mask: NDArray[Any]) -> NDArray[Any]:
+    """Class ids as uint8 where they fit, or else as uint16: what PNG, OpenCV and memory like.
 
     Raises:
-        InputError: If there is no such folder, a file is missing or unreadable, or holds a class
-            id out of range.
+        InputError: If they fit into neither.
     """
-
-    def __init__(
-        self, folder: str | Path, *, classes: int, ids: Iterable[str] | None = None
-    ) -> None:
-        self.folder = Path(folder)
-        self.classes = max(2, classes)  # a binary network's single output knows two classes
-        self._paths = files_by_stem(self.folder)
-        self.sizes: dict[str, tuple[int, int]] = {}
-        self._foreground: int | None = None
-        self._check(list(self._paths) if ids is None else list(ids))
-
-    def path(self, id: str) -> Path:
-        """The file of one sample."""
-        if id not in self._paths:
-            raise InputError(f"{self.folder} holds no mask of {id}; every sample needs one.")
-        return self._paths[id]
-
-    def _check(self, ids: list[str]) -> None:
-        """Read every mask once, before anything is trained on it."""
-
-        def inspect(id: str) -> tuple[tuple[int, int], NDArray[Any]]:
-            values = self._values(id)
-            return (values.shape[0], values.shape[1]), np.unique(values)
-
-        with ThreadPoolExecutor() as pool:
-            found = dict(zip(ids, pool.map(inspect, ids), strict=True))
-        self.sizes = {id: size for id, (size, _) in found.items()}
-        union = set[int]().union(*(map(int, values) for _, values in found.values()))
-        for highest in (255, 65535):
-            if self.classes == 2 and highest in union and union <= {0, highest}:
-                self._foreground = highest
-                return
-        unlabelled = [
-            id for id, (_, values) in found.items() if 255 in values and set(values) <= {0, 255}
-        ]
-        if unlabelled and union <= {0, 255}:
-            raise InputError(
-                f"{self.folder} holds no class id but 0 and 255, which is unlabelled where there "
-                f"are {self.classes} classes; set data.classes=2, or save class ids."
-            )
-        if unlabelled:
-            log.warning(
-                "%d masks in %s, such as %s, hold nothing but 0 and 255, others hold 1: there "
-                "255 counts as unlabelled. If it means class 1, save them as 0 and 1.",
-                len(unlabelled),
-                self.folder,
-                self.path(unlabelled[0]).name,
-            )
-        for id, (_, values) in found.items():
-            wrong = [int(v) for v in values if not (v < self.classes or v == IGNORE_INDEX)]
-            if wrong:
-                raise InputError(
-                    f"{self.path(id)} holds the class id {wrong[0]}, but data.classes="
-                    f"{self.classes} allows 0 to {self.classes - 1} (and 255 for unlabelled "
-                    "pixels); set data.classes or mend the mask."
-                )
-
-    def _values(self, id: str) -> NDArray[Any]:
-        return self._read(self.path(id))
-
-    def _read(self, path: Path) -> NDArray[Any]:
-        values = read_indices(path)
-        if _is_jpeg(path) and self.classes == 2 and values.max() > 1:
-            values = (values >= 128).astype(np.uint8)
-        return values
-
-    def read(self, id: str) -> NDArray[Any]:
-        """One mask, `(H, W)` uint8 or uint16 class ids, 255 where unlabelled."""
-        return self._class_ids(self.path(id))
-
-    def _class_ids(self, path: Path) -> NDArray[Any]:
-        values = self._read(path)
-        if self._foreground is not None:
-            values = values == self._foreground
-        return smallest_type(values)
-
-    def write_like(self, id: str, path: Path, mask: NDArray[Any]) -> None:
-        """Write class ids as a file like a sample's: the same format, mode, palette and values.
-
-        Raises:
-            InputError: If such a file does not hold them, such as a JPEG of several classes.
-        """
-        foreground = self._foreground
-        if foreground is None and self.classes == 2 and _is_jpeg(self.path(id)):
-            foreground = 255
-        _save_like(self.path(id), path, mask if foreground is None else (mask > 0) * foreground)
-        if (self._class_ids(path) != mask).any():
-            raise InputError(
-                f"A noisy mask cannot be written like {self.path(id)} without losing class ids; "
-                "save your masks as PNG."
-            )
-
-
-def _is_jpeg(path: Path) -> bool:
-    return path.suffix.lower() in (".jpg", ".jpeg")
-
-
-def _save_like(original: Path, path: Path, values: NDArray[Any]) -> None:
-    with Image.open(original) as file:
-        kind, mode, palette = file.format, file.mode, file.getpalette()
-    sixteen_bits = mode.startswith("I;16")
-    image = Image.fromarray(values.astype(np.uint16) if sixteen_bits else smallest_type(values))
-    if mode == "P" and palette is not None:
-        image.putpalette(palette)
-    elif mode == "1":
-        image = image.point(lambda value: 255 if value else 0).convert("1")
-    elif mode in ("RGB", "RGBA", "LA", "I"):
-        image = image.convert(mode)
-    # What has no quality or palette takes no notice of these.
-    image.save(path, format=kind, quality=95, optimize=False)
-
-
-def smallest_type(mask: NDArray[Any]) -> NDArray[Any]:
-    """Class ids as uint8 where they fit, or else as uint16: what PNG, OpenCV and memory like."""
-    small: NDArray[Any] = mask.astype(np.uint8 if mask.max() <= 255 else np.uint16)
+    low, high = int(mask.min()), int(mask.max())
+    if low < 0 or high > 65535:
+        wrong = low if low < 0 else high
+        raise InputError(f"A mask holds the class id {wrong}; class ids must be 0 to 65535.")
+    small: NDArray[Any] = mask.astype(np.uint8 if high <= 255 else np.uint16)
     return small

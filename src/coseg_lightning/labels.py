@@ -2,7 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import os
+import unicodedata
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,9 +16,10 @@ from torch.utils.data import Dataset, Subset
 
 from coseg_lightning.atomic import replacing, write_text
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import smallest_type
+from coseg_lightning.image_files import read_indices, smallest_type
 
 Mask = NDArray[np.integer[Any]]
+LONGEST_ID = 230  # bytes: most disks allow names of 255, and a temporary file's is longer
 
 
 class MaskedImages(Protocol):
@@ -62,6 +65,12 @@ class LabelStore:
                 f"{self.folder} is not a finished label layer (no complete {self.MANIFEST}); "
                 "give the folder that LabelCorrection wrote."
             )
+        if manifest.pop("digest", None) != _manifest_digest(manifest):
+            raise InputError(
+                f"{self.folder / self.MANIFEST} was changed after it was written; restore it, or "
+                "have the layer made again in a new folder."
+            )
+        check_ids(manifest["labels"])  # whoever wrote it
         self._facts: dict[str, dict[str, Any]] = manifest["labels"]
         # Whether its samples had no ids, and are named by their place in the dataset.
         self.numbered = bool(manifest.get("numbered", False))
@@ -132,8 +141,7 @@ class LabelStore:
 
     def read(self, id: str) -> Mask:
         """The mask of one sample, `(H, W)` uint8 or uint16."""
-        with Image.open(label_path(self.folder, id)) as file:
-            return np.asarray(file)
+        return read_indices(label_path(self.folder, id))
 
 
 class LabelStoreWriter:
@@ -161,8 +169,15 @@ class LabelStoreWriter:
             manifest["numbered"] = True
         labels = {id: dict(facts[id]) for id in sorted(facts)}
         manifest |= {"complete": True, "labels": labels}
+        manifest["digest"] = _manifest_digest(manifest)
         write_text(self.folder / LabelStore.MANIFEST, json.dumps(manifest, indent=1))
         return LabelStore(self.folder)
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in manifest.items() if name != "digest"}
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def label_path(folder: Path, id: str) -> Path:
@@ -173,10 +188,38 @@ def label_path(folder: Path, id: str) -> Path:
     """
     if id in ("", ".", "..") or any(sign in id for sign in "/\\\0"):
         raise InputError(
-            f"The sample id {id} cannot be a file name; use ids without slashes, backslashes and "
+            f"The sample id {id!r} cannot be a file name; use ids without slashes, backslashes and "
             "dots alone."
         )
+    if len(os.fsencode(id)) > LONGEST_ID:
+        raise InputError(
+            f"The sample id {id[:40]}... is {len(os.fsencode(id))} bytes long, too long for a file "
+            f"name; use ids of at most {LONGEST_ID}."
+        )
     return folder / f"{id}.png"
+
+
+def check_ids(ids: Iterable[str]) -> None:
+    """Raise an `InputError` unless every id can be a file name, and each one of its own."""
+    kept: dict[str, str] = {}
+    for id in ids:
+        label_path(Path(), id)
+        other = kept.setdefault(on_any_disk(id), id)
+        if other != id:
+            raise InputError(same_on_some_disks(other, id))
+
+
+def on_any_disk(id: str) -> str:
+    """What ids share that would be one file where letter case or Unicode forms do not count."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", id).casefold())
+
+
+def same_on_some_disks(one: str, other: str) -> str:
+    """That two ids would be one file."""
+    return (
+        f"The sample ids {one} and {other} would be one file on disks that do not tell letter case "
+        "apart; rename one."
+    )
 
 
 def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:

@@ -1,7 +1,5 @@
 """The ranking of a training set by corruption score, and its file, scores.csv."""
 
-import csv
-import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
-from coseg_lightning.atomic import write_text
 from coseg_lightning.scores import Evidence, class_scores, direction, mask_scores
+from coseg_lightning.tables import write_table
 
 Floats = NDArray[np.float64]
 
@@ -198,9 +196,4 @@ class Ranking:
             noisy_here = " ".join(map(str, noisy_classes.get(i, [])))
             return {"suspicious_class": worst, "noisy_classes": noisy_here, **named}
 
-        rows = [row(rank, i) for rank, i in enumerate(self.worst_first, start=1)]
-        text = io.StringIO()
-        table = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        write_text(path, text.getvalue())
+        write_table(path, [row(rank, i) for rank, i in enumerate(self.worst_first, start=1)])

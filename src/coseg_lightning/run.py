@@ -56,14 +56,17 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     from coseg_lightning.console import show_summary
     from coseg_lightning.report import write_report
+    from coseg_lightning.run_folder import RunFolder
 
     check(cfg)
     quiet()
     data = make_data(cfg, folder)
     try:
         summary = _stages(cfg, folder, data)
-    except SIGTERMException:
-        log.info("Stopped by SIGTERM; go on with resume=%s", folder)
+    except BaseException as error:
+        if RunFolder.holds_run(folder):
+            how = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
+            log.info("%s; what was finished is kept: go on with resume=%s", how, folder)
         raise
     write_report(folder, data)
     show_summary(folder, summary)
@@ -101,6 +104,7 @@ def quiet() -> None:
     # The default is to load in the training process, which is right for small images on few cores.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")  # no val set
+    warnings.filterwarnings("ignore", ".*train/skipped.*")  # all processes skip the same steps
     warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
 
 
@@ -167,7 +171,8 @@ def make_data(cfg: DictConfig, folder: Path, *, everything: bool = False) -> "Co
     from coseg_lightning.data.folder import Splits
     from coseg_lightning.labels import JoinedImages
 
-    splits = instantiate(cfg.data.source)
+    listed = {"problems": folder / "problems.csv"} if "on_bad_sample" in cfg.data.source else {}
+    splits = instantiate(cfg.data.source, **listed)
     if everything:
         splits = Splits(JoinedImages([part for part in splits if part is not None]), None, None)
     noise = make_noise(cfg)

@@ -2,19 +2,22 @@
 
 import hashlib
 import json
+import pickle
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.utilities import rank_zero_only
 from typing_extensions import override
 
 from coseg_lightning.atomic import write_text
 from coseg_lightning.errors import InputError
+from coseg_lightning.labels import LabelStore
 from coseg_lightning.seeding import derive_seed
 
 RUN = "run.json"
@@ -63,8 +66,15 @@ class RunFolder:
                     "with the settings that it was started with, or start this one in a new folder."
                 )
             self._tidy()
+            for path in sorted(self.path.glob(f"*/{DONE}")):
+                self._check_made(path)
         else:
             self._check_new()
+
+    @staticmethod
+    def holds_run(path: Path) -> bool:
+        """Whether a run was begun in a folder."""
+        return (path / RUN).is_file()
 
     @staticmethod
     def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,11 +127,42 @@ class RunFolder:
         return self._read(self.path / stage / DONE) if self.resumed else None
 
     @rank_zero_only
-    def finish(self, stage: str, facts: Mapping[str, Any]) -> None:
-        """Record that a stage is finished, with plain values for those that follow."""
-        write_text(self.path / stage / DONE, json.dumps(facts, allow_nan=False))
+    def finish(self, stage: str, facts: Mapping[str, Any], makes: Sequence[str] = ()) -> None:
+        """Record that a stage is finished, with plain values for those that follow.
+
+        Args:
+            stage: The stage.
+            facts: The values.
+            makes: Names of tables and label layers that it may have made in the run's folder.
+        """
+        made = {name: digest for name in makes if (digest := self._digest(name)) is not None}
+        write_text(self.path / stage / DONE, json.dumps({**facts, "made": made}, allow_nan=False))
         for path in self.path.glob(f"{stage}*/{UNFINISHED}"):
             path.unlink()
+
+    def _digest(self, name: str) -> str | None:
+        """Of a table, or of a label layer's manifest; None if there is no such thing."""
+        path = self.path / name
+        path = path / LabelStore.MANIFEST if path.is_dir() else path
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+    def _check_made(self, path: Path) -> None:
+        """Raise an `InputError` if what a finished stage made is not what it was."""
+        facts = self._read(path)
+        assert facts is not None
+        made, layers = facts.get("made"), facts.get("layers", [])
+        if (
+            not isinstance(made, dict)
+            or not isinstance(layers, list)
+            or any(Path(str(name)).name != name for name in (*made, *layers))
+        ):
+            raise InputError(f"{path} was changed and cannot be read; start in a new folder.")
+        for name, digest in made.items():
+            if self._digest(name) != digest:
+                raise InputError(
+                    f"{self.path / name} was changed or removed after the run wrote it; restore "
+                    "it, or start the run in a new folder."
+                )
 
     @rank_zero_only
     def clear(self, *names: str) -> None:
@@ -132,7 +173,7 @@ class RunFolder:
         if not self.resumed:
             return
         for path in (self.path / name for name in names):
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
@@ -140,13 +181,38 @@ class RunFolder:
     def checkpoint(self, stage: str) -> Path | None:
         """The last full epoch of an unfinished stage."""
         path = self.path / stage / UNFINISHED
-        return path if self.resumed and path.is_file() else None
+        if not self.resumed or not path.is_file():
+            return None
+        load_checkpoint(path)
+        return path
 
     def log_folder(self, stage: str) -> str:
         """Where in a stage's folder this attempt logs: its own, or `resumed_1` and so on."""
         if not self.resumed or not (self.path / stage).exists():
             return ""
         return f"resumed_{1 + len(list((self.path / stage).glob('resumed_*')))}"
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint holds, which is loaded without running code.
+
+    Raises:
+        InputError: If it holds code, or is damaged.
+    """
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(loaded, dict) and "state_dict" in loaded:
+            return loaded
+        raise ValueError("it is no checkpoint")
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} holds more than plain values and tensors, which may be code and is not run; "
+            "keep such out of the state_dict of the datamodule and of callbacks."
+        ) from error
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError) as error:
+        raise InputError(
+            f"{path} is damaged and cannot be loaded; start the run in a new folder."
+        ) from error
 
 
 def plain_values(value: Any) -> Any:

@@ -5,7 +5,6 @@ import csv
 import json
 import logging
 import math
-import pickle
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,6 +41,7 @@ from coseg_lightning.run_folder import (
     EpochSeeds,
     RunFolder,
     StageCheckpoint,
+    load_checkpoint,
     plain_values,
 )
 from coseg_lightning.segmentation_module import SegmentationModule
@@ -335,7 +335,7 @@ class _Run:
             facts = do(name)
             fits = {part: self.stages[part] for part in self.stages if part not in before}
             facts |= {"stages": fits, "epochs": sum(fit["epochs"] for fit in fits.values())}
-            self.kept.finish(name, facts)
+            self.kept.finish(name, facts, makes)
         self.stages |= facts["stages"]
         return facts
 
@@ -407,14 +407,7 @@ class _Run:
 
     def weights(self, stage: str, of: str = "") -> dict[str, Any]:
         """What a finished stage ended with, as a state dict: all of it, or one network's."""
-        path = self.kept.path / stage / CHECKPOINT
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-        except pickle.UnpicklingError as error:
-            raise InputError(
-                f"{path} holds more than plain values and tensors, which may be code; keep such "
-                "out of the state_dict of the datamodule and of callbacks."
-            ) from error
+        state = load_checkpoint(self.kept.path / stage / CHECKPOINT)["state_dict"]
         return {
             name.removeprefix(of): value for name, value in state.items() if name.startswith(of)
         }

@@ -16,7 +16,7 @@ from coseg_lightning.data.samples import (
     default_augmentation,
 )
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import LabelStore, MaskedImages, label_path
+from coseg_lightning.labels import LabelStore, MaskedImages, check_ids
 from coseg_lightning.noise import NoiseModel, choose_noisy, write_noisy_layer
 
 
@@ -65,8 +65,7 @@ class CoSegDataModule(pl.LightningDataModule):
             )
         if not len(train.ids):
             raise InputError("The training set is empty; give at least one image with a mask.")
-        for id in train.ids:
-            label_path(Path(), id)  # at the start, not when the first mask is written
+        check_ids(train.ids)  # at the start, not when the first mask is written
         self.image_size = image_size
         self.in_channels = in_channels
         self.batch_size = batch_size

@@ -1,17 +1,33 @@
 """A folder of images and masks."""
 
-import csv
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import MaskFolder, files_by_stem, image_size, read_image
-from coseg_lightning.labels import Mask, MaskedImages
+from coseg_lightning.image_files import files_by_stem, read_image
+from coseg_lightning.inspection import (
+    Facts,
+    Inspection,
+    OnBadSample,
+    alike,
+    look_at_image,
+    look_over,
+    outside,
+)
+from coseg_lightning.labels import (
+    Mask,
+    MaskedImages,
+    label_path,
+    on_any_disk,
+    same_on_some_disks,
+)
+from coseg_lightning.mask_folder import MaskFolder, leads_outside, same_stem
 from coseg_lightning.seeding import derive_rng
+from coseg_lightning.tables import read_table
 
 SPLITS = ("train", "val", "test")
 
@@ -52,8 +68,12 @@ def folder_splits(
     val_share: float = 0.0,
     test_share: float = 0.2,
     seed: int = 0,
+    on_bad_sample: OnBadSample = "error",
+    problems: str | Path | None = None,
 ) -> Splits:
     """Read `root/images` and `root/<masks>`, files of the same stem, and their split.
+
+    Every file is read once, and all that is wrong is told together.
 
     Args:
         root: The folder.
@@ -62,6 +82,8 @@ def folder_splits(
         val_share: Share of the samples for validation, where there is no `split.csv`.
         test_share: Share of the samples for the test, where there is no `split.csv`.
         seed: Chooses them.
+        on_bad_sample: `error`, or `skip` to leave out samples that cannot be used.
+        problems: A CSV file to write what is wrong to, if anything is.
 
     `root/split.csv`, with the columns `id` and `split` (train, val or test), decides where it
     exists; images that it does not name are left out.
@@ -69,52 +91,124 @@ def folder_splits(
     Raises:
         InputError: If anything is missing or does not fit together.
     """
+    check_on_bad_sample(on_bad_sample)
     root = Path(root).expanduser()
     if not root.is_dir():
         raise InputError(
             f"data.root={root}: there is no such folder; it must hold images/ and {masks}/."
         )
-    images = files_by_stem(root / "images")
+    by_stem = files_by_stem(root / "images")
+    images = {id: paths[0] for id, paths in by_stem.items()}
     table = root / "split.csv"
-    split = (
-        read_split(table) if table.is_file() else _draw_split(images, val_share, test_share, seed)
-    )
-    for id in split:
-        if id not in images:
-            raise InputError(
-                f"{table} names the sample {id}, but {root / 'images'} has no such image."
-            )
+    drawn = not table.is_file()
+    split = _draw_split(images, val_share, test_share, seed) if drawn else read_split(table)
     if "train" not in split.values():
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
 
-    mask_folder = MaskFolder(root / masks, classes=classes, ids=split)
-    for id, (height, width) in mask_folder.sizes.items():
-        image_height, image_width = image_size(images[id])
-        if (image_height, image_width) != (height, width):
-            raise InputError(
-                f"{mask_folder.path(id)} is {width}x{height}, but its image is "
-                f"{image_width}x{image_height}; both must have the same size."
-            )
+    found = Inspection(root)
+    _check_names(split, by_stem, root, found)
+    looks = look_over(
+        [images[id] for id in split if id in images and id not in found.bad],
+        look_at_image,
+        kind="images",
+        title="Looking at images",
+    )
+    facts: dict[str, Facts] = {}
+    for id in split:
+        of_file = looks.get(images.get(id, root))
+        if isinstance(of_file, InputError):
+            found.add("unreadable image", [id], str(of_file))
+        elif of_file is not None:
+            facts[id] = of_file
+    with_image = [id for id in split if id in images]
+    mask_folder = MaskFolder(root / masks, classes=classes, ids=with_image, inspection=found)
+    if drawn:  # else it names what is wanted of the folder
+        for id in mask_folder.ids:
+            if id not in images:
+                found.add(
+                    "no image",
+                    [id],
+                    f"{mask_folder.path(id)} is the mask of no image in {root / 'images'}; add "
+                    "the image, or remove the mask.",
+                )
+    _check_pairs(facts, mask_folder, images, split, found)
+    found.settle(skip=on_bad_sample == "skip", table=problems)
 
     def part(name: str) -> FolderImages | None:
-        ids = sorted(id for id, part_name in split.items() if part_name == name)
+        ids = sorted(id for id in split if split[id] == name and id not in found.bad)
         return FolderImages(ids, images, mask_folder) if ids else None
 
     train = part("train")
-    assert train is not None
+    if train is None:
+        raise InputError(f"{root} holds no sample for training that can be used.")
     return Splits(train, part("val"), part("test"))
+
+
+def _check_names(
+    split: Mapping[str, str], by_stem: Mapping[str, list[Path]], root: Path, found: Inspection
+) -> None:
+    """Note ids without one image file, and those that cannot name a file of their own."""
+    for id in split:
+        paths = by_stem.get(id, [])
+        if not paths:
+            told = f"{root / 'split.csv'} names the sample {id}, but {root / 'images'} has no such"
+            found.add("no image", [id], f"{told} image.")
+        elif len(paths) > 1:
+            found.add("same stem", [id], same_stem(paths))
+        elif outside(paths[0], [root, root / "images"]):
+            found.add("link", [id], leads_outside(paths[0]))
+        else:
+            try:
+                label_path(Path(), id)
+            except InputError as error:
+                found.add("name", [id], str(error))
+    for ids in alike({id: on_any_disk(id) for id in split}):
+        found.add("letter case", ids, same_on_some_disks(*ids[:2]))
+
+
+def _check_pairs(
+    images: Mapping[str, Facts],
+    masks: MaskFolder,
+    paths: Mapping[str, Path],
+    split: Mapping[str, str],
+    found: Inspection,
+) -> None:
+    """Note masks of another size than their image, and pictures that are there twice."""
+    for id, image in images.items():
+        mask = masks.facts.get(id)
+        if mask is not None and mask["size"] != image["size"]:
+            (height, width), (image_height, image_width) = mask["size"], image["size"]
+            found.add(
+                "size",
+                [id],
+                f"{masks.path(id)} is {width}x{height}, but its image is "
+                f"{image_width}x{image_height}; both must have the same size.",
+            )
+    good = {id: image["digest"] for id, image in images.items() if id not in found.bad}
+    for ids in alike(good):
+        one, other = ids[:2]
+        same = f"{paths[one]} and {paths[other].name}"
+        if len(ids) > 2:
+            same += f" (and {len(ids) - 2} more)"
+        if len({masks.facts[id]["digest"] for id in ids}) > 1:
+            told = f"{same} are the same picture, but their masks differ; keep the right one."
+            found.add("twice with different masks", ids, told)
+        elif len({split[id] for id in ids}) > 1:
+            parts = " and ".join(sorted({split[id] for id in ids}))
+            told = f"{same} are the same picture, in {parts}: what is measured there is too good."
+            found.warn("in two parts of the split", ids, told)
+
+
+def check_on_bad_sample(value: str) -> None:
+    """Raise an `InputError` unless it is error or skip."""
+    if value not in ("error", "skip"):
+        raise InputError(f"on_bad_sample={value} must be error or skip.")
 
 
 def read_split(path: Path) -> dict[str, str]:
     """Read a `split.csv`: id to train, val or test."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise InputError(f"There is no file {path}; give the split.csv.") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} cannot be read as a table; save it as CSV in UTF-8.") from error
-    if not rows or not {"id", "split"} <= rows[0].keys():
+    rows = read_table(path, ["id", "split"], guarded=False)
+    if not rows:
         raise InputError(f"{path} must have the columns id and split, and a row for each sample.")
     for row in rows:
         if row["split"] not in SPLITS:
@@ -128,14 +222,14 @@ def read_split(path: Path) -> dict[str, str]:
 
 
 def _draw_split(
-    ids: dict[str, Path], val_share: float, test_share: float, seed: int
+    ids: Iterable[str], val_share: float, test_share: float, seed: int
 ) -> dict[str, str]:
     if min(val_share, test_share) < 0 or val_share + test_share >= 1:
         raise InputError(
             f"data.val_share={val_share} and data.test_share={test_share} must be at least 0 and "
             "leave something for training."
         )
-    order = [sorted(ids)[i] for i in derive_rng(seed, "split").permutation(len(ids))]
+    order = [sorted(ids)[i] for i in derive_rng(seed, "split").permutation(len(list(ids)))]
     tests = round(test_share * len(order))
     vals = round(val_share * len(order))
     names = ["test"] * tests + ["val"] * vals + ["train"] * (len(order) - tests - vals)

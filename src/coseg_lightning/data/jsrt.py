@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coseg_lightning.data.folder import Splits
+from coseg_lightning.data.folder import Splits, check_on_bad_sample
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import image_size, read_image, read_indices
+from coseg_lightning.image_files import check_image, decoding, image_size, read_image, read_indices
+from coseg_lightning.inspection import Facts, Inspection, OnBadSample, look_over, outside
 from coseg_lightning.labels import Mask
+from coseg_lightning.mask_folder import leads_outside
 
 SIDE = 2048
 SCR = ("left lung", "right lung", "heart", "left clavicle", "right clavicle")
@@ -51,17 +53,26 @@ class JSRTImages:
         return (left | right).astype(np.uint8)
 
 
-def jsrt_splits(root: str | Path) -> Splits:
+def jsrt_splits(
+    root: str | Path, *, on_bad_sample: OnBadSample = "error", problems: str | Path | None = None
+) -> Splits:
     """Find the radiographs and lung masks anywhere below `root`, split as in section 3.
 
     Images are `JPCLN001.IMG` and so on, or PNGs of the same names (bones bright); masks lie in
     folders named `left lung` and `right lung` (or with an underscore), as SCR ships them; its other
     masks may lie beside them.
     Images with odd numbers train, those with even numbers test: 124 and 123 in the full set.
+    Every file is read once, and all that is wrong is told together.
+
+    Args:
+        root: The folder.
+        on_bad_sample: `error`, or `skip` to leave out samples that cannot be used.
+        problems: A CSV file to write what is wrong to, if anything is.
 
     Raises:
-        InputError: If images or masks are missing.
+        InputError: If images or masks are missing or unreadable.
     """
+    check_on_bad_sample(on_bad_sample)
     root = Path(root).expanduser()
     if not root.is_dir():
         raise InputError(f"data.root={root}: there is no such folder; it must hold JSRT and SCR.")
@@ -80,10 +91,24 @@ def jsrt_splits(root: str | Path) -> Splits:
             images[path.stem] = path
     if not images:
         raise InputError(f"{root} holds no JSRT image (JPCLN001.IMG ... or PNGs of those names).")
+    found = Inspection(root)
     for id in images:
         for place, masks in lungs.items():
             if id not in masks:
-                raise InputError(f"{root} holds no mask of {id} in a folder named {place!r}.")
+                told = f"{root} holds no mask of {id} in a folder named {place!r}."
+                found.add("no mask", [id], told)
+    for kind, paths in (("image", images), *lungs.items()):
+        wanted = {id: path for id, path in paths.items() if id in images}
+        for id, path in wanted.items():
+            if outside(path, [root]):
+                found.add("link", [id], leads_outside(path))
+        looks = look_over(list(wanted.values()), _look_at, kind=kind, title=f"Looking at {kind}s")
+        for id, path in wanted.items():
+            of_file = looks[path]
+            if isinstance(of_file, InputError):
+                found.add(f"unreadable {kind}", [id], str(of_file))
+    found.settle(skip=on_bad_sample == "skip", table=problems)
+    images = {id: path for id, path in images.items() if id not in found.bad}
 
     def part(parity: int) -> JSRTImages | None:
         ids = sorted(id for id in images if int(id[-3:]) % 2 == parity)
@@ -96,13 +121,23 @@ def jsrt_splits(root: str | Path) -> Splits:
     return Splits(train, None, part(0))
 
 
+def _look_at(path: Path) -> Facts:
+    suffix = path.suffix.lower()
+    if path.parent.name.lower().replace("_", " ") in SCR:
+        pixels = read_indices(path)
+    else:
+        pixels = read_raw(path) if suffix == ".img" else check_image(path)
+    return {"size": list(pixels.shape[:2])}
+
+
 def read_raw(path: Path) -> NDArray[Any]:
     """A raw `.IMG` radiograph, `(2048, 2048)` float32 in [0, 1], inverted: bones are bright.
 
     Raises:
         InputError: If the file has another size.
     """
-    values = np.fromfile(path, dtype=">u2")
+    with decoding(path):
+        values = np.fromfile(path, dtype=">u2")
     if values.size != SIDE * SIDE:
         raise InputError(
             f"{path} holds {2 * values.size} bytes, not the {2 * SIDE * SIDE} of a JSRT image; "

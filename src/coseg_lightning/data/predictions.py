@@ -1,16 +1,17 @@
 """Class probabilities that somebody else's network predicted, in files."""
 
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import SUFFIXES, read_indices
+from coseg_lightning.image_files import SUFFIXES, decoding, read_indices
 
 Floats = NDArray[np.float32]
+LARGEST = 2**32  # bytes of one sample's probabilities
 
 
 class PredictionFolder:
@@ -83,11 +84,17 @@ class PredictionFolder:
                     f"{path} holds {picture.dtype}; save it as an 8 or 16 bit picture."
                 )
             return (picture / np.iinfo(picture.dtype).max).astype(np.float32)
-        try:
+        with decoding(path, "an array of numbers"):
+            if path.suffix.lower() == ".npz":
+                with ZipFile(path) as archive:
+                    size = archive.infolist()[0].file_size
+            else:  # whose header tells the shape before the numbers are read
+                size = np.load(path, allow_pickle=False, mmap_mode="r").nbytes
+            if size > LARGEST:
+                raise InputError(
+                    f"{path} claims {size // 2**20} MB, as a file made to fill the memory would; "
+                    f"give at most {LARGEST // 2**20} MB a mask."
+                )
             loaded = np.load(path, allow_pickle=False)
             values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
             return np.asarray(values, np.float32)
-        except (ValueError, TypeError, OSError, EOFError, IndexError, BadZipFile) as error:
-            raise InputError(
-                f"{path} cannot be read as an array of numbers; restore it."
-            ) from error

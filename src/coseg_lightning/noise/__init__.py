@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import MaskFolder
 from coseg_lightning.labels import LabelStore, Mask, MaskedImages
+from coseg_lightning.mask_folder import MaskFolder
 from coseg_lightning.noise.boundaries import (
     BiasedAnnotator,
     BoundaryNoise,

@@ -1,6 +1,5 @@
 """The paper's figures, drawn from what a run wrote."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from coseg_lightning.data.samples import SampleDataset, stretched
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.ranking import Ranking
+from coseg_lightning.tables import read_table
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart.
 BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
@@ -141,8 +141,5 @@ def _say(axes: Axes, text: str) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file; none if it does not exist."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    """The rows of a table that a run wrote; none if it does not exist."""
+    return read_table(path) if path.is_file() else []

@@ -1,0 +1,236 @@
+"""Looking at all files before training, and telling all that is wrong with them at once."""
+
+import hashlib
+import json
+import logging
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from lightning_utilities.core.rank_zero import rank_zero_only
+from numpy.typing import NDArray
+from platformdirs import user_cache_path
+from tqdm import tqdm
+
+from coseg_lightning.atomic import write_text
+from coseg_lightning.errors import BadSamplesError, InputError
+from coseg_lightning.image_files import check_image
+from coseg_lightning.tables import write_table
+
+OnBadSample = Literal["error", "skip"]
+Facts = dict[str, Any]
+# Of the processes of a run, whose messages are all the same.
+IS_FIRST = getattr(rank_zero_only, "rank", 0) == 0
+SHOWN = 5  # problems of a kind that are told one by one
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with some samples, in a sentence.
+
+    Args:
+        kind: What is told of together.
+        ids: The samples that cannot be used.
+        sentence: What was found, what is wanted, what to do.
+    """
+
+    kind: str
+    ids: tuple[str, ...]
+    sentence: str
+
+
+class Inspection:
+    """Collects what is wrong with a dataset, to tell it all together.
+
+    Args:
+        place: What the dataset is called in messages, such as its folder.
+    """
+
+    def __init__(self, place: str | Path) -> None:
+        self.place = place
+        self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
+
+    def add(self, kind: str, ids: Iterable[str], sentence: str) -> None:
+        """Note why samples cannot be used."""
+        self.problems.append(Problem(kind, tuple(ids), sentence))
+
+    def warn(self, kind: str, ids: Iterable[str], sentence: str) -> None:
+        """Note what somebody should know of samples that can be used."""
+        self.warnings.append(Problem(kind, tuple(ids), sentence))
+
+    @property
+    def bad(self) -> frozenset[str]:
+        """The samples that cannot be used."""
+        return frozenset(id for problem in self.problems for id in problem.ids)
+
+    def settle(self, *, skip: bool | None = None, table: str | Path | None = None) -> None:
+        """Tell what was found.
+
+        Args:
+            skip: Whether bad samples are left out; None where that is not on offer.
+            table: A CSV file to write all of it to.
+
+        Raises:
+            BadSamplesError: If there are bad samples that are not to be left out.
+        """
+        if table is not None and (self.problems or self.warnings) and IS_FIRST:
+            write_table(
+                table,
+                [
+                    {
+                        "kind": problem.kind,
+                        "usable": int(problem in self.warnings),
+                        "ids": " ".join(problem.ids),
+                        "problem": problem.sentence,
+                    }
+                    for problem in (*self.problems, *self.warnings)
+                ],
+            )
+        if IS_FIRST:
+            for line in _shown(self.warnings):
+                log.warning("%s", line)
+        if not self.problems:
+            return
+        lines = _shown(self.problems)
+        if skip:
+            if IS_FIRST:
+                log.warning("%d samples of %s are left out:", len(self.bad), self.place)
+                for line in lines:
+                    log.warning("  %s", line)
+            return
+        way = "" if skip is None else " on_bad_sample=skip leaves out such samples."
+        if len(self.problems) == 1:
+            raise BadSamplesError(lines[0] + way)
+        every = "" if table is None else f" All are in {table}."
+        told = f"{self.place} has {len(self.problems)} problems; mend them.{way}{every}"
+        raise BadSamplesError("\n  ".join([told, *lines]))
+
+
+def _shown(problems: Collection[Problem]) -> list[str]:
+    """A line each, but of many that are alike only the first ones."""
+    count = Counter(problem.kind for problem in problems)
+    shown: Counter[str] = Counter()
+    lines = []
+    for problem in problems:
+        shown[problem.kind] += 1
+        if shown[problem.kind] <= SHOWN:
+            lines.append(problem.sentence)
+        elif shown[problem.kind] == count[problem.kind]:
+            lines.append(
+                f"... and {count[problem.kind] - SHOWN} more of this kind ({problem.kind})."
+            )
+    return lines
+
+
+def look_over(
+    files: Collection[Path], look: Callable[[Path], Facts], *, kind: str, title: str
+) -> dict[Path, Facts | InputError]:
+    """What there is to know of each file, or the error on reading it; in parallel, with a bar.
+
+    Facts are kept in the user's cache folder, and of a file whose size and time are as they were
+    the file is not read again. Errors are not kept.
+
+    Args:
+        files: The files.
+        look: Returns plain values by name, or raises an `InputError`.
+        kind: What `look` does, which tells apart what is kept.
+        title: Of the bar.
+    """
+    kept = _Kept(files, kind)
+    new = [path for path in files if path not in kept.facts]
+
+    def try_to(path: Path) -> Facts | InputError:
+        try:
+            return look(path)
+        except InputError as error:
+            return error
+
+    with ThreadPoolExecutor() as pool:
+        bar = tqdm(
+            pool.map(try_to, new),
+            desc=title,
+            total=len(new),
+            delay=1,
+            leave=False,
+            disable=not IS_FIRST,
+        )
+        found: dict[Path, Facts | InputError] = dict(zip(new, bar, strict=True))
+    if new:
+        kept.add({path: facts for path, facts in found.items() if isinstance(facts, dict)})
+    return {path: kept.facts.get(path) or found[path] for path in files}
+
+
+class _Kept:
+    """Facts of files, in a file of the user's cache folder; without one nothing is kept."""
+
+    def __init__(self, files: Collection[Path], kind: str) -> None:
+        folders = sorted({str(path.parent.absolute()) for path in files})
+        name = hashlib.blake2b("\0".join([kind, *folders]).encode(), digest_size=16).hexdigest()
+        self._path = user_cache_path("coseg-lightning") / "files" / f"{name}.json"
+        self._files: dict[str, list[Any]] = {}
+        self._stamps = {path: _stamp(path) for path in files}
+        try:
+            self._files = dict(json.loads(self._path.read_text(encoding="utf-8")))
+            self.facts: dict[Path, Facts] = {
+                path: dict(self._files[str(path.absolute())][1])
+                for path, stamp in self._stamps.items()
+                if stamp is not None and self._files.get(str(path.absolute()), [None])[0] == stamp
+            }
+        except (OSError, ValueError, TypeError, LookupError):  # none yet, or not ours
+            self._files, self.facts = {}, {}
+
+    def add(self, facts: dict[Path, Facts]) -> None:
+        self.facts |= facts
+        self._files |= {
+            str(path.absolute()): [self._stamps[path], of_path]
+            for path, of_path in self.facts.items()
+            if self._stamps[path] is not None
+        }
+        try:
+            write_text(self._path, json.dumps(self._files))
+        except OSError as error:
+            log.debug("What was found in the files is not kept: %s", error)
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def look_at_image(path: Path) -> Facts:
+    """Height and width of an image, and a digest of its pixels."""
+    image = check_image(path)
+    return {"size": list(image.shape[:2]), "digest": pixel_digest(image)}
+
+
+def pixel_digest(pixels: NDArray[Any]) -> str:
+    """The same for equal pictures, whatever format they are stored in."""
+    digest = hashlib.blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def outside(path: Path, folders: Iterable[Path]) -> bool:
+    """Whether a file is a link out of all of these folders."""
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    return not any(target.is_relative_to(folder.resolve()) for folder in folders)
+
+
+def alike(keys: dict[str, Any]) -> list[list[str]]:
+    """The groups of two or more ids that have the same key."""
+    groups: defaultdict[Any, list[str]] = defaultdict(list)
+    for id, key in keys.items():
+        groups[key].append(id)
+    return [sorted(ids) for ids in groups.values() if len(ids) > 1]

@@ -1,0 +1,30 @@
+"""Data sources that fail on purpose, for `data.source._target_=faults.splits`."""
+
+import os
+import signal
+
+from conftest import Squares
+
+from coseg_lightning.data.folder import Splits
+
+
+class Failing(Squares):
+    """Raises, or kills its process, when one process has read so many images."""
+
+    def __init__(self, size, fault, after, rank):
+        super().__init__(size)
+        self.fault, self.left, self.rank = fault, after, rank
+
+    def image(self, index):
+        if os.environ.get("LOCAL_RANK", "0") == str(self.rank):
+            self.left -= 1
+        if self.left < 0 and self.fault == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.left < 0:
+            raise RuntimeError("the scanner is on fire")
+        return super().image(index)
+
+
+def splits(fault, after, rank=0, size=12):
+    """Twelve squares to train on, and four to test."""
+    return Splits(Failing(size, fault, after, rank), None, Squares(4, name="t"))

@@ -1,0 +1,323 @@
+"""What goes wrong in a long run ends with the reason, and can be gone on with."""
+
+import errno
+import json
+import os
+import pickle
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, Squares
+from PIL import Image
+from test_callbacks import hashes
+from test_resume import SETTINGS, in_a_process, one_run, results
+from test_run import SMALL, composed, rows_of
+
+from coseg_lightning.command import _trouble
+from coseg_lightning.data.datamodule import CoSegDataModule
+from coseg_lightning.errors import InputError
+from coseg_lightning.labels import LabelStore
+from coseg_lightning.report.figures import read_rows
+from coseg_lightning.run import run
+
+FOLDER = [*SMALL, "data=folder", "data.in_channels=1"]
+
+
+# Faults of the machine
+
+
+def failing(folder, source, *more):
+    """The app with a data source that fails on purpose."""
+    source = ", ".join(f"{name}: {value}" for name, value in source.items())
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "coseg_lightning.run", *SMALL, "trainer.max_epochs=3"),
+            *("~data.source", f"+data.source={{_target_: faults.splits, {source}}}"),
+            *(f"hydra.run.dir={folder}", *more),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_process_that_raises_ends_all_and_says_why(tmp_path, rank):
+    two = ["trainer=ddp", "trainer.devices=2"]
+    result = failing(tmp_path / "run", {"fault": "raised", "after": 20, "rank": rank}, *two)
+    assert result.returncode == 1
+    assert "RuntimeError: the scanner is on fire" in result.stderr
+    assert f"go on with resume={tmp_path / 'run'}" in result.stdout
+    assert "Connection closed by peer" not in result.stderr  # what the others would bury it under
+
+
+def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path):
+    result = failing(tmp_path / "run", {"fault": "killed", "after": 20}, "data.num_workers=1")
+    assert result.returncode == 1
+    assert "A data loading worker died" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def limited(folder, bytes):
+    """A run that may write no file of more than some bytes, as on a disk that is full by then."""
+
+    def body():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, bytes))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        run(composed(*SETTINGS, f"resume={folder}"), folder)
+
+    return in_a_process(body)
+
+
+@pytest.mark.parametrize("bytes", [2_000, 60_000])  # before a checkpoint, and in one or later
+def test_a_full_disk_costs_nothing_that_was_written(tmp_path, bytes):
+    folder = tmp_path / "run"
+    assert limited(folder, bytes) == 1
+    assert not (folder / "summary.json").exists()
+    for path in folder.rglob("*.json"):
+        json.loads(path.read_text())  # whole, or not there
+    assert one_run(folder) == 0
+    assert one_run(tmp_path / "whole") == 0
+    assert results(folder) == results(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), "/runs/a: the disk is full"),
+        (PermissionError(errno.EACCES, "Permission denied", "/runs"), "/runs: you may not write"),
+        (OSError(errno.EROFS, "Read-only file system", "/runs"), "/runs: the disk is read-only"),
+        (RuntimeError("PytorchStreamWriter failed writing file data/1"), "the disk is full"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
+    ],
+)
+def test_trouble_with_the_machine_is_told_in_a_sentence(error, told):
+    wrapped = RuntimeError("wrapped")
+    wrapped.__cause__ = error
+    if isinstance(error, OSError):
+        assert told in _trouble(wrapped)
+    assert told in _trouble(error)
+    assert _trouble(ValueError("a mistake in the program")) is None
+
+
+def test_an_output_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").touch()
+    result = subprocess.run(
+        [sys.executable, "-m", "coseg_lightning.run", f"hydra.run.dir={tmp_path / 'file' / 'run'}"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "a file is in the way of a folder" in result.stderr
+
+
+def test_an_image_that_becomes_unreadable_in_the_second_epoch(make_folder, tmp_path, monkeypatch):
+    root, folder = make_folder(), tmp_path / "run"
+    options = [*FOLDER, f"data.root={root}", "trainer.max_epochs=3", "data.batch_size=3"]
+    run(composed(*options), tmp_path / "whole")
+    gone, step, steps = root / "images" / "s03.png", torch.optim.Adam.step, []
+    content = gone.read_bytes()
+
+    def stepping(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 3:  # of two an epoch
+            gone.write_bytes(content[:20])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", stepping)
+    with pytest.raises(InputError, match="s03.png cannot be read as an image; restore"):
+        run(composed(*options, f"resume={folder}"), folder)
+    monkeypatch.undo()
+    gone.write_bytes(content)
+    run(composed(*options, f"resume={folder}"), folder)
+    assert results(folder) == results(tmp_path / "whole")
+
+
+# Odd datasets
+
+
+class Odd(Squares):
+    """Squares of which some masks hold nothing, and one no class but what is unlabelled."""
+
+    def mask(self, index):
+        return super().mask(index) * (index > 1) + np.uint8(255 * (index == 1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["nol=0"],
+        ["nol=0.95"],
+        ["data.source.train=1", "data.batch_size=1"],  # one sample, and BatchNorm
+        ["data.source.train=1", "nol=0.95"],
+        ["data.source.train=3", "data.batch_size=8"],  # a set smaller than a batch
+        ["data.source.train=5", "data.batch_size=4"],  # a rest of one
+        ["data.batch_size=1", "method.selection=eq1"],
+        ["nol=auto", "noise.level=0", "data.source.train=2"],
+    ],
+)
+def test_a_run_at_the_edges_ends_with_figures(tmp_path, settings):
+    rest = [setting for setting in SETTINGS if setting.partition("=")[0] not in _keys(settings)]
+    summary = run(composed(*rest, "data.source.val=0", *settings), tmp_path / "run")
+    assert 0 <= summary["test"]["dice"] <= 1
+    assert summary["test"]["accuracy"] is not None
+
+
+def _keys(settings):
+    return {setting.partition("=")[0] for setting in settings}
+
+
+@pytest.mark.parametrize("classes", [2, 4])  # with 4, two are absent from every batch
+def test_empty_and_unlabelled_masks_are_trained_on(tmp_path, classes):
+    root = tmp_path / "dataset"
+    squares = Odd(8)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for i, id in enumerate(squares.ids):
+        Image.fromarray(squares.image(i)).save(root / "images" / f"{id}.png")
+        Image.fromarray(squares.mask(i)).save(root / "masks" / f"{id}.png")
+    (root / "split.csv").write_text(
+        "id,split\n" + "".join(f"{id},{'test' if id > 's05' else 'train'}\n" for id in squares.ids)
+    )
+    options = [f"data.root={root}", f"data.classes={classes}", "data.batch_size=2"]
+    summary = run(composed(*FOLDER, *options), tmp_path / "run")
+    assert 0 <= summary["test"]["dice"] <= 1
+    rows = rows_of(tmp_path / "run" / "scores.csv")
+    assert {row["id"] for row in rows} == {f"s{i:02d}" for i in range(6)}
+    assert all(np.isfinite(float(row["score"])) for row in rows)
+
+
+# What somebody changed, or sent
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert one_run(folder) == 0
+    return folder
+
+
+def test_an_edited_ranking_or_layer_is_not_gone_on_with(finished, tmp_path):
+    for name, edit in {
+        "scores.csv": lambda text: text.replace(",0,", ",1,", 1),
+        "labels/manifest.json": lambda text: text.replace('"changed_pixels": ', '"pixels": ', 1),
+        "robust_training/done.json": lambda text: text.replace('["labels"]', '["../labels"]'),
+        "run.json": lambda text: text[:-5],
+    }.items():
+        folder = tmp_path / name.replace("/", "_")
+        shutil.copytree(finished, folder)
+        before = (folder / name).read_text()
+        assert edit(before) != before
+        (folder / name).write_text(edit(before))
+        with pytest.raises(InputError, match="changed") as error:
+            run(composed(*SETTINGS, f"resume={folder}"), folder)
+        assert name in str(error.value) or "labels" in str(error.value)
+        (folder / name).write_text(before)
+        run(composed(*SETTINGS, f"resume={folder}"), folder)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda manifest: manifest["labels"].update({"../../x": {}}),
+        lambda manifest: manifest["labels"].popitem(),
+        lambda manifest: manifest.update(digest="0"),
+        lambda manifest: manifest.pop("digest"),
+        lambda manifest: manifest.update(run="another"),
+    ],
+)
+def test_an_edited_manifest_is_refused(finished, tmp_path, edit):
+    shutil.copytree(finished / "labels", tmp_path / "labels")
+    LabelStore(tmp_path / "labels")
+    path = tmp_path / "labels" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    edit(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match="manifest.json was changed after it was written"):
+        LabelStore(tmp_path / "labels")
+
+
+class Exploit:
+    """Unpickled, it would make a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("content", ["code", "cut off", "text", "something else"])
+def test_a_checkpoint_of_code_or_rubbish_is_refused_and_not_run(tmp_path, content):
+    folder = tmp_path / "run"
+    assert one_run(folder, at=40) == -signal.SIGKILL
+    (path,) = folder.rglob("unfinished.ckpt")
+    if content == "code":
+        torch.save({"state_dict": Exploit(tmp_path / "owned")}, path)
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(path, weights_only=True)
+    elif content == "cut off":
+        path.write_bytes(path.read_bytes()[:1000])
+    elif content == "text":
+        path.write_text("no checkpoint")
+    else:
+        torch.save([1, 2], path)
+    with pytest.raises(InputError, match="unfinished.ckpt") as error:
+        run(composed(*SETTINGS, f"resume={folder}"), folder)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_link_in_the_runs_folder_does_not_lead_to_your_files(tmp_path):
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    mine.mkdir()
+    (mine / "a.png").write_text("mine")
+    assert one_run(folder, at=20) == -signal.SIGKILL
+    (folder / "labels").symlink_to(mine)
+    (folder / "scores.csv").symlink_to(mine / "a.png")
+    before = hashes(mine)
+    assert one_run(folder) == 0
+    assert hashes(mine) == before
+    assert not (folder / "labels").is_symlink()
+
+
+def test_names_are_escaped_in_tables_and_pages(make_folder, tmp_path):
+    root = make_folder()
+    names = ["<img src=x onerror=alert(1)>", "=1+1", "@SUM(A1)", "$a^{b$", "'-1", "&amp;"]
+    for i, name in enumerate(names):
+        for part in ("images", "masks"):
+            (root / part / f"s{i:02d}.png").rename(root / part / f"{name}.png")
+    rough = [f"{id},train\n" for id in [f'"{name}"' for name in names]]
+    (root / "split.csv").write_text("id,split\n" + "".join(rough) + "s06,test\n")
+    options = [f"data.root={root}", "++method.confidence=0", "nol=0.5", "optimizer.lr=0.01"]
+    run(composed(*FOLDER, *options), tmp_path / "run")
+    with (tmp_path / "run" / "scores.csv").open() as file:
+        cells = [line.split(",")[0] for line in file][1:]
+    assert not any(cell.strip('"')[0] in "=+-@" for cell in cells)
+    assert {row["id"] for row in read_rows(tmp_path / "run" / "scores.csv")} == set(names)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+def test_ids_that_would_be_one_file_are_refused_before_training():
+    for ids, told in (
+        (["a", "A"], "one file on disks that do not tell letter case apart"),
+        (["\u00e9", "e\u0301"], "one file on disks"),
+        (["x" * 300], "too long for a file name"),
+        (["a/b"], "cannot be a file name"),
+    ):
+        squares = Squares(len(ids))
+        squares.ids = ids
+        with pytest.raises(InputError, match=told):
+            CoSegDataModule(squares, image_size=32, in_channels=1)

@@ -1,0 +1,290 @@
+"""All files are looked at before training, and all that is wrong is told at once."""
+
+import csv
+import os
+import shutil
+import zlib
+
+import numpy as np
+import pytest
+from conftest import Squares
+from PIL import Image
+from test_run import SMALL, start
+
+import coseg_lightning.data.folder
+import coseg_lightning.data.jsrt
+from coseg_lightning.data.folder import folder_splits
+from coseg_lightning.data.jsrt import jsrt_splits
+from coseg_lightning.errors import BadSamplesError, InputError
+from coseg_lightning.image_files import read_image, read_indices
+from coseg_lightning.inspection import look_over
+from coseg_lightning.tables import read_table
+
+
+def save(pixels, path):
+    Image.fromarray(np.asarray(pixels, np.uint8)).save(path)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.fixture
+def messy(make_folder):
+    """Twenty squares, of which many are bad, each in its own way."""
+    root = make_folder(size=20, side=48)
+    images, masks = root / "images", root / "masks"
+    truncate(images / "s00.png")
+    (images / "s01.png").write_text("no image")
+    truncate(masks / "s02.png")
+    save(np.zeros((16, 20)), masks / "s03.png")
+    (masks / "s04.png").unlink()
+    save(np.full((48, 48), 7), masks / "s05.png")
+    save(np.random.default_rng(0).integers(0, 255, (48, 48, 3)), masks / "s06.png")
+    save(np.zeros((48, 48)), masks / "s07.png")  # background alone: can be used
+    shutil.copy(images / "s08.png", images / "s09.png")  # with another mask
+    with Image.open(images / "s10.png") as file:
+        file.save(images / "s11.bmp")  # the same picture, in another format
+    (images / "s11.png").unlink()
+    shutil.copy(masks / "s10.png", masks / "s11.png")
+    save(np.zeros((48, 48)), masks / "nobody.png")
+    (images / "s12.png").rename(images / "S13.png")
+    (masks / "s12.png").rename(masks / "S13.png")
+    save(np.zeros((48, 48)), images / "s14.gif")
+    elsewhere = root.parent / "elsewhere.png"
+    shutil.copy(images / "s15.png", elsewhere)
+    (images / "s15.png").unlink()
+    (images / "s15.png").symlink_to(elsewhere)
+    return root
+
+
+SENTENCES = [
+    "images/s00.png cannot be read as an image",
+    "images/s01.png cannot be read as an image",
+    "masks/s02.png cannot be read as a mask",
+    "masks/s03.png is 20x16, but its image is 48x48",
+    "holds no mask of s04",
+    "masks/s05.png holds the class id 7",
+    "masks/s06.png is a colour picture",
+    "images/s08.png and s09.png are the same picture, but their masks differ",
+    "masks/nobody.png is the mask of no image",
+    "sample ids S13 and s13 would be one file",
+    "s14.gif and s14.png have the same stem",
+    "images/s15.png is a link to",
+]
+BAD = {*(f"s{i:02d}" for i in (0, 1, 2, 3, 4, 5, 6, 8, 9, 13, 14, 15)), "S13", "nobody"}
+
+
+def files_of(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_everything_that_is_wrong_is_told_together(messy, tmp_path):
+    before = files_of(messy)
+    with pytest.raises(BadSamplesError) as error:
+        folder_splits(messy, problems=tmp_path / "problems.csv")
+    told = str(error.value)
+    for sentence in SENTENCES:
+        assert sentence in told
+    assert f"{messy} has {len(SENTENCES)} problems; mend them." in told
+    assert "on_bad_sample=skip leaves out such samples" in told
+    assert len(told.splitlines()) == 1 + len(SENTENCES)
+    rows = read_table(tmp_path / "problems.csv")
+    assert {id for row in rows if row["usable"] == "0" for id in row["ids"].split()} == BAD
+    assert files_of(messy) == before
+
+
+def test_bad_samples_are_left_out_if_that_is_asked_for(messy, caplog):
+    splits = folder_splits(messy, on_bad_sample="skip")
+    parts = [part.ids for part in splits if part is not None]
+    assert sorted(id for ids in parts for id in ids) == [
+        *("s07", "s10", "s11", "s16", "s17", "s18", "s19")
+    ]
+    assert f"{len(BAD)} samples of {messy} are left out" in caplog.text
+    for sentence in SENTENCES:
+        assert sentence in caplog.text
+    for part in filter(None, splits):
+        for index in range(len(part)):
+            assert part.image(index).shape == part.mask(index).shape == (48, 48)
+
+
+def test_a_bad_file_does_not_move_the_others_to_another_part(make_folder):
+    root = make_folder(size=20)
+    before = folder_splits(root, seed=1)
+    bad = before.train.ids[3]
+    truncate(root / "masks" / f"{bad}.png")
+    after = folder_splits(root, seed=1, on_bad_sample="skip")
+    assert list(after.test.ids) == list(before.test.ids)
+    assert [*after.train.ids, bad] == sorted(before.train.ids, key=lambda id: (id == bad, id))
+
+
+def test_what_is_odd_but_can_be_used_is_a_warning(make_folder, caplog):
+    root = make_folder(size=10)
+    split = "".join(f"s{i:02d},{'test' if i > 7 else 'train'}\n" for i in range(10))
+    (root / "split.csv").write_text("id,split\n" + split)
+    save(np.zeros((32, 32)), root / "masks" / "s01.png")
+    save(np.full((32, 32), 255), root / "masks" / "s02.png")
+    shutil.copy(root / "images" / "s03.png", root / "images" / "s09.png")
+    shutil.copy(root / "masks" / "s03.png", root / "masks" / "s09.png")
+    splits = folder_splits(root)
+    assert len(splits.train.ids) + len(splits.test.ids) == 10
+    assert "1 of 10 masks in" in caplog.text
+    assert "s01.png, hold nothing but background" in caplog.text
+    assert "s02.png, hold nothing but unlabelled pixels" in caplog.text
+    assert "s03.png and s09.png are the same picture, in test and train" in caplog.text
+
+
+def test_one_bad_mask_does_not_change_what_255_means(make_folder):
+    root = make_folder(foreground=255)
+    save(np.full((32, 32), 7), root / "masks" / "s00.png")
+    with pytest.raises(InputError, match="s00.png holds the class id 7") as error:
+        folder_splits(root)
+    assert "\n" not in str(error.value)
+    splits = folder_splits(root, on_bad_sample="skip")
+    assert set(np.unique(splits.train.mask(0))) == {0, 1}
+
+
+def test_of_many_alike_problems_only_the_first_are_told_one_by_one(make_folder, tmp_path):
+    root = make_folder(size=20)
+    for path in (root / "masks").iterdir():
+        truncate(path)
+    with pytest.raises(BadSamplesError) as error:
+        folder_splits(root, problems=tmp_path / "problems.csv")
+    assert len(str(error.value).splitlines()) == 1 + 5 + 1
+    assert "... and 15 more of this kind (unreadable mask)." in str(error.value)
+    assert len(read_table(tmp_path / "problems.csv")) == 20
+    with pytest.raises(InputError, match="no sample for training that can be used"):
+        folder_splits(root, on_bad_sample="skip")
+    with pytest.raises(InputError, match="on_bad_sample=ignore must be error or skip"):
+        folder_splits(root, on_bad_sample="ignore")
+
+
+def test_a_file_is_read_again_only_if_its_size_or_time_has_changed(make_folder, monkeypatch):
+    root, looked = make_folder(), []
+
+    def counting(files, look, **options):
+        def look_and_count(path):
+            looked.append(path.name)
+            return look(path)
+
+        return look_over(files, look_and_count, **options)
+
+    monkeypatch.setattr(coseg_lightning.data.folder, "look_over", counting)
+    folder_splits(root)
+    assert len(looked) == 8
+    folder_splits(root)
+    assert len(looked) == 8
+    save(np.zeros((32, 32)), root / "images" / "s05.png")
+    folder_splits(root)
+    assert looked[8:] == ["s05.png"]
+    truncate(root / "images" / "s05.png")
+    for _ in range(2):  # what cannot be read is not kept
+        with pytest.raises(InputError, match="s05.png cannot be read"):
+            folder_splits(root)
+    assert looked[9:] == ["s05.png", "s05.png"]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"a": 1}', "\0"])
+def test_a_damaged_cache_is_made_again(make_folder, content, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = make_folder()
+    folder_splits(root)
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(kept) == 2
+    for path in kept:
+        path.write_text(content)
+    folder_splits(root)
+    shutil.rmtree(tmp_path / "cache")
+    (tmp_path / "cache").touch()  # where nothing can be kept, as in a read-only home
+    folder_splits(root)
+
+
+def test_the_command_tells_all_of_it(messy, tmp_path):
+    arguments = [*SMALL, "data=folder", f"data.root={messy}", "data.in_channels=1"]
+    result = start(*arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert result.returncode == 1
+    for sentence in SENTENCES:
+        assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert f"All are in {tmp_path / 'run' / 'problems.csv'}" in result.stderr
+    assert not (tmp_path / "run" / "run.json").exists()
+    result = start(
+        *arguments, f"hydra.run.dir={tmp_path / 'run'}", "on_bad_sample=skip", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    with (tmp_path / "run" / "scores.csv").open() as file:
+        assert not {row["id"] for row in csv.DictReader(file)} & BAD
+
+
+def test_jsrt_is_looked_at_too(tmp_path):
+    for place in ("images", "left lung", "right lung"):
+        (tmp_path / place).mkdir()
+        for i in range(1, 7):
+            save(Squares(2).image(0), tmp_path / place / f"JPCLN{i:03d}.png")
+    truncate(tmp_path / "images" / "JPCLN001.png")
+    truncate(tmp_path / "left lung" / "JPCLN002.png")
+    (tmp_path / "images" / "JPCLN003.IMG").write_bytes(b"short")
+    with pytest.raises(BadSamplesError, match="has 3 problems") as error:
+        jsrt_splits(tmp_path)
+    assert "JPCLN003.IMG holds 4 bytes" in str(error.value)
+    splits = jsrt_splits(tmp_path, on_bad_sample="skip")
+    assert (splits.train.ids, splits.test.ids) == (["JPCLN005"], ["JPCLN004", "JPCLN006"])
+
+
+# Hostile files
+
+
+def bomb(path, side=50_000):
+    """A picture that claims 2.5 billion pixels in 200 bytes."""
+    save(np.zeros((8, 8)), path)
+    content = bytearray(path.read_bytes())
+    content[16:24] = side.to_bytes(4, "big") * 2  # of the header, whose checksum follows
+    content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
+    path.write_bytes(content)
+
+
+def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, make_folder):
+    bomb(tmp_path / "a.png")
+    for read in (read_image, read_indices):
+        with pytest.raises(InputError, match="a.png claims more than 178 million pixels"):
+            read(tmp_path / "a.png")
+    root = make_folder()
+    bomb(root / "images" / "s01.png")
+    bomb(root / "masks" / "s02.png")
+    with pytest.raises(BadSamplesError, match="has 2 problems"):
+        folder_splits(root)
+
+
+def test_a_pipe_is_not_waited_for(make_folder):
+    root = make_folder()
+    (root / "images" / "s01.png").unlink()
+    os.mkfifo(root / "images" / "s01.png")
+    with pytest.raises(InputError, match="s01.png cannot be read as an image"):
+        folder_splits(root)
+
+
+def test_links_within_the_dataset_and_to_a_whole_folder_are_followed(make_folder, tmp_path):
+    root = make_folder()
+    (root / "store").mkdir()
+    shutil.move(root / "images" / "s01.png", root / "store" / "x.png")
+    (root / "images" / "s01.png").symlink_to(root / "store" / "x.png")
+    shutil.move(root / "masks", tmp_path / "elsewhere")
+    (root / "masks").symlink_to(tmp_path / "elsewhere")
+    assert len(folder_splits(root).train.ids) == 6
+    (root / "images" / "s02.png").unlink()
+    (root / "images" / "s02.png").symlink_to("/etc/hostname")
+    with pytest.raises(InputError, match="s02.png is a link to /etc/hostname, outside"):
+        folder_splits(root)
+
+
+def test_ids_that_lead_elsewhere_are_refused(make_folder):
+    root = make_folder()
+    for id in ("../../etc/passwd", "/etc/passwd", ".."):
+        (root / "split.csv").write_text(f"id,split\ns00,train\n{id},train\n")
+        with pytest.raises(InputError, match="has no such image"):
+            folder_splits(root)
+    (root / "split.csv").unlink()
+    shutil.copy(root / "images" / "s00.png", root / "images" / "x\\..\\y.png")
+    shutil.copy(root / "masks" / "s00.png", root / "masks" / "x\\..\\y.png")
+    with pytest.raises(InputError, match="cannot be a file name"):
+        folder_splits(root)
