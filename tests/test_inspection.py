@@ -86,7 +86,7 @@ def test_everything_that_is_wrong_is_told_together(messy, tmp_path):
     told = str(error.value)
     for sentence in SENTENCES:
         assert sentence in told
-    assert f"{messy} has {len(SENTENCES)} problems; mend them." in told
+    assert f"{len(SENTENCES)} problems in {messy}: mend them." in told
     assert "on_bad_sample=skip leaves out such samples" in told
     assert len(told.splitlines()) == 1 + len(SENTENCES)
     rows = read_table(tmp_path / "problems.csv")
@@ -224,7 +224,7 @@ def test_jsrt_is_looked_at_too(tmp_path):
     truncate(tmp_path / "images" / "JPCLN001.png")
     truncate(tmp_path / "left lung" / "JPCLN002.png")
     (tmp_path / "images" / "JPCLN003.IMG").write_bytes(b"short")
-    with pytest.raises(BadSamplesError, match="has 3 problems") as error:
+    with pytest.raises(BadSamplesError, match="3 problems in") as error:
         jsrt_splits(tmp_path)
     assert "JPCLN003.IMG holds 4 bytes" in str(error.value)
     splits = jsrt_splits(tmp_path, on_bad_sample="skip")
@@ -251,7 +251,7 @@ def test_a_decompression_bomb_is_refused_by_its_header(tmp_path, make_folder):
     root = make_folder()
     bomb(root / "images" / "s01.png")
     bomb(root / "masks" / "s02.png")
-    with pytest.raises(BadSamplesError, match="has 2 problems"):
+    with pytest.raises(BadSamplesError, match="2 problems in"):
         folder_splits(root)
 
 

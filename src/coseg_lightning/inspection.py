@@ -109,7 +109,7 @@ class Inspection:
         if len(self.problems) == 1:
             raise BadSamplesError(lines[0] + way)
         every = "" if table is None else f" All are in {table}."
-        told = f"{self.place} has {len(self.problems)} problems; mend them.{way}{every}"
+        told = f"{len(self.problems)} problems in {self.place}: mend them.{way}{every}"
         raise BadSamplesError("\n  ".join([told, *lines]))
 
 

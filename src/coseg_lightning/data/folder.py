@@ -102,6 +102,7 @@ def folder_splits(
     table = root / "split.csv"
     drawn = not table.is_file()
     split = _draw_split(images, val_share, test_share, seed) if drawn else read_split(table)
+    split = dict(sorted(split.items()))
     if "train" not in split.values():
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
 
