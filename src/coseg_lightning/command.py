@@ -1,15 +1,17 @@
 """What the commands share: Hydra composes, and a user's mistake ends in one sentence."""
 
+import argparse
 import difflib
 import errno
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import (
     CompactHydraException,
@@ -56,6 +58,59 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return main
 
     return decorate
+
+
+def arguments(
+    description: str,
+    positional: Mapping[str, str],
+    options: Mapping[str, tuple[Any, str]],
+) -> dict[str, Any]:
+    """The arguments of a command without a configuration: `NAME ... key=value ...`.
+
+    Args:
+        description: What the command does, for `--help`.
+        positional: What each argument is, by its name.
+        options: Default and meaning of each key.
+
+    Raises:
+        InputError: If there is no such key, or its value is of another type than the default.
+    """
+    told = [f"  {key}={str(value).lower()}  {what}" for key, (value, what) in options.items()]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {getattr(sys.modules['__main__'].__spec__, 'name', '')}".removesuffix(
+            ".__main__"
+        ),
+        description=description,
+        epilog="\n".join(["settings:", *told]) if told else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, what in positional.items():
+        parser.add_argument(name, metavar=name.upper(), help=what)
+    if options:
+        parser.add_argument("settings", metavar="key=value", nargs="*", help="see below")
+    found = vars(parser.parse_args())
+    values = {key: default for key, (default, _) in options.items()}
+    for setting in found.pop("settings", []):
+        key, sign, text = setting.partition("=")
+        if not sign or key not in options:
+            raise InputError(f"{setting}: there is no such setting; take {', '.join(options)}.")
+        default = options[key][0]
+        value = yaml.safe_load(text) if not isinstance(default, str) else text
+        if type(value) is not type(default):
+            raise InputError(f"{setting} must be a {type(default).__name__}, such as {default}.")
+        values[key] = value
+    return {**found, **values}
+
+
+def told_in_a_sentence(body: Callable[[], None]) -> None:
+    """Run a command without a configuration; a user's mistake ends in one sentence."""
+    try:
+        body()
+    except (InputError, OSError) as error:
+        told = one_line(error) if isinstance(error, InputError) else _trouble(error)
+        if told is None or SHOW_TRACEBACK:
+            raise
+        sys.exit(told)
 
 
 def _composed(app: Callable[[], None]) -> None:

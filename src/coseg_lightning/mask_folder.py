@@ -26,6 +26,7 @@ class MaskFolder:
         classes: Number of classes, background included.
         ids: The samples that will be read, and that decide what 255 means; default all.
         inspection: Where bad masks are noted; default they raise, all together.
+        skip: Whether they are left out instead, with a warning.
 
     Raises:
         InputError: If there is no such folder, files are missing or unreadable, or hold a class
@@ -39,6 +40,7 @@ class MaskFolder:
         classes: int,
         ids: Iterable[str] | None = None,
         inspection: Inspection | None = None,
+        skip: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.classes = max(2, classes)  # a binary network's single output knows two classes
@@ -48,7 +50,8 @@ class MaskFolder:
         found = Inspection(self.folder) if inspection is None else inspection
         self.facts = self._look(by_stem, list(by_stem) if ids is None else list(ids), found)
         if inspection is None:
-            found.settle()
+            found.settle(skip=skip or None)
+            self._paths = {id: path for id, path in self._paths.items() if id not in found.bad}
 
     @property
     def ids(self) -> list[str]:

@@ -252,6 +252,7 @@ def run_stages(
             "corrected": len(changed),
             "contradiction": ranked.get("contradiction"),
             "left_alone": "correction" in stages and not corrected,
+            "layers": [layer.name for layer in data.label_layers],
             **_label_dice(data),
         },
         "stages": run.stages,

@@ -249,8 +249,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         id = self.dataset.ids[index]
-        image = with_channels(self.dataset.image(index).astype(np.float32), self.in_channels)
-        image = stretched(resized(image, self.image_size))
+        image = prepared(self.dataset.image(index), self.image_size, self.in_channels)
         side = (self.image_size, self.image_size)
         mask = smallest_type(self.dataset.mask(index))
         mask = cv2.resize(mask, side, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -260,9 +259,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
                 self.augmentation.set_random_seed(derive_seed(self.seed, epoch, id) % 2**32)
             augmented = self.augmentation(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
-        image = (image - image.mean()) / max(float(image.std()), 1e-6)
         sample: dict[str, Any] = {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)),
+            "image": standardised(image),
             "mask": torch.from_numpy(np.ascontiguousarray(mask, np.int64)),
             "id": id,
         }
@@ -280,6 +278,17 @@ class EpochSampler(DistributedSampler[Any]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter([(self.epoch, index) for index in super().__iter__()])
+
+
+def prepared(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
+    """An image at the networks' size, before augmentation: `(side, side, channels)` in [0, 1]."""
+    return stretched(resized(with_channels(image.astype(np.float32), channels), side))
+
+
+def standardised(image: NDArray[Any]) -> Tensor:
+    """`(H, W, C)` to the `(C, H, W)` that the networks see, of mean 0 and deviation 1."""
+    image = (image - image.mean()) / max(float(image.std()), 1e-6)
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))
 
 
 def stretched(image: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,389 @@
+"""The table of a sweep, as the paper's Table 1: python -m coseg_lightning.table FOLDER."""
+
+import csv
+import io
+import itertools
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from coseg_lightning.atomic import replacing, write_text
+from coseg_lightning.command import arguments, told_in_a_sentence
+from coseg_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+METRICS = ("dice", "accuracy")
+FORMATS = ("text", "csv", "markdown", "latex")
+# What a row or a column of the table says by itself.
+TOLD = ("seed", "noise", "nol", "method")
+
+
+def main() -> None:
+    """Read the command line, print the table, and say what is missing."""
+    given = arguments(
+        "The table of a sweep: mean and standard deviation over seeds, also while it still runs.",
+        {"folder": "a multirun's folder, or any folder of runs"},
+        {
+            "metric": ("dice", "or accuracy"),
+            "format": ("text", "or csv, markdown, latex: what is printed; all are written"),
+        },
+    )
+    if given["format"] not in FORMATS:
+        raise InputError(f"format={given['format']} must be {', '.join(FORMATS)}.")
+    table = sweep_table(given["folder"], metric=given["metric"])
+    place = table.write(Path(given["folder"]) / "table")
+    print(table.written_as(given["format"]))
+    for line in table.missing:
+        print(line)
+    print(f"In {place}: table.csv, table.md, table.tex, {table.metric}.png and .svg")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of a sweep.
+
+    Args:
+        folder: Its folder.
+        overrides: What was set for it.
+        summary: What it wrote at its end; None if it has not ended.
+    """
+
+    folder: Path
+    overrides: dict[str, str]
+    summary: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The runs of one row and column.
+
+    Args:
+        values: A figure in percent a seed.
+        gap: How far their mean is from that of networks on clean labels; None if it is not known.
+    """
+
+    values: tuple[float, ...]
+    gap: float | None = None
+
+    @property
+    def mean(self) -> float:
+        """Their mean."""
+        return statistics.fmean(self.values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Their standard deviation; None of a single one."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else None
+
+
+@dataclass(frozen=True)
+class SweepTable:
+    """Methods by noise types and levels.
+
+    Args:
+        metric: Of `METRICS`.
+        cells: By row, then by noise and level.
+        clean: The figures of networks on clean labels, if there are any.
+        missing: What the sweep still lacks, in sentences.
+    """
+
+    metric: str
+    cells: Mapping[str, Mapping[tuple[str, float], Cell]]
+    clean: Cell | None
+    missing: Sequence[str]
+
+    @property
+    def columns(self) -> list[tuple[str, float]]:
+        """Noise and level, in their order."""
+        return sorted({column for row in self.cells.values() for column in row})
+
+    def written_as(self, format: str) -> str:
+        """The table as `text`, `csv`, `markdown` or `latex`."""
+        if format == "csv":
+            return self._as_csv()
+        counts = {len(cell.values) for row in self.cells.values() for cell in row.values()}
+        seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
+        title = f"Test {self.metric} in percent, mean ± standard deviation over seeds ({seeds})"
+        if self.clean is not None:
+            title += f"; in brackets the gap to clean labels, {_figure(self.clean, gap=False)}"
+        head = ["", *(f"{noise} {level:g}" for noise, level in self.columns)]
+        rows = [
+            [name, *(_figure(row[column]) if column in row else "-" for column in self.columns)]
+            for name, row in self.cells.items()
+        ]
+        return {"text": _text, "markdown": _markdown, "latex": _latex}[format](title, head, rows)
+
+    def _as_csv(self) -> str:
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(["row", "noise", "level", "runs", "mean", "deviation", "gap"])
+        for name, row in self.cells.items():
+            for (noise, level), cell in sorted(row.items()):
+                figures = (cell.mean, cell.deviation, cell.gap)
+                told = ["" if value is None else f"{value:.3f}" for value in figures]
+                table.writerow([name, noise, f"{level:g}", len(cell.values), *told])
+        return text.getvalue()
+
+    def drawn(self) -> "Figure":
+        """The metric against the noise level, a panel for each type of noise."""
+        from matplotlib.figure import Figure
+
+        noises = list(dict.fromkeys(noise for noise, _ in self.columns)) or ["none"]
+        figure = Figure(figsize=(1.2 + 3.6 * len(noises), 3.4), layout="constrained")
+        panels = figure.subplots(1, len(noises), squeeze=False, sharey=True)[0]
+        for axes, noise in zip(panels, noises, strict=True):
+            for n, (name, row) in enumerate(self.cells.items()):
+                points = sorted((level, cell) for (of, level), cell in row.items() if of == noise)
+                if points:
+                    axes.errorbar(
+                        [level for level, _ in points],
+                        [cell.mean for _, cell in points],
+                        [cell.deviation or 0 for _, cell in points],
+                        label=name,
+                        capsize=3,
+                        color=COLOURS[n % len(COLOURS)],
+                        marker=MARKERS[n % len(MARKERS)],
+                    )
+            if self.clean is not None:
+                axes.axhline(self.clean.mean, color="#333333", linestyle="--", label="clean labels")
+            axes.set(xlabel="Noise level", title=noise)
+            axes.title.set_parse_math(False)
+            axes.grid(alpha=0.3)
+        panels[0].set(ylabel=f"Test {self.metric} in percent")
+        handles, names = panels[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+        return figure
+
+    def write(self, place: Path) -> Path:
+        """Write the table in every form, and its picture, into a folder of its own."""
+        for name, format in (("csv", "csv"), ("md", "markdown"), ("tex", "latex")):
+            write_text(place / f"table.{name}", self.written_as(format))
+        figure = self.drawn()
+        for suffix in ("png", "svg"):
+            with replacing(place / f"{self.metric}.{suffix}") as temporary:
+                figure.savefig(temporary, dpi=150)
+        return place
+
+
+# Okabe and Ito's, which people of any colour vision can tell apart; and shapes, for grey prints.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#999999")
+MARKERS = "os^Dv<>"
+
+
+def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
+    """Collect the runs of a sweep.
+
+    A row is a method, with whatever else the sweep varied; a column is a type of noise and its
+    level. Runs of `method=supervised noise=none` are what the gap is measured to.
+
+    Args:
+        folder: A multirun's folder, or any folder with runs below it.
+        metric: `dice` or `accuracy`, of the test images.
+
+    Raises:
+        InputError: If there is no run below the folder, or none that has ended.
+    """
+    folder = Path(folder)
+    if metric not in METRICS:
+        raise InputError(f"metric={metric} must be {' or '.join(METRICS)}.")
+    jobs = _jobs(folder)
+    missing = _missing(folder, jobs)
+    ended = [job for job in jobs if job.summary is not None]
+    if not ended:
+        raise InputError(
+            f"No run below {folder} has ended ({len(jobs)} begun); give the folder of a sweep, or "
+            "wait for its first run."
+        )
+    varied = _varied(jobs)
+    values: defaultdict[str, defaultdict[tuple[str, float], list[float]]]
+    values = defaultdict(lambda: defaultdict(list))
+    clean: list[float] = []
+    for job in ended:
+        assert job.summary is not None
+        figure = job.summary["test"][metric]
+        if figure is None:  # without a test set
+            continue
+        row, noise, level = _place(job, varied)
+        if noise == "none":
+            if job.summary["config"]["method"]["name"] == "supervised":
+                clean.append(100 * figure)
+                continue
+            level = 0.0
+        values[row][noise, level].append(100 * figure)
+    of_clean = Cell(tuple(clean)) if clean else None
+    cells = {
+        row: {
+            column: Cell(
+                tuple(of_column),
+                None if of_clean is None else statistics.fmean(of_column) - of_clean.mean,
+            )
+            for column, of_column in columns.items()
+        }
+        for row, columns in sorted(values.items())
+    }
+    return SweepTable(metric, cells, of_clean, missing)
+
+
+def _jobs(folder: Path) -> list[Job]:
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give the folder of a sweep.")
+    jobs = []
+    for path in sorted(folder.rglob(".hydra/overrides.yaml")):
+        place = path.parent.parent
+        try:
+            overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
+            summary = place / "summary.json"
+            ended = json.loads(summary.read_text("utf-8")) if summary.is_file() else None
+            jobs.append(Job(place, _by_key(overrides), ended))
+        except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+            raise InputError(f"{place} cannot be read as a run; move it elsewhere.") from error
+    if not jobs:
+        raise InputError(f"There is no run below {folder}; give the folder of a sweep.")
+    return jobs
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    pairs = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: _plain(value) for key, _, value in pairs if not key.startswith("hydra.")}
+
+
+def _plain(value: str) -> str:
+    """One way to write a value of which Hydra has several, such as False and false."""
+    try:
+        return str(yaml.safe_load(value))
+    except yaml.YAMLError:
+        return value
+
+
+def _varied(jobs: Sequence[Job]) -> list[str]:
+    """The keys whose values differ between jobs, but for those that have their place."""
+    keys = dict.fromkeys(key for job in jobs for key in job.overrides)
+    return [
+        key
+        for key in keys
+        if key not in (*TOLD, "resume")
+        and not key.startswith("noise.")
+        and len({job.overrides.get(key) for job in jobs}) > 1
+    ]
+
+
+def _place(job: Job, varied: Sequence[str]) -> tuple[str, str, float]:
+    """A job's row, noise and level."""
+    assert job.summary is not None
+    config = job.summary["config"]
+    noise = config.get("noise") or {}
+    names = [name for name, node in noise.items() if isinstance(node, dict) and "_target_" in node]
+    told = "+".join(names) or "none"
+    if noise.get("label_dice") is not None:
+        told += f"@{noise['label_dice']:g}"
+    if "masks" in noise:
+        told = str(noise["masks"])
+    level = float(noise.get("level") or 0)
+    row = [config["method"]["name"]]
+    row += [f"{key}={job.overrides[key]}" for key in varied if key in job.overrides]
+    nol = config.get("nol")
+    if names and nol != noise.get("level") and config["method"]["name"] != "supervised":
+        row.append(f"nol={nol}")
+    return " ".join(row), told, level
+
+
+def _missing(folder: Path, jobs: Sequence[Job]) -> list[str]:
+    """What the sweep was to run and has not, in sentences."""
+    expected = _expected(folder / "multirun.yaml")
+    told = []
+    for job in jobs:
+        if job.summary is None:
+            told.append(f"Begun, but not ended: {_swept(job.overrides, expected)} in {job.folder}.")
+    there = {frozenset(job.overrides.items()) for job in jobs}
+    lacking = [one for one in expected if frozenset(one.items()) not in there]
+    if lacking:
+        told.append(f"Not begun: {len(lacking)} of {len(expected)}.")
+        told += [f"  {_swept(one, expected)}" for one in lacking]
+    return told
+
+
+def _swept(overrides: Mapping[str, str], expected: Sequence[Mapping[str, str]]) -> str:
+    """The settings in which a job differs from others of its sweep."""
+    return " ".join(
+        f"{key}={value}"
+        for key, value in overrides.items()
+        if len({one.get(key) for one in expected}) != 1
+    )
+
+
+def _expected(path: Path) -> list[dict[str, str]]:
+    """The settings of every job of a sweep, from what Hydra keeps of its command line."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not path.is_file():
+        return []
+    try:
+        given = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is no sweep of Hydra's; give the folder of one.") from error
+    choices = []
+    for override in OverridesParser.create().parse_overrides(given):
+        key = override.get_key_element().lstrip("+~")
+        if override.is_sweep_override():
+            choices.append([(key, _plain(v)) for v in override.sweep_string_iterator()])
+        else:
+            choices.append([(key, _plain(override.get_value_string()))])
+    return [dict(chosen) for chosen in itertools.product(*choices)]
+
+
+def _figure(cell: Cell, gap: bool = True) -> str:
+    told = f"{cell.mean:.1f}"
+    if cell.deviation is not None and not math.isnan(cell.deviation):
+        told += f" ± {cell.deviation:.1f}"
+    return told + (f" ({cell.gap:+.1f})" if gap and cell.gap is not None else "")
+
+
+def _text(title: str, head: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[n]) for row in (head, *rows)) for n in range(len(head))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+    return "\n".join([title, "", *lines, ""])
+
+
+def _markdown(title: str, head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+
+
+def _latex(title: str, head: list[str], rows: list[list[str]]) -> str:
+    special = {sign: f"\\{sign}" for sign in "&%$#_{}"}
+    special |= {"±": "$\\pm$", "\\": "\\textbackslash{}", "^": "\\^{}", "~": "\\~{}"}
+
+    def escaped(text: str) -> str:
+        return "".join(special.get(sign, sign) for sign in text)
+
+    lines = [" & ".join(map(escaped, row)) + " \\\\" for row in (head, *rows)]
+    return "\n".join(
+        [
+            f"% {title}",
+            f"\\begin{{tabular}}{{l{'c' * (len(head) - 1)}}}",
+            "\\hline",
+            lines[0],
+            "\\hline",
+            *lines[1:],
+            "\\hline",
+            "\\end{tabular}",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    told_in_a_sentence(main)
