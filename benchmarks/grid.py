@@ -155,7 +155,9 @@ def composed(cell: Cell, large: bool):  # -> DictConfig
         cfg = compose("config", overrides(cell, large))
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    plain.pop("resume")  # is nothing that a result depends on
+    for key in ("resume", "baselines", "on_bad_sample", "stages", "review"):
+        plain.pop(key)  # is nothing that a result depends on
+    plain["data"]["source"].pop("on_bad_sample", None)
     text = json.dumps(plain, sort_keys=True, default=str).replace(str(DATA), "DATA")
     return cfg, hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -32,8 +32,15 @@ HERE = Path(__file__).resolve().parent
 # An installed wheel carries conf/ beside this module; in a checkout it lies at the top.
 CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
 
-# In conf/: the first, or if it is null the second.
-OmegaConf.register_new_resolver("coseg.or", lambda a, b: b if a is None else a, replace=True)
+
+def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) -> str:
+    """Where a run's results go: a reviewed one's below those of the run itself."""
+    if resume is None:
+        return default
+    return str(resume) if review is None and stages is None else str(Path(resume) / "reviewed")
+
+
+OmegaConf.register_new_resolver("coseg.run_dir", _run_dir, replace=True)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

@@ -52,6 +52,8 @@ def main(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Run the stages that a composed configuration asks for, into a folder, or go on with them."""
+    if cfg.review is not None or cfg.stages is not None:
+        return _reviewed(cfg, folder)
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
     from coseg_lightning.console import show_summary
@@ -69,6 +71,40 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             log.info("%s; what was finished is kept: go on with resume=%s", how, folder)
         raise
     write_report(folder, data)
+    show_summary(folder, summary)
+    return summary
+
+
+def _reviewed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Retrain on the masks of a run that somebody reviewed."""
+    from coseg_lightning.console import show_summary
+    from coseg_lightning.finished import FinishedRun
+    from coseg_lightning.review import retrain_reviewed
+    from coseg_lightning.run_folder import FREE
+
+    if cfg.review is None or cfg.resume is None or cfg.stages not in (None, ["retraining"]):
+        raise InputError(
+            f"stages={cfg.stages} review={cfg.review} resume={cfg.resume}: a reviewed run is "
+            "retrained by stages=[retraining] resume=RUN review=FILE."
+        )
+    run = FinishedRun(cfg.resume)
+    settings = run.cfg
+    given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    for override in given:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in ("stages", "review", "resume"):
+            continue
+        if key not in FREE:
+            raise InputError(f"{override}: the settings are those of {cfg.resume}; leave it out.")
+        OmegaConf.update(settings, key, OmegaConf.select(cfg, key))
+    quiet()
+    summary = retrain_reviewed(
+        run,
+        folder,
+        cfg.review,
+        network=partial(make_network, settings),
+        trainer=partial(make_trainer, settings),
+    )
     show_summary(folder, summary)
     return summary
 
@@ -92,6 +128,7 @@ def _stages(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> dict[str,
         retraining_loss=cfg.method.get("retraining_loss", "cross_entropy"),
         rounds=cfg.method.get("rounds", 1),
         by_class=cfg.method.get("by_class", False),
+        baselines=cfg.baselines,
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
         resume=cfg.resume is not None,
     )
@@ -122,6 +159,8 @@ def check(cfg: DictConfig) -> None:
     for key in ("rounds", "score_epochs"):
         if key in cfg.method:
             check_count(cfg, f"method.{key}", 1)
+    if not isinstance(cfg.baselines, bool):
+        raise InputError(f"baselines={cfg.baselines} must be true or false.")
     for key in ("warm_start", "by_class"):
         if not isinstance(cfg.method.get(key, False), bool):
             raise InputError(f"method.{key}={cfg.method[key]} must be true or false.")

@@ -215,6 +215,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
+def stage_weights(folder: Path, of: str = "") -> dict[str, Any]:
+    """What a finished stage ended with, as a state dict: all of it, or one network's."""
+    state = load_checkpoint(folder / CHECKPOINT)["state_dict"]
+    return {name.removeprefix(of): value for name, value in state.items() if name.startswith(of)}
+
+
 def plain_values(value: Any) -> Any:
     """Plain values, and text for everything else."""
     if isinstance(value, Mapping):

@@ -1,5 +1,6 @@
 """CoSegDataModule: the datasets of a run, with noise for experiments and with corrected labels."""
 
+import copy
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +95,12 @@ class CoSegDataModule(pl.LightningDataModule):
         self.left_out = frozenset(ids)
         if self.left_out.issuperset(train.ids):
             raise InputError("All training samples would be left out; give a lower noise level.")
+
+    def with_original_masks(self) -> "CoSegDataModule":
+        """The same data without noise and label layers."""
+        other = copy.copy(self)
+        other.noise, other.noise_folder, other.label_layers = None, None, []
+        return other
 
     @override
     def prepare_data(self) -> None:

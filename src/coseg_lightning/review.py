@@ -1,0 +1,160 @@
+"""A person's decisions on the corrections of a run, and retraining by them."""
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.finished import FinishedRun
+from coseg_lightning.labels import LabelStore, Mask
+from coseg_lightning.run_folder import RunFolder, stage_weights
+from coseg_lightning.segmentation_module import SegmentationModule
+from coseg_lightning.stage_runner import StageRunner, training_label_dice
+from coseg_lightning.tables import read_table, write_table
+
+DECISIONS = ("keep", "reject", "redraw")
+
+
+def corrections(run: FinishedRun) -> dict[str, Mask]:
+    """The corrected masks of a run that differ from those it was given, by their sample."""
+    samples = run.data().given_samples()
+    found: dict[str, Mask] = {}
+    layers = [LabelStore(layer) for layer in run.layers]
+    for index, id in enumerate(samples.ids):
+        over = [layer for layer in layers if id in layer]
+        if over:
+            mask = over[-1].read(id)
+            if (mask != samples.mask(index)).any():
+                found[id] = mask
+    return found
+
+
+def read_review(path: str | Path, corrected: Collection[str]) -> dict[str, str]:
+    """Read a `review.csv`, with the columns `id` and `decision`: keep, reject or redraw.
+
+    Args:
+        path: The file, as the report saves it.
+        corrected: The samples that there is something to decide of.
+
+    Returns:
+        The decision on every one of them; what the file does not name is kept.
+
+    Raises:
+        InputError: If it names another sample, a sample twice, or another decision.
+    """
+    decisions: dict[str, str] = {}
+    for row in read_table(Path(path), ["id", "decision"]):
+        id, decision = row["id"], row["decision"]
+        if decision not in DECISIONS:
+            raise InputError(
+                f"{path} says {decision!r} of {id}; it must be keep, reject or redraw."
+            )
+        if id not in corrected:
+            raise InputError(
+                f"{path} names {id}, whose mask the run did not change; give its own review."
+            )
+        if id in decisions:
+            raise InputError(f"{path} names {id} twice; decide once.")
+        decisions[id] = decision
+    return {id: decisions.get(id, "keep") for id in corrected}
+
+
+def retrain_reviewed(
+    run: FinishedRun,
+    folder: str | Path,
+    review: str | Path,
+    *,
+    network: Callable[[], SegmentationModule],
+    trainer: Callable[..., pl.Trainer],
+) -> dict[str, Any]:
+    """Retrain a run's network on its masks as a person decided.
+
+    What was kept is laid over the masks that the run was given, what was rejected is as it was
+    given, and what is to be redrawn is left out and listed in `redraw.csv`. The run itself is not
+    changed.
+
+    Args:
+        run: A finished run that corrected masks.
+        folder: For the reviewed layer, the network, and its `summary.json`; one that holds a part
+            of the same is gone on with.
+        review: See `read_review`.
+        network: Makes the module that is trained.
+        trainer: Makes a new trainer, see `run_stages`.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: If the run corrected nothing, or the review is not one of it.
+    """
+    corrected = corrections(run)
+    if not corrected:
+        raise InputError(f"{run.folder} changed no mask, so that there is nothing to review.")
+    decisions = read_review(review, corrected)
+    config = {**run.config, "review": decisions}
+    kept = RunFolder(folder, config, resume=True)
+    if kept.summary is not None:
+        return kept.summary
+    folder = kept.path
+    settings = config["method"]
+    runner = StageRunner(kept, trainer, config["averaging"], config["seed"])
+    data = run.data()
+    redraw = sorted(id for id, decision in decisions.items() if decision == "redraw")
+
+    def retraining(stage: str) -> dict[str, Any]:
+        kept.begin()
+        _write_layer(folder / "labels", corrected, decisions, kept.id)
+        data.lay(folder / "labels")
+        data.leave_out(redraw)
+        module = runner.built(network)
+        pixel_loss = settings.get("retraining_loss", "cross_entropy")
+        module.pixel_loss = module.hparams["pixel_loss"] = pixel_loss
+        if settings.get("warm_start", True):
+            peer = stage_weights(run.folder / "robust_training", of="net_a.")
+            module.net.load_state_dict(peer)
+        runner.fit(stage, module, data)
+        return {}
+
+    runner.stage("retraining", retraining, makes=["labels"])
+    if folder / "labels" not in data.label_layers:
+        data.lay(folder / "labels")
+        data.leave_out(redraw)
+    module = runner.built(network)
+    module.load_state_dict(runner.weights("retraining"))
+    if redraw:
+        _write_redraw(folder / "redraw.csv", redraw)
+    return runner.finish(
+        module,
+        data,
+        config,
+        ranking=run.summary["ranking"],
+        correction={
+            "corrected": sum(decision == "keep" for decision in decisions.values()),
+            "rejected": sum(decision == "reject" for decision in decisions.values()),
+            "redraw": len(redraw),
+            "contradiction": run.summary["correction"]["contradiction"],
+            "left_alone": False,
+            "layers": ["labels"],
+            **training_label_dice(data),
+        },
+    )
+
+
+@rank_zero_only
+def _write_layer(
+    folder: Path, corrected: dict[str, Mask], decisions: dict[str, str], run_id: str
+) -> None:
+    writer = LabelStore.create(folder)
+    kept = {id: mask for id, mask in corrected.items() if decisions[id] == "keep"}
+    for id, mask in kept.items():
+        writer.write(id, np.asarray(mask))
+    writer.finish({id: {"decision": "keep"} for id in kept}, run_id=run_id)
+
+
+@rank_zero_only
+def _write_redraw(path: Path, ids: list[str]) -> None:
+    write_table(path, [{"id": id} for id in ids])
