@@ -16,7 +16,7 @@ import torch
 from conftest import ROOT, Squares
 from PIL import Image
 from test_callbacks import hashes
-from test_resume import SETTINGS, in_a_process, one_run, results
+from test_resume import SETTINGS, counting, in_a_process, one_run, results
 from test_run import SMALL, composed, rows_of
 
 from coseg_lightning.command import _trouble
@@ -25,6 +25,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
+from coseg_lightning.run_folder import RunFolder
 
 FOLDER = [*SMALL, "data=folder", "data.in_channels=1"]
 
@@ -321,3 +322,97 @@ def test_ids_that_would_be_one_file_are_refused_before_training():
         squares.ids = ids
         with pytest.raises(InputError, match=told):
             CoSegDataModule(squares, image_size=32, in_channels=1)
+
+
+# A run's folder
+
+
+@pytest.mark.parametrize("name", ["metrics.csv", "report.html", "labels_7", "early_learning_9"])
+def test_nothing_of_yours_in_the_folder_is_written_over(tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("mine")
+    for more in ([], [f"resume={tmp_path / 'run'}"]):
+        with pytest.raises(InputError, match=f"holds another run \\({name}\\)"):
+            run(composed(*SETTINGS, *more), tmp_path / "run")
+    assert (tmp_path / "run" / name).read_text() == "mine"
+
+
+def test_of_two_runs_that_begin_together_one_is_refused(tmp_path):
+    first = RunFolder(tmp_path / "run", {"seed": 1})
+    second = RunFolder(tmp_path / "run", {"seed": 2})
+    first.begin()
+    with pytest.raises(InputError, match="was taken by a run that began at the same time"):
+        second.begin()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["id"] == first.id
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_changed_data_is_another_run(make_folder, tmp_path):
+    root, folder = make_folder(size=10), tmp_path / "run"
+    options = [*FOLDER, f"data.root={root}", f"resume={folder}", "data.batch_size=4"]
+    options += ["trainer.max_epochs=3"]
+
+    def interrupted():
+        counting(at=15)
+        run(composed(*options), folder)
+
+    assert in_a_process(interrupted) == -signal.SIGKILL
+    mask = next((root / "masks").iterdir())
+    content = mask.read_bytes()
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(mask)
+    with pytest.raises(InputError, match=r"samples\.(train|test)=\d+ samples .* \(it was"):
+        run(composed(*options), folder)
+    mask.write_bytes(content)
+    run(composed(*options), folder)
+    shutil.rmtree(root)
+    summary = run(composed(*options), folder)  # is finished, and needs its data no more
+    assert summary["test"]["dice"] is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", "{}"),
+        ("run.json", '{"id": "a", "config": [1]}'),
+        ("summary.json", "{}"),
+        ("robust_training/done.json", '{"made": {}}'),
+        ("robust_training/done.json", "[" * 100_000),
+    ],
+)
+def test_files_of_a_run_that_are_not_what_they_were(finished, tmp_path, name, content):
+    shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "run" / name).write_text(content)
+    with pytest.raises(InputError, match=f"{name} was changed and cannot be read"):
+        run(composed(*SETTINGS, f"resume={tmp_path / 'run'}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("other", ["model.base_channels=8", None])
+def test_a_checkpoint_of_another_network_is_refused(finished, tmp_path, other):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / "summary.json").unlink()
+    path = folder / "retraining" / "last.ckpt"
+    if other is None:
+        torch.save({"state_dict": {}}, path)
+    else:
+        shutil.copy(folder / "robust_training" / "last.ckpt", path)
+    with pytest.raises(InputError, match=r"last.ckpt belongs to another network"):
+        run(composed(*SETTINGS, f"resume={folder}"), folder)
+
+
+def test_files_that_look_like_temporary_ones_stay(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / ".2024.results.csv").write_text("mine")
+    (folder / ".12.coseg-new.a.png").write_text("half")
+    run(composed(*SETTINGS, f"resume={folder}"), folder)
+    assert (folder / ".2024.results.csv").read_text() == "mine"
+    assert not (folder / ".12.coseg-new.a.png").exists()
+
+
+def test_a_run_of_another_version_is_named_so(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    monkeypatch.setattr("coseg_lightning.__version__", "99")
+    with pytest.raises(InputError, match=r"differs in version=99 \(it was"):
+        run(composed(*SETTINGS, f"resume={folder}"), folder)

@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 from conftest import Squares
 from PIL import Image
-from test_run import SMALL, start
+from test_run import SMALL, composed, start
 
 import coseg_lightning.data.folder
 import coseg_lightning.data.jsrt
+import coseg_lightning.image_files
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.image_files import read_image, read_indices
 from coseg_lightning.inspection import look_over
+from coseg_lightning.run import make_data
 from coseg_lightning.tables import read_table
 
 
@@ -90,7 +92,7 @@ def test_everything_that_is_wrong_is_told_together(messy, tmp_path):
     assert "on_bad_sample=skip leaves out such samples" in told
     assert len(told.splitlines()) == 1 + len(SENTENCES)
     rows = read_table(tmp_path / "problems.csv")
-    assert {id for row in rows if row["usable"] == "0" for id in row["ids"].split()} == BAD
+    assert {id for row in rows if row["usable"] == "0" for id in row["ids"].split("; ")} == BAD
     assert files_of(messy) == before
 
 
@@ -288,3 +290,123 @@ def test_ids_that_lead_elsewhere_are_refused(make_folder):
     shutil.copy(root / "masks" / "s00.png", root / "masks" / "x\\..\\y.png")
     with pytest.raises(InputError, match="cannot be a file name"):
         folder_splits(root)
+
+
+def test_names_from_another_system_are_told_and_can_be_left_out(make_folder, tmp_path):
+    root = make_folder()
+    for part in (b"images", b"masks"):
+        folder = os.fsencode(root) + b"/" + part
+        os.rename(folder + b"/s01.png", folder + b"/M\xfcnchen.png")  # noqa: PTH104
+    with pytest.raises(InputError, match="is no UTF-8, as names from another system may be"):
+        folder_splits(root, problems=tmp_path / "problems.csv")
+    assert r"M\udcfcnchen" in (tmp_path / "problems.csv").read_text()
+    splits = folder_splits(root, on_bad_sample="skip")
+    assert sum(len(part) for part in splits if part is not None) == 7
+
+
+def test_a_link_to_itself_is_one_problem_of_several(make_folder):
+    root = make_folder()
+    (root / "images" / "s01.png").unlink()
+    (root / "images" / "s01.png").symlink_to("s01.png")
+    truncate(root / "masks" / "s02.png")
+    with pytest.raises(BadSamplesError, match="2 problems"):
+        folder_splits(root)
+
+
+def test_one_picture_in_two_formats_is_not_contradicting(make_folder, caplog):
+    root = make_folder()
+    with Image.open(root / "images" / "s01.png") as file:
+        pixels = np.asarray(file)
+    Image.fromarray(pixels.astype(np.uint16)).save(root / "images" / "s02.png")
+    with Image.open(root / "masks" / "s01.png") as file:
+        Image.fromarray(np.asarray(file).astype(np.uint16)).save(root / "masks" / "s02.png")
+    for id in ("s03", "s04"):  # slices with nothing on them
+        save(np.zeros((32, 32)), root / "images" / f"{id}.png")
+    folder_splits(root)
+    assert "2 images, such as" in caplog.text
+    assert "are of one value everywhere" in caplog.text
+
+
+def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(make_folder):
+    root = make_folder(foreground=255)
+    with Image.open(root / "masks" / "s01.png") as file:
+        mask = np.asarray(file) // 255
+    save(mask, root / "masks" / "s01.png")
+    with pytest.raises(InputError, match="7 masks in .* hold 0 and 255 alone, but s01.png holds 1"):
+        folder_splits(root)
+    Image.fromarray(255 * mask).convert("1").save(root / "masks" / "s01.png")
+    splits = folder_splits(root)  # a file of two values tells so by its kind
+    assert all(splits.train.mask(i).max() == 1 for i in range(len(splits.train)))
+    (root / "masks" / "s02.png").unlink()
+    Image.fromarray(255 * mask).save(root / "masks" / "s02.jpg")
+    splits = folder_splits(root)
+    assert all(splits.train.mask(i).max() == 1 for i in range(len(splits.train)))
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id;split\ns00;train\n", "it begins with 'id;split', and must have the columns"),
+        ("ID,Split\ns00,train\n", "it begins with 'ID,Split'"),
+        ("id,split\n\n\ns00,train\ns01\n", "1 cells in line 5, but 2 columns"),
+        ("", "it begins with 'nothing'"),
+    ],
+)
+def test_a_split_that_is_not_understood_says_what_was_found(make_folder, text, told):
+    root = make_folder()
+    (root / "split.csv").write_text(text)
+    with pytest.raises(InputError, match=told):
+        folder_splits(root)
+
+
+def test_what_spreadsheets_leave_in_a_split_is_understood(make_folder):
+    root = make_folder()
+    (root / "split.csv").write_text(
+        "\ufeffid, split,note\r\ns00,train,\r\n,,\r\n  \r\ns01,test,x\r\n"
+    )
+    assert [len(part.ids) for part in folder_splits(root) if part is not None] == [1, 1]
+    (root / "split.csv").unlink()
+    (root / "split.csv").symlink_to("nowhere.csv")
+    with pytest.raises(InputError, match="There is no file"):
+        folder_splits(root)
+
+
+def test_somebodys_own_problems_csv_is_not_written_over(make_folder, tmp_path):
+    root, table = make_folder(), tmp_path / "problems.csv"
+    truncate(root / "masks" / "s02.png")
+    table.write_text("my,own\n")
+    with pytest.raises(InputError, match="is in the way, and is not overwritten"):
+        folder_splits(root, problems=table)
+    assert table.read_text() == "my,own\n"
+    table.unlink()
+    folder_splits(root, problems=table, on_bad_sample="skip")
+    (root / "images" / "s02.png").unlink()
+    (root / "masks" / "s02.png").unlink()
+    folder_splits(root, problems=table)  # mended
+    assert not table.exists()
+
+
+def test_an_annotators_masks_are_looked_at_before_training(make_folder):
+    root = make_folder(size=10)
+    rough = root / "masks_rough"
+    (root / "split.csv").write_text(
+        "id,split\n" + "".join(f"s{i:02d},{'test' if i > 7 else 'train'}\n" for i in range(10))
+    )
+    truncate(rough / "s09.png")  # of a test sample, which nobody needs
+    options = [*SMALL, "data=folder", f"data.root={root}", "noise=annotator", "nol=0.5"]
+    options += ["noise.masks=masks_rough"]
+    assert len(make_data(composed(*options), root.parent / "run")._datasets["train"].ids) == 8
+    truncate(rough / "s01.png")
+    (rough / "s02.png").unlink()
+    save(np.zeros((8, 9)), rough / "s03.png")
+    with pytest.raises(BadSamplesError, match="3 problems") as error:
+        make_data(composed(*options), root.parent / "run")
+    for told in ("s01.png cannot be read", "no mask of s02", "s03.png is 9x8"):
+        assert told in str(error.value)
+    data = make_data(composed(*options, "on_bad_sample=skip"), root.parent / "run")
+    assert len(data._datasets["train"].ids) == 5
+
+
+def test_large_images_are_looked_at_one_by_one(make_folder, monkeypatch):
+    monkeypatch.setattr(coseg_lightning.image_files, "LARGE", 1)
+    assert len(folder_splits(make_folder()).train.ids) == 6

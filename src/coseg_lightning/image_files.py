@@ -1,5 +1,7 @@
 """Reading images and masks as people store them."""
 
+import contextlib
+import threading
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,8 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from coseg_lightning.errors import InputError
 
+LARGE = 2**24  # pixels; of such images one at a time is decoded to be looked at
+_one_large_image = threading.Lock()
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
 
 
@@ -87,14 +91,16 @@ def check_image(path: Path) -> NDArray[Any]:
     Raises:
         InputError: If it is damaged, also where OpenCV would fill up what is missing.
     """
-    with decoding(path):
+    with decoding(path), contextlib.ExitStack() as stack:
         try:
             with Image.open(path) as file:
+                if file.width * file.height > LARGE:
+                    stack.enter_context(_one_large_image)
                 if file.format != "TIFF":  # of which Pillow knows only some kinds
                     file.load()
-        except UnidentifiedImageError:
+        except (UnidentifiedImageError, ValueError):  # OpenCV knows more, or minds less
             pass
-    return read_image(path)
+        return read_image(path)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -59,11 +60,11 @@ class Inspection:
 
     def add(self, kind: str, ids: Iterable[str], sentence: str) -> None:
         """Note why samples cannot be used."""
-        self.problems.append(Problem(kind, tuple(ids), sentence))
+        self.problems.append(Problem(kind, tuple(ids), printable(sentence)))
 
     def warn(self, kind: str, ids: Iterable[str], sentence: str) -> None:
         """Note what somebody should know of samples that can be used."""
-        self.warnings.append(Problem(kind, tuple(ids), sentence))
+        self.warnings.append(Problem(kind, tuple(ids), printable(sentence)))
 
     @property
     def bad(self) -> frozenset[str]:
@@ -80,19 +81,8 @@ class Inspection:
         Raises:
             BadSamplesError: If there are bad samples that are not to be left out.
         """
-        if table is not None and (self.problems or self.warnings) and IS_FIRST:
-            write_table(
-                table,
-                [
-                    {
-                        "kind": problem.kind,
-                        "usable": int(problem in self.warnings),
-                        "ids": " ".join(problem.ids),
-                        "problem": problem.sentence,
-                    }
-                    for problem in (*self.problems, *self.warnings)
-                ],
-            )
+        if table is not None and IS_FIRST:
+            self._write(Path(table))
         if IS_FIRST:
             for line in _shown(self.warnings):
                 log.warning("%s", line)
@@ -112,6 +102,31 @@ class Inspection:
         told = f"{len(self.problems)} problems in {self.place}: mend them.{way}{every}"
         raise BadSamplesError("\n  ".join([told, *lines]))
 
+    def _write(self, path: Path) -> None:
+        """Write all of it, in the place of what an earlier look at the same data found."""
+        rows = [
+            {
+                "kind": problem.kind,
+                "usable": int(problem in self.warnings),
+                "ids": "; ".join(map(printable, problem.ids)),
+                "problem": problem.sentence,
+            }
+            for problem in (*self.problems, *self.warnings)
+        ]
+        if path.exists():
+            if not path.read_bytes().startswith(b"kind,usable,ids,problem\n"):
+                raise InputError(
+                    f"{path} is in the way, and is not overwritten; move it elsewhere."
+                )
+            path.unlink()
+        if rows:
+            write_table(path, rows)
+
+
+def printable(text: str) -> str:
+    """Text with backslashes for what is no UTF-8, as file names from another system may be."""
+    return text.encode(errors="backslashreplace").decode()
+
 
 def _shown(problems: Collection[Problem]) -> list[str]:
     """A line each, but of many that are alike only the first ones."""
@@ -130,7 +145,12 @@ def _shown(problems: Collection[Problem]) -> list[str]:
 
 
 def look_over(
-    files: Collection[Path], look: Callable[[Path], Facts], *, kind: str, title: str
+    files: Collection[Path],
+    look: Callable[[Path], Facts],
+    *,
+    kind: str,
+    title: str,
+    names: Collection[str] = ("size", "digest"),
 ) -> dict[Path, Facts | InputError]:
     """What there is to know of each file, or the error on reading it; in parallel, with a bar.
 
@@ -142,8 +162,9 @@ def look_over(
         look: Returns plain values by name, or raises an `InputError`.
         kind: What `look` does, which tells apart what is kept.
         title: Of the bar.
+        names: Of the values that `look` returns.
     """
-    kept = _Kept(files, kind)
+    kept = _Kept(files, kind, set(names))
     new = [path for path in files if path not in kept.facts]
 
     def try_to(path: Path) -> Facts | InputError:
@@ -152,7 +173,7 @@ def look_over(
         except InputError as error:
             return error
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         bar = tqdm(
             pool.map(try_to, new),
             desc=title,
@@ -170,20 +191,30 @@ def look_over(
 class _Kept:
     """Facts of files, in a file of the user's cache folder; without one nothing is kept."""
 
-    def __init__(self, files: Collection[Path], kind: str) -> None:
+    def __init__(self, files: Collection[Path], kind: str, names: set[str]) -> None:
         folders = sorted({str(path.parent.absolute()) for path in files})
-        name = hashlib.blake2b("\0".join([kind, *folders]).encode(), digest_size=16).hexdigest()
+        text = "\0".join([kind, *sorted(names), *folders])
+        name = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
         self._path = user_cache_path("coseg-lightning") / "files" / f"{name}.json"
         self._files: dict[str, list[Any]] = {}
         self._stamps = {path: _stamp(path) for path in files}
         try:
             self._files = dict(json.loads(self._path.read_text(encoding="utf-8")))
+            kept = {path: self._files.get(str(path.absolute())) for path in files}
             self.facts: dict[Path, Facts] = {
-                path: dict(self._files[str(path.absolute())][1])
-                for path, stamp in self._stamps.items()
-                if stamp is not None and self._files.get(str(path.absolute()), [None])[0] == stamp
+                path: dict(of_path[1])
+                for path, of_path in kept.items()
+                if of_path is not None
+                and of_path[0] == self._stamps[path]
+                and of_path[1].keys() == names
             }
-        except (OSError, ValueError, TypeError, LookupError):  # none yet, or not ours
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+        ):  # none yet, or not ours
             self._files, self.facts = {}, {}
 
     def add(self, facts: dict[Path, Facts]) -> None:
@@ -208,13 +239,16 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 def look_at_image(path: Path) -> Facts:
-    """Height and width of an image, and a digest of its pixels."""
+    """Height and width of an image, and a digest of its pixels; none if they are all alike."""
     image = check_image(path)
-    return {"size": list(image.shape[:2]), "digest": pixel_digest(image)}
+    blank = bool((image == image[:1, :1]).all())
+    return {"size": list(image.shape[:2]), "digest": None if blank else pixel_digest(image)}
 
 
 def pixel_digest(pixels: NDArray[Any]) -> str:
-    """The same for equal pictures, whatever format they are stored in."""
+    """The same for equal numbers, whatever file holds them."""
+    if np.issubdtype(pixels.dtype, np.integer):
+        pixels = pixels.astype(np.int32)
     digest = hashlib.blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
@@ -224,13 +258,14 @@ def outside(path: Path, folders: Iterable[Path]) -> bool:
     """Whether a file is a link out of all of these folders."""
     if not path.is_symlink():
         return False
-    target = path.resolve()
-    return not any(target.is_relative_to(folder.resolve()) for folder in folders)
+    target = Path(os.path.realpath(path))  # which, unlike resolve, survives a link to itself
+    return not any(target.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
 
 def alike(keys: dict[str, Any]) -> list[list[str]]:
     """The groups of two or more ids that have the same key."""
     groups: defaultdict[Any, list[str]] = defaultdict(list)
     for id, key in keys.items():
-        groups[key].append(id)
+        if key is not None:
+            groups[key].append(id)
     return [sorted(ids) for ids in groups.values() if len(ids) > 1]

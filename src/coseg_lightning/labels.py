@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import unicodedata
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.image_files import read_indices, smallest_type
 
 Mask = NDArray[np.integer[Any]]
-LONGEST_ID = 230  # bytes: most disks allow names of 255, and a temporary file's is longer
+LONGEST_ID = 220  # bytes: most disks allow names of 255, and a temporary file's is longer
 
 
 class MaskedImages(Protocol):
@@ -71,6 +70,8 @@ class LabelStore:
                 "have the layer made again in a new folder."
             )
         check_ids(manifest["labels"])  # whoever wrote it
+        if not all(isinstance(facts, dict) for facts in manifest["labels"].values()):
+            raise InputError(f"{self.folder / self.MANIFEST} is no layer's; restore or delete it.")
         self._facts: dict[str, dict[str, Any]] = manifest["labels"]
         # Whether its samples had no ids, and are named by their place in the dataset.
         self.numbered = bool(manifest.get("numbered", False))
@@ -120,7 +121,7 @@ class LabelStore:
             manifest = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(manifest["complete"], bool) and isinstance(manifest["labels"], dict):
                 return dict(manifest)
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             pass
         raise InputError(f"{path} is not the manifest of a label layer; restore or delete it.")
 
@@ -191,9 +192,15 @@ def label_path(folder: Path, id: str) -> Path:
             f"The sample id {id!r} cannot be a file name; use ids without slashes, backslashes and "
             "dots alone."
         )
-    if len(os.fsencode(id)) > LONGEST_ID:
+    try:
+        length = len(id.encode())
+    except UnicodeEncodeError as error:
         raise InputError(
-            f"The sample id {id[:40]}... is {len(os.fsencode(id))} bytes long, too long for a file "
+            f"The sample id {id!r} is no UTF-8, as names from another system may be; rename it."
+        ) from error
+    if length > LONGEST_ID:
+        raise InputError(
+            f"The sample id {id[:40]}... is {length} bytes long, too long for a file "
             f"name; use ids of at most {LONGEST_ID}."
         )
     return folder / f"{id}.png"
@@ -201,12 +208,23 @@ def label_path(folder: Path, id: str) -> Path:
 
 def check_ids(ids: Iterable[str]) -> None:
     """Raise an `InputError` unless every id can be a file name, and each one of its own."""
-    kept: dict[str, str] = {}
-    for id in ids:
-        label_path(Path(), id)
-        other = kept.setdefault(on_any_disk(id), id)
-        if other != id:
-            raise InputError(same_on_some_disks(other, id))
+    names = FileNames()
+    names.add(ids)
+
+
+class FileNames:
+    """The ids that files are named by, as far as they were seen."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, str] = {}
+
+    def add(self, ids: Iterable[str]) -> None:
+        """Raise an `InputError` unless every id can be a file name, and each one of its own."""
+        for id in ids:
+            label_path(Path(), id)
+            other = self._seen.setdefault(on_any_disk(id), id)
+            if other != id:
+                raise InputError(same_on_some_disks(other, id))
 
 
 def on_any_disk(id: str) -> str:

@@ -1,5 +1,6 @@
 """A folder of masks, one file a sample."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,10 @@ class MaskFolder:
                 found.add("no mask", [id], self._no_mask(id))
             elif len(paths) > 1:
                 found.add("same stem", [id], same_stem(paths))
-            elif outside(paths[0], [self.folder, self.folder.parent]):
+            elif outside(
+                paths[0],
+                [self.folder, self.folder.parent, Path(os.path.realpath(self.folder)).parent],
+            ):
                 found.add("link", [id], leads_outside(paths[0]))
             else:
                 there.append(id)
@@ -87,6 +91,7 @@ class MaskFolder:
             self._look_at,
             kind=f"masks of {'two' if self.classes == 2 else 'several'} classes",
             title=f"Looking at {self.folder.name}",
+            names=("size", "digest", "values", "two_valued"),
         )
         facts: dict[str, Facts] = {}
         for id in there:
@@ -100,31 +105,41 @@ class MaskFolder:
 
     def _look_at(self, path: Path) -> Facts:
         values = self._read(path)
-        found = {"size": list(values.shape), "values": np.unique(values).tolist()}
-        return {**found, "digest": pixel_digest(values)}
+        return {
+            "size": list(values.shape),
+            "values": np.unique(values).tolist(),
+            "two_valued": self._is_two_valued(path),
+            "digest": pixel_digest(values),
+        }
 
     def _understand(self, facts: dict[str, Facts], found: Inspection) -> None:
         """Find out what 255 means, and which masks hold something else."""
         special = {255, 65535} if self.classes == 2 else {IGNORE_INDEX}
         known = set(range(self.classes)) | special
-        union = set[int]().union(
-            *(of.get("values", []) for of in facts.values() if set(of["values"]) <= known)
-        )
+        told = {id: set(of["values"]) for id, of in facts.items() if not of["two_valued"]}
+        union = set[int]().union(*(values for values in told.values() if values <= known))
         for highest in (255, 65535):
             if self.classes == 2 and highest in union and union <= {0, highest}:
                 self._foreground = highest
         if self._foreground is None:
-            unlabelled = [
-                id
-                for id, of in facts.items()
-                if 255 in of["values"] and set(of["values"]) <= {0, 255}
-            ]
+            unlabelled = [id for id, values in told.items() if 255 in values and values <= {0, 255}]
             if unlabelled and union <= {0, 255}:
-                raise InputError(
+                found.add(
+                    "class id",
+                    unlabelled,
                     f"{self.folder} holds no class id but 0 and 255, which is unlabelled where "
-                    f"there are {self.classes} classes; set data.classes=2, or save class ids."
+                    f"there are {self.classes} classes; set data.classes=2, or save class ids.",
                 )
-            if unlabelled:
+            elif self.classes == 2 and 2 * len(unlabelled) > len(told):
+                other = next(id for id, values in told.items() if 1 in values)
+                found.add(
+                    "class id",
+                    unlabelled,
+                    f"{len(unlabelled)} masks in {self.folder} hold 0 and 255 alone, but "
+                    f"{self.path(other).name} holds 1, so that 255 would mean unlabelled in all of "
+                    "them; save them all as 0 and 1, or all as 0 and 255.",
+                )
+            elif unlabelled:
                 found.warn(
                     "unlabelled",
                     unlabelled,
@@ -133,18 +148,20 @@ class MaskFolder:
                     "there 255 counts as unlabelled. If it means class 1, save them as 0 and 1.",
                 )
         allowed = set(range(self.classes)) | {IGNORE_INDEX}
+        rule = (
+            f"data.classes={self.classes} allows 0 to {self.classes - 1} (and 255 for unlabelled "
+            "pixels); set data.classes or mend the mask."
+        )
         if self._foreground is not None:
             allowed = {0, self._foreground}
+            rule = f"all other masks hold 0 and {self._foreground} alone; mend the mask."
         for id in list(facts):
-            values = facts[id]["values"]
-            wrong = [value for value in values if value not in allowed]
+            wrong = sorted(told.get(id, set()) - allowed)
             if wrong:
                 found.add(
                     "class id",
                     [id],
-                    f"{self.path(id)} holds the class id {wrong[0]}, but data.classes="
-                    f"{self.classes} allows 0 to {self.classes - 1} (and 255 for unlabelled "
-                    "pixels); set data.classes or mend the mask.",
+                    f"{self.path(id)} holds the class id {wrong[0]}, but {rule}",
                 )
                 del facts[id]
         for value, what in ((0, "background"), (IGNORE_INDEX, "unlabelled pixels")):
@@ -163,13 +180,22 @@ class MaskFolder:
             values = (values >= 128).astype(np.uint8)
         return values
 
+    def _is_two_valued(self, path: Path) -> bool:
+        """Whether a file tells by its kind that it holds two classes, read as 0 and 1."""
+        if self.classes != 2:
+            return False
+        if _is_jpeg(path):
+            return True
+        with Image.open(path) as file:
+            return file.mode == "1"
+
     def read(self, id: str) -> NDArray[Any]:
         """One mask, `(H, W)` uint8 or uint16 class ids, 255 where unlabelled."""
         return self._class_ids(self.path(id))
 
     def _class_ids(self, path: Path) -> NDArray[Any]:
         values = self._read(path)
-        if self._foreground is not None:
+        if self._foreground is not None and not self._is_two_valued(path):
             values = values == self._foreground
         return smallest_type(values)
 
@@ -180,8 +206,8 @@ class MaskFolder:
             InputError: If such a file does not hold them, such as a JPEG of several classes.
         """
         foreground = self._foreground
-        if foreground is None and self.classes == 2 and _is_jpeg(self.path(id)):
-            foreground = 255
+        if self._is_two_valued(self.path(id)):
+            foreground = 255 if _is_jpeg(self.path(id)) else None
         _save_like(self.path(id), path, mask if foreground is None else (mask > 0) * foreground)
         if (self._class_ids(path) != mask).any():
             raise InputError(
@@ -201,8 +227,8 @@ def same_stem(paths: list[Path]) -> str:
 def leads_outside(path: Path) -> str:
     """That a file is a link out of the dataset's folder."""
     return (
-        f"{path} is a link to {path.resolve()}, outside of the dataset's folder; put the file "
-        "itself there."
+        f"{path} is a link to {os.path.realpath(path)}, outside of the dataset's folder; put the "
+        "file itself there."
     )
 
 

@@ -95,14 +95,14 @@ def retrain_reviewed(
     if not corrected:
         raise InputError(f"{run.folder} changed no mask, so that there is nothing to review.")
     decisions = read_review(review, corrected)
+    data = run.data()
     config = {**run.config, "review": decisions}
-    kept = RunFolder(folder, config, resume=True)
+    kept = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
     if kept.summary is not None:
         return kept.summary
     folder = kept.path
     settings = config["method"]
     runner = StageRunner(kept, trainer, config["averaging"], config["seed"])
-    data = run.data()
     redraw = sorted(id for id, decision in decisions.items() if decision == "redraw")
 
     def retraining(stage: str) -> dict[str, Any]:
@@ -123,8 +123,7 @@ def retrain_reviewed(
     if folder / "labels" not in data.label_layers:
         data.lay(folder / "labels")
         data.leave_out(redraw)
-    module = runner.built(network)
-    module.load_state_dict(runner.weights("retraining"))
+    module = runner.restored(runner.built(network), "retraining")
     if redraw:
         _write_redraw(folder / "redraw.csv", redraw)
     return runner.finish(

@@ -62,6 +62,13 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     check(cfg)
     quiet()
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    # Before anything is written; what the data holds is compared when it is known.
+    resume = cfg.resume is not None
+    kept = RunFolder(folder, config, resume=resume, beside=("recipe", "samples"))
+    if kept.summary is not None and (folder / "report.html").is_file():
+        show_summary(folder, kept.summary)  # its data may be gone
+        return kept.summary
     data = make_data(cfg, folder)
     try:
         summary = _stages(cfg, folder, data)
@@ -208,15 +215,20 @@ def make_data(cfg: DictConfig, folder: Path, *, everything: bool = False) -> "Co
     """
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.data.folder import Splits
-    from coseg_lightning.labels import JoinedImages
+    from coseg_lightning.labels import JoinedImages, SomeImages
+    from coseg_lightning.noise import annotators
 
     listed = {"problems": folder / "problems.csv"} if "on_bad_sample" in cfg.data.source else {}
     splits = instantiate(cfg.data.source, **listed)
     if everything:
         splits = Splits(JoinedImages([part for part in splits if part is not None]), None, None)
     noise = make_noise(cfg)
+    train = splits.train
+    for model in annotators(noise):
+        bad = model.look_at(train, skip=cfg.on_bad_sample == "skip")
+        train = SomeImages(train, bad) if bad else train
     return CoSegDataModule(
-        splits.train,
+        train,
         splits.val,
         splits.test,
         image_size=cfg.data.image_size,

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pickle
 import re
 import shutil
@@ -13,9 +14,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
 from typing_extensions import override
 
-from coseg_lightning.atomic import write_text
+from coseg_lightning.atomic import is_temporary, temporary_name, write_text
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.seeding import derive_seed
@@ -24,12 +26,26 @@ RUN = "run.json"
 DONE = "done.json"
 CHECKPOINT = "last.ckpt"  # what a stage ended with
 UNFINISHED = "unfinished.ckpt"  # its last full epoch, as long as it is not done
+IN_DONE = {"stages": dict, "epochs": int, "made": dict}
+# Every name that a run gives to what it makes in its folder.
+MADE = re.compile(
+    r"run\.json|summary\.json|metrics\.csv|report\.html|figures|model|noise|reviewed|export|table"
+    r"|(scores(_\d+)?\.csv)|((labels|robust_training|early_learning)(_\d+)?)"
+    r"|((re|supervised_)training)|((noisy|clean)_baseline)|redraw\.csv"
+)
 # What may change between a run and its resumption: where and how it computes, not what.
 FREE = (
     *("resume", "logger", "data.num_workers", "trainer.accelerator", "trainer.devices"),
     *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar"),
     *("trainer.enable_model_summary", "trainer.log_every_n_steps"),
 )
+
+
+def version() -> str:
+    """Of this package: another one may go on in another way."""
+    from coseg_lightning import __version__
+
+    return __version__
 
 
 class RunFolder:
@@ -39,26 +55,32 @@ class RunFolder:
         path: The folder, which may not exist yet.
         config: Plain values that say what the run is.
         resume: Whether a run that is there already goes on; if none is, it begins.
+        beside: Parts of what the run is that are not in `config`, and not compared.
 
     Raises:
         InputError: If the folder holds a run that is not to go on, or another one than `config`.
     """
 
     def __init__(
-        self, path: str | Path, config: Mapping[str, Any], *, resume: bool = False
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        beside: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
-        self.config = json.loads(json.dumps(config, default=str))
+        self.config = json.loads(json.dumps({**config, "version": version()}, default=str))
         identity = self._identity(self.config)
         self.id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-        found = self._read(self.path / RUN)
+        found = self._read(self.path / RUN, {"id": str, "config": dict})
         self.resumed = resume and found is not None
         if found is not None and resume:
             before = self._identity(found["config"])
             told = [
                 f"{key}={identity.get(key)} (it was {before.get(key)})"
                 for key in sorted({*before, *identity})
-                if before.get(key) != identity.get(key)
+                if before.get(key) != identity.get(key) and key.partition(".")[0] not in beside
             ]
             if told:
                 raise InputError(
@@ -82,49 +104,72 @@ class RunFolder:
 
     @rank_zero_only  # the processes that the first one starts find its run
     def _check_new(self) -> None:
-        results = ("summary.json", "scores.csv", "scores_1.csv", "labels", "labels_1", "model")
-        stages = ("robust_training", "robust_training_1", "retraining", "supervised_training")
-        for name in (RUN, *results, "noise", *stages, "early_learning"):
-            if (self.path / name).exists():
-                way = f", or go on with that one: resume={self.path}" if name == RUN else ""
-                raise InputError(
-                    f"{self.path} holds another run ({name}), and nothing is ever overwritten; "
-                    f"choose another folder (hydra.run.dir=...){way}."
-                )
+        self.check_free(self.path)
+
+    @classmethod
+    def check_free(cls, path: Path) -> None:
+        """Raise an `InputError` if a run would write over something."""
+        found = [RUN] if (path / RUN).exists() else []
+        if path.is_dir():
+            found += sorted(file.name for file in path.iterdir() if MADE.fullmatch(file.name))
+        if found:
+            way = f", or go on with that one: resume={path}" if found[0] == RUN else ""
+            raise InputError(
+                f"{path} holds another run ({found[0]}), and nothing is ever overwritten; "
+                f"choose another folder (hydra.run.dir=...){way}."
+            )
 
     @rank_zero_only
     def begin(self) -> None:
-        """Write what the run is."""
-        if not self.resumed:
-            text = json.dumps({"id": self.id, "config": self.config}, indent=1)
+        """Write what the run is, which takes possession of the folder."""
+        if self.resumed:
+            return
+        text = json.dumps({"id": self.id, "config": self.config}, indent=1)
+        self.path.mkdir(parents=True, exist_ok=True)
+        temporary = self.path / temporary_name(RUN, os.getpid())
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.link(temporary, self.path / RUN)  # unlike a move, it fails where there is one
+        except FileExistsError as error:
+            raise InputError(
+                f"{self.path} was taken by a run that began at the same time; choose another "
+                "folder (hydra.run.dir=...)."
+            ) from error
+        except PermissionError:  # a disk without links
             write_text(self.path / RUN, text)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @rank_zero_only
     def _tidy(self) -> None:
         """Remove temporary files of what was being written when the run was interrupted."""
         for path in self.path.rglob(".*"):
-            if re.fullmatch(r"\.\d+\..+\.(png|csv|json|html|ckpt|safetensors)", path.name):
+            if is_temporary(path):
                 path.unlink()
 
-    def _read(self, path: Path) -> dict[str, Any] | None:
+    def _read(self, path: Path, wanted: Mapping[str, type]) -> dict[str, Any] | None:
+        """A file of plain values by name, of which some must be there."""
         if not path.is_file():
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if isinstance(content, dict):
-                return content
-        except ValueError:
+            if all(isinstance(content[name], kind) for name, kind in wanted.items()):
+                return dict(content)
+        except (ValueError, TypeError, KeyError, RecursionError):
             pass
         raise InputError(f"{path} was changed and cannot be read; start the run in a new folder.")
 
     @property
     def summary(self) -> dict[str, Any] | None:
         """The summary of a run that is finished."""
-        return self._read(self.path / "summary.json") if self.resumed else None
+        if not self.resumed:
+            return None
+        wanted = ("config", "test", "ranking", "correction", "stages")
+        return self._read(self.path / "summary.json", dict.fromkeys(wanted, dict))
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage recorded; None if it is still to be done."""
-        return self._read(self.path / stage / DONE) if self.resumed else None
+        return self._read(self.path / stage / DONE, IN_DONE) if self.resumed else None
 
     @rank_zero_only
     def finish(self, stage: str, facts: Mapping[str, Any], makes: Sequence[str] = ()) -> None:
@@ -148,13 +193,11 @@ class RunFolder:
 
     def _check_made(self, path: Path) -> None:
         """Raise an `InputError` if what a finished stage made is not what it was."""
-        facts = self._read(path)
+        facts = self._read(path, IN_DONE)
         assert facts is not None
-        made, layers = facts.get("made"), facts.get("layers", [])
-        if (
-            not isinstance(made, dict)
-            or not isinstance(layers, list)
-            or any(Path(str(name)).name != name for name in (*made, *layers))
+        made, layers = facts["made"], facts.get("layers", [])
+        if not isinstance(layers, list) or any(
+            Path(str(name)).name != name for name in (*made, *layers)
         ):
             raise InputError(f"{path} was changed and cannot be read; start in a new folder.")
         for name, digest in made.items():
@@ -178,12 +221,15 @@ class RunFolder:
             else:
                 path.unlink(missing_ok=True)
 
-    def checkpoint(self, stage: str) -> Path | None:
-        """The last full epoch of an unfinished stage."""
+    def checkpoint(self, stage: str, module: nn.Module) -> Path | None:
+        """The last full epoch of an unfinished stage, which this module can go on with."""
         path = self.path / stage / UNFINISHED
         if not self.resumed or not path.is_file():
             return None
-        load_checkpoint(path)
+        loaded = load_checkpoint(path)
+        if not {"epoch", "global_step", "loops", "optimizer_states"} <= loaded.keys():
+            raise InputError(f"{path} is no checkpoint of a fit; start the run in a new folder.")
+        check_fits(loaded["state_dict"], module, path)
         return path
 
     def log_folder(self, stage: str) -> str:
@@ -201,7 +247,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(loaded, dict) and "state_dict" in loaded:
+        if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
             return loaded
         raise ValueError("it is no checkpoint")
     except pickle.UnpicklingError as error:
@@ -213,6 +259,16 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise InputError(
             f"{path} is damaged and cannot be loaded; start the run in a new folder."
         ) from error
+
+
+def check_fits(state: Mapping[str, Any], module: nn.Module, path: Path) -> None:
+    """Raise an `InputError` unless a state is one of a module."""
+    own = {name: value.shape for name, value in module.state_dict().items()}
+    if own != {name: getattr(value, "shape", None) for name, value in state.items()}:
+        raise InputError(
+            f"{path} belongs to another network than this run's; restore it, or start the run in a "
+            "new folder."
+        )
 
 
 def stage_weights(folder: Path, of: str = "") -> dict[str, Any]:
@@ -281,7 +337,7 @@ class StageCheckpoint(Checkpoint):
                 checkpoint[key] = plain_values(checkpoint[key])
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
-        temporary = self.folder / f".0.{name}"
+        temporary = self.folder / temporary_name(name, 0)  # of all processes
         # All that a fit goes on with, not the weights alone; it is loaded without running code.
         trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:

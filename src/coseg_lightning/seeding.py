@@ -13,7 +13,9 @@ def derive_seed(seed: int, *parts: int | str) -> int:
         parts: What the numbers are for, such as an epoch and a sample's id.
     """
     text = "\0".join(str(part) for part in (seed, *parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "big"
+    )
 
 
 def derive_rng(seed: int, *parts: int | str) -> np.random.Generator:

@@ -31,9 +31,12 @@ from coseg_lightning.labels import LabelStore
 from coseg_lightning.networks import save_network
 from coseg_lightning.rivals.early_learning import EarlyLearningCorrection
 from coseg_lightning.run_folder import (
+    CHECKPOINT,
     EpochSeeds,
     RunFolder,
     StageCheckpoint,
+    check_fits,
+    load_checkpoint,
     stage_weights,
 )
 from coseg_lightning.segmentation_module import SegmentationModule
@@ -122,7 +125,7 @@ class StageRunner:
             self.kept.begin()
             _prepare_noise(data)
             self._begun = True
-        checkpoint = self.kept.checkpoint(stage)
+        checkpoint = self.kept.checkpoint(stage, module)
         if trainer.is_global_zero:
             again = "" if checkpoint is None else " goes on"
             log.info("%s%s ...", stage.replace("_", " ").capitalize(), again)
@@ -147,6 +150,14 @@ class StageRunner:
             return []
         several = list(given) if isinstance(given, list | tuple) else [given]
         return copy.deepcopy(several) if name == "callbacks" else several
+
+    def restored(self, module: Module, stage: str) -> Module:
+        """The module with what a finished stage ended with."""
+        path = self.kept.path / stage / CHECKPOINT
+        state = load_checkpoint(path)["state_dict"]
+        check_fits(state, module, path)
+        module.load_state_dict(state)
+        return module
 
     def weights(self, stage: str, of: str = "") -> dict[str, Any]:
         """What a finished stage ended with, as a state dict: all of it, or one network's."""

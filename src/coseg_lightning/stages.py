@@ -17,7 +17,7 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 from coseg_lightning.ranking import Ranking
-from coseg_lightning.run_folder import RunFolder, plain_values
+from coseg_lightning.run_folder import CHECKPOINT, RunFolder, check_fits, plain_values
 from coseg_lightning.segmentation_module import SegmentationModule
 from coseg_lightning.stage_runner import Data, StageRunner, test_figures, training_label_dice
 
@@ -123,7 +123,8 @@ def run_stages(
         config["trainer"] = plain_values(
             {key: options[key] for key in options if key not in ("callbacks", "logger")}
         )
-    kept = RunFolder(folder, {**config, "recipe": recipe}, resume=resume)
+    samples = data.identity() if isinstance(data, CoSegDataModule) else {}
+    kept = RunFolder(folder, {**config, "recipe": recipe, "samples": samples}, resume=resume)
     if kept.summary is not None:
         return kept.summary
     folder = kept.path
@@ -165,7 +166,9 @@ def run_stages(
         if corrected:
             module.pixel_loss = module.hparams["pixel_loss"] = retraining_loss
             if warm_start:
-                module.net.load_state_dict(run.weights("robust_training", of="net_a."))
+                start = run.weights("robust_training", of="net_a.")
+                check_fits(start, module.net, folder / "robust_training" / CHECKPOINT)
+                module.net.load_state_dict(start)
         options = {}
         if "filtering" in stages:
             # As many steps as with all samples.
@@ -225,7 +228,7 @@ def run_stages(
     # From the disk, so that a run that goes on here ends with the same.
     module: CoSegModule | SegmentationModule
     module = run.built(peers) if final == "robust_training" else run.built(network)
-    module.load_state_dict(run.weights(final))
+    module = run.restored(module, final)
     of_ranking = ("noise_level", "estimate", "bias", "auroc")
     return run.finish(
         module,

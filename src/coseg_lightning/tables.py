@@ -39,22 +39,30 @@ def read_table(
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
-            rows = list(reader)
-            names = reader.fieldnames or []
-    except OSError as error:
+            reader = csv.reader(file, strict=True)
+            lines = [(reader.line_num, line) for line in reader if any(map(str.strip, line))]
+    except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; give its path.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a file.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table; save it as CSV in UTF-8.") from error
+    names = [name.strip() for name in lines[0][1]] if lines else []
     lacking = [name for name in columns if name not in names]
     if lacking:
-        raise InputError(f"{path} has no column {lacking[0]}; it must have {', '.join(columns)}.")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():  # more cells than columns, or fewer
-            raise InputError(f"{path} has a row of another length in line {number}; restore it.")
-    if not guarded:
-        return rows
-    return [{name: _unguarded(value) for name, value in row.items()} for row in rows]
+        found = ",".join(lines[0][1]) if lines else "nothing"
+        raise InputError(
+            f"{path} has no column {lacking[0]}: it begins with {found!r}, and must have the "
+            f"columns {', '.join(columns)}, with commas between them."
+        )
+    rows = []
+    for number, line in lines[1:]:
+        if len(line) != len(names):
+            raise InputError(
+                f"{path} has {len(line)} cells in line {number}, but {len(names)} columns; mend it."
+            )
+        rows.append(dict(zip(names, map(_unguarded, line) if guarded else line, strict=True)))
+    return rows
 
 
 def _line(cells: Iterable[Any]) -> str:

@@ -25,7 +25,7 @@ from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import SampleDataset, read_batch
 from coseg_lightning.equations import IGNORE_INDEX, class_logits, vote
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import LabelStore, LabelStoreWriter, mask_digest
+from coseg_lightning.labels import FileNames, LabelStore, LabelStoreWriter, mask_digest, sample_name
 from coseg_lightning.noise import mask_dice
 from coseg_lightning.trust import Trust
 
@@ -79,6 +79,7 @@ class LabelCorrection(Callback):
         self.by_class = by_class
         self.run_id = run_id
         self.layer: LabelStore | None = None
+        self._names = FileNames()
         self.contradiction: float | None = None
         self.left_alone = False
 
@@ -104,6 +105,15 @@ class LabelCorrection(Callback):
                 f"and a corrected mask could not follow; {REMEDY}."
             )
 
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the ids of the first epoch: after the last one it would be too late."""
+        if trainer.current_epoch == 0:
+            ids = read_batch(batch).ids
+            self._names.add(map(sample_name, () if ids is None else ids))
+
     def _dataset(self, trainer: pl.Trainer) -> Any:
         given = ranking_callback(trainer).dataset
         return plain_training_set(trainer) if given is None else given
@@ -118,6 +128,7 @@ class LabelCorrection(Callback):
         assert isinstance(pl_module, CoSegModule)
         dataset = self._dataset(trainer)
         truth = dataset.truth if isinstance(dataset, SampleDataset) else None
+        self._names.add(ranking.ids)  # of all processes
         if trainer.is_global_zero:
             LabelStore.create(self.folder)
         trainer.strategy.barrier("label layer begun")

@@ -1,6 +1,8 @@
 """CoSegDataModule: the datasets of a run, with noise for experiments and with corrected labels."""
 
 import copy
+import hashlib
+import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Literal
@@ -95,6 +97,19 @@ class CoSegDataModule(pl.LightningDataModule):
         self.left_out = frozenset(ids)
         if self.left_out.issuperset(train.ids):
             raise InputError("All training samples would be left out; give a lower noise level.")
+
+    def identity(self) -> dict[str, str]:
+        """What tells other data from this: of each part, how many samples, and a digest.
+
+        Of the ids, and of what the files hold where the dataset knows it (`digest`).
+        """
+        told = {}
+        for part, dataset in self._datasets.items():
+            if dataset is not None:
+                known = (list(dataset.ids), getattr(dataset, "digest", None))
+                digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=6).hexdigest()
+                told[part] = f"{len(dataset.ids)} samples {digest}"
+        return told
 
     def with_original_masks(self) -> "CoSegDataModule":
         """The same data without noise and label layers."""

@@ -1,5 +1,7 @@
 """A folder of images and masks."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from coseg_lightning.labels import (
     Mask,
     MaskedImages,
     label_path,
+    mask_digest,
     on_any_disk,
     same_on_some_disks,
 )
@@ -43,8 +46,12 @@ class Splits(NamedTuple):
 class FolderImages:
     """Some samples of a folder; see `MaskedImages`."""
 
-    def __init__(self, ids: Sequence[str], images: dict[str, Path], masks: MaskFolder) -> None:
+    def __init__(
+        self, ids: Sequence[str], images: dict[str, Path], masks: MaskFolder, digest: str
+    ) -> None:
         self.ids = list(ids)
+        self.digest = digest  # of what the files hold
+        self.sizes = {id: masks.facts[id]["size"] for id in ids}  # height and width
         self._images = images
         self._masks = masks
 
@@ -100,7 +107,7 @@ def folder_splits(
     by_stem = files_by_stem(root / "images")
     images = {id: paths[0] for id, paths in by_stem.items()}
     table = root / "split.csv"
-    drawn = not table.is_file()
+    drawn = not table.exists() and not table.is_symlink()
     split = _draw_split(images, val_share, test_share, seed) if drawn else read_split(table)
     split = dict(sorted(split.items()))
     if "train" not in split.values():
@@ -137,7 +144,9 @@ def folder_splits(
 
     def part(name: str) -> FolderImages | None:
         ids = sorted(id for id in split if split[id] == name and id not in found.bad)
-        return FolderImages(ids, images, mask_folder) if ids else None
+        if not ids:
+            return None
+        return FolderImages(ids, images, mask_folder, _digest(ids, facts, mask_folder))
 
     train = part("train")
     if train is None:
@@ -185,19 +194,30 @@ def _check_pairs(
                 f"{masks.path(id)} is {width}x{height}, but its image is "
                 f"{image_width}x{image_height}; both must have the same size.",
             )
-    good = {id: image["digest"] for id, image in images.items() if id not in found.bad}
+    bad = found.bad
+    good = {id: image["digest"] for id, image in images.items() if id not in bad}
+    blank = [id for id, digest in good.items() if digest is None]
+    if blank:
+        told = f"{len(blank)} images, such as {paths[blank[0]]}, are of one value everywhere."
+        found.warn("blank image", blank, told)
     for ids in alike(good):
         one, other = ids[:2]
         same = f"{paths[one]} and {paths[other].name}"
         if len(ids) > 2:
             same += f" (and {len(ids) - 2} more)"
-        if len({masks.facts[id]["digest"] for id in ids}) > 1:
+        if len({mask_digest(masks.read(id)) for id in ids}) > 1:
             told = f"{same} are the same picture, but their masks differ; keep the right one."
             found.add("twice with different masks", ids, told)
         elif len({split[id] for id in ids}) > 1:
             parts = " and ".join(sorted({split[id] for id in ids}))
             told = f"{same} are the same picture, in {parts}: what is measured there is too good."
             found.warn("in two parts of the split", ids, told)
+
+
+def _digest(ids: Sequence[str], images: Mapping[str, Facts], masks: MaskFolder) -> str:
+    """Of the images and masks of a part."""
+    held = [(images[id]["digest"], images[id]["size"], masks.facts[id]["digest"]) for id in ids]
+    return hashlib.blake2b(json.dumps(held).encode(), digest_size=8).hexdigest()
 
 
 def check_on_bad_sample(value: str) -> None:

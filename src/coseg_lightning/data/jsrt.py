@@ -5,6 +5,8 @@ big-endian 16-bit integers in which dense tissue is dark. SCR (van Ginneken et a
 masks of both lungs, 1024 x 1024. Their terms forbid passing copies on; none is here.
 """
 
+import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,15 @@ from numpy.typing import NDArray
 from coseg_lightning.data.folder import Splits, check_on_bad_sample
 from coseg_lightning.errors import InputError
 from coseg_lightning.image_files import check_image, decoding, image_size, read_image, read_indices
-from coseg_lightning.inspection import Facts, Inspection, OnBadSample, look_over, outside
+from coseg_lightning.inspection import (
+    Facts,
+    Inspection,
+    OnBadSample,
+    alike,
+    look_over,
+    outside,
+    pixel_digest,
+)
 from coseg_lightning.labels import Mask
 from coseg_lightning.mask_folder import leads_outside
 
@@ -29,9 +39,14 @@ class JSRTImages:
     """Some samples of JSRT with SCR's lungs as class 1; see `MaskedImages`."""
 
     def __init__(
-        self, ids: list[str], images: dict[str, Path], lungs: dict[str, list[Path]]
+        self,
+        ids: list[str],
+        images: dict[str, Path],
+        lungs: dict[str, list[Path]],
+        digest: str,
     ) -> None:
         self.ids = ids
+        self.digest = digest  # of what the files hold
         self._images = images
         self._lungs = lungs
 
@@ -92,28 +107,50 @@ def jsrt_splits(
     if not images:
         raise InputError(f"{root} holds no JSRT image (JPCLN001.IMG ... or PNGs of those names).")
     found = Inspection(root)
+    facts: dict[str, dict[str, Facts]] = {}
+    for kind, paths in (("image", images), *lungs.items()):
+        facts[kind] = {}
+        looks = look_over(list(paths.values()), _look_at, kind=kind, title=f"Looking at {kind}s")
+        for id, path in paths.items():
+            of_file = looks[path]
+            if id not in images:
+                found.add("no image", [id], f"{path} is the mask of no image; add or remove it.")
+            elif outside(path, [root]):
+                found.add("link", [id], leads_outside(path))
+            elif isinstance(of_file, InputError):
+                found.add(f"unreadable {kind}", [id], str(of_file))
+            else:
+                facts[kind][id] = of_file
     for id in images:
         for place, masks in lungs.items():
             if id not in masks:
                 told = f"{root} holds no mask of {id} in a folder named {place!r}."
                 found.add("no mask", [id], told)
-    for kind, paths in (("image", images), *lungs.items()):
-        wanted = {id: path for id, path in paths.items() if id in images}
-        for id, path in wanted.items():
-            if outside(path, [root]):
-                found.add("link", [id], leads_outside(path))
-        looks = look_over(list(wanted.values()), _look_at, kind=kind, title=f"Looking at {kind}s")
-        for id, path in wanted.items():
-            of_file = looks[path]
-            if isinstance(of_file, InputError):
-                found.add(f"unreadable {kind}", [id], str(of_file))
+        left, right = (facts[place].get(id) for place in lungs)
+        if left is not None and right is not None and left["size"] != right["size"]:
+            told = f"{lungs['left lung'][id]} and the right lung's mask differ in size; mend one."
+            found.add("size", [id], told)
+    bad = found.bad
+    good = {id: of["digest"] for id, of in facts["image"].items() if id not in bad}
+    held = {id: [facts[kind][id]["digest"] for kind in facts] for id in good}
+    for ids in alike(good):
+        same = f"{images[ids[0]]} and {images[ids[1]].name} are the same picture"
+        if len({tuple(held[id]) for id in ids}) > 1:
+            told = f"{same}, but their masks differ; keep the right one."
+            found.add("twice with different masks", ids, told)
+        elif len({int(id[-3:]) % 2 for id in ids}) > 1:
+            told = f"{same}, in test and train: what is measured there is too good."
+            found.warn("in two parts of the split", ids, told)
     found.settle(skip=on_bad_sample == "skip", table=problems)
     images = {id: path for id, path in images.items() if id not in found.bad}
 
     def part(parity: int) -> JSRTImages | None:
         ids = sorted(id for id in images if int(id[-3:]) % 2 == parity)
         pairs = {id: [masks[id] for masks in lungs.values()] for id in ids}
-        return JSRTImages(ids, {id: images[id] for id in ids}, pairs) if ids else None
+        if not ids:
+            return None
+        digest = hashlib.blake2b(json.dumps([held[id] for id in ids]).encode(), digest_size=8)
+        return JSRTImages(ids, {id: images[id] for id in ids}, pairs, digest.hexdigest())
 
     train = part(1)
     if train is None:
@@ -127,7 +164,7 @@ def _look_at(path: Path) -> Facts:
         pixels = read_indices(path)
     else:
         pixels = read_raw(path) if suffix == ".img" else check_image(path)
-    return {"size": list(pixels.shape[:2])}
+    return {"size": list(pixels.shape[:2]), "digest": pixel_digest(pixels)}
 
 
 def read_raw(path: Path) -> NDArray[Any]:

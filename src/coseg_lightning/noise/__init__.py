@@ -6,12 +6,14 @@ with the side of the mask, `sqrt(H W) / 256`.
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from tqdm import tqdm
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.inspection import Inspection
 from coseg_lightning.labels import LabelStore, Mask, MaskedImages
 from coseg_lightning.mask_folder import MaskFolder
 from coseg_lightning.noise.boundaries import (
@@ -79,15 +81,51 @@ class Annotator:
     adjustable = False
 
     def __init__(self, masks: str | Path, root: str | Path | None = None, classes: int = 2) -> None:
-        folder = Path(masks)
+        folder = Path(masks).expanduser()
         if not folder.is_absolute():
             if root is None:
                 raise InputError(
                     "noise=annotator takes masks from a folder beside the dataset's own; "
                     "use it with data=folder data.root=DIR noise.masks=FOLDER."
                 )
-            folder = Path(root) / folder
-        self.masks = MaskFolder(folder, classes=classes)
+            folder = Path(root).expanduser() / folder
+        self.folder = folder
+        self.classes = classes
+
+    @cached_property
+    def masks(self) -> MaskFolder:
+        """The masks; all of them, unless `look_at` named those that are needed."""
+        return MaskFolder(self.folder, classes=self.classes)
+
+    def look_at(self, dataset: MaskedImages, *, skip: bool = False) -> frozenset[str]:
+        """Look at the masks of these samples before they are needed.
+
+        Args:
+            dataset: The samples whose masks may be replaced.
+            skip: Whether bad masks are left out, with a warning.
+
+        Returns:
+            The samples whose masks cannot be used, if that is no error.
+
+        Raises:
+            BadSamplesError: If masks are missing, cannot be read, or have another size.
+        """
+        found = Inspection(self.folder)
+        self.masks = MaskFolder(
+            self.folder, classes=self.classes, ids=dataset.ids, inspection=found
+        )
+        sizes: dict[str, list[int]] = getattr(dataset, "sizes", {})
+        for id, facts in self.masks.facts.items():
+            (height, width), size = facts["size"], sizes.get(id) or facts["size"]
+            if [height, width] != size:
+                found.add(
+                    "size",
+                    [id],
+                    f"{self.masks.path(id)} is {width}x{height}, but the dataset's own mask of "
+                    f"{id} is {size[1]}x{size[0]}; both must have the image's size.",
+                )
+        found.settle(skip=skip)
+        return found.bad
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
         """See `NoiseModel`; strength has no meaning here."""
@@ -174,6 +212,14 @@ class AtLabelDice:
         if strength == 1:
             return noisy
         return self.model(mask, id=id, seed=seed, strength=strength * found)
+
+
+def annotators(model: Any) -> list[Annotator]:
+    """The annotators among a noise model and those that it is made of."""
+    if isinstance(model, Annotator):
+        return [model]
+    parts = [*getattr(model, "models", []), getattr(model, "model", None)]
+    return [found for part in parts if part is not None for found in annotators(part)]
 
 
 def is_adjustable(model: Any) -> bool:
