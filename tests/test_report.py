@@ -1,13 +1,29 @@
 """The report of a run."""
 
 import json
+import re
+import shutil
+import subprocess
+import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from test_run import PHANTOM, SMALL, composed
 
-from coseg_lightning.report import doubts, result_in_a_sentence
+from coseg_lightning.data.datamodule import CoSegDataModule
+from coseg_lightning.labels import LabelStore
+from coseg_lightning.report import doubts, result_in_a_sentence, write_report
+from coseg_lightning.review import read_review
 from coseg_lightning.run import run
+from coseg_lightning.tables import read_table, write_table
+
+SETTINGS = [
+    *SMALL,
+    *PHANTOM,
+    *("noise=type2", "nol=0.5", "trainer.max_epochs=12", "++method.confidence=0"),
+    "optimizer.lr=0.01",
+]
 
 
 class Page(HTMLParser):
@@ -19,7 +35,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.sources += [v for k, v in attributes if k in ("src", "href")]
-        if tag not in ("meta", "img", "br"):
+        if tag not in ("meta", "img", "br", "link", "input"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -29,26 +45,219 @@ class Page(HTMLParser):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "run"
-    run(composed(*SMALL, *PHANTOM, "noise=type2", "nol=0.5", "trainer.max_epochs=12"), folder)
+    run(composed(*SETTINGS, "baselines=true"), folder)
     return folder
 
 
 def test_the_page_stands_alone(folder):
     page = Page((folder / "report.html").read_text())
     assert page.open == []
-    assert "script" not in page.tags
     assert page.sources
-    assert all(s.startswith("data:image/png;base64,") or s == "scores.csv" for s in page.sources)
+    local = ("scores.csv", "data:,")
+    assert all(s.startswith("data:image/") or s in local for s in page.sources)
 
 
 def test_the_page_shows_the_runs_own_figures(folder):
     text = (folder / "report.html").read_text()
     summary = json.loads((folder / "summary.json").read_text())
     assert f"test Dice of {summary['test']['dice']:.4f}" in text
+    for name in ("noisy", "clean"):
+        dice = summary["baselines"][name]["dice"]
+        assert f'<td class="number">{dice:.4f}</td>' in text
+        assert f'<td class="number">{summary["test"]["dice"] - dice:+.4f}</td>' in text
     assert f"<td>{summary['ranking']['auroc']:.4f}</td>" in text
     worst = (folder / "scores.csv").read_text().splitlines()[1].split(",")[0]
     assert f"<td>{worst}</td>" in text
-    assert {p.name for p in (folder / "figures").iterdir()} >= {"training.png", "scores.png"}
+    figures = {path.name for path in (folder / "figures").iterdir()}
+    assert figures == {
+        f"{name}.{suffix}"
+        for name in ("training", "scores", "corrections")
+        for suffix in ("png", "svg")
+    }
+
+
+def test_baselines_are_as_if_they_were_run_alone(folder, tmp_path):
+    summary = json.loads((folder / "summary.json").read_text())
+    noisy = run(composed(*SETTINGS, "method=supervised"), tmp_path / "noisy")
+    assert summary["baselines"]["noisy"] == noisy["test"]
+    clean = run(
+        composed(*SETTINGS, "method=supervised", "noise=none", "noise.level=0"), tmp_path / "clean"
+    )
+    assert summary["baselines"]["clean"] == clean["test"]
+    alone = run(composed(*SETTINGS), tmp_path / "alone")
+    assert summary["test"] == alone["test"]
+
+
+def test_the_report_of_an_old_run_is_written_anew(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "figures")
+    (tmp_path / "run" / "report.html").unlink()
+    result = subprocess.run(
+        [sys.executable, "-m", "coseg_lightning.report", str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    new = (tmp_path / "run" / "report.html").read_text()
+    assert new == (folder / "report.html").read_text()
+    result = subprocess.run(
+        [sys.executable, "-m", "coseg_lightning.report", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "holds no finished run" in result.stderr
+
+
+def test_a_run_of_ten_thousand_samples_has_a_page_of_less_than_15_mb(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "run")
+    table = read_table(folder / "scores.csv")
+    rows = [
+        {**table[n % len(table)], "id": f"sample-of-a-large-set-{n:05d}", "rank": n + 1}
+        for n in range(10_500)
+    ]
+    write_table(tmp_path / "run" / "scores.csv", rows)
+    noise = np.random.default_rng(0)
+
+    class Many:
+        def __init__(self):
+            self.ids = [row["id"] for row in rows]
+
+        def image(self, index):  # which JPEG cannot make small
+            return noise.integers(0, 255, (300, 300, 3), np.uint8)
+
+        def mask(self, index):
+            mask = np.zeros((300, 300), np.uint8)
+            mask[20:200, 30:150] = index % 3
+            return mask
+
+    for path in (tmp_path / "run" / "labels").iterdir():
+        path.unlink()
+    writer = LabelStore.create(tmp_path / "run" / "labels")
+    changed = [row["id"] for row in rows[:400]]
+    for id in changed:
+        writer.write(id, np.ones((300, 300), np.uint8))
+    writer.finish({id: {} for id in changed})
+    write_report(tmp_path / "run", CoSegDataModule(Many(), image_size=64))
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert len(text) < 15e6
+    assert text.count("<tr data-id=") == 10_000
+    assert "The worst 10000 of 10500 samples" in text
+    assert text.count('src="data:image/jpeg') > 100
+
+
+# In a real browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("there is no Chromium on this machine")
+    with sync.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, folder):
+    """The report, opened from disk; whatever it complains of fails the test."""
+    complaints = []
+    page = browser.new_page()
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda request: complaints.append(request.url) if request.url.startswith("http") else None,
+    )
+    page.goto((folder / "report.html").as_uri())
+    yield page
+    page.close()
+    assert complaints == []
+
+
+def shown(page, column):
+    """A column of the rows that are to be seen."""
+    rows = page.locator("#samples tbody tr:visible")
+    return [row.locator("td").nth(column).inner_text() for row in rows.all()]
+
+
+def test_sorting_and_filtering(page, folder):
+    rows = read_table(folder / "scores.csv")
+    assert shown(page, 2) == [row["id"] for row in rows]
+    page.get_by_role("button", name="Score").click()
+    scores = list(map(float, shown(page, 3)))
+    assert scores == sorted(scores)
+    page.get_by_role("button", name="Score").click()
+    assert list(map(float, shown(page, 3))) == sorted(scores, reverse=True)
+    page.get_by_role("button", name="Sample").click()
+    assert shown(page, 2) == sorted(row["id"] for row in rows)
+    page.get_by_role("button", name="Pixels changed").click()
+    changed = shown(page, 5)
+    assert "\u2013" in changed  # what is not known comes last, both ways
+    assert changed[-1] == "\u2013"
+    page.get_by_label("Show which samples").select_option("noisy")
+    assert set(shown(page, 2)) == {row["id"] for row in rows if row["noisy"] == "1"}
+    wanted = rows[0]["id"]
+    page.get_by_label("Show samples with this in their name").fill(wanted.upper())
+    assert shown(page, 2) == [wanted]
+    assert page.locator("#shown").inner_text() == f"1 of {len(rows)} samples"
+
+
+def test_reviewing_by_keyboard_and_mouse(page, folder, tmp_path):
+    page.get_by_label("Show which samples").select_option("corrected")
+    ids = shown(page, 2)
+    assert len(ids) >= 4
+    for key in ("n", "k", "r", "d"):  # the first, then a decision each, which moves on
+        page.keyboard.press(key)
+    page.locator("#samples tbody tr:visible").nth(3).get_by_label("keep").check()
+    assert page.locator("#progress").inner_text() == f"4 of {len(ids)} decided"
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save review.csv").click()
+    download.value.save_as(tmp_path / "review.csv")
+    assert download.value.suggested_filename == "review.csv"
+    expected = dict(zip(ids, ("keep", "reject", "redraw", "keep"), strict=False))
+    found = read_review(tmp_path / "review.csv", ids)
+    assert {id: found[id] for id in expected} == expected
+    page.reload()  # nothing that was decided is lost
+    assert page.locator("#progress").inner_text() == f"4 of {len(ids)} decided"
+    page.get_by_label("Show which samples").select_option("undecided")
+    assert shown(page, 2) == ids[4:]
+    page.keyboard.press("p")
+    assert page.locator("tr.current td").nth(2).inner_text() == ids[-1]
+    page.get_by_label("Show samples with this in their name").fill("k")  # is no decision here
+    assert page.locator("#progress").inner_text() == f"4 of {len(ids)} decided"
+
+
+@pytest.mark.parametrize("width", [360, 700, 1400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_narrow_and_wide_screens_in_light_and_dark(page, width, scheme, tmp_path):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    wider = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wider <= 0  # tables scroll by themselves
+    colours = page.evaluate(
+        "['color', 'backgroundColor'].map(name => getComputedStyle(document.body)[name])"
+    )
+    ink, paper = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+    assert (ink > paper) == (scheme == "dark")
+    assert abs(ink - paper) > 450
+    page.screenshot(path=tmp_path / "page.png", full_page=True)
+
+
+def test_it_is_read_without_javascript(browser, folder):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto((folder / "report.html").as_uri())
+    assert len(shown(page, 2)) == len(read_table(folder / "scores.csv"))
+    assert page.locator(".tools").is_hidden()
+    assert page.locator(".without").is_visible()
+    assert page.get_by_label("keep").first.is_hidden()
+    context.close()
 
 
 def summary_of(auroc=None, before=None, after=None, corrected=1, dice=0.9):
@@ -69,6 +278,12 @@ def test_doubts_are_told():
     assert any("did harm" in d for d in doubts(summary_of(before=0.9, after=0.8), rows))
     assert not any("did harm" in d for d in doubts(summary_of(before=0.8, after=0.9), rows))
     assert any("changed nothing" in d for d in doubts(summary_of(corrected=0), rows))
+    assert any("all but one" in d for d in doubts(summary_of(), rows, 0.9999))
+    assert any("changed very much" in d for d in doubts(summary_of(), rows, 0.9, [0.2, 0.3, 0.9]))
+    assert not any("changed very much" in d for d in doubts(summary_of(), rows, 0.9, [0.8]))
+    worse = {**summary_of(dice=0.8), "baselines": {"noisy": {"dice": 0.85}}}
+    assert any("did not help" in d for d in doubts(worse, rows))
+    assert "0.0500 less than one trained on the labels as given" in result_in_a_sentence(worse)
 
 
 def test_a_run_without_a_test_set_says_so():
@@ -78,5 +293,5 @@ def test_a_run_without_a_test_set_says_so():
 def test_the_suspicious_class_is_shown_where_there_are_several(tmp_path, folder):
     overrides = ["noise=type1", "data.classes=3", "method.by_class=true"]
     run(composed(*SMALL, *PHANTOM, *overrides), tmp_path / "run")
-    assert "<th>Suspicious class</th>" in (tmp_path / "run" / "report.html").read_text()
-    assert "<th>Suspicious class</th>" not in (folder / "report.html").read_text()
+    assert ">Suspicious class<" in (tmp_path / "run" / "report.html").read_text()
+    assert ">Suspicious class<" not in (folder / "report.html").read_text()

@@ -299,6 +299,18 @@ class UpdatedImages:
         return self.layer.read(id) if id in self.layer else self.dataset.mask(index)
 
 
+def changed_masks(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, Mask]:
+    """The masks of layers, the last on top, that differ from the dataset's own, by their sample."""
+    found: dict[str, Mask] = {}
+    for index, id in enumerate(dataset.ids):
+        over = [layer for layer in layers if id in layer]
+        if over:
+            mask = over[-1].read(id)
+            if not np.array_equal(mask, dataset.mask(index)):
+                found[id] = mask
+    return found
+
+
 class SomeImages:
     """`MaskedImages` without some of them."""
 

@@ -10,27 +10,13 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.finished import FinishedRun
-from coseg_lightning.labels import LabelStore, Mask
+from coseg_lightning.labels import LabelStore, Mask, changed_masks
 from coseg_lightning.run_folder import RunFolder, stage_weights
 from coseg_lightning.segmentation_module import SegmentationModule
 from coseg_lightning.stage_runner import StageRunner, training_label_dice
 from coseg_lightning.tables import read_table, write_table
 
 DECISIONS = ("keep", "reject", "redraw")
-
-
-def corrections(run: FinishedRun) -> dict[str, Mask]:
-    """The corrected masks of a run that differ from those it was given, by their sample."""
-    samples = run.data().given_samples()
-    found: dict[str, Mask] = {}
-    layers = [LabelStore(layer) for layer in run.layers]
-    for index, id in enumerate(samples.ids):
-        over = [layer for layer in layers if id in layer]
-        if over:
-            mask = over[-1].read(id)
-            if (mask != samples.mask(index)).any():
-                found[id] = mask
-    return found
 
 
 def read_review(path: str | Path, corrected: Collection[str]) -> dict[str, str]:
@@ -91,11 +77,11 @@ def retrain_reviewed(
     Raises:
         InputError: If the run corrected nothing, or the review is not one of it.
     """
-    corrected = corrections(run)
+    data = run.data()
+    corrected = changed_masks(data.given_samples(), [LabelStore(layer) for layer in run.layers])
     if not corrected:
         raise InputError(f"{run.folder} changed no mask, so that there is nothing to review.")
     decisions = read_review(review, corrected)
-    data = run.data()
     config = {**run.config, "review": decisions}
     kept = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
     if kept.summary is not None:

@@ -58,6 +58,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     from coseg_lightning.console import show_summary
     from coseg_lightning.report import write_report
+    from coseg_lightning.report.loggers import log_figures
     from coseg_lightning.run_folder import RunFolder
 
     check(cfg)
@@ -77,7 +78,9 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             how = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
             log.info("%s; what was finished is kept: go on with resume=%s", how, folder)
         raise
-    write_report(folder, data)
+    figures = write_report(folder, data)
+    if figures and "_target_" in cfg.logger:
+        log_figures(instantiate(cfg.logger, save_dir=str(folder / "figures")), figures)
     show_summary(folder, summary)
     return summary
 

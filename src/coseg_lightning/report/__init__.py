@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,69 +14,191 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.atomic import replacing, write_text
 from coseg_lightning.data.datamodule import CoSegDataModule
-from coseg_lightning.labels import LabelStore
+from coseg_lightning.errors import InputError
+from coseg_lightning.labels import LabelStore, Mask, changed_masks
+from coseg_lightning.noise.geometry import mask_dice
 from coseg_lightning.report.figures import (
     corrected_examples,
     read_rows,
     score_histogram,
     training_curves,
 )
+from coseg_lightning.report.pictures import CORRECTED, GIVEN, ORIGINAL, data_url, outlined
 
-WORST = 50  # rows of the table; all are in scores.csv
+ROWS = 10_000  # of the table; all are in scores.csv
+LARGE, SMALL = (300, 240), (600, 96)  # how many pictures, and the pixels of their longer side
+PICTURES = 8_000_000  # characters of them; those of images that cannot be made small are fewer
+TITLES = {
+    "training": "Training",
+    "scores": "Corruption scores of the training set",
+    "corrections": "The labels that were changed most",
+}
 
 
 @rank_zero_only
-def write_report(folder: str | Path, data: CoSegDataModule) -> None:
+def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, Figure]:
     """Draw the figures of a finished run into `figures/`, and write `report.html` beside them.
+
+    The page stands alone: it needs no network, and no JavaScript but to sort, filter and review.
 
     Args:
         folder: The run's folder, with its `summary.json`.
-        data: The run's data, for the pictures of corrected samples.
+        data: The run's data, for the pictures of samples; without it there are none.
+
+    Returns:
+        The figures, by the names of their files.
+
+    Raises:
+        InputError: If what the run wrote was changed and cannot be read.
     """
     folder = Path(folder)
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     scores = read_rows(folder / "scores.csv")
-    figures = {"Training": training_curves(read_rows(folder / "metrics.csv"))}
+    try:
+        rows = [_row(row) for row in scores]
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{folder / 'scores.csv'} was changed and cannot be read.") from error
+    corrected: dict[str, Mask] = {}
+    if data is not None:
+        layers = [LabelStore(folder / name) for name in summary["correction"].get("layers", [])]
+        corrected = changed_masks(data.given_samples(), layers)
+    figures = {"training": training_curves(read_rows(folder / "metrics.csv"))}
     if scores:
-        figures["Corruption scores of the training set"] = score_histogram(
-            scores, summary["config"]["method"].get("score", "directed")
-        )
-    changed = sorted(scores, key=lambda row: -int(row["changed_pixels"] or 0))[:8]
-    changed = [row for row in changed if row["changed_pixels"] not in ("", "0")]
-    if changed:
-        before = data.given_samples()
-        layer = LabelStore(folder / "labels")
-        ids = [row["id"] for row in changed]
-        figures["The labels that were changed most"] = corrected_examples(before, layer, ids)
-    names = ("training", "scores", "corrections")
+        score = summary["config"]["method"].get("score", "directed")
+        figures["scores"] = score_histogram(scores, score)
+    most = sorted((row for row in rows if row["id"] in corrected), key=lambda row: -row["changed"])
+    if data is not None and most:
+        shown = {row["id"]: corrected[row["id"]] for row in most[:8]}
+        figures["corrections"] = corrected_examples(data.given_samples(), shown)
+    for row in rows:
+        row["proposed"] = row["id"] in corrected
+    if data is not None:
+        _picture(rows[:ROWS], data, corrected)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("coseg_lightning.report", "."), autoescape=True
+        loader=jinja2.PackageLoader("coseg_lightning.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     page = environment.get_template("report.html.jinja").render(
         summary=summary,
         config=summary["config"],
+        run=_run_id(folder),
         sentence=result_in_a_sentence(summary),
+        results=results(summary),
         figures=[
-            (title, _save(figure, folder / "figures" / f"{name}.png"))
-            for (title, figure), name in zip(figures.items(), names, strict=False)
+            (TITLES[name], _save(figure, folder / "figures" / name))
+            for name, figure in figures.items()
         ],
-        worst=scores[:WORST],
-        samples=len(scores),
-        doubts=doubts(summary, scores),
+        rows=rows[:ROWS],
+        classes=bool(rows) and "suspicious_class" in scores[0],
+        samples=len(rows),
+        proposed=sum(row["proposed"] for row in rows),
+        doubts=doubts(summary, scores, _agreement(folder), _dice_of_changes(data, corrected)),
+        style=_beside("report.css"),
+        script=_beside("report.js"),
     )
     write_text(folder / "report.html", page)
+    return figures
+
+
+def _beside(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def _run_id(folder: Path) -> str:
+    path = folder / "run.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["id"]) if path.is_file() else ""
+
+
+def _row(row: Mapping[str, str]) -> dict[str, Any]:
+    """A row of scores.csv as the page shows it."""
+
+    def number(name: str) -> float | None:
+        return float(row[name]) if row.get(name) else None
+
+    return {
+        "id": row["id"],
+        "rank": int(row["rank"]),
+        "score": float(row["score"]),
+        "noisy": row["noisy"] == "1",
+        "changed": int(row["changed_pixels"] or 0),
+        "replaced": {"1": "yes", "0": "no"}.get(row.get("replaced", ""), ""),
+        "prediction_dice": number("prediction_dice"),
+        "label_dice": number("label_dice"),
+        "corrected_dice": number("corrected_dice"),
+        "suspicious_class": row.get("suspicious_class", ""),
+    }
+
+
+def _picture(
+    rows: Sequence[dict[str, Any]], data: CoSegDataModule, corrected: Mapping[str, Mask]
+) -> None:
+    """Give pictures to the samples that are looked at first: corrected ones, and the worst."""
+    samples = data.given_samples()
+    index_of = {id: index for index, id in enumerate(samples.ids)}
+    first = sorted(rows, key=lambda row: (not row["proposed"], row["rank"]))
+    (large, large_side), (small, small_side) = LARGE, SMALL
+    left = PICTURES
+    for n, row in enumerate(first[: large + small]):
+        index = index_of.get(row["id"])
+        if index is None or left < 0:
+            continue
+        outlines = [(samples.mask(index), GIVEN)]
+        if samples.truth is not None:
+            outlines.insert(0, (samples.truth.mask(index), ORIGINAL))
+        if row["id"] in corrected:
+            outlines.append((corrected[row["id"]], CORRECTED))
+        side = large_side if n < large and row["proposed"] else small_side
+        row["picture"] = data_url(outlined(samples.dataset.image(index), outlines, side))
+        left -= len(row["picture"])
+
+
+def _dice_of_changes(data: CoSegDataModule | None, corrected: Mapping[str, Mask]) -> list[float]:
+    """The Dice of each changed label to what it was."""
+    if data is None:
+        return []
+    samples = data.given_samples()
+    return [
+        mask_dice(corrected[id], samples.mask(index))
+        for index, id in enumerate(samples.ids)
+        if id in corrected
+    ]
+
+
+def _agreement(folder: Path) -> float | None:
+    """The share of pixels on which the peers agreed in their last epoch."""
+    told = [
+        row["train/agreement"]
+        for row in read_rows(folder / "metrics.csv")
+        if row.get("train/agreement")
+    ]
+    return float(told[-1]) if told else None
 
 
 def _save(figure: Figure, path: Path) -> str:
-    """Write a figure, and return it as the text of a data URL."""
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=120)
-    with replacing(path) as temporary:
-        temporary.write_bytes(png.getvalue())
-    return base64.b64encode(png.getvalue()).decode()
+    """Write a figure as PNG and SVG, and return it as an image's source."""
+    for suffix in ("svg", "png"):
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=suffix, dpi=120)
+        with replacing(path.with_suffix(f".{suffix}")) as temporary:
+            temporary.write_bytes(drawn.getvalue())
+    return "data:image/png;base64," + base64.b64encode(drawn.getvalue()).decode()
 
 
-def result_in_a_sentence(summary: dict[str, Any]) -> str:
+def results(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The run's network beside the plain ones that were trained with it, and how far it is off."""
+    own = summary["test"]
+    names = {"noisy": "Plain network, labels as given", "clean": "Plain network, clean labels"}
+    rows = [{"name": "This run", **own, "gap": None}]
+    for name, test in summary.get("baselines", {}).items():
+        known = own["dice"] is not None and test["dice"] is not None
+        gap = own["dice"] - test["dice"] if known else None
+        rows.append({"name": names[name], **test, "gap": gap})
+    return rows
+
+
+def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
     """What came out, for somebody who reads one line."""
     methods = {
         "coseg": "The network retrained on corrected labels",
@@ -88,13 +212,47 @@ def result_in_a_sentence(summary: dict[str, Any]) -> str:
     if summary["test"]["dice"] is None:
         return f"{subject} was not tested: there is no test set."
     dice, accuracy = summary["test"]["dice"], summary["test"]["accuracy"]
-    return f"{subject} reached a test Dice of {dice:.4f} and a pixel accuracy of {accuracy:.4f}."
+    told = f"{subject} reached a test Dice of {dice:.4f} and a pixel accuracy of {accuracy:.4f}"
+    others = {"noisy": "the labels as given", "clean": "clean labels"}
+    gaps = [
+        f"{abs(gap):.4f} {'more' if gap >= 0 else 'less'} than one trained on {others[name]}"
+        for name, test in summary.get("baselines", {}).items()
+        if test["dice"] is not None
+        for gap in [dice - test["dice"]]
+    ]
+    return ", ".join([told, " and ".join(gaps)]) + "." if gaps else f"{told}."
 
 
-def doubts(summary: dict[str, Any], scores: list[dict[str, str]]) -> list[str]:
-    """What a careful reader should not take for granted."""
+def doubts(
+    summary: Mapping[str, Any],
+    scores: Sequence[Mapping[str, str]],
+    agreement: float | None = None,
+    dice_of_changes: Sequence[float] = (),
+) -> list[str]:
+    """What a careful reader should not take for granted.
+
+    Args:
+        summary: The run's.
+        scores: The rows of its scores.csv.
+        agreement: The share of pixels on which the peers agreed in their last epoch.
+        dice_of_changes: The Dice of each changed label to what it was.
+    """
     found = []
     auroc, correction = summary["ranking"]["auroc"], summary["correction"]
+    noisy = summary.get("baselines", {}).get("noisy", {}).get("dice")
+    if noisy is not None and summary["test"]["dice"] is not None:
+        lost = noisy - summary["test"]["dice"]
+        if lost > 0:
+            found.append(
+                "The method did not help: a plain network on the labels as given reached "
+                f"{noisy:.4f}, {lost:.4f} more. Runs differ by chance: try other seeds."
+            )
+    method = summary["config"]["method"]
+    if noisy is not None and method.get("warm_start") and correction["corrected"]:
+        found.append(
+            "Part of a gain over the plain networks may be longer training: the last network "
+            "starts from the first peer, and has learnt for twice as many epochs as they have."
+        )
     estimate = summary["ranking"].get("estimate")
     if estimate is not None and not estimate["separable"]:
         found.append(f"Noise level: {estimate['sentence']}")
@@ -108,11 +266,21 @@ def doubts(summary: dict[str, Any], scores: list[dict[str, str]]) -> list[str]:
             f"The ranking tells noisy labels from others poorly (AUROC {auroc:.2f}; 0.5 is "
             "chance): it may rank hard images instead of bad labels."
         )
+    if agreement is not None and agreement > 0.9995:
+        found.append(
+            f"The peers agree on {100 * agreement:.2f} % of the pixels: two networks that are all "
+            "but one do not find each other's mistakes any more."
+        )
     before, after = correction["label_dice_before"], correction["label_dice_after"]
     if before is not None and after < before:
         found.append(
             f"Correction did harm: the training labels' Dice to the originals fell from "
             f"{before:.4f} to {after:.4f}."
+        )
+    if dice_of_changes and (middle := statistics.median(dice_of_changes)) < 0.5:
+        found.append(
+            "Correction changed very much: half of the corrected labels have a Dice of "
+            f"{middle:.2f} or less to what they were. Look at them, and reject what is wrong."
         )
     doubted = any(row["noisy"] == "1" for row in scores)
     if correction.get("left_alone"):

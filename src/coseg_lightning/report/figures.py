@@ -11,12 +11,20 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from coseg_lightning.data.samples import SampleDataset, stretched
-from coseg_lightning.labels import LabelStore
+from coseg_lightning.labels import Mask
+from coseg_lightning.noise_level import SAMPLES, fit_mixture
 from coseg_lightning.ranking import Ranking
 from coseg_lightning.tables import read_table
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart.
 BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
+
+
+# The baselines, whose networks learn from the labels as given, or from clean ones.
+PLAIN = {
+    "noisy_baseline": (BLACK, "plain, labels as given"),
+    "clean_baseline": ("#CC79A7", "plain, clean labels"),
+}
 
 
 def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
@@ -25,7 +33,10 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
     loss_axes, dice_axes = figure.subplots(1, 2)
     for stage in dict.fromkeys(row["stage"] for row in metrics):
         rows = [row for row in metrics if row["stage"] == stage]
-        peers = {"_a": (BLUE, "peer 1"), "_b": (ORANGE, "peer 2"), "": (GREEN, "final network")}
+        peers = {"_a": (BLUE, "peer 1"), "_b": (ORANGE, "peer 2")}
+        peers[""] = PLAIN.get(stage, (GREEN, "final network"))
+        round_ = stage.rpartition("_")[2]
+        told = f", round {round_}" if round_.isdigit() else ""
         for suffix, (colour, name) in peers.items():
             for axes, column in (
                 (loss_axes, f"train/loss{suffix}"),
@@ -35,7 +46,9 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
                     (int(row["epoch"]), float(row[column])) for row in rows if row.get(column)
                 ]
                 if points:
-                    axes.plot(*zip(*points, strict=True), color=colour, label=name)
+                    style = ":" if stage in PLAIN or told else "-"
+                    line = zip(*points, strict=True)
+                    axes.plot(*line, style, color=colour, label=f"{name}{told}")
     for axes, title in ((loss_axes, "Training loss, Eq. (2)"), (dice_axes, "Validation Dice")):
         axes.set(xlabel="Epoch", title=title)
         axes.grid(alpha=0.3)
@@ -49,7 +62,10 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
 
 
 def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
-    """Corruption scores with the cut, clean and replaced labels apart if known (Fig. 2b)."""
+    """Corruption scores with the cut and two fitted normal distributions (Fig. 2b).
+
+    Clean and replaced labels are told apart if they are known.
+    """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
     scores = np.array([float(row["score"]) for row in rows])
@@ -65,6 +81,15 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
         )
     else:
         axes.hist(scores, bins=bins.tolist(), color=BLUE, label="samples")
+    finite = scores[np.isfinite(scores)]
+    if len(finite) >= SAMPLES and finite.std() > 0:
+        mixture, x = fit_mixture(finite), np.linspace(bins[0], bins[-1], 400)
+        densities = np.exp(-(((x[:, None] - mixture.means) / mixture.deviations) ** 2) / 2)
+        densities *= mixture.weights / (mixture.deviations * np.sqrt(2 * np.pi))
+        counts = densities * len(finite) * (bins[1] - bins[0])
+        for n, (style, name) in enumerate((("-", "lower"), (":", "upper"))):
+            label = f"fitted, {name} ({100 * mixture.weights[n]:.0f} %)"
+            axes.plot(x, counts[:, n], style, color=GREEN, label=label)
     noisy = [float(row["score"]) for row in rows if row["noisy"] == "1"]
     if noisy:
         axes.axvline(min(noisy), color=BLACK, linestyle="--", label="ranked noisy from here on")
@@ -73,21 +98,21 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
     return figure
 
 
-def corrected_examples(samples: SampleDataset, layer: LabelStore, ids: Sequence[str]) -> Figure:
+def corrected_examples(samples: SampleDataset, corrected: Mapping[str, Mask]) -> Figure:
     """Images with their label before and after correction, and the original if known (Fig. 3)."""
-    columns = min(4, max(1, len(ids)))
-    lines = max(1, -(-len(ids) // columns))
+    columns = min(4, max(1, len(corrected)))
+    lines = max(1, -(-len(corrected) // columns))
     figure = Figure(figsize=(2.6 * columns, 2.75 * lines + 0.4), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     index_of = {id: index for index, id in enumerate(samples.ids)}
-    for axes, id in zip(grid, ids, strict=False):
+    for axes, (id, mask) in zip(grid, corrected.items(), strict=False):
         index = index_of[id]
         image = stretched(samples.dataset.image(index).astype(np.float32))
         axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
         if samples.truth is not None:
             _outline(axes, samples.truth.mask(index), "white", 2.6)
         _outline(axes, samples.dataset.mask(index), ORANGE, 1.2)
-        _outline(axes, layer.read(id), SKY, 1.2)
+        _outline(axes, mask, SKY, 1.2)
         axes.set_title(id, fontsize=8, parse_math=False)
     for axes in grid:
         axes.set_axis_off()

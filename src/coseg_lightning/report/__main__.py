@@ -1,0 +1,30 @@
+"""The report of a finished run, anew: python -m coseg_lightning.report RUN."""
+
+from pathlib import Path
+
+from coseg_lightning.command import arguments, told_in_a_sentence
+
+
+def main() -> None:
+    """Read the command line, write the report, and say where it is."""
+    given = arguments(
+        "Write report.html and the figures of a finished run anew.",
+        {"run": "the folder of a finished run"},
+        {},
+    )
+    from coseg_lightning.errors import InputError
+    from coseg_lightning.finished import FinishedRun
+    from coseg_lightning.report import write_report
+
+    run = FinishedRun(given["run"])
+    try:
+        data = run.data()
+    except InputError as error:
+        print(f"Without pictures of samples: {error}")
+        data = None
+    write_report(run.folder, data)
+    print(Path(given["run"]) / "report.html")
+
+
+if __name__ == "__main__":
+    told_in_a_sentence(main)

@@ -1,0 +1,23 @@
+"""Figures and overlays for the loggers that people look at."""
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+
+def log_figures(logger: Logger, figures: Mapping[str, Figure]) -> None:
+    """Hand the figures of a finished run to TensorBoard or W&B; others have no place for them.
+
+    Args:
+        logger: The run's.
+        figures: By their names.
+    """
+    for name, figure in figures.items():
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(f"report/{name}", figure)
+        elif isinstance(logger, WandbLogger):
+            import wandb
+
+            logger.log_image(f"report/{name}", [wandb.Image(figure)])
+    logger.finalize("success")
