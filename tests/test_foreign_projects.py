@@ -465,7 +465,7 @@ def test_ids_that_cannot_be_file_names_are_found_before_training(tmp_path):
         LabelCorrection(tmp_path / "labels"),
         steps,
     ]
-    with pytest.raises(InputError, match="a/0 cannot be a file name"):
+    with pytest.raises(InputError, match="'a/0' cannot be a file name"):
         trainer_of(tmp_path, callbacks=[*callbacks, steps]).fit(
             module_of(), DataLoader(Slashes(), 4)
         )

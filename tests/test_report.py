@@ -190,14 +190,14 @@ def test_sorting_and_filtering(page, folder):
     rows = read_table(folder / "scores.csv")
     assert shown(page, 2) == [row["id"] for row in rows]
     page.get_by_role("button", name="Score").click()
-    scores = list(map(float, shown(page, 3)))
+    scores = list(map(float, shown(page, 4)))
     assert scores == sorted(scores)
     page.get_by_role("button", name="Score").click()
-    assert list(map(float, shown(page, 3))) == sorted(scores, reverse=True)
+    assert list(map(float, shown(page, 4))) == sorted(scores, reverse=True)
     page.get_by_role("button", name="Sample").click()
     assert shown(page, 2) == sorted(row["id"] for row in rows)
     page.get_by_role("button", name="Pixels changed").click()
-    changed = shown(page, 5)
+    changed = shown(page, 6)
     assert "\u2013" in changed  # what is not known comes last, both ways
     assert changed[-1] == "\u2013"
     page.get_by_label("Show which samples").select_option("noisy")

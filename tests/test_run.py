@@ -110,7 +110,8 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert len(summary["test"]["per_class_dice"]) == 2
     assert set(summary["ranking"]) == {"noise_level", "estimate", "bias", "auroc"}
     assert set(summary["correction"]) == {
-        "corrected", "contradiction", "left_alone", "label_dice_before", "label_dice_after",
+        "corrected", "contradiction", "left_alone", "layers",
+        "label_dice_before", "label_dice_after",
     }  # fmt: skip
     assert set(summary["stages"]) == {"robust_training", "retraining", "test"}
     assert summary["stages"]["robust_training"]["epochs"] == 2

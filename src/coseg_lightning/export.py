@@ -1,6 +1,7 @@
 """A run's network for use elsewhere: python -m coseg_lightning.export RUN format=onnx."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,11 @@ def _read_onnx(path: Path, images: Tensor) -> Any:
 
 
 def _write_torchscript(module: nn.Module, images: Tensor, path: Path) -> None:
-    torch.jit.save(torch.jit.trace(module, images), str(path))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        # That it is for these sizes alone is what is wanted; and that torch prefers its own export.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(module, images)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, str(path))
 
 
 def _read_torchscript(path: Path, images: Tensor) -> Any:

@@ -36,6 +36,8 @@ class FinishedRun:
             self.summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             self.config: dict[str, Any] = self.summary["config"]
             self.layers = [self.folder / name for name in self.summary["correction"]["layers"]]
+            if not isinstance(self.config, dict):
+                raise TypeError(self.config)
             outside = any(layer.parent != self.folder for layer in self.layers)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} was changed and cannot be read; restore it.") from error

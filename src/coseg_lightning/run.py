@@ -152,6 +152,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")  # no val set
     warnings.filterwarnings("ignore", ".*train/skipped.*")  # all processes skip the same steps
+    warnings.filterwarnings("ignore", ".*There is a wandb run already.*")  # of the stage before
     warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
 
 

@@ -70,6 +70,7 @@ class RunFolder:
         beside: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
+        self._begun = False
         self.config = json.loads(json.dumps({**config, "version": version()}, default=str))
         identity = self._identity(self.config)
         self.id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
@@ -122,7 +123,7 @@ class RunFolder:
     @rank_zero_only
     def begin(self) -> None:
         """Write what the run is, which takes possession of the folder."""
-        if self.resumed:
+        if self.resumed or self._begun:
             return
         text = json.dumps({"id": self.id, "config": self.config}, indent=1)
         self.path.mkdir(parents=True, exist_ok=True)
@@ -139,6 +140,7 @@ class RunFolder:
             write_text(self.path / RUN, text)
         finally:
             temporary.unlink(missing_ok=True)
+        self._begun = True
 
     @rank_zero_only
     def _tidy(self) -> None:

@@ -40,7 +40,7 @@ def outlined(
         for class_id in set(np.unique(classes).tolist()) - {0, 255}:
             region = (classes == class_id).astype(np.uint8)
             found, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, found, -1, colour, max(1, side // 160))
+            cv2.drawContours(picture, found, -1, colour, max(1, side // 100))
     return picture
 
 
