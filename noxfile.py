@@ -22,7 +22,8 @@ def group(name: str) -> list[str]:
 @nox.session
 def tests(session: nox.Session) -> None:
     session.install("-e", ".", *group("tests"))
-    session.run("python", "-m", "pytest", *session.posargs, env=ENVIRONMENT)
+    parallel = ["-n", "2", "--dist", "loadfile"]  # two processes; a file's tests share their runs
+    session.run("python", "-m", "pytest", *parallel, *session.posargs, env=ENVIRONMENT)
 
 
 @nox.session

@@ -532,3 +532,15 @@ def test_noise_models_are_combined_by_name(tmp_path):
         "MissingRegion",
     ]
     assert noise.model.models[0].max_pixels == 4
+
+
+def test_jobs_side_by_side_by_joblib(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    result = start(
+        "-m", *SMALL, *PHANTOM, "trainer.max_epochs=1", "nol=0.1,1.5", "noise=type1",
+        "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}",
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert (tmp_path / "0" / "summary.json").is_file()
+    assert not (tmp_path / "1" / "summary.json").exists()
+    assert "nol=1.5 must be a number of at least 0 and less than 1" in result.stderr

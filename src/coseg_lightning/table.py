@@ -207,7 +207,7 @@ def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
     varied = _varied(jobs)
     values: defaultdict[str, defaultdict[tuple[str, float], list[float]]]
     values = defaultdict(lambda: defaultdict(list))
-    clean: list[float] = []
+    clean: dict[tuple[Any, ...], float] = {}
     for job in ended:
         assert job.summary is not None
         figure = job.summary["test"][metric]
@@ -216,11 +216,13 @@ def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
         row, noise, level = _place(job, varied)
         if noise == "none":
             if job.summary["config"]["method"]["name"] == "supervised":
-                clean.append(100 * figure)
+                # Whatever level it was told makes no difference to it.
+                others = (job.overrides.get(key) for key in varied)
+                clean[(job.summary["config"].get("seed"), *others)] = 100 * figure
                 continue
             level = 0.0
         values[row][noise, level].append(100 * figure)
-    of_clean = Cell(tuple(clean)) if clean else None
+    of_clean = Cell(tuple(clean.values())) if clean else None
     cells = {
         row: {
             column: Cell(

@@ -1,0 +1,145 @@
+"""The table of a sweep."""
+
+import json
+
+import pytest
+import yaml
+from conftest import ROOT
+from test_finished import command
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.table import sweep_table
+
+TASK = ["trainer.max_epochs=2", "method=coseg,supervised", "noise=type1,none", "nol=0.1,0.5"]
+
+
+def sweep(folder, dice, task=(*TASK, "seed=0,1")):
+    """What a multirun leaves; `dice(job)` is a figure, None for one that has not ended, or False.
+
+    False stands for a job that has not even begun.
+    """
+    (folder / "multirun.yaml").write_text(
+        yaml.safe_dump({"hydra": {"overrides": {"task": [*task]}}})
+    )
+    keys = [one.split("=")[0] for one in task]
+    jobs = [{}]
+    for one in task:
+        key, _, values = one.partition("=")
+        jobs = [{**job, key: value} for job in jobs for value in values.split(",")]
+    for n, job in enumerate(jobs):
+        found = dice(job)
+        if found is False:
+            continue
+        place = folder / str(n)
+        (place / ".hydra").mkdir(parents=True)
+        overrides = [f"{key}={job[key]}" for key in keys]
+        (place / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+        if found is None:
+            continue
+        noise = {"level": float(job["nol"]), "label_dice": None}
+        if job["noise"] != "none":
+            noise[job["noise"]] = {"_target_": "coseg_lightning.noise.BoundaryNoise"}
+        config = {"method": {"name": job["method"]}, "noise": noise, "nol": float(job["nol"])}
+        config["seed"] = int(job["seed"])
+        if "told" in job:
+            config["nol"] = job["told"]
+        summary = {"config": config, "test": {"dice": found, "accuracy": 0.5}}
+        (place / "summary.json").write_text(json.dumps(summary))
+
+
+def by_job(job):
+    base = {"coseg": 0.9, "supervised": 0.8}[job["method"]] if job["noise"] != "none" else 0.95
+    return base - 0.1 * (job["nol"] == "0.5") * (job["noise"] != "none") + 0.01 * int(job["seed"])
+
+
+def test_means_deviations_and_gaps(tmp_path):
+    sweep(tmp_path, by_job)
+    table = sweep_table(tmp_path)
+    assert list(table.cells) == ["coseg", "supervised"]  # clean runs are what others are told by
+    assert table.columns == [("none", 0.0), ("type1", 0.1), ("type1", 0.5)]
+    cell = table.cells["coseg"]["type1", 0.1]
+    assert cell.values == pytest.approx((90, 91))
+    assert cell.mean == pytest.approx(90.5)
+    assert cell.deviation == pytest.approx(0.5**0.5)
+    assert table.clean.values == pytest.approx((95, 96))  # the same network for every level
+    assert cell.gap == pytest.approx(-5)
+    assert table.cells["supervised"]["type1", 0.5].mean == pytest.approx(70.5)
+    assert table.missing == []
+    accuracy = sweep_table(tmp_path, metric="accuracy")
+    assert accuracy.cells["coseg"]["type1", 0.1].mean == 50
+
+
+def test_every_form_says_the_same(tmp_path):
+    sweep(tmp_path, by_job)
+    table = sweep_table(tmp_path)
+    told = "90.5 ± 0.7 (-5.0)"
+    assert told in table.written_as("text")
+    assert f"| coseg | 95.5 ± 0.6 (+0.0) | {told} | 80.5 ± 0.7 (-15.0) |" in table.written_as(
+        "markdown"
+    )
+    assert "90.5 $\\pm$ 0.7 (-5.0) &" in table.written_as("latex")
+    assert "coseg,type1,0.1,2,90.500,0.707,-5.000" in table.written_as("csv")
+    place = table.write(tmp_path / "table")
+    assert {path.name for path in place.iterdir()} == {
+        *("table.csv", "table.md", "table.tex", "dice.png", "dice.svg")
+    }
+    panels = table.drawn().axes
+    assert [panel.get_title() for panel in panels] == ["none", "type1"]
+
+
+def test_a_sweep_that_still_runs_says_what_is_missing(tmp_path):
+    def unfinished(job):
+        if job["seed"] == "1" and job["method"] == "supervised":
+            return None if job["nol"] == "0.1" else False
+        return by_job(job)
+
+    sweep(tmp_path, unfinished)
+    table = sweep_table(tmp_path)
+    assert table.cells["supervised"]["type1", 0.1].deviation is None
+    missing = "\n".join(table.missing)
+    assert "Begun, but not ended: method=supervised noise=type1 nol=0.1 seed=1 in" in missing
+    assert "Not begun: 2 of 16." in missing
+    assert "  method=supervised noise=none nol=0.5 seed=1" in missing
+    assert "max_epochs" not in missing
+
+
+def test_whatever_else_was_swept_is_a_row(tmp_path):
+    task = ["method=coseg", "noise=type1", "nol=0.5", "seed=0", "model=unet,fpn"]
+    sweep(tmp_path, lambda job: 0.5, task)
+    assert list(sweep_table(tmp_path).cells) == ["coseg model=fpn", "coseg model=unet"]
+
+
+def test_a_level_told_wrongly_is_a_row(tmp_path):
+    task = ["method=coseg", "noise=type1", "nol=0.5", "seed=0", "told=auto"]
+    sweep(tmp_path, lambda job: 0.5, task)
+    assert list(sweep_table(tmp_path).cells) == ["coseg nol=auto"]
+
+
+def test_names_with_special_signs(tmp_path):
+    task = ["method=coseg", "noise=a_b", "nol=0.5", "seed=0", "model=x%1,y_2"]
+    sweep(tmp_path, lambda job: 0.5, task)
+    table = sweep_table(tmp_path)
+    table.write(tmp_path / "table")
+    assert "coseg model=x\\%1 & 50.0" in table.written_as("latex")
+    assert "a\\_b 0.5" in table.written_as("latex")
+
+
+def test_the_command(tmp_path):
+    sweep(tmp_path, by_job)
+    result = command("table", tmp_path, "format=markdown", cwd=ROOT)
+    assert result.returncode == 0, result.stderr
+    assert "| coseg | 95.5" in result.stdout
+    result = command("table", tmp_path, "format=word", cwd=ROOT)
+    assert result.stderr.startswith("format=word must be text, csv, markdown, latex.")
+
+
+def test_folders_without_runs_are_told(tmp_path):
+    with pytest.raises(InputError, match="There is no folder"):
+        sweep_table(tmp_path / "none")
+    with pytest.raises(InputError, match="There is no run below"):
+        sweep_table(tmp_path)
+    sweep(tmp_path, lambda job: None)
+    with pytest.raises(InputError, match=r"has ended \(16 begun\)"):
+        sweep_table(tmp_path)
+    with pytest.raises(InputError, match="metric=iou must be dice or accuracy"):
+        sweep_table(tmp_path, metric="iou")
