@@ -13,7 +13,8 @@ import tables
 from variants import OneNetwork, WithoutExchange
 
 from coseg_lightning import CoSegModule
-from coseg_lightning.run import check, make_peers
+from coseg_lightning.build import make_peers
+from coseg_lightning.run import check
 
 
 def test_every_cell_is_a_run_of_the_app():

@@ -20,6 +20,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from test_noise import CLASSES, OBJECTS, OUTLINES, name_of
 
+from coseg_lightning.csv_tables import read_table, write_table
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.data.samples import SampleDataset, read_batch
@@ -29,7 +30,6 @@ from coseg_lightning.image_files import check_image, read_image, read_indices
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.mask_folder import MaskFolder
 from coseg_lightning.scores import evidence
-from coseg_lightning.tables import read_table, write_table
 
 # The same examples every time, and no time limit on a busy machine.
 fuzz = settings(

@@ -14,13 +14,13 @@ from test_run import SMALL, composed, start
 import coseg_lightning.data.folder
 import coseg_lightning.data.jsrt
 import coseg_lightning.image_files
+from coseg_lightning.build import make_data
+from coseg_lightning.csv_tables import read_table
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.image_files import read_image, read_indices
 from coseg_lightning.inspection import look_over
-from coseg_lightning.run import make_data
-from coseg_lightning.tables import read_table
 
 
 def save(pixels, path):

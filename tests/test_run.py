@@ -19,10 +19,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from test_callbacks import hashes
 
+from coseg_lightning.build import make_noise, make_peers
 from coseg_lightning.command import CONF
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore
-from coseg_lightning.run import check, make_noise, make_peers, run
+from coseg_lightning.run import check, run
 from coseg_lightning.segmentation_module import SegmentationModule
 
 SMALL = [

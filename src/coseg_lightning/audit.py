@@ -34,7 +34,8 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         the contact sheet `worst.png`.
     """
     from coseg_lightning.atomic import write_text
-    from coseg_lightning.run import check, make_data, quiet
+    from coseg_lightning.build import make_data
+    from coseg_lightning.run import check, quiet
 
     check(cfg)
     check_count(cfg, "worst", 1)
@@ -74,11 +75,11 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import CSVLogger
 
+    from coseg_lightning.build import make_peers, make_trainer
     from coseg_lightning.callbacks.averaged_weights import AveragedWeights
     from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
     from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
     from coseg_lightning.callbacks.proposals import Proposals
-    from coseg_lightning.run import make_peers, make_trainer
 
     ranking = CorruptionRanking(
         folder / "scores.csv", score=cfg.method.score, epochs=cfg.method.score_epochs

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @command("corrupt")
 def main(cfg: DictConfig) -> None:
     """Compose, check, write the folder, and say what came out."""
+    from coseg_lightning.build import make_noise, noise_name
     from coseg_lightning.data.folder import read_split
-    from coseg_lightning.run import make_noise, noise_name
 
     check_share(cfg, "nol")
     check_share(cfg, "noise.level")
@@ -91,9 +91,9 @@ def corrupt_folder(
     """
     from tqdm import tqdm
 
+    from coseg_lightning.csv_tables import write_table
     from coseg_lightning.mask_folder import MaskFolder
     from coseg_lightning.noise import choose_noisy, mask_dice
-    from coseg_lightning.tables import write_table
 
     out = Path(out)
     if out.exists():

@@ -61,7 +61,7 @@ class FinishedRun:
 
     def data(self) -> "CoSegDataModule":
         """The run's data, under the masks that it was given: without its corrections."""
-        from coseg_lightning.run import make_data
+        from coseg_lightning.build import make_data
 
         return make_data(self.cfg, self.folder)
 

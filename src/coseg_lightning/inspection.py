@@ -18,9 +18,9 @@ from platformdirs import user_cache_path
 from tqdm import tqdm
 
 from coseg_lightning.atomic import write_text
+from coseg_lightning.csv_tables import write_table
 from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.image_files import check_image
-from coseg_lightning.tables import write_table
 
 OnBadSample = Literal["error", "skip"]
 Facts = dict[str, Any]

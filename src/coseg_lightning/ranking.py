@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
+from coseg_lightning.csv_tables import write_table
 from coseg_lightning.scores import Evidence, class_scores, direction, mask_scores
-from coseg_lightning.tables import write_table
 
 Floats = NDArray[np.float64]
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
+from coseg_lightning.csv_tables import read_table, write_table
 from coseg_lightning.errors import InputError
 from coseg_lightning.finished import FinishedRun
 from coseg_lightning.labels import LabelStore, Mask, changed_masks
 from coseg_lightning.run_folder import RunFolder, stage_weights
 from coseg_lightning.segmentation_module import SegmentationModule
 from coseg_lightning.stage_runner import StageRunner, training_label_dice
-from coseg_lightning.tables import read_table, write_table
 
 DECISIONS = ("keep", "reject", "redraw")
 

@@ -4,15 +4,14 @@ import logging
 import os
 import warnings
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from coseg_lightning.build import make_data, make_network, make_peers, make_trainer
 from coseg_lightning.command import (
     check_count,
     check_nothing_missing,
@@ -24,12 +23,6 @@ from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-
-    from coseg_lightning.coseg_module import CoSegModule
-    from coseg_lightning.data.datamodule import CoSegDataModule
-    from coseg_lightning.noise import NoiseModel
-    from coseg_lightning.optimization import Schedule
-    from coseg_lightning.segmentation_module import SegmentationModule
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +112,7 @@ def _reviewed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return summary
 
 
-def _stages(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> dict[str, Any]:
+def _stages(cfg: DictConfig, folder: Path, data: "pl.LightningDataModule") -> dict[str, Any]:
     from coseg_lightning.stages import run_stages
 
     return run_stages(
@@ -207,172 +200,6 @@ def _check_one_folder() -> None:
                 "Several processes were started by torchrun or srun, and must be told one folder "
                 "to share: add hydra.run.dir=... or resume=..."
             )
-
-
-def make_data(cfg: DictConfig, folder: Path, *, everything: bool = False) -> "CoSegDataModule":
-    """The datasets, with the noise that the configuration asks for.
-
-    Args:
-        cfg: The composed configuration.
-        folder: Where the noisy masks are kept.
-        everything: Whether validation and test samples are training samples too.
-    """
-    from coseg_lightning.data.datamodule import CoSegDataModule
-    from coseg_lightning.data.folder import Splits
-    from coseg_lightning.labels import JoinedImages, SomeImages
-    from coseg_lightning.noise import annotators
-
-    listed = {"problems": folder / "problems.csv"} if "on_bad_sample" in cfg.data.source else {}
-    splits = instantiate(cfg.data.source, **listed)
-    if everything:
-        splits = Splits(JoinedImages([part for part in splits if part is not None]), None, None)
-    noise = make_noise(cfg)
-    train = splits.train
-    for model in annotators(noise):
-        bad = model.look_at(train, skip=cfg.on_bad_sample == "skip")
-        train = SomeImages(train, bad) if bad else train
-    return CoSegDataModule(
-        train,
-        splits.val,
-        splits.test,
-        image_size=cfg.data.image_size,
-        in_channels=cfg.data.in_channels,
-        batch_size=cfg.data.batch_size,
-        num_workers=cfg.data.num_workers,
-        augmentation="default" if cfg.data.augment else None,
-        seed=cfg.seed,
-        noise=noise,
-        noise_level=cfg.noise.level,
-        noise_folder=None if noise is None else folder / "noise",
-    )
-
-
-def make_noise(cfg: DictConfig) -> "NoiseModel | None":
-    """The noise model that the configuration asks for: all that are named, one after the other."""
-    from coseg_lightning.noise import AtLabelDice, Combined
-
-    models = [instantiate(cfg.noise[name]) for name in _noise_names(cfg)]
-    if not models:
-        return None
-    noise = models[0] if len(models) == 1 else Combined(models)
-    if cfg.noise.label_dice is None:
-        return noise
-    if not is_number(cfg.noise.label_dice):
-        raise InputError(f"noise.label_dice={cfg.noise.label_dice} must be a number, or null.")
-    return AtLabelDice(noise, cfg.noise.label_dice)
-
-
-def noise_name(cfg: DictConfig) -> str:
-    """What to call that noise, such as `type1+missing` or `affine@0.8` for a label Dice of 0.8."""
-    name = "+".join(_noise_names(cfg))
-    return name if cfg.noise.label_dice is None else f"{name}@{cfg.noise.label_dice:g}"
-
-
-def _noise_names(cfg: DictConfig) -> list[str]:
-    nodes = cfg.noise.items()
-    return [str(n) for n, node in nodes if isinstance(node, DictConfig) and "_target_" in node]
-
-
-def make_peers(cfg: DictConfig) -> "CoSegModule":
-    """Two networks, alike or different, with initial weights of their own."""
-    from coseg_lightning.coseg_module import CoSegModule
-
-    kind = _class("method.module", cfg.method.module)
-    if not issubclass(kind, CoSegModule):
-        raise InputError(f"method.module={cfg.method.module} must be derived from CoSegModule.")
-    try:
-        module: CoSegModule = kind(
-            instantiate(cfg.model),
-            instantiate(cfg.get("peer_b") or cfg.model),
-            noise_level=cfg.nol,
-            ramp_epochs=cfg.method.ramp_epochs,
-            selection=cfg.method.selection,
-            **_training(cfg),
-            **cfg.method.options,
-        )
-    except TypeError as error:
-        raise InputError(f"method.options={cfg.method.options}: {error}.") from error
-    return module
-
-
-def make_network(cfg: DictConfig) -> "SegmentationModule":
-    """One network of the first peer's kind (section 2.3)."""
-    from coseg_lightning.rivals.early_learning import MultiScaleModule
-    from coseg_lightning.segmentation_module import SegmentationModule
-
-    kind = MultiScaleModule if cfg.method.name == "adele" else SegmentationModule
-    pixel_loss = cfg.method.get("pixel_loss", "cross_entropy")
-    return kind(instantiate(cfg.model), pixel_loss=pixel_loss, **_training(cfg))
-
-
-def _training(cfg: DictConfig) -> dict[str, Any]:
-    return {
-        "classes": cfg.data.classes,
-        "lambda_1": cfg.loss.lambda_1,
-        "lambda_2": cfg.loss.lambda_2,
-        "include_background": cfg.loss.include_background,
-        "lr": cfg.optimizer.lr,
-        "optimizer": _class("optimizer.name", cfg.optimizer.name),
-        "scheduler": _schedule(cfg),
-    }
-
-
-def _schedule(cfg: DictConfig) -> "Schedule | None":
-    node = cfg.optimizer.get("scheduler")
-    if node is None:
-        return None
-    if not OmegaConf.is_dict(node) or "_target_" not in node:
-        raise InputError(
-            f"optimizer.scheduler={node} must name a class and its arguments, as in "
-            "'+optimizer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 10}'."
-        )
-    made: Schedule = instantiate(node, _partial_=True)
-    return made
-
-
-def _class(key: str, name: str) -> type:
-    try:
-        module, _, attribute = str(name).rpartition(".")
-        found = getattr(import_module(module), attribute)
-        if isinstance(found, type):
-            return found
-    except (ImportError, AttributeError, ValueError):
-        pass
-    raise InputError(
-        f"{key}={name}: there is no such class; give its full name, such as torch.optim.SGD."
-    )
-
-
-def make_trainer(
-    cfg: DictConfig, *, logger: Any, default_root_dir: Path, **rest: Any
-) -> "pl.Trainer":
-    """A trainer of one stage.
-
-    Raises:
-        InputError: If it would start processes that cannot join this run.
-    """
-    from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
-
-    loggers = list(logger) if isinstance(logger, list) else [logger] if logger else []
-    if loggers and "_target_" in cfg.logger:
-        loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))
-    trainer: pl.Trainer = instantiate(
-        cfg.trainer, logger=loggers, default_root_dir=str(default_root_dir), **rest
-    )
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, _MultiProcessingLauncher):
-        raise InputError(
-            f"trainer.strategy={cfg.trainer.strategy} keeps the results in its child processes; "
-            "use trainer=ddp."
-        )
-    sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if launcher is not None and sweeping and trainer.world_size > 1:
-        raise InputError(
-            "A multirun cannot start several processes a job, since each of them would run the "
-            "whole sweep again; sweep with trainer.devices=1, or start one run for each setting "
-            "(for nol in 0.1 0.3; do python -m coseg_lightning.run trainer=ddp nol=$nol; done)."
-        )
-    return trainer
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from coseg_lightning.csv_tables import read_table
 from coseg_lightning.errors import InputError
 from coseg_lightning.image_files import files_by_stem, read_image
 from coseg_lightning.inspection import (
@@ -30,7 +31,6 @@ from coseg_lightning.labels import (
 )
 from coseg_lightning.mask_folder import MaskFolder, leads_outside, same_stem
 from coseg_lightning.seeding import derive_rng
-from coseg_lightning.tables import read_table
 
 SPLITS = ("train", "val", "test")
 

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from coseg_lightning.csv_tables import read_table
 from coseg_lightning.data.samples import SampleDataset, stretched
 from coseg_lightning.labels import Mask
 from coseg_lightning.noise_level import SAMPLES, fit_mixture
 from coseg_lightning.ranking import Ranking
-from coseg_lightning.tables import read_table
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart.
 BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
