@@ -55,7 +55,7 @@ def place(tmp_path_factory):
         picture = Image.fromarray(255 * mask).convert("P")
         picture.putpalette([0, 0, 0] + 254 * [9, 9, 9] + [255, 0, 0])
         picture.putdata((255 * mask).ravel().tolist())
-        picture.save(place / "data" / "masks" / f"{id}.png")
+        picture.save(place / "data" / "masks" / f"{id}.png", transparency=0)
         Image.fromarray(squares.image(i)).save(place / "data" / "images" / f"{id}.png")
     options = ["data=folder", f"data.root={place / 'data'}", "data.in_channels=1"]
     run(composed(*SMALL, *options, *LEARNING), place / "run")
@@ -126,8 +126,9 @@ def test_bad_images_do_not_keep_the_others_from_their_masks(place, tmp_path):
     result = command("predict", place / "run", "images", "new", "flip=true", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("flip=true: there is no such setting; take probabilities,")
-    result = command("predict", place / "run", "images", "new", "flips=often", cwd=tmp_path)
-    assert result.stderr.startswith("flips=often must be a bool")
+    for value in ("often", "["):
+        result = command("predict", place / "run", "images", "new", f"flips={value}", cwd=tmp_path)
+        assert result.stderr.startswith(f"flips={value} must be a bool")
 
 
 def test_all_masks_in_the_users_own_format(place, tmp_path):
@@ -146,6 +147,7 @@ def test_all_masks_in_the_users_own_format(place, tmp_path):
             continue
         with Image.open(path) as original, Image.open(new) as written:
             assert (written.mode, written.getpalette()) == (original.mode, original.getpalette())
+            assert written.info["transparency"] == original.info["transparency"]
             assert set(np.unique(written)) <= {0, 255}
         np.testing.assert_array_equal(clean.read(path.stem), layer.read(path.stem))
     assert digests(place / "data") == before
@@ -210,6 +212,14 @@ def test_other_formats(format, place, tmp_path):
         export(place / "run", format, tmp_path / "model")
     with pytest.raises(InputError, match="format=tflite must be onnx, torchscript, safetensors"):
         export(place / "run", "tflite")
+
+
+def test_the_export_command_names_what_it_wrote(place, tmp_path):
+    result = command("export", place / "run", "format=safetensors", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    description = place / "run" / "export" / "model.safetensors.json"
+    assert f"what goes in and comes out: {description}" in result.stdout
+    assert description.is_file()
 
 
 def test_smps_own_loader_reads_the_network(smp_run):
@@ -301,6 +311,102 @@ def test_a_review_of_something_else_is_refused(place, tmp_path, rows, told):
 def test_half_of_a_review_is_refused(options, tmp_path):
     with pytest.raises(InputError, match=r"retrained by stages=\[retraining\] resume=RUN review="):
         run(composed(*options), tmp_path)
+
+
+def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
+    options = ["data.source.train=16", "data.source.val=0", "data.source.test=3"]
+    options += ["data.source.side=48", "noise=type2", *LEARNING]
+    run(composed(*SMALL, *options), tmp_path / "run")
+    layer = LabelStore(tmp_path / "run" / "labels")
+    first, second = [id for id in layer.ids if layer.facts(id)["changed_pixels"]][:2]
+    review = review_of(tmp_path / "review.csv", **{first: "reject", second: "redraw"})
+    options = ["stages=[retraining]", f"resume={tmp_path / 'run'}", f"review={review}"]
+    run(composed(*options), tmp_path / "elsewhere")
+    page = (tmp_path / "elsewhere" / "report.html").read_text()
+    assert "The network retrained on reviewed labels reached" in page
+    assert "1 corrections rejected, 1 masks to be redrawn and left out" in page
+    assert "The run before its review" in page
+    result = command("report", tmp_path / "elsewhere", cwd=tmp_path)  # the noise is the run's
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "elsewhere" / "report.html").read_text() == page
+    options[1] = f"resume={tmp_path / 'elsewhere'}"
+    with pytest.raises(InputError, match="is itself a reviewed run; give the run that it came"):
+        run(composed(*options), tmp_path / "again")
+
+
+def test_leaving_samples_out_does_not_improve_the_labels(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    summary = run(
+        composed(*SMALL, "data.source.side=48", "data.source.train=12", "noise=type2",
+                 "method=filter", "nol=0.3"),
+        tmp_path / "filter",
+    )  # fmt: skip
+    before, after = (summary["correction"][f"label_dice_{when}"] for when in ("before", "after"))
+    assert before == after
+
+
+# Data that was changed or moved
+
+
+def test_changed_data_is_not_retrained_on_and_newer_masks_stay(place, tmp_path):
+    shutil.copytree(place, tmp_path / "all")
+    folder, data = tmp_path / "all" / "run", tmp_path / "all" / "data"
+    layer = LabelStore(folder / "labels")
+    changed = next(id for id in layer.ids if layer.facts(id)["changed_pixels"])
+    mine = data / "masks" / f"{changed}.png"
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(mine)
+    review = review_of(tmp_path / "review.csv")
+    options = ["stages=[retraining]", f"resume={folder}", f"review={review}", f"data.root={data}"]
+    result = command("run", *options, cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"The data of {folder} is not what it was: train: " in result.stderr
+    assert "Traceback" not in result.stderr
+    result = command("apply", folder, tmp_path / "clean", f"root={data}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"1 were changed after the run, and are as they are now: {changed}" in result.stdout
+    assert (tmp_path / "clean" / mine.name).read_bytes() == mine.read_bytes()
+    result = command("report", folder, f"root={data}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Without pictures of samples: The data of" in result.stdout
+
+
+def test_a_run_is_of_use_from_another_folder_and_when_its_data_has_moved(place, tmp_path):
+    arguments = [*SMALL, "data=folder", "data.root=data", "data.in_channels=1"]
+    arguments += [f"hydra.run.dir={tmp_path / 'run'}", *LEARNING]
+    result = command("run", *arguments, cwd=place)  # relative to another folder than the next
+    assert result.returncode == 0, result.stderr
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert command("report", tmp_path / "run", cwd=tmp_path).returncode == 0
+    assert (tmp_path / "run" / "report.html").read_text() == page
+    shutil.copytree(place / "data", tmp_path / "moved")
+    path = tmp_path / "run" / "summary.json"
+    path.write_text(path.read_text().replace(str(place / "data"), str(tmp_path / "gone")))
+    for options, told in (
+        ([], "Without pictures of samples: data.root="),
+        (["root=moved"], ""),
+    ):
+        result = command("report", "run", *options, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert told in result.stdout
+    pictures = (tmp_path / "run" / "report.html").read_text().count("data:image/jpeg")
+    assert pictures == page.count("data:image/jpeg") > 0
+
+
+def test_a_refused_command_leaves_the_runs_own_settings(place, tmp_path):
+    shutil.copytree(place / "run", tmp_path / "run")
+    (tmp_path / "run" / ".hydra").mkdir()
+    (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text("- nol=0.3\n")
+    for arguments in (
+        [f"resume={tmp_path / 'run'}", "nol=0.7"],
+        ["stages=[retraining]", f"resume={tmp_path / 'run'}", "review=none.csv"],
+    ):
+        before = digests(tmp_path / "run")
+        result = command("run", *arguments, cwd=tmp_path)
+        assert result.returncode == 1
+        after = digests(tmp_path / "run")
+        assert {path for path in after if after[path] != before.get(path)} <= {
+            *(path for path in after if path.name == "run.log")
+        }
 
 
 # Loggers

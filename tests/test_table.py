@@ -1,6 +1,7 @@
 """The table of a sweep."""
 
 import json
+import shutil
 
 import pytest
 import yaml
@@ -55,7 +56,7 @@ def by_job(job):
 def test_means_deviations_and_gaps(tmp_path):
     sweep(tmp_path, by_job)
     table = sweep_table(tmp_path)
-    assert list(table.cells) == ["coseg", "supervised"]  # clean runs are what others are told by
+    assert list(table.cells) == ["coseg", "coseg nol=0.1", "coseg nol=0.5", "supervised"]
     assert table.columns == [("none", 0.0), ("type1", 0.1), ("type1", 0.5)]
     cell = table.cells["coseg"]["type1", 0.1]
     assert cell.values == pytest.approx((90, 91))
@@ -74,9 +75,7 @@ def test_every_form_says_the_same(tmp_path):
     table = sweep_table(tmp_path)
     told = "90.5 ± 0.7 (-5.0)"
     assert told in table.written_as("text")
-    assert f"| coseg | 95.5 ± 0.6 (+0.0) | {told} | 80.5 ± 0.7 (-15.0) |" in table.written_as(
-        "markdown"
-    )
+    assert f"| coseg | - | {told} | 80.5 ± 0.7 (-15.0) |" in table.written_as("markdown")
     assert "90.5 $\\pm$ 0.7 (-5.0) &" in table.written_as("latex")
     assert "coseg,type1,0.1,2,90.500,0.707,-5.000" in table.written_as("csv")
     place = table.write(tmp_path / "table")
@@ -97,7 +96,7 @@ def test_a_sweep_that_still_runs_says_what_is_missing(tmp_path):
     table = sweep_table(tmp_path)
     assert table.cells["supervised"]["type1", 0.1].deviation is None
     missing = "\n".join(table.missing)
-    assert "Begun, but not ended: method=supervised noise=type1 nol=0.1 seed=1 in" in missing
+    assert "Begun, but not ended: method=supervised noise=type1 nol=0.1 seed=1; it" in missing
     assert "Not begun: 2 of 16." in missing
     assert "  method=supervised noise=none nol=0.5 seed=1" in missing
     assert "max_epochs" not in missing
@@ -115,6 +114,47 @@ def test_a_level_told_wrongly_is_a_row(tmp_path):
     assert list(sweep_table(tmp_path).cells) == ["coseg nol=auto"]
 
 
+def test_the_gap_is_to_the_same_network(tmp_path):
+    task = ["method=coseg,supervised", "noise=type1,none", "nol=0.5", "seed=0,1", "model=unet,fpn"]
+    sweep(
+        tmp_path,
+        lambda job: {"unet": 0.9, "fpn": 0.6}[job["model"]] - (job["noise"] != "none") / 50,
+        task,
+    )
+    table = sweep_table(tmp_path)
+    assert table.clean is None  # there are two
+    for row in ("coseg model=fpn", "coseg model=unet"):
+        assert table.cells[row]["type1", 0.5].gap == pytest.approx(-2)
+    assert "of the same kind without noise" in table.written_as("text")
+
+
+def test_a_sweep_of_which_only_the_baseline_has_ended(tmp_path):
+    sweep(
+        tmp_path,
+        lambda job: by_job(job) if job["method"] != "coseg" and job["noise"] == "none" else False,
+    )
+    text = sweep_table(tmp_path).written_as("text")
+    assert "supervised  95.5 ± 0.7 (+0.0)" in text
+    sweep_table(tmp_path).write(tmp_path / "table")
+
+
+def test_without_a_test_set_there_is_no_table(tmp_path):
+    sweep(tmp_path, by_job)
+    for path in tmp_path.glob("*/summary.json"):
+        summary = json.loads(path.read_text())
+        path.write_text(json.dumps({**summary, "test": {"dice": None, "accuracy": None}}))
+    with pytest.raises(InputError, match="None of the 16 runs below .* has a test dice"):
+        sweep_table(tmp_path)
+
+
+def test_a_review_within_a_run_is_no_run_of_the_sweep(tmp_path):
+    sweep(tmp_path, by_job)
+    before = sweep_table(tmp_path).written_as("csv")
+    shutil.copytree(tmp_path / "0", tmp_path / "0" / "reviewed")
+    (tmp_path / "0" / "reviewed" / ".hydra" / "overrides.yaml").write_text("[review=a.csv]")
+    assert sweep_table(tmp_path).written_as("csv") == before
+
+
 def test_names_with_special_signs(tmp_path):
     task = ["method=coseg", "noise=a_b", "nol=0.5", "seed=0", "model=x%1,y_2"]
     sweep(tmp_path, lambda job: 0.5, task)
@@ -128,7 +168,7 @@ def test_the_command(tmp_path):
     sweep(tmp_path, by_job)
     result = command("table", tmp_path, "format=markdown", cwd=ROOT)
     assert result.returncode == 0, result.stderr
-    assert "| coseg | 95.5" in result.stdout
+    assert "| coseg | -" in result.stdout
     result = command("table", tmp_path, "format=word", cwd=ROOT)
     assert result.stderr.startswith("format=word must be text, csv, markdown, latex.")
 

@@ -4,12 +4,13 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from coseg_lightning.command import arguments, told_in_a_sentence
 from coseg_lightning.errors import InputError
 from coseg_lightning.finished import FinishedRun
-from coseg_lightning.labels import LabelStore
+from coseg_lightning.labels import LabelStore, mask_digest
 from coseg_lightning.mask_folder import MaskFolder
 
 
@@ -18,13 +19,18 @@ def main() -> None:
     given = arguments(
         "A complete folder of masks in your own format: corrected where the run corrected them.",
         {"run": "the folder of a finished run", "dest": "a new folder"},
-        {},
+        {"root": ("", "where its data lies now, if it was moved")},
     )
-    corrected, masks = apply(**given)
+    corrected, newer, masks = apply(**given)
     print(f"{corrected} of {masks} masks in {given['dest']} were corrected.")
+    if newer:
+        told = ", ".join(newer[:10]) + (", ..." if len(newer) > 10 else "")
+        print(f"{len(newer)} were changed after the run, and are as they are now: {told}")
 
 
-def apply(run: str | Path, dest: str | Path) -> tuple[int, int]:
+def apply(
+    run: str | Path, dest: str | Path, root: str | Path | None = None
+) -> tuple[int, list[str], int]:
     """Write all masks of a run's folder, with its corrections, into a new folder.
 
     A mask that was not corrected is copied byte by byte; a corrected one keeps its file's format,
@@ -34,14 +40,16 @@ def apply(run: str | Path, dest: str | Path) -> tuple[int, int]:
     Args:
         run: The folder of a finished run of `data=folder`.
         dest: A new folder. It appears when it is complete.
+        root: Where the run's data lies now, if it was moved.
 
     Returns:
-        How many masks differ from yours, and how many there are.
+        How many masks differ from yours; those that you changed after the run, which stay as they
+        are now; and how many there are.
 
     Raises:
         InputError: If `dest` exists, the run is no such run, or a mask cannot be written.
     """
-    finished, dest = FinishedRun(run), Path(dest)
+    finished, dest = FinishedRun(run, root=root), Path(dest)
     if dest.exists():
         raise InputError(f"{dest} exists and is never overwritten; give a new folder.")
     source = finished.cfg.data.source
@@ -52,25 +60,30 @@ def apply(run: str | Path, dest: str | Path) -> tuple[int, int]:
     folder = Path(source.root).expanduser() / source.masks
     if folder.resolve() in dest.resolve().parents:
         raise InputError(f"{dest} lies in {folder}, which is only read; give a folder elsewhere.")
-    given = [finished.folder / "noise"] if (finished.folder / "noise").is_dir() else []
-    layers = [LabelStore(layer) for layer in (*given, *finished.layers)]
+    given = [] if finished.noise is None else [LabelStore(finished.noise)]
+    layers = [LabelStore(layer) for layer in finished.layers]
     masks = MaskFolder(folder, classes=source.classes, skip=source.on_bad_sample == "skip")
     dest.parent.mkdir(parents=True, exist_ok=True)
-    changed = 0
+    changed, newer = 0, []
     with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
         place = Path(temporary) / "masks"
         place.mkdir()
         for id in tqdm(masks.ids, desc="Masks", leave=False):
             path = masks.path(id)
+            noisy = [layer for layer in given if id in layer]
             over = [layer for layer in layers if id in layer]
-            mask = over[-1].read(id) if over else None
-            if mask is None or (mask == masks.read(id)).all():
+            before = noisy[0].read(id) if noisy else masks.read(id)
+            if over and over[0].facts(id).get("original") not in (None, mask_digest(before)):
+                newer.append(id)
+                noisy, over = [], []
+            mask = (over or noisy)[-1].read(id) if over or noisy else None
+            if mask is None or np.array_equal(mask, masks.read(id)):
                 shutil.copyfile(path, place / path.name)
             else:
                 masks.write_like(id, place / path.name, mask)
                 changed += 1
         place.replace(dest)
-    return changed, len(masks.ids)
+    return changed, newer, len(masks.ids)
 
 
 if __name__ == "__main__":

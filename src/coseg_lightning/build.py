@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from coseg_lightning.command import is_number
+from coseg_lightning.command import first_cause, is_number
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,12 +23,15 @@ if TYPE_CHECKING:
     from coseg_lightning.segmentation_module import SegmentationModule
 
 
-def make_data(cfg: DictConfig, folder: Path, *, everything: bool = False) -> "CoSegDataModule":
+def make_data(
+    cfg: DictConfig, folder: Path, *, everything: bool = False, tells_problems: bool = True
+) -> "CoSegDataModule":
     """The datasets, with the noise that the configuration asks for.
 
     Args:
         cfg: The composed configuration.
         folder: Where the noisy masks are kept.
+        tells_problems: Whether files that cannot be used are listed there.
         everything: Whether validation and test samples are training samples too.
     """
     from coseg_lightning.data.datamodule import CoSegDataModule
@@ -35,8 +39,13 @@ def make_data(cfg: DictConfig, folder: Path, *, everything: bool = False) -> "Co
     from coseg_lightning.labels import JoinedImages, SomeImages
     from coseg_lightning.noise import annotators
 
-    listed = {"problems": folder / "problems.csv"} if "on_bad_sample" in cfg.data.source else {}
-    splits = instantiate(cfg.data.source, **listed)
+    lists = tells_problems and "on_bad_sample" in cfg.data.source
+    listed = {"problems": folder / "problems.csv"} if lists else {}
+    try:
+        splits = instantiate(cfg.data.source, **listed)
+    except InstantiationException as error:
+        mistake = first_cause(error, InputError)
+        raise mistake or error from error
     if everything:
         splits = Splits(JoinedImages([part for part in splits if part is not None]), None, None)
     noise = make_noise(cfg)

@@ -40,7 +40,14 @@ def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) 
     return str(resume) if review is None and stages is None else str(Path(resume) / "reviewed")
 
 
+def _hydra_dir(resume: str | None, review: str | None, stages: Any) -> str | None:
+    """Where Hydra keeps the settings, if not those of a run that is gone on with are there."""
+    begun = resume is not None and (Path(resume) / "run.json").exists()
+    return None if begun or review is not None or stages is not None else ".hydra"
+
+
 OmegaConf.register_new_resolver("coseg.run_dir", _run_dir, replace=True)
+OmegaConf.register_new_resolver("coseg.hydra_dir", _hydra_dir, replace=True)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -102,7 +109,10 @@ def arguments(
         if not sign or key not in options:
             raise InputError(f"{setting}: there is no such setting; take {', '.join(options)}.")
         default = options[key][0]
-        value = yaml.safe_load(text) if not isinstance(default, str) else text
+        try:
+            value = text if isinstance(default, str) else yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
         if type(value) is not type(default):
             raise InputError(f"{setting} must be a {type(default).__name__}, such as {default}.")
         values[key] = value
@@ -163,7 +173,7 @@ def _told_in_a_sentence(body: Callable[[DictConfig], Any], cfg: DictConfig) -> N
         check_nothing_missing(cfg)
         body(cfg)
     except Exception as error:
-        mistake = next(filter(None, (_first_cause(error, kind) for kind in mistakes)), None)
+        mistake = next(filter(None, (first_cause(error, kind) for kind in mistakes)), None)
         told = _trouble(error) if mistake is None else one_line(mistake)
         if told is None or SHOW_TRACEBACK:
             raise
@@ -186,7 +196,7 @@ TROUBLES = {
 
 def _trouble(error: BaseException) -> str | None:
     """What of the machine, not of the input, made a run fail; None if that is not known."""
-    cause = _first_cause(error, OSError)
+    cause = first_cause(error, OSError)
     if isinstance(cause, OSError) and cause.errno in TROUBLES:
         place = f"{cause.filename or 'A file could not be written'}: "
         return f"{place}{TROUBLES[cause.errno]} ({cause.strerror})."
@@ -243,7 +253,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
+def first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
     """The first of an exception and its causes that is of a kind."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__

@@ -32,7 +32,7 @@ def main() -> None:
     )
     path, difference = export(given["run"], given["format"], given["out"] or None)
     checked = "" if difference is None else f", at most {difference:.1e} off torch's probabilities"
-    print(f"{path}{checked}; what goes in and comes out: {path.with_suffix('.json')}")
+    print(f"{path}{checked}; what goes in and comes out: {_described(path)}")
 
 
 class Probabilities(nn.Module):

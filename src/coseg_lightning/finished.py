@@ -19,13 +19,15 @@ class FinishedRun:
 
     Args:
         folder: The run's.
+        root: Where its data lies now, if it was moved.
 
     Raises:
         InputError: If it holds no finished run.
     """
 
-    def __init__(self, folder: str | Path) -> None:
+    def __init__(self, folder: str | Path, root: str | Path | None = None) -> None:
         self.folder = Path(folder)
+        self._root = root
         path = self.folder / "summary.json"
         if not path.is_file():
             raise InputError(
@@ -56,14 +58,54 @@ class FinishedRun:
                 f"{self.folder} was run from Python, with data and networks that it cannot make "
                 "again; use them there."
             )
-        cfg: DictConfig = OmegaConf.create(self.config)
+        config = self.config
+        if self._root:
+            new = str(Path(self._root).expanduser().absolute())
+            config = _moved(config, config["data"]["root"], new)
+        cfg: DictConfig = OmegaConf.create(config)
         return cfg
 
+    @property
+    def is_reviewed(self) -> bool:
+        """Whether it is a run's retraining by a review."""
+        return "reviewed_run" in self.config
+
+    @property
+    def noise(self) -> Path | None:
+        """The layer of noisy masks that was put over the data's own, if there is one."""
+        places = [self.folder]
+        if self.is_reviewed:  # they lie in the run that was reviewed
+            places += [Path(self.config["reviewed_run"]), self.folder.parent]
+        found = [place / "noise" for place in places if (place / "noise").is_dir()]
+        return found[0] if found else None
+
     def data(self) -> "CoSegDataModule":
-        """The run's data, under the masks that it was given: without its corrections."""
+        """The run's data, under the masks that it was given: without its corrections.
+
+        Raises:
+            InputError: If it is not there, or not what it was.
+        """
         from coseg_lightning.build import make_data
 
-        return make_data(self.cfg, self.folder)
+        # What was looked at before is known to be as it was, or else told by its identity.
+        place = self.folder if self.noise is None else self.noise.parent
+        data = make_data(self.cfg, place, tells_problems=False)
+        path = self.folder / "run.json"
+        try:
+            before = json.loads(path.read_text(encoding="utf-8"))["config"]["samples"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path} was changed and cannot be read; restore it.") from error
+        changed = [
+            f"{part}: {now} (it was {before.get(part)})"
+            for part, now in data.identity().items()
+            if now != before.get(part)
+        ]
+        if changed:
+            raise InputError(
+                f"The data of {self.folder} is not what it was: {'; '.join(changed)}. Restore it, "
+                "or run anew on the data as it is."
+            )
+        return data
 
     def network(self) -> "nn.Module":
         """The run's network, in evaluation mode.
@@ -90,3 +132,12 @@ class FinishedRun:
         except (RuntimeError, OSError, SafetensorError) as error:
             raise InputError(f"{place} cannot be loaded; restore the run's folder.") from error
         return network.eval()
+
+
+def _moved(value: Any, old: Any, new: str) -> Any:
+    """A configuration whose data lies elsewhere; several of its values name the place."""
+    if isinstance(value, dict):
+        return {key: _moved(part, old, new) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_moved(part, old, new) for part in value]
+    return new if value == old else value

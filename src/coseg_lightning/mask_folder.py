@@ -239,6 +239,7 @@ def _is_jpeg(path: Path) -> bool:
 def _save_like(original: Path, path: Path, values: NDArray[Any]) -> None:
     with Image.open(original) as file:
         kind, mode, palette = file.format, file.mode, file.getpalette()
+        options = {k: v for k, v in file.info.items() if k == "transparency"}
     sixteen_bits = mode.startswith("I;16")
     image = Image.fromarray(values.astype(np.uint16) if sixteen_bits else smallest_type(values))
     if mode == "P" and palette is not None:
@@ -248,4 +249,4 @@ def _save_like(original: Path, path: Path, values: NDArray[Any]) -> None:
     elif mode in ("RGB", "RGBA", "LA", "I"):
         image = image.convert(mode)
     # What has no quality or palette takes no notice of these.
-    image.save(path, format=kind, quality=95, optimize=False)
+    image.save(path, format=kind, quality=95, optimize=False, **options)

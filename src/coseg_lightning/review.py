@@ -1,5 +1,6 @@
 """A person's decisions on the corrections of a run, and retraining by them."""
 
+import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
+from coseg_lightning.atomic import replacing
 from coseg_lightning.csv_tables import read_table, write_table
+from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.finished import FinishedRun
-from coseg_lightning.labels import LabelStore, Mask, changed_masks
+from coseg_lightning.labels import LabelStore, Mask, changed_masks, mask_digest
 from coseg_lightning.run_folder import RunFolder, stage_weights
 from coseg_lightning.segmentation_module import SegmentationModule
 from coseg_lightning.stage_runner import StageRunner, training_label_dice
@@ -77,12 +80,18 @@ def retrain_reviewed(
     Raises:
         InputError: If the run corrected nothing, or the review is not one of it.
     """
+    if run.is_reviewed:
+        raise InputError(
+            f"{run.folder} is itself a reviewed run; give the run that it came from, and the new "
+            "decisions with hydra.run.dir=FOLDER."
+        )
+    read_table(Path(review), ["id", "decision"])  # before the data, which takes longer
     data = run.data()
     corrected = changed_masks(data.given_samples(), [LabelStore(layer) for layer in run.layers])
     if not corrected:
         raise InputError(f"{run.folder} changed no mask, so that there is nothing to review.")
     decisions = read_review(review, corrected)
-    config = {**run.config, "review": decisions}
+    config = {**run.config, "review": decisions, "reviewed_run": str(run.folder.absolute())}
     kept = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
     if kept.summary is not None:
         return kept.summary
@@ -93,7 +102,7 @@ def retrain_reviewed(
 
     def retraining(stage: str) -> dict[str, Any]:
         kept.begin()
-        _write_layer(folder / "labels", corrected, decisions, kept.id)
+        _write_layer(folder / "labels", corrected, decisions, data.given_samples(), kept.id)
         data.lay(folder / "labels")
         data.leave_out(redraw)
         module = runner.built(network)
@@ -110,12 +119,13 @@ def retrain_reviewed(
         data.lay(folder / "labels")
         data.leave_out(redraw)
     module = runner.restored(runner.built(network), "retraining")
-    if redraw:
-        _write_redraw(folder / "redraw.csv", redraw)
+    _write_tables(folder, run.folder / "scores.csv", redraw)
+    before = {"before": run.summary["test"], **run.summary.get("baselines", {})}
     return runner.finish(
         module,
         data,
         config,
+        baselines=before,
         ranking=run.summary["ranking"],
         correction={
             "corrected": sum(decision == "keep" for decision in decisions.values()),
@@ -131,15 +141,24 @@ def retrain_reviewed(
 
 @rank_zero_only
 def _write_layer(
-    folder: Path, corrected: dict[str, Mask], decisions: dict[str, str], run_id: str
+    folder: Path,
+    corrected: dict[str, Mask],
+    decisions: dict[str, str],
+    given: SampleDataset,
+    run_id: str,
 ) -> None:
     writer = LabelStore.create(folder)
     kept = {id: mask for id, mask in corrected.items() if decisions[id] == "keep"}
     for id, mask in kept.items():
         writer.write(id, np.asarray(mask))
-    writer.finish({id: {"decision": "keep"} for id in kept}, run_id=run_id)
+    originals = {id: mask_digest(given.mask(i)) for i, id in enumerate(given.ids) if id in kept}
+    writer.finish({id: {"original": originals[id]} for id in kept}, run_id=run_id)
 
 
 @rank_zero_only
-def _write_redraw(path: Path, ids: list[str]) -> None:
-    write_table(path, [{"id": id} for id in ids])
+def _write_tables(folder: Path, scores: Path, redraw: list[str]) -> None:
+    """The run's own ranking, and what is to be drawn anew."""
+    with replacing(folder / "scores.csv") as temporary:
+        shutil.copyfile(scores, temporary)
+    if redraw:
+        write_table(folder / "redraw.csv", [{"id": id} for id in redraw])

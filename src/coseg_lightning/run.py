@@ -56,6 +56,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     check(cfg)
     quiet()
+    if cfg.data.get("root") is not None:  # to be found again from another folder
+        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     # Before anything is written; what the data holds is compared when it is known.
     resume = cfg.resume is not None
@@ -82,6 +84,8 @@ def _reviewed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Retrain on the masks of a run that somebody reviewed."""
     from coseg_lightning.console import show_summary
     from coseg_lightning.finished import FinishedRun
+    from coseg_lightning.report import write_report
+    from coseg_lightning.report.loggers import log_figures
     from coseg_lightning.review import retrain_reviewed
     from coseg_lightning.run_folder import FREE
 
@@ -90,12 +94,13 @@ def _reviewed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             f"stages={cfg.stages} review={cfg.review} resume={cfg.resume}: a reviewed run is "
             "retrained by stages=[retraining] resume=RUN review=FILE."
         )
-    run = FinishedRun(cfg.resume)
-    settings = run.cfg
     given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    for override in given:
-        key = override.lstrip("+~").partition("=")[0]
-        if key in ("stages", "review", "resume"):
+    keys = {override: override.lstrip("+~").partition("=")[0] for override in given}
+    moved = cfg.data.get("root") if "data.root" in keys.values() else None
+    run = FinishedRun(cfg.resume, root=moved)
+    settings = run.cfg
+    for override, key in keys.items():
+        if key in ("stages", "review", "resume", "data.root"):
             continue
         if key not in FREE:
             raise InputError(f"{override}: the settings are those of {cfg.resume}; leave it out.")
@@ -108,6 +113,9 @@ def _reviewed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         network=partial(make_network, settings),
         trainer=partial(make_trainer, settings),
     )
+    figures = write_report(folder, FinishedRun(folder, root=moved).data())
+    if figures and "_target_" in settings.logger:
+        log_figures(instantiate(settings.logger, save_dir=str(folder / "figures")), figures)
     show_summary(folder, summary)
     return summary
 

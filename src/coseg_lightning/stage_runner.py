@@ -278,7 +278,7 @@ def training_label_dice(data: Data) -> dict[str, float | None]:
     """The mean Dice of the training labels to the original ones, if those are known."""
     means: list[float | None] = [None, None]
     if isinstance(data, CoSegDataModule):
-        dice = label_dice(data.given_samples()), label_dice(data.samples("train"))
+        dice = label_dice(data.given_samples()), label_dice(data.relabelled_samples())
         means = [None if part is None else float(part.mean()) for part in dice]
     return {"label_dice_before": means[0], "label_dice_after": means[1]}
 

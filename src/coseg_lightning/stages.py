@@ -17,6 +17,7 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 from coseg_lightning.ranking import Ranking
+from coseg_lightning.report import write_report
 from coseg_lightning.run_folder import CHECKPOINT, RunFolder, check_fits, plain_values
 from coseg_lightning.segmentation_module import SegmentationModule
 from coseg_lightning.stage_runner import Data, StageRunner, test_figures, training_label_dice
@@ -114,7 +115,8 @@ def run_stages(
         **{"confidence": confidence, "warm_start": warm_start, "rounds": rounds},
         **{"retraining_loss": retraining_loss, "by_class": by_class, "baselines": baselines},
     }
-    if "data" not in config:  # a project's own, as far as it can be told
+    by_app = "data" in config
+    if not by_app:  # a project's own, as far as it can be told
         config["data"] = {"class": type(data).__name__, **plain_values(dict(data.hparams))}
         for name, make in (("peers", peers), ("network", network)):
             made = make()
@@ -230,7 +232,7 @@ def run_stages(
     module = run.built(peers) if final == "robust_training" else run.built(network)
     module = run.restored(module, final)
     of_ranking = ("noise_level", "estimate", "bias", "auroc")
-    return run.finish(
+    summary = run.finish(
         module,
         data,
         config,
@@ -244,6 +246,9 @@ def run_stages(
             **training_label_dice(data),
         },
     )
+    if not by_app:
+        write_report(folder, data if isinstance(data, CoSegDataModule) else None)
+    return summary
 
 
 def _facts_of(ranking: Ranking) -> dict[str, Any]:

@@ -68,7 +68,8 @@ class Cell:
 
     Args:
         values: A figure in percent a seed.
-        gap: How far their mean is from that of networks on clean labels; None if it is not known.
+        gap: How far their mean is from that of plain networks of the same kind into whose labels no
+            noise was put; None if there are none.
     """
 
     values: tuple[float, ...]
@@ -92,7 +93,7 @@ class SweepTable:
     Args:
         metric: Of `METRICS`.
         cells: By row, then by noise and level.
-        clean: The figures of networks on clean labels, if there are any.
+        clean: The figures of plain networks without noise put in, if they are of one kind.
         missing: What the sweep still lacks, in sentences.
     """
 
@@ -114,8 +115,11 @@ class SweepTable:
         seeds = f"{min(counts)}" if len(counts) == 1 else f"{min(counts)} to {max(counts)}"
         title = f"Test {self.metric} in percent, mean ± standard deviation over seeds ({seeds})"
         if self.clean is not None:
-            title += f"; in brackets the gap to clean labels, {_figure(self.clean, gap=False)}"
-        head = ["", *(f"{noise} {level:g}" for noise, level in self.columns)]
+            told = _figure(self.clean, gap=False)
+            title += f"; in brackets the gap to plain networks without noise put in, {told}"
+        elif any(cell.gap is not None for row in self.cells.values() for cell in row.values()):
+            title += "; in brackets the gap to plain networks of the same kind without noise put in"
+        head = ["", *(_column(noise, level) for noise, level in self.columns)]
         rows = [
             [name, *(_figure(row[column]) if column in row else "-" for column in self.columns)]
             for name, row in self.cells.items()
@@ -154,7 +158,7 @@ class SweepTable:
                         marker=MARKERS[n % len(MARKERS)],
                     )
             if self.clean is not None:
-                axes.axhline(self.clean.mean, color="#333333", linestyle="--", label="clean labels")
+                axes.axhline(self.clean.mean, color="#333333", linestyle="--", label="no noise")
             axes.set(xlabel="Noise level", title=noise)
             axes.title.set_parse_math(False)
             axes.grid(alpha=0.3)
@@ -184,7 +188,8 @@ def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
     """Collect the runs of a sweep.
 
     A row is a method, with whatever else the sweep varied; a column is a type of noise and its
-    level. Runs of `method=supervised noise=none` are what the gap is measured to.
+    level. Runs of `method=supervised noise=none`, on clean labels if the
+    dataset's are, are what the gap is measured to.
 
     Args:
         folder: A multirun's folder, or any folder with runs below it.
@@ -205,35 +210,39 @@ def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
             "wait for its first run."
         )
     varied = _varied(jobs)
-    values: defaultdict[str, defaultdict[tuple[str, float], list[float]]]
-    values = defaultdict(lambda: defaultdict(list))
-    clean: dict[tuple[Any, ...], float] = {}
+    # A run that was repeated, such as a plain one for each level that it is told, counts once.
+    values: defaultdict[tuple[str, tuple[str, float]], dict[Any, float]] = defaultdict(dict)
+    plain: defaultdict[tuple[Any, ...], dict[Any, float]] = defaultdict(dict)
+    settings: dict[str, tuple[Any, ...]] = {}
     for job in ended:
         assert job.summary is not None
         figure = job.summary["test"][metric]
         if figure is None:  # without a test set
             continue
         row, noise, level = _place(job, varied)
-        if noise == "none":
-            if job.summary["config"]["method"]["name"] == "supervised":
-                # Whatever level it was told makes no difference to it.
-                others = (job.overrides.get(key) for key in varied)
-                clean[(job.summary["config"].get("seed"), *others)] = 100 * figure
-                continue
-            level = 0.0
-        values[row][noise, level].append(100 * figure)
-    of_clean = Cell(tuple(clean.values())) if clean else None
-    cells = {
-        row: {
-            column: Cell(
-                tuple(of_column),
-                None if of_clean is None else statistics.fmean(of_column) - of_clean.mean,
-            )
-            for column, of_column in columns.items()
-        }
-        for row, columns in sorted(values.items())
-    }
-    return SweepTable(metric, cells, of_clean, missing)
+        settings[row] = tuple(job.overrides.get(key) for key in varied)
+        seed = job.summary["config"].get("seed")
+        values[row, (noise, level)][seed] = 100 * figure
+        if noise == "none" and job.summary["config"]["method"]["name"] == "supervised":
+            plain[settings[row]][seed] = 100 * figure
+    if not values:
+        raise InputError(
+            f"None of the {len(ended)} runs below {folder} has a test {metric}; run them with a "
+            "test set."
+        )
+
+    def gap(row: str, of_cell: Mapping[Any, float]) -> float | None:
+        # What was run for one setting alone is what the others are told by.
+        known = plain.get(settings[row], next(iter(plain.values())) if len(plain) == 1 else {})
+        if not known:
+            return None
+        return statistics.fmean(of_cell.values()) - statistics.fmean(known.values())
+
+    cells: dict[str, dict[tuple[str, float], Cell]] = {}
+    for (row, column), of_cell in sorted(values.items()):
+        cells.setdefault(row, {})[column] = Cell(tuple(of_cell.values()), gap(row, of_cell))
+    clean = next(iter(plain.values())) if len(plain) == 1 else None
+    return SweepTable(metric, cells, Cell(tuple(clean.values())) if clean else None, missing)
 
 
 def _jobs(folder: Path) -> list[Job]:
@@ -242,6 +251,9 @@ def _jobs(folder: Path) -> list[Job]:
     jobs = []
     for path in sorted(folder.rglob(".hydra/overrides.yaml")):
         place = path.parent.parent
+        above = [parent for parent in place.parents if parent.is_relative_to(folder)]
+        if any((parent / ".hydra").is_dir() for parent in above):
+            continue  # a part of a run, such as its review
         try:
             overrides = yaml.safe_load(path.read_text(encoding="utf-8")) or []
             summary = place / "summary.json"
@@ -290,11 +302,11 @@ def _place(job: Job, varied: Sequence[str]) -> tuple[str, str, float]:
         told += f"@{noise['label_dice']:g}"
     if "masks" in noise:
         told = str(noise["masks"])
-    level = float(noise.get("level") or 0)
+    level = float(noise.get("level") or 0) if names else 0.0
     row = [config["method"]["name"]]
     row += [f"{key}={job.overrides[key]}" for key in varied if key in job.overrides]
     nol = config.get("nol")
-    if names and nol != noise.get("level") and config["method"]["name"] != "supervised":
+    if nol not in (level, None) and config["method"]["name"] != "supervised":
         row.append(f"nol={nol}")
     return " ".join(row), told, level
 
@@ -305,7 +317,10 @@ def _missing(folder: Path, jobs: Sequence[Job]) -> list[str]:
     told = []
     for job in jobs:
         if job.summary is None:
-            told.append(f"Begun, but not ended: {_swept(job.overrides, expected)} in {job.folder}.")
+            told.append(
+                f"Begun, but not ended: {_swept(job.overrides, expected)}; it runs, or failed: see "
+                f"{job.folder / 'run.log'}."
+            )
     there = {frozenset(job.overrides.items()) for job in jobs}
     lacking = [one for one in expected if frozenset(one.items()) not in there]
     if lacking:
@@ -341,6 +356,10 @@ def _expected(path: Path) -> list[dict[str, str]]:
         else:
             choices.append([(key, _plain(override.get_value_string()))])
     return [dict(chosen) for chosen in itertools.product(*choices)]
+
+
+def _column(noise: str, level: float) -> str:
+    return noise if noise == "none" else f"{noise} {level:g}"
 
 
 def _figure(cell: Cell, gap: bool = True) -> str:

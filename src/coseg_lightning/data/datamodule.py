@@ -146,6 +146,13 @@ class CoSegDataModule(pl.LightningDataModule):
         samples.replaced, samples.truth = changed, train
         return samples.updated(noisy)
 
+    def relabelled_samples(self) -> SampleDataset:
+        """The training samples with corrected labels, also those that are left out."""
+        samples = self.given_samples()
+        for layer in self.label_layers:
+            samples = samples.updated(LabelStore(layer))
+        return samples
+
     def samples(self, part: Literal["train", "val", "test"]) -> SampleDataset | None:
         """The samples of one part, or None where there are none."""
         dataset = self._datasets[part]
@@ -153,9 +160,7 @@ class CoSegDataModule(pl.LightningDataModule):
             return None
         if part != "train":
             return self._as_samples(dataset, None)
-        samples = self.given_samples()
-        for layer in self.label_layers:
-            samples = samples.updated(LabelStore(layer))
+        samples = self.relabelled_samples()
         return samples.without(self.left_out) if self.left_out else samples
 
     @property

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
 from matplotlib.figure import Figure
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -17,6 +18,7 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore, Mask, changed_masks
 from coseg_lightning.noise.geometry import mask_dice
+from coseg_lightning.noise_level import SAMPLES, fit_mixture
 from coseg_lightning.report.figures import (
     corrected_examples,
     read_rows,
@@ -94,7 +96,13 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         classes=bool(rows) and "suspicious_class" in scores[0],
         samples=len(rows),
         proposed=sum(row["proposed"] for row in rows),
-        doubts=doubts(summary, scores, _agreement(folder), _dice_of_changes(data, corrected)),
+        doubts=doubts(
+            summary,
+            scores,
+            _agreement(folder),
+            _dice_of_changes(data, corrected),
+            _distance([row["score"] for row in rows]),
+        ),
         style=_beside("report.css"),
         script=_beside("report.js"),
     )
@@ -176,6 +184,13 @@ def _agreement(folder: Path) -> float | None:
     return float(told[-1]) if told else None
 
 
+def _distance(scores: Sequence[float]) -> float | None:
+    """How far two normal distributions that are fitted to the scores lie apart."""
+    finite = np.array([score for score in scores if np.isfinite(score)])
+    enough = len(finite) >= SAMPLES and finite.std() > 0
+    return fit_mixture(finite).distance if enough else None
+
+
 def _save(figure: Figure, path: Path) -> str:
     """Write a figure as PNG and SVG, and return it as an image's source."""
     for suffix in ("svg", "png"):
@@ -189,7 +204,11 @@ def _save(figure: Figure, path: Path) -> str:
 def results(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The run's network beside the plain ones that were trained with it, and how far it is off."""
     own = summary["test"]
-    names = {"noisy": "Plain network, labels as given", "clean": "Plain network, clean labels"}
+    names = {
+        "before": "The run before its review",
+        "noisy": "Plain network, labels as given",
+        "clean": "Plain network, clean labels",
+    }
     rows = [{"name": "This run", **own, "gap": None}]
     for name, test in summary.get("baselines", {}).items():
         known = own["dice"] is not None and test["dice"] is not None
@@ -205,21 +224,31 @@ def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
         "coteaching": "The first of two peers, trained by co-teaching,",
         "supervised": "The network trained on the labels as they are",
     }
-    name = summary["config"]["method"]["name"]
-    if summary["correction"].get("left_alone"):
+    name, correction = summary["config"]["method"]["name"], summary["correction"]
+    if correction.get("left_alone"):
         name = "supervised"
     subject = methods.get(name, f"The network trained by the method {name}")
+    if "rejected" in correction:
+        subject = "The network retrained on reviewed labels"
+    elif name == "coseg" and not correction["corrected"]:
+        subject = "The network retrained on the labels as given, none of which was changed,"
     if summary["test"]["dice"] is None:
         return f"{subject} was not tested: there is no test set."
     dice, accuracy = summary["test"]["dice"], summary["test"]["accuracy"]
     told = f"{subject} reached a test Dice of {dice:.4f} and a pixel accuracy of {accuracy:.4f}"
-    others = {"noisy": "the labels as given", "clean": "clean labels"}
+    others = {
+        "before": "the run before its review",
+        "noisy": "one trained on the labels as given",
+        "clean": "one trained on clean labels",
+    }
     gaps = [
-        f"{abs(gap):.4f} {'more' if gap >= 0 else 'less'} than one trained on {others[name]}"
+        f"{abs(gap):.4f} {'more' if gap >= 0 else 'less'} than {others[name]}"
         for name, test in summary.get("baselines", {}).items()
         if test["dice"] is not None
         for gap in [dice - test["dice"]]
     ]
+    if len(gaps) > 2:
+        gaps = [", ".join(gaps[:-1]), gaps[-1]]
     return ", ".join([told, " and ".join(gaps)]) + "." if gaps else f"{told}."
 
 
@@ -228,6 +257,7 @@ def doubts(
     scores: Sequence[Mapping[str, str]],
     agreement: float | None = None,
     dice_of_changes: Sequence[float] = (),
+    distance: float | None = None,
 ) -> list[str]:
     """What a careful reader should not take for granted.
 
@@ -236,6 +266,7 @@ def doubts(
         scores: The rows of its scores.csv.
         agreement: The share of pixels on which the peers agreed in their last epoch.
         dice_of_changes: The Dice of each changed label to what it was.
+        distance: Ashman's D of two normal distributions that were fitted to the scores.
     """
     found = []
     auroc, correction = summary["ranking"]["auroc"], summary["correction"]
@@ -248,7 +279,7 @@ def doubts(
                 f"{noisy:.4f}, {lost:.4f} more. Runs differ by chance: try other seeds."
             )
     method = summary["config"]["method"]
-    if noisy is not None and method.get("warm_start") and correction["corrected"]:
+    if noisy is not None and method.get("warm_start") and not correction.get("left_alone"):
         found.append(
             "Part of a gain over the plain networks may be longer training: the last network "
             "starts from the first peer, and has learnt for twice as many epochs as they have."
@@ -256,10 +287,16 @@ def doubts(
     estimate = summary["ranking"].get("estimate")
     if estimate is not None and not estimate["separable"]:
         found.append(f"Noise level: {estimate['sentence']}")
-    elif estimate is None and scores:
+    elif estimate is None and scores and summary["ranking"]["noise_level"]:
         found.append(
             f"The noise level of {summary['ranking']['noise_level']:g} was given, not measured: "
             "as many samples were taken for noisy as it says."
+        )
+    if distance is not None and distance < 2 and estimate is None and auroc is None:
+        found.append(
+            "The scores do not fall into two groups (Ashman's D of two fitted distributions "
+            f"{distance:.1f}; two that are apart have more than 2): good and bad labels look alike "
+            "to the peers, and which were taken for noisy may be chance."
         )
     if auroc is not None and auroc < 0.85:
         found.append(

@@ -10,13 +10,13 @@ def main() -> None:
     given = arguments(
         "Write report.html and the figures of a finished run anew.",
         {"run": "the folder of a finished run"},
-        {},
+        {"root": ("", "where its data lies now, if it was moved")},
     )
     from coseg_lightning.errors import InputError
     from coseg_lightning.finished import FinishedRun
     from coseg_lightning.report import write_report
 
-    run = FinishedRun(given["run"])
+    run = FinishedRun(given["run"], root=given["root"])
     try:
         data = run.data()
     except InputError as error:

@@ -68,6 +68,7 @@
     if (input) input.checked = true;
     try { localStorage.setItem(place, JSON.stringify(decisions)); } catch { /* not kept */ }
     tell();
+    filter(); // it may show what is not decided yet
   };
   const show = (row) => {
     if (current) current.classList.remove("current");
@@ -94,8 +95,10 @@
     if (event.key === "n") step(1);
     else if (event.key === "p") step(-1);
     else if (keys[event.key] && current && !current.hidden && "proposed" in current.dataset) {
+      const open = rows.filter((row) => !row.hidden && "proposed" in row.dataset);
+      const next = open[open.indexOf(current) + 1] || current;
       decide(current, keys[event.key]);
-      step(1);
+      show(next);
     } else return;
     event.preventDefault();
   });
