@@ -25,6 +25,8 @@ def show_summary(folder: Path, summary: dict[str, Any]) -> None:
     if (folder / "labels").is_dir():
         left = " (the peers know no better: see the report)" if correction["left_alone"] else ""
         rows["Labels corrected"] = f"{correction['corrected']}{left}"
+    if correction["left_out"]:
+        rows["Samples left out"] = str(correction["left_out"])
     if correction["label_dice_before"] is not None:
         before, after = (_figure(correction[f"label_dice_{when}"]) for when in ("before", "after"))
         rows["Training labels' Dice to the originals"] = (

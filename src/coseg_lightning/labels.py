@@ -318,6 +318,7 @@ class SomeImages:
         self.dataset = dataset
         self._places = [i for i, id in enumerate(dataset.ids) if id not in left_out]
         self.ids = [dataset.ids[i] for i in self._places]
+        self.digest = getattr(dataset, "digest", None)  # of all of them
 
     def __len__(self) -> int:
         return len(self.ids)

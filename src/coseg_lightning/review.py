@@ -134,6 +134,7 @@ def retrain_reviewed(
             "contradiction": run.summary["correction"]["contradiction"],
             "left_alone": False,
             "layers": ["labels"],
+            "left_out": len(redraw),
             **training_label_dice(data),
         },
     )

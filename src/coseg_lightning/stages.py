@@ -243,6 +243,7 @@ def run_stages(
             "contradiction": ranked.get("contradiction"),
             "left_alone": "correction" in stages and not corrected,
             "layers": [layer.name for layer in data.label_layers],
+            "left_out": len(data.left_out) if isinstance(data, CoSegDataModule) else 0,
             **training_label_dice(data),
         },
     )
