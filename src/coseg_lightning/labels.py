@@ -299,15 +299,17 @@ class UpdatedImages:
         return self.layer.read(id) if id in self.layer else self.dataset.mask(index)
 
 
-def changed_masks(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, Mask]:
-    """The masks of layers, the last on top, that differ from the dataset's own, by their sample."""
-    found: dict[str, Mask] = {}
+def changed_labels(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, LabelStore]:
+    """The samples whose masks differ from the dataset's own under layers, the last on top.
+
+    Returns:
+        The layer that each one's mask lies in; all masks together may be too many for the memory.
+    """
+    found: dict[str, LabelStore] = {}
     for index, id in enumerate(dataset.ids):
         over = [layer for layer in layers if id in layer]
-        if over:
-            mask = over[-1].read(id)
-            if not np.array_equal(mask, dataset.mask(index)):
-                found[id] = mask
+        if over and not np.array_equal(over[-1].read(id), dataset.mask(index)):
+            found[id] = over[-1]
     return found
 
 

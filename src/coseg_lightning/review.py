@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -14,7 +13,7 @@ from coseg_lightning.csv_tables import read_table, write_table
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.finished import FinishedRun
-from coseg_lightning.labels import LabelStore, Mask, changed_masks, mask_digest
+from coseg_lightning.labels import LabelStore, changed_labels, mask_digest
 from coseg_lightning.run_folder import RunFolder, stage_weights
 from coseg_lightning.segmentation_module import SegmentationModule
 from coseg_lightning.stage_runner import StageRunner, training_label_dice
@@ -87,7 +86,7 @@ def retrain_reviewed(
         )
     read_table(Path(review), ["id", "decision"])  # before the data, which takes longer
     data = run.data()
-    corrected = changed_masks(data.given_samples(), [LabelStore(layer) for layer in run.layers])
+    corrected = changed_labels(data.given_samples(), [LabelStore(layer) for layer in run.layers])
     if not corrected:
         raise InputError(f"{run.folder} changed no mask, so that there is nothing to review.")
     decisions = read_review(review, corrected)
@@ -143,15 +142,15 @@ def retrain_reviewed(
 @rank_zero_only
 def _write_layer(
     folder: Path,
-    corrected: dict[str, Mask],
+    corrected: dict[str, LabelStore],
     decisions: dict[str, str],
     given: SampleDataset,
     run_id: str,
 ) -> None:
     writer = LabelStore.create(folder)
-    kept = {id: mask for id, mask in corrected.items() if decisions[id] == "keep"}
-    for id, mask in kept.items():
-        writer.write(id, np.asarray(mask))
+    kept = {id: layer for id, layer in corrected.items() if decisions[id] == "keep"}
+    for id, layer in kept.items():
+        writer.write(id, layer.read(id))
     originals = {id: mask_digest(given.mask(i)) for i, id in enumerate(given.ids) if id in kept}
     writer.finish({id: {"original": originals[id]} for id in kept}, run_id=run_id)
 
