@@ -347,6 +347,16 @@ def test_of_two_runs_that_begin_together_one_is_refused(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
+def test_a_disk_without_links_holds_a_run_too(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    RunFolder(tmp_path / "run", {"seed": 1}).begin()
+    assert RunFolder(tmp_path / "run", {"seed": 1}, resume=True).resumed
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
 def test_changed_data_is_another_run(make_folder, tmp_path):
     root, folder = make_folder(size=10), tmp_path / "run"
     options = [*FOLDER, f"data.root={root}", f"resume={folder}", "data.batch_size=4"]

@@ -35,14 +35,8 @@ MADE = re.compile(
 )
 # What may change between a run and its resumption: where and how it computes, not what.
 FREE = (
-    *(
-        "resume",
-        "reviewed_run",
-        "logger",
-        "data.num_workers",
-        "trainer.accelerator",
-        "trainer.devices",
-    ),
+    *("resume", "reviewed_run", "logger", "data.num_workers"),
+    *("trainer.accelerator", "trainer.devices"),
     *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar"),
     *("trainer.enable_model_summary", "trainer.log_every_n_steps"),
 )
@@ -143,7 +137,7 @@ class RunFolder:
                 f"{self.path} was taken by a run that began at the same time; choose another "
                 "folder (hydra.run.dir=...)."
             ) from error
-        except PermissionError:  # a disk without links
+        except OSError:  # a disk without links, which says so in many ways; or a full one, again
             write_text(self.path / RUN, text)
         finally:
             temporary.unlink(missing_ok=True)
