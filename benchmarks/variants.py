@@ -12,9 +12,9 @@ from coseg_lightning.data.samples import Batch
 class WithoutExchange(CoSegModule):
     """Each peer learns from what it keeps itself."""
 
-    def doubt(self, by_a: Any, by_b: Any) -> None:
+    def doubt(self, by_a: Any, by_b: Any, among: Any = None) -> None:
         """Let each peer leave out what it doubts itself."""
-        super().doubt(by_b, by_a)
+        super().doubt(by_b, by_a, among)
 
 
 class OneNetwork(WithoutExchange):

@@ -81,24 +81,151 @@ def step(module, batch, tmp_path):
     return gradients
 
 
+@pytest.mark.parametrize("way", ["joint", "picks"])
 @pytest.mark.parametrize("learner", ["net_a", "net_b"])
-def test_each_peer_learns_from_the_other_ones_picks(tmp_path, learner):
+def test_each_peer_learns_from_the_other_ones_picks(tmp_path, learner, way):
+    torch.manual_seed(0)
     images, masks = one_batch()
-    module = module_of(noise_level=0.5, ramp_epochs=0, lambda_1=0.7)
-    reference = module_of()
+    options = {"noise_level": 0.5, "selection": "eq1", "ramp_epochs": 0, "lambda_1": 0.7}
+    module, reference = module_of(step=way, **options), module_of()
     gradients = step(module, (images, masks), tmp_path)
 
     nets = {"net_a": reference.net_a, "net_b": reference.net_b}
-    teacher = nets[{"net_a": "net_b", "net_b": "net_a"}[learner]].train()
-    student = nets[learner].train()
+    teacher = nets[{"net_a": "net_b", "net_b": "net_a"}[learner]]
+    student = nets[learner]
+    reference.train(way == "joint")
     picks = corruption_score(teacher(images), masks).argsort()[:3]
     own = corruption_score(student(images), masks).argsort()[:3]
     assert set(picks.tolist()) != set(own.tolist())  # else the test could not tell them apart
+    student.train()
     student.zero_grad()
-    loss = segmentation_loss(student(images)[picks], masks[picks], lambda_1=0.7)
+    logits = student(images)[picks] if way == "joint" else student(images[picks])
+    loss = segmentation_loss(logits, masks[picks], lambda_1=0.7)
     loss.mean().backward()
     for name, parameter in student.named_parameters():
         torch.testing.assert_close(gradients[f"{learner}.{name}"], parameter.grad)
+
+
+class Passes(TinyNetwork):
+    """Notes how many images pass through it, and when their gradients come back."""
+
+    def __init__(self, name, notes):
+        super().__init__()
+        self.name, self.notes = name, notes
+
+    def forward(self, images):
+        logits = super().forward(images)
+        self.notes.append((self.name, len(images), logits.requires_grad))
+        if logits.requires_grad:
+            logits.register_hook(lambda _: self.notes.append((self.name, "backward")))
+        return logits
+
+
+def passes_of(tmp_path, doubted=None, **options):
+    torch.manual_seed(1)
+    notes = []
+    module = CoSegModule(Passes("a", notes), Passes("b", notes), noise_level=0.5, **options)
+
+    class Doubts(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            if doubted is not None:
+                pl_module.ranker_found = True
+                pl_module.doubt(*doubted)
+
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[Doubts()])
+    trainer.fit(module, loader((*one_batch(), list("012345"))))
+    return notes
+
+
+def test_only_what_is_learnt_from_passes_through_a_peer(tmp_path):
+    """And the first one's graph is gone before the second one's is built."""
+    assert passes_of(tmp_path, doubted=["2345", "034"]) == [
+        *[("a", 3, True), ("a", "backward")],  # of six, what b keeps
+        *[("b", 2, True), ("b", "backward")],
+    ]
+
+
+def test_where_a_batch_is_selected_from_it_is_judged_first(tmp_path):
+    notes = passes_of(tmp_path, selection="relative", ramp_epochs=0)
+    learnt = [("a", 3, True), ("a", "backward"), ("b", 3, True), ("b", "backward")]
+    assert notes == [("a", 6, False), ("b", 6, False), *learnt]
+    # Nothing is judged where everything is kept.
+    notes = passes_of(tmp_path, selection="relative", ramp_epochs=10)
+    assert notes == [("a", 6, True), ("a", "backward"), ("b", 6, True), ("b", "backward")]
+
+
+def test_a_joint_step_passes_the_whole_batch_through_both(tmp_path):
+    notes = passes_of(tmp_path, doubted=["2345", "034"], step="joint")
+    assert notes[:2] == [("a", 6, True), ("b", 6, True)]
+
+
+def test_judging_leaves_batch_norm_alone(tmp_path):
+    module = module_of(selection="relative", ramp_epochs=0)
+    frozen = module.net_b.layers[1].eval()
+    counts = []
+
+    class Frozen(pl.Callback):
+        def on_train_batch_start(self, *_):
+            frozen.eval()
+
+        def on_train_batch_end(self, *_):
+            counts.append([net.layers[1].training for net in (module.net_a, module.net_b)])
+
+    trainer_of(tmp_path, max_epochs=1, callbacks=[Frozen()]).fit(module, loader(one_batch()))
+    assert counts == [[True, False]]
+    assert module.net_a.layers[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("doubted", ["12345", "012345"])
+def test_one_pick_and_none(tmp_path, doubted):
+    """BatchNorm after a global pooling refuses a single image, which is all that is left here."""
+
+    class Pooled(TinyNetwork):
+        def __init__(self):
+            super().__init__()
+            self.norm = torch.nn.BatchNorm2d(1)
+
+        def forward(self, images):
+            return super().forward(images) + self.norm(images.mean((2, 3), keepdim=True))
+
+    torch.manual_seed(1)
+    module = CoSegModule(Pooled(), Pooled(), noise_level=0.5)
+    before = {name: weight.clone() for name, weight in module.named_parameters()}
+
+    class Doubts(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            pl_module.ranker_found = True
+            pl_module.doubt(doubted, doubted)
+
+    trainer_of(tmp_path, max_epochs=1, callbacks=[Doubts()]).fit(
+        module, loader((*one_batch(), list("012345")))
+    )
+    learnt = [
+        name
+        for name, weight in module.named_parameters()
+        # A zero gradient still has the weight decay in it.
+        if (weight - before[name]).abs().max() > 0 and "layers" in name
+    ]
+    assert learnt
+    grads = [weight.grad.abs().max() for weight in module.parameters()]
+    assert (max(grads) > 0) == (doubted == "12345")
+
+
+def test_an_own_way_to_learn_is_given_the_whole_batch():
+    class Own(CoSegModule):
+        def peer_losses(self, logits_a, logits_b, sample):
+            return logits_a.mean(), logits_b.mean(), None
+
+    class OwnForward(CoSegModule):
+        def forward(self, images):
+            return super().forward(images)
+
+    nets = TinyNetwork(), TinyNetwork()
+    assert [kind(*nets).step for kind in (CoSegModule, Own, OwnForward)] == [
+        *("picks", "joint", "joint")
+    ]
+    with pytest.raises(InputError, match="step='both' must be picks or joint"):
+        CoSegModule(*nets, step="both")
 
 
 def test_the_loss_is_a_mean_over_the_picks(tmp_path):
@@ -341,7 +468,7 @@ def test_a_peer_learns_from_what_the_other_one_does_not_doubt():
     torch.testing.assert_close(loss_b, segmentation_loss(logits_b, masks)[[0, 1]].mean())
 
 
-def test_a_batch_that_is_doubted_throughout_has_no_gradient():
+def test_a_batch_that_is_doubted_throughout_has_no_gradient_of_a_joint_step():
     module = module_of()
     module.ranker_found = True
     module.doubt(*[list("012345")] * 2)
@@ -419,10 +546,11 @@ def test_a_gradient_that_is_no_number_is_skipped_and_counted(tmp_path):
 def test_an_image_that_holds_nan_spoils_nothing_for_ever(tmp_path):
     images, masks = one_batch()
     images[0, 0, 3, 3] = float("nan")
-    module = module_of()
-    trainer_of(tmp_path, max_epochs=1).fit(module, loader((images, masks), one_batch()))
-    assert module.optimization.skipped == [1, 1]
-    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+    for level, skipped in ((0.0, [1, 1]), (0.5, [0, 0])):  # or it is not picked at all
+        module = module_of(noise_level=level)
+        trainer_of(tmp_path, max_epochs=1).fit(module, loader((images, masks), one_batch()))
+        assert module.optimization.skipped == skipped
+        assert all(torch.isfinite(value).all() for value in module.state_dict().values())
 
 
 def test_gradients_that_never_are_numbers_end_with_advice(tmp_path):

@@ -87,14 +87,14 @@ class KeepPicks(pl.Callback):
         self.folder, self.counts = folder, []
 
     def on_train_start(self, trainer, pl_module):
-        losses_of = pl_module.peer_losses
+        learn = pl_module._learn_from_picks
 
-        def counted(logits_a, logits_b, sample):
-            loss_a, loss_b, picks = losses_of(logits_a, logits_b, sample)
-            self.counts.append((len(sample.masks), len(picks[0])))
-            return loss_a, loss_b, picks
+        def counted(sample, batches):
+            result = learn(sample, batches)
+            self.counts.append((len(sample.masks), len(result[1][0])))
+            return result
 
-        pl_module.peer_losses = counted
+        pl_module._learn_from_picks = counted
 
     def on_train_end(self, trainer, pl_module):
         self.folder.mkdir(exist_ok=True)
@@ -110,6 +110,27 @@ def test_batches_are_selected_from_by_each_process_alone(tmp_path):
     for rank in (0, 1):
         counts = torch.load(tmp_path / "picks" / f"{rank}.pt", weights_only=True)
         assert counts == [(4, 2)] * 4
+
+
+class DoubtAll(pl.Callback):
+    """Lets one process's samples all be doubted."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        pl_module.ranker_found = True
+        ids = list(batch["id"]) if trainer.global_rank == 0 else []
+        pl_module.doubt(ids, ids)
+
+
+def test_a_process_whose_batch_is_doubted_throughout(tmp_path):
+    """It takes part in the step all the same, and ends with the same weights."""
+    callbacks = [DoubtAll(), KeepStates(tmp_path / "states")]
+    trainer_of(tmp_path, callbacks=callbacks, **processes(2)).fit(
+        module_of(), data_of(tmp_path, size=20)
+    )
+    first, second = (
+        torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 def test_torchrun(tmp_path):

@@ -1,4 +1,7 @@
-"""BatchNorm statistics under DDP."""
+"""BatchNorm statistics: the same in all processes, and left alone by a look at the networks."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytorch_lightning as pl
 
@@ -14,5 +17,18 @@ def average_buffers(module: pl.LightningModule) -> None:
     if module.trainer.world_size == 1:
         return
     for buffer in module.buffers():
-        if buffer.is_floating_point():
-            buffer.copy_(module.trainer.strategy.reduce(buffer.clone(), reduce_op="mean"))
+        # A count of batches may differ too, where one process had nothing to learn from.
+        how = "mean" if buffer.is_floating_point() else "max"
+        buffer.copy_(module.trainer.strategy.reduce(buffer.clone(), reduce_op=how))
+
+
+@contextmanager
+def evaluating(module: pl.LightningModule) -> Iterator[None]:
+    """Evaluation mode for a while; parts that are frozen in it stay so."""
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in training.items():
+            part.training = mode

@@ -109,6 +109,7 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
             noise_level=cfg.nol,
             ramp_epochs=cfg.method.ramp_epochs,
             selection=cfg.method.selection,
+            step=cfg.method.step,
             **_training(cfg),
             **cfg.method.options,
         )

@@ -9,12 +9,13 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from coseg_lightning.buffers import average_buffers
+from coseg_lightning.buffers import average_buffers, evaluating
 from coseg_lightning.data.samples import Batch, ClassIds, images_of, read_batch
 from coseg_lightning.equations import (
     IGNORE_INDEX,
@@ -35,12 +36,14 @@ from coseg_lightning.noise_level import FALLBACK, NoiseLevelEstimate, estimate_n
 from coseg_lightning.optimization import PeerOptimization, Schedule
 from coseg_lightning.scores import Evidence, relative_score
 
+# Both peers' losses, what each picked, the share of pixels of how many samples where they agree.
+Learnt = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor] | None, tuple[Tensor, int]]
+
 
 class CoSegModule(pl.LightningModule):
     """Two networks, each learning only from the samples that its peer finds least corrupted.
 
-    Under DDP each process selects within its own batch. The whole batch passes through both peers,
-    so the samples that are not picked still enter BatchNorm's statistics.
+    Under DDP each process selects within its own batch.
 
     Args:
         net_a: A network, or the name of one: see `coseg_lightning.networks.build_network`.
@@ -61,6 +64,12 @@ class CoSegModule(pl.LightningModule):
             cross-entropy over the entropy that it expects. `eq1`: those with the smallest
             cross-entropy, as printed, which on varied images picks the easy ones. Without such a
             callback or ids in the batches, `whole_set` becomes `relative`.
+        step: What passes through the peers. `picks`: only what a peer learns from, one peer after
+            the other, so that a single device holds one peer's graph at a time; where samples are
+            selected by batch, both judge the whole batch first, in evaluation mode and without
+            gradients. `joint`: the whole batch through both, as printed, so that samples which are
+            not picked still enter BatchNorm's statistics; also where a subclass has a `forward` or
+            `peer_losses` of its own.
         ramp_epochs: Epochs over which the keep rate of a batch falls from 1 to 1 - NoL; 0 keeps it
             constant, as printed; default 30 % of the trainer's `max_epochs`. An estimated level
             needs none, and `whole_set` has none.
@@ -96,6 +105,7 @@ class CoSegModule(pl.LightningModule):
         noise_level: float | Literal["auto"] = 0.2,
         ramp_epochs: int | None = None,
         selection: Literal["whole_set", "relative", "eq1"] = "whole_set",
+        step: Literal["picks", "joint"] = "picks",
         lambda_1: float = 1.0,
         lambda_2: float = 1e-5,
         include_background: bool = True,
@@ -113,6 +123,8 @@ class CoSegModule(pl.LightningModule):
             )
         if selection not in ("whole_set", "relative", "eq1"):
             raise InputError(f"selection={selection!r} must be whole_set, relative or eq1.")
+        if step not in ("picks", "joint"):
+            raise InputError(f"step={step!r} must be picks or joint.")
         rates = tuple(lr) if isinstance(lr, Sequence) else (lr, lr)
         if len(rates) != 2:
             raise InputError(
@@ -134,6 +146,8 @@ class CoSegModule(pl.LightningModule):
         self.noise_level = FALLBACK if noise_level == "auto" else noise_level
         self.ramp_epochs = ramp_epochs
         self.selection = selection
+        whole = any(is_overridden(f, self, CoSegModule) for f in ("forward", "peer_losses"))
+        self.step = "joint" if whole else step
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.include_background = include_background
@@ -274,13 +288,6 @@ class CoSegModule(pl.LightningModule):
                 "(image, mask, id)."
             )
             self.ranker_found = False
-        logits_a, logits_b = self(sample.images)
-        if not self.logits_checked:
-            check_logits(logits_a, logits_b)
-            self.logits_checked = True
-        loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
-
-        # No parameter is shared: the gradient of the sum holds both peers' own gradients.
         optimizer = self.optimizers()
         if isinstance(optimizer, list):
             raise InputError(
@@ -291,26 +298,22 @@ class CoSegModule(pl.LightningModule):
         skipped = sum(self.optimization.skipped)
         if batch_idx % batches == 0:
             optimizer.zero_grad()
-        self.manual_backward((loss_a + loss_b) / batches)
+        learn = self._learn_jointly if self.step == "joint" else self._learn_from_picks
+        (loss_a, loss_b), picks, (same, compared) = learn(sample, batches)
         if (batch_idx + 1) % batches == 0 or self.trainer.is_last_batch:
             optimizer.step()
             self.optimization.step_schedules(self, "step", self.trainer.global_step)
 
         self._log_epoch(
             {
-                "train/loss_a": loss_a.detach(),
-                "train/loss_b": loss_b.detach(),
+                "train/loss_a": loss_a,
+                "train/loss_b": loss_b,
                 "train/keep_rate": self.alpha,
-                "train/agreement": agreement(
-                    logits_a.detach(),
-                    logits_b.detach(),
-                    sample.masks,
-                    ignore_index=self.ignore_index,
-                ),
             },
             batch_size=len(sample.images),
         )
-        self.log("loss", (loss_a + loss_b).detach() / 2, prog_bar=True, logger=False)
+        self._log_epoch({"train/agreement": same}, batch_size=compared)
+        self.log("loss", (loss_a + loss_b) / 2, prog_bar=True, logger=False)
         skipped = sum(self.optimization.skipped) - skipped
         self.log("train/skipped", float(skipped), on_step=False, on_epoch=True, reduce_fx="sum")
         if sample.replaced is not None and picks is not None:
@@ -320,12 +323,85 @@ class CoSegModule(pl.LightningModule):
                 purity = clean[chosen].sum() / max(1, len(chosen))
                 self._log_epoch({f"train/purity_{peer}": purity}, batch_size=len(chosen))
 
+    def _learn_jointly(self, sample: Batch, batches: int) -> Learnt:
+        """The whole batch through both peers, and one backward on the sum of their losses."""
+        logits_a, logits_b = self(sample.images)
+        self._check(logits_a, logits_b)
+        loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
+        # No parameter is shared: the gradient of the sum holds both peers' own gradients.
+        self.manual_backward((loss_a + loss_b) / batches)
+        same = agreement(
+            logits_a.detach(), logits_b.detach(), sample.masks, ignore_index=self.ignore_index
+        )
+        return (loss_a.detach(), loss_b.detach()), picks, (same, len(sample.masks))
+
+    def _learn_from_picks(self, sample: Batch, batches: int) -> Learnt:
+        """Through each peer only what the other one picked, one after the other."""
+        picks = self._picks_of(sample)
+        # DDP waits for the gradients of both in one backward.
+        at_once = self.trainer.world_size > 1
+        losses: list[Tensor] = []
+        classes = [torch.full_like(sample.masks, -1), torch.full_like(sample.masks, -1)]
+        for net, learnt, found in zip(
+            (self.net_a, self.net_b), reversed(picks), classes, strict=True
+        ):
+            logits = self._logits_of(net, sample.images, learnt)
+            if logits is None:  # zero gradients, since other processes wait for some
+                loss = torch.stack([w.sum() * 0 for w in net.parameters()]).sum()
+            else:
+                loss = self.losses(logits, sample.masks[learnt]).mean()
+                found[learnt] = class_logits(logits.detach()).argmax(dim=1)
+            if not at_once:
+                self.manual_backward(loss / batches)
+                loss = loss.detach()
+            losses.append(loss)
+            del logits, loss  # the graph, before the other peer's
+        if at_once:
+            self.manual_backward((losses[0] + losses[1]) / batches)
+        of_a, of_b = classes
+        both = (of_a >= 0) & (of_b >= 0) & (sample.masks != self.ignore_index)
+        same = ((of_a == of_b) & both).sum() / both.sum().clamp_min(1)
+        compared = len(set(picks[0].tolist()) & set(picks[1].tolist()))
+        return (losses[0].detach(), losses[1].detach()), picks, (same, compared)
+
+    def _picks_of(self, sample: Batch) -> tuple[Tensor, Tensor]:
+        """What each peer picks of a batch, with as little computing as that takes."""
+        if self._selects_from_whole_set:
+            return self._kept_of(sample)
+        k = self.selection_size(len(sample.masks))
+        if k == len(sample.masks):
+            everything = torch.arange(k, device=sample.masks.device)
+            return everything, everything
+        with torch.no_grad(), evaluating(self):
+            logits_a, logits_b = self(sample.images)
+        return self.picks(logits_a, sample.masks, k), self.picks(logits_b, sample.masks, k)
+
+    def _logits_of(self, net: nn.Module, images: Tensor, picks: Tensor) -> Tensor | None:
+        """A network's logits of some images of a batch; None of none."""
+        if not len(picks):
+            return None
+        rows = picks
+        if len(picks) == 1 and len(images) > 1:
+            # BatchNorm after a global pooling has nothing to normalise in a single image.
+            rows = torch.cat([picks, (picks + 1) % len(images)])
+        last = images.is_contiguous(memory_format=torch.channels_last)
+        order = torch.channels_last if last else torch.contiguous_format
+        logits = any_size(net, images[rows].contiguous(memory_format=order))[: len(picks)]
+        self._check(logits)
+        return logits
+
+    def _check(self, *logits: Tensor) -> None:
+        if not self.logits_checked:
+            check_logits(*logits)
+            self.logits_checked = True
+
     def peer_losses(
         self, logits_a: Tensor, logits_b: Tensor, sample: Batch
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
         """The losses that both peers learn from, and the samples of the batch that each picked.
 
-        Another way to choose or to learn is a subclass with a `peer_losses` of its own.
+        Another way to choose or to learn is a subclass with a `peer_losses` of its own, which is
+        given the logits of the whole batch.
 
         Shape:
             logits `(N, K, H, W)`; returns two scalars and two index tensors, or None where it is

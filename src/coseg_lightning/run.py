@@ -137,6 +137,7 @@ def _stages(cfg: DictConfig, folder: Path, data: "pl.LightningDataModule") -> di
         confidence=cfg.method.get("confidence", "auto"),
         warm_start=cfg.method.get("warm_start", True),
         retraining_loss=cfg.method.get("retraining_loss", "cross_entropy"),
+        retraining_share=cfg.method.get("retraining_share", 1.0),
         rounds=cfg.method.get("rounds", 1),
         by_class=cfg.method.get("by_class", False),
         baselines=cfg.baselines,

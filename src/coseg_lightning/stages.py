@@ -51,6 +51,7 @@ def run_stages(
     confidence: float | Literal["auto"] = "auto",
     warm_start: bool = True,
     retraining_loss: str = "generalised_cross_entropy",
+    retraining_share: float = 1.0,
     rounds: int = 1,
     by_class: bool = False,
     baselines: bool = False,
@@ -82,6 +83,8 @@ def run_stages(
         retraining_loss: The pixel loss of retraining on corrected labels, see
             `coseg_lightning.pixel_losses`; a robust one forgives what was not found wrong. If the
             labels were left alone, the network keeps its own.
+        retraining_share: The share of stage 1's epochs that retraining takes if it starts from a
+            peer; at least one epoch, and above 1 more than those.
         rounds: How often the peers are trained, and correct what the round before left.
         by_class: Whether each class is ranked and corrected by itself.
         baselines: Whether the network is first trained as it is on the labels as they were given
@@ -113,7 +116,8 @@ def run_stages(
     recipe = {
         **{"averaging": averaging, "score": score, "score_epochs": score_epochs},
         **{"confidence": confidence, "warm_start": warm_start, "rounds": rounds},
-        **{"retraining_loss": retraining_loss, "by_class": by_class, "baselines": baselines},
+        **{"retraining_loss": retraining_loss, "retraining_share": retraining_share},
+        **{"by_class": by_class, "baselines": baselines},
     }
     by_app = "data" in config
     if not by_app:  # a project's own, as far as it can be told
@@ -165,13 +169,15 @@ def run_stages(
 
     def last_training(stage: str) -> dict[str, Any]:
         module = run.built(network)
+        options: dict[str, Any] = {}
         if corrected:
             module.pixel_loss = module.hparams["pixel_loss"] = retraining_loss
             if warm_start:
                 start = run.weights("robust_training", of="net_a.")
                 check_fits(start, module.net, folder / "robust_training" / CHECKPOINT)
                 module.net.load_state_dict(start)
-        options = {}
+                if retraining_share != 1:
+                    options["max_epochs"] = max(1, round(retraining_share * ranked["epochs"]))
         if "filtering" in stages:
             # As many steps as with all samples.
             share = 1 - len(ranked["noisy"]) / ranked["samples"]

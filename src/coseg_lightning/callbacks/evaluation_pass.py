@@ -13,7 +13,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Subset, default_collate
 from tqdm import tqdm
 
-from coseg_lightning.buffers import average_buffers
+from coseg_lightning.buffers import average_buffers, evaluating
 from coseg_lightning.data.samples import SampleDataset, read_batch
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import label_path, mask_and_id, sample_name
@@ -139,20 +139,16 @@ def evaluation_pass(
         collate_fn=getattr(loader, "collate_fn", None),
     )
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
-    training = {part: part.training for part in module.modules()}  # some may be frozen
-    module.eval()
     stage = trainer.state.stage
     trainer.state.stage = RunningStage.VALIDATING  # a project's hooks may augment by the stage
     try:
-        with torch.no_grad(), trainer.precision_plugin.forward_context():
+        with evaluating(module), torch.no_grad(), trainer.precision_plugin.forward_context():
             progress = tqdm(clean, desc=description, disable=not shown)
             for positions, batch in zip(share, progress, strict=True):
                 batch = trainer.precision_plugin.convert_input(batch)
                 step(positions, trainer.strategy.batch_to_device(batch))
     finally:
         trainer.state.stage = stage
-        for part, mode in training.items():
-            part.training = mode
 
 
 def gather_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
