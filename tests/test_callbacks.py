@@ -23,6 +23,8 @@ from coseg_lightning import (
     LabelStore,
     SegmentationModule,
 )
+from coseg_lightning.callbacks import last_look
+from coseg_lightning.callbacks.evaluation_pass import beside
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.noise import mask_dice
@@ -437,3 +439,49 @@ def test_what_is_frozen_stays_frozen_through_the_passes(tmp_path):
     trainer.fit(module, data_of(tmp_path))
     assert modes == [False] * 3
     assert module.net_b.layers[1].training
+
+
+def test_correction_is_the_same_whether_predictions_were_kept_or_not(tmp_path, monkeypatch):
+    """What does not fit into memory is predicted again, with the same result."""
+    layers, passed = [], []
+
+    def count(net, images, _):
+        if not net.training:
+            passed[-1] += len(images[0])
+
+    for most in (2**30, 0):
+        monkeypatch.setattr(last_look, "MOST_BYTES", most)
+        folder = tmp_path / str(most)
+        callbacks = [CorruptionRanking(folder / "scores.csv"), LabelCorrection(folder / "labels")]
+        module = module_of()
+        module.net_a.register_forward_hook(count)
+        passed.append(0)
+        trainer_of(folder, callbacks=callbacks).fit(module, data_of(folder, size=20))
+        layers.append({path.name: path.read_bytes() for path in (folder / "labels").iterdir()})
+    assert layers[0] == layers[1]
+    assert passed[1] - passed[0] == len(layers[0]) - 1 == 10
+
+
+def test_an_error_while_a_mask_is_written_is_raised(tmp_path):
+    def spoilt(number):
+        if number == 3:
+            raise OSError("disk full")
+
+    def write():
+        with beside() as do:
+            for number in range(200):
+                do(spoilt, number)
+
+    with pytest.raises(OSError, match="disk full"):
+        write()
+
+
+def test_dice_of_a_batch_is_that_of_its_masks():
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randint(0, 4, (6, 8, 8), generator=generator) for _ in range(2))
+    first[0], second[0] = 0, 0
+    first[1] = 255
+    second[2, :4] = 255
+    found = last_look.batch_dice(first, second, torch.ones_like(first, dtype=torch.bool), 4)
+    expected = [mask_dice(a, b) for a, b in zip(first.numpy(), second.numpy(), strict=True)]
+    assert found.numpy() == pytest.approx(expected)

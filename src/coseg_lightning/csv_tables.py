@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coseg_lightning.atomic import write_text
+from coseg_lightning.atomic import replacing
 from coseg_lightning.errors import InputError
 
 # What a spreadsheet takes for the start of a formula, and the sign that keeps it from doing so.
@@ -14,14 +14,20 @@ from coseg_lightning.errors import InputError
 FORMULA, TEXT = "=+-@\t\r", "'"
 
 
-def write_table(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same columns atomically.
+def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows of the same columns atomically, at least one.
 
     Text such as a sample's id that a spreadsheet would take for a formula is preceded by `'`;
     `read_table` takes that off.
     """
-    lines = [_line(rows[0]), *(_line(map(_guarded, row.values())) for row in rows)]
-    write_text(path, "".join(lines))
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
+        for number, row in enumerate(rows):
+            if not number:
+                file.write(_line(row))
+            file.write(_line(map(_guarded, row.values())))
 
 
 def read_table(

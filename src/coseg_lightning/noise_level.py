@@ -22,6 +22,7 @@ Floats = NDArray[np.float64]
 FALLBACK = 0.2
 RESAMPLES = 60
 SAMPLES = 30  # fewer tell nothing of a share
+ENOUGH = 20_000  # of more, so many are drawn: they tell a share to half a percent
 AGREED = 0.25  # how far the scores' shares, and the interval's ends, may lie apart
 LEARNED = 0.65  # median soft Dice of labels to predictions, from which peers know their task
 
@@ -85,14 +86,17 @@ def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstima
         return NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, 0.0)
     # Where there is nothing in label and prediction, there is nothing wrong either.
     scores = {name: values[judged] for name, values in judgements(peer_a, peer_b).items()}
+    rng, resampled = derive_rng(0, "noise level"), []
+    if judged.sum() > ENOUGH:
+        drawn = rng.choice(int(judged.sum()), ENOUGH, replace=False)
+        scores = {name: values[drawn] for name, values in scores.items()}
     fits = {name: fit_mixture(values) for name, values in scores.items()}
     shares = {name: float(fit.weights[1] * judged.mean()) for name, fit in fits.items()}
     share = float(np.median(list(shares.values())))
     distance = float(np.median([fit.distance for fit in fits.values()]))
     dice = float(np.median((peer_a.dice + peer_b.dice)[peer_a.concerns | peer_b.concerns]) / 2)
 
-    rng, resampled = derive_rng(0, "noise level"), []
-    size = int(judged.sum())
+    size = min(int(judged.sum()), ENOUGH)
     for _ in range(RESAMPLES):
         chosen = rng.integers(size, size=size)
         again = [fit_mixture(scores[name][chosen], start=fits[name]) for name in scores]

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,10 @@ class Ranking:
         """The score with what is not a number above everything else, to be looked at first."""
         return np.nan_to_num(self.score, nan=np.inf)
 
-    @property
+    @cached_property
     def worst_first(self) -> list[int]:
         """Indices by falling score; equal scores by id, scores that are not a number first."""
-        scores = self._comparable_score
-        return sorted(range(len(self.ids)), key=lambda i: (-scores[i], self.ids[i]))
+        return worst_first(self._comparable_score, self.ids)
 
     @property
     def noisy(self) -> list[int]:
@@ -116,9 +116,9 @@ class Ranking:
         found: dict[int, list[int]] = {}
         scores = np.empty((len(self.ids), 0)) if self.class_scores is None else self.class_scores
         for k, of_class in enumerate(scores.T, start=1):
-            concerned = [i for i in range(len(self.ids)) if not np.isnan(of_class[i])]
-            concerned.sort(key=lambda i: (-of_class[i], self.ids[i]))
-            for i in concerned[: round(self.noise_level * len(concerned))]:
+            concerned = int((~np.isnan(of_class)).sum())
+            worst = worst_first(np.nan_to_num(of_class, nan=-np.inf), self.ids)
+            for i in worst[: round(self.noise_level * concerned)]:
                 found.setdefault(i, []).append(k)
         return found
 
@@ -162,13 +162,13 @@ class Ranking:
 
     def write(self, path: str | Path) -> None:
         """Write `scores.csv`, worst first; what is not known is left empty."""
-        noisy, after = set(self.noisy), self.corrected_label_dice
+        noisy, after, score = set(self.noisy), self.corrected_label_dice, self.score
         of_prediction, noisy_classes = self.prediction_dice, self.noisy_classes
 
         def row(rank: int, i: int) -> dict[str, Any]:
             return {
                 "id": self.ids[i],
-                "score": self.score[i],
+                "score": score[i],
                 "score_a": self.score_a[i],
                 "score_b": self.score_b[i],
                 "rank": rank,
@@ -196,4 +196,12 @@ class Ranking:
             noisy_here = " ".join(map(str, noisy_classes.get(i, [])))
             return {"suspicious_class": worst, "noisy_classes": noisy_here, **named}
 
-        write_table(path, [row(rank, i) for rank, i in enumerate(self.worst_first, start=1)])
+        write_table(path, (row(rank, i) for rank, i in enumerate(self.worst_first, start=1)))
+
+
+def worst_first(scores: Floats, ids: Sequence[str]) -> list[int]:
+    """Indices by falling score, equal scores by id."""
+    by_id = sorted(range(len(ids)), key=ids.__getitem__)
+    order = np.argsort(-scores[by_id], kind="stable")
+    worst: list[int] = np.array(by_id, dtype=np.int64)[order].tolist()
+    return worst

@@ -3,12 +3,14 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from typing_extensions import override
@@ -17,19 +19,20 @@ from coseg_lightning.callbacks.averaged_weights import averaged
 from coseg_lightning.callbacks.evaluation_pass import (
     REMEDY,
     evaluation_pass,
-    gather_rows,
+    gather_objects,
     plain_training_set,
     what_varies,
 )
+from coseg_lightning.callbacks.last_look import LastLook
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import SampleDataset, read_batch
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import sample_name
 from coseg_lightning.noise import mask_dice
-from coseg_lightning.ranking import Ranking
+from coseg_lightning.ranking import Ranking, worst_first
 from coseg_lightning.scores import Evidence, check_score, evidence, mask_scores
 
-Floats = np.typing.NDArray[np.float64]
+Floats = NDArray[np.float64]
 
 
 class CorruptionRanking(Callback):
@@ -77,6 +80,8 @@ class CorruptionRanking(Callback):
         self.epochs = epochs
         self.run_id = run_id
         self.ranking: Ranking | None = None
+        self.last_look: LastLook | None = None
+        self.keeps_predictions = False  # set by LabelCorrection
         self._seen = EvidenceSum()
 
     @override
@@ -127,9 +132,8 @@ class CorruptionRanking(Callback):
             count = min(round(pl_module.noise_level * len(ids)), len(ids) - 1)
             doubted = []
             for table in tables:
-                scores = mask_scores(Evidence.of(table), self.score)
-                worst_first = sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))
-                doubted.append([ids[i] for i in worst_first[:count]])
+                worst = worst_first(mask_scores(Evidence.of(table), self.score), ids)
+                doubted.append([ids[i] for i in worst[:count]])
             by_a, by_b = doubted
             pl_module.doubt(by_a, by_b, among=ids)
 
@@ -137,8 +141,11 @@ class CorruptionRanking(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CoSegModule)
         dataset = self._dataset(trainer)
+        self.last_look = LastLook(
+            len(dataset) if self.keeps_predictions else None, pl_module.ignore_index
+        )
         with averaged(trainer, pl_module):
-            self._seen.add(trainer, pl_module, dataset, "Ranking")
+            self._seen.add(trainer, pl_module, dataset, "Ranking", self.last_look)
         ids, tables = self._seen.gathered()
         peer_a, peer_b = map(Evidence.of, tables)
         if pl_module.selection == "whole_set" and pl_module.never_selected:
@@ -197,10 +204,13 @@ def _is_due(trainer: pl.Trainer) -> bool:
 
 
 class EvidenceSum:
-    """The peers' evidence on every sample, summed over passes; each process keeps its own share."""
+    """The peers' evidence on every sample, summed over passes; each process keeps its own share.
+
+    In arrays, since there may be millions of samples.
+    """
 
     def __init__(self) -> None:
-        self._rows: dict[int, tuple[str, Floats]] = {}
+        self._share: _Share | None = None
         self._passes = 0
         self.numbered = False  # whether the samples have no ids of their own
 
@@ -210,45 +220,61 @@ class EvidenceSum:
         module: CoSegModule,
         dataset: Any,
         description: str | None = None,
+        look: LastLook | None = None,
     ) -> None:
-        """One more pass over a dataset."""
+        """One more pass over a dataset, at whose predictions somebody else may look too."""
+        shares: list[_Share] = []
 
         def collect(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
+            peers = module(sample.images)
             tables = [
                 evidence(logits, sample.masks, ignore_index=module.ignore_index).numpy()
-                for logits in module(sample.images)
+                for logits in peers
             ]
+            if look is not None:
+                look.see(indices, sample, peers)
             self.numbered = sample.ids is None
             ids = indices if sample.ids is None else list(sample.ids)
-            for index, id, *peers in zip(indices, map(sample_name, ids), *tables, strict=True):
-                _, before = self._rows.get(index, (id, 0.0))
-                rows[index] = (id, before + np.stack(peers))
+            names = list(map(sample_name, ids))
+            shares.append(_Share(np.array(indices), names, np.stack(tables, axis=1)))
 
-        rows: dict[int, tuple[str, Floats]] = {}
         evaluation_pass(trainer, module, dataset, range(len(dataset)), collect, description)
-        self._rows = rows  # without those of other processes, which a checkpoint had too
+        self.count(shares)
+
+    def count(self, shares: "Sequence[_Share]") -> None:
+        """Count what one pass found, of this process's samples."""
+        found = _Share.joined(shares)
+        if self._share is not None and found is not None:
+            # Without those of other processes, which a checkpoint had too.
+            found.totals += self._share.totals[np.isin(self._share.indices, found.indices)]
+        self._share = found
         self._passes += 1
 
+    def _gathered(self) -> "_Share":
+        """Of all processes, on all processes."""
+        shares = [part for part in gather_objects(self._share) if part is not None]
+        joined = _Share.joined(shares)
+        assert joined is not None
+        return joined
+
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, of all processes, in plain values and a tensor."""
+        """What a checkpoint keeps, of all processes, in plain values and tensors."""
         if not self._passes:
             return {}
-        rows = [(index, id, total.tolist()) for index, (id, total) in self._rows.items()]
-        indices, ids, totals = zip(*gather_rows(rows), strict=True)
+        share = self._gathered()
         return {
             "passes": self._passes,
-            "indices": list(indices),
-            "ids": list(ids),
-            "totals": torch.tensor(totals, dtype=torch.float64),
+            "indices": torch.from_numpy(share.indices),
+            "ids": share.ids,
+            "totals": torch.from_numpy(share.totals),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a checkpoint."""
         if state:
             self._passes = state["passes"]
-            rows = zip(state["indices"], state["ids"], state["totals"].numpy(), strict=True)
-            self._rows = {index: (id, total) for index, id, total in rows}
+            self._share = _Share(state["indices"].numpy(), state["ids"], state["totals"].numpy())
 
     def gathered(self) -> tuple[list[str], Floats]:
         """The samples' ids and both peers' mean evidence, on all processes.
@@ -259,21 +285,44 @@ class EvidenceSum:
         Raises:
             InputError: If two samples have one id, or the predictions are not numbers any more.
         """
-        rows = [
-            (index, id, (total / self._passes).tolist())
-            for index, (id, total) in self._rows.items()
-        ]
-        _, ids, tables = zip(*gather_rows(rows), strict=True)
-        check_names(ids)
-        peers = np.moveaxis(np.array(tables), 1, 0)
+        share = self._gathered()
+        check_names(share.ids)
+        peers = np.moveaxis(share.totals / self._passes, 1, 0)
         if not np.isfinite(peers).all():
-            bad = [id for n, id in enumerate(ids) if not np.isfinite(peers[:, n]).all()]
+            wrong = np.flatnonzero(~np.isfinite(share.totals).all(axis=(1, 2)))
+            bad = [share.ids[place] for place in wrong]
             raise InputError(
-                f"The peers' predictions of {len(bad)} of {len(ids)} samples, such as {bad[0]!r}, "
-                "are not numbers, so they cannot be ranked: training diverged (lower the learning "
-                "rate), or these images hold NaN."
+                f"The peers' predictions of {len(bad)} of {len(share.ids)} samples, such as "
+                f"{bad[0]!r}, are not numbers, so they cannot be ranked: training diverged (lower "
+                "the learning rate), or these images hold NaN."
             )
-        return list(ids), peers
+        return share.ids, peers
+
+
+@dataclass
+class _Share:
+    """The evidence on some samples.
+
+    Shape:
+        indices `(n,)` places in the dataset, rising; n ids; totals `(n, 2, columns)`.
+    """
+
+    indices: NDArray[np.int64]
+    ids: list[str]
+    totals: Floats
+
+    @classmethod
+    def joined(cls, shares: "Sequence[_Share]") -> "_Share | None":
+        """Several of them as one; None of none."""
+        if not shares:
+            return None
+        indices = np.concatenate([share.indices for share in shares])
+        ids = [id for share in shares for id in share.ids]
+        totals = np.concatenate([share.totals for share in shares])
+        order = np.argsort(indices)
+        if not np.array_equal(order, np.arange(len(order))):
+            ids, totals = [ids[place] for place in order], totals[order]
+        return cls(indices[order], ids, totals)
 
 
 def check_names(ids: Sequence[str]) -> None:

@@ -1,6 +1,9 @@
 """One pass over chosen samples in evaluation mode, shared by the processes."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +20,8 @@ from coseg_lightning.buffers import average_buffers, evaluating
 from coseg_lightning.data.samples import SampleDataset, read_batch
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import label_path, mask_and_id, sample_name
+
+MOST_WAITING = 64  # masks to be written
 
 
 def plain_training_set(trainer: pl.Trainer) -> Any:
@@ -151,10 +156,34 @@ def evaluation_pass(
         trainer.state.stage = stage
 
 
+@contextmanager
+def beside() -> Iterator[Callable[..., None]]:
+    """Gives `do(function, *arguments)`, which is done in a thread, beside what goes on.
+
+    If too much is waiting, `do` waits too. What was raised there is raised here.
+    """
+    waiting: deque[Future[Any]] = deque()
+    with ThreadPoolExecutor(max_workers=2) as threads:
+
+        def do(function: Callable[..., Any], *arguments: Any) -> None:
+            waiting.append(threads.submit(function, *arguments))
+            if len(waiting) > MOST_WAITING:
+                waiting.popleft().result()
+
+        yield do
+        for future in waiting:
+            future.result()
+
+
 def gather_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """The rows of all processes, on all processes, however many each has; sorted."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        gathered: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(gathered, rows)
-        rows = [row for part in gathered for row in part]
-    return sorted(rows)
+    return sorted(row for part in gather_objects(rows) for row in part)
+
+
+def gather_objects(part: Any) -> list[Any]:
+    """What each process has, on all processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [part]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, part)
+    return gathered

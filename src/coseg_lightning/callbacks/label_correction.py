@@ -15,15 +15,18 @@ from typing_extensions import override
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
 from coseg_lightning.callbacks.evaluation_pass import (
     REMEDY,
+    beside,
     evaluation_pass,
+    gather_objects,
     gather_rows,
     plain_training_set,
     stored_mask,
     what_varies,
 )
+from coseg_lightning.callbacks.last_look import LastLook, probabilities
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import SampleDataset, read_batch
-from coseg_lightning.equations import IGNORE_INDEX, class_logits, vote
+from coseg_lightning.equations import IGNORE_INDEX, vote
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import FileNames, LabelStore, LabelStoreWriter, mask_digest, sample_name
 from coseg_lightning.noise import mask_dice
@@ -95,7 +98,7 @@ class LabelCorrection(Callback):
             )
         if trainer.is_global_zero:
             LabelStore.check_free(self.folder)
-        ranking_callback(trainer)
+        ranking_callback(trainer).keeps_predictions = True
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -138,34 +141,52 @@ class LabelCorrection(Callback):
         ranking.by_class = self.by_class
         noisy_classes = ranking.noisy_classes
         noisy = sorted(ranking.noisy)
-        confidence = self._confidences(trainer, pl_module, dataset, noisy)
+        look = callback.last_look
+        assert look is not None
+        confidence = self._confidences(look, noisy)
 
-        def correct(indices: list[int], batch: Any) -> None:
+        def write(index: int, label: Tensor, corrected: Tensor) -> None:
+            mask = corrected.numpy()
+            writer.write(ranking.ids[index], mask)
+            changed = int((corrected != label).sum())
+            dice = None if truth is None else mask_dice(mask, truth.mask(index))
+            rows.append((index, changed, dice, mask_digest(label.numpy())))
+
+        def voted(index: int, peers: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+            """A sample's label and what it is corrected to."""
+            stored = stored_mask(dataset, index)
+            if stored is not None:
+                label = torch.from_numpy(stored.astype(np.int64)).to(label)
+            a, b = (resize_probabilities(p[None], label) for p in peers)
+            corrected = vote(
+                *(a, b, label[None]),
+                confidence=confidence[index],
+                ignore_index=pl_module.ignore_index,
+            )[0]
+            if self.by_class:
+                classes = torch.tensor(noisy_classes[index], device=label.device)
+                concerned = torch.isin(label, classes) | torch.isin(corrected, classes)
+                corrected = corrected.where(concerned, label)
+            return label.cpu(), corrected.cpu()
+
+        def predict(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
-            peers = [class_logits(logits).softmax(dim=1) for logits in pl_module(sample.images)]
-            for n, index in enumerate(indices):
-                label = sample.masks[n]
-                stored = stored_mask(dataset, index)
-                if stored is not None:
-                    label = torch.from_numpy(stored.astype(np.int64)).to(label)
-                a, b = (resize_probabilities(p[n : n + 1], label) for p in peers)
-                corrected = vote(
-                    *(a, b, label[None]),
-                    confidence=confidence[index],
-                    ignore_index=pl_module.ignore_index,
-                )[0]
-                if self.by_class:
-                    classes = torch.tensor(noisy_classes[index], device=label.device)
-                    concerned = torch.isin(label, classes) | torch.isin(corrected, classes)
-                    corrected = corrected.where(concerned, label)
-                mask = corrected.cpu().numpy()
-                writer.write(ranking.ids[index], mask)
-                original = mask_digest(label.cpu().numpy())
-                changed = int((corrected != label).sum())
-                dice = None if truth is None else mask_dice(mask, truth.mask(index))
-                rows.append((index, changed, dice, original))
+            peers = probabilities(pl_module(sample.images))
+            for place, index in enumerate(indices):
+                do(write, index, *voted(index, peers[:, place], sample.masks[place]))
 
-        evaluation_pass(trainer, pl_module, dataset, noisy, correct, "Correction")
+        def correct(index: int) -> None:
+            kept = look.prediction(index)
+            if kept is not None:  # else another process saw it
+                write(index, *voted(index, *kept))
+
+        with beside() as do:  # masks are encoded and written beside the computation
+            if all(gather_objects(look.keeps_predictions)):
+                for index in noisy:
+                    do(correct, index)
+            else:
+                evaluation_pass(trainer, pl_module, dataset, noisy, predict, "Correction")
+        callback.last_look = None
         originals: dict[int, str] = {}
         for index, changed, dice, original in gather_rows(rows):
             ranking.changed_pixels[index] = changed
@@ -188,31 +209,14 @@ class LabelCorrection(Callback):
         trainer.strategy.barrier("label layer written")
         self.layer = LabelStore(self.folder)
 
-    def _confidences(
-        self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, noisy: list[int]
-    ) -> dict[int, float]:
+    def _confidences(self, look: LastLook, noisy: list[int]) -> dict[int, float]:
         """How sure the peers must be to overrule each noisy label, by the sample's index."""
         if not noisy:
             return {}
         if self.confidence != "auto":
             return dict.fromkeys(noisy, float(self.confidence))
-        rows: list[tuple[int, float, float]] = []
-
-        def compare(indices: list[int], batch: Any) -> None:
-            sample = read_batch(batch)
-            peers = [class_logits(logits).softmax(dim=1) for logits in module(sample.images)]
-            labelled = sample.masks != module.ignore_index
-            predictions = (p.argmax(dim=1) for p in ((peers[0] + peers[1]) / 2, *peers))
-            labels, mean, a, b = (
-                mask.where(labelled, IGNORE_INDEX).cpu().numpy()
-                for mask in (sample.masks, *predictions)
-            )
-            for n, index in enumerate(indices):
-                against_label = 1 - mask_dice(labels[n], mean[n])
-                rows.append((index, against_label, 1 - mask_dice(a[n], b[n])))
-
-        evaluation_pass(trainer, module, dataset, range(len(dataset)), compare)
-        table = np.array(gather_rows(rows))[:, 1:]
+        table = np.concatenate(gather_objects(look.contradictions))
+        table = table[np.argsort(table[:, 0]), 1:]
         doubted = np.isin(np.arange(len(table)), noisy)
         trust = Trust(table[doubted, 0], table[doubted, 1], table[~doubted, 0])
         self.contradiction = trust.contradiction
