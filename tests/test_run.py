@@ -343,6 +343,15 @@ def test_retraining_starts_from_the_first_peer_or_anew(tmp_path):
     assert begun[0] > learnt[1]
 
 
+@pytest.mark.parametrize(("share", "epochs"), [(1, 4), (0.5, 2), (0.01, 1), (1.5, 6)])
+def test_retraining_from_a_peer_may_be_shorter(tmp_path, share, epochs):
+    settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
+    settings += ["trainer.max_epochs=4", f"method.retraining_share={share}"]
+    summary = run(composed(*settings), tmp_path / "run")
+    assert summary["stages"]["robust_training"]["epochs"] == 4
+    assert summary["stages"]["retraining"]["epochs"] == epochs
+
+
 def test_a_schedule_and_clipping_hold_in_all_stages(tmp_path):
     schedule = "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.5}"
     settings = [f"+optimizer.scheduler={schedule}", "+trainer.gradient_clip_val=1e-9"]

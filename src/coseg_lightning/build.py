@@ -9,6 +9,7 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from platformdirs import user_cache_path
 
 from coseg_lightning.command import first_cause, is_number
 from coseg_lightning.errors import InputError
@@ -66,7 +67,17 @@ def make_data(
         noise=noise,
         noise_level=cfg.noise.level,
         noise_folder=None if noise is None else folder / "noise",
+        cache=_cache(cfg),
     )
+
+
+def _cache(cfg: DictConfig) -> Path | None:
+    cache = cfg.data.get("cache")
+    if not isinstance(cache, bool | str | None):
+        raise InputError(f"data.cache={cache} must be true, false, or a folder.")
+    if isinstance(cache, str):
+        return Path(cache)
+    return user_cache_path("coseg-lightning") / "images" if cache else None
 
 
 def make_noise(cfg: DictConfig) -> "NoiseModel | None":

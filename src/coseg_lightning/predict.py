@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from coseg_lightning.atomic import replacing
 from coseg_lightning.command import arguments, told_in_a_sentence
-from coseg_lightning.data.samples import prepared, standardised
+from coseg_lightning.data.preparation import prepared
+from coseg_lightning.data.samples import standardised
 from coseg_lightning.equations import class_logits
 from coseg_lightning.errors import InputError
 from coseg_lightning.finished import FinishedRun

@@ -177,6 +177,9 @@ def check(cfg: DictConfig) -> None:
     for key in ("warm_start", "by_class"):
         if not isinstance(cfg.method.get(key, False), bool):
             raise InputError(f"method.{key}={cfg.method[key]} must be true or false.")
+    share = cfg.method.get("retraining_share", 1)
+    if not is_number(share) or share <= 0:
+        raise InputError(f"method.retraining_share={share} must be a number above 0.")
     if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
         raise InputError(
             f"method.options={cfg.method.options} must hold arguments, as in "

@@ -35,7 +35,7 @@ MADE = re.compile(
 )
 # What may change between a run and its resumption: where and how it computes, not what.
 FREE = (
-    *("resume", "reviewed_run", "logger", "data.num_workers"),
+    *("resume", "reviewed_run", "logger", "data.num_workers", "data.cache"),
     *("trainer.accelerator", "trainer.devices"),
     *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar"),
     *("trainer.enable_model_summary", "trainer.log_every_n_steps"),

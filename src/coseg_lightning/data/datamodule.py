@@ -12,6 +12,7 @@ from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from coseg_lightning.data.image_cache import ImageCache
 from coseg_lightning.data.samples import (
     Augmentation,
     EpochSampler,
@@ -41,6 +42,7 @@ class CoSegDataModule(pl.LightningDataModule):
         noise: Replaces masks of training samples, for experiments.
         noise_level: Share of the training samples that it replaces.
         noise_folder: A new folder, where the noisy masks are kept as a label layer.
+        cache: A folder to keep the images in at the networks' size, so that they are decoded once.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class CoSegDataModule(pl.LightningDataModule):
         noise: NoiseModel | None = None,
         noise_level: float = 0.0,
         noise_folder: str | Path | None = None,
+        cache: str | Path | None = None,
     ) -> None:
         super().__init__()
         if noise is not None and noise_folder is None:
@@ -81,6 +84,12 @@ class CoSegDataModule(pl.LightningDataModule):
         self.label_layers: list[Path] = []
         self.left_out: frozenset[str] = frozenset()
         self._datasets = {"train": train, "val": val, "test": test}
+        self._caches = {
+            part: None
+            if cache is None or of is None
+            else ImageCache(cache, of, image_size, in_channels)
+            for part, of in self._datasets.items()
+        }
 
     def lay(self, layer: str | Path) -> None:
         """Put one more label layer over the training masks, from the next fit on."""
@@ -119,7 +128,10 @@ class CoSegDataModule(pl.LightningDataModule):
 
     @override
     def prepare_data(self) -> None:
-        """Write the noisy masks, on one process alone."""
+        """Write the noisy masks and cached images, on one process alone."""
+        for cache in self._caches.values():
+            if cache is not None:
+                cache.build()
         if self.noise is not None and self.noise_folder is not None:
             train = self._datasets["train"]
             assert train is not None
@@ -137,7 +149,7 @@ class CoSegDataModule(pl.LightningDataModule):
         """The training samples with the labels that the run was given: noisy, not corrected."""
         train = self._datasets["train"]
         assert train is not None
-        samples = self._as_samples(train, self.augmentation)
+        samples = self._as_samples("train", self.augmentation)
         if self.noise_folder is None:
             return samples
         noisy = LabelStore(self.noise_folder)
@@ -155,11 +167,10 @@ class CoSegDataModule(pl.LightningDataModule):
 
     def samples(self, part: Literal["train", "val", "test"]) -> SampleDataset | None:
         """The samples of one part, or None where there are none."""
-        dataset = self._datasets[part]
-        if dataset is None:
+        if self._datasets[part] is None:
             return None
         if part != "train":
-            return self._as_samples(dataset, None)
+            return self._as_samples(part, None)
         samples = self.relabelled_samples()
         return samples.without(self.left_out) if self.left_out else samples
 
@@ -168,15 +179,16 @@ class CoSegDataModule(pl.LightningDataModule):
         """Whether there are test samples."""
         return self._datasets["test"] is not None
 
-    def _as_samples(
-        self, dataset: MaskedImages, augmentation: Augmentation | None
-    ) -> SampleDataset:
+    def _as_samples(self, part: str, augmentation: Augmentation | None) -> SampleDataset:
+        dataset = self._datasets[part]
+        assert dataset is not None
         return SampleDataset(
             dataset,
             image_size=self.image_size,
             in_channels=self.in_channels,
             augmentation=augmentation,
             seed=self.seed,
+            cache=self._caches[part],
         )
 
     @override

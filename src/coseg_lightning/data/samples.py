@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from coseg_lightning.data.image_cache import ImageCache
+from coseg_lightning.data.preparation import prepared
 from coseg_lightning.errors import InputError
 from coseg_lightning.image_files import smallest_type
 from coseg_lightning.labels import LabelStore, MaskedImages, SomeImages, UpdatedImages
@@ -188,6 +190,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         replaced: Ids whose masks are known to be replaced by noisy ones, if it is known. The
             samples then carry `replaced`, and the purity of picks can be logged.
         truth: The dataset with the original masks, if they are known.
+        cache: Its images at the networks' size, if they are cached.
     """
 
     def __init__(
@@ -200,8 +203,10 @@ class SampleDataset(Dataset[dict[str, Any]]):
         seed: int = 0,
         replaced: Collection[str] | None = None,
         truth: MaskedImages | None = None,
+        cache: ImageCache | None = None,
     ) -> None:
         self.dataset = dataset
+        self.cache = cache
         self.image_size = image_size
         self.in_channels = in_channels
         self.augmentation = augmentation
@@ -240,6 +245,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             seed=self.seed,
             replaced=self.replaced,
             truth=self.truth,
+            cache=self.cache,
         )
 
     def mask(self, index: int) -> NDArray[Any]:
@@ -249,7 +255,10 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         id = self.dataset.ids[index]
-        image = prepared(self.dataset.image(index), self.image_size, self.in_channels)
+        if self.cache is None:
+            image = prepared(self.dataset.image(index), self.image_size, self.in_channels)
+        else:
+            image = self.cache.image(id)
         side = (self.image_size, self.image_size)
         mask = smallest_type(self.dataset.mask(index))
         mask = cv2.resize(mask, side, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -280,46 +289,7 @@ class EpochSampler(DistributedSampler[Any]):
         return iter([(self.epoch, index) for index in super().__iter__()])
 
 
-def prepared(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
-    """An image at the networks' size, before augmentation: `(side, side, channels)` in [0, 1]."""
-    return stretched(resized(with_channels(image.astype(np.float32), channels), side))
-
-
 def standardised(image: NDArray[Any]) -> Tensor:
     """`(H, W, C)` to the `(C, H, W)` that the networks see, of mean 0 and deviation 1."""
     image = (image - image.mean()) / max(float(image.std()), 1e-6)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))
-
-
-def stretched(image: NDArray[Any]) -> NDArray[Any]:
-    """Any range of values to float32 in [0, 1], all channels alike; half a percent is cut off.
-
-    A type says little of the values in it: 12 bits in a 16-bit file would be almost black, and
-    augmentation that shifts brightness would wipe them out.
-    """
-    low, high = np.percentile(image, (0.5, 99.5))
-    result: NDArray[Any] = ((image - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
-    return result
-
-
-def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
-    """`(H, W)` or `(H, W, C)` to `(H, W, channels)`: grey to colour, or colour to grey."""
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.shape[2] == channels:
-        return image
-    if image.shape[2] == 1:
-        return np.repeat(image, channels, axis=2)
-    if image.shape[2] == 3 and channels == 1:
-        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
-    raise InputError(
-        f"The images have {image.shape[2]} channels; set data.in_channels={image.shape[2]}."
-    )
-
-
-def resized(image: NDArray[Any], side: int) -> NDArray[Any]:
-    """`(H, W, C)` to `(side, side, C)`, averaging where it gets smaller."""
-    smaller = side < max(image.shape[:2])
-    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    result = cv2.resize(image, (side, side), interpolation=method)
-    return result.reshape(side, side, -1)

@@ -11,7 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from coseg_lightning.csv_tables import read_table
-from coseg_lightning.data.samples import SampleDataset, stretched
+from coseg_lightning.data.preparation import stretched
+from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.labels import Mask
 from coseg_lightning.noise_level import SAMPLES, fit_mixture
 from coseg_lightning.ranking import Ranking

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coseg_lightning.data.samples import stretched
+from coseg_lightning.data.preparation import stretched
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart; RGB.
 GIVEN, CORRECTED, ORIGINAL = (230, 159, 0), (86, 180, 233), (255, 255, 255)

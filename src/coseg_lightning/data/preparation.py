@@ -1,0 +1,48 @@
+"""Images at the networks' size."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.errors import InputError
+
+
+def prepared(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
+    """An image at the networks' size, before augmentation: `(side, side, channels)` in [0, 1]."""
+    return stretched(resized(with_channels(image.astype(np.float32), channels), side))
+
+
+def stretched(image: NDArray[Any]) -> NDArray[Any]:
+    """Any range of values to float32 in [0, 1], all channels alike; half a percent is cut off.
+
+    A type says little of the values in it: 12 bits in a 16-bit file would be almost black, and
+    augmentation that shifts brightness would wipe them out.
+    """
+    low, high = np.percentile(image, (0.5, 99.5))
+    result: NDArray[Any] = ((image - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
+    return result
+
+
+def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
+    """`(H, W)` or `(H, W, C)` to `(H, W, channels)`: grey to colour, or colour to grey."""
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.shape[2] == channels:
+        return image
+    if image.shape[2] == 1:
+        return np.repeat(image, channels, axis=2)
+    if image.shape[2] == 3 and channels == 1:
+        return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    raise InputError(
+        f"The images have {image.shape[2]} channels; set data.in_channels={image.shape[2]}."
+    )
+
+
+def resized(image: NDArray[Any], side: int) -> NDArray[Any]:
+    """`(H, W, C)` to `(side, side, C)`, averaging where it gets smaller."""
+    smaller = side < max(image.shape[:2])
+    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    result = cv2.resize(image, (side, side), interpolation=method)
+    return result.reshape(side, side, -1)
