@@ -50,7 +50,7 @@ METHODS = {
     "supervised": ["method=supervised"],
     "coseg": [],
     "paper": ["experiment=paper", "averaging=0.1"],  # averaged like all others
-    "coteaching": ["method=coteaching", "method.selection=eq1"],
+    "coteaching": ["method=coteaching", "method.selection=eq1", "method.step=joint"],
     "gce": ["method=gce"],
     "filter": ["method=filter"],
     "jocor": ["method=jocor"],
@@ -61,6 +61,7 @@ METHODS = {
 RIVALS = [name for name in METHODS if name not in ("supervised", "coseg")]
 # Our default with one thing changed.
 ABLATIONS = {
+    "joint step": ["method.step=joint"],
     "no exchange": ["method.module=variants.WithoutExchange"],
     "one network": ["method.module=variants.OneNetwork"],
     "selection by batch": ["method.selection=relative"],
@@ -74,6 +75,8 @@ ABLATIONS = {
     "confidence 0.8": ["method.confidence=0.8"],
     "retraining from new weights": ["method.warm_start=false"],
     "retraining by cross-entropy": ["method.retraining_loss=cross_entropy"],
+    "retraining half as long": ["method.retraining_share=0.5"],
+    "retraining twice as long": ["method.retraining_share=2"],
     "two rounds": ["method.rounds=2"],
     "three rounds": ["method.rounds=3"],
     "weights not averaged": ["averaging=0", "method.score_epochs=5"],
@@ -158,6 +161,11 @@ def composed(cell: Cell, large: bool):  # -> DictConfig
     for key in ("resume", "baselines", "on_bad_sample", "stages", "review"):
         plain.pop(key)  # is nothing that a result depends on
     plain["data"]["source"].pop("on_bad_sample", None)
+    plain["data"].pop("cache", None)
+    # Options that came later: as they are here, a run is as it was before.
+    for key, value in (("step", "joint"), ("retraining_share", 1.0)):
+        if plain["method"].get(key) == value:
+            del plain["method"][key]
     text = json.dumps(plain, sort_keys=True, default=str).replace(str(DATA), "DATA")
     return cfg, hashlib.sha256(text.encode()).hexdigest()[:10]
 

@@ -1,20 +1,27 @@
 """The benchmarks' own code; what they measure is no part of pass or fail."""
 
 import sys
+from argparse import Namespace
 
+import numpy as np
 import pytest
 from conftest import ROOT
 from hydra.utils import instantiate
+from test_coseg_module import loader, trainer_of
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import grid
+import scale
+import step
 import tables
 from variants import OneNetwork, WithoutExchange
 
 from coseg_lightning import CoSegModule
 from coseg_lightning.build import make_peers
+from coseg_lightning.noise_level import estimate_noise_level
 from coseg_lightning.run import check
+from coseg_lightning.scores import Evidence
 
 
 def test_every_cell_is_a_run_of_the_app():
@@ -98,3 +105,37 @@ def test_of_a_cell_that_was_run_again_the_last_row_counts(tmp_path, monkeypatch)
         lines.append(",".join(cell[name] for name in grid.COLUMNS))
     (tmp_path / "core.csv").write_text("\n".join(lines))
     assert [found["dice"] for found in grid.read("core")] == ["0.2"]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in step.KINDS if not kind.endswith("bare loop")])
+def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(step, "BATCHES", 1)
+    options = Namespace(
+        **{"size": 32, "batch": 4, "alpha": 0.5, "encoder": "resnet18"},
+        **{"channels_last": False, "compile": False, "accelerator": "cpu"},
+    )
+    module = step.modules(kind, options)
+    before = [weight.clone() for weight in module.parameters()]
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(*step.batches_of(options)))
+    changed = [(a != b).any() for a, b in zip(before, module.parameters(), strict=True)]
+    assert sum(changed) > len(changed) * 0.9
+
+
+@pytest.mark.parametrize("kind", ["plain", "joint", "score, then train", "score bank"])
+def test_the_bare_loops_train_too(kind):
+    options = Namespace(
+        **{"size": 32, "batch": 4, "alpha": 0.5, "encoder": "resnet18", "precision": "32-true"},
+        **{"channels_last": False, "compile": False, "accelerator": "cpu"},
+    )
+    epochs = step.bare(kind, options)
+    next(epochs)
+    next(epochs)
+
+
+def test_the_mocked_evidence_is_like_real_one():
+    """Else the time of estimating its noise level would be that of something else."""
+    rng = np.random.default_rng(0)
+    noisy = rng.random(2000) < 0.3
+    peers = np.moveaxis(scale.evidence_of(noisy, rng), 1, 0)
+    estimate = estimate_noise_level(*map(Evidence.of, peers))
+    assert estimate.noise_level == pytest.approx(0.3, abs=0.05)

@@ -200,7 +200,7 @@ def _is_due(trainer: pl.Trainer) -> bool:
         return False
     epochs = min(limits)
     since = done - epochs // 2
-    return since >= 0 and done < epochs and since % max(1, epochs // 8) == 0
+    return since >= 0 and done < epochs and since % math.ceil(epochs / 8) == 0
 
 
 class EvidenceSum:
