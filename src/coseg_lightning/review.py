@@ -16,7 +16,7 @@ from coseg_lightning.finished import FinishedRun
 from coseg_lightning.labels import LabelStore, changed_labels, mask_digest
 from coseg_lightning.run_folder import RunFolder, stage_weights
 from coseg_lightning.segmentation_module import SegmentationModule
-from coseg_lightning.stage_runner import StageRunner, training_label_dice
+from coseg_lightning.stage_runner import StageRunner, retraining_length, training_label_dice
 
 DECISIONS = ("keep", "reject", "redraw")
 
@@ -107,10 +107,14 @@ def retrain_reviewed(
         module = runner.built(network)
         pixel_loss = settings.get("retraining_loss", "cross_entropy")
         module.pixel_loss = module.hparams["pixel_loss"] = pixel_loss
+        options: dict[str, Any] = {}
         if settings.get("warm_start", True):
             peer = stage_weights(run.folder / "robust_training", of="net_a.")
             module.net.load_state_dict(peer)
-        runner.fit(stage, module, data)
+            options = retraining_length(
+                settings, run.summary["stages"]["robust_training"]["epochs"]
+            )
+        runner.fit(stage, module, data, **options)
         return {}
 
     runner.stage("retraining", retraining, makes=["labels"])

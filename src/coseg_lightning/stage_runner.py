@@ -274,6 +274,12 @@ def test_figures(
     }
 
 
+def retraining_length(settings: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """What the trainer is told of the length of retraining from a peer."""
+    share = settings.get("retraining_share", 1)
+    return {} if share == 1 else {"max_epochs": max(1, round(share * epochs))}
+
+
 def training_label_dice(data: Data) -> dict[str, float | None]:
     """The mean Dice of the training labels to the original ones, if those are known."""
     means: list[float | None] = [None, None]

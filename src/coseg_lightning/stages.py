@@ -20,7 +20,13 @@ from coseg_lightning.ranking import Ranking
 from coseg_lightning.report import write_report
 from coseg_lightning.run_folder import CHECKPOINT, RunFolder, check_fits, plain_values
 from coseg_lightning.segmentation_module import SegmentationModule
-from coseg_lightning.stage_runner import Data, StageRunner, test_figures, training_label_dice
+from coseg_lightning.stage_runner import (
+    Data,
+    StageRunner,
+    retraining_length,
+    test_figures,
+    training_label_dice,
+)
 
 METHODS: dict[str, tuple[str, ...]] = {
     "coseg": ("robust_training", "correction", "retraining"),
@@ -78,11 +84,10 @@ def run_stages(
         score: What the training samples are ranked by: see `coseg_lightning.scores.mask_scores`.
         score_epochs: How many of the last epochs the scores are averaged over.
         confidence: How sure the peers must be to overrule a label: see `LabelCorrection`.
-        warm_start: Whether retraining starts from the first peer, if its labels were corrected;
-            else from new weights.
-        retraining_loss: The pixel loss of retraining on corrected labels, see
-            `coseg_lightning.pixel_losses`; a robust one forgives what was not found wrong. If the
-            labels were left alone, the network keeps its own.
+        warm_start: Whether retraining after correction starts from the first peer; else from new
+            weights.
+        retraining_loss: The pixel loss of retraining after correction, see
+            `coseg_lightning.pixel_losses`; a robust one forgives what was not found wrong.
         retraining_share: The share of stage 1's epochs that retraining takes if it starts from a
             peer; at least one epoch, and above 1 more than those.
         rounds: How often the peers are trained, and correct what the round before left.
@@ -170,14 +175,13 @@ def run_stages(
     def last_training(stage: str) -> dict[str, Any]:
         module = run.built(network)
         options: dict[str, Any] = {}
-        if corrected:
+        if corrects:
             module.pixel_loss = module.hparams["pixel_loss"] = retraining_loss
             if warm_start:
                 start = run.weights("robust_training", of="net_a.")
                 check_fits(start, module.net, folder / "robust_training" / CHECKPOINT)
                 module.net.load_state_dict(start)
-                if retraining_share != 1:
-                    options["max_epochs"] = max(1, round(retraining_share * ranked["epochs"]))
+                options = retraining_length(recipe, ranked["epochs"])
         if "filtering" in stages:
             # As many steps as with all samples.
             share = 1 - len(ranked["noisy"]) / ranked["samples"]

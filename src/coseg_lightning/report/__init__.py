@@ -227,8 +227,6 @@ def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
         "supervised": "The network trained on the labels as they are",
     }
     name, correction = summary["config"]["method"]["name"], summary["correction"]
-    if correction.get("left_alone"):
-        name = "supervised"
     subject = methods.get(name, f"The network trained by the method {name}")
     if "rejected" in correction:
         subject = "The network retrained on reviewed labels"
@@ -281,7 +279,7 @@ def doubts(
                 f"{noisy:.4f}, {lost:.4f} more. Runs differ by chance: try other seeds."
             )
     method = summary["config"]["method"]
-    if noisy is not None and method.get("warm_start") and not correction.get("left_alone"):
+    if noisy is not None and method.get("warm_start"):
         found.append(
             "Part of a gain over the plain networks may be longer training: the last network "
             "starts from the first peer, and has learnt for twice as many epochs as they have."
@@ -327,7 +325,7 @@ def doubts(
             "The labels in doubt were left as they are, since the peers do not seem to know "
             f"better: they contradict these labels {correction['contradiction']:.1f} times as "
             "much as each other, or differ too much from each other to be of use. So the network "
-            "is one trained on your labels as given."
+            "is one trained on your labels as given, from the first peer on."
         )
     elif doubted and summary["config"]["method"]["name"] == "coseg" and not correction["corrected"]:
         found.append(
