@@ -485,3 +485,20 @@ def test_dice_of_a_batch_is_that_of_its_masks():
     found = last_look.batch_dice(first, second, torch.ones_like(first, dtype=torch.bool), 4)
     expected = [mask_dice(a, b) for a, b in zip(first.numpy(), second.numpy(), strict=True)]
     assert found.numpy() == pytest.approx(expected)
+
+
+def test_writing_a_ranking_sorts_and_scores_once(tmp_path):
+    """Not once a row: of a million samples that would never end."""
+
+    class Counted(Ranking):
+        calls = 0
+
+        @property
+        def score(self):
+            Counted.calls += 1
+            return super().score
+
+    scores = np.arange(200.0)
+    Counted([f"{n:03d}" for n in range(200)], scores, scores, 0.5).write(tmp_path / "scores.csv")
+    assert Counted.calls <= 3
+    assert [row["id"] for row in rows_of(tmp_path / "scores.csv")][:2] == ["199", "198"]

@@ -113,7 +113,18 @@ def test_batches_are_selected_from_by_each_process_alone(tmp_path):
 
 
 class DoubtAll(pl.Callback):
-    """Lets one process's samples all be doubted."""
+    """Lets one process's samples all be doubted, and keeps how many images passed its peers."""
+
+    def __init__(self, folder):
+        self.folder, self.passed = folder, []
+
+    def on_train_start(self, trainer, pl_module):
+        for net in (pl_module.net_a, pl_module.net_b):
+            net.register_forward_hook(lambda _, images, __: self.passed.append(len(images[0])))
+
+    def on_train_end(self, trainer, pl_module):
+        self.folder.mkdir(exist_ok=True)
+        torch.save(self.passed, self.folder / f"passed{trainer.global_rank}.pt")
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         pl_module.ranker_found = True
@@ -123,14 +134,19 @@ class DoubtAll(pl.Callback):
 
 def test_a_process_whose_batch_is_doubted_throughout(tmp_path):
     """It takes part in the step all the same, and ends with the same weights."""
-    callbacks = [DoubtAll(), KeepStates(tmp_path / "states")]
-    trainer_of(tmp_path, callbacks=callbacks, **processes(2)).fit(
+    callbacks = [DoubtAll(tmp_path / "states"), KeepStates(tmp_path / "states")]
+    trainer_of(tmp_path, callbacks=callbacks, limit_val_batches=0, **processes(2)).fit(
         module_of(), data_of(tmp_path, size=20)
     )
     first, second = (
         torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in (0, 1)
     )
     torch.testing.assert_close(first, second, rtol=0, atol=0)
+    # Where BatchNorm is synchronised, a process that passes nothing would be waited for for ever.
+    passed = [
+        torch.load(tmp_path / "states" / f"passed{rank}.pt", weights_only=True) for rank in (0, 1)
+    ]
+    assert passed == [[2] * len(passed[1]), [4] * len(passed[1])]
 
 
 def test_torchrun(tmp_path):

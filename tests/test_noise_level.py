@@ -9,7 +9,7 @@ import torch
 from test_coseg_module import data_of, module_of, trainer_of
 from test_scores import soft_discs
 
-from coseg_lightning import CorruptionRanking, CoSegModule, NoiseLevelEstimation
+from coseg_lightning import CorruptionRanking, CoSegModule, NoiseLevelEstimation, noise_level
 from coseg_lightning.errors import InputError
 from coseg_lightning.noise_level import (
     FALLBACK,
@@ -38,6 +38,22 @@ def test_a_clear_noise_level_is_found(level, sides):
     assert estimate.noise_level == pytest.approx(level, abs=0.05)
     assert estimate.interval[0] <= level <= estimate.interval[1] + 0.02
     assert str(estimate).startswith("estimated 0.")
+
+
+def test_of_very_many_samples_some_are_asked(monkeypatch):
+    e = discs(0.3, lambda rng, n: rng.normal(5, 0.7, n), size=400)
+    asked = []
+    fit = noise_level.fit_mixture
+
+    def counted(values, start=None):
+        asked.append(len(values))
+        return fit(values, start)
+
+    monkeypatch.setattr(noise_level, "fit_mixture", counted)
+    monkeypatch.setattr(noise_level, "ENOUGH", 200)
+    estimate = estimate_noise_level(e, e)
+    assert set(asked) == {200}
+    assert estimate.noise_level == pytest.approx(0.3, abs=0.06)
 
 
 @pytest.mark.parametrize("level", [0.0, 0.5])

@@ -63,6 +63,29 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+ONLY_COMPOSED = """
+import sys
+from coseg_lightning.run import main
+try:
+    main()
+finally:
+    heavy = {"torch", "pytorch_lightning", "albumentations", "matplotlib", "scipy"}
+    print("heavy:", sorted(heavy & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
+def test_what_only_composes_does_not_wait_for_torch(arguments):
+    told = subprocess.run(
+        [sys.executable, "-c", ONLY_COMPOSED, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert told.stdout.splitlines()[-1] == "heavy: []", told.stdout + told.stderr
+
+
 @pytest.mark.parametrize(
     "choice",
     [

@@ -340,29 +340,31 @@ class CoSegModule(pl.LightningModule):
         picks = self._picks_of(sample)
         # DDP waits for the gradients of both in one backward.
         at_once = self.trainer.world_size > 1
-        losses: list[Tensor] = []
-        classes = [torch.full_like(sample.masks, -1), torch.full_like(sample.masks, -1)]
-        for net, learnt, found in zip(
-            (self.net_a, self.net_b), reversed(picks), classes, strict=True
-        ):
-            logits = self._logits_of(net, sample.images, learnt)
-            if logits is None:  # zero gradients, since other processes wait for some
-                loss = torch.stack([w.sum() * 0 for w in net.parameters()]).sum()
-            else:
-                loss = self.losses(logits, sample.masks[learnt]).mean()
-                found[learnt] = class_logits(logits.detach()).argmax(dim=1)
+        losses, predicted = [], []
+        for net, learnt in zip((self.net_a, self.net_b), reversed(picks), strict=True):
+            loss, classes = self._loss_on(net, sample, learnt)
             if not at_once:
                 self.manual_backward(loss / batches)
-                loss = loss.detach()
+                loss = loss.detach()  # the graph is gone before the other peer's is built
             losses.append(loss)
-            del logits, loss  # the graph, before the other peer's
+            predicted.append(classes)
         if at_once:
             self.manual_backward((losses[0] + losses[1]) / batches)
-        of_a, of_b = classes
+        of_a, of_b = predicted
         both = (of_a >= 0) & (of_b >= 0) & (sample.masks != self.ignore_index)
         same = ((of_a == of_b) & both).sum() / both.sum().clamp_min(1)
         compared = len(set(picks[0].tolist()) & set(picks[1].tolist()))
         return (losses[0].detach(), losses[1].detach()), picks, (same, compared)
+
+    def _loss_on(self, net: nn.Module, sample: Batch, picks: Tensor) -> tuple[Tensor, Tensor]:
+        """A peer's loss on picked samples, Eq. (2), and the classes it predicts; -1 elsewhere."""
+        classes = torch.full_like(sample.masks, -1)
+        if not len(picks) and self.trainer.world_size == 1:  # zero gradients
+            return torch.stack([weight.sum() * 0 for weight in net.parameters()]).sum(), classes
+        logits = self._logits_of(net, sample.images, picks)
+        classes[picks] = class_logits(logits.detach()).argmax(dim=1)
+        loss = self.losses(logits, sample.masks[picks]).mean() if len(picks) else logits.sum()
+        return loss, classes
 
     def _picks_of(self, sample: Batch) -> tuple[Tensor, Tensor]:
         """What each peer picks of a batch, with as little computing as that takes."""
@@ -376,19 +378,20 @@ class CoSegModule(pl.LightningModule):
             logits_a, logits_b = self(sample.images)
         return self.picks(logits_a, sample.masks, k), self.picks(logits_b, sample.masks, k)
 
-    def _logits_of(self, net: nn.Module, images: Tensor, picks: Tensor) -> Tensor | None:
-        """A network's logits of some images of a batch; None of none."""
-        if not len(picks):
-            return None
-        rows = picks
-        if len(picks) == 1 and len(images) > 1:
-            # BatchNorm after a global pooling has nothing to normalise in a single image.
-            rows = torch.cat([picks, (picks + 1) % len(images)])
+    def _logits_of(self, net: nn.Module, images: Tensor, picks: Tensor) -> Tensor:
+        """A network's logits of some images of a batch, with gradients of others that are 0.
+
+        At least two images pass through it: BatchNorm after a global pooling has nothing to
+        normalise in a single one, and where it is synchronised all processes must take part.
+        """
+        first = int(picks[0]) + 1 if len(picks) else 0
+        others = torch.arange(first, first + 2, device=picks.device) % len(images)
+        rows = picks if len(picks) > 1 else torch.cat([picks, others])[: len(images)][:2]
         last = images.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if last else torch.contiguous_format
-        logits = any_size(net, images[rows].contiguous(memory_format=order))[: len(picks)]
+        logits = any_size(net, images[rows].contiguous(memory_format=order))
         self._check(logits)
-        return logits
+        return logits[: len(picks)]
 
     def _check(self, *logits: Tensor) -> None:
         if not self.logits_checked:
