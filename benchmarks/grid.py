@@ -77,6 +77,7 @@ ABLATIONS = {
     "retraining by cross-entropy": ["method.retraining_loss=cross_entropy"],
     "retraining half as long": ["method.retraining_share=0.5"],
     "retraining twice as long": ["method.retraining_share=2"],
+    "stage 1 half as long": ["trainer.max_epochs=20", "method.retraining_share=2"],
     "two rounds": ["method.rounds=2"],
     "three rounds": ["method.rounds=3"],
     "weights not averaged": ["averaging=0", "method.score_epochs=5"],
@@ -131,10 +132,9 @@ def overrides(cell: Cell, large: bool) -> list[str]:
     name, level, method, seed = cell
     dataset, noise = name.split("-")
     told = level
-    chosen = METHODS.get(method) or ABLATIONS.get(method) or []
     if method in MISJUDGED:
         told = round(max(0.0, level + MISJUDGED[method]), 2)
-    made = [*(chosen if method != "coseg" else [])]
+    made = [*METHODS.get(method, [])]
     made += LARGE if large else SMALL
     made += DATASETS[dataset]
     if method == "supervised x2":  # as many steps as our final network, which starts from a peer
@@ -144,6 +144,7 @@ def overrides(cell: Cell, large: bool) -> list[str]:
         made += ["data=folder", f"data.root={DATA / dataset}", "data.in_channels=1"]
     made += ["noise=none"] if noise == "none" else SETS[name]
     made += [f"nol={'auto' if method == 'nol=auto' else told}", f"noise.level={level}"]
+    made += ABLATIONS.get(method, [])
     return [*made, f"seed={seed}", "+trainer.enable_progress_bar=false"]
 
 

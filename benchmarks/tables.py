@@ -1,8 +1,10 @@
-"""The tables of `grid.py`, from its rows."""
+"""The tables of `grid.py`, from its rows; as a program, those of docs/performance.md."""
 
+import csv
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 Row = dict[str, str]
 SETS = ["phantom-type1", "phantom-type2", "bubil-crowd1", "bubil-large", "bubil-worst"]
@@ -179,3 +181,42 @@ def dice_of(rows: Sequence[Row]) -> str:
         return "-"
     spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
     return f"{statistics.mean(found):.1f}{spread}"
+
+
+def performance(results: Path = Path(__file__).parent / "results") -> str:
+    """The tables of docs/performance.md, in Markdown: what the other scripts wrote, as it is."""
+    shown = {
+        "step": ["kind", "model", "ratio", "lowest", "highest", "milliseconds", "memory"],
+        "recipe": [
+            "kind",
+            "ratio",
+            "lowest",
+            "highest",
+            "seconds",
+            "robust_training",
+            "retraining",
+            "rest",
+        ],
+    }
+    parts = []
+    for name in ("step", "recipe", "passes", "loading", "scale", "scaling"):
+        path = results / f"{name}.csv"
+        if not path.is_file():
+            continue
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        columns = shown.get(name, list(rows[0]))
+        runs: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:  # of the step there are several
+            given = ("size", "batch", "accelerator", "precision", "options", "machine")
+            runs[", ".join(row[key] for key in given if name == "step")].append(row)
+        for title, of_run in runs.items():
+            lines = [f"**{name}** {title}".strip(), "", "| " + " | ".join(columns) + " |"]
+            lines.append("|---" * len(columns) + "|")
+            lines += ["| " + " | ".join(row[c] for c in columns) + " |" for row in of_run]
+            parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(performance())
