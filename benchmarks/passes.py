@@ -3,9 +3,9 @@
     python benchmarks/passes.py        # ResNet-18 U-Net, 96 x 96, 400 phantoms, CPU
 
 In every round: plain inference of both peers over the training set, in batches from memory; the
-same from the dataset; the ranking; ranking and correction with the masks written; and those two as
-they were without keeping predictions. A figure is plain inference's time over theirs, so that 1 is
-its throughput. Writes `benchmarks/results/passes.csv`.
+same from the dataset; the ranking; ranking and correction with the masks written; and those two
+where predictions do not fit into memory. A figure is plain inference's time over theirs, so that 1
+is its throughput. Writes `benchmarks/results/passes.csv`.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def main() -> None:
             for kind, most in (("kept", last_look.MOST_BYTES), ("not kept", 0)):
                 before, last_look.MOST_BYTES = last_look.MOST_BYTES, most
                 ranking = CorruptionRanking(folder / f"{kind}.csv")
-                correction = LabelCorrection(folder / f"{kind} labels", confidence=0.5)
+                correction = LabelCorrection(folder / f"{kind} labels")
                 seconds = fitted(folder / kind, ranking, correction)[0] - nothing
                 took[f"ranking and correction, predictions {kind}"] = seconds
                 last_look.MOST_BYTES = before

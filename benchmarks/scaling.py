@@ -23,7 +23,8 @@ def stages_of(processes: int, options: argparse.Namespace, folder: Path) -> dict
     arguments = ["model=unet", "noise=type2", "nol=0.5", f"data.image_size={options.size}"]
     arguments += [f"data.source.train={options.samples}", "data.source.test=16"]
     arguments += [f"data.batch_size={8 // processes}", f"trainer.max_epochs={options.epochs}"]
-    arguments += ["trainer=ddp", f"trainer.devices={processes}", "trainer.accelerator=cpu"]
+    arguments += ["trainer.accelerator=cpu"]
+    arguments += ["trainer=ddp", f"trainer.devices={processes}"] if processes > 1 else []
     arguments += ["+trainer.enable_progress_bar=false", f"hydra.run.dir={folder}"]
     subprocess.run(
         [sys.executable, "-m", "coseg_lightning.run", *arguments],

@@ -46,10 +46,11 @@ COLUMNS = ["kind", "model", "ratio", "lowest", "highest", "milliseconds", "mebib
 COLUMNS += ["accelerator", "precision", "size", "batch", "alpha", "options", "rounds", "machine"]
 
 
-def batches_of(options: argparse.Namespace, device: str = "cpu") -> list[dict[str, Any]]:
-    """Noise as images, and masks that are no noise."""
+def batches_of(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Noise as images, on the device, and masks that are no noise."""
     import torch
 
+    device = device_of(options)
     generator = torch.Generator().manual_seed(0)
     made = []
     for number in range(BATCHES):
@@ -65,14 +66,13 @@ def batches_of(options: argparse.Namespace, device: str = "cpu") -> list[dict[st
 
 
 def doubted(options: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """What each peer leaves out: a share of every batch, chosen at random."""
+    """What each peer leaves out: a share of all samples, at random, so varying by batch."""
     import random
 
-    count = round((1 - options.alpha) * options.batch)
     rng = random.Random(0)
-    ids = [sample["id"] for sample in batches_of(options)]
-    by_a, by_b = ([id for part in ids for id in rng.sample(part, count)] for _ in range(2))
-    return by_a, by_b
+    ids = [f"{number}-{place}" for number in range(BATCHES) for place in range(options.batch)]
+    count = round((1 - options.alpha) * len(ids))
+    return rng.sample(ids, count), rng.sample(ids, count)
 
 
 def network(options: argparse.Namespace):  # -> nn.Module
@@ -86,17 +86,21 @@ def network(options: argparse.Namespace):  # -> nn.Module
     return torch.compile(made) if options.compile else made
 
 
-def bare(kind: str, options: argparse.Namespace) -> Iterator[None]:
+def device_of(options: argparse.Namespace) -> str:
+    """Where everything is computed."""
+    return "cuda" if options.accelerator == "gpu" else "cpu"
+
+
+def bare(kind: str, options: argparse.Namespace, batches: list[dict[str, Any]]) -> Iterator[None]:
     """The same operations in a loop by hand; stops after every epoch."""
     import torch
 
     from coseg_lightning.equations import segmentation_loss
     from coseg_lightning.scores import relative_score
 
-    device = "cuda" if options.accelerator == "gpu" else "cpu"
+    device = device_of(options)
     nets = [network(options).to(device) for _ in range(1 if kind == "plain" else 2)]
     optimizer = torch.optim.Adam([p for net in nets for p in net.parameters()], weight_decay=2e-5)
-    batches = batches_of(options, device)
     left_out = [set(part) for part in doubted(options)]
     half = torch.bfloat16 if options.precision == "bf16-mixed" else None
     autocast = torch.autocast(device, half, enabled=half is not None)
@@ -134,6 +138,7 @@ def bare(kind: str, options: argparse.Namespace) -> Iterator[None]:
                                 .indices
                                 for net in nets
                             ]
+                        torch.clear_autocast_cache()  # of casts without gradients
                     for net, other in zip(nets, reversed(picks), strict=True):
                         loss_of(net.train(), batch, other.to(device)).backward()
             optimizer.step()
@@ -235,7 +240,7 @@ def train(kind: str, options: argparse.Namespace, turns: Connection) -> None:
         synchronise = torch.cuda.synchronize
     before = held(options)
     if kind.endswith(", bare loop"):
-        epochs = bare(kind.removesuffix(", bare loop"), options)
+        epochs = bare(kind.removesuffix(", bare loop"), options, batches)
         next(epochs)
         while turns.recv():
             start = time.perf_counter()

@@ -208,7 +208,7 @@ def performance(results: Path = Path(__file__).parent / "results") -> str:
         columns = shown.get(name, list(rows[0]))
         runs: dict[str, list[Row]] = defaultdict(list)
         for row in rows:  # of the step there are several
-            given = ("size", "batch", "accelerator", "precision", "options", "machine")
+            given = ("size", "batch", "alpha", "precision", "options", "machine")
             runs[", ".join(row[key] for key in given if name == "step")].append(row)
         for title, of_run in runs.items():
             lines = [f"**{name}** {title}".strip(), "", "| " + " | ".join(columns) + " |"]

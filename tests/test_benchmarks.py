@@ -127,7 +127,7 @@ def test_the_bare_loops_train_too(kind):
         **{"size": 32, "batch": 4, "alpha": 0.5, "encoder": "resnet18", "precision": "32-true"},
         **{"channels_last": False, "compile": False, "accelerator": "cpu"},
     )
-    epochs = step.bare(kind, options)
+    epochs = step.bare(kind, options, step.batches_of(options))
     next(epochs)
     next(epochs)
 

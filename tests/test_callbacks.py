@@ -23,9 +23,10 @@ from coseg_lightning import (
     LabelStore,
     SegmentationModule,
 )
-from coseg_lightning.callbacks import last_look
+from coseg_lightning.callbacks import corruption_ranking, last_look
+from coseg_lightning.callbacks.corruption_ranking import EvidenceSum, _Share
 from coseg_lightning.callbacks.evaluation_pass import beside
-from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.data.samples import Batch, SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.noise import mask_dice
 from coseg_lightning.ranking import Ranking
@@ -502,3 +503,50 @@ def test_writing_a_ranking_sorts_and_scores_once(tmp_path):
     Counted([f"{n:03d}" for n in range(200)], scores, scores, 0.5).write(tmp_path / "scores.csv")
     assert Counted.calls <= 3
     assert [row["id"] for row in rows_of(tmp_path / "scores.csv")][:2] == ["199", "198"]
+
+
+def test_a_high_class_id_for_unlabelled_pixels_is_kept(tmp_path):
+    look = last_look.LastLook(2, 65535)
+    masks = torch.zeros((2, 4, 4), dtype=torch.long)
+    masks[0, 0] = 65535
+    images = torch.zeros((2, 1, 4, 4))
+    logits = torch.randn(2, 2, 4, 4)
+    look.see([0, 1], Batch(images, masks), [logits, -logits])
+    peers, label = look.prediction(0)
+    assert torch.equal(label, masks[0])
+    torch.testing.assert_close(peers[0], logits.softmax(dim=1)[0], rtol=0, atol=1e-5)
+
+
+def test_what_is_too_much_for_one_batch_is_not_kept_of_others(monkeypatch):
+    monkeypatch.setattr(last_look, "MOST_BYTES", 1000)
+    look = last_look.LastLook(4, 255)
+    for side in (2, 16, 2):
+        masks = torch.zeros((1, side, side), dtype=torch.long)
+        look.see([side], Batch(masks[:, None].float(), masks), [torch.randn(1, 2, side, side)] * 2)
+    assert not look.keeps_predictions
+    assert look.prediction(2) is None
+    assert len(look.contradictions) == 3
+
+
+def share_of(*indices):
+    return [_Share(np.array(indices), [str(i) for i in indices], np.ones((len(indices), 2, 3)))]
+
+
+def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):
+    """Each has read the rows of both from the checkpoint; none may count twice."""
+    first = EvidenceSum()
+    first.count(share_of(0, 1, 2, 3))
+    state = first.state_dict()
+    resumed = [EvidenceSum(), EvidenceSum()]
+    for part in resumed:
+        part.load_state_dict(state)
+    module = corruption_ranking
+    monkeypatch.setattr(module, "gather_objects", lambda _: [part._share for part in resumed])
+    assert resumed[0].state_dict()["ids"] == state["ids"]  # of a checkpoint within the epoch
+    resumed[0].load_state_dict(resumed[1].state_dict())
+    resumed[0].count(share_of(2, 0))
+    resumed[1].count(share_of(1, 3))
+    ids, peers = resumed[0].gathered()
+    assert ids == ["0", "1", "2", "3"]
+    assert (peers == 1).all()
+    assert resumed[0].state_dict()["totals"].tolist() == [[[2.0] * 3] * 2] * 4

@@ -211,6 +211,47 @@ def test_one_pick_and_none(tmp_path, doubted):
     assert (max(grads) > 0) == (doubted == "12345")
 
 
+@pytest.mark.parametrize("noise_level", [0.0, 0.5])
+def test_a_frozen_peer_is_left_as_it_is(tmp_path, noise_level):
+    module = module_of(noise_level=noise_level, selection="relative", ramp_epochs=0)
+    module.net_b.requires_grad_(False)
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+    for name, value in module.named_parameters():
+        assert (value != before[name]).any() == (name.startswith("net_a") and value.ndim > 0)
+
+
+def test_everything_learns_in_mixed_precision(tmp_path):
+    """Also where samples were judged before, without gradients."""
+    module = module_of(selection="relative", ramp_epochs=0)
+    missing = []
+
+    class Look(pl.Callback):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            missing.extend(n for n, w in pl_module.named_parameters() if w.grad is None)
+
+    trainer_of(tmp_path, max_epochs=1, precision="bf16-mixed", callbacks=[Look()]).fit(
+        module, loader(one_batch())
+    )
+    assert missing == []
+
+
+def test_a_bad_image_does_not_spoil_what_it_only_accompanies(tmp_path):
+    images, masks = one_batch(2)
+    images[1, 0, 3, 3] = float("nan")
+    module = module_of(selection="relative", ramp_epochs=0)
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader((images, masks)))
+    assert module.optimization.skipped == [0, 0]
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+
+
+def test_both_peers_are_looked_at_for_probabilities(tmp_path):
+    peer = torch.nn.Sequential(TinyNetwork(), torch.nn.Softmax(dim=1))
+    module = CoSegModule(TinyNetwork(), peer, noise_level=0.3)
+    with pytest.warns(UserWarning, match="probabilities"):
+        trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+
+
 def test_an_own_way_to_learn_is_given_the_whole_batch():
     class Own(CoSegModule):
         def peer_losses(self, logits_a, logits_b, sample):
@@ -221,9 +262,9 @@ def test_an_own_way_to_learn_is_given_the_whole_batch():
             return super().forward(images)
 
     nets = TinyNetwork(), TinyNetwork()
-    assert [kind(*nets).step for kind in (CoSegModule, Own, OwnForward)] == [
-        *("picks", "joint", "joint")
-    ]
+    modules = [kind(*nets) for kind in (CoSegModule, Own, OwnForward, CoSegModule)]
+    modules[-1].peer_losses = lambda logits_a, logits_b, sample: None
+    assert [module._is_joint for module in modules] == [False, True, True, True]
     with pytest.raises(InputError, match="step='both' must be picks or joint"):
         CoSegModule(*nets, step="both")
 

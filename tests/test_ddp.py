@@ -80,6 +80,16 @@ def test_clipping_accumulation_and_schedules_on_two_processes(tmp_path):
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+def test_a_single_process_of_ddp(tmp_path):
+    """DDP wraps the module all the same, and waits for all gradients in one backward."""
+    module = module_of()
+    before = [weight.clone() for weight in module.parameters()]
+    trainer_of(tmp_path, max_epochs=1, strategy="ddp_fork", devices=1).fit(
+        module, data_of(tmp_path, size=8)
+    )
+    assert sum((a != b).any() for a, b in zip(before, module.parameters(), strict=True))
+
+
 class KeepPicks(pl.Callback):
     """How many samples each process picked of each batch."""
 

@@ -1,12 +1,15 @@
 """Images that are decoded only once."""
 
 import os
+import resource
+import signal
 
 import cv2
 import numpy as np
 import pytest
 import torch
 from conftest import Squares
+from test_resume import in_a_process
 from test_run import SMALL, composed
 
 from coseg_lightning.build import make_data
@@ -121,3 +124,24 @@ def test_where_the_cache_lies(make_folder, tmp_path, monkeypatch):
     cfg = composed("data=folder", f"data.root={root}", "data.cache=3")
     with pytest.raises(InputError, match=r"data\.cache=3 must be true, false, or a folder"):
         make_data(cfg, tmp_path)
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(make_folder, tmp_path):
+    root, cache = make_folder(), tmp_path / "cache"
+
+    def body():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        with pytest.raises(OSError, match="File too large"):
+            data_of(root, cache).prepare_data()
+
+    assert in_a_process(body) == 0
+    assert list(cache.iterdir()) == []
+
+
+def test_an_audit_may_use_the_cache_too(make_folder, tmp_path):
+    settings = [f"data.root={make_folder()}", f"data.cache={tmp_path}", "data=folder"]
+    data = make_data(composed(*settings), tmp_path, everything=True)
+    data.prepare_data()
+    assert len(data.samples("train")) == 8
+    assert len(list(tmp_path.glob("*.npy"))) == 1

@@ -65,23 +65,34 @@ def run_of(tmp_path, data, **options):
     def network(module, *nets, **given):
         return module(*(TinyNetwork(width=8) for _ in nets), lr=0.03, **given)
 
+    trainer = partial(
+        pl.Trainer,
+        **{
+            "max_epochs": 8,
+            "accelerator": "cpu",
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "log_every_n_steps": 1,
+        },
+    )
     return run_stages(
         data,
         tmp_path / "run",
         peers=partial(network, CoSegModule, "a", "b", noise_level=0.25),
         network=partial(network, SegmentationModule, "a"),
-        trainer=partial(
-            pl.Trainer,
-            **{
-                "max_epochs": 8,
-                "accelerator": "cpu",
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-                "log_every_n_steps": 1,
-            },
-        ),
-        **options,
+        **{"trainer": trainer, **options},
     )
+
+
+def test_a_trainer_that_brings_its_own_epochs_retrains_for_fewer(tmp_path):
+    def trainer(**given):
+        options = {"enable_progress_bar": False, "enable_model_summary": False}
+        return pl.Trainer(max_epochs=4, accelerator="cpu", **options, **given)
+
+    summary = run_of(tmp_path, OwnTested(), trainer=trainer, retraining_share=0.5)
+    assert [summary["stages"][name]["epochs"] for name in ("robust_training", "retraining")] == [
+        *(4, 2)
+    ]
 
 
 @pytest.mark.parametrize("ids", [True, False])

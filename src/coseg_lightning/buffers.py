@@ -16,9 +16,13 @@ def average_buffers(module: pl.LightningModule) -> None:
     """
     if module.trainer.world_size == 1:
         return
-    for buffer in module.buffers():
-        # A count of batches may differ too, where one process had nothing to learn from.
-        how = "mean" if buffer.is_floating_point() else "max"
+    for name, buffer in module.named_buffers():
+        if buffer.is_floating_point():
+            how = "mean"
+        elif name.endswith("num_batches_tracked"):
+            how = "max"  # one process may have had nothing to learn from
+        else:
+            continue
         buffer.copy_(module.trainer.strategy.reduce(buffer.clone(), reduce_op=how))
 
 

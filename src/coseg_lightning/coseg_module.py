@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.strategies import ParallelStrategy
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
@@ -139,15 +140,14 @@ class CoSegModule(pl.LightningModule):
                 f"{type(self).__name__}, and both networks are given ready."
             )
         self.save_hyperparameters(ignore=["optimizer", "scheduler", *given])
-        self.automatic_optimization = False  # one backward on the sum of two losses
+        self.automatic_optimization = False  # two networks, one step
         self.estimates_noise = noise_level == "auto"
         self.noise_known = not self.estimates_noise
         self.noise_estimate: NoiseLevelEstimate | None = None
         self.noise_level = FALLBACK if noise_level == "auto" else noise_level
         self.ramp_epochs = ramp_epochs
         self.selection = selection
-        whole = any(is_overridden(f, self, CoSegModule) for f in ("forward", "peer_losses"))
-        self.step = "joint" if whole else step
+        self.step = step
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.include_background = include_background
@@ -181,7 +181,7 @@ class CoSegModule(pl.LightningModule):
                 "initialise them differently."
             )
         self.classes = max(2, classes)
-        self.logits_checked = False
+        self._unchecked = {"net_a", "net_b"}
         self.class_ids = ClassIds(self.classes, ignore_index)
         self.scores = nn.ModuleDict(
             {
@@ -298,7 +298,7 @@ class CoSegModule(pl.LightningModule):
         skipped = sum(self.optimization.skipped)
         if batch_idx % batches == 0:
             optimizer.zero_grad()
-        learn = self._learn_jointly if self.step == "joint" else self._learn_from_picks
+        learn = self._learn_jointly if self._is_joint else self._learn_from_picks
         (loss_a, loss_b), picks, (same, compared) = learn(sample, batches)
         if (batch_idx + 1) % batches == 0 or self.trainer.is_last_batch:
             optimizer.step()
@@ -326,7 +326,7 @@ class CoSegModule(pl.LightningModule):
     def _learn_jointly(self, sample: Batch, batches: int) -> Learnt:
         """The whole batch through both peers, and one backward on the sum of their losses."""
         logits_a, logits_b = self(sample.images)
-        self._check(logits_a, logits_b)
+        self._check(net_a=logits_a, net_b=logits_b)
         loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
         # No parameter is shared: the gradient of the sum holds both peers' own gradients.
         self.manual_backward((loss_a + loss_b) / batches)
@@ -338,17 +338,16 @@ class CoSegModule(pl.LightningModule):
     def _learn_from_picks(self, sample: Batch, batches: int) -> Learnt:
         """Through each peer only what the other one picked, one after the other."""
         picks = self._picks_of(sample)
-        # DDP waits for the gradients of both in one backward.
-        at_once = self.trainer.world_size > 1
         losses, predicted = [], []
-        for net, learnt in zip((self.net_a, self.net_b), reversed(picks), strict=True):
-            loss, classes = self._loss_on(net, sample, learnt)
-            if not at_once:
-                self.manual_backward(loss / batches)
+        for name, learnt in zip(("net_a", "net_b"), reversed(picks), strict=True):
+            loss, classes = self._loss_on(name, sample, learnt)
+            if not self._is_distributed:
+                if loss.requires_grad:  # not of a peer that is frozen
+                    self.manual_backward(loss / batches)
                 loss = loss.detach()  # the graph is gone before the other peer's is built
             losses.append(loss)
             predicted.append(classes)
-        if at_once:
+        if self._is_distributed:  # DDP waits for the gradients of both in one backward
             self.manual_backward((losses[0] + losses[1]) / batches)
         of_a, of_b = predicted
         both = (of_a >= 0) & (of_b >= 0) & (sample.masks != self.ignore_index)
@@ -356,12 +355,15 @@ class CoSegModule(pl.LightningModule):
         compared = len(set(picks[0].tolist()) & set(picks[1].tolist()))
         return (losses[0].detach(), losses[1].detach()), picks, (same, compared)
 
-    def _loss_on(self, net: nn.Module, sample: Batch, picks: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss_on(self, name: str, sample: Batch, picks: Tensor) -> tuple[Tensor, Tensor]:
         """A peer's loss on picked samples, Eq. (2), and the classes it predicts; -1 elsewhere."""
         classes = torch.full_like(sample.masks, -1)
-        if not len(picks) and self.trainer.world_size == 1:  # zero gradients
-            return torch.stack([weight.sum() * 0 for weight in net.parameters()]).sum(), classes
-        logits = self._logits_of(net, sample.images, picks)
+        if not len(picks) and not self._is_distributed:  # zero gradients
+            zero = torch.zeros((), device=sample.masks.device)
+            for weight in getattr(self, name).parameters():
+                zero = zero + weight.sum() * 0
+            return zero, classes
+        logits = self._logits_of(name, sample.images, picks)
         classes[picks] = class_logits(logits.detach()).argmax(dim=1)
         loss = self.losses(logits, sample.masks[picks]).mean() if len(picks) else logits.sum()
         return loss, classes
@@ -376,27 +378,45 @@ class CoSegModule(pl.LightningModule):
             return everything, everything
         with torch.no_grad(), evaluating(self):
             logits_a, logits_b = self(sample.images)
+        # Before torch 2.11 autocast keeps the weights that it cast here, and without their
+        # gradients, for the passes that follow (pytorch/pytorch#158232).
+        torch.clear_autocast_cache()
         return self.picks(logits_a, sample.masks, k), self.picks(logits_b, sample.masks, k)
 
-    def _logits_of(self, net: nn.Module, images: Tensor, picks: Tensor) -> Tensor:
-        """A network's logits of some images of a batch, with gradients of others that are 0.
+    def _logits_of(self, name: str, images: Tensor, picks: Tensor) -> Tensor:
+        """A peer's logits of some images of a batch.
 
         At least two images pass through it: BatchNorm after a global pooling has nothing to
         normalise in a single one, and where it is synchronised all processes must take part.
         """
-        first = int(picks[0]) + 1 if len(picks) else 0
-        others = torch.arange(first, first + 2, device=picks.device) % len(images)
-        rows = picks if len(picks) > 1 else torch.cat([picks, others])[: len(images)][:2]
         last = images.is_contiguous(memory_format=torch.channels_last)
         order = torch.channels_last if last else torch.contiguous_format
-        logits = any_size(net, images[rows].contiguous(memory_format=order))
-        self._check(logits)
+        passing = images[picks]
+        if len(picks) < 2:
+            first = int(picks[0]) + 1 if len(picks) else 0
+            others = torch.arange(first, first + 2 - len(picks)) % len(images)
+            # They may be what was found bad: what is no number would spoil the gradient.
+            companions = images[others.to(picks)].nan_to_num(0, 0, 0)
+            passing = torch.cat([passing, companions])[: len(images)]
+        logits = any_size(getattr(self, name), passing.contiguous(memory_format=order))
+        self._check(**{name: logits})
         return logits[: len(picks)]
 
-    def _check(self, *logits: Tensor) -> None:
-        if not self.logits_checked:
-            check_logits(*logits)
-            self.logits_checked = True
+    @property
+    def _is_joint(self) -> bool:
+        own = any(is_overridden(name, self, CoSegModule) for name in ("forward", "peer_losses"))
+        return self.step == "joint" or own
+
+    @property
+    def _is_distributed(self) -> bool:
+        return isinstance(self.trainer.strategy, ParallelStrategy)
+
+    def _check(self, **logits: Tensor) -> None:
+        """Look at the first logits of each peer."""
+        new = self._unchecked & set(logits)
+        if new:
+            check_logits(*(logits[name] for name in sorted(new)))
+            self._unchecked -= new
 
     def peer_losses(
         self, logits_a: Tensor, logits_b: Tensor, sample: Batch

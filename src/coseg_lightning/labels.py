@@ -340,6 +340,8 @@ class JoinedImages:
     def __init__(self, parts: Sequence[MaskedImages]) -> None:
         self.ids = [id for part in parts for id in part.ids]
         self._places = [(part, index) for part in parts for index in range(len(part.ids))]
+        digests = [getattr(part, "digest", None) for part in parts]
+        self.digest = None if None in digests else " ".join(map(str, digests))
 
     def __len__(self) -> int:
         return len(self.ids)

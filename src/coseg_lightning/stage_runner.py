@@ -100,6 +100,7 @@ class StageRunner:
     ) -> pl.Trainer:
         """Train with a new trainer, since a used one may do nothing."""
         place = self.kept.path / stage
+        epochs = options.pop("max_epochs", None)
         # Averaging first, so that the others see the averaged network when training ends.
         own = self._own("callbacks")
         averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
@@ -115,6 +116,8 @@ class StageRunner:
             default_root_dir=place,
             **options,
         )
+        if epochs is not None:  # set here, since the function that makes it may give its own
+            trainer.fit_loop.max_epochs = epochs
         launcher = trainer.strategy.launcher
         if isinstance(launcher, _MultiProcessingLauncher):
             raise InputError(
@@ -275,7 +278,7 @@ def test_figures(
 
 
 def retraining_length(settings: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """What the trainer is told of the length of retraining from a peer."""
+    """How many epochs retraining from a peer takes, if not the trainer's own number."""
     share = settings.get("retraining_share", 1)
     return {} if share == 1 else {"max_epochs": max(1, round(share * epochs))}
 

@@ -88,8 +88,9 @@ def run_stages(
             weights.
         retraining_loss: The pixel loss of retraining after correction, see
             `coseg_lightning.pixel_losses`; a robust one forgives what was not found wrong.
-        retraining_share: The share of stage 1's epochs that retraining takes if it starts from a
-            peer; at least one epoch, and above 1 more than those.
+        retraining_share: The share of the epochs of stage 1 that retraining takes if it starts
+            from a peer; at least one epoch, and above 1 more than those, but never more than a
+            trainer's `max_steps`.
         rounds: How often the peers are trained, and correct what the round before left.
         by_class: Whether each class is ranked and corrected by itself.
         baselines: Whether the network is first trained as it is on the labels as they were given

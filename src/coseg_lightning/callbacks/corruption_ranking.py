@@ -81,7 +81,7 @@ class CorruptionRanking(Callback):
         self.run_id = run_id
         self.ranking: Ranking | None = None
         self.last_look: LastLook | None = None
-        self.keeps_predictions = False  # set by LabelCorrection
+        self.looks = False  # set by LabelCorrection
         self._seen = EvidenceSum()
 
     @override
@@ -141,9 +141,8 @@ class CorruptionRanking(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CoSegModule)
         dataset = self._dataset(trainer)
-        self.last_look = LastLook(
-            len(dataset) if self.keeps_predictions else None, pl_module.ignore_index
-        )
+        if self.looks:
+            self.last_look = LastLook(len(dataset), pl_module.ignore_index)
         with averaged(trainer, pl_module):
             self._seen.add(trainer, pl_module, dataset, "Ranking", self.last_look)
         ids, tables = self._seen.gathered()
@@ -247,7 +246,8 @@ class EvidenceSum:
         found = _Share.joined(shares)
         if self._share is not None and found is not None:
             # Without those of other processes, which a checkpoint had too.
-            found.totals += self._share.totals[np.isin(self._share.indices, found.indices)]
+            places = np.searchsorted(self._share.indices, found.indices)
+            found.totals += self._share.totals[places]
         self._share = found
         self._passes += 1
 
@@ -313,16 +313,17 @@ class _Share:
 
     @classmethod
     def joined(cls, shares: "Sequence[_Share]") -> "_Share | None":
-        """Several of them as one; None of none."""
+        """Several of them as one, each sample once; None of none."""
         if not shares:
             return None
         indices = np.concatenate([share.indices for share in shares])
         ids = [id for share in shares for id in share.ids]
         totals = np.concatenate([share.totals for share in shares])
-        order = np.argsort(indices)
-        if not np.array_equal(order, np.arange(len(order))):
+        # After a resumption all processes have all of them.
+        indices, order = np.unique(indices, return_index=True)
+        if not np.array_equal(order, np.arange(len(ids))):
             ids, totals = [ids[place] for place in order], totals[order]
-        return cls(indices[order], ids, totals)
+        return cls(indices, ids, totals)
 
 
 def check_names(ids: Sequence[str]) -> None:

@@ -21,7 +21,7 @@ from coseg_lightning.data.samples import SampleDataset, read_batch
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import label_path, mask_and_id, sample_name
 
-MOST_WAITING = 64  # masks to be written
+MOST_WAITING = 8  # masks to be written, which may be large
 
 
 def plain_training_set(trainer: pl.Trainer) -> Any:

@@ -23,12 +23,20 @@ from coseg_lightning.callbacks.evaluation_pass import (
     stored_mask,
     what_varies,
 )
-from coseg_lightning.callbacks.last_look import LastLook, probabilities
+from coseg_lightning.callbacks.last_look import LastLook, in_16_bits, probabilities
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import SampleDataset, read_batch
 from coseg_lightning.equations import IGNORE_INDEX, vote
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import FileNames, LabelStore, LabelStoreWriter, mask_digest, sample_name
+from coseg_lightning.image_files import smallest_type
+from coseg_lightning.labels import (
+    FileNames,
+    LabelStore,
+    LabelStoreWriter,
+    Mask,
+    mask_digest,
+    sample_name,
+)
 from coseg_lightning.noise import mask_dice
 from coseg_lightning.trust import Trust
 
@@ -98,7 +106,7 @@ class LabelCorrection(Callback):
             )
         if trainer.is_global_zero:
             LabelStore.check_free(self.folder)
-        ranking_callback(trainer).keeps_predictions = True
+        ranking_callback(trainer).looks = True
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -145,15 +153,13 @@ class LabelCorrection(Callback):
         assert look is not None
         confidence = self._confidences(look, noisy)
 
-        def write(index: int, label: Tensor, corrected: Tensor) -> None:
-            mask = corrected.numpy()
-            writer.write(ranking.ids[index], mask)
+        def write(index: int, label: Mask, corrected: Mask, original: Mask | None) -> None:
+            writer.write(ranking.ids[index], corrected)
+            dice = None if original is None else mask_dice(corrected, original)
             changed = int((corrected != label).sum())
-            dice = None if truth is None else mask_dice(mask, truth.mask(index))
-            rows.append((index, changed, dice, mask_digest(label.numpy())))
+            rows.append((index, changed, dice, mask_digest(label)))
 
-        def voted(index: int, peers: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-            """A sample's label and what it is corrected to."""
+        def correct(index: int, peers: Tensor, label: Tensor) -> None:
             stored = stored_mask(dataset, index)
             if stored is not None:
                 label = torch.from_numpy(stored.astype(np.int64)).to(label)
@@ -167,23 +173,22 @@ class LabelCorrection(Callback):
                 classes = torch.tensor(noisy_classes[index], device=label.device)
                 concerned = torch.isin(label, classes) | torch.isin(corrected, classes)
                 corrected = corrected.where(concerned, label)
-            return label.cpu(), corrected.cpu()
+            small = (smallest_type(part.cpu().numpy()) for part in (label, corrected))
+            # Read here: nobody promised that somebody's dataset may be read by several threads.
+            do(write, index, *small, None if truth is None else truth.mask(index))
 
         def predict(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
-            peers = probabilities(pl_module(sample.images))
+            peers = probabilities(in_16_bits(pl_module(sample.images)))
             for place, index in enumerate(indices):
-                do(write, index, *voted(index, peers[:, place], sample.masks[place]))
-
-        def correct(index: int) -> None:
-            kept = look.prediction(index)
-            if kept is not None:  # else another process saw it
-                write(index, *voted(index, *kept))
+                correct(index, peers[:, place], sample.masks[place])
 
         with beside() as do:  # masks are encoded and written beside the computation
             if all(gather_objects(look.keeps_predictions)):
                 for index in noisy:
-                    do(correct, index)
+                    kept = look.prediction(index)
+                    if kept is not None:  # else another process saw it
+                        correct(index, *kept)
             else:
                 evaluation_pass(trainer, pl_module, dataset, noisy, predict, "Correction")
         callback.last_look = None

@@ -16,39 +16,40 @@ MOST_BYTES = 2**30  # of predictions that are kept, of all processes together
 class LastLook:
     """Both peers' predictions of the training set, and how far they are from the labels.
 
-    The predictions themselves are kept, in half precision, if those of the whole training set fit
+    The predictions themselves are kept, in 16 bits, if those of the whole training set fit
     into `MOST_BYTES`: then nothing needs to be predicted again when labels are corrected. Whether
     they are depends on nothing else, so that results are the same for any number of processes.
 
     Args:
-        samples: How many there are in the training set; None if predictions are not asked for.
+        samples: How many there are in the training set.
         ignore_index: Class id of unlabelled pixels.
     """
 
-    def __init__(self, samples: int | None, ignore_index: int) -> None:
+    def __init__(self, samples: int, ignore_index: int) -> None:
         self.samples = samples
         self.ignore_index = ignore_index
         self._contradictions: list[NDArray[np.float64]] = []
         self._predictions: dict[int, tuple[Tensor, Tensor]] = {}
-        self.keeps_predictions = samples is not None
+        self.keeps_predictions = True
 
     def see(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
         """Look at one batch, by the places of its samples in the dataset."""
-        peers = probabilities(logits)
+        kept = in_16_bits(logits)
+        peers = probabilities(kept)
         labelled = sample.masks != self.ignore_index
         mean, a, b = (p.argmax(dim=1) for p in ((peers[0] + peers[1]) / 2, *peers))
         against_label = 1 - batch_dice(mean, sample.masks, labelled, peers.shape[2])
         apart = 1 - batch_dice(a, b, labelled, peers.shape[2])
         table = np.stack([indices, against_label.cpu().numpy(), apart.cpu().numpy()], axis=1)
         self._contradictions.append(table)
-        bytes_each = 2 * (peers[:, 0].numel() + sample.masks[0].numel())
-        if self.samples is None or self.samples * bytes_each > MOST_BYTES:
+        bytes_each = 2 * kept[:, 0].numel() + 4 * sample.masks[0].numel()
+        if not self.keeps_predictions or self.samples * bytes_each > MOST_BYTES:
             self.keeps_predictions = False
             self._predictions.clear()
             return
+        kept, labels = kept.cpu(), sample.masks.int().cpu()
         for place, index in enumerate(indices):
-            kept = peers[:, place].half(), sample.masks[place].short()
-            self._predictions[index] = (kept[0].cpu(), kept[1].cpu())
+            self._predictions[index] = (kept[:, place], labels[place])
 
     @property
     def contradictions(self) -> NDArray[np.float64]:
@@ -67,12 +68,18 @@ class LastLook:
         if index not in self._predictions:
             return None
         peers, label = self._predictions[index]
-        return peers.float(), label.long()
+        return probabilities(peers), label.long()
 
 
-def probabilities(logits: Sequence[Tensor]) -> Tensor:
-    """Both peers' class probabilities, `(2, N, K, H, W)`, as precise as `LastLook` keeps them."""
-    return torch.stack([class_logits(part).softmax(dim=1) for part in logits]).half().float()
+def in_16_bits(logits: Sequence[Tensor]) -> Tensor:
+    """Both peers' class probabilities, `(2, N, K, H, W)` int16, to 1.5e-5; see `probabilities`."""
+    peers = torch.stack([class_logits(part).softmax(dim=1) for part in logits])
+    return (peers * 65535 - 32768).round().short()
+
+
+def probabilities(kept: Tensor) -> Tensor:
+    """What `in_16_bits` keeps, as float32 in [0, 1]."""
+    return (kept.float() + 32768) / 65535
 
 
 def batch_dice(first: Tensor, second: Tensor, labelled: Tensor, classes: int) -> Tensor:

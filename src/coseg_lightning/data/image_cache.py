@@ -60,17 +60,20 @@ class ImageCache:
         if self.path.exists():
             return
         shape = (len(self.dataset.ids), self.side, self.side, self.channels)
-        with replacing(self.path) as temporary:
-            images = np.lib.format.open_memmap(temporary, "w+", np.float32, shape)
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
+            # Written, not mapped: on a full disk that is an error, and not the end of the process.
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            shown = tqdm(total=shape[0], desc="Caching images", disable=not IS_FIRST)
+            with shown, ThreadPoolExecutor(max_workers=4) as threads:
+                for start in range(0, shape[0], 64):
+                    places = range(start, min(start + 64, shape[0]))
+                    for image in threads.map(self._prepared, places):
+                        file.write(image.astype("<f4").tobytes())
+                        shown.update()
 
-            def fill(place: int) -> None:
-                images[place] = prepared(self.dataset.image(place), self.side, self.channels)
-
-            with ThreadPoolExecutor() as threads:
-                filled = threads.map(fill, range(len(images)))
-                for _ in tqdm(filled, "Caching images", len(images), disable=not IS_FIRST):
-                    pass
-            images.flush()
+    def _prepared(self, place: int) -> NDArray[Any]:
+        return prepared(self.dataset.image(place), self.side, self.channels)
 
     def image(self, id: str) -> NDArray[np.float32]:
         """One image, `(side, side, channels)` in [0, 1], of which the caller may do anything."""

@@ -264,7 +264,8 @@ def doubts(
     Args:
         summary: The run's.
         scores: The rows of its scores.csv.
-        agreement: The share of pixels on which the peers agreed in their last epoch.
+        agreement: The share of pixels, of samples that both learnt from in their last epoch, on
+            which the peers agreed.
         dice_of_changes: The Dice of each changed label to what it was.
         distance: Ashman's D of two normal distributions that were fitted to the scores.
     """
@@ -282,7 +283,7 @@ def doubts(
     if noisy is not None and method.get("warm_start"):
         found.append(
             "Part of a gain over the plain networks may be longer training: the last network "
-            "starts from the first peer, and has learnt for twice as many epochs as they have."
+            "starts from the first peer, and has so learnt in both stages."
         )
     estimate = summary["ranking"].get("estimate")
     if estimate is not None and not estimate["separable"]:
@@ -305,8 +306,8 @@ def doubts(
         )
     if agreement is not None and agreement > 0.9995:
         found.append(
-            f"The peers agree on {100 * agreement:.2f} % of the pixels: two networks that are all "
-            "but one do not find each other's mistakes any more."
+            f"The peers agree on {100 * agreement:.2f} % of the pixels that both learn from: two "
+            "networks that are all but one do not find each other's mistakes any more."
         )
     before, after = correction["label_dice_before"], correction["label_dice_after"]
     if before is not None and after < before:
