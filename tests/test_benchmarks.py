@@ -124,7 +124,7 @@ def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
 @pytest.mark.parametrize("kind", ["plain", "joint", "score, then train", "score bank"])
 def test_the_bare_loops_train_too(kind):
     options = Namespace(
-        **{"size": 32, "batch": 4, "alpha": 0.5, "encoder": "resnet18", "precision": "32-true"},
+        **{"size": 64, "batch": 4, "alpha": 0.5, "encoder": "resnet18", "precision": "32-true"},
         **{"channels_last": False, "compile": False, "accelerator": "cpu"},
     )
     epochs = step.bare(kind, options, step.batches_of(options))
