@@ -378,8 +378,8 @@ class CoSegModule(pl.LightningModule):
             return everything, everything
         with torch.no_grad(), evaluating(self):
             logits_a, logits_b = self(sample.images)
-        # Before torch 2.11 autocast keeps the weights that it cast here, and without their
-        # gradients, for the passes that follow (pytorch/pytorch#158232).
+        # Older versions of torch keep the weights that autocast cast here, without gradients, for
+        # the passes that follow (pytorch/pytorch#158232).
         torch.clear_autocast_cache()
         return self.picks(logits_a, sample.masks, k), self.picks(logits_b, sample.masks, k)
 
