@@ -25,6 +25,7 @@ from coseg_lightning.equations import (
     corruption_score,
     keep_rate,
     l2_weight_decay,
+    predicted_classes,
     segmentation_loss,
     selection_size,
     small_score_selection,
@@ -364,7 +365,7 @@ class CoSegModule(pl.LightningModule):
                 zero = zero + weight.sum() * 0
             return zero, classes
         logits = self._logits_of(name, sample.images, picks)
-        classes[picks] = class_logits(logits.detach()).argmax(dim=1)
+        classes[picks] = predicted_classes(class_logits(logits.detach()))
         loss = self.losses(logits, sample.masks[picks]).mean() if len(picks) else logits.sum()
         return loss, classes
 
@@ -517,7 +518,7 @@ class CoSegModule(pl.LightningModule):
         for peer, logits in zip(("_a", "_b"), self(sample.images), strict=True):
             scores = self.scores[stage + peer]
             assert isinstance(scores, SegmentationScores)
-            scores.update(class_logits(logits).argmax(dim=1), sample.masks)
+            scores.update(predicted_classes(class_logits(logits)), sample.masks)
 
     @override
     def on_validation_epoch_end(self) -> None:

@@ -17,7 +17,12 @@ from scipy.stats import lmoment
 from torch import Tensor
 from torch.nn import functional as F
 
-from coseg_lightning.equations import IGNORE_INDEX, class_logits, corruption_score
+from coseg_lightning.equations import (
+    IGNORE_INDEX,
+    class_logits,
+    corruption_score,
+    predicted_classes,
+)
 from coseg_lightning.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -96,7 +101,7 @@ def evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX)
     minus_log = -(y * q.log() + (1 - y) * (1 - q).log())
     entropy = -(q * q.log() + (1 - q) * (1 - q).log())
     changes = F.pad(y.diff(dim=-1).abs(), (1, 0)) + F.pad(y.diff(dim=-2).abs(), (0, 0, 1, 0))
-    hard = F.one_hot(logits.argmax(dim=1), classes).movedim(-1, 1)[:, 1:].to(p.dtype)
+    hard = F.one_hot(predicted_classes(logits), classes).movedim(-1, 1)[:, 1:].to(p.dtype)
     by_class = [minus_log, entropy, q * (1 - q) * odds.square(), y, hard, q, q * y, changes]
     means = [mean(values) for values in by_class]
     columns = torch.stack([*means, softmin(y * q + (1 - y) * (1 - q))], dim=-1)

@@ -18,6 +18,7 @@ from coseg_lightning.equations import (
     IGNORE_INDEX,
     class_logits,
     l2_weight_decay,
+    predicted_classes,
     segmentation_loss,
 )
 from coseg_lightning.errors import InputError
@@ -187,7 +188,7 @@ class SegmentationModule(pl.LightningModule):
         sample = read_batch(batch)
         scores = self.scores[stage]
         assert isinstance(scores, SegmentationScores)
-        scores.update(class_logits(self(sample.images)).argmax(dim=1), sample.masks)
+        scores.update(predicted_classes(class_logits(self(sample.images))), sample.masks)
 
     @override
     def on_validation_epoch_end(self) -> None:

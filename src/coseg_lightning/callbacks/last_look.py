@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coseg_lightning.data.samples import Batch
-from coseg_lightning.equations import IGNORE_INDEX, class_logits
+from coseg_lightning.equations import IGNORE_INDEX, class_logits, predicted_classes
 
 MOST_BYTES = 2**30  # of predictions that are kept, of all processes together
 
@@ -37,7 +37,7 @@ class LastLook:
         kept = in_16_bits(logits)
         peers = probabilities(kept)
         labelled = sample.masks != self.ignore_index
-        mean, a, b = (p.argmax(dim=1) for p in ((peers[0] + peers[1]) / 2, *peers))
+        mean, a, b = (predicted_classes(p) for p in ((peers[0] + peers[1]) / 2, *peers))
         against_label = 1 - batch_dice(mean, sample.masks, labelled, peers.shape[2])
         apart = 1 - batch_dice(a, b, labelled, peers.shape[2])
         table = np.stack([indices, against_label.cpu().numpy(), apart.cpu().numpy()], axis=1)

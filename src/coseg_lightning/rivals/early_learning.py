@@ -27,7 +27,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
 )
 from coseg_lightning.callbacks.label_correction import resize_probabilities
 from coseg_lightning.data.samples import read_batch
-from coseg_lightning.equations import class_logits
+from coseg_lightning.equations import class_logits, predicted_classes
 from coseg_lightning.labels import LabelStore, LabelStoreWriter, sample_name
 from coseg_lightning.segmentation_module import SegmentationModule
 
@@ -110,7 +110,7 @@ class EarlyLearningCorrection(Callback):
 
         def count(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
-            predicted = class_logits(pl_module(sample.images)).argmax(dim=1)
+            predicted = predicted_classes(class_logits(pl_module(sample.images)))
             labelled = sample.masks != pl_module.ignore_index
             for n, index in enumerate(indices):
                 row: list[int] = []
