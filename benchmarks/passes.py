@@ -10,6 +10,7 @@ is its throughput. Writes `benchmarks/results/passes.csv`.
 
 import argparse
 import csv
+import logging
 import statistics
 import tempfile
 import time
@@ -36,7 +37,7 @@ class Timed(pl.Callback):
         """Start the clock after the only step."""
         self.start = time.perf_counter()
 
-    def teardown(self, *_: Any) -> None:
+    def teardown(self, *_: Any, **__: Any) -> None:
         """Stop it when everything is done."""
         self.seconds = time.perf_counter() - self.start
 
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     images = PhantomImages("p", options.samples, options.size, 0)  # kept once drawn
 
     def fitted(folder: Path, *callbacks: pl.Callback) -> tuple[float, CoSegModule, Any]:

@@ -107,3 +107,9 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def _every_epoch_is_saved(monkeypatch):
+    """However short: what is killed then goes on from the same place in every run of a test."""
+    monkeypatch.setattr("coseg_lightning.run_folder.SAVING", 1e12)

@@ -19,6 +19,7 @@ from test_run import PHANTOM, SMALL, composed
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
+from coseg_lightning.run_folder import StageCheckpoint
 
 SETTINGS = [
     *SMALL,
@@ -255,3 +256,26 @@ def test_files_that_are_not_the_runs_own_stay(tmp_path):
     assert one_run(folder, "method=adele", at=20) == -signal.SIGKILL
     assert one_run(folder, "method=adele") == 0
     assert all(path.read_text() == "mine" for path in mine)
+
+
+@pytest.mark.parametrize(("share", "saved"), [(1e12, 3), (0.0, 1), (1.0, 1)])
+def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, saved):
+    """The first epoch is always saved, and later ones when it has paid off."""
+    monkeypatch.setattr("coseg_lightning.run_folder.SAVING", share)
+    clock = iter(range(1000))
+    took = {"before": 0.0}
+    save = StageCheckpoint._save
+    names = []
+
+    def slow(self, trainer, name):
+        names.append(name)
+        took["before"] += 100.0  # seconds, as the clock tells
+        save(self, trainer, name)
+
+    monkeypatch.setattr(StageCheckpoint, "_save", slow)
+    monkeypatch.setattr(
+        "coseg_lightning.run_folder.time.monotonic", lambda: next(clock) + took["before"]
+    )
+    settings = [*SETTINGS, "method=supervised"]
+    run(composed(*(part for part in settings if "method." not in part)), tmp_path / "run")
+    assert names.count("unfinished.ckpt") == saved

@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ RUN = "run.json"
 DONE = "done.json"
 CHECKPOINT = "last.ckpt"  # what a stage ended with
 UNFINISHED = "unfinished.ckpt"  # its last full epoch, as long as it is not done
+SAVING = 0.05  # the share of the time that saving epochs may take
 IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 # Every name that a run gives to what it makes in its folder.
 MADE = re.compile(
@@ -304,8 +306,9 @@ def _is_free(key: str) -> bool:
 class StageCheckpoint(Checkpoint):
     """Keeps the last full epoch, and at its end what a stage ends with, each in one file.
 
-    After the last epoch there is none to keep: Lightning does not go on from there, and ranking
-    and correction, which follow it, would be left out.
+    Of epochs so short that saving each would take more than `SAVING` of the time, only some. After
+    the last epoch there is none to keep: Lightning does not go on from there, and ranking and
+    correction, which follow it, would be left out.
 
     Args:
         folder: The stage's; its files are replaced as a whole.
@@ -313,6 +316,8 @@ class StageCheckpoint(Checkpoint):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._took = 0.0  # to save
+        self._saved = time.monotonic()
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -322,8 +327,13 @@ class StageCheckpoint(Checkpoint):
         last = trainer.should_stop
         last |= epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
         last |= 0 <= steps <= trainer.global_step
-        if not last:
+        if last:
+            return
+        start = time.monotonic()
+        if trainer.strategy.broadcast(SAVING * (start - self._saved) >= self._took):
             self._save(trainer, UNFINISHED)
+            self._saved = time.monotonic()
+            self._took = self._saved - start
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
