@@ -186,7 +186,7 @@ def dice_of(rows: Sequence[Row]) -> str:
 def performance(results: Path = Path(__file__).parent / "results") -> str:
     """The tables of docs/performance.md, in Markdown: what the other scripts wrote, as it is."""
     shown = {
-        "step": ["kind", "model", "ratio", "lowest", "highest", "milliseconds", "memory"],
+        "step": ["kind", "model", "ratio", "lowest", "highest", "milliseconds", "memory", "rounds"],
         "recipe": [
             "kind",
             "ratio",
