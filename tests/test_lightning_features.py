@@ -32,6 +32,8 @@ from coseg_lightning import (
     SegmentationModule,
     updated,
 )
+from coseg_lightning.data.samples import Batch
+from coseg_lightning.equations import segmentation_loss
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
 
@@ -441,19 +443,57 @@ class Named(nn.Module):
 
     def __init__(self, name):
         super().__init__()
-        self.net, self.name = TinyNetwork(), name
+        self.net, self.name, self.second = TinyNetwork(), name, TinyNetwork()
 
     def forward(self, images):
-        logits = self.net(images)
-        return {self.name: logits, "aux": logits[:, :1]}
+        return {self.name: self.net(images), "aux": self.second(images)}
 
 
+@pytest.mark.parametrize("step", ["picks", "joint"])
 @pytest.mark.parametrize("name", ["out", "logits"])
-def test_networks_with_named_outputs(tmp_path, name):
-    module = CoSegModule(Named(name), Named(name), noise_level=0.5)
+def test_networks_with_named_outputs(tmp_path, name, step):
+    module = CoSegModule(Named(name), Named(name), noise_level=0.5, step=step)
+    before = [next(net.second.parameters()).clone() for net in (module.net_a, module.net_b)]
     trainer_of(tmp_path).fit(module, loader(one_batch()))
+    for net, weight in zip((module.net_a, module.net_b), before, strict=True):
+        assert not torch.equal(next(net.second.parameters()), weight)
     with pytest.raises(InputError, match="must be called out or logits"):
         CoSegModule(Named("mask"), Named("mask"))(torch.randn(1, 1, 8, 8))
+
+
+class DifferentAux(Named):
+    """Its auxiliary output is of another shape."""
+
+    def forward(self, images):
+        outputs = super().forward(images)
+        return {**outputs, "aux": outputs["aux"][:, :1]}
+
+
+def test_an_auxiliary_output_that_labels_do_not_fit_is_named():
+    with pytest.raises(InputError, match=r"gave \(1, 1, 8, 8\) as aux beside its logits"):
+        SegmentationModule(DifferentAux("out"))(torch.randn(1, 1, 8, 8))
+
+
+def test_an_auxiliary_output_learns_from_what_its_network_learns_from():
+    torch.manual_seed(0)
+    images, masks = one_batch()
+    module = SegmentationModule(Named("out"))
+    used, second = module.net.net(images), module.net.second(images)
+    expected = segmentation_loss(used, masks) + 0.5 * segmentation_loss(second, masks)
+    torch.testing.assert_close(module.losses(images, masks), expected)
+
+    class Picky(CoSegModule):
+        def peer_losses(self, logits_a, logits_b, sample):
+            picks = torch.tensor([0, 2]), torch.tensor([], dtype=torch.long)
+            return logits_a.sum() * 0, logits_b.sum() * 0, picks
+
+    peers = Picky(Named("out"), Named("out"))
+    peers.net_b.auxiliary_weight = 2.0
+    losses = []
+    peers.manual_backward = losses.append
+    peers._learn_jointly(Batch(images, masks), 1)
+    of_b = segmentation_loss(peers.net_b.second(images), masks)[[0, 2]].mean()
+    torch.testing.assert_close(losses[0], 2 * of_b)  # the first peer picked them for the second
 
 
 ENCODERS = {

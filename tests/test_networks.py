@@ -7,22 +7,38 @@ import segmentation_models_pytorch as smp
 import torch
 from conftest import ROOT, TinyNetwork
 from safetensors.torch import load_file
+from test_coseg_module import loader, trainer_of
 from torch import nn
 
+from coseg_lightning import CoSegModule
 from coseg_lightning.errors import InputError
-from coseg_lightning.networks import any_size, build_network, save_network
+from coseg_lightning.networks import (
+    OWN,
+    any_size,
+    auxiliary_weight,
+    build_network,
+    save_network,
+    with_auxiliary,
+)
+from coseg_lightning.networks.ce_net import CENet, DenseAtrousConvolution, ResidualPooling
 from coseg_lightning.networks.classic_unet import ClassicUNet
+from coseg_lightning.networks.double_unet import DoubleUNet
 
 NAMES = [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "custom"]
+SMALL = {
+    "unet_classic": {"base_channels": 4},
+    "double_unet": {"encoder_name": "vgg11", "base_channels": 4},
+    "ce_net": {"encoder_name": "resnet18"},
+}
 
 
 def test_every_architecture_of_smp_has_its_file():
-    assert set(NAMES) == {*smp.MODEL_ARCHITECTURES_MAPPING, "unet_classic"}
+    assert set(NAMES) == {*smp.MODEL_ARCHITECTURES_MAPPING, *OWN}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_takes_sides_that_nothing_divides(name):
-    options = {"base_channels": 4} if name == "unet_classic" else {}
+    options = SMALL.get(name, {})
     network = build_network(name, in_channels=1, classes=3, **options).eval()
     with torch.no_grad():
         assert any_size(network, torch.randn(1, 1, 150, 133)).shape == (1, 3, 150, 133)
@@ -56,6 +72,82 @@ def test_classic_unet_has_the_published_size():
     # Ronneberger et al. have 31.03 million parameters; BatchNorm instead of biases adds 5888.
     parameters = sum(p.numel() for p in ClassicUNet(1, 2).parameters())
     assert parameters == pytest.approx(31.03e6, rel=1e-3)
+
+
+def test_double_unet_has_the_published_size():
+    # The layers of the authors' code hold 29.29 million with one output and three channels.
+    parameters = sum(p.numel() for p in DoubleUNet(3, 1).parameters())
+    assert parameters == pytest.approx(29.29e6, rel=1e-3)
+
+
+def test_ce_net_has_the_published_size():
+    # The layers of the authors' code hold 29.00 million with one output and three channels.
+    parameters = sum(p.numel() for p in CENet(3, 1).parameters())
+    assert parameters == pytest.approx(29.00e6, rel=1e-3)
+
+
+def test_double_unet_trains_two_masks_and_uses_the_second():
+    torch.manual_seed(0)
+    network = DoubleUNet(1, 3, **SMALL["double_unet"])
+    images = torch.randn(2, 1, 40, 50)
+    logits, first = with_auxiliary(network, images)
+    assert logits.shape == first.shape == (2, 3, 40, 50)
+    assert auxiliary_weight(network) == 1
+    network.eval()
+    used, none = with_auxiliary(network, images)
+    assert none is None
+    with torch.no_grad():
+        # All background in the first mask: the second U-Net sees nothing of the image ...
+        network.head_1.weight.zero_()
+        network.head_1.bias.copy_(torch.tensor([100.0, 0, 0]))
+        seen = []
+        network.encoder_2[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        network(images := torch.randn(1, 1, 32, 32))
+        assert not seen[0].any()
+        # ... and all of it where nothing is background.
+        network.head_1.bias.copy_(torch.tensor([-100.0, 0, 0]))
+        network(images)
+        torch.testing.assert_close(seen[1], images)
+    assert used.shape == (2, 3, 40, 50)
+
+
+def test_double_unet_needs_a_vgg():
+    with pytest.raises(InputError, match="encoder_name=resnet18: DoubleU-Net needs"):
+        build_network("double_unet", encoder_name="resnet18")
+
+
+def test_dense_atrous_convolution_sees_what_the_paper_says():
+    block = DenseAtrousConvolution(1)
+    for convolution in (block.rate_1, block.rate_3, block.rate_5, block.point):
+        nn.init.ones_(convolution.weight)
+        nn.init.zeros_(convolution.bias)
+    point = torch.zeros(1, 1, 41, 41)
+    point[..., 20, 20] = 1
+    reach = block(point)[0, 0, 20].nonzero().flatten()
+    assert int(reach.max() - reach.min()) + 1 == 19  # of 3, 7, 9 and 19 pixels the widest
+
+
+def test_residual_pooling_keeps_what_came_in_and_adds_four_maps():
+    pooling = ResidualPooling(3)
+    x = torch.randn(2, 3, 14, 14)
+    with torch.no_grad():
+        out = pooling(x)
+    assert out.shape == (2, 7, 14, 14)
+    torch.testing.assert_close(out[:, 4:], x)
+    assert pooling(torch.randn(1, 3, 2, 5)).shape == (1, 7, 2, 5)  # smaller than its windows
+
+
+@pytest.mark.parametrize("name", ["double_unet", "ce_net"])
+def test_pairs_of_the_papers_networks_learn(tmp_path, name):
+    torch.manual_seed(0)
+    nets = [build_network(name, in_channels=1, classes=2, **SMALL[name]) for _ in range(2)]
+    module = CoSegModule(*nets, noise_level=0.5, selection="relative", ramp_epochs=0)
+    states = [{key: value.clone() for key, value in net.state_dict().items()} for net in nets]
+    images, masks = torch.randn(4, 1, 40, 50), torch.randint(0, 2, (4, 40, 50))
+    trainer_of(tmp_path).fit(module, loader((images, masks)))
+    for net, state in zip(nets, states, strict=True):
+        still = [key for key, value in net.named_parameters() if torch.equal(value, state[key])]
+        assert not still
 
 
 def test_smp_networks_load_without_this_package(tmp_path):

@@ -33,7 +33,13 @@ from coseg_lightning.equations import (
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import sample_name
 from coseg_lightning.metrics import SegmentationScores
-from coseg_lightning.networks import any_size, build_network, check_logits
+from coseg_lightning.networks import (
+    any_size,
+    auxiliary_weight,
+    build_network,
+    check_logits,
+    with_auxiliary,
+)
 from coseg_lightning.noise_level import FALLBACK, NoiseLevelEstimate, estimate_noise_level
 from coseg_lightning.optimization import PeerOptimization, Schedule
 from coseg_lightning.scores import Evidence, relative_score
@@ -326,15 +332,32 @@ class CoSegModule(pl.LightningModule):
 
     def _learn_jointly(self, sample: Batch, batches: int) -> Learnt:
         """The whole batch through both peers, and one backward on the sum of their losses."""
-        logits_a, logits_b = self(sample.images)
+        (logits_a, auxiliary_a), (logits_b, auxiliary_b) = self._outputs(sample.images)
         self._check(net_a=logits_a, net_b=logits_b)
         loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
+        picks_a, picks_b = (None, None) if picks is None else picks
+        loss_a = loss_a + self._auxiliary_loss("net_a", auxiliary_a, picks_b, sample.masks)
+        loss_b = loss_b + self._auxiliary_loss("net_b", auxiliary_b, picks_a, sample.masks)
         # No parameter is shared: the gradient of the sum holds both peers' own gradients.
         self.manual_backward((loss_a + loss_b) / batches)
         same = agreement(
             logits_a.detach(), logits_b.detach(), sample.masks, ignore_index=self.ignore_index
         )
         return (loss_a.detach(), loss_b.detach()), picks, (same, len(sample.masks))
+
+    def _outputs(self, images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+        """The logits of both peers, and their networks' auxiliary ones, if they have any."""
+        if is_overridden("forward", self, CoSegModule):
+            return [(logits, None) for logits in self(images)]
+        return [with_auxiliary(net, images) for net in (self.net_a, self.net_b)]
+
+    def _auxiliary_loss(
+        self, name: str, logits: Tensor | None, picks: Tensor | None, masks: Tensor
+    ) -> Tensor | float:
+        """What a network's auxiliary logits learn from the samples that it learns from."""
+        if logits is None:
+            return 0.0
+        return auxiliary_weight(getattr(self, name)) * self._loss_of(picks, logits, masks)
 
     def _learn_from_picks(self, sample: Batch, batches: int) -> Learnt:
         """Through each peer only what the other one picked, one after the other."""
@@ -364,10 +387,11 @@ class CoSegModule(pl.LightningModule):
             for weight in getattr(self, name).parameters():
                 zero = zero + weight.sum() * 0
             return zero, classes
-        logits = self._logits_of(name, sample.images, picks)
+        logits, auxiliary = self._logits_of(name, sample.images, picks)
         classes[picks] = predicted_classes(class_logits(logits.detach()))
-        loss = self.losses(logits, sample.masks[picks]).mean() if len(picks) else logits.sum()
-        return loss, classes
+        masks = sample.masks[picks]
+        loss = self._loss_of(None, logits, masks)
+        return loss + self._auxiliary_loss(name, auxiliary, None, masks), classes
 
     def _picks_of(self, sample: Batch) -> tuple[Tensor, Tensor]:
         """What each peer picks of a batch, with as little computing as that takes."""
@@ -384,8 +408,8 @@ class CoSegModule(pl.LightningModule):
         torch.clear_autocast_cache()
         return self.picks(logits_a, sample.masks, k), self.picks(logits_b, sample.masks, k)
 
-    def _logits_of(self, name: str, images: Tensor, picks: Tensor) -> Tensor:
-        """A peer's logits of some images of a batch.
+    def _logits_of(self, name: str, images: Tensor, picks: Tensor) -> tuple[Tensor, Tensor | None]:
+        """A peer's logits of some images of a batch, and auxiliary ones if it has any.
 
         At least two images pass through it: BatchNorm after a global pooling has nothing to
         normalise in a single one, and where it is synchronised all processes must take part.
@@ -399,9 +423,11 @@ class CoSegModule(pl.LightningModule):
             # They may be what was found bad: what is no number would spoil the gradient.
             companions = images[others.to(picks)].nan_to_num(0, 0, 0)
             passing = torch.cat([passing, companions])[: len(images)]
-        logits = any_size(getattr(self, name), passing.contiguous(memory_format=order))
+        logits, auxiliary = with_auxiliary(
+            getattr(self, name), passing.contiguous(memory_format=order)
+        )
         self._check(**{name: logits})
-        return logits[: len(picks)]
+        return logits[: len(picks)], None if auxiliary is None else auxiliary[: len(picks)]
 
     @property
     def _is_joint(self) -> bool:
@@ -463,10 +489,13 @@ class CoSegModule(pl.LightningModule):
 
         return places(self._doubted[0]), places(self._doubted[1])
 
-    def _loss_of(self, picks: Tensor, logits: Tensor, masks: Tensor) -> Tensor:
-        if not len(picks):
-            return logits.sum() * 0  # a gradient, since other processes wait for one
-        return self.losses(logits[picks], masks[picks]).mean()
+    def _loss_of(self, picks: Tensor | None, logits: Tensor, masks: Tensor) -> Tensor:
+        """The mean loss of what was picked, or of all."""
+        if picks is not None:
+            logits, masks = logits[picks], masks[picks]
+        if not len(masks):
+            return logits.sum()  # of nothing: a gradient, since other processes wait for one
+        return self.losses(logits, masks).mean()
 
     def selection_size(self, batch_size: int) -> int:
         """How many samples of this batch to keep; call it once a batch."""

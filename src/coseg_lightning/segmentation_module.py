@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -23,7 +24,13 @@ from coseg_lightning.equations import (
 )
 from coseg_lightning.errors import InputError
 from coseg_lightning.metrics import SegmentationScores
-from coseg_lightning.networks import any_size, build_network, check_logits
+from coseg_lightning.networks import (
+    any_size,
+    auxiliary_weight,
+    build_network,
+    check_logits,
+    with_auxiliary,
+)
 from coseg_lightning.optimization import GradientGuard, Schedule, scheduled
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 
@@ -146,11 +153,23 @@ class SegmentationModule(pl.LightningModule):
 
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
         """Each sample's loss, `(N,)`."""
-        logits = self(images)
+        logits, auxiliary = self.outputs(images)
+        losses = self.supervised_losses(logits, masks)
+        if auxiliary is not None:
+            weight = auxiliary_weight(self.net)
+            losses = losses + weight * self.supervised_losses(auxiliary, masks)
+        return losses
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The logits of images to learn from, and the network's auxiliary ones, if it has any."""
+        if is_overridden("forward", self, SegmentationModule):
+            logits, auxiliary = self(images), None
+        else:
+            logits, auxiliary = with_auxiliary(self.net, images)
         if not self.logits_checked:
             check_logits(logits)
             self.logits_checked = True
-        return self.supervised_losses(logits, masks)
+        return logits, auxiliary
 
     def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Eq. (2), or with another loss in the place of its cross-entropy, `(N,)`."""

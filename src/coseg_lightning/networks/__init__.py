@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from coseg_lightning.atomic import write_text
 from coseg_lightning.errors import InputError
+from coseg_lightning.networks.ce_net import CENet
 from coseg_lightning.networks.classic_unet import ClassicUNet
+from coseg_lightning.networks.double_unet import DoubleUNet
+
+OWN: dict[str, type[nn.Module]] = {
+    "unet_classic": ClassicUNet,
+    "double_unet": DoubleUNet,
+    "ce_net": CENet,
+}
 
 
 def build_network(
@@ -31,9 +39,9 @@ def build_network(
 
     Args:
         name: An architecture of segmentation-models-pytorch (`unet`, `fpn`, `segformer`, ...), or
-            `unet_classic`.
+            one of `OWN`: `unet_classic`, `double_unet`, `ce_net`.
         encoder_name: One of smp's encoders; if none is named `resnet18`, or a small vision
-            transformer for `dpt`, which works with no other kind.
+            transformer for `dpt`, which works with no other kind, or the published one of `OWN`.
         encoder_weights: Pretrained weights to download, such as `imagenet`; none by default.
         in_channels: Channels of the images.
         classes: Channels of the logits: K, or 1 for a binary network with a sigmoid.
@@ -42,17 +50,23 @@ def build_network(
     Raises:
         InputError: If there is no such architecture or encoder.
     """
-    if name == "unet_classic":
-        return ClassicUNet(in_channels, classes, **options)
     architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
-    if name not in architectures:
-        raise InputError(_unknown("network", name, [*architectures, "unet_classic"]))
+    if name not in architectures and name not in OWN:
+        raise InputError(_unknown("network", name, [*architectures, *OWN]))
+    known = (None, *smp.encoders.encoders)
+    if encoder_name not in known and not str(encoder_name).startswith("tu-"):
+        raise InputError(_unknown("encoder", str(encoder_name), smp.encoders.get_encoder_names()))
+    if name in OWN:
+        encoder = {"encoder_name": encoder_name, "encoder_weights": encoder_weights}
+        if name == "unet_classic":  # has none, and takes no pretrained weights
+            encoder = {}
+        elif encoder_name is None:
+            del encoder["encoder_name"]
+        return OWN[name](in_channels, classes, **encoder, **options)
     if encoder_name is None:
         encoder_name = "tu-vit_tiny_patch16_224" if name == "dpt" else "resnet18"
     if name == "dpt":
         options.setdefault("dynamic_img_size", True)  # else it takes its pretraining's size alone
-    if not encoder_name.startswith("tu-") and encoder_name not in smp.encoders.encoders:
-        raise InputError(_unknown("encoder", encoder_name, smp.encoders.get_encoder_names()))
     network: nn.Module = smp.create_model(
         name,
         encoder_name=encoder_name,
@@ -85,13 +99,22 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
     """Apply a network to images of any height and width: pad with zeros, crop the logits.
 
     Of networks that give several outputs by name, the logits are `out` (torchvision's) or `logits`
-    (transformers'); auxiliary ones are left alone.
+    (transformers').
 
     Shape:
         images `(N, C, H, W)`; returns `(N, K, H, W)`.
 
     Raises:
         InputError: If the logits do not have the images' size all the same.
+    """
+    return with_auxiliary(network, images)[0]
+
+
+def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The logits of `any_size`, and those that the network calls `aux`, if it gives any.
+
+    Auxiliary logits are trained on the same labels, and not used: DoubleU-Net's first mask, or the
+    second head of torchvision's networks.
     """
     height, width = images.shape[-2:]
     stride = output_stride(network)
@@ -107,6 +130,7 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
             f"BatchNorm cannot learn from a batch of {len(images)} image of {height} x {width}, of "
             "which the network leaves a single value a channel; give larger batches or images."
         ) from error
+    auxiliary = None
     if isinstance(output, Mapping):
         names = [name for name in ("out", "logits") if name in output]
         if not names:
@@ -114,11 +138,17 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
                 f"{type(network).__name__} gave {', '.join(map(str, output))}; one of its outputs "
                 "must be called out or logits."
             )
+        auxiliary = output.get("aux")
         output = output[names[0]]
     if not isinstance(output, Tensor):
         raise InputError(
             f"{type(network).__name__} gave a {type(output).__name__}; it must give logits, or a "
             "dict with logits or out."
+        )
+    if auxiliary is not None and auxiliary.shape != output.shape:
+        raise InputError(
+            f"{type(network).__name__} gave {tuple(auxiliary.shape)} as aux beside its logits of "
+            f"{tuple(output.shape)}; they must be alike, since both are trained on the labels."
         )
     logits: Tensor = output
     if logits.shape[-2:] != images.shape[-2:]:
@@ -127,7 +157,17 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
             f"{tuple(images.shape[-2:])}; it must keep the size, or take images of "
             f"{tuple(math.ceil(side / 32) * 32 for side in (height, width))}."
         )
-    return logits[..., :height, :width]
+    if auxiliary is not None:
+        auxiliary = auxiliary[..., :height, :width]
+    return logits[..., :height, :width], auxiliary
+
+
+def auxiliary_weight(network: nn.Module) -> float:
+    """The weight of the loss of a network's auxiliary logits.
+
+    The network's own `auxiliary_weight`, or 0.5 as in torchvision's training of its networks.
+    """
+    return float(getattr(network, "auxiliary_weight", 0.5))
 
 
 def check_logits(*outputs: Tensor) -> None:

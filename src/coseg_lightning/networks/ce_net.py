@@ -1,0 +1,119 @@
+"""CE-Net, the context encoder network (Gu et al. 2019, arXiv 1903.02740) [3]."""
+
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import Tensor, nn
+
+POOLS = (2, 3, 5, 6)
+
+
+class CENet(nn.Module):
+    """A ResNet, two blocks that look at context, and a decoder that adds the encoder's features.
+
+    As published. Where features are smaller than a pooling window, which takes images below 192 x
+    192, the window is the features' own size.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Channels of the logits.
+        encoder_name: One of smp's encoders of five levels, `resnet34` as published.
+        encoder_weights: Pretrained weights to download, such as `imagenet`, as published; none by
+            default.
+
+    Shape:
+        `(N, in_channels, H, W)` to `(N, classes, H, W)`, H and W multiples of 32.
+    """
+
+    output_stride = 32
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        classes: int = 2,
+        *,
+        encoder_name: str = "resnet34",
+        encoder_weights: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = get_encoder(
+            encoder_name, in_channels=in_channels, depth=5, weights=encoder_weights
+        )
+        widths = self.encoder.out_channels[2:]
+        deepest = widths[-1]
+        self.context = nn.Sequential(DenseAtrousConvolution(deepest), ResidualPooling(deepest))
+        self.decoder = nn.ModuleList(
+            decoder_block(before, after)
+            for before, after in zip(
+                [deepest + len(POOLS), *widths[-2::-1]], [*widths[-2::-1], widths[0]], strict=True
+            )
+        )
+        self.head = nn.Sequential(
+            nn.ConvTranspose2d(widths[0], 32, kernel_size=4, stride=2, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, 32, kernel_size=3, padding=1),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(32, classes, kernel_size=3, padding=1),
+        )
+        self.to(memory_format=torch.channels_last)  # faster, also on CPUs
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of the images."""
+        _, _, *skips, deepest = self.encoder(images)
+        x = self.context(deepest)
+        *upper, last = self.decoder
+        for level, skip in zip(upper, reversed(skips), strict=True):
+            x = level(x) + skip
+        logits: Tensor = self.head(last(x))
+        return logits
+
+
+class DenseAtrousConvolution(nn.Module):
+    """Four cascades of dilated convolutions, which share their weights, added to what came in."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.rate_1, self.rate_3, self.rate_5 = (
+            nn.Conv2d(channels, channels, kernel_size=3, padding=rate, dilation=rate)
+            for rate in (1, 3, 5)
+        )
+        self.point = nn.Conv2d(channels, channels, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the same shape, with fields of view of 3, 7, 9 and 19."""
+        one = self.rate_1(x)
+        two = self.rate_3(one)
+        cascades = (one, self.point(self.rate_3(x)), self.point(two), self.point(self.rate_5(two)))
+        return x + sum(F.relu(part) for part in cascades)
+
+
+class ResidualPooling(nn.Module):
+    """What is greatest in windows of four sizes, one channel each, beside what came in."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.point = nn.Conv2d(channels, 1, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same features and four more."""
+        size = x.shape[-2:]
+        parts = []
+        for pool in POOLS:
+            pooled = F.max_pool2d(x, [min(pool, side) for side in size])
+            parts.append(
+                F.interpolate(self.point(pooled), size=size, mode="bilinear", align_corners=False)
+            )
+        return torch.cat([*parts, x], dim=1)
+
+
+def decoder_block(before: int, after: int) -> nn.Sequential:
+    """1 x 1 to a quarter of the channels, transposed 3 x 3 to twice the size, 1 x 1."""
+    inner = before // 4
+    layers: list[nn.Module] = []
+    for convolution, channels in (
+        (nn.Conv2d(before, inner, kernel_size=1), inner),
+        (nn.ConvTranspose2d(inner, inner, 3, stride=2, padding=1, output_padding=1), inner),
+        (nn.Conv2d(inner, after, kernel_size=1), after),
+    ):
+        layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

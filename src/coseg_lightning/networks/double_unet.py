@@ -1,0 +1,158 @@
+"""DoubleU-Net (Jha et al. 2020, arXiv 2006.04558) [2]."""
+
+import torch
+import torch.nn.functional as F
+from segmentation_models_pytorch.encoders import get_encoder
+from torch import Tensor, nn
+
+from coseg_lightning.equations import class_logits
+from coseg_lightning.errors import InputError
+from coseg_lightning.networks.classic_unet import double_convolution
+
+
+class DoubleUNet(nn.Module):
+    """Two U-Nets: the second sees the image times the mask that the first one drew.
+
+    The first has a VGG-19 for an encoder; the second, trained from nothing, also has the first
+    one's skip connections. Both have squeeze and excitation, and atrous spatial pyramid pooling
+    between encoder and decoder. As published, but for BatchNorm in the place of the convolutions'
+    biases, and for more than two classes: where the published mask is one probability, the image is
+    multiplied by that of not being background.
+
+    Args:
+        in_channels: Channels of the images.
+        classes: Channels of the logits.
+        encoder_name: One of smp's VGG encoders, `vgg19` as published.
+        encoder_weights: Pretrained weights to download, such as `imagenet`, as published; none by
+            default.
+        base_channels: Channels of the last level of both decoders, doubled at each level below; 32
+            as published.
+
+    Attributes:
+        auxiliary_weight: Of the first mask's loss beside the second one's; both count alike.
+
+    Shape:
+        `(N, in_channels, H, W)` to `(N, classes, H, W)`, H and W multiples of 16. In training a
+        dict with the second U-Net's logits, `out`, which are used, and the first one's, `aux`.
+    """
+
+    output_stride = 16
+    auxiliary_weight = 1.0
+
+    def __init__(
+        self,
+        in_channels: int = 3,
+        classes: int = 2,
+        *,
+        encoder_name: str = "vgg19",
+        encoder_weights: str | None = None,
+        base_channels: int = 32,
+    ) -> None:
+        super().__init__()
+        if not encoder_name.startswith("vgg"):
+            raise InputError(
+                f"encoder_name={encoder_name}: DoubleU-Net needs features at full size; take vgg11,"
+                " vgg13, vgg16 or vgg19, also with _bn."
+            )
+        self.encoder_1 = get_encoder(
+            encoder_name, in_channels=in_channels, depth=4, weights=encoder_weights
+        )
+        *skips, deepest = self.encoder_1.out_channels
+        widths = [base_channels * 2**level for level in range(4)]
+        self.pyramid_1 = AtrousPyramid(deepest, 2 * base_channels)
+        self.decoder_1 = Decoder(2 * base_channels, widths, skips)
+        self.head_1 = nn.Conv2d(base_channels, classes, kernel_size=1)
+        self.encoder_2 = nn.ModuleList(
+            excited_convolution(before, after)
+            for before, after in zip([in_channels, *widths[:-1]], widths, strict=True)
+        )
+        self.pyramid_2 = AtrousPyramid(widths[-1], 2 * base_channels)
+        both = [first + second for first, second in zip(skips, widths, strict=True)]
+        self.decoder_2 = Decoder(2 * base_channels, widths, both)
+        self.head_2 = nn.Conv2d(base_channels, classes, kernel_size=1)
+        self.to(memory_format=torch.channels_last)  # faster, also on CPUs
+
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+        """Logits of the images; in training those of both U-Nets."""
+        *skips, x = self.encoder_1(images)
+        first = self.head_1(self.decoder_1(self.pyramid_1(x), skips))
+        foreground = 1 - class_logits(first).softmax(dim=1)[:, :1]
+        x = images * foreground
+        both = []
+        for level, skip in zip(self.encoder_2, skips, strict=True):
+            x = level(x)
+            both.append(torch.cat([skip, x], dim=1))
+            x = F.max_pool2d(x, 2)
+        second: Tensor = self.head_2(self.decoder_2(self.pyramid_2(x), both))
+        return {"out": second, "aux": first} if self.training else second
+
+
+class Decoder(nn.Module):
+    """Four times up: bilinear, beside the skip connection, two convolutions, excitation."""
+
+    def __init__(self, deepest: int, widths: list[int], skips: list[int]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            excited_convolution(before + skip, width)
+            for before, skip, width in zip(
+                [deepest, *widths[:0:-1]], skips[::-1], widths[::-1], strict=True
+            )
+        )
+
+    def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
+        """The features at the size of the first skip connection."""
+        for level, skip in zip(self.levels, reversed(skips), strict=True):
+            larger = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = level(torch.cat([larger, skip], dim=1))
+        return x
+
+
+class AtrousPyramid(nn.Module):
+    """The image's mean, and convolutions at rates 1, 6, 12 and 18, merged by another."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), _normed(before, after, 1))
+        self.near = _normed(before, after, 1)
+        self.far = nn.ModuleList(_normed(before, after, 3, rate) for rate in (6, 12, 18))
+        self.merge = _normed(5 * after, after, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features of the same size."""
+        mean = self.mean(x).expand(-1, -1, *x.shape[-2:])
+        merged: Tensor = self.merge(
+            torch.cat([mean, self.near(x), *(part(x) for part in self.far)], dim=1)
+        )
+        return merged
+
+
+class Excitation(nn.Module):
+    """Squeeze and excitation (Hu et al. 2018): channels weighted by what the whole image holds."""
+
+    def __init__(self, channels: int, ratio: int = 8) -> None:
+        super().__init__()
+        squeezed = max(1, channels // ratio)
+        self.weights = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, squeezed, kernel_size=1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(squeezed, channels, kernel_size=1, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The weighted channels."""
+        weighted: Tensor = x * self.weights(x)
+        return weighted
+
+
+def excited_convolution(before: int, after: int) -> nn.Sequential:
+    """Two 3 x 3 convolutions, then squeeze and excitation."""
+    return nn.Sequential(*double_convolution(before, after), Excitation(after))
+
+
+def _normed(before: int, after: int, kernel_size: int, rate: int = 1) -> nn.Sequential:
+    """A convolution of the same size, BatchNorm and ReLU."""
+    padding = rate * (kernel_size // 2)
+    convolution = nn.Conv2d(before, after, kernel_size, padding=padding, dilation=rate, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
