@@ -23,6 +23,10 @@ from coseg_lightning import (
 )
 from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.report.figures import read_rows
+from coseg_lightning.rivals.dimensionality import DimensionalityDriven
+from coseg_lightning.rivals.quality import PickAndLearn
+from coseg_lightning.rivals.reweighting import Reweighted
+from coseg_lightning.rivals.transition import LabelTransition, TransitionEstimation
 
 
 class KeepStates(pl.Callback):
@@ -43,11 +47,21 @@ def processes(count):
     return {"strategy": "ddp_fork", "devices": count}
 
 
-@pytest.mark.parametrize("count", [2, 3])
-@pytest.mark.parametrize("kind", ["coseg", "supervised"])
+MODULES = {
+    "coseg": module_of,
+    "supervised": lambda: SegmentationModule(TinyNetwork()),
+    "pick_and_learn": lambda: PickAndLearn(TinyNetwork(), in_channels=1),
+    "reweight": lambda: Reweighted(TinyNetwork(), clean_ids=["s01", "s02"]),
+    "noise_adaptation": lambda: LabelTransition(
+        TinyNetwork(), learnt=True, transition=[[0.9, 0.1], [0.1, 0.9]]
+    ),
+    "dimensionality": lambda: DimensionalityDriven(TinyNetwork()),
+}
+
+
+@pytest.mark.parametrize(("kind", "count"), [("coseg", 3), *((kind, 2) for kind in MODULES)])
 def test_ranks_end_with_the_same_weights(tmp_path, kind, count):
-    data = data_of(tmp_path)
-    module = module_of() if kind == "coseg" else SegmentationModule(TinyNetwork())
+    data, module = data_of(tmp_path), MODULES[kind]()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     trainer_of(
         tmp_path, max_epochs=3, callbacks=[KeepStates(tmp_path / "states")], **processes(count)
@@ -269,3 +283,27 @@ def test_batches_of_which_one_process_keeps_nothing(tmp_path, averaging):
     saved = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     torch.testing.assert_close(saved, first, rtol=1e-6, atol=1e-7)
     assert len(LabelStore(tmp_path / "labels")) == 4
+
+
+def test_a_transition_is_estimated_alike_by_1_and_2_processes(tmp_path):
+    found = []
+    for count in (1, 2):
+        torch.manual_seed(0)
+        network = torch.nn.Conv2d(1, 2, 3, padding=1)  # without BatchNorm, which training changes
+        module, callback = LabelTransition(network, lr=0.0), KeepTransition(tmp_path)
+        options = {"max_epochs": 1, "callbacks": [callback], **processes(count)}
+        trainer_of(tmp_path, **options).fit(module, data_of(tmp_path / f"{count}"))
+        found.append(torch.load(tmp_path / "transition.pt", weights_only=True))
+    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+
+
+class KeepTransition(TransitionEstimation):
+    """Saves what the first process found, for the test to compare."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_fit_end(self, trainer, pl_module):
+        super().on_fit_end(trainer, pl_module)
+        if trainer.is_global_zero:
+            torch.save(torch.tensor(self.transition), self.folder / "transition.pt")

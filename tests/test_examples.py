@@ -1,15 +1,18 @@
 """The examples run as they stand, for fewer epochs."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Squares
+from conftest import ROOT, Squares, TinyNetwork
 from PIL import Image
+from test_run import PHANTOM, SMALL, start
 
 from coseg_lightning import CoSegModule, LabelStore
+from coseg_lightning.equations import segmentation_loss
 
 
 def example(name):
@@ -85,3 +88,33 @@ def test_every_example_is_tested():
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
     assert len(names) == 5
     assert all(f'example("{name}")' in here for name in names)
+
+
+def test_a_method_of_ones_own(tmp_path):
+    """One file and one yaml, from outside the package."""
+    place = ROOT / "examples" / "own_method"
+    settings = [*SMALL, *PHANTOM, f"hydra.run.dir={tmp_path}", "+method.options.gamma=1"]
+    options = ["--config-dir", ".", "method=bootstrapping", "noise=type2", *settings]
+    wrong = start(*options, cwd=place)
+    assert wrong.returncode == 1
+    assert "gamma: there is no such argument of Bootstrapping" in wrong.stderr
+    done = start(*options[:-1], cwd=place)
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["config"]["method"]["options"] == {"beta": 0.8}
+    assert set(summary["stages"]) == {"supervised_training", "test"}
+    assert "the method bootstrapping" in (tmp_path / "report.html").read_text()
+    other = f"hydra.run.dir={tmp_path / 'other'}"
+    wrong = start(*options[:-2], other, "method.stages=[training]", cwd=place)
+    assert "stages=['training'] of method=bootstrapping must be" in wrong.stderr
+
+
+def test_the_loss_of_a_method_of_ones_own():
+    module = example("own_method/bootstrapping").Bootstrapping(TinyNetwork(), beta=0.75)
+    logits, masks = torch.randn(2, 2, 5, 6), torch.randint(0, 2, (2, 5, 6))
+    masks[0, 0] = 255
+    predicted = logits.argmax(dim=1)
+    predicted[0, 0] = 255
+    expected = 0.75 * segmentation_loss(logits, masks)
+    expected += 0.25 * segmentation_loss(logits, predicted)
+    torch.testing.assert_close(module.supervised_losses(logits, masks), expected)

@@ -199,7 +199,17 @@ def test_scores_and_layer_name_their_run_and_each_epoch_is_logged_once(tmp_path)
     assert not list(folder.rglob("unfinished.ckpt"))
 
 
-@pytest.mark.parametrize("settings", [["method=adele"], ["method=filter"], ["method.rounds=2"]])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method=adele"],
+        ["method=filter"],
+        ["method.rounds=2"],
+        ["method=noise_adaptation"],
+        ["method=reweight", "data.clean_ids=2"],
+        ["method=dimensionality", "method.options.neighbours=3"],
+    ],
+)
 def test_other_methods_are_resumed_too(tmp_path, settings):
     whole, log = tmp_path / "whole", tmp_path / "events"
     assert one_run(whole, *settings, log=log) == 0

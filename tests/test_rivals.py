@@ -2,22 +2,40 @@
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from conftest import Squares, TinyNetwork
-from test_coseg_module import one_batch, trainer_of
+from test_coseg_module import loader, one_batch, trainer_of
+from torch import nn
+from torch.func import functional_call
+from torch.utils.data import DataLoader
 
 from coseg_lightning import CoSegDataModule, LabelStore, SegmentationModule
 from coseg_lightning.data.samples import Batch
 from coseg_lightning.equations import class_logits, segmentation_loss
 from coseg_lightning.errors import InputError
 from coseg_lightning.pixel_losses import generalised_cross_entropy, symmetric_cross_entropy
+from coseg_lightning.rivals.dimensionality import (
+    DimensionalityDriven,
+    is_turning_point,
+    local_intrinsic_dimensionality,
+)
 from coseg_lightning.rivals.early_learning import (
     EarlyLearningCorrection,
     MultiScaleModule,
     early_learning_is_over,
 )
 from coseg_lightning.rivals.peers import JoCoR, PixelCoTeaching, PlainPeers, symmetric_divergence
+from coseg_lightning.rivals.quality import PickAndLearn, bounded_weights
+from coseg_lightning.rivals.reweighting import Reweighted
+from coseg_lightning.rivals.transition import (
+    LabelTransition,
+    TransitionEstimation,
+    anchored,
+    by_certainty,
+    label_logits,
+)
 
 
 def random_case(classes=3, ignored=True):
@@ -200,3 +218,319 @@ def test_labels_are_corrected_once_when_early_learning_is_over(tmp_path):
     errors = [(Cut(12).mask(i) != truth.mask(i)).sum() for i in cut]
     left = [(layer.read(f"s{i:02d}") != truth.mask(i)).sum() for i in cut]
     assert sum(left) < sum(errors) / 2
+
+
+# Pick-and-Learn ------------------------------------------------------------------------------
+
+
+def test_quality_weights_are_a_bounded_softmax():
+    scores = torch.randn(5, dtype=torch.float64) * 10
+    exact = [np.exp(1.5 * np.tanh(float(s))) for s in scores]
+    expected = torch.tensor([e / sum(exact) for e in exact], dtype=torch.float64)
+    weights = bounded_weights(scores, 1.5)
+    torch.testing.assert_close(weights, expected)
+    assert weights.max() / weights.min() <= np.exp(2 * 1.5)
+    with pytest.raises(InputError, match="limit=0 must be above 0"):
+        PickAndLearn(TinyNetwork(), limit=0)
+
+
+def test_quality_is_learnt_with_the_network(tmp_path):
+    torch.manual_seed(0)
+    module = PickAndLearn(TinyNetwork(), in_channels=1)
+    images, masks = one_batch()
+    masks[0, :2] = 255
+    weights = module.weights(images, masks)
+    torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
+    module.eval()  # the same statistics in both passes
+    plain = SegmentationModule(module.net).losses(images, masks)
+    expected = len(masks) * module.weights(images, masks) * plain
+    torch.testing.assert_close(module.losses(images, masks), expected)
+    module.train()
+    before = {name: value.clone() for name, value in module.named_parameters()}
+    trainer_of(tmp_path).fit(module, loader((images, masks)))
+    changed = {name for name, value in module.named_parameters() if not value.equal(before[name])}
+    assert any(name.startswith("net.") for name in changed)
+    assert any(name.startswith("quality.encoder") for name in changed)
+
+
+def test_bad_labels_are_found_to_be_of_less_quality(tmp_path):
+    """Of alike images those whose labels are empty, as the labels alone tell."""
+    torch.manual_seed(0)
+    images, masks = torch.randn(8, 1, 32, 32) * 0.1, torch.zeros(8, 32, 32, dtype=torch.long)
+    masks[:, 8:24, 8:24] = 1
+    images[:, 0] += masks.float()
+    masks[6:] = 0
+    module = PickAndLearn(TinyNetwork(width=8), in_channels=1, lr=0.01)
+    trainer_of(tmp_path, max_epochs=40).fit(module, loader((images, masks)))
+    weights = module.weights(images, masks)
+    assert weights[6:].max() < weights[:6].min() / 4
+
+
+# Reweighting ---------------------------------------------------------------------------------
+
+
+def weights_by_second_derivatives(module, images, masks, clean, lr=0.1):
+    """Algorithm 1 of Ren et al.: a weighted step, the clean loss after it, its slope."""
+    names, learnt = zip(*module.net.named_parameters(), strict=True)
+    parts = module.parts(functional_call(module.net, dict(module.net.named_parameters()), images),
+                         masks)  # fmt: skip
+    epsilon = torch.zeros_like(parts, requires_grad=True)
+    gradients = torch.autograd.grad((epsilon * parts).sum(), learnt, create_graph=True)
+    stepped = {
+        name: weight - lr * gradient
+        for name, weight, gradient in zip(names, learnt, gradients, strict=True)
+    }
+    loss = module.parts(functional_call(module.net, stepped, clean.images), clean.masks).mean()
+    weights = (-torch.autograd.grad(loss, epsilon)[0]).clamp_min(0)
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("per", ["pixel", "sample"])
+def test_weights_are_those_of_the_published_algorithm(per):
+    torch.manual_seed(0)
+    module = Reweighted(TinyNetwork(classes=3), classes=3, per=per).double()
+    images = torch.randn(3, 1, 6, 7, dtype=torch.float64)
+    masks = torch.randint(0, 3, (3, 6, 7))
+    masks[0, 0] = 255
+    clean = Batch(torch.randn(2, 1, 6, 7, dtype=torch.float64), torch.randint(0, 3, (2, 6, 7)))
+    statistics = {name: value.clone() for name, value in module.named_buffers()}
+    weights = module.weights(images, masks, clean)
+    torch.testing.assert_close(dict(module.named_buffers()), statistics)
+    expected = weights_by_second_derivatives(module, images, masks, clean)
+    assert weights.shape == ((3, 6, 7) if per == "pixel" else (3,))
+    assert bool((weights > 0).any())
+    torch.testing.assert_close(weights, expected)
+
+
+def test_pixels_that_contradict_the_clean_samples_count_less():
+    torch.manual_seed(0)
+    module = Reweighted(TinyNetwork())
+    images = torch.rand(4, 1, 16, 16)
+    masks = (images[:, 0] > 0.5).long()
+    wrong = masks.clone()
+    wrong[:2] = 1 - wrong[:2]
+    weights = module.weights(images, wrong, Batch(images, masks))
+    of_images = weights.sum(dim=(1, 2))
+    assert of_images[2:].min() > 1.5 * of_images[:2].max()
+
+
+def test_reweighting_learns_from_the_clean_ids_of_the_data(tmp_path):
+    torch.manual_seed(0)
+    options = {"image_size": 16, "in_channels": 1, "batch_size": 4, "augmentation": None}
+    data = CoSegDataModule(Squares(12), clean_ids=["s03", "s07"], **options)
+    module = Reweighted(TinyNetwork(), lr=0.01)
+    trainer_of(tmp_path, max_epochs=2).fit(module, datamodule=data)
+    assert sorted(module.clean_batch(4).ids) == ["s03", "s07"]
+    with pytest.raises(InputError, match="needs a few training samples whose masks are right"):
+        trainer_of(tmp_path).fit(Reweighted(TinyNetwork()), CoSegDataModule(Squares(12), **options))
+    with pytest.raises(InputError, match="None of the 1 clean_ids is among the training samples"):
+        trainer_of(tmp_path).fit(Reweighted(TinyNetwork(), clean_ids=["x"]), data)
+    with pytest.raises(InputError, match="per='image' must be pixel or sample"):
+        Reweighted(TinyNetwork(), per="image")
+
+
+def test_clean_ids_stay_clean(tmp_path):
+    options = {"noise": EmptyMask(), "noise_level": 0.5, "seed": 3}
+    ids = Squares(12).ids
+
+    def noisy(folder, **more):
+        data = CoSegDataModule(Squares(12), noise_folder=tmp_path / folder, **options, **more)
+        data.prepare_data()
+        return data, set(LabelStore(tmp_path / folder).ids)
+
+    _, plain = noisy("plain")
+    data, with_four = noisy("four", clean_ids=4)
+    assert with_four == plain  # a number is drawn from the others, so that methods compare
+    assert len(data.clean_ids) == 4
+    assert not data.clean_ids & plain
+    named, chosen = noisy("named", clean_ids=sorted(plain))
+    assert named.clean_ids == plain
+    assert chosen == set(ids) - plain
+    with pytest.raises(InputError, match="6 of 12 masks are to be noisy, but 7 are to stay clean"):
+        noisy("seven", clean_ids=ids[:7])
+    with pytest.raises(InputError, match="names 'nobody', which is no training sample"):
+        noisy("nobody", clean_ids=["nobody"])
+    with pytest.raises(InputError, match="clean_ids=3 draws so many of 12"):
+        CoSegDataModule(Squares(12), clean_ids=3)
+
+
+class EmptyMask:
+    def __call__(self, mask, *, id, seed, strength=1.0):
+        return np.zeros_like(mask)
+
+
+# Transition matrices -------------------------------------------------------------------------
+
+
+def test_labels_are_explained_by_the_matrix():
+    logits, masks = random_case()
+    matrix = torch.tensor([[0.8, 0.15, 0.05], [0.1, 0.7, 0.2], [0.0, 0.3, 0.7]])
+    module = LabelTransition(TinyNetwork(classes=3), classes=3, transition=matrix)
+    torch.testing.assert_close(module.transition, matrix, atol=1e-5, rtol=0)
+    explained = label_logits(logits, matrix)
+    for n in range(2):
+        for r in range(4):
+            for c in range(5):
+                p = logits[n, :, r, c].softmax(dim=0)
+                expected = [sum(float(p[i] * matrix[i, j]) for i in range(3)) for j in range(3)]
+                found = explained[n, :, r, c].exp()
+                torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype))
+    losses = module.supervised_losses(logits, masks)
+    torch.testing.assert_close(losses, segmentation_loss(explained, masks), atol=1e-4, rtol=1e-4)
+    one_output = label_logits(torch.zeros(1, 1, 2, 2), torch.eye(2))
+    torch.testing.assert_close(one_output.exp(), torch.full((1, 2, 2, 2), 0.5))
+
+
+def test_without_a_matrix_the_network_is_a_plain_one():
+    logits, masks = random_case()
+    module = LabelTransition(TinyNetwork(classes=3), classes=3)
+    torch.testing.assert_close(
+        module.supervised_losses(logits, masks), segmentation_loss(logits, masks)
+    )
+
+
+@pytest.mark.parametrize("wrong", [[[1, 0]], [[0.5, 0.6], [0, 1]], [[1.5, -0.5], [0, 1]], "ab"])
+def test_what_is_no_transition_is_named(wrong):
+    with pytest.raises(InputError, match="must be 2 rows of 2 probabilities"):
+        LabelTransition(TinyNetwork(), transition=wrong)
+
+
+def test_anchors_are_the_surest_pixels_of_each_class():
+    torch.manual_seed(0)
+    p = torch.randn(5000, 3, dtype=torch.float64).mul(3).softmax(dim=1)
+    found = anchored(by_certainty(p))
+    for k in range(3):
+        of_class = p[p.argmax(dim=1) == k]
+        order = of_class[:, k].argsort()
+        anchor = of_class[order[int(0.97 * len(order))]]
+        torch.testing.assert_close(found[k, k], anchor[k], atol=1 / 200, rtol=0)
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(3, dtype=torch.float64))
+    never = by_certainty(torch.tensor([[0.9, 0.1, 0.0]], dtype=torch.float64))
+    torch.testing.assert_close(anchored(never)[1:], torch.eye(3, dtype=torch.float64)[1:])
+
+
+@pytest.mark.parametrize("estimate", ["anchors", "confusion"])
+def test_a_known_confusion_is_found(tmp_path, estimate):
+    """A network that knows each pixel's class, and labels of which a third are mistaken."""
+
+    class Told(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
+
+        def forward(self, images):
+            # It has learnt how sure it may be.
+            foreground = torch.where(images > 0.5, 0.7, 0.1)
+            return (torch.cat([1 - foreground, foreground], dim=1)).log() * self.scale
+
+    torch.manual_seed(0)
+    images = torch.rand(8, 1, 64, 64)
+    odds = torch.where(images[:, 0] > 0.5, 0.7, 0.1)
+    masks = torch.bernoulli(odds).long()
+    masks[0] = 255
+    module = LabelTransition(Told(), estimate=estimate, lr=0.0)
+    callback = TransitionEstimation()
+    batches = DataLoader(list(zip(images, masks, strict=True)), batch_size=3)
+    trainer_of(tmp_path, max_epochs=1, callbacks=[callback]).fit(module, batches)
+    found = torch.tensor(callback.transition)
+    if estimate == "anchors":
+        expected = torch.tensor([[0.9, 0.1], [0.3, 0.7]])
+    else:  # by predicted mass, which is not certain
+        p = torch.where(images[1:, 0] > 0.5, 0.7, 0.1).flatten()
+        y = masks[1:].flatten().float()
+        expected = torch.stack(
+            [
+                torch.stack([((1 - p) * (1 - y)).sum(), ((1 - p) * y).sum()]) / (1 - p).sum(),
+                torch.stack([(p * (1 - y)).sum(), (p * y).sum()]) / p.sum(),
+            ]
+        )
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
+
+def test_the_adaptation_layer_learns(tmp_path):
+    torch.manual_seed(0)
+    start = [[0.9, 0.1], [0.2, 0.8]]
+    fixed = LabelTransition(TinyNetwork(), transition=start)
+    learnt = LabelTransition(TinyNetwork(), transition=start, learnt=True)
+    for module in (fixed, learnt):
+        trainer_of(tmp_path).fit(module, loader(one_batch()))
+    torch.testing.assert_close(fixed.transition, torch.tensor(start), atol=1e-5, rtol=0)
+    assert not torch.allclose(learnt.transition, torch.tensor(start), atol=1e-5)
+    torch.testing.assert_close(learnt.transition.sum(dim=1), torch.ones(2))
+
+
+# Dimensionality ------------------------------------------------------------------------------
+
+
+def test_local_intrinsic_dimensionality():
+    points = torch.randn(30, 4, dtype=torch.float64)
+    expected = []
+    for i in range(30):
+        r = sorted(float((points[i] - points[j]).norm()) for j in range(30) if j != i)[:7]
+        expected.append(-7 / sum(np.log(x / r[-1]) for x in r))
+    found = local_intrinsic_dimensionality(points, 7)
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    same = torch.ones(30, 4)
+    assert local_intrinsic_dimensionality(same, 7).tolist() == [0]
+    assert local_intrinsic_dimensionality(same[:2], 7).tolist() == [0]
+
+
+def test_dimensionality_of_points_in_a_plane_and_in_space():
+    generator = torch.Generator().manual_seed(0)
+    space = torch.rand(1000, 8, generator=generator)
+    plane = torch.cat([space[:, :2], torch.zeros(1000, 6)], dim=1)
+    low, high = (local_intrinsic_dimensionality(points, 20).mean() for points in (plane, space))
+    assert 1.6 < low < 2.6
+    assert high > 5
+
+
+def test_the_turning_point():
+    falling = [9.0, 8.0, 7.0, 6.5, 6.2, 6.0, 5.9, 5.8, 5.75, 5.7]
+    assert not is_turning_point(falling)
+    assert not is_turning_point([*falling, 5.7])
+    assert is_turning_point([*falling, 6.5])
+    assert not is_turning_point([*falling[:9], 6.5])  # too early
+
+
+def test_labels_give_way_after_the_turning_point(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    images, masks = one_batch()
+    masks[0, :2] = 255
+    told = iter([3.0] * 9 + [2.0, 4.0, 3.0])
+    module = DimensionalityDriven(TinyNetwork(), lr=0.05)
+    monkeypatch.setattr(module, "dimensionality", lambda _: next(told))
+    states, alphas = [], []
+
+    class Look(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            states.append(pl_module.net.state_dict()["layers.0.weight"].clone())
+            alphas.append(pl_module.alpha)
+
+    trainer_of(tmp_path, max_epochs=12, callbacks=[Look()]).fit(module, loader((images, masks)))
+    assert module.turning_epoch == 9
+    assert alphas[:10] == [1] * 10
+    assert states[10].equal(states[9])  # what the eleventh epoch learnt was taken back
+    assert not states[11].equal(states[10])
+    # The last epoch: its own loss, by hand.
+    alpha = np.exp(-11 / 12 * 3.0 / 2.0)
+    assert alphas[11] == pytest.approx(alpha)
+    module.eval()
+    logits = module.net(images)
+    predicted = logits.argmax(dim=1).where(masks != 255, masks)
+    expected = alpha * segmentation_loss(logits, masks)
+    expected += (1 - alpha) * segmentation_loss(logits, predicted)
+    torch.testing.assert_close(module._mixed(logits, masks, alpha), expected)
+
+
+def test_dimensionality_goes_on_where_it_was(tmp_path):
+    module = DimensionalityDriven(TinyNetwork())
+    module.dimensions, module.turning_epoch = [3.0, 2.0], 1
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    other = DimensionalityDriven(TinyNetwork())
+    other.on_load_checkpoint(checkpoint)
+    assert (other.dimensions, other.turning_epoch) == ([3.0, 2.0], 1)
+    with pytest.raises(InputError, match="neighbours=1 must be at least 2"):
+        DimensionalityDriven(TinyNetwork(), neighbours=1)
+    with pytest.raises(InputError, match="Identity has no convolution"):
+        DimensionalityDriven(nn.Identity())

@@ -19,9 +19,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from test_callbacks import hashes
 
-from coseg_lightning.build import make_noise, make_peers
+from coseg_lightning.build import make_data, make_noise, make_peers
 from coseg_lightning.command import CONF
 from coseg_lightning.errors import InputError
+from coseg_lightning.export import export
+from coseg_lightning.finished import FinishedRun
 from coseg_lightning.labels import LabelStore
 from coseg_lightning.run import check, run
 from coseg_lightning.segmentation_module import SegmentationModule
@@ -424,6 +426,80 @@ def test_the_rivals(tmp_path, method):
         rows = rows_of(folder / "scores.csv")
         noisy = sum(row["noisy"] == "1" for row in rows)
         assert summary["correction"]["left_out"] == noisy == 3
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["pick_and_learn", "reweight", "forward_correction", "noise_adaptation", "dimensionality"],
+)
+def test_methods_of_one_network(tmp_path, method):
+    folder = tmp_path / "run"
+    clean = ["data.clean_ids=3"] if method == "reweight" else []
+    settings = [*SMALL, *PHANTOM, f"method={method}", *clean, "noise=type2", "nol=0.3"]
+    summary = run(composed(*settings, "baselines=true"), folder)
+    assert 0 <= summary["test"]["dice"] <= 1
+    assert f"the method {method}" in (folder / "report.html").read_text()
+    assert set(summary["baselines"]) == {"noisy", "clean"}
+    estimates = method in ("forward_correction", "noise_adaptation")
+    assert ("estimation" in summary["stages"]) == estimates
+    if estimates:
+        rows = np.array(summary["transition"])
+        assert rows.shape == (2, 2)
+        np.testing.assert_allclose(rows.sum(axis=1), 1)
+    if method == "dimensionality":
+        found = [row["train/dimensionality"] for row in rows_of(folder / "metrics.csv")]
+        assert all(float(value) > 0 for value in found if value)
+    weights = torch.load(folder / "supervised_training" / "last.ckpt", weights_only=True)
+    extra = {"pick_and_learn": "quality.score.weight", "noise_adaptation": "log_transition"}
+    assert extra.get(method, "net.head.weight") in weights["state_dict"]
+    plain = torch.load(folder / "noisy_baseline" / "last.ckpt", weights_only=True)
+    assert all(name.startswith("net.") for name in plain["state_dict"])  # whatever the method
+
+
+def test_a_given_transition_is_not_estimated(tmp_path):
+    settings = [*SMALL, *PHANTOM, "method=forward_correction", "noise=type2"]
+    given = "method.options.transition=[[0.9,0.1],[0.2,0.8]]"
+    summary = run(composed(*settings, given), tmp_path / "run")
+    assert set(summary["stages"]) == {"supervised_training", "test"}
+    with pytest.raises(InputError, match="must be 2 rows of 2 probabilities"):
+        run(composed(*settings, "method.options.transition=[[1,0]]"), tmp_path / "other")
+
+
+def test_clean_ids_are_a_list_a_file_or_a_number(tmp_path):
+    given = tmp_path / "clean.txt"
+    given.write_text("phantom_001\r\n\n phantom_003 \n")
+    settings = [*SMALL, *PHANTOM, "noise=type2", "noise.level=0.3"]
+
+    def ids(value):
+        return make_data(composed(*settings, f"data.clean_ids={value}"), tmp_path).clean_ids
+
+    known = sorted(make_data(composed(*PHANTOM), tmp_path).samples("train").ids)
+    given.write_text(f"{known[1]}\r\n\n {known[3]} \n")
+    assert ids(given) == ids(f"[{known[1]},{known[3]}]") == {known[1], known[3]}
+    assert len(ids(4)) == 4
+    for wrong in (tmp_path / "none.txt", "true", "0.5"):
+        with pytest.raises(InputError, match="must be a list of ids, a file with one id a line"):
+            ids(wrong)
+
+
+@pytest.mark.parametrize("model", ["double_unet", "ce_net"])
+def test_the_papers_networks_go_all_the_way(tmp_path, model):
+    smaller = {"double_unet": ["model.encoder_name=vgg11", "model.base_channels=4"],
+               "ce_net": ["model.encoder_name=resnet18"]}[model]  # fmt: skip
+    folder = tmp_path / "run"
+    settings = [f"model={model}", *smaller, *SMALL[2:], *PHANTOM, "noise=type2", "nol=0.3"]
+    run(composed(*settings), folder)
+    network = FinishedRun(folder).network()
+    assert network(torch.randn(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+    for format in ("onnx", "torchscript", "safetensors"):
+        path, _ = export(folder, format, tmp_path / f"model.{format}")
+        assert path.is_file()
+    images, masks = tmp_path / "images", tmp_path / "masks"
+    images.mkdir()
+    Image.fromarray(np.full((40, 56), 90, np.uint8)).save(images / "a.png")
+    command = [sys.executable, "-m", "coseg_lightning.predict", *map(str, (folder, images, masks))]
+    subprocess.run(command, check=True, timeout=120)
+    assert np.array(Image.open(masks / "a.png")).shape == (40, 56)
 
 
 def test_a_module_of_ones_own(tmp_path):

@@ -68,7 +68,28 @@ def make_data(
         noise_level=cfg.noise.level,
         noise_folder=None if noise is None else folder / "noise",
         cache=_cache(cfg),
+        clean_ids=_clean_ids(cfg),
     )
+
+
+def _clean_ids(cfg: DictConfig) -> list[str] | int:
+    """The training samples whose masks are known to be right: a list, a file's lines, a number."""
+    given = cfg.data.get("clean_ids")
+    if given is None:
+        return []
+    if OmegaConf.is_list(given) or (isinstance(given, int) and not isinstance(given, bool)):
+        return given if isinstance(given, int) else [str(id) for id in given]
+    path = Path(str(given)).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"data.clean_ids={given} must be a list of ids, a file with one id a line, or how many "
+            "an experiment leaves clean."
+        )
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text with one id a line.") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _cache(cfg: DictConfig) -> Path | None:
@@ -122,25 +143,52 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
             selection=cfg.method.selection,
             step=cfg.method.step,
             **_training(cfg),
-            **cfg.method.options,
+            **_options(cfg),
         )
     except TypeError as error:
-        raise InputError(f"method.options={cfg.method.options}: {error}.") from error
+        raise InputError(f"method.options={_options(cfg)}: {error}.") from error
     return module
 
 
-def make_network(cfg: DictConfig) -> "SegmentationModule":
-    """One network of the first peer's kind (section 2.3)."""
-    from coseg_lightning.rivals.early_learning import MultiScaleModule
+def make_plain_network(cfg: DictConfig) -> "SegmentationModule":
+    """One network of the first peer's kind, plain supervised: the baselines."""
     from coseg_lightning.segmentation_module import SegmentationModule
 
-    kind = MultiScaleModule if cfg.method.name == "adele" else SegmentationModule
-    pixel_loss = cfg.method.get("pixel_loss", "cross_entropy")
-    return kind(instantiate(cfg.model), pixel_loss=pixel_loss, **_training(cfg))
+    return SegmentationModule(instantiate(cfg.model), **_training(cfg))
+
+
+def make_network(cfg: DictConfig) -> "SegmentationModule":
+    """One network of the first peer's kind: that of section 2.3, or a method's own module."""
+    from coseg_lightning.coseg_module import CoSegModule
+    from coseg_lightning.segmentation_module import SegmentationModule
+
+    kind: type[SegmentationModule] = SegmentationModule
+    options: dict[str, Any] = {}
+    own = _class("method.module", cfg.method.module) if "module" in cfg.method else CoSegModule
+    if not issubclass(own, CoSegModule):  # whose network is a plain one
+        if not issubclass(own, SegmentationModule):
+            raise InputError(
+                f"method.module={cfg.method.module} must be derived from SegmentationModule, or "
+                "from CoSegModule."
+            )
+        kind, options = own, _options(cfg)
+    if "pixel_loss" in cfg.method:
+        options = {"pixel_loss": cfg.method.pixel_loss, **options}
+    try:
+        module: SegmentationModule = kind(instantiate(cfg.model), **_training(cfg), **options)
+    except TypeError as error:
+        raise InputError(f"method.options={_options(cfg)}: {error}.") from error
+    return module
+
+
+def _options(cfg: DictConfig) -> dict[str, Any]:
+    options: Any = OmegaConf.to_container(cfg.method.get("options") or OmegaConf.create())
+    return dict(options)
 
 
 def _training(cfg: DictConfig) -> dict[str, Any]:
     return {
+        "in_channels": cfg.data.in_channels,
         "classes": cfg.data.classes,
         "lambda_1": cfg.loss.lambda_1,
         "lambda_2": cfg.loss.lambda_2,

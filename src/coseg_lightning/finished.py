@@ -126,7 +126,9 @@ class FinishedRun:
             if (place / "config.json").is_file():
                 network = smp.from_pretrained(str(place))
             else:
-                network = instantiate(self.cfg.model)
+                # Its weights are here: making it must not download others first.
+                given = {"encoder_weights": None} if "encoder_weights" in self.cfg.model else {}
+                network = instantiate(self.cfg.model, **given)
                 with decoding(place / "model.safetensors", "weights"):
                     network.load_state_dict(load_file(place / "model.safetensors"))
         except (RuntimeError, OSError, SafetensorError) as error:

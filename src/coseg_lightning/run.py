@@ -11,7 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from coseg_lightning.build import make_data, make_network, make_peers, make_trainer
+from coseg_lightning.build import (
+    make_data,
+    make_network,
+    make_peers,
+    make_plain_network,
+    make_trainer,
+)
 from coseg_lightning.command import (
     check_count,
     check_nothing_missing,
@@ -58,6 +64,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     quiet()
     if cfg.data.get("root") is not None:  # to be found again from another folder
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
+    if isinstance(cfg.data.get("clean_ids"), str):
+        cfg.data.clean_ids = str(Path(cfg.data.clean_ids).expanduser().absolute())
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     # Before anything is written; what the data holds is compared when it is known.
     resume = cfg.resume is not None
@@ -127,8 +135,10 @@ def _stages(cfg: DictConfig, folder: Path, data: "pl.LightningDataModule") -> di
         data,
         folder,
         method=cfg.method.name,
+        stages=cfg.method.get("stages"),
         peers=partial(make_peers, cfg),
         network=partial(make_network, cfg),
+        plain_network=partial(make_plain_network, cfg),
         trainer=partial(make_trainer, cfg),
         seed=cfg.seed,
         averaging=cfg.averaging,
@@ -156,6 +166,7 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*train/skipped.*")  # all processes skip the same steps
     warnings.filterwarnings("ignore", ".*There is a wandb run already.*")  # of the stage before
     warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
+    warnings.filterwarnings("ignore", ".*torch.jit.script.*is deprecated.*")  # of forward mode
 
 
 def check(cfg: DictConfig) -> None:

@@ -33,7 +33,7 @@ IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 MADE = re.compile(
     r"run\.json|summary\.json|metrics\.csv|report\.html|figures|model|noise|reviewed|export|table"
     r"|(scores(_\d+)?\.csv)|((labels|robust_training|early_learning)(_\d+)?)"
-    r"|((re|supervised_)training)|((noisy|clean)_baseline)|redraw\.csv"
+    r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv"
 )
 # What may change between a run and its resumption: where and how it computes, not what.
 FREE = (

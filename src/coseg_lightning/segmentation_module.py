@@ -85,6 +85,11 @@ class SegmentationModule(pl.LightningModule):
         super().__init__()
         if pixel_loss not in PIXEL_LOSSES:
             raise InputError(f"pixel_loss={pixel_loss!r} must be {' or '.join(PIXEL_LOSSES)}.")
+        if options and isinstance(net, nn.Module):
+            raise InputError(
+                f"{', '.join(sorted(options))}: there is no such argument of "
+                f"{type(self).__name__}, and the network is given ready."
+            )
         given = ["net"] if isinstance(net, nn.Module) else []
         self.save_hyperparameters(ignore=["optimizer", "scheduler", *given])
         if isinstance(net, str):
@@ -121,18 +126,18 @@ class SegmentationModule(pl.LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.state.fn != TrainerFn.FITTING:
             return []
-        self.optimization.watch((self.net,))
+        self.optimization.watch((self,))  # and what a method learns beside the network
         return [self.optimization]
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        group = {
-            "params": list(self.net.parameters()),
-            "name": "net",
-            "weight_decay": l2_weight_decay(self.lambda_2),  # lambda_2 ||W||^2 of Eq. (2)
-        }
-        optimizer = self.optimizer_factory([group], lr=self.lr)
+        optimizer = self.optimizer_factory(self.parameter_groups(), lr=self.lr)
         return scheduled(optimizer, self.scheduler_factory, monitor="val/dice")
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimizer is given; a method that learns more than the network adds to it."""
+        decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
+        return [{"params": list(self.net.parameters()), "name": "net", "weight_decay": decay}]
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

@@ -1,6 +1,7 @@
 """The stages of a run in order, and what each leaves in the run's folder."""
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 from coseg_lightning.ranking import Ranking
 from coseg_lightning.report import write_report
+from coseg_lightning.rivals.transition import LabelTransition, TransitionEstimation
 from coseg_lightning.run_folder import CHECKPOINT, RunFolder, check_fits, plain_values
 from coseg_lightning.segmentation_module import SegmentationModule
 from coseg_lightning.stage_runner import (
@@ -27,6 +29,8 @@ from coseg_lightning.stage_runner import (
     test_figures,
     training_label_dice,
 )
+
+log = logging.getLogger(__name__)
 
 METHODS: dict[str, tuple[str, ...]] = {
     "coseg": ("robust_training", "correction", "retraining"),
@@ -39,6 +43,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     "sce": ("supervised_training",),
     "filter": ("robust_training", "filtering", "retraining"),
     "adele": ("early_learning",),
+    "pick_and_learn": ("supervised_training",),
+    "reweight": ("supervised_training",),
+    "forward_correction": ("estimation", "supervised_training"),
+    "noise_adaptation": ("estimation", "supervised_training"),
+    "dimensionality": ("supervised_training",),
 }
 
 
@@ -47,8 +56,10 @@ def run_stages(
     folder: str | Path,
     *,
     method: str = "coseg",
+    stages: Sequence[str] | None = None,
     peers: Callable[[], CoSegModule],
     network: Callable[[], SegmentationModule],
+    plain_network: Callable[[], SegmentationModule] | None = None,
     trainer: Callable[..., pl.Trainer],
     seed: int = 0,
     averaging: float = 0.1,
@@ -73,9 +84,13 @@ def run_stages(
         folder: The run's own folder, without an earlier run in it.
         method: A name in `METHODS`. `coseg`: robust training, correction, retraining.
             `coteaching`: robust training alone, tested by its first peer. `supervised`: one
-            network on the labels as they are. The others are rivals.
+            network on the labels as they are. The others are rivals. Or any other name, with its
+            `stages`.
+        stages: Of a method of your own: those of one in `METHODS`, such as `robust_training` for
+            two peers of which the first is tested, or `supervised_training` for one network.
         peers: Makes the module of stage 1.
-        network: Makes the module of stage 3.
+        network: Makes the module of stage 3, or of a method with a single network.
+        plain_network: Makes the module of the baselines; default `network`.
         trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`, such as
             `partial(pl.Trainer, max_epochs=40)`; callbacks and loggers of such a partial are kept,
             the callbacks as copies in each stage.
@@ -106,11 +121,9 @@ def run_stages(
     Raises:
         InputError: If the folder holds another run, or there is no such method.
     """
-    if method not in METHODS:
-        raise InputError(f"method={method}: there is no such method; take {', '.join(METHODS)}.")
+    stages = stages_of(method, stages)
     if retraining_loss not in PIXEL_LOSSES:
         raise InputError(f"retraining_loss={retraining_loss} must be {' or '.join(PIXEL_LOSSES)}.")
-    stages = METHODS[method]
     if not isinstance(data, CoSegDataModule):
         if "filtering" in stages:
             raise InputError(
@@ -173,9 +186,27 @@ def run_stages(
             "left_alone": correction.left_alone,
         }
 
+    def estimation(stage: str) -> dict[str, Any]:
+        module, callback = run.built(network), TransitionEstimation()
+        if not isinstance(module, LabelTransition):
+            raise InputError(f"method={method} must train a LabelTransition.")
+        if module.known:
+            return {"transition": None}
+        trainer = run.fit(stage, module, data, [callback])
+        if trainer.is_global_zero:
+            assert callback.transition is not None
+            rows = ["  ".join(f"{p:.3f}" for p in row) for row in callback.transition]
+            log.info("How pixels of each class are labelled: %s", " | ".join(rows))
+        return {"transition": callback.transition}
+
     def last_training(stage: str) -> dict[str, Any]:
         module = run.built(network)
         options: dict[str, Any] = {}
+        if estimated.get("transition") is not None:
+            assert isinstance(module, LabelTransition)
+            module.set_transition(estimated["transition"])
+            if module.learnt:  # they go on from the plain network
+                module.net.load_state_dict(run.weights("estimation", of="net."))
         if corrects:
             module.pixel_loss = module.hparams["pixel_loss"] = retraining_loss
             if warm_start:
@@ -191,19 +222,20 @@ def run_stages(
         return {}
 
     def baseline(stage: str, given: Data) -> dict[str, Any]:
-        module = run.built(network)
+        module = run.built(plain_network or network)
         run.fit(stage, module, given)
         return {"test": test_figures(run.tester(), module, given, seed)}
 
     tested: dict[str, Any] = {}
     if baselines:
-        of = {} if final == "supervised_training" else {"noisy": data}
+        of = {} if method == "supervised" else {"noisy": data}
         if isinstance(data, CoSegDataModule) and data.noise is not None:
             of["clean"] = data.with_original_masks()
         for name, given in of.items():
             found = run.stage(f"{name}_baseline", partial(baseline, given=given))
             tested[name] = found["test"]
 
+    estimated = run.stage("estimation", estimation) if "estimation" in stages else {}
     ranked: dict[str, Any] = {}
     changed: set[int] = set()
     corrected = False
@@ -248,6 +280,7 @@ def run_stages(
         data,
         config,
         **({"baselines": tested} if tested else {}),
+        **({"transition": estimated["transition"]} if estimated else {}),
         ranking={name: ranked.get(name) for name in of_ranking},
         correction={
             "corrected": len(changed),
@@ -261,6 +294,22 @@ def run_stages(
     if not by_app:
         write_report(folder, data if isinstance(data, CoSegDataModule) else None)
     return summary
+
+
+def stages_of(method: str, given: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The stages of a method by its name, or those that are given with the name of another one."""
+    if given is None:
+        if method not in METHODS:
+            raise InputError(
+                f"method={method}: there is no such method; take {', '.join(METHODS)}, or give the "
+                "stages of your own."
+            )
+        return METHODS[method]
+    known = sorted(set(METHODS.values()))
+    if tuple(given) not in known:
+        lists = " or ".join(f"[{', '.join(stages)}]" for stages in known)
+        raise InputError(f"stages={list(given)} of method={method} must be {lists}.")
+    return tuple(given)
 
 
 def _facts_of(ranking: Ranking) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from coseg_lightning.data.samples import (
 )
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels import LabelStore, MaskedImages, check_ids
-from coseg_lightning.noise import NoiseModel, choose_noisy, write_noisy_layer
+from coseg_lightning.noise import NoiseModel, choose_clean, choose_noisy, write_noisy_layer
 
 
 class CoSegDataModule(pl.LightningDataModule):
@@ -43,6 +43,11 @@ class CoSegDataModule(pl.LightningDataModule):
         noise_level: Share of the training samples that it replaces.
         noise_folder: A new folder, where the noisy masks are kept as a label layer.
         cache: A folder to keep the images in at the networks' size, so that they are decoded once.
+        clean_ids: Training samples whose masks are known to be right, for methods that learn from
+            them, and which noise leaves alone; or how many of an experiment's, drawn by the seed.
+
+    Attributes:
+        clean_ids: The ids.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class CoSegDataModule(pl.LightningDataModule):
         noise_level: float = 0.0,
         noise_folder: str | Path | None = None,
         cache: str | Path | None = None,
+        clean_ids: Collection[str] | int = (),
     ) -> None:
         super().__init__()
         if noise is not None and noise_folder is None:
@@ -81,6 +87,22 @@ class CoSegDataModule(pl.LightningDataModule):
         self.noise = noise
         self.noise_level = noise_level
         self.noise_folder = None if noise_folder is None else Path(noise_folder)
+        if isinstance(clean_ids, int):
+            if noise is None or not 0 < clean_ids <= len(train.ids):
+                raise InputError(
+                    f"clean_ids={clean_ids} draws so many of {len(train.ids)} training samples "
+                    "that noise is to leave alone; name the ids of masks that you know to be right."
+                )
+            clean_ids = choose_clean(train.ids, clean_ids, seed)
+        unknown = sorted(set(clean_ids) - set(train.ids))
+        if unknown:
+            raise InputError(
+                f"clean_ids names {unknown[0]!r}, which is no training sample; give ids such as "
+                f"{train.ids[0]!r}."
+            )
+        self.clean_ids = frozenset(clean_ids)
+        if noise is not None:
+            choose_noisy(train.ids, noise_level, seed, self.clean_ids)  # can it be done?
         self.label_layers: list[Path] = []
         self.left_out: frozenset[str] = frozenset()
         self._datasets = {"train": train, "val": val, "test": test}
@@ -136,14 +158,21 @@ class CoSegDataModule(pl.LightningDataModule):
             train = self._datasets["train"]
             assert train is not None
             if LabelStore.is_finished(self.noise_folder):
-                chosen = choose_noisy(train.ids, self.noise_level, self.seed)
+                chosen = choose_noisy(train.ids, self.noise_level, self.seed, self.clean_ids)
                 if set(LabelStore(self.noise_folder).ids) != set(chosen):
                     raise InputError(
                         f"{self.noise_folder} holds the noisy masks of another setting; give a new "
                         "noise_folder."
                     )
                 return
-            write_noisy_layer(train, self.noise, self.noise_level, self.seed, self.noise_folder)
+            write_noisy_layer(
+                train,
+                self.noise,
+                self.noise_level,
+                self.seed,
+                self.noise_folder,
+                self.clean_ids,
+            )
 
     def given_samples(self) -> SampleDataset:
         """The training samples with the labels that the run was given: noisy, not corrected."""

@@ -5,7 +5,7 @@ on nothing but the seed and the sample's id. Lengths are in pixels of a 256 x 25
 with the side of the mask, `sqrt(H W) / 256`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -227,15 +227,41 @@ def is_adjustable(model: Any) -> bool:
     return bool(getattr(model, "adjustable", True))
 
 
-def choose_noisy(ids: Sequence[str], noise_level: float, seed: int) -> list[str]:
+def choose_noisy(
+    ids: Sequence[str], noise_level: float, seed: int, clean: Collection[str] = ()
+) -> list[str]:
     """The ids of exactly `round(noise_level * N)` samples, chosen by the seed.
 
     The choice does not depend on the order of the ids, and a lower level's choice is part of a
     higher level's.
+
+    Args:
+        ids: Of all N samples.
+        noise_level: Their share that is to be noisy.
+        seed: Of the choice.
+        clean: Those that are not to be chosen.
+
+    Raises:
+        InputError: If too many are to be kept clean.
     """
-    order = derive_rng(seed, "noisy samples").permutation(len(ids))
+    allowed = [id for id in _shuffled(ids, seed) if id not in clean]
+    count = round(noise_level * len(ids))
+    if count > len(allowed):
+        raise InputError(
+            f"{count} of {len(ids)} masks are to be noisy, but {len(ids) - len(allowed)} are to "
+            "stay clean; give a lower noise level, or fewer clean_ids."
+        )
+    return allowed[:count]
+
+
+def choose_clean(ids: Sequence[str], count: int, seed: int) -> list[str]:
+    """The ids of the `count` samples that `choose_noisy` of the same seed chooses last."""
+    return _shuffled(ids, seed)[len(ids) - count :]
+
+
+def _shuffled(ids: Sequence[str], seed: int) -> list[str]:
     ranked = sorted(ids)
-    return [ranked[i] for i in order[: round(noise_level * len(ids))]]
+    return [ranked[i] for i in derive_rng(seed, "noisy samples").permutation(len(ids))]
 
 
 def write_noisy_layer(
@@ -244,12 +270,13 @@ def write_noisy_layer(
     noise_level: float,
     seed: int,
     folder: str | Path,
+    clean: Collection[str] = (),
 ) -> LabelStore:
     """Write noisy masks for a share of the samples into a new label layer.
 
     The layer's manifest records each noisy mask's Dice to the original.
     """
-    chosen = set(choose_noisy(dataset.ids, noise_level, seed))
+    chosen = set(choose_noisy(dataset.ids, noise_level, seed, clean))
     writer = LabelStore.create(folder)
     facts = {}
     for index, id in enumerate(tqdm(dataset.ids, desc="Noisy masks", leave=False)):
