@@ -1,7 +1,8 @@
 """Runs the app over data, noise, noise levels, methods and seeds; draws the tables.
 
     python benchmarks/grid.py run core --jobs 2    # what has no result yet, most telling first
-    python benchmarks/grid.py table core           # the tables, as the README has them
+    python benchmarks/grid.py table core           # its tables
+    python benchmarks/grid.py docs                 # writes them into README.md and docs/
     python benchmarks/grid.py run core --large --jobs 4    # at 256 x 256 with ResNet-18, for a GPU
 
 Every cell is one run of the app (`coseg_lightning.run.run` of a composed configuration). Results
@@ -293,12 +294,25 @@ def run(grid: str, jobs: int, large: bool, seeds: Sequence[int] = SEEDS) -> None
                 print(f"{number} of {len(left)}: {','.join(row.values())}", flush=True)
 
 
+def ablation_rows(size: str = "") -> list[dict[str, str]]:
+    """The ablation's rows beside what it has in common with the other grid."""
+    rows = read(f"ablation{size}")
+    sets = {row["set"] for row in rows}
+    sets |= {f"{name.split('-')[0]}-none" for name in sets}
+    beside = ("supervised", "coseg")
+    return rows + [
+        row
+        for row in read(f"core{size}")
+        if row["set"] in sets and row["noise_level"] in ("0.0", "0.5") and row["method"] in beside
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("run", "table"))
-    parser.add_argument("grid", choices=("core", "ablation"))
+    parser.add_argument("what", choices=("run", "table", "docs"))
+    parser.add_argument("grid", choices=("core", "ablation"), nargs="?", default="core")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="only these")
     parser.add_argument("--large", action="store_true", help="256 x 256, ResNet-18")
@@ -306,21 +320,15 @@ def main() -> None:
     if arguments.what == "run":
         os.environ.setdefault("OMP_NUM_THREADS", "1" if arguments.jobs > 1 else "2")
         run(arguments.grid, arguments.jobs, arguments.large, arguments.seeds)
-    from tables import tables
+    from tables import filled, tables
 
+    if arguments.what == "docs":
+        for page in (HERE.parent / "README.md", *sorted((HERE.parent / "docs").rglob("*.md"))):
+            text = page.read_text(encoding="utf-8")
+            page.write_text(filled(text, read("core"), ablation_rows()), encoding="utf-8")
+        return
     size = "_large" * arguments.large
-    rows = read(f"{arguments.grid}{size}")
-    if arguments.grid == "ablation" and rows:  # beside what it has in common with the other
-        sets = {row["set"] for row in rows}
-        sets |= {f"{name.split('-')[0]}-none" for name in sets}
-        beside = ("supervised", "coseg")
-        rows += [
-            row
-            for row in read(f"core{size}")
-            if row["set"] in sets
-            and row["noise_level"] in ("0.0", "0.5")
-            and row["method"] in beside
-        ]
+    rows = ablation_rows(size) if arguments.grid == "ablation" else read(f"core{size}")
     print(tables(arguments.grid, rows))
 
 

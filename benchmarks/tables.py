@@ -1,6 +1,7 @@
 """The tables of `grid.py`, from its rows; as a program, those of docs/performance.md."""
 
 import csv
+import re
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -41,6 +42,29 @@ def tables(grid: str, rows: Sequence[Row]) -> str:
     overviews = [f"**NoL {level:g}**\n\n{overview(rows, level)}" for level in levels]
     baseline = "coseg" if grid == "ablation" else "supervised"
     return "\n\n".join([*overviews, means(rows, baseline), nothing_to_correct(rows), *by_set(rows)])
+
+
+def row_of(rows: Sequence[Row], method: str) -> str:
+    """A method's row beside those of plain networks, with half of the masks noisy."""
+    shown = [row for row in rows if row["method"] in ("supervised", method)]
+    return overview(shown, 0.5)
+
+
+def filled(text: str, core: Sequence[Row], ablation: Sequence[Row]) -> str:
+    """A page with its tables as the results are now, between `<!-- name -->` and `<!-- end -->`."""
+    makers = {
+        "core": lambda _: tables("core", core),
+        "overview": lambda level: overview(core, float(level)),
+        "ablation": lambda level: overview(ablation, float(level)),
+        "row": lambda method: row_of(core, method),
+    }
+
+    def table(found: re.Match[str]) -> str:
+        name, _, argument = found[1].partition(" ")
+        return f"<!-- {found[1]} -->\n\n{makers[name](argument)}\n\n<!-- end -->"
+
+    names = "|".join(makers)
+    return re.sub(rf"<!-- ((?:{names})[^>]*?) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
 
 
 def nothing_to_correct(rows: Sequence[Row]) -> str:

@@ -22,6 +22,7 @@ from coseg_lightning.build import make_peers
 from coseg_lightning.noise_level import estimate_noise_level
 from coseg_lightning.run import check
 from coseg_lightning.scores import Evidence
+from coseg_lightning.stages import METHODS
 
 
 def test_every_cell_is_a_run_of_the_app():
@@ -57,6 +58,28 @@ def test_a_cell_is_known_by_its_configuration_and_not_by_where_the_data_lies(mon
     monkeypatch.setattr(grid, "DATA", ROOT)
     assert grid.composed(cell, large=False)[1] == here
     assert grid.composed(cell, large=True)[1] != here
+
+
+def test_the_pages_hold_the_tables_of_the_committed_results():
+    core, ablation = grid.read("core"), grid.ablation_rows()
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    texts = {page: page.read_text(encoding="utf-8") for page in pages}
+    assert sum("<!-- end -->" in text for text in texts.values()) > 10
+    for page, text in texts.items():
+        told = f"{page} is older than the results: python benchmarks/grid.py docs"
+        assert tables.filled(text, core, ablation) == text, told
+
+
+def test_every_method_has_its_page():
+    pages = {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")} - {"README"}
+    assert pages == set(METHODS) == {path.stem for path in (ROOT / "conf" / "method").glob("*")}
+    index = (ROOT / "docs" / "methods" / "README.md").read_text(encoding="utf-8")
+    for name in pages:
+        page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
+        assert f"({name}.md)" in index
+        for part in (f"`method={name}`", "**When to use it.**", f"<!-- row {name} -->"):
+            assert part in page
+        assert "**Source.**" in page
 
 
 @pytest.mark.parametrize("kind", [WithoutExchange, OneNetwork])
