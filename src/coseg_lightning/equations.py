@@ -40,6 +40,8 @@ def predicted_classes(scores: Tensor) -> Tensor:
     Shape:
         scores `(N, K, H, W)`; returns `(N, H, W)` int64.
     """
+    if scores.shape[1] == 2:
+        return (scores[:, 1] > scores[:, 0]).long()  # many times faster yet
     return scores.max(dim=1).indices  # twenty times faster than argmax on a CPU
 
 

@@ -84,10 +84,11 @@ def evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX)
     def mean(values: Tensor) -> Tensor:
         """Over labelled pixels of `(N, ..., H, W)`."""
         shape = [len(values)] + [1] * (values.ndim - 3)
-        inside = values * labelled.view(*shape, *labelled.shape[1:])
+        inside = values * counts.view(*shape, *counts.shape[1:])
         return inside.sum(dim=(-2, -1), dtype=precise) / pixels.clamp_min(1).view(shape)
 
     p = logits.softmax(dim=1)
+    counts = labelled.to(p.dtype)  # once, not for each mean
     of_label = p.gather(1, masks.where(labelled, 0).unsqueeze(1))[:, 0]
 
     def softmin(fits: Tensor) -> Tensor:
@@ -95,13 +96,14 @@ def evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX)
         return 1 - mean(fits * weights) / mean(weights).clamp_min(1e-12)
 
     classes = logits.shape[1]
-    y = F.one_hot(masks.where(labelled, 0), classes).movedim(-1, 1)[:, 1:].to(p.dtype)
+    ids = torch.arange(1, classes, device=masks.device).view(-1, 1, 1)  # without background
+    y = (masks.where(labelled, 0).unsqueeze(1) == ids).to(p.dtype)
     q = p[:, 1:].clamp(1e-6, 1 - 1e-6)
     odds = q.logit()
     minus_log = -(y * q.log() + (1 - y) * (1 - q).log())
     entropy = -(q * q.log() + (1 - q) * (1 - q).log())
     changes = F.pad(y.diff(dim=-1).abs(), (1, 0)) + F.pad(y.diff(dim=-2).abs(), (0, 0, 1, 0))
-    hard = F.one_hot(predicted_classes(logits), classes).movedim(-1, 1)[:, 1:].to(p.dtype)
+    hard = (predicted_classes(logits).unsqueeze(1) == ids).to(p.dtype)
     by_class = [minus_log, entropy, q * (1 - q) * odds.square(), y, hard, q, q * y, changes]
     means = [mean(values) for values in by_class]
     columns = torch.stack([*means, softmin(y * q + (1 - y) * (1 - q))], dim=-1)
