@@ -41,7 +41,7 @@ from coseg_lightning.networks import (
     with_auxiliary,
 )
 from coseg_lightning.noise_level import FALLBACK, NoiseLevelEstimate, estimate_noise_level
-from coseg_lightning.optimization import PeerOptimization, Schedule
+from coseg_lightning.optimization import PeerOptimization, Schedule, made
 from coseg_lightning.scores import Evidence, relative_score
 
 # Both peers' losses, what each picked, the share of pixels of how many samples where they agree.
@@ -221,7 +221,7 @@ class CoSegModule(pl.LightningModule):
                 ("net_a", "net_b"), (self.net_a, self.net_b), rates, strict=True
             )
         ]
-        optimizer = self.optimizer_factory(groups, lr=rates[0])
+        optimizer = made(self.optimizer_factory, groups, rates[0])
         return self.optimization.configured(optimizer, self.scheduler_factory)
 
     @override

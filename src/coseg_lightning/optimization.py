@@ -27,6 +27,22 @@ HIDDEN = "_coseg_hidden_settings"  # an attribute of the trainer
 Schedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
 
 
+def made(
+    factory: Callable[..., Optimizer], groups: Sequence[dict[str, Any]], lr: float
+) -> Optimizer:
+    """The optimizer of these parameter groups.
+
+    On a CPU torch's Adam is told to update everything in one kernel, which takes a half to a fifth
+    of the time (benchmarks/step.py); elsewhere it finds its fast way by itself, and a fused one
+    would unscale the gradients of float16 behind Lightning's back.
+    """
+    weights = [weight for group in groups for weight in group["params"]]
+    on_cpu = all(weight.device.type == "cpu" and weight.is_floating_point() for weight in weights)
+    if factory is torch.optim.Adam and on_cpu:
+        return torch.optim.Adam(groups, lr=lr, fused=True)
+    return factory(groups, lr=lr)
+
+
 def scheduled(
     optimizer: Optimizer, schedule: Schedule | None, monitor: str
 ) -> OptimizerLRScheduler:

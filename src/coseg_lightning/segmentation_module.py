@@ -31,7 +31,7 @@ from coseg_lightning.networks import (
     check_logits,
     with_auxiliary,
 )
-from coseg_lightning.optimization import GradientGuard, Schedule, scheduled
+from coseg_lightning.optimization import GradientGuard, Schedule, made, scheduled
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 
 
@@ -131,7 +131,7 @@ class SegmentationModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.optimizer_factory(self.parameter_groups(), lr=self.lr)
+        optimizer = made(self.optimizer_factory, self.parameter_groups(), self.lr)
         return scheduled(optimizer, self.scheduler_factory, monitor="val/dice")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
