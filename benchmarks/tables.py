@@ -1,4 +1,4 @@
-"""The tables of `grid.py`, from its rows; as a program, those of docs/performance.md."""
+"""The tables of the docs: of `grid.py`, from its rows, and of docs/performance.md."""
 
 import csv
 import re
@@ -57,6 +57,7 @@ def filled(text: str, core: Sequence[Row], ablation: Sequence[Row]) -> str:
         "overview": lambda level: overview(core, float(level)),
         "ablation": lambda level: overview(ablation, float(level)),
         "row": lambda method: row_of(core, method),
+        "performance": lambda _: performance(),
     }
 
     def table(found: re.Match[str]) -> str:
@@ -245,7 +246,3 @@ def performance(results: Path = Path(__file__).parent / "results") -> str:
             lines += ["| " + " | ".join(row[c] for c in columns) + " |" for row in of_run]
             parts.append("\n".join(lines))
     return "\n\n".join(parts)
-
-
-if __name__ == "__main__":
-    print(performance())
