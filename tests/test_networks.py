@@ -116,6 +116,13 @@ def test_double_unet_needs_a_vgg():
         build_network("double_unet", encoder_name="resnet18")
 
 
+@pytest.mark.parametrize("name", ["double_unet", "ce_net"])
+def test_the_papers_networks_in_half_precision(name):
+    network = build_network(name, in_channels=1, **SMALL[name]).bfloat16()
+    images = torch.randn(2, 1, 32, 32, dtype=torch.bfloat16)
+    assert any_size(network, images).dtype == torch.bfloat16
+
+
 def test_dense_atrous_convolution_sees_what_the_paper_says():
     block = DenseAtrousConvolution(1)
     for convolution in (block.rate_1, block.rate_3, block.rate_5, block.point):

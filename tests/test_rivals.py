@@ -9,7 +9,7 @@ from conftest import Squares, TinyNetwork
 from test_coseg_module import loader, one_batch, trainer_of
 from torch import nn
 from torch.func import functional_call
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from coseg_lightning import CoSegDataModule, LabelStore, SegmentationModule
 from coseg_lightning.data.samples import Batch
@@ -534,3 +534,112 @@ def test_dimensionality_goes_on_where_it_was(tmp_path):
         DimensionalityDriven(TinyNetwork(), neighbours=1)
     with pytest.raises(InputError, match="Identity has no convolution"):
         DimensionalityDriven(nn.Identity())
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: PickAndLearn(TinyNetwork(), in_channels=1),
+        lambda: Reweighted(TinyNetwork(), clean_ids=["s01"]),
+        lambda: LabelTransition(TinyNetwork(), transition=[[0.9, 0.1], [0.2, 0.8]], learnt=True),
+        lambda: DimensionalityDriven(TinyNetwork()),
+    ],
+)
+def test_methods_in_other_precisions(tmp_path, make, precision):
+    options = {"image_size": 16, "in_channels": 1, "batch_size": 4, "augmentation": None}
+    module, data = make(), CoSegDataModule(Squares(8), **options)
+    trainer_of(tmp_path, precision=precision).fit(module, datamodule=data)
+    assert all(bool(torch.isfinite(value).all()) for value in module.net.parameters())
+
+
+def test_label_probabilities_stay_precise_in_mixed_precision():
+    logits = 4 * torch.randn(2, 2, 8, 8)
+    matrix = torch.tensor([[0.999, 0.001], [0.002, 0.998]])
+    exact = label_logits(logits, matrix)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(label_logits(logits, matrix), exact)
+
+
+def test_a_learnt_transition_is_loaded_and_goes_on(tmp_path):
+    net = "unet_classic"
+    options = {"in_channels": 1, "base_channels": 2}
+    module = LabelTransition(net, learnt=True, **options)
+    module.set_transition([[0.7, 0.3], [0.2, 0.8]])
+    batch = torch.randn(2, 1, 16, 16), torch.randint(0, 2, (2, 16, 16))
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    trainer.fit(module, loader(batch))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    loaded = LabelTransition.load_from_checkpoint(tmp_path / "a.ckpt")
+    fresh = LabelTransition(net, learnt=True, **options)
+    trainer_of(tmp_path, max_epochs=2).fit(
+        fresh, loader(batch), ckpt_path=tmp_path / "a.ckpt", weights_only=True
+    )
+    for other in (loaded, fresh):
+        assert other.known
+        assert other.log_transition.requires_grad
+    torch.testing.assert_close(loaded.transition, module.transition)
+    assert not torch.equal(fresh.transition, module.transition)
+
+
+class Foreign(Dataset):
+    """Somebody's samples, `(image, mask)` with or without an id."""
+
+    def __init__(self, ids):
+        self.given = ids
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        rest = [] if self.given is None else [self.given[index]]
+        return torch.randn(1, 16, 16), torch.randint(0, 2, (16, 16)), *rest
+
+
+@pytest.mark.parametrize(
+    ("ids", "clean"),
+    [([f"s{n}" for n in range(6)], ["s2"]), (range(6), ["2"]), (range(6), [2]), (None, [2])],
+)
+def test_clean_samples_of_any_dataset_are_found(tmp_path, ids, clean):
+    module = Reweighted(TinyNetwork(), clean_ids=clean)
+    trainer_of(tmp_path).fit(module, DataLoader(Foreign(ids), batch_size=3))
+    assert module._clean_places == [2]
+    with pytest.raises(InputError, match="needs one training loader with a map-style dataset"):
+        trainer_of(tmp_path).fit(
+            Reweighted(TinyNetwork(), clean_ids=clean), {"a": DataLoader(Foreign(ids))}
+        )
+
+
+def test_what_a_quality_module_cannot_judge_is_named():
+    images, masks = torch.randn(2, 1, 32, 32), torch.zeros(2, 32, 32, dtype=torch.long)
+    with pytest.raises(InputError, match=r"have 1 channels, .* was made for 3; give"):
+        PickAndLearn(TinyNetwork()).weights(images, masks)
+    with pytest.raises(InputError, match="no encoder 'resnet81'; did you mean resnet18"):
+        PickAndLearn(TinyNetwork(), quality_encoder="resnet81")
+    with pytest.raises(InputError, match="limit=a must be a number above 0"):
+        PickAndLearn(TinyNetwork(), limit="a")
+    module = PickAndLearn(TinyNetwork(), in_channels=1)  # a last batch of one sample
+    assert module.weights(images[:1], masks[:1]).tolist() == [1]
+
+
+def test_dimensionality_needs_to_know_when_training_ends(tmp_path):
+    options = {"max_epochs": -1, "max_steps": 2}
+    with pytest.raises(InputError, match="give the trainer its max_epochs"):
+        trainer_of(tmp_path, **options).fit(
+            DimensionalityDriven(TinyNetwork()), loader(one_batch())
+        )
+
+
+def test_several_scales_train_auxiliary_outputs_too(tmp_path):
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.second = TinyNetwork(), TinyNetwork()
+
+        def forward(self, images):
+            return {"out": self.used(images), "aux": self.second(images)}
+
+    module = MultiScaleModule(Two())
+    before = next(module.net.second.parameters()).clone()
+    trainer_of(tmp_path).fit(module, loader(one_batch()))
+    assert not torch.equal(next(module.net.second.parameters()), before)

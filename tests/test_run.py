@@ -502,13 +502,17 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
     assert np.array(Image.open(masks / "a.png")).shape == (40, 56)
 
 
-def test_a_module_of_ones_own(tmp_path):
+def test_a_module_of_ones_own(tmp_path, monkeypatch):
     module = "method.module=coseg_lightning.rivals.peers.PlainPeers"
     assert type(make_peers(composed(*SMALL, module))).__name__ == "PlainPeers"
     with pytest.raises(InputError, match="derived from CoSegModule"):
         make_peers(composed(*SMALL, "method.module=torch.nn.Linear"))
     with pytest.raises(InputError, match="no such class"):
         make_peers(composed(*SMALL, "method.module=coseg_lightning.Nothing"))
+    (tmp_path / "mine.py").write_text("import not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"mine cannot be imported \(No module named 'not_inst"):
+        make_peers(composed(*SMALL, "method.module=mine.Module"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_path
 
-from coseg_lightning.command import first_cause, is_number
+from coseg_lightning.command import first_cause, is_number, one_line
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -213,16 +213,18 @@ def _schedule(cfg: DictConfig) -> "Schedule | None":
 
 
 def _class(key: str, name: str) -> type:
+    why = "there is no such class"
     try:
         module, _, attribute = str(name).rpartition(".")
         found = getattr(import_module(module), attribute)
         if isinstance(found, type):
             return found
+    except ModuleNotFoundError as error:
+        if not str(name).startswith(str(error.name)):  # one that it imports
+            why = f"{module} cannot be imported ({one_line(error)})"
     except (ImportError, AttributeError, ValueError):
         pass
-    raise InputError(
-        f"{key}={name}: there is no such class; give its full name, such as torch.optim.SGD."
-    )
+    raise InputError(f"{key}={name}: {why}; give its full name, such as torch.optim.SGD.")
 
 
 def make_trainer(

@@ -1,6 +1,5 @@
 """Networks by name, of any input size, and on disk."""
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.networks.ce_net import CENet
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
+from coseg_lightning.networks.encoders import check_encoder, unknown
 
 OWN: dict[str, type[nn.Module]] = {
     "unet_classic": ClassicUNet,
@@ -52,10 +52,9 @@ def build_network(
     """
     architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
     if name not in architectures and name not in OWN:
-        raise InputError(_unknown("network", name, [*architectures, *OWN]))
-    known = (None, *smp.encoders.encoders)
-    if encoder_name not in known and not str(encoder_name).startswith("tu-"):
-        raise InputError(_unknown("encoder", str(encoder_name), smp.encoders.get_encoder_names()))
+        raise InputError(unknown("network", name, [*architectures, *OWN]))
+    if encoder_name is not None:
+        check_encoder(encoder_name)
     if name in OWN:
         encoder = {"encoder_name": encoder_name, "encoder_weights": encoder_weights}
         if name == "unet_classic":  # has none, and takes no pretrained weights
@@ -76,12 +75,6 @@ def build_network(
         **options,
     )
     return network
-
-
-def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
-    return f"There is no {what} {name!r}; {hint}"
 
 
 def output_stride(network: nn.Module) -> int:
@@ -145,9 +138,10 @@ def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor |
             f"{type(network).__name__} gave a {type(output).__name__}; it must give logits, or a "
             "dict with logits or out."
         )
-    if auxiliary is not None and auxiliary.shape != output.shape:
+    if auxiliary is not None and getattr(auxiliary, "shape", None) != output.shape:
+        what = tuple(getattr(auxiliary, "shape", ())) or f"a {type(auxiliary).__name__}"
         raise InputError(
-            f"{type(network).__name__} gave {tuple(auxiliary.shape)} as aux beside its logits of "
+            f"{type(network).__name__} gave {what} as aux beside its logits of "
             f"{tuple(output.shape)}; they must be alike, since both are trained on the labels."
         )
     logits: Tensor = output

@@ -2,8 +2,9 @@
 
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
+
+from coseg_lightning.networks.encoders import make_encoder
 
 POOLS = (2, 3, 5, 6)
 
@@ -36,7 +37,7 @@ class CENet(nn.Module):
         encoder_weights: str | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = get_encoder(
+        self.encoder = make_encoder(
             encoder_name, in_channels=in_channels, depth=5, weights=encoder_weights
         )
         widths = self.encoder.out_channels[2:]

@@ -2,12 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from coseg_lightning.equations import class_logits
 from coseg_lightning.errors import InputError
 from coseg_lightning.networks.classic_unet import double_convolution
+from coseg_lightning.networks.encoders import make_encoder
 
 
 class DoubleUNet(nn.Module):
@@ -54,7 +54,7 @@ class DoubleUNet(nn.Module):
                 f"encoder_name={encoder_name}: DoubleU-Net needs features at full size; take vgg11,"
                 " vgg13, vgg16 or vgg19, also with _bn."
             )
-        self.encoder_1 = get_encoder(
+        self.encoder_1 = make_encoder(
             encoder_name, in_channels=in_channels, depth=4, weights=encoder_weights
         )
         *skips, deepest = self.encoder_1.out_channels
@@ -77,7 +77,7 @@ class DoubleUNet(nn.Module):
         *skips, x = self.encoder_1(images)
         first = self.head_1(self.decoder_1(self.pyramid_1(x), skips))
         foreground = 1 - class_logits(first).softmax(dim=1)[:, :1]
-        x = images * foreground
+        x = images * foreground.to(images.dtype)
         both = []
         for level, skip in zip(self.encoder_2, skips, strict=True):
             x = level(x)

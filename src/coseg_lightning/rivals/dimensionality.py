@@ -48,13 +48,16 @@ class DimensionalityDriven(SegmentationModule):
         self._of_batches: list[float] = []
         self._seen: Tensor | None = None
         self._before: dict[str, Tensor] = {}
-        convolutions = [part for part in self.net.modules() if isinstance(part, nn.Conv2d)]
+        # The last one that is passed, but for an auxiliary head.
+        parts = [part for name, part in self.net.named_modules() if "aux" not in name]
+        convolutions = [part for part in parts if isinstance(part, nn.Conv2d)]
+        for convolution in convolutions:
+            convolution.register_forward_pre_hook(self._look)
         if not convolutions:
             raise InputError(
                 f"{type(self.net).__name__} has no convolution, whose input would be its "
                 "representation of a pixel; take another network."
             )
-        convolutions[-1].register_forward_pre_hook(self._look)
 
     def _look(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         if self.training:
@@ -70,6 +73,11 @@ class DimensionalityDriven(SegmentationModule):
 
     @override
     def on_train_start(self) -> None:
+        if (self.trainer.max_epochs or 0) < 1:
+            raise InputError(
+                "Labels give way by the share of training that is over; give the trainer its "
+                "max_epochs."
+            )
         self._before = self._state()  # also where a fit is resumed: at the end of its last epoch
 
     def _state(self) -> dict[str, Tensor]:
@@ -108,9 +116,13 @@ class DimensionalityDriven(SegmentationModule):
         if not self.trainer.is_last_batch:
             return
         mean = torch.tensor(np.mean(self._of_batches), dtype=torch.float32, device=self.device)
-        self.dimensions.append(float(self.trainer.strategy.reduce(mean, reduce_op="mean")))
+        found = float(self.trainer.strategy.reduce(mean, reduce_op="mean"))
+        if found > 0:
+            self.dimensions.append(found)
+        elif self.dimensions:  # of points that are all alike
+            self.dimensions.append(self.dimensions[-1])
         self._of_batches = []
-        told = {"train/dimensionality": self.dimensions[-1], "train/alpha": self.alpha}
+        told = {"train/dimensionality": found, "train/alpha": self.alpha}
         self.log_dict(told, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         if self.turning_epoch is None and is_turning_point(self.dimensions):
             self.turning_epoch = self.current_epoch - 1

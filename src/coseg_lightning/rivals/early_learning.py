@@ -29,6 +29,7 @@ from coseg_lightning.callbacks.label_correction import resize_probabilities
 from coseg_lightning.data.samples import read_batch
 from coseg_lightning.equations import class_logits, predicted_classes
 from coseg_lightning.labels import LabelStore, LabelStoreWriter, sample_name
+from coseg_lightning.networks import auxiliary_weight
 from coseg_lightning.segmentation_module import SegmentationModule
 
 SCALES = (0.7, 1.0, 1.5)
@@ -47,7 +48,8 @@ class MultiScaleModule(SegmentationModule):
 
     @override
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
-        predictions = [self(images) if scale == 1 else self._at(images, scale) for scale in SCALES]
+        outputs = [self._outputs_at(images, scale) for scale in SCALES]
+        predictions = [logits for logits, _ in outputs]
         log_p = [class_logits(logits).log_softmax(dim=1) for logits in predictions]
         mean = torch.stack([part.exp() for part in log_p]).mean(dim=0).clamp_min(1e-8)
         apart = sum((part.exp() * (part - mean.log())).sum(dim=1) for part in log_p) / len(SCALES)
@@ -55,19 +57,32 @@ class MultiScaleModule(SegmentationModule):
         pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
         consistency = (apart * labelled).flatten(1).sum(dim=1) / pixels
         supervised = [self.supervised_losses(logits, masks) for logits in predictions]
-        return torch.stack(supervised).mean(dim=0) + consistency
+        for _, auxiliary in outputs:
+            if auxiliary is not None:
+                weight = auxiliary_weight(self.net)
+                supervised.append(weight * self.supervised_losses(auxiliary, masks))
+        return torch.stack(supervised).sum(dim=0) / len(SCALES) + consistency
 
-    def _at(self, images: Tensor, scale: float) -> Tensor:
-        size = [max(1, round(scale * side)) for side in images.shape[-2:]]
-        smaller = F.interpolate(images, size=size, mode="bilinear", align_corners=False)
-        return F.interpolate(
-            self(smaller), size=images.shape[-2:], mode="bilinear", align_corners=False
-        )
+    def _outputs_at(self, images: Tensor, scale: float) -> tuple[Tensor, Tensor | None]:
+        if scale == 1:
+            return self.outputs(images)
+        logits, auxiliary = self.outputs(_resized(images, scale))
+        size = images.shape[-2:]
+        return _at(logits, size), None if auxiliary is None else _at(auxiliary, size)
 
     def mean_probabilities(self, images: Tensor) -> Tensor:
         """Class probabilities, the mean over scales, `(N, K, H, W)`."""
-        scales = [self._at(images, scale) for scale in SCALES]
+        size = images.shape[-2:]
+        scales = [_at(self(_resized(images, scale)), size) for scale in SCALES]
         return torch.stack([class_logits(logits).softmax(dim=1) for logits in scales]).mean(dim=0)
+
+
+def _resized(images: Tensor, scale: float) -> Tensor:
+    return _at(images, [max(1, round(scale * side)) for side in images.shape[-2:]])
+
+
+def _at(values: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(values, size=list(size), mode="bilinear", align_corners=False)
 
 
 class EarlyLearningCorrection(Callback):

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 from typing_extensions import override
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.networks.encoders import make_encoder
 from coseg_lightning.segmentation_module import SegmentationModule
 
 
@@ -25,7 +25,7 @@ class PickAndLearn(SegmentationModule):
             another `exp(2 lambda)` times.
         quality_encoder: One of smp's encoders, from nothing. Published is a VGG (`vgg16`), which
             costs several times what a ResNet-18 does.
-        options: Those of `SegmentationModule`.
+        options: Those of `SegmentationModule`; `in_channels` also where the network is given ready.
     """
 
     def __init__(
@@ -35,8 +35,8 @@ class PickAndLearn(SegmentationModule):
         quality_encoder: str = "resnet18",
         **options: Any,
     ) -> None:
-        if limit <= 0:
-            raise InputError(f"limit={limit} must be above 0.")
+        if not isinstance(limit, int | float) or limit <= 0:
+            raise InputError(f"limit={limit} must be a number above 0.")
         super().__init__(*net, **options)
         self.limit = limit
         channels = options.get("in_channels", 3) + self.classes
@@ -56,6 +56,16 @@ class PickAndLearn(SegmentationModule):
 
     def weights(self, images: Tensor, masks: Tensor) -> Tensor:
         """What each sample of a batch counts, `(N,)`; their sum is 1."""
+        found = images.shape[1] + self.classes
+        if found != self.quality.channels:
+            raise InputError(
+                f"The images have {images.shape[1]} channels, but the quality module was made for "
+                f"{self.quality.channels - self.classes}; give "
+                f"PickAndLearn(..., in_channels={images.shape[1]})."
+            )
+        if len(images) == 1:  # weighs all there is, and BatchNorm could not learn from it
+            zero = sum(weight.sum() * 0 for weight in self.quality.parameters())
+            return bounded_weights(torch.zeros(1, device=images.device) + zero, self.limit)
         labelled = masks != self.ignore_index
         labels = F.one_hot(masks.where(labelled, 0), self.classes).movedim(-1, 1)
         scores = self.quality(torch.cat([images, labels * labelled.unsqueeze(1)], dim=1))
@@ -71,7 +81,8 @@ class QualityAwareness(nn.Module):
 
     def __init__(self, channels: int, encoder_name: str) -> None:
         super().__init__()
-        self.encoder = get_encoder(encoder_name, in_channels=channels, depth=5, weights=None)
+        self.channels = channels
+        self.encoder = make_encoder(encoder_name, in_channels=channels, depth=5)
         self.score = nn.Conv2d(self.encoder.out_channels[-1], 1, kernel_size=1)
 
     def forward(self, images_and_labels: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Reweighting by the gradient on a small clean set (Mirikharaji et al. 2019) [10]."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -40,7 +41,7 @@ class Reweighted(SegmentationModule):
     def __init__(
         self,
         *net: Any,
-        clean_ids: list[str] | None = None,
+        clean_ids: Sequence[str | int] | None = None,
         per: Literal["pixel", "sample"] = "pixel",
         **options: Any,
     ) -> None:
@@ -60,11 +61,14 @@ class Reweighted(SegmentationModule):
                 "Reweighting needs a few training samples whose masks are right; name them by "
                 "data.clean_ids in the app, or by clean_ids."
             )
-        dataset: Any = self._loader.dataset
-        names = getattr(dataset, "ids", None)
-        if names is None:
-            names = [sample_name(mask_and_id(dataset[n])[1]) for n in range(len(dataset))]
-        self._clean_places = [place for place, name in enumerate(names) if name in set(ids)]
+        dataset: Any = getattr(self._loader, "dataset", None)
+        if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+            raise InputError(
+                "Reweighting looks up its clean samples in the training dataset, and needs one "
+                "training loader with a map-style dataset."
+            )
+        names, wanted = _names_of(dataset), set(map(sample_name, ids))
+        self._clean_places = [place for place, name in enumerate(names) if name in wanted]
         if not self._clean_places:
             raise InputError(
                 f"None of the {len(ids)} clean_ids is among the training samples; they are called "
@@ -85,7 +89,8 @@ class Reweighted(SegmentationModule):
         else:
             samples = [dataset[place] for place in places]
         collate = getattr(self._loader, "collate_fn", None) or default_collate
-        return read_batch(self.trainer.strategy.batch_to_device(collate(samples)))
+        batch = self.trainer.strategy.batch_to_device(collate(samples))
+        return read_batch(self.trainer.strategy.precision_plugin.convert_input(batch))
 
     @override
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
@@ -138,3 +143,11 @@ class Reweighted(SegmentationModule):
     def _copied_buffers(self) -> dict[str, Tensor]:
         """BatchNorm's statistics, which these passes are not to count in."""
         return {name: buffer.clone() for name, buffer in self.named_buffers()}
+
+
+def _names_of(dataset: Any) -> Sequence[str]:
+    """What a training set's samples are called; those without ids are numbered."""
+    if isinstance(dataset, SampleDataset):
+        return dataset.ids
+    ids = [mask_and_id(dataset[place])[1] for place in range(len(dataset))]
+    return [sample_name(place if id is None else id) for place, id in enumerate(ids)]

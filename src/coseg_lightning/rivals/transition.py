@@ -104,11 +104,22 @@ class LabelTransition(SegmentationModule):
             logits = label_logits(logits, self.transition)
         return super().supervised_losses(logits, masks)
 
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["transition_known"] = self.known
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.known = checkpoint.get("transition_known", self.known)
+        self.log_transition.requires_grad_(self.known and self.learnt)
+
 
 def label_logits(logits: Tensor, transition: Tensor) -> Tensor:
     """Logarithms of the probabilities of the labels, `T^t p`, `(N, K, H, W)`."""
     p = class_logits(logits).softmax(dim=1)
-    of_labels = torch.einsum("nihw,ij->njhw", p, transition.to(p.dtype))
+    # Not as a matrix product, which autocast would do in half precision.
+    of_labels = (p.unsqueeze(2) * transition.to(p.dtype)[:, :, None, None]).sum(dim=1)
     return of_labels.clamp_min(1e-7).log()
 
 

@@ -1,0 +1,48 @@
+"""smp's encoders by name, for networks and methods that smp does not have."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from segmentation_models_pytorch.encoders import encoders, get_encoder
+
+from coseg_lightning.errors import InputError
+
+
+def make_encoder(name: str, *, in_channels: int, depth: int, weights: str | None = None) -> Any:
+    """One of smp's or (`tu-...`) timm's encoders.
+
+    Args:
+        name: Its name.
+        in_channels: Channels of the images.
+        depth: How often it halves the size.
+        weights: Pretrained weights to download; none by default.
+
+    Raises:
+        InputError: If there is no such encoder, or it has no such features.
+    """
+    check_encoder(name)
+    try:
+        return get_encoder(name, in_channels=in_channels, depth=depth, weights=weights)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InputError(
+            f"encoder {name} cannot be used here ({str(error).strip(chr(34))}); take another one, "
+            "such as resnet18."
+        ) from error
+
+
+def check_encoder(name: str) -> None:
+    """Raise an `InputError` if there is no such encoder; timm's are only found when they are made.
+
+    Args:
+        name: Its name.
+    """
+    if name not in encoders and not name.startswith("tu-"):
+        raise InputError(unknown("encoder", name, list(encoders)))
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> str:
+    """A sentence on a name that there is not."""
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
+    return f"There is no {what} {name!r}; {hint}"
