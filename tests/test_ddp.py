@@ -307,3 +307,31 @@ class KeepTransition(TransitionEstimation):
         super().on_fit_end(trainer, pl_module)
         if trainer.is_global_zero:
             torch.save(torch.tensor(self.transition), self.folder / "transition.pt")
+
+
+def test_a_rollback_is_the_same_on_both_processes(tmp_path):
+    class Rising(DimensionalityDriven):
+        """Its dimensionality rises after ten epochs."""
+
+        def dimensionality(self, features):
+            return 9.0 if self.current_epoch >= 10 else 3.0 - 0.1 * self.current_epoch
+
+    module = Rising(TinyNetwork(), lr=0.05)
+    states, turns = KeepStates(tmp_path / "states"), KeepTurn(tmp_path)
+    options = {"max_epochs": 12, "callbacks": [states, turns], **processes(2)}
+    trainer_of(tmp_path, **options).fit(module, data_of(tmp_path / "data"))
+    first, other = (
+        torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    torch.testing.assert_close(first, other, rtol=0, atol=0)
+    assert [(tmp_path / f"turn_{rank}").read_text() for rank in (0, 1)] == ["9", "9"]
+
+
+class KeepTurn(pl.Callback):
+    """Writes down each process's turning epoch."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        (self.folder / f"turn_{trainer.global_rank}").write_text(str(pl_module.turning_epoch))

@@ -36,6 +36,7 @@ from coseg_lightning.data.samples import Batch
 from coseg_lightning.equations import segmentation_loss
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
+from coseg_lightning.rivals.peers import PixelCoTeaching
 
 
 class Rates(pl.Callback):
@@ -472,6 +473,42 @@ class DifferentAux(Named):
 def test_an_auxiliary_output_that_labels_do_not_fit_is_named():
     with pytest.raises(InputError, match=r"gave \(1, 1, 8, 8\) as aux beside its logits"):
         SegmentationModule(DifferentAux("out"))(torch.randn(1, 1, 8, 8))
+    SegmentationModule(DifferentAux("out")).eval()(torch.randn(1, 1, 8, 8))  # not used there
+
+
+class DeepSupervision(Named):
+    """Several auxiliary outputs, smaller ones among them."""
+
+    def forward(self, images):
+        aux = self.second(images)
+        return {"out": self.net(images), "aux": [aux, nn.functional.avg_pool2d(aux, 2)]}
+
+
+def test_deep_supervision():
+    images, masks = one_batch()
+    module = SegmentationModule(DeepSupervision("out"))
+    used, aux = module.net.net(images), module.net.second(images)
+    small = nn.functional.avg_pool2d(aux, 2)
+    larger = nn.functional.interpolate(small, masks.shape[-2:], mode="bilinear")
+    expected = segmentation_loss(used, masks)
+    expected += 0.5 * (segmentation_loss(aux, masks) + segmentation_loss(larger, masks))
+    torch.testing.assert_close(module.losses(images, masks), expected)
+
+
+def test_auxiliary_outputs_learn_by_the_method():
+    """Where pixels are picked and not samples, auxiliary outputs learn from picked ones too."""
+    images, masks = one_batch()
+    peers = PixelCoTeaching(Named("out"), Named("out"), ramp_epochs=0)
+    peers.trainer = trainer_of(".")
+    losses = []
+    peers.manual_backward = losses.append
+    peers._learn_jointly(Batch(images, masks), 1)
+    batch = Batch(images, masks)
+    (a, b), (c, d) = ((net.net(images), net.second(images)) for net in (peers.net_a, peers.net_b))
+    expected = sum(peers.peer_losses(a, c, batch)[:2])
+    expected += 0.5 * peers.peer_losses(b, c, batch)[0]
+    expected += 0.5 * peers.peer_losses(a, d, batch)[1]
+    torch.testing.assert_close(losses[0], expected)
 
 
 def test_an_auxiliary_output_learns_from_what_its_network_learns_from():

@@ -90,12 +90,12 @@ def test_double_unet_trains_two_masks_and_uses_the_second():
     torch.manual_seed(0)
     network = DoubleUNet(1, 3, **SMALL["double_unet"])
     images = torch.randn(2, 1, 40, 50)
-    logits, first = with_auxiliary(network, images)
+    logits, (first,) = with_auxiliary(network, images)
     assert logits.shape == first.shape == (2, 3, 40, 50)
     assert auxiliary_weight(network) == 1
     network.eval()
     used, none = with_auxiliary(network, images)
-    assert none is None
+    assert none == []
     with torch.no_grad():
         # All background in the first mask: the second U-Net sees nothing of the image ...
         network.head_1.weight.zero_()

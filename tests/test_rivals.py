@@ -230,7 +230,7 @@ def test_quality_weights_are_a_bounded_softmax():
     weights = bounded_weights(scores, 1.5)
     torch.testing.assert_close(weights, expected)
     assert weights.max() / weights.min() <= np.exp(2 * 1.5)
-    with pytest.raises(InputError, match="limit=0 must be above 0"):
+    with pytest.raises(InputError, match="limit=0 must be a number above 0"):
         PickAndLearn(TinyNetwork(), limit=0)
 
 
@@ -314,6 +314,37 @@ def test_pixels_that_contradict_the_clean_samples_count_less():
     assert of_images[2:].min() > 1.5 * of_images[:2].max()
 
 
+@pytest.mark.parametrize("per", ["pixel", "sample"])
+def test_the_loss_is_the_weighted_one(per, monkeypatch):
+    torch.manual_seed(0)
+    module = Reweighted(TinyNetwork(), per=per).eval()
+    images, masks = one_batch()
+    clean = Batch(images.flip(0), masks.flip(0))
+    monkeypatch.setattr(module, "clean_batch", lambda size: clean)
+    weights = module.weights(images, masks, clean)
+    expected = (weights * module.parts(module(images), masks)).sum()
+    torch.testing.assert_close(module.losses(images, masks).mean(), expected)
+    assert not torch.allclose(expected, module.parts(module(images), masks).mean())
+
+
+def test_weights_are_computed_in_full_precision():
+    torch.manual_seed(0)
+    module = Reweighted(TinyNetwork())
+    images, masks = one_batch()
+    exact = module.weights(images, masks, Batch(images, masks))
+    for kind in (torch.bfloat16, torch.float16):
+        with torch.autocast("cpu", kind):
+            found = module.weights(images, masks, Batch(images, masks))
+        torch.testing.assert_close(found, exact)
+
+
+def test_synchronised_batchnorm_has_no_forward_mode(tmp_path):
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(TinyNetwork())
+    module = Reweighted(network, clean_ids=["s2"])
+    with pytest.raises(InputError, match="leave out sync_batchnorm"):
+        trainer_of(tmp_path).fit(module, DataLoader(Foreign([f"s{n}" for n in range(6)])))
+
+
 def test_reweighting_learns_from_the_clean_ids_of_the_data(tmp_path):
     torch.manual_seed(0)
     options = {"image_size": 16, "in_channels": 1, "batch_size": 4, "augmentation": None}
@@ -323,7 +354,7 @@ def test_reweighting_learns_from_the_clean_ids_of_the_data(tmp_path):
     assert sorted(module.clean_batch(4).ids) == ["s03", "s07"]
     with pytest.raises(InputError, match="needs a few training samples whose masks are right"):
         trainer_of(tmp_path).fit(Reweighted(TinyNetwork()), CoSegDataModule(Squares(12), **options))
-    with pytest.raises(InputError, match="None of the 1 clean_ids is among the training samples"):
+    with pytest.raises(InputError, match="clean_ids names 'x', which is no training sample"):
         trainer_of(tmp_path).fit(Reweighted(TinyNetwork(), clean_ids=["x"]), data)
     with pytest.raises(InputError, match="per='image' must be pixel or sample"):
         Reweighted(TinyNetwork(), per="image")
@@ -519,7 +550,13 @@ def test_labels_give_way_after_the_turning_point(tmp_path, monkeypatch):
     predicted = logits.argmax(dim=1).where(masks != 255, masks)
     expected = alpha * segmentation_loss(logits, masks)
     expected += (1 - alpha) * segmentation_loss(logits, predicted)
-    torch.testing.assert_close(module._mixed(logits, masks, alpha), expected)
+    module.train()
+    monkeypatch.setattr(DimensionalityDriven, "alpha", alpha)
+    monkeypatch.setattr(module, "dimensionality", lambda _: 1.0)
+    module._seen = images  # as while it is trained
+    module.net.eval()
+    torch.testing.assert_close(module.losses(images, masks), expected)
+    assert not any(part._forward_pre_hooks for part in module.net.modules())
 
 
 def test_dimensionality_goes_on_where_it_was(tmp_path):
@@ -530,7 +567,7 @@ def test_dimensionality_goes_on_where_it_was(tmp_path):
     other = DimensionalityDriven(TinyNetwork())
     other.on_load_checkpoint(checkpoint)
     assert (other.dimensions, other.turning_epoch) == ([3.0, 2.0], 1)
-    with pytest.raises(InputError, match="neighbours=1 must be at least 2"):
+    with pytest.raises(InputError, match="neighbours=1 must be a whole number of at least 2"):
         DimensionalityDriven(TinyNetwork(), neighbours=1)
     with pytest.raises(InputError, match="Identity has no convolution"):
         DimensionalityDriven(nn.Identity())

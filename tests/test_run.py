@@ -19,12 +19,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from test_callbacks import hashes
 
-from coseg_lightning.build import make_data, make_noise, make_peers
+from coseg_lightning.build import make_data, make_network, make_noise, make_peers
 from coseg_lightning.command import CONF
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
 from coseg_lightning.finished import FinishedRun
 from coseg_lightning.labels import LabelStore
+from coseg_lightning.rivals.transition import LabelTransition
 from coseg_lightning.run import check, run
 from coseg_lightning.segmentation_module import SegmentationModule
 
@@ -443,9 +444,11 @@ def test_methods_of_one_network(tmp_path, method):
     estimates = method in ("forward_correction", "noise_adaptation")
     assert ("estimation" in summary["stages"]) == estimates
     if estimates:
-        rows = np.array(summary["transition"])
+        rows = np.array(summary["transition"]["estimated"])
         assert rows.shape == (2, 2)
         np.testing.assert_allclose(rows.sum(axis=1), 1)
+        final = np.array(summary["transition"]["final"])
+        assert np.allclose(rows, final, atol=1e-4) == (method == "forward_correction")
     if method == "dimensionality":
         found = [row["train/dimensionality"] for row in rows_of(folder / "metrics.csv")]
         assert all(float(value) > 0 for value in found if value)
@@ -454,6 +457,45 @@ def test_methods_of_one_network(tmp_path, method):
     assert extra.get(method, "net.head.weight") in weights["state_dict"]
     plain = torch.load(folder / "noisy_baseline" / "last.ckpt", weights_only=True)
     assert all(name.startswith("net.") for name in plain["state_dict"])  # whatever the method
+
+
+@pytest.mark.parametrize("method", ["forward_correction", "noise_adaptation"])
+def test_stage_2_begins_with_what_was_estimated(tmp_path, monkeypatch, method):
+    seen = []
+
+    def step(module, batch, batch_idx):
+        if module.known and not seen:
+            seen.append((module.transition.detach().clone(), module.net.head.weight.clone()))
+        return SegmentationModule.training_step(module, batch, batch_idx)
+
+    monkeypatch.setattr(LabelTransition, "training_step", step)
+    settings = [*SMALL, *PHANTOM, f"method={method}", "noise=type2", "nol=0.3"]
+    summary = run(composed(*settings), tmp_path / "run")
+    ((transition, head),) = seen
+    expected = torch.tensor(summary["transition"]["estimated"])
+    torch.testing.assert_close(transition, expected, atol=1e-5, rtol=0)
+    path = tmp_path / "run" / "estimation" / "last.ckpt"
+    state = torch.load(path, weights_only=True)["state_dict"]
+    # The learnt one goes on from the plain network, the other begins anew.
+    assert torch.equal(head, state["net.head.weight"]) == (method == "noise_adaptation")
+
+
+def test_reweighting_without_clean_samples_is_told_before_anything_is_trained(tmp_path):
+    settings = [*SMALL, *PHANTOM, "method=reweight", "noise=type2", "baselines=true"]
+    with pytest.raises(InputError, match="needs a few training samples whose masks are right"):
+        run(composed(*settings), tmp_path / "run")
+    assert not (tmp_path / "run" / "noisy_baseline").exists()
+
+
+def test_a_run_needs_the_file_of_clean_ids_no_more(tmp_path):
+    known = sorted(make_data(composed(*PHANTOM), tmp_path).samples("train").ids)
+    given = tmp_path / "clean.txt"
+    given.write_text(f"{known[2]}\n{known[5]}\n")
+    settings = [*SMALL, *PHANTOM, "method=reweight", f"data.clean_ids={given}"]
+    summary = run(composed(*settings), tmp_path / "run")
+    given.unlink()
+    assert summary["config"]["data"]["clean_ids"] == [known[2], known[5]]
+    assert FinishedRun(tmp_path / "run").data().clean_ids == {known[2], known[5]}
 
 
 def test_a_given_transition_is_not_estimated(tmp_path):
@@ -511,6 +553,22 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
         make_peers(composed(*SMALL, "method.module=coseg_lightning.Nothing"))
     (tmp_path / "mine.py").write_text("import not_installed\n")
     monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match="since method=supervised trains a single network"):
+        make_network(
+            composed(*SMALL, "method=supervised", "+method.module=coseg_lightning.CoSegModule")
+        )
+    with pytest.raises(InputError, match="method=gce has no module of its own"):
+        make_network(composed(*SMALL, "method=gce", "+method.options={q: 0.5}"))
+    # Of a pair only the module and its options need to be named.
+    cfg = composed(*SMALL)
+    cfg.method = {
+        "name": "mine",
+        "stages": ["robust_training"],
+        "module": "coseg_lightning.rivals.peers.JoCoR",
+        "options": {"agreement_weight": 0.5},
+    }
+    check(cfg)
+    assert make_peers(cfg).agreement_weight == 0.5
     with pytest.raises(InputError, match=r"mine cannot be imported \(No module named 'not_inst"):
         make_peers(composed(*SMALL, "method.module=mine.Module"))
 

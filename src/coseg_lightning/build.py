@@ -68,11 +68,11 @@ def make_data(
         noise_level=cfg.noise.level,
         noise_folder=None if noise is None else folder / "noise",
         cache=_cache(cfg),
-        clean_ids=_clean_ids(cfg),
+        clean_ids=read_clean_ids(cfg),
     )
 
 
-def _clean_ids(cfg: DictConfig) -> list[str] | int:
+def read_clean_ids(cfg: DictConfig) -> list[str] | int:
     """The training samples whose masks are known to be right: a list, a file's lines, a number."""
     given = cfg.data.get("clean_ids")
     if given is None:
@@ -139,9 +139,9 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
             instantiate(cfg.model),
             instantiate(cfg.get("peer_b") or cfg.model),
             noise_level=cfg.nol,
-            ramp_epochs=cfg.method.ramp_epochs,
-            selection=cfg.method.selection,
-            step=cfg.method.step,
+            ramp_epochs=cfg.method.get("ramp_epochs"),
+            selection=cfg.method.get("selection", "whole_set"),
+            step=cfg.method.get("step", "picks"),
             **_training(cfg),
             **_options(cfg),
         )
@@ -150,28 +150,26 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
     return module
 
 
-def make_plain_network(cfg: DictConfig) -> "SegmentationModule":
-    """One network of the first peer's kind, plain supervised: the baselines."""
-    from coseg_lightning.segmentation_module import SegmentationModule
-
-    return SegmentationModule(instantiate(cfg.model), **_training(cfg))
-
-
 def make_network(cfg: DictConfig) -> "SegmentationModule":
     """One network of the first peer's kind: that of section 2.3, or a method's own module."""
-    from coseg_lightning.coseg_module import CoSegModule
     from coseg_lightning.segmentation_module import SegmentationModule
+    from coseg_lightning.stages import stages_of
 
     kind: type[SegmentationModule] = SegmentationModule
     options: dict[str, Any] = {}
-    own = _class("method.module", cfg.method.module) if "module" in cfg.method else CoSegModule
-    if not issubclass(own, CoSegModule):  # whose network is a plain one
-        if not issubclass(own, SegmentationModule):
+    pairs = "robust_training" in stages_of(cfg.method.name, cfg.method.get("stages"))
+    if "module" in cfg.method and not pairs:
+        kind, options = _class("method.module", cfg.method.module), _options(cfg)
+        if not issubclass(kind, SegmentationModule):
             raise InputError(
-                f"method.module={cfg.method.module} must be derived from SegmentationModule, or "
-                "from CoSegModule."
+                f"method.module={cfg.method.module} must be derived from SegmentationModule, since "
+                f"method={cfg.method.name} trains a single network."
             )
-        kind, options = own, _options(cfg)
+    elif not pairs and _options(cfg):
+        raise InputError(
+            f"method.options={_options(cfg)}: method={cfg.method.name} has no module of its own, "
+            "and takes none."
+        )
     if "pixel_loss" in cfg.method:
         options = {"pixel_loss": cfg.method.pixel_loss, **options}
     try:

@@ -221,7 +221,7 @@ class CoSegModule(pl.LightningModule):
                 ("net_a", "net_b"), (self.net_a, self.net_b), rates, strict=True
             )
         ]
-        optimizer = made(self.optimizer_factory, groups, rates[0])
+        optimizer = made(self, self.optimizer_factory, groups, rates[0])
         return self.optimization.configured(optimizer, self.scheduler_factory)
 
     @override
@@ -335,9 +335,16 @@ class CoSegModule(pl.LightningModule):
         (logits_a, auxiliary_a), (logits_b, auxiliary_b) = self._outputs(sample.images)
         self._check(net_a=logits_a, net_b=logits_b)
         loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
-        picks_a, picks_b = (None, None) if picks is None else picks
-        loss_a = loss_a + self._auxiliary_loss("net_a", auxiliary_a, picks_b, sample.masks)
-        loss_b = loss_b + self._auxiliary_loss("net_b", auxiliary_b, picks_a, sample.masks)
+        if picks is not None:
+            loss_a = loss_a + self._auxiliary_loss("net_a", auxiliary_a, picks[1], sample.masks)
+            loss_b = loss_b + self._auxiliary_loss("net_b", auxiliary_b, picks[0], sample.masks)
+        else:  # what is chosen is no samples: auxiliary outputs learn as the others do
+            for part in auxiliary_a:
+                more, _, _ = self.peer_losses(part, logits_b.detach(), sample)
+                loss_a = loss_a + auxiliary_weight(self.net_a) * more
+            for part in auxiliary_b:
+                _, more, _ = self.peer_losses(logits_a.detach(), part, sample)
+                loss_b = loss_b + auxiliary_weight(self.net_b) * more
         # No parameter is shared: the gradient of the sum holds both peers' own gradients.
         self.manual_backward((loss_a + loss_b) / batches)
         same = agreement(
@@ -345,19 +352,18 @@ class CoSegModule(pl.LightningModule):
         )
         return (loss_a.detach(), loss_b.detach()), picks, (same, len(sample.masks))
 
-    def _outputs(self, images: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+    def _outputs(self, images: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         """The logits of both peers, and their networks' auxiliary ones, if they have any."""
         if is_overridden("forward", self, CoSegModule):
-            return [(logits, None) for logits in self(images)]
+            return [(logits, []) for logits in self(images)]
         return [with_auxiliary(net, images) for net in (self.net_a, self.net_b)]
 
     def _auxiliary_loss(
-        self, name: str, logits: Tensor | None, picks: Tensor | None, masks: Tensor
+        self, name: str, auxiliary: list[Tensor], picks: Tensor | None, masks: Tensor
     ) -> Tensor | float:
         """What a network's auxiliary logits learn from the samples that it learns from."""
-        if logits is None:
-            return 0.0
-        return auxiliary_weight(getattr(self, name)) * self._loss_of(picks, logits, masks)
+        weight = auxiliary_weight(getattr(self, name))
+        return weight * sum(self._loss_of(picks, part, masks) for part in auxiliary)
 
     def _learn_from_picks(self, sample: Batch, batches: int) -> Learnt:
         """Through each peer only what the other one picked, one after the other."""
@@ -408,7 +414,7 @@ class CoSegModule(pl.LightningModule):
         torch.clear_autocast_cache()
         return self.picks(logits_a, sample.masks, k), self.picks(logits_b, sample.masks, k)
 
-    def _logits_of(self, name: str, images: Tensor, picks: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _logits_of(self, name: str, images: Tensor, picks: Tensor) -> tuple[Tensor, list[Tensor]]:
         """A peer's logits of some images of a batch, and auxiliary ones if it has any.
 
         At least two images pass through it: BatchNorm after a global pooling has nothing to
@@ -427,7 +433,7 @@ class CoSegModule(pl.LightningModule):
             getattr(self, name), passing.contiguous(memory_format=order)
         )
         self._check(**{name: logits})
-        return logits[: len(picks)], None if auxiliary is None else auxiliary[: len(picks)]
+        return logits[: len(picks)], [part[: len(picks)] for part in auxiliary]
 
     @property
     def _is_joint(self) -> bool:

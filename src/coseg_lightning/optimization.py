@@ -28,17 +28,22 @@ Schedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, 
 
 
 def made(
-    factory: Callable[..., Optimizer], groups: Sequence[dict[str, Any]], lr: float
+    module: pl.LightningModule,
+    factory: Callable[..., Optimizer],
+    groups: Sequence[dict[str, Any]],
+    lr: float,
 ) -> Optimizer:
-    """The optimizer of these parameter groups.
+    """The optimizer of these parameter groups of a module.
 
     On a CPU torch's Adam is told to update everything in one kernel, which takes a half to a fifth
-    of the time (benchmarks/step.py); elsewhere it finds its fast way by itself, and a fused one
-    would unscale the gradients of float16 behind Lightning's back.
+    of the time (benchmarks/step.py). Elsewhere it finds its fast way by itself; and where gradients
+    are scaled, a fused one would unscale them after they were clipped.
     """
+    trainer = module._trainer
+    scaled = trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
     weights = [weight for group in groups for weight in group["params"]]
     on_cpu = all(weight.device.type == "cpu" and weight.is_floating_point() for weight in weights)
-    if factory is torch.optim.Adam and on_cpu:
+    if factory is torch.optim.Adam and on_cpu and not scaled:
         return torch.optim.Adam(groups, lr=lr, fused=True)
     return factory(groups, lr=lr)
 

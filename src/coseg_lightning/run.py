@@ -15,8 +15,8 @@ from coseg_lightning.build import (
     make_data,
     make_network,
     make_peers,
-    make_plain_network,
     make_trainer,
+    read_clean_ids,
 )
 from coseg_lightning.command import (
     check_count,
@@ -64,8 +64,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     quiet()
     if cfg.data.get("root") is not None:  # to be found again from another folder
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
-    if isinstance(cfg.data.get("clean_ids"), str):
-        cfg.data.clean_ids = str(Path(cfg.data.clean_ids).expanduser().absolute())
+    if isinstance(cfg.data.get("clean_ids"), str):  # a run depends on no file outside of its data
+        cfg.data.clean_ids = read_clean_ids(cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     # Before anything is written; what the data holds is compared when it is known.
     resume = cfg.resume is not None
@@ -138,7 +138,6 @@ def _stages(cfg: DictConfig, folder: Path, data: "pl.LightningDataModule") -> di
         stages=cfg.method.get("stages"),
         peers=partial(make_peers, cfg),
         network=partial(make_network, cfg),
-        plain_network=partial(make_plain_network, cfg),
         trainer=partial(make_trainer, cfg),
         seed=cfg.seed,
         averaging=cfg.averaging,

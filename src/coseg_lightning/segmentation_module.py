@@ -131,7 +131,7 @@ class SegmentationModule(pl.LightningModule):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = made(self.optimizer_factory, self.parameter_groups(), self.lr)
+        optimizer = made(self, self.optimizer_factory, self.parameter_groups(), self.lr)
         return scheduled(optimizer, self.scheduler_factory, monitor="val/dice")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -160,15 +160,17 @@ class SegmentationModule(pl.LightningModule):
         """Each sample's loss, `(N,)`."""
         logits, auxiliary = self.outputs(images)
         losses = self.supervised_losses(logits, masks)
-        if auxiliary is not None:
-            weight = auxiliary_weight(self.net)
-            losses = losses + weight * self.supervised_losses(auxiliary, masks)
+        for part in auxiliary:
+            losses = losses + auxiliary_weight(self.net) * self.supervised_losses(part, masks)
         return losses
 
-    def outputs(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def check_data(self, data: Any) -> None:
+        """Raise an `InputError` if a datamodule lacks what the method needs, before training."""
+
+    def outputs(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """The logits of images to learn from, and the network's auxiliary ones, if it has any."""
         if is_overridden("forward", self, SegmentationModule):
-            logits, auxiliary = self(images), None
+            logits, auxiliary = self(images), list[Tensor]()
         else:
             logits, auxiliary = with_auxiliary(self.net, images)
         if not self.logits_checked:

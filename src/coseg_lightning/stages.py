@@ -59,7 +59,6 @@ def run_stages(
     stages: Sequence[str] | None = None,
     peers: Callable[[], CoSegModule],
     network: Callable[[], SegmentationModule],
-    plain_network: Callable[[], SegmentationModule] | None = None,
     trainer: Callable[..., pl.Trainer],
     seed: int = 0,
     averaging: float = 0.1,
@@ -90,7 +89,6 @@ def run_stages(
             two peers of which the first is tested, or `supervised_training` for one network.
         peers: Makes the module of stage 1.
         network: Makes the module of stage 3, or of a method with a single network.
-        plain_network: Makes the module of the baselines; default `network`.
         trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`, such as
             `partial(pl.Trainer, max_epochs=40)`; callbacks and loggers of such a partial are kept,
             the callbacks as copies in each stage.
@@ -154,6 +152,8 @@ def run_stages(
         return kept.summary
     folder = kept.path
     run = StageRunner(kept, trainer, averaging, seed)
+    if "robust_training" not in stages:
+        run.built(network).check_data(data)
     corrects, final = "correction" in stages, stages[-1]
 
     def robust_training(stage: str, suffix: str) -> dict[str, Any]:
@@ -222,7 +222,9 @@ def run_stages(
         return {}
 
     def baseline(stage: str, given: Data) -> dict[str, Any]:
-        module = run.built(plain_network or network)
+        module = run.built(network)
+        if "robust_training" not in stages:  # it is the method's own module
+            module = plain(module)
         run.fit(stage, module, given)
         return {"test": test_figures(run.tester(), module, given, seed)}
 
@@ -274,13 +276,17 @@ def run_stages(
     module: CoSegModule | SegmentationModule
     module = run.built(peers) if final == "robust_training" else run.built(network)
     module = run.restored(module, final)
+    transitions: dict[str, Any] = {}
+    if isinstance(module, LabelTransition):
+        found = {"estimated": estimated["transition"], "final": module.transition.tolist()}
+        transitions = {"transition": found}
     of_ranking = ("noise_level", "estimate", "bias", "auroc")
     summary = run.finish(
         module,
         data,
         config,
         **({"baselines": tested} if tested else {}),
-        **({"transition": estimated["transition"]} if estimated else {}),
+        **transitions,
         ranking={name: ranked.get(name) for name in of_ranking},
         correction={
             "corrected": len(changed),
@@ -296,6 +302,21 @@ def run_stages(
     return summary
 
 
+def plain(module: SegmentationModule) -> SegmentationModule:
+    """A plain supervised module of the network and settings of another one."""
+    return SegmentationModule(
+        module.net,
+        classes=module.classes,
+        lambda_1=module.lambda_1,
+        lambda_2=module.lambda_2,
+        include_background=module.include_background,
+        lr=module.lr,
+        optimizer=module.optimizer_factory,
+        scheduler=module.scheduler_factory,
+        ignore_index=module.ignore_index,
+    )
+
+
 def stages_of(method: str, given: Sequence[str] | None = None) -> tuple[str, ...]:
     """The stages of a method by its name, or those that are given with the name of another one."""
     if given is None:
@@ -306,9 +327,9 @@ def stages_of(method: str, given: Sequence[str] | None = None) -> tuple[str, ...
             )
         return METHODS[method]
     known = sorted(set(METHODS.values()))
-    if tuple(given) not in known:
+    if isinstance(given, str) or tuple(given) not in known:
         lists = " or ".join(f"[{', '.join(stages)}]" for stages in known)
-        raise InputError(f"stages={list(given)} of method={method} must be {lists}.")
+        raise InputError(f"stages={given} of method={method} must be {lists}.")
     return tuple(given)
 
 

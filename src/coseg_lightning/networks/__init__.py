@@ -103,11 +103,12 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
     return with_auxiliary(network, images)[0]
 
 
-def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The logits of `any_size`, and those that the network calls `aux`, if it gives any.
+def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The logits of `any_size`, and those that the network calls `aux` in training.
 
-    Auxiliary logits are trained on the same labels, and not used: DoubleU-Net's first mask, or the
-    second head of torchvision's networks.
+    Auxiliary logits, one tensor or several, are trained on the same labels, and not used:
+    DoubleU-Net's first mask, the second head of torchvision's networks, or deep supervision, whose
+    smaller maps are enlarged.
     """
     height, width = images.shape[-2:]
     stride = output_stride(network)
@@ -123,7 +124,7 @@ def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor |
             f"BatchNorm cannot learn from a batch of {len(images)} image of {height} x {width}, of "
             "which the network leaves a single value a channel; give larger batches or images."
         ) from error
-    auxiliary = None
+    given: Any = []
     if isinstance(output, Mapping):
         names = [name for name in ("out", "logits") if name in output]
         if not names:
@@ -131,19 +132,14 @@ def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor |
                 f"{type(network).__name__} gave {', '.join(map(str, output))}; one of its outputs "
                 "must be called out or logits."
             )
-        auxiliary = output.get("aux")
+        given = output.get("aux", []) if network.training else []
         output = output[names[0]]
     if not isinstance(output, Tensor):
         raise InputError(
             f"{type(network).__name__} gave a {type(output).__name__}; it must give logits, or a "
             "dict with logits or out."
         )
-    if auxiliary is not None and getattr(auxiliary, "shape", None) != output.shape:
-        what = tuple(getattr(auxiliary, "shape", ())) or f"a {type(auxiliary).__name__}"
-        raise InputError(
-            f"{type(network).__name__} gave {what} as aux beside its logits of "
-            f"{tuple(output.shape)}; they must be alike, since both are trained on the labels."
-        )
+    auxiliary = [_enlarged(part, output, network) for part in _listed(given)]
     logits: Tensor = output
     if logits.shape[-2:] != images.shape[-2:]:
         raise InputError(
@@ -151,9 +147,25 @@ def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor |
             f"{tuple(images.shape[-2:])}; it must keep the size, or take images of "
             f"{tuple(math.ceil(side / 32) * 32 for side in (height, width))}."
         )
-    if auxiliary is not None:
-        auxiliary = auxiliary[..., :height, :width]
-    return logits[..., :height, :width], auxiliary
+    return logits[..., :height, :width], [part[..., :height, :width] for part in auxiliary]
+
+
+def _listed(given: Any) -> list[Any]:
+    return list(given) if isinstance(given, list | tuple) else [given]
+
+
+def _enlarged(auxiliary: Any, logits: Tensor, network: nn.Module) -> Tensor:
+    """Auxiliary logits at the size of those that are used."""
+    found = getattr(auxiliary, "shape", None)
+    if not isinstance(auxiliary, Tensor) or auxiliary.shape[:2] != logits.shape[:2]:
+        what = type(auxiliary).__name__ if found is None else tuple(found)
+        raise InputError(
+            f"{type(network).__name__} gave {what} as aux beside its logits of "
+            f"{tuple(logits.shape)}; both are trained on the labels, and need as many classes."
+        )
+    if auxiliary.shape == logits.shape:
+        return auxiliary
+    return F.interpolate(auxiliary, size=logits.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def auxiliary_weight(network: nn.Module) -> float:

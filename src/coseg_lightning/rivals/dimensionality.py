@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from typing_extensions import override
 
 from coseg_lightning.equations import class_logits, predicted_classes
@@ -39,8 +40,10 @@ class DimensionalityDriven(SegmentationModule):
     """
 
     def __init__(self, *net: Any, neighbours: int = NEIGHBOURS, **options: Any) -> None:
-        if not 2 <= neighbours < POINTS:
-            raise InputError(f"neighbours={neighbours} must be at least 2 and below {POINTS}.")
+        if not isinstance(neighbours, int) or not 2 <= neighbours < POINTS:
+            raise InputError(
+                f"neighbours={neighbours} must be a whole number of at least 2 and below {POINTS}."
+            )
         super().__init__(*net, **options)
         self.neighbours = neighbours
         self.dimensions: list[float] = []  # of each epoch
@@ -48,16 +51,17 @@ class DimensionalityDriven(SegmentationModule):
         self._of_batches: list[float] = []
         self._seen: Tensor | None = None
         self._before: dict[str, Tensor] = {}
-        # The last one that is passed, but for an auxiliary head.
-        parts = [part for name, part in self.net.named_modules() if "aux" not in name]
-        convolutions = [part for part in parts if isinstance(part, nn.Conv2d)]
-        for convolution in convolutions:
-            convolution.register_forward_pre_hook(self._look)
-        if not convolutions:
+        self._hooks: list[RemovableHandle] = []
+        if not self._convolutions():
             raise InputError(
                 f"{type(self.net).__name__} has no convolution, whose input would be its "
                 "representation of a pixel; take another network."
             )
+
+    def _convolutions(self) -> list[nn.Module]:
+        """All but those of an auxiliary head; the last that is passed gives the logits."""
+        parts = [part for name, part in self.net.named_modules() if "aux" not in name]
+        return [part for part in parts if isinstance(part, nn.Conv2d)]
 
     def _look(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
         if self.training:
@@ -78,7 +82,14 @@ class DimensionalityDriven(SegmentationModule):
                 "Labels give way by the share of training that is over; give the trainer its "
                 "max_epochs."
             )
+        self._hooks = [part.register_forward_pre_hook(self._look) for part in self._convolutions()]
         self._before = self._state()  # also where a fit is resumed: at the end of its last epoch
+
+    @override
+    def on_train_end(self) -> None:
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def _state(self) -> dict[str, Tensor]:
         return {name: value.clone() for name, value in self.net.state_dict().items()}
@@ -88,9 +99,13 @@ class DimensionalityDriven(SegmentationModule):
         logits, auxiliary = self.outputs(images)
         alpha = self.alpha
         losses = self._mixed(logits, masks, alpha)
-        if auxiliary is not None:
-            losses = losses + auxiliary_weight(self.net) * self._mixed(auxiliary, masks, alpha)
-        assert self._seen is not None
+        for part in auxiliary:
+            losses = losses + auxiliary_weight(self.net) * self._mixed(part, masks, alpha)
+        if self._seen is None:
+            raise InputError(
+                f"None of the convolutions of {type(self.net).__name__} could be watched, whose "
+                "input is its representation of a pixel; do not compile the network."
+            )
         self._of_batches.append(self.dimensionality(self._seen))
         self._seen = None
         return losses

@@ -57,18 +57,16 @@ class MultiScaleModule(SegmentationModule):
         pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
         consistency = (apart * labelled).flatten(1).sum(dim=1) / pixels
         supervised = [self.supervised_losses(logits, masks) for logits in predictions]
-        for _, auxiliary in outputs:
-            if auxiliary is not None:
-                weight = auxiliary_weight(self.net)
-                supervised.append(weight * self.supervised_losses(auxiliary, masks))
+        for part in (part for _, auxiliary in outputs for part in auxiliary):
+            supervised.append(auxiliary_weight(self.net) * self.supervised_losses(part, masks))
         return torch.stack(supervised).sum(dim=0) / len(SCALES) + consistency
 
-    def _outputs_at(self, images: Tensor, scale: float) -> tuple[Tensor, Tensor | None]:
+    def _outputs_at(self, images: Tensor, scale: float) -> tuple[Tensor, list[Tensor]]:
         if scale == 1:
             return self.outputs(images)
         logits, auxiliary = self.outputs(_resized(images, scale))
         size = images.shape[-2:]
-        return _at(logits, size), None if auxiliary is None else _at(auxiliary, size)
+        return _at(logits, size), [_at(part, size) for part in auxiliary]
 
     def mean_probabilities(self, images: Tensor) -> Tensor:
         """Class probabilities, the mean over scales, `(N, K, H, W)`."""

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -33,7 +33,8 @@ class Reweighted(SegmentationModule):
     Under DDP each process weights its own batch.
 
     Args:
-        clean_ids: The training samples whose masks are right; default the datamodule's `clean_ids`.
+        clean_ids: The training samples whose masks are right; default the datamodule's `clean_ids`,
+            which its noise leaves alone.
         per: `pixel`: the weighted cross-entropy alone, as published. `sample`: Eq. (2), weighted.
         options: Those of `SegmentationModule`.
     """
@@ -53,13 +54,22 @@ class Reweighted(SegmentationModule):
         self._clean_places: list[int] = []
 
     @override
-    def on_train_start(self) -> None:
-        datamodule = getattr(self.trainer, "datamodule", None)
-        ids = self.clean_ids or getattr(datamodule, "clean_ids", None)
-        if not ids:
+    def check_data(self, data: Any) -> None:
+        if not (self.clean_ids or getattr(data, "clean_ids", None)):
             raise InputError(
                 "Reweighting needs a few training samples whose masks are right; name them by "
                 "data.clean_ids in the app, or by clean_ids."
+            )
+
+    @override
+    def on_train_start(self) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        self.check_data(datamodule)
+        ids: Any = self.clean_ids or getattr(datamodule, "clean_ids", None)
+        if any(isinstance(part, nn.SyncBatchNorm) for part in self.modules()):
+            raise InputError(
+                "Reweighting passes through the network in forward mode, which torch's "
+                "synchronised BatchNorm has not; leave out sync_batchnorm."
             )
         dataset: Any = getattr(self._loader, "dataset", None)
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
@@ -69,9 +79,10 @@ class Reweighted(SegmentationModule):
             )
         names, wanted = _names_of(dataset), set(map(sample_name, ids))
         self._clean_places = [place for place, name in enumerate(names) if name in wanted]
-        if not self._clean_places:
+        strangers = sorted(wanted - set(names))
+        if strangers:
             raise InputError(
-                f"None of the {len(ids)} clean_ids is among the training samples; they are called "
+                f"clean_ids names {strangers[0]!r}, which is no training sample; they are called "
                 f"{names[0]!r} and the like."
             )
 
@@ -83,6 +94,8 @@ class Reweighted(SegmentationModule):
         """Clean samples, augmented as others are, as many as there are in a batch at most."""
         chosen = torch.randperm(len(self._clean_places))[:size]
         places = [self._clean_places[int(n)] for n in chosen]
+        if len(places) == 1:  # BatchNorm may have nothing to normalise in a single one
+            places *= 2
         dataset = self._loader.dataset
         if isinstance(dataset, SampleDataset):
             samples = [dataset[self.current_epoch, place] for place in places]
@@ -97,9 +110,8 @@ class Reweighted(SegmentationModule):
         weights = self.weights(images, masks, self.clean_batch(len(masks)))
         logits, auxiliary = self.outputs(images)
         losses = self._weighted(logits, masks, weights)
-        if auxiliary is not None:
-            weight = auxiliary_weight(self.net)
-            losses = losses + weight * self._weighted(auxiliary, masks, weights)
+        for part in auxiliary:
+            losses = losses + auxiliary_weight(self.net) * self._weighted(part, masks, weights)
         return len(masks) * losses
 
     def _weighted(self, logits: Tensor, masks: Tensor, weights: Tensor) -> Tensor:
@@ -115,6 +127,15 @@ class Reweighted(SegmentationModule):
 
     def weights(self, images: Tensor, masks: Tensor, clean: Batch) -> Tensor:
         """The weight of each of the `parts` of a batch; their sum is 1, or 0 if none helps."""
+        # In full precision: float16 holds neither these small gradients nor BatchNorm's tangents.
+        with torch.autocast(images.device.type, enabled=False):
+            return self._weights(images.to(self._type), masks, clean)
+
+    @property
+    def _type(self) -> torch.dtype:
+        return next(self.net.parameters()).dtype
+
+    def _weights(self, images: Tensor, masks: Tensor, clean: Batch) -> Tensor:
         gradient = self._clean_gradient(clean)
         # Attention in its plain form: its faster ones have no forward mode.
         with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
@@ -134,7 +155,8 @@ class Reweighted(SegmentationModule):
         names, learnt = zip(
             *(pair for pair in self.named_parameters() if pair[1].requires_grad), strict=True
         )
-        logits = functional_call(self, self._copied_buffers(), (clean.images,))
+        images = clean.images.to(self._type)
+        logits = functional_call(self, self._copied_buffers(), (images,))
         loss = self.parts(logits, clean.masks).mean()
         gradients = torch.autograd.grad(loss, learnt, allow_unused=True)
         found = zip(names, gradients, strict=True)

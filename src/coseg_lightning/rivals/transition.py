@@ -52,6 +52,8 @@ class LabelTransition(SegmentationModule):
         estimate: Literal["anchors", "confusion"] = "anchors",
         **options: Any,
     ) -> None:
+        if not isinstance(learnt, bool):
+            raise InputError(f"learnt={learnt} must be true or false.")
         if estimate not in ("anchors", "confusion"):
             raise InputError(f"estimate={estimate!r} must be anchors or confusion.")
         super().__init__(*net, **options)
@@ -147,7 +149,7 @@ class TransitionEstimation(Callback):
             logits = class_logits(pl_module(sample.images)[: len(indices)])
             masks = sample.masks[: len(indices)]
             labelled = masks != pl_module.ignore_index
-            p = logits.softmax(dim=1).movedim(1, -1)[labelled].double().cpu()
+            p = logits.softmax(dim=1).movedim(1, -1)[labelled].cpu().double()
             labels = masks[labelled].cpu()
             anchors.add_(by_certainty(p))
             confusion.index_add_(1, labels, p.T)
@@ -155,7 +157,8 @@ class TransitionEstimation(Callback):
         dataset = plain_training_set(trainer)
         evaluation_pass(trainer, pl_module, dataset, range(len(dataset)), count)
         counts = anchors if pl_module.estimate == "anchors" else confusion
-        counts = trainer.strategy.reduce(counts.to(pl_module.device), reduce_op="sum").cpu()
+        if trainer.world_size > 1:
+            counts = trainer.strategy.reduce(counts.to(pl_module.device), reduce_op="sum").cpu()
         found = anchored(counts) if pl_module.estimate == "anchors" else rows_of(counts)
         self.transition = found.tolist()
 
