@@ -181,3 +181,20 @@ def test_a_loader_over_corrected_masks_is_like_the_one_before(kind):
         assert getattr(again, name) == getattr(loader, name)
     if kind == "own":
         assert [batch[2] for batch in again] == [("h3", "h1", "h2")]
+
+
+def test_a_method_of_ones_own_with_a_single_network(tmp_path):
+    given = {
+        "trainer": partial(pl.Trainer, max_epochs=1, accelerator="cpu", enable_progress_bar=False),
+        "network": lambda: SegmentationModule(TinyNetwork()),
+    }
+    own = {"method": "mine", "stages": ["supervised_training"], **given}
+    summary = run_stages(OwnTested(), tmp_path / "run", **own)
+    assert set(summary["stages"]) == {"supervised_training", "test"}
+    assert summary["config"]["method"]["name"] == "mine"
+    with pytest.raises(InputError, match="method=mine: there is no such method; take coseg, "):
+        run_stages(OwnTested(), tmp_path / "a", **{**own, "stages": None})
+    with pytest.raises(InputError, match="stages=supervised_training of method=mine must be"):
+        run_stages(OwnTested(), tmp_path / "b", **{**own, "stages": "supervised_training"})
+    with pytest.raises(InputError, match="method=coteaching needs peers"):
+        run_stages(OwnTested(), tmp_path / "c", method="coteaching", **given)

@@ -57,8 +57,8 @@ def run_stages(
     *,
     method: str = "coseg",
     stages: Sequence[str] | None = None,
-    peers: Callable[[], CoSegModule],
-    network: Callable[[], SegmentationModule],
+    peers: Callable[[], CoSegModule] | None = None,
+    network: Callable[[], SegmentationModule] | None = None,
     trainer: Callable[..., pl.Trainer],
     seed: int = 0,
     averaging: float = 0.1,
@@ -87,8 +87,9 @@ def run_stages(
             `stages`.
         stages: Of a method of your own: those of one in `METHODS`, such as `robust_training` for
             two peers of which the first is tested, or `supervised_training` for one network.
-        peers: Makes the module of stage 1.
-        network: Makes the module of stage 3, or of a method with a single network.
+        peers: Makes the module of stage 1; a method with a single network needs none.
+        network: Makes the module of stage 3 and of the baselines, or of a method with a single
+            network; `coteaching` and its like need it for baselines alone.
         trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`, such as
             `partial(pl.Trainer, max_epochs=40)`; callbacks and loggers of such a partial are kept,
             the callbacks as copies in each stage.
@@ -120,6 +121,8 @@ def run_stages(
         InputError: If the folder holds another run, or there is no such method.
     """
     stages = stages_of(method, stages)
+    makers = {"peers": peers, "network": network}
+    peers, network = peers or _not_given("peers", method), network or _not_given("network", method)
     if retraining_loss not in PIXEL_LOSSES:
         raise InputError(f"retraining_loss={retraining_loss} must be {' or '.join(PIXEL_LOSSES)}.")
     if not isinstance(data, CoSegDataModule):
@@ -139,7 +142,9 @@ def run_stages(
     by_app = "data" in config
     if not by_app:  # a project's own, as far as it can be told
         config["data"] = {"class": type(data).__name__, **plain_values(dict(data.hparams))}
-        for name, make in (("peers", peers), ("network", network)):
+        for name, make in makers.items():
+            if make is None:
+                continue
             made = make()
             config[name] = {"class": type(made).__name__, **plain_values(dict(made.hparams))}
         options = getattr(trainer, "keywords", {})
@@ -300,6 +305,13 @@ def run_stages(
     if not by_app:
         write_report(folder, data if isinstance(data, CoSegDataModule) else None)
     return summary
+
+
+def _not_given(what: str, method: str) -> Callable[[], Any]:
+    def make() -> Any:
+        raise InputError(f"method={method} needs {what}; give run_stages a function that makes it.")
+
+    return make
 
 
 def plain(module: SegmentationModule) -> SegmentationModule:
