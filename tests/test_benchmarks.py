@@ -19,10 +19,10 @@ from variants import OneNetwork, WithoutExchange
 
 from coseg_lightning import CoSegModule
 from coseg_lightning.build import make_peers
+from coseg_lightning.methods import METHODS
 from coseg_lightning.noise_level import estimate_noise_level
 from coseg_lightning.run import check
 from coseg_lightning.scores import Evidence
-from coseg_lightning.stages import METHODS
 
 
 def test_every_cell_is_a_run_of_the_app():

@@ -13,6 +13,7 @@ from platformdirs import user_cache_path
 
 from coseg_lightning.command import first_cause, is_number, one_line
 from coseg_lightning.errors import InputError
+from coseg_lightning.methods import stages_of
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -153,7 +154,6 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
 def make_network(cfg: DictConfig) -> "SegmentationModule":
     """One network of the first peer's kind: that of section 2.3, or a method's own module."""
     from coseg_lightning.segmentation_module import SegmentationModule
-    from coseg_lightning.stages import stages_of
 
     kind: type[SegmentationModule] = SegmentationModule
     options: dict[str, Any] = {}

@@ -16,6 +16,7 @@ from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.adopted import adopted
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
+from coseg_lightning.methods import stages_of
 from coseg_lightning.pixel_losses import PIXEL_LOSSES
 from coseg_lightning.ranking import Ranking
 from coseg_lightning.report import write_report
@@ -31,24 +32,6 @@ from coseg_lightning.stage_runner import (
 )
 
 log = logging.getLogger(__name__)
-
-METHODS: dict[str, tuple[str, ...]] = {
-    "coseg": ("robust_training", "correction", "retraining"),
-    "coteaching": ("robust_training",),
-    "supervised": ("supervised_training",),
-    # rivals
-    "pixel_coteaching": ("robust_training",),
-    "jocor": ("robust_training",),
-    "gce": ("supervised_training",),
-    "sce": ("supervised_training",),
-    "filter": ("robust_training", "filtering", "retraining"),
-    "adele": ("early_learning",),
-    "pick_and_learn": ("supervised_training",),
-    "reweight": ("supervised_training",),
-    "forward_correction": ("estimation", "supervised_training"),
-    "noise_adaptation": ("estimation", "supervised_training"),
-    "dimensionality": ("supervised_training",),
-}
 
 
 def run_stages(
@@ -81,11 +64,11 @@ def run_stages(
             datamodule of your own, which is not changed. Of its training samples the masks are
             corrected as its dataset gives them, see `coseg_lightning.updated`.
         folder: The run's own folder, without an earlier run in it.
-        method: A name in `METHODS`. `coseg`: robust training, correction, retraining.
+        method: A name in `coseg_lightning.methods`. `coseg`: robust training, correction, retraining.
             `coteaching`: robust training alone, tested by its first peer. `supervised`: one
             network on the labels as they are. The others are rivals. Or any other name, with its
             `stages`.
-        stages: Of a method of your own: those of one in `METHODS`, such as `robust_training` for
+        stages: Of a method of your own: those of one that there is, such as `robust_training` for
             two peers of which the first is tested, or `supervised_training` for one network.
         peers: Makes the module of stage 1; a method with a single network needs none.
         network: Makes the module of stage 3 and of the baselines, or of a method with a single
@@ -327,22 +310,6 @@ def plain(module: SegmentationModule) -> SegmentationModule:
         scheduler=module.scheduler_factory,
         ignore_index=module.ignore_index,
     )
-
-
-def stages_of(method: str, given: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The stages of a method by its name, or those that are given with the name of another one."""
-    if given is None:
-        if method not in METHODS:
-            raise InputError(
-                f"method={method}: there is no such method; take {', '.join(METHODS)}, or give the "
-                "stages of your own."
-            )
-        return METHODS[method]
-    known = sorted(set(METHODS.values()))
-    if isinstance(given, str) or tuple(given) not in known:
-        lists = " or ".join(f"[{', '.join(stages)}]" for stages in known)
-        raise InputError(f"stages={given} of method={method} must be {lists}.")
-    return tuple(given)
 
 
 def _facts_of(ranking: Ranking) -> dict[str, Any]:
