@@ -64,10 +64,10 @@ def run_stages(
             datamodule of your own, which is not changed. Of its training samples the masks are
             corrected as its dataset gives them, see `coseg_lightning.updated`.
         folder: The run's own folder, without an earlier run in it.
-        method: A name in `coseg_lightning.methods`. `coseg`: robust training, correction, retraining.
-            `coteaching`: robust training alone, tested by its first peer. `supervised`: one
-            network on the labels as they are. The others are rivals. Or any other name, with its
-            `stages`.
+        method: A name in `coseg_lightning.methods`. `coseg`: robust training, correction and
+            retraining. `coteaching`: robust training alone, tested by its first peer.
+            `supervised`: one network on the labels as they are. The others are rivals. Or any
+            other name, with its `stages`.
         stages: Of a method of your own: those of one that there is, such as `robust_training` for
             two peers of which the first is tested, or `supervised_training` for one network.
         peers: Makes the module of stage 1; a method with a single network needs none.
