@@ -19,11 +19,7 @@ from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
 from coseg_lightning.networks.encoders import check_encoder, unknown
 
-OWN: dict[str, type[nn.Module]] = {
-    "unet_classic": ClassicUNet,
-    "double_unet": DoubleUNet,
-    "ce_net": CENet,
-}
+OWN = ("unet_classic", "double_unet", "ce_net")  # which smp does not have
 
 
 def build_network(
@@ -55,13 +51,19 @@ def build_network(
         raise InputError(unknown("network", name, [*architectures, *OWN]))
     if encoder_name is not None:
         check_encoder(encoder_name)
-    if name in OWN:
-        encoder = {"encoder_name": encoder_name, "encoder_weights": encoder_weights}
-        if name == "unet_classic":  # has none, and takes no pretrained weights
-            encoder = {}
-        elif encoder_name is None:
-            del encoder["encoder_name"]
-        return OWN[name](in_channels, classes, **encoder, **options)
+    # Each by itself, so that LightningCLI finds the arguments that `options` may hold.
+    if name == "unet_classic":
+        return ClassicUNet(in_channels, classes, **options)
+    if name == "double_unet":
+        encoder = encoder_name or "vgg19"
+        return DoubleUNet(
+            in_channels, classes, encoder_name=encoder, encoder_weights=encoder_weights, **options
+        )
+    if name == "ce_net":
+        encoder = encoder_name or "resnet34"
+        return CENet(
+            in_channels, classes, encoder_name=encoder, encoder_weights=encoder_weights, **options
+        )
     if encoder_name is None:
         encoder_name = "tu-vit_tiny_patch16_224" if name == "dpt" else "resnet18"
     if name == "dpt":
