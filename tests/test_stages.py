@@ -11,6 +11,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 from coseg_lightning import CoSegModule, LabelStore, SegmentationModule, run_stages
 from coseg_lightning.data.adopted import adopted, over
 from coseg_lightning.errors import InputError
+from coseg_lightning.rivals.transition import LabelTransition
 from coseg_lightning.trust import Trust
 
 
@@ -198,3 +199,21 @@ def test_a_method_of_ones_own_with_a_single_network(tmp_path):
         run_stages(OwnTested(), tmp_path / "b", **{**own, "stages": "supervised_training"})
     with pytest.raises(InputError, match="method=coteaching needs peers"):
         run_stages(OwnTested(), tmp_path / "c", method="coteaching", **given)
+
+
+def test_a_transition_that_was_never_estimated_is_told_as_it_ended(tmp_path):
+    summary = run_stages(
+        OwnTested(),
+        tmp_path / "run",
+        method="mine",
+        stages=["supervised_training"],
+        network=lambda: LabelTransition(TinyNetwork(), transition=[[0.9, 0.1], [0.2, 0.8]]),
+        trainer=partial(pl.Trainer, max_epochs=1, accelerator="cpu", enable_progress_bar=False),
+    )
+    assert summary["transition"]["estimated"] is None
+    torch.testing.assert_close(
+        torch.tensor(summary["transition"]["final"]),
+        torch.tensor([[0.9, 0.1], [0.2, 0.8]]),
+        atol=1e-5,
+        rtol=0,
+    )

@@ -266,7 +266,7 @@ def run_stages(
     module = run.restored(module, final)
     transitions: dict[str, Any] = {}
     if isinstance(module, LabelTransition):
-        found = {"estimated": estimated["transition"], "final": module.transition.tolist()}
+        found = {"estimated": estimated.get("transition"), "final": module.transition.tolist()}
         transitions = {"transition": found}
     of_ranking = ("noise_level", "estimate", "bias", "auroc")
     summary = run.finish(
