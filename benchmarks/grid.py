@@ -80,6 +80,7 @@ ABLATIONS = {
     "score Eq. (1)": ["method.score=mean"],
     "bare vote": ["method.confidence=0"],
     "confidence 0.8": ["method.confidence=0.8"],
+    "vote by the mean": ["method.module=variants.VoteByTheMean"],
     "retraining from new weights": ["method.warm_start=false"],
     "retraining by cross-entropy": ["method.retraining_loss=cross_entropy"],
     "retraining half as long": ["method.retraining_share=0.5"],
@@ -263,13 +264,21 @@ def read(grid: str) -> list[dict[str, str]]:
     return list(rows.values())
 
 
-def run(grid: str, jobs: int, large: bool, seeds: Sequence[int] = SEEDS) -> None:
-    """Run what has no result yet."""
+def run(
+    grid: str,
+    jobs: int,
+    large: bool,
+    seeds: Sequence[int] = SEEDS,
+    sets: Sequence[str] = (),
+) -> None:
+    """Run what has no result yet, of these seeds and sets (all if none is named)."""
     name = f"{grid}_large" if large else grid
     done = {(tuple(row[key] for key in KEYS), row["hash"]) for row in read(name)}
     left = []
     for cell in dict.fromkeys(cells(grid)):
-        if cell[3] not in seeds or (not cell[0].startswith("phantom") and not DATA.is_dir()):
+        if cell[3] not in seeds or (sets and cell[0] not in sets):
+            continue
+        if not cell[0].startswith("phantom") and not DATA.is_dir():
             continue
         if (tuple(map(str, cell)), composed(cell, large)[1]) not in done:
             left.append(cell)
@@ -315,11 +324,12 @@ def main() -> None:
     parser.add_argument("grid", choices=("core", "ablation"), nargs="?", default="core")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="only these")
+    parser.add_argument("--sets", nargs="+", default=(), help="only these, phantom-type1 for one")
     parser.add_argument("--large", action="store_true", help="256 x 256, ResNet-18")
     arguments = parser.parse_args()
     if arguments.what == "run":
         os.environ.setdefault("OMP_NUM_THREADS", "1" if arguments.jobs > 1 else "2")
-        run(arguments.grid, arguments.jobs, arguments.large, arguments.seeds)
+        run(arguments.grid, arguments.jobs, arguments.large, arguments.seeds, arguments.sets)
     from tables import filled, tables
 
     if arguments.what == "docs":

@@ -5,6 +5,8 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
+import torch
 from conftest import ROOT
 from hydra.utils import instantiate
 from test_coseg_module import loader, trainer_of
@@ -15,10 +17,12 @@ import grid
 import scale
 import step
 import tables
-from variants import OneNetwork, WithoutExchange
+from variants import OneNetwork, VoteByTheMean, WithoutExchange, vote_by_the_mean
 
 from coseg_lightning import CoSegModule
 from coseg_lightning.build import make_peers
+from coseg_lightning.callbacks import label_correction
+from coseg_lightning.equations import vote
 from coseg_lightning.methods import METHODS
 from coseg_lightning.noise_level import estimate_noise_level
 from coseg_lightning.run import check
@@ -90,6 +94,27 @@ def test_variants_are_modules_of_the_app(kind):
     assert isinstance(module, CoSegModule)
     module.doubt(["a"], ["b"])
     assert module._doubted == (frozenset("b"), frozenset("a"))
+
+
+def test_the_vote_by_the_mean_is_of_its_own_run_alone(tmp_path):
+    masks = torch.tensor([[[0, 0, 255, 1]]])
+    a = torch.tensor([0.9, 0.9, 0.9, 0.4]).view(1, 1, 1, 4)
+    b = torch.tensor([0.9, 0.3, 0.9, 0.45]).view(1, 1, 1, 4)
+    a, b = (torch.cat([1 - p, p], dim=1) for p in (a, b))
+    assert vote(a, b, masks).tolist() == [[[1, 0, 255, 0]]]  # the second pixel: no agreement
+    assert vote_by_the_mean(a, b, masks).tolist() == [[[1, 1, 255, 0]]]
+    assert vote_by_the_mean(a, b, masks, confidence=0.7).tolist() == [[[1, 0, 255, 1]]]
+
+    class Seen(pl.Callback):
+        def on_fit_end(self, trainer, pl_module):
+            self.vote = label_correction.vote
+
+    seen = Seen()
+    module = VoteByTheMean(torch.nn.Conv2d(1, 2, 1), torch.nn.Conv2d(1, 2, 1), noise_level=0.5)
+    images, masks = torch.rand(4, 1, 8, 8), torch.zeros(4, 8, 8, dtype=torch.long)
+    trainer_of(tmp_path, max_epochs=1, callbacks=[seen]).fit(module, loader((images, masks)))
+    assert seen.vote is vote_by_the_mean
+    assert label_correction.vote is vote
 
 
 def row(name, level, method, seed, dice, **more):
