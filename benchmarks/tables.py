@@ -19,6 +19,7 @@ NAMES = {
     "pixel_coteaching": "co-teaching of pixels",
     "jocor": "JoCoR",
     "gce": "generalised cross-entropy",
+    "gce x2": "generalised cross-entropy, twice the epochs",
     "sce": "symmetric cross-entropy",
     "filter": "filter by softmin, retrain",
     "adele": "ADELE",
@@ -30,6 +31,7 @@ NAMES = {
     "nol=auto": "Co-Seg, our default, nol=auto",
     "told 0.2 less": "Co-Seg, our default, told 0.2 less",
     "told 0.2 more": "Co-Seg, our default, told 0.2 more",
+    "default": "the default in this version",
 }
 ORDER = list(NAMES)
 
@@ -38,10 +40,23 @@ def tables(grid: str, rows: Sequence[Row]) -> str:
     """All tables of a grid, in Markdown."""
     if not rows:
         return "There are no results yet."
+    if grid == "ablation":
+        return ablation_tables(rows)
     levels = sorted({float(row["noise_level"]) for row in rows} - {0.0}, reverse=True)
     overviews = [f"**NoL {level:g}**\n\n{overview(rows, level)}" for level in levels]
-    baseline = "coseg" if grid == "ablation" else "supervised"
-    return "\n\n".join([*overviews, means(rows, baseline), nothing_to_correct(rows), *by_set(rows)])
+    return "\n\n".join([*overviews, means(rows), nothing_to_correct(rows), *by_set(rows)])
+
+
+def ablation_tables(rows: Sequence[Row]) -> str:
+    """How far the default's variants are from it, and the labels that they made."""
+    return "\n\n".join(
+        [
+            "**Test Dice, minus the default's of the same seeds**",
+            overview(rows, 0.5, minus="default"),
+            "**Dice of all training labels to the originals, after correction**",
+            overview(rows, 0.5, column="label_dice_after"),
+        ]
+    )
 
 
 def row_of(rows: Sequence[Row], method: str) -> str:
@@ -55,7 +70,7 @@ def filled(text: str, core: Sequence[Row], ablation: Sequence[Row]) -> str:
     makers = {
         "core": lambda _: tables("core", core),
         "overview": lambda level: overview(core, float(level)),
-        "ablation": lambda level: overview(ablation, float(level)),
+        "ablation": lambda _: ablation_tables(ablation),
         "row": lambda method: row_of(core, method),
         "performance": lambda _: performance(),
     }
@@ -84,51 +99,79 @@ def nothing_to_correct(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def overview(rows: Sequence[Row], level: float) -> str:
-    """Every method's test Dice on every set at one noise level."""
+def overview(
+    rows: Sequence[Row], level: float, column: str = "dice", minus: str | None = None
+) -> str:
+    """Every method's test Dice, or another column, on every set at one noise level.
+
+    With `minus` less that method's, seed by seed.
+    """
     found = grouped(rows)
+    if minus is not None:
+        found = differences(found, column, minus)
     sets = [name for name in SETS if any(at == level and n == name for n, at, _ in found)]
     lines = ["| trained by | " + " | ".join(sets) + " |", "|---|" + "---|" * len(sets)]
     clean = [found.get((f"{name.split('-')[0]}-none", 0.0, "supervised"), []) for name in sets]
     if any(clean):
         lines.append(f"| supervised, clean labels | {' | '.join(map(dice_of, clean))} |")
+    most = max((len(seeds_of(here)) for here in found.values()), default=0)
     for method in methods_of(rows):
         here = [found.get((name, level, method), []) for name in sets]
         if any(here):
-            lines.append(f"| {NAMES.get(method, method)} | {' | '.join(map(dice_of, here))} |")
+            name = NAMES.get(method, method)
+            seeds = {seed for of_set in here for seed in seeds_of(of_set)}
+            if len(seeds) < most:
+                name += f" (seed {', '.join(sorted(seeds))})"
+            cells = (mean_of(of_set, column, sign=minus is not None) for of_set in here)
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def means(rows: Sequence[Row], baseline: str) -> str:
-    """Each method's mean gain over the sets at each noise level, and what it costs.
+def differences(
+    found: dict[tuple[str, float, str], list[Row]], column: str, minus: str
+) -> dict[tuple[str, float, str], list[Row]]:
+    """A column's differences from those of one method on the same set, level and seed."""
+    made = {}
+    for (name, level, method), here in found.items():
+        there = {row["seed"]: row for row in found.get((name, level, minus), [])}
+        rows = [
+            {**row, column: str(float(row[column]) - float(there[row["seed"]][column]))}
+            for row in here
+            if row["seed"] in there
+        ]
+        if rows and method != minus:
+            made[name, level, method] = rows
+    return made
+
+
+def means(rows: Sequence[Row]) -> str:
+    """Each method's mean gain over a plain network at each noise level.
 
     Paired by set, level and seed; methods with fewer cells are not to be compared with the others.
     """
     found = grouped(rows)
+    gains = differences(found, "dice", "supervised")
     levels = sorted({level for _, level, _ in found} - {0.0}, reverse=True)
     lines = [
-        "| method | "
-        + " | ".join(f"minus {baseline}, NoL {level:g}" for level in levels)
-        + " | cells | time |",
-        "|---|" + "---|" * (len(levels) + 2),
+        "| minus supervised, noisy labels | "
+        + " | ".join(f"NoL {level:g}" for level in levels)
+        + " |",
+        "|---|" + "---|" * len(levels),
     ]
     for method in methods_of(rows):
-        if method == baseline:
+        if method == "supervised":
             continue
-        texts, ratios, cells = [], [], 0
+        texts = []
         for level in levels:
-            gains = []
-            for (name, at, which), here in found.items():
-                if at == level and which == method and (name, at, baseline) in found:
-                    paired = pairs(here, found[name, at, baseline])
-                    gains += [100 * (a - b) for a, b in paired["dice"]]
-                    ratios += [a / b for a, b in paired["seconds"] if b]
-            cells += len(gains)
-            spread = f" ± {statistics.stdev(gains):.1f}" if len(gains) > 1 else ""
-            mean = f"{statistics.mean(gains):+.1f}{spread}" if gains else "-"
-            texts.append(f"{mean} ({len(gains)})" if gains else mean)
-        time = f"{statistics.median(ratios):.1f}" if ratios else "-"
-        lines.append(f"| {NAMES.get(method, method)} | {' | '.join(texts)} | {cells} | {time} |")
+            cells = [
+                row
+                for (_, at, which), here in gains.items()
+                if at == level and which == method
+                for row in here
+            ]
+            text = mean_of(cells, "dice", sign=True)
+            texts.append(f"{text} ({len(cells)})" if cells else text)
+        lines.append(f"| {NAMES.get(method, method)} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
@@ -187,13 +230,8 @@ def methods_of(rows: Sequence[Row]) -> list[str]:
     return sorted(methods, key=lambda m: ORDER.index(m) if m in ORDER else len(ORDER))
 
 
-def pairs(here: Sequence[Row], there: Sequence[Row]) -> dict[str, list[tuple[float, float]]]:
-    """The figures of two methods on the same seeds."""
-    others = {row["seed"]: row for row in there}
-    both = [(row, others[row["seed"]]) for row in here if row["seed"] in others]
-    return {
-        name: [(float(a[name]), float(b[name])) for a, b in both] for name in ("dice", "seconds")
-    }
+def seeds_of(rows: Sequence[Row]) -> set[str]:
+    return {row["seed"] for row in rows}
 
 
 def values(rows: Sequence[Row], name: str) -> list[float]:
@@ -205,12 +243,17 @@ def figure(rows: Sequence[Row], name: str) -> str:
     return f"{statistics.mean(found):.1f}" if found else "-"
 
 
-def dice_of(rows: Sequence[Row]) -> str:
-    found = values(rows, "dice")
+def mean_of(rows: Sequence[Row], column: str, sign: bool = False) -> str:
+    """Mean ± standard deviation in percent."""
+    found = values(rows, column)
     if not found:
         return "-"
     spread = f" ± {statistics.stdev(found):.1f}" if len(found) > 1 else ""
-    return f"{statistics.mean(found):.1f}{spread}"
+    return f"{statistics.mean(found):{'+' if sign else ''}.1f}{spread}"
+
+
+def dice_of(rows: Sequence[Row]) -> str:
+    return mean_of(rows, "dice")
 
 
 def performance(results: Path = Path(__file__).parent / "results") -> str:

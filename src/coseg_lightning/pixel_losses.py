@@ -33,7 +33,7 @@ def symmetric_cross_entropy(
 ) -> Tensor:
     """Cross-entropy plus reverse cross-entropy (Wang et al. 2019, arXiv 1908.06112).
 
-    The reverse one, with the label in the logarithm, is `-A (1 - p_y)`; the weights and A are those
+    The reverse one, with the label in the logarithm, is `-A (1 - p_y)`; the weights are those
     published for CIFAR-10.
 
     Shape:
