@@ -62,7 +62,7 @@ class OwnTested(OwnData):
         return self._loader(Halves(4, wrong=0), False)
 
 
-def run_of(tmp_path, data, **options):
+def run_of(tmp_path, data, noise_level=0.25, **options):
     def network(module, *nets, **given):
         return module(*(TinyNetwork(width=8) for _ in nets), lr=0.03, **given)
 
@@ -79,7 +79,7 @@ def run_of(tmp_path, data, **options):
     return run_stages(
         data,
         tmp_path / "run",
-        peers=partial(network, CoSegModule, "a", "b", noise_level=0.25),
+        peers=partial(network, CoSegModule, "a", "b", noise_level=noise_level),
         network=partial(network, SegmentationModule, "a"),
         **{"trainer": trainer, **options},
     )
@@ -133,6 +133,36 @@ def test_a_robust_loss_retrains_also_where_labels_were_left_alone(tmp_path, monk
     assert summary["correction"]["left_alone"] is not corrected
     checkpoint = torch.load(tmp_path / "run" / "retraining" / "last.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["pixel_loss"] == "symmetric_cross_entropy"
+
+
+@pytest.mark.parametrize(
+    ("level", "share", "epochs"), [(0.25, 1, 16), (0.25, 0.5, 12), ("auto", 1, 8)]
+)
+def test_a_peer_that_left_samples_out_in_vain_is_no_start(
+    tmp_path, monkeypatch, level, share, epochs
+):
+    monkeypatch.setattr(Trust, "peers_know_better", False)
+    options = {"retraining_share": share, "retraining_loss": "cross_entropy"}
+    summary = run_of(tmp_path, OwnTested(), noise_level=level, **options)
+    assert summary["correction"]["left_alone"]
+    assert summary["stages"]["retraining"]["epochs"] == epochs
+    if level == "auto":  # nothing could be told, so nothing was left out
+        return
+
+    def trainer(**given):
+        options = {"enable_progress_bar": False, "enable_model_summary": False}
+        return pl.Trainer(max_epochs=epochs, accelerator="cpu", **options, **given)
+
+    # It is then the plain network of as many epochs.
+    run_of(tmp_path / "plain", OwnTested(), method="supervised", trainer=trainer)
+    ours, plain = (
+        torch.load(path / "last.ckpt", weights_only=True)["state_dict"]
+        for path in (
+            tmp_path / "run" / "retraining",
+            tmp_path / "plain" / "run" / "supervised_training",
+        )
+    )
+    assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
 
 def test_without_a_test_set_nothing_is_tested(tmp_path):

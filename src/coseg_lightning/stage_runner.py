@@ -277,10 +277,17 @@ def test_figures(
     }
 
 
-def retraining_length(settings: Mapping[str, Any], epochs: int) -> dict[str, Any]:
-    """How many epochs retraining from a peer takes, if not the trainer's own number."""
+def retraining_length(
+    settings: Mapping[str, Any], epochs: int, *, anew: bool = False
+) -> dict[str, Any]:
+    """How many epochs retraining from a peer takes, if not the trainer's own number.
+
+    Or `anew`, if it is to learn for as long as that peer and it would have done together.
+    """
     share = settings.get("retraining_share", 1)
-    return {} if share == 1 else {"max_epochs": max(1, round(share * epochs))}
+    if share == 1 and not anew:
+        return {}
+    return {"max_epochs": max(1, round(share * epochs)) + anew * epochs}
 
 
 def training_label_dice(data: Data) -> dict[str, float | None]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
@@ -32,6 +33,7 @@ from coseg_lightning.stage_runner import (
 )
 
 log = logging.getLogger(__name__)
+tell = rank_zero_only(log.info)
 
 
 def run_stages(
@@ -82,7 +84,8 @@ def run_stages(
         score_epochs: How many of the last epochs the scores are averaged over.
         confidence: How sure the peers must be to overrule a label: see `LabelCorrection`.
         warm_start: Whether retraining after correction starts from the first peer; else from new
-            weights.
+            weights. If the peers left samples out in vain, since their labels are then left alone,
+            it starts from new weights too, and takes the epochs of both stages.
         retraining_loss: The pixel loss of retraining after correction, see
             `coseg_lightning.pixel_losses`; a robust one forgives what was not found wrong.
         retraining_share: The share of the epochs of stage 1 that retraining takes if it starts
@@ -168,6 +171,7 @@ def run_stages(
             raise InputError("Nothing was trained; give the trainer max_epochs of at least 1.")
         return {
             **_facts_of(ranking.ranking),
+            "selected": ranking.selected,
             "estimate": module.noise_estimate and module.noise_estimate.as_dict(),
             "layers": [correction.folder.name] if corrects else [],
             "contradiction": correction.contradiction,
@@ -197,7 +201,11 @@ def run_stages(
                 module.net.load_state_dict(run.weights("estimation", of="net."))
         if corrects:
             module.pixel_loss = module.hparams["pixel_loss"] = retraining_loss
-            if warm_start:
+            if warm_start and ranked.get("selected") and not corrected:
+                # The peer is no good start: it has learnt from fewer samples, to no avail.
+                tell("The peers left samples out in vain: retraining starts from new weights.")
+                options = retraining_length(recipe, ranked["epochs"], anew=True)
+            elif warm_start:
                 start = run.weights("robust_training", of="net_a.")
                 check_fits(start, module.net, folder / "robust_training" / CHECKPOINT)
                 module.net.load_state_dict(start)

@@ -57,6 +57,7 @@ class CorruptionRanking(Callback):
 
     Attributes:
         ranking: The result, on every process, once training has ended.
+        selected: Whether the peers left samples out when training ended.
 
     Raises:
         InputError: At the start of training, if the file exists or the module has no peers.
@@ -80,6 +81,7 @@ class CorruptionRanking(Callback):
         self.epochs = epochs
         self.run_id = run_id
         self.ranking: Ranking | None = None
+        self.selected = False
         self.last_look: LastLook | None = None
         self.looks = False  # set by LabelCorrection
         self._seen = EvidenceSum()
@@ -141,6 +143,7 @@ class CorruptionRanking(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CoSegModule)
         dataset = self._dataset(trainer)
+        self.selected = pl_module.alpha < 1
         if self.looks:
             self.last_look = LastLook(len(dataset), pl_module.ignore_index)
         with averaged(trainer, pl_module):

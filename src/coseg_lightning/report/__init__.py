@@ -283,7 +283,7 @@ def doubts(
     if noisy is not None and method.get("warm_start"):
         found.append(
             "Part of a gain over the plain networks may be longer training: the last network "
-            "starts from the first peer, and has so learnt in both stages."
+            "has learnt for the epochs of both stages."
         )
     estimate = summary["ranking"].get("estimate")
     if estimate is not None and not estimate["separable"]:
@@ -326,7 +326,7 @@ def doubts(
             "The labels in doubt were left as they are, since the peers do not seem to know "
             f"better: they contradict these labels {correction['contradiction']:.1f} times as "
             "much as each other, or differ too much from each other to be of use. So the network "
-            "is one trained on your labels as given, from the first peer on."
+            "is one trained on all your labels as given."
         )
     elif doubted and summary["config"]["method"]["name"] == "coseg" and not correction["corrected"]:
         found.append(
