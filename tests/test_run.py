@@ -532,6 +532,7 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
                "ce_net": ["model.encoder_name=resnet18"]}[model]  # fmt: skip
     folder = tmp_path / "run"
     settings = [f"model={model}", *smaller, *SMALL[2:], *PHANTOM, "noise=type2", "nol=0.3"]
+    settings += ["trainer.max_epochs=1"]
     run(composed(*settings), folder)
     network = FinishedRun(folder).network()
     assert network(torch.randn(1, 1, 32, 32)).shape == (1, 2, 32, 32)
