@@ -2,6 +2,7 @@
 
     python benchmarks/grid.py run core --jobs 2    # what has no result yet, most telling first
     python benchmarks/grid.py table core           # its tables
+    python benchmarks/grid.py run heldout --jobs 2 # on noise that nothing was chosen on
     python benchmarks/grid.py docs                 # writes them into README.md and docs/
     python benchmarks/grid.py run core --large --jobs 4    # at 256 x 256 with ResNet-18, for a GPU
 
@@ -33,6 +34,7 @@ SMALL = ["model=unet_classic", "model.base_channels=12", "data.image_size=64"]
 SMALL += ["trainer.precision=bf16-mixed"]
 LARGE = ["model=unet", "data.image_size=256"]
 SEEDS = (0, 1, 2)
+GRIDS = ("core", "ablation", "heldout")
 
 # What is trained on: the data, and the noise.
 SETS = {
@@ -42,6 +44,15 @@ SETS = {
     "bubil-large": ["noise=annotator", "noise.masks=masks_large"],
     "bubil-worst": ["noise=annotator", "noise.masks=masks_worst"],
     "usgra-type2": ["noise=type2"],
+}
+# Noise that no part or limit of the default was chosen on. The ranking's weights alone know three.
+HELD_OUT = {
+    "phantom-polygon": ["noise=polygon"],
+    "phantom-walk": ["noise=walk"],
+    "bubil-crowd5": ["noise=annotator", "noise.masks=masks_crowd5"],
+    "bubil-small": ["noise=annotator", "noise.masks=masks_small"],
+    "bubil-type2": ["noise=type2"],
+    "usgra-type1": ["noise=type1"],
 }
 DATASETS = {  # phantoms are drawn 80, 16 and 64
     "phantom": ["trainer.max_epochs=40"],
@@ -90,6 +101,7 @@ ABLATIONS = {
     "stage 1 half as long": ["trainer.max_epochs=20", "method.retraining_share=2"],
     "two rounds": ["method.rounds=2"],
     "weights not averaged": ["averaging=0", "method.score_epochs=5"],
+    "ranked by the truth": ["method.module=variants.RankedByTheTruth"],
 }
 MISJUDGED = {"told 0.2 less": -0.2, "told 0.2 more": 0.2}
 KEYS = ("set", "noise_level", "method", "seed")
@@ -106,8 +118,15 @@ def cells(grid: str) -> Iterator[Cell]:
             for name in ("bubil-large", "bubil-worst", "phantom-type2", "phantom-type1"):
                 for method in ABLATIONS:
                     yield name, 0.5, method, seed
+            yield "bubil-crowd1", 0.5, "ranked by the truth", seed
             for name in ("bubil-crowd1", "usgra-type2"):  # where the guard leaves labels alone
                 yield name, 0.5, "bare vote", seed
+        return
+    if grid == "heldout":  # clean labels are those of the core grid
+        for seed in SEEDS:
+            for name in HELD_OUT:
+                for method in ("supervised", "coseg", "supervised x2"):
+                    yield name, 0.5, method, seed
         return
     clean = ("phantom-none", "bubil-none", "usgra-none")
     for seed in SEEDS:
@@ -158,7 +177,7 @@ def overrides(cell: Cell, large: bool) -> list[str]:
         made.append(f"trainer.max_epochs={epochs}")
     if dataset != "phantom":
         made += ["data=folder", f"data.root={DATA / dataset}", "data.in_channels=1"]
-    made += ["noise=none"] if noise == "none" else SETS[name]
+    made += ["noise=none"] if noise == "none" else (SETS | HELD_OUT)[name]
     made += [f"nol={'auto' if method == 'nol=auto' else told}", f"noise.level={level}"]
     made += ABLATIONS.get(method, [])
     return [*made, f"seed={seed}", "+trainer.enable_progress_bar=false"]
@@ -308,15 +327,17 @@ def run(
                 print(f"{number} of {len(left)}: {','.join(row.values())}", flush=True)
 
 
-def ablation_rows(size: str = "") -> list[dict[str, str]]:
-    """The ablation's rows, and beside them the default's of the other grid."""
-    rows = read(f"ablation{size}")
-    sets = {row["set"] for row in rows}
-    return rows + [
-        row
-        for row in read(f"core{size}")
-        if (row["noise_level"], row["method"]) == ("0.5", "coseg") and row["set"] in sets
-    ]
+def rows_of(grid: str, size: str = "") -> list[dict[str, str]]:
+    """A grid's rows, and those of the core grid that its tables show beside them."""
+    rows, core = read(f"{grid}{size}"), read(f"core{size}")
+    if grid == "ablation":  # our default
+        sets = {row["set"] for row in rows}
+        of_default = [row for row in core if row["noise_level"] == "0.5" and row["set"] in sets]
+        return rows + [row for row in of_default if row["method"] == "coseg"]
+    if grid == "heldout":  # plain networks on clean labels
+        clean = [row for row in core if row["set"].endswith("-none")]
+        return rows + [row for row in clean if row["method"] == "supervised"]
+    return core
 
 
 def main() -> None:
@@ -324,7 +345,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("what", choices=("run", "table", "docs"))
-    parser.add_argument("grid", choices=("core", "ablation"), nargs="?", default="core")
+    parser.add_argument("grid", choices=GRIDS, nargs="?", default="core")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="only these")
     parser.add_argument("--sets", nargs="+", default=(), help="only these, phantom-type1 for one")
@@ -336,13 +357,13 @@ def main() -> None:
     from tables import filled, tables
 
     if arguments.what == "docs":
+        results = {name: rows_of(name) for name in GRIDS}
         for page in (HERE.parent / "README.md", *sorted((HERE.parent / "docs").rglob("*.md"))):
             text = page.read_text(encoding="utf-8")
-            page.write_text(filled(text, read("core"), ablation_rows()), encoding="utf-8")
+            page.write_text(filled(text, results), encoding="utf-8")
         return
     size = "_large" * arguments.large
-    rows = ablation_rows(size) if arguments.grid == "ablation" else read(f"core{size}")
-    print(tables(arguments.grid, rows))
+    print(tables(arguments.grid, rows_of(arguments.grid, size)))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ import csv
 import re
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 Row = dict[str, str]
 SETS = ["phantom-type1", "phantom-type2", "bubil-crowd1", "bubil-large", "bubil-worst"]
 SETS += ["usgra-type2"]
+# Of the held-out grid.
+SETS += ["phantom-polygon", "phantom-walk", "bubil-crowd5", "bubil-small", "bubil-type2"]
+SETS += ["usgra-type1"]
 NAMES = {
     "supervised": "supervised, noisy labels",
     "supervised x2": "supervised, noisy labels, twice the epochs",
@@ -42,6 +45,9 @@ def tables(grid: str, rows: Sequence[Row]) -> str:
         return "There are no results yet."
     if grid == "ablation":
         return ablation_tables(rows)
+    if grid == "heldout":
+        shown = [row for row in rows if not row["set"].endswith("-none")]
+        return "\n\n".join([overview(rows, 0.5), means(shown), *by_set(rows)])
     levels = sorted({float(row["noise_level"]) for row in rows} - {0.0}, reverse=True)
     overviews = [f"**NoL {level:g}**\n\n{overview(rows, level)}" for level in levels]
     return "\n\n".join([*overviews, means(rows), nothing_to_correct(rows), *by_set(rows)])
@@ -65,13 +71,20 @@ def row_of(rows: Sequence[Row], method: str) -> str:
     return overview(shown, 0.5)
 
 
-def filled(text: str, core: Sequence[Row], ablation: Sequence[Row]) -> str:
-    """A page with its tables as the results are now, between `<!-- name -->` and `<!-- end -->`."""
+def filled(text: str, results: Mapping[str, Sequence[Row]]) -> str:
+    """A page with its tables as the results are now, between `<!-- name -->` and `<!-- end -->`.
+
+    Args:
+        text: The page.
+        results: The rows of each grid.
+    """
     makers = {
-        "core": lambda _: tables("core", core),
-        "overview": lambda level: overview(core, float(level)),
-        "ablation": lambda _: ablation_tables(ablation),
-        "row": lambda method: row_of(core, method),
+        "core": lambda _: tables("core", results["core"]),
+        "overview": lambda level: overview(results["core"], float(level)),
+        "ablation": lambda _: ablation_tables(results["ablation"]),
+        "heldout": lambda _: tables("heldout", results["heldout"]),
+        "heldout_overview": lambda level: overview(results["heldout"], float(level)),
+        "row": lambda method: row_of(results["core"], method),
         "performance": lambda _: performance(),
     }
 

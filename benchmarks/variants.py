@@ -1,15 +1,21 @@
 """The default with one thing changed, where that is not an option of the app."""
 
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from coseg_lightning.callbacks import label_correction
+from coseg_lightning import ranking
+from coseg_lightning.callbacks import corruption_ranking, label_correction
+from coseg_lightning.callbacks.evaluation_pass import plain_training_set
 from coseg_lightning.coseg_module import CoSegModule
 from coseg_lightning.data.samples import Batch
 from coseg_lightning.equations import vote
+from coseg_lightning.scores import Evidence
 
 
 class WithoutExchange(CoSegModule):
@@ -47,17 +53,47 @@ def vote_by_the_mean(a: Tensor, b: Tensor, masks: Tensor, **limits: Any) -> Tens
     return vote(mean, mean, masks, **limits)
 
 
-class VoteByTheMean(CoSegModule):
-    """Labels are corrected by the mean of the peers, as sure as the default's vote must be."""
+class Patched(CoSegModule):
+    """Puts something in the place of what the package has, for its own run."""
 
-    def on_fit_start(self) -> None:
-        """Put the other vote in the place of the package's, for this run."""
-        super().on_fit_start()
-        self.vote = mock.patch.object(label_correction, "vote", vote_by_the_mean)
-        self.vote.start()
+    def replacements(self) -> list[tuple[ModuleType, str, Any]]:
+        """A module, a name in it, and what the name is to mean."""
+        raise NotImplementedError
+
+    def on_train_start(self) -> None:
+        """From here on, since by now the training set is known."""
+        super().on_train_start()
+        self.patches = [mock.patch.object(*patch) for patch in self.replacements()]
+        for patch in self.patches:
+            patch.start()
 
     def teardown(self, stage: str) -> None:
         """The next cell of this process has the package's again."""
-        if stage == "fit" and hasattr(self, "vote"):
-            self.vote.stop()
-            del self.vote
+        if stage == "fit":
+            for patch in self.__dict__.pop("patches", []):
+                patch.stop()
+
+
+class VoteByTheMean(Patched):
+    """Labels are corrected by the mean of the peers, as sure as the default's vote must be."""
+
+    def replacements(self) -> list[tuple[ModuleType, str, Any]]:
+        """The other vote."""
+        return [(label_correction, "vote", vote_by_the_mean)]
+
+
+class RankedByTheTruth(Patched):
+    """Selects and corrects as if the ranking made no mistake: what a better score would be worth.
+
+    Of an experiment, whose noisy masks are known.
+    """
+
+    def replacements(self) -> list[tuple[ModuleType, str, Any]]:
+        """A score that knows them."""
+        dataset = plain_training_set(self.trainer)
+        truth = np.array([float(id in dataset.replaced) for id in dataset.ids])
+
+        def score(evidence: Evidence, name: str = "directed") -> NDArray[np.float64]:
+            return truth
+
+        return [(module, "mask_scores", score) for module in (corruption_ranking, ranking)]

@@ -19,18 +19,18 @@ import step
 import tables
 from variants import OneNetwork, VoteByTheMean, WithoutExchange, vote_by_the_mean
 
-from coseg_lightning import CoSegModule
+from coseg_lightning import CoSegModule, ranking, scores
 from coseg_lightning.build import make_peers
-from coseg_lightning.callbacks import label_correction
+from coseg_lightning.callbacks import corruption_ranking, label_correction
 from coseg_lightning.equations import vote
 from coseg_lightning.methods import METHODS
 from coseg_lightning.noise_level import estimate_noise_level
-from coseg_lightning.run import check
+from coseg_lightning.run import check, run
 from coseg_lightning.scores import Evidence
 
 
 def test_every_cell_is_a_run_of_the_app():
-    for name in ("core", "ablation"):
+    for name in grid.GRIDS:
         cells = list(dict.fromkeys(grid.cells(name)))
         assert {seed for *_, seed in cells} == {0, 1, 2}
         methods = {(cell[0].split("-")[0], cell[2]): cell for cell in cells}
@@ -65,13 +65,13 @@ def test_a_cell_is_known_by_its_configuration_and_not_by_where_the_data_lies(mon
 
 
 def test_the_pages_hold_the_tables_of_the_committed_results():
-    core, ablation = grid.read("core"), grid.ablation_rows()
+    results = {name: grid.rows_of(name) for name in grid.GRIDS}
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
     assert sum("<!-- end -->" in text for text in texts.values()) > 10
     for page, text in texts.items():
         told = f"{page} is older than the results: python benchmarks/grid.py docs"
-        assert tables.filled(text, core, ablation) == text, told
+        assert tables.filled(text, results) == text, told
 
 
 def test_every_method_has_its_page():
@@ -117,6 +117,16 @@ def test_the_vote_by_the_mean_is_of_its_own_run_alone(tmp_path):
     assert label_correction.vote is vote
 
 
+def test_the_ranking_by_the_truth_is_of_its_own_run_alone(tmp_path):
+    cell = ("phantom-type2", 0.5, "ranked by the truth", 0)
+    cfg, _ = grid.composed(cell, large=False)
+    cfg.model.base_channels, cfg.data.image_size, cfg.trainer.max_epochs = 2, 32, 2
+    cfg.data.source.update({"train": 8, "val": 0, "test": 2, "side": 64})
+    summary = run(cfg, tmp_path / "run")
+    assert summary["ranking"]["auroc"] == 1
+    assert corruption_ranking.mask_scores is ranking.mask_scores is scores.mask_scores
+
+
 def row(name, level, method, seed, dice, **more):
     filled = dict.fromkeys(grid.COLUMNS, "")
     filled |= {"set": name, "noise_level": str(level), "method": method, "seed": str(seed)}
@@ -160,6 +170,20 @@ def test_the_ablation_is_told_as_differences_of_the_same_seeds():
     )  # no pair elsewhere
     assert "| the default in this version | 90.0 ± 0.0 | - |" in found
     assert "| bare vote | 80.0 ± 0.0 | - |" in found
+
+
+def test_what_was_held_out_is_no_set_that_anything_was_chosen_on():
+    assert not set(grid.HELD_OUT) & set(grid.SETS)
+    assert {name for name, *_ in grid.cells("heldout")} == set(grid.HELD_OUT)
+    rows = [
+        row("bubil-small", 0.5, "supervised", 0, 0.80),
+        row("bubil-small", 0.5, "coseg", 0, 0.86, label_dice_before="0.9", label_dice_after="0.92"),
+        row("bubil-none", 0.0, "supervised", 0, 0.87),
+    ]
+    found = tables.tables("heldout", rows)
+    assert "| supervised, clean labels | 87.0 |" in found
+    assert "| **Co-Seg, our default** | +6.0 (1) |" in found
+    assert "| 0.5 | **Co-Seg, our default** | 86.0 | 86 % | - | 90.0 | 92.0 | 1 |" in found
 
 
 def test_of_a_cell_that_was_run_again_the_last_row_counts(tmp_path, monkeypatch):
