@@ -22,6 +22,7 @@ from coseg_lightning import (
     LabelCorrection,
     LabelStore,
     SegmentationModule,
+    trust,
 )
 from coseg_lightning.callbacks import corruption_ranking, last_look
 from coseg_lightning.callbacks.corruption_ranking import EvidenceSum, _Share
@@ -30,6 +31,7 @@ from coseg_lightning.data.samples import Batch, SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.noise import mask_dice
 from coseg_lightning.ranking import Ranking
+from coseg_lightning.trust import Trust
 
 LAST_EQ1 = {"score": "mean", "epochs": 1}  # Eq. (1) of the trained peers alone
 
@@ -421,6 +423,29 @@ def test_layer_files_are_png_of_the_id(tmp_path):
     noisy = {r["id"] for r in rows_of(tmp_path / "run" / "scores.csv") if r["noisy"] == "1"}
     assert {path.stem for path in files} == noisy
     assert Image.open(files[0]).mode == "L"
+
+
+def test_labels_are_left_alone_where_those_kept_vary_more(tmp_path, monkeypatch):
+    seen = []
+
+    def inverted(of_run):
+        seen.append(of_run)
+        return True
+
+    monkeypatch.setattr(Trust, "kept_vary_more", property(inverted))
+    monkeypatch.setattr(trust, "LEAST_CONTRADICTION", 0)
+    monkeypatch.setattr(trust, "MOST_DISAGREEMENT", 1)
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    correction = LabelCorrection(tmp_path / "labels")
+    trainer = trainer_of(tmp_path, callbacks=[ranking, correction])
+    trainer.fit(module_of(noise_level=0.3), data_of(tmp_path))
+    assert correction.left_alone
+    assert correction.kept_vary_more
+    rows = rows_of(tmp_path / "scores.csv")
+    assert all(row["changed_pixels"] in ("", "0") for row in rows)
+    for noisy, excess in (("1", seen[0].excess_of_doubted), ("0", seen[0].excess_of_kept)):
+        told = [float(row["excess"]) for row in rows if row["noisy"] == noisy]
+        assert sorted(excess) == pytest.approx(sorted(told))
 
 
 def test_what_is_frozen_stays_frozen_through_the_passes(tmp_path):

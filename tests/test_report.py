@@ -279,6 +279,12 @@ def test_doubts_are_told():
     assert not any("did harm" in d for d in doubts(summary_of(before=0.8, after=0.9), rows))
     assert any("changed nothing" in d for d in doubts(summary_of(corrected=0), rows))
     assert any("all but one" in d for d in doubts(summary_of(), rows, 0.9999))
+    left = summary_of(corrected=0)
+    left["correction"] |= {"left_alone": True, "contradiction": 11.3, "kept_vary_more": True}
+    assert any("end of the ranking" in d for d in doubts(left, rows))
+    assert not any("11.3" in d for d in doubts(left, rows))
+    del left["correction"]["kept_vary_more"]  # of an earlier version
+    assert any("11.3 times" in d for d in doubts(left, rows))
     assert any("changed very much" in d for d in doubts(summary_of(), rows, 0.9, [0.2, 0.3, 0.9]))
     assert not any("changed very much" in d for d in doubts(summary_of(), rows, 0.9, [0.8]))
     worse = {**summary_of(dice=0.8), "baselines": {"noisy": {"dice": 0.85}}}

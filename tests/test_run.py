@@ -137,7 +137,7 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert len(summary["test"]["per_class_dice"]) == 2
     assert set(summary["ranking"]) == {"noise_level", "estimate", "bias", "auroc"}
     assert set(summary["correction"]) == {
-        "corrected", "contradiction", "left_alone", "layers", "left_out",
+        "corrected", "contradiction", "left_alone", "kept_vary_more", "layers", "left_out",
         "label_dice_before", "label_dice_after",
     }  # fmt: skip
     assert set(summary["stages"]) == {"robust_training", "retraining", "test"}

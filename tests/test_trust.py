@@ -48,3 +48,29 @@ def test_nothing_in_doubt():
     assert found.contradiction is None
     assert found.peers_know_better
     assert len(found.confidence) == 0
+
+
+def spread(doubted, kept):
+    return Trust(
+        *(np.full(len(doubted), 0.3), np.full(len(doubted), 0.02), np.full(len(kept), 0.05)),
+        excess_of_doubted=np.array(doubted, float),
+        excess_of_kept=np.array(kept, float),
+    )
+
+
+def test_peers_that_learnt_the_wrong_half_are_not_believed():
+    rng = np.random.default_rng(0)
+    truth, mistakes = rng.normal(-0.17, 0.008, 40), rng.normal(-0.03, 0.013, 40)
+    wrong, right = spread(truth, mistakes), spread(mistakes, truth)
+    assert wrong.contradiction == right.contradiction > 10  # they are as sure of the one
+    assert wrong.kept_vary_more
+    assert not wrong.peers_know_better
+    assert not right.kept_vary_more
+    assert right.peers_know_better
+
+
+def test_spreads_that_may_be_equal_or_of_few_labels_say_nothing():
+    kept = np.random.default_rng(0).normal(0, 0.01, 40)
+    assert not spread(0.9 * kept, kept).kept_vary_more
+    assert not spread([0.1], kept).kept_vary_more
+    assert not spread([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]).kept_vary_more

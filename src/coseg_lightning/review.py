@@ -136,6 +136,7 @@ def retrain_reviewed(
             "redraw": len(redraw),
             "contradiction": run.summary["correction"]["contradiction"],
             "left_alone": False,
+            "kept_vary_more": run.summary["correction"].get("kept_vary_more", False),
             "layers": ["labels"],
             "left_out": len(redraw),
             **training_label_dice(data),

@@ -176,6 +176,7 @@ def run_stages(
             "layers": [correction.folder.name] if corrects else [],
             "contradiction": correction.contradiction,
             "left_alone": correction.left_alone,
+            "kept_vary_more": correction.kept_vary_more,
         }
 
     def estimation(stage: str) -> dict[str, Any]:
@@ -288,6 +289,7 @@ def run_stages(
             "corrected": len(changed),
             "contradiction": ranked.get("contradiction"),
             "left_alone": "correction" in stages and not corrected,
+            "kept_vary_more": ranked.get("kept_vary_more", False),
             "layers": [layer.name for layer in data.label_layers],
             "left_out": len(data.left_out) if isinstance(data, CoSegDataModule) else 0,
             **training_label_dice(data),

@@ -5,12 +5,18 @@ disagreement how good they are, most honestly on samples that they dropped from 
 prediction's error, one minus its Dice to the truth, was about 2.5 times that disagreement on
 phantoms, microscopy and ultrasound alike. So a label that contradicts the peers little more than
 they contradict each other is likely to be better than what they would put in its place.
+
+Where half of the labels err, and all to one side, two peers may learn the wrong half, and
+contradict the right one surely and with one voice. But mistakes are more various than the truth:
+then the labels that they kept scatter about the predictions, and those in doubt lie beside them all
+alike.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import levene
 
 Floats = NDArray[np.float64]
 
@@ -19,6 +25,11 @@ ERROR_PER_DISAGREEMENT = 2.5
 # peers would have written was worse than the labels, or no better.
 LEAST_CONTRADICTION = 2.2
 MOST_DISAGREEMENT = 0.1
+SIGNIFICANCE = 0.05  # of a difference in spread
+
+
+def _none_known() -> Floats:
+    return np.empty(0)
 
 
 @dataclass(frozen=True)
@@ -31,11 +42,16 @@ class Trust:
         among_peers: `(n,)` one minus the Dice of the peers' predictions of the same samples to
             each other.
         against_kept: `(m,)` as the first, of the labels that are not in doubt.
+        excess_of_doubted: `(n,)` how much larger each label in doubt is than predicted, as a share
+            of the image; if it is known.
+        excess_of_kept: `(m,)` the same of the labels that are not in doubt.
     """
 
     against_doubted: Floats
     among_peers: Floats
     against_kept: Floats
+    excess_of_doubted: Floats = field(default_factory=_none_known)
+    excess_of_kept: Floats = field(default_factory=_none_known)
 
     @property
     def contradiction(self) -> float | None:
@@ -53,7 +69,18 @@ class Trust:
         if self.contradiction is None:
             return True
         enough = self.contradiction >= LEAST_CONTRADICTION
-        return enough and self.disagreement <= MOST_DISAGREEMENT
+        return enough and self.disagreement <= MOST_DISAGREEMENT and not self.kept_vary_more
+
+    @property
+    def kept_vary_more(self) -> bool:
+        """Whether the kept labels' sizes scatter more about the peers' than those in doubt.
+
+        By the test of Brown and Forsythe (1974), which is about medians and bears outliers.
+        """
+        doubted, kept = self.excess_of_doubted, self.excess_of_kept
+        if min(len(doubted), len(kept)) < 3 or np.std(doubted) >= np.std(kept):
+            return False
+        return bool(levene(doubted, kept, center="median").pvalue < SIGNIFICANCE)
 
     @property
     def confidence(self) -> Floats:

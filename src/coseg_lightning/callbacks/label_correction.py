@@ -8,6 +8,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from typing_extensions import override
@@ -66,6 +67,8 @@ class LabelCorrection(Callback):
         contradiction: How many times more the peers contradict the labels in doubt than each
             other; None where nothing was in doubt, or the confidence was given.
         left_alone: Whether the labels were left as they are, since the peers know less.
+        kept_vary_more: Whether that is because the peers may have learnt from the wrong labels:
+            those not in doubt differ more variously from their predictions than those in doubt.
 
     Raises:
         InputError: At the start of training, if the folder is not new or no ranking is made.
@@ -93,6 +96,7 @@ class LabelCorrection(Callback):
         self._names = FileNames()
         self.contradiction: float | None = None
         self.left_alone = False
+        self.kept_vary_more = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -151,7 +155,7 @@ class LabelCorrection(Callback):
         noisy = sorted(ranking.noisy)
         look = callback.last_look
         assert look is not None
-        confidence = self._confidences(look, noisy)
+        confidence = self._confidences(look, noisy, ranking.excess)
 
         def write(index: int, label: Mask, corrected: Mask, original: Mask | None) -> None:
             writer.write(ranking.ids[index], corrected)
@@ -214,7 +218,9 @@ class LabelCorrection(Callback):
         trainer.strategy.barrier("label layer written")
         self.layer = LabelStore(self.folder)
 
-    def _confidences(self, look: LastLook, noisy: list[int]) -> dict[int, float]:
+    def _confidences(
+        self, look: LastLook, noisy: list[int], excess: NDArray[np.float64] | None
+    ) -> dict[int, float]:
         """How sure the peers must be to overrule each noisy label, by the sample's index."""
         if not noisy:
             return {}
@@ -223,8 +229,14 @@ class LabelCorrection(Callback):
         table = np.concatenate(gather_objects(look.contradictions))
         table = table[np.argsort(table[:, 0]), 1:]
         doubted = np.isin(np.arange(len(table)), noisy)
-        trust = Trust(table[doubted, 0], table[doubted, 1], table[~doubted, 0])
+        assert excess is not None
+        trust = Trust(
+            *(table[doubted, 0], table[doubted, 1], table[~doubted, 0]),
+            excess_of_doubted=excess[doubted],
+            excess_of_kept=excess[~doubted],
+        )
         self.contradiction = trust.contradiction
+        self.kept_vary_more = trust.kept_vary_more
         self.left_alone = not trust.peers_know_better
         if self.left_alone:
             return dict.fromkeys(noisy, math.inf)

@@ -322,11 +322,21 @@ def doubts(
         )
     doubted = any(row["noisy"] == "1" for row in scores)
     if correction.get("left_alone"):
+        why = (
+            "know better: they contradict these labels "
+            f"{correction['contradiction']:.1f} times as much as each other, or differ too much "
+            "from each other to be of use."
+        )
+        if correction.get("kept_vary_more"):
+            why = (
+                "have learnt from the right ones: the labels that they kept differ from their "
+                "predictions more variously than those in doubt, and mistakes are more various "
+                "than the truth. It may be the end of the ranking that is bad, which happens "
+                "where half of all labels err to one side: look at some of both ends."
+            )
         found.append(
-            "The labels in doubt were left as they are, since the peers do not seem to know "
-            f"better: they contradict these labels {correction['contradiction']:.1f} times as "
-            "much as each other, or differ too much from each other to be of use. So the network "
-            "is one trained on all your labels as given."
+            f"The labels in doubt were left as they are, since the peers do not seem to {why} So "
+            "the network is one trained on all your labels as given."
         )
     elif doubted and summary["config"]["method"]["name"] == "coseg" and not correction["corrected"]:
         found.append(
