@@ -23,6 +23,7 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from unittest import mock
@@ -218,6 +219,7 @@ def measure(cell: Cell, large: bool, images: str) -> dict[str, str]:
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     sys.path.insert(0, str(HERE))  # the ablation's variants
+    version = code()  # before anything is trained, of what this process has imported
     cfg, digest = composed(cell, large)
     if "root" in cfg.data.source:
         cfg.data.root = str(Path(images) / cell[0].split("-")[0])  # all others refer to it
@@ -246,15 +248,16 @@ def measure(cell: Cell, large: bool, images: str) -> dict[str, str]:
         "corrected": str(correction["corrected"]),
         "seconds": f"{seconds:.0f}",
         "hash": digest,
-        "code": code(),
+        "code": version,
     }
 
 
+@cache
 def code() -> str:
-    """A hash of the package's source, to see which rows were measured by another version of it."""
+    """A hash of the package's source and the variants', to see which rows another version made."""
     import coseg_lightning
 
-    source = sorted(Path(coseg_lightning.__file__).parent.rglob("*.py"))
+    source = [*sorted(Path(coseg_lightning.__file__).parent.rglob("*.py")), HERE / "variants.py"]
     return hashlib.sha256(b"".join(path.read_bytes() for path in source)).hexdigest()[:10]
 
 
@@ -303,6 +306,7 @@ def run(
         if cell[3] not in seeds or (sets and cell[0] not in sets):
             continue
         if not cell[0].startswith("phantom") and not DATA.is_dir():
+            print(f"{cell} is left out: there is no folder {DATA}, set COSEG_DATA.", flush=True)
             continue
         if (tuple(map(str, cell)), composed(cell, large)[1]) not in done:
             left.append(cell)
@@ -336,7 +340,7 @@ def rows_of(grid: str, size: str = "") -> list[dict[str, str]]:
         return rows + [row for row in of_default if row["method"] == "coseg"]
     if grid == "heldout":  # plain networks on clean labels
         clean = [row for row in core if row["set"].endswith("-none")]
-        return rows + [row for row in clean if row["method"] == "supervised"]
+        return rows + [row for row in clean if row["method"].startswith("supervised")]
     return core
 
 
@@ -348,7 +352,8 @@ def main() -> None:
     parser.add_argument("grid", choices=GRIDS, nargs="?", default="core")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="only these")
-    parser.add_argument("--sets", nargs="+", default=(), help="only these, phantom-type1 for one")
+    names = sorted({cell[0] for grid in GRIDS for cell in cells(grid)})
+    parser.add_argument("--sets", nargs="+", default=(), choices=names, help="only these")
     parser.add_argument("--large", action="store_true", help="256 x 256, ResNet-18")
     arguments = parser.parse_args()
     if arguments.what == "run":

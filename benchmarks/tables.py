@@ -124,18 +124,23 @@ def overview(
         found = differences(found, column, minus)
     sets = [name for name in SETS if any(at == level and n == name for n, at, _ in found)]
     lines = ["| trained by | " + " | ".join(sets) + " |", "|---|" + "---|" * len(sets)]
-    clean = [found.get((f"{name.split('-')[0]}-none", 0.0, "supervised"), []) for name in sets]
-    if any(clean):
-        lines.append(f"| supervised, clean labels | {' | '.join(map(dice_of, clean))} |")
+    for method, told in (("supervised", ""), ("supervised x2", ", twice the epochs")):
+        clean = [found.get((f"{name.split('-')[0]}-none", 0.0, method), []) for name in sets]
+        if any(clean):
+            lines.append(f"| supervised, clean labels{told} | {' | '.join(map(dice_of, clean))} |")
     most = max((len(seeds_of(here)) for here in found.values()), default=0)
     for method in methods_of(rows):
         here = [found.get((name, level, method), []) for name in sets]
         if any(here):
             name = NAMES.get(method, method)
-            seeds = {seed for of_set in here for seed in seeds_of(of_set)}
-            if len(seeds) < most:
-                name += f" (seed {', '.join(sorted(seeds))})"
-            cells = (mean_of(of_set, column, sign=minus is not None) for of_set in here)
+            fewer = [fewer_seeds(of_set, most) for of_set in here]
+            told = {seeds for of_set, seeds in zip(here, fewer, strict=True) if of_set}
+            if len(told) == 1:  # of the whole row
+                name, fewer = name + told.pop(), [""] * len(here)
+            cells = [
+                mean_of(of_set, column, sign=minus is not None) + seeds
+                for of_set, seeds in zip(here, fewer, strict=True)
+            ]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -245,6 +250,12 @@ def methods_of(rows: Sequence[Row]) -> list[str]:
 
 def seeds_of(rows: Sequence[Row]) -> set[str]:
     return {row["seed"] for row in rows}
+
+
+def fewer_seeds(rows: Sequence[Row], most: int) -> str:
+    """The seeds of a cell that has fewer than others."""
+    seeds = sorted(seeds_of(rows))
+    return f" (seed {', '.join(seeds)})" if 0 < len(seeds) < most else ""
 
 
 def values(rows: Sequence[Row], name: str) -> list[float]:
