@@ -133,14 +133,14 @@ def overview(
         here = [found.get((name, level, method), []) for name in sets]
         if any(here):
             name = NAMES.get(method, method)
+            cells = [mean_of(of_set, column, sign=minus is not None) for of_set in here]
             fewer = [fewer_seeds(of_set, most) for of_set in here]
-            told = {seeds for of_set, seeds in zip(here, fewer, strict=True) if of_set}
+            told = {seeds for cell, seeds in zip(cells, fewer, strict=True) if cell != "-"}
             if len(told) == 1:  # of the whole row
-                name, fewer = name + told.pop(), [""] * len(here)
-            cells = [
-                mean_of(of_set, column, sign=minus is not None) + seeds
-                for of_set, seeds in zip(here, fewer, strict=True)
-            ]
+                name += told.pop()
+            else:
+                pairs = zip(cells, fewer, strict=True)
+                cells = [cell if cell == "-" else cell + seeds for cell, seeds in pairs]
             lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

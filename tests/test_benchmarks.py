@@ -172,6 +172,15 @@ def test_the_ablation_is_told_as_differences_of_the_same_seeds():
     assert "| bare vote | 80.0 ± 0.0 | - |" in found
 
 
+def test_a_cell_with_fewer_seeds_than_others_names_them():
+    rows = [row(f"bubil-{name}", 0.5, "supervised", 0, 0.8) for name in ("worst", "large")]
+    rows += [row("bubil-worst", 0.5, "coseg", seed, 0.8) for seed in (0, 1)]
+    rows += [row("bubil-large", 0.5, "coseg", 0, 0.9)]
+    found = tables.overview(rows, 0.5)
+    assert "| supervised, noisy labels (seed 0) | 80.0 | 80.0 |" in found
+    assert "| **Co-Seg, our default** | 90.0 (seed 0) | 80.0 ± 0.0 |" in found
+
+
 def test_what_was_held_out_is_no_set_that_anything_was_chosen_on():
     assert not set(grid.HELD_OUT) & set(grid.SETS)
     assert {name for name, *_ in grid.cells("heldout")} == set(grid.HELD_OUT)
