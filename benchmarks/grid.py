@@ -88,7 +88,7 @@ ABLATIONS = {
     "selection by batch": ["method.selection=relative"],
     "selection by batch, constant keep rate": ["method.selection=relative", "method.ramp_epochs=0"],
     "selection by batch, Eq. (1)": ["method.selection=eq1"],
-    "no selection": ["method.module=coseg_lightning.rivals.peers.PlainPeers"],
+    "no selection": ["method.module=coseg_lightning.methods.peers.PlainPeers"],
     "score relative": ["method.score=relative"],
     "score softmin": ["method.score=softmin"],
     "score Eq. (1)": ["method.score=mean"],
@@ -189,7 +189,7 @@ def composed(cell: Cell, large: bool):  # -> DictConfig
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from coseg_lightning.command import CONF
+    from coseg_lightning.app.command import CONF
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides(cell, large))

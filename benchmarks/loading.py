@@ -19,8 +19,8 @@ import torch
 
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
-from coseg_lightning.equations import segmentation_loss
-from coseg_lightning.networks import build_network
+from coseg_lightning.functional.equations import segmentation_loss
+from coseg_lightning.networks.build import build_network
 
 RESULTS = Path(__file__).parent / "results" / "loading.csv"
 DATA = Path(os.environ.get("COSEG_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from coseg_lightning import CorruptionRanking, CoSegDataModule, CoSegModule, LabelCorrection
-from coseg_lightning.callbacks import last_look
+from coseg_lightning.callbacks import prediction_store
 from coseg_lightning.data.phantom import PhantomImages
 from coseg_lightning.noise import BoundaryNoise
 
@@ -106,13 +106,13 @@ def main() -> None:
                 "plain inference, from the dataset": infer(loader),
                 "ranking": fitted(folder / "r", CorruptionRanking(folder / "r.csv"))[0] - nothing,
             }
-            for kind, most in (("kept", last_look.MOST_BYTES), ("not kept", 0)):
-                before, last_look.MOST_BYTES = last_look.MOST_BYTES, most
+            for kind, most in (("kept", prediction_store.MOST_BYTES), ("not kept", 0)):
+                before, prediction_store.MOST_BYTES = prediction_store.MOST_BYTES, most
                 ranking = CorruptionRanking(folder / f"{kind}.csv")
                 correction = LabelCorrection(folder / f"{kind} labels")
                 seconds = fitted(folder / kind, ranking, correction)[0] - nothing
                 took[f"ranking and correction, predictions {kind}"] = seconds
-                last_look.MOST_BYTES = before
+                prediction_store.MOST_BYTES = before
         if number:  # the first round warms up
             for kind, seconds in took.items():
                 times.setdefault(kind, []).append(seconds)

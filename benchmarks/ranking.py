@@ -89,9 +89,11 @@ def train(name: str, level: float, seed: int, training: str) -> None:
     from coseg_lightning.data.folder import folder_splits
     from coseg_lightning.data.phantom import phantom_splits
     from coseg_lightning.data.samples import EpochSampler
-    from coseg_lightning.networks import build_network
-    from coseg_lightning.noise import Annotator, BiasedAnnotator, BoundaryNoise, mask_dice
-    from coseg_lightning.scores import evidence
+    from coseg_lightning.functional.dice import mask_dice
+    from coseg_lightning.networks.build import build_network
+    from coseg_lightning.noise import BiasedAnnotator, BoundaryNoise
+    from coseg_lightning.noise.models import Annotator
+    from coseg_lightning.ranking.evidence import compute_evidence
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
@@ -139,10 +141,10 @@ def train(name: str, level: float, seed: int, training: str) -> None:
                     for batch in DataLoader(Subset(plain, self.indices), batch_size=32):
                         logits = module(batch["image"])
                         peers = (logits, logits) if isinstance(logits, torch.Tensor) else logits
-                        table = torch.stack([evidence(x, batch["mask"]) for x in peers])
+                        table = torch.stack([compute_evidence(x, batch["mask"]) for x in peers])
                         if training == "flips":
                             mirrored = [x.flip(-1) for x in module(batch["image"].flip(-1))]
-                            again = [evidence(x, batch["mask"]) for x in mirrored]
+                            again = [compute_evidence(x, batch["mask"]) for x in mirrored]
                             table = (table + torch.stack(again)) / 2
                         tables.append(table)
                 found = torch.cat(tables, dim=1).numpy()
@@ -213,13 +215,13 @@ def run(jobs: int) -> None:
 
 def peers_of(cell: tuple[str, float, int, str], last: int = AVERAGED, at_half: bool = False):
     """Both peers' evidence, averaged over the last epochs of training or of its first half."""
-    from coseg_lightning.scores import Evidence
+    from coseg_lightning.ranking.evidence import Evidence
 
     with np.load(path_of(cell)) as file:
         tables, replaced, dice = file["tables"], file["replaced"], file["dice"]
     tables = tables[:AVERAGED] if at_half else tables[AVERAGED:]
     peers = tables[-last:].mean(axis=0)
-    return [Evidence.of(peer) for peer in peers], replaced, dice
+    return [Evidence.from_table(peer) for peer in peers], replaced, dice
 
 
 def write(name: str, rows: list[dict]) -> None:
@@ -241,7 +243,7 @@ def scores() -> None:
     """AUROC against replaced labels, and Spearman correlation with their Dice, at NoL 0.5."""
     from scipy.stats import mannwhitneyu, spearmanr
 
-    from coseg_lightning.scores import SCORES, mask_scores
+    from coseg_lightning.ranking.scores import SCORES, mask_scores
 
     rows = []
     for cell in cells():
@@ -289,7 +291,7 @@ def levels() -> None:
     """The estimate after half of the training or at its end, against what is known."""
     from scipy.stats import beta
 
-    from coseg_lightning.noise_level import estimate_noise_level
+    from coseg_lightning.ranking.noise_level import estimate_noise_level
 
     rows = []
     for cell in cells():

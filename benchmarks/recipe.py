@@ -38,7 +38,7 @@ def timed(overrides: list[str], folder: Path) -> dict[str, float]:
 
     from hydra import compose, initialize_config_dir
 
-    from coseg_lightning.command import CONF
+    from coseg_lightning.app.command import CONF
     from coseg_lightning.run import run
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)

@@ -19,11 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from coseg_lightning.callbacks.corruption_ranking import EvidenceSum, _Share
-from coseg_lightning.labels import LabelStore, updated
-from coseg_lightning.noise_level import estimate_noise_level
-from coseg_lightning.ranking import Ranking
-from coseg_lightning.scores import CLASS_COLUMNS, MASK_COLUMNS, Evidence
+from coseg_lightning.callbacks.evidence_sum import EvidenceSum, _Share
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.labels.updated import updated
+from coseg_lightning.ranking.evidence import CLASS_COLUMNS, MASK_COLUMNS, Evidence
+from coseg_lightning.ranking.noise_level import estimate_noise_level
+from coseg_lightning.ranking.ranking import Ranking
 
 RESULTS = Path(__file__).parent / "results" / "scale.csv"
 NOISE_LEVEL = 0.3
@@ -100,7 +101,7 @@ def main() -> None:
         seen.state_dict()
     with timed("gathered"):
         names, tables = seen.gathered()
-        peers = [Evidence.of(table) for table in tables]
+        peers = [Evidence.from_table(table) for table in tables]
     with timed("noise level"):
         estimate = estimate_noise_level(*peers)
     print(f"Noise level of {noisy.mean():.3f}: {estimate}")

@@ -95,8 +95,8 @@ def bare(kind: str, options: argparse.Namespace, batches: list[dict[str, Any]]) 
     """The same operations in a loop by hand; stops after every epoch."""
     import torch
 
-    from coseg_lightning.equations import segmentation_loss
-    from coseg_lightning.scores import relative_score
+    from coseg_lightning.functional.equations import segmentation_loss
+    from coseg_lightning.ranking.evidence import relative_score
 
     device = device_of(options)
     nets = [network(options).to(device) for _ in range(1 if kind == "plain" else 2)]
@@ -152,8 +152,8 @@ def modules(kind: str, options: argparse.Namespace):  # -> pl.LightningModule
     import torch
 
     from coseg_lightning import CoSegModule, SegmentationModule
-    from coseg_lightning.equations import segmentation_loss
-    from coseg_lightning.rivals.peers import PixelCoTeaching
+    from coseg_lightning.functional.equations import segmentation_loss
+    from coseg_lightning.methods.peers import PixelCoTeaching
 
     class Plain(pl.LightningModule):
         """What anybody would write for one network."""

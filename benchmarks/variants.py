@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coseg_lightning import ranking
 from coseg_lightning.callbacks import corruption_ranking, label_correction
 from coseg_lightning.callbacks.evaluation_pass import plain_training_set
-from coseg_lightning.coseg_module import CoSegModule
-from coseg_lightning.data.samples import Batch
-from coseg_lightning.equations import vote
-from coseg_lightning.scores import Evidence
+from coseg_lightning.functional.equations import vote
+from coseg_lightning.modules.batch import Batch
+from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.ranking import ranking
+from coseg_lightning.ranking.evidence import Evidence
 
 
 class WithoutExchange(CoSegModule):

@@ -13,12 +13,13 @@ import pytorch_lightning as pl
 from PIL import Image
 
 from coseg_lightning import CoSegDataModule, CoSegModule, SegmentationModule
-from coseg_lightning.console import show_summary
+from coseg_lightning.app.console import show_summary
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.phantom import phantom_splits
-from coseg_lightning.noise import BiasedAnnotator, choose_noisy
-from coseg_lightning.report import write_report
-from coseg_lightning.stages import run_stages
+from coseg_lightning.methods.pipeline import run_stages
+from coseg_lightning.noise import BiasedAnnotator
+from coseg_lightning.noise.noisy_layer import choose_noisy
+from coseg_lightning.report.page import write_report
 
 
 def draw_folder(root: Path, size: int = 40) -> None:

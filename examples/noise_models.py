@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from coseg_lightning.data.phantom import PhantomImages
+from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.noise import (
     AffineNoise,
     BiasedAnnotator,
@@ -23,7 +24,6 @@ from coseg_lightning.noise import (
     PolygonOutline,
     RandomAnnotators,
     SpuriousBlob,
-    mask_dice,
 )
 from coseg_lightning.noise.geometry import parts_of
 

@@ -112,4 +112,4 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture(autouse=True)
 def _every_epoch_is_saved(monkeypatch):
     """However short: what is killed then goes on from the same place in every run of a test."""
-    monkeypatch.setattr("coseg_lightning.run_folder.SAVING", 1e12)
+    monkeypatch.setattr("coseg_lightning.callbacks.stage_checkpoint.MAX_SAVE_SHARE", 1e12)

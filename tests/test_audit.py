@@ -11,8 +11,8 @@ from conftest import Squares
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+from coseg_lightning.app.command import CONF
 from coseg_lightning.audit import audit
-from coseg_lightning.command import CONF
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.errors import InputError
 

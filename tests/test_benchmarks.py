@@ -19,14 +19,16 @@ import step
 import tables
 from variants import OneNetwork, VoteByTheMean, WithoutExchange, vote_by_the_mean
 
-from coseg_lightning import CoSegModule, ranking, scores
-from coseg_lightning.build import make_peers
+from coseg_lightning import CoSegModule
+from coseg_lightning.app.build import make_peers
+from coseg_lightning.app.checks import check
 from coseg_lightning.callbacks import corruption_ranking, label_correction
-from coseg_lightning.equations import vote
-from coseg_lightning.methods import METHODS
-from coseg_lightning.noise_level import estimate_noise_level
-from coseg_lightning.run import check, run
-from coseg_lightning.scores import Evidence
+from coseg_lightning.functional.equations import vote
+from coseg_lightning.methods.registry import METHODS
+from coseg_lightning.ranking import ranking, scores
+from coseg_lightning.ranking.evidence import Evidence
+from coseg_lightning.ranking.noise_level import estimate_noise_level
+from coseg_lightning.run import run
 
 
 def test_every_cell_is_a_run_of_the_app():
@@ -236,5 +238,5 @@ def test_the_mocked_evidence_is_like_real_one():
     rng = np.random.default_rng(0)
     noisy = rng.random(2000) < 0.3
     peers = np.moveaxis(scale.evidence_of(noisy, rng), 1, 0)
-    estimate = estimate_noise_level(*map(Evidence.of, peers))
+    estimate = estimate_noise_level(*map(Evidence.from_table, peers))
     assert estimate.noise_level == pytest.approx(0.3, abs=0.05)

@@ -22,16 +22,17 @@ from coseg_lightning import (
     LabelCorrection,
     LabelStore,
     SegmentationModule,
-    trust,
 )
-from coseg_lightning.callbacks import corruption_ranking, last_look
-from coseg_lightning.callbacks.corruption_ranking import EvidenceSum, _Share
-from coseg_lightning.callbacks.evaluation_pass import beside
-from coseg_lightning.data.samples import Batch, SampleDataset
+from coseg_lightning.callbacks import corruption_ranking, prediction_store
+from coseg_lightning.callbacks.evidence_sum import EvidenceSum, _Share
+from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
-from coseg_lightning.noise import mask_dice
-from coseg_lightning.ranking import Ranking
-from coseg_lightning.trust import Trust
+from coseg_lightning.files.background import background_writer
+from coseg_lightning.functional.dice import mask_dice
+from coseg_lightning.modules.batch import Batch
+from coseg_lightning.ranking import guard
+from coseg_lightning.ranking.guard import CorrectionGuard
+from coseg_lightning.ranking.ranking import Ranking
 
 LAST_EQ1 = {"score": "mean", "epochs": 1}  # Eq. (1) of the trained peers alone
 
@@ -432,18 +433,18 @@ def test_labels_are_left_alone_where_those_kept_vary_more(tmp_path, monkeypatch)
         seen.append(of_run)
         return True
 
-    monkeypatch.setattr(Trust, "kept_vary_more", property(inverted))
-    monkeypatch.setattr(trust, "LEAST_CONTRADICTION", 0)
-    monkeypatch.setattr(trust, "MOST_DISAGREEMENT", 1)
+    monkeypatch.setattr(CorrectionGuard, "kept_vary_more", property(inverted))
+    monkeypatch.setattr(guard, "LEAST_CONTRADICTION", 0)
+    monkeypatch.setattr(guard, "MOST_DISAGREEMENT", 1)
     ranking = CorruptionRanking(tmp_path / "scores.csv")
     correction = LabelCorrection(tmp_path / "labels")
     trainer = trainer_of(tmp_path, callbacks=[ranking, correction])
     trainer.fit(module_of(noise_level=0.3), data_of(tmp_path))
-    assert correction.left_alone
-    assert correction.kept_vary_more
+    assert correction.correction_skipped
+    assert correction.wrong_half_suspected
     rows = rows_of(tmp_path / "scores.csv")
     assert all(row["changed_pixels"] in ("", "0") for row in rows)
-    for noisy, excess in (("1", seen[0].excess_of_doubted), ("0", seen[0].excess_of_kept)):
+    for noisy, excess in (("1", seen[0].size_bias_of_doubted), ("0", seen[0].size_bias_of_kept)):
         told = [float(row["excess"]) for row in rows if row["noisy"] == noisy]
         assert sorted(excess) == pytest.approx(sorted(told))
 
@@ -476,7 +477,7 @@ def test_correction_is_the_same_whether_predictions_were_kept_or_not(tmp_path, m
             passed[-1] += len(images[0])
 
     for most in (2**30, 0):
-        monkeypatch.setattr(last_look, "MOST_BYTES", most)
+        monkeypatch.setattr(prediction_store, "MOST_BYTES", most)
         folder = tmp_path / str(most)
         callbacks = [CorruptionRanking(folder / "scores.csv"), LabelCorrection(folder / "labels")]
         module = module_of()
@@ -494,7 +495,7 @@ def test_an_error_while_a_mask_is_written_is_raised(tmp_path):
             raise OSError("disk full")
 
     def write():
-        with beside() as do:
+        with background_writer() as do:
             for number in range(200):
                 do(spoilt, number)
 
@@ -508,7 +509,7 @@ def test_dice_of_a_batch_is_that_of_its_masks():
     first[0], second[0] = 0, 0
     first[1] = 255
     second[2, :4] = 255
-    found = last_look.batch_dice(first, second, torch.ones_like(first, dtype=torch.bool), 4)
+    found = prediction_store.batch_dice(first, second, torch.ones_like(first, dtype=torch.bool), 4)
     expected = [mask_dice(a, b) for a, b in zip(first.numpy(), second.numpy(), strict=True)]
     assert found.numpy() == pytest.approx(expected)
 
@@ -531,7 +532,7 @@ def test_writing_a_ranking_sorts_and_scores_once(tmp_path):
 
 
 def test_a_high_class_id_for_unlabelled_pixels_is_kept(tmp_path):
-    look = last_look.LastLook(2, 65535)
+    look = prediction_store.PredictionStore(2, 65535)
     masks = torch.zeros((2, 4, 4), dtype=torch.long)
     masks[0, 0] = 65535
     images = torch.zeros((2, 1, 4, 4))
@@ -543,8 +544,8 @@ def test_a_high_class_id_for_unlabelled_pixels_is_kept(tmp_path):
 
 
 def test_what_is_too_much_for_one_batch_is_not_kept_of_others(monkeypatch):
-    monkeypatch.setattr(last_look, "MOST_BYTES", 1000)
-    look = last_look.LastLook(4, 255)
+    monkeypatch.setattr(prediction_store, "MOST_BYTES", 1000)
+    look = prediction_store.PredictionStore(4, 255)
     for side in (2, 16, 2):
         masks = torch.zeros((1, side, side), dtype=torch.long)
         look.see([side], Batch(masks[:, None].float(), masks), [torch.randn(1, 2, side, side)] * 2)

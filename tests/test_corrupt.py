@@ -11,8 +11,10 @@ from PIL import Image
 
 from coseg_lightning.corrupt import corrupt_folder
 from coseg_lightning.errors import InputError
-from coseg_lightning.mask_folder import MaskFolder
-from coseg_lightning.noise import BoundaryNoise, mask_dice, write_noisy_layer
+from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.functional.dice import mask_dice
+from coseg_lightning.noise import BoundaryNoise
+from coseg_lightning.noise.noisy_layer import write_noisy_layer
 
 
 def manifest(folder):

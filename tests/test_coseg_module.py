@@ -15,9 +15,9 @@ from coseg_lightning import (
     CoSegModule,
     SegmentationModule,
 )
-from coseg_lightning.data.samples import Batch
-from coseg_lightning.equations import corruption_score, segmentation_loss
 from coseg_lightning.errors import InputError
+from coseg_lightning.functional.equations import corruption_score, segmentation_loss
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.report.figures import read_rows
 

@@ -18,8 +18,8 @@ from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.data.phantom import PhantomImages, phantom_splits
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import image_size, read_image, read_indices
-from coseg_lightning.mask_folder import MaskFolder
+from coseg_lightning.files.images import image_size, read_image, read_indices
+from coseg_lightning.files.mask_folder import MaskFolder
 
 GREY = (np.arange(48).reshape(6, 8) * 5).astype(np.uint8)
 

@@ -21,12 +21,12 @@ from coseg_lightning import (
     LabelStore,
     SegmentationModule,
 )
+from coseg_lightning.methods.dimensionality import DimensionalityDriven
+from coseg_lightning.methods.pick_and_learn import PickAndLearn
+from coseg_lightning.methods.reweight import Reweighted
+from coseg_lightning.methods.transition import LabelTransition, TransitionEstimation
 from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.report.figures import read_rows
-from coseg_lightning.rivals.dimensionality import DimensionalityDriven
-from coseg_lightning.rivals.quality import PickAndLearn
-from coseg_lightning.rivals.reweighting import Reweighted
-from coseg_lightning.rivals.transition import LabelTransition, TransitionEstimation
 
 
 class KeepStates(pl.Callback):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from coseg_lightning.equations import (
+from coseg_lightning.functional.equations import (
     agreement,
     class_logits,
     corruption_score,

@@ -12,7 +12,7 @@ from PIL import Image
 from test_run import PHANTOM, SMALL, start
 
 from coseg_lightning import CoSegModule, LabelStore
-from coseg_lightning.equations import segmentation_loss
+from coseg_lightning.functional.equations import segmentation_loss
 
 
 def example(name):

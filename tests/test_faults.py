@@ -19,13 +19,13 @@ from test_callbacks import hashes
 from test_resume import SETTINGS, counting, in_a_process, one_run, results
 from test_run import SMALL, composed, rows_of
 
-from coseg_lightning.command import _trouble
+from coseg_lightning.app.command import _trouble
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import LabelStore
+from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
-from coseg_lightning.run_folder import RunFolder
+from coseg_lightning.runs.folder import RunFolder
 
 FOLDER = [*SMALL, "data=folder", "data.in_channels=1"]
 

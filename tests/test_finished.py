@@ -19,11 +19,11 @@ from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import Probabilities, export
-from coseg_lightning.finished import FinishedRun
-from coseg_lightning.labels import LabelStore
-from coseg_lightning.mask_folder import MaskFolder
+from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
+from coseg_lightning.runs.finished import FinishedRun
 
 LEARNING = ["trainer.max_epochs=12", "optimizer.lr=0.01", "nol=0.3", "++method.confidence=0"]
 

@@ -28,10 +28,12 @@ from coseg_lightning import (
     SegmentationModule,
     updated,
 )
-from coseg_lightning.data.adopted import adopted, over
-from coseg_lightning.data.samples import read_batch
+from coseg_lightning.data.wrapped import over, wrap_datamodule
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import LabelStoreWriter, as_array, mask_digest
+from coseg_lightning.labels.masks import mask_digest
+from coseg_lightning.labels.store import LabelStoreWriter
+from coseg_lightning.labels.updated import as_array
+from coseg_lightning.modules.batch import read_batch
 
 RIGHT = Halves(wrong=0)[0][1]
 
@@ -228,16 +230,16 @@ def test_a_split_at_random_is_the_same_in_all_stages(tmp_path):
 def test_from_datasets(tmp_path):
     data = pl.LightningDataModule.from_datasets(Halves(), test_dataset=Halves(4, 0), batch_size=4)
     run_of(tmp_path, data, confidence=0.0)
-    copied = adopted(data)
-    copied.lay(tmp_path / "run" / "labels")
+    copied = wrap_datamodule(data)
+    copied.add_label_layer(tmp_path / "run" / "labels")
     assert min(accuracies(copied.train_dataloader().dataset)) > 0.9
     assert data.train_dataloader().dataset[0][1].equal(Halves()[0][1])
 
 
 def test_an_adopted_datamodule_can_be_pickled(tmp_path):
-    data = adopted(OwnTested())
+    data = wrap_datamodule(OwnTested())
     data.setup("fit")
-    data.lay(layer_of(tmp_path / "labels", {"h0": RIGHT}).folder)
+    data.add_label_layer(layer_of(tmp_path / "labels", {"h0": RIGHT}).folder)
     again = pickle.loads(pickle.dumps(data))
     assert isinstance(again, OwnTested)
     assert torch.equal(again.train_dataloader().dataset[0][1], RIGHT)

@@ -20,16 +20,17 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from test_noise import CLASSES, OBJECTS, OUTLINES, name_of
 
-from coseg_lightning.csv_tables import read_table, write_table
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.predictions import PredictionFolder
-from coseg_lightning.data.samples import SampleDataset, read_batch
-from coseg_lightning.equations import corruption_score, segmentation_loss, vote
+from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import check_image, read_image, read_indices
-from coseg_lightning.labels import LabelStore
-from coseg_lightning.mask_folder import MaskFolder
-from coseg_lightning.scores import evidence
+from coseg_lightning.files.csv import read_table, write_table
+from coseg_lightning.files.images import check_image, read_image, read_indices
+from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.functional.equations import corruption_score, segmentation_loss, vote
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.ranking.evidence import compute_evidence
 
 # The same examples every time, and no time limit on a busy machine.
 fuzz = settings(
@@ -136,7 +137,7 @@ def test_scores_losses_and_votes_of_any_mask_are_numbers(drawn):
     assert torch.isfinite(loss)
     assert torch.isfinite(a.grad).all()
     assert torch.isfinite(corruption_score(a.detach(), label)).all()
-    assert torch.isfinite(evidence(a.detach(), label)).all()
+    assert torch.isfinite(compute_evidence(a.detach(), label)).all()
     corrected = vote(a.detach().softmax(1), b.softmax(1), label, confidence=confidence)
     changed = corrected != label
     assert not changed[label == 255].any()

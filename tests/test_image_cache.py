@@ -12,7 +12,7 @@ from conftest import Squares
 from test_resume import in_a_process
 from test_run import SMALL, composed
 
-from coseg_lightning.build import make_data
+from coseg_lightning.app.build import make_data
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.errors import InputError

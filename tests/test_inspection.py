@@ -13,14 +13,14 @@ from test_run import SMALL, composed, start
 
 import coseg_lightning.data.folder
 import coseg_lightning.data.jsrt
-import coseg_lightning.image_files
-from coseg_lightning.build import make_data
-from coseg_lightning.csv_tables import read_table
+import coseg_lightning.files.images
+from coseg_lightning.app.build import make_data
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.errors import BadSamplesError, InputError
-from coseg_lightning.image_files import read_image, read_indices
-from coseg_lightning.inspection import look_over
+from coseg_lightning.files.csv import read_table
+from coseg_lightning.files.images import read_image, read_indices
+from coseg_lightning.files.inspection import scan_files
 
 
 def save(pixels, path):
@@ -169,9 +169,9 @@ def test_a_file_is_read_again_only_if_its_size_or_time_has_changed(make_folder, 
             looked.append(path.name)
             return look(path)
 
-        return look_over(files, look_and_count, **options)
+        return scan_files(files, look_and_count, **options)
 
-    monkeypatch.setattr(coseg_lightning.data.folder, "look_over", counting)
+    monkeypatch.setattr(coseg_lightning.data.folder, "scan_files", counting)
     folder_splits(root)
     assert len(looked) == 8
     folder_splits(root)
@@ -408,5 +408,5 @@ def test_an_annotators_masks_are_looked_at_before_training(make_folder):
 
 
 def test_large_images_are_looked_at_one_by_one(make_folder, monkeypatch):
-    monkeypatch.setattr(coseg_lightning.image_files, "LARGE", 1)
+    monkeypatch.setattr(coseg_lightning.files.images, "LARGE", 1)
     assert len(folder_splits(make_folder()).train.ids) == 6

@@ -32,11 +32,11 @@ from coseg_lightning import (
     SegmentationModule,
     updated,
 )
-from coseg_lightning.data.samples import Batch
-from coseg_lightning.equations import segmentation_loss
 from coseg_lightning.errors import InputError
+from coseg_lightning.functional.equations import segmentation_loss
+from coseg_lightning.methods.peers import PixelCoTeaching
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.report.figures import read_rows
-from coseg_lightning.rivals.peers import PixelCoTeaching
 
 
 class Rates(pl.Callback):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from coseg_lightning.metrics import SegmentationScores
+from coseg_lightning.functional.metrics import SegmentationScores
 
 
 def slow_scores(predictions, masks, classes):

@@ -12,17 +12,11 @@ from torch import nn
 
 from coseg_lightning import CoSegModule
 from coseg_lightning.errors import InputError
-from coseg_lightning.networks import (
-    OWN,
-    any_size,
-    auxiliary_weight,
-    build_network,
-    save_network,
-    with_auxiliary,
-)
+from coseg_lightning.networks.build import OWN, build_network, save_network
 from coseg_lightning.networks.ce_net import CENet, DenseAtrousConvolution, ResidualPooling
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
+from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
 
 NAMES = [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "custom"]
 SMALL = {

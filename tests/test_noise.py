@@ -8,28 +8,25 @@ from scipy import ndimage
 
 from coseg_lightning.data.phantom import PhantomImages
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import LabelStore
+from coseg_lightning.functional.dice import mask_dice
+from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise import (
     AffineNoise,
-    Annotator,
-    AtLabelDice,
     BiasedAnnotator,
     BoundaryNoise,
     BoundaryWalk,
     ClassMerge,
     ClassSwap,
-    Combined,
     EdgeCircles,
     MissingComponent,
     MissingRegion,
     PolygonOutline,
     RandomAnnotators,
     SpuriousBlob,
-    choose_noisy,
-    mask_dice,
-    write_noisy_layer,
 )
 from coseg_lightning.noise.geometry import smooth_field
+from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined
+from coseg_lightning.noise.noisy_layer import choose_noisy, write_noisy_layer
 
 OUTLINES = [
     BoundaryNoise(),

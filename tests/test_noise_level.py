@@ -9,15 +9,16 @@ import torch
 from test_coseg_module import data_of, module_of, trainer_of
 from test_scores import soft_discs
 
-from coseg_lightning import CorruptionRanking, CoSegModule, NoiseLevelEstimation, noise_level
+from coseg_lightning import CorruptionRanking, CoSegModule, NoiseLevelEstimation
 from coseg_lightning.errors import InputError
-from coseg_lightning.noise_level import (
+from coseg_lightning.ranking import noise_level
+from coseg_lightning.ranking.evidence import Evidence, compute_evidence
+from coseg_lightning.ranking.noise_level import (
     FALLBACK,
     NoiseLevelEstimate,
     estimate_noise_level,
     fit_mixture,
 )
-from coseg_lightning.scores import Evidence, evidence
 
 
 def discs(level, off, size=150, blur=2.0):
@@ -26,7 +27,7 @@ def discs(level, off, size=150, blur=2.0):
     radii, shift = rng.uniform(10, 20, size), rng.normal(0, 0.5, size)
     bad = round(level * size)
     shift[:bad] = off(rng, bad)
-    return Evidence.of(evidence(*soft_discs(radii, radii + shift, blur)).numpy())
+    return Evidence.from_table(compute_evidence(*soft_discs(radii, radii + shift, blur)).numpy())
 
 
 @pytest.mark.parametrize("level", [0.2, 0.4, 0.6])
@@ -67,7 +68,7 @@ def test_what_cannot_be_told_is_said(level):
 
 def test_peers_that_learned_nothing_cannot_tell():
     logits, masks = soft_discs(np.full(60, -30.0), np.linspace(5, 20, 60))
-    e = Evidence.of(evidence(logits, masks).numpy())
+    e = Evidence.from_table(compute_evidence(logits, masks).numpy())
     estimate = estimate_noise_level(e, e)
     assert not estimate.separable
     assert "most labels are far from the predictions" in str(estimate)
@@ -104,7 +105,7 @@ def test_the_module_keeps_all_until_the_level_is_estimated(tmp_path, monkeypatch
             alphas.append(pl_module.alpha)
 
     told = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
-    monkeypatch.setattr("coseg_lightning.coseg_module.estimate_noise_level", lambda a, b: told)
+    monkeypatch.setattr("coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: told)
     estimation, ranking = NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv")
     callbacks = [estimation, ranking, Watch()]
     trainer = trainer_of(tmp_path, callbacks=callbacks, max_epochs=6)
@@ -134,7 +135,7 @@ def test_auto_says_what_it_needs(tmp_path):
 
 def test_empty_masks_do_not_hide_the_noise():
     discs_only = discs(0.3, lambda rng, n: rng.normal(5, 0.7, n), size=120)
-    empty = Evidence.of(evidence(*soft_discs([-30.0] * 60, [0.0] * 60)).numpy())
+    empty = Evidence.from_table(compute_evidence(*soft_discs([-30.0] * 60, [0.0] * 60)).numpy())
     joined = Evidence(
         **{
             name: np.concatenate([value, getattr(empty, name)])
@@ -169,7 +170,7 @@ def test_what_cannot_be_told_after_half_may_be_told_at_the_end(tmp_path, monkeyp
     sure = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
     answers = iter([unsure, sure])
     monkeypatch.setattr(
-        "coseg_lightning.coseg_module.estimate_noise_level", lambda a, b: next(answers)
+        "coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: next(answers)
     )
     module, ranking = module_of(noise_level="auto"), CorruptionRanking(tmp_path / "scores.csv")
     callbacks = [NoiseLevelEstimation(), ranking]
@@ -182,7 +183,7 @@ def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
     told = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
     answers = iter([told])
     monkeypatch.setattr(
-        "coseg_lightning.coseg_module.estimate_noise_level", lambda a, b: next(answers)
+        "coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: next(answers)
     )
     trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation()], max_epochs=4)
     trainer.fit(module_of(noise_level="auto"), data_of(tmp_path))

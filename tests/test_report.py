@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from test_run import PHANTOM, SMALL, composed
 
-from coseg_lightning.csv_tables import read_table, write_table
 from coseg_lightning.data.datamodule import CoSegDataModule
-from coseg_lightning.labels import LabelStore
-from coseg_lightning.report import doubts, result_in_a_sentence, write_report
-from coseg_lightning.review import read_review
+from coseg_lightning.files.csv import read_table, write_table
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.methods.review import read_review
+from coseg_lightning.report.doubts import doubts
+from coseg_lightning.report.page import result_in_a_sentence, write_report
 from coseg_lightning.run import run
 
 SETTINGS = [

@@ -16,10 +16,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from test_callbacks import hashes
 from test_run import PHANTOM, SMALL, composed
 
+from coseg_lightning.callbacks.stage_checkpoint import StageCheckpoint
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
-from coseg_lightning.run_folder import StageCheckpoint
 
 SETTINGS = [
     *SMALL,
@@ -271,7 +271,7 @@ def test_files_that_are_not_the_runs_own_stay(tmp_path):
 @pytest.mark.parametrize(("share", "saved"), [(1e12, 3), (0.0, 1), (1.0, 1)])
 def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, saved):
     """The first epoch is always saved, and later ones when it has paid off."""
-    monkeypatch.setattr("coseg_lightning.run_folder.SAVING", share)
+    monkeypatch.setattr("coseg_lightning.callbacks.stage_checkpoint.MAX_SAVE_SHARE", share)
     clock = iter(range(1000))
     took = {"before": 0.0}
     save = StageCheckpoint._save
@@ -284,7 +284,7 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, sa
 
     monkeypatch.setattr(StageCheckpoint, "_save", slow)
     monkeypatch.setattr(
-        "coseg_lightning.run_folder.time.monotonic", lambda: next(clock) + took["before"]
+        "coseg_lightning.runs.folder.time.monotonic", lambda: next(clock) + took["before"]
     )
     settings = [*SETTINGS, "method=supervised"]
     run(composed(*(part for part in settings if "method." not in part)), tmp_path / "run")

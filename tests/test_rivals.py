@@ -12,30 +12,30 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset
 
 from coseg_lightning import CoSegDataModule, LabelStore, SegmentationModule
-from coseg_lightning.data.samples import Batch
-from coseg_lightning.equations import class_logits, segmentation_loss
 from coseg_lightning.errors import InputError
-from coseg_lightning.pixel_losses import generalised_cross_entropy, symmetric_cross_entropy
-from coseg_lightning.rivals.dimensionality import (
-    DimensionalityDriven,
-    is_turning_point,
-    local_intrinsic_dimensionality,
-)
-from coseg_lightning.rivals.early_learning import (
+from coseg_lightning.functional.equations import class_logits, segmentation_loss
+from coseg_lightning.functional.losses import generalised_cross_entropy, symmetric_cross_entropy
+from coseg_lightning.methods.adele import (
     EarlyLearningCorrection,
     MultiScaleModule,
     early_learning_is_over,
 )
-from coseg_lightning.rivals.peers import JoCoR, PixelCoTeaching, PlainPeers, symmetric_divergence
-from coseg_lightning.rivals.quality import PickAndLearn, bounded_weights
-from coseg_lightning.rivals.reweighting import Reweighted
-from coseg_lightning.rivals.transition import (
+from coseg_lightning.methods.dimensionality import (
+    DimensionalityDriven,
+    is_turning_point,
+    local_intrinsic_dimensionality,
+)
+from coseg_lightning.methods.peers import JoCoR, PixelCoTeaching, PlainPeers, symmetric_divergence
+from coseg_lightning.methods.pick_and_learn import PickAndLearn, bounded_weights
+from coseg_lightning.methods.reweight import Reweighted
+from coseg_lightning.methods.transition import (
     LabelTransition,
     TransitionEstimation,
     anchored,
     by_certainty,
     label_logits,
 )
+from coseg_lightning.modules.batch import Batch
 
 
 def random_case(classes=3, ignored=True):

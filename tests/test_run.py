@@ -19,15 +19,16 @@ from omegaconf import OmegaConf
 from PIL import Image
 from test_callbacks import hashes
 
-from coseg_lightning.build import make_data, make_network, make_noise, make_peers
-from coseg_lightning.command import CONF
+from coseg_lightning.app.build import make_data, make_network, make_noise, make_peers
+from coseg_lightning.app.checks import check
+from coseg_lightning.app.command import CONF
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
-from coseg_lightning.finished import FinishedRun
-from coseg_lightning.labels import LabelStore
-from coseg_lightning.rivals.transition import LabelTransition
-from coseg_lightning.run import check, run
-from coseg_lightning.segmentation_module import SegmentationModule
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.methods.transition import LabelTransition
+from coseg_lightning.modules.segmentation import SegmentationModule
+from coseg_lightning.run import run
+from coseg_lightning.runs.finished import FinishedRun
 
 SMALL = [
     "model=unet_classic",
@@ -255,7 +256,7 @@ def test_stage_3_learns_from_the_corrected_labels(tmp_path, monkeypatch):
             seen.update(zip(batch["id"], batch["mask"].numpy(), strict=True))
             return super().training_step(batch, batch_idx)
 
-    monkeypatch.setattr("coseg_lightning.segmentation_module.SegmentationModule", Spy)
+    monkeypatch.setattr("coseg_lightning.modules.segmentation.SegmentationModule", Spy)
     overrides = ["noise=type2", "nol=0.5", "data.augment=false", "data.batch_size=11"]
     overrides += ["method.confidence=0"]
     overrides += ["trainer.max_epochs=10", "optimizer.lr=0.01"]
@@ -548,7 +549,7 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
 
 
 def test_a_module_of_ones_own(tmp_path, monkeypatch):
-    module = "method.module=coseg_lightning.rivals.peers.PlainPeers"
+    module = "method.module=coseg_lightning.methods.peers.PlainPeers"
     assert type(make_peers(composed(*SMALL, module))).__name__ == "PlainPeers"
     with pytest.raises(InputError, match="derived from CoSegModule"):
         make_peers(composed(*SMALL, "method.module=torch.nn.Linear"))
@@ -567,7 +568,7 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
     cfg.method = {
         "name": "mine",
         "stages": ["robust_training"],
-        "module": "coseg_lightning.rivals.peers.JoCoR",
+        "module": "coseg_lightning.methods.peers.JoCoR",
         "options": {"agreement_weight": 0.5},
     }
     check(cfg)

@@ -4,20 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from coseg_lightning.equations import corruption_score
 from coseg_lightning.errors import InputError
-from coseg_lightning.scores import (
+from coseg_lightning.functional.equations import corruption_score
+from coseg_lightning.ranking.evidence import (
     CLASS_COLUMNS,
     MASK_COLUMNS,
-    SCORES,
     Evidence,
-    class_scores,
-    direction,
-    evidence,
-    l_skewness,
-    mask_scores,
+    compute_evidence,
     relative_score,
 )
+from coseg_lightning.ranking.scores import SCORES, class_scores, direction, l_skewness, mask_scores
 
 SIDE = 32
 
@@ -32,7 +28,7 @@ def random_batch(classes=3, size=4):
 
 def test_evidence_is_what_a_loop_over_pixels_says():
     logits, masks = random_batch()
-    table = Evidence.of(evidence(logits, masks).numpy())
+    table = Evidence.from_table(compute_evidence(logits, masks).numpy())
     p_all = logits.softmax(dim=1).numpy().astype(float)
     for n in range(len(masks)):
         label = masks[n].numpy()
@@ -63,7 +59,7 @@ def test_evidence_is_what_a_loop_over_pixels_says():
 def test_the_boundary_is_measured_in_pixels():
     masks = torch.zeros(1, SIDE, SIDE, dtype=torch.int64)
     masks[0, 10:20, 5:25] = 1
-    table = Evidence.of(evidence(torch.zeros(1, 2, SIDE, SIDE), masks).numpy())
+    table = Evidence.from_table(compute_evidence(torch.zeros(1, 2, SIDE, SIDE), masks).numpy())
     assert table.boundary[0, 0] * SIDE**2 == 2 * (10 + 20)
 
 
@@ -71,11 +67,16 @@ def test_a_single_sigmoid_output_and_half_precision_are_understood():
     logits, masks = random_batch(classes=2)
     single = (logits[:, 1:] - logits[:, :1]).clamp(-8, 8)
     pair = torch.cat([torch.zeros_like(single), single], dim=1)
-    np.testing.assert_allclose(evidence(single, masks), evidence(pair, masks), rtol=1e-6)
     np.testing.assert_allclose(
-        evidence(single.half(), masks), evidence(single, masks), rtol=0.05, atol=2e-3
+        compute_evidence(single, masks), compute_evidence(pair, masks), rtol=1e-6
     )
-    assert evidence(pair, masks).shape == (4, len(MASK_COLUMNS) + len(CLASS_COLUMNS))
+    np.testing.assert_allclose(
+        compute_evidence(single.half(), masks),
+        compute_evidence(single, masks),
+        rtol=0.05,
+        atol=2e-3,
+    )
+    assert compute_evidence(pair, masks).shape == (4, len(MASK_COLUMNS) + len(CLASS_COLUMNS))
 
 
 def test_the_relative_score_forgives_what_the_network_expects():
@@ -105,7 +106,7 @@ def noisy_discs(grown, size=60, bad=20):
     off = rng.normal(0, 0.5, size)
     off[:bad] = grown(rng, bad)
     logits, masks = soft_discs(radii, radii + off)
-    return Evidence.of(evidence(logits, masks).numpy()), np.arange(size) < bad
+    return Evidence.from_table(compute_evidence(logits, masks).numpy()), np.arange(size) < bad
 
 
 def auroc(scores, bad):
@@ -138,16 +139,21 @@ def test_the_suspicious_class_is_named():
     logits, masks = soft_discs([12.0] * 20, [12.0] * 20)
     logits = torch.cat([torch.zeros_like(logits), logits, -torch.full_like(logits, 9)], dim=1)
     masks[3, 2:9, 2:9] = 2  # a class that nobody predicts
-    scores = class_scores(Evidence.of(evidence(logits, masks).numpy()))
+    scores = class_scores(Evidence.from_table(compute_evidence(logits, masks).numpy()))
     assert scores.shape == (20, 2)
     assert np.isnan(scores[np.arange(20) != 3, 1]).all()
-    assert mask_scores(Evidence.of(evidence(logits, masks).numpy()), "relative").argmax() == 3
+    assert (
+        mask_scores(
+            Evidence.from_table(compute_evidence(logits, masks).numpy()), "relative"
+        ).argmax()
+        == 3
+    )
 
 
 def test_an_empty_label_where_nothing_is_predicted_is_the_least_suspicious():
     logits, masks = soft_discs([12.0] * 9 + [-20.0], [13.0] * 9 + [0.0])
     for name in ("directed", "relative", "dice"):
-        scores = mask_scores(Evidence.of(evidence(logits, masks).numpy()), name)
+        scores = mask_scores(Evidence.from_table(compute_evidence(logits, masks).numpy()), name)
         assert scores[9] == scores.min()
 
 

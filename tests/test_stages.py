@@ -9,10 +9,10 @@ from conftest import TinyNetwork
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from coseg_lightning import CoSegModule, LabelStore, SegmentationModule, run_stages
-from coseg_lightning.data.adopted import adopted, over
+from coseg_lightning.data.wrapped import over, wrap_datamodule
 from coseg_lightning.errors import InputError
-from coseg_lightning.rivals.transition import LabelTransition
-from coseg_lightning.trust import Trust
+from coseg_lightning.methods.transition import LabelTransition
+from coseg_lightning.ranking.guard import CorrectionGuard
 
 
 class Halves(Dataset):
@@ -115,9 +115,9 @@ def test_a_datamodule_of_ones_own_goes_through_all_stages(tmp_path, ids):
 def test_the_corrected_masks_are_what_retraining_sees(tmp_path):
     data = OwnTested()
     run_of(tmp_path, data, confidence=0.0)
-    again = adopted(data)
+    again = wrap_datamodule(data)
     again.setup("fit")
-    again.lay(tmp_path / "run" / "labels")
+    again.add_label_layer(tmp_path / "run" / "labels")
     seen = {}
     for _, masks, ids in again.train_dataloader():
         seen |= dict(zip(ids, masks, strict=True))
@@ -128,7 +128,7 @@ def test_the_corrected_masks_are_what_retraining_sees(tmp_path):
 
 @pytest.mark.parametrize("corrected", [True, False])
 def test_a_robust_loss_retrains_also_where_labels_were_left_alone(tmp_path, monkeypatch, corrected):
-    monkeypatch.setattr(Trust, "peers_know_better", corrected)
+    monkeypatch.setattr(CorrectionGuard, "peers_know_better", corrected)
     summary = run_of(tmp_path, OwnTested(), retraining_loss="symmetric_cross_entropy")
     assert summary["correction"]["left_alone"] is not corrected
     checkpoint = torch.load(tmp_path / "run" / "retraining" / "last.ckpt", weights_only=True)
@@ -141,7 +141,7 @@ def test_a_robust_loss_retrains_also_where_labels_were_left_alone(tmp_path, monk
 def test_a_peer_that_left_samples_out_in_vain_is_no_start(
     tmp_path, monkeypatch, level, share, epochs
 ):
-    monkeypatch.setattr(Trust, "peers_know_better", False)
+    monkeypatch.setattr(CorrectionGuard, "peers_know_better", False)
     options = {"retraining_share": share, "retraining_loss": "cross_entropy"}
     summary = run_of(tmp_path, OwnTested(), noise_level=level, **options)
     assert summary["correction"]["left_alone"]

@@ -9,7 +9,7 @@ from conftest import ROOT
 from test_finished import command
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.table import sweep_table
+from coseg_lightning.report.sweep import sweep_table
 
 TASK = ["trainer.max_epochs=2", "method=coseg,supervised", "noise=type1,none", "nol=0.1,0.5"]
 

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from coseg_lightning.trust import Trust
+from coseg_lightning.ranking.guard import CorrectionGuard
 
 
 def trust(labels, peers, kept=(0.02, 0.02)):
-    return Trust(np.array(labels, float), np.array(peers, float), np.array(kept, float))
+    return CorrectionGuard(np.array(labels, float), np.array(peers, float), np.array(kept, float))
 
 
 def test_the_contradiction_is_the_ratio_of_means():
     found = trust([0.2, 0.4], [0.05, 0.05])
-    assert found.contradiction == pytest.approx(6)
+    assert found.label_peer_ratio == pytest.approx(6)
     assert found.disagreement == pytest.approx(0.05)
     assert found.peers_know_better
 
@@ -45,16 +45,16 @@ def test_labels_that_agree_are_not_overruled():
 
 def test_nothing_in_doubt():
     found = trust([], [])
-    assert found.contradiction is None
+    assert found.label_peer_ratio is None
     assert found.peers_know_better
     assert len(found.confidence) == 0
 
 
 def spread(doubted, kept):
-    return Trust(
+    return CorrectionGuard(
         *(np.full(len(doubted), 0.3), np.full(len(doubted), 0.02), np.full(len(kept), 0.05)),
-        excess_of_doubted=np.array(doubted, float),
-        excess_of_kept=np.array(kept, float),
+        size_bias_of_doubted=np.array(doubted, float),
+        size_bias_of_kept=np.array(kept, float),
     )
 
 
@@ -62,15 +62,15 @@ def test_peers_that_learnt_the_wrong_half_are_not_believed():
     rng = np.random.default_rng(0)
     truth, mistakes = rng.normal(-0.17, 0.008, 40), rng.normal(-0.03, 0.013, 40)
     wrong, right = spread(truth, mistakes), spread(mistakes, truth)
-    assert wrong.contradiction == right.contradiction > 10  # they are as sure of the one
-    assert wrong.kept_vary_more
+    assert wrong.label_peer_ratio == right.label_peer_ratio > 10  # they are as sure of the one
+    assert wrong.wrong_half_suspected
     assert not wrong.peers_know_better
-    assert not right.kept_vary_more
+    assert not right.wrong_half_suspected
     assert right.peers_know_better
 
 
 def test_spreads_that_may_be_equal_or_of_few_labels_say_nothing():
     kept = np.random.default_rng(0).normal(0, 0.01, 40)
-    assert not spread(0.9 * kept, kept).kept_vary_more
-    assert not spread([0.1], kept).kept_vary_more
-    assert not spread([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]).kept_vary_more
+    assert not spread(0.9 * kept, kept).wrong_half_suspected
+    assert not spread([0.1], kept).wrong_half_suspected
+    assert not spread([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]).wrong_half_suspected

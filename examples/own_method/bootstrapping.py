@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from coseg_lightning import SegmentationModule
-from coseg_lightning.equations import class_logits, predicted_classes
+from coseg_lightning.functional.equations import class_logits, predicted_classes
 
 
 class Bootstrapping(SegmentationModule):

@@ -8,11 +8,12 @@ if TYPE_CHECKING:
     from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
     from coseg_lightning.callbacks.label_correction import LabelCorrection
     from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
-    from coseg_lightning.coseg_module import CoSegModule
     from coseg_lightning.data.datamodule import CoSegDataModule
-    from coseg_lightning.labels import LabelStore, updated
-    from coseg_lightning.segmentation_module import SegmentationModule
-    from coseg_lightning.stages import run_stages
+    from coseg_lightning.labels.store import LabelStore
+    from coseg_lightning.labels.updated import updated
+    from coseg_lightning.methods.pipeline import run_stages
+    from coseg_lightning.modules.coseg import CoSegModule
+    from coseg_lightning.modules.segmentation import SegmentationModule
 
 __version__ = "0.1.0"
 
@@ -32,14 +33,14 @@ __all__ = [
 _HOMES = {
     "AveragedWeights": "callbacks.averaged_weights",
     "CoSegDataModule": "data.datamodule",
-    "CoSegModule": "coseg_module",
+    "CoSegModule": "modules.coseg",
     "CorruptionRanking": "callbacks.corruption_ranking",
     "LabelCorrection": "callbacks.label_correction",
-    "LabelStore": "labels",
+    "LabelStore": "labels.store",
     "NoiseLevelEstimation": "callbacks.noise_level_estimation",
-    "SegmentationModule": "segmentation_module",
-    "run_stages": "stages",
-    "updated": "labels",
+    "SegmentationModule": "modules.segmentation",
+    "run_stages": "methods.pipeline",
+    "updated": "labels.updated",
 }
 
 

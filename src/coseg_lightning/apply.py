@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from coseg_lightning.command import arguments, told_in_a_sentence
+from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.errors import InputError
-from coseg_lightning.finished import FinishedRun
-from coseg_lightning.labels import LabelStore, mask_digest
-from coseg_lightning.mask_folder import MaskFolder
+from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.labels.masks import mask_digest
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.runs.finished import FinishedRun
 
 
 def main() -> None:
@@ -87,4 +88,4 @@ def apply(
 
 
 if __name__ == "__main__":
-    told_in_a_sentence(main)
+    cli_errors(main)

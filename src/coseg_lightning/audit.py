@@ -9,13 +9,14 @@ from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from coseg_lightning.command import check_count, command
+from coseg_lightning.app.checks import check_count
+from coseg_lightning.app.command import command
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
-    from coseg_lightning.noise_level import NoiseLevelEstimate
-    from coseg_lightning.ranking import Ranking
+    from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
+    from coseg_lightning.ranking.ranking import Ranking
 
 
 @command("audit")
@@ -33,9 +34,9 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         The content of the `summary.json` that is written into the folder, beside `scores.csv` and
         the contact sheet `worst.png`.
     """
-    from coseg_lightning.atomic import write_text
-    from coseg_lightning.build import make_data
-    from coseg_lightning.run import check, quiet
+    from coseg_lightning.app.build import make_data
+    from coseg_lightning.app.checks import check, quiet
+    from coseg_lightning.files.atomic import write_text
 
     check(cfg)
     check_count(cfg, "worst", 1)
@@ -75,7 +76,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import CSVLogger
 
-    from coseg_lightning.build import make_peers, make_trainer
+    from coseg_lightning.app.build import make_peers, make_trainer
     from coseg_lightning.callbacks.averaged_weights import AveragedWeights
     from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
     from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
@@ -109,11 +110,11 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     """Rank by somebody's class probabilities; nothing is trained."""
     import torch
 
-    from coseg_lightning.callbacks.corruption_ranking import label_dice
     from coseg_lightning.data.predictions import PredictionFolder
-    from coseg_lightning.noise_level import estimate_noise_level
-    from coseg_lightning.ranking import Ranking
-    from coseg_lightning.scores import Evidence, evidence
+    from coseg_lightning.data.samples import label_dice
+    from coseg_lightning.ranking.evidence import Evidence, compute_evidence
+    from coseg_lightning.ranking.noise_level import estimate_noise_level
+    from coseg_lightning.ranking.ranking import Ranking
 
     data.prepare_data()
     samples = data.given_samples()
@@ -122,8 +123,8 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     for index, id in enumerate(samples.ids):
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
         logits = torch.from_numpy(predictions.read(id, mask.shape)).log()
-        rows.append(evidence(logits[None], mask[None])[0].numpy())
-    found = Evidence.of(np.array(rows))
+        rows.append(compute_evidence(logits[None], mask[None])[0].numpy())
+    found = Evidence.from_table(np.array(rows))
     estimate = estimate_noise_level(found, found) if cfg.nol == "auto" else None
     ranking = Ranking.of_evidence(
         list(samples.ids),
@@ -145,7 +146,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
 def _draw(
     path: Path, data: "CoSegDataModule", ranking: "Ranking", proposals: dict[int, NDArray[Any]]
 ) -> None:
-    from coseg_lightning.atomic import replacing
+    from coseg_lightning.files.atomic import replacing
     from coseg_lightning.report.figures import contact_sheet
 
     worst = [index for index in ranking.worst_first if index in proposals]

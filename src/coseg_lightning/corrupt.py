@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from coseg_lightning.command import check_count, check_share, command
+from coseg_lightning.app.checks import check_count, check_share
+from coseg_lightning.app.command import command
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from coseg_lightning.noise import NoiseModel
+    from coseg_lightning.noise.models import NoiseModel
 
 
 @command("corrupt")
 def main(cfg: DictConfig) -> None:
     """Compose, check, write the folder, and say what came out."""
-    from coseg_lightning.build import make_noise, noise_name
+    from coseg_lightning.app.build import make_noise, noise_name
     from coseg_lightning.data.folder import read_split
 
     check_share(cfg, "nol")
@@ -91,9 +92,10 @@ def corrupt_folder(
     """
     from tqdm import tqdm
 
-    from coseg_lightning.csv_tables import write_table
-    from coseg_lightning.mask_folder import MaskFolder
-    from coseg_lightning.noise import choose_noisy, mask_dice
+    from coseg_lightning.files.csv import write_table
+    from coseg_lightning.files.mask_folder import MaskFolder
+    from coseg_lightning.functional.dice import mask_dice
+    from coseg_lightning.noise.noisy_layer import choose_noisy
 
     out = Path(out)
     if out.exists():

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from coseg_lightning.atomic import replacing, write_text
-from coseg_lightning.command import arguments, told_in_a_sentence
-from coseg_lightning.equations import class_logits
+from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.errors import InputError
-from coseg_lightning.finished import FinishedRun
-from coseg_lightning.networks import any_size
+from coseg_lightning.files.atomic import replacing, write_text
+from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.networks.forward import any_size
+from coseg_lightning.runs.finished import FinishedRun
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 TOLERANCE = 1e-3  # of probabilities, between one engine's arithmetic and another's
@@ -170,4 +170,4 @@ FORMATS = {
 
 
 if __name__ == "__main__":
-    told_in_a_sentence(main)
+    cli_errors(main)

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from coseg_lightning.atomic import replacing
-from coseg_lightning.command import arguments, told_in_a_sentence
-from coseg_lightning.data.preparation import prepared
+from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.data.preparation import preprocess
 from coseg_lightning.data.samples import standardised
-from coseg_lightning.equations import class_logits
 from coseg_lightning.errors import InputError
-from coseg_lightning.finished import FinishedRun
-from coseg_lightning.image_files import files_by_stem, read_image, smallest_type
-from coseg_lightning.mask_folder import same_stem
-from coseg_lightning.networks import any_size
+from coseg_lightning.files.atomic import replacing
+from coseg_lightning.files.images import files_by_stem, read_image, smallest_type
+from coseg_lightning.files.mask_folder import same_stem
+from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.networks.forward import any_size
+from coseg_lightning.runs.finished import FinishedRun
 
 
 def main() -> None:
@@ -138,7 +138,7 @@ class _Images(Dataset[Any]):
         id, paths = self.files[index]
         try:
             image = read_image(paths[0])
-            seen = standardised(prepared(image, self.side, self.channels))
+            seen = standardised(preprocess(image, self.side, self.channels))
         except InputError as error:
             return str(error)
         return id, (image.shape[0], image.shape[1]), seen
@@ -167,4 +167,4 @@ def _write(out: Path, id: str, p: Tensor, probabilities: bool) -> None:
 
 
 if __name__ == "__main__":
-    told_in_a_sentence(main)
+    cli_errors(main)

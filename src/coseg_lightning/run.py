@@ -1,8 +1,6 @@
 """The app: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
 import logging
-import os
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,36 +9,21 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from coseg_lightning.build import (
+from coseg_lightning.app.build import (
     make_data,
     make_network,
     make_peers,
     make_trainer,
     read_clean_ids,
 )
-from coseg_lightning.command import (
-    check_count,
-    check_nothing_missing,
-    check_share,
-    command,
-    is_number,
-)
+from coseg_lightning.app.checks import check, quiet
+from coseg_lightning.app.command import command
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
 log = logging.getLogger(__name__)
-
-COUNTS = {  # and the least that each may be
-    "seed": 0,
-    "data.image_size": 1,
-    "data.in_channels": 1,
-    "data.classes": 1,
-    "data.batch_size": 1,
-    "data.num_workers": 0,
-    "trainer.max_epochs": 1,
-}
 
 
 @command("config")
@@ -55,10 +38,10 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         return _reviewed(cfg, folder)
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-    from coseg_lightning.console import show_summary
-    from coseg_lightning.report import write_report
+    from coseg_lightning.report.console import show_summary
     from coseg_lightning.report.loggers import log_figures
-    from coseg_lightning.run_folder import RunFolder
+    from coseg_lightning.report.page import write_report
+    from coseg_lightning.runs.folder import RunFolder
 
     check(cfg)
     quiet()
@@ -90,12 +73,12 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 def _reviewed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Retrain on the masks of a run that somebody reviewed."""
-    from coseg_lightning.console import show_summary
-    from coseg_lightning.finished import FinishedRun
-    from coseg_lightning.report import write_report
+    from coseg_lightning.methods.review import retrain_reviewed
+    from coseg_lightning.report.console import show_summary
     from coseg_lightning.report.loggers import log_figures
-    from coseg_lightning.review import retrain_reviewed
-    from coseg_lightning.run_folder import FREE
+    from coseg_lightning.report.page import write_report
+    from coseg_lightning.runs.finished import FinishedRun
+    from coseg_lightning.runs.folder import MAY_CHANGE
 
     if cfg.review is None or cfg.resume is None or cfg.stages not in (None, ["retraining"]):
         raise InputError(
@@ -110,7 +93,7 @@ def _reviewed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     for override, key in keys.items():
         if key in ("stages", "review", "resume", "data.root"):
             continue
-        if key not in FREE:
+        if key not in MAY_CHANGE:
             raise InputError(f"{override}: the settings are those of {cfg.resume}; leave it out.")
         OmegaConf.update(settings, key, OmegaConf.select(cfg, key))
     quiet()
@@ -129,7 +112,7 @@ def _reviewed(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def _stages(cfg: DictConfig, folder: Path, data: "pl.LightningDataModule") -> dict[str, Any]:
-    from coseg_lightning.stages import run_stages
+    from coseg_lightning.methods.pipeline import run_stages
 
     return run_stages(
         data,
@@ -153,75 +136,6 @@ def _stages(cfg: DictConfig, folder: Path, data: "pl.LightningDataModule") -> di
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
         resume=cfg.resume is not None,
     )
-
-
-def quiet() -> None:
-    """Silence what would bury a command's own lines."""
-    # Lightning's notes on hardware and tips, once a trainer.
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    # The default is to load in the training process, which is right for small images on few cores.
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")  # no val set
-    warnings.filterwarnings("ignore", ".*train/skipped.*")  # all processes skip the same steps
-    warnings.filterwarnings("ignore", ".*There is a wandb run already.*")  # of the stage before
-    warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
-    warnings.filterwarnings("ignore", ".*torch.jit.script.*is deprecated.*")  # of forward mode
-
-
-def check(cfg: DictConfig) -> None:
-    """Raise an `InputError` for values that no later place would name as clearly."""
-    check_nothing_missing(cfg)
-    if cfg.nol != "auto":
-        check_share(cfg, "nol")
-    elif cfg.noise.level == "auto":
-        raise InputError(
-            "nol=auto estimates the noise level; say with noise.level=0.3 how many masks this "
-            "experiment is to make noisy."
-        )
-    check_share(cfg, "noise.level")
-    for key in ("rounds", "score_epochs"):
-        if key in cfg.method:
-            check_count(cfg, f"method.{key}", 1)
-    if not isinstance(cfg.baselines, bool):
-        raise InputError(f"baselines={cfg.baselines} must be true or false.")
-    for key in ("warm_start", "by_class"):
-        if not isinstance(cfg.method.get(key, False), bool):
-            raise InputError(f"method.{key}={cfg.method[key]} must be true or false.")
-    share = cfg.method.get("retraining_share", 1)
-    if not is_number(share) or share <= 0:
-        raise InputError(f"method.retraining_share={share} must be a number above 0.")
-    if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
-        raise InputError(
-            f"method.options={cfg.method.options} must hold arguments, as in "
-            "+method.options.agreement_weight=0.5."
-        )
-    for key, least in COUNTS.items():
-        check_count(cfg, key, least)
-    _check_one_folder()
-    if not is_number(cfg.averaging) or not 0 <= cfg.averaging <= 1:
-        raise InputError(f"averaging={cfg.averaging} must be a number from 0 to 1.")
-    for key in ("optimizer.lr", "loss.lambda_1", "loss.lambda_2"):
-        value = OmegaConf.select(cfg, key)
-        if not is_number(value) or value < 0:
-            raise InputError(f"{key}={value} must be a number of at least 0.")
-
-
-def _check_one_folder() -> None:
-    """The default folder is named by the time, which processes started apart do not share."""
-    launched = any(
-        rank in os.environ and int(os.environ.get(size, 1)) > 1
-        for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
-    )
-    if launched and HydraConfig.initialized():
-        given = HydraConfig.get().overrides.hydra
-        task = HydraConfig.get().overrides.task
-        if not any(
-            override.startswith(("hydra.run.dir=", "resume=")) for override in (*given, *task)
-        ):
-            raise InputError(
-                "Several processes were started by torchrun or srun, and must be told one folder "
-                "to share: add hydra.run.dir=... or resume=..."
-            )
 
 
 if __name__ == "__main__":

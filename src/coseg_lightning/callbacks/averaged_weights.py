@@ -11,8 +11,8 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from typing_extensions import override
 
-from coseg_lightning.buffers import average_buffers
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.buffers import average_buffers
 
 
 class AveragedWeights(WeightAveraging):

@@ -13,33 +13,27 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from typing_extensions import override
 
+from coseg_lightning.callbacks.augmentation import REMEDY, detect_augmentation
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
 from coseg_lightning.callbacks.evaluation_pass import (
-    REMEDY,
-    beside,
     evaluation_pass,
-    gather_objects,
-    gather_rows,
     plain_training_set,
     stored_mask,
-    what_varies,
 )
-from coseg_lightning.callbacks.last_look import LastLook, in_16_bits, probabilities
-from coseg_lightning.coseg_module import CoSegModule
-from coseg_lightning.data.samples import SampleDataset, read_batch
-from coseg_lightning.equations import IGNORE_INDEX, vote
+from coseg_lightning.callbacks.prediction_store import PredictionStore, probabilities, quantize
+from coseg_lightning.callbacks.processes import gather_objects, gather_rows
+from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import smallest_type
-from coseg_lightning.labels import (
-    FileNames,
-    LabelStore,
-    LabelStoreWriter,
-    Mask,
-    mask_digest,
-    sample_name,
-)
-from coseg_lightning.noise import mask_dice
-from coseg_lightning.trust import Trust
+from coseg_lightning.files.background import background_writer
+from coseg_lightning.files.images import smallest_type
+from coseg_lightning.functional.dice import mask_dice
+from coseg_lightning.functional.equations import IGNORE_INDEX, vote
+from coseg_lightning.labels.ids import FileNames, sample_name
+from coseg_lightning.labels.masks import Mask, mask_digest
+from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
+from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.ranking.guard import CorrectionGuard
 
 
 class LabelCorrection(Callback):
@@ -47,10 +41,10 @@ class LabelCorrection(Callback):
 
     Where both peers predict the same class and the label says another, the peers win, if they are
     sure enough. If they contradict the labels in doubt little more than each other, they know less
-    than the labels, and all of these are left as they are: see `coseg_lightning.trust`. The vote
+    than the labels, and all of these are left as they are: see `coseg_lightning.ranking.guard`. The vote
     is taken at the masks' own resolution, where the dataset is one of this package's: the peers'
     probabilities are resized, not their labels. Your masks are not touched: see
-    `coseg_lightning.labels.updated` for how to use the layer.
+    `coseg_lightning.labels.updated.updated` for how to use the layer.
 
     Works with a `CorruptionRanking` among the trainer's callbacks.
 
@@ -66,8 +60,8 @@ class LabelCorrection(Callback):
         layer: The finished layer, on every process, once `fit` has ended.
         contradiction: How many times more the peers contradict the labels in doubt than each
             other; None where nothing was in doubt, or the confidence was given.
-        left_alone: Whether the labels were left as they are, since the peers know less.
-        kept_vary_more: Whether that is because the peers may have learnt from the wrong labels:
+        correction_skipped: Whether the labels were left as they are, since the peers know less.
+        wrong_half_suspected: Whether that is because the peers may have learnt from the wrong labels:
             those not in doubt differ more variously from their predictions than those in doubt.
 
     Raises:
@@ -94,9 +88,9 @@ class LabelCorrection(Callback):
         self.run_id = run_id
         self.layer: LabelStore | None = None
         self._names = FileNames()
-        self.contradiction: float | None = None
-        self.left_alone = False
-        self.kept_vary_more = False
+        self.label_peer_ratio: float | None = None
+        self.correction_skipped = False
+        self.wrong_half_suspected = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -114,7 +108,7 @@ class LabelCorrection(Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if what_varies(trainer, self._dataset(trainer), corrected=True) == "mask":
+        if detect_augmentation(trainer, self._dataset(trainer), corrected=True) == "mask":
             raise InputError(
                 "The masks of the dataset differ each time they are read, as augmented ones do, "
                 f"and a corrected mask could not follow; {REMEDY}."
@@ -153,9 +147,9 @@ class LabelCorrection(Callback):
         ranking.by_class = self.by_class
         noisy_classes = ranking.noisy_classes
         noisy = sorted(ranking.noisy)
-        look = callback.last_look
+        look = callback.prediction_store
         assert look is not None
-        confidence = self._confidences(look, noisy, ranking.excess)
+        confidence = self._confidences(look, noisy, ranking.size_bias)
 
         def write(index: int, label: Mask, corrected: Mask, original: Mask | None) -> None:
             writer.write(ranking.ids[index], corrected)
@@ -183,11 +177,11 @@ class LabelCorrection(Callback):
 
         def predict(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
-            peers = probabilities(in_16_bits(pl_module(sample.images)))
+            peers = probabilities(quantize(pl_module(sample.images)))
             for place, index in enumerate(indices):
                 correct(index, peers[:, place], sample.masks[place])
 
-        with beside() as do:  # masks are encoded and written beside the computation
+        with background_writer() as do:  # masks are encoded and written beside the computation
             if all(gather_objects(look.keeps_predictions)):
                 for index in noisy:
                     kept = look.prediction(index)
@@ -195,7 +189,7 @@ class LabelCorrection(Callback):
                         correct(index, *kept)
             else:
                 evaluation_pass(trainer, pl_module, dataset, noisy, predict, "Correction")
-        callback.last_look = None
+        callback.prediction_store = None
         originals: dict[int, str] = {}
         for index, changed, dice, original in gather_rows(rows):
             ranking.changed_pixels[index] = changed
@@ -219,7 +213,7 @@ class LabelCorrection(Callback):
         self.layer = LabelStore(self.folder)
 
     def _confidences(
-        self, look: LastLook, noisy: list[int], excess: NDArray[np.float64] | None
+        self, look: PredictionStore, noisy: list[int], excess: NDArray[np.float64] | None
     ) -> dict[int, float]:
         """How sure the peers must be to overrule each noisy label, by the sample's index."""
         if not noisy:
@@ -230,15 +224,15 @@ class LabelCorrection(Callback):
         table = table[np.argsort(table[:, 0]), 1:]
         doubted = np.isin(np.arange(len(table)), noisy)
         assert excess is not None
-        trust = Trust(
+        trust = CorrectionGuard(
             *(table[doubted, 0], table[doubted, 1], table[~doubted, 0]),
-            excess_of_doubted=excess[doubted],
-            excess_of_kept=excess[~doubted],
+            size_bias_of_doubted=excess[doubted],
+            size_bias_of_kept=excess[~doubted],
         )
-        self.contradiction = trust.contradiction
-        self.kept_vary_more = trust.kept_vary_more
-        self.left_alone = not trust.peers_know_better
-        if self.left_alone:
+        self.label_peer_ratio = trust.label_peer_ratio
+        self.wrong_half_suspected = trust.wrong_half_suspected
+        self.correction_skipped = not trust.peers_know_better
+        if self.correction_skipped:
             return dict.fromkeys(noisy, math.inf)
         return dict(zip(noisy, map(float, trust.confidence), strict=True))
 

@@ -7,11 +7,11 @@ from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
 from coseg_lightning.callbacks.averaged_weights import averaged
-from coseg_lightning.callbacks.corruption_ranking import EvidenceSum
 from coseg_lightning.callbacks.evaluation_pass import plain_training_set
-from coseg_lightning.coseg_module import CoSegModule
+from coseg_lightning.callbacks.evidence_sum import EvidenceSum
 from coseg_lightning.errors import InputError
-from coseg_lightning.scores import Evidence
+from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.ranking.evidence import Evidence
 
 
 class NoiseLevelEstimation(Callback):
@@ -81,4 +81,4 @@ class NoiseLevelEstimation(Callback):
             self._seen.add(trainer, pl_module, dataset)
         if left == 0:
             _, (peer_a, peer_b) = self._seen.gathered()
-            pl_module.settle_noise_level(Evidence.of(peer_a), Evidence.of(peer_b))
+            pl_module.set_noise_level_from(Evidence.from_table(peer_a), Evidence.from_table(peer_b))

@@ -11,15 +11,15 @@ from typing_extensions import override
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
 from coseg_lightning.callbacks.evaluation_pass import (
     evaluation_pass,
-    gather_rows,
     plain_training_set,
     stored_mask,
 )
 from coseg_lightning.callbacks.label_correction import ranking_callback, resize_probabilities
-from coseg_lightning.coseg_module import CoSegModule
-from coseg_lightning.data.samples import read_batch
-from coseg_lightning.equations import class_logits
-from coseg_lightning.image_files import smallest_type
+from coseg_lightning.callbacks.processes import gather_rows
+from coseg_lightning.files.images import smallest_type
+from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.coseg import CoSegModule
 
 
 class Proposals(Callback):

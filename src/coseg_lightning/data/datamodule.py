@@ -20,8 +20,11 @@ from coseg_lightning.data.samples import (
     default_augmentation,
 )
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import LabelStore, MaskedImages, check_ids
-from coseg_lightning.noise import NoiseModel, choose_clean, choose_noisy, write_noisy_layer
+from coseg_lightning.labels.ids import check_ids
+from coseg_lightning.labels.masks import MaskedImages
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.noise.models import NoiseModel
+from coseg_lightning.noise.noisy_layer import choose_clean, choose_noisy, write_noisy_layer
 
 
 class CoSegDataModule(pl.LightningDataModule):
@@ -104,7 +107,7 @@ class CoSegDataModule(pl.LightningDataModule):
         if noise is not None:
             choose_noisy(train.ids, noise_level, seed, self.clean_ids)  # can it be done?
         self.label_layers: list[Path] = []
-        self.left_out: frozenset[str] = frozenset()
+        self.excluded: frozenset[str] = frozenset()
         self._datasets = {"train": train, "val": val, "test": test}
         self._caches = {
             part: None
@@ -113,11 +116,11 @@ class CoSegDataModule(pl.LightningDataModule):
             for part, of in self._datasets.items()
         }
 
-    def lay(self, layer: str | Path) -> None:
+    def add_label_layer(self, layer: str | Path) -> None:
         """Put one more label layer over the training masks, from the next fit on."""
         self.label_layers.append(Path(layer))
 
-    def leave_out(self, ids: Collection[str]) -> None:
+    def exclude(self, ids: Collection[str]) -> None:
         """Train without these samples, from the next fit on.
 
         Raises:
@@ -125,8 +128,8 @@ class CoSegDataModule(pl.LightningDataModule):
         """
         train = self._datasets["train"]
         assert train is not None
-        self.left_out = frozenset(ids)
-        if self.left_out.issuperset(train.ids):
+        self.excluded = frozenset(ids)
+        if self.excluded.issuperset(train.ids):
             raise InputError("All training samples would be left out; give a lower noise level.")
 
     def identity(self) -> dict[str, str]:
@@ -201,7 +204,7 @@ class CoSegDataModule(pl.LightningDataModule):
         if part != "train":
             return self._as_samples(part, None)
         samples = self.relabelled_samples()
-        return samples.without(self.left_out) if self.left_out else samples
+        return samples.without(self.excluded) if self.excluded else samples
 
     @property
     def has_test(self) -> bool:

@@ -9,27 +9,21 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from coseg_lightning.csv_tables import read_table
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import files_by_stem, read_image
-from coseg_lightning.inspection import (
-    Facts,
+from coseg_lightning.files.csv import read_table
+from coseg_lightning.files.images import files_by_stem, read_image
+from coseg_lightning.files.inspection import (
+    FileInfo,
     Inspection,
     OnBadSample,
     alike,
-    look_at_image,
-    look_over,
+    image_info,
     outside,
+    scan_files,
 )
-from coseg_lightning.labels import (
-    Mask,
-    MaskedImages,
-    label_path,
-    mask_digest,
-    on_any_disk,
-    same_on_some_disks,
-)
-from coseg_lightning.mask_folder import MaskFolder, leads_outside, same_stem
+from coseg_lightning.files.mask_folder import MaskFolder, leads_outside, same_stem
+from coseg_lightning.labels.ids import label_path, on_any_disk, same_on_some_disks
+from coseg_lightning.labels.masks import Mask, MaskedImages, mask_digest
 from coseg_lightning.seeding import derive_rng
 
 SPLITS = ("train", "val", "test")
@@ -115,13 +109,13 @@ def folder_splits(
 
     found = Inspection(root)
     _check_names(split, by_stem, root, found)
-    looks = look_over(
+    looks = scan_files(
         [images[id] for id in split if id in images and id not in found.bad],
-        look_at_image,
+        image_info,
         kind="images",
         title="Looking at images",
     )
-    facts: dict[str, Facts] = {}
+    facts: dict[str, FileInfo] = {}
     for id in split:
         of_file = looks.get(images.get(id, root))
         if isinstance(of_file, InputError):
@@ -177,7 +171,7 @@ def _check_names(
 
 
 def _check_pairs(
-    images: Mapping[str, Facts],
+    images: Mapping[str, FileInfo],
     masks: MaskFolder,
     paths: Mapping[str, Path],
     split: Mapping[str, str],
@@ -214,7 +208,7 @@ def _check_pairs(
             found.warn("in two parts of the split", ids, told)
 
 
-def _digest(ids: Sequence[str], images: Mapping[str, Facts], masks: MaskFolder) -> str:
+def _digest(ids: Sequence[str], images: Mapping[str, FileInfo], masks: MaskFolder) -> str:
     """Of the images and masks of a part."""
     held = [(images[id]["digest"], images[id]["size"], masks.facts[id]["digest"]) for id in ids]
     return hashlib.blake2b(json.dumps(held).encode(), digest_size=8).hexdigest()

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from coseg_lightning.atomic import replacing
-from coseg_lightning.data.preparation import prepared
+from coseg_lightning.data.preparation import preprocess
 from coseg_lightning.errors import InputError
-from coseg_lightning.inspection import IS_FIRST
-from coseg_lightning.labels import MaskedImages
+from coseg_lightning.files.atomic import replacing
+from coseg_lightning.files.inspection import IS_FIRST
+from coseg_lightning.labels.masks import MaskedImages
 
 
 class ImageCache:
@@ -73,7 +73,7 @@ class ImageCache:
                         shown.update()
 
     def _prepared(self, place: int) -> NDArray[Any]:
-        return prepared(self.dataset.image(place), self.side, self.channels)
+        return preprocess(self.dataset.image(place), self.side, self.channels)
 
     def image(self, id: str) -> NDArray[np.float32]:
         """One image, `(side, side, channels)` in [0, 1], of which the caller may do anything."""

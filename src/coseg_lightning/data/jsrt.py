@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 
 from coseg_lightning.data.folder import Splits, check_on_bad_sample
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import check_image, decoding, image_size, read_image, read_indices
-from coseg_lightning.inspection import (
-    Facts,
+from coseg_lightning.files.images import check_image, decoding, image_size, read_image, read_indices
+from coseg_lightning.files.inspection import (
+    FileInfo,
     Inspection,
     OnBadSample,
     alike,
-    look_over,
     outside,
     pixel_digest,
+    scan_files,
 )
-from coseg_lightning.labels import Mask
-from coseg_lightning.mask_folder import leads_outside
+from coseg_lightning.files.mask_folder import leads_outside
+from coseg_lightning.labels.masks import Mask
 
 SIDE = 2048
 SCR = ("left lung", "right lung", "heart", "left clavicle", "right clavicle")
@@ -107,10 +107,10 @@ def jsrt_splits(
     if not images:
         raise InputError(f"{root} holds no JSRT image (JPCLN001.IMG ... or PNGs of those names).")
     found = Inspection(root)
-    facts: dict[str, dict[str, Facts]] = {}
+    facts: dict[str, dict[str, FileInfo]] = {}
     for kind, paths in (("image", images), *lungs.items()):
         facts[kind] = {}
-        looks = look_over(list(paths.values()), _look_at, kind=kind, title=f"Looking at {kind}s")
+        looks = scan_files(list(paths.values()), _look_at, kind=kind, title=f"Looking at {kind}s")
         for id, path in paths.items():
             of_file = looks[path]
             if id not in images:
@@ -158,7 +158,7 @@ def jsrt_splits(
     return Splits(train, None, part(0))
 
 
-def _look_at(path: Path) -> Facts:
+def _look_at(path: Path) -> FileInfo:
     suffix = path.suffix.lower()
     if path.parent.name.lower().replace("_", " ") in SCR:
         pixels = read_indices(path)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.data.folder import Splits
-from coseg_lightning.labels import Mask
+from coseg_lightning.labels.masks import Mask
 from coseg_lightning.seeding import derive_rng
 
 Array = NDArray[Any]

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import SUFFIXES, decoding, read_indices
+from coseg_lightning.files.images import SUFFIXES, decoding, read_indices
 
 Floats = NDArray[np.float32]
 LARGEST = 2**32  # bytes of one sample's probabilities

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from coseg_lightning.errors import InputError
 
 
-def prepared(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
+def preprocess(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
     """An image at the networks' size, before augmentation: `(side, side, channels)` in [0, 1]."""
-    return stretched(resized(with_channels(image.astype(np.float32), channels), side))
+    return rescale_intensity(resized(with_channels(image.astype(np.float32), channels), side))
 
 
-def stretched(image: NDArray[Any]) -> NDArray[Any]:
+def rescale_intensity(image: NDArray[Any]) -> NDArray[Any]:
     """Any range of values to float32 in [0, 1], all channels alike; half a percent is cut off.
 
     A type says little of the values in it: 12 bits in a 16-bit file would be almost black, and

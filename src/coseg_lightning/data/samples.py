@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
@@ -11,144 +10,22 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks t
 import albumentations as A
 import cv2
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from coseg_lightning.data.image_cache import ImageCache
-from coseg_lightning.data.preparation import prepared
-from coseg_lightning.errors import InputError
-from coseg_lightning.image_files import smallest_type
-from coseg_lightning.labels import LabelStore, MaskedImages, SomeImages, UpdatedImages
+from coseg_lightning.data.preparation import preprocess
+from coseg_lightning.data.subsets import SomeImages
+from coseg_lightning.files.images import smallest_type
+from coseg_lightning.functional.dice import mask_dice
+from coseg_lightning.labels.masks import MaskedImages
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.labels.updated import UpdatedImages
 from coseg_lightning.seeding import derive_seed
 
 Augmentation = Callable[..., Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What the modules need of a batch, whatever form it came in.
-
-    Shape:
-        images `(N, C, H, W)` float, masks `(N, H, W)` int64, ids N strings or numbers if known,
-        replaced `(N,)` bool if it is known whose masks were replaced by noisy ones.
-    """
-
-    images: Tensor
-    masks: Tensor
-    ids: Sequence[Any] | None = None
-    replaced: Tensor | None = None
-
-
-def read_batch(batch: Any) -> Batch:
-    """Understand `(image, mask)`, `(image, mask, id)`, or a dict with `image`, `mask` or `label`.
-
-    Raises:
-        InputError: If the batch is none of these.
-    """
-    if isinstance(batch, Mapping) and "image" in batch and ("mask" in batch or "label" in batch):
-        masks = batch["mask"] if "mask" in batch else batch["label"]
-        fields = batch["image"], masks, batch.get("id"), batch.get("replaced")
-    elif isinstance(batch, Sequence) and len(batch) in (2, 3) and isinstance(batch[1], Tensor):
-        rest = batch[2] if len(batch) == 3 else None
-        if isinstance(rest, Mapping):  # whatever a project knows of its samples
-            rest = rest.get("id")
-        fields = batch[0], batch[1], rest, None
-    else:
-        found = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
-        raise InputError(
-            f"The batch is {found}; it must be (image, mask), (image, mask, id) or a dict with "
-            "image and mask (or label)."
-        )
-    images, masks, ids, replaced = fields
-    if ids is not None and not _are_ids(ids, len(images)):
-        shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
-        raise InputError(
-            f"The batch's ids are {shape}; they must be {len(images)} strings or whole numbers, "
-            "one a sample. Leave out what else there is after the masks."
-        )
-    if masks.ndim == 4 and masks.shape[1] == 1:
-        masks = masks[:, 0]
-    if masks.is_floating_point() and not bool((masks == masks.round()).all()):
-        raise InputError(
-            f"A mask holds {float(masks[masks != masks.round()][0]):.4g}, which is no class id; "
-            "give whole numbers: resize masks to the nearest pixel, and do not let ToTensor divide "
-            "class ids by 255."
-        )
-    if masks.ndim != 3 or masks.shape[-2:] != images.shape[-2:]:
-        raise InputError(
-            f"The batch's masks are {tuple(masks.shape)} and its images {tuple(images.shape)}; "
-            "masks must be (N, H, W) or (N, 1, H, W) with the images' height and width."
-        )
-    return Batch(images, masks.long(), ids, replaced)
-
-
-def _are_ids(ids: Any, count: int) -> bool:
-    if isinstance(ids, Tensor):
-        return ids.shape == (count,) and not ids.is_floating_point()
-    if isinstance(ids, str) or not isinstance(ids, Sequence) or len(ids) != count:
-        return False
-    return all(isinstance(id, str | int) or (isinstance(id, Tensor) and not id.ndim) for id in ids)
-
-
-def images_of(batch: Any) -> Tensor:
-    """The images of a batch to predict, which may hold nothing else."""
-    if isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor):
-        images: Any = batch["image"]
-    else:
-        images = batch[0] if isinstance(batch, list | tuple) and batch else batch
-    if not isinstance(images, Tensor) or images.ndim != 4:
-        raise InputError(
-            f"The batch is a {type(batch).__name__} whose first part is no (N, C, H, W) tensor; "
-            "give images, a list that begins with them, or a dict with image."
-        )
-    return images
-
-
-class ClassIds:
-    """Checks the class ids of the masks of a first epoch; later ones hold the same masks.
-
-    Args:
-        classes: K, the number of the network's classes.
-        ignore_index: Class id of unlabelled pixels.
-    """
-
-    def __init__(self, classes: int, ignore_index: int) -> None:
-        self.classes = classes
-        self.ignore_index = ignore_index
-        self._found = [False, False]  # a foreground pixel, an unlabelled one
-
-    def check(self, masks: Tensor) -> None:
-        """Raise an `InputError` if a mask holds an id that the network has no output for."""
-        labelled = masks != self.ignore_index
-        wrong = masks[labelled & ((masks < 0) | (masks >= self.classes))]
-        if len(wrong):
-            raise InputError(
-                f"The masks hold the class id {int(wrong[0])}, but the network has {self.classes} "
-                f"classes, 0 to {self.classes - 1} (and {self.ignore_index} for unlabelled "
-                f"pixels); give classes={int(wrong.max()) + 1}, or divide 0/255 masks by 255."
-            )
-        found = bool((labelled & (masks > 0)).any()), not bool(labelled.all())
-        self._found = [a or b for a, b in zip(self._found, found, strict=True)]
-
-    def check_epoch(self, module: pl.LightningModule) -> None:
-        """Raise an `InputError` if all that was not background was unlabelled, at its end.
-
-        Masks of 0 and 255 look so where 255 means unlabelled, and teach nothing but background.
-        """
-        trainer = module.trainer
-        if not isinstance(trainer.limit_train_batches, float) or trainer.limit_train_batches < 1:
-            return  # a few batches may lack it
-        found = torch.tensor(self._found, dtype=torch.float32, device=module.device)
-        foreground, unlabelled = trainer.strategy.reduce(found, reduce_op="sum").tolist()
-        if unlabelled and not foreground:
-            raise InputError(
-                f"The masks of a whole epoch hold nothing but 0 and {self.ignore_index}, which is "
-                "the class id of unlabelled pixels; divide 0/255 masks by 255, or leave out "
-                "samples without any label."
-            )
 
 
 def default_augmentation() -> Augmentation:
@@ -256,7 +133,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         epoch, index = key if isinstance(key, tuple) else (0, key)
         id = self.dataset.ids[index]
         if self.cache is None:
-            image = prepared(self.dataset.image(index), self.image_size, self.in_channels)
+            image = preprocess(self.dataset.image(index), self.image_size, self.in_channels)
         else:
             image = self.cache.image(id)
         side = (self.image_size, self.image_size)
@@ -293,3 +170,11 @@ def standardised(image: NDArray[Any]) -> Tensor:
     """`(H, W, C)` to the `(C, H, W)` that the networks see, of mean 0 and deviation 1."""
     image = (image - image.mean()) / max(float(image.std()), 1e-6)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))
+
+
+def label_dice(dataset: Any) -> Any:
+    """`(N,)` Dice of a dataset's masks to the original ones, or None if those are not known."""
+    truth = dataset.truth if isinstance(dataset, SampleDataset) else None
+    if truth is None:
+        return None
+    return np.array([mask_dice(dataset.mask(i), truth.mask(i)) for i in range(len(dataset))])

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from coseg_lightning.equations import class_logits
 from coseg_lightning.errors import InputError
+from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.classic_unet import double_convolution
 from coseg_lightning.networks.encoders import make_encoder
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import Mask
+from coseg_lightning.labels.masks import Mask
 from coseg_lightning.noise.geometry import (
     Field,
     compose,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels import Mask
+from coseg_lightning.labels.masks import Mask
 from coseg_lightning.noise.geometry import (
     compose,
     end_of_a_part,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from coseg_lightning.command import arguments, told_in_a_sentence
+from coseg_lightning.app.command import arguments, cli_errors
 
 
 def main() -> None:
@@ -13,8 +13,8 @@ def main() -> None:
         {"root": ("", "where its data lies now, if it was moved")},
     )
     from coseg_lightning.errors import InputError
-    from coseg_lightning.finished import FinishedRun
-    from coseg_lightning.report import write_report
+    from coseg_lightning.report.page import write_report
+    from coseg_lightning.runs.finished import FinishedRun
 
     run = FinishedRun(given["run"], root=given["root"])
     try:
@@ -27,4 +27,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    told_in_a_sentence(main)
+    cli_errors(main)

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from coseg_lightning.csv_tables import read_table
-from coseg_lightning.data.preparation import stretched
+from coseg_lightning.data.preparation import rescale_intensity
 from coseg_lightning.data.samples import SampleDataset
-from coseg_lightning.labels import Mask
-from coseg_lightning.noise_level import SAMPLES, fit_mixture
-from coseg_lightning.ranking import Ranking
+from coseg_lightning.files.csv import read_table
+from coseg_lightning.labels.masks import Mask
+from coseg_lightning.ranking.noise_level import SAMPLES, fit_mixture
+from coseg_lightning.ranking.ranking import Ranking
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart.
 BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
@@ -108,7 +108,7 @@ def corrected_examples(samples: SampleDataset, corrected: Mapping[str, Mask]) ->
     index_of = {id: index for index, id in enumerate(samples.ids)}
     for axes, (id, mask) in zip(grid, corrected.items(), strict=False):
         index = index_of[id]
-        image = stretched(samples.dataset.image(index).astype(np.float32))
+        image = rescale_intensity(samples.dataset.image(index).astype(np.float32))
         axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
         if samples.truth is not None:
             _outline(axes, samples.truth.mask(index), "white", 2.6)
@@ -138,7 +138,7 @@ def contact_sheet(
     figure = Figure(figsize=(2.3 * columns, 2.5 * lines + 0.4), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for rank, (axes, index) in enumerate(zip(grid, worst, strict=False), start=1):
-        image = stretched(samples.dataset.image(index).astype(np.float32))
+        image = rescale_intensity(samples.dataset.image(index).astype(np.float32))
         axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
         _outline(axes, samples.mask(index), ORANGE, 1.4)
         _outline(axes, proposals[index], SKY, 1.4)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coseg_lightning.data.preparation import stretched
+from coseg_lightning.data.preparation import rescale_intensity
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart; RGB.
 GIVEN, CORRECTED, ORIGINAL = (230, 159, 0), (86, 180, 233), (255, 255, 255)
@@ -29,7 +29,7 @@ def outlined(
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    small = cv2.resize(stretched(image.astype(np.float32)), size, interpolation=method)
+    small = cv2.resize(rescale_intensity(image.astype(np.float32)), size, interpolation=method)
     small = small[..., None] if small.ndim == 2 else small
     colours = small if small.shape[2] == 3 else small[..., :1].repeat(3, axis=2)
     picture = np.ascontiguousarray(255 * colours, np.uint8)

@@ -1,0 +1,113 @@
+"""Checks of a composed configuration, before anything costs time."""
+
+import logging
+import os
+import warnings
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from coseg_lightning.app.command import check_nothing_missing
+from coseg_lightning.errors import InputError
+
+COUNTS = {  # and the least that each may be
+    "seed": 0,
+    "data.image_size": 1,
+    "data.in_channels": 1,
+    "data.classes": 1,
+    "data.batch_size": 1,
+    "data.num_workers": 0,
+    "trainer.max_epochs": 1,
+}
+
+
+def quiet() -> None:
+    """Silence what would bury a command's own lines."""
+    # Lightning's notes on hardware and tips, once a trainer.
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    # The default is to load in the training process, which is right for small images on few cores.
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")
+    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")  # no val set
+    warnings.filterwarnings("ignore", ".*train/skipped.*")  # all processes skip the same steps
+    warnings.filterwarnings("ignore", ".*There is a wandb run already.*")  # of the stage before
+    warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
+    warnings.filterwarnings("ignore", ".*torch.jit.script.*is deprecated.*")  # of forward mode
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise an `InputError` for values that no later place would name as clearly."""
+    check_nothing_missing(cfg)
+    if cfg.nol != "auto":
+        check_share(cfg, "nol")
+    elif cfg.noise.level == "auto":
+        raise InputError(
+            "nol=auto estimates the noise level; say with noise.level=0.3 how many masks this "
+            "experiment is to make noisy."
+        )
+    check_share(cfg, "noise.level")
+    for key in ("rounds", "score_epochs"):
+        if key in cfg.method:
+            check_count(cfg, f"method.{key}", 1)
+    if not isinstance(cfg.baselines, bool):
+        raise InputError(f"baselines={cfg.baselines} must be true or false.")
+    for key in ("warm_start", "by_class"):
+        if not isinstance(cfg.method.get(key, False), bool):
+            raise InputError(f"method.{key}={cfg.method[key]} must be true or false.")
+    share = cfg.method.get("retraining_share", 1)
+    if not is_number(share) or share <= 0:
+        raise InputError(f"method.retraining_share={share} must be a number above 0.")
+    if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
+        raise InputError(
+            f"method.options={cfg.method.options} must hold arguments, as in "
+            "+method.options.agreement_weight=0.5."
+        )
+    for key, least in COUNTS.items():
+        check_count(cfg, key, least)
+    _check_one_folder()
+    if not is_number(cfg.averaging) or not 0 <= cfg.averaging <= 1:
+        raise InputError(f"averaging={cfg.averaging} must be a number from 0 to 1.")
+    for key in ("optimizer.lr", "loss.lambda_1", "loss.lambda_2"):
+        value = OmegaConf.select(cfg, key)
+        if not is_number(value) or value < 0:
+            raise InputError(f"{key}={value} must be a number of at least 0.")
+
+
+def _check_one_folder() -> None:
+    """The default folder is named by the time, which processes started apart do not share."""
+    launched = any(
+        rank in os.environ and int(os.environ.get(size, 1)) > 1
+        for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+    )
+    if launched and HydraConfig.initialized():
+        given = HydraConfig.get().overrides.hydra
+        task = HydraConfig.get().overrides.task
+        if not any(
+            override.startswith(("hydra.run.dir=", "resume=")) for override in (*given, *task)
+        ):
+            raise InputError(
+                "Several processes were started by torchrun or srun, and must be told one folder "
+                "to share: add hydra.run.dir=... or resume=..."
+            )
+
+
+def check_share(cfg: DictConfig, key: str) -> None:
+    """Raise an `InputError` unless a value is a share of noisy samples."""
+    value = OmegaConf.select(cfg, key)
+    if not is_number(value) or not 0 <= value < 1:
+        raise InputError(
+            f"{key}={value} must be a number of at least 0 and less than 1: the share of "
+            "training samples with noisy labels."
+        )
+
+
+def check_count(cfg: DictConfig, key: str, least: int) -> None:
+    """Raise an `InputError` unless a value is a whole number."""
+    value = OmegaConf.select(cfg, key)
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
+        raise InputError(f"{key}={value} must be a whole number of at least {least}.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a configured value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -1,0 +1,248 @@
+"""What the commands share: Hydra composes, and a user's mistake ends in one sentence."""
+
+import argparse
+import difflib
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import (
+    CompactHydraException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from coseg_lightning.errors import BadSamplesError, InputError
+
+FULL_ERROR = "HYDRA_FULL_ERROR"
+SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
+HERE = Path(__file__).resolve().parents[1]
+# An installed wheel carries conf/ beside this module; in a checkout it lies at the top.
+CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
+
+
+def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) -> str:
+    """Where a run's results go: a reviewed one's below those of the run itself."""
+    if resume is None:
+        return default
+    return str(resume) if review is None and stages is None else str(Path(resume) / "reviewed")
+
+
+def _hydra_dir(resume: str | None, review: str | None, stages: Any) -> str | None:
+    """Where Hydra keeps the settings, if not those of a run that is gone on with are there."""
+    begun = resume is not None and (Path(resume) / "run.json").exists()
+    return None if begun or review is not None or stages is not None else ".hydra"
+
+
+OmegaConf.register_new_resolver("coseg.run_dir", _run_dir, replace=True)
+OmegaConf.register_new_resolver("coseg.hydra_dir", _hydra_dir, replace=True)
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a command of a function that takes a composed configuration.
+
+    `HYDRA_FULL_ERROR=1` in the environment shows the whole traceback of every mistake.
+
+    Args:
+        config_name: The primary configuration in `conf/`.
+    """
+
+    def decorate(body: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
+        @functools.wraps(body)
+        def app(cfg: DictConfig) -> None:
+            _told_in_a_sentence(body, cfg)
+
+        @functools.wraps(body)
+        def main() -> None:
+            _composed(app)
+
+        return main
+
+    return decorate
+
+
+def arguments(
+    description: str,
+    positional: Mapping[str, str],
+    options: Mapping[str, tuple[Any, str]],
+) -> dict[str, Any]:
+    """The arguments of a command without a configuration: `NAME ... key=value ...`.
+
+    Args:
+        description: What the command does, for `--help`.
+        positional: What each argument is, by its name.
+        options: Default and meaning of each key.
+
+    Raises:
+        InputError: If there is no such key, or its value is of another type than the default.
+    """
+    told = [f"  {key}={str(value).lower()}  {what}" for key, (value, what) in options.items()]
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {getattr(sys.modules['__main__'].__spec__, 'name', '')}".removesuffix(
+            ".__main__"
+        ),
+        description=description,
+        epilog="\n".join(["settings:", *told]) if told else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    for name, what in positional.items():
+        parser.add_argument(name, metavar=name.upper(), help=what)
+    if options:
+        parser.add_argument("settings", metavar="key=value", nargs="*", help="see below")
+    found = vars(parser.parse_args())
+    values = {key: default for key, (default, _) in options.items()}
+    for setting in found.pop("settings", []):
+        key, sign, text = setting.partition("=")
+        if not sign or key not in options:
+            raise InputError(f"{setting}: there is no such setting; take {', '.join(options)}.")
+        default = options[key][0]
+        try:
+            value = text if isinstance(default, str) else yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        if type(value) is not type(default):
+            raise InputError(f"{setting} must be a {type(default).__name__}, such as {default}.")
+        values[key] = value
+    return {**found, **values}
+
+
+def cli_errors(body: Callable[[], None]) -> None:
+    """Run a command without a configuration; a user's mistake ends in one sentence."""
+    try:
+        body()
+    except (InputError, OSError) as error:
+        told = one_line(error) if isinstance(error, InputError) else _trouble(error)
+        if told is None or SHOW_TRACEBACK:
+            raise
+        sys.exit(told)
+
+
+def _composed(app: Callable[[], None]) -> None:
+    """Start the app; what cannot even be composed ends in one sentence and exit status 1."""
+    if SHOW_TRACEBACK:
+        app()
+        return
+    os.environ[FULL_ERROR] = "1"  # let Hydra's own errors through to here; the app takes it back
+    try:
+        app()
+    except MissingConfigException as error:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        options = list(error.options or [])
+        near = difflib.get_close_matches(name, options, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(options)}."
+        sys.exit(f"There is no {group} {name!r}; {hint}")
+    except OverrideParseException as error:
+        sys.exit(
+            f"{error.override} cannot be understood; quote a value that has spaces or special "
+            "signs twice, as in 'data.root=\"my folder\"'."
+        )
+    except HydraException as error:
+        sys.exit(one_line(error))
+    except OSError as error:  # such as a read-only folder, before the body begins
+        told = _trouble(error)
+        if told is None:
+            raise
+        sys.exit(told)
+
+
+def _told_in_a_sentence(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
+    from lightning_fabric.utilities.exceptions import MisconfigurationException
+
+    mistakes = (
+        InputError,
+        MisconfigurationException,
+        OmegaConfBaseException,
+        InstantiationException,
+    )
+    if not SHOW_TRACEBACK:
+        os.environ.pop(FULL_ERROR, None)
+    try:
+        check_nothing_missing(cfg)
+        body(cfg)
+    except Exception as error:
+        mistake = next(filter(None, (first_cause(error, kind) for kind in mistakes)), None)
+        told = _trouble(error) if mistake is None else one_line(mistake)
+        if told is None or SHOW_TRACEBACK:
+            raise
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs go on
+            raise CompactHydraException(told) from error
+        sys.exit(told)
+
+
+TROUBLES = {
+    errno.ENOSPC: "the disk is full; free some space",
+    errno.EDQUOT: "your share of the disk is full; free some space",
+    errno.EFBIG: "the file would be larger than is allowed; raise that limit (ulimit -f)",
+    errno.EROFS: "the disk is read-only; choose another folder",
+    errno.EACCES: "you may not write there, or not read it; choose another folder",
+    errno.EPERM: "you may not do that; choose another folder",
+    errno.ENOTDIR: "a file is in the way of a folder; choose another folder",
+    errno.EMFILE: "too many files are open; raise that limit (ulimit -n)",
+}
+
+
+def _trouble(error: BaseException) -> str | None:
+    """What of the machine, not of the input, made a run fail; None if that is not known."""
+    cause = first_cause(error, OSError)
+    if isinstance(cause, OSError) and cause.errno in TROUBLES:
+        place = f"{cause.filename or 'A file could not be written'}: "
+        return f"{place}{TROUBLES[cause.errno]} ({cause.strerror})."
+    text = str(error)
+    if "DataLoader worker" in text:  # was killed, which leaves nothing more exact
+        return (
+            "A data loading worker died, as one does that needs more memory than there is; lower "
+            f"data.num_workers, data.batch_size or data.image_size ({text.splitlines()[0]})."
+        )
+    if "by peer" in text and "gloo" in text:
+        return "Another process of this run ended; what it said tells why."
+    # What writes without Python's own files: torch's archives and safetensors.
+    if "PytorchStreamWriter failed" in text or "os error 28" in text or "os error 27" in text:
+        return f"A file could not be written: {TROUBLES[errno.ENOSPC]} ({text.splitlines()[0]})."
+    return None
+
+
+def check_nothing_missing(cfg: DictConfig) -> None:
+    """Raise an `InputError` if a key has no value, `???`."""
+    missing = sorted(_missing(OmegaConf.to_container(cfg, resolve=False)))
+    if missing:
+        raise InputError(
+            f"No value was given for {missing[0]}; add {missing[0]}=... to the command."
+        )
+
+
+def _missing(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _missing(value, f"{prefix}.{key}" if prefix else str(key))
+    elif node == "???":
+        yield prefix
+
+
+def first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
+    """The first of an exception and its causes that is of a kind."""
+    while error is not None and not isinstance(error, kind):
+        error = error.__cause__
+    return error
+
+
+def one_line(error: BaseException) -> str:
+    """A message without Hydra's trailing lines on where in the configuration it stood."""
+    if isinstance(error, BadSamplesError):
+        return str(error)
+    # A DataLoader's worker hands over its whole traceback as the message.
+    lines = str(error).rpartition(f"{InputError.__module__}.InputError: ")[2].split("\n")
+    kept = [line.strip() for line in lines if line.strip()]
+    return " ".join(line for line in kept if not line.startswith(("full_key:", "object_type=")))

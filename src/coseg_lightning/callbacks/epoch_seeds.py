@@ -1,0 +1,30 @@
+"""EpochSeeds: a seed for every epoch."""
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from typing_extensions import override
+
+from coseg_lightning.seeding import derive_seed
+
+
+class EpochSeeds(Callback):
+    """Seeds every epoch by itself, so that one which starts again draws the same numbers."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._goes_on = False
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._goes_on = trainer.current_epoch > 0
+
+    @override
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        pl.seed_everything(
+            derive_seed(self.seed, "epoch", trainer.current_epoch) % 2**32, verbose=False
+        )
+        if self._goes_on:
+            # Lightning made the order of a resumed fit's first epoch before this hook, and makes
+            # that of all others after it.
+            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+            self._goes_on = False

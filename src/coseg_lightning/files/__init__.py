@@ -1,0 +1,1 @@
+"""Files: atomic writes, tables, images, folders of masks, and their inspection."""

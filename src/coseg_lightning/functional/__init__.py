@@ -1,0 +1,1 @@
+"""The paper's mathematics in plain torch: no Lightning, no files."""

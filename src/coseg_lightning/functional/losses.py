@@ -1,0 +1,62 @@
+"""Losses that forgive wrong labels: each takes the place of the cross-entropy in Eq. (2)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits, corruption_score
+
+
+def generalised_cross_entropy(
+    logits: Tensor, masks: Tensor, *, q: float = 0.7, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """`(1 - p_y^q) / q` (Zhang and Sabuncu 2018, arXiv 1805.07836), the mean over labelled pixels.
+
+    Between the cross-entropy (q near 0) and the mean absolute error (q = 1); 0.7 as published.
+
+    Shape:
+        logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`. Returns `(N,)`.
+    """
+    p, labelled = _of_label(logits, masks, ignore_index)
+    return _mean((1 - p.clamp_min(1e-7) ** q) / q, labelled)
+
+
+def symmetric_cross_entropy(
+    logits: Tensor,
+    masks: Tensor,
+    *,
+    alpha: float = 0.1,
+    beta: float = 1.0,
+    log_of_zero: float = -4.0,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Cross-entropy plus reverse cross-entropy (Wang et al. 2019, arXiv 1908.06112).
+
+    The reverse one, with the label in the logarithm, is `-A (1 - p_y)`; the weights are those
+    published for CIFAR-10.
+
+    Shape:
+        logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`. Returns `(N,)`.
+    """
+    p, labelled = _of_label(logits, masks, ignore_index)
+    return _mean(-alpha * p.clamp_min(1e-7).log() - beta * log_of_zero * (1 - p), labelled)
+
+
+def _of_label(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """The probability of each pixel's label, and which pixels have one, `(N, H, W)`."""
+    labelled = masks != ignore_index
+    index = masks.where(labelled, 0).unsqueeze(1)
+    return class_logits(logits).softmax(dim=1).gather(1, index)[:, 0], labelled
+
+
+def _mean(values: Tensor, labelled: Tensor) -> Tensor:
+    pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
+    return torch.where(labelled, values, 0).flatten(1).sum(dim=1) / pixels
+
+
+PIXEL_LOSSES: dict[str, Callable[..., Tensor]] = {
+    "cross_entropy": corruption_score,
+    "generalised_cross_entropy": generalised_cross_entropy,
+    "symmetric_cross_entropy": symmetric_cross_entropy,
+}

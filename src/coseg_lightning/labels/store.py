@@ -1,0 +1,156 @@
+"""Label layers: masks on disk that lie over a dataset's own masks, which stay untouched."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.atomic import replacing, write_text
+from coseg_lightning.files.images import read_indices, smallest_type
+from coseg_lightning.labels.ids import check_ids, label_path
+from coseg_lightning.labels.masks import Mask
+
+
+class LabelStore:
+    """A label layer: one PNG a sample in a folder, and `manifest.json` that makes it whole.
+
+    The manifest is written last. A folder without it, or with one that says `complete: false`, is
+    a layer that was never finished, and is not opened. The layer holds masks for some of a
+    dataset's samples; `updated` puts them in the place of the originals.
+
+    Args:
+        folder: A finished layer.
+
+    Raises:
+        InputError: If the folder is no finished layer.
+    """
+
+    MANIFEST = "manifest.json"
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        manifest = self._manifest(self.folder)
+        if manifest is None or not manifest["complete"]:
+            raise InputError(
+                f"{self.folder} is not a finished label layer (no complete {self.MANIFEST}); "
+                "give the folder that LabelCorrection wrote."
+            )
+        if manifest.pop("digest", None) != _manifest_digest(manifest):
+            raise InputError(
+                f"{self.folder / self.MANIFEST} was changed after it was written; restore it, or "
+                "have the layer made again in a new folder."
+            )
+        check_ids(manifest["labels"])  # whoever wrote it
+        if not all(isinstance(facts, dict) for facts in manifest["labels"].values()):
+            raise InputError(f"{self.folder / self.MANIFEST} is no layer's; restore or delete it.")
+        self._facts: dict[str, dict[str, Any]] = manifest["labels"]
+        # Whether its samples had no ids, and are named by their place in the dataset.
+        self.numbered = bool(manifest.get("numbered", False))
+
+    @classmethod
+    def create(cls, folder: str | Path) -> "LabelStoreWriter":
+        """Start a new layer, or one again whose writing was interrupted.
+
+        Raises:
+            InputError: If the folder holds anything else, such as a finished layer or your masks.
+        """
+        cls.check_free(folder)
+        writer = LabelStoreWriter(Path(folder))
+        write_text(Path(folder) / cls.MANIFEST, json.dumps({"complete": False, "labels": {}}))
+        return writer
+
+    @classmethod
+    def check_free(cls, folder: str | Path) -> None:
+        """Raise the error of `create` without creating anything."""
+        folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder} is a file; give a new folder for the label layer.")
+        manifest = cls._manifest(folder)
+        if manifest is not None and manifest["complete"]:
+            raise InputError(
+                f"{folder} already holds a finished label layer, which is never overwritten; "
+                "give a new folder."
+            )
+        if manifest is None and folder.is_dir() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder} is not empty and holds no label layer; give a new folder, so that none "
+                "of your files is overwritten."
+            )
+
+    @classmethod
+    def is_finished(cls, folder: str | Path) -> bool:
+        """Whether the folder is a layer that can be opened."""
+        manifest = cls._manifest(Path(folder))
+        return manifest is not None and bool(manifest["complete"])
+
+    @classmethod
+    def _manifest(cls, folder: Path) -> dict[str, Any] | None:
+        path = folder / cls.MANIFEST
+        if not path.is_file():
+            return None
+        try:
+            manifest = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(manifest["complete"], bool) and isinstance(manifest["labels"], dict):
+                return dict(manifest)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            pass
+        raise InputError(f"{path} is not the manifest of a label layer; restore or delete it.")
+
+    @property
+    def ids(self) -> list[str]:
+        """The samples that have a mask in this layer."""
+        return list(self._facts)
+
+    def __contains__(self, id: str) -> bool:
+        return id in self._facts
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def facts(self, id: str) -> dict[str, Any]:
+        """What was recorded about a mask when it was written."""
+        return self._facts[id]
+
+    def read(self, id: str) -> Mask:
+        """The mask of one sample, `(H, W)` uint8 or uint16."""
+        return read_indices(label_path(self.folder, id))
+
+
+class LabelStoreWriter:
+    """Writes the masks of a new layer; several processes may write their own samples' masks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, id: str, mask: Mask) -> None:
+        """Write one mask, `(H, W)` integers, losslessly and atomically."""
+        image = Image.fromarray(smallest_type(mask))
+        with replacing(label_path(self.folder, id)) as temporary:
+            image.save(temporary, format="PNG")
+
+    def finish(
+        self,
+        facts: Mapping[str, Mapping[str, Any]],
+        *,
+        run_id: str | None = None,
+        numbered: bool = False,
+    ) -> LabelStore:
+        """Write the manifest, with plain values by sample, and open the layer."""
+        manifest: dict[str, Any] = {} if run_id is None else {"run": run_id}
+        if numbered:
+            manifest["numbered"] = True
+        labels = {id: dict(facts[id]) for id in sorted(facts)}
+        manifest |= {"complete": True, "labels": labels}
+        manifest["digest"] = _manifest_digest(manifest)
+        write_text(self.folder / LabelStore.MANIFEST, json.dumps(manifest, indent=1))
+        return LabelStore(self.folder)
+
+
+def _manifest_digest(manifest: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in manifest.items() if name != "digest"}
+    text = json.dumps(content, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

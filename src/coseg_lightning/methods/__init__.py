@@ -1,0 +1,1 @@
+"""The methods of `conf/method`, each with its stages."""

@@ -1,0 +1,220 @@
+"""Early-learning correction, ADELE (Liu et al. 2022, arXiv 2110.03740).
+
+Networks learn from clean labels first and memorise noisy ones later. When the overlap of prediction
+and label stops growing fast, the labels are corrected once, class by class, by what the network is
+sure of at several scales; then it goes on learning.
+"""
+
+import warnings
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
+from scipy.optimize import curve_fit
+from torch import Tensor
+from typing_extensions import override
+
+from coseg_lightning.callbacks.evaluation_pass import (
+    evaluation_pass,
+    plain_training_set,
+    stored_mask,
+)
+from coseg_lightning.callbacks.label_correction import resize_probabilities
+from coseg_lightning.callbacks.processes import gather_rows
+from coseg_lightning.functional.equations import class_logits, predicted_classes
+from coseg_lightning.labels.ids import sample_name
+from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
+from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.segmentation import SegmentationModule
+from coseg_lightning.networks.forward import auxiliary_weight
+
+SCALES = (0.7, 1.0, 1.5)
+SLOWED = 0.9  # relative change of the curve's slope at which memorisation is taken to begin
+CONFIDENCE = 0.8  # least probability, the mean over scales, that corrects a label
+
+Floats = NDArray[np.float64]
+
+
+class MultiScaleModule(SegmentationModule):
+    """A network that is also trained to say the same of an image at every scale.
+
+    The loss is the mean over scales, plus the divergence between each scale's prediction and their
+    mean (Eq. (4) and (5) of the source, weight 1).
+    """
+
+    @override
+    def losses(self, images: Tensor, masks: Tensor) -> Tensor:
+        outputs = [self._outputs_at(images, scale) for scale in SCALES]
+        predictions = [logits for logits, _ in outputs]
+        log_p = [class_logits(logits).log_softmax(dim=1) for logits in predictions]
+        mean = torch.stack([part.exp() for part in log_p]).mean(dim=0).clamp_min(1e-8)
+        apart = sum((part.exp() * (part - mean.log())).sum(dim=1) for part in log_p) / len(SCALES)
+        labelled = masks != self.ignore_index
+        pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
+        consistency = (apart * labelled).flatten(1).sum(dim=1) / pixels
+        supervised = [self.supervised_losses(logits, masks) for logits in predictions]
+        for part in (part for _, auxiliary in outputs for part in auxiliary):
+            supervised.append(auxiliary_weight(self.net) * self.supervised_losses(part, masks))
+        return torch.stack(supervised).sum(dim=0) / len(SCALES) + consistency
+
+    def _outputs_at(self, images: Tensor, scale: float) -> tuple[Tensor, list[Tensor]]:
+        if scale == 1:
+            return self.outputs(images)
+        logits, auxiliary = self.outputs(_resized(images, scale))
+        size = images.shape[-2:]
+        return _at(logits, size), [_at(part, size) for part in auxiliary]
+
+    def mean_probabilities(self, images: Tensor) -> Tensor:
+        """Class probabilities, the mean over scales, `(N, K, H, W)`."""
+        size = images.shape[-2:]
+        scales = [_at(self(_resized(images, scale)), size) for scale in SCALES]
+        return torch.stack([class_logits(logits).softmax(dim=1) for logits in scales]).mean(dim=0)
+
+
+def _resized(images: Tensor, scale: float) -> Tensor:
+    return _at(images, [max(1, round(scale * side)) for side in images.shape[-2:]])
+
+
+def _at(values: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(values, size=list(size), mode="bilinear", align_corners=False)
+
+
+class EarlyLearningCorrection(Callback):
+    """Ends a fit when early learning is over for a class, and writes its corrected labels.
+
+    Args:
+        folder: A new folder for the layer.
+        classes: The classes that are still to be corrected.
+        history: Their overlaps with the labels in the epochs of earlier fits, one row an epoch.
+
+    Attributes:
+        corrected: The classes that were corrected; none if training reached its end.
+        history: With the epochs of this fit.
+        changed_pixels: By the sample's index.
+    """
+
+    def __init__(
+        self, folder: Any, classes: Collection[int], history: Sequence[Sequence[float]] = ()
+    ) -> None:
+        self.folder = folder
+        self.classes = sorted(classes)
+        self.history = [list(row) for row in history]
+        self.corrected: list[int] = []
+        self.changed_pixels: dict[int, int] = {}
+
+    @override
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        # Not in on_train_epoch_end, where process 0 may already be reducing its progress bar.
+        if not trainer.is_last_batch or not self.classes:
+            return
+        assert isinstance(pl_module, SegmentationModule)
+        rows: list[tuple[Any, ...]] = []
+
+        def count(indices: list[int], batch: Any) -> None:
+            sample = read_batch(batch)
+            predicted = predicted_classes(class_logits(pl_module(sample.images)))
+            labelled = sample.masks != pl_module.ignore_index
+            for n, index in enumerate(indices):
+                row: list[int] = []
+                for k in range(1, pl_module.classes):
+                    found = (predicted[n] == k) & labelled[n]
+                    there = sample.masks[n] == k
+                    row += [int((found & there).sum()), int((found | there).sum())]
+                rows.append((index, *row))
+
+        dataset = plain_training_set(trainer)
+        evaluation_pass(trainer, pl_module, dataset, range(len(dataset)), count)
+        totals = np.sum([row[1:] for row in gather_rows(rows)], axis=0, dtype=float)
+        self.history.append((totals[::2] / np.maximum(totals[1::2], 1)).tolist())
+        curves = np.array(self.history)
+        self.corrected = [k for k in self.classes if early_learning_is_over(curves[:, k - 1])]
+        last = trainer.current_epoch + 1 == trainer.max_epochs
+        if last:
+            self.corrected = []  # nobody would learn from corrected labels any more
+        elif self.corrected:
+            trainer.should_stop = True
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self.corrected or trainer.interrupted:
+            return
+        assert isinstance(pl_module, MultiScaleModule)
+        dataset = plain_training_set(trainer)
+        if trainer.is_global_zero:
+            LabelStore.create(self.folder)
+        trainer.strategy.barrier("label layer begun")
+        writer = LabelStoreWriter(self.folder)
+        rows: list[tuple[int, str, int]] = []
+
+        def correct(indices: list[int], batch: Any) -> None:
+            sample = read_batch(batch)
+            probabilities = pl_module.mean_probabilities(sample.images)
+            ids = indices if sample.ids is None else list(sample.ids)
+            for n, (index, id) in enumerate(zip(indices, map(sample_name, ids), strict=True)):
+                label = sample.masks[n]
+                stored = stored_mask(dataset, index)
+                if stored is not None:
+                    label = torch.from_numpy(stored.astype(np.int64)).to(label)
+                sure, found = resize_probabilities(probabilities[n : n + 1], label)[0].max(dim=0)
+                # Between background and the classes due, and to none that the label does not have.
+                due = torch.tensor([0, *self.corrected], device=label.device)
+                concerned = torch.isin(label, due) & torch.isin(found, due)
+                concerned &= torch.isin(found, torch.cat([label.flatten(), due[:1]]))
+                concerned &= sure > CONFIDENCE
+                corrected = found.where(concerned, label)
+                writer.write(id, corrected.cpu().numpy())
+                rows.append((index, id, int((corrected != label).sum())))
+
+        evaluation_pass(trainer, pl_module, dataset, range(len(dataset)), correct, "Correction")
+        gathered = gather_rows(rows)
+        self.changed_pixels = {index: pixels for index, _, pixels in gathered}
+        if trainer.is_global_zero:
+            writer.finish({id: {"changed_pixels": pixels} for _, id, pixels in gathered})
+        trainer.strategy.barrier("label layer written")
+
+
+def early_learning_is_over(overlaps: Floats) -> bool:
+    """Whether an overlap's growth has slowed down to a tenth of what it was at first (Eq. (3)).
+
+    A curve `a (1 - exp(-b t^c))`, c at most 1, is fitted to the overlaps, and its slope at the last
+    epoch compared with that at the first. A flat beginning, below a tenth of what was reached, is
+    cut off, since such a curve has none.
+
+    Args:
+        overlaps: `(T,)` intersection over union of prediction and label after each epoch.
+    """
+    overlaps = overlaps[np.argmax(overlaps >= 0.1 * overlaps.max()) :]
+    if len(overlaps) < 4:  # three parameters
+        return False
+    epochs = np.arange(1, len(overlaps) + 1, dtype=float)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            (a, b, c), _ = curve_fit(
+                _growth, epochs, overlaps, p0=(0.5, 0.5, 0.5), bounds=([0, 0, 0], [1, np.inf, 1])
+            )
+        except RuntimeError:  # no fit was found
+            return False
+    first, now = (_slope(t, a, b, c) for t in (1.0, epochs[-1]))
+    return bool(first - now > SLOWED * first)
+
+
+def _growth(t: Floats, a: float, b: float, c: float) -> Floats:
+    result: Floats = a * (1 - np.exp(-b * t**c))
+    return result
+
+
+def _slope(t: float, a: float, b: float, c: float) -> float:
+    return float(a * b * c * np.exp(-b * t**c) * t ** (c - 1))

@@ -1,0 +1,172 @@
+"""A person's decisions on the corrections of a run, and retraining by them."""
+
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
+
+from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.atomic import replacing
+from coseg_lightning.files.csv import read_table, write_table
+from coseg_lightning.labels.masks import mask_digest
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.labels.updated import changed_labels
+from coseg_lightning.modules.segmentation import SegmentationModule
+from coseg_lightning.runs.finished import FinishedRun
+from coseg_lightning.runs.folder import RunFolder, stage_weights
+from coseg_lightning.runs.runner import StageRunner, retraining_length
+from coseg_lightning.runs.summary import training_label_dice
+
+DECISIONS = ("keep", "reject", "redraw")
+
+
+def read_review(path: str | Path, corrected: Collection[str]) -> dict[str, str]:
+    """Read a `review.csv`, with the columns `id` and `decision`: keep, reject or redraw.
+
+    Args:
+        path: The file, as the report saves it.
+        corrected: The samples that there is something to decide of.
+
+    Returns:
+        The decision on every one of them; what the file does not name is kept.
+
+    Raises:
+        InputError: If it names another sample, a sample twice, or another decision.
+    """
+    decisions: dict[str, str] = {}
+    for row in read_table(Path(path), ["id", "decision"]):
+        id, decision = row["id"], row["decision"]
+        if decision not in DECISIONS:
+            raise InputError(
+                f"{path} says {decision!r} of {id}; it must be keep, reject or redraw."
+            )
+        if id not in corrected:
+            raise InputError(
+                f"{path} names {id}, whose mask the run did not change; give its own review."
+            )
+        if id in decisions:
+            raise InputError(f"{path} names {id} twice; decide once.")
+        decisions[id] = decision
+    return {id: decisions.get(id, "keep") for id in corrected}
+
+
+def retrain_reviewed(
+    run: FinishedRun,
+    folder: str | Path,
+    review: str | Path,
+    *,
+    network: Callable[[], SegmentationModule],
+    trainer: Callable[..., pl.Trainer],
+) -> dict[str, Any]:
+    """Retrain a run's network on its masks as a person decided.
+
+    What was kept is laid over the masks that the run was given, what was rejected is as it was
+    given, and what is to be redrawn is left out and listed in `redraw.csv`. The run itself is not
+    changed.
+
+    Args:
+        run: A finished run that corrected masks.
+        folder: For the reviewed layer, the network, and its `summary.json`; one that holds a part
+            of the same is gone on with.
+        review: See `read_review`.
+        network: Makes the module that is trained.
+        trainer: Makes a new trainer, see `run_stages`.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: If the run corrected nothing, or the review is not one of it.
+    """
+    if run.is_reviewed:
+        raise InputError(
+            f"{run.folder} is itself a reviewed run; give the run that it came from, and the new "
+            "decisions with hydra.run.dir=FOLDER."
+        )
+    read_table(Path(review), ["id", "decision"])  # before the data, which takes longer
+    data = run.data()
+    corrected = changed_labels(data.given_samples(), [LabelStore(layer) for layer in run.layers])
+    if not corrected:
+        raise InputError(f"{run.folder} changed no mask, so that there is nothing to review.")
+    decisions = read_review(review, corrected)
+    config = {**run.config, "review": decisions, "reviewed_run": str(run.folder.absolute())}
+    kept = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
+    if kept.summary is not None:
+        return kept.summary
+    folder = kept.path
+    settings = config["method"]
+    runner = StageRunner(kept, trainer, config["averaging"], config["seed"])
+    redraw = sorted(id for id, decision in decisions.items() if decision == "redraw")
+
+    def retraining(stage: str) -> dict[str, Any]:
+        kept.begin()
+        _write_layer(folder / "labels", corrected, decisions, data.given_samples(), kept.id)
+        data.add_label_layer(folder / "labels")
+        data.exclude(redraw)
+        module = runner.built(network)
+        pixel_loss = settings.get("retraining_loss", "cross_entropy")
+        module.pixel_loss = module.hparams["pixel_loss"] = pixel_loss
+        options: dict[str, Any] = {}
+        if settings.get("warm_start", True):
+            peer = stage_weights(run.folder / "robust_training", of="net_a.")
+            module.net.load_state_dict(peer)
+            options = retraining_length(
+                settings, run.summary["stages"]["robust_training"]["epochs"]
+            )
+        runner.fit(stage, module, data, **options)
+        return {}
+
+    runner.stage("retraining", retraining, makes=["labels"])
+    if folder / "labels" not in data.label_layers:
+        data.add_label_layer(folder / "labels")
+        data.exclude(redraw)
+    module = runner.restored(runner.built(network), "retraining")
+    _write_tables(folder, run.folder / "scores.csv", redraw)
+    before = {"before": run.summary["test"], **run.summary.get("baselines", {})}
+    return runner.finish(
+        module,
+        data,
+        config,
+        baselines=before,
+        ranking=run.summary["ranking"],
+        correction={
+            "corrected": sum(decision == "keep" for decision in decisions.values()),
+            "rejected": sum(decision == "reject" for decision in decisions.values()),
+            "redraw": len(redraw),
+            "contradiction": run.summary["correction"]["contradiction"],
+            "left_alone": False,
+            "kept_vary_more": run.summary["correction"].get("kept_vary_more", False),
+            "layers": ["labels"],
+            "left_out": len(redraw),
+            **training_label_dice(data),
+        },
+    )
+
+
+@rank_zero_only
+def _write_layer(
+    folder: Path,
+    corrected: dict[str, LabelStore],
+    decisions: dict[str, str],
+    given: SampleDataset,
+    run_id: str,
+) -> None:
+    writer = LabelStore.create(folder)
+    kept = {id: layer for id, layer in corrected.items() if decisions[id] == "keep"}
+    for id, layer in kept.items():
+        writer.write(id, layer.read(id))
+    originals = {id: mask_digest(given.mask(i)) for i, id in enumerate(given.ids) if id in kept}
+    writer.finish({id: {"original": originals[id]} for id in kept}, run_id=run_id)
+
+
+@rank_zero_only
+def _write_tables(folder: Path, scores: Path, redraw: list[str]) -> None:
+    """The run's own ranking, and what is to be drawn anew."""
+    with replacing(folder / "scores.csv") as temporary:
+        shutil.copyfile(scores, temporary)
+    if redraw:
+        write_table(folder / "redraw.csv", [{"id": id} for id in redraw])

@@ -1,0 +1,206 @@
+"""Noise models between the network and its labels: forward correction [7], noise adaptation [6]."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from typing_extensions import override
+
+from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_training_set
+from coseg_lightning.errors import InputError
+from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.segmentation import SegmentationModule
+
+PERCENTILE = 0.97  # of the pixels of a class, where its anchor is taken; the published one
+BINS = 200
+
+
+class LabelTransition(SegmentationModule):
+    """The labels are explained by the network's classes and a matrix of how those are mistaken.
+
+    `T[i, j]` is the probability that a pixel of class i is labelled j, and the loss of Eq. (2) is
+    that of the probabilities of the labels, `T^t p`. Of two papers on classification, pixels being
+    their examples:
+
+    *Making Deep Neural Networks Robust to Label Noise* (Patrini et al. 2017, arXiv 1609.03683),
+    forward correction: T is given, or estimated by a plain network that was trained before, from
+    the pixels that it is surest of.
+
+    *Training deep neural-networks using a noise adaptation layer* (Goldberger and Ben-Reuven 2017,
+    ICLR), the simple model: T is learnt with the network, from where a plain network and its
+    confusion with the labels left it. Their complex model, in which T depends on features of the
+    image, is not here.
+
+    Until there is a T, the network is a plain one.
+
+    Args:
+        transition: T, `(K, K)`, the sum of each row 1.
+        learnt: Whether T is learnt on.
+        estimate: How a `TransitionEstimation` finds T: `anchors` or `confusion`.
+        options: Those of `SegmentationModule`.
+    """
+
+    def __init__(
+        self,
+        *net: Any,
+        transition: Sequence[Sequence[float]] | Tensor | None = None,
+        learnt: bool = False,
+        estimate: Literal["anchors", "confusion"] = "anchors",
+        **options: Any,
+    ) -> None:
+        if not isinstance(learnt, bool):
+            raise InputError(f"learnt={learnt} must be true or false.")
+        if estimate not in ("anchors", "confusion"):
+            raise InputError(f"estimate={estimate!r} must be anchors or confusion.")
+        super().__init__(*net, **options)
+        self.learnt = learnt
+        self.estimate = estimate
+        self.known = False
+        self.log_transition = nn.Parameter(torch.zeros(self.classes, self.classes))
+        self.log_transition.requires_grad_(False)
+        if transition is not None:
+            self.set_transition(transition)
+
+    def set_transition(self, transition: Sequence[Sequence[float]] | Tensor) -> None:
+        """Explain labels by this matrix from now on, or learn on from it.
+
+        Raises:
+            InputError: If it is no such matrix.
+        """
+        try:
+            matrix = torch.as_tensor(transition, dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            matrix = torch.empty(0)
+        size = (self.classes, self.classes)
+        off = matrix.shape != size or not torch.allclose(matrix.sum(dim=1), torch.ones(size[0]))
+        if off or bool((matrix < 0).any()):
+            raise InputError(
+                f"transition={transition} must be {size[0]} rows of {size[1]} probabilities, the "
+                "sum of each 1: how often a pixel of the row's class is labelled as each class."
+            )
+        self.known = True
+        with torch.no_grad():
+            self.log_transition.copy_(matrix.clamp_min(1e-6).log())
+        self.log_transition.requires_grad_(self.learnt)
+
+    @property
+    def transition(self) -> Tensor:
+        """T, `(K, K)`."""
+        return self.log_transition.softmax(dim=1)
+
+    @override
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        groups = super().parameter_groups()
+        if self.learnt:
+            layer = {"params": [self.log_transition], "name": "transition", "weight_decay": 0.0}
+            groups.append(layer)
+        return groups
+
+    @override
+    def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
+        if self.known:
+            logits = label_logits(logits, self.transition)
+        return super().supervised_losses(logits, masks)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["transition_known"] = self.known
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.known = checkpoint.get("transition_known", self.known)
+        self.log_transition.requires_grad_(self.known and self.learnt)
+
+
+def label_logits(logits: Tensor, transition: Tensor) -> Tensor:
+    """Logarithms of the probabilities of the labels, `T^t p`, `(N, K, H, W)`."""
+    p = class_logits(logits).softmax(dim=1)
+    # Not as a matrix product, which autocast would do in half precision.
+    of_labels = (p.unsqueeze(2) * transition.to(p.dtype)[:, :, None, None]).sum(dim=1)
+    return of_labels.clamp_min(1e-7).log()
+
+
+class TransitionEstimation(Callback):
+    """Estimates how classes are mistaken, when a plain network was trained on the noisy labels.
+
+    Attributes:
+        transition: T, rows of K probabilities; None before the end of the fit.
+    """
+
+    transition: list[list[float]] | None = None
+
+    @override
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.interrupted:
+            return
+        assert isinstance(pl_module, LabelTransition)
+        classes = pl_module.classes
+        # By predicted class and its probability: the sum of all probabilities, and the pixels.
+        anchors = torch.zeros(classes * BINS, classes + 1, dtype=torch.float64)
+        confusion = torch.zeros(classes, classes, dtype=torch.float64)
+
+        def count(indices: list[int], batch: Any) -> None:
+            sample = read_batch(batch)
+            logits = class_logits(pl_module(sample.images)[: len(indices)])
+            masks = sample.masks[: len(indices)]
+            labelled = masks != pl_module.ignore_index
+            p = logits.softmax(dim=1).movedim(1, -1)[labelled].cpu().double()
+            labels = masks[labelled].cpu()
+            anchors.add_(by_certainty(p))
+            confusion.index_add_(1, labels, p.T)
+
+        dataset = plain_training_set(trainer)
+        evaluation_pass(trainer, pl_module, dataset, range(len(dataset)), count)
+        counts = anchors if pl_module.estimate == "anchors" else confusion
+        if trainer.world_size > 1:
+            counts = trainer.strategy.reduce(counts.to(pl_module.device), reduce_op="sum").cpu()
+        found = anchored(counts) if pl_module.estimate == "anchors" else rows_of(counts)
+        self.transition = found.tolist()
+
+
+def by_certainty(p: Tensor) -> Tensor:
+    """Pixels by the class that they are predicted to be, and by the probability of that.
+
+    Args:
+        p: Class probabilities, `(pixels, K)`.
+
+    Returns:
+        `(K * BINS, K + 1)`: in each bin the sum of the pixels' probabilities, and their number.
+    """
+    classes = p.shape[1]
+    sure, predicted = p.max(dim=1)
+    bins = predicted * BINS + (sure * BINS).long().clamp_max(BINS - 1)
+    counted = torch.cat([p, torch.ones(len(p), 1, dtype=p.dtype)], dim=1)
+    return torch.zeros(classes * BINS, classes + 1, dtype=p.dtype).index_add_(0, bins, counted)
+
+
+def anchored(counts: Tensor) -> Tensor:
+    """T by anchors (Patrini et al., Eq. 12 and 13): what is predicted at the surest of each class.
+
+    As there, at the 97th percentile in the place of the maximum; here of the pixels that are
+    predicted to be of the class, since of all pixels fewer than 3 % may be. A class that is never
+    predicted is taken never to be mistaken.
+
+    Args:
+        counts: Of `by_certainty`.
+    """
+    classes = counts.shape[1] - 1
+    rows = torch.eye(classes, dtype=counts.dtype)
+    for k, of_class in enumerate(counts.reshape(classes, BINS, classes + 1)):
+        pixels = of_class[:, -1]
+        if pixels.sum() > 0:
+            below = pixels.cumsum(dim=0) / pixels.sum()
+            place = int((below >= PERCENTILE).nonzero()[0])
+            rows[k] = of_class[place, :-1] / pixels[place]
+    return rows_of(rows)
+
+
+def rows_of(counts: Tensor) -> Tensor:
+    """T from the mass of each class and label: rows whose sum is 1."""
+    mass = counts.sum(dim=1, keepdim=True)
+    return torch.where(mass > 0, counts / mass.clamp_min(1e-12), torch.eye(len(counts)).to(counts))

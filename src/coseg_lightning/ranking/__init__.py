@@ -1,0 +1,1 @@
+"""Which labels are doubtful, in numpy: evidence, scores, ranking, noise level and guard."""

@@ -1,1 +1,0 @@
-"""Other methods for noisy labels, to compare with: each with its source."""
