@@ -61,10 +61,15 @@ RUNS: dict[str, list[str]] = {
     "whole_set_joint": [*SMALL, "method.step=joint", "method.confidence=0"],
     "epochs_averaged": [*SMALL, "method.score_epochs=3", "averaging=0", "method.confidence=0"],
     "classic_loss": [*SMALL, "loss.include_background=false", "loss.lambda_1=0.5"],
-    "double_unet": ["model=double_unet", "model.base_channels=4", *SMALL[2:]],
+    "double_unet": ["model=double_unet", "model.base_channels=4", *SMALL[2:], "optimizer.lr=0.001"],
     "bfloat16": [*SMALL, "trainer.precision=bf16-mixed", "method.confidence=0"],
     "accumulated": [
-        *[*SMALL, "+trainer.accumulate_grad_batches=3", "+trainer.gradient_clip_val=0.5"],
+        *[
+            *SMALL,
+            "+trainer.accumulate_grad_batches=3",
+            "+trainer.gradient_clip_val=0.5",
+            "optimizer.lr=0.003",
+        ],
         "+optimizer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 2}",
     ],
     "three_classes": [*THREE, "data.root={three}"],
@@ -232,11 +237,13 @@ def project(place: Path) -> dict[str, Any]:
     found = {}
     for name, options in (
         ("numbered", {}),
+        ("numbered_averaged", {"averaging": True}),
         ("ids", {"ids": True}),
+        ("ids_averaged", {"ids": True, "averaging": True}),
         ("eq1", {"ids": True, "selection": "eq1", "ramp_epochs": 2}),
         ("sigmoid", {"ids": True, "classes": 1}),
     ):
-        with_ids = options.pop("ids", False)
+        with_ids, averaging = options.pop("ids", False), options.pop("averaging", False)
         samples = []
         for number in range(14):
             generator = torch.Generator().manual_seed(number)
@@ -251,7 +258,8 @@ def project(place: Path) -> dict[str, Any]:
         )
         folder = place / name
         callbacks = [
-            coseg.CorruptionRanking(folder / "scores.csv", epochs=2),
+            *([coseg.AveragedWeights()] if averaging else []),
+            coseg.CorruptionRanking(folder / "scores.csv", epochs=1 if averaging else 2),
             coseg.LabelCorrection(folder / "labels", confidence=0.55),
         ]
         quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
@@ -311,7 +319,11 @@ def record(file: Path, only: list[str], keep: Path | None) -> None:
         with tempfile.TemporaryDirectory() as temporary:
             place = Path(temporary) / "run"
             place.mkdir() if name in ("audit_by_predictions", "project") else None
-            found[name] = CASES[name](place)
+            try:
+                found[name] = CASES[name](place)
+            except RuntimeError as error:
+                print(f"{name} failed: {error}", flush=True)
+                continue
             if keep is not None:
                 shutil.copytree(place, keep / name)
         file.write_text(json.dumps(found, indent=1, sort_keys=True), encoding="utf-8")

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
     from coseg_lightning.labels.updated import updated
     from coseg_lightning.methods.pipeline import run_stages
     from coseg_lightning.modules.coseg import CoSegModule
+    from coseg_lightning.modules.recipe import Recipe
     from coseg_lightning.modules.segmentation import SegmentationModule
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AveragedWeights",
@@ -25,6 +26,7 @@ __all__ = [
     "LabelCorrection",
     "LabelStore",
     "NoiseLevelEstimation",
+    "Recipe",
     "SegmentationModule",
     "run_stages",
     "updated",
@@ -38,6 +40,7 @@ _HOMES = {
     "LabelCorrection": "callbacks.label_correction",
     "LabelStore": "labels.store",
     "NoiseLevelEstimation": "callbacks.noise_level_estimation",
+    "Recipe": "modules.recipe",
     "SegmentationModule": "modules.segmentation",
     "run_stages": "methods.pipeline",
     "updated": "labels.updated",

@@ -8,11 +8,11 @@ import numpy as np
 from tqdm import tqdm
 
 from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.masks import mask_digest
 from coseg_lightning.labels.store import LabelStore
-from coseg_lightning.runs.finished import FinishedRun
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def apply(
     Raises:
         InputError: If `dest` exists, the run is no such run, or a mask cannot be written.
     """
-    finished, dest = FinishedRun(run, root=root), Path(dest)
+    finished, dest = AppRun(run, root=root), Path(dest)
     if dest.exists():
         raise InputError(f"{dest} exists and is never overwritten; give a new folder.")
     source = finished.cfg.data.source

@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
-from coseg_lightning.app.checks import check_count
+from coseg_lightning.app.checks import check_count, recipe_of
 from coseg_lightning.app.command import command
 from coseg_lightning.errors import InputError
 
@@ -82,15 +82,16 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
     from coseg_lightning.callbacks.proposals import Proposals
 
+    recipe = recipe_of(cfg)
     ranking = CorruptionRanking(
-        folder / "scores.csv", score=cfg.method.score, epochs=cfg.method.score_epochs
+        folder / "scores.csv", score=recipe.score, epochs=recipe.score_epochs
     )
     proposals = Proposals(cfg.worst)
     callbacks: list[pl.Callback] = [ranking, proposals]
     if cfg.nol == "auto":
         callbacks.insert(0, NoiseLevelEstimation())  # before the ranking that selects by it
-    if cfg.averaging:
-        callbacks.insert(0, AveragedWeights(cfg.averaging))
+    if recipe.averaging:
+        callbacks.insert(0, AveragedWeights(recipe.averaging))
     pl.seed_everything(cfg.seed, verbose=False)
     module = make_peers(cfg)
     trainer = make_trainer(
@@ -103,7 +104,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     trainer.fit(module, datamodule=data)
     if ranking.ranking is None:
         raise KeyboardInterrupt
-    return ranking.ranking, module.noise_estimate, proposals.masks, trainer.is_global_zero
+    return ranking.ranking, module.noise.estimate, proposals.masks, trainer.is_global_zero
 
 
 def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Result:
@@ -115,6 +116,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     from coseg_lightning.ranking.evidence import Evidence, compute_evidence
     from coseg_lightning.ranking.noise_level import estimate_noise_level
     from coseg_lightning.ranking.ranking import Ranking
+    from coseg_lightning.ranking.scores import mask_scores
 
     data.prepare_data()
     samples = data.given_samples()
@@ -126,12 +128,14 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
         rows.append(compute_evidence(logits[None], mask[None])[0].numpy())
     found = Evidence.from_table(np.array(rows))
     estimate = estimate_noise_level(found, found) if cfg.nol == "auto" else None
+    score = recipe_of(cfg).score
+    scores = mask_scores(found, score)
     ranking = Ranking.of_evidence(
         list(samples.ids),
-        found,
-        found,
+        (found, found),
+        (scores, scores),
         cfg.nol if estimate is None else estimate.noise_level,
-        score=cfg.method.score,
+        score=score,
         replaced=samples.replaced,
         label_dice=label_dice(samples),
     )

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.forward import any_size
-from coseg_lightning.runs.finished import FinishedRun
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 TOLERANCE = 1e-3  # of probabilities, between one engine's arithmetic and another's
@@ -73,7 +73,7 @@ def export(
     """
     if format not in SUFFIXES:
         raise InputError(f"format={format} must be {', '.join(SUFFIXES)}.")
-    finished = FinishedRun(run)
+    finished = AppRun(run)
     path = finished.folder / "export" / f"model{SUFFIXES[format]}" if out is None else Path(out)
     for file in (path, _described(path)):
         if file.exists():

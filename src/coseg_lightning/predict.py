@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.data.preparation import preprocess
 from coseg_lightning.data.samples import standardised
 from coseg_lightning.errors import InputError
@@ -21,7 +22,6 @@ from coseg_lightning.files.images import files_by_stem, read_image, smallest_typ
 from coseg_lightning.files.mask_folder import same_stem
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.forward import any_size
-from coseg_lightning.runs.finished import FinishedRun
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def predict(
     Raises:
         InputError: If the run is not finished, `out` holds anything, or images cannot be read.
     """
-    finished, out = FinishedRun(run), Path(out)
+    finished, out = AppRun(run), Path(out)
     if batch_size < 1 or num_workers < 0:
         raise InputError(f"batch_size={batch_size} must be at least 1, num_workers at least 0.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -1,5 +1,6 @@
 """What a composed configuration asks for: data, noise, peers, networks, trainers."""
 
+import logging
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,19 +12,23 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_path
 
-from coseg_lightning.app.checks import is_number
+from coseg_lightning.app.checks import recipe_of
 from coseg_lightning.app.command import first_cause, one_line
 from coseg_lightning.errors import InputError
-from coseg_lightning.methods.registry import stages_of
+from coseg_lightning.modules.recipe import is_number
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.methods.method import Method
     from coseg_lightning.modules.coseg import CoSegModule
     from coseg_lightning.modules.optimizers import Schedule
     from coseg_lightning.modules.segmentation import SegmentationModule
     from coseg_lightning.noise.models import NoiseModel
+
+
+log = logging.getLogger(__name__)
 
 
 def make_data(
@@ -129,6 +134,23 @@ def _noise_names(cfg: DictConfig) -> list[str]:
     return [str(n) for n, node in nodes if isinstance(node, DictConfig) and "_target_" in node]
 
 
+def make_method(cfg: DictConfig) -> "Method":
+    """The method that is asked for: by its name, its stages, or the place of a `Method`."""
+    from coseg_lightning.methods.method import Method
+    from coseg_lightning.methods.registry import find_method
+
+    place = cfg.method.get("object")
+    if place is None:
+        return find_method(cfg.method.name, cfg.method.get("stages"))
+    method = _imported("method.object", place)
+    if not isinstance(method, Method):
+        raise InputError(
+            f"method.object={place} must be a coseg_lightning.methods.method.Method; give its full "
+            "name, such as my_package.MY_METHOD."
+        )
+    return method
+
+
 def make_peers(cfg: DictConfig) -> "CoSegModule":
     """Two networks, alike or different, with initial weights of their own."""
     from coseg_lightning.modules.coseg import CoSegModule
@@ -141,9 +163,7 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
             instantiate(cfg.model),
             instantiate(cfg.get("peer_b") or cfg.model),
             noise_level=cfg.nol,
-            ramp_epochs=cfg.method.get("ramp_epochs"),
-            selection=cfg.method.get("selection", "whole_set"),
-            step=cfg.method.get("step", "picks"),
+            **recipe_of(cfg).of_peers,
             **_training(cfg),
             **_options(cfg),
         )
@@ -158,7 +178,7 @@ def make_network(cfg: DictConfig) -> "SegmentationModule":
 
     kind: type[SegmentationModule] = SegmentationModule
     options: dict[str, Any] = {}
-    pairs = "robust_training" in stages_of(cfg.method.name, cfg.method.get("stages"))
+    pairs = make_method(cfg).trains_peers
     if "module" in cfg.method and not pairs:
         kind, options = _class("method.module", cfg.method.module), _options(cfg)
         if not issubclass(kind, SegmentationModule):
@@ -174,7 +194,9 @@ def make_network(cfg: DictConfig) -> "SegmentationModule":
     if "pixel_loss" in cfg.method:
         options = {"pixel_loss": cfg.method.pixel_loss, **options}
     try:
-        module: SegmentationModule = kind(instantiate(cfg.model), **_training(cfg), **options)
+        module: SegmentationModule = kind(
+            instantiate(cfg.model), **recipe_of(cfg).of_networks, **_training(cfg), **options
+        )
     except TypeError as error:
         raise InputError(f"method.options={_options(cfg)}: {error}.") from error
     return module
@@ -189,10 +211,6 @@ def _training(cfg: DictConfig) -> dict[str, Any]:
     return {
         "in_channels": cfg.data.in_channels,
         "classes": cfg.data.classes,
-        "lambda_1": cfg.loss.lambda_1,
-        "lambda_2": cfg.loss.lambda_2,
-        "include_background": cfg.loss.include_background,
-        "lr": cfg.optimizer.lr,
         "optimizer": _class("optimizer.name", cfg.optimizer.name),
         "scheduler": _schedule(cfg),
     }
@@ -212,18 +230,54 @@ def _schedule(cfg: DictConfig) -> "Schedule | None":
 
 
 def _class(key: str, name: str) -> type:
+    found = _imported(key, name)
+    if not isinstance(found, type):
+        raise InputError(f"{key}={name}: there is no such class; {FULL_NAME}")
+    return found
+
+
+FULL_NAME = "give its full name, such as torch.optim.SGD."
+# Where methods lay up to version 0.1.
+MOVED = {
+    "coseg_lightning.rivals.dimensionality": "coseg_lightning.methods.dimensionality",
+    "coseg_lightning.rivals.early_learning": "coseg_lightning.methods.adele",
+    "coseg_lightning.rivals.quality": "coseg_lightning.methods.pick_and_learn",
+    "coseg_lightning.rivals.reweighting": "coseg_lightning.methods.reweight",
+    "coseg_lightning.rivals.transition": "coseg_lightning.methods.transition",
+    "coseg_lightning.rivals.peers.PlainPeers": "coseg_lightning.methods.filter.PlainPeers",
+    "coseg_lightning.rivals.peers.JoCoR": "coseg_lightning.methods.jocor.JoCoR",
+    "coseg_lightning.rivals.peers.PixelCoTeaching": (
+        "coseg_lightning.methods.pixel_coteaching.PixelCoTeaching"
+    ),
+}
+
+
+def _imported(key: str, name: str) -> Any:
+    """What a setting names, `package.module.NAME`.
+
+    Raises:
+        InputError: If there is no such thing.
+    """
+    name = _where_it_is_now(key, str(name))
     why = "there is no such class"
+    module, _, attribute = name.rpartition(".")
     try:
-        module, _, attribute = str(name).rpartition(".")
-        found = getattr(import_module(module), attribute)
-        if isinstance(found, type):
-            return found
+        return getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if not str(name).startswith(str(error.name)):  # one that it imports
+        if not name.startswith(str(error.name)):  # one that it imports
             why = f"{module} cannot be imported ({one_line(error)})"
     except (ImportError, AttributeError, ValueError):
         pass
-    raise InputError(f"{key}={name}: {why}; give its full name, such as torch.optim.SGD.")
+    raise InputError(f"{key}={name}: {why}; {FULL_NAME}")
+
+
+def _where_it_is_now(key: str, name: str) -> str:
+    for before, now in MOVED.items():
+        if name == before or name.startswith(f"{before}."):
+            name = now + name.removeprefix(before)
+            log.warning("%s: it is %s now; the old name will not be known in 0.3.", key, name)
+            return name
+    return name
 
 
 def make_trainer(
@@ -234,7 +288,7 @@ def make_trainer(
     Raises:
         InputError: If it would start processes that cannot join this run.
     """
-    from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+    from coseg_lightning.modules.compat import loses_results
 
     loggers = list(logger) if isinstance(logger, list) else [logger] if logger else []
     if loggers and "_target_" in cfg.logger:
@@ -242,14 +296,13 @@ def make_trainer(
     trainer: pl.Trainer = instantiate(
         cfg.trainer, logger=loggers, default_root_dir=str(default_root_dir), **rest
     )
-    launcher = trainer.strategy.launcher
-    if isinstance(launcher, _MultiProcessingLauncher):
+    if loses_results(trainer.strategy):
         raise InputError(
             f"trainer.strategy={cfg.trainer.strategy} keeps the results in its child processes; "
             "use trainer=ddp."
         )
     sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if launcher is not None and sweeping and trainer.world_size > 1:
+    if trainer.strategy.launcher is not None and sweeping and trainer.world_size > 1:
         raise InputError(
             "A multirun cannot start several processes a job, since each of them would run the "
             "whole sweep again; sweep with trainer.devices=1, or start one run for each setting "

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.command import check_nothing_missing
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.recipe import Recipe, is_count, is_number
 
 COUNTS = {  # and the least that each may be
     "seed": 0,
@@ -46,17 +47,8 @@ def check(cfg: DictConfig) -> None:
             "experiment is to make noisy."
         )
     check_share(cfg, "noise.level")
-    for key in ("rounds", "score_epochs"):
-        if key in cfg.method:
-            check_count(cfg, f"method.{key}", 1)
     if not isinstance(cfg.baselines, bool):
         raise InputError(f"baselines={cfg.baselines} must be true or false.")
-    for key in ("warm_start", "by_class"):
-        if not isinstance(cfg.method.get(key, False), bool):
-            raise InputError(f"method.{key}={cfg.method[key]} must be true or false.")
-    share = cfg.method.get("retraining_share", 1)
-    if not is_number(share) or share <= 0:
-        raise InputError(f"method.retraining_share={share} must be a number above 0.")
     if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
         raise InputError(
             f"method.options={cfg.method.options} must hold arguments, as in "
@@ -65,12 +57,13 @@ def check(cfg: DictConfig) -> None:
     for key, least in COUNTS.items():
         check_count(cfg, key, least)
     _check_one_folder()
-    if not is_number(cfg.averaging) or not 0 <= cfg.averaging <= 1:
-        raise InputError(f"averaging={cfg.averaging} must be a number from 0 to 1.")
-    for key in ("optimizer.lr", "loss.lambda_1", "loss.lambda_2"):
-        value = OmegaConf.select(cfg, key)
-        if not is_number(value) or value < 0:
-            raise InputError(f"{key}={value} must be a number of at least 0.")
+    recipe_of(cfg)
+
+
+def recipe_of(cfg: DictConfig) -> Recipe:
+    """The recipe that a composed configuration asks for."""
+    settings: Any = OmegaConf.to_container(cfg, resolve=True)
+    return Recipe.of(settings)
 
 
 def _check_one_folder() -> None:
@@ -104,10 +97,5 @@ def check_share(cfg: DictConfig, key: str) -> None:
 def check_count(cfg: DictConfig, key: str, least: int) -> None:
     """Raise an `InputError` unless a value is a whole number."""
     value = OmegaConf.select(cfg, key)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**32:
+    if not is_count(value, least=least):
         raise InputError(f"{key}={value} must be a whole number of at least {least}.")
-
-
-def is_number(value: Any) -> bool:
-    """Whether a configured value is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)

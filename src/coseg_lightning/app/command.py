@@ -24,6 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from coseg_lightning.app.settings import register
 from coseg_lightning.errors import BadSamplesError, InputError
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -46,6 +47,7 @@ def _hydra_dir(resume: str | None, review: str | None, stages: Any) -> str | Non
     return None if begun or review is not None or stages is not None else ".hydra"
 
 
+register()
 OmegaConf.register_new_resolver("coseg.run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("coseg.hydra_dir", _hydra_dir, replace=True)
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -11,17 +10,21 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from typing_extensions import override
 
+from coseg_lightning.callbacks.epoch_end import EpochEndCallback
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules import compat
 from coseg_lightning.modules.buffers import average_buffers
+from coseg_lightning.modules.recipe import Recipe
 
 
-class AveragedWeights(WeightAveraging):
+class AveragedWeights(EpochEndCallback, WeightAveraging):
     """Validates, ranks, corrects and keeps the average of the weights over the last steps.
 
     A network that learns at a constant rate from few images differs from epoch to epoch by points
-    of Dice; its average does not. Lightning's `WeightAveraging` (in checkpoints too) with a window
-    that grows with training, so that there is no rate to set: step t enters by `1 / (1 + share t)`,
-    as in the polynomial-decay averaging of Shamir and Zhang (2013, arXiv 1212.1824).
+    of Dice; its average does not. This is Lightning's `WeightAveraging` (in checkpoints too) with a
+    window that grows with training, so that there is no rate to set: step t enters by
+    `1 / (1 + share t)`, as in the polynomial-decay averaging of Shamir and Zhang (2013,
+    arXiv 1212.1824).
 
     Args:
         share: About how much of the training the average reaches back over; 1 weighs all steps
@@ -31,34 +34,27 @@ class AveragedWeights(WeightAveraging):
         InputError: If it is not above 0 and at most 1.
     """
 
-    def __init__(self, share: float = 0.1) -> None:
+    def __init__(self, share: float = Recipe.averaging) -> None:
         if not 0 < share <= 1:
             raise InputError(f"share={share} must be above 0 and at most 1.")
         super().__init__(multi_avg_fn=partial(_average, share))
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        self._device = trainer.strategy.root_device  # where the module is about to be moved
+        # The module is about to be moved there.
+        compat.keep_average_on(self, trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
 
     @override
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if trainer.is_last_batch and trainer.world_size > 1:
-            with _in_place(self, pl_module):  # for the checkpoint of this epoch
-                average_buffers(pl_module)
+    def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if trainer.world_size > 1:
+            with _in_place(self, module):  # for the checkpoint of this epoch
+                average_buffers(module)
 
     @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
-        if self._average_model is not None:
+        if compat.is_averaging(self):
             average_buffers(pl_module)  # which are now those of the averaged network
 
     @override
@@ -68,7 +64,7 @@ class AveragedWeights(WeightAveraging):
 
 
 def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> AbstractContextManager[None]:
-    """The averaged weights for a while, if a callback averages them: this one, or Lightning's."""
+    """Give the module averaged weights for a while, if any callback averages them."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WeightAveraging):
             return _in_place(callback, module)
@@ -78,15 +74,14 @@ def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> AbstractContext
 @contextmanager
 def _in_place(callback: WeightAveraging, module: pl.LightningModule) -> Iterator[None]:
     """Give the module the averaged weights within training."""
-    average = callback._average_model
-    ready = average is not None and int(average.n_averaged) > 0
+    ready = compat.has_average(callback)
     if ready:
-        callback._swap_models(module)
+        compat.swap_average(callback, module)
     try:
         yield
     finally:
         if ready:
-            callback._swap_models(module)
+            compat.swap_average(callback, module)
 
 
 @torch.no_grad()
@@ -98,6 +93,6 @@ def _average(
     if torch.is_floating_point(averages[0]):
         # With precision="bf16-true" the module was made in float32, as its average still is.
         now = [part.to(average.dtype) for part, average in zip(current, averages, strict=True)]
-        torch._foreach_lerp_(averages, now, weight)
+        compat.lerp_(averages, now, weight)
     else:  # BatchNorm's count of batches
-        torch._foreach_copy_(averages, current)
+        compat.copy_(averages, current)

@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
+from coseg_lightning.modules import compat
 from coseg_lightning.seeding import derive_seed
 
 
@@ -24,7 +25,5 @@ class EpochSeeds(Callback):
             derive_seed(self.seed, "epoch", trainer.current_epoch) % 2**32, verbose=False
         )
         if self._goes_on:
-            # Lightning made the order of a resumed fit's first epoch before this hook, and makes
-            # that of all others after it.
-            iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+            compat.shuffle_again(trainer)
             self._goes_on = False

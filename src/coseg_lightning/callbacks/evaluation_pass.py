@@ -5,13 +5,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed
-from pytorch_lightning.trainer.states import RunningStage
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules import compat
 from coseg_lightning.modules.buffers import average_buffers, evaluating
 
 
@@ -71,13 +70,10 @@ def evaluation_pass(
         collate_fn=getattr(loader, "collate_fn", None),
     )
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
-    stage = trainer.state.stage
-    trainer.state.stage = RunningStage.VALIDATING  # a project's hooks may augment by the stage
-    try:
-        with evaluating(module), torch.no_grad(), trainer.precision_plugin.forward_context():
-            progress = tqdm(clean, desc=description, disable=not shown)
-            for positions, batch in zip(share, progress, strict=True):
-                batch = trainer.precision_plugin.convert_input(batch)
-                step(positions, trainer.strategy.batch_to_device(batch))
-    finally:
-        trainer.state.stage = stage
+    forward_context = trainer.precision_plugin.forward_context
+    # A project's hooks may augment by the stage.
+    with compat.validating(trainer), evaluating(module), torch.no_grad(), forward_context():
+        progress = tqdm(clean, desc=description, disable=not shown)
+        for positions, batch in zip(share, progress, strict=True):
+            batch = trainer.precision_plugin.convert_input(batch)
+            step(positions, trainer.strategy.batch_to_device(batch))

@@ -1,6 +1,8 @@
-"""LabelCorrection: the peers' vote on the labels of the noisy samples."""
+"""LabelCorrection: the peers' vote on the labels of the noisy samples (section 2.2)."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,19 +10,15 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from typing_extensions import override
 
 from coseg_lightning.callbacks.augmentation import REMEDY, detect_augmentation
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
-from coseg_lightning.callbacks.evaluation_pass import (
-    evaluation_pass,
-    plain_training_set,
-    stored_mask,
-)
-from coseg_lightning.callbacks.prediction_store import PredictionStore, probabilities, quantize
+from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, stored_mask
+from coseg_lightning.callbacks.evidence_sum import PredictionObserver
+from coseg_lightning.callbacks.prediction_store import PredictionStore, dequantize, quantize
 from coseg_lightning.callbacks.processes import gather_objects, gather_rows
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
@@ -31,38 +29,42 @@ from coseg_lightning.functional.equations import IGNORE_INDEX, vote
 from coseg_lightning.labels.ids import FileNames, sample_name
 from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
-from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.batch import Batch, read_batch
 from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.modules.recipe import Recipe, is_number
 from coseg_lightning.ranking.guard import CorrectionGuard
+from coseg_lightning.ranking.ranking import Ranking
 
 
-class LabelCorrection(Callback):
+class LabelCorrection(Callback, PredictionObserver):
     """Writes corrected masks of the samples ranked noisy into a label layer (section 2.2).
 
-    Where both peers predict the same class and the label says another, the peers win, if they are
+    Where both peers predict the same class and the label says another, the peers win if they are
     sure enough. If they contradict the labels in doubt little more than each other, they know less
-    than the labels, and all of these are left as they are: see `coseg_lightning.ranking.guard`. The vote
-    is taken at the masks' own resolution, where the dataset is one of this package's: the peers'
+    than the labels, and correction is skipped: see `coseg_lightning.ranking.guard`. The vote is
+    taken at the masks' own resolution, where the dataset is one of this package's: the peers'
     probabilities are resized, not their labels. Your masks are not touched: see
-    `coseg_lightning.labels.updated.updated` for how to use the layer.
+    `coseg_lightning.updated` for how to use the layer.
 
-    Works with a `CorruptionRanking` among the trainer's callbacks.
+    It works with a `CorruptionRanking` among the trainer's callbacks. Defaults are those of
+    `Recipe`. Override `vote` to correct in another way.
 
     Args:
         folder: A new folder for the layer, conventionally `labels`.
         confidence: The least mean probability of the peers' class: `auto`, or one for all pixels,
-            with which nothing is ever left alone; 0 is the vote as printed.
+            with which correction is never skipped; 0 is the vote as printed.
         by_class: Rank each class by itself, and change only pixels that were or become one of the
             mask's noisy classes; default the whole masks of the noisy part.
         run_id: What the layer says of the run that it belongs to.
 
     Attributes:
         layer: The finished layer, on every process, once `fit` has ended.
-        contradiction: How many times more the peers contradict the labels in doubt than each
+        label_peer_ratio: How many times more the peers contradict the labels in doubt than each
             other; None where nothing was in doubt, or the confidence was given.
-        correction_skipped: Whether the labels were left as they are, since the peers know less.
-        wrong_half_suspected: Whether that is because the peers may have learnt from the wrong labels:
-            those not in doubt differ more variously from their predictions than those in doubt.
+        correction_skipped: Whether all labels were left as they are, since the peers know less.
+        wrong_half_suspected: Whether that is because the peers may have learnt from the wrong
+            labels: those not in doubt differ more variously from their predictions than those in
+            doubt.
 
     Raises:
         InputError: At the start of training, if the folder is not new or no ranking is made.
@@ -72,25 +74,42 @@ class LabelCorrection(Callback):
         self,
         folder: str | Path = "labels",
         *,
-        confidence: float | Literal["auto"] = "auto",
-        by_class: bool = False,
+        confidence: float | Literal["auto"] = Recipe.confidence,
+        by_class: bool = Recipe.by_class,
         run_id: str | None = None,
     ) -> None:
-        if confidence != "auto" and not (
-            isinstance(confidence, int | float)
-            and not isinstance(confidence, bool)
-            and 0 <= confidence <= 1
-        ):
+        if confidence != "auto" and not (is_number(confidence) and 0 <= confidence <= 1):
             raise InputError(f"confidence={confidence} must be auto, or a number from 0 to 1.")
         self.folder = Path(folder)
         self.confidence = confidence
         self.by_class = by_class
         self.run_id = run_id
         self.layer: LabelStore | None = None
-        self._names = FileNames()
         self.label_peer_ratio: float | None = None
         self.correction_skipped = False
         self.wrong_half_suspected = False
+        self._names = FileNames()
+        self._store: PredictionStore | None = None
+
+    def vote(
+        self, peer_a: Tensor, peer_b: Tensor, label: Tensor, confidence: float, ignore_index: int
+    ) -> Tensor:
+        """Correct a label where both peers agree against it; made to be overridden.
+
+        Section 2.2: "For each pixel in the noisy samples, we correct their labels if the prediction
+        results from the two networks are the same but different from the input labels."
+
+        Args:
+            peer_a: Class probabilities of the first peer, `(1, K, H, W)`.
+            peer_b: Those of the second one.
+            label: The label, `(1, H, W)`.
+            confidence: The least mean probability of the peers' class; infinite to change nothing.
+            ignore_index: Class id of unlabelled pixels.
+
+        Returns:
+            The corrected label, `(1, H, W)`.
+        """
+        return vote(peer_a, peer_b, label, confidence=confidence, ignore_index=ignore_index)
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -104,137 +123,151 @@ class LabelCorrection(Callback):
             )
         if trainer.is_global_zero:
             LabelStore.check_free(self.folder)
-        ranking_callback(trainer).looks = True
+        ranking_callback(trainer)
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if detect_augmentation(trainer, self._dataset(trainer), corrected=True) == "mask":
+        dataset = ranking_callback(trainer).judged_dataset(trainer)
+        if detect_augmentation(trainer, dataset, corrected=True) == "mask":
             raise InputError(
                 "The masks of the dataset differ each time they are read, as augmented ones do, "
                 f"and a corrected mask could not follow; {REMEDY}."
             )
+        assert isinstance(pl_module, CoSegModule)
+        self._store = PredictionStore(len(dataset), pl_module.ignore_index)
 
     @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the ids of the first epoch: after the last one it would be too late."""
+        """Check the ids of the first epoch: after the last one it would be too late."""
         if trainer.current_epoch == 0:
             ids = read_batch(batch).ids
             self._names.add(map(sample_name, () if ids is None else ids))
 
-    def _dataset(self, trainer: pl.Trainer) -> Any:
-        given = ranking_callback(trainer).dataset
-        return plain_training_set(trainer) if given is None else given
+    @override
+    def observe(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
+        assert self._store is not None
+        self._store.add(indices, sample, logits)
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # The ranking was made in on_train_end, whatever the order of the callbacks.
         callback = ranking_callback(trainer)
-        ranking = callback.ranking
-        if ranking is None:  # training was interrupted
+        if callback.ranking is None:  # training was interrupted
             return
         assert isinstance(pl_module, CoSegModule)
-        dataset = self._dataset(trainer)
-        truth = dataset.truth if isinstance(dataset, SampleDataset) else None
+        ranking = replace(callback.ranking, by_class=self.by_class)
         self._names.add(ranking.ids)  # of all processes
         if trainer.is_global_zero:
             LabelStore.create(self.folder)
         trainer.strategy.barrier("label layer begun")
+        rows = self._correct(trainer, pl_module, callback.judged_dataset(trainer), ranking)
+        self._store = None
+        changed_pixels = {index: changed for index, changed, _, _ in rows}
+        dice = {index: dice for index, _, dice, _ in rows if dice is not None}
+        callback.record_corrections(changed_pixels, dice, by_class=self.by_class)
+        if trainer.is_global_zero:
+            facts = {
+                ranking.ids[index]: {"changed_pixels": changed, "original": original}
+                for index, changed, _, original in rows
+            }
+            writer = LabelStoreWriter(self.folder)
+            writer.finish(facts, run_id=self.run_id, numbered=ranking.numbered)
+        trainer.strategy.barrier("label layer written")
+        self.layer = LabelStore(self.folder)
+
+    def _correct(
+        self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, ranking: Ranking
+    ) -> list[tuple[Any, ...]]:
+        """Write a mask of every noisy sample.
+
+        Returns:
+            On all processes, for each sample: its index, how many pixels changed, the Dice to the
+            original mask if that is known, and the digest of the mask that was corrected.
+        """
+        noisy, noisy_classes = sorted(ranking.noisy), ranking.noisy_classes
+        confidence = self._confidences(noisy, ranking)
+        truth = dataset.truth if isinstance(dataset, SampleDataset) else None
         writer = LabelStoreWriter(self.folder)
         rows: list[tuple[Any, ...]] = []
-
-        ranking.by_class = self.by_class
-        noisy_classes = ranking.noisy_classes
-        noisy = sorted(ranking.noisy)
-        look = callback.prediction_store
-        assert look is not None
-        confidence = self._confidences(look, noisy, ranking.size_bias)
 
         def write(index: int, label: Mask, corrected: Mask, original: Mask | None) -> None:
             writer.write(ranking.ids[index], corrected)
             dice = None if original is None else mask_dice(corrected, original)
-            changed = int((corrected != label).sum())
-            rows.append((index, changed, dice, mask_digest(label)))
+            rows.append((index, int((corrected != label).sum()), dice, mask_digest(label)))
 
         def correct(index: int, peers: Tensor, label: Tensor) -> None:
-            stored = stored_mask(dataset, index)
-            if stored is not None:
-                label = torch.from_numpy(stored.astype(np.int64)).to(label)
-            a, b = (resize_probabilities(p[None], label) for p in peers)
-            corrected = vote(
-                *(a, b, label[None]),
-                confidence=confidence[index],
-                ignore_index=pl_module.ignore_index,
-            )[0]
+            label = label_at_own_size(dataset, index, label)
+            corrected = self._voted(peers, label, confidence[index], module.ignore_index)
             if self.by_class:
-                classes = torch.tensor(noisy_classes[index], device=label.device)
-                concerned = torch.isin(label, classes) | torch.isin(corrected, classes)
-                corrected = corrected.where(concerned, label)
-            small = (smallest_type(part.cpu().numpy()) for part in (label, corrected))
+                corrected = only_of_classes(corrected, label, noisy_classes[index])
+            masks = (smallest_type(mask.cpu().numpy()) for mask in (label, corrected))
             # Read here: nobody promised that somebody's dataset may be read by several threads.
-            do(write, index, *small, None if truth is None else truth.mask(index))
+            write_later(write, index, *masks, None if truth is None else truth.mask(index))
 
         def predict(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
-            peers = probabilities(quantize(pl_module(sample.images)))
+            peers = dequantize(quantize(module(sample.images)))
             for place, index in enumerate(indices):
                 correct(index, peers[:, place], sample.masks[place])
 
-        with background_writer() as do:  # masks are encoded and written beside the computation
-            if all(gather_objects(look.keeps_predictions)):
+        assert self._store is not None
+        with background_writer() as write_later:
+            if all(gather_objects(self._store.keeps_predictions)):
                 for index in noisy:
-                    kept = look.prediction(index)
+                    kept = self._store.prediction(index)
                     if kept is not None:  # else another process saw it
                         correct(index, *kept)
             else:
-                evaluation_pass(trainer, pl_module, dataset, noisy, predict, "Correction")
-        callback.prediction_store = None
-        originals: dict[int, str] = {}
-        for index, changed, dice, original in gather_rows(rows):
-            ranking.changed_pixels[index] = changed
-            originals[index] = original
-            if dice is not None:
-                ranking.corrected_dice[index] = dice
-        if trainer.is_global_zero:
-            writer.finish(
-                {
-                    ranking.ids[i]: {
-                        "changed_pixels": ranking.changed_pixels[i],
-                        "original": originals[i],
-                    }
-                    for i in noisy
-                },
-                run_id=self.run_id,
-                numbered=ranking.numbered,
-            )
-            ranking.write(callback.path)
-        trainer.strategy.barrier("label layer written")
-        self.layer = LabelStore(self.folder)
+                evaluation_pass(trainer, module, dataset, noisy, predict, "Correction")
+        return gather_rows(rows)
 
-    def _confidences(
-        self, look: PredictionStore, noisy: list[int], excess: NDArray[np.float64] | None
-    ) -> dict[int, float]:
+    def _voted(self, peers: Tensor, label: Tensor, confidence: float, ignore_index: int) -> Tensor:
+        """A label after the vote, at its own resolution."""
+        peer_a, peer_b = (resize_probabilities(p[None], label) for p in peers)
+        return self.vote(peer_a, peer_b, label[None], confidence, ignore_index)[0]
+
+    def _confidences(self, noisy: list[int], ranking: Ranking) -> dict[int, float]:
         """How sure the peers must be to overrule each noisy label, by the sample's index."""
         if not noisy:
             return {}
         if self.confidence != "auto":
             return dict.fromkeys(noisy, float(self.confidence))
-        table = np.concatenate(gather_objects(look.contradictions))
-        table = table[np.argsort(table[:, 0]), 1:]
-        doubted = np.isin(np.arange(len(table)), noisy)
-        assert excess is not None
-        trust = CorrectionGuard(
-            *(table[doubted, 0], table[doubted, 1], table[~doubted, 0]),
-            size_bias_of_doubted=excess[doubted],
-            size_bias_of_kept=excess[~doubted],
-        )
-        self.label_peer_ratio = trust.label_peer_ratio
-        self.wrong_half_suspected = trust.wrong_half_suspected
-        self.correction_skipped = not trust.peers_know_better
+        guard = self._guard(noisy, ranking)
+        self.label_peer_ratio = guard.label_peer_ratio
+        self.wrong_half_suspected = guard.wrong_half_suspected
+        self.correction_skipped = not guard.peers_know_better
         if self.correction_skipped:
             return dict.fromkeys(noisy, math.inf)
-        return dict(zip(noisy, map(float, trust.confidence), strict=True))
+        return dict(zip(noisy, map(float, guard.confidence), strict=True))
+
+    def _guard(self, noisy: list[int], ranking: Ranking) -> CorrectionGuard:
+        assert self._store is not None
+        assert ranking.size_bias is not None
+        table = np.concatenate(gather_objects(self._store.contradictions))
+        against_label, among_peers = table[np.argsort(table[:, 0]), 1:].T
+        is_noisy = np.isin(np.arange(len(table)), noisy)
+        return CorrectionGuard(
+            against_label[is_noisy],
+            among_peers[is_noisy],
+            against_label[~is_noisy],
+            size_bias_of_doubted=ranking.size_bias[is_noisy],
+            size_bias_of_kept=ranking.size_bias[~is_noisy],
+        )
+
+
+def label_at_own_size(dataset: Any, index: int, label: Tensor) -> Tensor:
+    """A sample's label as it is stored, or as the networks saw it where that is not known."""
+    stored = stored_mask(dataset, index)
+    return label if stored is None else torch.from_numpy(stored.astype(np.int64)).to(label)
+
+
+def only_of_classes(corrected: Tensor, label: Tensor, classes: list[int]) -> Tensor:
+    """A corrected label that changes only pixels which were or become one of some classes."""
+    due = torch.tensor(classes, device=label.device)
+    concerned = torch.isin(label, due) | torch.isin(corrected, due)
+    return corrected.where(concerned, label)
 
 
 def ranking_callback(trainer: pl.Trainer) -> CorruptionRanking:

@@ -1,4 +1,4 @@
-"""PredictionStore: what the pass that ranks the training set keeps for those that correct it."""
+"""PredictionStore: the predictions of the pass that ranks, kept for the correction."""
 
 from collections.abc import Sequence
 
@@ -32,10 +32,10 @@ class PredictionStore:
         self._predictions: dict[int, tuple[Tensor, Tensor]] = {}
         self.keeps_predictions = True
 
-    def see(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
-        """Look at one batch, by the places of its samples in the dataset."""
+    def add(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
+        """Add one batch, by the places of its samples in the dataset."""
         kept = quantize(logits)
-        peers = probabilities(kept)
+        peers = dequantize(kept)
         labelled = sample.masks != self.ignore_index
         mean, a, b = (predicted_classes(p) for p in ((peers[0] + peers[1]) / 2, *peers))
         against_label = 1 - batch_dice(mean, sample.masks, labelled, peers.shape[2])
@@ -68,16 +68,16 @@ class PredictionStore:
         if index not in self._predictions:
             return None
         peers, label = self._predictions[index]
-        return probabilities(peers), label.long()
+        return dequantize(peers), label.long()
 
 
 def quantize(logits: Sequence[Tensor]) -> Tensor:
-    """Both peers' class probabilities, `(2, N, K, H, W)` int16, to 1.5e-5; see `probabilities`."""
+    """Both peers' class probabilities, `(2, N, K, H, W)` int16, to 1.5e-5; see `dequantize`."""
     peers = torch.stack([class_logits(part).softmax(dim=1) for part in logits])
     return (peers * 65535 - 32768).round().short()
 
 
-def probabilities(kept: Tensor) -> Tensor:
+def dequantize(kept: Tensor) -> Tensor:
     """What `quantize` keeps, as float32 in [0, 1]."""
     return (kept.float() + 32768) / 65535
 

@@ -8,10 +8,8 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
-from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
 from coseg_lightning.callbacks.evaluation_pass import (
     evaluation_pass,
-    plain_training_set,
     stored_mask,
 )
 from coseg_lightning.callbacks.label_correction import ranking_callback, resize_probabilities
@@ -46,10 +44,10 @@ class Proposals(Callback):
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, CoSegModule)
-        callback: CorruptionRanking = ranking_callback(trainer)
+        callback = ranking_callback(trainer)
         if callback.ranking is None:  # training was interrupted
             return
-        dataset = plain_training_set(trainer) if callback.dataset is None else callback.dataset
+        dataset = callback.judged_dataset(trainer)
         rows: list[tuple[Any, ...]] = []
 
         def propose(indices: list[int], batch: Any) -> None:

@@ -11,15 +11,17 @@ from typing_extensions import override
 from coseg_lightning.files.atomic import temporary_name
 from coseg_lightning.files.checkpoints import plain_values
 
+CHECKPOINT = "last.ckpt"  # what a stage ended with
+UNFINISHED = "unfinished.ckpt"  # its last full epoch, as long as it is not done
 MAX_SAVE_SHARE = 0.05  # the share of the time that saving epochs may take
 
 
 class StageCheckpoint(Checkpoint):
     """Keeps the last full epoch, and at its end what a stage ends with, each in one file.
 
-    Of epochs so short that saving each would take more than `MAX_SAVE_SHARE` of the time, only some. After
-    the last epoch there is none to keep: Lightning does not go on from there, and ranking and
-    correction, which follow it, would be left out.
+    Where epochs are so short that saving each would take more than `MAX_SAVE_SHARE` of the time,
+    only some are saved. The last epoch is not: Lightning does not go on from there, and ranking
+    and correction, which follow it, would be left out.
 
     Args:
         folder: The stage's; its files are replaced as a whole.
@@ -67,9 +69,3 @@ class StageCheckpoint(Checkpoint):
         if trainer.is_global_zero:
             temporary.replace(self.folder / name)
         trainer.strategy.barrier("checkpoint in place")
-
-
-CHECKPOINT = "last.ckpt"  # what a stage ended with
-
-
-UNFINISHED = "unfinished.ckpt"  # its last full epoch, as long as it is not done

@@ -7,6 +7,7 @@ sure of at several scales; then it goes on learning.
 
 import warnings
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,11 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import Callback
 from scipy.optimize import curve_fit
 from torch import Tensor
 from typing_extensions import override
 
+from coseg_lightning.callbacks.epoch_end import EpochEndCallback
 from coseg_lightning.callbacks.evaluation_pass import (
     evaluation_pass,
     plain_training_set,
@@ -29,6 +30,7 @@ from coseg_lightning.callbacks.processes import gather_rows
 from coseg_lightning.functional.equations import class_logits, predicted_classes
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
+from coseg_lightning.methods.method import Method, Outcome, Run
 from coseg_lightning.modules.batch import read_batch
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.forward import auxiliary_weight
@@ -84,7 +86,7 @@ def _at(values: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(values, size=list(size), mode="bilinear", align_corners=False)
 
 
-class EarlyLearningCorrection(Callback):
+class EarlyLearningCorrection(EpochEndCallback):
     """Ends a fit when early learning is over for a class, and writes its corrected labels.
 
     Args:
@@ -108,34 +110,26 @@ class EarlyLearningCorrection(Callback):
         self.changed_pixels: dict[int, int] = {}
 
     @override
-    def on_train_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-    ) -> None:
-        # Not in on_train_epoch_end, where process 0 may already be reducing its progress bar.
-        if not trainer.is_last_batch or not self.classes:
+    def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if not self.classes:
             return
-        assert isinstance(pl_module, SegmentationModule)
+        assert isinstance(module, SegmentationModule)
         rows: list[tuple[Any, ...]] = []
 
         def count(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
-            predicted = predicted_classes(class_logits(pl_module(sample.images)))
-            labelled = sample.masks != pl_module.ignore_index
+            predicted = predicted_classes(class_logits(module(sample.images)))
+            labelled = sample.masks != module.ignore_index
             for n, index in enumerate(indices):
                 row: list[int] = []
-                for k in range(1, pl_module.classes):
+                for k in range(1, module.classes):
                     found = (predicted[n] == k) & labelled[n]
                     there = sample.masks[n] == k
                     row += [int((found & there).sum()), int((found | there).sum())]
                 rows.append((index, *row))
 
         dataset = plain_training_set(trainer)
-        evaluation_pass(trainer, pl_module, dataset, range(len(dataset)), count)
+        evaluation_pass(trainer, module, dataset, range(len(dataset)), count)
         totals = np.sum([row[1:] for row in gather_rows(rows)], axis=0, dtype=float)
         self.history.append((totals[::2] / np.maximum(totals[1::2], 1)).tolist())
         curves = np.array(self.history)
@@ -218,3 +212,39 @@ def _growth(t: Floats, a: float, b: float, c: float) -> Floats:
 
 def _slope(t: float, a: float, b: float, c: float) -> float:
     return float(a * b * c * np.exp(-b * t**c) * t ** (c - 1))
+
+
+def early_learning(run: Run, outcome: Outcome) -> Outcome:
+    """Train until early learning is over for a class, correct its labels, and go on."""
+
+    def train() -> dict[str, Any]:
+        module, runner, data = run.network(), run.runner, run.data
+        changed: set[int] = set()
+        layers: list[str] = []
+        classes: set[int] = set(range(1, module.classes))
+        history: list[list[float]] = []
+        epochs_left: int | None = None
+        for number in range(1, module.classes + 1):
+            suffix = "" if number == 1 else f"_{number}"
+            labels = runner.folder.path / f"labels{suffix}"
+            callback = EarlyLearningCorrection(labels, classes, history)
+            stage = f"early_learning{suffix}"
+            trainer = runner.fit(stage, module, data, [callback], max_epochs=epochs_left)
+            if not callback.corrected:
+                break
+            data.add_label_layer(callback.folder)
+            layers.append(callback.folder.name)
+            changed |= {index for index, pixels in callback.changed_pixels.items() if pixels}
+            classes, history = classes - set(callback.corrected), callback.history
+            epochs_left = (trainer.max_epochs or 0) - trainer.current_epoch
+        return {"changed": sorted(changed), "layers": layers, "last": stage}
+
+    suffixes = ("", *(f"_{number}" for number in range(2, 256)))
+    makes = [f"{name}{suffix}" for name in ("labels", "early_learning") for suffix in suffixes]
+    facts = run.runner.stage("early_learning", train, makes=makes)
+    run.runner.add_label_layers(run.data, facts["layers"])
+    changed = outcome.changed | set(facts["changed"])
+    return replace(outcome, last_stage=facts["last"], changed=changed)
+
+
+METHOD = Method("adele", (early_learning,))

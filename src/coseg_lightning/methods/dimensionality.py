@@ -12,6 +12,8 @@ from typing_extensions import override
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import class_logits, predicted_classes
+from coseg_lightning.methods.method import Method
+from coseg_lightning.methods.supervised import supervised_training
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.forward import auxiliary_weight
 
@@ -184,3 +186,6 @@ def is_turning_point(dimensions: Sequence[float]) -> bool:
         return False
     before = np.array(dimensions[-WINDOW - 1 : -1])
     return bool(dimensions[-1] - before.mean() > 2 * before.std())
+
+
+METHOD = Method("dimensionality", (supervised_training,))

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.methods.method import Method
+from coseg_lightning.methods.supervised import supervised_training
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.encoders import make_encoder
 
@@ -94,3 +96,6 @@ class QualityAwareness(nn.Module):
 def bounded_weights(scores: Tensor, limit: float) -> Tensor:
     """The weights of a batch's samples, of which the sum is 1, by their scores, `(N,)`."""
     return (limit * scores.tanh()).softmax(dim=0)
+
+
+METHOD = Method("pick_and_learn", (supervised_training,))

@@ -1,39 +1,63 @@
-"""The methods by name, and the stages that each goes through."""
+"""The methods by name."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.methods import (
+    adele,
+    coseg,
+    coteaching,
+    dimensionality,
+    filter,
+    forward_correction,
+    gce,
+    jocor,
+    noise_adaptation,
+    pick_and_learn,
+    pixel_coteaching,
+    reweight,
+    sce,
+    supervised,
+)
+from coseg_lightning.methods.method import Method
 
-METHODS: dict[str, tuple[str, ...]] = {
-    "coseg": ("robust_training", "correction", "retraining"),
-    "coteaching": ("robust_training",),
-    "supervised": ("supervised_training",),
-    # rivals
-    "pixel_coteaching": ("robust_training",),
-    "jocor": ("robust_training",),
-    "gce": ("supervised_training",),
-    "sce": ("supervised_training",),
-    "filter": ("robust_training", "filtering", "retraining"),
-    "adele": ("early_learning",),
-    "pick_and_learn": ("supervised_training",),
-    "reweight": ("supervised_training",),
-    "forward_correction": ("estimation", "supervised_training"),
-    "noise_adaptation": ("estimation", "supervised_training"),
-    "dimensionality": ("supervised_training",),
+METHODS: dict[str, Method] = {
+    module.METHOD.name: module.METHOD
+    for module in (
+        coseg,
+        coteaching,
+        supervised,
+        pixel_coteaching,
+        jocor,
+        gce,
+        sce,
+        filter,
+        adele,
+        pick_and_learn,
+        reweight,
+        forward_correction,
+        noise_adaptation,
+        dimensionality,
+    )
 }
 
 
-def stages_of(method: str, given: Sequence[str] | None = None) -> tuple[str, ...]:
-    """The stages of a method by its name, or those that are given with the name of another one."""
-    if given is None:
-        if method not in METHODS:
+def find_method(name: str, stages: Sequence[str] | None = None) -> Method:
+    """A method by its name, or one of another name with the stages that are given.
+
+    Raises:
+        InputError: If there is no such method, or no method with such stages.
+    """
+    if stages is None:
+        if name not in METHODS:
             raise InputError(
-                f"method={method}: there is no such method; take {', '.join(METHODS)}, or give the "
+                f"method={name}: there is no such method; take {', '.join(METHODS)}, or give the "
                 "stages of your own."
             )
-        return METHODS[method]
-    known = sorted(set(METHODS.values()))
-    if isinstance(given, str) or tuple(given) not in known:
-        lists = " or ".join(f"[{', '.join(stages)}]" for stages in known)
-        raise InputError(f"stages={given} of method={method} must be {lists}.")
-    return tuple(given)
+        return METHODS[name]
+    by_stages = {method.stage_names: method for method in reversed(METHODS.values())}
+    if isinstance(stages, str) or tuple(stages) not in by_stages:
+        lists = " or ".join(f"[{', '.join(names)}]" for names in sorted(by_stages))
+        raise InputError(f"stages={stages} of method={name} must be {lists}.")
+    return replace(by_stages[tuple(stages)], name=name)

@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
 
+from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
@@ -15,11 +16,13 @@ from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.labels.masks import mask_digest
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import changed_labels
+from coseg_lightning.methods.coseg import retrain
+from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.runs.finished import FinishedRun
 from coseg_lightning.runs.folder import RunFolder, stage_weights
-from coseg_lightning.runs.runner import StageRunner, retraining_length
-from coseg_lightning.runs.summary import training_label_dice
+from coseg_lightning.runs.runner import StageRunner
+from coseg_lightning.runs.summary import training_label_dice, write_summary
 
 DECISIONS = ("keep", "reject", "redraw")
 
@@ -56,9 +59,11 @@ def read_review(path: str | Path, corrected: Collection[str]) -> dict[str, str]:
 
 def retrain_reviewed(
     run: FinishedRun,
+    data: CoSegDataModule,
     folder: str | Path,
     review: str | Path,
     *,
+    recipe: Recipe,
     network: Callable[[], SegmentationModule],
     trainer: Callable[..., pl.Trainer],
 ) -> dict[str, Any]:
@@ -70,9 +75,11 @@ def retrain_reviewed(
 
     Args:
         run: A finished run that corrected masks.
+        data: Its data, under the masks that it was given.
         folder: For the reviewed layer, the network, and its `summary.json`; one that holds a part
             of the same is gone on with.
         review: See `read_review`.
+        recipe: The run's.
         network: Makes the module that is trained.
         trainer: Makes a new trainer, see `run_stages`.
 
@@ -82,56 +89,38 @@ def retrain_reviewed(
     Raises:
         InputError: If the run corrected nothing, or the review is not one of it.
     """
-    if run.is_reviewed:
-        raise InputError(
-            f"{run.folder} is itself a reviewed run; give the run that it came from, and the new "
-            "decisions with hydra.run.dir=FOLDER."
-        )
-    read_table(Path(review), ["id", "decision"])  # before the data, which takes longer
-    data = run.data()
     corrected = changed_labels(data.given_samples(), [LabelStore(layer) for layer in run.layers])
     if not corrected:
         raise InputError(f"{run.folder} changed no mask, so that there is nothing to review.")
     decisions = read_review(review, corrected)
     config = {**run.config, "review": decisions, "reviewed_run": str(run.folder.absolute())}
-    kept = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
-    if kept.summary is not None:
-        return kept.summary
-    folder = kept.path
-    settings = config["method"]
-    runner = StageRunner(kept, trainer, config["averaging"], config["seed"])
+    run_folder = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
+    if run_folder.summary is not None:
+        return run_folder.summary
+    runner = StageRunner(run_folder, trainer, recipe.averaging, config["seed"])
     redraw = sorted(id for id, decision in decisions.items() if decision == "redraw")
 
-    def retraining(stage: str) -> dict[str, Any]:
-        kept.begin()
-        _write_layer(folder / "labels", corrected, decisions, data.given_samples(), kept.id)
-        data.add_label_layer(folder / "labels")
-        data.exclude(redraw)
+    def retrain_network() -> None:
+        run_folder.begin()
+        labels = run_folder.path / "labels"
+        _write_layer(labels, corrected, decisions, data.given_samples(), run_folder.id)
+        _use_decisions(data, labels, redraw)
         module = runner.built(network)
-        pixel_loss = settings.get("retraining_loss", "cross_entropy")
-        module.pixel_loss = module.hparams["pixel_loss"] = pixel_loss
-        options: dict[str, Any] = {}
-        if settings.get("warm_start", True):
-            peer = stage_weights(run.folder / "robust_training", of="net_a.")
-            module.net.load_state_dict(peer)
-            options = retraining_length(
-                settings, run.summary["stages"]["robust_training"]["epochs"]
-            )
-        runner.fit(stage, module, data, **options)
-        return {}
+        weights, epochs = None, run.epochs("robust_training") or 0
+        if recipe.warm_start:
+            weights = stage_weights(run.folder / "robust_training", of="net_a.")
+        retrain(runner, data, module, recipe, weights, epochs)
 
-    runner.stage("retraining", retraining, makes=["labels"])
-    if folder / "labels" not in data.label_layers:
-        data.add_label_layer(folder / "labels")
-        data.exclude(redraw)
+    runner.stage("retraining", retrain_network, makes=["labels"])
+    _use_decisions(data, run_folder.path / "labels", redraw)
     module = runner.restored(runner.built(network), "retraining")
-    _write_tables(folder, run.folder / "scores.csv", redraw)
-    before = {"before": run.summary["test"], **run.summary.get("baselines", {})}
-    return runner.finish(
+    _write_tables(run_folder.path, run.folder / "scores.csv", redraw)
+    return write_summary(
+        runner,
         module,
         data,
         config,
-        baselines=before,
+        baselines={"before": run.summary["test"], **run.summary.get("baselines", {})},
         ranking=run.summary["ranking"],
         correction={
             "corrected": sum(decision == "keep" for decision in decisions.values()),
@@ -145,6 +134,28 @@ def retrain_reviewed(
             **training_label_dice(data),
         },
     )
+
+
+def check_review(run: FinishedRun, review: str | Path) -> None:
+    """Raise an `InputError` for a run or a file that no review is of, before the data is read."""
+    if run.is_reviewed:
+        raise InputError(
+            f"{run.folder} is itself a reviewed run; give the run that it came from, and the new "
+            "decisions with hydra.run.dir=FOLDER."
+        )
+    read_table(Path(review), ["id", "decision"])
+    if run.epochs("robust_training") is None:
+        raise InputError(
+            f"{run.folder} has no peers to retrain from, since its method is "
+            f"{run.config['method']['name']}; review a run of method=coseg."
+        )
+
+
+def _use_decisions(data: CoSegDataModule, labels: Path, redraw: list[str]) -> None:
+    """Lay the reviewed layer over the training masks, without those to be redrawn."""
+    if labels not in data.label_layers:
+        data.add_label_layer(labels)
+        data.exclude(redraw)
 
 
 @rank_zero_only

@@ -17,6 +17,8 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.labels.updated import mask_and_id
+from coseg_lightning.methods.method import Method
+from coseg_lightning.methods.supervised import supervised_training
 from coseg_lightning.modules.batch import Batch, read_batch
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.forward import auxiliary_weight
@@ -175,3 +177,6 @@ def _names_of(dataset: Any) -> Sequence[str]:
         return dataset.ids
     ids = [mask_and_id(dataset[place])[1] for place in range(len(dataset))]
     return [sample_name(place if id is None else id) for place, id in enumerate(ids)]
+
+
+METHOD = Method("reweight", (supervised_training,))

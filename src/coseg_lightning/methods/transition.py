@@ -1,6 +1,8 @@
 """Noise models between the network and its labels: forward correction [7], noise adaptation [6]."""
 
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -12,8 +14,11 @@ from typing_extensions import override
 from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_training_set
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.methods.method import Outcome, Run
 from coseg_lightning.modules.batch import read_batch
 from coseg_lightning.modules.segmentation import SegmentationModule
+
+log = logging.getLogger(__name__)
 
 PERCENTILE = 0.97  # of the pixels of a class, where its anchor is taken; the published one
 BINS = 200
@@ -204,3 +209,38 @@ def rows_of(counts: Tensor) -> Tensor:
     """T from the mass of each class and label: rows whose sum is 1."""
     mass = counts.sum(dim=1, keepdim=True)
     return torch.where(mass > 0, counts / mass.clamp_min(1e-12), torch.eye(len(counts)).to(counts))
+
+
+def estimation(run: Run, outcome: Outcome) -> Outcome:
+    """Train a plain network, and estimate how classes are mistaken by its predictions."""
+
+    def train() -> dict[str, Any]:
+        module, callback = run.network(), TransitionEstimation()
+        if not isinstance(module, LabelTransition):
+            raise InputError(f"method={run.method.name} must train a LabelTransition.")
+        if module.known:
+            return {"transition": None}
+        trainer = run.runner.fit("estimation", module, run.data, [callback])
+        if trainer.is_global_zero:
+            assert callback.transition is not None
+            rows = ["  ".join(f"{p:.3f}" for p in row) for row in callback.transition]
+            log.info("How pixels of each class are labelled: %s", " | ".join(rows))
+        return {"transition": callback.transition}
+
+    facts = run.runner.stage("estimation", train)
+    return replace(outcome, transition=facts["transition"])
+
+
+def supervised_training(run: Run, outcome: Outcome) -> Outcome:
+    """Train a network whose classes and matrix together explain the labels."""
+
+    def prepare(module: SegmentationModule) -> None:
+        if outcome.transition is None:  # it was given
+            return
+        assert isinstance(module, LabelTransition)
+        module.set_transition(outcome.transition)
+        if module.learnt:  # they go on from the plain network
+            module.net.load_state_dict(run.runner.weights("estimation", of="net."))
+
+    run.train_network("supervised_training", prepare)
+    return replace(outcome, last_stage="supervised_training")

@@ -1,4 +1,4 @@
-"""Schedules for both modules, and what Lightning leaves to one with manual optimization."""
+"""Optimizers and schedules, and what Lightning leaves to a module with manual optimization."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import (
     GradientAccumulationScheduler,
     StochasticWeightAveraging,
 )
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRScheduler
@@ -19,27 +20,27 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules import compat
 
-MOST_SKIPPED = 20  # steps in a row, after which training has no hope
-HIDDEN = "_coseg_hidden_settings"  # an attribute of the trainer
+MAX_SKIPPED = 20  # steps in a row, after which training has no hope
 
-# Called with the optimizer; gives a scheduler of torch, or Lightning's dict around one.
+# Called with the optimizer; returns a scheduler of torch, or Lightning's dict around one.
 Schedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
 
 
-def made(
+def build_optimizer(
     module: pl.LightningModule,
     factory: Callable[..., Optimizer],
     groups: Sequence[dict[str, Any]],
     lr: float,
 ) -> Optimizer:
-    """The optimizer of these parameter groups of a module.
+    """Make the optimizer of a module's parameter groups.
 
     On a CPU torch's Adam is told to update everything in one kernel, which takes a half to a fifth
-    of the time (benchmarks/step.py). Elsewhere it finds its fast way by itself; and where gradients
-    are scaled, a fused one would unscale them after they were clipped.
+    of the time (benchmarks/step.py). Elsewhere it finds its fast way by itself. Where gradients are
+    scaled, a fused one would unscale them after they were clipped.
     """
-    trainer = module._trainer
+    trainer = compat.trainer_of(module)
     scaled = trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
     weights = [weight for group in groups for weight in group["params"]]
     on_cpu = all(weight.device.type == "cpu" and weight.is_floating_point() for weight in weights)
@@ -48,10 +49,10 @@ def made(
     return factory(groups, lr=lr)
 
 
-def scheduled(
+def with_schedule(
     optimizer: Optimizer, schedule: Schedule | None, monitor: str
 ) -> OptimizerLRScheduler:
-    """What `configure_optimizers` returns: the optimizer, with its scheduler if there is one.
+    """Return what `configure_optimizers` returns: the optimizer, and its scheduler if there is one.
 
     Args:
         optimizer: The optimizer.
@@ -60,15 +61,18 @@ def scheduled(
     """
     if schedule is None:
         return optimizer
-    made = schedule(optimizer)
-    config: dict[str, Any] = dict(made) if isinstance(made, Mapping) else {"scheduler": made}
+    scheduler = schedule(optimizer)
+    if isinstance(scheduler, Mapping):
+        config: dict[str, Any] = dict(scheduler)
+    else:
+        config = {"scheduler": scheduler}
     if isinstance(config.get("scheduler"), ReduceLROnPlateau):
         config.setdefault("monitor", monitor)
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
 
 
 class GradientGuard(Callback):
-    """Leaves a network out of a step for which its gradient is not a number, and counts that.
+    """Leaves a network out of a step in which its gradient is not a number, and counts that.
 
     Args:
         names: What the networks are called in messages.
@@ -78,6 +82,7 @@ class GradientGuard(Callback):
         self.names = names
         self.networks: Sequence[nn.Module] = ()
         self.skipped = [0] * len(names)
+        self.skipped_now = 0  # networks, in this step
         self._in_a_row = [0] * len(names)
 
     def watch(self, networks: Sequence[nn.Module]) -> None:
@@ -91,56 +96,54 @@ class GradientGuard(Callback):
     ) -> None:
         if not belongs(self, pl_module):
             return
-        for place, network in enumerate(self.networks):
-            # Of all processes, so that all do the same.
+        for index, network in enumerate(self.networks):
+            # Gradients are those of all processes, so all processes do the same.
             norm = nn.utils.get_total_norm(
                 [weight.grad for weight in network.parameters() if weight.grad is not None]
             )
             if bool(torch.isfinite(norm)):
-                self._in_a_row[place] = 0
+                self._in_a_row[index] = 0
                 self.clip(network, norm)
             elif getattr(trainer.precision_plugin, "scaler", None) is None:
-                self._skip(place, network)  # float16's scaler skips by itself, and often at first
+                self._skip(index, network)  # float16's scaler skips by itself, and often at first
 
     def clip(self, network: nn.Module, norm: Tensor) -> None:
         """Clip a network's gradients, whose norm is given; Lightning does so for a single one."""
 
-    def _skip(self, place: int, network: nn.Module) -> None:
+    def _skip(self, index: int, network: nn.Module) -> None:
         for weight in network.parameters():
             weight.grad = None
-        for part in network.modules():
-            if isinstance(part, nn.modules.batchnorm._NormBase) and part.running_mean is not None:
-                assert part.running_var is not None
-                if not bool(torch.isfinite(part.running_mean + part.running_var).all()):
-                    part.reset_running_stats()
-        name = self.names[place]
-        if not self.skipped[place]:
+        for layer in compat.norm_layers(network):
+            if not bool(torch.isfinite(layer.running_mean + layer.running_var).all()):
+                layer.reset_running_stats()
+        name = self.names[index]
+        if not self.skipped[index]:
             rank_zero_warn(
                 f"The gradient of {name} is not a number in this step, which is left out; train/"
                 "skipped counts such steps. Look for images that hold NaN."
             )
-        self.skipped[place] += 1
-        self._in_a_row[place] += 1
-        if self._in_a_row[place] == MOST_SKIPPED:
+        self.skipped[index] += 1
+        self.skipped_now += 1
+        self._in_a_row[index] += 1
+        if self._in_a_row[index] == MAX_SKIPPED:
             raise InputError(
-                f"The gradient of {name} was not a number in {MOST_SKIPPED} steps in a row; lower "
+                f"The gradient of {name} was not a number in {MAX_SKIPPED} steps in a row; lower "
                 "the learning rate, clip gradients (Trainer(gradient_clip_val=1.0)), or look for "
                 "images that hold NaN."
             )
 
 
 def belongs(callback: Callback, module: pl.LightningModule) -> bool:
-    """Whether a callback is this module's: those of a fit before stay with the trainer."""
+    """Whether a callback is this module's: those of an earlier fit stay with the trainer."""
     return getattr(module, "optimization", None) is callback
 
 
 class PeerOptimization(GradientGuard):
-    """What Lightning leaves to a module with manual optimization, done as with automatic.
+    """Does for two peers what Lightning does with automatic optimization.
 
-    A callback, so that it works on where a subclass has hooks of its own.
-
-    The trainer's `gradient_clip_val`, `gradient_clip_algorithm` and `accumulate_grad_batches` hold
-    for the peers, each clipped by itself, though Lightning refuses them, and schedulers step.
+    It is a callback, so that it works on where a subclass has hooks of its own. The trainer's
+    `gradient_clip_val`, `gradient_clip_algorithm` and `accumulate_grad_batches` hold for the peers,
+    each clipped by itself, though Lightning refuses them; and schedulers step.
 
     Args:
         monitor: The metric that a `ReduceLROnPlateau` goes by, if it names none itself.
@@ -161,38 +164,37 @@ class PeerOptimization(GradientGuard):
             InputError: If a callback or a hook cannot work with manual optimization.
         """
         trainer = module.trainer
-        for hook in ("optimizer_step", "configure_gradient_clipping", "optimizer_zero_grad"):
-            if is_overridden(hook, module, pl.LightningModule):
-                raise InputError(
-                    f"{type(module).__name__}.{hook} would never be called, since Lightning does "
-                    "not with manual optimization; use on_before_optimizer_step, or a callback."
-                )
+        refuse_automatic_hooks(module)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, StochasticWeightAveraging):
-                raise InputError(
-                    "StochasticWeightAveraging needs automatic optimization; use "
-                    "AveragedWeights(share=1) of this package, or Lightning's WeightAveraging."
-                )
-            if isinstance(callback, GradientAccumulationScheduler):
-                raise InputError(
-                    "GradientAccumulationScheduler needs automatic optimization; give a constant: "
-                    "Trainer(accumulate_grad_batches=...)."
-                )
-        # Still hidden, if a fit before failed between here and its setup.
-        hidden = getattr(trainer, HIDDEN, None)
-        given = (trainer.gradient_clip_val, trainer.accumulate_grad_batches)
-        self.clip_val, self.batches = given if hidden is None else hidden
-        self.clip_algorithm = trainer.gradient_clip_algorithm
+            refuse_automatic_callback(callback)
         self.watch(networks)
-        setattr(trainer, HIDDEN, (self.clip_val, self.batches))
-        trainer.gradient_clip_val, trainer.accumulate_grad_batches = None, 1
+        self.clip_algorithm = trainer.gradient_clip_algorithm
+        self.clip_val, self.batches = compat.hide_settings(trainer)
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if hasattr(trainer, HIDDEN):
-            # It counts steps by them.
-            trainer.gradient_clip_val, trainer.accumulate_grad_batches = getattr(trainer, HIDDEN)
-            delattr(trainer, HIDDEN)
+        compat.restore_settings(trainer)
+
+    def zero_grad(self, module: pl.LightningModule, batch_idx: int) -> None:
+        """Forget the gradients before the first of the accumulated batches."""
+        self.skipped_now = 0
+        if batch_idx % self.batches == 0:
+            self._optimizer_of(module).zero_grad()
+
+    def step(self, module: pl.LightningModule, batch_idx: int) -> None:
+        """Step the optimizer and its schedules after the last of the accumulated batches."""
+        if (batch_idx + 1) % self.batches == 0 or module.trainer.is_last_batch:
+            self._optimizer_of(module).step()
+            self.step_schedules(module, "step", module.trainer.global_step)
+
+    def _optimizer_of(self, module: pl.LightningModule) -> LightningOptimizer:
+        optimizer = module.optimizers()
+        if isinstance(optimizer, list):
+            raise InputError(
+                f"{type(module).__name__}.configure_optimizers gave {len(optimizer)} optimizers; "
+                "give one with a group for each peer, so that a step of training counts once."
+            )
+        return optimizer
 
     @override
     def clip(self, network: nn.Module, norm: Tensor) -> None:
@@ -206,15 +208,17 @@ class PeerOptimization(GradientGuard):
         if belongs(self, pl_module):
             self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1)
 
-    def configured(self, optimizer: Optimizer, schedule: Schedule | None) -> OptimizerLRScheduler:
-        """As `scheduled`, without the keys that Lightning ignores, and warns of, here."""
-        made = scheduled(optimizer, schedule, self.monitor)
+    def with_schedule(
+        self, optimizer: Optimizer, schedule: Schedule | None
+    ) -> OptimizerLRScheduler:
+        """As `with_schedule`, without the keys that Lightning ignores, and warns of, here."""
+        configured = with_schedule(optimizer, schedule, self.monitor)
         if schedule is not None:
-            config = cast(dict[str, Any], made)["lr_scheduler"]
+            config = cast(dict[str, Any], configured)["lr_scheduler"]
             self.monitor = config.pop("monitor", self.monitor)
             self.strict = config.pop("strict", True)
             config.pop("reduce_on_plateau", None)
-        return made
+        return configured
 
     def step_schedules(self, module: pl.LightningModule, interval: str, count: int) -> None:
         """Step the schedulers of an interval.
@@ -230,16 +234,43 @@ class PeerOptimization(GradientGuard):
         for config in module.trainer.lr_scheduler_configs:
             if config.interval != interval or count % config.frequency:
                 continue
-            value = None
-            if isinstance(config.scheduler, ReduceLROnPlateau):
-                metrics = module.trainer.callback_metrics
-                value = metrics.get(self.monitor)
-                if value is None and self.strict:
-                    raise InputError(
-                        f"The scheduler goes by {self.monitor!r}, which was not logged; there are "
-                        f"{', '.join(sorted(metrics))}. Name one of them, "
-                        '{"scheduler": ..., "monitor": ...}, or give the trainer validation data.'
-                    )
-                if value is None:
-                    continue
-            module.lr_scheduler_step(config.scheduler, value)
+            if not isinstance(config.scheduler, ReduceLROnPlateau):
+                module.lr_scheduler_step(config.scheduler, None)
+                continue
+            value = self._monitored(module.trainer)
+            if value is not None:
+                module.lr_scheduler_step(config.scheduler, value)
+
+    def _monitored(self, trainer: pl.Trainer) -> Tensor | None:
+        metrics = trainer.callback_metrics
+        if self.monitor not in metrics and self.strict:
+            raise InputError(
+                f"The scheduler goes by {self.monitor!r}, which was not logged; there are "
+                f"{', '.join(sorted(metrics))}. Name one of them, "
+                '{"scheduler": ..., "monitor": ...}, or give the trainer validation data.'
+            )
+        return metrics.get(self.monitor)
+
+
+def refuse_automatic_hooks(module: pl.LightningModule) -> None:
+    """Raise an `InputError` for hooks that are never called with manual optimization."""
+    for hook in ("optimizer_step", "configure_gradient_clipping", "optimizer_zero_grad"):
+        if is_overridden(hook, module, pl.LightningModule):
+            raise InputError(
+                f"{type(module).__name__}.{hook} would never be called, since Lightning does "
+                "not with manual optimization; use on_before_optimizer_step, or a callback."
+            )
+
+
+def refuse_automatic_callback(callback: Callback) -> None:
+    """Raise an `InputError` for a callback that needs automatic optimization."""
+    if isinstance(callback, StochasticWeightAveraging):
+        raise InputError(
+            "StochasticWeightAveraging needs automatic optimization; use "
+            "AveragedWeights(share=1) of this package, or Lightning's WeightAveraging."
+        )
+    if isinstance(callback, GradientAccumulationScheduler):
+        raise InputError(
+            "GradientAccumulationScheduler needs automatic optimization; give a constant: "
+            "Trainer(accumulate_grad_batches=...)."
+        )

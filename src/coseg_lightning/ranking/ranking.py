@@ -13,7 +13,7 @@ from scipy.stats import mannwhitneyu
 
 from coseg_lightning.files.csv import write_table
 from coseg_lightning.ranking.evidence import Evidence
-from coseg_lightning.ranking.scores import class_scores, direction, mask_scores
+from coseg_lightning.ranking.scores import class_scores, direction
 
 Floats = NDArray[np.float64]
 
@@ -61,22 +61,29 @@ class Ranking:
     def of_evidence(
         cls,
         ids: Sequence[str],
-        peer_a: Evidence,
-        peer_b: Evidence,
+        peers: tuple[Evidence, Evidence],
+        scores: tuple[Floats, Floats],
         noise_level: float,
         *,
-        score: str = "directed",
+        score: str,
         **known: Any,
     ) -> "Ranking":
-        """Rank samples by what two peers say of their labels; `known` is passed on."""
-        peers = (peer_a, peer_b)
+        """Rank samples by what two peers say of their labels.
+
+        Args:
+            ids: The samples.
+            peers: What each peer says.
+            scores: Each peer's scores, `(N,)`.
+            noise_level: See `Ranking`.
+            score: The score by which each class is ranked, see `class_scores`.
+            known: Further arguments of `Ranking`.
+        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # NaN of both peers is NaN
             by_class = np.nanmean([class_scores(peer, score) for peer in peers], axis=0)
         return cls(
             ids,
-            mask_scores(peer_a, score),
-            mask_scores(peer_b, score),
+            *scores,
             noise_level,
             class_scores=by_class,
             size_bias=np.mean([peer.size_bias.sum(axis=1) for peer in peers], axis=0),
@@ -84,6 +91,15 @@ class Ranking:
             direction=np.mean([direction(peer) for peer in peers], axis=0),
             **known,
         )
+
+    @property
+    def excluded_by_peers(self) -> tuple[frozenset[str], frozenset[str]]:
+        """What each peer's own scores take for noisy; at least one sample is kept."""
+        count = min(round(self.noise_level * len(self.ids)), len(self.ids) - 1)
+        worst_a, worst_b = (
+            worst_first(scores, self.ids)[:count] for scores in (self.score_a, self.score_b)
+        )
+        return frozenset(self.ids[i] for i in worst_a), frozenset(self.ids[i] for i in worst_b)
 
     @property
     def score(self) -> Floats:

@@ -12,11 +12,11 @@ def main() -> None:
         {"run": "the folder of a finished run"},
         {"root": ("", "where its data lies now, if it was moved")},
     )
+    from coseg_lightning.app.rebuild import AppRun
     from coseg_lightning.errors import InputError
     from coseg_lightning.report.page import write_report
-    from coseg_lightning.runs.finished import FinishedRun
 
-    run = FinishedRun(given["run"], root=given["root"])
+    run = AppRun(given["run"], root=given["root"])
     try:
         data = run.data()
     except InputError as error:

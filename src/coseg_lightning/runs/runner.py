@@ -1,18 +1,17 @@
-"""What the stages of a run share: its folder, its trainers, its clock, and what it leaves."""
+"""StageRunner: how a stage is trained, and what of it is kept in the run's folder."""
 
 import copy
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import asdict, fields
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights
@@ -21,57 +20,85 @@ from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, StageCheckpoi
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.wrapped import Data
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.atomic import write_text
 from coseg_lightning.files.checkpoints import check_fits, load_checkpoint
 from coseg_lightning.labels.store import LabelStore
-from coseg_lightning.methods.adele import EarlyLearningCorrection
-from coseg_lightning.modules.coseg import CoSegModule
-from coseg_lightning.modules.segmentation import SegmentationModule
-from coseg_lightning.networks.build import save_network
+from coseg_lightning.modules import compat
 from coseg_lightning.runs.folder import RunFolder, stage_weights
-from coseg_lightning.runs.summary import merge_metrics, peak_memory, test_figures
 
 log = logging.getLogger(__name__)
 
 Module = TypeVar("Module", bound=pl.LightningModule)
+Facts = TypeVar("Facts")
 
 
 class StageRunner:
-    """What the stages of one run share: a folder, a way to make trainers, a stopwatch."""
+    """Trains the stages of one run, and keeps what they leave.
+
+    Args:
+        folder: The run's.
+        trainer: Makes a new trainer, see `run_stages`.
+        averaging: The share of an `AveragedWeights`; 0 for none.
+        seed: Of initial weights, and of everything random in a stage.
+    """
 
     def __init__(
-        self, kept: RunFolder, trainer: Callable[..., pl.Trainer], averaging: float, seed: int
+        self, folder: RunFolder, trainer: Callable[..., pl.Trainer], averaging: float, seed: int
     ) -> None:
-        self.kept = kept
+        self.folder = folder
         self.trainer = trainer
         self.averaging = averaging
         self.seed = seed
-        self.stages: dict[str, dict[str, Any]] = {}
+        self.stages: dict[str, dict[str, Any]] = {}  # seconds and epochs of each fit
         self._begun = False
 
+    @overload
     def stage(
-        self, name: str, do: Callable[[str], dict[str, Any]], makes: Sequence[str] = ()
-    ) -> dict[str, Any]:
+        self, name: str, do: Callable[[], Any], makes: Sequence[str] = ..., returns: None = ...
+    ) -> dict[str, Any]: ...
+
+    @overload
+    def stage(
+        self, name: str, do: Callable[[], Facts], makes: Sequence[str], returns: type[Facts]
+    ) -> Facts: ...
+
+    def stage(
+        self,
+        name: str,
+        do: Callable[[], Any],
+        makes: Sequence[str] = (),
+        returns: type[Any] | None = None,
+    ) -> Any:
         """Do a stage, unless it is done.
 
         Args:
             name: What it is called.
-            do: Does it, and returns plain values for those that follow.
+            do: Does it, and returns plain values for those that follow: a dict, a dataclass, or
+                nothing.
             makes: What it makes in the run's folder, which is made anew if it was interrupted.
+            returns: The dataclass that `do` returns; one of its fields may be `epochs`.
 
         Returns:
-            What `do` returned, and `stages`, the time and epochs of its fits, and `epochs`.
+            What `do` returned, now or before the run was resumed, with the `epochs` of its fits.
         """
-        facts = self.kept.done(name)
+        facts = self.folder.done(name)
         if facts is None:
-            self.kept.clear(*makes)
+            self.folder.clear(*makes)
             before = set(self.stages)
-            facts = do(name)
+            found = do()
+            facts = dict(found or {}) if returns is None else asdict(found)
             fits = {part: self.stages[part] for part in self.stages if part not in before}
             facts |= {"stages": fits, "epochs": sum(fit["epochs"] for fit in fits.values())}
-            self.kept.finish(name, facts, makes)
+            self.folder.finish(name, facts, makes)
         self.stages |= facts["stages"]
-        return facts
+        if returns is None:
+            return facts
+        try:
+            return returns(**{field.name: facts[field.name] for field in fields(returns)})
+        except KeyError as error:
+            path = self.folder.path / name
+            raise InputError(
+                f"{path} was changed and cannot be read; start in a new folder."
+            ) from (error)
 
     def built(self, make: Callable[[], Module]) -> Module:
         """A new module with the run's initial weights."""
@@ -84,39 +111,23 @@ class StageRunner:
         module: pl.LightningModule,
         data: Data,
         callbacks: Sequence[pl.Callback] = (),
-        **options: Any,
+        *,
+        max_epochs: int | None = None,
     ) -> pl.Trainer:
-        """Train with a new trainer, since a used one may do nothing."""
-        place = self.kept.path / stage
-        epochs = options.pop("max_epochs", None)
-        # Averaging first, so that the others see the averaged network when training ends.
-        own = self._own("callbacks")
-        averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
-        averaging = [AveragedWeights(self.averaging)] if averages else []
-        always = [EpochSeeds(self.seed), StageCheckpoint(place)]
-        trainer = self.trainer(
-            callbacks=[*averaging, *own, *callbacks, *always],
-            enable_checkpointing=True,
-            logger=[
-                CSVLogger(place, name="", version=self.kept.log_folder(stage)),
-                *self._own("logger"),
-            ],
-            default_root_dir=place,
-            **options,
-        )
-        if epochs is not None:  # set here, since the function that makes it may give its own
-            trainer.fit_loop.max_epochs = epochs
-        launcher = trainer.strategy.launcher
-        if isinstance(launcher, _MultiProcessingLauncher):
-            raise InputError(
-                f"The strategy {type(trainer.strategy).__name__} started by fork or spawn keeps "
-                "the results in its child processes; use strategy='ddp'."
-            )
-        if not self._begun:  # not before module and trainer could be built
-            self.kept.begin()
-            _prepare_noise(data)
-            self._begun = True
-        checkpoint = self.kept.checkpoint(stage, module)
+        """Train a module with a new trainer, since a used one may do nothing.
+
+        Args:
+            stage: The name of the stage's folder.
+            module: The module.
+            data: The run's data.
+            callbacks: Beside those that every stage has.
+            max_epochs: How many epochs, if not as many as the trainer says.
+        """
+        trainer = self._new_trainer(stage, callbacks)
+        if max_epochs is not None:  # set here, since the function that makes it may give its own
+            compat.set_max_epochs(trainer, max_epochs)
+        self._begin(data)
+        checkpoint = self.folder.checkpoint(stage, module)
         if trainer.is_global_zero:
             again = "" if checkpoint is None else " goes on"
             log.info("%s%s ...", stage.replace("_", " ").capitalize(), again)
@@ -134,7 +145,28 @@ class StageRunner:
         self.stages[stage]["epochs"] = trainer.current_epoch
         return trainer
 
-    def _own(self, name: str) -> list[Any]:
+    def _new_trainer(self, stage: str, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
+        stage_folder = self.folder.path / stage
+        own = self._brought_along("callbacks")
+        averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
+        # Averaging first, so that the others see the averaged network when training ends.
+        averaging = [AveragedWeights(self.averaging)] if averages else []
+        always = [EpochSeeds(self.seed), StageCheckpoint(stage_folder)]
+        logger = CSVLogger(stage_folder, name="", version=self.folder.log_folder(stage))
+        trainer = self.trainer(
+            callbacks=[*averaging, *own, *callbacks, *always],
+            enable_checkpointing=True,
+            logger=[logger, *self._brought_along("logger")],
+            default_root_dir=stage_folder,
+        )
+        if compat.loses_results(trainer.strategy):
+            raise InputError(
+                f"The strategy {type(trainer.strategy).__name__} started by fork or spawn keeps "
+                "the results in its child processes; use strategy='ddp'."
+            )
+        return trainer
+
+    def _brought_along(self, name: str) -> list[Any]:
         """Callbacks or loggers that a `partial(pl.Trainer, ...)` brings along."""
         given = getattr(self.trainer, "keywords", {}).get(name)
         if given is None or isinstance(given, bool):
@@ -142,9 +174,22 @@ class StageRunner:
         several = list(given) if isinstance(given, list | tuple) else [given]
         return copy.deepcopy(several) if name == "callbacks" else several
 
+    def _begin(self, data: Data) -> None:
+        """Take possession of the folder, once module and trainer could be built."""
+        if not self._begun:
+            self.folder.begin()
+            prepare_noise(data)
+            self._begun = True
+
+    def add_label_layers(self, data: Data, names: Sequence[str]) -> None:
+        """Lay the layers that a stage made over the training masks, unless it did so itself."""
+        for name in names:
+            if self.folder.path / name not in data.label_layers:
+                data.add_label_layer(self.folder.path / name)
+
     def restored(self, module: Module, stage: str) -> Module:
         """The module with what a finished stage ended with."""
-        path = self.kept.path / stage / CHECKPOINT
+        path = self.folder.path / stage / CHECKPOINT
         state = load_checkpoint(path)["state_dict"]
         check_fits(state, module, path)
         module.load_state_dict(state)
@@ -152,68 +197,16 @@ class StageRunner:
 
     def weights(self, stage: str, of: str = "") -> dict[str, Any]:
         """What a finished stage ended with, as a state dict: all of it, or one network's."""
-        return stage_weights(self.kept.path / stage, of)
+        return stage_weights(self.folder.path / stage, of)
 
     def tester(self) -> pl.Trainer:
         """A trainer that leaves nothing behind."""
-        options = {"logger": False, "enable_checkpointing": False}
-        return self.trainer(callbacks=[], default_root_dir=self.kept.path, **options)
-
-    def finish(
-        self,
-        module: CoSegModule | SegmentationModule,
-        data: Data,
-        config: Mapping[str, Any],
-        **facts: Mapping[str, Any],
-    ) -> dict[str, Any]:
-        """Test the last network, and write it, `metrics.csv` and `summary.json`.
-
-        Args:
-            module: Holds the network; of two peers the first, chosen in advance.
-            data: The run's.
-            config: What the run is.
-            facts: What else the summary tells, by its part.
-
-        Returns:
-            The content of `summary.json`.
-        """
-        folder, tester = self.kept.path, self.tester()
-        with self.timed("test"):
-            test = test_figures(tester, module, data, self.seed)
-        summary = {
-            "config": config,
-            "test": test,
-            **facts,
-            "stages": self.stages,
-            "peak_memory_bytes": peak_memory(),
-        }
-        if tester.is_global_zero:
-            network = module.net_a if isinstance(module, CoSegModule) else module.net
-            save_network(network, folder / "model")
-            merge_metrics(folder, [name for name in self.stages if name != "test"])
-            write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
-        tester.strategy.barrier("run finished")
-        return summary
-
-    def early_learning(self, module: SegmentationModule, data: Data) -> dict[str, Any]:
-        """Fit until early learning is over for a class, correct its labels, and go on."""
-        changed: set[int] = set()
-        layers: list[str] = []
-        classes: set[int] = set(range(1, module.classes))
-        history: list[list[float]] = []
-        rest: dict[str, int] = {}
-        for number in range(1, module.classes + 1):
-            name = "" if number == 1 else f"_{number}"
-            callback = EarlyLearningCorrection(self.kept.path / f"labels{name}", classes, history)
-            trainer = self.fit(f"early_learning{name}", module, data, [callback], **rest)
-            if not callback.corrected:
-                break
-            data.add_label_layer(callback.folder)
-            layers.append(callback.folder.name)
-            changed |= {index for index, pixels in callback.changed_pixels.items() if pixels}
-            classes, history = classes - set(callback.corrected), callback.history
-            rest = {"max_epochs": (trainer.max_epochs or 0) - trainer.current_epoch}
-        return {"changed": sorted(changed), "layers": layers, "last": f"early_learning{name}"}
+        return self.trainer(
+            callbacks=[],
+            default_root_dir=self.folder.path,
+            logger=False,
+            enable_checkpointing=False,
+        )
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -224,7 +217,7 @@ class StageRunner:
 
 
 @rank_zero_only
-def _prepare_noise(data: Data) -> None:
+def prepare_noise(data: Data) -> None:
     """Write the noisy masks now, not in `fit`, to tell before training how hard the task is."""
     if not isinstance(data, CoSegDataModule):
         return
@@ -234,24 +227,11 @@ def _prepare_noise(data: Data) -> None:
     layer = LabelStore(data.noise_folder)
     samples = data.samples("train")
     assert samples is not None
-    told = f"{len(layer)} of {len(samples)} training masks were replaced by noisy ones"
+    message = f"{len(layer)} of {len(samples)} training masks were replaced by noisy ones"
     if len(layer):
-        dice = np.array([layer.facts(id)["dice"] for id in layer.ids])
-        told += (
+        dice = np.array([layer.facts(sample_id)["dice"] for sample_id in layer.ids])
+        message += (
             f"; their Dice to the originals is {dice.mean():.3f} "
             f"({dice.min():.3f} to {dice.max():.3f})"
         )
-    log.info("%s.", told)
-
-
-def retraining_length(
-    settings: Mapping[str, Any], epochs: int, *, anew: bool = False
-) -> dict[str, Any]:
-    """How many epochs retraining from a peer takes, if not the trainer's own number.
-
-    Or `anew`, if it is to learn for as long as that peer and it would have done together.
-    """
-    share = settings.get("retraining_share", 1)
-    if share == 1 and not anew:
-        return {}
-    return {"max_epochs": max(1, round(share * epochs)) + anew * epochs}
+    log.info("%s.", message)

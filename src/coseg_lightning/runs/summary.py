@@ -1,6 +1,7 @@
-"""What a finished run says of itself: test figures, metrics.csv, memory."""
+"""What a run writes when it is finished: test figures, summary.json, metrics.csv, the network."""
 
 import csv
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,9 +14,49 @@ import torch
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import label_dice
 from coseg_lightning.data.wrapped import Data
-from coseg_lightning.files.atomic import replacing
+from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
+from coseg_lightning.networks.build import save_network
+from coseg_lightning.runs.runner import StageRunner
+
+
+def write_summary(
+    runner: StageRunner,
+    module: CoSegModule | SegmentationModule,
+    data: Data,
+    config: Mapping[str, Any],
+    **facts: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Test the last network, and write it, `metrics.csv` and `summary.json`.
+
+    Args:
+        runner: The run's.
+        module: Holds the network; of two peers the first, chosen in advance.
+        data: The run's.
+        config: What the run is.
+        facts: What else the summary says, by its part.
+
+    Returns:
+        The content of `summary.json`.
+    """
+    folder, tester = runner.folder.path, runner.tester()
+    with runner.timed("test"):
+        test = test_figures(tester, module, data, runner.seed)
+    summary = {
+        "config": config,
+        "test": test,
+        **facts,
+        "stages": runner.stages,
+        "peak_memory_bytes": peak_memory(),
+    }
+    if tester.is_global_zero:
+        network = module.net_a if isinstance(module, CoSegModule) else module.net
+        save_network(network, folder / "model")
+        merge_metrics(folder, [name for name in runner.stages if name != "test"])
+        write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
+    tester.strategy.barrier("run finished")
+    return summary
 
 
 def test_figures(
@@ -61,26 +102,8 @@ def peak_memory() -> int:
 
 
 def merge_metrics(folder: Path, stages: Sequence[str]) -> None:
-    """Write `metrics.csv`: the stages' own logs below each other, with a column `stage`.
-
-    A stage that was resumed has several, and each begins where the one before is worth nothing.
-    """
-    rows: list[dict[str, str]] = []
-    for stage in stages:
-        of_stage: list[dict[str, str]] = []
-        resumed = sorted(
-            (folder / stage).glob("resumed_*"), key=lambda path: int(path.name.partition("_")[2])
-        )
-        for place in (folder / stage, *resumed):
-            if not (place / "metrics.csv").is_file():
-                continue
-            with (place / "metrics.csv").open(newline="", encoding="utf-8") as file:
-                read = list(csv.DictReader(file))
-            first = min((int(row["epoch"]) for row in read if row.get("epoch")), default=None)
-            if first is not None:
-                of_stage = [row for row in of_stage if int(row.get("epoch") or 0) < first]
-            of_stage += read
-        rows += [{"stage": stage, **row} for row in of_stage]
+    """Write `metrics.csv`: the stages' own logs below each other, with a column `stage`."""
+    rows = [{"stage": stage, **row} for stage in stages for row in metrics_of(folder / stage)]
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["stage"]
     with (
         replacing(folder / "metrics.csv") as temporary,
@@ -89,3 +112,23 @@ def merge_metrics(folder: Path, stages: Sequence[str]) -> None:
         table = csv.DictWriter(file, columns, restval="")
         table.writeheader()
         table.writerows(rows)
+
+
+def metrics_of(stage_folder: Path) -> list[dict[str, str]]:
+    """The log of a stage.
+
+    One that was resumed has several, and each begins where the one before is worth nothing.
+    """
+    resumed = sorted(
+        stage_folder.glob("resumed_*"), key=lambda path: int(path.name.partition("_")[2])
+    )
+    logs = [place / "metrics.csv" for place in (stage_folder, *resumed)]
+    rows: list[dict[str, str]] = []
+    for path in (path for path in logs if path.is_file()):
+        with path.open(newline="", encoding="utf-8") as file:
+            new = list(csv.DictReader(file))
+        first = min((int(row["epoch"]) for row in new if row.get("epoch")), default=None)
+        if first is not None:
+            rows = [row for row in rows if int(row.get("epoch") or 0) < first]
+        rows += new
+    return rows

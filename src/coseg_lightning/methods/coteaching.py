@@ -1,0 +1,97 @@
+"""Stage 1 alone: two peers select for each other (section 2.1; Han et al. 2018, 1804.06872)."""
+
+from dataclasses import replace
+from functools import partial
+
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
+from coseg_lightning.errors import InputError
+from coseg_lightning.methods.method import Method, Outcome, Run, TrainedPeers
+
+
+def robust_training(run: Run, outcome: Outcome) -> Outcome:
+    """Section 2.1: "two segmentation networks simultaneously", each selecting for its peer.
+
+    Where the method corrects, the peers vote on the noisy labels at the end (section 2.2), and the
+    corrected masks are laid over the training set. The last of several rounds has the plain names;
+    its labels lie over those of the others.
+    """
+    for number in range(1, run.recipe.rounds + 1):
+        suffix = "" if number == run.recipe.rounds else f"_{number}"
+        peers = run.runner.stage(
+            f"robust_training{suffix}",
+            partial(train_peers, run, suffix),
+            makes=(f"scores{suffix}.csv", f"labels{suffix}"),
+            returns=TrainedPeers,
+        )
+        run.runner.add_label_layers(run.data, peers.layers)
+        outcome = replace(
+            outcome,
+            last_stage=f"robust_training{suffix}",
+            peers=peers,
+            changed=outcome.changed | set(peers.changed),
+            corrected=outcome.corrected or bool(peers.layers and not peers.correction_skipped),
+        )
+    return outcome
+
+
+def train_peers(run: Run, suffix: str) -> TrainedPeers:
+    """Train the peers, rank the training set, and correct it where the method does."""
+    folder, recipe = run.runner.folder, run.recipe
+    module = run.peers()
+    ranking = run.method.ranking(
+        folder.path / f"scores{suffix}.csv",
+        score=recipe.score,
+        epochs=recipe.score_epochs,
+        run_id=folder.id,
+    )
+    callbacks: list[Callback] = [ranking]
+    if module.noise.is_estimated:  # before the ranking that selects by it
+        callbacks.insert(0, NoiseLevelEstimation())
+    correction = None
+    if run.method.correction is not None:
+        if recipe.warm_start:
+            check_same_architecture(module.net_a, run.network().net)
+        correction = run.method.correction(
+            folder.path / f"labels{suffix}",
+            confidence=recipe.confidence,
+            by_class=recipe.by_class,
+            run_id=folder.id,
+        )
+        callbacks.append(correction)
+    run.runner.fit(f"robust_training{suffix}", module, run.data, callbacks)
+    found = ranking.ranking
+    if found is None:
+        raise InputError("Nothing was trained; give the trainer max_epochs of at least 1.")
+    estimate = module.noise.estimate
+    return TrainedPeers(
+        samples=len(found.ids),
+        noisy=[found.ids[index] for index in found.noisy],
+        changed=sorted(index for index, pixels in found.changed_pixels.items() if pixels),
+        noise_level=found.noise_level,
+        bias=found.bias,
+        auroc=found.auroc,
+        excluded=ranking.selected,
+        estimate=None if estimate is None else estimate.as_dict(),
+        layers=[] if correction is None else [correction.folder.name],
+        label_peer_ratio=None if correction is None else correction.label_peer_ratio,
+        correction_skipped=correction is not None and correction.correction_skipped,
+        wrong_half_suspected=correction is not None and correction.wrong_half_suspected,
+    )
+
+
+def check_same_architecture(peer: nn.Module, network: nn.Module) -> None:
+    """Raise an `InputError` if a network cannot go on with a peer's weights."""
+    shapes = [
+        {name: value.shape for name, value in part.state_dict().items()} for part in (peer, network)
+    ]
+    if shapes[0] != shapes[1]:
+        raise InputError(
+            f"Retraining starts from the first peer, a {type(peer).__name__}, but its network is "
+            f"another one, a {type(network).__name__}; give the same kind, or warm_start=False."
+        )
+
+
+METHOD = Method("coteaching", (robust_training,))

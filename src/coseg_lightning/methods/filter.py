@@ -1,0 +1,43 @@
+"""Leave out what looks worst, and train again (Lad and Mueller 2023, arXiv 2307.05080)."""
+
+from dataclasses import replace
+
+from torch import Tensor
+from typing_extensions import override
+
+from coseg_lightning.data.datamodule import CoSegDataModule
+from coseg_lightning.methods.coteaching import robust_training
+from coseg_lightning.methods.method import Method, Outcome, Run
+from coseg_lightning.modules.batch import Batch
+from coseg_lightning.modules.coseg import CoSegModule
+
+
+class PlainPeers(CoSegModule):
+    """Two networks that learn from all samples, each for itself: an ensemble to rank by."""
+
+    @override
+    def peer_losses(
+        self, logits_a: Tensor, logits_b: Tensor, sample: Batch
+    ) -> tuple[Tensor, Tensor, None]:
+        masks = sample.masks
+        return self.losses(logits_a, masks).mean(), self.losses(logits_b, masks).mean(), None
+
+
+def filtering(run: Run, outcome: Outcome) -> Outcome:
+    """Exclude the samples that the peers rank noisy."""
+    assert isinstance(run.data, CoSegDataModule)
+    assert outcome.peers is not None
+    run.data.exclude(outcome.peers.noisy)
+    return outcome
+
+
+def retraining(run: Run, outcome: Outcome) -> Outcome:
+    """Train a network on the others, for as many steps as all samples would give."""
+    peers = outcome.peers
+    assert peers is not None
+    share = 1 - len(peers.noisy) / peers.samples
+    run.train_network("retraining", max_epochs=round(peers.epochs / share))
+    return replace(outcome, last_stage="retraining")
+
+
+METHOD = Method("filter", (robust_training, filtering, retraining), excludes_samples=True)

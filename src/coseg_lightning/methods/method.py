@@ -1,0 +1,175 @@
+"""Method: a name, and the stages that a run of it goes through.
+
+A method of your own is a `Method` with stages of this package or with functions of yours, given to
+`run_stages(..., method=Method("mine", (robust_training, my_stage)))`, or in the app by its place,
+`+method.object=my_package.MINE`. A stage trains by `run.train_network`, or by `run.runner` where it
+keeps facts for later stages, and returns the `Outcome` with what it adds.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
+from coseg_lightning.callbacks.label_correction import LabelCorrection
+from coseg_lightning.data.wrapped import Data
+from coseg_lightning.errors import InputError
+from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.modules.segmentation import SegmentationModule
+from coseg_lightning.runs.runner import StageRunner
+
+
+@dataclass(frozen=True)
+class TrainedPeers:
+    """What robust training leaves for the stages that follow, in plain values.
+
+    Args:
+        samples: The number of training samples.
+        noisy: The ids of those that were ranked noisy.
+        changed: The indices of those whose masks were changed.
+        noise_level: The share that was taken for noisy.
+        bias: See `Ranking.bias`.
+        auroc: See `Ranking.auroc`.
+        excluded: Whether the peers left samples out when training ended.
+        estimate: The noise level's estimate, if it was `auto`.
+        layers: The names of the label layers that were written.
+        label_peer_ratio: See `LabelCorrection`.
+        correction_skipped: See `LabelCorrection`.
+        wrong_half_suspected: See `LabelCorrection`.
+        epochs: How many epochs the peers were trained for.
+    """
+
+    samples: int
+    noisy: list[str]
+    changed: list[int]
+    noise_level: float
+    bias: str | None
+    auroc: float | None
+    excluded: bool
+    estimate: dict[str, Any] | None
+    layers: list[str]
+    label_peer_ratio: float | None
+    correction_skipped: bool
+    wrong_half_suspected: bool
+    epochs: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the stages so far have found.
+
+    Args:
+        last_stage: The stage whose module is tested, by the name of its folder.
+        peers: What the last robust training left.
+        changed: The indices of all samples whose masks were changed.
+        corrected: Whether any correction was made and not skipped.
+        transition: How classes are mistaken, rows of K probabilities.
+    """
+
+    last_stage: str = ""
+    peers: TrainedPeers | None = None
+    changed: frozenset[int] = frozenset()
+    corrected: bool = False
+    transition: list[list[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the stages of one run share.
+
+    Args:
+        method: The method that is run.
+        recipe: The recipe of its stages.
+        data: The datasets.
+        runner: Trains stages, and keeps what they leave in the run's folder.
+        make_peers: Makes the module of robust training.
+        make_network: Makes the module of a single network.
+    """
+
+    method: "Method"
+    recipe: Recipe
+    data: Data
+    runner: StageRunner
+    make_peers: Callable[[], CoSegModule]
+    make_network: Callable[[], SegmentationModule]
+
+    def peers(self) -> CoSegModule:
+        """New peers with the run's initial weights."""
+        module = self.runner.built(self.make_peers)
+        self.recipe.check_module(module.hparams)
+        return module
+
+    def network(self) -> SegmentationModule:
+        """A new network with the run's initial weights."""
+        module = self.runner.built(self.make_network)
+        self.recipe.check_module(module.hparams)
+        return module
+
+    def train_network(
+        self,
+        stage: str,
+        prepare: Callable[[SegmentationModule], None] | None = None,
+        *,
+        max_epochs: int | None = None,
+    ) -> None:
+        """Train a new network, unless the stage is done already.
+
+        Args:
+            stage: The name of the stage, and of its folder.
+            prepare: Called with the module before training, for example to set its weights.
+            max_epochs: How many epochs, if not as many as the trainer says.
+        """
+
+        def train() -> None:
+            module = self.network()
+            if prepare is not None:
+                prepare(module)
+            self.runner.fit(stage, module, self.data, max_epochs=max_epochs)
+
+        self.runner.stage(stage, train)
+
+
+Stage = Callable[[Run, Outcome], Outcome]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: its name and its stages.
+
+    Args:
+        name: What it is called.
+        stages: Functions of the run and of what the stages before have found.
+        ranking: Ranks the training set in robust training; a class derived from the default.
+        correction: Corrects labels at the end of robust training, if anything does.
+        excludes_samples: Whether a stage excludes training samples, which needs a
+            `CoSegDataModule`.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    ranking: type[CorruptionRanking] = CorruptionRanking
+    correction: type[LabelCorrection] | None = None
+    excludes_samples: bool = False
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages by name, with the correction after the training in which it takes place."""
+        names = [stage.__name__ for stage in self.stages]
+        if self.correction is not None:
+            names.insert(names.index("robust_training") + 1, "correction")
+        return tuple(names)
+
+    @property
+    def trains_peers(self) -> bool:
+        """Whether its module is a pair of peers."""
+        return "robust_training" in self.stage_names
+
+
+def refused(what: str, method: str) -> Callable[[], Any]:
+    """A maker of modules for a method that was not given one."""
+
+    def make() -> Any:
+        raise InputError(f"method={method} needs {what}; give run_stages a function that makes it.")
+
+    return make

@@ -1,0 +1,71 @@
+"""How images pass through a peer in training."""
+
+import torch
+from torch import Tensor, nn
+
+from coseg_lightning.networks.forward import check_logits, with_auxiliary
+
+
+def logits_of_picks(
+    network: nn.Module, images: Tensor, picks: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """A network's logits of some images of a batch, and auxiliary ones if it has any.
+
+    At least two images pass through it: BatchNorm after a global pooling has nothing to normalise
+    in a single one, and where it is synchronised all processes must take part.
+    """
+    is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
+    order = torch.channels_last if is_channels_last else torch.contiguous_format
+    passing = images[picks]
+    if len(picks) < 2:
+        passing = torch.cat([passing, companions(images, picks)])[: len(images)]
+    logits, auxiliary = with_auxiliary(network, passing.contiguous(memory_format=order))
+    return logits[: len(picks)], [part[: len(picks)] for part in auxiliary]
+
+
+def companions(images: Tensor, picks: Tensor) -> Tensor:
+    """The images that follow a pick of one, or of none, in the batch."""
+    first = int(picks[0]) + 1 if len(picks) else 0
+    places = torch.arange(first, first + 2 - len(picks)) % len(images)
+    # They may be what was found bad: what is not a number would spoil the gradient.
+    return images[places.to(picks)].nan_to_num(0, 0, 0)
+
+
+def no_gradient_loss(network: nn.Module) -> Tensor:
+    """A loss of 0 whose gradients are 0, so that the optimizer's momentum goes on as under DDP."""
+    parameters = list(network.parameters())
+    zero = torch.zeros((), device=parameters[0].device)
+    for weight in parameters:
+        zero = zero + weight.sum() * 0
+    return zero
+
+
+def agreement_of_picks(
+    classes_a: Tensor,
+    classes_b: Tensor,
+    picks: tuple[Tensor, Tensor],
+    masks: Tensor,
+    ignore_index: int,
+) -> tuple[Tensor, int]:
+    """The share of pixels on which both peers agree, of the samples that both learn from.
+
+    Args:
+        classes_a: The first peer's predictions; -1 of samples that did not pass through it.
+        classes_b: The second one's.
+        picks: What each peer picked.
+        masks: The labels.
+        ignore_index: Class id of unlabelled pixels.
+
+    Returns:
+        The share, a scalar tensor, and the number of samples.
+    """
+    both = (classes_a >= 0) & (classes_b >= 0) & (masks != ignore_index)
+    same = ((classes_a == classes_b) & both).sum() / both.sum().clamp_min(1)
+    return same, len(set(picks[0].tolist()) & set(picks[1].tolist()))
+
+
+def check_first_logits(checked: set[str], **logits: Tensor) -> None:
+    """Check the first logits of each network, and note its name."""
+    new = set(logits) - checked
+    check_logits(*(logits[name] for name in sorted(new)))
+    checked |= new

@@ -1,0 +1,182 @@
+"""The recipe: everything that the paper leaves open, with the values that were measured.
+
+It needs neither torch nor Lightning, so that the command line's help comes at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from coseg_lightning.errors import InputError
+
+SELECTIONS = ("whole_set", "relative", "eq1")
+STEPS = ("picks", "joint")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the peers are trained, the masks ranked and corrected, and the network retrained.
+
+    The defaults are the recipe that was measured (docs/benchmarks.md). They are written down here
+    alone: modules, callbacks, `run_stages` and the settings of the app take them from here.
+
+    Args:
+        lambda_1: Weight of the Dice loss in Eq. (2).
+        lambda_2: Weight of the L2 term in Eq. (2), a coupled weight decay of `2 * lambda_2`.
+        include_background: Whether background is one of the k classes of Eq. (3).
+        lr: Learning rate.
+        averaging: The share of training that the averaged weights reach back over, see
+            `AveragedWeights`; 0 judges networks by their last step.
+        selection: How a peer picks samples. `whole_set`: by rankings of the whole training set,
+            see `WholeSet`. `relative`, `eq1`: in each batch, see `PerBatch`.
+        step: What passes through the peers in training: `picks`, or `joint`, the whole batch.
+        ramp_epochs: Epochs over which the keep rate of a batch falls from 1 to 1 - NoL. None
+            means 30 % of the epochs, 0 a constant keep rate.
+        score: What the training samples are ranked by, see `coseg_lightning.ranking.scores`.
+        score_epochs: How many of the last epochs the scores are averaged over. Averaged weights
+            need 1; without them single epochs differ a lot, and 5 rank better.
+        by_class: Whether each class is ranked and corrected by itself.
+        confidence: The least mean probability of the peers' class that overrules a label; 0 is the
+            vote as printed. `auto`: chosen per sample from how strongly the peers disagree with
+            the label; correction is skipped if the peers are no better than the labels.
+        warm_start: Whether retraining starts from the first peer, not from new weights. It starts
+            from new weights, for the epochs of both stages, if the peers excluded samples and
+            correction was then skipped.
+        retraining_loss: The pixel loss of retraining, one of
+            `coseg_lightning.functional.losses.PIXEL_LOSSES`.
+        retraining_share: The epochs of a warm-started retraining, as a share of stage 1's.
+        rounds: How often the peers are trained, and correct what the round before left.
+
+    Raises:
+        InputError: If a value is none of these.
+    """
+
+    lambda_1: float = 1.0
+    lambda_2: float = 1e-5
+    include_background: bool = True
+    lr: float = 1e-3
+    averaging: float = 0.1
+    selection: str = "whole_set"
+    step: str = "picks"
+    ramp_epochs: int | None = None
+    score: str = "directed"
+    score_epochs: int = 1
+    by_class: bool = False
+    confidence: float | Literal["auto"] = "auto"
+    warm_start: bool = True
+    retraining_loss: str = "generalised_cross_entropy"
+    retraining_share: float = 1.0
+    rounds: int = 1
+
+    # Where a field stands among the settings of the app, by the groups that conf/ composes.
+    SETTINGS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "training": ("averaging",),
+        "loss": ("lambda_1", "lambda_2", "include_background"),
+        "optimizer": ("lr",),
+        "peers": ("ramp_epochs", "selection", "step", "score", "score_epochs", "by_class"),
+        "correction": (
+            "confidence",
+            "warm_start",
+            "retraining_loss",
+            "retraining_share",
+            "rounds",
+        ),
+    }
+
+    def __post_init__(self) -> None:
+        from coseg_lightning.functional.losses import PIXEL_LOSSES
+        from coseg_lightning.ranking.scores import check_score
+
+        for name in ("lambda_1", "lambda_2", "lr"):
+            self._check(name, _is_at_least_0(getattr(self, name)), "a number of at least 0")
+        for name in ("include_background", "by_class", "warm_start"):
+            self._check(name, isinstance(getattr(self, name), bool), "true or false")
+        for name in ("score_epochs", "rounds"):
+            is_right = is_count(getattr(self, name), least=1)
+            self._check(name, is_right, "a whole number of at least 1")
+        is_ramp = self.ramp_epochs is None or is_count(self.ramp_epochs, least=0)
+        self._check("ramp_epochs", is_ramp, "a whole number of at least 0, or null")
+        self._check("averaging", is_share(self.averaging), "a number from 0 to 1")
+        is_positive = is_number(self.retraining_share) and self.retraining_share > 0
+        self._check("retraining_share", is_positive, "a number above 0")
+        is_confidence = self.confidence == "auto" or is_share(self.confidence)
+        self._check("confidence", is_confidence, "auto, or a number from 0 to 1")
+        for name, options in (
+            ("selection", SELECTIONS),
+            ("step", STEPS),
+            ("retraining_loss", tuple(PIXEL_LOSSES)),
+        ):
+            wanted = f"{', '.join(options[:-1])} or {options[-1]}"
+            self._check(name, getattr(self, name) in options, wanted)
+        check_score(self.score)
+
+    def _check(self, name: str, is_right: bool, wanted: str) -> None:
+        if not is_right:
+            raise InputError(f"{name}={getattr(self, name)} must be {wanted}.")
+
+    @property
+    def of_networks(self) -> dict[str, Any]:
+        """What a module takes of it: `SegmentationModule("unet", **recipe.of_networks)`."""
+        return {name: getattr(self, name) for name in _OF_NETWORKS}
+
+    @property
+    def of_peers(self) -> dict[str, Any]:
+        """What a pair of peers takes of it: `CoSegModule("unet", **recipe.of_peers)`."""
+        return {name: getattr(self, name) for name in (*_OF_NETWORKS, *_OF_PEERS)}
+
+    def check_module(self, hparams: Mapping[str, Any]) -> None:
+        """Raise an `InputError` if a module was made without a value that this recipe changes."""
+        for name in (*_OF_NETWORKS, *_OF_PEERS):
+            wanted = getattr(self, name)
+            if name in hparams and wanted not in (getattr(Recipe, name), hparams[name]):
+                raise InputError(
+                    f"The recipe has {name}={wanted}, but a module was made with "
+                    f"{hparams[name]}; give it to the module, as in CoSegModule(..., "
+                    "**recipe.of_peers) and SegmentationModule(..., **recipe.of_networks)."
+                )
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Recipe":
+        """The recipe of the app's settings, `{"averaging": ..., "method": {...}, "loss": {...}}`.
+
+        Settings that are not there keep their defaults; those of other things are not looked at.
+
+        Raises:
+            InputError: By the name of the setting.
+        """
+        values, keys = {}, {}
+        for group, names in cls.SETTINGS.items():
+            key = {"training": "", "peers": "method", "correction": "method"}.get(group, group)
+            node = (settings.get(key) or {}) if key else settings
+            for name in names:
+                keys[name] = f"{key}.{name}" if key else name
+                if name in node:
+                    values[name] = node[name]
+        try:
+            return cls(**values)
+        except InputError as error:
+            name, sign, rest = str(error).partition("=")
+            raise InputError(f"{keys.get(name, name)}{sign}{rest}") from error
+
+
+_OF_NETWORKS = ("lambda_1", "lambda_2", "include_background", "lr")
+_OF_PEERS = ("ramp_epochs", "selection", "step")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, which True is not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_share(value: Any) -> bool:
+    """Whether a value is a number from 0 to 1."""
+    return is_number(value) and 0 <= value <= 1
+
+
+def is_count(value: Any, *, least: int) -> bool:
+    """Whether a value is a whole number of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < 2**32
+
+
+def _is_at_least_0(value: Any) -> bool:
+    return is_number(value) and value >= 0

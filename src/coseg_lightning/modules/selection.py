@@ -1,0 +1,262 @@
+"""Which samples the peers pick for each other: the policies of section 2.1."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
+from typing_extensions import override
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.functional.equations import (
+    IGNORE_INDEX,
+    corruption_score,
+    keep_rate,
+    selection_size,
+    small_score_selection,
+)
+from coseg_lightning.labels.ids import sample_name
+from coseg_lightning.modules.batch import Batch
+from coseg_lightning.modules.recipe import SELECTIONS
+from coseg_lightning.ranking.evidence import relative_score
+from coseg_lightning.ranking.ranking import Ranking
+
+Logits = tuple[Tensor, Tensor]  # of the first peer and of the second one, (N, K, H, W)
+Picks = tuple[Tensor, Tensor]  # the places in a batch that each peer picks for the other, (n,)
+
+
+class TrainingSetRanker(Callback):
+    """A callback that ranks the whole training set within training, for `Selection.update`."""
+
+
+class Selection(ABC):
+    """Decides which samples of a batch each peer picks; a `CoSegModule` owns one.
+
+    Derive from it to select in another way: `CoSegModule(a, b, selection=YourSelection())`.
+    """
+
+    uses_rankings = False  # whether `update` is to be called within training
+
+    @abstractmethod
+    def __call__(self, batch: Batch, predict: Callable[[], Logits], alpha: float) -> Picks:
+        """Pick samples.
+
+        Args:
+            batch: The batch.
+            predict: Gives both peers' logits of the batch, without gradients; it may cost a pass.
+            alpha: The keep rate.
+        """
+
+    @abstractmethod
+    def keep_rate(self, noise_level: float, epoch: int, max_epochs: int | None) -> float:
+        """The share alpha of the samples that is kept in an epoch, counted from 0."""
+
+    def begin_fit(self, *, ranked: bool) -> None:  # noqa: B027
+        """Forget an earlier fit; `ranked` tells whether a callback will rank the training set."""
+
+    def update(self, ranking: Ranking) -> None:  # noqa: B027
+        """Take over a ranking of the whole training set."""
+
+    @property
+    def waits_for_ranking(self) -> bool:
+        """Whether everything was kept so far, since no ranking has come yet."""
+        return False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
+        """Go on from a checkpoint."""
+
+
+class PerBatch(Selection):
+    """In every batch, the samples that a peer finds least corrupted, as printed.
+
+    Args:
+        score: `eq1`, the cross-entropy of Eq. (1), which on varied images picks the easy ones; or
+            `relative`, the cross-entropy over the entropy that the peer expects.
+        ramp_epochs: Epochs over which the keep rate falls from 1 to 1 - NoL; 0 is a constant keep
+            rate, None 30 % of the epochs.
+        ignore_index: Class id of unlabelled pixels.
+    """
+
+    SCORES: ClassVar = {"eq1": corruption_score, "relative": relative_score}
+
+    def __init__(
+        self, score: str, ramp_epochs: int | None, *, ignore_index: int = IGNORE_INDEX
+    ) -> None:
+        self.score = self.SCORES[score]
+        self.ramp_epochs = ramp_epochs
+        self.ignore_index = ignore_index
+        self.carry = 0.0
+
+    @override
+    def __call__(self, batch: Batch, predict: Callable[[], Logits], alpha: float) -> Picks:
+        k = self.size(len(batch.masks), alpha)
+        if k == len(batch.masks):
+            return everything(batch)
+        logits_a, logits_b = predict()
+        return self.least_corrupted(logits_a, batch, k), self.least_corrupted(logits_b, batch, k)
+
+    @torch.no_grad()
+    def least_corrupted(self, logits: Tensor, batch: Batch, k: int) -> Tensor:
+        """The places of the k samples with the smallest scores, `(k,)`."""
+        scores = self.score(logits, batch.masks, ignore_index=self.ignore_index)
+        return small_score_selection(scores, k)
+
+    def size(self, batch_size: int, alpha: float) -> int:
+        """How many samples of a batch to keep; call it once a batch."""
+        k, self.carry = selection_size(batch_size, alpha, self.carry)
+        return k
+
+    @override
+    def keep_rate(self, noise_level: float, epoch: int, max_epochs: int | None) -> float:
+        return ramped_keep_rate(noise_level, epoch, max_epochs, self.ramp_epochs)
+
+    @override
+    def begin_fit(self, *, ranked: bool) -> None:
+        self.carry = 0.0
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"carry": self.carry}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.carry = state["carry"]
+
+
+class WholeSet(Selection):
+    """The samples that a peer's own ranking of the whole training set keeps (the default).
+
+    The peers learn from all samples until the first ranking comes. Without a `CorruptionRanking`
+    among the callbacks, or without ids in the batches, samples are picked batch by batch.
+
+    Args:
+        per_batch: Picks where there are no rankings, or no ids.
+
+    Attributes:
+        excluded_ids: What each peer's last ranking takes for noisy, or None before the first one.
+    """
+
+    uses_rankings = True
+
+    def __init__(self, per_batch: Selection) -> None:
+        self.per_batch = per_batch
+        self.excluded_ids: tuple[frozenset[str], frozenset[str]] | None = None
+        self._ranked_ids: frozenset[str] = frozenset()
+        self._rankings_come = False
+        self._batches_have_ids = True
+
+    @property
+    def _is_per_batch(self) -> bool:
+        ranked = self._rankings_come or self.excluded_ids is not None
+        return not (ranked and self._batches_have_ids)
+
+    @override
+    def __call__(self, batch: Batch, predict: Callable[[], Logits], alpha: float) -> Picks:
+        if batch.ids is None and not self._is_per_batch:
+            self._go_without_ids()
+        if self._is_per_batch:
+            return self.per_batch(batch, predict, alpha)
+        if self.excluded_ids is None:
+            return everything(batch)
+        names = [sample_name(sample_id) for sample_id in batch.ids or ()]
+        self._check_ranked(names)
+        excluded_by_a, excluded_by_b = self.excluded_ids
+        return kept(names, excluded_by_a, batch), kept(names, excluded_by_b, batch)
+
+    def _go_without_ids(self) -> None:
+        rank_zero_warn(
+            "The batches have no ids, so their samples cannot be found in a ranking of the whole "
+            "training set: samples are selected batch by batch. Let the dataset give (image, mask, "
+            "id)."
+        )
+        self._batches_have_ids = False
+
+    def _check_ranked(self, names: list[str]) -> None:
+        if self._ranked_ids and self._ranked_ids.isdisjoint(names):
+            raise InputError(
+                f"The batch holds {names[0]!r}, but {min(self._ranked_ids)!r} and others were "
+                "ranked; the dataset of CorruptionRanking must have the ids of the training "
+                "dataset."
+            )
+
+    @override
+    def keep_rate(self, noise_level: float, epoch: int, max_epochs: int | None) -> float:
+        if self._is_per_batch:
+            return self.per_batch.keep_rate(noise_level, epoch, max_epochs)
+        return 1.0 if self.excluded_ids is None else 1 - noise_level
+
+    @override
+    def begin_fit(self, *, ranked: bool) -> None:
+        self.per_batch.begin_fit(ranked=ranked)
+        self.excluded_ids, self._ranked_ids = None, frozenset()
+        self._rankings_come, self._batches_have_ids = ranked, True
+
+    @override
+    def update(self, ranking: Ranking) -> None:
+        self.excluded_ids = ranking.excluded_by_peers
+        self._ranked_ids = frozenset(ranking.ids)
+
+    @property
+    @override
+    def waits_for_ranking(self) -> bool:
+        return not self._is_per_batch and self.excluded_ids is None
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        excluded = self.excluded_ids
+        ids = None if excluded is None else [sorted(of_peer) for of_peer in excluded]
+        return {"excluded_ids": ids, "per_batch": self.per_batch.state_dict()}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["excluded_ids"] is not None:
+            by_a, by_b = state["excluded_ids"]
+            self.excluded_ids = frozenset(by_a), frozenset(by_b)
+        self.per_batch.load_state_dict(state["per_batch"])
+
+
+def everything(batch: Batch) -> Picks:
+    """All samples of a batch, for both peers."""
+    places = torch.arange(len(batch.masks), device=batch.masks.device)
+    return places, places
+
+
+def kept(names: list[str], excluded: frozenset[str], batch: Batch) -> Tensor:
+    """The places of the samples that are not excluded."""
+    places = [place for place, name in enumerate(names) if name not in excluded]
+    return torch.tensor(places, dtype=torch.long, device=batch.masks.device)
+
+
+def ramped_keep_rate(
+    noise_level: float, epoch: int, max_epochs: int | None, ramp_epochs: int | None
+) -> float:
+    """`keep_rate` with a default ramp: 30 % of the epochs, or 10 where their number is open."""
+    if ramp_epochs is None:
+        ramp_epochs = 10 if max_epochs is None or max_epochs < 0 else round(0.3 * max_epochs)
+    return keep_rate(epoch, noise_level, ramp_epochs)
+
+
+def make_selection(
+    name: str, ramp_epochs: int | None, *, ignore_index: int = IGNORE_INDEX
+) -> Selection:
+    """A policy by its name in the settings: whole_set, relative or eq1."""
+    if name not in SELECTIONS:
+        raise InputError(f"selection={name!r} must be whole_set, relative or eq1.")
+    if name == "whole_set":
+        return WholeSet(PerBatch("relative", ramp_epochs, ignore_index=ignore_index))
+    return PerBatch(name, ramp_epochs, ignore_index=ignore_index)
+
+
+def earlier_state(checkpoint: dict[str, Any], selection: Selection) -> dict[str, Any]:
+    """The state of a policy in a checkpoint of version 0.1, or of one without any."""
+    carry = {"carry": checkpoint.get("selection_carry", 0.0)}
+    if not isinstance(selection, WholeSet):
+        return carry
+    return {"excluded_ids": checkpoint.get("doubted"), "per_batch": carry}

@@ -1,0 +1,169 @@
+"""What both modules do alike: checks of batches, validation, test and checkpoints."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from typing_extensions import override
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.functional.equations import (
+    class_logits,
+    predicted_classes,
+    segmentation_loss,
+)
+from coseg_lightning.functional.losses import PIXEL_LOSSES
+from coseg_lightning.functional.metrics import SegmentationScores
+from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch
+from coseg_lightning.modules.buffers import average_buffers
+from coseg_lightning.modules.optimizers import Schedule
+from coseg_lightning.networks.build import build_network
+
+
+class SegmentationSteps(pl.LightningModule):
+    """The hooks that a module with one network and one with two peers share.
+
+    Args:
+        classes: K, or 1 for a binary network with one output.
+        ignore_index: Class id of unlabelled pixels.
+        lambda_1: Weight of the Dice loss in Eq. (2).
+        lambda_2: Weight of the L2 term in Eq. (2).
+        include_background: Whether background is one of the k classes of Eq. (3).
+        optimizer: Called with the parameter groups and `lr=`.
+        scheduler: Called with the optimizer; gives a scheduler of torch, or Lightning's dict.
+        pixel_loss: Takes the place of the cross-entropy in Eq. (2).
+    """
+
+    suffixes: ClassVar[tuple[str, ...]]  # one for each network that `forward` gives logits of
+
+    def __init__(
+        self,
+        classes: int,
+        ignore_index: int,
+        *,
+        lambda_1: float,
+        lambda_2: float,
+        include_background: bool,
+        optimizer: Callable[..., Optimizer],
+        scheduler: Schedule | None,
+        pixel_loss: str = "cross_entropy",
+    ) -> None:
+        super().__init__()
+        self.lambda_1 = lambda_1
+        self.lambda_2 = lambda_2
+        self.include_background = include_background
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
+        self.pixel_loss = pixel_loss
+        self.classes = max(2, classes)
+        self.ignore_index = ignore_index
+        self.class_ids = ClassIds(self.classes, ignore_index)
+        self.metrics = nn.ModuleDict(
+            {
+                f"{stage}{suffix}": SegmentationScores(self.classes, ignore_index)
+                for stage in ("val", "test")
+                for suffix in self.suffixes
+            }
+        )
+
+    def read(self, batch: Any) -> Batch:
+        """Understand a training batch, and check its class ids in the first epoch."""
+        sample = read_batch(batch)
+        if self.current_epoch == 0:
+            self.class_ids.check(sample.masks)
+        return sample
+
+    def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
+        """Eq. (2) of each sample, `(N,)`, by `pixel_loss` in the place of the cross-entropy."""
+        return segmentation_loss(
+            logits,
+            masks,
+            lambda_1=self.lambda_1,
+            include_background=self.include_background,
+            ignore_index=self.ignore_index,
+            pixel_loss=PIXEL_LOSSES[self.pixel_loss],
+        )
+
+    def log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
+        """Log means over an epoch and over all processes."""
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Not in on_train_epoch_end: there the progress bar of process 0 may already be waiting for
+        # the others to reduce its metrics, and two different collectives would meet.
+        if self.trainer.is_last_batch:
+            average_buffers(self)
+            if self.current_epoch == 0:
+                self.class_ids.check_epoch(self)
+
+    @override
+    def on_validation_start(self) -> None:
+        average_buffers(self)
+
+    @override
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self._measure("val", batch)
+
+    @override
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self._measure("test", batch)
+
+    def _measure(self, stage: str, batch: Any) -> None:
+        sample = read_batch(batch)
+        for suffix, logits in zip(self.suffixes, _as_tuple(self(sample.images)), strict=True):
+            self._metric(stage, suffix).update(
+                predicted_classes(class_logits(logits)), sample.masks
+            )
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+
+    def _log_metrics(self, stage: str) -> None:
+        for suffix in self.suffixes:
+            metric = self._metric(stage, suffix)
+            self.log_dict(metric.named(stage, suffix), sync_dist=True)
+            metric.reset()
+
+    def _metric(self, stage: str, suffix: str) -> SegmentationScores:
+        metric = self.metrics[stage + suffix]
+        assert isinstance(metric, SegmentationScores)
+        return metric
+
+    @override
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Class probabilities, the mean over the networks, `(N, K, H, W)`."""
+        logits = _as_tuple(self(images_of(batch)))
+        probabilities = [class_logits(of_network).softmax(dim=1) for of_network in logits]
+        return torch.stack(probabilities).sum(dim=0) / len(probabilities)
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # The weights are in the checkpoint: loading it must not download others first.
+        checkpoint.get("hyper_parameters", {})["encoder_weights"] = None
+
+
+def _as_tuple(logits: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return logits if isinstance(logits, tuple) else (logits,)
+
+
+def network_of(network: str | nn.Module, **arguments: Any) -> nn.Module:
+    """A network as it was given, or the one of that name; see `build_network`."""
+    return build_network(network, **arguments) if isinstance(network, str) else network
+
+
+def refuse_options(options: dict[str, Any], module: pl.LightningModule, *, ready: bool) -> None:
+    """Raise an `InputError` for arguments that no network takes, since all are given ready."""
+    if options and ready:
+        raise InputError(
+            f"{', '.join(sorted(options))}: there is no such argument of "
+            f"{type(module).__name__}, and every network is given ready."
+        )
