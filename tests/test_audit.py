@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import Squares
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -15,6 +14,7 @@ from coseg_lightning.app.command import CONF
 from coseg_lightning.audit import audit
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.errors import InputError
+from support import Squares
 
 SMALL = [
     *("model=unet_classic", "model.base_channels=4", "data.image_size=32", "data.in_channels=1"),

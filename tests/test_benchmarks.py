@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import ROOT
 from hydra.utils import instantiate
-from test_coseg_module import loader, trainer_of
+
+from support import ROOT, loader, trainer_of
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import Squares
 from PIL import Image
 
 from coseg_lightning.corrupt import corrupt_folder
@@ -15,6 +14,7 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.noise.noisy_layer import write_noisy_layer
+from support import Squares
 
 
 def manifest(folder):

@@ -6,10 +6,7 @@ import sys
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Squares, TinyNetwork
 from pytorch_lightning.callbacks import ModelCheckpoint
-from test_callbacks import Oracle, hashes
-from test_coseg_module import data_of, module_of, trainer_of
 from torch.optim.lr_scheduler import StepLR
 
 from coseg_lightning import (
@@ -27,6 +24,7 @@ from coseg_lightning.methods.reweight import Reweighted
 from coseg_lightning.methods.transition import LabelTransition, TransitionEstimation
 from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.report.figures import read_rows
+from support import Oracle, Squares, TinyNetwork, data_of, hashes, module_of, trainer_of
 
 
 class KeepStates(pl.Callback):

@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Squares, TinyNetwork
 from PIL import Image
-from test_run import PHANTOM, SMALL, start
 
 from coseg_lightning import CoSegModule, LabelStore
 from coseg_lightning.functional.equations import segmentation_loss
+from support import PHANTOM, ROOT, SMALL, Squares, TinyNetwork, start
 
 
 def example(name):

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import Squares
 from PIL import Image
-from test_run import SMALL, composed
 
 from coseg_lightning.apply import apply
 from coseg_lightning.data.folder import folder_splits
@@ -24,18 +22,9 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
 from coseg_lightning.runs.finished import FinishedRun
+from support import SMALL, Squares, command, composed
 
 LEARNING = ["trainer.max_epochs=12", "optimizer.lr=0.01", "nol=0.3", "++method.confidence=0"]
-
-
-def command(name, *arguments, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", f"coseg_lightning.{name}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=120,
-    )
 
 
 def digests(folder):

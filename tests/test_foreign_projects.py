@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TinyNetwork
 from PIL import Image
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
-from test_coseg_module import loader, module_of, one_batch, trainer_of
-from test_lightning_features import Gradients, flipped
-from test_stages import Halves, OwnTested, run_of
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, RandomSampler, Subset, random_split
@@ -34,6 +30,18 @@ from coseg_lightning.labels.masks import mask_digest
 from coseg_lightning.labels.store import LabelStoreWriter
 from coseg_lightning.labels.updated import as_array
 from coseg_lightning.modules.batch import read_batch
+from support import (
+    Gradients,
+    Halves,
+    OwnTested,
+    TinyNetwork,
+    flipped,
+    loader,
+    module_of,
+    one_batch,
+    run_of,
+    trainer_of,
+)
 
 RIGHT = Halves(wrong=0)[0][1]
 

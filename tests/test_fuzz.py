@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Squares
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
-from test_noise import CLASSES, OBJECTS, OUTLINES, name_of
 
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.predictions import PredictionFolder
@@ -31,6 +29,7 @@ from coseg_lightning.functional.equations import corruption_score, segmentation_
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules.batch import read_batch
 from coseg_lightning.ranking.evidence import compute_evidence
+from support import CLASSES, OBJECTS, OUTLINES, Squares, name_of
 
 # The same examples every time, and no time limit on a busy machine.
 fuzz = settings(

@@ -7,7 +7,6 @@ import pytest
 import pytorch_lightning as pl
 import segmentation_models_pytorch as smp
 import torch
-from conftest import TinyNetwork
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     GradientAccumulationScheduler,
@@ -19,7 +18,6 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
-from test_coseg_module import data_of, loader, module_of, one_batch, trainer_of
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
@@ -37,6 +35,17 @@ from coseg_lightning.functional.equations import segmentation_loss
 from coseg_lightning.methods.peers import PixelCoTeaching
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.report.figures import read_rows
+from support import (
+    Gradients,
+    TinyNetwork,
+    data_of,
+    flipped,
+    grads,
+    loader,
+    module_of,
+    one_batch,
+    trainer_of,
+)
 
 
 class Rates(pl.Callback):
@@ -47,21 +56,6 @@ class Rates(pl.Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
-
-
-class Gradients(pl.Callback):
-    """The norm of each peer's gradients after every step."""
-
-    def __init__(self):
-        self.norms = []
-
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        nets = pl_module.net_a, pl_module.net_b
-        self.norms.append([float(nn.utils.get_total_norm(grads(net))) for net in nets])
-
-
-def grads(net):
-    return [parameter.grad for parameter in net.parameters()]
 
 
 # Schedules -----------------------------------------------------------------------------------
@@ -388,11 +382,6 @@ def test_unlabelled_pixels_beside_foreground_are_fine(tmp_path):
         return image, mask
 
     trainer_of(tmp_path).fit(module_of(), DataLoader(Pairs(change), batch_size=4))
-
-
-def flipped(image, mask):
-    """Augmentation inside the dataset."""
-    return (image.flip(-1), mask.flip(-1)) if torch.rand(()) < 0.5 else (image, mask)
 
 
 def brightened(image, mask):

@@ -1,23 +1,17 @@
 """The app, as a user starts it."""
 
-import csv
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from test_callbacks import hashes
 
 from coseg_lightning.app.build import make_data, make_network, make_noise, make_peers
 from coseg_lightning.app.checks import check
@@ -29,43 +23,7 @@ from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.run import run
 from coseg_lightning.runs.finished import FinishedRun
-
-SMALL = [
-    "model=unet_classic",
-    "model.base_channels=4",
-    "data.image_size=32",
-    "trainer.accelerator=cpu",
-    "trainer.max_epochs=2",
-    "+trainer.enable_progress_bar=false",
-]
-PHANTOM = [
-    "data.source.train=11",
-    "data.source.val=2",
-    "data.source.test=5",
-    "data.source.side=48",
-]
-
-
-def composed(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
-
-
-def start(*arguments, cwd=ROOT, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "coseg_lightning.run", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def rows_of(path):
-    with Path(path).open() as file:
-        return list(csv.DictReader(file))
-
+from support import PHANTOM, ROOT, SMALL, composed, hashes, rows_of, start
 
 ONLY_COMPOSED = """
 import sys
@@ -654,7 +612,7 @@ def test_the_second_peer_may_be_another_network():
 
 def test_any_module_is_a_network_by_its_target():
     cfg = composed(
-        "model=custom", "model._target_=conftest.TinyNetwork", "+model.width=3",
+        "model=custom", "model._target_=support.TinyNetwork", "+model.width=3",
         "+model.in_channels=1",
     )  # fmt: skip
     module = make_peers(cfg)

@@ -5,11 +5,10 @@ import shutil
 
 import pytest
 import yaml
-from conftest import ROOT
-from test_finished import command
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.sweep import sweep_table
+from support import ROOT, command
 
 TASK = ["trainer.max_epochs=2", "method=coseg,supervised", "noise=type1,none", "nol=0.1,0.5"]
 

@@ -2,11 +2,10 @@
 
 import pytorch_lightning as pl
 import torch
-from conftest import Squares, TinyNetwork
-from test_coseg_module import data_of, loader, one_batch, trainer_of
 
 from coseg_lightning import CoSegDataModule, SegmentationModule
 from coseg_lightning.functional.equations import segmentation_loss
+from support import Squares, TinyNetwork, data_of, loader, one_batch, trainer_of
 
 
 def test_it_trains_as_a_plain_loop_would(tmp_path):

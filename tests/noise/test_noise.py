@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from conftest import Squares
 from PIL import Image
 from scipy import ndimage
 
@@ -27,22 +26,7 @@ from coseg_lightning.noise import (
 from coseg_lightning.noise.geometry import smooth_field
 from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined
 from coseg_lightning.noise.noisy_layer import choose_noisy, write_noisy_layer
-
-OUTLINES = [
-    BoundaryNoise(),
-    BiasedAnnotator(),
-    BoundaryWalk(),
-    EdgeCircles(),
-    PolygonOutline(),
-    RandomAnnotators(),
-    AffineNoise(),
-]
-OBJECTS = [MissingComponent(), MissingRegion(), SpuriousBlob(classes=3)]
-CLASSES = [ClassSwap(classes=3), ClassMerge(classes=3)]
-
-
-def name_of(noise):
-    return type(noise).__name__
+from support import CLASSES, OBJECTS, OUTLINES, Squares, name_of
 
 
 def disc(side=256, radius=60):

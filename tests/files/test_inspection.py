@@ -7,9 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import Squares
 from PIL import Image
-from test_run import SMALL, composed, start
 
 import coseg_lightning.data.folder
 import coseg_lightning.data.jsrt
@@ -21,6 +19,7 @@ from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.images import read_image, read_indices
 from coseg_lightning.files.inspection import scan_files
+from support import SMALL, Squares, composed, start
 
 
 def save(pixels, path):

@@ -14,6 +14,7 @@ from coseg_lightning.ranking.evidence import (
     relative_score,
 )
 from coseg_lightning.ranking.scores import SCORES, class_scores, direction, l_skewness, mask_scores
+from support import soft_discs
 
 SIDE = 32
 
@@ -88,15 +89,6 @@ def test_the_relative_score_forgives_what_the_network_expects():
     assert plain[0] > plain[1]
     assert relative[0] < relative[1]
     assert relative[0] == pytest.approx(1, abs=0.01)
-
-
-def soft_discs(radii, label_radii, blur=2.0):
-    """Predictions of discs with blurred boundaries, and labels of discs."""
-    y, x = torch.meshgrid(*[torch.arange(64.0) - 31.5] * 2, indexing="ij")
-    distance = torch.hypot(x, y)
-    logits = torch.stack([(r - distance) / blur for r in radii])
-    masks = torch.stack([(distance < r).long() for r in label_radii])
-    return logits[:, None], masks
 
 
 def noisy_discs(grown, size=60, bad=20):

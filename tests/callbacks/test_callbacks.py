@@ -1,7 +1,6 @@
 """Ranking and correction at the end of a plain `Trainer.fit`."""
 
 import csv
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from conftest import Squares, TinyNetwork
 from PIL import Image
-from test_coseg_module import data_of, loader, module_of, one_batch, trainer_of
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -33,6 +30,17 @@ from coseg_lightning.modules.batch import Batch
 from coseg_lightning.ranking import guard
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.ranking.ranking import Ranking
+from support import (
+    Oracle,
+    Squares,
+    TinyNetwork,
+    data_of,
+    hashes,
+    loader,
+    module_of,
+    one_batch,
+    trainer_of,
+)
 
 LAST_EQ1 = {"score": "mean", "epochs": 1}  # Eq. (1) of the trained peers alone
 
@@ -110,30 +118,11 @@ def test_the_ranking_is_the_same_for_any_number_of_workers(tmp_path):
     assert texts[0] == texts[1]
 
 
-class Oracle(nn.Module):
-    """Says class 1 where the image is bright, class 0 elsewhere; `wrong` turns it around."""
-
-    def __init__(self, wrong=False):
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(-1.0 if wrong else 1.0))
-
-    def forward(self, images):
-        return torch.cat([-self.gain * images, self.gain * images], dim=1)
-
-
 class Sharp(Squares):
     """Squares without noise, so that a threshold finds them."""
 
     def image(self, index):
         return (200 * self.mask(index)).astype(np.uint8)
-
-
-def hashes(folder):
-    return {
-        path: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file()
-    }
 
 
 @pytest.mark.parametrize("side", [64, 48])

@@ -8,98 +8,16 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from pytorch_lightning.utilities import rank_zero_only
-from test_callbacks import hashes
-from test_run import PHANTOM, SMALL, composed
 
 from coseg_lightning.callbacks.stage_checkpoint import StageCheckpoint
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
-
-SETTINGS = [
-    *SMALL,
-    *PHANTOM,
-    "noise=type2",
-    "nol=0.3",
-    "trainer.max_epochs=4",
-    "++method.confidence=0",  # or else two epochs teach too little to correct anything
-    "optimizer.lr=0.01",
-    "data.batch_size=4",
-]
-
-
-def results(folder):
-    """What must be the same: metrics, ranking and masks, to the bit."""
-    summary = json.loads((folder / "summary.json").read_text())
-    kept = {name: summary[name] for name in ("test", "ranking", "correction")}
-    wanted = ("scores.csv", "labels", "noise", "model")
-    files = {
-        path.relative_to(folder): digest
-        for path, digest in hashes(folder).items()
-        if path.relative_to(folder).parts[0] in wanted
-    }
-    return kept, files
-
-
-def forked(body):
-    """Run in a forked process, which spares the imports; its process id."""
-    pid = os.fork()
-    if pid == 0:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        try:
-            body()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def in_a_process(body):
-    """A forked process's exit status, negative if it was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(forked(body), 0)[1])
-
-
-def counting(at=None, log=None):
-    """Kill this process at an event: before or after a file is moved into place, or a step."""
-    count = 0
-
-    def event(name):
-        nonlocal count
-        count += 1
-        if log is not None:
-            with log.open("a") as file:
-                file.write(f"{name}\n")
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    replace, step = Path.replace, torch.optim.Adam.step
-
-    def replacing(self, target):
-        event(f"before {Path(target).name} is in place")
-        moved = replace(self, target)
-        event(f"after {Path(target).name} is in place")
-        return moved
-
-    def stepping(self, *args, **options):
-        event("before a step")
-        return step(self, *args, **options)
-
-    Path.replace, torch.optim.Adam.step = replacing, stepping
-
-
-def one_run(folder, *more, at=None, log=None):
-    def body():
-        counting(at, log)
-        run(composed(*SETTINGS, *more, f"resume={folder}"), folder)
-
-    return in_a_process(body)
+from support import SETTINGS, composed, counting, forked, hashes, one_run, results
 
 
 @pytest.mark.parametrize(("workers", "points"), [(0, 20), (2, 4)])

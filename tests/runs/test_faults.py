@@ -13,11 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Squares
 from PIL import Image
-from test_callbacks import hashes
-from test_resume import SETTINGS, counting, in_a_process, one_run, results
-from test_run import SMALL, composed, rows_of
 
 from coseg_lightning.app.command import _trouble
 from coseg_lightning.data.datamodule import CoSegDataModule
@@ -26,6 +22,19 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
 from coseg_lightning.runs.folder import RunFolder
+from support import (
+    ROOT,
+    SETTINGS,
+    SMALL,
+    Squares,
+    composed,
+    counting,
+    hashes,
+    in_a_process,
+    one_run,
+    results,
+    rows_of,
+)
 
 FOLDER = [*SMALL, "data=folder", "data.in_channels=1"]
 
@@ -36,6 +45,7 @@ FOLDER = [*SMALL, "data=folder", "data.in_channels=1"]
 def failing(folder, source, *more):
     """The app with a data source that fails on purpose."""
     source = ", ".join(f"{name}: {value}" for name, value in source.items())
+    path = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [
             *(sys.executable, "-m", "coseg_lightning.run", *SMALL, "trainer.max_epochs=3"),
@@ -43,7 +53,7 @@ def failing(folder, source, *more):
             *(f"hydra.run.dir={folder}", *more),
         ],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
         timeout=120,

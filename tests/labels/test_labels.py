@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from conftest import Squares
 from PIL import Image
 from torch.utils.data import Subset
 
 from coseg_lightning import LabelStore, updated
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
+from support import Squares
 
 
 def layer_of(folder, masks):

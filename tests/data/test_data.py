@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Squares
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader
 
@@ -20,6 +19,7 @@ from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_au
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import image_size, read_image, read_indices
 from coseg_lightning.files.mask_folder import MaskFolder
+from support import Squares
 
 GREY = (np.arange(48).reshape(6, 8) * 5).astype(np.uint8)
 

@@ -5,8 +5,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from conftest import Squares, TinyNetwork
-from test_coseg_module import loader, one_batch, trainer_of
 from torch import nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset
@@ -36,6 +34,7 @@ from coseg_lightning.methods.transition import (
     label_logits,
 )
 from coseg_lightning.modules.batch import Batch
+from support import Squares, TinyNetwork, loader, one_batch, trainer_of
 
 
 def random_case(classes=3, ignored=True):

@@ -4,11 +4,11 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
-from test_coseg_module import data_of, module_of, trainer_of
 
 from coseg_lightning import CorruptionRanking
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights, averaged
 from coseg_lightning.errors import InputError
+from support import data_of, module_of, trainer_of
 
 
 class Steps(pl.Callback):

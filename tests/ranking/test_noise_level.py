@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_coseg_module import data_of, module_of, trainer_of
-from test_scores import soft_discs
 
 from coseg_lightning import CorruptionRanking, CoSegModule, NoiseLevelEstimation
 from coseg_lightning.errors import InputError
@@ -19,6 +17,7 @@ from coseg_lightning.ranking.noise_level import (
     estimate_noise_level,
     fit_mixture,
 )
+from support import data_of, module_of, soft_discs, trainer_of
 
 
 def discs(level, off, size=150, blur=2.0):

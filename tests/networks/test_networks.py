@@ -5,9 +5,7 @@ import json
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import ROOT, TinyNetwork
 from safetensors.torch import load_file
-from test_coseg_module import loader, trainer_of
 from torch import nn
 
 from coseg_lightning import CoSegModule
@@ -17,6 +15,7 @@ from coseg_lightning.networks.ce_net import CENet, DenseAtrousConvolution, Resid
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
+from support import ROOT, TinyNetwork, loader, trainer_of
 
 NAMES = [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "custom"]
 SMALL = {

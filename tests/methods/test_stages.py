@@ -5,84 +5,14 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TinyNetwork
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from coseg_lightning import CoSegModule, LabelStore, SegmentationModule, run_stages
+from coseg_lightning import LabelStore, SegmentationModule, run_stages
 from coseg_lightning.data.wrapped import over, wrap_datamodule
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.ranking.guard import CorrectionGuard
-
-
-class Halves(Dataset):
-    """Images whose right half is bright, and whose masks are the left half of some."""
-
-    def __init__(self, size=12, wrong=3, ids=True):
-        self.size, self.wrong, self.ids = size, wrong, ids
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        image = 0.2 * torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(index))
-        image[..., 8:] += 2
-        mask = torch.zeros(16, 16, dtype=torch.long)
-        mask[:, 8:] = 1
-        if index < self.wrong:
-            mask = 1 - mask
-        return (image, mask, f"h{index}") if self.ids else (image, mask)
-
-
-class OwnData(pl.LightningDataModule):
-    """A project's own, with what such a thing may have."""
-
-    def __init__(self, ids=True):
-        super().__init__()
-        self.calls = []
-        self.ids = ids
-
-    def setup(self, stage):
-        self.calls.append(stage)
-        self.train = Halves(ids=self.ids)
-
-    def _loader(self, dataset, shuffle):
-        return DataLoader(dataset, batch_size=4, shuffle=shuffle)
-
-    def train_dataloader(self):
-        return self._loader(self.train, True)
-
-    def on_after_batch_transfer(self, batch, dataloader_idx):
-        self.calls.append("transfer")
-        return batch
-
-
-class OwnTested(OwnData):
-    def test_dataloader(self):
-        return self._loader(Halves(4, wrong=0), False)
-
-
-def run_of(tmp_path, data, noise_level=0.25, **options):
-    def network(module, *nets, **given):
-        return module(*(TinyNetwork(width=8) for _ in nets), lr=0.03, **given)
-
-    trainer = partial(
-        pl.Trainer,
-        **{
-            "max_epochs": 8,
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-        },
-    )
-    return run_stages(
-        data,
-        tmp_path / "run",
-        peers=partial(network, CoSegModule, "a", "b", noise_level=noise_level),
-        network=partial(network, SegmentationModule, "a"),
-        **{"trainer": trainer, **options},
-    )
+from support import Halves, OwnData, OwnTested, TinyNetwork, run_of
 
 
 def test_a_trainer_that_brings_its_own_epochs_retrains_for_fewer(tmp_path):

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from test_run import PHANTOM, SMALL, composed
 
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.files.csv import read_table, write_table
@@ -18,6 +17,7 @@ from coseg_lightning.methods.review import read_review
 from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.page import result_in_a_sentence, write_report
 from coseg_lightning.run import run
+from support import PHANTOM, SMALL, composed
 
 SETTINGS = [
     *SMALL,

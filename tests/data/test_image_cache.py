@@ -8,15 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Squares
-from test_resume import in_a_process
-from test_run import SMALL, composed
 
 from coseg_lightning.app.build import make_data
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.errors import InputError
 from coseg_lightning.run import run
+from support import SMALL, Squares, composed, in_a_process
 
 
 def data_of(root, cache=None, **options):

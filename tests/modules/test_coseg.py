@@ -5,66 +5,19 @@ from itertools import pairwise
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Squares, TinyNetwork
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from coseg_lightning import (
     CorruptionRanking,
-    CoSegDataModule,
     CoSegModule,
     SegmentationModule,
 )
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import corruption_score, segmentation_loss
 from coseg_lightning.modules.batch import Batch
-from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.report.figures import read_rows
-
-
-def module_of(**options):
-    torch.manual_seed(1)
-    return CoSegModule(TinyNetwork(), TinyNetwork(), **{"noise_level": 0.5, **options})
-
-
-def trainer_of(tmp_path, **options):
-    return pl.Trainer(
-        **{
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "logger": False,
-            "default_root_dir": tmp_path,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
-            **options,
-        }
-    )
-
-
-def data_of(tmp_path, size=11, **options):
-    return CoSegDataModule(
-        Squares(size),
-        Squares(4, name="v"),
-        Squares(5, name="t"),
-        image_size=32,
-        in_channels=1,
-        batch_size=4,
-        noise=BoundaryNoise(8, sign="dilate"),
-        noise_level=0.3,
-        noise_folder=tmp_path / "noise",
-        **options,
-    )
-
-
-def one_batch(size=6):
-    images = torch.randn(size, 1, 16, 16)
-    return images, (images[:, 0] + 0.5 * torch.randn(size, 16, 16) > 0).long()
-
-
-def loader(*batches):
-    """The batches as they are; a bare list would be several dataloaders to Lightning."""
-    return DataLoader(batches, batch_size=None)
+from support import TinyNetwork, data_of, loader, module_of, one_batch, trainer_of
 
 
 def step(module, batch, tmp_path):
