@@ -1,4 +1,4 @@
-"""The audit: which masks are bad, by peers that are trained on them or by given predictions."""
+"""The audit finds bad masks by peers that it trains on them, or by given predictions."""
 
 import csv
 import json
@@ -46,7 +46,7 @@ def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path)
     )
     assert result.returncode == 0, result.stderr
     rows = rows_of(folder / "scores.csv")
-    assert sorted(row["id"] for row in rows) == Squares(10).ids  # test samples too
+    assert sorted(row["id"] for row in rows) == Squares(10).ids  # test samples are ranked too
     assert "The worst of 10 masks" in result.stdout
     assert "Noise level: " in result.stdout
     summary = json.loads((folder / "summary.json").read_text())
@@ -59,7 +59,7 @@ def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path)
 
 @pytest.fixture
 def with_predictions(make_folder):
-    """Ten squares, two of whose masks are shifted, and a good network's predictions."""
+    """Write ten squares, two of whose masks are shifted, and a good network's predictions."""
     root = make_folder(size=10)
     (root / "predictions").mkdir()
     squares = Squares(10)

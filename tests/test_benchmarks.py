@@ -1,4 +1,4 @@
-"""The benchmarks' own code; what they measure is no part of pass or fail."""
+"""The code of the benchmarks; the figures that they measure do not pass or fail."""
 
 import sys
 from argparse import Namespace
@@ -103,7 +103,8 @@ def test_the_vote_by_the_mean_is_of_its_own_run_alone(tmp_path):
     a = torch.tensor([0.9, 0.9, 0.9, 0.4]).view(1, 1, 1, 4)
     b = torch.tensor([0.9, 0.3, 0.9, 0.45]).view(1, 1, 1, 4)
     a, b = (torch.cat([1 - p, p], dim=1) for p in (a, b))
-    assert vote(a, b, masks).tolist() == [[[1, 0, 255, 0]]]  # the second pixel: no agreement
+    # The peers disagree at the second pixel.
+    assert vote(a, b, masks).tolist() == [[[1, 0, 255, 0]]]
     assert vote_by_the_mean(a, b, masks).tolist() == [[[1, 1, 255, 0]]]
     assert vote_by_the_mean(a, b, masks, confidence=0.7).tolist() == [[[1, 0, 255, 1]]]
 
@@ -147,7 +148,7 @@ def test_the_tables_of_what_there_is():
         row("bubil-crowd1", 0.1, "coseg", 0, 0.86),
     ]
     found = tables.tables("core", rows)
-    # 0.86 is three points above the same seed's 0.83, of the four that the noise costs there.
+    # 0.86 is three points above the same seed's 0.83; noise costs four points there.
     assert "| **Co-Seg, our default** | +3.0 (1) | - |" in found
     assert "| generalised cross-entropy | -1.0 (1) | - |" in found
     assert "| 0.5 | **Co-Seg, our default** | 86.0 | 75 % | 80.0 | - | - | 1 |" in found
@@ -169,7 +170,7 @@ def test_the_ablation_is_told_as_differences_of_the_same_seeds():
     found = tables.tables("ablation", rows)
     assert (
         "| bare vote (seed 1) | +1.0 |\n| two rounds | +0.0 ± 1.4 |" in found
-    )  # no pair elsewhere
+    )  # the other rows have no partner
     assert "| the default in this version | 90.0 ± 0.0 | - |" in found
     assert "| bare vote | 80.0 ± 0.0 | - |" in found
 
@@ -234,7 +235,7 @@ def test_the_bare_loops_train_too(kind):
 
 
 def test_the_mocked_evidence_is_like_real_one():
-    """Else the time of estimating its noise level would be that of something else."""
+    """Otherwise the estimation would be timed on something that it never meets."""
     rng = np.random.default_rng(0)
     noisy = rng.random(2000) < 0.3
     peers = np.moveaxis(scale.evidence_of(noisy, rng), 1, 0)

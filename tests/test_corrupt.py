@@ -1,4 +1,4 @@
-"""A corrupted copy of a folder of masks."""
+"""The corrupted copy of a folder of masks."""
 
 import csv
 import subprocess

@@ -1,4 +1,4 @@
-"""The examples run as they stand, for fewer epochs."""
+"""The examples run as they stand, but for fewer epochs."""
 
 import importlib.util
 import json
@@ -57,7 +57,7 @@ def test_lightning_cli(tmp_path):
 
 
 def fake_pets(root, size=10):
-    """The layout of torchvision's `OxfordIIITPet`."""
+    """Write the layout of torchvision's `OxfordIIITPet`."""
     base = root / "oxford-iiit-pet"
     for name in ("images", "annotations/trimaps"):
         (base / name).mkdir(parents=True)
@@ -78,7 +78,8 @@ def test_oxford_pets(tmp_path):
     options = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
     summary = example("oxford_pets").main(tmp_path, tmp_path / "run", side=32, **options)
     assert 0 <= summary["test"]["dice"] <= 1
-    assert (tmp_path / "run" / "scores.csv").read_text().count("pet_") == 9  # one is for validation
+    # One sample is for validation.
+    assert (tmp_path / "run" / "scores.csv").read_text().count("pet_") == 9
     assert (tmp_path / "run" / "labels").is_dir()
 
 
@@ -90,7 +91,7 @@ def test_every_example_is_tested():
 
 
 def test_a_method_of_ones_own(tmp_path):
-    """One file and one yaml, from outside the package."""
+    """One file and one yaml outside the package are enough."""
     place = ROOT / "examples" / "own_method"
     settings = [*SMALL, *PHANTOM, f"hydra.run.dir={tmp_path}", "+method.options.gamma=1"]
     options = ["--config-dir", ".", "method=bootstrapping", "noise=type2", *settings]

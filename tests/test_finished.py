@@ -1,4 +1,4 @@
-"""What a finished run gives away: masks of new images, networks, clean masks, reviewed labels."""
+"""The products of a finished run: masks of new images, networks, clean masks, reviewed labels."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def digests(folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A run on a folder of palette masks, of which some are bad."""
+    """Train on a folder of palette masks, some of which are bad."""
     place = tmp_path_factory.mktemp("finished")
     squares = Squares(24, 40)
     for name in ("images", "masks"):
@@ -53,7 +53,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def smp_run(tmp_path_factory):
-    """A run with one of smp's networks."""
+    """Train one of smp's networks."""
     place = tmp_path_factory.mktemp("smp")
     options = ["data.source.train=4", "data.source.val=0", "data.source.test=2"]
     options += ["data.source.side=64", "data.image_size=64", "trainer.max_epochs=1"]
@@ -78,10 +78,11 @@ def test_masks_of_new_images_have_their_own_size(place, tmp_path):
     for id in squares.ids:
         mask, p = masks.read(id), probabilities.read(id, (60, 80))
         assert mask.shape == (60, 80)
-        disagreeing = (p.argmax(axis=0) != mask) & (abs(p[0] - p[1]) > 0.01)  # float16
+        # Probabilities are stored in float16.
+        disagreeing = (p.argmax(axis=0) != mask) & (abs(p[0] - p[1]) > 0.01)
         assert not disagreeing.any()
     assert {path: digests(tmp_path)[path] for path in before} == before
-    # The same whatever the batches.
+    # The result does not depend on the batches.
     predict(place / "run", images, tmp_path / "again", batch_size=5, flips=True, num_workers=1)
     for id in squares.ids:
         np.testing.assert_array_equal(
@@ -265,7 +266,7 @@ def test_retraining_by_a_review(place, tmp_path):
     assert {name: summary["correction"][name] for name in counts} == counts
     assert 0 < summary["test"]["dice"] <= 1
     assert (reviewed / "model" / "model.safetensors").is_file()
-    again = command("run", *arguments, cwd=tmp_path)  # is finished
+    again = command("run", *arguments, cwd=tmp_path)  # the run is finished already
     assert again.returncode == 0
     assert "Retraining ..." not in again.stdout
     refused = command("run", *arguments, "nol=0.4", cwd=tmp_path)
@@ -315,7 +316,8 @@ def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
     assert "The network retrained on reviewed labels reached" in page
     assert "1 corrections rejected, 1 masks to be redrawn and left out" in page
     assert "The run before its review" in page
-    result = command("report", tmp_path / "elsewhere", cwd=tmp_path)  # the noise is the run's
+    # It finds the noise of the run before.
+    result = command("report", tmp_path / "elsewhere", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "elsewhere" / "report.html").read_text() == page
     options[1] = f"resume={tmp_path / 'elsewhere'}"
@@ -362,7 +364,8 @@ def test_changed_data_is_not_retrained_on_and_newer_masks_stay(place, tmp_path):
 def test_a_run_is_of_use_from_another_folder_and_when_its_data_has_moved(place, tmp_path):
     arguments = [*SMALL, "data=folder", "data.root=data", "data.in_channels=1"]
     arguments += [f"hydra.run.dir={tmp_path / 'run'}", *LEARNING]
-    result = command("run", *arguments, cwd=place)  # relative to another folder than the next
+    # Relative to another folder than the next command's.
+    result = command("run", *arguments, cwd=place)
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "run" / "report.html").read_text()
     assert command("report", tmp_path / "run", cwd=tmp_path).returncode == 0

@@ -1,4 +1,4 @@
-"""What people's projects do, and must go on doing, or be told."""
+"""Habits of other people's projects, which must go on working or be reported."""
 
 import pickle
 import random
@@ -47,7 +47,7 @@ RIGHT = Halves(wrong=0)[0][1]
 
 
 def layer_of(folder, masks, originals=None, **options):
-    """A layer of given masks by name."""
+    """Write a layer of the given masks, by name."""
     LabelStore.create(folder)
     writer = LabelStoreWriter(folder)
     for name, mask in masks.items():
@@ -58,7 +58,7 @@ def layer_of(folder, masks, originals=None, **options):
 
 
 def trained(tmp_path, train, module=None, epochs=8, **options):
-    """Peers that know better, and correct whatever they doubt."""
+    """Peers that know better, and correct every mask that they exclude."""
     torch.manual_seed(0)
     if module is None:
         nets = TinyNetwork(width=8), TinyNetwork(width=8)
@@ -184,7 +184,8 @@ def test_a_datamodule_that_augments_on_the_device_while_training(tmp_path):
 
     run_of(tmp_path, Flipping(), confidence=0.0)
     corrected = updated(Halves(), tmp_path / "run" / "labels")
-    assert sum(accuracy in (0.0, 1.0) for accuracy in accuracies(corrected)) >= 9  # none mirrored
+    # No mask is mirrored.
+    assert sum(accuracy in (0.0, 1.0) for accuracy in accuracies(corrected)) >= 9
 
 
 def test_a_dataset_that_augments_behind_plain_is_not_corrected_by_mistake(tmp_path):
@@ -200,7 +201,7 @@ def test_a_dataset_that_augments_behind_plain_is_not_corrected_by_mistake(tmp_pa
 
 
 class Lazy(Halves):
-    """Opens a file at its first sample, as people do with archives."""
+    """Opens a file at its first sample, as datasets on archives do."""
 
     def __init__(self, path):
         super().__init__()
@@ -509,7 +510,7 @@ def test_predicting_needs_images_alone(tmp_path, form):
 
 
 class Meta(Halves):
-    """Its samples end in whatever is known of them."""
+    """Its samples end with a dictionary of everything that is known about them."""
 
     def __getitem__(self, index):
         image, mask, id = super().__getitem__(index)

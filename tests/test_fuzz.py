@@ -54,7 +54,7 @@ def class_ids(classes, shapes=SIDES):
 
 @contextmanager
 def place():
-    """A folder, beside which nothing may appear."""
+    """A folder beside which nothing may appear."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "place"
         folder.mkdir()
@@ -64,7 +64,7 @@ def place():
 
 @contextmanager
 def unchanged(*files):
-    """Whatever happens within, these files stay as they are."""
+    """Assert that these files do not change, whatever happens in the meantime."""
 
     def digests():
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -166,7 +166,7 @@ def test_samples_and_batches_of_any_mask(mask, as_float):
 
 @st.composite
 def damage(draw):
-    """A change to some bytes: flipped, cut off, put in twice, or all of them others."""
+    """Change some bytes: flip, cut off or insert some, or replace the whole content."""
     kind = draw(st.sampled_from(["flip", "flip", "cut", "insert", "all"]))
     if kind == "all":
         content = draw(st.binary(max_size=100))
@@ -222,7 +222,8 @@ def test_damaged_datasets(damages):
             with suppress(InputError):
                 for part in filter(None, folder_splits(folder, on_bad_sample="skip")):
                     samples = SampleDataset(part, image_size=16, in_channels=1)
-                    for index in range(len(samples)):  # all that is not left out can be read
+                    # Every sample that is not excluded can be read.
+                    for index in range(len(samples)):
                         assert torch.isfinite(samples[index]["image"]).all()
         assert {path for path in folder.rglob("*") if path.is_file()} == set(files)
 
@@ -271,7 +272,8 @@ def test_edited_manifests(layer, change):
                 opened = LabelStore(folder / "labels")
             except InputError:
                 return
-            assert json.loads(manifest.read_bytes()) == json.loads(before)  # spaces alone differ
+            # Only white space differs.
+            assert json.loads(manifest.read_bytes()) == json.loads(before)
             assert all(opened.read(id).any() for id in opened.ids)
 
 

@@ -1,4 +1,4 @@
-"""What people are used to of Lightning goes on working: docs/lightning.md names these tests."""
+"""Features that Lightning's users expect to work; docs/lightning.md names these tests."""
 
 import copy
 
@@ -49,7 +49,7 @@ from support import (
 
 
 class Rates(pl.Callback):
-    """Both peers' learning rates at the start of every batch."""
+    """Keeps both peers' learning rates at the start of every batch."""
 
     def __init__(self):
         self.seen = []
@@ -78,7 +78,7 @@ def test_learning_rates_follow_the_same_curve_as_with_automatic_optimization(tmp
         module_of(scheduler=schedule),
         SegmentationModule(TinyNetwork(), scheduler=schedule),
     ):
-        if name == "plateau":  # so that both go by the same figures
+        if name == "plateau":  # so that both schedules follow the same metric
             module.log_dict = lambda values, **options: None
             module.on_validation_epoch_end = log_constant(module)
         rates = Rates()
@@ -167,7 +167,7 @@ def test_accumulated_batches_are_one_step(tmp_path, batches):
     given = [one_batch() for _ in range(batches)]
     module = module_of(noise_level=0.0, optimizer=torch.optim.SGD)
     for net in (module.net_a, module.net_b):
-        net.layers[1] = nn.Identity()  # BatchNorm is of each batch
+        net.layers[1] = nn.Identity()  # BatchNorm's statistics are those of each batch
     reference = copy.deepcopy(module)
     trainer = trainer_of(tmp_path, max_epochs=1, accumulate_grad_batches=2)
     trainer.fit(module, loader(*given))
@@ -206,7 +206,7 @@ class FakeScaler(torch.amp.GradScaler):
 
 
 def test_16_mixed_clips_unscaled_gradients(tmp_path):
-    """float16 needs a GPU; the scaler's part of it runs here in float32."""
+    """float16 needs a GPU; the scaler's part of the step runs here in float32."""
     plugin = MixedPrecision("16-mixed", "cpu", scaler=FakeScaler())
     plugin.autocast_context_manager = lambda: torch.autocast("cpu", enabled=False)
     batches = [one_batch() for _ in range(3)]
@@ -248,7 +248,7 @@ def test_the_best_checkpoint_by_a_peers_metric(tmp_path):
 def test_checkpoints_every_few_steps(tmp_path):
     saved = ModelCheckpoint(tmp_path / "steps", every_n_train_steps=2, save_top_k=-1)
     trainer = trainer_of(tmp_path, max_epochs=3, callbacks=[saved], enable_checkpointing=True)
-    trainer.fit(module_of(), data_of(tmp_path))  # 2 batches an epoch
+    trainer.fit(module_of(), data_of(tmp_path))  # two batches per epoch
     steps = [
         torch.load(p, weights_only=True)["global_step"] for p in (tmp_path / "steps").iterdir()
     ]
@@ -284,7 +284,7 @@ def test_tensorboard(tmp_path):
     trainer_of(tmp_path, logger=logger, log_every_n_steps=1).fit(module_of(), data_of(tmp_path))
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {"train/loss_a", "train/keep_rate", "val/dice_b"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("val/dice_a")] == [1, 3]  # 2 batches an epoch
+    assert [event.step for event in events.Scalars("val/dice_a")] == [1, 3]  # two batches per epoch
 
 
 def test_wandb_offline(tmp_path, monkeypatch):
@@ -298,7 +298,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
 
 
 def test_sync_batchnorm_reaches_both_peers():
-    """Its layers work on GPUs alone; that they are put in place is seen anywhere."""
+    """Its layers work only on GPUs, but their insertion can be tested anywhere."""
     module = TorchSyncBatchNorm().apply(module_of())
     for net in (module.net_a, module.net_b):
         assert isinstance(net.layers[1], nn.SyncBatchNorm)
@@ -346,7 +346,7 @@ def test_validate_test_and_predict(tmp_path):
 
 
 class Pairs(torch.utils.data.Dataset):
-    """`(image, mask)`, with what a project does to them."""
+    """Samples `(image, mask)`, with the changes that a project makes to them."""
 
     def __init__(self, change, size=8):
         self.change, self.size = change, size
@@ -397,7 +397,7 @@ def test_masks_augmented_inside_the_dataset_are_not_corrected(tmp_path):
     train = DataLoader(Pairs(flipped), batch_size=4)
     with pytest.raises(InputError, match="augment behind the dataset"):
         trainer_of(tmp_path, callbacks=callbacks).fit(module_of(), train)
-    # The remedy that it names:
+    # The remedy that the message names works:
     callbacks = [
         CorruptionRanking(tmp_path / "scores.csv", dataset=Pairs(plain)),
         LabelCorrection(tmp_path / "labels"),
@@ -429,7 +429,7 @@ def test_looking_for_augmentation_changes_no_training(tmp_path):
 
 
 class Named(nn.Module):
-    """A network whose logits are one of several outputs, as torchvision's."""
+    """A network whose logits are one of several outputs, as in torchvision."""
 
     def __init__(self, name):
         super().__init__()
@@ -452,7 +452,7 @@ def test_networks_with_named_outputs(tmp_path, name, step):
 
 
 class DifferentAux(Named):
-    """Its auxiliary output is of another shape."""
+    """The auxiliary output has another shape."""
 
     def forward(self, images):
         outputs = super().forward(images)
@@ -462,11 +462,12 @@ class DifferentAux(Named):
 def test_an_auxiliary_output_that_labels_do_not_fit_is_named():
     with pytest.raises(InputError, match=r"gave \(1, 1, 8, 8\) as aux beside its logits"):
         SegmentationModule(DifferentAux("out"))(torch.randn(1, 1, 8, 8))
-    SegmentationModule(DifferentAux("out")).eval()(torch.randn(1, 1, 8, 8))  # not used there
+    # The auxiliary output is not used there.
+    SegmentationModule(DifferentAux("out")).eval()(torch.randn(1, 1, 8, 8))
 
 
 class DeepSupervision(Named):
-    """Several auxiliary outputs, smaller ones among them."""
+    """A network with several auxiliary outputs, some of them smaller."""
 
     def forward(self, images):
         aux = self.second(images)
@@ -485,7 +486,7 @@ def test_deep_supervision():
 
 
 def test_auxiliary_outputs_learn_by_the_method():
-    """Where pixels are picked and not samples, auxiliary outputs learn from picked ones too."""
+    """Where pixels are picked and not samples, auxiliary outputs learn from picked pixels too."""
     images, masks = one_batch()
     peers = PixelCoTeaching(Named("out"), Named("out"), ramp_epochs=0)
     peers.trainer = trainer_of(".")

@@ -113,7 +113,7 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert stages == {"robust_training", "retraining"}
     for stage in stages:
         checkpoint = torch.load(folder / stage / "last.ckpt", weights_only=True)
-        # peers of two epochs know no better: their vote is not heeded, and nothing built on them
+        # peers of two epochs know no better: their vote and what follows from it are dropped
         assert checkpoint["epoch"] == (2 if stage == "robust_training" else 4)
         assert not (folder / stage / "unfinished.ckpt").exists()
     assert (folder / "model" / "model.safetensors").is_file()
@@ -265,7 +265,7 @@ def test_folder_with_an_annotators_masks(make_folder, tmp_path):
     )  # fmt: skip
     summary = run(cfg, tmp_path / "run")
     noise = LabelStore(tmp_path / "run" / "noise")
-    assert len(noise) == 4  # half of the 8 that train, 2 test
+    assert len(noise) == 4  # half of the 8 training masks are noisy; 2 samples are for the test
     np.testing.assert_array_equal(
         noise.read(noise.ids[0]),
         np.asarray(Image.open(root / "masks_rough" / f"{noise.ids[0]}.png")),
@@ -300,7 +300,7 @@ def test_labels_that_nobody_can_check_leave_nulls(make_folder, tmp_path):
 def test_labels_that_the_peers_know_no_better_are_left_as_they_are(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3"]
     left = run(composed(*settings), tmp_path / "left")
-    assert left["correction"]["left_alone"]  # after two epochs nobody knows anything
+    assert left["correction"]["left_alone"]  # after two epochs no network knows anything
     assert left["correction"]["contradiction"] < 2.2
     assert left["correction"]["corrected"] == 0
     before, after = (left["correction"][f"label_dice_{when}"] for when in ("before", "after"))
@@ -320,7 +320,7 @@ def test_labels_that_the_peers_know_no_better_are_left_as_they_are(tmp_path):
 def test_retraining_starts_from_the_first_peer_or_anew(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
     settings += ["optimizer.lr=0.01", "trainer.max_epochs=5"]
-    settings += ["method.retraining_loss=cross_entropy"]  # to compare it with stage 1's
+    settings += ["method.retraining_loss=cross_entropy"]  # for a comparison with stage 1's weights
     losses = {}
     for warm in ("true", "false"):
         run(composed(*settings, f"method.warm_start={warm}"), tmp_path / warm)
@@ -347,9 +347,10 @@ def test_retraining_from_a_peer_may_be_shorter(tmp_path, share, epochs):
 def test_a_schedule_and_clipping_hold_in_all_stages(tmp_path):
     schedule = "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.5}"
     settings = [f"+optimizer.scheduler={schedule}", "+trainer.gradient_clip_val=1e-9"]
-    # Adam undoes what clipping does to all gradients alike
+    # Adam undoes a clipping that scales all gradients alike
     settings += ["optimizer.name=torch.optim.SGD", "optimizer.lr=0.1", "loss.lambda_2=0"]
-    settings += ["method.confidence=0"]  # the vote is heeded, so retraining is of 2 epochs as well
+    # The vote is accepted, so that retraining has 2 epochs as well.
+    settings += ["method.confidence=0"]
     run(composed(*SMALL, *PHANTOM, "nol=0.3", *settings), tmp_path / "run")
     for stage, rates in (("robust_training", [0.025, 0.025]), ("retraining", [0.025])):
         checkpoint = torch.load(tmp_path / "run" / stage / "last.ckpt", weights_only=True)
@@ -417,7 +418,7 @@ def test_methods_of_one_network(tmp_path, method):
     extra = {"pick_and_learn": "quality.score.weight", "noise_adaptation": "log_transition"}
     assert extra.get(method, "net.head.weight") in weights["state_dict"]
     plain = torch.load(folder / "noisy_baseline" / "last.ckpt", weights_only=True)
-    assert all(name.startswith("net.") for name in plain["state_dict"])  # whatever the method
+    assert all(name.startswith("net.") for name in plain["state_dict"])  # whatever the method is
 
 
 @pytest.mark.parametrize("method", ["forward_correction", "noise_adaptation"])
@@ -437,7 +438,7 @@ def test_stage_2_begins_with_what_was_estimated(tmp_path, monkeypatch, method):
     torch.testing.assert_close(transition, expected, atol=1e-5, rtol=0)
     path = tmp_path / "run" / "estimation" / "last.ckpt"
     state = torch.load(path, weights_only=True)["state_dict"]
-    # The learnt one goes on from the plain network, the other begins anew.
+    # The learnt transition goes on from the plain network; the other one starts anew.
     assert torch.equal(head, state["net.head.weight"]) == (method == "noise_adaptation")
 
 
@@ -521,7 +522,7 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
         )
     with pytest.raises(InputError, match="method=gce has no module of its own"):
         make_network(composed(*SMALL, "method=gce", "+method.options={q: 0.5}"))
-    # Of a pair only the module and its options need to be named.
+    # For a pair, only the module and its options need to be named.
     cfg = composed(*SMALL)
     cfg.method = {
         "name": "mine",
@@ -562,7 +563,7 @@ def _checked_and_made(cfg):
 
 @pytest.mark.parametrize("method", ["jocor", "pixel_coteaching"])
 def test_rivals_keep_their_own_schedule(tmp_path, method):
-    """Their ramp starts with training, and nothing waits for a ranking of the whole set."""
+    """Their ramp starts with training, and does not wait for a ranking of the whole set."""
     settings = [*SMALL, *PHANTOM, f"method={method}", "noise=type2", "nol=0.5"]
     run(composed(*settings, "method.ramp_epochs=2", "trainer.max_epochs=4"), tmp_path / "run")
     rows = rows_of(tmp_path / "run" / "metrics.csv")

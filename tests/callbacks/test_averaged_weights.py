@@ -12,7 +12,7 @@ from support import data_of, module_of, trainer_of
 
 
 class Steps(pl.Callback):
-    """The weights after every step."""
+    """Keeps the weights after every step."""
 
     def __init__(self):
         self.weights = []
@@ -22,7 +22,7 @@ class Steps(pl.Callback):
 
 
 def expected(weights, share):
-    """Step t enters by 1 / (1 + share t)."""
+    """Average with a weight of 1 / (1 + share t) for step t."""
     mean = weights[0]
     for t, now in enumerate(weights[1:], start=1):
         mean = {name: mean[name] + (now[name] - mean[name]) / (1 + share * t) for name in mean}
@@ -63,7 +63,7 @@ def test_within_training_the_average_is_there_for_a_while(tmp_path, make):
 
     callbacks = [make(), Look()]
     trainer_of(tmp_path, callbacks=callbacks, max_epochs=2).fit(module_of(), data_of(tmp_path))
-    assert found == [True, False, False, False]  # of one step alone the average is that step
+    assert found == [True, False, False, False]  # the average of a single step is that step
 
 
 @pytest.mark.parametrize("first", [True, False])

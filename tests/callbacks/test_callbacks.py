@@ -1,4 +1,4 @@
-"""Ranking and correction at the end of a plain `Trainer.fit`."""
+"""Ranking and label correction at the end of a plain `Trainer.fit`."""
 
 import csv
 from pathlib import Path
@@ -42,13 +42,14 @@ from support import (
     trainer_of,
 )
 
-LAST_EQ1 = {"score": "mean", "epochs": 1}  # Eq. (1) of the trained peers alone
+# Eq. (1) of the trained peers, without an average over epochs.
+LAST_EQ1 = {"score": "mean", "epochs": 1}
 
 
 def fit(tmp_path, module, data, name="run", ranking=None, correction=None, **options):
     ranking = CorruptionRanking(tmp_path / name / "scores.csv", **(ranking or {}))
     correction = LabelCorrection(tmp_path / name / "labels", **(correction or {}))
-    # The other order than one would think of: it must not matter.
+    # The less obvious order of the callbacks: it must not matter.
     trainer = trainer_of(tmp_path, callbacks=[correction, ranking], **options)
     trainer.fit(module, data)
     return ranking.ranking, correction.layer
@@ -60,7 +61,7 @@ def rows_of(path):
 
 
 def slow_scores(module, data):
-    """Every training sample alone, in evaluation mode, straight from Eq. (1)."""
+    """Score every training sample on its own, in evaluation mode, straight from Eq. (1)."""
     module.eval()
     samples = data.given_samples().plain()
     result = {}
@@ -119,7 +120,7 @@ def test_the_ranking_is_the_same_for_any_number_of_workers(tmp_path):
 
 
 class Sharp(Squares):
-    """Squares without noise, so that a threshold finds them."""
+    """Squares without image noise, so that a threshold separates them."""
 
     def image(self, index):
         return (200 * self.mask(index)).astype(np.uint8)
@@ -127,7 +128,7 @@ class Sharp(Squares):
 
 @pytest.mark.parametrize("side", [64, 48])
 def test_correction_votes_at_the_masks_own_resolution(tmp_path, side):
-    """Masks of 64 or 48 pixels, networks that see 32: probabilities are resized, not labels."""
+    """The networks see 32 pixels, and probabilities are resized to the mask's size, not labels."""
     squares = Sharp(6, side=side)
     data = CoSegDataModule(squares, image_size=32, in_channels=1, batch_size=4, augmentation=None)
     net_a, net_b = Oracle(), Oracle()
@@ -154,7 +155,7 @@ def test_correction_votes_at_the_masks_own_resolution(tmp_path, side):
 
 def test_correction_repairs_what_both_peers_know_better(tmp_path):
     class Cut(Sharp):
-        """The images of whole squares; the lower part of the first two labels is missing."""
+        """Images of whole squares; the lower part of the first two labels is missing."""
 
         def mask(self, index):
             mask = super().mask(index).copy()
@@ -238,7 +239,7 @@ def test_a_ranking_of_no_score_is_refused():
 
 
 class TwoSquares(Sharp):
-    """Class 1 on the left at half brightness, class 2 on the right at full."""
+    """Class 1 on the left at half brightness, class 2 on the right at full brightness."""
 
     def mask(self, index):
         mask = np.zeros((32, 32), np.uint8)
@@ -270,7 +271,7 @@ def test_only_the_noisy_class_of_a_mask_is_corrected(tmp_path, by_class):
             mask = super().mask(index)
             if index < 2:
                 mask[8:14, 18:28] = 0  # half of class 2 is missing in two masks of eight
-            mask[8, 4:14] = 0  # and a row of class 1 in all
+            mask[8, 4:14] = 0  # a row of class 1 is missing in all masks
             return mask
 
     data = CoSegDataModule(Drawn(8), image_size=32, in_channels=1, augmentation=None)
@@ -294,7 +295,7 @@ def test_only_the_noisy_class_of_a_mask_is_corrected(tmp_path, by_class):
 
 
 class Plain(Dataset):
-    """Somebody's dataset: samples without ids, numbered by the ranking."""
+    """A foreign dataset: its samples have no ids, so that the ranking numbers them."""
 
     def __len__(self):
         return 7
@@ -400,7 +401,7 @@ def test_ranking_order_auroc_and_cut():
     assert [ranking.ids[i] for i in ranking.worst_first] == list("dbeca")
     assert [ranking.ids[i] for i in ranking.noisy] == list("dbe")
     finite = Ranking(list("abce"), scores[[0, 1, 2, 4]], scores[[0, 1, 2, 4]], 0.5, frozenset("bc"))
-    # Pairs (replaced, other): (b,a) won, (b,e) tied, (c,a) won, (c,e) lost.
+    # Pairs (replaced, other): (b,a) is won, (b,e) is tied, (c,a) is won, (c,e) is lost.
     assert finite.auroc == pytest.approx((1 + 0.5 + 1 + 0) / 4)
     assert 0 <= Ranking(list("abd"), scores[1:4], scores[1:4], 0.5, frozenset("b")).auroc <= 1
     assert Ranking(list("ab"), scores[:2], scores[:2], 0.5, frozenset()).auroc is None
@@ -458,7 +459,7 @@ def test_what_is_frozen_stays_frozen_through_the_passes(tmp_path):
 
 
 def test_correction_is_the_same_whether_predictions_were_kept_or_not(tmp_path, monkeypatch):
-    """What does not fit into memory is predicted again, with the same result."""
+    """Predictions that do not fit into memory are computed again, with the same result."""
     layers, passed = [], []
 
     def count(net, images, _):
@@ -504,7 +505,7 @@ def test_dice_of_a_batch_is_that_of_its_masks():
 
 
 def test_writing_a_ranking_sorts_and_scores_once(tmp_path):
-    """Not once a row: of a million samples that would never end."""
+    """It is not computed once per row: with a million samples that would never end."""
 
     class Counted(Ranking):
         calls = 0
@@ -548,7 +549,7 @@ def share_of(*indices):
 
 
 def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):
-    """Each has read the rows of both from the checkpoint; none may count twice."""
+    """Each process reads both processes' rows from the checkpoint; none may count twice."""
     first = EvidenceSum()
     first.count(share_of(0, 1, 2, 3))
     state = first.state_dict()
@@ -557,7 +558,7 @@ def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):
         part.load_state_dict(state)
     module = corruption_ranking
     monkeypatch.setattr(module, "gather_objects", lambda _: [part._share for part in resumed])
-    assert resumed[0].state_dict()["ids"] == state["ids"]  # of a checkpoint within the epoch
+    assert resumed[0].state_dict()["ids"] == state["ids"]  # from a checkpoint within the epoch
     resumed[0].load_state_dict(resumed[1].state_dict())
     resumed[0].count(share_of(2, 0))
     resumed[1].count(share_of(1, 3))

@@ -1,4 +1,4 @@
-"""Datasets: what people store, what networks see, and what is said when it does not fit."""
+"""Datasets: the files that users have, the samples that networks see, and the errors in between."""
 
 import os
 import subprocess
@@ -233,7 +233,7 @@ def test_an_unreadable_image_is_named(tmp_path):
 
 
 def write_jsrt(root, ids, side=2048):
-    """Files in JSRT's and SCR's formats: 12-bit big-endian raw images, GIF masks of half size."""
+    """Write files in the formats of JSRT and SCR: 12-bit big-endian raws, half-size GIF masks."""
     (root / "images").mkdir(parents=True)
     for place in ("left lung", "right lung", "heart"):
         (root / "masks" / place).mkdir(parents=True)
@@ -258,7 +258,7 @@ def test_jsrt_is_read_in_its_own_format_and_split_by_parity(tmp_path):
     assert list(splits.test.ids) == ["JPCLN002"]
     image, mask = splits.train.image(1), splits.train.mask(1)
     assert image.shape == mask.shape == (1024, 1024)
-    # Big-endian, 12 bits, inverted: 4095 - 200 is dark, 4095 - 1000 brighter.
+    # Big-endian, 12 bits, inverted: 4095 - 200 is dark, 4095 - 1000 is brighter.
     assert image[0, 0] == pytest.approx(200 / 4095)
     assert image[-1, 0] == pytest.approx(1000 / 4095)
     assert mask.sum() == 2 * 400 * 200
@@ -317,7 +317,7 @@ def test_samples_are_resized_standardised_tensors():
 
 @pytest.mark.parametrize("scale", [257, 16, 1.0, 3000.0, -1.0])
 def test_the_range_of_values_means_nothing(scale):
-    """8 bits, 16 bits, 12 in 16, and floats look the same to networks, augmented or not."""
+    """Networks see the same in 8 bits, 16 bits, 12 bits in 16, and floats, augmented or not."""
 
     class Deep(Squares):
         def image(self, index):
@@ -367,7 +367,7 @@ def test_augmentation_depends_on_seed_epoch_and_id_alone():
 
 
 def test_no_argument_of_the_augmentation_is_ignored(monkeypatch):
-    # albumentations only warns of arguments that it does not know; building must fail instead.
+    # albumentations only warns of unknown arguments; building must fail instead.
     monkeypatch.setattr(A, "HorizontalFlip", lambda p: A.VerticalFlip(probability=p))
     with pytest.raises(UserWarning, match="probability"):
         default_augmentation()

@@ -1,4 +1,4 @@
-"""Images that are decoded only once."""
+"""Images are decoded only once."""
 
 import os
 import resource
@@ -46,11 +46,11 @@ def test_images_are_decoded_once(make_folder, tmp_path):
     root, cache = make_folder(), tmp_path / "cache"
     data_of(root, cache).prepare_data()
     files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
-    assert len(files) == 2  # for training and test
+    assert len(files) == 2  # one for training and one for the test
 
     data = data_of(root, cache)
     for part in ("train", "test"):
-        data._datasets[part].image = None  # would raise if it were called
+        data._datasets[part].image = None  # a call would raise
     assert len(tensors_of(data)) == 8
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
 

@@ -1,4 +1,4 @@
-"""All files are looked at before training, and all that is wrong is told at once."""
+"""All files are inspected before training, and all problems are reported at once."""
 
 import csv
 import os
@@ -32,7 +32,7 @@ def truncate(path):
 
 @pytest.fixture
 def messy(make_folder):
-    """Twenty squares, of which many are bad, each in its own way."""
+    """Write twenty squares, many of which are bad, each in its own way."""
     root = make_folder(size=20, side=48)
     images, masks = root / "images", root / "masks"
     truncate(images / "s00.png")
@@ -42,10 +42,10 @@ def messy(make_folder):
     (masks / "s04.png").unlink()
     save(np.full((48, 48), 7), masks / "s05.png")
     save(np.random.default_rng(0).integers(0, 255, (48, 48, 3)), masks / "s06.png")
-    save(np.zeros((48, 48)), masks / "s07.png")  # background alone: can be used
+    save(np.zeros((48, 48)), masks / "s07.png")  # background alone is usable
     shutil.copy(images / "s08.png", images / "s09.png")  # with another mask
     with Image.open(images / "s10.png") as file:
-        file.save(images / "s11.bmp")  # the same picture, in another format
+        file.save(images / "s11.bmp")  # the same picture in another format
     (images / "s11.png").unlink()
     shutil.copy(masks / "s10.png", masks / "s11.png")
     save(np.zeros((48, 48)), masks / "nobody.png")
@@ -179,7 +179,7 @@ def test_a_file_is_read_again_only_if_its_size_or_time_has_changed(make_folder, 
     folder_splits(root)
     assert looked[8:] == ["s05.png"]
     truncate(root / "images" / "s05.png")
-    for _ in range(2):  # what cannot be read is not kept
+    for _ in range(2):  # unreadable files are not cached
         with pytest.raises(InputError, match="s05.png cannot be read"):
             folder_splits(root)
     assert looked[9:] == ["s05.png", "s05.png"]
@@ -196,7 +196,7 @@ def test_a_damaged_cache_is_made_again(make_folder, content, tmp_path, monkeypat
         path.write_text(content)
     folder_splits(root)
     shutil.rmtree(tmp_path / "cache")
-    (tmp_path / "cache").touch()  # where nothing can be kept, as in a read-only home
+    (tmp_path / "cache").touch()  # nothing can be stored here, as in a read-only home
     folder_splits(root)
 
 
@@ -239,7 +239,7 @@ def bomb(path, side=50_000):
     """A picture that claims 2.5 billion pixels in 200 bytes."""
     save(np.zeros((8, 8)), path)
     content = bytearray(path.read_bytes())
-    content[16:24] = side.to_bytes(4, "big") * 2  # of the header, whose checksum follows
+    content[16:24] = side.to_bytes(4, "big") * 2  # the header's, whose checksum follows
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
 
@@ -319,7 +319,7 @@ def test_one_picture_in_two_formats_is_not_contradicting(make_folder, caplog):
     Image.fromarray(pixels.astype(np.uint16)).save(root / "images" / "s02.png")
     with Image.open(root / "masks" / "s01.png") as file:
         Image.fromarray(np.asarray(file).astype(np.uint16)).save(root / "masks" / "s02.png")
-    for id in ("s03", "s04"):  # slices with nothing on them
+    for id in ("s03", "s04"):  # slices that show nothing
         save(np.zeros((32, 32)), root / "images" / f"{id}.png")
     folder_splits(root)
     assert "2 images, such as" in caplog.text
@@ -334,7 +334,7 @@ def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(ma
     with pytest.raises(InputError, match="7 masks in .* hold 0 and 255 alone, but s01.png holds 1"):
         folder_splits(root)
     Image.fromarray(255 * mask).convert("1").save(root / "masks" / "s01.png")
-    splits = folder_splits(root)  # a file of two values tells so by its kind
+    splits = folder_splits(root)  # the mode of a file of two values says so
     assert all(splits.train.mask(i).max() == 1 for i in range(len(splits.train)))
     (root / "masks" / "s02.png").unlink()
     Image.fromarray(255 * mask).save(root / "masks" / "s02.jpg")
@@ -381,7 +381,7 @@ def test_somebodys_own_problems_csv_is_not_written_over(make_folder, tmp_path):
     folder_splits(root, problems=table, on_bad_sample="skip")
     (root / "images" / "s02.png").unlink()
     (root / "masks" / "s02.png").unlink()
-    folder_splits(root, problems=table)  # mended
+    folder_splits(root, problems=table)  # the problem is mended
     assert not table.exists()
 
 
@@ -391,7 +391,7 @@ def test_an_annotators_masks_are_looked_at_before_training(make_folder):
     (root / "split.csv").write_text(
         "id,split\n" + "".join(f"s{i:02d},{'test' if i > 7 else 'train'}\n" for i in range(10))
     )
-    truncate(rough / "s09.png")  # of a test sample, which nobody needs
+    truncate(rough / "s09.png")  # a test sample's, which nobody needs
     options = [*SMALL, "data=folder", f"data.root={root}", "noise=annotator", "nol=0.5"]
     options += ["noise.masks=masks_rough"]
     assert len(make_data(composed(*options), root.parent / "run")._datasets["train"].ids) == 8

@@ -1,4 +1,4 @@
-"""Dice and accuracy against loops."""
+"""Dice and accuracy, compared with loops."""
 
 import numpy as np
 import pytest
@@ -30,9 +30,9 @@ def test_scores_against_a_loop_over_several_batches(classes):
     rng = np.random.default_rng(classes)
     masks = rng.integers(0, classes, (7, 6, 5))
     masks[rng.random(masks.shape) < 0.2] = 255
-    masks[2] = 0  # no foreground in the mask, some in the prediction
+    masks[2] = 0  # no foreground in the mask, but some in the prediction
     predictions = rng.integers(0, classes, (7, 6, 5))
-    masks[3] = predictions[3] = 0  # none in either: scores 1
+    masks[3] = predictions[3] = 0  # no foreground in either: the Dice is 1
     scores = SegmentationScores(classes)
     for part in (slice(0, 3), slice(3, 7)):
         scores.update(torch.from_numpy(predictions[part]), torch.from_numpy(masks[part]))

@@ -1,4 +1,4 @@
-"""The label layer: lossless, never over anything of the user's, never half."""
+"""The label layer is lossless, never half written, and never overwrites a file of the user's."""
 
 import numpy as np
 import pytest

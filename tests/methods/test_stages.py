@@ -1,4 +1,4 @@
-"""All stages from Python, with a datamodule of somebody's own."""
+"""All stages from Python, with a datamodule of another project."""
 
 from functools import partial
 
@@ -33,12 +33,12 @@ def test_a_datamodule_of_ones_own_goes_through_all_stages(tmp_path, ids):
     assert set(summary["stages"]) == {"robust_training", "retraining", "test"}
     layer = LabelStore(tmp_path / "run" / "labels")
     names = {f"h{i}" if ids else str(i) for i in range(3)}
-    assert set(layer.ids) == names  # the three wrong ones
+    assert set(layer.ids) == names  # the three wrong masks
     assert summary["correction"]["corrected"] == 3
     assert summary["test"]["dice"] > 0.9
-    # Each stage has its own copy of what setup makes; the one given is as it was.
+    # Each stage has its own copy of what setup makes; the given datamodule is unchanged.
     assert not hasattr(data, "train")
-    assert "transfer" in data.calls  # its own hooks are called
+    assert "transfer" in data.calls  # the datamodule's own hooks are called
     assert data.trainer is None
 
 
@@ -76,14 +76,14 @@ def test_a_peer_that_left_samples_out_in_vain_is_no_start(
     summary = run_of(tmp_path, OwnTested(), noise_level=level, **options)
     assert summary["correction"]["left_alone"]
     assert summary["stages"]["retraining"]["epochs"] == epochs
-    if level == "auto":  # nothing could be told, so nothing was left out
+    if level == "auto":  # the level could not be estimated, so that no sample was excluded
         return
 
     def trainer(**given):
         options = {"enable_progress_bar": False, "enable_model_summary": False}
         return pl.Trainer(max_epochs=epochs, accelerator="cpu", **options, **given)
 
-    # It is then the plain network of as many epochs.
+    # It is then the plain network, trained for as many epochs.
     run_of(tmp_path / "plain", OwnTested(), method="supervised", trainer=trainer)
     ours, plain = (
         torch.load(path / "last.ckpt", weights_only=True)["state_dict"]

@@ -1,4 +1,4 @@
-"""The co-teaching step, and what Lightning makes of it."""
+"""The co-teaching step, and how it works within Lightning."""
 
 from itertools import pairwise
 
@@ -21,7 +21,7 @@ from support import TinyNetwork, data_of, loader, module_of, one_batch, trainer_
 
 
 def step(module, batch, tmp_path):
-    """Run one training step within a real trainer; return the gradients of both peers."""
+    """Run one training step within a real trainer, and return the gradients of both peers."""
     gradients = {}
 
     class Keep(pl.Callback):
@@ -49,7 +49,7 @@ def test_each_peer_learns_from_the_other_ones_picks(tmp_path, learner, way):
     reference.train(way == "joint")
     picks = corruption_score(teacher(images), masks).argsort()[:3]
     own = corruption_score(student(images), masks).argsort()[:3]
-    assert set(picks.tolist()) != set(own.tolist())  # else the test could not tell them apart
+    assert set(picks.tolist()) != set(own.tolist())  # otherwise the test could not distinguish them
     student.train()
     student.zero_grad()
     logits = student(images)[picks] if way == "joint" else student(images[picks])
@@ -91,9 +91,9 @@ def passes_of(tmp_path, doubted=None, **options):
 
 
 def test_only_what_is_learnt_from_passes_through_a_peer(tmp_path):
-    """And the first one's graph is gone before the second one's is built."""
+    """The first peer's graph is freed before the second peer's is built."""
     assert passes_of(tmp_path, doubted=["2345", "034"]) == [
-        *[("a", 3, True), ("a", "backward")],  # of six, what b keeps
+        *[("a", 3, True), ("a", "backward")],  # of six samples, those that b keeps
         *[("b", 2, True), ("b", "backward")],
     ]
 
@@ -156,7 +156,7 @@ def test_one_pick_and_none(tmp_path, doubted):
     learnt = [
         name
         for name, weight in module.named_parameters()
-        # A zero gradient still has the weight decay in it.
+        # A zero gradient still contains the weight decay.
         if (weight - before[name]).abs().max() > 0 and "layers" in name
     ]
     assert learnt
@@ -175,7 +175,7 @@ def test_a_frozen_peer_is_left_as_it_is(tmp_path, noise_level):
 
 
 def test_everything_learns_in_mixed_precision(tmp_path):
-    """Also where samples were judged before, without gradients."""
+    """This also holds where samples were judged before, without gradients."""
     module = module_of(selection="relative", ramp_epochs=0)
     missing = []
 
@@ -285,7 +285,7 @@ def test_what_is_logged_each_epoch(tmp_path):
         assert len(values) == 4, name
         assert min(values) >= 0, name
     assert all(0 <= float(r["train/agreement"]) <= 1 for r in rows if r["train/agreement"])
-    # While everything is kept, the purity is the share of originals: 8 of 12.
+    # While everything is kept, the purity is the share of original masks: 8 of 12.
     first = next(float(row["train/purity_a"]) for row in rows if row["train/purity_a"])
     assert first == pytest.approx(8 / 12)
 
@@ -352,7 +352,8 @@ def test_other_batches_are_answered_in_a_sentence(tmp_path, batch):
 def test_checkpoints_hold_plain_values_and_load(tmp_path):
     torch.manual_seed(0)
     module = CoSegModule("unet_classic", in_channels=1, noise_level=0.3, base_channels=2)
-    module.hparams["encoder_weights"] = "imagenet"  # as if it had been built with a download
+    # As if the network had been built with a download.
+    module.hparams["encoder_weights"] = "imagenet"
     trainer = trainer_of(tmp_path, max_epochs=1)
     trainer.fit(module, loader(one_batch()))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
@@ -369,7 +370,7 @@ def test_a_resumed_fit_ends_with_the_same_weights(tmp_path):
     trainer_of(tmp_path, max_epochs=4).fit(whole, data)
 
     half = module_of(noise_level=0.3)
-    # The keep rate's ramp is a share of max_epochs, so the number is given.
+    # The default ramp is a share of max_epochs, which differs here, so its length is given.
     half.ramp_epochs = whole.ramp_epochs = 1
     first = trainer_of(tmp_path, max_epochs=2)
     first.fit(half, data)
@@ -432,7 +433,7 @@ def test_training_by_steps_selects_too(tmp_path):
 
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
     trainer = trainer_of(tmp_path, max_epochs=-1, max_steps=16, callbacks=callbacks)
-    trainer.fit(module, data_of(tmp_path))  # 2 batches an epoch
+    trainer.fit(module, data_of(tmp_path))  # two batches per epoch
     assert seen == [False] * 4 + [True] * 4
 
 
@@ -540,7 +541,7 @@ def test_a_gradient_that_is_no_number_is_skipped_and_counted(tmp_path):
 def test_an_image_that_holds_nan_spoils_nothing_for_ever(tmp_path):
     images, masks = one_batch()
     images[0, 0, 3, 3] = float("nan")
-    for level, skipped in ((0.0, [1, 1]), (0.5, [0, 0])):  # or it is not picked at all
+    for level, skipped in ((0.0, [1, 1]), (0.5, [0, 0])):  # unless it is not picked at all
         module = module_of(noise_level=level)
         trainer_of(tmp_path, max_epochs=1).fit(module, loader((images, masks), one_batch()))
         assert module.optimization.skipped == skipped

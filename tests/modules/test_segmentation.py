@@ -1,4 +1,4 @@
-"""The plain supervised module."""
+"""The module for plain supervised training."""
 
 import pytorch_lightning as pl
 import torch
@@ -39,7 +39,7 @@ def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(tmp_path
     for workers in (0, 2):
         torch.manual_seed(0)
         module = SegmentationModule(TinyNetwork())
-        torch.manual_seed(workers)  # nothing may come from the global generator
+        torch.manual_seed(workers)  # nothing may draw from the global generator
         trainer_of(tmp_path).fit(module, data_of(tmp_path, num_workers=workers))
         states.append(module.state_dict())
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)

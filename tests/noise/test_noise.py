@@ -1,4 +1,4 @@
-"""Noise models: how much, where, and the same for every order and machine."""
+"""Noise models: how much, where, and reproducible in any order and on any machine."""
 
 import numpy as np
 import pytest
@@ -35,7 +35,7 @@ def disc(side=256, radius=60):
 
 
 def grains(side=256):
-    """Nine discs of different sizes in rows."""
+    """Draw nine discs of different sizes in rows."""
     y, x = np.indices((side, side)) * 256 / side
     mask = np.zeros((side, side), np.uint8)
     for i in range(9):

@@ -20,11 +20,11 @@ def test_the_contradiction_is_the_ratio_of_means():
 @pytest.mark.parametrize(
     ("labels", "peers", "kept", "better"),
     [
-        ([0.14], [0.01], [0.03], True),  # lungs: peers far better than the labels
-        ([0.23], [0.06], [0.10], True),  # cells, the worst of seven outlines
-        ([0.12], [0.06], [0.07], False),  # labels hardly worse than the peers
+        ([0.14], [0.01], [0.03], True),  # lungs: the peers are far better than the labels
+        ([0.23], [0.06], [0.10], True),  # cells with the worst of seven outlines
+        ([0.12], [0.06], [0.07], False),  # the labels are hardly worse than the peers
         ([0.40], [0.15], [0.15], False),  # nerves and vessels: the peers know too little
-        ([0.90], [0.00], [0.90], False),  # two networks that agree on saying nothing
+        ([0.90], [0.00], [0.90], False),  # two networks that agree on predicting nothing
     ],
 )
 def test_who_is_believed(labels, peers, kept, better):
@@ -62,7 +62,8 @@ def test_peers_that_learnt_the_wrong_half_are_not_believed():
     rng = np.random.default_rng(0)
     truth, mistakes = rng.normal(-0.17, 0.008, 40), rng.normal(-0.03, 0.013, 40)
     wrong, right = spread(truth, mistakes), spread(mistakes, truth)
-    assert wrong.label_peer_ratio == right.label_peer_ratio > 10  # they are as sure of the one
+    # The peers are equally sure of both.
+    assert wrong.label_peer_ratio == right.label_peer_ratio > 10
     assert wrong.wrong_half_suspected
     assert not wrong.peers_know_better
     assert not right.wrong_half_suspected

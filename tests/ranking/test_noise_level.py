@@ -1,4 +1,4 @@
-"""The noise level: estimated where labels can be told apart, and said to be unknown where not."""
+"""The noise level is estimated where labels can be told apart, and reported as unknown if not."""
 
 import json
 
@@ -21,7 +21,7 @@ from support import data_of, module_of, soft_discs, trainer_of
 
 
 def discs(level, off, size=150, blur=2.0):
-    """Evidence on labels of which a share is off by some pixels, and the others by half a one."""
+    """Evidence on labels of which a share is off by some pixels, and the others by half a pixel."""
     rng = np.random.default_rng(0)
     radii, shift = rng.uniform(10, 20, size), rng.normal(0, 0.5, size)
     bad = round(level * size)
@@ -159,7 +159,7 @@ def test_peers_that_cannot_tell_keep_all_samples_to_the_end(tmp_path, options):
     callbacks = [ranking, estimation, Watch()]
     trainer_of(tmp_path, callbacks=callbacks, **options).fit(module, data_of(tmp_path))
     assert set(alphas) == {1.0}
-    assert "too few masks" in str(module.noise_estimate)  # eleven
+    assert "too few masks" in str(module.noise_estimate)  # there are eleven
     assert ranking.ranking.noise_level == FALLBACK
     assert len(ranking.ranking.noisy) == round(FALLBACK * 11)
 

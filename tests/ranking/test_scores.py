@@ -1,4 +1,4 @@
-"""Scores past Eq. (1): their numbers, and what they rank first."""
+"""Scores beyond Eq. (1): their values, and which masks they rank first."""
 
 import numpy as np
 import pytest
@@ -83,7 +83,7 @@ def test_a_single_sigmoid_output_and_half_precision_are_understood():
 def test_the_relative_score_forgives_what_the_network_expects():
     masks = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
     logits = torch.zeros(2, 2, SIDE, SIDE)  # a hard image: the network knows nothing
-    logits[1, 0] = 4.0  # an easy one, with a wrong corner
+    logits[1, 0] = 4.0  # an easy image whose label has a wrong corner
     masks[1, :6, :6] = 1
     plain, relative = corruption_score(logits, masks), relative_score(logits, masks)
     assert plain[0] > plain[1]
@@ -92,7 +92,7 @@ def test_the_relative_score_forgives_what_the_network_expects():
 
 
 def noisy_discs(grown, size=60, bad=20):
-    """Discs whose labels are a little off, and for `bad` of them by `grown`."""
+    """Discs whose labels are a little off, and `bad` of which are off by `grown`."""
     rng = np.random.default_rng(0)
     radii = rng.uniform(10, 20, size)
     off = rng.normal(0, 0.5, size)
@@ -130,7 +130,7 @@ def test_every_score_finds_what_is_much_too_large(name):
 def test_the_suspicious_class_is_named():
     logits, masks = soft_discs([12.0] * 20, [12.0] * 20)
     logits = torch.cat([torch.zeros_like(logits), logits, -torch.full_like(logits, 9)], dim=1)
-    masks[3, 2:9, 2:9] = 2  # a class that nobody predicts
+    masks[3, 2:9, 2:9] = 2  # a class that no network predicts
     scores = class_scores(Evidence.from_table(compute_evidence(logits, masks).numpy()))
     assert scores.shape == (20, 2)
     assert np.isnan(scores[np.arange(20) != 3, 1]).all()

@@ -1,4 +1,4 @@
-"""What goes wrong in a long run ends with the reason, and can be gone on with."""
+"""A fault in a long run ends it with the reason, and the run can be resumed."""
 
 import errno
 import json
@@ -43,7 +43,7 @@ FOLDER = [*SMALL, "data=folder", "data.in_channels=1"]
 
 
 def failing(folder, source, *more):
-    """The app with a data source that fails on purpose."""
+    """Start the app with a data source that fails on purpose."""
     source = ", ".join(f"{name}: {value}" for name, value in source.items())
     path = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
@@ -67,7 +67,8 @@ def test_one_process_that_raises_ends_all_and_says_why(tmp_path, rank):
     assert result.returncode == 1
     assert "RuntimeError: the scanner is on fire" in result.stderr
     assert f"go on with resume={tmp_path / 'run'}" in result.stdout
-    assert "Connection closed by peer" not in result.stderr  # what the others would bury it under
+    # The other processes' error, which would bury the reason.
+    assert "Connection closed by peer" not in result.stderr
 
 
 def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path):
@@ -78,7 +79,7 @@ def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path):
 
 
 def limited(folder, bytes):
-    """A run that may write no file of more than some bytes, as on a disk that is full by then."""
+    """Run with a limit on the size of files, as on a disk that is full by then."""
 
     def body():
         resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, bytes))
@@ -88,13 +89,13 @@ def limited(folder, bytes):
     return in_a_process(body)
 
 
-@pytest.mark.parametrize("bytes", [2_000, 60_000])  # before a checkpoint, and in one or later
+@pytest.mark.parametrize("bytes", [2_000, 60_000])  # before a checkpoint, and within one or later
 def test_a_full_disk_costs_nothing_that_was_written(tmp_path, bytes):
     folder = tmp_path / "run"
     assert limited(folder, bytes) == 1
     assert not (folder / "summary.json").exists()
     for path in folder.rglob("*.json"):
-        json.loads(path.read_text())  # whole, or not there
+        json.loads(path.read_text())  # complete, or not there
     assert one_run(folder) == 0
     assert one_run(tmp_path / "whole") == 0
     assert results(folder) == results(tmp_path / "whole")
@@ -141,7 +142,7 @@ def test_an_image_that_becomes_unreadable_in_the_second_epoch(make_folder, tmp_p
 
     def stepping(self, *args, **kwargs):
         steps.append(1)
-        if len(steps) == 3:  # of two an epoch
+        if len(steps) == 3:  # the first step of the second epoch
             gone.write_bytes(content[:20])
         return step(self, *args, **kwargs)
 
@@ -158,7 +159,7 @@ def test_an_image_that_becomes_unreadable_in_the_second_epoch(make_folder, tmp_p
 
 
 class Odd(Squares):
-    """Squares of which some masks hold nothing, and one no class but what is unlabelled."""
+    """Squares, some masks of which are empty, and one of which is all unlabelled."""
 
     def mask(self, index):
         return super().mask(index) * (index > 1) + np.uint8(255 * (index == 1))
@@ -171,8 +172,8 @@ class Odd(Squares):
         ["nol=0.95"],
         ["data.source.train=1", "data.batch_size=1"],  # one sample, and BatchNorm
         ["data.source.train=1", "nol=0.95"],
-        ["data.source.train=3", "data.batch_size=8"],  # a set smaller than a batch
-        ["data.source.train=5", "data.batch_size=4"],  # a rest of one
+        ["data.source.train=3", "data.batch_size=8"],  # a dataset smaller than a batch
+        ["data.source.train=5", "data.batch_size=4"],  # a last batch of one sample
         ["data.batch_size=1", "method.selection=eq1"],
         ["nol=auto", "noise.level=0", "data.source.train=2"],
     ],
@@ -188,7 +189,7 @@ def _keys(settings):
     return {setting.partition("=")[0] for setting in settings}
 
 
-@pytest.mark.parametrize("classes", [2, 4])  # with 4, two are absent from every batch
+@pytest.mark.parametrize("classes", [2, 4])  # with 4, two classes are absent from every batch
 def test_empty_and_unlabelled_masks_are_trained_on(tmp_path, classes):
     root = tmp_path / "dataset"
     squares = Odd(8)
@@ -259,7 +260,7 @@ def test_an_edited_manifest_is_refused(finished, tmp_path, edit):
 
 
 class Exploit:
-    """Unpickled, it would make a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -385,7 +386,7 @@ def test_changed_data_is_another_run(make_folder, tmp_path):
     mask.write_bytes(content)
     run(composed(*options), folder)
     shutil.rmtree(root)
-    summary = run(composed(*options), folder)  # is finished, and needs its data no more
+    summary = run(composed(*options), folder)  # a finished run needs its data no more
     assert summary["test"]["dice"] is not None
 
 

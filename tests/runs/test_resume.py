@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and resumed ends as one that never was."""
+"""A run that is killed at any moment and resumed ends like one that was never killed."""
 
 import json
 import os
@@ -35,17 +35,17 @@ def test_killed_anywhere_and_resumed_it_ends_the_same(tmp_path, workers, points)
 
 
 def spread(events, points):
-    """Numbers of events, from the first to the last."""
+    """Return evenly spaced numbers of events, from the first to the last."""
     return [1 + round(n * (len(events) - 1) / (points - 1)) for n in range(points)]
 
 
 def two_processes(folder, at=None, log=None):
-    """The same with DDP; what starts the processes stops the others when one is killed."""
+    """Run with DDP; like Lightning's launcher, stop the other process when one is killed."""
 
     def body(rank):
         os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_PORT=port)
         os.environ["MASTER_ADDR"] = "127.0.0.1"
-        rank_zero_only.rank = rank  # which Lightning reads when it is imported
+        rank_zero_only.rank = rank  # Lightning reads it at import
         if rank == 0:
             counting(at, log)
         options = ["trainer=ddp", "trainer.devices=2", "data.batch_size=2"]
@@ -102,7 +102,7 @@ def test_a_finished_run_is_not_done_again(tmp_path):
     before = results(folder)
     assert one_run(folder, log=log) == 0
     assert results(folder) == before
-    assert not log.exists()  # nothing was trained, and nothing written
+    assert not log.exists()  # nothing was trained or written
 
 
 def test_scores_and_layer_name_their_run_and_each_epoch_is_logged_once(tmp_path):
@@ -167,12 +167,12 @@ def test_sigterm_ends_with_lightnings_status_and_can_be_resumed(tmp_path):
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     told, _ = process.communicate(timeout=60)
-    assert process.returncode == 0  # Lightning's, after the running step
+    assert process.returncode == 0  # the status of Lightning, after the running step
     assert f"Stopped by SIGTERM; what was finished is kept: go on with resume={folder}" in told
     assert not (folder / "summary.json").exists()
     saved = folder / "robust_training" / "unfinished.ckpt"
     assert torch.load(saved, weights_only=True)["global_step"] >= 2
-    assert (folder / ".hydra" / "config.yaml").is_file()  # Hydra's output is the same folder
+    assert (folder / ".hydra" / "config.yaml").is_file()  # Hydra writes into the same folder
 
 
 def test_files_that_are_not_the_runs_own_stay(tmp_path):
@@ -188,7 +188,7 @@ def test_files_that_are_not_the_runs_own_stay(tmp_path):
 
 @pytest.mark.parametrize(("share", "saved"), [(1e12, 3), (0.0, 1), (1.0, 1)])
 def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, saved):
-    """The first epoch is always saved, and later ones when it has paid off."""
+    """The first epoch is always saved, and later ones once the time of a save has paid off."""
     monkeypatch.setattr("coseg_lightning.callbacks.stage_checkpoint.MAX_SAVE_SHARE", share)
     clock = iter(range(1000))
     took = {"before": 0.0}
@@ -197,7 +197,7 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, sa
 
     def slow(self, trainer, name):
         names.append(name)
-        took["before"] += 100.0  # seconds, as the clock tells
+        took["before"] += 100.0  # seconds, on the patched clock
         save(self, trainer, name)
 
     monkeypatch.setattr(StageCheckpoint, "_save", slow)
