@@ -63,11 +63,13 @@ def with_predictions(make_folder):
     root = make_folder(size=10)
     (root / "predictions").mkdir()
     squares = Squares(10)
-    for i, id in enumerate(squares.ids):
+    for i, sample_id in enumerate(squares.ids):
         foreground = 0.02 + 0.96 * squares.mask(i).astype(np.float32)
-        np.save(root / "predictions" / f"{id}.npy", foreground)
+        np.save(root / "predictions" / f"{sample_id}.npy", foreground)
         if i in (3, 7):
-            Image.fromarray(np.roll(squares.mask(i), 4, axis=1)).save(root / "masks" / f"{id}.png")
+            Image.fromarray(np.roll(squares.mask(i), 4, axis=1)).save(
+                root / "masks" / f"{sample_id}.png"
+            )
     return root
 
 

@@ -46,14 +46,14 @@ def test_the_command_makes_the_masks_of_a_run(make_folder, tmp_path):
     squares = Squares(6)
     layer = write_noisy_layer(squares, BoundaryNoise(), 0.5, 3, tmp_path / "layer")
     noisy, rows = MaskFolder(out, classes=2), manifest(out)
-    for id, row in rows.items():
-        assert row["noisy"] == str(int(id in layer))
-        if id in layer:
-            np.testing.assert_array_equal(noisy.read(id), layer.read(id))
-            assert float(row["dice"]) == layer.facts(id)["dice"] < 1
+    for sample_id, row in rows.items():
+        assert row["noisy"] == str(int(sample_id in layer))
+        if sample_id in layer:
+            np.testing.assert_array_equal(noisy.read(sample_id), layer.read(sample_id))
+            assert float(row["dice"]) == layer.facts(sample_id)["dice"] < 1
             assert row["noise"] == "type1"
         else:
-            assert (out / f"{id}.png").read_bytes() == before[f"{id}.png"]
+            assert (out / f"{sample_id}.png").read_bytes() == before[f"{sample_id}.png"]
             assert float(row["dice"]) == 1
 
 

@@ -180,15 +180,15 @@ def test_torchrun(tmp_path):
     arguments += ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     arguments += [f"hydra.run.dir={folder}"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, *launcher, "-m", "coseg_lightning.run", *arguments],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert told.returncode == 0, told.stderr[-3000:]
-    assert told.stdout.count("Test Dice") == 1  # printed by the first process alone
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("Test Dice") == 1  # printed by the first process alone
     assert len(read_rows(folder / "scores.csv")) == 8
     assert (folder / "report.html").is_file()
 
@@ -214,8 +214,8 @@ def test_ranking_and_layer_are_the_same_for_1_2_and_3_processes(tmp_path):
     expected = {path.relative_to(one): digest for path, digest in hashes(one).items()}
     assert len(expected) == 1 + 1 + 3  # scores.csv, manifest.json and 3 masks
     for other in others:
-        found = {path.relative_to(other): digest for path, digest in hashes(other).items()}
-        assert found == expected
+        digests = {path.relative_to(other): digest for path, digest in hashes(other).items()}
+        assert digests == expected
 
 
 class KeepTest(pl.Callback):
@@ -284,7 +284,7 @@ def test_batches_of_which_one_process_keeps_nothing(tmp_path, averaging):
 
 
 def test_a_transition_is_estimated_alike_by_1_and_2_processes(tmp_path):
-    found = []
+    transitions = []
     for count in (1, 2):
         torch.manual_seed(0)
         # It has no BatchNorm, whose statistics would change with training.
@@ -292,8 +292,8 @@ def test_a_transition_is_estimated_alike_by_1_and_2_processes(tmp_path):
         module, callback = LabelTransition(network, lr=0.0), KeepTransition(tmp_path)
         options = {"max_epochs": 1, "callbacks": [callback], **processes(count)}
         trainer_of(tmp_path, **options).fit(module, data_of(tmp_path / f"{count}"))
-        found.append(torch.load(tmp_path / "transition.pt", weights_only=True))
-    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+        transitions.append(torch.load(tmp_path / "transition.pt", weights_only=True))
+    torch.testing.assert_close(transitions[0], transitions[1], atol=1e-6, rtol=0)
 
 
 class KeepTransition(TransitionEstimation):

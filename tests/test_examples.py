@@ -62,15 +62,17 @@ def fake_pets(root, size=10):
     for name in ("images", "annotations/trimaps"):
         (base / name).mkdir(parents=True)
     squares = Squares(2 * size, name="cat_")
-    for index, id in enumerate(squares.ids):
+    for index, sample_id in enumerate(squares.ids):
         mask = squares.mask(index)
         trimap = np.where(mask == 1, 1, 2).astype(np.uint8)
         trimap[:2] = 3
         image = Image.fromarray(squares.image(index)).convert("RGB")
-        image.save(base / "images" / f"{id}.jpg")
-        Image.fromarray(trimap).save(base / "annotations" / "trimaps" / f"{id}.png")
+        image.save(base / "images" / f"{sample_id}.jpg")
+        Image.fromarray(trimap).save(base / "annotations" / "trimaps" / f"{sample_id}.png")
     for split, ids in (("trainval", squares.ids[:size]), ("test", squares.ids[size:])):
-        (base / "annotations" / f"{split}.txt").write_text("".join(f"{id} 1 1 1\n" for id in ids))
+        (base / "annotations" / f"{split}.txt").write_text(
+            "".join(f"{sample_id} 1 1 1\n" for sample_id in ids)
+        )
 
 
 def test_oxford_pets(tmp_path):
@@ -92,20 +94,20 @@ def test_every_example_is_tested():
 
 def test_a_method_of_ones_own(tmp_path):
     """One file and one yaml outside the package are enough."""
-    place = ROOT / "examples" / "own_method"
+    folder = ROOT / "examples" / "own_method"
     settings = [*SMALL, *PHANTOM, f"hydra.run.dir={tmp_path}", "+method.options.gamma=1"]
     options = ["--config-dir", ".", "method=bootstrapping", "noise=type2", *settings]
-    wrong = start(*options, cwd=place)
+    wrong = start(*options, cwd=folder)
     assert wrong.returncode == 1
     assert "gamma: there is no such argument of Bootstrapping" in wrong.stderr
-    done = start(*options[:-1], cwd=place)
+    done = start(*options[:-1], cwd=folder)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["config"]["method"]["options"] == {"beta": 0.8}
     assert set(summary["stages"]) == {"supervised_training", "test"}
     assert "the method bootstrapping" in (tmp_path / "report.html").read_text()
     other = f"hydra.run.dir={tmp_path / 'other'}"
-    wrong = start(*options[:-2], other, "method.stages=[training]", cwd=place)
+    wrong = start(*options[:-2], other, "method.stages=[training]", cwd=folder)
     assert "stages=['training'] of method=bootstrapping must be" in wrong.stderr
 
 

@@ -102,21 +102,21 @@ def test_a_folder_of_masks_gives_class_ids_or_says_why_not(drawn, classes, mode)
         with unchanged(*folder.iterdir()), suppress(InputError):
             read = MaskFolder(folder, classes=classes)
             for i, mask in enumerate(drawn):
-                found = read.read(str(i))
-                assert found.shape == mask.shape
-                assert set(np.unique(found)) <= {*range(max(2, classes)), 255}
+                stored = read.read(str(i))
+                assert stored.shape == mask.shape
+                assert set(np.unique(stored)) <= {*range(max(2, classes)), 255}
 
 
 @fuzz
 @given(class_ids(3), st.sampled_from([*OUTLINES, *OBJECTS, *CLASSES]), st.text(max_size=5))
-def test_noise_makes_masks_of_any_mask(mask, noise, id):
+def test_noise_makes_masks_of_any_mask(mask, noise, sample_id):
     before = mask.copy()
-    noisy = noise(mask, id=id, seed=0)
+    noisy = noise(mask, id=sample_id, seed=0)
     assert noisy.shape == mask.shape
     assert set(np.unique(noisy)) <= {0, 1, 2, 255}, name_of(noise)
     np.testing.assert_array_equal(noisy == 255, mask == 255)
     np.testing.assert_array_equal(mask, before)
-    np.testing.assert_array_equal(noise(mask, id=id, seed=0), noisy)
+    np.testing.assert_array_equal(noise(mask, id=sample_id, seed=0), noisy)
 
 
 @fuzz
@@ -209,9 +209,9 @@ def test_damaged_datasets(damages):
     with place() as folder:
         for part in ("images", "masks"):
             (folder / part).mkdir()
-        for i, id in enumerate(squares.ids):
-            Image.fromarray(squares.image(i)).save(folder / "images" / f"{id}.png")
-            Image.fromarray(squares.mask(i)).save(folder / "masks" / f"{id}.png")
+        for i, sample_id in enumerate(squares.ids):
+            Image.fromarray(squares.image(i)).save(folder / "images" / f"{sample_id}.png")
+            Image.fromarray(squares.mask(i)).save(folder / "masks" / f"{sample_id}.png")
         for i, of_image, change in damages:
             path = folder / ("images" if of_image else "masks") / f"s{i:02d}.png"
             path.write_bytes(change(path.read_bytes()))
@@ -274,7 +274,7 @@ def test_edited_manifests(layer, change):
                 return
             # Only white space differs.
             assert json.loads(manifest.read_bytes()) == json.loads(before)
-            assert all(opened.read(id).any() for id in opened.ids)
+            assert all(opened.read(sample_id).any() for sample_id in opened.ids)
 
 
 @fuzz
@@ -314,8 +314,8 @@ def test_edited_tables(change):
 
 @fuzz
 @given(NAMES)
-def test_no_id_leads_out_of_a_layer(id):
+def test_no_id_leads_out_of_a_layer(sample_id):
     with place() as folder, suppress(InputError):
-        LabelStore.create(folder / "labels").write(id, np.zeros((2, 2), np.uint8))
+        LabelStore.create(folder / "labels").write(sample_id, np.zeros((2, 2), np.uint8))
         assert len(list((folder / "labels").iterdir())) == 2
         assert [path.name for path in folder.iterdir()] == ["labels"]

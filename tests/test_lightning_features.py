@@ -157,26 +157,28 @@ def test_clipping_by_value(tmp_path):
     module = module_of()
     options = {"gradient_clip_val": 0.001, "gradient_clip_algorithm": "value", "max_epochs": 1}
     trainer_of(tmp_path, **options).fit(module, loader(one_batch()))
-    seen = [float(part.abs().max()) for net in (module.net_a, module.net_b) for part in grads(net)]
-    assert max(seen) == pytest.approx(0.001)
+    largest = [
+        float(part.abs().max()) for net in (module.net_a, module.net_b) for part in grads(net)
+    ]
+    assert max(largest) == pytest.approx(0.001)
 
 
 @pytest.mark.parametrize("batches", [4, 5])
 def test_accumulated_batches_are_one_step(tmp_path, batches):
     """The last step of an epoch may have fewer batches, and is taken all the same."""
-    given = [one_batch() for _ in range(batches)]
+    all_batches = [one_batch() for _ in range(batches)]
     module = module_of(noise_level=0.0, optimizer=torch.optim.SGD)
     for net in (module.net_a, module.net_b):
         net.layers[1] = nn.Identity()  # BatchNorm's statistics are those of each batch
     reference = copy.deepcopy(module)
     trainer = trainer_of(tmp_path, max_epochs=1, accumulate_grad_batches=2)
-    trainer.fit(module, loader(*given))
+    trainer.fit(module, loader(*all_batches))
     assert trainer.global_step == trainer.estimated_stepping_batches == (batches + 1) // 2
     for net in (reference.net_a, reference.net_b):
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, weight_decay=2e-5)
         for first in range(0, batches, 2):
             optimizer.zero_grad()
-            for images, masks in given[first : first + 2]:
+            for images, masks in all_batches[first : first + 2]:
                 (module.losses(net(images), masks).mean() / 2).backward()
             optimizer.step()
     torch.testing.assert_close(module.net_a.state_dict(), reference.net_a.state_dict())
@@ -223,13 +225,13 @@ def test_compiled_modules_and_networks_train(tmp_path, what):
     batch, states = one_batch(), []
     for compiled in (False, True):
         module = module_of()
-        given = module
+        trained = module
         if compiled and what == "module":
-            given = torch.compile(module, backend="eager")
+            trained = torch.compile(module, backend="eager")
         elif compiled:
             for net in (module.net_a, module.net_b):
                 net.compile(backend="eager")
-        trainer_of(tmp_path).fit(given, loader(batch))
+        trainer_of(tmp_path).fit(trained, loader(batch))
         states.append(module.state_dict())
     torch.testing.assert_close(states[0], states[1])
 
@@ -361,7 +363,7 @@ class Pairs(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda image, mask: (image, 255 * mask), "divide 0/255 masks by 255"),
         (lambda image, mask: (image, 255.0 * mask), "divide 0/255 masks by 255"),
@@ -369,10 +371,10 @@ class Pairs(torch.utils.data.Dataset):
         (lambda image, mask: (image, 0.5 * mask), "which is no class id"),
     ],
 )
-def test_masks_that_are_no_class_ids_are_refused_with_the_remedy(tmp_path, change, told):
+def test_masks_that_are_no_class_ids_are_refused_with_the_remedy(tmp_path, change, message):
     train = DataLoader(Pairs(change), batch_size=4)
     for module in (module_of(), SegmentationModule(TinyNetwork())):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             trainer_of(tmp_path).fit(module, train)
 
 

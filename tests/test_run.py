@@ -38,14 +38,14 @@ finally:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_what_only_composes_does_not_wait_for_torch(arguments):
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", ONLY_COMPOSED, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert told.stdout.splitlines()[-1] == "heavy: []", told.stdout + told.stderr
+    assert result.stdout.splitlines()[-1] == "heavy: []", result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
@@ -207,11 +207,11 @@ def test_the_full_traceback_is_shown_when_asked_for(tmp_path, mistake):
 
 
 def test_stage_3_learns_from_the_corrected_labels(tmp_path, monkeypatch):
-    seen = {}
+    masks = {}
 
     class Spy(SegmentationModule):
         def training_step(self, batch, batch_idx):
-            seen.update(zip(batch["id"], batch["mask"].numpy(), strict=True))
+            masks.update(zip(batch["id"], batch["mask"].numpy(), strict=True))
             return super().training_step(batch, batch_idx)
 
     monkeypatch.setattr("coseg_lightning.modules.segmentation.SegmentationModule", Spy)
@@ -220,14 +220,14 @@ def test_stage_3_learns_from_the_corrected_labels(tmp_path, monkeypatch):
     overrides += ["trainer.max_epochs=10", "optimizer.lr=0.01"]
     run(composed(*SMALL, *PHANTOM, *overrides, "data.source.side=32"), tmp_path / "run")
     layer, noise = LabelStore(tmp_path / "run" / "labels"), LabelStore(tmp_path / "run" / "noise")
-    assert len(seen) == 11
+    assert len(masks) == 11
     different = 0
-    for id in layer.ids:
-        np.testing.assert_array_equal(seen[id], layer.read(id))
-        different += id in noise and (seen[id] != noise.read(id)).any()
+    for sample_id in layer.ids:
+        np.testing.assert_array_equal(masks[sample_id], layer.read(sample_id))
+        different += sample_id in noise and (masks[sample_id] != noise.read(sample_id)).any()
     assert different, "the correction changed nothing, so the test shows nothing"
-    for id in set(noise.ids) - set(layer.ids):
-        np.testing.assert_array_equal(seen[id], noise.read(id))
+    for sample_id in set(noise.ids) - set(layer.ids):
+        np.testing.assert_array_equal(masks[sample_id], noise.read(sample_id))
 
 
 def test_a_mistake_does_not_cost_the_folder(tmp_path):
@@ -412,8 +412,8 @@ def test_methods_of_one_network(tmp_path, method):
         final = np.array(summary["transition"]["final"])
         assert np.allclose(rows, final, atol=1e-4) == (method == "forward_correction")
     if method == "dimensionality":
-        found = [row["train/dimensionality"] for row in rows_of(folder / "metrics.csv")]
-        assert all(float(value) > 0 for value in found if value)
+        dimensionalities = [row["train/dimensionality"] for row in rows_of(folder / "metrics.csv")]
+        assert all(float(value) > 0 for value in dimensionalities if value)
     weights = torch.load(folder / "supervised_training" / "last.ckpt", weights_only=True)
     extra = {"pick_and_learn": "quality.score.weight", "noise_adaptation": "log_transition"}
     assert extra.get(method, "net.head.weight") in weights["state_dict"]
@@ -423,17 +423,17 @@ def test_methods_of_one_network(tmp_path, method):
 
 @pytest.mark.parametrize("method", ["forward_correction", "noise_adaptation"])
 def test_stage_2_begins_with_what_was_estimated(tmp_path, monkeypatch, method):
-    seen = []
+    first_steps = []
 
     def step(module, batch, batch_idx):
-        if module.known and not seen:
-            seen.append((module.transition.detach().clone(), module.net.head.weight.clone()))
+        if module.known and not first_steps:
+            first_steps.append((module.transition.detach().clone(), module.net.head.weight.clone()))
         return SegmentationModule.training_step(module, batch, batch_idx)
 
     monkeypatch.setattr(LabelTransition, "training_step", step)
     settings = [*SMALL, *PHANTOM, f"method={method}", "noise=type2", "nol=0.3"]
     summary = run(composed(*settings), tmp_path / "run")
-    ((transition, head),) = seen
+    ((transition, head),) = first_steps
     expected = torch.tensor(summary["transition"]["estimated"])
     torch.testing.assert_close(transition, expected, atol=1e-5, rtol=0)
     path = tmp_path / "run" / "estimation" / "last.ckpt"
@@ -451,35 +451,35 @@ def test_reweighting_without_clean_samples_is_told_before_anything_is_trained(tm
 
 def test_a_run_needs_the_file_of_clean_ids_no_more(tmp_path):
     known = sorted(make_data(composed(*PHANTOM), tmp_path).samples("train").ids)
-    given = tmp_path / "clean.txt"
-    given.write_text(f"{known[2]}\n{known[5]}\n")
-    settings = [*SMALL, *PHANTOM, "method=reweight", f"data.clean_ids={given}"]
+    id_file = tmp_path / "clean.txt"
+    id_file.write_text(f"{known[2]}\n{known[5]}\n")
+    settings = [*SMALL, *PHANTOM, "method=reweight", f"data.clean_ids={id_file}"]
     summary = run(composed(*settings), tmp_path / "run")
-    given.unlink()
+    id_file.unlink()
     assert summary["config"]["data"]["clean_ids"] == [known[2], known[5]]
     assert FinishedRun(tmp_path / "run").data().clean_ids == {known[2], known[5]}
 
 
 def test_a_given_transition_is_not_estimated(tmp_path):
     settings = [*SMALL, *PHANTOM, "method=forward_correction", "noise=type2"]
-    given = "method.options.transition=[[0.9,0.1],[0.2,0.8]]"
-    summary = run(composed(*settings, given), tmp_path / "run")
+    transition = "method.options.transition=[[0.9,0.1],[0.2,0.8]]"
+    summary = run(composed(*settings, transition), tmp_path / "run")
     assert set(summary["stages"]) == {"supervised_training", "test"}
     with pytest.raises(InputError, match="must be 2 rows of 2 probabilities"):
         run(composed(*settings, "method.options.transition=[[1,0]]"), tmp_path / "other")
 
 
 def test_clean_ids_are_a_list_a_file_or_a_number(tmp_path):
-    given = tmp_path / "clean.txt"
-    given.write_text("phantom_001\r\n\n phantom_003 \n")
+    id_file = tmp_path / "clean.txt"
+    id_file.write_text("phantom_001\r\n\n phantom_003 \n")
     settings = [*SMALL, *PHANTOM, "noise=type2", "noise.level=0.3"]
 
     def ids(value):
         return make_data(composed(*settings, f"data.clean_ids={value}"), tmp_path).clean_ids
 
     known = sorted(make_data(composed(*PHANTOM), tmp_path).samples("train").ids)
-    given.write_text(f"{known[1]}\r\n\n {known[3]} \n")
-    assert ids(given) == ids(f"[{known[1]},{known[3]}]") == {known[1], known[3]}
+    id_file.write_text(f"{known[1]}\r\n\n {known[3]} \n")
+    assert ids(id_file) == ids(f"[{known[1]},{known[3]}]") == {known[1], known[3]}
     assert len(ids(4)) == 4
     for wrong in (tmp_path / "none.txt", "true", "0.5"):
         with pytest.raises(InputError, match="must be a list of ids, a file with one id a line"):
@@ -537,7 +537,7 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("method.warm_start=maybe", "must be true or false"),
         ("method.by_class=2", "must be true or false"),
@@ -550,9 +550,9 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
         ("method.module=null", "no such class"),
     ],
 )
-def test_settings_of_a_method_that_make_no_sense(override, told):
+def test_settings_of_a_method_that_make_no_sense(override, message):
     cfg = composed(*SMALL, override)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         _checked_and_made(cfg)
 
 

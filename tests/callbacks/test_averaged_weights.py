@@ -52,18 +52,18 @@ def test_a_share_of_one_weighs_all_steps_alike():
 
 @pytest.mark.parametrize("make", [AveragedWeights, EMAWeightAveraging])
 def test_within_training_the_average_is_there_for_a_while(tmp_path, make):
-    found = []
+    unchanged = []
 
     class Look(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
             before = pl_module.net_a.layers[0].weight.clone()
             with averaged(trainer, pl_module):
-                found.append(torch.equal(before, pl_module.net_a.layers[0].weight))
+                unchanged.append(torch.equal(before, pl_module.net_a.layers[0].weight))
             assert torch.equal(before, pl_module.net_a.layers[0].weight)
 
     callbacks = [make(), Look()]
     trainer_of(tmp_path, callbacks=callbacks, max_epochs=2).fit(module_of(), data_of(tmp_path))
-    assert found == [True, False, False, False]  # the average of a single step is that step
+    assert unchanged == [True, False, False, False]  # the average of a single step is that step
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -139,7 +139,7 @@ def test_folder_without_split_csv_is_split_by_the_seed(make_folder):
         folder_splits(root, val_share=0.25, test_share=0.25, seed=s) for s in (0, 0, 1)
     )
     assert [len(part.ids) for part in first] == [4, 2, 2]
-    assert len({id for part in first for id in part.ids}) == 8
+    assert len({sample_id for part in first for sample_id in part.ids}) == 8
     assert list(again.train.ids) == list(first.train.ids)
     assert list(other.test.ids) != list(first.test.ids)
 
@@ -235,18 +235,18 @@ def test_an_unreadable_image_is_named(tmp_path):
 def write_jsrt(root, ids, side=2048):
     """Write files in the formats of JSRT and SCR: 12-bit big-endian raws, half-size GIF masks."""
     (root / "images").mkdir(parents=True)
-    for place in ("left lung", "right lung", "heart"):
-        (root / "masks" / place).mkdir(parents=True)
-    for n, id in enumerate(ids):
+    for organ in ("left lung", "right lung", "heart"):
+        (root / "masks" / organ).mkdir(parents=True)
+    for n, sample_id in enumerate(ids):
         raw = np.full((side, side), 4095 - 1000, ">u2")
         raw[: side // 2] = 4095 - 100 * n
-        raw.tofile(root / "images" / f"{id}.IMG")
-        for place, columns in (("left lung", slice(600, 800)), ("right lung", slice(200, 400))):
+        raw.tofile(root / "images" / f"{sample_id}.IMG")
+        for organ, columns in (("left lung", slice(600, 800)), ("right lung", slice(200, 400))):
             mask = np.zeros((1024, 1024), np.uint8)
             mask[300:700, columns] = 255
-            Image.fromarray(mask).save(root / "masks" / place / f"{id}.gif")
+            Image.fromarray(mask).save(root / "masks" / organ / f"{sample_id}.gif")
         Image.fromarray(np.full((1024, 1024), 255, np.uint8)).save(
-            root / "masks" / "heart" / f"{id}.gif"
+            root / "masks" / "heart" / f"{sample_id}.gif"
         )
 
 
@@ -267,10 +267,10 @@ def test_jsrt_is_read_in_its_own_format_and_split_by_parity(tmp_path):
 
 def test_jsrt_has_the_papers_split_sizes(tmp_path, monkeypatch):
     ids = [f"JPCLN{i:03d}" for i in range(1, 155)] + [f"JPCNN{i:03d}" for i in range(1, 94)]
-    for place in ("images", "heart", "left lung", "right_lung"):
-        (tmp_path / place).mkdir()
-        for id in ids:
-            Image.fromarray(GREY).save(tmp_path / place / f"{id}.png")
+    for folder in ("images", "heart", "left lung", "right_lung"):
+        (tmp_path / folder).mkdir()
+        for sample_id in ids:
+            Image.fromarray(GREY).save(tmp_path / folder / f"{sample_id}.png")
     splits = jsrt_splits(tmp_path)
     assert (len(splits.train.ids), len(splits.test.ids)) == (124, 123)
     assert {path.parent.name for path in splits.train._images.values()} == {"images"}

@@ -37,8 +37,8 @@ def test_what_is_read_is_the_same_to_the_bit(make_folder, tmp_path):
     root = make_folder()
     plain, cached = tensors_of(data_of(root)), tensors_of(data_of(root, tmp_path / "cache"))
     assert len(plain) == 8
-    for (id, *tensors), (same, *others) in zip(plain, cached, strict=True):
-        assert id == same
+    for (sample_id, *tensors), (same, *others) in zip(plain, cached, strict=True):
+        assert sample_id == same
         assert all(map(torch.equal, tensors, others))
 
 
@@ -86,16 +86,16 @@ def test_workers_map_the_file_themselves(make_folder, tmp_path):
     loader = data._loader(samples, None)
     loader.multiprocessing_context = "spawn"
     for batch in loader:
-        for id, image in zip(batch["id"], batch["image"], strict=True):
-            assert torch.equal(image, expected[id])
+        for sample_id, image in zip(batch["id"], batch["image"], strict=True):
+            assert torch.equal(image, expected[sample_id])
 
 
 def test_what_is_read_may_be_changed(make_folder, tmp_path):
     data = data_of(make_folder(), tmp_path / "cache")
     samples = data.samples("train")
-    id = samples.ids[0]
-    samples.cache.image(id)[:] = 0
-    assert samples.cache.image(id).max() > 0
+    sample_id = samples.ids[0]
+    samples.cache.image(sample_id)[:] = 0
+    assert samples.cache.image(sample_id).max() > 0
 
 
 def test_images_without_files_are_not_cached(tmp_path):

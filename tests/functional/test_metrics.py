@@ -10,12 +10,12 @@ from coseg_lightning.functional.metrics import SegmentationScores
 def slow_scores(predictions, masks, classes):
     dices, per_class, right, labelled = [], [[] for _ in range(classes)], 0, 0
     for prediction, mask in zip(predictions, masks, strict=True):
-        seen = mask != 255
-        right += ((prediction == mask) & seen).sum()
-        labelled += seen.sum()
+        is_labelled = mask != 255
+        right += ((prediction == mask) & is_labelled).sum()
+        labelled += is_labelled.sum()
         of_image = []
         for c in range(classes):
-            p, g = (prediction == c) & seen, mask == c
+            p, g = (prediction == c) & is_labelled, mask == c
             if p.sum() + g.sum():
                 dice = 2 * (p & g).sum() / (p.sum() + g.sum())
                 per_class[c].append(dice)

@@ -333,8 +333,8 @@ def test_weights_are_computed_in_full_precision():
     exact = module.weights(images, masks, Batch(images, masks))
     for kind in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", kind):
-            found = module.weights(images, masks, Batch(images, masks))
-        torch.testing.assert_close(found, exact)
+            weights = module.weights(images, masks, Batch(images, masks))
+        torch.testing.assert_close(weights, exact)
 
 
 def test_synchronised_batchnorm_has_no_forward_mode(tmp_path):
@@ -403,8 +403,10 @@ def test_labels_are_explained_by_the_matrix():
             for c in range(5):
                 p = logits[n, :, r, c].softmax(dim=0)
                 expected = [sum(float(p[i] * matrix[i, j]) for i in range(3)) for j in range(3)]
-                found = explained[n, :, r, c].exp()
-                torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype))
+                probabilities = explained[n, :, r, c].exp()
+                torch.testing.assert_close(
+                    probabilities, torch.tensor(expected, dtype=probabilities.dtype)
+                )
     losses = module.supervised_losses(logits, masks)
     torch.testing.assert_close(losses, segmentation_loss(explained, masks), atol=1e-4, rtol=1e-4)
     one_output = label_logits(torch.zeros(1, 1, 2, 2), torch.eye(2))
@@ -428,13 +430,13 @@ def test_what_is_no_transition_is_named(wrong):
 def test_anchors_are_the_surest_pixels_of_each_class():
     torch.manual_seed(0)
     p = torch.randn(5000, 3, dtype=torch.float64).mul(3).softmax(dim=1)
-    found = anchored(by_certainty(p))
+    transition = anchored(by_certainty(p))
     for k in range(3):
         of_class = p[p.argmax(dim=1) == k]
         order = of_class[:, k].argsort()
         anchor = of_class[order[int(0.97 * len(order))]]
-        torch.testing.assert_close(found[k, k], anchor[k], atol=1 / 200, rtol=0)
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(3, dtype=torch.float64))
+        torch.testing.assert_close(transition[k, k], anchor[k], atol=1 / 200, rtol=0)
+    torch.testing.assert_close(transition.sum(dim=1), torch.ones(3, dtype=torch.float64))
     never = by_certainty(torch.tensor([[0.9, 0.1, 0.0]], dtype=torch.float64))
     torch.testing.assert_close(anchored(never)[1:], torch.eye(3, dtype=torch.float64)[1:])
 
@@ -462,7 +464,7 @@ def test_a_known_confusion_is_found(tmp_path, estimate):
     callback = TransitionEstimation()
     batches = DataLoader(list(zip(images, masks, strict=True)), batch_size=3)
     trainer_of(tmp_path, max_epochs=1, callbacks=[callback]).fit(module, batches)
-    found = torch.tensor(callback.transition)
+    transition = torch.tensor(callback.transition)
     if estimate == "anchors":
         expected = torch.tensor([[0.9, 0.1], [0.3, 0.7]])
     else:  # by predicted mass, which is not certain
@@ -474,7 +476,7 @@ def test_a_known_confusion_is_found(tmp_path, estimate):
                 torch.stack([(p * (1 - y)).sum(), (p * y).sum()]) / p.sum(),
             ]
         )
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(transition, expected, atol=1e-3, rtol=0)
 
 
 def test_the_adaptation_layer_learns(tmp_path):
@@ -498,8 +500,8 @@ def test_local_intrinsic_dimensionality():
     for i in range(30):
         r = sorted(float((points[i] - points[j]).norm()) for j in range(30) if j != i)[:7]
         expected.append(-7 / sum(np.log(x / r[-1]) for x in r))
-    found = local_intrinsic_dimensionality(points, 7)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    estimates = local_intrinsic_dimensionality(points, 7)
+    torch.testing.assert_close(estimates, torch.tensor(expected, dtype=torch.float64))
     same = torch.ones(30, 4)
     assert local_intrinsic_dimensionality(same, 7).tolist() == [0]
     assert local_intrinsic_dimensionality(same[:2], 7).tolist() == [0]
@@ -526,9 +528,9 @@ def test_labels_give_way_after_the_turning_point(tmp_path, monkeypatch):
     torch.manual_seed(0)
     images, masks = one_batch()
     masks[0, :2] = 255
-    told = iter([3.0] * 9 + [2.0, 4.0, 3.0])
+    dimensionalities = iter([3.0] * 9 + [2.0, 4.0, 3.0])
     module = DimensionalityDriven(TinyNetwork(), lr=0.05)
-    monkeypatch.setattr(module, "dimensionality", lambda _: next(told))
+    monkeypatch.setattr(module, "dimensionality", lambda _: next(dimensionalities))
     states, alphas = [], []
 
     class Look(pl.Callback):

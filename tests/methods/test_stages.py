@@ -16,9 +16,9 @@ from support import Halves, OwnData, OwnTested, TinyNetwork, run_of
 
 
 def test_a_trainer_that_brings_its_own_epochs_retrains_for_fewer(tmp_path):
-    def trainer(**given):
+    def trainer(**stage_options):
         options = {"enable_progress_bar": False, "enable_model_summary": False}
-        return pl.Trainer(max_epochs=4, accelerator="cpu", **options, **given)
+        return pl.Trainer(max_epochs=4, accelerator="cpu", **options, **stage_options)
 
     summary = run_of(tmp_path, OwnTested(), trainer=trainer, retraining_share=0.5)
     assert [summary["stages"][name]["epochs"] for name in ("robust_training", "retraining")] == [
@@ -48,12 +48,12 @@ def test_the_corrected_masks_are_what_retraining_sees(tmp_path):
     again = wrap_datamodule(data)
     again.setup("fit")
     again.add_label_layer(tmp_path / "run" / "labels")
-    seen = {}
+    masks_by_id = {}
     for _, masks, ids in again.train_dataloader():
-        seen |= dict(zip(ids, masks, strict=True))
-    assert len(seen) == 12
+        masks_by_id |= dict(zip(ids, masks, strict=True))
+    assert len(masks_by_id) == 12
     right = Halves(wrong=0)[0][1]
-    assert all((mask == right).float().mean() > 0.95 for mask in seen.values())
+    assert all((mask == right).float().mean() > 0.95 for mask in masks_by_id.values())
 
 
 @pytest.mark.parametrize("corrected", [True, False])
@@ -79,9 +79,9 @@ def test_a_peer_that_left_samples_out_in_vain_is_no_start(
     if level == "auto":  # the level could not be estimated, so that no sample was excluded
         return
 
-    def trainer(**given):
+    def trainer(**stage_options):
         options = {"enable_progress_bar": False, "enable_model_summary": False}
-        return pl.Trainer(max_epochs=epochs, accelerator="cpu", **options, **given)
+        return pl.Trainer(max_epochs=epochs, accelerator="cpu", **options, **stage_options)
 
     # It is then the plain network, trained for as many epochs.
     run_of(tmp_path / "plain", OwnTested(), method="supervised", trainer=trainer)
@@ -145,11 +145,11 @@ def test_a_loader_over_corrected_masks_is_like_the_one_before(kind):
 
 
 def test_a_method_of_ones_own_with_a_single_network(tmp_path):
-    given = {
+    options = {
         "trainer": partial(pl.Trainer, max_epochs=1, accelerator="cpu", enable_progress_bar=False),
         "network": lambda: SegmentationModule(TinyNetwork()),
     }
-    own = {"method": "mine", "stages": ["supervised_training"], **given}
+    own = {"method": "mine", "stages": ["supervised_training"], **options}
     summary = run_stages(OwnTested(), tmp_path / "run", **own)
     assert set(summary["stages"]) == {"supervised_training", "test"}
     assert summary["config"]["method"]["name"] == "mine"
@@ -158,7 +158,7 @@ def test_a_method_of_ones_own_with_a_single_network(tmp_path):
     with pytest.raises(InputError, match="stages=supervised_training of method=mine must be"):
         run_stages(OwnTested(), tmp_path / "b", **{**own, "stages": "supervised_training"})
     with pytest.raises(InputError, match="method=coteaching needs peers"):
-        run_stages(OwnTested(), tmp_path / "c", method="coteaching", **given)
+        run_stages(OwnTested(), tmp_path / "c", method="coteaching", **options)
 
 
 def test_a_transition_that_was_never_estimated_is_told_as_it_ended(tmp_path):

@@ -268,8 +268,8 @@ def test_what_is_logged_each_epoch(tmp_path):
         module_of(ramp_epochs=2, noise_level=0.3), data
     )
     rows = read_rows(tmp_path / "metrics.csv")
-    kept = [float(row["train/keep_rate"]) for row in rows if row["train/keep_rate"]]
-    assert kept == pytest.approx([1, 0.85, 0.7, 0.7])
+    keep_rates = [float(row["train/keep_rate"]) for row in rows if row["train/keep_rate"]]
+    assert keep_rates == pytest.approx([1, 0.85, 0.7, 0.7])
     for name in (
         "train/loss_a",
         "train/loss_b",
@@ -425,28 +425,28 @@ def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
 
 
 def test_training_by_steps_selects_too(tmp_path):
-    module, seen = module_of(), []
+    module, has_exclusions = module_of(), []
 
     class Watch(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            seen.append(pl_module._doubted is not None)
+            has_exclusions.append(pl_module._doubted is not None)
 
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
     trainer = trainer_of(tmp_path, max_epochs=-1, max_steps=16, callbacks=callbacks)
     trainer.fit(module, data_of(tmp_path))  # two batches per epoch
-    assert seen == [False] * 4 + [True] * 4
+    assert has_exclusions == [False] * 4 + [True] * 4
 
 
 def test_something_is_kept_at_any_noise_level(tmp_path):
-    module, seen = module_of(noise_level=0.99), []
+    module, exclusions = module_of(noise_level=0.99), []
 
     class Watch(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            seen.append(pl_module._doubted)
+            exclusions.append(pl_module._doubted)
 
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
     trainer_of(tmp_path, max_epochs=4, callbacks=callbacks).fit(module, data_of(tmp_path))
-    assert [len(part) for part in seen[-1]] == [10, 10]
+    assert [len(part) for part in exclusions[-1]] == [10, 10]
 
 
 def test_a_peer_learns_from_what_the_other_one_does_not_doubt():
@@ -476,11 +476,11 @@ def test_a_batch_that_is_doubted_throughout_has_no_gradient_of_a_joint_step():
 
 
 def test_samples_without_ids_are_selected_batch_by_batch(tmp_path):
-    module, seen = module_of(ramp_epochs=0), []
+    module, alphas = module_of(ramp_epochs=0), []
 
     class Watch(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
-            seen.append(pl_module.alpha)
+            alphas.append(pl_module.alpha)
 
     batches = [one_batch() for _ in range(2)]
     dataset = [pair for batch in batches for pair in zip(*batch, strict=True)]
@@ -489,7 +489,7 @@ def test_samples_without_ids_are_selected_batch_by_batch(tmp_path):
         trainer_of(tmp_path, max_epochs=4, callbacks=[ranking, Watch()]).fit(
             module, DataLoader(dataset, batch_size=4)
         )
-    assert set(seen) == {0.5}
+    assert set(alphas) == {0.5}
     assert len(ranking.ranking.noisy) == 6
 
 
@@ -524,14 +524,14 @@ def test_a_gradient_that_is_no_number_is_skipped_and_counted(tmp_path):
 
     class Watch(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
-            for name, seen in weights.items():
-                seen.append(getattr(pl_module, name).layers[0].weight.detach().clone())
+            for name, history in weights.items():
+                history.append(getattr(pl_module, name).layers[0].weight.detach().clone())
 
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[Watch()])
     trainer.fit(module, loader(*[one_batch() for _ in range(3)]))
     changed = {
-        name: [not torch.equal(one, other) for one, other in pairwise(seen)]
-        for name, seen in weights.items()
+        name: [not torch.equal(one, other) for one, other in pairwise(history)]
+        for name, history in weights.items()
     }
     assert changed == {"net_a": [False, True], "net_b": [True, True]}
     assert module.optimization.skipped == [1, 0]

@@ -93,14 +93,14 @@ def test_double_unet_trains_two_masks_and_uses_the_second():
         # If the first mask is all background, the second U-Net sees nothing of the image ...
         network.head_1.weight.zero_()
         network.head_1.bias.copy_(torch.tensor([100.0, 0, 0]))
-        seen = []
-        network.encoder_2[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        inputs = []
+        network.encoder_2[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
         network(images := torch.randn(1, 1, 32, 32))
-        assert not seen[0].any()
+        assert not inputs[0].any()
         # ... and if none of it is background, the second U-Net sees the whole image.
         network.head_1.bias.copy_(torch.tensor([-100.0, 0, 0]))
         network(images)
-        torch.testing.assert_close(seen[1], images)
+        torch.testing.assert_close(inputs[1], images)
     assert used.shape == (2, 3, 40, 50)
 
 

@@ -6,19 +6,21 @@ import pytest
 from coseg_lightning.ranking.guard import CorrectionGuard
 
 
-def trust(labels, peers, kept=(0.02, 0.02)):
-    return CorrectionGuard(np.array(labels, float), np.array(peers, float), np.array(kept, float))
+def trust(labels, peers, against_kept=(0.02, 0.02)):
+    return CorrectionGuard(
+        np.array(labels, float), np.array(peers, float), np.array(against_kept, float)
+    )
 
 
 def test_the_contradiction_is_the_ratio_of_means():
-    found = trust([0.2, 0.4], [0.05, 0.05])
-    assert found.label_peer_ratio == pytest.approx(6)
-    assert found.disagreement == pytest.approx(0.05)
-    assert found.peers_know_better
+    guard = trust([0.2, 0.4], [0.05, 0.05])
+    assert guard.label_peer_ratio == pytest.approx(6)
+    assert guard.disagreement == pytest.approx(0.05)
+    assert guard.peers_know_better
 
 
 @pytest.mark.parametrize(
-    ("labels", "peers", "kept", "better"),
+    ("labels", "peers", "against_kept", "better"),
     [
         ([0.14], [0.01], [0.03], True),  # lungs: the peers are far better than the labels
         ([0.23], [0.06], [0.10], True),  # cells with the worst of seven outlines
@@ -27,16 +29,16 @@ def test_the_contradiction_is_the_ratio_of_means():
         ([0.90], [0.00], [0.90], False),  # two networks that agree on predicting nothing
     ],
 )
-def test_who_is_believed(labels, peers, kept, better):
-    assert trust(labels, peers, kept).peers_know_better == better
+def test_who_is_believed(labels, peers, against_kept, better):
+    assert trust(labels, peers, against_kept).peers_know_better == better
 
 
 def test_the_confidence_falls_with_the_contradiction():
-    found = trust([0.1, 0.2, 0.8], [0.05, 0.05, 0.05]).confidence
-    assert (np.diff(found) < 0).all()
-    assert found.min() > 0.5
+    confidence = trust([0.1, 0.2, 0.8], [0.05, 0.05, 0.05]).confidence
+    assert (np.diff(confidence) < 0).all()
+    assert confidence.min() > 0.5
     # By hand: r = (0.8 + 1.1 / 3) / (0.05 + 0.05).
-    assert found[2] == pytest.approx(0.5 + 1.3 * 0.1 / (0.8 + 1.1 / 3))
+    assert confidence[2] == pytest.approx(0.5 + 1.3 * 0.1 / (0.8 + 1.1 / 3))
 
 
 def test_labels_that_agree_are_not_overruled():
@@ -44,17 +46,21 @@ def test_labels_that_agree_are_not_overruled():
 
 
 def test_nothing_in_doubt():
-    found = trust([], [])
-    assert found.label_peer_ratio is None
-    assert found.peers_know_better
-    assert len(found.confidence) == 0
+    guard = trust([], [])
+    assert guard.label_peer_ratio is None
+    assert guard.peers_know_better
+    assert len(guard.confidence) == 0
 
 
-def spread(doubted, kept):
+def spread(excluded_biases, kept_biases):
     return CorrectionGuard(
-        *(np.full(len(doubted), 0.3), np.full(len(doubted), 0.02), np.full(len(kept), 0.05)),
-        size_bias_of_doubted=np.array(doubted, float),
-        size_bias_of_kept=np.array(kept, float),
+        *(
+            np.full(len(excluded_biases), 0.3),
+            np.full(len(excluded_biases), 0.02),
+            np.full(len(kept_biases), 0.05),
+        ),
+        size_bias_of_doubted=np.array(excluded_biases, float),
+        size_bias_of_kept=np.array(kept_biases, float),
     )
 
 
@@ -71,7 +77,7 @@ def test_peers_that_learnt_the_wrong_half_are_not_believed():
 
 
 def test_spreads_that_may_be_equal_or_of_few_labels_say_nothing():
-    kept = np.random.default_rng(0).normal(0, 0.01, 40)
-    assert not spread(0.9 * kept, kept).wrong_half_suspected
-    assert not spread([0.1], kept).wrong_half_suspected
+    biases = np.random.default_rng(0).normal(0, 0.01, 40)
+    assert not spread(0.9 * biases, biases).wrong_half_suspected
+    assert not spread([0.1], biases).wrong_half_suspected
     assert not spread([0.0, 0.0, 0.0], [1.0, 1.0, 1.0]).wrong_half_suspected

@@ -103,13 +103,13 @@ def test_the_module_keeps_all_until_the_level_is_estimated(tmp_path, monkeypatch
         def on_train_epoch_start(self, trainer, pl_module):
             alphas.append(pl_module.alpha)
 
-    told = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
-    monkeypatch.setattr("coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: told)
+    estimate = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
+    monkeypatch.setattr("coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: estimate)
     estimation, ranking = NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv")
     callbacks = [estimation, ranking, Watch()]
     trainer = trainer_of(tmp_path, callbacks=callbacks, max_epochs=6)
     trainer.fit(module, data_of(tmp_path))
-    assert module.noise_estimate == told
+    assert module.noise_estimate == estimate
     assert alphas == [1.0] * 3 + [0.6] * 3
     assert ranking.ranking.noise_level == 0.4
 
@@ -179,8 +179,8 @@ def test_what_cannot_be_told_after_half_may_be_told_at_the_end(tmp_path, monkeyp
 
 
 def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
-    told = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
-    answers = iter([told])
+    estimate = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
+    answers = iter([estimate])
     monkeypatch.setattr(
         "coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: next(answers)
     )
@@ -190,5 +190,5 @@ def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
     module = module_of(noise_level="auto")
     trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation()], max_epochs=12)
     trainer.fit(module, data_of(tmp_path), ckpt_path=tmp_path / "last.ckpt")
-    assert module.noise_estimate == told
+    assert module.noise_estimate == estimate
     assert module.noise_known

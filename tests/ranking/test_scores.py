@@ -53,8 +53,8 @@ def test_evidence_is_what_a_loop_over_pixels_says():
                 "overlap": (p * y)[inside].mean(),
             }
             for name, value in expected.items():
-                found = getattr(table, name)[n, k - 1]
-                assert found == pytest.approx(value, rel=1e-3), name
+                evidence = getattr(table, name)[n, k - 1]
+                assert evidence == pytest.approx(value, rel=1e-3), name
 
 
 def test_the_boundary_is_measured_in_pixels():

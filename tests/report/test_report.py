@@ -137,9 +137,9 @@ def test_a_run_of_ten_thousand_samples_has_a_page_of_less_than_15_mb(folder, tmp
         path.unlink()
     writer = LabelStore.create(tmp_path / "run" / "labels")
     changed = [row["id"] for row in rows[:400]]
-    for id in changed:
-        writer.write(id, np.ones((300, 300), np.uint8))
-    writer.finish({id: {} for id in changed})
+    for sample_id in changed:
+        writer.write(sample_id, np.ones((300, 300), np.uint8))
+    writer.finish({sample_id: {} for sample_id in changed})
     write_report(tmp_path / "run", CoSegDataModule(Many(), image_size=64))
     text = (tmp_path / "run" / "report.html").read_text()
     assert len(text) < 15e6
@@ -222,8 +222,8 @@ def test_reviewing_by_keyboard_and_mouse(page, folder, tmp_path):
     download.value.save_as(tmp_path / "review.csv")
     assert download.value.suggested_filename == "review.csv"
     expected = dict(zip(ids, ("keep", "reject", "redraw", "keep"), strict=False))
-    found = read_review(tmp_path / "review.csv", ids)
-    assert {id: found[id] for id in expected} == expected
+    decisions = read_review(tmp_path / "review.csv", ids)
+    assert {sample_id: decisions[sample_id] for sample_id in expected} == expected
     page.reload()  # no decision is lost
     assert page.locator("#progress").inner_text() == f"4 of {len(ids)} decided"
     page.get_by_label("Show which samples").select_option("undecided")

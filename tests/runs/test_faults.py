@@ -78,21 +78,21 @@ def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def limited(folder, bytes):
+def limited(folder, limit):
     """Run with a limit on the size of files, as on a disk that is full by then."""
 
     def body():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, bytes))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         run(composed(*SETTINGS, f"resume={folder}"), folder)
 
     return in_a_process(body)
 
 
-@pytest.mark.parametrize("bytes", [2_000, 60_000])  # before a checkpoint, and within one or later
-def test_a_full_disk_costs_nothing_that_was_written(tmp_path, bytes):
+@pytest.mark.parametrize("limit", [2_000, 60_000])  # before a checkpoint, and within one or later
+def test_a_full_disk_costs_nothing_that_was_written(tmp_path, limit):
     folder = tmp_path / "run"
-    assert limited(folder, bytes) == 1
+    assert limited(folder, limit) == 1
     assert not (folder / "summary.json").exists()
     for path in folder.rglob("*.json"):
         json.loads(path.read_text())  # complete, or not there
@@ -102,7 +102,7 @@ def test_a_full_disk_costs_nothing_that_was_written(tmp_path, bytes):
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), "/runs/a: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/runs"), "/runs: you may not write"),
@@ -111,12 +111,12 @@ def test_a_full_disk_costs_nothing_that_was_written(tmp_path, bytes):
         (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
     ],
 )
-def test_trouble_with_the_machine_is_told_in_a_sentence(error, told):
+def test_trouble_with_the_machine_is_told_in_a_sentence(error, message):
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = error
     if isinstance(error, OSError):
-        assert told in _trouble(wrapped)
-    assert told in _trouble(error)
+        assert message in _trouble(wrapped)
+    assert message in _trouble(error)
     assert _trouble(ValueError("a mistake in the program")) is None
 
 
@@ -195,11 +195,14 @@ def test_empty_and_unlabelled_masks_are_trained_on(tmp_path, classes):
     squares = Odd(8)
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
-    for i, id in enumerate(squares.ids):
-        Image.fromarray(squares.image(i)).save(root / "images" / f"{id}.png")
-        Image.fromarray(squares.mask(i)).save(root / "masks" / f"{id}.png")
+    for i, sample_id in enumerate(squares.ids):
+        Image.fromarray(squares.image(i)).save(root / "images" / f"{sample_id}.png")
+        Image.fromarray(squares.mask(i)).save(root / "masks" / f"{sample_id}.png")
     (root / "split.csv").write_text(
-        "id,split\n" + "".join(f"{id},{'test' if id > 's05' else 'train'}\n" for id in squares.ids)
+        "id,split\n"
+        + "".join(
+            f"{sample_id},{'test' if sample_id > 's05' else 'train'}\n" for sample_id in squares.ids
+        )
     )
     options = [f"data.root={root}", f"data.classes={classes}", "data.batch_size=2"]
     summary = run(composed(*FOLDER, *options), tmp_path / "run")
@@ -309,7 +312,7 @@ def test_names_are_escaped_in_tables_and_pages(make_folder, tmp_path):
     for i, name in enumerate(names):
         for part in ("images", "masks"):
             (root / part / f"s{i:02d}.png").rename(root / part / f"{name}.png")
-    rough = [f"{id},train\n" for id in [f'"{name}"' for name in names]]
+    rough = [f"{sample_id},train\n" for sample_id in [f'"{name}"' for name in names]]
     (root / "split.csv").write_text("id,split\n" + "".join(rough) + "s06,test\n")
     options = [f"data.root={root}", "++method.confidence=0", "nol=0.5", "optimizer.lr=0.01"]
     run(composed(*FOLDER, *options), tmp_path / "run")
@@ -323,7 +326,7 @@ def test_names_are_escaped_in_tables_and_pages(make_folder, tmp_path):
 
 
 def test_ids_that_would_be_one_file_are_refused_before_training():
-    for ids, told in (
+    for ids, message in (
         (["a", "A"], "one file on disks that do not tell letter case apart"),
         (["\u00e9", "e\u0301"], "one file on disks"),
         (["x" * 300], "too long for a file name"),
@@ -331,7 +334,7 @@ def test_ids_that_would_be_one_file_are_refused_before_training():
     ):
         squares = Squares(len(ids))
         squares.ids = ids
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             CoSegDataModule(squares, image_size=32, in_channels=1)
 
 

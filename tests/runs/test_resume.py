@@ -109,9 +109,9 @@ def test_scores_and_layer_name_their_run_and_each_epoch_is_logged_once(tmp_path)
     folder = tmp_path / "run"
     assert one_run(folder, at=30) == -signal.SIGKILL
     assert one_run(folder) == 0
-    id = json.loads((folder / "run.json").read_text())["id"]
-    assert {row["run"] for row in read_rows(folder / "scores.csv")} == {id}
-    assert json.loads((folder / "labels" / "manifest.json").read_text())["run"] == id
+    run_id = json.loads((folder / "run.json").read_text())["id"]
+    assert {row["run"] for row in read_rows(folder / "scores.csv")} == {run_id}
+    assert json.loads((folder / "labels" / "manifest.json").read_text())["run"] == run_id
     rows = [row for row in read_rows(folder / "metrics.csv") if row.get("train/loss_a")]
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
     assert not list(folder.rglob("unfinished.ckpt"))
@@ -166,9 +166,9 @@ def test_sigterm_ends_with_lightnings_status_and_can_be_resumed(tmp_path):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 0  # the status of Lightning, after the running step
-    assert f"Stopped by SIGTERM; what was finished is kept: go on with resume={folder}" in told
+    assert f"Stopped by SIGTERM; what was finished is kept: go on with resume={folder}" in output
     assert not (folder / "summary.json").exists()
     saved = folder / "robust_training" / "unfinished.ckpt"
     assert torch.load(saved, weights_only=True)["global_step"] >= 2
