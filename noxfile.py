@@ -59,7 +59,13 @@ def build(session: nox.Session) -> None:
         session.chdir(place)
         small = ["data.source.train=8", "data.source.val=2", "data.source.test=2"]
         session.run(
-            *["python", "-m", "coseg_lightning.run", "noise=type2", "trainer.max_epochs=1"],
-            *["data.image_size=32", "hydra.run.dir=run", *small],
+            "python",
+            "-m",
+            "coseg_lightning.run",
+            "noise=type2",
+            "trainer.max_epochs=1",
+            "data.image_size=32",
+            "hydra.run.dir=run",
+            *small,
             env=ENVIRONMENT,
         )

@@ -17,8 +17,13 @@ from coseg_lightning.errors import InputError
 from support import Squares
 
 SMALL = [
-    *("model=unet_classic", "model.base_channels=4", "data.image_size=32", "data.in_channels=1"),
-    *("trainer.accelerator=cpu", "+trainer.enable_progress_bar=false", "trainer.max_epochs=4"),
+    "model=unet_classic",
+    "model.base_channels=4",
+    "data.image_size=32",
+    "data.in_channels=1",
+    "trainer.accelerator=cpu",
+    "+trainer.enable_progress_bar=false",
+    "trainer.max_epochs=4",
 ]
 
 
@@ -37,8 +42,13 @@ def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*.png")}
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "coseg_lightning.audit", *SMALL, f"data.root={root}"),
-            *(f"hydra.run.dir={folder}", "worst=5"),
+            sys.executable,
+            "-m",
+            "coseg_lightning.audit",
+            *SMALL,
+            f"data.root={root}",
+            f"hydra.run.dir={folder}",
+            "worst=5",
         ],
         capture_output=True,
         text=True,

@@ -213,8 +213,13 @@ def test_of_a_cell_that_was_run_again_the_last_row_counts(tmp_path, monkeypatch)
 def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(step, "BATCHES", 1)
     options = Namespace(
-        **{"size": 32, "batch": 4, "alpha": 0.5, "encoder": "resnet18"},
-        **{"channels_last": False, "compile": False, "accelerator": "cpu"},
+        size=32,
+        batch=4,
+        alpha=0.5,
+        encoder="resnet18",
+        channels_last=False,
+        compile=False,
+        accelerator="cpu",
     )
     module = step.modules(kind, options)
     before = [weight.clone() for weight in module.parameters()]
@@ -226,8 +231,14 @@ def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
 @pytest.mark.parametrize("kind", ["plain", "joint", "score, then train", "score bank"])
 def test_the_bare_loops_train_too(kind):
     options = Namespace(
-        **{"size": 64, "batch": 4, "alpha": 0.5, "encoder": "resnet18", "precision": "32-true"},
-        **{"channels_last": False, "compile": False, "accelerator": "cpu"},
+        size=64,
+        batch=4,
+        alpha=0.5,
+        encoder="resnet18",
+        precision="32-true",
+        channels_last=False,
+        compile=False,
+        accelerator="cpu",
     )
     epochs = step.bare(kind, options, step.batches_of(options))
     next(epochs)

@@ -31,8 +31,15 @@ def test_the_command_makes_the_masks_of_a_run(make_folder, tmp_path):
     before = {path.name: path.read_bytes() for path in (root / "masks").iterdir()}
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "coseg_lightning.corrupt", f"masks={root}/masks"),
-            *(f"out={out}", "noise=type1", "nol=0.5", "seed=3", f"split={root}/split.csv"),
+            sys.executable,
+            "-m",
+            "coseg_lightning.corrupt",
+            f"masks={root}/masks",
+            f"out={out}",
+            "noise=type1",
+            "nol=0.5",
+            "seed=3",
+            f"split={root}/split.csv",
         ],
         capture_output=True,
         text=True,
@@ -122,7 +129,7 @@ def test_a_file_that_cannot_hold_the_classes_is_refused(tmp_path):
     Image.fromarray(mask).save(masks / "a.jpg", quality=100)
     with pytest.raises(InputError, match="save your masks as PNG|class id"):
         corrupt_folder(
-            *(masks, tmp_path / "out", BoundaryNoise()), name="x", noise_level=0.9, classes=3
+            masks, tmp_path / "out", BoundaryNoise(), name="x", noise_level=0.9, classes=3
         )
     assert not (tmp_path / "out").exists()
 

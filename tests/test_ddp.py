@@ -254,7 +254,9 @@ class KeepFinal(pl.Callback):
 def test_batches_of_which_one_process_keeps_nothing(tmp_path, averaging):
     """With one sample per batch and most of them excluded, a process often has nothing to learn."""
     data = CoSegDataModule(
-        *(Squares(6), Squares(3, name="v"), None),
+        Squares(6),
+        Squares(3, name="v"),
+        None,
         image_size=32,
         in_channels=1,
         batch_size=1,

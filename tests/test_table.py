@@ -79,7 +79,11 @@ def test_every_form_says_the_same(tmp_path):
     assert "coseg,type1,0.1,2,90.500,0.707,-5.000" in table.written_as("csv")
     folder = table.write(tmp_path / "table")
     assert {path.name for path in folder.iterdir()} == {
-        *("table.csv", "table.md", "table.tex", "dice.png", "dice.svg")
+        "table.csv",
+        "table.md",
+        "table.tex",
+        "dice.png",
+        "dice.svg",
     }
     panels = table.drawn().axes
     assert [panel.get_title() for panel in panels] == ["none", "type1"]

@@ -229,7 +229,7 @@ def test_the_last_epochs_are_averaged(tmp_path):
     ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean", epochs=3)
     trainer_of(tmp_path, callbacks=[ranking, Watch()], max_epochs=5).fit(module, data)
     for sample_id, a, b in zip(
-        *(ranking.ranking.ids, ranking.ranking.score_a, ranking.ranking.score_b), strict=True
+        ranking.ranking.ids, ranking.ranking.score_a, ranking.ranking.score_b, strict=True
     ):
         expected = np.mean([scores[sample_id] for scores in epoch_scores[-3:]], axis=0)
         np.testing.assert_allclose([a, b], expected, rtol=1e-4)

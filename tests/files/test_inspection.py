@@ -101,7 +101,13 @@ def test_bad_samples_are_left_out_if_that_is_asked_for(messy, caplog):
     splits = folder_splits(messy, on_bad_sample="skip")
     parts = [part.ids for part in splits if part is not None]
     assert sorted(sample_id for ids in parts for sample_id in ids) == [
-        *("s07", "s10", "s11", "s16", "s17", "s18", "s19")
+        "s07",
+        "s10",
+        "s11",
+        "s16",
+        "s17",
+        "s18",
+        "s19",
     ]
     assert f"{len(BAD)} samples of {messy} are left out" in caplog.text
     for sentence in SENTENCES:

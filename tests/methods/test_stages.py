@@ -22,7 +22,8 @@ def test_a_trainer_that_brings_its_own_epochs_retrains_for_fewer(tmp_path):
 
     summary = run_of(tmp_path, OwnTested(), trainer=trainer, retraining_share=0.5)
     assert [summary["stages"][name]["epochs"] for name in ("robust_training", "retraining")] == [
-        *(4, 2)
+        4,
+        2,
     ]
 
 

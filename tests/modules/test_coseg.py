@@ -93,8 +93,10 @@ def passes_of(tmp_path, doubted=None, **options):
 def test_only_what_is_learnt_from_passes_through_a_peer(tmp_path):
     """The first peer's graph is freed before the second peer's is built."""
     assert passes_of(tmp_path, doubted=["2345", "034"]) == [
-        *[("a", 3, True), ("a", "backward")],  # of six samples, those that b keeps
-        *[("b", 2, True), ("b", "backward")],
+        ("a", 3, True),  # of six samples, those that b keeps
+        ("a", "backward"),
+        ("b", 2, True),
+        ("b", "backward"),
     ]
 
 

@@ -54,11 +54,9 @@ def test_nothing_in_doubt():
 
 def spread(excluded_biases, kept_biases):
     return CorrectionGuard(
-        *(
-            np.full(len(excluded_biases), 0.3),
-            np.full(len(excluded_biases), 0.02),
-            np.full(len(kept_biases), 0.05),
-        ),
+        np.full(len(excluded_biases), 0.3),
+        np.full(len(excluded_biases), 0.02),
+        np.full(len(kept_biases), 0.05),
         size_bias_of_doubted=np.array(excluded_biases, float),
         size_bias_of_kept=np.array(kept_biases, float),
     )

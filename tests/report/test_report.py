@@ -22,7 +22,10 @@ from support import PHANTOM, SMALL, composed
 SETTINGS = [
     *SMALL,
     *PHANTOM,
-    *("noise=type2", "nol=0.5", "trainer.max_epochs=12", "++method.confidence=0"),
+    "noise=type2",
+    "nol=0.5",
+    "trainer.max_epochs=12",
+    "++method.confidence=0",
     "optimizer.lr=0.01",
 ]
 

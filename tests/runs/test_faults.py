@@ -48,9 +48,15 @@ def failing(folder, source, *more):
     path = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [
-            *(sys.executable, "-m", "coseg_lightning.run", *SMALL, "trainer.max_epochs=3"),
-            *("~data.source", f"+data.source={{_target_: faults.splits, {source}}}"),
-            *(f"hydra.run.dir={folder}", *more),
+            sys.executable,
+            "-m",
+            "coseg_lightning.run",
+            *SMALL,
+            "trainer.max_epochs=3",
+            "~data.source",
+            f"+data.source={{_target_: faults.splits, {source}}}",
+            f"hydra.run.dir={folder}",
+            *more,
         ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)},
