@@ -16,6 +16,65 @@ from PIL import Image
 
 from support import ROOT, Squares
 
+# A continuous-integration machine of 16 GB runs two of these, and the processes that they start.
+MAX_MEMORY = 3 * 1024**3
+BEFORE = pytest.StashKey[int]()  # the memory of the process before a test
+
+
+def memory(entry: str) -> int | None:
+    """Read this process's `VmRSS`, or its peak `VmHWM`, in bytes; None where it is unknown."""
+    status = Path("/proc/self/status")  # not getrusage, whose peak may be the parent process's
+    if not status.is_file():
+        return None
+    values = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return 1024 * int(values[entry].split()[0]) if entry in values else None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--memory", type=int, default=0, metavar="N", help="show the N tests that add most memory"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    item.stash[BEFORE] = memory("VmRSS") or 0
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    result = yield
+    added = (memory("VmRSS") or 0) - item.stash[BEFORE]
+    item.user_properties.append(("memory", (added, memory("VmHWM") or 0)))
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    wanted = terminalreporter.config.getoption("--memory")
+    if not wanted:
+        return
+    used = [
+        (dict(report.user_properties)["memory"], report.nodeid)
+        for report in terminalreporter.getreports("")
+        if report.when == "teardown"
+    ]
+    terminalreporter.section("memory added by each test, and the peak of its process so far")
+    for (added, peak), test in sorted(used, reverse=True)[:wanted]:
+        terminalreporter.write_line(f"{added / 1e6:8.0f} MB {peak / 1e6:8.0f} MB  {test}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _limited_memory() -> Iterator[None]:
+    """Fail if this process took more than `MAX_MEMORY`; forked children are not counted."""
+    yield
+    peak = memory("VmHWM")
+    if peak is not None:
+        assert peak < MAX_MEMORY, (
+            f"this test process took {peak / 1e9:.1f} GB, and may take {MAX_MEMORY / 1e9:.1f} GB: "
+            "see which test it was with --memory=20"
+        )
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
