@@ -1,63 +1,84 @@
-"""What tests share: small networks and datasets, and where the real data lies."""
+"""Fixtures of all tests: seeds, caches, datasets on disk, and where the real masks lie."""
 
 import gc
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of two threads are ten times slower
+# Before torch is imported: two processes of two threads are ten times slower on two cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
 
-ROOT = Path(__file__).resolve().parents[1]
+from support import ROOT, Squares
+
+# A continuous-integration machine of 16 GB runs two of these, and the processes that they start.
+MAX_MEMORY = 3 * 1024**3
+BEFORE = pytest.StashKey[int]()  # the memory of the process before a test
 
 
-class TinyNetwork(nn.Module):
-    """Two small convolutions: fast, and able to learn a bright square."""
+def memory(entry: str) -> int | None:
+    """Read this process's `VmRSS`, or its peak `VmHWM`, in bytes; None where it is unknown."""
+    status = Path("/proc/self/status")  # not getrusage, whose peak may be the parent process's
+    if not status.is_file():
+        return None
+    values = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    return 1024 * int(values[entry].split()[0]) if entry in values else None
 
-    def __init__(self, in_channels: int = 1, classes: int = 2, width: int = 4) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, width, 3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, classes, 1),
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--memory", type=int, default=0, metavar="N", help="show the N tests that add most memory"
+    )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    item.stash[BEFORE] = memory("VmRSS") or 0
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    result = yield
+    added = (memory("VmRSS") or 0) - item.stash[BEFORE]
+    item.user_properties.append(("memory", (added, memory("VmHWM") or 0)))
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    wanted = terminalreporter.config.getoption("--memory")
+    if not wanted:
+        return
+    used = [
+        (dict(report.user_properties)["memory"], report.nodeid)
+        for report in terminalreporter.getreports("")
+        if report.when == "teardown"
+    ]
+    terminalreporter.section("memory added by each test, and the peak of its process so far")
+    for (added, peak), test in sorted(used, reverse=True)[:wanted]:
+        terminalreporter.write_line(f"{added / 1e6:8.0f} MB {peak / 1e6:8.0f} MB  {test}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _limited_memory() -> Iterator[None]:
+    """Fail if this process took more than `MAX_MEMORY`; forked children are not counted."""
+    yield
+    peak = memory("VmHWM")
+    if peak is not None:
+        assert peak < MAX_MEMORY, (
+            f"this test process took {peak / 1e9:.1f} GB, and may take {MAX_MEMORY / 1e9:.1f} GB: "
+            "see which test it was with --memory=20"
         )
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
-
-
-class Squares:
-    """`MaskedImages`: a bright square on a dark, noisy ground; the square is class 1."""
-
-    def __init__(self, size: int = 11, side: int = 32, name: str = "s") -> None:
-        self.ids = [f"{name}{i:02d}" for i in range(size)]
-        self.side = side
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def mask(self, index: int) -> np.ndarray:
-        rng = np.random.default_rng(index)
-        mask = np.zeros((self.side, self.side), np.uint8)
-        top, left = rng.integers(2, self.side // 2, 2)
-        mask[top : top + self.side // 3, left : left + self.side // 3] = 1
-        return mask
-
-    def image(self, index: int) -> np.ndarray:
-        noise = np.random.default_rng(100 + index).normal(60, 15, (self.side, self.side))
-        return np.clip(noise + 110 * self.mask(index), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is known of files is kept where tests are, also by the processes that they start."""
+    """Keep the cache of file inspections among the tests' files, for started processes too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
@@ -70,10 +91,16 @@ def _same_seed() -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_rubbish() -> Iterator[None]:
-    """Trainers and networks refer to each other in circles, and forked tests copy what is left."""
+def _collected_garbage() -> Iterator[None]:
+    """Free the trainers and networks that refer to each other, so that forks do not copy them."""
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _every_epoch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save every epoch, however short, so that a resumed test starts from the same one."""
+    monkeypatch.setattr("coseg_lightning.callbacks.stage_checkpoint.MAX_SAVE_SHARE", 1e12)
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +120,7 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
         squares = Squares(size, side)
         for name in ("images", "masks", "masks_rough"):
             (root / name).mkdir(parents=True)
-        for i, id in enumerate(squares.ids):
+        for i, sample_id in enumerate(squares.ids):
             mask = squares.mask(i)
             rough = np.zeros_like(mask)
             rows, columns = np.nonzero(mask)
@@ -101,15 +128,9 @@ def make_folder(tmp_path: Path) -> Callable[..., Path]:
                 max(0, rows.min() - 3) : rows.max() + 4,
                 max(0, columns.min() - 3) : columns.max() + 4,
             ] = 1
-            Image.fromarray(squares.image(i)).save(root / "images" / f"{id}.png")
-            Image.fromarray(mask * foreground).save(root / "masks" / f"{id}.png")
-            Image.fromarray(rough * foreground).save(root / "masks_rough" / f"{id}.png")
+            Image.fromarray(squares.image(i)).save(root / "images" / f"{sample_id}.png")
+            Image.fromarray(mask * foreground).save(root / "masks" / f"{sample_id}.png")
+            Image.fromarray(rough * foreground).save(root / "masks_rough" / f"{sample_id}.png")
         return root
 
     return make
-
-
-@pytest.fixture(autouse=True)
-def _every_epoch_is_saved(monkeypatch):
-    """However short: what is killed then goes on from the same place in every run of a test."""
-    monkeypatch.setattr("coseg_lightning.callbacks.stage_checkpoint.MAX_SAVE_SHARE", 1e12)

@@ -3,13 +3,12 @@
 import os
 import signal
 
-from conftest import Squares
-
 from coseg_lightning.data.folder import Splits
+from support import Squares
 
 
 class Failing(Squares):
-    """Raises, or kills its process, when one process has read so many images."""
+    """Raises an error or kills the process once the process of `rank` has read `after` images."""
 
     def __init__(self, size, fault, after, rank):
         super().__init__(size)
@@ -26,5 +25,5 @@ class Failing(Squares):
 
 
 def splits(fault, after, rank=0, size=12):
-    """Twelve squares to train on, and four to test."""
+    """Return `size` squares for training, and four for the test."""
     return Splits(Failing(size, fault, after, rank), None, Squares(4, name="t"))

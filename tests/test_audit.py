@@ -1,4 +1,4 @@
-"""The audit: which masks are bad, by peers that are trained on them or by given predictions."""
+"""The audit finds bad masks by peers that it trains on them, or by given predictions."""
 
 import csv
 import json
@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import Squares
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -15,10 +14,16 @@ from coseg_lightning.app.command import CONF
 from coseg_lightning.audit import audit
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.errors import InputError
+from support import Squares
 
 SMALL = [
-    *("model=unet_classic", "model.base_channels=4", "data.image_size=32", "data.in_channels=1"),
-    *("trainer.accelerator=cpu", "+trainer.enable_progress_bar=false", "trainer.max_epochs=4"),
+    "model=unet_classic",
+    "model.base_channels=4",
+    "data.image_size=32",
+    "data.in_channels=1",
+    "trainer.accelerator=cpu",
+    "+trainer.enable_progress_bar=false",
+    "trainer.max_epochs=4",
 ]
 
 
@@ -37,8 +42,13 @@ def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path)
     before = {path: path.read_bytes() for path in root.rglob("*.png")}
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "coseg_lightning.audit", *SMALL, f"data.root={root}"),
-            *(f"hydra.run.dir={folder}", "worst=5"),
+            sys.executable,
+            "-m",
+            "coseg_lightning.audit",
+            *SMALL,
+            f"data.root={root}",
+            f"hydra.run.dir={folder}",
+            "worst=5",
         ],
         capture_output=True,
         text=True,
@@ -46,7 +56,7 @@ def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path)
     )
     assert result.returncode == 0, result.stderr
     rows = rows_of(folder / "scores.csv")
-    assert sorted(row["id"] for row in rows) == Squares(10).ids  # test samples too
+    assert sorted(row["id"] for row in rows) == Squares(10).ids  # test samples are ranked too
     assert "The worst of 10 masks" in result.stdout
     assert "Noise level: " in result.stdout
     summary = json.loads((folder / "summary.json").read_text())
@@ -59,15 +69,17 @@ def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path)
 
 @pytest.fixture
 def with_predictions(make_folder):
-    """Ten squares, two of whose masks are shifted, and a good network's predictions."""
+    """Write ten squares, two of whose masks are shifted, and a good network's predictions."""
     root = make_folder(size=10)
     (root / "predictions").mkdir()
     squares = Squares(10)
-    for i, id in enumerate(squares.ids):
+    for i, sample_id in enumerate(squares.ids):
         foreground = 0.02 + 0.96 * squares.mask(i).astype(np.float32)
-        np.save(root / "predictions" / f"{id}.npy", foreground)
+        np.save(root / "predictions" / f"{sample_id}.npy", foreground)
         if i in (3, 7):
-            Image.fromarray(np.roll(squares.mask(i), 4, axis=1)).save(root / "masks" / f"{id}.png")
+            Image.fromarray(np.roll(squares.mask(i), 4, axis=1)).save(
+                root / "masks" / f"{sample_id}.png"
+            )
     return root
 
 

@@ -1,4 +1,4 @@
-"""The benchmarks' own code; what they measure is no part of pass or fail."""
+"""The code of the benchmarks; the figures that they measure do not pass or fail."""
 
 import sys
 from argparse import Namespace
@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import ROOT
 from hydra.utils import instantiate
-from test_coseg_module import loader, trainer_of
+
+from support import ROOT, loader, trainer_of
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -72,8 +72,8 @@ def test_the_pages_hold_the_tables_of_the_committed_results():
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
     assert sum("<!-- end -->" in text for text in texts.values()) > 10
     for page, text in texts.items():
-        told = f"{page} is older than the results: python benchmarks/grid.py docs"
-        assert tables.filled(text, results) == text, told
+        message = f"{page} is older than the results: python benchmarks/grid.py docs"
+        assert tables.filled(text, results) == text, message
 
 
 def test_every_method_has_its_page():
@@ -103,7 +103,8 @@ def test_the_vote_by_the_mean_is_of_its_own_run_alone(tmp_path):
     a = torch.tensor([0.9, 0.9, 0.9, 0.4]).view(1, 1, 1, 4)
     b = torch.tensor([0.9, 0.3, 0.9, 0.45]).view(1, 1, 1, 4)
     a, b = (torch.cat([1 - p, p], dim=1) for p in (a, b))
-    assert vote(a, b, masks).tolist() == [[[1, 0, 255, 0]]]  # the second pixel: no agreement
+    # The peers disagree at the second pixel.
+    assert vote(a, b, masks).tolist() == [[[1, 0, 255, 0]]]
     assert vote_by_the_mean(a, b, masks).tolist() == [[[1, 1, 255, 0]]]
     assert vote_by_the_mean(a, b, masks, confidence=0.7).tolist() == [[[1, 0, 255, 1]]]
 
@@ -111,11 +112,11 @@ def test_the_vote_by_the_mean_is_of_its_own_run_alone(tmp_path):
         def on_fit_end(self, trainer, pl_module):
             self.vote = label_correction.vote
 
-    seen = Seen()
+    callback = Seen()
     module = VoteByTheMean(torch.nn.Conv2d(1, 2, 1), torch.nn.Conv2d(1, 2, 1), noise_level=0.5)
     images, masks = torch.rand(4, 1, 8, 8), torch.zeros(4, 8, 8, dtype=torch.long)
-    trainer_of(tmp_path, max_epochs=1, callbacks=[seen]).fit(module, loader((images, masks)))
-    assert seen.vote is vote_by_the_mean
+    trainer_of(tmp_path, max_epochs=1, callbacks=[callback]).fit(module, loader((images, masks)))
+    assert callback.vote is vote_by_the_mean
     assert label_correction.vote is vote
 
 
@@ -146,14 +147,14 @@ def test_the_tables_of_what_there_is():
         row("bubil-worst", 0.5, "gce", 1, 0.84),
         row("bubil-crowd1", 0.1, "coseg", 0, 0.86),
     ]
-    found = tables.tables("core", rows)
-    # 0.86 is three points above the same seed's 0.83, of the four that the noise costs there.
-    assert "| **Co-Seg, our default** | +3.0 (1) | - |" in found
-    assert "| generalised cross-entropy | -1.0 (1) | - |" in found
-    assert "| 0.5 | **Co-Seg, our default** | 86.0 | 75 % | 80.0 | - | - | 1 |" in found
-    assert "| trained by | bubil-worst |" in found
-    assert "| supervised, clean labels | 88.0 ± 1.4 |" in found
-    assert "| 0.5 | supervised, noisy labels | 84.0 ± 1.4 | - |" in found
+    text = tables.tables("core", rows)
+    # 0.86 is three points above the same seed's 0.83; noise costs four points there.
+    assert "| **Co-Seg, our default** | +3.0 (1) | - |" in text
+    assert "| generalised cross-entropy | -1.0 (1) | - |" in text
+    assert "| 0.5 | **Co-Seg, our default** | 86.0 | 75 % | 80.0 | - | - | 1 |" in text
+    assert "| trained by | bubil-worst |" in text
+    assert "| supervised, clean labels | 88.0 ± 1.4 |" in text
+    assert "| 0.5 | supervised, noisy labels | 84.0 ± 1.4 | - |" in text
 
 
 def test_the_ablation_is_told_as_differences_of_the_same_seeds():
@@ -166,21 +167,21 @@ def test_the_ablation_is_told_as_differences_of_the_same_seeds():
         row("bubil-worst", 0.5, "two rounds", 1, 0.91, label_dice_after="0.9"),
         row("usgra-type2", 0.5, "bare vote", 0, 0.79),
     ]
-    found = tables.tables("ablation", rows)
+    text = tables.tables("ablation", rows)
     assert (
-        "| bare vote (seed 1) | +1.0 |\n| two rounds | +0.0 ± 1.4 |" in found
-    )  # no pair elsewhere
-    assert "| the default in this version | 90.0 ± 0.0 | - |" in found
-    assert "| bare vote | 80.0 ± 0.0 | - |" in found
+        "| bare vote (seed 1) | +1.0 |\n| two rounds | +0.0 ± 1.4 |" in text
+    )  # the other rows have no partner
+    assert "| the default in this version | 90.0 ± 0.0 | - |" in text
+    assert "| bare vote | 80.0 ± 0.0 | - |" in text
 
 
 def test_a_cell_with_fewer_seeds_than_others_names_them():
     rows = [row(f"bubil-{name}", 0.5, "supervised", 0, 0.8) for name in ("worst", "large")]
     rows += [row("bubil-worst", 0.5, "coseg", seed, 0.8) for seed in (0, 1)]
     rows += [row("bubil-large", 0.5, "coseg", 0, 0.9)]
-    found = tables.overview(rows, 0.5)
-    assert "| supervised, noisy labels (seed 0) | 80.0 | 80.0 |" in found
-    assert "| **Co-Seg, our default** | 90.0 (seed 0) | 80.0 ± 0.0 |" in found
+    text = tables.overview(rows, 0.5)
+    assert "| supervised, noisy labels (seed 0) | 80.0 | 80.0 |" in text
+    assert "| **Co-Seg, our default** | 90.0 (seed 0) | 80.0 ± 0.0 |" in text
 
 
 def test_what_was_held_out_is_no_set_that_anything_was_chosen_on():
@@ -191,10 +192,10 @@ def test_what_was_held_out_is_no_set_that_anything_was_chosen_on():
         row("bubil-small", 0.5, "coseg", 0, 0.86, label_dice_before="0.9", label_dice_after="0.92"),
         row("bubil-none", 0.0, "supervised", 0, 0.87),
     ]
-    found = tables.tables("heldout", rows)
-    assert "| supervised, clean labels | 87.0 |" in found
-    assert "| **Co-Seg, our default** | +6.0 (1) |" in found
-    assert "| 0.5 | **Co-Seg, our default** | 86.0 | 86 % | - | 90.0 | 92.0 | 1 |" in found
+    text = tables.tables("heldout", rows)
+    assert "| supervised, clean labels | 87.0 |" in text
+    assert "| **Co-Seg, our default** | +6.0 (1) |" in text
+    assert "| 0.5 | **Co-Seg, our default** | 86.0 | 86 % | - | 90.0 | 92.0 | 1 |" in text
 
 
 def test_of_a_cell_that_was_run_again_the_last_row_counts(tmp_path, monkeypatch):
@@ -205,15 +206,20 @@ def test_of_a_cell_that_was_run_again_the_last_row_counts(tmp_path, monkeypatch)
         cell = row("bubil-worst", 0.5, "coseg", 0, dice)
         lines.append(",".join(cell[name] for name in grid.COLUMNS))
     (tmp_path / "core.csv").write_text("\n".join(lines))
-    assert [found["dice"] for found in grid.read("core")] == ["0.2"]
+    assert [result["dice"] for result in grid.read("core")] == ["0.2"]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in step.KINDS if not kind.endswith("bare loop")])
 def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(step, "BATCHES", 1)
     options = Namespace(
-        **{"size": 32, "batch": 4, "alpha": 0.5, "encoder": "resnet18"},
-        **{"channels_last": False, "compile": False, "accelerator": "cpu"},
+        size=32,
+        batch=4,
+        alpha=0.5,
+        encoder="resnet18",
+        channels_last=False,
+        compile=False,
+        accelerator="cpu",
     )
     module = step.modules(kind, options)
     before = [weight.clone() for weight in module.parameters()]
@@ -225,8 +231,14 @@ def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
 @pytest.mark.parametrize("kind", ["plain", "joint", "score, then train", "score bank"])
 def test_the_bare_loops_train_too(kind):
     options = Namespace(
-        **{"size": 64, "batch": 4, "alpha": 0.5, "encoder": "resnet18", "precision": "32-true"},
-        **{"channels_last": False, "compile": False, "accelerator": "cpu"},
+        size=64,
+        batch=4,
+        alpha=0.5,
+        encoder="resnet18",
+        precision="32-true",
+        channels_last=False,
+        compile=False,
+        accelerator="cpu",
     )
     epochs = step.bare(kind, options, step.batches_of(options))
     next(epochs)
@@ -234,7 +246,7 @@ def test_the_bare_loops_train_too(kind):
 
 
 def test_the_mocked_evidence_is_like_real_one():
-    """Else the time of estimating its noise level would be that of something else."""
+    """Otherwise the estimation would be timed on something that it never meets."""
     rng = np.random.default_rng(0)
     noisy = rng.random(2000) < 0.3
     peers = np.moveaxis(scale.evidence_of(noisy, rng), 1, 0)

@@ -1,4 +1,4 @@
-"""A corrupted copy of a folder of masks."""
+"""The corrupted copy of a folder of masks."""
 
 import csv
 import subprocess
@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import Squares
 from PIL import Image
 
 from coseg_lightning.corrupt import corrupt_folder
@@ -15,6 +14,7 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.noise.noisy_layer import write_noisy_layer
+from support import Squares
 
 
 def manifest(folder):
@@ -31,8 +31,15 @@ def test_the_command_makes_the_masks_of_a_run(make_folder, tmp_path):
     before = {path.name: path.read_bytes() for path in (root / "masks").iterdir()}
     result = subprocess.run(
         [
-            *(sys.executable, "-m", "coseg_lightning.corrupt", f"masks={root}/masks"),
-            *(f"out={out}", "noise=type1", "nol=0.5", "seed=3", f"split={root}/split.csv"),
+            sys.executable,
+            "-m",
+            "coseg_lightning.corrupt",
+            f"masks={root}/masks",
+            f"out={out}",
+            "noise=type1",
+            "nol=0.5",
+            "seed=3",
+            f"split={root}/split.csv",
         ],
         capture_output=True,
         text=True,
@@ -46,14 +53,14 @@ def test_the_command_makes_the_masks_of_a_run(make_folder, tmp_path):
     squares = Squares(6)
     layer = write_noisy_layer(squares, BoundaryNoise(), 0.5, 3, tmp_path / "layer")
     noisy, rows = MaskFolder(out, classes=2), manifest(out)
-    for id, row in rows.items():
-        assert row["noisy"] == str(int(id in layer))
-        if id in layer:
-            np.testing.assert_array_equal(noisy.read(id), layer.read(id))
-            assert float(row["dice"]) == layer.facts(id)["dice"] < 1
+    for sample_id, row in rows.items():
+        assert row["noisy"] == str(int(sample_id in layer))
+        if sample_id in layer:
+            np.testing.assert_array_equal(noisy.read(sample_id), layer.read(sample_id))
+            assert float(row["dice"]) == layer.facts(sample_id)["dice"] < 1
             assert row["noise"] == "type1"
         else:
-            assert (out / f"{id}.png").read_bytes() == before[f"{id}.png"]
+            assert (out / f"{sample_id}.png").read_bytes() == before[f"{sample_id}.png"]
             assert float(row["dice"]) == 1
 
 
@@ -122,7 +129,7 @@ def test_a_file_that_cannot_hold_the_classes_is_refused(tmp_path):
     Image.fromarray(mask).save(masks / "a.jpg", quality=100)
     with pytest.raises(InputError, match="save your masks as PNG|class id"):
         corrupt_folder(
-            *(masks, tmp_path / "out", BoundaryNoise()), name="x", noise_level=0.9, classes=3
+            masks, tmp_path / "out", BoundaryNoise(), name="x", noise_level=0.9, classes=3
         )
     assert not (tmp_path / "out").exists()
 

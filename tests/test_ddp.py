@@ -1,4 +1,4 @@
-"""Several processes: the same weights on all, the same ranking and layer as with one."""
+"""Several processes: the same weights on all, and the ranking and layer of a single process."""
 
 import subprocess
 import sys
@@ -6,10 +6,7 @@ import sys
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Squares, TinyNetwork
 from pytorch_lightning.callbacks import ModelCheckpoint
-from test_callbacks import Oracle, hashes
-from test_coseg_module import data_of, module_of, trainer_of
 from torch.optim.lr_scheduler import StepLR
 
 from coseg_lightning import (
@@ -27,10 +24,11 @@ from coseg_lightning.methods.reweight import Reweighted
 from coseg_lightning.methods.transition import LabelTransition, TransitionEstimation
 from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.report.figures import read_rows
+from support import Oracle, Squares, TinyNetwork, data_of, hashes, module_of, trainer_of
 
 
 class KeepStates(pl.Callback):
-    """Saves each process's weights, and its step count, for the test to compare."""
+    """Saves each process's weights and step count, for the test to compare."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -69,7 +67,7 @@ def test_ranks_end_with_the_same_weights(tmp_path, kind, count):
     first, *others = (
         torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in range(count)
     )
-    # 11 samples on 2 processes are 6 each, one batch of 4 an epoch, the rest left out.
+    # 11 samples on 2 processes are 6 each: one batch of 4 per epoch, and the rest is dropped.
     assert first["steps"] == 3
     for other in others:
         torch.testing.assert_close(first, other, rtol=0, atol=0)
@@ -90,7 +88,7 @@ def test_clipping_accumulation_and_schedules_on_two_processes(tmp_path):
     first, second = (
         torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in (0, 1)
     )
-    assert first["steps"] == 3  # two batches a process and epoch
+    assert first["steps"] == 3  # two batches per process and epoch
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
@@ -105,7 +103,7 @@ def test_a_single_process_of_ddp(tmp_path):
 
 
 class KeepPicks(pl.Callback):
-    """How many samples each process picked of each batch."""
+    """Counts the samples that each process picks from each batch."""
 
     def __init__(self, folder):
         self.folder, self.counts = folder, []
@@ -126,7 +124,7 @@ class KeepPicks(pl.Callback):
 
 
 def test_batches_are_selected_from_by_each_process_alone(tmp_path):
-    """Selection by batch is within a process's own batch, whatever the other one picks."""
+    """Selection by batch is within a process's own batch, whatever the other process picks."""
     module = module_of(selection="relative", ramp_epochs=0)
     trainer_of(tmp_path, callbacks=[KeepPicks(tmp_path / "picks")], **processes(2)).fit(
         module, data_of(tmp_path, size=20)
@@ -137,7 +135,7 @@ def test_batches_are_selected_from_by_each_process_alone(tmp_path):
 
 
 class DoubtAll(pl.Callback):
-    """Lets one process's samples all be doubted, and keeps how many images passed its peers."""
+    """Excludes all samples of process 0, and counts the images that pass through its peers."""
 
     def __init__(self, folder):
         self.folder, self.passed = folder, []
@@ -166,7 +164,7 @@ def test_a_process_whose_batch_is_doubted_throughout(tmp_path):
         torch.load(tmp_path / "states" / f"{rank}.pt", weights_only=True) for rank in (0, 1)
     )
     torch.testing.assert_close(first, second, rtol=0, atol=0)
-    # Where BatchNorm is synchronised, a process that passes nothing would be waited for for ever.
+    # With synchronised BatchNorm, the others would wait forever for a process that passes nothing.
     passed = [
         torch.load(tmp_path / "states" / f"passed{rank}.pt", weights_only=True) for rank in (0, 1)
     ]
@@ -174,7 +172,7 @@ def test_a_process_whose_batch_is_doubted_throughout(tmp_path):
 
 
 def test_torchrun(tmp_path):
-    """The app under torchrun, as docs/lightning.md says."""
+    """The app runs under torchrun as docs/lightning.md says."""
     arguments = ["model=unet_classic", "model.base_channels=2", "noise=type2", "nol=0.25"]
     arguments += ["data.source.train=8", "data.source.val=0", "data.source.test=3"]
     arguments += ["data.image_size=32", "data.batch_size=2", "trainer.max_epochs=1"]
@@ -182,21 +180,21 @@ def test_torchrun(tmp_path):
     arguments += ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
     arguments += [f"hydra.run.dir={folder}"]
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, *launcher, "-m", "coseg_lightning.run", *arguments],
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert told.returncode == 0, told.stderr[-3000:]
-    assert told.stdout.count("Test Dice") == 1  # by the first process alone
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("Test Dice") == 1  # printed by the first process alone
     assert len(read_rows(folder / "scores.csv")) == 8
     assert (folder / "report.html").is_file()
 
 
 def run_of(tmp_path, count):
-    """Rank and correct with fixed networks, so that nothing but the pass itself can differ."""
+    """Rank and correct with fixed networks, so that only the pass itself can differ."""
     torch.manual_seed(0)
     net_b = Oracle()
     net_b.gain.data *= 0.5
@@ -211,13 +209,13 @@ def run_of(tmp_path, count):
 
 
 def test_ranking_and_layer_are_the_same_for_1_2_and_3_processes(tmp_path):
-    """11 samples on 3 processes, 3 corrected ones on 2 and 3: every share is uneven."""
+    """11 samples on 3 processes, and 3 corrected ones on 2 and 3: every share is uneven."""
     one, *others = (run_of(tmp_path, count) for count in (1, 2, 3))
     expected = {path.relative_to(one): digest for path, digest in hashes(one).items()}
     assert len(expected) == 1 + 1 + 3  # scores.csv, manifest.json and 3 masks
     for other in others:
-        found = {path.relative_to(other): digest for path, digest in hashes(other).items()}
-        assert found == expected
+        digests = {path.relative_to(other): digest for path, digest in hashes(other).items()}
+        assert digests == expected
 
 
 class KeepTest(pl.Callback):
@@ -254,9 +252,11 @@ class KeepFinal(pl.Callback):
 
 @pytest.mark.parametrize("averaging", [True, False])
 def test_batches_of_which_one_process_keeps_nothing(tmp_path, averaging):
-    """One sample a batch and most of them doubted: one process often has nothing to learn."""
+    """With one sample per batch and most of them excluded, a process often has nothing to learn."""
     data = CoSegDataModule(
-        *(Squares(6), Squares(3, name="v"), None),
+        Squares(6),
+        Squares(3, name="v"),
+        None,
         image_size=32,
         in_channels=1,
         batch_size=1,
@@ -286,19 +286,20 @@ def test_batches_of_which_one_process_keeps_nothing(tmp_path, averaging):
 
 
 def test_a_transition_is_estimated_alike_by_1_and_2_processes(tmp_path):
-    found = []
+    transitions = []
     for count in (1, 2):
         torch.manual_seed(0)
-        network = torch.nn.Conv2d(1, 2, 3, padding=1)  # without BatchNorm, which training changes
+        # It has no BatchNorm, whose statistics would change with training.
+        network = torch.nn.Conv2d(1, 2, 3, padding=1)
         module, callback = LabelTransition(network, lr=0.0), KeepTransition(tmp_path)
         options = {"max_epochs": 1, "callbacks": [callback], **processes(count)}
         trainer_of(tmp_path, **options).fit(module, data_of(tmp_path / f"{count}"))
-        found.append(torch.load(tmp_path / "transition.pt", weights_only=True))
-    torch.testing.assert_close(found[0], found[1], atol=1e-6, rtol=0)
+        transitions.append(torch.load(tmp_path / "transition.pt", weights_only=True))
+    torch.testing.assert_close(transitions[0], transitions[1], atol=1e-6, rtol=0)
 
 
 class KeepTransition(TransitionEstimation):
-    """Saves what the first process found, for the test to compare."""
+    """Saves the transition that the first process estimated, for the test to compare."""
 
     def __init__(self, folder):
         self.folder = folder

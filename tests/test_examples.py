@@ -1,4 +1,4 @@
-"""The examples run as they stand, for fewer epochs."""
+"""The examples run as they stand, but for fewer epochs."""
 
 import importlib.util
 import json
@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Squares, TinyNetwork
 from PIL import Image
-from test_run import PHANTOM, SMALL, start
 
 from coseg_lightning import CoSegModule, LabelStore
 from coseg_lightning.functional.equations import segmentation_loss
+from support import PHANTOM, ROOT, SMALL, Squares, TinyNetwork, start
 
 
 def example(name):
@@ -58,20 +57,22 @@ def test_lightning_cli(tmp_path):
 
 
 def fake_pets(root, size=10):
-    """The layout of torchvision's `OxfordIIITPet`."""
+    """Write the layout of torchvision's `OxfordIIITPet`."""
     base = root / "oxford-iiit-pet"
     for name in ("images", "annotations/trimaps"):
         (base / name).mkdir(parents=True)
     squares = Squares(2 * size, name="cat_")
-    for index, id in enumerate(squares.ids):
+    for index, sample_id in enumerate(squares.ids):
         mask = squares.mask(index)
         trimap = np.where(mask == 1, 1, 2).astype(np.uint8)
         trimap[:2] = 3
         image = Image.fromarray(squares.image(index)).convert("RGB")
-        image.save(base / "images" / f"{id}.jpg")
-        Image.fromarray(trimap).save(base / "annotations" / "trimaps" / f"{id}.png")
+        image.save(base / "images" / f"{sample_id}.jpg")
+        Image.fromarray(trimap).save(base / "annotations" / "trimaps" / f"{sample_id}.png")
     for split, ids in (("trainval", squares.ids[:size]), ("test", squares.ids[size:])):
-        (base / "annotations" / f"{split}.txt").write_text("".join(f"{id} 1 1 1\n" for id in ids))
+        (base / "annotations" / f"{split}.txt").write_text(
+            "".join(f"{sample_id} 1 1 1\n" for sample_id in ids)
+        )
 
 
 def test_oxford_pets(tmp_path):
@@ -79,7 +80,8 @@ def test_oxford_pets(tmp_path):
     options = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
     summary = example("oxford_pets").main(tmp_path, tmp_path / "run", side=32, **options)
     assert 0 <= summary["test"]["dice"] <= 1
-    assert (tmp_path / "run" / "scores.csv").read_text().count("pet_") == 9  # one is for validation
+    # One sample is for validation.
+    assert (tmp_path / "run" / "scores.csv").read_text().count("pet_") == 9
     assert (tmp_path / "run" / "labels").is_dir()
 
 
@@ -91,21 +93,21 @@ def test_every_example_is_tested():
 
 
 def test_a_method_of_ones_own(tmp_path):
-    """One file and one yaml, from outside the package."""
-    place = ROOT / "examples" / "own_method"
+    """One file and one yaml outside the package are enough."""
+    folder = ROOT / "examples" / "own_method"
     settings = [*SMALL, *PHANTOM, f"hydra.run.dir={tmp_path}", "+method.options.gamma=1"]
     options = ["--config-dir", ".", "method=bootstrapping", "noise=type2", *settings]
-    wrong = start(*options, cwd=place)
+    wrong = start(*options, cwd=folder)
     assert wrong.returncode == 1
     assert "gamma: there is no such argument of Bootstrapping" in wrong.stderr
-    done = start(*options[:-1], cwd=place)
+    done = start(*options[:-1], cwd=folder)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["config"]["method"]["options"] == {"beta": 0.8}
     assert set(summary["stages"]) == {"supervised_training", "test"}
     assert "the method bootstrapping" in (tmp_path / "report.html").read_text()
     other = f"hydra.run.dir={tmp_path / 'other'}"
-    wrong = start(*options[:-2], other, "method.stages=[training]", cwd=place)
+    wrong = start(*options[:-2], other, "method.stages=[training]", cwd=folder)
     assert "stages=['training'] of method=bootstrapping must be" in wrong.stderr
 
 

@@ -1,4 +1,4 @@
-"""What a finished run gives away: masks of new images, networks, clean masks, reviewed labels."""
+"""The products of a finished run: masks of new images, networks, clean masks, reviewed labels."""
 
 import json
 import shutil
@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import Squares
 from PIL import Image
-from test_run import SMALL, composed
 
 from coseg_lightning.apply import apply
 from coseg_lightning.data.folder import folder_splits
@@ -24,18 +22,9 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
 from coseg_lightning.runs.finished import FinishedRun
+from support import SMALL, Squares, command, composed
 
 LEARNING = ["trainer.max_epochs=12", "optimizer.lr=0.01", "nol=0.3", "++method.confidence=0"]
-
-
-def command(name, *arguments, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", f"coseg_lightning.{name}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=120,
-    )
 
 
 def digests(folder):
@@ -43,104 +32,107 @@ def digests(folder):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A run on a folder of palette masks, of which some are bad."""
-    place = tmp_path_factory.mktemp("finished")
+def finished(tmp_path_factory):
+    """Train on a folder of palette masks, some of which are bad."""
+    finished = tmp_path_factory.mktemp("finished")
     squares = Squares(24, 40)
     for name in ("images", "masks"):
-        (place / "data" / name).mkdir(parents=True)
-    for i, id in enumerate(squares.ids):
+        (finished / "data" / name).mkdir(parents=True)
+    for i, sample_id in enumerate(squares.ids):
         mask = squares.mask(i)
         mask = np.roll(mask, 6, axis=1) if i % 4 == 0 else mask
         picture = Image.fromarray(255 * mask).convert("P")
         picture.putpalette([0, 0, 0] + 254 * [9, 9, 9] + [255, 0, 0])
         picture.putdata((255 * mask).ravel().tolist())
-        picture.save(place / "data" / "masks" / f"{id}.png", transparency=0)
-        Image.fromarray(squares.image(i)).save(place / "data" / "images" / f"{id}.png")
-    options = ["data=folder", f"data.root={place / 'data'}", "data.in_channels=1"]
-    run(composed(*SMALL, *options, *LEARNING), place / "run")
-    return place
+        picture.save(finished / "data" / "masks" / f"{sample_id}.png", transparency=0)
+        Image.fromarray(squares.image(i)).save(finished / "data" / "images" / f"{sample_id}.png")
+    options = ["data=folder", f"data.root={finished / 'data'}", "data.in_channels=1"]
+    run(composed(*SMALL, *options, *LEARNING), finished / "run")
+    return finished
 
 
 @pytest.fixture(scope="module")
 def smp_run(tmp_path_factory):
-    """A run with one of smp's networks."""
-    place = tmp_path_factory.mktemp("smp")
+    """Train one of smp's networks."""
+    folder = tmp_path_factory.mktemp("smp")
     options = ["data.source.train=4", "data.source.val=0", "data.source.test=2"]
     options += ["data.source.side=64", "data.image_size=64", "trainer.max_epochs=1"]
     options += ["trainer.accelerator=cpu", "+trainer.enable_progress_bar=false"]
-    run(composed("model=unet", "method=supervised", *options), place / "run")
-    return place / "run"
+    run(composed("model=unet", "method=supervised", *options), folder / "run")
+    return folder / "run"
 
 
-def test_masks_of_new_images_have_their_own_size(place, tmp_path):
+def test_masks_of_new_images_have_their_own_size(finished, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     squares = Squares(5, 40)
-    for i, id in enumerate(squares.ids):
-        Image.fromarray(squares.image(i)).resize((80, 60)).save(images / f"{id}.jpg")
+    for i, sample_id in enumerate(squares.ids):
+        Image.fromarray(squares.image(i)).resize((80, 60)).save(images / f"{sample_id}.jpg")
     before = digests(tmp_path)
     options = ["probabilities=true", "flips=true", "batch_size=2", "device=cpu"]
-    result = command("predict", place / "run", images, tmp_path / "out", *options, cwd=tmp_path)
+    result = command("predict", finished / "run", images, tmp_path / "out", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"5 masks are in {tmp_path / 'out'}." in result.stdout
     masks = MaskFolder(tmp_path / "out", classes=2)
     probabilities = PredictionFolder(tmp_path / "out" / "probabilities", classes=2)
-    for id in squares.ids:
-        mask, p = masks.read(id), probabilities.read(id, (60, 80))
+    for sample_id in squares.ids:
+        mask, p = masks.read(sample_id), probabilities.read(sample_id, (60, 80))
         assert mask.shape == (60, 80)
-        disagreeing = (p.argmax(axis=0) != mask) & (abs(p[0] - p[1]) > 0.01)  # float16
+        # Probabilities are stored in float16.
+        disagreeing = (p.argmax(axis=0) != mask) & (abs(p[0] - p[1]) > 0.01)
         assert not disagreeing.any()
     assert {path: digests(tmp_path)[path] for path in before} == before
-    # The same whatever the batches.
-    predict(place / "run", images, tmp_path / "again", batch_size=5, flips=True, num_workers=1)
-    for id in squares.ids:
+    # The result does not depend on the batches.
+    predict(finished / "run", images, tmp_path / "again", batch_size=5, flips=True, num_workers=1)
+    for sample_id in squares.ids:
         np.testing.assert_array_equal(
-            MaskFolder(tmp_path / "again", classes=2).read(id), masks.read(id)
+            MaskFolder(tmp_path / "again", classes=2).read(sample_id), masks.read(sample_id)
         )
 
 
-def test_predictions_are_those_that_the_test_measured(place, tmp_path):
-    splits = folder_splits(place / "data")
-    predict(place / "run", place / "data" / "images", tmp_path / "out")
+def test_predictions_are_those_that_the_test_measured(finished, tmp_path):
+    splits = folder_splits(finished / "data")
+    predict(finished / "run", finished / "data" / "images", tmp_path / "out")
     masks = MaskFolder(tmp_path / "out", classes=2)
     samples = SampleDataset(splits.test, image_size=32, in_channels=1)
-    network = FinishedRun(place / "run").network()
-    for i, id in enumerate(splits.test.ids):
+    network = FinishedRun(finished / "run").network()
+    for i, sample_id in enumerate(splits.test.ids):
         with torch.no_grad():
             p = network(samples[i]["image"][None]).softmax(dim=1)
         p = torch.nn.functional.interpolate(p, (40, 40), mode="bilinear", align_corners=False)
-        np.testing.assert_array_equal(masks.read(id), p[0].argmax(dim=0))
+        np.testing.assert_array_equal(masks.read(sample_id), p[0].argmax(dim=0))
 
 
-def test_bad_images_do_not_keep_the_others_from_their_masks(place, tmp_path):
-    shutil.copytree(place / "data" / "images", tmp_path / "images")
+def test_bad_images_do_not_keep_the_others_from_their_masks(finished, tmp_path):
+    shutil.copytree(finished / "data" / "images", tmp_path / "images")
     (tmp_path / "images" / "s03.png").write_text("no image")
     with pytest.raises(InputError, match=r"1 of 24 images have no mask: .*s03.png cannot be read"):
-        predict(place / "run", tmp_path / "images", tmp_path / "out")
+        predict(finished / "run", tmp_path / "images", tmp_path / "out")
     assert len(list((tmp_path / "out").iterdir())) == 23
     with pytest.raises(InputError, match="out is not empty, and nothing is ever overwritten"):
-        predict(place / "run", tmp_path / "images", tmp_path / "out")
+        predict(finished / "run", tmp_path / "images", tmp_path / "out")
     with pytest.raises(InputError, match="device=cuda:99 is not at hand"):
-        predict(place / "run", tmp_path / "images", tmp_path / "other", device="cuda:99")
-    result = command("predict", place / "run", "images", "new", "flip=true", cwd=tmp_path)
+        predict(finished / "run", tmp_path / "images", tmp_path / "other", device="cuda:99")
+    result = command("predict", finished / "run", "images", "new", "flip=true", cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.startswith("flip=true: there is no such setting; take probabilities,")
     for value in ("often", "["):
-        result = command("predict", place / "run", "images", "new", f"flips={value}", cwd=tmp_path)
+        result = command(
+            "predict", finished / "run", "images", "new", f"flips={value}", cwd=tmp_path
+        )
         assert result.stderr.startswith(f"flips={value} must be a bool")
 
 
-def test_all_masks_in_the_users_own_format(place, tmp_path):
-    before = digests(place / "data")
-    result = command("apply", place / "run", tmp_path / "clean", cwd=tmp_path)
+def test_all_masks_in_the_users_own_format(finished, tmp_path):
+    before = digests(finished / "data")
+    result = command("apply", finished / "run", tmp_path / "clean", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    layer = LabelStore(place / "run" / "labels")
-    changed = [id for id in layer.ids if layer.facts(id)["changed_pixels"]]
+    layer = LabelStore(finished / "run" / "labels")
+    changed = [sample_id for sample_id in layer.ids if layer.facts(sample_id)["changed_pixels"]]
     assert 2 < len(changed) < 10
     assert f"{len(changed)} of 24 masks in {tmp_path / 'clean'} were corrected." in result.stdout
     clean = MaskFolder(tmp_path / "clean", classes=2)
-    for path in (place / "data" / "masks").iterdir():
+    for path in (finished / "data" / "masks").iterdir():
         new = tmp_path / "clean" / path.name
         if path.stem not in changed:
             assert new.read_bytes() == path.read_bytes()
@@ -150,11 +142,11 @@ def test_all_masks_in_the_users_own_format(place, tmp_path):
             assert written.info["transparency"] == original.info["transparency"]
             assert set(np.unique(written)) <= {0, 255}
         np.testing.assert_array_equal(clean.read(path.stem), layer.read(path.stem))
-    assert digests(place / "data") == before
+    assert digests(finished / "data") == before
     with pytest.raises(InputError, match="exists and is never overwritten"):
-        apply(place / "run", tmp_path / "clean")
+        apply(finished / "run", tmp_path / "clean")
     with pytest.raises(InputError, match="which is only read"):
-        apply(place / "run", place / "data" / "masks" / "clean")
+        apply(finished / "run", finished / "data" / "masks" / "clean")
 
 
 def test_apply_needs_a_folder_of_masks(smp_run, tmp_path):
@@ -176,29 +168,29 @@ np.save(sys.argv[2], found)
 
 
 @pytest.mark.parametrize("which", ["smp's", "classic"])
-def test_an_onnx_model_runs_outside_torch(which, place, smp_run, tmp_path):
+def test_an_onnx_model_runs_outside_torch(which, finished, smp_run, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    folder = smp_run if which == "smp's" else place / "run"
+    folder = smp_run if which == "smp's" else finished / "run"
     path, difference = export(folder, "onnx", tmp_path / "model.onnx")
     assert difference < 1e-4
     script = [sys.executable, "-c", OUTSIDE_TORCH, str(path), str(tmp_path / "found.npy")]
     subprocess.run(script, check=True)
-    found = np.load(tmp_path / "found.npy")
-    side = found.shape[-1]
+    probabilities = np.load(tmp_path / "found.npy")
+    side = probabilities.shape[-1]
     images = np.random.default_rng(0).normal(size=(5, 1, side, side)).astype(np.float32)
     with torch.no_grad():
         expected = Probabilities(FinishedRun(folder).network())(torch.from_numpy(images))
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(probabilities, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("format", ["torchscript", "safetensors"])
-def test_other_formats(format, place, tmp_path):
+@pytest.mark.parametrize("file_format", ["torchscript", "safetensors"])
+def test_other_formats(file_format, finished, tmp_path):
     from safetensors.torch import load_file
 
-    path, difference = export(place / "run", format, tmp_path / "model")
-    network = FinishedRun(place / "run").network()
-    if format == "safetensors":
+    path, difference = export(finished / "run", file_format, tmp_path / "model")
+    network = FinishedRun(finished / "run").network()
+    if file_format == "safetensors":
         assert difference is None
         weights = load_file(path)
         assert all(torch.equal(weights[k], v) for k, v in network.state_dict().items())
@@ -209,15 +201,15 @@ def test_other_formats(format, place, tmp_path):
             torch.testing.assert_close(torch.jit.load(path)(images), network(images).softmax(dim=1))
     assert json.loads((tmp_path / "model.json").read_text())["input"]["shape"] == ["N", 1, 32, 32]
     with pytest.raises(InputError, match="exists and is never overwritten"):
-        export(place / "run", format, tmp_path / "model")
+        export(finished / "run", file_format, tmp_path / "model")
     with pytest.raises(InputError, match="format=tflite must be onnx, torchscript, safetensors"):
-        export(place / "run", "tflite")
+        export(finished / "run", "tflite")
 
 
-def test_the_export_command_names_what_it_wrote(place, tmp_path):
-    result = command("export", place / "run", "format=safetensors", cwd=tmp_path)
+def test_the_export_command_names_what_it_wrote(finished, tmp_path):
+    result = command("export", finished / "run", "format=safetensors", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    description = place / "run" / "export" / "model.safetensors.json"
+    description = finished / "run" / "export" / "model.safetensors.json"
     assert f"what goes in and comes out: {description}" in result.stdout
     assert description.is_file()
 
@@ -229,10 +221,10 @@ def test_smps_own_loader_reads_the_network(smp_run):
     assert all(torch.equal(own.state_dict()[k], v) for k, v in network.state_dict().items())
 
 
-def test_a_run_that_is_not_finished_or_was_edited(place, tmp_path):
+def test_a_run_that_is_not_finished_or_was_edited(finished, tmp_path):
     with pytest.raises(InputError, match="holds no finished run"):
         FinishedRun(tmp_path)
-    shutil.copytree(place / "run", tmp_path / "run")
+    shutil.copytree(finished / "run", tmp_path / "run")
     path = tmp_path / "run" / "summary.json"
     summary = json.loads(path.read_text())
     for edit in ({"config": None}, {"correction": {"layers": ["../elsewhere"]}}):
@@ -249,15 +241,17 @@ def test_a_run_that_is_not_finished_or_was_edited(place, tmp_path):
 
 
 def review_of(path, **decisions):
-    lines = [f"{id},{decision}\n" for id, decision in decisions.items()]
+    lines = [f"{sample_id},{decision}\n" for sample_id, decision in decisions.items()]
     path.write_text("id,decision\n" + "".join(lines))
     return path
 
 
-def test_retraining_by_a_review(place, tmp_path):
-    shutil.copytree(place / "run", tmp_path / "run")
-    layer = LabelStore(place / "run" / "labels")
-    first, second, third, *rest = [id for id in layer.ids if layer.facts(id)["changed_pixels"]]
+def test_retraining_by_a_review(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    layer = LabelStore(finished / "run" / "labels")
+    first, second, third, *rest = [
+        sample_id for sample_id in layer.ids if layer.facts(sample_id)["changed_pixels"]
+    ]
     review = review_of(
         tmp_path / "review.csv", **{first: "keep", second: "reject", third: "redraw"}
     )
@@ -276,34 +270,34 @@ def test_retraining_by_a_review(place, tmp_path):
     assert {name: summary["correction"][name] for name in counts} == counts
     assert 0 < summary["test"]["dice"] <= 1
     assert (reviewed / "model" / "model.safetensors").is_file()
-    again = command("run", *arguments, cwd=tmp_path)  # is finished
+    again = command("run", *arguments, cwd=tmp_path)  # the run is finished already
     assert again.returncode == 0
     assert "Retraining ..." not in again.stdout
     refused = command("run", *arguments, "nol=0.4", cwd=tmp_path)
     assert refused.stderr.startswith("nol=0.4: the settings are those of")
 
 
-def test_keeping_everything_is_the_run_itself(place, tmp_path):
-    shutil.copytree(place / "run", tmp_path / "run")
+def test_keeping_everything_is_the_run_itself(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
     review = review_of(tmp_path / "review.csv")
     summary = run(
         composed("stages=[retraining]", f"resume={tmp_path / 'run'}", f"review={review}"),
         tmp_path / "reviewed",
     )
-    assert summary["test"] == json.loads((place / "run" / "summary.json").read_text())["test"]
+    assert summary["test"] == json.loads((finished / "run" / "summary.json").read_text())["test"]
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"),
+    ("rows", "message"),
     [
         ({"s00": "maybe"}, "says 'maybe' of s00; it must be keep, reject or redraw"),
         ({"nobody": "keep"}, "names nobody, whose mask the run did not change"),
     ],
 )
-def test_a_review_of_something_else_is_refused(place, tmp_path, rows, told):
+def test_a_review_of_something_else_is_refused(finished, tmp_path, rows, message):
     review = review_of(tmp_path / "review.csv", **rows)
-    options = ["stages=[retraining]", f"resume={place / 'run'}", f"review={review}"]
-    with pytest.raises(InputError, match=told):
+    options = ["stages=[retraining]", f"resume={finished / 'run'}", f"review={review}"]
+    with pytest.raises(InputError, match=message):
         run(composed(*options), tmp_path / "reviewed")
 
 
@@ -318,7 +312,9 @@ def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
     options += ["data.source.side=48", "noise=type2", *LEARNING]
     run(composed(*SMALL, *options), tmp_path / "run")
     layer = LabelStore(tmp_path / "run" / "labels")
-    first, second = [id for id in layer.ids if layer.facts(id)["changed_pixels"]][:2]
+    first, second = [
+        sample_id for sample_id in layer.ids if layer.facts(sample_id)["changed_pixels"]
+    ][:2]
     review = review_of(tmp_path / "review.csv", **{first: "reject", second: "redraw"})
     options = ["stages=[retraining]", f"resume={tmp_path / 'run'}", f"review={review}"]
     run(composed(*options), tmp_path / "elsewhere")
@@ -326,7 +322,8 @@ def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
     assert "The network retrained on reviewed labels reached" in page
     assert "1 corrections rejected, 1 masks to be redrawn and left out" in page
     assert "The run before its review" in page
-    result = command("report", tmp_path / "elsewhere", cwd=tmp_path)  # the noise is the run's
+    # It finds the noise of the run before.
+    result = command("report", tmp_path / "elsewhere", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "elsewhere" / "report.html").read_text() == page
     options[1] = f"resume={tmp_path / 'elsewhere'}"
@@ -334,8 +331,8 @@ def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
         run(composed(*options), tmp_path / "again")
 
 
-def test_leaving_samples_out_does_not_improve_the_labels(place, tmp_path):
-    shutil.copytree(place / "run", tmp_path / "run")
+def test_leaving_samples_out_does_not_improve_the_labels(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
     summary = run(
         composed(*SMALL, "data.source.side=48", "data.source.train=12", "noise=type2",
                  "method=filter", "nol=0.3"),
@@ -348,11 +345,11 @@ def test_leaving_samples_out_does_not_improve_the_labels(place, tmp_path):
 # Data that was changed or moved
 
 
-def test_changed_data_is_not_retrained_on_and_newer_masks_stay(place, tmp_path):
-    shutil.copytree(place, tmp_path / "all")
+def test_changed_data_is_not_retrained_on_and_newer_masks_stay(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "all")
     folder, data = tmp_path / "all" / "run", tmp_path / "all" / "data"
     layer = LabelStore(folder / "labels")
-    changed = next(id for id in layer.ids if layer.facts(id)["changed_pixels"])
+    changed = next(sample_id for sample_id in layer.ids if layer.facts(sample_id)["changed_pixels"])
     mine = data / "masks" / f"{changed}.png"
     Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(mine)
     review = review_of(tmp_path / "review.csv")
@@ -370,30 +367,31 @@ def test_changed_data_is_not_retrained_on_and_newer_masks_stay(place, tmp_path):
     assert "Without pictures of samples: The data of" in result.stdout
 
 
-def test_a_run_is_of_use_from_another_folder_and_when_its_data_has_moved(place, tmp_path):
+def test_a_run_is_of_use_from_another_folder_and_when_its_data_has_moved(finished, tmp_path):
     arguments = [*SMALL, "data=folder", "data.root=data", "data.in_channels=1"]
     arguments += [f"hydra.run.dir={tmp_path / 'run'}", *LEARNING]
-    result = command("run", *arguments, cwd=place)  # relative to another folder than the next
+    # Relative to another folder than the next command's.
+    result = command("run", *arguments, cwd=finished)
     assert result.returncode == 0, result.stderr
     page = (tmp_path / "run" / "report.html").read_text()
     assert command("report", tmp_path / "run", cwd=tmp_path).returncode == 0
     assert (tmp_path / "run" / "report.html").read_text() == page
-    shutil.copytree(place / "data", tmp_path / "moved")
+    shutil.copytree(finished / "data", tmp_path / "moved")
     path = tmp_path / "run" / "summary.json"
-    path.write_text(path.read_text().replace(str(place / "data"), str(tmp_path / "gone")))
-    for options, told in (
+    path.write_text(path.read_text().replace(str(finished / "data"), str(tmp_path / "gone")))
+    for options, message in (
         ([], "Without pictures of samples: data.root="),
         (["root=moved"], ""),
     ):
         result = command("report", "run", *options, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
-        assert told in result.stdout
+        assert message in result.stdout
     pictures = (tmp_path / "run" / "report.html").read_text().count("data:image/jpeg")
     assert pictures == page.count("data:image/jpeg") > 0
 
 
-def test_a_refused_command_leaves_the_runs_own_settings(place, tmp_path):
-    shutil.copytree(place / "run", tmp_path / "run")
+def test_a_refused_command_leaves_the_runs_own_settings(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
     (tmp_path / "run" / ".hydra").mkdir()
     (tmp_path / "run" / ".hydra" / "overrides.yaml").write_text("- nol=0.3\n")
     for arguments in (

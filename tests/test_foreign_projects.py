@@ -1,4 +1,4 @@
-"""What people's projects do, and must go on doing, or be told."""
+"""Habits of other people's projects, which must go on working or be reported."""
 
 import pickle
 import random
@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TinyNetwork
 from PIL import Image
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.loggers import CSVLogger
-from test_coseg_module import loader, module_of, one_batch, trainer_of
-from test_lightning_features import Gradients, flipped
-from test_stages import Halves, OwnTested, run_of
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, RandomSampler, Subset, random_split
@@ -34,12 +30,24 @@ from coseg_lightning.labels.masks import mask_digest
 from coseg_lightning.labels.store import LabelStoreWriter
 from coseg_lightning.labels.updated import as_array
 from coseg_lightning.modules.batch import read_batch
+from support import (
+    Gradients,
+    Halves,
+    OwnTested,
+    TinyNetwork,
+    flipped,
+    loader,
+    module_of,
+    one_batch,
+    run_of,
+    trainer_of,
+)
 
 RIGHT = Halves(wrong=0)[0][1]
 
 
 def layer_of(folder, masks, originals=None, **options):
-    """A layer of given masks by name."""
+    """Write a layer of the given masks, by name."""
     LabelStore.create(folder)
     writer = LabelStoreWriter(folder)
     for name, mask in masks.items():
@@ -50,7 +58,7 @@ def layer_of(folder, masks, originals=None, **options):
 
 
 def trained(tmp_path, train, module=None, epochs=8, **options):
-    """Peers that know better, and correct whatever they doubt."""
+    """Peers that know better, and correct every mask that they exclude."""
     torch.manual_seed(0)
     if module is None:
         nets = TinyNetwork(width=8), TinyNetwork(width=8)
@@ -104,8 +112,8 @@ def test_masks_that_are_not_those_corrected_are_refused(tmp_path):
 def test_samples_that_nobody_understands_are_refused(tmp_path):
     class Named(Halves):
         def __getitem__(self, index):
-            image, mask, id = super().__getitem__(index)
-            return {"img": image, "seg": mask, "name": id}
+            image, mask, sample_id = super().__getitem__(index)
+            return {"img": image, "seg": mask, "name": sample_id}
 
     layer = layer_of(tmp_path / "labels", {"h0": RIGHT})
     with pytest.raises(InputError, match=r"A sample of the dataset is \['img', 'name', 'seg'\]"):
@@ -121,8 +129,8 @@ def test_a_corrected_mask_has_the_type_of_the_given_one(tmp_path):
             self.kind = kind
 
         def __getitem__(self, index):
-            image, mask, id = super().__getitem__(index)
-            return image, self.kind(mask), id
+            image, mask, sample_id = super().__getitem__(index)
+            return image, self.kind(mask), sample_id
 
     layer = layer_of(tmp_path / "labels", {"h0": RIGHT})
     palette = [0, 0, 0, 255, 0, 0]
@@ -139,15 +147,15 @@ def test_a_corrected_mask_has_the_type_of_the_given_one(tmp_path):
         lambda m: m[None].float(),
     ]
     for kind in kinds:
-        given, found = As(kind)[0][1], updated(As(kind), layer)[0][1]
-        assert type(found) is type(given)
-        np.testing.assert_array_equal(as_array(found), RIGHT.numpy())
-        if isinstance(given, Image.Image):
-            assert found.mode == given.mode == "P"
-            assert found.getpalette()[:6] == palette
+        original, corrected = As(kind)[0][1], updated(As(kind), layer)[0][1]
+        assert type(corrected) is type(original)
+        np.testing.assert_array_equal(as_array(corrected), RIGHT.numpy())
+        if isinstance(original, Image.Image):
+            assert corrected.mode == original.mode == "P"
+            assert corrected.getpalette()[:6] == palette
         else:
-            assert found.dtype == given.dtype
-            assert found.shape == given.shape
+            assert corrected.dtype == original.dtype
+            assert corrected.shape == original.shape
 
 
 # Augmentation --------------------------------------------------------------------------------
@@ -176,14 +184,15 @@ def test_a_datamodule_that_augments_on_the_device_while_training(tmp_path):
 
     run_of(tmp_path, Flipping(), confidence=0.0)
     corrected = updated(Halves(), tmp_path / "run" / "labels")
-    assert sum(accuracy in (0.0, 1.0) for accuracy in accuracies(corrected)) >= 9  # none mirrored
+    # No mask is mirrored.
+    assert sum(accuracy in (0.0, 1.0) for accuracy in accuracies(corrected)) >= 9
 
 
 def test_a_dataset_that_augments_behind_plain_is_not_corrected_by_mistake(tmp_path):
     class Augmenting(Halves):
         def __getitem__(self, index):
-            image, mask, id = super().__getitem__(index)
-            return *flipped(image, mask), id
+            image, mask, sample_id = super().__getitem__(index)
+            return *flipped(image, mask), sample_id
 
     layer = layer_of(tmp_path / "labels", {"h0": RIGHT}, {"h0": Halves()[0][1]})
     dataset = updated(Augmenting(), layer)
@@ -192,7 +201,7 @@ def test_a_dataset_that_augments_behind_plain_is_not_corrected_by_mistake(tmp_pa
 
 
 class Lazy(Halves):
-    """Opens a file at its first sample, as people do with archives."""
+    """Opens a file at its first sample, as datasets on archives do."""
 
     def __init__(self, path):
         super().__init__()
@@ -215,16 +224,16 @@ def test_files_are_opened_by_workers_alone(tmp_path):
 
 
 def test_a_split_at_random_is_the_same_in_all_stages(tmp_path):
-    seen = []
+    splits = []
 
     class Split(OwnTested):
         def setup(self, stage):
             self.train, _ = random_split(Halves(16, wrong=4), [12, 4])
-            seen.append(list(self.train.indices))
+            splits.append(list(self.train.indices))
 
     run_of(tmp_path, Split(), confidence=0.0)
-    assert len(seen) == 3
-    assert seen[0] == seen[1] == seen[2]
+    assert len(splits) == 3
+    assert splits[0] == splits[1] == splits[2]
 
 
 def test_from_datasets(tmp_path):
@@ -247,8 +256,8 @@ def test_an_adopted_datamodule_can_be_pickled(tmp_path):
 
 def test_a_sampler_that_draws_with_replacement_is_kept():
     data = Halves()
-    given = DataLoader(data, 4, sampler=RandomSampler(data, replacement=True, num_samples=64))
-    assert len(over(given, Halves(wrong=0))) == 16
+    original = DataLoader(data, 4, sampler=RandomSampler(data, replacement=True, num_samples=64))
+    assert len(over(original, Halves(wrong=0))) == 16
 
 
 def test_what_is_no_datamodule_is_named(tmp_path):
@@ -283,7 +292,7 @@ def test_callbacks_and_loggers_of_a_partial_trainer_are_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"network": lambda: SegmentationModule(TinyNetwork(width=3))}, "or warm_start=False"),
         ({"trainer": partial(pl.Trainer, max_epochs=0)}, "max_epochs of at least 1"),
@@ -296,17 +305,17 @@ def test_callbacks_and_loggers_of_a_partial_trainer_are_kept(tmp_path):
         ),
     ],
 )
-def test_what_cannot_work_is_said_before_training(tmp_path, options, told):
+def test_what_cannot_work_is_said_before_training(tmp_path, options, message):
     from coseg_lightning import run_stages
 
-    given = {
+    arguments = {
         "peers": lambda: CoSegModule(TinyNetwork(), TinyNetwork(), noise_level=0.25),
         "network": lambda: SegmentationModule(TinyNetwork()),
         "trainer": partial(pl.Trainer, max_epochs=1, enable_progress_bar=False),
         **options,
     }
-    with pytest.raises(InputError, match=told):
-        run_stages(OwnTested(), tmp_path / "run", **given)
+    with pytest.raises(InputError, match=message):
+        run_stages(OwnTested(), tmp_path / "run", **arguments)
 
 
 # Hooks of a subclass, and trainers used again ------------------------------------------------
@@ -494,18 +503,18 @@ def test_predicting_needs_images_alone(tmp_path, form):
         "dict": {"image": images, "id": list("abcdef")},
     }[form]
     for module in (module_of(), SegmentationModule(TinyNetwork())):
-        (found,) = trainer_of(tmp_path).predict(module, loader(batch))
-        assert found.shape == (6, 2, 16, 16)
+        (predictions,) = trainer_of(tmp_path).predict(module, loader(batch))
+        assert predictions.shape == (6, 2, 16, 16)
     with pytest.raises(InputError, match=r"no \(N, C, H, W\) tensor"):
         trainer_of(tmp_path).predict(module, loader({"picture": images}))
 
 
 class Meta(Halves):
-    """Its samples end in whatever is known of them."""
+    """Its samples end with a dictionary of everything that is known about them."""
 
     def __getitem__(self, index):
-        image, mask, id = super().__getitem__(index)
-        return image, mask, {"id": id, "path": f"{id}.png"}
+        image, mask, sample_id = super().__getitem__(index)
+        return image, mask, {"id": sample_id, "path": f"{sample_id}.png"}
 
 
 def test_an_id_within_what_is_known_of_a_sample(tmp_path):
@@ -516,7 +525,7 @@ def test_an_id_within_what_is_known_of_a_sample(tmp_path):
 def test_ids_that_only_the_collate_function_gives_are_refused_before_training(tmp_path):
     def collate(samples):
         images, masks, ids = torch.utils.data.default_collate(samples)
-        return images, masks, [f"p_{id}" for id in ids]
+        return images, masks, [f"p_{sample_id}" for sample_id in ids]
 
     with pytest.raises(InputError, match="The batch calls a sample 'p_h0', the dataset 'h0'"):
         trained(tmp_path, DataLoader(Halves(), batch_size=4, collate_fn=collate))
@@ -606,12 +615,12 @@ def test_another_run_is_not_resumed_from_python_either(tmp_path):
         )
 
     stages()
-    for told, options in {
+    for message, options in {
         r"peers.noise_level=0.5 \(it was 0.25\)": {"level": 0.5},
         r"recipe.rounds=2 \(it was 1\)": {"rounds": 2},
         r"trainer.max_epochs=2 \(it was 1\)": {"epochs": 2},
     }.items():
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             stages(**options)
 
 

@@ -13,12 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Squares
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
-from test_noise import CLASSES, OBJECTS, OUTLINES, name_of
 
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.predictions import PredictionFolder
@@ -31,6 +29,7 @@ from coseg_lightning.functional.equations import corruption_score, segmentation_
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules.batch import read_batch
 from coseg_lightning.ranking.evidence import compute_evidence
+from support import CLASSES, OBJECTS, OUTLINES, Squares, name_of
 
 # The same examples every time, and no time limit on a busy machine.
 fuzz = settings(
@@ -55,7 +54,7 @@ def class_ids(classes, shapes=SIDES):
 
 @contextmanager
 def place():
-    """A folder, beside which nothing may appear."""
+    """A folder beside which nothing may appear."""
     with tempfile.TemporaryDirectory() as parent:
         folder = Path(parent) / "place"
         folder.mkdir()
@@ -65,7 +64,7 @@ def place():
 
 @contextmanager
 def unchanged(*files):
-    """Whatever happens within, these files stay as they are."""
+    """Assert that these files do not change, whatever happens in the meantime."""
 
     def digests():
         return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -103,21 +102,21 @@ def test_a_folder_of_masks_gives_class_ids_or_says_why_not(drawn, classes, mode)
         with unchanged(*folder.iterdir()), suppress(InputError):
             read = MaskFolder(folder, classes=classes)
             for i, mask in enumerate(drawn):
-                found = read.read(str(i))
-                assert found.shape == mask.shape
-                assert set(np.unique(found)) <= {*range(max(2, classes)), 255}
+                stored = read.read(str(i))
+                assert stored.shape == mask.shape
+                assert set(np.unique(stored)) <= {*range(max(2, classes)), 255}
 
 
 @fuzz
 @given(class_ids(3), st.sampled_from([*OUTLINES, *OBJECTS, *CLASSES]), st.text(max_size=5))
-def test_noise_makes_masks_of_any_mask(mask, noise, id):
+def test_noise_makes_masks_of_any_mask(mask, noise, sample_id):
     before = mask.copy()
-    noisy = noise(mask, id=id, seed=0)
+    noisy = noise(mask, id=sample_id, seed=0)
     assert noisy.shape == mask.shape
     assert set(np.unique(noisy)) <= {0, 1, 2, 255}, name_of(noise)
     np.testing.assert_array_equal(noisy == 255, mask == 255)
     np.testing.assert_array_equal(mask, before)
-    np.testing.assert_array_equal(noise(mask, id=id, seed=0), noisy)
+    np.testing.assert_array_equal(noise(mask, id=sample_id, seed=0), noisy)
 
 
 @fuzz
@@ -167,7 +166,7 @@ def test_samples_and_batches_of_any_mask(mask, as_float):
 
 @st.composite
 def damage(draw):
-    """A change to some bytes: flipped, cut off, put in twice, or all of them others."""
+    """Change some bytes: flip, cut off or insert some, or replace the whole content."""
     kind = draw(st.sampled_from(["flip", "flip", "cut", "insert", "all"]))
     if kind == "all":
         content = draw(st.binary(max_size=100))
@@ -210,9 +209,9 @@ def test_damaged_datasets(damages):
     with place() as folder:
         for part in ("images", "masks"):
             (folder / part).mkdir()
-        for i, id in enumerate(squares.ids):
-            Image.fromarray(squares.image(i)).save(folder / "images" / f"{id}.png")
-            Image.fromarray(squares.mask(i)).save(folder / "masks" / f"{id}.png")
+        for i, sample_id in enumerate(squares.ids):
+            Image.fromarray(squares.image(i)).save(folder / "images" / f"{sample_id}.png")
+            Image.fromarray(squares.mask(i)).save(folder / "masks" / f"{sample_id}.png")
         for i, of_image, change in damages:
             path = folder / ("images" if of_image else "masks") / f"s{i:02d}.png"
             path.write_bytes(change(path.read_bytes()))
@@ -223,7 +222,8 @@ def test_damaged_datasets(damages):
             with suppress(InputError):
                 for part in filter(None, folder_splits(folder, on_bad_sample="skip")):
                     samples = SampleDataset(part, image_size=16, in_channels=1)
-                    for index in range(len(samples)):  # all that is not left out can be read
+                    # Every sample that is not excluded can be read.
+                    for index in range(len(samples)):
                         assert torch.isfinite(samples[index]["image"]).all()
         assert {path for path in folder.rglob("*") if path.is_file()} == set(files)
 
@@ -272,8 +272,9 @@ def test_edited_manifests(layer, change):
                 opened = LabelStore(folder / "labels")
             except InputError:
                 return
-            assert json.loads(manifest.read_bytes()) == json.loads(before)  # spaces alone differ
-            assert all(opened.read(id).any() for id in opened.ids)
+            # Only white space differs.
+            assert json.loads(manifest.read_bytes()) == json.loads(before)
+            assert all(opened.read(sample_id).any() for sample_id in opened.ids)
 
 
 @fuzz
@@ -313,8 +314,8 @@ def test_edited_tables(change):
 
 @fuzz
 @given(NAMES)
-def test_no_id_leads_out_of_a_layer(id):
+def test_no_id_leads_out_of_a_layer(sample_id):
     with place() as folder, suppress(InputError):
-        LabelStore.create(folder / "labels").write(id, np.zeros((2, 2), np.uint8))
+        LabelStore.create(folder / "labels").write(sample_id, np.zeros((2, 2), np.uint8))
         assert len(list((folder / "labels").iterdir())) == 2
         assert [path.name for path in folder.iterdir()] == ["labels"]

@@ -1,4 +1,4 @@
-"""What people are used to of Lightning goes on working: docs/lightning.md names these tests."""
+"""Features that Lightning's users expect to work; docs/lightning.md names these tests."""
 
 import copy
 
@@ -7,7 +7,6 @@ import pytest
 import pytorch_lightning as pl
 import segmentation_models_pytorch as smp
 import torch
-from conftest import TinyNetwork
 from pytorch_lightning.callbacks import (
     EarlyStopping,
     GradientAccumulationScheduler,
@@ -19,7 +18,6 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.plugins.layer_sync import TorchSyncBatchNorm
-from test_coseg_module import data_of, loader, module_of, one_batch, trainer_of
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
@@ -37,31 +35,27 @@ from coseg_lightning.functional.equations import segmentation_loss
 from coseg_lightning.methods.peers import PixelCoTeaching
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.report.figures import read_rows
+from support import (
+    Gradients,
+    TinyNetwork,
+    data_of,
+    flipped,
+    grads,
+    loader,
+    module_of,
+    one_batch,
+    trainer_of,
+)
 
 
 class Rates(pl.Callback):
-    """Both peers' learning rates at the start of every batch."""
+    """Keeps both peers' learning rates at the start of every batch."""
 
     def __init__(self):
         self.seen = []
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.seen.append([group["lr"] for group in trainer.optimizers[0].param_groups])
-
-
-class Gradients(pl.Callback):
-    """The norm of each peer's gradients after every step."""
-
-    def __init__(self):
-        self.norms = []
-
-    def on_train_batch_end(self, trainer, pl_module, *_):
-        nets = pl_module.net_a, pl_module.net_b
-        self.norms.append([float(nn.utils.get_total_norm(grads(net))) for net in nets])
-
-
-def grads(net):
-    return [parameter.grad for parameter in net.parameters()]
 
 
 # Schedules -----------------------------------------------------------------------------------
@@ -84,7 +78,7 @@ def test_learning_rates_follow_the_same_curve_as_with_automatic_optimization(tmp
         module_of(scheduler=schedule),
         SegmentationModule(TinyNetwork(), scheduler=schedule),
     ):
-        if name == "plateau":  # so that both go by the same figures
+        if name == "plateau":  # so that both schedules follow the same metric
             module.log_dict = lambda values, **options: None
             module.on_validation_epoch_end = log_constant(module)
         rates = Rates()
@@ -163,26 +157,28 @@ def test_clipping_by_value(tmp_path):
     module = module_of()
     options = {"gradient_clip_val": 0.001, "gradient_clip_algorithm": "value", "max_epochs": 1}
     trainer_of(tmp_path, **options).fit(module, loader(one_batch()))
-    seen = [float(part.abs().max()) for net in (module.net_a, module.net_b) for part in grads(net)]
-    assert max(seen) == pytest.approx(0.001)
+    largest = [
+        float(part.abs().max()) for net in (module.net_a, module.net_b) for part in grads(net)
+    ]
+    assert max(largest) == pytest.approx(0.001)
 
 
 @pytest.mark.parametrize("batches", [4, 5])
 def test_accumulated_batches_are_one_step(tmp_path, batches):
     """The last step of an epoch may have fewer batches, and is taken all the same."""
-    given = [one_batch() for _ in range(batches)]
+    all_batches = [one_batch() for _ in range(batches)]
     module = module_of(noise_level=0.0, optimizer=torch.optim.SGD)
     for net in (module.net_a, module.net_b):
-        net.layers[1] = nn.Identity()  # BatchNorm is of each batch
+        net.layers[1] = nn.Identity()  # BatchNorm's statistics are those of each batch
     reference = copy.deepcopy(module)
     trainer = trainer_of(tmp_path, max_epochs=1, accumulate_grad_batches=2)
-    trainer.fit(module, loader(*given))
+    trainer.fit(module, loader(*all_batches))
     assert trainer.global_step == trainer.estimated_stepping_batches == (batches + 1) // 2
     for net in (reference.net_a, reference.net_b):
         optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, weight_decay=2e-5)
         for first in range(0, batches, 2):
             optimizer.zero_grad()
-            for images, masks in given[first : first + 2]:
+            for images, masks in all_batches[first : first + 2]:
                 (module.losses(net(images), masks).mean() / 2).backward()
             optimizer.step()
     torch.testing.assert_close(module.net_a.state_dict(), reference.net_a.state_dict())
@@ -212,7 +208,7 @@ class FakeScaler(torch.amp.GradScaler):
 
 
 def test_16_mixed_clips_unscaled_gradients(tmp_path):
-    """float16 needs a GPU; the scaler's part of it runs here in float32."""
+    """float16 needs a GPU; the scaler's part of the step runs here in float32."""
     plugin = MixedPrecision("16-mixed", "cpu", scaler=FakeScaler())
     plugin.autocast_context_manager = lambda: torch.autocast("cpu", enabled=False)
     batches = [one_batch() for _ in range(3)]
@@ -229,13 +225,13 @@ def test_compiled_modules_and_networks_train(tmp_path, what):
     batch, states = one_batch(), []
     for compiled in (False, True):
         module = module_of()
-        given = module
+        trained = module
         if compiled and what == "module":
-            given = torch.compile(module, backend="eager")
+            trained = torch.compile(module, backend="eager")
         elif compiled:
             for net in (module.net_a, module.net_b):
                 net.compile(backend="eager")
-        trainer_of(tmp_path).fit(given, loader(batch))
+        trainer_of(tmp_path).fit(trained, loader(batch))
         states.append(module.state_dict())
     torch.testing.assert_close(states[0], states[1])
 
@@ -254,7 +250,7 @@ def test_the_best_checkpoint_by_a_peers_metric(tmp_path):
 def test_checkpoints_every_few_steps(tmp_path):
     saved = ModelCheckpoint(tmp_path / "steps", every_n_train_steps=2, save_top_k=-1)
     trainer = trainer_of(tmp_path, max_epochs=3, callbacks=[saved], enable_checkpointing=True)
-    trainer.fit(module_of(), data_of(tmp_path))  # 2 batches an epoch
+    trainer.fit(module_of(), data_of(tmp_path))  # two batches per epoch
     steps = [
         torch.load(p, weights_only=True)["global_step"] for p in (tmp_path / "steps").iterdir()
     ]
@@ -290,7 +286,7 @@ def test_tensorboard(tmp_path):
     trainer_of(tmp_path, logger=logger, log_every_n_steps=1).fit(module_of(), data_of(tmp_path))
     events = EventAccumulator(str(tmp_path)).Reload()
     assert {"train/loss_a", "train/keep_rate", "val/dice_b"} <= set(events.Tags()["scalars"])
-    assert [event.step for event in events.Scalars("val/dice_a")] == [1, 3]  # 2 batches an epoch
+    assert [event.step for event in events.Scalars("val/dice_a")] == [1, 3]  # two batches per epoch
 
 
 def test_wandb_offline(tmp_path, monkeypatch):
@@ -304,7 +300,7 @@ def test_wandb_offline(tmp_path, monkeypatch):
 
 
 def test_sync_batchnorm_reaches_both_peers():
-    """Its layers work on GPUs alone; that they are put in place is seen anywhere."""
+    """Its layers work only on GPUs, but their insertion can be tested anywhere."""
     module = TorchSyncBatchNorm().apply(module_of())
     for net in (module.net_a, module.net_b):
         assert isinstance(net.layers[1], nn.SyncBatchNorm)
@@ -352,7 +348,7 @@ def test_validate_test_and_predict(tmp_path):
 
 
 class Pairs(torch.utils.data.Dataset):
-    """`(image, mask)`, with what a project does to them."""
+    """Samples `(image, mask)`, with the changes that a project makes to them."""
 
     def __init__(self, change, size=8):
         self.change, self.size = change, size
@@ -367,7 +363,7 @@ class Pairs(torch.utils.data.Dataset):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda image, mask: (image, 255 * mask), "divide 0/255 masks by 255"),
         (lambda image, mask: (image, 255.0 * mask), "divide 0/255 masks by 255"),
@@ -375,10 +371,10 @@ class Pairs(torch.utils.data.Dataset):
         (lambda image, mask: (image, 0.5 * mask), "which is no class id"),
     ],
 )
-def test_masks_that_are_no_class_ids_are_refused_with_the_remedy(tmp_path, change, told):
+def test_masks_that_are_no_class_ids_are_refused_with_the_remedy(tmp_path, change, message):
     train = DataLoader(Pairs(change), batch_size=4)
     for module in (module_of(), SegmentationModule(TinyNetwork())):
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             trainer_of(tmp_path).fit(module, train)
 
 
@@ -388,11 +384,6 @@ def test_unlabelled_pixels_beside_foreground_are_fine(tmp_path):
         return image, mask
 
     trainer_of(tmp_path).fit(module_of(), DataLoader(Pairs(change), batch_size=4))
-
-
-def flipped(image, mask):
-    """Augmentation inside the dataset."""
-    return (image.flip(-1), mask.flip(-1)) if torch.rand(()) < 0.5 else (image, mask)
 
 
 def brightened(image, mask):
@@ -408,7 +399,7 @@ def test_masks_augmented_inside_the_dataset_are_not_corrected(tmp_path):
     train = DataLoader(Pairs(flipped), batch_size=4)
     with pytest.raises(InputError, match="augment behind the dataset"):
         trainer_of(tmp_path, callbacks=callbacks).fit(module_of(), train)
-    # The remedy that it names:
+    # The remedy that the message names works:
     callbacks = [
         CorruptionRanking(tmp_path / "scores.csv", dataset=Pairs(plain)),
         LabelCorrection(tmp_path / "labels"),
@@ -440,7 +431,7 @@ def test_looking_for_augmentation_changes_no_training(tmp_path):
 
 
 class Named(nn.Module):
-    """A network whose logits are one of several outputs, as torchvision's."""
+    """A network whose logits are one of several outputs, as in torchvision."""
 
     def __init__(self, name):
         super().__init__()
@@ -463,7 +454,7 @@ def test_networks_with_named_outputs(tmp_path, name, step):
 
 
 class DifferentAux(Named):
-    """Its auxiliary output is of another shape."""
+    """The auxiliary output has another shape."""
 
     def forward(self, images):
         outputs = super().forward(images)
@@ -473,11 +464,12 @@ class DifferentAux(Named):
 def test_an_auxiliary_output_that_labels_do_not_fit_is_named():
     with pytest.raises(InputError, match=r"gave \(1, 1, 8, 8\) as aux beside its logits"):
         SegmentationModule(DifferentAux("out"))(torch.randn(1, 1, 8, 8))
-    SegmentationModule(DifferentAux("out")).eval()(torch.randn(1, 1, 8, 8))  # not used there
+    # The auxiliary output is not used there.
+    SegmentationModule(DifferentAux("out")).eval()(torch.randn(1, 1, 8, 8))
 
 
 class DeepSupervision(Named):
-    """Several auxiliary outputs, smaller ones among them."""
+    """A network with several auxiliary outputs, some of them smaller."""
 
     def forward(self, images):
         aux = self.second(images)
@@ -496,7 +488,7 @@ def test_deep_supervision():
 
 
 def test_auxiliary_outputs_learn_by_the_method():
-    """Where pixels are picked and not samples, auxiliary outputs learn from picked ones too."""
+    """Where pixels are picked and not samples, auxiliary outputs learn from picked pixels too."""
     images, masks = one_batch()
     peers = PixelCoTeaching(Named("out"), Named("out"), ramp_epochs=0)
     peers.trainer = trainer_of(".")

@@ -1,23 +1,17 @@
 """The app, as a user starts it."""
 
-import csv
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import ROOT
-from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
-from test_callbacks import hashes
 
 from coseg_lightning.app.build import make_data, make_network, make_noise, make_peers
 from coseg_lightning.app.checks import check
@@ -29,43 +23,7 @@ from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.run import run
 from coseg_lightning.runs.finished import FinishedRun
-
-SMALL = [
-    "model=unet_classic",
-    "model.base_channels=4",
-    "data.image_size=32",
-    "trainer.accelerator=cpu",
-    "trainer.max_epochs=2",
-    "+trainer.enable_progress_bar=false",
-]
-PHANTOM = [
-    "data.source.train=11",
-    "data.source.val=2",
-    "data.source.test=5",
-    "data.source.side=48",
-]
-
-
-def composed(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("config", overrides=list(overrides))
-
-
-def start(*arguments, cwd=ROOT, **environment):
-    return subprocess.run(
-        [sys.executable, "-m", "coseg_lightning.run", *map(str, arguments)],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
-def rows_of(path):
-    with Path(path).open() as file:
-        return list(csv.DictReader(file))
-
+from support import PHANTOM, ROOT, SMALL, composed, hashes, rows_of, start
 
 ONLY_COMPOSED = """
 import sys
@@ -80,14 +38,14 @@ finally:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_what_only_composes_does_not_wait_for_torch(arguments):
-    told = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", ONLY_COMPOSED, *arguments],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert told.stdout.splitlines()[-1] == "heavy: []", told.stdout + told.stderr
+    assert result.stdout.splitlines()[-1] == "heavy: []", result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
@@ -155,7 +113,7 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert stages == {"robust_training", "retraining"}
     for stage in stages:
         checkpoint = torch.load(folder / stage / "last.ckpt", weights_only=True)
-        # peers of two epochs know no better: their vote is not heeded, and nothing built on them
+        # peers of two epochs know no better: their vote and what follows from it are dropped
         assert checkpoint["epoch"] == (2 if stage == "robust_training" else 4)
         assert not (folder / stage / "unfinished.ckpt").exists()
     assert (folder / "model" / "model.safetensors").is_file()
@@ -249,11 +207,11 @@ def test_the_full_traceback_is_shown_when_asked_for(tmp_path, mistake):
 
 
 def test_stage_3_learns_from_the_corrected_labels(tmp_path, monkeypatch):
-    seen = {}
+    masks = {}
 
     class Spy(SegmentationModule):
         def training_step(self, batch, batch_idx):
-            seen.update(zip(batch["id"], batch["mask"].numpy(), strict=True))
+            masks.update(zip(batch["id"], batch["mask"].numpy(), strict=True))
             return super().training_step(batch, batch_idx)
 
     monkeypatch.setattr("coseg_lightning.modules.segmentation.SegmentationModule", Spy)
@@ -262,14 +220,14 @@ def test_stage_3_learns_from_the_corrected_labels(tmp_path, monkeypatch):
     overrides += ["trainer.max_epochs=10", "optimizer.lr=0.01"]
     run(composed(*SMALL, *PHANTOM, *overrides, "data.source.side=32"), tmp_path / "run")
     layer, noise = LabelStore(tmp_path / "run" / "labels"), LabelStore(tmp_path / "run" / "noise")
-    assert len(seen) == 11
+    assert len(masks) == 11
     different = 0
-    for id in layer.ids:
-        np.testing.assert_array_equal(seen[id], layer.read(id))
-        different += id in noise and (seen[id] != noise.read(id)).any()
+    for sample_id in layer.ids:
+        np.testing.assert_array_equal(masks[sample_id], layer.read(sample_id))
+        different += sample_id in noise and (masks[sample_id] != noise.read(sample_id)).any()
     assert different, "the correction changed nothing, so the test shows nothing"
-    for id in set(noise.ids) - set(layer.ids):
-        np.testing.assert_array_equal(seen[id], noise.read(id))
+    for sample_id in set(noise.ids) - set(layer.ids):
+        np.testing.assert_array_equal(masks[sample_id], noise.read(sample_id))
 
 
 def test_a_mistake_does_not_cost_the_folder(tmp_path):
@@ -307,7 +265,7 @@ def test_folder_with_an_annotators_masks(make_folder, tmp_path):
     )  # fmt: skip
     summary = run(cfg, tmp_path / "run")
     noise = LabelStore(tmp_path / "run" / "noise")
-    assert len(noise) == 4  # half of the 8 that train, 2 test
+    assert len(noise) == 4  # half of the 8 training masks are noisy; 2 samples are for the test
     np.testing.assert_array_equal(
         noise.read(noise.ids[0]),
         np.asarray(Image.open(root / "masks_rough" / f"{noise.ids[0]}.png")),
@@ -342,7 +300,7 @@ def test_labels_that_nobody_can_check_leave_nulls(make_folder, tmp_path):
 def test_labels_that_the_peers_know_no_better_are_left_as_they_are(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3"]
     left = run(composed(*settings), tmp_path / "left")
-    assert left["correction"]["left_alone"]  # after two epochs nobody knows anything
+    assert left["correction"]["left_alone"]  # after two epochs no network knows anything
     assert left["correction"]["contradiction"] < 2.2
     assert left["correction"]["corrected"] == 0
     before, after = (left["correction"][f"label_dice_{when}"] for when in ("before", "after"))
@@ -362,7 +320,7 @@ def test_labels_that_the_peers_know_no_better_are_left_as_they_are(tmp_path):
 def test_retraining_starts_from_the_first_peer_or_anew(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
     settings += ["optimizer.lr=0.01", "trainer.max_epochs=5"]
-    settings += ["method.retraining_loss=cross_entropy"]  # to compare it with stage 1's
+    settings += ["method.retraining_loss=cross_entropy"]  # for a comparison with stage 1's weights
     losses = {}
     for warm in ("true", "false"):
         run(composed(*settings, f"method.warm_start={warm}"), tmp_path / warm)
@@ -389,9 +347,10 @@ def test_retraining_from_a_peer_may_be_shorter(tmp_path, share, epochs):
 def test_a_schedule_and_clipping_hold_in_all_stages(tmp_path):
     schedule = "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.5}"
     settings = [f"+optimizer.scheduler={schedule}", "+trainer.gradient_clip_val=1e-9"]
-    # Adam undoes what clipping does to all gradients alike
+    # Adam undoes a clipping that scales all gradients alike
     settings += ["optimizer.name=torch.optim.SGD", "optimizer.lr=0.1", "loss.lambda_2=0"]
-    settings += ["method.confidence=0"]  # the vote is heeded, so retraining is of 2 epochs as well
+    # The vote is accepted, so that retraining has 2 epochs as well.
+    settings += ["method.confidence=0"]
     run(composed(*SMALL, *PHANTOM, "nol=0.3", *settings), tmp_path / "run")
     for stage, rates in (("robust_training", [0.025, 0.025]), ("retraining", [0.025])):
         checkpoint = torch.load(tmp_path / "run" / stage / "last.ckpt", weights_only=True)
@@ -453,33 +412,33 @@ def test_methods_of_one_network(tmp_path, method):
         final = np.array(summary["transition"]["final"])
         assert np.allclose(rows, final, atol=1e-4) == (method == "forward_correction")
     if method == "dimensionality":
-        found = [row["train/dimensionality"] for row in rows_of(folder / "metrics.csv")]
-        assert all(float(value) > 0 for value in found if value)
+        dimensionalities = [row["train/dimensionality"] for row in rows_of(folder / "metrics.csv")]
+        assert all(float(value) > 0 for value in dimensionalities if value)
     weights = torch.load(folder / "supervised_training" / "last.ckpt", weights_only=True)
     extra = {"pick_and_learn": "quality.score.weight", "noise_adaptation": "log_transition"}
     assert extra.get(method, "net.head.weight") in weights["state_dict"]
     plain = torch.load(folder / "noisy_baseline" / "last.ckpt", weights_only=True)
-    assert all(name.startswith("net.") for name in plain["state_dict"])  # whatever the method
+    assert all(name.startswith("net.") for name in plain["state_dict"])  # whatever the method is
 
 
 @pytest.mark.parametrize("method", ["forward_correction", "noise_adaptation"])
 def test_stage_2_begins_with_what_was_estimated(tmp_path, monkeypatch, method):
-    seen = []
+    first_steps = []
 
     def step(module, batch, batch_idx):
-        if module.known and not seen:
-            seen.append((module.transition.detach().clone(), module.net.head.weight.clone()))
+        if module.known and not first_steps:
+            first_steps.append((module.transition.detach().clone(), module.net.head.weight.clone()))
         return SegmentationModule.training_step(module, batch, batch_idx)
 
     monkeypatch.setattr(LabelTransition, "training_step", step)
     settings = [*SMALL, *PHANTOM, f"method={method}", "noise=type2", "nol=0.3"]
     summary = run(composed(*settings), tmp_path / "run")
-    ((transition, head),) = seen
+    ((transition, head),) = first_steps
     expected = torch.tensor(summary["transition"]["estimated"])
     torch.testing.assert_close(transition, expected, atol=1e-5, rtol=0)
     path = tmp_path / "run" / "estimation" / "last.ckpt"
     state = torch.load(path, weights_only=True)["state_dict"]
-    # The learnt one goes on from the plain network, the other begins anew.
+    # The learnt transition goes on from the plain network; the other one starts anew.
     assert torch.equal(head, state["net.head.weight"]) == (method == "noise_adaptation")
 
 
@@ -492,35 +451,35 @@ def test_reweighting_without_clean_samples_is_told_before_anything_is_trained(tm
 
 def test_a_run_needs_the_file_of_clean_ids_no_more(tmp_path):
     known = sorted(make_data(composed(*PHANTOM), tmp_path).samples("train").ids)
-    given = tmp_path / "clean.txt"
-    given.write_text(f"{known[2]}\n{known[5]}\n")
-    settings = [*SMALL, *PHANTOM, "method=reweight", f"data.clean_ids={given}"]
+    id_file = tmp_path / "clean.txt"
+    id_file.write_text(f"{known[2]}\n{known[5]}\n")
+    settings = [*SMALL, *PHANTOM, "method=reweight", f"data.clean_ids={id_file}"]
     summary = run(composed(*settings), tmp_path / "run")
-    given.unlink()
+    id_file.unlink()
     assert summary["config"]["data"]["clean_ids"] == [known[2], known[5]]
     assert FinishedRun(tmp_path / "run").data().clean_ids == {known[2], known[5]}
 
 
 def test_a_given_transition_is_not_estimated(tmp_path):
     settings = [*SMALL, *PHANTOM, "method=forward_correction", "noise=type2"]
-    given = "method.options.transition=[[0.9,0.1],[0.2,0.8]]"
-    summary = run(composed(*settings, given), tmp_path / "run")
+    transition = "method.options.transition=[[0.9,0.1],[0.2,0.8]]"
+    summary = run(composed(*settings, transition), tmp_path / "run")
     assert set(summary["stages"]) == {"supervised_training", "test"}
     with pytest.raises(InputError, match="must be 2 rows of 2 probabilities"):
         run(composed(*settings, "method.options.transition=[[1,0]]"), tmp_path / "other")
 
 
 def test_clean_ids_are_a_list_a_file_or_a_number(tmp_path):
-    given = tmp_path / "clean.txt"
-    given.write_text("phantom_001\r\n\n phantom_003 \n")
+    id_file = tmp_path / "clean.txt"
+    id_file.write_text("phantom_001\r\n\n phantom_003 \n")
     settings = [*SMALL, *PHANTOM, "noise=type2", "noise.level=0.3"]
 
     def ids(value):
         return make_data(composed(*settings, f"data.clean_ids={value}"), tmp_path).clean_ids
 
     known = sorted(make_data(composed(*PHANTOM), tmp_path).samples("train").ids)
-    given.write_text(f"{known[1]}\r\n\n {known[3]} \n")
-    assert ids(given) == ids(f"[{known[1]},{known[3]}]") == {known[1], known[3]}
+    id_file.write_text(f"{known[1]}\r\n\n {known[3]} \n")
+    assert ids(id_file) == ids(f"[{known[1]},{known[3]}]") == {known[1], known[3]}
     assert len(ids(4)) == 4
     for wrong in (tmp_path / "none.txt", "true", "0.5"):
         with pytest.raises(InputError, match="must be a list of ids, a file with one id a line"):
@@ -563,7 +522,7 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
         )
     with pytest.raises(InputError, match="method=gce has no module of its own"):
         make_network(composed(*SMALL, "method=gce", "+method.options={q: 0.5}"))
-    # Of a pair only the module and its options need to be named.
+    # For a pair, only the module and its options need to be named.
     cfg = composed(*SMALL)
     cfg.method = {
         "name": "mine",
@@ -578,7 +537,7 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
         ("method.warm_start=maybe", "must be true or false"),
         ("method.by_class=2", "must be true or false"),
@@ -591,9 +550,9 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
         ("method.module=null", "no such class"),
     ],
 )
-def test_settings_of_a_method_that_make_no_sense(override, told):
+def test_settings_of_a_method_that_make_no_sense(override, message):
     cfg = composed(*SMALL, override)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         _checked_and_made(cfg)
 
 
@@ -604,7 +563,7 @@ def _checked_and_made(cfg):
 
 @pytest.mark.parametrize("method", ["jocor", "pixel_coteaching"])
 def test_rivals_keep_their_own_schedule(tmp_path, method):
-    """Their ramp starts with training, and nothing waits for a ranking of the whole set."""
+    """Their ramp starts with training, and does not wait for a ranking of the whole set."""
     settings = [*SMALL, *PHANTOM, f"method={method}", "noise=type2", "nol=0.5"]
     run(composed(*settings, "method.ramp_epochs=2", "trainer.max_epochs=4"), tmp_path / "run")
     rows = rows_of(tmp_path / "run" / "metrics.csv")
@@ -654,7 +613,7 @@ def test_the_second_peer_may_be_another_network():
 
 def test_any_module_is_a_network_by_its_target():
     cfg = composed(
-        "model=custom", "model._target_=conftest.TinyNetwork", "+model.width=3",
+        "model=custom", "model._target_=support.TinyNetwork", "+model.width=3",
         "+model.in_channels=1",
     )  # fmt: skip
     module = make_peers(cfg)

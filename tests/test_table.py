@@ -5,11 +5,10 @@ import shutil
 
 import pytest
 import yaml
-from conftest import ROOT
-from test_finished import command
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.sweep import sweep_table
+from support import ROOT, command
 
 TASK = ["trainer.max_epochs=2", "method=coseg,supervised", "noise=type1,none", "nol=0.1,0.5"]
 
@@ -28,14 +27,14 @@ def sweep(folder, dice, task=(*TASK, "seed=0,1")):
         key, _, values = one.partition("=")
         jobs = [{**job, key: value} for job in jobs for value in values.split(",")]
     for n, job in enumerate(jobs):
-        found = dice(job)
-        if found is False:
+        score = dice(job)
+        if score is False:
             continue
-        place = folder / str(n)
-        (place / ".hydra").mkdir(parents=True)
+        job_folder = folder / str(n)
+        (job_folder / ".hydra").mkdir(parents=True)
         overrides = [f"{key}={job[key]}" for key in keys]
-        (place / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
-        if found is None:
+        (job_folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(overrides))
+        if score is None:
             continue
         noise = {"level": float(job["nol"]), "label_dice": None}
         if job["noise"] != "none":
@@ -44,8 +43,8 @@ def sweep(folder, dice, task=(*TASK, "seed=0,1")):
         config["seed"] = int(job["seed"])
         if "told" in job:
             config["nol"] = job["told"]
-        summary = {"config": config, "test": {"dice": found, "accuracy": 0.5}}
-        (place / "summary.json").write_text(json.dumps(summary))
+        summary = {"config": config, "test": {"dice": score, "accuracy": 0.5}}
+        (job_folder / "summary.json").write_text(json.dumps(summary))
 
 
 def by_job(job):
@@ -73,14 +72,18 @@ def test_means_deviations_and_gaps(tmp_path):
 def test_every_form_says_the_same(tmp_path):
     sweep(tmp_path, by_job)
     table = sweep_table(tmp_path)
-    told = "90.5 ± 0.7 (-5.0)"
-    assert told in table.written_as("text")
-    assert f"| coseg | - | {told} | 80.5 ± 0.7 (-15.0) |" in table.written_as("markdown")
+    cell = "90.5 ± 0.7 (-5.0)"
+    assert cell in table.written_as("text")
+    assert f"| coseg | - | {cell} | 80.5 ± 0.7 (-15.0) |" in table.written_as("markdown")
     assert "90.5 $\\pm$ 0.7 (-5.0) &" in table.written_as("latex")
     assert "coseg,type1,0.1,2,90.500,0.707,-5.000" in table.written_as("csv")
-    place = table.write(tmp_path / "table")
-    assert {path.name for path in place.iterdir()} == {
-        *("table.csv", "table.md", "table.tex", "dice.png", "dice.svg")
+    folder = table.write(tmp_path / "table")
+    assert {path.name for path in folder.iterdir()} == {
+        "table.csv",
+        "table.md",
+        "table.tex",
+        "dice.png",
+        "dice.svg",
     }
     panels = table.drawn().axes
     assert [panel.get_title() for panel in panels] == ["none", "type1"]

@@ -1,4 +1,4 @@
-"""The equations against slow loops written from the paper."""
+"""The equations, compared with slow loops written from the paper."""
 
 import math
 
@@ -68,7 +68,7 @@ def example(outputs, ignored):
     masks = torch.randint(0, max(2, outputs), (4, 5, 6), generator=generator)
     if ignored:
         masks[torch.rand(4, 5, 6, generator=generator) < 0.3] = 255
-        masks[3] = 255  # a sample that nobody labelled
+        masks[3] = 255  # a sample without any label
     return logits, masks
 
 
@@ -111,7 +111,7 @@ def test_weight_decay_is_the_gradient_of_the_l2_term():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_is_summed_in_float32(dtype):
-    # 256 x 256 pixels at 8 nats are 524288, and float16 ends at 65504.
+    # 256 x 256 pixels at 8 nats sum to 524288, and float16 ends at 65504.
     logits = torch.zeros(1, 2, 256, 256, dtype=dtype)
     logits[:, 0] = 8
     masks = torch.ones(1, 256, 256, dtype=torch.long)
@@ -157,7 +157,7 @@ def test_selection_keeps_alpha_on_average_and_never_nothing(batch_size, alpha):
 
 def test_selection_recovers_at_once_when_alpha_rises_again():
     carry = 0.0
-    for _ in range(100):  # at least one sample is kept where 0.2 would be due
+    for _ in range(100):  # at least one sample is kept, although 0.2 samples are due
         _, carry = selection_size(2, 0.1, carry)
     assert selection_size(8, 1.0, carry)[0] >= 7
 

@@ -1,4 +1,4 @@
-"""All files are looked at before training, and all that is wrong is told at once."""
+"""All files are inspected before training, and all problems are reported at once."""
 
 import csv
 import os
@@ -7,9 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import Squares
 from PIL import Image
-from test_run import SMALL, composed, start
 
 import coseg_lightning.data.folder
 import coseg_lightning.data.jsrt
@@ -21,6 +19,7 @@ from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.images import read_image, read_indices
 from coseg_lightning.files.inspection import scan_files
+from support import SMALL, Squares, composed, start
 
 
 def save(pixels, path):
@@ -33,7 +32,7 @@ def truncate(path):
 
 @pytest.fixture
 def messy(make_folder):
-    """Twenty squares, of which many are bad, each in its own way."""
+    """Write twenty squares, many of which are bad, each in its own way."""
     root = make_folder(size=20, side=48)
     images, masks = root / "images", root / "masks"
     truncate(images / "s00.png")
@@ -43,10 +42,10 @@ def messy(make_folder):
     (masks / "s04.png").unlink()
     save(np.full((48, 48), 7), masks / "s05.png")
     save(np.random.default_rng(0).integers(0, 255, (48, 48, 3)), masks / "s06.png")
-    save(np.zeros((48, 48)), masks / "s07.png")  # background alone: can be used
+    save(np.zeros((48, 48)), masks / "s07.png")  # background alone is usable
     shutil.copy(images / "s08.png", images / "s09.png")  # with another mask
     with Image.open(images / "s10.png") as file:
-        file.save(images / "s11.bmp")  # the same picture, in another format
+        file.save(images / "s11.bmp")  # the same picture in another format
     (images / "s11.png").unlink()
     shutil.copy(masks / "s10.png", masks / "s11.png")
     save(np.zeros((48, 48)), masks / "nobody.png")
@@ -85,22 +84,30 @@ def test_everything_that_is_wrong_is_told_together(messy, tmp_path):
     before = files_of(messy)
     with pytest.raises(BadSamplesError) as error:
         folder_splits(messy, problems=tmp_path / "problems.csv")
-    told = str(error.value)
+    message = str(error.value)
     for sentence in SENTENCES:
-        assert sentence in told
-    assert f"{len(SENTENCES)} problems in {messy}: mend them." in told
-    assert "on_bad_sample=skip leaves out such samples" in told
-    assert len(told.splitlines()) == 1 + len(SENTENCES)
+        assert sentence in message
+    assert f"{len(SENTENCES)} problems in {messy}: mend them." in message
+    assert "on_bad_sample=skip leaves out such samples" in message
+    assert len(message.splitlines()) == 1 + len(SENTENCES)
     rows = read_table(tmp_path / "problems.csv")
-    assert {id for row in rows if row["usable"] == "0" for id in row["ids"].split("; ")} == BAD
+    assert {
+        sample_id for row in rows if row["usable"] == "0" for sample_id in row["ids"].split("; ")
+    } == BAD
     assert files_of(messy) == before
 
 
 def test_bad_samples_are_left_out_if_that_is_asked_for(messy, caplog):
     splits = folder_splits(messy, on_bad_sample="skip")
     parts = [part.ids for part in splits if part is not None]
-    assert sorted(id for ids in parts for id in ids) == [
-        *("s07", "s10", "s11", "s16", "s17", "s18", "s19")
+    assert sorted(sample_id for ids in parts for sample_id in ids) == [
+        "s07",
+        "s10",
+        "s11",
+        "s16",
+        "s17",
+        "s18",
+        "s19",
     ]
     assert f"{len(BAD)} samples of {messy} are left out" in caplog.text
     for sentence in SENTENCES:
@@ -117,7 +124,9 @@ def test_a_bad_file_does_not_move_the_others_to_another_part(make_folder):
     truncate(root / "masks" / f"{bad}.png")
     after = folder_splits(root, seed=1, on_bad_sample="skip")
     assert list(after.test.ids) == list(before.test.ids)
-    assert [*after.train.ids, bad] == sorted(before.train.ids, key=lambda id: (id == bad, id))
+    assert [*after.train.ids, bad] == sorted(
+        before.train.ids, key=lambda sample_id: (sample_id == bad, sample_id)
+    )
 
 
 def test_what_is_odd_but_can_be_used_is_a_warning(make_folder, caplog):
@@ -162,28 +171,28 @@ def test_of_many_alike_problems_only_the_first_are_told_one_by_one(make_folder, 
 
 
 def test_a_file_is_read_again_only_if_its_size_or_time_has_changed(make_folder, monkeypatch):
-    root, looked = make_folder(), []
+    root, read_names = make_folder(), []
 
     def counting(files, look, **options):
         def look_and_count(path):
-            looked.append(path.name)
+            read_names.append(path.name)
             return look(path)
 
         return scan_files(files, look_and_count, **options)
 
     monkeypatch.setattr(coseg_lightning.data.folder, "scan_files", counting)
     folder_splits(root)
-    assert len(looked) == 8
+    assert len(read_names) == 8
     folder_splits(root)
-    assert len(looked) == 8
+    assert len(read_names) == 8
     save(np.zeros((32, 32)), root / "images" / "s05.png")
     folder_splits(root)
-    assert looked[8:] == ["s05.png"]
+    assert read_names[8:] == ["s05.png"]
     truncate(root / "images" / "s05.png")
-    for _ in range(2):  # what cannot be read is not kept
+    for _ in range(2):  # unreadable files are not cached
         with pytest.raises(InputError, match="s05.png cannot be read"):
             folder_splits(root)
-    assert looked[9:] == ["s05.png", "s05.png"]
+    assert read_names[9:] == ["s05.png", "s05.png"]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"a": 1}', "\0"])
@@ -191,13 +200,13 @@ def test_a_damaged_cache_is_made_again(make_folder, content, tmp_path, monkeypat
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = make_folder()
     folder_splits(root)
-    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-    assert len(kept) == 2
-    for path in kept:
+    cache_files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert len(cache_files) == 2
+    for path in cache_files:
         path.write_text(content)
     folder_splits(root)
     shutil.rmtree(tmp_path / "cache")
-    (tmp_path / "cache").touch()  # where nothing can be kept, as in a read-only home
+    (tmp_path / "cache").touch()  # nothing can be stored here, as in a read-only home
     folder_splits(root)
 
 
@@ -219,10 +228,10 @@ def test_the_command_tells_all_of_it(messy, tmp_path):
 
 
 def test_jsrt_is_looked_at_too(tmp_path):
-    for place in ("images", "left lung", "right lung"):
-        (tmp_path / place).mkdir()
+    for folder in ("images", "left lung", "right lung"):
+        (tmp_path / folder).mkdir()
         for i in range(1, 7):
-            save(Squares(2).image(0), tmp_path / place / f"JPCLN{i:03d}.png")
+            save(Squares(2).image(0), tmp_path / folder / f"JPCLN{i:03d}.png")
     truncate(tmp_path / "images" / "JPCLN001.png")
     truncate(tmp_path / "left lung" / "JPCLN002.png")
     (tmp_path / "images" / "JPCLN003.IMG").write_bytes(b"short")
@@ -240,7 +249,7 @@ def bomb(path, side=50_000):
     """A picture that claims 2.5 billion pixels in 200 bytes."""
     save(np.zeros((8, 8)), path)
     content = bytearray(path.read_bytes())
-    content[16:24] = side.to_bytes(4, "big") * 2  # of the header, whose checksum follows
+    content[16:24] = side.to_bytes(4, "big") * 2  # the header's, whose checksum follows
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
     path.write_bytes(content)
 
@@ -281,8 +290,8 @@ def test_links_within_the_dataset_and_to_a_whole_folder_are_followed(make_folder
 
 def test_ids_that_lead_elsewhere_are_refused(make_folder):
     root = make_folder()
-    for id in ("../../etc/passwd", "/etc/passwd", ".."):
-        (root / "split.csv").write_text(f"id,split\ns00,train\n{id},train\n")
+    for sample_id in ("../../etc/passwd", "/etc/passwd", ".."):
+        (root / "split.csv").write_text(f"id,split\ns00,train\n{sample_id},train\n")
         with pytest.raises(InputError, match="has no such image"):
             folder_splits(root)
     (root / "split.csv").unlink()
@@ -320,8 +329,8 @@ def test_one_picture_in_two_formats_is_not_contradicting(make_folder, caplog):
     Image.fromarray(pixels.astype(np.uint16)).save(root / "images" / "s02.png")
     with Image.open(root / "masks" / "s01.png") as file:
         Image.fromarray(np.asarray(file).astype(np.uint16)).save(root / "masks" / "s02.png")
-    for id in ("s03", "s04"):  # slices with nothing on them
-        save(np.zeros((32, 32)), root / "images" / f"{id}.png")
+    for sample_id in ("s03", "s04"):  # slices that show nothing
+        save(np.zeros((32, 32)), root / "images" / f"{sample_id}.png")
     folder_splits(root)
     assert "2 images, such as" in caplog.text
     assert "are of one value everywhere" in caplog.text
@@ -335,7 +344,7 @@ def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(ma
     with pytest.raises(InputError, match="7 masks in .* hold 0 and 255 alone, but s01.png holds 1"):
         folder_splits(root)
     Image.fromarray(255 * mask).convert("1").save(root / "masks" / "s01.png")
-    splits = folder_splits(root)  # a file of two values tells so by its kind
+    splits = folder_splits(root)  # the mode of a file of two values says so
     assert all(splits.train.mask(i).max() == 1 for i in range(len(splits.train)))
     (root / "masks" / "s02.png").unlink()
     Image.fromarray(255 * mask).save(root / "masks" / "s02.jpg")
@@ -344,7 +353,7 @@ def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(ma
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("id;split\ns00;train\n", "it begins with 'id;split', and must have the columns"),
         ("ID,Split\ns00,train\n", "it begins with 'ID,Split'"),
@@ -352,10 +361,10 @@ def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(ma
         ("", "it begins with 'nothing'"),
     ],
 )
-def test_a_split_that_is_not_understood_says_what_was_found(make_folder, text, told):
+def test_a_split_that_is_not_understood_says_what_was_found(make_folder, text, message):
     root = make_folder()
     (root / "split.csv").write_text(text)
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         folder_splits(root)
 
 
@@ -382,7 +391,7 @@ def test_somebodys_own_problems_csv_is_not_written_over(make_folder, tmp_path):
     folder_splits(root, problems=table, on_bad_sample="skip")
     (root / "images" / "s02.png").unlink()
     (root / "masks" / "s02.png").unlink()
-    folder_splits(root, problems=table)  # mended
+    folder_splits(root, problems=table)  # the problem is mended
     assert not table.exists()
 
 
@@ -392,7 +401,7 @@ def test_an_annotators_masks_are_looked_at_before_training(make_folder):
     (root / "split.csv").write_text(
         "id,split\n" + "".join(f"s{i:02d},{'test' if i > 7 else 'train'}\n" for i in range(10))
     )
-    truncate(rough / "s09.png")  # of a test sample, which nobody needs
+    truncate(rough / "s09.png")  # a test sample's, which nobody needs
     options = [*SMALL, "data=folder", f"data.root={root}", "noise=annotator", "nol=0.5"]
     options += ["noise.masks=masks_rough"]
     assert len(make_data(composed(*options), root.parent / "run")._datasets["train"].ids) == 8
@@ -401,8 +410,8 @@ def test_an_annotators_masks_are_looked_at_before_training(make_folder):
     save(np.zeros((8, 9)), rough / "s03.png")
     with pytest.raises(BadSamplesError, match="3 problems") as error:
         make_data(composed(*options), root.parent / "run")
-    for told in ("s01.png cannot be read", "no mask of s02", "s03.png is 9x8"):
-        assert told in str(error.value)
+    for message in ("s01.png cannot be read", "no mask of s02", "s03.png is 9x8"):
+        assert message in str(error.value)
     data = make_data(composed(*options, "on_bad_sample=skip"), root.parent / "run")
     assert len(data._datasets["train"].ids) == 5
 

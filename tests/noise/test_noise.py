@@ -1,8 +1,7 @@
-"""Noise models: how much, where, and the same for every order and machine."""
+"""Noise models: how much, where, and reproducible in any order and on any machine."""
 
 import numpy as np
 import pytest
-from conftest import Squares
 from PIL import Image
 from scipy import ndimage
 
@@ -27,22 +26,7 @@ from coseg_lightning.noise import (
 from coseg_lightning.noise.geometry import smooth_field
 from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined
 from coseg_lightning.noise.noisy_layer import choose_noisy, write_noisy_layer
-
-OUTLINES = [
-    BoundaryNoise(),
-    BiasedAnnotator(),
-    BoundaryWalk(),
-    EdgeCircles(),
-    PolygonOutline(),
-    RandomAnnotators(),
-    AffineNoise(),
-]
-OBJECTS = [MissingComponent(), MissingRegion(), SpuriousBlob(classes=3)]
-CLASSES = [ClassSwap(classes=3), ClassMerge(classes=3)]
-
-
-def name_of(noise):
-    return type(noise).__name__
+from support import CLASSES, OBJECTS, OUTLINES, Squares, name_of
 
 
 def disc(side=256, radius=60):
@@ -51,7 +35,7 @@ def disc(side=256, radius=60):
 
 
 def grains(side=256):
-    """Nine discs of different sizes in rows."""
+    """Draw nine discs of different sizes in rows."""
     y, x = np.indices((side, side)) * 256 / side
     mask = np.zeros((side, side), np.uint8)
     for i in range(9):
@@ -157,8 +141,8 @@ def test_type2_is_one_annotator_with_one_direction():
     for seed in range(8):
         noise = BiasedAnnotator(missing=0.0)
         changes = [
-            int(noise(images.mask(i), id=id, seed=seed).sum()) - int(images.mask(i).sum())
-            for i, id in enumerate(images.ids)
+            int(noise(images.mask(i), id=sample_id, seed=seed).sum()) - int(images.mask(i).sum())
+            for i, sample_id in enumerate(images.ids)
         ]
         assert len({change > 0 for change in changes}) == 1
         signs.add(changes[0] > 0)
@@ -243,14 +227,14 @@ def test_a_missing_region_is_of_the_size_asked_for():
 
 
 def test_a_blob_is_new_and_of_any_class():
-    mask, found = grains(), set()
+    mask, drawn_classes = grains(), set()
     for i in range(12):
         noisy = SpuriousBlob(classes=4)(mask, id=str(i), seed=0)
         np.testing.assert_array_equal(noisy[mask > 0], mask[mask > 0])
         new = set(np.unique(noisy[mask == 0])) - {0}
         assert len(new) == 1
-        found |= new
-    assert found == {1, 2, 3}
+        drawn_classes |= new
+    assert drawn_classes == {1, 2, 3}
 
 
 def test_swap_exchanges_two_classes_and_merge_loses_one():
@@ -276,7 +260,7 @@ def test_each_of_the_annotators_has_a_bias_of_his_own():
         noisy = noise(mask, id=str(i), seed=1)
         areas.setdefault(noise.annotator_of(str(i), 1), set()).add(area(noisy))
     assert len(areas) == 4
-    assert all(len(found) == 1 for found in areas.values())
+    assert all(len(own_areas) == 1 for own_areas in areas.values())
     assert len(set.union(*areas.values())) == 4
 
 
@@ -296,8 +280,8 @@ def test_models_are_combined_in_their_order():
 @pytest.mark.parametrize("dice", [0.9, 0.8])
 def test_a_label_dice_can_be_asked_for(noise, dice):
     images = PhantomImages("train", 4, 128, 0)
-    for i, id in enumerate(images.ids):
-        noisy = AtLabelDice(noise, dice)(images.mask(i), id=id, seed=0)
+    for i, sample_id in enumerate(images.ids):
+        noisy = AtLabelDice(noise, dice)(images.mask(i), id=sample_id, seed=0)
         assert mask_dice(noisy, images.mask(i)) == pytest.approx(dice, abs=0.03)
 
 
@@ -321,7 +305,7 @@ def test_different_seeds_choose_different_samples():
     ids = [f"s{i}" for i in range(100)]
     counts = np.zeros(100)
     for seed in range(200):
-        counts[[ids.index(id) for id in choose_noisy(ids, 0.3, seed)]] += 1
+        counts[[ids.index(sample_id) for sample_id in choose_noisy(ids, 0.3, seed)]] += 1
     assert counts.min() > 30  # 60 are expected, with a standard deviation of 6.5
     assert counts.max() < 90
 
@@ -330,9 +314,9 @@ def test_the_noisy_layer_records_each_dice(tmp_path):
     squares = Squares(10)
     layer = write_noisy_layer(squares, BoundaryNoise(), 0.3, 0, tmp_path / "noise")
     assert len(layer) == 3
-    for id in layer.ids:
-        dice = mask_dice(layer.read(id), squares.mask(squares.ids.index(id)))
-        assert layer.facts(id) == {"dice": dice}
+    for sample_id in layer.ids:
+        dice = mask_dice(layer.read(sample_id), squares.mask(squares.ids.index(sample_id)))
+        assert layer.facts(sample_id) == {"dice": dice}
         assert dice < 1
     assert LabelStore.is_finished(tmp_path / "noise")
 

@@ -1,98 +1,29 @@
-"""All stages from Python, with a datamodule of somebody's own."""
+"""All stages from Python, with a datamodule of another project."""
 
 from functools import partial
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import TinyNetwork
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from coseg_lightning import CoSegModule, LabelStore, SegmentationModule, run_stages
+from coseg_lightning import LabelStore, SegmentationModule, run_stages
 from coseg_lightning.data.wrapped import over, wrap_datamodule
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.ranking.guard import CorrectionGuard
-
-
-class Halves(Dataset):
-    """Images whose right half is bright, and whose masks are the left half of some."""
-
-    def __init__(self, size=12, wrong=3, ids=True):
-        self.size, self.wrong, self.ids = size, wrong, ids
-
-    def __len__(self):
-        return self.size
-
-    def __getitem__(self, index):
-        image = 0.2 * torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(index))
-        image[..., 8:] += 2
-        mask = torch.zeros(16, 16, dtype=torch.long)
-        mask[:, 8:] = 1
-        if index < self.wrong:
-            mask = 1 - mask
-        return (image, mask, f"h{index}") if self.ids else (image, mask)
-
-
-class OwnData(pl.LightningDataModule):
-    """A project's own, with what such a thing may have."""
-
-    def __init__(self, ids=True):
-        super().__init__()
-        self.calls = []
-        self.ids = ids
-
-    def setup(self, stage):
-        self.calls.append(stage)
-        self.train = Halves(ids=self.ids)
-
-    def _loader(self, dataset, shuffle):
-        return DataLoader(dataset, batch_size=4, shuffle=shuffle)
-
-    def train_dataloader(self):
-        return self._loader(self.train, True)
-
-    def on_after_batch_transfer(self, batch, dataloader_idx):
-        self.calls.append("transfer")
-        return batch
-
-
-class OwnTested(OwnData):
-    def test_dataloader(self):
-        return self._loader(Halves(4, wrong=0), False)
-
-
-def run_of(tmp_path, data, noise_level=0.25, **options):
-    def network(module, *nets, **given):
-        return module(*(TinyNetwork(width=8) for _ in nets), lr=0.03, **given)
-
-    trainer = partial(
-        pl.Trainer,
-        **{
-            "max_epochs": 8,
-            "accelerator": "cpu",
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "log_every_n_steps": 1,
-        },
-    )
-    return run_stages(
-        data,
-        tmp_path / "run",
-        peers=partial(network, CoSegModule, "a", "b", noise_level=noise_level),
-        network=partial(network, SegmentationModule, "a"),
-        **{"trainer": trainer, **options},
-    )
+from support import Halves, OwnData, OwnTested, TinyNetwork, run_of
 
 
 def test_a_trainer_that_brings_its_own_epochs_retrains_for_fewer(tmp_path):
-    def trainer(**given):
+    def trainer(**stage_options):
         options = {"enable_progress_bar": False, "enable_model_summary": False}
-        return pl.Trainer(max_epochs=4, accelerator="cpu", **options, **given)
+        return pl.Trainer(max_epochs=4, accelerator="cpu", **options, **stage_options)
 
     summary = run_of(tmp_path, OwnTested(), trainer=trainer, retraining_share=0.5)
     assert [summary["stages"][name]["epochs"] for name in ("robust_training", "retraining")] == [
-        *(4, 2)
+        4,
+        2,
     ]
 
 
@@ -103,12 +34,12 @@ def test_a_datamodule_of_ones_own_goes_through_all_stages(tmp_path, ids):
     assert set(summary["stages"]) == {"robust_training", "retraining", "test"}
     layer = LabelStore(tmp_path / "run" / "labels")
     names = {f"h{i}" if ids else str(i) for i in range(3)}
-    assert set(layer.ids) == names  # the three wrong ones
+    assert set(layer.ids) == names  # the three wrong masks
     assert summary["correction"]["corrected"] == 3
     assert summary["test"]["dice"] > 0.9
-    # Each stage has its own copy of what setup makes; the one given is as it was.
+    # Each stage has its own copy of what setup makes; the given datamodule is unchanged.
     assert not hasattr(data, "train")
-    assert "transfer" in data.calls  # its own hooks are called
+    assert "transfer" in data.calls  # the datamodule's own hooks are called
     assert data.trainer is None
 
 
@@ -118,12 +49,12 @@ def test_the_corrected_masks_are_what_retraining_sees(tmp_path):
     again = wrap_datamodule(data)
     again.setup("fit")
     again.add_label_layer(tmp_path / "run" / "labels")
-    seen = {}
+    masks_by_id = {}
     for _, masks, ids in again.train_dataloader():
-        seen |= dict(zip(ids, masks, strict=True))
-    assert len(seen) == 12
+        masks_by_id |= dict(zip(ids, masks, strict=True))
+    assert len(masks_by_id) == 12
     right = Halves(wrong=0)[0][1]
-    assert all((mask == right).float().mean() > 0.95 for mask in seen.values())
+    assert all((mask == right).float().mean() > 0.95 for mask in masks_by_id.values())
 
 
 @pytest.mark.parametrize("corrected", [True, False])
@@ -146,14 +77,14 @@ def test_a_peer_that_left_samples_out_in_vain_is_no_start(
     summary = run_of(tmp_path, OwnTested(), noise_level=level, **options)
     assert summary["correction"]["left_alone"]
     assert summary["stages"]["retraining"]["epochs"] == epochs
-    if level == "auto":  # nothing could be told, so nothing was left out
+    if level == "auto":  # the level could not be estimated, so that no sample was excluded
         return
 
-    def trainer(**given):
+    def trainer(**stage_options):
         options = {"enable_progress_bar": False, "enable_model_summary": False}
-        return pl.Trainer(max_epochs=epochs, accelerator="cpu", **options, **given)
+        return pl.Trainer(max_epochs=epochs, accelerator="cpu", **options, **stage_options)
 
-    # It is then the plain network of as many epochs.
+    # It is then the plain network, trained for as many epochs.
     run_of(tmp_path / "plain", OwnTested(), method="supervised", trainer=trainer)
     ours, plain = (
         torch.load(path / "last.ckpt", weights_only=True)["state_dict"]
@@ -215,11 +146,11 @@ def test_a_loader_over_corrected_masks_is_like_the_one_before(kind):
 
 
 def test_a_method_of_ones_own_with_a_single_network(tmp_path):
-    given = {
+    options = {
         "trainer": partial(pl.Trainer, max_epochs=1, accelerator="cpu", enable_progress_bar=False),
         "network": lambda: SegmentationModule(TinyNetwork()),
     }
-    own = {"method": "mine", "stages": ["supervised_training"], **given}
+    own = {"method": "mine", "stages": ["supervised_training"], **options}
     summary = run_stages(OwnTested(), tmp_path / "run", **own)
     assert set(summary["stages"]) == {"supervised_training", "test"}
     assert summary["config"]["method"]["name"] == "mine"
@@ -228,7 +159,7 @@ def test_a_method_of_ones_own_with_a_single_network(tmp_path):
     with pytest.raises(InputError, match="stages=supervised_training of method=mine must be"):
         run_stages(OwnTested(), tmp_path / "b", **{**own, "stages": "supervised_training"})
     with pytest.raises(InputError, match="method=coteaching needs peers"):
-        run_stages(OwnTested(), tmp_path / "c", method="coteaching", **given)
+        run_stages(OwnTested(), tmp_path / "c", method="coteaching", **options)
 
 
 def test_a_transition_that_was_never_estimated_is_told_as_it_ended(tmp_path):

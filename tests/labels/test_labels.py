@@ -1,22 +1,22 @@
-"""The label layer: lossless, never over anything of the user's, never half."""
+"""The label layer is lossless, never half written, and never overwrites a file of the user's."""
 
 import numpy as np
 import pytest
 import torch
-from conftest import Squares
 from PIL import Image
 from torch.utils.data import Subset
 
 from coseg_lightning import LabelStore, updated
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
+from support import Squares
 
 
 def layer_of(folder, masks):
     writer = LabelStore.create(folder)
-    for id, mask in masks.items():
-        writer.write(id, mask)
-    return writer.finish({id: {"changed_pixels": 1} for id in masks})
+    for sample_id, mask in masks.items():
+        writer.write(sample_id, mask)
+    return writer.finish({sample_id: {"changed_pixels": 1} for sample_id in masks})
 
 
 def test_masks_come_back_as_they_were_written(tmp_path):
@@ -25,9 +25,9 @@ def test_masks_come_back_as_they_were_written(tmp_path):
         "large ids": np.array([[0, 300, 65535]], np.int64),
     }
     layer = layer_of(tmp_path / "labels", masks)
-    for id, mask in masks.items():
-        assert id in layer
-        np.testing.assert_array_equal(layer.read(id), mask)
+    for sample_id, mask in masks.items():
+        assert sample_id in layer
+        np.testing.assert_array_equal(layer.read(sample_id), mask)
     assert layer.facts("small") == {"changed_pixels": 1}
     assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [
         "large ids.png",
@@ -56,11 +56,11 @@ def test_nothing_that_exists_is_written_over(tmp_path):
     assert (masks / "a.png").read_bytes() == b"mine"
 
 
-@pytest.mark.parametrize("id", ["", "..", "../a", "/etc/a", "a/b", "a\\b", "a\0"])
-def test_an_id_cannot_lead_out_of_the_folder(tmp_path, id):
+@pytest.mark.parametrize("sample_id", ["", "..", "../a", "/etc/a", "a/b", "a\\b", "a\0"])
+def test_an_id_cannot_lead_out_of_the_folder(tmp_path, sample_id):
     writer = LabelStore.create(tmp_path / "labels")
     with pytest.raises(InputError, match="cannot be a file name"):
-        writer.write(id, np.zeros((2, 2), np.uint8))
+        writer.write(sample_id, np.zeros((2, 2), np.uint8))
 
 
 def test_a_manifest_of_something_else_is_refused(tmp_path):
@@ -104,20 +104,20 @@ def test_updated_puts_the_layer_below_our_augmentation(tmp_path):
 @pytest.mark.parametrize("form", ["pair", "triple", "dict", "float mask"])
 def test_updated_works_on_somebodys_dataset(tmp_path, form):
     image, mask = torch.zeros(3, 4, 4), torch.zeros(4, 4, dtype=torch.long)
-    sample, id, place = {
+    sample, sample_id, position = {
         "pair": ((image, mask), "1", 1),
         "triple": ((image, mask, "x"), "x", 1),
         "dict": ({"image": image, "label": mask, "id": "x"}, "x", "label"),
         "float mask": ((image, mask[None].float()), "1", 1),
     }[form]
-    layer = layer_of(tmp_path / "labels", {id: np.eye(4, dtype=np.uint8)})
-    given = sample[place]
+    layer = layer_of(tmp_path / "labels", {sample_id: np.eye(4, dtype=np.uint8)})
+    original = sample[position]
     result = updated([sample, sample], layer)[1]
     assert type(result) is type(sample)
-    assert result[place].dtype == given.dtype
-    assert result[place].shape == given.shape
-    assert result[place].squeeze().tolist() == np.eye(4).tolist()
-    assert given.sum() == 0
+    assert result[position].dtype == original.dtype
+    assert result[position].shape == original.shape
+    assert result[position].squeeze().tolist() == np.eye(4).tolist()
+    assert original.sum() == 0
 
 
 def test_updated_finds_ids_that_are_numbers_in_tensors(tmp_path):

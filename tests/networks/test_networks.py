@@ -1,13 +1,11 @@
-"""Networks by name, of any input size, and on disk."""
+"""Networks by name, for any input size, and on disk."""
 
 import json
 
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from conftest import ROOT, TinyNetwork
 from safetensors.torch import load_file
-from test_coseg_module import loader, trainer_of
 from torch import nn
 
 from coseg_lightning import CoSegModule
@@ -17,6 +15,7 @@ from coseg_lightning.networks.ce_net import CENet, DenseAtrousConvolution, Resid
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
+from support import ROOT, TinyNetwork, loader, trainer_of
 
 NAMES = [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "custom"]
 SMALL = {
@@ -91,17 +90,17 @@ def test_double_unet_trains_two_masks_and_uses_the_second():
     used, none = with_auxiliary(network, images)
     assert none == []
     with torch.no_grad():
-        # All background in the first mask: the second U-Net sees nothing of the image ...
+        # If the first mask is all background, the second U-Net sees nothing of the image ...
         network.head_1.weight.zero_()
         network.head_1.bias.copy_(torch.tensor([100.0, 0, 0]))
-        seen = []
-        network.encoder_2[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+        inputs = []
+        network.encoder_2[0].register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
         network(images := torch.randn(1, 1, 32, 32))
-        assert not seen[0].any()
-        # ... and all of it where nothing is background.
+        assert not inputs[0].any()
+        # ... and if none of it is background, the second U-Net sees the whole image.
         network.head_1.bias.copy_(torch.tensor([-100.0, 0, 0]))
         network(images)
-        torch.testing.assert_close(seen[1], images)
+        torch.testing.assert_close(inputs[1], images)
     assert used.shape == (2, 3, 40, 50)
 
 
@@ -125,7 +124,7 @@ def test_dense_atrous_convolution_sees_what_the_paper_says():
     point = torch.zeros(1, 1, 41, 41)
     point[..., 20, 20] = 1
     reach = block(point)[0, 0, 20].nonzero().flatten()
-    assert int(reach.max() - reach.min()) + 1 == 19  # of 3, 7, 9 and 19 pixels the widest
+    assert int(reach.max() - reach.min()) + 1 == 19  # the widest of 3, 7, 9 and 19 pixels
 
 
 def test_residual_pooling_keeps_what_came_in_and_adds_four_maps():
@@ -135,7 +134,8 @@ def test_residual_pooling_keeps_what_came_in_and_adds_four_maps():
         out = pooling(x)
     assert out.shape == (2, 7, 14, 14)
     torch.testing.assert_close(out[:, 4:], x)
-    assert pooling(torch.randn(1, 3, 2, 5)).shape == (1, 7, 2, 5)  # smaller than its windows
+    # Smaller than the pooling windows.
+    assert pooling(torch.randn(1, 3, 2, 5)).shape == (1, 7, 2, 5)
 
 
 @pytest.mark.parametrize("name", ["double_unet", "ce_net"])

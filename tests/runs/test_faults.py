@@ -1,4 +1,4 @@
-"""What goes wrong in a long run ends with the reason, and can be gone on with."""
+"""A fault in a long run ends it with the reason, and the run can be resumed."""
 
 import errno
 import json
@@ -13,11 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, Squares
 from PIL import Image
-from test_callbacks import hashes
-from test_resume import SETTINGS, counting, in_a_process, one_run, results
-from test_run import SMALL, composed, rows_of
 
 from coseg_lightning.app.command import _trouble
 from coseg_lightning.data.datamodule import CoSegDataModule
@@ -26,6 +22,19 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
 from coseg_lightning.runs.folder import RunFolder
+from support import (
+    ROOT,
+    SETTINGS,
+    SMALL,
+    Squares,
+    composed,
+    counting,
+    hashes,
+    in_a_process,
+    one_run,
+    results,
+    rows_of,
+)
 
 FOLDER = [*SMALL, "data=folder", "data.in_channels=1"]
 
@@ -34,16 +43,23 @@ FOLDER = [*SMALL, "data=folder", "data.in_channels=1"]
 
 
 def failing(folder, source, *more):
-    """The app with a data source that fails on purpose."""
+    """Start the app with a data source that fails on purpose."""
     source = ", ".join(f"{name}: {value}" for name, value in source.items())
+    path = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.run(
         [
-            *(sys.executable, "-m", "coseg_lightning.run", *SMALL, "trainer.max_epochs=3"),
-            *("~data.source", f"+data.source={{_target_: faults.splits, {source}}}"),
-            *(f"hydra.run.dir={folder}", *more),
+            sys.executable,
+            "-m",
+            "coseg_lightning.run",
+            *SMALL,
+            "trainer.max_epochs=3",
+            "~data.source",
+            f"+data.source={{_target_: faults.splits, {source}}}",
+            f"hydra.run.dir={folder}",
+            *more,
         ],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "tests")},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)},
         capture_output=True,
         text=True,
         timeout=120,
@@ -57,7 +73,8 @@ def test_one_process_that_raises_ends_all_and_says_why(tmp_path, rank):
     assert result.returncode == 1
     assert "RuntimeError: the scanner is on fire" in result.stderr
     assert f"go on with resume={tmp_path / 'run'}" in result.stdout
-    assert "Connection closed by peer" not in result.stderr  # what the others would bury it under
+    # The other processes' error, which would bury the reason.
+    assert "Connection closed by peer" not in result.stderr
 
 
 def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path):
@@ -67,31 +84,31 @@ def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path):
     assert "Traceback" not in result.stderr
 
 
-def limited(folder, bytes):
-    """A run that may write no file of more than some bytes, as on a disk that is full by then."""
+def limited(folder, limit):
+    """Run with a limit on the size of files, as on a disk that is full by then."""
 
     def body():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, bytes))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         run(composed(*SETTINGS, f"resume={folder}"), folder)
 
     return in_a_process(body)
 
 
-@pytest.mark.parametrize("bytes", [2_000, 60_000])  # before a checkpoint, and in one or later
-def test_a_full_disk_costs_nothing_that_was_written(tmp_path, bytes):
+@pytest.mark.parametrize("limit", [2_000, 60_000])  # before a checkpoint, and within one or later
+def test_a_full_disk_costs_nothing_that_was_written(tmp_path, limit):
     folder = tmp_path / "run"
-    assert limited(folder, bytes) == 1
+    assert limited(folder, limit) == 1
     assert not (folder / "summary.json").exists()
     for path in folder.rglob("*.json"):
-        json.loads(path.read_text())  # whole, or not there
+        json.loads(path.read_text())  # complete, or not there
     assert one_run(folder) == 0
     assert one_run(tmp_path / "whole") == 0
     assert results(folder) == results(tmp_path / "whole")
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), "/runs/a: the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "/runs"), "/runs: you may not write"),
@@ -100,12 +117,12 @@ def test_a_full_disk_costs_nothing_that_was_written(tmp_path, bytes):
         (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
     ],
 )
-def test_trouble_with_the_machine_is_told_in_a_sentence(error, told):
+def test_trouble_with_the_machine_is_told_in_a_sentence(error, message):
     wrapped = RuntimeError("wrapped")
     wrapped.__cause__ = error
     if isinstance(error, OSError):
-        assert told in _trouble(wrapped)
-    assert told in _trouble(error)
+        assert message in _trouble(wrapped)
+    assert message in _trouble(error)
     assert _trouble(ValueError("a mistake in the program")) is None
 
 
@@ -131,7 +148,7 @@ def test_an_image_that_becomes_unreadable_in_the_second_epoch(make_folder, tmp_p
 
     def stepping(self, *args, **kwargs):
         steps.append(1)
-        if len(steps) == 3:  # of two an epoch
+        if len(steps) == 3:  # the first step of the second epoch
             gone.write_bytes(content[:20])
         return step(self, *args, **kwargs)
 
@@ -148,7 +165,7 @@ def test_an_image_that_becomes_unreadable_in_the_second_epoch(make_folder, tmp_p
 
 
 class Odd(Squares):
-    """Squares of which some masks hold nothing, and one no class but what is unlabelled."""
+    """Squares, some masks of which are empty, and one of which is all unlabelled."""
 
     def mask(self, index):
         return super().mask(index) * (index > 1) + np.uint8(255 * (index == 1))
@@ -161,8 +178,8 @@ class Odd(Squares):
         ["nol=0.95"],
         ["data.source.train=1", "data.batch_size=1"],  # one sample, and BatchNorm
         ["data.source.train=1", "nol=0.95"],
-        ["data.source.train=3", "data.batch_size=8"],  # a set smaller than a batch
-        ["data.source.train=5", "data.batch_size=4"],  # a rest of one
+        ["data.source.train=3", "data.batch_size=8"],  # a dataset smaller than a batch
+        ["data.source.train=5", "data.batch_size=4"],  # a last batch of one sample
         ["data.batch_size=1", "method.selection=eq1"],
         ["nol=auto", "noise.level=0", "data.source.train=2"],
     ],
@@ -178,17 +195,20 @@ def _keys(settings):
     return {setting.partition("=")[0] for setting in settings}
 
 
-@pytest.mark.parametrize("classes", [2, 4])  # with 4, two are absent from every batch
+@pytest.mark.parametrize("classes", [2, 4])  # with 4, two classes are absent from every batch
 def test_empty_and_unlabelled_masks_are_trained_on(tmp_path, classes):
     root = tmp_path / "dataset"
     squares = Odd(8)
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
-    for i, id in enumerate(squares.ids):
-        Image.fromarray(squares.image(i)).save(root / "images" / f"{id}.png")
-        Image.fromarray(squares.mask(i)).save(root / "masks" / f"{id}.png")
+    for i, sample_id in enumerate(squares.ids):
+        Image.fromarray(squares.image(i)).save(root / "images" / f"{sample_id}.png")
+        Image.fromarray(squares.mask(i)).save(root / "masks" / f"{sample_id}.png")
     (root / "split.csv").write_text(
-        "id,split\n" + "".join(f"{id},{'test' if id > 's05' else 'train'}\n" for id in squares.ids)
+        "id,split\n"
+        + "".join(
+            f"{sample_id},{'test' if sample_id > 's05' else 'train'}\n" for sample_id in squares.ids
+        )
     )
     options = [f"data.root={root}", f"data.classes={classes}", "data.batch_size=2"]
     summary = run(composed(*FOLDER, *options), tmp_path / "run")
@@ -249,7 +269,7 @@ def test_an_edited_manifest_is_refused(finished, tmp_path, edit):
 
 
 class Exploit:
-    """Unpickled, it would make a file."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = str(path)
@@ -298,7 +318,7 @@ def test_names_are_escaped_in_tables_and_pages(make_folder, tmp_path):
     for i, name in enumerate(names):
         for part in ("images", "masks"):
             (root / part / f"s{i:02d}.png").rename(root / part / f"{name}.png")
-    rough = [f"{id},train\n" for id in [f'"{name}"' for name in names]]
+    rough = [f"{sample_id},train\n" for sample_id in [f'"{name}"' for name in names]]
     (root / "split.csv").write_text("id,split\n" + "".join(rough) + "s06,test\n")
     options = [f"data.root={root}", "++method.confidence=0", "nol=0.5", "optimizer.lr=0.01"]
     run(composed(*FOLDER, *options), tmp_path / "run")
@@ -312,7 +332,7 @@ def test_names_are_escaped_in_tables_and_pages(make_folder, tmp_path):
 
 
 def test_ids_that_would_be_one_file_are_refused_before_training():
-    for ids, told in (
+    for ids, message in (
         (["a", "A"], "one file on disks that do not tell letter case apart"),
         (["\u00e9", "e\u0301"], "one file on disks"),
         (["x" * 300], "too long for a file name"),
@@ -320,7 +340,7 @@ def test_ids_that_would_be_one_file_are_refused_before_training():
     ):
         squares = Squares(len(ids))
         squares.ids = ids
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             CoSegDataModule(squares, image_size=32, in_channels=1)
 
 
@@ -375,7 +395,7 @@ def test_changed_data_is_another_run(make_folder, tmp_path):
     mask.write_bytes(content)
     run(composed(*options), folder)
     shutil.rmtree(root)
-    summary = run(composed(*options), folder)  # is finished, and needs its data no more
+    summary = run(composed(*options), folder)  # a finished run needs its data no more
     assert summary["test"]["dice"] is not None
 
 

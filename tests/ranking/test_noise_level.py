@@ -1,4 +1,4 @@
-"""The noise level: estimated where labels can be told apart, and said to be unknown where not."""
+"""The noise level is estimated where labels can be told apart, and reported as unknown if not."""
 
 import json
 
@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_coseg_module import data_of, module_of, trainer_of
-from test_scores import soft_discs
 
 from coseg_lightning import CorruptionRanking, CoSegModule, NoiseLevelEstimation
 from coseg_lightning.errors import InputError
@@ -19,10 +17,11 @@ from coseg_lightning.ranking.noise_level import (
     estimate_noise_level,
     fit_mixture,
 )
+from support import data_of, module_of, soft_discs, trainer_of
 
 
 def discs(level, off, size=150, blur=2.0):
-    """Evidence on labels of which a share is off by some pixels, and the others by half a one."""
+    """Evidence on labels of which a share is off by some pixels, and the others by half a pixel."""
     rng = np.random.default_rng(0)
     radii, shift = rng.uniform(10, 20, size), rng.normal(0, 0.5, size)
     bad = round(level * size)
@@ -104,13 +103,13 @@ def test_the_module_keeps_all_until_the_level_is_estimated(tmp_path, monkeypatch
         def on_train_epoch_start(self, trainer, pl_module):
             alphas.append(pl_module.alpha)
 
-    told = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
-    monkeypatch.setattr("coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: told)
+    estimate = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
+    monkeypatch.setattr("coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: estimate)
     estimation, ranking = NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv")
     callbacks = [estimation, ranking, Watch()]
     trainer = trainer_of(tmp_path, callbacks=callbacks, max_epochs=6)
     trainer.fit(module, data_of(tmp_path))
-    assert module.noise_estimate == told
+    assert module.noise_estimate == estimate
     assert alphas == [1.0] * 3 + [0.6] * 3
     assert ranking.ranking.noise_level == 0.4
 
@@ -160,7 +159,7 @@ def test_peers_that_cannot_tell_keep_all_samples_to_the_end(tmp_path, options):
     callbacks = [ranking, estimation, Watch()]
     trainer_of(tmp_path, callbacks=callbacks, **options).fit(module, data_of(tmp_path))
     assert set(alphas) == {1.0}
-    assert "too few masks" in str(module.noise_estimate)  # eleven
+    assert "too few masks" in str(module.noise_estimate)  # there are eleven
     assert ranking.ranking.noise_level == FALLBACK
     assert len(ranking.ranking.noisy) == round(FALLBACK * 11)
 
@@ -180,8 +179,8 @@ def test_what_cannot_be_told_after_half_may_be_told_at_the_end(tmp_path, monkeyp
 
 
 def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
-    told = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
-    answers = iter([told])
+    estimate = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
+    answers = iter([estimate])
     monkeypatch.setattr(
         "coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: next(answers)
     )
@@ -191,5 +190,5 @@ def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
     module = module_of(noise_level="auto")
     trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation()], max_epochs=12)
     trainer.fit(module, data_of(tmp_path), ckpt_path=tmp_path / "last.ckpt")
-    assert module.noise_estimate == told
+    assert module.noise_estimate == estimate
     assert module.noise_known

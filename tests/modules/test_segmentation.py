@@ -1,12 +1,11 @@
-"""The plain supervised module."""
+"""The module for plain supervised training."""
 
 import pytorch_lightning as pl
 import torch
-from conftest import Squares, TinyNetwork
-from test_coseg_module import data_of, loader, one_batch, trainer_of
 
 from coseg_lightning import CoSegDataModule, SegmentationModule
 from coseg_lightning.functional.equations import segmentation_loss
+from support import Squares, TinyNetwork, data_of, loader, one_batch, trainer_of
 
 
 def test_it_trains_as_a_plain_loop_would(tmp_path):
@@ -40,7 +39,7 @@ def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(tmp_path
     for workers in (0, 2):
         torch.manual_seed(0)
         module = SegmentationModule(TinyNetwork())
-        torch.manual_seed(workers)  # nothing may come from the global generator
+        torch.manual_seed(workers)  # nothing may draw from the global generator
         trainer_of(tmp_path).fit(module, data_of(tmp_path, num_workers=workers))
         states.append(module.state_dict())
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Dice and accuracy against loops."""
+"""Dice and accuracy, compared with loops."""
 
 import numpy as np
 import pytest
@@ -10,12 +10,12 @@ from coseg_lightning.functional.metrics import SegmentationScores
 def slow_scores(predictions, masks, classes):
     dices, per_class, right, labelled = [], [[] for _ in range(classes)], 0, 0
     for prediction, mask in zip(predictions, masks, strict=True):
-        seen = mask != 255
-        right += ((prediction == mask) & seen).sum()
-        labelled += seen.sum()
+        is_labelled = mask != 255
+        right += ((prediction == mask) & is_labelled).sum()
+        labelled += is_labelled.sum()
         of_image = []
         for c in range(classes):
-            p, g = (prediction == c) & seen, mask == c
+            p, g = (prediction == c) & is_labelled, mask == c
             if p.sum() + g.sum():
                 dice = 2 * (p & g).sum() / (p.sum() + g.sum())
                 per_class[c].append(dice)
@@ -30,9 +30,9 @@ def test_scores_against_a_loop_over_several_batches(classes):
     rng = np.random.default_rng(classes)
     masks = rng.integers(0, classes, (7, 6, 5))
     masks[rng.random(masks.shape) < 0.2] = 255
-    masks[2] = 0  # no foreground in the mask, some in the prediction
+    masks[2] = 0  # no foreground in the mask, but some in the prediction
     predictions = rng.integers(0, classes, (7, 6, 5))
-    masks[3] = predictions[3] = 0  # none in either: scores 1
+    masks[3] = predictions[3] = 0  # no foreground in either: the Dice is 1
     scores = SegmentationScores(classes)
     for part in (slice(0, 3), slice(3, 7)):
         scores.update(torch.from_numpy(predictions[part]), torch.from_numpy(masks[part]))

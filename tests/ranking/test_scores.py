@@ -1,4 +1,4 @@
-"""Scores past Eq. (1): their numbers, and what they rank first."""
+"""Scores beyond Eq. (1): their values, and which masks they rank first."""
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from coseg_lightning.ranking.evidence import (
     relative_score,
 )
 from coseg_lightning.ranking.scores import SCORES, class_scores, direction, l_skewness, mask_scores
+from support import soft_discs
 
 SIDE = 32
 
@@ -52,8 +53,8 @@ def test_evidence_is_what_a_loop_over_pixels_says():
                 "overlap": (p * y)[inside].mean(),
             }
             for name, value in expected.items():
-                found = getattr(table, name)[n, k - 1]
-                assert found == pytest.approx(value, rel=1e-3), name
+                evidence = getattr(table, name)[n, k - 1]
+                assert evidence == pytest.approx(value, rel=1e-3), name
 
 
 def test_the_boundary_is_measured_in_pixels():
@@ -82,7 +83,7 @@ def test_a_single_sigmoid_output_and_half_precision_are_understood():
 def test_the_relative_score_forgives_what_the_network_expects():
     masks = torch.zeros(2, SIDE, SIDE, dtype=torch.int64)
     logits = torch.zeros(2, 2, SIDE, SIDE)  # a hard image: the network knows nothing
-    logits[1, 0] = 4.0  # an easy one, with a wrong corner
+    logits[1, 0] = 4.0  # an easy image whose label has a wrong corner
     masks[1, :6, :6] = 1
     plain, relative = corruption_score(logits, masks), relative_score(logits, masks)
     assert plain[0] > plain[1]
@@ -90,17 +91,8 @@ def test_the_relative_score_forgives_what_the_network_expects():
     assert relative[0] == pytest.approx(1, abs=0.01)
 
 
-def soft_discs(radii, label_radii, blur=2.0):
-    """Predictions of discs with blurred boundaries, and labels of discs."""
-    y, x = torch.meshgrid(*[torch.arange(64.0) - 31.5] * 2, indexing="ij")
-    distance = torch.hypot(x, y)
-    logits = torch.stack([(r - distance) / blur for r in radii])
-    masks = torch.stack([(distance < r).long() for r in label_radii])
-    return logits[:, None], masks
-
-
 def noisy_discs(grown, size=60, bad=20):
-    """Discs whose labels are a little off, and for `bad` of them by `grown`."""
+    """Discs whose labels are a little off, and `bad` of which are off by `grown`."""
     rng = np.random.default_rng(0)
     radii = rng.uniform(10, 20, size)
     off = rng.normal(0, 0.5, size)
@@ -138,7 +130,7 @@ def test_every_score_finds_what_is_much_too_large(name):
 def test_the_suspicious_class_is_named():
     logits, masks = soft_discs([12.0] * 20, [12.0] * 20)
     logits = torch.cat([torch.zeros_like(logits), logits, -torch.full_like(logits, 9)], dim=1)
-    masks[3, 2:9, 2:9] = 2  # a class that nobody predicts
+    masks[3, 2:9, 2:9] = 2  # a class that no network predicts
     scores = class_scores(Evidence.from_table(compute_evidence(logits, masks).numpy()))
     assert scores.shape == (20, 2)
     assert np.isnan(scores[np.arange(20) != 3, 1]).all()

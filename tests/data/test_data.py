@@ -1,4 +1,4 @@
-"""Datasets: what people store, what networks see, and what is said when it does not fit."""
+"""Datasets: the files that users have, the samples that networks see, and the errors in between."""
 
 import os
 import subprocess
@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Squares
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader
 
@@ -20,6 +19,7 @@ from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_au
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import image_size, read_image, read_indices
 from coseg_lightning.files.mask_folder import MaskFolder
+from support import Squares
 
 GREY = (np.arange(48).reshape(6, 8) * 5).astype(np.uint8)
 
@@ -139,7 +139,7 @@ def test_folder_without_split_csv_is_split_by_the_seed(make_folder):
         folder_splits(root, val_share=0.25, test_share=0.25, seed=s) for s in (0, 0, 1)
     )
     assert [len(part.ids) for part in first] == [4, 2, 2]
-    assert len({id for part in first for id in part.ids}) == 8
+    assert len({sample_id for part in first for sample_id in part.ids}) == 8
     assert list(again.train.ids) == list(first.train.ids)
     assert list(other.test.ids) != list(first.test.ids)
 
@@ -233,20 +233,20 @@ def test_an_unreadable_image_is_named(tmp_path):
 
 
 def write_jsrt(root, ids, side=2048):
-    """Files in JSRT's and SCR's formats: 12-bit big-endian raw images, GIF masks of half size."""
+    """Write files in the formats of JSRT and SCR: 12-bit big-endian raws, half-size GIF masks."""
     (root / "images").mkdir(parents=True)
-    for place in ("left lung", "right lung", "heart"):
-        (root / "masks" / place).mkdir(parents=True)
-    for n, id in enumerate(ids):
+    for organ in ("left lung", "right lung", "heart"):
+        (root / "masks" / organ).mkdir(parents=True)
+    for n, sample_id in enumerate(ids):
         raw = np.full((side, side), 4095 - 1000, ">u2")
         raw[: side // 2] = 4095 - 100 * n
-        raw.tofile(root / "images" / f"{id}.IMG")
-        for place, columns in (("left lung", slice(600, 800)), ("right lung", slice(200, 400))):
+        raw.tofile(root / "images" / f"{sample_id}.IMG")
+        for organ, columns in (("left lung", slice(600, 800)), ("right lung", slice(200, 400))):
             mask = np.zeros((1024, 1024), np.uint8)
             mask[300:700, columns] = 255
-            Image.fromarray(mask).save(root / "masks" / place / f"{id}.gif")
+            Image.fromarray(mask).save(root / "masks" / organ / f"{sample_id}.gif")
         Image.fromarray(np.full((1024, 1024), 255, np.uint8)).save(
-            root / "masks" / "heart" / f"{id}.gif"
+            root / "masks" / "heart" / f"{sample_id}.gif"
         )
 
 
@@ -258,7 +258,7 @@ def test_jsrt_is_read_in_its_own_format_and_split_by_parity(tmp_path):
     assert list(splits.test.ids) == ["JPCLN002"]
     image, mask = splits.train.image(1), splits.train.mask(1)
     assert image.shape == mask.shape == (1024, 1024)
-    # Big-endian, 12 bits, inverted: 4095 - 200 is dark, 4095 - 1000 brighter.
+    # Big-endian, 12 bits, inverted: 4095 - 200 is dark, 4095 - 1000 is brighter.
     assert image[0, 0] == pytest.approx(200 / 4095)
     assert image[-1, 0] == pytest.approx(1000 / 4095)
     assert mask.sum() == 2 * 400 * 200
@@ -267,10 +267,10 @@ def test_jsrt_is_read_in_its_own_format_and_split_by_parity(tmp_path):
 
 def test_jsrt_has_the_papers_split_sizes(tmp_path, monkeypatch):
     ids = [f"JPCLN{i:03d}" for i in range(1, 155)] + [f"JPCNN{i:03d}" for i in range(1, 94)]
-    for place in ("images", "heart", "left lung", "right_lung"):
-        (tmp_path / place).mkdir()
-        for id in ids:
-            Image.fromarray(GREY).save(tmp_path / place / f"{id}.png")
+    for folder in ("images", "heart", "left lung", "right_lung"):
+        (tmp_path / folder).mkdir()
+        for sample_id in ids:
+            Image.fromarray(GREY).save(tmp_path / folder / f"{sample_id}.png")
     splits = jsrt_splits(tmp_path)
     assert (len(splits.train.ids), len(splits.test.ids)) == (124, 123)
     assert {path.parent.name for path in splits.train._images.values()} == {"images"}
@@ -317,7 +317,7 @@ def test_samples_are_resized_standardised_tensors():
 
 @pytest.mark.parametrize("scale", [257, 16, 1.0, 3000.0, -1.0])
 def test_the_range_of_values_means_nothing(scale):
-    """8 bits, 16 bits, 12 in 16, and floats look the same to networks, augmented or not."""
+    """Networks see the same in 8 bits, 16 bits, 12 bits in 16, and floats, augmented or not."""
 
     class Deep(Squares):
         def image(self, index):
@@ -367,7 +367,7 @@ def test_augmentation_depends_on_seed_epoch_and_id_alone():
 
 
 def test_no_argument_of_the_augmentation_is_ignored(monkeypatch):
-    # albumentations only warns of arguments that it does not know; building must fail instead.
+    # albumentations only warns of unknown arguments; building must fail instead.
     monkeypatch.setattr(A, "HorizontalFlip", lambda p: A.VerticalFlip(probability=p))
     with pytest.raises(UserWarning, match="probability"):
         default_augmentation()

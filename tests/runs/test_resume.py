@@ -1,4 +1,4 @@
-"""A run that is killed at any moment and resumed ends as one that never was."""
+"""A run that is killed at any moment and resumed ends like one that was never killed."""
 
 import json
 import os
@@ -8,98 +8,16 @@ import subprocess
 import sys
 import time
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from pytorch_lightning.utilities import rank_zero_only
-from test_callbacks import hashes
-from test_run import PHANTOM, SMALL, composed
 
 from coseg_lightning.callbacks.stage_checkpoint import StageCheckpoint
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
-
-SETTINGS = [
-    *SMALL,
-    *PHANTOM,
-    "noise=type2",
-    "nol=0.3",
-    "trainer.max_epochs=4",
-    "++method.confidence=0",  # or else two epochs teach too little to correct anything
-    "optimizer.lr=0.01",
-    "data.batch_size=4",
-]
-
-
-def results(folder):
-    """What must be the same: metrics, ranking and masks, to the bit."""
-    summary = json.loads((folder / "summary.json").read_text())
-    kept = {name: summary[name] for name in ("test", "ranking", "correction")}
-    wanted = ("scores.csv", "labels", "noise", "model")
-    files = {
-        path.relative_to(folder): digest
-        for path, digest in hashes(folder).items()
-        if path.relative_to(folder).parts[0] in wanted
-    }
-    return kept, files
-
-
-def forked(body):
-    """Run in a forked process, which spares the imports; its process id."""
-    pid = os.fork()
-    if pid == 0:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        try:
-            body()
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def in_a_process(body):
-    """A forked process's exit status, negative if it was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(forked(body), 0)[1])
-
-
-def counting(at=None, log=None):
-    """Kill this process at an event: before or after a file is moved into place, or a step."""
-    count = 0
-
-    def event(name):
-        nonlocal count
-        count += 1
-        if log is not None:
-            with log.open("a") as file:
-                file.write(f"{name}\n")
-        if count == at:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    replace, step = Path.replace, torch.optim.Adam.step
-
-    def replacing(self, target):
-        event(f"before {Path(target).name} is in place")
-        moved = replace(self, target)
-        event(f"after {Path(target).name} is in place")
-        return moved
-
-    def stepping(self, *args, **options):
-        event("before a step")
-        return step(self, *args, **options)
-
-    Path.replace, torch.optim.Adam.step = replacing, stepping
-
-
-def one_run(folder, *more, at=None, log=None):
-    def body():
-        counting(at, log)
-        run(composed(*SETTINGS, *more, f"resume={folder}"), folder)
-
-    return in_a_process(body)
+from support import SETTINGS, composed, counting, forked, hashes, one_run, results
 
 
 @pytest.mark.parametrize(("workers", "points"), [(0, 20), (2, 4)])
@@ -117,17 +35,17 @@ def test_killed_anywhere_and_resumed_it_ends_the_same(tmp_path, workers, points)
 
 
 def spread(events, points):
-    """Numbers of events, from the first to the last."""
+    """Return evenly spaced numbers of events, from the first to the last."""
     return [1 + round(n * (len(events) - 1) / (points - 1)) for n in range(points)]
 
 
 def two_processes(folder, at=None, log=None):
-    """The same with DDP; what starts the processes stops the others when one is killed."""
+    """Run with DDP; like Lightning's launcher, stop the other process when one is killed."""
 
     def body(rank):
         os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_PORT=port)
         os.environ["MASTER_ADDR"] = "127.0.0.1"
-        rank_zero_only.rank = rank  # which Lightning reads when it is imported
+        rank_zero_only.rank = rank  # Lightning reads it at import
         if rank == 0:
             counting(at, log)
         options = ["trainer=ddp", "trainer.devices=2", "data.batch_size=2"]
@@ -184,16 +102,16 @@ def test_a_finished_run_is_not_done_again(tmp_path):
     before = results(folder)
     assert one_run(folder, log=log) == 0
     assert results(folder) == before
-    assert not log.exists()  # nothing was trained, and nothing written
+    assert not log.exists()  # nothing was trained or written
 
 
 def test_scores_and_layer_name_their_run_and_each_epoch_is_logged_once(tmp_path):
     folder = tmp_path / "run"
     assert one_run(folder, at=30) == -signal.SIGKILL
     assert one_run(folder) == 0
-    id = json.loads((folder / "run.json").read_text())["id"]
-    assert {row["run"] for row in read_rows(folder / "scores.csv")} == {id}
-    assert json.loads((folder / "labels" / "manifest.json").read_text())["run"] == id
+    run_id = json.loads((folder / "run.json").read_text())["id"]
+    assert {row["run"] for row in read_rows(folder / "scores.csv")} == {run_id}
+    assert json.loads((folder / "labels" / "manifest.json").read_text())["run"] == run_id
     rows = [row for row in read_rows(folder / "metrics.csv") if row.get("train/loss_a")]
     assert [int(row["epoch"]) for row in rows] == [0, 1, 2, 3]
     assert not list(folder.rglob("unfinished.ckpt"))
@@ -248,13 +166,13 @@ def test_sigterm_ends_with_lightnings_status_and_can_be_resumed(tmp_path):
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
-    told, _ = process.communicate(timeout=60)
-    assert process.returncode == 0  # Lightning's, after the running step
-    assert f"Stopped by SIGTERM; what was finished is kept: go on with resume={folder}" in told
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0  # the status of Lightning, after the running step
+    assert f"Stopped by SIGTERM; what was finished is kept: go on with resume={folder}" in output
     assert not (folder / "summary.json").exists()
     saved = folder / "robust_training" / "unfinished.ckpt"
     assert torch.load(saved, weights_only=True)["global_step"] >= 2
-    assert (folder / ".hydra" / "config.yaml").is_file()  # Hydra's output is the same folder
+    assert (folder / ".hydra" / "config.yaml").is_file()  # Hydra writes into the same folder
 
 
 def test_files_that_are_not_the_runs_own_stay(tmp_path):
@@ -270,7 +188,7 @@ def test_files_that_are_not_the_runs_own_stay(tmp_path):
 
 @pytest.mark.parametrize(("share", "saved"), [(1e12, 3), (0.0, 1), (1.0, 1)])
 def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, saved):
-    """The first epoch is always saved, and later ones when it has paid off."""
+    """The first epoch is always saved, and later ones once the time of a save has paid off."""
     monkeypatch.setattr("coseg_lightning.callbacks.stage_checkpoint.MAX_SAVE_SHARE", share)
     clock = iter(range(1000))
     took = {"before": 0.0}
@@ -279,7 +197,7 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, sa
 
     def slow(self, trainer, name):
         names.append(name)
-        took["before"] += 100.0  # seconds, as the clock tells
+        took["before"] += 100.0  # seconds, on the patched clock
         save(self, trainer, name)
 
     monkeypatch.setattr(StageCheckpoint, "_save", slow)

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from test_run import PHANTOM, SMALL, composed
 
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.files.csv import read_table, write_table
@@ -18,11 +17,15 @@ from coseg_lightning.methods.review import read_review
 from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.page import result_in_a_sentence, write_report
 from coseg_lightning.run import run
+from support import PHANTOM, SMALL, composed
 
 SETTINGS = [
     *SMALL,
     *PHANTOM,
-    *("noise=type2", "nol=0.5", "trainer.max_epochs=12", "++method.confidence=0"),
+    "noise=type2",
+    "nol=0.5",
+    "trainer.max_epochs=12",
+    "++method.confidence=0",
     "optimizer.lr=0.01",
 ]
 
@@ -125,7 +128,7 @@ def test_a_run_of_ten_thousand_samples_has_a_page_of_less_than_15_mb(folder, tmp
         def __init__(self):
             self.ids = [row["id"] for row in rows]
 
-        def image(self, index):  # which JPEG cannot make small
+        def image(self, index):  # noise, which JPEG cannot compress
             return noise.integers(0, 255, (300, 300, 3), np.uint8)
 
         def mask(self, index):
@@ -137,9 +140,9 @@ def test_a_run_of_ten_thousand_samples_has_a_page_of_less_than_15_mb(folder, tmp
         path.unlink()
     writer = LabelStore.create(tmp_path / "run" / "labels")
     changed = [row["id"] for row in rows[:400]]
-    for id in changed:
-        writer.write(id, np.ones((300, 300), np.uint8))
-    writer.finish({id: {} for id in changed})
+    for sample_id in changed:
+        writer.write(sample_id, np.ones((300, 300), np.uint8))
+    writer.finish({sample_id: {} for sample_id in changed})
     write_report(tmp_path / "run", CoSegDataModule(Many(), image_size=64))
     text = (tmp_path / "run" / "report.html").read_text()
     assert len(text) < 15e6
@@ -166,7 +169,7 @@ def browser():
 
 @pytest.fixture
 def page(browser, folder):
-    """The report, opened from disk; whatever it complains of fails the test."""
+    """Open the report from disk; any complaint of the browser fails the test."""
     complaints = []
     page = browser.new_page()
     page.on("console", lambda message: complaints.append(message.text))
@@ -182,7 +185,7 @@ def page(browser, folder):
 
 
 def shown(page, column):
-    """A column of the rows that are to be seen."""
+    """Return a column of the visible rows."""
     rows = page.locator("#samples tbody tr:visible")
     return [row.locator("td").nth(column).inner_text() for row in rows.all()]
 
@@ -199,7 +202,7 @@ def test_sorting_and_filtering(page, folder):
     assert shown(page, 2) == sorted(row["id"] for row in rows)
     page.get_by_role("button", name="Pixels changed").click()
     changed = shown(page, 6)
-    assert "\u2013" in changed  # what is not known comes last, both ways
+    assert "\u2013" in changed  # unknown values come last in both directions
     assert changed[-1] == "\u2013"
     page.get_by_label("Show which samples").select_option("noisy")
     assert set(shown(page, 2)) == {row["id"] for row in rows if row["noisy"] == "1"}
@@ -213,7 +216,7 @@ def test_reviewing_by_keyboard_and_mouse(page, folder, tmp_path):
     page.get_by_label("Show which samples").select_option("corrected")
     ids = shown(page, 2)
     assert len(ids) >= 4
-    for key in ("n", "k", "r", "d"):  # the first, then a decision each, which moves on
+    for key in ("n", "k", "r", "d"):  # select the first, then decide; each decision moves on
         page.keyboard.press(key)
     page.locator("#samples tbody tr:visible").nth(3).get_by_label("keep").check()
     assert page.locator("#progress").inner_text() == f"4 of {len(ids)} decided"
@@ -222,15 +225,16 @@ def test_reviewing_by_keyboard_and_mouse(page, folder, tmp_path):
     download.value.save_as(tmp_path / "review.csv")
     assert download.value.suggested_filename == "review.csv"
     expected = dict(zip(ids, ("keep", "reject", "redraw", "keep"), strict=False))
-    found = read_review(tmp_path / "review.csv", ids)
-    assert {id: found[id] for id in expected} == expected
-    page.reload()  # nothing that was decided is lost
+    decisions = read_review(tmp_path / "review.csv", ids)
+    assert {sample_id: decisions[sample_id] for sample_id in expected} == expected
+    page.reload()  # no decision is lost
     assert page.locator("#progress").inner_text() == f"4 of {len(ids)} decided"
     page.get_by_label("Show which samples").select_option("undecided")
     assert shown(page, 2) == ids[4:]
     page.keyboard.press("p")
     assert page.locator("tr.current td").nth(2).inner_text() == ids[-1]
-    page.get_by_label("Show samples with this in their name").fill("k")  # is no decision here
+    # This key decides nothing here.
+    page.get_by_label("Show samples with this in their name").fill("k")
     assert page.locator("#progress").inner_text() == f"4 of {len(ids)} decided"
 
 
@@ -240,7 +244,7 @@ def test_narrow_and_wide_screens_in_light_and_dark(page, width, scheme, tmp_path
     page.emulate_media(color_scheme=scheme)
     page.set_viewport_size({"width": width, "height": 800})
     wider = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-    assert wider <= 0  # tables scroll by themselves
+    assert wider <= 0  # only tables scroll sideways
     colours = page.evaluate(
         "['color', 'backgroundColor'].map(name => getComputedStyle(document.body)[name])"
     )
@@ -284,7 +288,7 @@ def test_doubts_are_told():
     left["correction"] |= {"left_alone": True, "contradiction": 11.3, "kept_vary_more": True}
     assert any("end of the ranking" in d for d in doubts(left, rows))
     assert not any("11.3" in d for d in doubts(left, rows))
-    del left["correction"]["kept_vary_more"]  # of an earlier version
+    del left["correction"]["kept_vary_more"]  # written by an earlier version
     assert any("11.3 times" in d for d in doubts(left, rows))
     assert any("changed very much" in d for d in doubts(summary_of(), rows, 0.9, [0.2, 0.3, 0.9]))
     assert not any("changed very much" in d for d in doubts(summary_of(), rows, 0.9, [0.8]))

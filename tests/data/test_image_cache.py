@@ -1,4 +1,4 @@
-"""Images that are decoded only once."""
+"""Images are decoded only once."""
 
 import os
 import resource
@@ -8,15 +8,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Squares
-from test_resume import in_a_process
-from test_run import SMALL, composed
 
 from coseg_lightning.app.build import make_data
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.errors import InputError
 from coseg_lightning.run import run
+from support import SMALL, Squares, composed, in_a_process
 
 
 def data_of(root, cache=None, **options):
@@ -39,8 +37,8 @@ def test_what_is_read_is_the_same_to_the_bit(make_folder, tmp_path):
     root = make_folder()
     plain, cached = tensors_of(data_of(root)), tensors_of(data_of(root, tmp_path / "cache"))
     assert len(plain) == 8
-    for (id, *tensors), (same, *others) in zip(plain, cached, strict=True):
-        assert id == same
+    for (sample_id, *tensors), (same, *others) in zip(plain, cached, strict=True):
+        assert sample_id == same
         assert all(map(torch.equal, tensors, others))
 
 
@@ -48,11 +46,11 @@ def test_images_are_decoded_once(make_folder, tmp_path):
     root, cache = make_folder(), tmp_path / "cache"
     data_of(root, cache).prepare_data()
     files = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
-    assert len(files) == 2  # for training and test
+    assert len(files) == 2  # one for training and one for the test
 
     data = data_of(root, cache)
     for part in ("train", "test"):
-        data._datasets[part].image = None  # would raise if it were called
+        data._datasets[part].image = None  # a call would raise
     assert len(tensors_of(data)) == 8
     assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == files
 
@@ -88,16 +86,16 @@ def test_workers_map_the_file_themselves(make_folder, tmp_path):
     loader = data._loader(samples, None)
     loader.multiprocessing_context = "spawn"
     for batch in loader:
-        for id, image in zip(batch["id"], batch["image"], strict=True):
-            assert torch.equal(image, expected[id])
+        for sample_id, image in zip(batch["id"], batch["image"], strict=True):
+            assert torch.equal(image, expected[sample_id])
 
 
 def test_what_is_read_may_be_changed(make_folder, tmp_path):
     data = data_of(make_folder(), tmp_path / "cache")
     samples = data.samples("train")
-    id = samples.ids[0]
-    samples.cache.image(id)[:] = 0
-    assert samples.cache.image(id).max() > 0
+    sample_id = samples.ids[0]
+    samples.cache.image(sample_id)[:] = 0
+    assert samples.cache.image(sample_id).max() > 0
 
 
 def test_images_without_files_are_not_cached(tmp_path):

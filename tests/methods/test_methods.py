@@ -1,12 +1,10 @@
-"""Other methods: their formulas, and what of them can be told from outside."""
+"""Other methods: their formulas, and their behaviour as far as it shows from outside."""
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from conftest import Squares, TinyNetwork
-from test_coseg_module import loader, one_batch, trainer_of
 from torch import nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, Dataset
@@ -36,6 +34,7 @@ from coseg_lightning.methods.transition import (
     label_logits,
 )
 from coseg_lightning.modules.batch import Batch
+from support import Squares, TinyNetwork, loader, one_batch, trainer_of
 
 
 def random_case(classes=3, ignored=True):
@@ -47,7 +46,7 @@ def random_case(classes=3, ignored=True):
 
 
 def slow_mean(logits, masks, value):
-    """Pixel by pixel, from the probability of the label."""
+    """Average a function of the label's probability over the labelled pixels, one by one."""
     result = []
     for scores, mask in zip(logits, masks, strict=True):
         p = scores.softmax(dim=0)
@@ -105,8 +104,8 @@ def peers(kind, **options):
 
 
 def losses_of(module, images, masks):
-    """Of predictions that have no ties."""
-    module.trainer = trainer_of(".")  # for the epoch
+    """Compute the peers' losses of random predictions, which have no ties."""
+    module.trainer = trainer_of(".")  # the module asks it for the epoch
     logits = [torch.randn(len(masks), 2, *masks.shape[1:]) for _ in range(2)]
     return logits, module.peer_losses(*logits, Batch(images, masks))
 
@@ -126,7 +125,7 @@ def test_pixels_are_exchanged():
     labelled = masks != 255
     a, b = (F.cross_entropy(x, masks, ignore_index=255, reduction="none")[labelled]
             for x in (logits_a, logits_b))  # fmt: skip
-    k = int(0.8 * len(a))  # whatever the noise level
+    k = int(0.8 * len(a))  # whatever the noise level is
     torch.testing.assert_close(loss_a, a[b.argsort()[:k]].mean())
     torch.testing.assert_close(loss_b, b[a.argsort()[:k]].mean())
 
@@ -161,8 +160,8 @@ def test_early_learning_is_over_when_the_curve_flattens():
     expected = (slopes[0] - slopes) / slopes[0] > 0.9
     assert over[3:] == expected[3:].tolist()
     assert over[:3] == [False] * 3
-    assert not early_learning_is_over(0.02 * epochs)  # still rising as in the beginning
-    assert not early_learning_is_over(np.array([0, 0.01, 0.05, 0.3]))  # rising ever faster
+    assert not early_learning_is_over(0.02 * epochs)  # the curve still rises as at the beginning
+    assert not early_learning_is_over(np.array([0, 0.01, 0.05, 0.3]))  # the curve rises ever faster
     late = 0.9 / (1 + np.exp(-(epochs - 8) / 1.5))
     first = next(n for n in range(1, 21) if early_learning_is_over(late[:n]))
     assert late[first - 1] > 0.7
@@ -241,7 +240,7 @@ def test_quality_is_learnt_with_the_network(tmp_path):
     masks[0, :2] = 255
     weights = module.weights(images, masks)
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
-    module.eval()  # the same statistics in both passes
+    module.eval()  # so that both passes use the same statistics
     plain = SegmentationModule(module.net).losses(images, masks)
     expected = len(masks) * module.weights(images, masks) * plain
     torch.testing.assert_close(module.losses(images, masks), expected)
@@ -254,7 +253,7 @@ def test_quality_is_learnt_with_the_network(tmp_path):
 
 
 def test_bad_labels_are_found_to_be_of_less_quality(tmp_path):
-    """Of alike images those whose labels are empty, as the labels alone tell."""
+    """Among similar images, those with empty labels are found by their labels alone."""
     torch.manual_seed(0)
     images, masks = torch.randn(8, 1, 32, 32) * 0.1, torch.zeros(8, 32, 32, dtype=torch.long)
     masks[:, 8:24, 8:24] = 1
@@ -270,7 +269,7 @@ def test_bad_labels_are_found_to_be_of_less_quality(tmp_path):
 
 
 def weights_by_second_derivatives(module, images, masks, clean, lr=0.1):
-    """Algorithm 1 of Ren et al.: a weighted step, the clean loss after it, its slope."""
+    """Algorithm 1 of Ren et al.: a weighted step, the clean loss after it, and its slope."""
     names, learnt = zip(*module.net.named_parameters(), strict=True)
     parts = module.parts(functional_call(module.net, dict(module.net.named_parameters()), images),
                          masks)  # fmt: skip
@@ -334,8 +333,8 @@ def test_weights_are_computed_in_full_precision():
     exact = module.weights(images, masks, Batch(images, masks))
     for kind in (torch.bfloat16, torch.float16):
         with torch.autocast("cpu", kind):
-            found = module.weights(images, masks, Batch(images, masks))
-        torch.testing.assert_close(found, exact)
+            weights = module.weights(images, masks, Batch(images, masks))
+        torch.testing.assert_close(weights, exact)
 
 
 def test_synchronised_batchnorm_has_no_forward_mode(tmp_path):
@@ -371,7 +370,7 @@ def test_clean_ids_stay_clean(tmp_path):
 
     _, plain = noisy("plain")
     data, with_four = noisy("four", clean_ids=4)
-    assert with_four == plain  # a number is drawn from the others, so that methods compare
+    assert with_four == plain  # a number is drawn from the other samples, so that methods compare
     assert len(data.clean_ids) == 4
     assert not data.clean_ids & plain
     named, chosen = noisy("named", clean_ids=sorted(plain))
@@ -404,8 +403,10 @@ def test_labels_are_explained_by_the_matrix():
             for c in range(5):
                 p = logits[n, :, r, c].softmax(dim=0)
                 expected = [sum(float(p[i] * matrix[i, j]) for i in range(3)) for j in range(3)]
-                found = explained[n, :, r, c].exp()
-                torch.testing.assert_close(found, torch.tensor(expected, dtype=found.dtype))
+                probabilities = explained[n, :, r, c].exp()
+                torch.testing.assert_close(
+                    probabilities, torch.tensor(expected, dtype=probabilities.dtype)
+                )
     losses = module.supervised_losses(logits, masks)
     torch.testing.assert_close(losses, segmentation_loss(explained, masks), atol=1e-4, rtol=1e-4)
     one_output = label_logits(torch.zeros(1, 1, 2, 2), torch.eye(2))
@@ -429,20 +430,20 @@ def test_what_is_no_transition_is_named(wrong):
 def test_anchors_are_the_surest_pixels_of_each_class():
     torch.manual_seed(0)
     p = torch.randn(5000, 3, dtype=torch.float64).mul(3).softmax(dim=1)
-    found = anchored(by_certainty(p))
+    transition = anchored(by_certainty(p))
     for k in range(3):
         of_class = p[p.argmax(dim=1) == k]
         order = of_class[:, k].argsort()
         anchor = of_class[order[int(0.97 * len(order))]]
-        torch.testing.assert_close(found[k, k], anchor[k], atol=1 / 200, rtol=0)
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(3, dtype=torch.float64))
+        torch.testing.assert_close(transition[k, k], anchor[k], atol=1 / 200, rtol=0)
+    torch.testing.assert_close(transition.sum(dim=1), torch.ones(3, dtype=torch.float64))
     never = by_certainty(torch.tensor([[0.9, 0.1, 0.0]], dtype=torch.float64))
     torch.testing.assert_close(anchored(never)[1:], torch.eye(3, dtype=torch.float64)[1:])
 
 
 @pytest.mark.parametrize("estimate", ["anchors", "confusion"])
 def test_a_known_confusion_is_found(tmp_path, estimate):
-    """A network that knows each pixel's class, and labels of which a third are mistaken."""
+    """A network that knows each pixel's class, and labels a third of which are mistaken."""
 
     class Told(nn.Module):
         def __init__(self):
@@ -450,7 +451,7 @@ def test_a_known_confusion_is_found(tmp_path, estimate):
             self.scale = nn.Parameter(torch.ones(()))
 
         def forward(self, images):
-            # It has learnt how sure it may be.
+            # The network has learnt how sure it may be.
             foreground = torch.where(images > 0.5, 0.7, 0.1)
             return (torch.cat([1 - foreground, foreground], dim=1)).log() * self.scale
 
@@ -463,7 +464,7 @@ def test_a_known_confusion_is_found(tmp_path, estimate):
     callback = TransitionEstimation()
     batches = DataLoader(list(zip(images, masks, strict=True)), batch_size=3)
     trainer_of(tmp_path, max_epochs=1, callbacks=[callback]).fit(module, batches)
-    found = torch.tensor(callback.transition)
+    transition = torch.tensor(callback.transition)
     if estimate == "anchors":
         expected = torch.tensor([[0.9, 0.1], [0.3, 0.7]])
     else:  # by predicted mass, which is not certain
@@ -475,7 +476,7 @@ def test_a_known_confusion_is_found(tmp_path, estimate):
                 torch.stack([(p * (1 - y)).sum(), (p * y).sum()]) / p.sum(),
             ]
         )
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(transition, expected, atol=1e-3, rtol=0)
 
 
 def test_the_adaptation_layer_learns(tmp_path):
@@ -499,8 +500,8 @@ def test_local_intrinsic_dimensionality():
     for i in range(30):
         r = sorted(float((points[i] - points[j]).norm()) for j in range(30) if j != i)[:7]
         expected.append(-7 / sum(np.log(x / r[-1]) for x in r))
-    found = local_intrinsic_dimensionality(points, 7)
-    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+    estimates = local_intrinsic_dimensionality(points, 7)
+    torch.testing.assert_close(estimates, torch.tensor(expected, dtype=torch.float64))
     same = torch.ones(30, 4)
     assert local_intrinsic_dimensionality(same, 7).tolist() == [0]
     assert local_intrinsic_dimensionality(same[:2], 7).tolist() == [0]
@@ -520,16 +521,16 @@ def test_the_turning_point():
     assert not is_turning_point(falling)
     assert not is_turning_point([*falling, 5.7])
     assert is_turning_point([*falling, 6.5])
-    assert not is_turning_point([*falling[:9], 6.5])  # too early
+    assert not is_turning_point([*falling[:9], 6.5])  # this is too early
 
 
 def test_labels_give_way_after_the_turning_point(tmp_path, monkeypatch):
     torch.manual_seed(0)
     images, masks = one_batch()
     masks[0, :2] = 255
-    told = iter([3.0] * 9 + [2.0, 4.0, 3.0])
+    dimensionalities = iter([3.0] * 9 + [2.0, 4.0, 3.0])
     module = DimensionalityDriven(TinyNetwork(), lr=0.05)
-    monkeypatch.setattr(module, "dimensionality", lambda _: next(told))
+    monkeypatch.setattr(module, "dimensionality", lambda _: next(dimensionalities))
     states, alphas = [], []
 
     class Look(pl.Callback):
@@ -540,9 +541,9 @@ def test_labels_give_way_after_the_turning_point(tmp_path, monkeypatch):
     trainer_of(tmp_path, max_epochs=12, callbacks=[Look()]).fit(module, loader((images, masks)))
     assert module.turning_epoch == 9
     assert alphas[:10] == [1] * 10
-    assert states[10].equal(states[9])  # what the eleventh epoch learnt was taken back
+    assert states[10].equal(states[9])  # the eleventh epoch is rolled back
     assert not states[11].equal(states[10])
-    # The last epoch: its own loss, by hand.
+    # The loss of the last epoch, computed by hand.
     alpha = np.exp(-11 / 12 * 3.0 / 2.0)
     assert alphas[11] == pytest.approx(alpha)
     module.eval()
@@ -553,7 +554,7 @@ def test_labels_give_way_after_the_turning_point(tmp_path, monkeypatch):
     module.train()
     monkeypatch.setattr(DimensionalityDriven, "alpha", alpha)
     monkeypatch.setattr(module, "dimensionality", lambda _: 1.0)
-    module._seen = images  # as while it is trained
+    module._seen = images  # as it is during training
     module.net.eval()
     torch.testing.assert_close(module.losses(images, masks), expected)
     assert not any(part._forward_pre_hooks for part in module.net.modules())
@@ -620,7 +621,7 @@ def test_a_learnt_transition_is_loaded_and_goes_on(tmp_path):
 
 
 class Foreign(Dataset):
-    """Somebody's samples, `(image, mask)` with or without an id."""
+    """A foreign dataset: samples `(image, mask)`, with or without an id."""
 
     def __init__(self, ids):
         self.given = ids
@@ -655,7 +656,7 @@ def test_what_a_quality_module_cannot_judge_is_named():
         PickAndLearn(TinyNetwork(), quality_encoder="resnet81")
     with pytest.raises(InputError, match="limit=a must be a number above 0"):
         PickAndLearn(TinyNetwork(), limit="a")
-    module = PickAndLearn(TinyNetwork(), in_channels=1)  # a last batch of one sample
+    module = PickAndLearn(TinyNetwork(), in_channels=1)  # the last batch holds one sample
     assert module.weights(images[:1], masks[:1]).tolist() == [1]
 
 

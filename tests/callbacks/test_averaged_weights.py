@@ -4,15 +4,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EMAWeightAveraging
-from test_coseg_module import data_of, module_of, trainer_of
 
 from coseg_lightning import CorruptionRanking
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights, averaged
 from coseg_lightning.errors import InputError
+from support import data_of, module_of, trainer_of
 
 
 class Steps(pl.Callback):
-    """The weights after every step."""
+    """Keeps the weights after every step."""
 
     def __init__(self):
         self.weights = []
@@ -22,7 +22,7 @@ class Steps(pl.Callback):
 
 
 def expected(weights, share):
-    """Step t enters by 1 / (1 + share t)."""
+    """Average with a weight of 1 / (1 + share t) for step t."""
     mean = weights[0]
     for t, now in enumerate(weights[1:], start=1):
         mean = {name: mean[name] + (now[name] - mean[name]) / (1 + share * t) for name in mean}
@@ -52,18 +52,18 @@ def test_a_share_of_one_weighs_all_steps_alike():
 
 @pytest.mark.parametrize("make", [AveragedWeights, EMAWeightAveraging])
 def test_within_training_the_average_is_there_for_a_while(tmp_path, make):
-    found = []
+    unchanged = []
 
     class Look(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
             before = pl_module.net_a.layers[0].weight.clone()
             with averaged(trainer, pl_module):
-                found.append(torch.equal(before, pl_module.net_a.layers[0].weight))
+                unchanged.append(torch.equal(before, pl_module.net_a.layers[0].weight))
             assert torch.equal(before, pl_module.net_a.layers[0].weight)
 
     callbacks = [make(), Look()]
     trainer_of(tmp_path, callbacks=callbacks, max_epochs=2).fit(module_of(), data_of(tmp_path))
-    assert found == [True, False, False, False]  # of one step alone the average is that step
+    assert unchanged == [True, False, False, False]  # the average of a single step is that step
 
 
 @pytest.mark.parametrize("first", [True, False])

@@ -1,7 +1,6 @@
-"""Ranking and correction at the end of a plain `Trainer.fit`."""
+"""Ranking and label correction at the end of a plain `Trainer.fit`."""
 
 import csv
-import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from conftest import Squares, TinyNetwork
 from PIL import Image
-from test_coseg_module import data_of, loader, module_of, one_batch, trainer_of
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
@@ -33,14 +30,26 @@ from coseg_lightning.modules.batch import Batch
 from coseg_lightning.ranking import guard
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.ranking.ranking import Ranking
+from support import (
+    Oracle,
+    Squares,
+    TinyNetwork,
+    data_of,
+    hashes,
+    loader,
+    module_of,
+    one_batch,
+    trainer_of,
+)
 
-LAST_EQ1 = {"score": "mean", "epochs": 1}  # Eq. (1) of the trained peers alone
+# Eq. (1) of the trained peers, without an average over epochs.
+LAST_EQ1 = {"score": "mean", "epochs": 1}
 
 
 def fit(tmp_path, module, data, name="run", ranking=None, correction=None, **options):
     ranking = CorruptionRanking(tmp_path / name / "scores.csv", **(ranking or {}))
     correction = LabelCorrection(tmp_path / name / "labels", **(correction or {}))
-    # The other order than one would think of: it must not matter.
+    # The less obvious order of the callbacks: it must not matter.
     trainer = trainer_of(tmp_path, callbacks=[correction, ranking], **options)
     trainer.fit(module, data)
     return ranking.ranking, correction.layer
@@ -52,7 +61,7 @@ def rows_of(path):
 
 
 def slow_scores(module, data):
-    """Every training sample alone, in evaluation mode, straight from Eq. (1)."""
+    """Score every training sample on its own, in evaluation mode, straight from Eq. (1)."""
     module.eval()
     samples = data.given_samples().plain()
     result = {}
@@ -90,13 +99,13 @@ def test_what_is_known_of_the_truth_is_recorded(tmp_path):
     ranking, layer = fit(tmp_path, module_of(noise_level=0.3), data)
     noise, squares = LabelStore(tmp_path / "noise"), Squares(11)
     for row in rows_of(tmp_path / "run" / "scores.csv"):
-        id, index = row["id"], squares.ids.index(row["id"])
-        assert row["replaced"] == str(int(id in noise))
-        given = noise.read(id) if id in noise else squares.mask(index)
-        assert float(row["label_dice"]) == pytest.approx(mask_dice(given, squares.mask(index)))
-        after = layer.read(id) if id in layer else given
+        sample_id, index = row["id"], squares.ids.index(row["id"])
+        assert row["replaced"] == str(int(sample_id in noise))
+        label = noise.read(sample_id) if sample_id in noise else squares.mask(index)
+        assert float(row["label_dice"]) == pytest.approx(mask_dice(label, squares.mask(index)))
+        after = layer.read(sample_id) if sample_id in layer else label
         assert float(row["corrected_dice"]) == pytest.approx(mask_dice(after, squares.mask(index)))
-        changed = int((layer.read(id) != given).sum()) if id in layer else ""
+        changed = int((layer.read(sample_id) != label).sum()) if sample_id in layer else ""
         assert row["changed_pixels"] == str(changed)
     assert ranking.auroc is not None
 
@@ -110,35 +119,16 @@ def test_the_ranking_is_the_same_for_any_number_of_workers(tmp_path):
     assert texts[0] == texts[1]
 
 
-class Oracle(nn.Module):
-    """Says class 1 where the image is bright, class 0 elsewhere; `wrong` turns it around."""
-
-    def __init__(self, wrong=False):
-        super().__init__()
-        self.gain = nn.Parameter(torch.tensor(-1.0 if wrong else 1.0))
-
-    def forward(self, images):
-        return torch.cat([-self.gain * images, self.gain * images], dim=1)
-
-
 class Sharp(Squares):
-    """Squares without noise, so that a threshold finds them."""
+    """Squares without image noise, so that a threshold separates them."""
 
     def image(self, index):
         return (200 * self.mask(index)).astype(np.uint8)
 
 
-def hashes(folder):
-    return {
-        path: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(Path(folder).rglob("*"))
-        if path.is_file()
-    }
-
-
 @pytest.mark.parametrize("side", [64, 48])
 def test_correction_votes_at_the_masks_own_resolution(tmp_path, side):
-    """Masks of 64 or 48 pixels, networks that see 32: probabilities are resized, not labels."""
+    """The networks see 32 pixels, and probabilities are resized to the mask's size, not labels."""
     squares = Sharp(6, side=side)
     data = CoSegDataModule(squares, image_size=32, in_channels=1, batch_size=4, augmentation=None)
     net_a, net_b = Oracle(), Oracle()
@@ -147,8 +137,8 @@ def test_correction_votes_at_the_masks_own_resolution(tmp_path, side):
     _, layer = fit(tmp_path, module, data, max_epochs=1, correction={"confidence": 0})
     assert len(layer) == round(0.9 * 6)
     plain = SampleDataset(squares, image_size=32, in_channels=1)
-    for id in layer.ids:
-        index = squares.ids.index(id)
+    for sample_id in layer.ids:
+        index = squares.ids.index(sample_id)
         image = plain[index]["image"][None]
         votes = []
         for net in (net_a, net_b):
@@ -158,14 +148,14 @@ def test_correction_votes_at_the_masks_own_resolution(tmp_path, side):
             )
         label = torch.from_numpy(squares.mask(index).astype(np.int64))
         expected = torch.where(votes[0] == votes[1], votes[0], label)
-        np.testing.assert_array_equal(layer.read(id), expected)
-        assert layer.facts(id)["changed_pixels"] == int((expected != label).sum())
-        assert layer.read(id).shape == (side, side)
+        np.testing.assert_array_equal(layer.read(sample_id), expected)
+        assert layer.facts(sample_id)["changed_pixels"] == int((expected != label).sum())
+        assert layer.read(sample_id).shape == (side, side)
 
 
 def test_correction_repairs_what_both_peers_know_better(tmp_path):
     class Cut(Sharp):
-        """The images of whole squares; the lower part of the first two labels is missing."""
+        """Images of whole squares; the lower part of the first two labels is missing."""
 
         def mask(self, index):
             mask = super().mask(index).copy()
@@ -183,8 +173,10 @@ def test_correction_repairs_what_both_peers_know_better(tmp_path):
     data = CoSegDataModule(Cut(4), image_size=32, in_channels=1, augmentation=None)
     _, layer = fit(tmp_path, module, data, max_epochs=1)
     assert list(layer.ids) == Sharp().ids[:2]
-    for id in layer.ids:
-        np.testing.assert_array_equal(layer.read(id), Sharp().mask(Sharp().ids.index(id)))
+    for sample_id in layer.ids:
+        np.testing.assert_array_equal(
+            layer.read(sample_id), Sharp().mask(Sharp().ids.index(sample_id))
+        )
 
 
 def test_peers_that_disagree_change_nothing(tmp_path):
@@ -192,8 +184,10 @@ def test_peers_that_disagree_change_nothing(tmp_path):
     data = CoSegDataModule(Sharp(4), image_size=32, in_channels=1, augmentation=None)
     ranking, layer = fit(tmp_path, module, data, max_epochs=1)
     assert set(ranking.changed_pixels.values()) == {0}
-    for id in layer.ids:
-        np.testing.assert_array_equal(layer.read(id), Sharp(4).mask(Sharp(4).ids.index(id)))
+    for sample_id in layer.ids:
+        np.testing.assert_array_equal(
+            layer.read(sample_id), Sharp(4).mask(Sharp(4).ids.index(sample_id))
+        )
 
 
 def test_the_users_files_are_not_touched(make_folder, tmp_path):
@@ -225,19 +219,19 @@ def test_noise_of_another_setting_is_not_taken_for_this_one(tmp_path):
 
 
 def test_the_last_epochs_are_averaged(tmp_path):
-    data, module, seen = data_of(tmp_path), module_of(), []
+    data, module, epoch_scores = data_of(tmp_path), module_of(), []
 
     class Watch(pl.Callback):
         def on_train_epoch_end(self, trainer, pl_module):
-            seen.append(slow_scores(pl_module, data))
+            epoch_scores.append(slow_scores(pl_module, data))
             pl_module.train()
 
     ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean", epochs=3)
     trainer_of(tmp_path, callbacks=[ranking, Watch()], max_epochs=5).fit(module, data)
-    for id, a, b in zip(
-        *(ranking.ranking.ids, ranking.ranking.score_a, ranking.ranking.score_b), strict=True
+    for sample_id, a, b in zip(
+        ranking.ranking.ids, ranking.ranking.score_a, ranking.ranking.score_b, strict=True
     ):
-        expected = np.mean([scores[id] for scores in seen[-3:]], axis=0)
+        expected = np.mean([scores[sample_id] for scores in epoch_scores[-3:]], axis=0)
         np.testing.assert_allclose([a, b], expected, rtol=1e-4)
 
 
@@ -249,7 +243,7 @@ def test_a_ranking_of_no_score_is_refused():
 
 
 class TwoSquares(Sharp):
-    """Class 1 on the left at half brightness, class 2 on the right at full."""
+    """Class 1 on the left at half brightness, class 2 on the right at full brightness."""
 
     def mask(self, index):
         mask = np.zeros((32, 32), np.uint8)
@@ -281,7 +275,7 @@ def test_only_the_noisy_class_of_a_mask_is_corrected(tmp_path, by_class):
             mask = super().mask(index)
             if index < 2:
                 mask[8:14, 18:28] = 0  # half of class 2 is missing in two masks of eight
-            mask[8, 4:14] = 0  # and a row of class 1 in all
+            mask[8, 4:14] = 0  # a row of class 1 is missing in all masks
             return mask
 
     data = CoSegDataModule(Drawn(8), image_size=32, in_channels=1, augmentation=None)
@@ -297,15 +291,17 @@ def test_only_the_noisy_class_of_a_mask_is_corrected(tmp_path, by_class):
     assert rows["s00"]["suspicious_class"] == "2"
     assert "2" in rows["s00"]["noisy_classes"].split()
     assert float(rows["s00"]["score_class_2"]) > float(rows["s05"]["score_class_2"])
-    noisy_in_1 = {id for id, row in rows.items() if "1" in row["noisy_classes"].split()}
+    noisy_in_1 = {
+        sample_id for sample_id, row in rows.items() if "1" in row["noisy_classes"].split()
+    }
     assert len(noisy_in_1) == 2
-    for id in set(correction.layer.ids):
-        restored = (correction.layer.read(id)[8, 4:14] == 1).all()
-        assert restored == (id in noisy_in_1 if by_class else True)
+    for sample_id in set(correction.layer.ids):
+        restored = (correction.layer.read(sample_id)[8, 4:14] == 1).all()
+        assert restored == (sample_id in noisy_in_1 if by_class else True)
 
 
 class Plain(Dataset):
-    """Somebody's dataset: samples without ids, numbered by the ranking."""
+    """A foreign dataset: its samples have no ids, so that the ranking numbers them."""
 
     def __len__(self):
         return 7
@@ -320,8 +316,8 @@ def test_the_sum_over_pixels_is_an_option(tmp_path):
     ranking = CorruptionRanking(tmp_path / "scores.csv", score="sum", epochs=1)
     trainer_of(tmp_path, callbacks=[ranking]).fit(module, data)
     expected = slow_scores(module, data)
-    for id, a in zip(ranking.ranking.ids, ranking.ranking.score_a, strict=True):
-        assert a == pytest.approx(32 * 32 * expected[id][0], rel=1e-4)
+    for sample_id, a in zip(ranking.ranking.ids, ranking.ranking.score_a, strict=True):
+        assert a == pytest.approx(32 * 32 * expected[sample_id][0], rel=1e-4)
 
 
 def test_a_diverged_training_corrects_nothing(tmp_path):
@@ -352,8 +348,8 @@ def test_a_part_of_a_dataset_is_ranked_unaugmented_and_corrected_at_its_own_reso
     ranking, layer = fit(tmp_path, module, DataLoader(part, batch_size=2), ranking=LAST_EQ1)
     expected = slow_scores(module, data)
     assert list(ranking.ids) == ["s04", "s01", "s07", "s02"]
-    for id, a in zip(ranking.ids, ranking.score_a, strict=True):
-        assert a == pytest.approx(expected[id][0], rel=1e-4)
+    for sample_id, a in zip(ranking.ids, ranking.score_a, strict=True):
+        assert a == pytest.approx(expected[sample_id][0], rel=1e-4)
     assert len(layer) == 2
 
 
@@ -411,7 +407,7 @@ def test_ranking_order_auroc_and_cut():
     assert [ranking.ids[i] for i in ranking.worst_first] == list("dbeca")
     assert [ranking.ids[i] for i in ranking.noisy] == list("dbe")
     finite = Ranking(list("abce"), scores[[0, 1, 2, 4]], scores[[0, 1, 2, 4]], 0.5, frozenset("bc"))
-    # Pairs (replaced, other): (b,a) won, (b,e) tied, (c,a) won, (c,e) lost.
+    # Pairs (replaced, other): (b,a) is won, (b,e) is tied, (c,a) is won, (c,e) is lost.
     assert finite.auroc == pytest.approx((1 + 0.5 + 1 + 0) / 4)
     assert 0 <= Ranking(list("abd"), scores[1:4], scores[1:4], 0.5, frozenset("b")).auroc <= 1
     assert Ranking(list("ab"), scores[:2], scores[:2], 0.5, frozenset()).auroc is None
@@ -427,10 +423,10 @@ def test_layer_files_are_png_of_the_id(tmp_path):
 
 
 def test_labels_are_left_alone_where_those_kept_vary_more(tmp_path, monkeypatch):
-    seen = []
+    guards = []
 
     def inverted(of_run):
-        seen.append(of_run)
+        guards.append(of_run)
         return True
 
     monkeypatch.setattr(CorrectionGuard, "kept_vary_more", property(inverted))
@@ -444,9 +440,12 @@ def test_labels_are_left_alone_where_those_kept_vary_more(tmp_path, monkeypatch)
     assert correction.wrong_half_suspected
     rows = rows_of(tmp_path / "scores.csv")
     assert all(row["changed_pixels"] in ("", "0") for row in rows)
-    for noisy, excess in (("1", seen[0].size_bias_of_doubted), ("0", seen[0].size_bias_of_kept)):
-        told = [float(row["excess"]) for row in rows if row["noisy"] == noisy]
-        assert sorted(excess) == pytest.approx(sorted(told))
+    for noisy, excess in (
+        ("1", guards[0].size_bias_of_doubted),
+        ("0", guards[0].size_bias_of_kept),
+    ):
+        written = [float(row["excess"]) for row in rows if row["noisy"] == noisy]
+        assert sorted(excess) == pytest.approx(sorted(written))
 
 
 def test_what_is_frozen_stays_frozen_through_the_passes(tmp_path):
@@ -469,7 +468,7 @@ def test_what_is_frozen_stays_frozen_through_the_passes(tmp_path):
 
 
 def test_correction_is_the_same_whether_predictions_were_kept_or_not(tmp_path, monkeypatch):
-    """What does not fit into memory is predicted again, with the same result."""
+    """Predictions that do not fit into memory are computed again, with the same result."""
     layers, passed = [], []
 
     def count(net, images, _):
@@ -509,13 +508,13 @@ def test_dice_of_a_batch_is_that_of_its_masks():
     first[0], second[0] = 0, 0
     first[1] = 255
     second[2, :4] = 255
-    found = prediction_store.batch_dice(first, second, torch.ones_like(first, dtype=torch.bool), 4)
+    dices = prediction_store.batch_dice(first, second, torch.ones_like(first, dtype=torch.bool), 4)
     expected = [mask_dice(a, b) for a, b in zip(first.numpy(), second.numpy(), strict=True)]
-    assert found.numpy() == pytest.approx(expected)
+    assert dices.numpy() == pytest.approx(expected)
 
 
 def test_writing_a_ranking_sorts_and_scores_once(tmp_path):
-    """Not once a row: of a million samples that would never end."""
+    """It is not computed once per row: with a million samples that would never end."""
 
     class Counted(Ranking):
         calls = 0
@@ -559,7 +558,7 @@ def share_of(*indices):
 
 
 def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):
-    """Each has read the rows of both from the checkpoint; none may count twice."""
+    """Each process reads both processes' rows from the checkpoint; none may count twice."""
     first = EvidenceSum()
     first.count(share_of(0, 1, 2, 3))
     state = first.state_dict()
@@ -568,7 +567,7 @@ def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):
         part.load_state_dict(state)
     module = corruption_ranking
     monkeypatch.setattr(module, "gather_objects", lambda _: [part._share for part in resumed])
-    assert resumed[0].state_dict()["ids"] == state["ids"]  # of a checkpoint within the epoch
+    assert resumed[0].state_dict()["ids"] == state["ids"]  # from a checkpoint within the epoch
     resumed[0].load_state_dict(resumed[1].state_dict())
     resumed[0].count(share_of(2, 0))
     resumed[1].count(share_of(1, 3))

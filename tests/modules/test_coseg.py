@@ -1,74 +1,27 @@
-"""The co-teaching step, and what Lightning makes of it."""
+"""The co-teaching step, and how it works within Lightning."""
 
 from itertools import pairwise
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from conftest import Squares, TinyNetwork
 from pytorch_lightning.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
 from coseg_lightning import (
     CorruptionRanking,
-    CoSegDataModule,
     CoSegModule,
     SegmentationModule,
 )
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import corruption_score, segmentation_loss
 from coseg_lightning.modules.batch import Batch
-from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.report.figures import read_rows
-
-
-def module_of(**options):
-    torch.manual_seed(1)
-    return CoSegModule(TinyNetwork(), TinyNetwork(), **{"noise_level": 0.5, **options})
-
-
-def trainer_of(tmp_path, **options):
-    return pl.Trainer(
-        **{
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "logger": False,
-            "default_root_dir": tmp_path,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "enable_checkpointing": False,
-            **options,
-        }
-    )
-
-
-def data_of(tmp_path, size=11, **options):
-    return CoSegDataModule(
-        Squares(size),
-        Squares(4, name="v"),
-        Squares(5, name="t"),
-        image_size=32,
-        in_channels=1,
-        batch_size=4,
-        noise=BoundaryNoise(8, sign="dilate"),
-        noise_level=0.3,
-        noise_folder=tmp_path / "noise",
-        **options,
-    )
-
-
-def one_batch(size=6):
-    images = torch.randn(size, 1, 16, 16)
-    return images, (images[:, 0] + 0.5 * torch.randn(size, 16, 16) > 0).long()
-
-
-def loader(*batches):
-    """The batches as they are; a bare list would be several dataloaders to Lightning."""
-    return DataLoader(batches, batch_size=None)
+from support import TinyNetwork, data_of, loader, module_of, one_batch, trainer_of
 
 
 def step(module, batch, tmp_path):
-    """Run one training step within a real trainer; return the gradients of both peers."""
+    """Run one training step within a real trainer, and return the gradients of both peers."""
     gradients = {}
 
     class Keep(pl.Callback):
@@ -96,7 +49,7 @@ def test_each_peer_learns_from_the_other_ones_picks(tmp_path, learner, way):
     reference.train(way == "joint")
     picks = corruption_score(teacher(images), masks).argsort()[:3]
     own = corruption_score(student(images), masks).argsort()[:3]
-    assert set(picks.tolist()) != set(own.tolist())  # else the test could not tell them apart
+    assert set(picks.tolist()) != set(own.tolist())  # otherwise the test could not distinguish them
     student.train()
     student.zero_grad()
     logits = student(images)[picks] if way == "joint" else student(images[picks])
@@ -138,10 +91,12 @@ def passes_of(tmp_path, doubted=None, **options):
 
 
 def test_only_what_is_learnt_from_passes_through_a_peer(tmp_path):
-    """And the first one's graph is gone before the second one's is built."""
+    """The first peer's graph is freed before the second peer's is built."""
     assert passes_of(tmp_path, doubted=["2345", "034"]) == [
-        *[("a", 3, True), ("a", "backward")],  # of six, what b keeps
-        *[("b", 2, True), ("b", "backward")],
+        ("a", 3, True),  # of six samples, those that b keeps
+        ("a", "backward"),
+        ("b", 2, True),
+        ("b", "backward"),
     ]
 
 
@@ -203,7 +158,7 @@ def test_one_pick_and_none(tmp_path, doubted):
     learnt = [
         name
         for name, weight in module.named_parameters()
-        # A zero gradient still has the weight decay in it.
+        # A zero gradient still contains the weight decay.
         if (weight - before[name]).abs().max() > 0 and "layers" in name
     ]
     assert learnt
@@ -222,7 +177,7 @@ def test_a_frozen_peer_is_left_as_it_is(tmp_path, noise_level):
 
 
 def test_everything_learns_in_mixed_precision(tmp_path):
-    """Also where samples were judged before, without gradients."""
+    """This also holds where samples were judged before, without gradients."""
     module = module_of(selection="relative", ramp_epochs=0)
     missing = []
 
@@ -315,8 +270,8 @@ def test_what_is_logged_each_epoch(tmp_path):
         module_of(ramp_epochs=2, noise_level=0.3), data
     )
     rows = read_rows(tmp_path / "metrics.csv")
-    kept = [float(row["train/keep_rate"]) for row in rows if row["train/keep_rate"]]
-    assert kept == pytest.approx([1, 0.85, 0.7, 0.7])
+    keep_rates = [float(row["train/keep_rate"]) for row in rows if row["train/keep_rate"]]
+    assert keep_rates == pytest.approx([1, 0.85, 0.7, 0.7])
     for name in (
         "train/loss_a",
         "train/loss_b",
@@ -332,7 +287,7 @@ def test_what_is_logged_each_epoch(tmp_path):
         assert len(values) == 4, name
         assert min(values) >= 0, name
     assert all(0 <= float(r["train/agreement"]) <= 1 for r in rows if r["train/agreement"])
-    # While everything is kept, the purity is the share of originals: 8 of 12.
+    # While everything is kept, the purity is the share of original masks: 8 of 12.
     first = next(float(row["train/purity_a"]) for row in rows if row["train/purity_a"])
     assert first == pytest.approx(8 / 12)
 
@@ -399,7 +354,8 @@ def test_other_batches_are_answered_in_a_sentence(tmp_path, batch):
 def test_checkpoints_hold_plain_values_and_load(tmp_path):
     torch.manual_seed(0)
     module = CoSegModule("unet_classic", in_channels=1, noise_level=0.3, base_channels=2)
-    module.hparams["encoder_weights"] = "imagenet"  # as if it had been built with a download
+    # As if the network had been built with a download.
+    module.hparams["encoder_weights"] = "imagenet"
     trainer = trainer_of(tmp_path, max_epochs=1)
     trainer.fit(module, loader(one_batch()))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
@@ -416,7 +372,7 @@ def test_a_resumed_fit_ends_with_the_same_weights(tmp_path):
     trainer_of(tmp_path, max_epochs=4).fit(whole, data)
 
     half = module_of(noise_level=0.3)
-    # The keep rate's ramp is a share of max_epochs, so the number is given.
+    # The default ramp is a share of max_epochs, which differs here, so its length is given.
     half.ramp_epochs = whole.ramp_epochs = 1
     first = trainer_of(tmp_path, max_epochs=2)
     first.fit(half, data)
@@ -471,28 +427,28 @@ def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
 
 
 def test_training_by_steps_selects_too(tmp_path):
-    module, seen = module_of(), []
+    module, has_exclusions = module_of(), []
 
     class Watch(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            seen.append(pl_module._doubted is not None)
+            has_exclusions.append(pl_module._doubted is not None)
 
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
     trainer = trainer_of(tmp_path, max_epochs=-1, max_steps=16, callbacks=callbacks)
-    trainer.fit(module, data_of(tmp_path))  # 2 batches an epoch
-    assert seen == [False] * 4 + [True] * 4
+    trainer.fit(module, data_of(tmp_path))  # two batches per epoch
+    assert has_exclusions == [False] * 4 + [True] * 4
 
 
 def test_something_is_kept_at_any_noise_level(tmp_path):
-    module, seen = module_of(noise_level=0.99), []
+    module, exclusions = module_of(noise_level=0.99), []
 
     class Watch(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            seen.append(pl_module._doubted)
+            exclusions.append(pl_module._doubted)
 
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
     trainer_of(tmp_path, max_epochs=4, callbacks=callbacks).fit(module, data_of(tmp_path))
-    assert [len(part) for part in seen[-1]] == [10, 10]
+    assert [len(part) for part in exclusions[-1]] == [10, 10]
 
 
 def test_a_peer_learns_from_what_the_other_one_does_not_doubt():
@@ -522,11 +478,11 @@ def test_a_batch_that_is_doubted_throughout_has_no_gradient_of_a_joint_step():
 
 
 def test_samples_without_ids_are_selected_batch_by_batch(tmp_path):
-    module, seen = module_of(ramp_epochs=0), []
+    module, alphas = module_of(ramp_epochs=0), []
 
     class Watch(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
-            seen.append(pl_module.alpha)
+            alphas.append(pl_module.alpha)
 
     batches = [one_batch() for _ in range(2)]
     dataset = [pair for batch in batches for pair in zip(*batch, strict=True)]
@@ -535,7 +491,7 @@ def test_samples_without_ids_are_selected_batch_by_batch(tmp_path):
         trainer_of(tmp_path, max_epochs=4, callbacks=[ranking, Watch()]).fit(
             module, DataLoader(dataset, batch_size=4)
         )
-    assert set(seen) == {0.5}
+    assert set(alphas) == {0.5}
     assert len(ranking.ranking.noisy) == 6
 
 
@@ -570,14 +526,14 @@ def test_a_gradient_that_is_no_number_is_skipped_and_counted(tmp_path):
 
     class Watch(pl.Callback):
         def on_train_batch_end(self, trainer, pl_module, *_):
-            for name, seen in weights.items():
-                seen.append(getattr(pl_module, name).layers[0].weight.detach().clone())
+            for name, history in weights.items():
+                history.append(getattr(pl_module, name).layers[0].weight.detach().clone())
 
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[Watch()])
     trainer.fit(module, loader(*[one_batch() for _ in range(3)]))
     changed = {
-        name: [not torch.equal(one, other) for one, other in pairwise(seen)]
-        for name, seen in weights.items()
+        name: [not torch.equal(one, other) for one, other in pairwise(history)]
+        for name, history in weights.items()
     }
     assert changed == {"net_a": [False, True], "net_b": [True, True]}
     assert module.optimization.skipped == [1, 0]
@@ -587,7 +543,7 @@ def test_a_gradient_that_is_no_number_is_skipped_and_counted(tmp_path):
 def test_an_image_that_holds_nan_spoils_nothing_for_ever(tmp_path):
     images, masks = one_batch()
     images[0, 0, 3, 3] = float("nan")
-    for level, skipped in ((0.0, [1, 1]), (0.5, [0, 0])):  # or it is not picked at all
+    for level, skipped in ((0.0, [1, 1]), (0.5, [0, 0])):  # unless it is not picked at all
         module = module_of(noise_level=level)
         trainer_of(tmp_path, max_epochs=1).fit(module, loader((images, masks), one_batch()))
         assert module.optimization.skipped == skipped

@@ -1,0 +1,415 @@
+"""Networks, datasets, trainers and runs that several test files share.
+
+The names must stay importable as `support.NAME`: runs that tests start as processes find their
+networks and data sources by such names, with this folder on their path.
+"""
+
+import csv
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from coseg_lightning import CoSegDataModule, CoSegModule, SegmentationModule, run_stages
+from coseg_lightning.app.command import CONF
+from coseg_lightning.noise import (
+    AffineNoise,
+    BiasedAnnotator,
+    BoundaryNoise,
+    BoundaryWalk,
+    ClassMerge,
+    ClassSwap,
+    EdgeCircles,
+    MissingComponent,
+    MissingRegion,
+    PolygonOutline,
+    RandomAnnotators,
+    SpuriousBlob,
+)
+from coseg_lightning.run import run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+# Networks and datasets
+
+
+class TinyNetwork(nn.Module):
+    """Two small convolutions: fast, and able to learn a bright square."""
+
+    def __init__(self, in_channels: int = 1, classes: int = 2, width: int = 4) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(in_channels, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, classes, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class Oracle(nn.Module):
+    """Predicts class 1 where the image is bright and class 0 elsewhere; `wrong` inverts it."""
+
+    def __init__(self, wrong: bool = False) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.tensor(-1.0 if wrong else 1.0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.cat([-self.gain * images, self.gain * images], dim=1)
+
+
+class Squares:
+    """`MaskedImages`: a bright square on a dark, noisy background; the square is class 1."""
+
+    def __init__(self, size: int = 11, side: int = 32, name: str = "s") -> None:
+        self.ids = [f"{name}{i:02d}" for i in range(size)]
+        self.side = side
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def mask(self, index: int) -> np.ndarray:
+        rng = np.random.default_rng(index)
+        mask = np.zeros((self.side, self.side), np.uint8)
+        top, left = rng.integers(2, self.side // 2, 2)
+        mask[top : top + self.side // 3, left : left + self.side // 3] = 1
+        return mask
+
+    def image(self, index: int) -> np.ndarray:
+        noise = np.random.default_rng(100 + index).normal(60, 15, (self.side, self.side))
+        return np.clip(noise + 110 * self.mask(index), 0, 255).astype(np.uint8)
+
+
+class Halves(Dataset):
+    """Images whose right half is bright; the masks of the first `wrong` are the left half."""
+
+    def __init__(self, size: int = 12, wrong: int = 3, ids: bool = True) -> None:
+        self.size, self.wrong, self.ids = size, wrong, ids
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> tuple:
+        image = 0.2 * torch.randn(1, 16, 16, generator=torch.Generator().manual_seed(index))
+        image[..., 8:] += 2
+        mask = torch.zeros(16, 16, dtype=torch.long)
+        mask[:, 8:] = 1
+        if index < self.wrong:
+            mask = 1 - mask
+        return (image, mask, f"h{index}") if self.ids else (image, mask)
+
+
+class OwnData(pl.LightningDataModule):
+    """A datamodule as another project may have it, with hooks and attributes of its own."""
+
+    def __init__(self, ids: bool = True) -> None:
+        super().__init__()
+        self.calls = []
+        self.ids = ids
+
+    def setup(self, stage: str) -> None:
+        self.calls.append(stage)
+        self.train = Halves(ids=self.ids)
+
+    def _loader(self, dataset: Dataset, shuffle: bool) -> DataLoader:
+        return DataLoader(dataset, batch_size=4, shuffle=shuffle)
+
+    def train_dataloader(self) -> DataLoader:
+        return self._loader(self.train, True)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        self.calls.append("transfer")
+        return batch
+
+
+class OwnTested(OwnData):
+    """The same with test images, all of whose masks are right."""
+
+    def test_dataloader(self) -> DataLoader:
+        return self._loader(Halves(4, wrong=0), False)
+
+
+def one_batch(size: int = 6) -> tuple[Tensor, Tensor]:
+    images = torch.randn(size, 1, 16, 16)
+    return images, (images[:, 0] + 0.5 * torch.randn(size, 16, 16) > 0).long()
+
+
+def loader(*batches: Any) -> DataLoader:
+    """Load the batches unchanged; Lightning would take a bare list for several dataloaders."""
+    return DataLoader(batches, batch_size=None)
+
+
+def flipped(image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Augment at random, as a dataset does that augments its own samples."""
+    return (image.flip(-1), mask.flip(-1)) if torch.rand(()) < 0.5 else (image, mask)
+
+
+def soft_discs(
+    radii: Sequence[float], label_radii: Sequence[float], blur: float = 2.0
+) -> tuple[Tensor, Tensor]:
+    """Logits of discs with blurred boundaries, and labels of discs."""
+    y, x = torch.meshgrid(*[torch.arange(64.0) - 31.5] * 2, indexing="ij")
+    distance = torch.hypot(x, y)
+    logits = torch.stack([(r - distance) / blur for r in radii])
+    masks = torch.stack([(distance < r).long() for r in label_radii])
+    return logits[:, None], masks
+
+
+# Noise models, by what they change
+
+OUTLINES = [
+    BoundaryNoise(),
+    BiasedAnnotator(),
+    BoundaryWalk(),
+    EdgeCircles(),
+    PolygonOutline(),
+    RandomAnnotators(),
+    AffineNoise(),
+]
+OBJECTS = [MissingComponent(), MissingRegion(), SpuriousBlob(classes=3)]
+CLASSES = [ClassSwap(classes=3), ClassMerge(classes=3)]
+
+
+def name_of(noise: Any) -> str:
+    return type(noise).__name__
+
+
+# Training from Python
+
+
+def module_of(noise_level: float | str = 0.5, **options: Any) -> CoSegModule:
+    torch.manual_seed(1)
+    return CoSegModule(TinyNetwork(), TinyNetwork(), noise_level=noise_level, **options)
+
+
+def trainer_of(tmp_path: Path | str, **options: Any) -> pl.Trainer:
+    defaults = {
+        "max_epochs": 2,
+        "accelerator": "cpu",
+        "logger": False,
+        "default_root_dir": tmp_path,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
+    return pl.Trainer(**(defaults | options))
+
+
+def data_of(tmp_path: Path, size: int = 11, **options: Any) -> CoSegDataModule:
+    return CoSegDataModule(
+        Squares(size),
+        Squares(4, name="v"),
+        Squares(5, name="t"),
+        image_size=32,
+        in_channels=1,
+        batch_size=4,
+        noise=BoundaryNoise(8, sign="dilate"),
+        noise_level=0.3,
+        noise_folder=tmp_path / "noise",
+        **options,
+    )
+
+
+class Gradients(pl.Callback):
+    """Keeps the norm of each peer's gradients after every step."""
+
+    def __init__(self) -> None:
+        self.norms = []
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: CoSegModule, *_: Any) -> None:
+        nets = pl_module.net_a, pl_module.net_b
+        self.norms.append([float(nn.utils.get_total_norm(grads(net))) for net in nets])
+
+
+def grads(net: nn.Module) -> list[Tensor | None]:
+    return [parameter.grad for parameter in net.parameters()]
+
+
+def run_of(
+    tmp_path: Path, data: pl.LightningDataModule, noise_level: float = 0.25, **options: Any
+) -> dict:
+    """All stages of Co-Seg by `run_stages`, on a datamodule of somebody's own."""
+
+    def peers() -> CoSegModule:
+        nets = TinyNetwork(width=8), TinyNetwork(width=8)
+        return CoSegModule(*nets, lr=0.03, noise_level=noise_level)
+
+    def network() -> SegmentationModule:
+        return SegmentationModule(TinyNetwork(width=8), lr=0.03)
+
+    trainer = partial(
+        pl.Trainer,
+        max_epochs=8,
+        accelerator="cpu",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    options = {"trainer": trainer} | options
+    return run_stages(data, tmp_path / "run", peers=peers, network=network, **options)
+
+
+# Runs of the app
+
+SMALL = [
+    "model=unet_classic",
+    "model.base_channels=4",
+    "data.image_size=32",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=2",
+    "+trainer.enable_progress_bar=false",
+]
+PHANTOM = [
+    "data.source.train=11",
+    "data.source.val=2",
+    "data.source.test=5",
+    "data.source.side=48",
+]
+# A run that corrects labels, for tests that kill and resume it.
+SETTINGS = [
+    *SMALL,
+    *PHANTOM,
+    "noise=type2",
+    "nol=0.3",
+    "trainer.max_epochs=4",
+    "++method.confidence=0",  # with the default, two epochs teach too little for any correction
+    "optimizer.lr=0.01",
+    "data.batch_size=4",
+]
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", overrides=list(overrides))
+
+
+def start(
+    *arguments: object, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "coseg_lightning.run", *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def command(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"coseg_lightning.{name}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+    )
+
+
+# The files of a run
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with Path(path).open() as file:
+        return list(csv.DictReader(file))
+
+
+def hashes(folder: Path) -> dict[Path, str]:
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def results(folder: Path) -> tuple[dict, dict[Path, str]]:
+    """What a resumed run must reproduce to the bit: metrics, ranking, masks and weights."""
+    summary = json.loads((folder / "summary.json").read_text())
+    numbers = {name: summary[name] for name in ("test", "ranking", "correction")}
+    files = {
+        path.relative_to(folder): digest
+        for path, digest in hashes(folder).items()
+        if path.relative_to(folder).parts[0] in ("scores.csv", "labels", "noise", "model")
+    }
+    return numbers, files
+
+
+# Runs in forked processes, which can be killed at any event
+
+
+def forked(body: Callable[[], object]) -> int:
+    """Run a function in a forked process, which saves its imports, and return the process id."""
+    pid = os.fork()
+    if pid == 0:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        try:
+            body()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    return pid
+
+
+def in_a_process(body: Callable[[], object]) -> int:
+    """Return the exit status of a forked process, negative if it was killed."""
+    return os.waitstatus_to_exitcode(os.waitpid(forked(body), 0)[1])
+
+
+def counting(at: int | None = None, log: Path | None = None) -> None:
+    """Count this process's events, and kill it at one of them.
+
+    An event is the moment before or after a file is moved into place, or before a training step.
+    """
+    count = 0
+
+    def event(name: str) -> None:
+        nonlocal count
+        count += 1
+        if log is not None:
+            with log.open("a") as file:
+                file.write(f"{name}\n")
+        if count == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    replace, step = Path.replace, torch.optim.Adam.step
+
+    def replacing(self: Path, target: Path) -> Path:
+        event(f"before {Path(target).name} is in place")
+        moved = replace(self, target)
+        event(f"after {Path(target).name} is in place")
+        return moved
+
+    def stepping(self: torch.optim.Adam, *args: Any, **options: Any) -> Any:
+        event("before a step")
+        return step(self, *args, **options)
+
+    Path.replace, torch.optim.Adam.step = replacing, stepping
+
+
+def one_run(folder: Path, *more: str, at: int | None = None, log: Path | None = None) -> int:
+    """Run or resume `SETTINGS` in a forked process, and return its exit status."""
+
+    def body() -> None:
+        counting(at, log)
+        run(composed(*SETTINGS, *more, f"resume={folder}"), folder)
+
+    return in_a_process(body)
