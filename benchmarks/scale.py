@@ -15,18 +15,22 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from coseg_lightning.callbacks.evidence_sum import EvidenceSum, _Share
+from coseg_lightning import Recipe
+from coseg_lightning.callbacks.evidence_sum import EvidencePass, EvidenceShare, EvidenceSum
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import updated
-from coseg_lightning.ranking.evidence import CLASS_COLUMNS, MASK_COLUMNS, Evidence
+from coseg_lightning.ranking.evidence import CLASS_COLUMNS, MASK_COLUMNS
 from coseg_lightning.ranking.noise_level import estimate_noise_level
 from coseg_lightning.ranking.ranking import Ranking
+from coseg_lightning.ranking.scores import mask_scores
 
 RESULTS = Path(__file__).parent / "results" / "scale.csv"
+SCORE = Recipe.score
 NOISE_LEVEL = 0.3
 
 
@@ -93,25 +97,27 @@ def main() -> None:
             for start in range(0, options.samples, 64):
                 places = np.arange(start, min(start + 64, options.samples))
                 table = evidence_of(noisy[places], rng)
-                shares.append(_Share(places, [ids[place] for place in places], table))
+                shares.append(EvidenceShare(places, [ids[place] for place in places], table))
         with timed(f"sum over passes {number}"):
-            seen.count(shares)
+            seen.add(EvidencePass(EvidenceShare.joined(shares), numbered=False, step=number))
             del shares
     with timed("checkpoint's part"):
         seen.state_dict()
     with timed("gathered"):
-        names, tables = seen.gathered()
-        peers = [Evidence.from_table(table) for table in tables]
+        names, peers = seen.gathered()
     with timed("noise level"):
         estimate = estimate_noise_level(*peers)
     print(f"Noise level of {noisy.mean():.3f}: {estimate}")
     with tempfile.TemporaryDirectory() as folder:
         with timed("ranking"):
-            ranking = Ranking.of_evidence(names, *peers, estimate.noise_level, run_id="0")
+            scores = mask_scores(peers[0], SCORE), mask_scores(peers[1], SCORE)
+            ranking = Ranking.of_evidence(
+                names, peers, scores, estimate.noise_level, score=SCORE, run_id="0"
+            )
             chosen = ranking.noisy
         print(f"Of those taken for noisy, {noisy[chosen].mean():.3f} are.")
         with timed("scores.csv"):
-            ranking.changed_pixels.update(dict.fromkeys(chosen, 100))
+            ranking = replace(ranking, changed_pixels=dict.fromkeys(chosen, 100))
             ranking.write(Path(folder) / "scores.csv")
         with timed("manifest written, and opened again"):
             writer = LabelStore.create(Path(folder) / "labels")

@@ -153,7 +153,7 @@ def modules(kind: str, options: argparse.Namespace):  # -> pl.LightningModule
 
     from coseg_lightning import CoSegModule, SegmentationModule
     from coseg_lightning.functional.equations import segmentation_loss
-    from coseg_lightning.methods.peers import PixelCoTeaching
+    from coseg_lightning.methods.pixel_coteaching import PixelCoTeaching
 
     class Plain(pl.LightningModule):
         """What anybody would write for one network."""
@@ -207,9 +207,7 @@ def modules(kind: str, options: argparse.Namespace):  # -> pl.LightningModule
         return CoSegModule(*nets, noise_level=level, ramp_epochs=0, selection="eq1", step="joint")
     if kind == "score, then train":
         return CoSegModule(*nets, noise_level=level, ramp_epochs=0, selection="relative")
-    module = CoSegModule(*nets, noise_level=level)
-    module.ranker_found = True
-    return module
+    return CoSegModule(*nets, noise_level=level)
 
 
 def held(options: argparse.Namespace) -> int:
@@ -260,7 +258,7 @@ def train(kind: str, options: argparse.Namespace, turns: Connection) -> None:
             if not turns.recv():
                 trainer.should_stop = True
             elif kind == "score bank":
-                pl_module.doubt(*doubted(options))
+                pl_module.selection.exclude(*doubted(options))
             self.start = time.perf_counter()
 
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

@@ -5,7 +5,6 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
-import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 
@@ -17,15 +16,12 @@ import grid
 import scale
 import step
 import tables
-from variants import OneNetwork, VoteByTheMean, WithoutExchange, vote_by_the_mean
+from variants import OneNetwork, VoteByTheMean, WithoutExchange
 
-from coseg_lightning import CoSegModule
-from coseg_lightning.app.build import make_peers
+from coseg_lightning import CoSegModule, LabelCorrection
+from coseg_lightning.app.build import make_method, make_peers
 from coseg_lightning.app.checks import check
-from coseg_lightning.callbacks import corruption_ranking, label_correction
-from coseg_lightning.functional.equations import vote
 from coseg_lightning.methods.registry import METHODS
-from coseg_lightning.ranking import ranking, scores
 from coseg_lightning.ranking.evidence import Evidence
 from coseg_lightning.ranking.noise_level import estimate_noise_level
 from coseg_lightning.run import run
@@ -94,40 +90,31 @@ def test_variants_are_modules_of_the_app(kind):
     cfg.method.module = f"variants.{kind.__name__}"
     module = make_peers(cfg)
     assert isinstance(module, CoSegModule)
-    module.doubt(["a"], ["b"])
-    assert module._doubted == (frozenset("b"), frozenset("a"))
+    picks = torch.tensor([0]), torch.tensor([1])
+    assert module.exchange(*picks) == picks
 
 
-def test_the_vote_by_the_mean_is_of_its_own_run_alone(tmp_path):
+def test_the_vote_by_the_mean(tmp_path):
     masks = torch.tensor([[[0, 0, 255, 1]]])
     a = torch.tensor([0.9, 0.9, 0.9, 0.4]).view(1, 1, 1, 4)
     b = torch.tensor([0.9, 0.3, 0.9, 0.45]).view(1, 1, 1, 4)
     a, b = (torch.cat([1 - p, p], dim=1) for p in (a, b))
     # The peers disagree at the second pixel.
-    assert vote(a, b, masks).tolist() == [[[1, 0, 255, 0]]]
-    assert vote_by_the_mean(a, b, masks).tolist() == [[[1, 1, 255, 0]]]
-    assert vote_by_the_mean(a, b, masks, confidence=0.7).tolist() == [[[1, 0, 255, 1]]]
-
-    class Seen(pl.Callback):
-        def on_fit_end(self, trainer, pl_module):
-            self.vote = label_correction.vote
-
-    callback = Seen()
-    module = VoteByTheMean(torch.nn.Conv2d(1, 2, 1), torch.nn.Conv2d(1, 2, 1), noise_level=0.5)
-    images, masks = torch.rand(4, 1, 8, 8), torch.zeros(4, 8, 8, dtype=torch.long)
-    trainer_of(tmp_path, max_epochs=1, callbacks=[callback]).fit(module, loader((images, masks)))
-    assert callback.vote is vote_by_the_mean
-    assert label_correction.vote is vote
+    assert LabelCorrection(tmp_path).vote(a, b, masks, 0.0, 255).tolist() == [[[1, 0, 255, 0]]]
+    by_the_mean = VoteByTheMean(tmp_path)
+    assert by_the_mean.vote(a, b, masks, 0.0, 255).tolist() == [[[1, 1, 255, 0]]]
+    assert by_the_mean.vote(a, b, masks, 0.7, 255).tolist() == [[[1, 0, 255, 1]]]
+    cfg, _ = grid.composed(("phantom-type2", 0.5, "vote by the mean", 0), large=False)
+    assert make_method(cfg).correction is VoteByTheMean
 
 
-def test_the_ranking_by_the_truth_is_of_its_own_run_alone(tmp_path):
+def test_the_ranking_by_the_truth_makes_no_mistake(tmp_path):
     cell = ("phantom-type2", 0.5, "ranked by the truth", 0)
     cfg, _ = grid.composed(cell, large=False)
     cfg.model.base_channels, cfg.data.image_size, cfg.trainer.max_epochs = 2, 32, 2
     cfg.data.source.update({"train": 8, "val": 0, "test": 2, "side": 64})
     summary = run(cfg, tmp_path / "run")
     assert summary["ranking"]["auroc"] == 1
-    assert corruption_ranking.mask_scores is ranking.mask_scores is scores.mask_scores
 
 
 def row(name, level, method, seed, dice, **more):

@@ -109,14 +109,14 @@ class KeepPicks(pl.Callback):
         self.folder, self.counts = folder, []
 
     def on_train_start(self, trainer, pl_module):
-        learn = pl_module._learn_from_picks
+        learn = pl_module.learn_from_picks
 
-        def counted(sample, batches):
-            result = learn(sample, batches)
-            self.counts.append((len(sample.masks), len(result[1][0])))
-            return result
+        def counted(sample):
+            learnt = learn(sample)
+            self.counts.append((len(sample.masks), len(learnt.picks[0])))
+            return learnt
 
-        pl_module._learn_from_picks = counted
+        pl_module.learn_from_picks = counted
 
     def on_train_end(self, trainer, pl_module):
         self.folder.mkdir(exist_ok=True)
@@ -149,9 +149,8 @@ class DoubtAll(pl.Callback):
         torch.save(self.passed, self.folder / f"passed{trainer.global_rank}.pt")
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        pl_module.ranker_found = True
         ids = list(batch["id"]) if trainer.global_rank == 0 else []
-        pl_module.doubt(ids, ids)
+        pl_module.selection.exclude(ids, ids)
 
 
 def test_a_process_whose_batch_is_doubted_throughout(tmp_path):

@@ -380,7 +380,7 @@ def test_doubts_of_a_fit_that_failed_are_forgotten(tmp_path):
     class Fails(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
             if trainer.current_epoch == 2:
-                assert pl_module._doubted is not None
+                assert pl_module.selection.excluded_ids is not None
                 raise RuntimeError("stopped")
 
     module, train = module_of(), DataLoader(Halves(), batch_size=4)

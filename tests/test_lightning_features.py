@@ -32,7 +32,7 @@ from coseg_lightning import (
 )
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import segmentation_loss
-from coseg_lightning.methods.peers import PixelCoTeaching
+from coseg_lightning.methods.pixel_coteaching import PixelCoTeaching
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.report.figures import read_rows
 from support import (
@@ -494,7 +494,7 @@ def test_auxiliary_outputs_learn_by_the_method():
     peers.trainer = trainer_of(".")
     losses = []
     peers.manual_backward = losses.append
-    peers._learn_jointly(Batch(images, masks), 1)
+    peers.learn_jointly(Batch(images, masks))
     batch = Batch(images, masks)
     (a, b), (c, d) = ((net.net(images), net.second(images)) for net in (peers.net_a, peers.net_b))
     expected = sum(peers.peer_losses(a, c, batch)[:2])
@@ -520,7 +520,7 @@ def test_an_auxiliary_output_learns_from_what_its_network_learns_from():
     peers.net_b.auxiliary_weight = 2.0
     losses = []
     peers.manual_backward = losses.append
-    peers._learn_jointly(Batch(images, masks), 1)
+    peers.learn_jointly(Batch(images, masks))
     of_b = segmentation_loss(peers.net_b.second(images), masks)[[0, 2]].mean()
     torch.testing.assert_close(losses[0], 2 * of_b)  # the first peer picked them for the second
 

@@ -508,7 +508,7 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
 
 
 def test_a_module_of_ones_own(tmp_path, monkeypatch):
-    module = "method.module=coseg_lightning.methods.peers.PlainPeers"
+    module = "method.module=coseg_lightning.methods.filter.PlainPeers"
     assert type(make_peers(composed(*SMALL, module))).__name__ == "PlainPeers"
     with pytest.raises(InputError, match="derived from CoSegModule"):
         make_peers(composed(*SMALL, "method.module=torch.nn.Linear"))
@@ -527,7 +527,7 @@ def test_a_module_of_ones_own(tmp_path, monkeypatch):
     cfg.method = {
         "name": "mine",
         "stages": ["robust_training"],
-        "module": "coseg_lightning.methods.peers.JoCoR",
+        "module": "coseg_lightning.methods.jocor.JoCoR",
         "options": {"agreement_weight": 0.5},
     }
     check(cfg)

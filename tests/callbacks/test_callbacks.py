@@ -20,14 +20,15 @@ from coseg_lightning import (
     LabelStore,
     SegmentationModule,
 )
-from coseg_lightning.callbacks import corruption_ranking, prediction_store
-from coseg_lightning.callbacks.evidence_sum import EvidenceSum, _Share
+from coseg_lightning.callbacks import evidence_sum, prediction_store
+from coseg_lightning.callbacks.evidence_sum import EvidencePass, EvidenceShare, EvidenceSum
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.background import background_writer
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.ranking import guard
+from coseg_lightning.ranking.evidence import CLASS_COLUMNS, MASK_COLUMNS
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.ranking.ranking import Ranking
 from support import (
@@ -536,7 +537,7 @@ def test_a_high_class_id_for_unlabelled_pixels_is_kept(tmp_path):
     masks[0, 0] = 65535
     images = torch.zeros((2, 1, 4, 4))
     logits = torch.randn(2, 2, 4, 4)
-    look.see([0, 1], Batch(images, masks), [logits, -logits])
+    look.add([0, 1], Batch(images, masks), [logits, -logits])
     peers, label = look.prediction(0)
     assert torch.equal(label, masks[0])
     torch.testing.assert_close(peers[0], logits.softmax(dim=1)[0], rtol=0, atol=1e-5)
@@ -547,31 +548,35 @@ def test_what_is_too_much_for_one_batch_is_not_kept_of_others(monkeypatch):
     look = prediction_store.PredictionStore(4, 255)
     for side in (2, 16, 2):
         masks = torch.zeros((1, side, side), dtype=torch.long)
-        look.see([side], Batch(masks[:, None].float(), masks), [torch.randn(1, 2, side, side)] * 2)
+        look.add([side], Batch(masks[:, None].float(), masks), [torch.randn(1, 2, side, side)] * 2)
     assert not look.keeps_predictions
     assert look.prediction(2) is None
     assert len(look.contradictions) == 3
 
 
-def share_of(*indices):
-    return [_Share(np.array(indices), [str(i) for i in indices], np.ones((len(indices), 2, 3)))]
+COLUMNS = len(MASK_COLUMNS) + len(CLASS_COLUMNS)
+
+
+def pass_of(*indices):
+    ids, ones = [str(i) for i in indices], np.ones((len(indices), 2, COLUMNS))
+    share = EvidenceShare.joined([EvidenceShare(np.array(indices), ids, ones)])
+    return EvidencePass(share, numbered=False, step=0)
 
 
 def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):
     """Each process reads both processes' rows from the checkpoint; none may count twice."""
     first = EvidenceSum()
-    first.count(share_of(0, 1, 2, 3))
+    first.add(pass_of(0, 1, 2, 3))
     state = first.state_dict()
     resumed = [EvidenceSum(), EvidenceSum()]
     for part in resumed:
         part.load_state_dict(state)
-    module = corruption_ranking
-    monkeypatch.setattr(module, "gather_objects", lambda _: [part._share for part in resumed])
+    monkeypatch.setattr(evidence_sum, "gather_objects", lambda _: [e.share for e in resumed])
     assert resumed[0].state_dict()["ids"] == state["ids"]  # from a checkpoint within the epoch
     resumed[0].load_state_dict(resumed[1].state_dict())
-    resumed[0].count(share_of(2, 0))
-    resumed[1].count(share_of(1, 3))
+    resumed[0].add(pass_of(2, 0))
+    resumed[1].add(pass_of(1, 3))
     ids, peers = resumed[0].gathered()
     assert ids == ["0", "1", "2", "3"]
-    assert (peers == 1).all()
-    assert resumed[0].state_dict()["totals"].tolist() == [[[2.0] * 3] * 2] * 4
+    assert all((peer.eq1 == 1).all() and (peer.overlap == 1).all() for peer in peers)
+    assert resumed[0].state_dict()["totals"].tolist() == [[[2.0] * COLUMNS] * 2] * 4

@@ -23,8 +23,10 @@ from coseg_lightning.methods.dimensionality import (
     is_turning_point,
     local_intrinsic_dimensionality,
 )
-from coseg_lightning.methods.peers import JoCoR, PixelCoTeaching, PlainPeers, symmetric_divergence
+from coseg_lightning.methods.filter import PlainPeers
+from coseg_lightning.methods.jocor import JoCoR, symmetric_divergence
 from coseg_lightning.methods.pick_and_learn import PickAndLearn, bounded_weights
+from coseg_lightning.methods.pixel_coteaching import PixelCoTeaching
 from coseg_lightning.methods.reweight import Reweighted
 from coseg_lightning.methods.transition import (
     LabelTransition,

@@ -82,8 +82,7 @@ def passes_of(tmp_path, doubted=None, **options):
     class Doubts(pl.Callback):
         def on_train_start(self, trainer, pl_module):
             if doubted is not None:
-                pl_module.ranker_found = True
-                pl_module.doubt(*doubted)
+                pl_module.selection.exclude(*doubted)
 
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[Doubts()])
     trainer.fit(module, loader((*one_batch(), list("012345"))))
@@ -149,8 +148,7 @@ def test_one_pick_and_none(tmp_path, doubted):
 
     class Doubts(pl.Callback):
         def on_train_start(self, trainer, pl_module):
-            pl_module.ranker_found = True
-            pl_module.doubt(doubted, doubted)
+            pl_module.selection.exclude(doubted, doubted)
 
     trainer_of(tmp_path, max_epochs=1, callbacks=[Doubts()]).fit(
         module, loader((*one_batch(), list("012345")))
@@ -219,7 +217,7 @@ def test_an_own_way_to_learn_is_given_the_whole_batch():
     nets = TinyNetwork(), TinyNetwork()
     modules = [kind(*nets) for kind in (CoSegModule, Own, OwnForward, CoSegModule)]
     modules[-1].peer_losses = lambda logits_a, logits_b, sample: None
-    assert [module._is_joint for module in modules] == [False, True, True, True]
+    assert [module.is_joint for module in modules] == [False, True, True, True]
     with pytest.raises(InputError, match="step='both' must be picks or joint"):
         CoSegModule(*nets, step="both")
 
@@ -361,19 +359,17 @@ def test_checkpoints_hold_plain_values_and_load(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["encoder_weights"] is None
-    assert checkpoint["selection_carry"] == module._carry
+    assert checkpoint["selection"] == module.selection.state_dict()
     loaded = CoSegModule.load_from_checkpoint(tmp_path / "a.ckpt")
     torch.testing.assert_close(loaded.state_dict(), module.state_dict())
 
 
 def test_a_resumed_fit_ends_with_the_same_weights(tmp_path):
     data = data_of(tmp_path)
-    whole = module_of(noise_level=0.3)
-    trainer_of(tmp_path, max_epochs=4).fit(whole, data)
-
-    half = module_of(noise_level=0.3)
     # The default ramp is a share of max_epochs, which differs here, so its length is given.
-    half.ramp_epochs = whole.ramp_epochs = 1
+    whole = module_of(noise_level=0.3, ramp_epochs=1)
+    trainer_of(tmp_path, max_epochs=4).fit(whole, data)
+    half = module_of(noise_level=0.3, ramp_epochs=1)
     first = trainer_of(tmp_path, max_epochs=2)
     first.fit(half, data)
     first.save_checkpoint(tmp_path / "half.ckpt")
@@ -413,7 +409,7 @@ def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
 
     class Watch(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            doubted[trainer.current_epoch] = pl_module._doubted, pl_module.alpha
+            doubted[trainer.current_epoch] = pl_module.selection.excluded_ids, pl_module.alpha
 
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
     trainer_of(tmp_path, max_epochs=16, callbacks=callbacks).fit(module, data_of(tmp_path))
@@ -422,8 +418,8 @@ def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
     assert doubted[8][1] == 0.5
     changes = [n for n in range(9, 16) if doubted[n][0] is not doubted[n - 1][0]]
     assert changes == [10, 12, 14]  # every eighth of 16 epochs
-    assert module._doubted is None  # another fit may have no ranking
-    assert not module.ranker_found
+    trainer_of(tmp_path, max_epochs=1).fit(module, data_of(tmp_path))
+    assert module.selection.excluded_ids is None  # another fit may have no ranking
 
 
 def test_training_by_steps_selects_too(tmp_path):
@@ -431,7 +427,7 @@ def test_training_by_steps_selects_too(tmp_path):
 
     class Watch(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            has_exclusions.append(pl_module._doubted is not None)
+            has_exclusions.append(pl_module.selection.excluded_ids is not None)
 
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
     trainer = trainer_of(tmp_path, max_epochs=-1, max_steps=16, callbacks=callbacks)
@@ -444,7 +440,7 @@ def test_something_is_kept_at_any_noise_level(tmp_path):
 
     class Watch(pl.Callback):
         def on_train_epoch_start(self, trainer, pl_module):
-            exclusions.append(pl_module._doubted)
+            exclusions.append(pl_module.selection.excluded_ids)
 
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Watch()]
     trainer_of(tmp_path, max_epochs=4, callbacks=callbacks).fit(module, data_of(tmp_path))
@@ -453,8 +449,7 @@ def test_something_is_kept_at_any_noise_level(tmp_path):
 
 def test_a_peer_learns_from_what_the_other_one_does_not_doubt():
     module = module_of()
-    module.ranker_found = True
-    module.doubt(by_a=["2", "3", "4", "5"], by_b=["0", "3", "4"])
+    module.selection.exclude(by_a=["2", "3", "4", "5"], by_b=["0", "3", "4"])
     images, masks = one_batch()
     logits_a, logits_b = module.net_a(images), module.net_b(images)
     sample = Batch(images, masks, ids=torch.arange(6))
@@ -467,8 +462,7 @@ def test_a_peer_learns_from_what_the_other_one_does_not_doubt():
 
 def test_a_batch_that_is_doubted_throughout_has_no_gradient_of_a_joint_step():
     module = module_of()
-    module.ranker_found = True
-    module.doubt(*[list("012345")] * 2)
+    module.selection.exclude(*[list("012345")] * 2)
     images, masks = one_batch()
     sample = Batch(images, masks, ids=torch.arange(6))
     loss_a, loss_b, _ = module.peer_losses(*module(images), sample)
@@ -497,13 +491,17 @@ def test_samples_without_ids_are_selected_batch_by_batch(tmp_path):
 
 def test_what_is_doubted_survives_a_checkpoint_and_older_ones_load():
     module, other = module_of(), module_of()
-    module.doubt(["a", "b"], ["c"])
+    module.selection.exclude(["a", "b"], ["c"])
     checkpoint = {"hyper_parameters": {"encoder_weights": None}}
     module.on_save_checkpoint(checkpoint)
     other.on_load_checkpoint(checkpoint)
-    assert other._doubted == (frozenset("ab"), frozenset("c"))
-    del checkpoint["doubted"]
-    module_of().on_load_checkpoint(checkpoint)
+    assert other.selection.excluded_ids == (frozenset("ab"), frozenset("c"))
+    state = checkpoint.pop("selection")
+    earlier = {"doubted": state["excluded_ids"], "selection_carry": 0.5}  # of version 0.1
+    earlier_module = module_of()
+    earlier_module.on_load_checkpoint({**checkpoint, **earlier})
+    assert earlier_module.selection.state_dict() == {**state, "per_batch": {"carry": 0.5}}
+    module_of().on_load_checkpoint(checkpoint)  # of another module
 
 
 class Spoilt(TinyNetwork):

@@ -104,12 +104,14 @@ def test_the_module_keeps_all_until_the_level_is_estimated(tmp_path, monkeypatch
             alphas.append(pl_module.alpha)
 
     estimate = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
-    monkeypatch.setattr("coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: estimate)
+    monkeypatch.setattr(
+        "coseg_lightning.modules.noise_level.estimate_noise_level", lambda a, b: estimate
+    )
     estimation, ranking = NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv")
     callbacks = [estimation, ranking, Watch()]
     trainer = trainer_of(tmp_path, callbacks=callbacks, max_epochs=6)
     trainer.fit(module, data_of(tmp_path))
-    assert module.noise_estimate == estimate
+    assert module.noise.estimate == estimate
     assert alphas == [1.0] * 3 + [0.6] * 3
     assert ranking.ranking.noise_level == 0.4
 
@@ -159,7 +161,7 @@ def test_peers_that_cannot_tell_keep_all_samples_to_the_end(tmp_path, options):
     callbacks = [ranking, estimation, Watch()]
     trainer_of(tmp_path, callbacks=callbacks, **options).fit(module, data_of(tmp_path))
     assert set(alphas) == {1.0}
-    assert "too few masks" in str(module.noise_estimate)  # there are eleven
+    assert "too few masks" in str(module.noise.estimate)  # there are eleven
     assert ranking.ranking.noise_level == FALLBACK
     assert len(ranking.ranking.noisy) == round(FALLBACK * 11)
 
@@ -169,12 +171,12 @@ def test_what_cannot_be_told_after_half_may_be_told_at_the_end(tmp_path, monkeyp
     sure = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
     answers = iter([unsure, sure])
     monkeypatch.setattr(
-        "coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: next(answers)
+        "coseg_lightning.modules.noise_level.estimate_noise_level", lambda a, b: next(answers)
     )
     module, ranking = module_of(noise_level="auto"), CorruptionRanking(tmp_path / "scores.csv")
     callbacks = [NoiseLevelEstimation(), ranking]
     trainer_of(tmp_path, callbacks=callbacks, max_epochs=4).fit(module, data_of(tmp_path))
-    assert module.noise_estimate == sure
+    assert module.noise.estimate == sure
     assert ranking.ranking.noise_level == 0.4
 
 
@@ -182,7 +184,7 @@ def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
     estimate = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
     answers = iter([estimate])
     monkeypatch.setattr(
-        "coseg_lightning.modules.coseg.estimate_noise_level", lambda a, b: next(answers)
+        "coseg_lightning.modules.noise_level.estimate_noise_level", lambda a, b: next(answers)
     )
     trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation()], max_epochs=4)
     trainer.fit(module_of(noise_level="auto"), data_of(tmp_path))
@@ -190,5 +192,5 @@ def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
     module = module_of(noise_level="auto")
     trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation()], max_epochs=12)
     trainer.fit(module, data_of(tmp_path), ckpt_path=tmp_path / "last.ckpt")
-    assert module.noise_estimate == estimate
-    assert module.noise_known
+    assert module.noise.estimate == estimate
+    assert module.noise.known

@@ -367,10 +367,6 @@ class CoSegModule(SegmentationSteps):
         return self.optimization.with_schedule(optimizer, self.scheduler_factory)
 
     @override
-    def on_fit_end(self) -> None:
-        self.selection.begin_fit(ranked=False)  # another fit may have no ranking
-
-    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["selection"] = self.selection.state_dict()

@@ -1,7 +1,7 @@
 """Which samples the peers pick for each other: the policies of section 2.1."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
 import torch
@@ -200,8 +200,20 @@ class WholeSet(Selection):
 
     @override
     def update(self, ranking: Ranking) -> None:
-        self.excluded_ids = ranking.excluded_by_peers
-        self._ranked_ids = frozenset(ranking.ids)
+        self.exclude(*ranking.excluded_by_peers, among=ranking.ids)
+
+    def exclude(
+        self, by_a: Collection[str], by_b: Collection[str], among: Collection[str] = ()
+    ) -> None:
+        """Exclude samples from now on, by their names.
+
+        Args:
+            by_a: What the first peer's ranking of the training set takes for noisy.
+            by_b: What the second peer's does.
+            among: All that were ranked, if a batch is to be refused that none of them is in.
+        """
+        self.excluded_ids = frozenset(by_a), frozenset(by_b)
+        self._ranked_ids = frozenset(among)
 
     @property
     @override
