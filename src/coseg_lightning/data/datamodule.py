@@ -51,7 +51,7 @@ class CoSegDataModule(pl.LightningDataModule):
             draws them.
 
     Attributes:
-        clean_ids: The ids of these samples, also if only their number was given.
+        clean_ids: The ids of these samples, also if the argument was a number.
         label_layers: The label layers over the training masks. The last one is on top.
         excluded: The training samples that are not trained on.
 
@@ -169,10 +169,7 @@ class CoSegDataModule(pl.LightningDataModule):
             )
 
     def given_samples(self) -> SampleDataset:
-        """Return the training samples with the labels that the run was given.
-
-        These may be noisy, but are not corrected.
-        """
+        """Return the training samples with the run's input labels: noisy, but not corrected."""
         if self.noise_folder is None:
             return self._sample_dataset("train", self.augmentation)
         noisy = LabelStore(self.noise_folder)

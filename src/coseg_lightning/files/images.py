@@ -44,7 +44,7 @@ def files_by_stem(folder: Path) -> dict[str, list[Path]]:
 
 
 @contextmanager
-def decoding(path: Path, what: str = "an image") -> Iterator[None]:
+def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
     """Turn a decoder's error into one sentence. On a damaged file it may be any exception."""
     try:
         if not path.is_file():  # reading a pipe would block
@@ -58,7 +58,7 @@ def decoding(path: Path, what: str = "an image") -> Iterator[None]:
             "as a file made to fill the memory would; make it smaller, or remove the file."
         ) from error
     except Exception as error:
-        raise InputError(f"{path} cannot be read as {what}; restore or remove the file.") from error
+        raise InputError(f"{path} cannot be read as {kind}; restore or remove the file.") from error
 
 
 def read_image(path: Path) -> NDArray[Any]:

@@ -139,7 +139,12 @@ class LabelStoreWriter:
         self.folder = folder
 
     def write(self, id: str, mask: Mask) -> None:
-        """Write one mask, `(H, W)` integers, losslessly and atomically."""
+        """Write one mask losslessly and atomically.
+
+        Args:
+            id: The sample.
+            mask: `(H, W)` integers.
+        """
         image = Image.fromarray(smallest_type(mask))
         with replacing(label_path(self.folder, id)) as temporary:
             image.save(temporary, format="PNG")

@@ -13,7 +13,7 @@ from coseg_lightning.files.atomic import write_text
 from coseg_lightning.networks.ce_net import CENet
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
-from coseg_lightning.networks.encoders import check_encoder, unknown
+from coseg_lightning.networks.encoders import check_encoder, unknown_name_message
 
 OWN = ("unet_classic", "double_unet", "ce_net")  # architectures that smp does not have
 DEFAULT_ENCODER = "resnet18"
@@ -81,7 +81,7 @@ def build_network(
 def _check_name(name: str) -> None:
     architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
     if name not in architectures and name not in OWN:
-        raise InputError(unknown("network", name, [*architectures, *OWN]))
+        raise InputError(unknown_name_message("network", name, [*architectures, *OWN]))
 
 
 def _default_encoder(name: str) -> str:

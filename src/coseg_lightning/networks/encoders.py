@@ -40,11 +40,11 @@ def check_encoder(name: str) -> None:
     The names of timm's encoders are not checked before they are built.
     """
     if name not in encoders and not name.startswith("tu-"):
-        raise InputError(unknown("encoder", name, list(encoders)))
+        raise InputError(unknown_name_message("encoder", name, list(encoders)))
 
 
-def unknown(what: str, name: str, known: Sequence[str]) -> str:
+def unknown_name_message(kind: str, name: str, known: Sequence[str]) -> str:
     """Describe the problem that a name does not exist, and suggest a similar one."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
-    return f"There is no {what} {name!r}; {hint}"
+    return f"There is no {kind} {name!r}; {hint}"

@@ -5,13 +5,12 @@ seed and the sample's id alone. Lengths are in pixels of a 256 x 256 image. They
 of the mask, `sqrt(H W) / 256`.
 """
 
+from coseg_lightning.noise.annotators import BiasedAnnotator, RandomAnnotators
 from coseg_lightning.noise.boundaries import (
-    BiasedAnnotator,
     BoundaryNoise,
     BoundaryWalk,
     EdgeCircles,
     PolygonOutline,
-    RandomAnnotators,
 )
 from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined, NoiseModel
 from coseg_lightning.noise.regions import (

@@ -139,9 +139,7 @@ class Combined:
 
 
 class AtLabelDice:
-    """A noise model whose strength is set to reach a wanted Dice of each noisy mask.
-
-    The Dice is that of the noisy mask to the original one.
+    """A noise model whose strength is set to reach a wanted Dice to the original mask.
 
     The strength of each sample is found by bisection, with the same random numbers at all
     strengths. If the wanted Dice cannot be reached, for example because whole objects go missing,
