@@ -1,13 +1,13 @@
-"""The exceptions for what a user can mend."""
+"""Exceptions for mistakes that the user can correct."""
 
 
 class InputError(ValueError):
-    """Wrong input: says in one sentence what was given, what was wanted and what to do.
+    """Wrong input. The message says what was given, what was wanted and what to do.
 
-    A `ValueError`, so that callers need not know this class; the app prints its message
-    without a traceback.
+    It is a `ValueError`, so callers need not know this class. The app prints its message without
+    a traceback.
     """
 
 
 class BadSamplesError(InputError):
-    """Samples that cannot be used: all of them, a line each."""
+    """Some samples cannot be used. The message lists the problems, one on each line."""

@@ -1,4 +1,4 @@
-"""Random numbers that depend on what is drawn for, not on what was drawn before."""
+"""Random numbers that depend on their purpose, not on which numbers were drawn before."""
 
 import hashlib
 
@@ -6,11 +6,14 @@ import numpy as np
 
 
 def derive_seed(seed: int, *parts: int | str) -> int:
-    """A 64-bit seed for one purpose, the same on every machine, rank and worker.
+    """Derive a 64-bit seed for one purpose, the same on every machine, rank and worker.
 
     Args:
         seed: The run's seed.
-        parts: What the numbers are for, such as an epoch and a sample's id.
+        parts: The purpose of the numbers, such as an epoch and a sample's id.
+
+    Returns:
+        The derived seed.
     """
     text = "\0".join(str(part) for part in (seed, *parts))
     return int.from_bytes(
@@ -19,5 +22,5 @@ def derive_seed(seed: int, *parts: int | str) -> int:
 
 
 def derive_rng(seed: int, *parts: int | str) -> np.random.Generator:
-    """A numpy generator seeded by `derive_seed`."""
+    """Create a NumPy generator that is seeded by `derive_seed`."""
     return np.random.default_rng(derive_seed(seed, *parts))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import coseg_lightning.data.folder
+import coseg_lightning.data.folder_checks
 import coseg_lightning.data.jsrt
 import coseg_lightning.files.images
 from coseg_lightning.app.build import make_data
@@ -19,6 +19,7 @@ from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.images import read_image, read_indices
 from coseg_lightning.files.inspection import scan_files
+from coseg_lightning.files.mask_folder import MaskFolder
 from support import SMALL, Squares, composed, start
 
 
@@ -180,7 +181,7 @@ def test_a_file_is_read_again_only_if_its_size_or_time_has_changed(make_folder, 
 
         return scan_files(files, look_and_count, **options)
 
-    monkeypatch.setattr(coseg_lightning.data.folder, "scan_files", counting)
+    monkeypatch.setattr(coseg_lightning.data.folder_checks, "scan_files", counting)
     folder_splits(root)
     assert len(read_names) == 8
     folder_splits(root)
@@ -193,6 +194,27 @@ def test_a_file_is_read_again_only_if_its_size_or_time_has_changed(make_folder, 
         with pytest.raises(InputError, match="s05.png cannot be read"):
             folder_splits(root)
     assert read_names[9:] == ["s05.png", "s05.png"]
+
+
+@pytest.mark.parametrize("mode", ["L", "1"])
+def test_a_mask_is_opened_once_at_each_read(make_folder, mode, monkeypatch):
+    folder = make_folder(foreground=255) / "masks"
+    for path in folder.iterdir():
+        with Image.open(path) as file:
+            mask = file.convert(mode)
+        mask.save(path)
+    opened, open_image = [], Image.open
+
+    def counting(path, *arguments, **options):
+        opened.append(path)
+        return open_image(path, *arguments, **options)
+
+    monkeypatch.setattr(Image, "open", counting)
+    masks = MaskFolder(folder, classes=2)
+    assert sorted(opened) == sorted(masks.path(id) for id in masks.ids)
+    opened.clear()
+    np.testing.assert_array_equal(masks.read("s01"), Squares(8).mask(1))
+    assert opened == [masks.path("s01")]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"a": 1}', "\0"])

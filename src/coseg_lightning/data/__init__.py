@@ -1,1 +1,1 @@
-"""Datasets, and the samples that networks see."""
+"""Datasets, and the samples that networks train and are tested on."""

@@ -1,9 +1,9 @@
-"""CoSegDataModule: the datasets of a run, with noise for experiments and with corrected labels."""
+"""CoSegDataModule: the datasets of a run, with noise for experiments and corrected labels."""
 
 import copy
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,27 +30,33 @@ from coseg_lightning.noise.noisy_layer import choose_clean, choose_noisy, write_
 class CoSegDataModule(pl.LightningDataModule):
     """Training, validation and test samples for every stage of Co-Seg.
 
-    Only training masks are ever noisy or corrected; validation and test masks are taken as given.
+    Only training masks are ever noisy or corrected. Validation and test masks are used unchanged.
 
     Args:
         train: Images and masks to train on.
-        val: For monitoring alone; nothing is selected by it.
-        test: For the final figures.
-        image_size: The side that the networks see.
-        in_channels: Channels that the networks see.
-        batch_size: Of every loader, per process.
-        num_workers: Of every loader, per process.
-        augmentation: `default`, none, or any `callable(image=, mask=) -> dict`.
-        seed: Of noise, order and augmentation.
-        noise: Replaces masks of training samples, for experiments.
-        noise_level: Share of the training samples that it replaces.
-        noise_folder: A new folder, where the noisy masks are kept as a label layer.
-        cache: A folder to keep the images in at the networks' size, so that they are decoded once.
-        clean_ids: Training samples whose masks are known to be right, for methods that learn from
-            them, and which noise leaves alone; or how many of an experiment's, drawn by the seed.
+        val: Images and masks for monitoring. Nothing is selected by them.
+        test: Images and masks for the final results.
+        image_size: Height and width of the images that the networks get.
+        in_channels: Channels of the images that the networks get.
+        batch_size: Batch size of every loader, per process.
+        num_workers: Number of workers of every loader, per process.
+        augmentation: `default`, None, or any `callable(image=, mask=) -> dict`.
+        seed: Seed of noise, sample order and augmentation.
+        noise: A noise model that replaces masks of training samples, for experiments.
+        noise_level: Share of the training samples whose masks it replaces.
+        noise_folder: A new folder. The noisy masks are stored there as a label layer.
+        cache: A folder for the preprocessed images, so that they are decoded only once.
+        clean_ids: Training samples whose masks are known to be right. Some methods learn from them,
+            and noise does not change them. In experiments it may be their number, and the seed
+            draws them.
 
     Attributes:
-        clean_ids: The ids.
+        clean_ids: The ids of these samples, also if the argument was a number.
+        label_layers: The label layers over the training masks. The last one is on top.
+        excluded: The training samples that are not trained on.
+
+    Raises:
+        InputError: If an argument is out of range, or does not fit the training samples.
     """
 
     def __init__(
@@ -72,15 +78,9 @@ class CoSegDataModule(pl.LightningDataModule):
         clean_ids: Collection[str] | int = (),
     ) -> None:
         super().__init__()
-        if noise is not None and noise_folder is None:
-            raise InputError("noise needs a noise_folder, where the noisy masks are kept.")
-        if image_size < 1 or batch_size < 1:
-            raise InputError(
-                f"image_size={image_size} and batch_size={batch_size} must be at least 1."
-            )
-        if not len(train.ids):
-            raise InputError("The training set is empty; give at least one image with a mask.")
-        check_ids(train.ids)  # at the start, not when the first mask is written
+        _check_noise_has_a_folder(noise, noise_folder)
+        _check_sizes(image_size, batch_size)
+        _check_training_ids(train.ids)
         self.image_size = image_size
         self.in_channels = in_channels
         self.batch_size = batch_size
@@ -91,118 +91,108 @@ class CoSegDataModule(pl.LightningDataModule):
         self.noise_level = noise_level
         self.noise_folder = None if noise_folder is None else Path(noise_folder)
         if isinstance(clean_ids, int):
-            if noise is None or not 0 < clean_ids <= len(train.ids):
-                raise InputError(
-                    f"clean_ids={clean_ids} draws so many of {len(train.ids)} training samples "
-                    "that noise is to leave alone; name the ids of masks that you know to be right."
-                )
-            clean_ids = choose_clean(train.ids, clean_ids, seed)
-        unknown = sorted(set(clean_ids) - set(train.ids))
-        if unknown:
-            raise InputError(
-                f"clean_ids names {unknown[0]!r}, which is no training sample; give ids such as "
-                f"{train.ids[0]!r}."
-            )
+            clean_ids = _draw_clean_ids(train.ids, clean_ids, noise, seed)
+        _check_are_training_ids(clean_ids, train.ids)
         self.clean_ids = frozenset(clean_ids)
-        if noise is not None:
-            choose_noisy(train.ids, noise_level, seed, self.clean_ids)  # can it be done?
+        if noise is not None:  # raises an error if too few samples are left for the noise
+            choose_noisy(train.ids, noise_level, seed, self.clean_ids)
         self.label_layers: list[Path] = []
         self.excluded: frozenset[str] = frozenset()
         self._datasets = {"train": train, "val": val, "test": test}
-        self._caches = {
-            part: None
-            if cache is None or of is None
-            else ImageCache(cache, of, image_size, in_channels)
-            for part, of in self._datasets.items()
-        }
+        self._caches: dict[str, ImageCache] = {}
+        for part, dataset in self._datasets.items():
+            if cache is not None and dataset is not None:
+                self._caches[part] = ImageCache(cache, dataset, image_size, in_channels)
 
     def add_label_layer(self, layer: str | Path) -> None:
-        """Put one more label layer over the training masks, from the next fit on."""
+        """Add a label layer on top of the training masks, from the next fit on."""
         self.label_layers.append(Path(layer))
 
     def exclude(self, ids: Collection[str]) -> None:
-        """Train without these samples, from the next fit on.
+        """Exclude samples from training, from the next fit on. Earlier exclusions are replaced.
+
+        Args:
+            ids: The samples.
 
         Raises:
-            InputError: If none would be left.
+            InputError: If no sample would be left.
         """
-        train = self._datasets["train"]
-        assert train is not None
         self.excluded = frozenset(ids)
-        if self.excluded.issuperset(train.ids):
+        if self.excluded.issuperset(self._train.ids):
             raise InputError("All training samples would be left out; give a lower noise level.")
 
     def identity(self) -> dict[str, str]:
-        """What tells other data from this: of each part, how many samples, and a digest.
+        """Identify the data, so that a change of the data is noticed.
 
-        Of the ids, and of what the files hold where the dataset knows it (`digest`).
+        Returns:
+            The number of samples and a digest, by part. The digest is computed from the ids, and
+            from the files' content if the dataset knows it (its `digest`).
         """
-        told = {}
+        identities = {}
         for part, dataset in self._datasets.items():
             if dataset is not None:
-                known = (list(dataset.ids), getattr(dataset, "digest", None))
-                digest = hashlib.blake2b(json.dumps(known).encode(), digest_size=6).hexdigest()
-                told[part] = f"{len(dataset.ids)} samples {digest}"
-        return told
+                content = (list(dataset.ids), getattr(dataset, "digest", None))
+                digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=6).hexdigest()
+                identities[part] = f"{len(dataset.ids)} samples {digest}"
+        return identities
 
     def with_original_masks(self) -> "CoSegDataModule":
-        """The same data without noise and label layers."""
+        """Return the same data without noise and label layers."""
         other = copy.copy(self)
         other.noise, other.noise_folder, other.label_layers = None, None, []
         return other
 
     @override
     def prepare_data(self) -> None:
-        """Write the noisy masks and cached images, on one process alone."""
+        """Write the noisy masks and the cached images, in one process only."""
         for cache in self._caches.values():
-            if cache is not None:
-                cache.build()
-        if self.noise is not None and self.noise_folder is not None:
-            train = self._datasets["train"]
-            assert train is not None
-            if LabelStore.is_finished(self.noise_folder):
-                chosen = choose_noisy(train.ids, self.noise_level, self.seed, self.clean_ids)
-                if set(LabelStore(self.noise_folder).ids) != set(chosen):
-                    raise InputError(
-                        f"{self.noise_folder} holds the noisy masks of another setting; give a new "
-                        "noise_folder."
-                    )
-                return
-            write_noisy_layer(
-                train,
-                self.noise,
-                self.noise_level,
-                self.seed,
-                self.noise_folder,
-                self.clean_ids,
+            cache.build()
+        if self.noise is None or self.noise_folder is None:
+            return
+        if LabelStore.is_finished(self.noise_folder):
+            self._check_noisy_ids(self.noise_folder)
+            return
+        write_noisy_layer(
+            self._train,
+            self.noise,
+            self.noise_level,
+            self.seed,
+            self.noise_folder,
+            self.clean_ids,
+        )
+
+    def _check_noisy_ids(self, folder: Path) -> None:
+        chosen = choose_noisy(self._train.ids, self.noise_level, self.seed, self.clean_ids)
+        if set(LabelStore(folder).ids) != set(chosen):
+            raise InputError(
+                f"{folder} holds the noisy masks of another setting; give a new noise_folder."
             )
 
     def given_samples(self) -> SampleDataset:
-        """The training samples with the labels that the run was given: noisy, not corrected."""
-        train = self._datasets["train"]
-        assert train is not None
-        samples = self._as_samples("train", self.augmentation)
+        """Return the training samples with the run's input labels: noisy, but not corrected."""
         if self.noise_folder is None:
-            return samples
+            return self._sample_dataset("train", self.augmentation)
         noisy = LabelStore(self.noise_folder)
-        # A noise may leave a mask as it was, such as an empty one.
-        changed = frozenset(id for id in noisy.ids if noisy.facts(id)["dice"] < 1)
-        samples.replaced, samples.truth = changed, train
+        # A noise model may leave a mask unchanged, for example an empty one.
+        replaced = frozenset(i for i in noisy.ids if noisy.facts(i)["dice"] < 1)
+        samples = self._sample_dataset(
+            "train", self.augmentation, replaced=replaced, truth=self._train
+        )
         return samples.updated(noisy)
 
     def relabelled_samples(self) -> SampleDataset:
-        """The training samples with corrected labels, also those that are left out."""
+        """Return the training samples with corrected labels, including excluded samples."""
         samples = self.given_samples()
         for layer in self.label_layers:
             samples = samples.updated(LabelStore(layer))
         return samples
 
     def samples(self, part: Literal["train", "val", "test"]) -> SampleDataset | None:
-        """The samples of one part, or None where there are none."""
+        """Return the samples of one part, or None if there are none."""
         if self._datasets[part] is None:
             return None
         if part != "train":
-            return self._as_samples(part, None)
+            return self._sample_dataset(part, None)
         samples = self.relabelled_samples()
         return samples.without(self.excluded) if self.excluded else samples
 
@@ -211,7 +201,20 @@ class CoSegDataModule(pl.LightningDataModule):
         """Whether there are test samples."""
         return self._datasets["test"] is not None
 
-    def _as_samples(self, part: str, augmentation: Augmentation | None) -> SampleDataset:
+    @property
+    def _train(self) -> MaskedImages:
+        train = self._datasets["train"]
+        assert train is not None
+        return train
+
+    def _sample_dataset(
+        self,
+        part: str,
+        augmentation: Augmentation | None,
+        *,
+        replaced: Collection[str] | None = None,
+        truth: MaskedImages | None = None,
+    ) -> SampleDataset:
         dataset = self._datasets[part]
         assert dataset is not None
         return SampleDataset(
@@ -220,33 +223,35 @@ class CoSegDataModule(pl.LightningDataModule):
             in_channels=self.in_channels,
             augmentation=augmentation,
             seed=self.seed,
-            cache=self._caches[part],
+            replaced=replaced,
+            truth=truth,
+            cache=self._caches.get(part),
         )
 
     @override
     def train_dataloader(self) -> Any:
-        """Shuffled and augmented samples; a last batch of fewer is left out of an epoch."""
+        """Load shuffled and augmented samples. An incomplete last batch is dropped."""
         dataset = self.samples("train")
         assert dataset is not None
         sampler = EpochSampler(
             dataset, num_replicas=self._world_size, rank=self._rank, seed=self.seed
         )
         if self.trainer is not None:
-            # Where a fit is resumed, workers begin to load before Lightning tells the epoch.
+            # In a resumed fit, workers start to load before Lightning sets the sampler's epoch.
             progress: Any = self.trainer.fit_loop.epoch_progress.current
             sampler.set_epoch(progress.processed)
-        # A rest of one sample would break BatchNorm where the features are 1 x 1.
+        # A last batch of one sample would break BatchNorm where the features are 1 x 1.
         return self._loader(dataset, sampler, drop_last=len(sampler) > self.batch_size)
 
     @override
     def val_dataloader(self) -> Any:
-        """Validation samples. Under DDP the last are repeated to make the ranks even."""
+        """Load validation samples. DDP repeats some, so that all ranks have equally many."""
         dataset = self.samples("val")
         return [] if dataset is None else self._loader(dataset, None)
 
     @override
     def test_dataloader(self) -> Any:
-        """Test samples, each exactly once, unless there are fewer of them than processes."""
+        """Load test samples, each exactly once, unless there are fewer than processes."""
         dataset = self.samples("test")
         if dataset is None:
             return []
@@ -276,3 +281,40 @@ class CoSegDataModule(pl.LightningDataModule):
     @property
     def _rank(self) -> int:
         return 0 if self.trainer is None else self.trainer.global_rank
+
+
+def _check_noise_has_a_folder(noise: NoiseModel | None, noise_folder: str | Path | None) -> None:
+    if noise is not None and noise_folder is None:
+        raise InputError("noise needs a noise_folder, where the noisy masks are kept.")
+
+
+def _check_sizes(image_size: int, batch_size: int) -> None:
+    if image_size < 1 or batch_size < 1:
+        raise InputError(f"image_size={image_size} and batch_size={batch_size} must be at least 1.")
+
+
+def _check_training_ids(ids: Sequence[str]) -> None:
+    """Find unusable ids at the start, not when the first mask is written."""
+    if not len(ids):
+        raise InputError("The training set is empty; give at least one image with a mask.")
+    check_ids(ids)
+
+
+def _draw_clean_ids(
+    ids: Sequence[str], count: int, noise: NoiseModel | None, seed: int
+) -> list[str]:
+    if noise is None or not 0 < count <= len(ids):
+        raise InputError(
+            f"clean_ids={count} draws so many of {len(ids)} training samples that noise is to "
+            "leave alone; name the ids of masks that you know to be right."
+        )
+    return choose_clean(ids, count, seed)
+
+
+def _check_are_training_ids(clean_ids: Collection[str], ids: Sequence[str]) -> None:
+    unknown = sorted(set(clean_ids) - set(ids))
+    if unknown:
+        raise InputError(
+            f"clean_ids names {unknown[0]!r}, which is no training sample; give ids such as "
+            f"{ids[0]!r}."
+        )

@@ -1,36 +1,36 @@
-"""A folder of images and masks."""
+"""A dataset in a folder: images, masks of the same names, and a split into parts."""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from coseg_lightning.data.folder_checks import (
+    check_duplicates,
+    check_ids_name_different_files,
+    check_image_files,
+    check_masks_have_an_image,
+    check_sizes_agree,
+    inspect_images,
+    warn_of_blank_images,
+)
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.images import files_by_stem, read_image
-from coseg_lightning.files.inspection import (
-    FileInfo,
-    Inspection,
-    OnBadSample,
-    alike,
-    image_info,
-    outside,
-    scan_files,
-)
-from coseg_lightning.files.mask_folder import MaskFolder, leads_outside, same_stem
-from coseg_lightning.labels.ids import label_path, on_any_disk, same_on_some_disks
-from coseg_lightning.labels.masks import Mask, MaskedImages, mask_digest
+from coseg_lightning.files.inspection import FileInfo, Inspection, OnBadSample
+from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.seeding import derive_rng
 
 SPLITS = ("train", "val", "test")
 
 
 class Splits(NamedTuple):
-    """The three parts of a dataset; validation and test may be missing."""
+    """The three parts of a dataset. Validation and test may be missing."""
 
     train: MaskedImages
     val: MaskedImages | None
@@ -38,14 +38,24 @@ class Splits(NamedTuple):
 
 
 class FolderImages:
-    """Some samples of a folder; see `MaskedImages`."""
+    """Some samples of a folder. It implements `MaskedImages`.
+
+    Args:
+        ids: The samples.
+        images: The image file of each sample.
+        masks: The folder of masks.
+        digest: A digest of the files' content.
+
+    Attributes:
+        sizes: Height and width of each sample.
+    """
 
     def __init__(
-        self, ids: Sequence[str], images: dict[str, Path], masks: MaskFolder, digest: str
+        self, ids: Sequence[str], images: Mapping[str, Path], masks: MaskFolder, digest: str
     ) -> None:
         self.ids = list(ids)
-        self.digest = digest  # of what the files hold
-        self.sizes = {id: masks.facts[id]["size"] for id in ids}  # height and width
+        self.digest = digest
+        self.sizes = {sample_id: masks.file_info[sample_id]["size"] for sample_id in ids}
         self._images = images
         self._masks = masks
 
@@ -53,11 +63,11 @@ class FolderImages:
         return len(self.ids)
 
     def image(self, index: int) -> NDArray[Any]:
-        """The image as stored."""
+        """Read one image as it is stored."""
         return read_image(self._images[self.ids[index]])
 
     def mask(self, index: int) -> Mask:
-        """The mask as stored, as class ids."""
+        """Read one mask as class ids, in the size that it is stored in."""
         return self._masks.read(self.ids[index])
 
 
@@ -72,22 +82,24 @@ def folder_splits(
     on_bad_sample: OnBadSample = "error",
     problems: str | Path | None = None,
 ) -> Splits:
-    """Read `root/images` and `root/<masks>`, files of the same stem, and their split.
+    """Open a dataset of `root/images` and `root/<masks>`, with files of the same stem.
 
-    Every file is read once, and all that is wrong is told together.
+    Every file is read once before training, and all problems are reported together. If there is a
+    `root/split.csv` with the columns `id` and `split` (train, val or test), it decides the split.
+    Images that it does not name are not used.
 
     Args:
         root: The folder.
         classes: Number of classes, background included.
         masks: Name of the folder of masks.
-        val_share: Share of the samples for validation, where there is no `split.csv`.
-        test_share: Share of the samples for the test, where there is no `split.csv`.
-        seed: Chooses them.
-        on_bad_sample: `error`, or `skip` to leave out samples that cannot be used.
-        problems: A CSV file to write what is wrong to, if anything is.
+        val_share: Share of the samples for validation, if there is no `split.csv`.
+        test_share: Share of the samples for the test, if there is no `split.csv`.
+        seed: Seed of the random split, if there is no `split.csv`.
+        on_bad_sample: `error`, or `skip` to skip samples that cannot be used.
+        problems: A CSV file that is written if there are problems or warnings.
 
-    `root/split.csv`, with the columns `id` and `split` (train, val or test), decides where it
-    exists; images that it does not name are left out.
+    Returns:
+        The parts of the dataset.
 
     Raises:
         InputError: If anything is missing or does not fit together.
@@ -99,129 +111,57 @@ def folder_splits(
             f"data.root={root}: there is no such folder; it must hold images/ and {masks}/."
         )
     by_stem = files_by_stem(root / "images")
-    images = {id: paths[0] for id, paths in by_stem.items()}
+    images = {stem: paths[0] for stem, paths in by_stem.items()}
     table = root / "split.csv"
-    drawn = not table.exists() and not table.is_symlink()
-    split = _draw_split(images, val_share, test_share, seed) if drawn else read_split(table)
+    has_table = table.exists() or table.is_symlink()
+    split = read_split(table) if has_table else _draw_split(images, val_share, test_share, seed)
     split = dict(sorted(split.items()))
     if "train" not in split.values():
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
 
-    found = Inspection(root)
-    _check_names(split, by_stem, root, found)
-    looks = scan_files(
-        [images[id] for id in split if id in images and id not in found.bad],
-        image_info,
-        kind="images",
-        title="Looking at images",
-    )
-    facts: dict[str, FileInfo] = {}
-    for id in split:
-        of_file = looks.get(images.get(id, root))
-        if isinstance(of_file, InputError):
-            found.add("unreadable image", [id], str(of_file))
-        elif of_file is not None:
-            facts[id] = of_file
-    with_image = [id for id in split if id in images]
-    mask_folder = MaskFolder(root / masks, classes=classes, ids=with_image, inspection=found)
-    if drawn:  # else it names what is wanted of the folder
-        for id in mask_folder.ids:
-            if id not in images:
-                found.add(
-                    "no image",
-                    [id],
-                    f"{mask_folder.path(id)} is the mask of no image in {root / 'images'}; add "
-                    "the image, or remove the mask.",
-                )
-    _check_pairs(facts, mask_folder, images, split, found)
-    found.settle(skip=on_bad_sample == "skip", table=problems)
+    inspection = Inspection(root)
+    check_image_files(split, by_stem, root, inspection)
+    check_ids_name_different_files(split, inspection)
+    image_infos = inspect_images(split, images, inspection)
+    with_image = [sample_id for sample_id in split if sample_id in images]
+    mask_folder = MaskFolder(root / masks, classes=classes, ids=with_image, inspection=inspection)
+    if not has_table:  # a split.csv says which files are wanted
+        check_masks_have_an_image(mask_folder, images, root, inspection)
+    check_sizes_agree(image_infos, mask_folder, inspection)
+    unusable = inspection.unusable_ids
+    good_images = {i: info for i, info in image_infos.items() if i not in unusable}
+    warn_of_blank_images(good_images, images, inspection)
+    check_duplicates(good_images, images, mask_folder, split, inspection)
+    inspection.report(skip=on_bad_sample == "skip", table=problems)
 
-    def part(name: str) -> FolderImages | None:
-        ids = sorted(id for id in split if split[id] == name and id not in found.bad)
-        if not ids:
-            return None
-        return FolderImages(ids, images, mask_folder, _digest(ids, facts, mask_folder))
-
-    train = part("train")
-    if train is None:
+    parts = _usable_parts(split, inspection.unusable_ids)
+    if not parts["train"]:
         raise InputError(f"{root} holds no sample for training that can be used.")
-    return Splits(train, part("val"), part("test"))
-
-
-def _check_names(
-    split: Mapping[str, str], by_stem: Mapping[str, list[Path]], root: Path, found: Inspection
-) -> None:
-    """Note ids without one image file, and those that cannot name a file of their own."""
-    for id in split:
-        paths = by_stem.get(id, [])
-        if not paths:
-            told = f"{root / 'split.csv'} names the sample {id}, but {root / 'images'} has no such"
-            found.add("no image", [id], f"{told} image.")
-        elif len(paths) > 1:
-            found.add("same stem", [id], same_stem(paths))
-        elif outside(paths[0], [root, root / "images"]):
-            found.add("link", [id], leads_outside(paths[0]))
-        else:
-            try:
-                label_path(Path(), id)
-            except InputError as error:
-                found.add("name", [id], str(error))
-    for ids in alike({id: on_any_disk(id) for id in split}):
-        found.add("letter case", ids, same_on_some_disks(*ids[:2]))
-
-
-def _check_pairs(
-    images: Mapping[str, FileInfo],
-    masks: MaskFolder,
-    paths: Mapping[str, Path],
-    split: Mapping[str, str],
-    found: Inspection,
-) -> None:
-    """Note masks of another size than their image, and pictures that are there twice."""
-    for id, image in images.items():
-        mask = masks.facts.get(id)
-        if mask is not None and mask["size"] != image["size"]:
-            (height, width), (image_height, image_width) = mask["size"], image["size"]
-            found.add(
-                "size",
-                [id],
-                f"{masks.path(id)} is {width}x{height}, but its image is "
-                f"{image_width}x{image_height}; both must have the same size.",
-            )
-    bad = found.bad
-    good = {id: image["digest"] for id, image in images.items() if id not in bad}
-    blank = [id for id, digest in good.items() if digest is None]
-    if blank:
-        told = f"{len(blank)} images, such as {paths[blank[0]]}, are of one value everywhere."
-        found.warn("blank image", blank, told)
-    for ids in alike(good):
-        one, other = ids[:2]
-        same = f"{paths[one]} and {paths[other].name}"
-        if len(ids) > 2:
-            same += f" (and {len(ids) - 2} more)"
-        if len({mask_digest(masks.read(id)) for id in ids}) > 1:
-            told = f"{same} are the same picture, but their masks differ; keep the right one."
-            found.add("twice with different masks", ids, told)
-        elif len({split[id] for id in ids}) > 1:
-            parts = " and ".join(sorted({split[id] for id in ids}))
-            told = f"{same} are the same picture, in {parts}: what is measured there is too good."
-            found.warn("in two parts of the split", ids, told)
-
-
-def _digest(ids: Sequence[str], images: Mapping[str, FileInfo], masks: MaskFolder) -> str:
-    """Of the images and masks of a part."""
-    held = [(images[id]["digest"], images[id]["size"], masks.facts[id]["digest"]) for id in ids]
-    return hashlib.blake2b(json.dumps(held).encode(), digest_size=8).hexdigest()
+    train, val, test = (
+        FolderImages(ids, images, mask_folder, _digest(ids, image_infos, mask_folder))
+        for ids in parts.values()
+    )
+    return Splits(train, val if len(val) else None, test if len(test) else None)
 
 
 def check_on_bad_sample(value: str) -> None:
-    """Raise an `InputError` unless it is error or skip."""
+    """Raise an `InputError` unless the value is `error` or `skip`."""
     if value not in ("error", "skip"):
         raise InputError(f"on_bad_sample={value} must be error or skip.")
 
 
 def read_split(path: Path) -> dict[str, str]:
-    """Read a `split.csv`: id to train, val or test."""
+    """Read a `split.csv`.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Train, val or test by sample id.
+
+    Raises:
+        InputError: If the file is no such table, or names a sample twice.
+    """
     rows = read_table(path, ["id", "split"], guarded=False)
     if not rows:
         raise InputError(f"{path} must have the columns id and split, and a row for each sample.")
@@ -230,9 +170,9 @@ def read_split(path: Path) -> dict[str, str]:
             raise InputError(
                 f"{path} puts {row['id']} into {row['split']!r}; a split is train, val or test."
             )
-    for id, times in Counter(row["id"] for row in rows).items():
+    for sample_id, times in Counter(row["id"] for row in rows).items():
         if times > 1:
-            raise InputError(f"{path} names the sample {id} {times} times; once is wanted.")
+            raise InputError(f"{path} names the sample {sample_id} {times} times; once is wanted.")
     return {row["id"]: row["split"] for row in rows}
 
 
@@ -244,8 +184,20 @@ def _draw_split(
             f"data.val_share={val_share} and data.test_share={test_share} must be at least 0 and "
             "leave something for training."
         )
-    order = [sorted(ids)[i] for i in derive_rng(seed, "split").permutation(len(list(ids)))]
-    tests = round(test_share * len(order))
-    vals = round(val_share * len(order))
-    names = ["test"] * tests + ["val"] * vals + ["train"] * (len(order) - tests - vals)
-    return dict(zip(order, names, strict=True))
+    ranked = sorted(ids)
+    order = [ranked[i] for i in derive_rng(seed, "split").permutation(len(ranked))]
+    test_count = round(test_share * len(order))
+    val_count = round(val_share * len(order))
+    train_count = len(order) - test_count - val_count
+    parts = ["test"] * test_count + ["val"] * val_count + ["train"] * train_count
+    return dict(zip(order, parts, strict=True))
+
+
+def _usable_parts(split: Mapping[str, str], unusable: Collection[str]) -> dict[str, list[str]]:
+    return {part: [i for i in split if split[i] == part and i not in unusable] for part in SPLITS}
+
+
+def _digest(ids: Sequence[str], images: Mapping[str, FileInfo], masks: MaskFolder) -> str:
+    """A digest of the images and masks of one part."""
+    content = [(images[i]["digest"], images[i]["size"], masks.file_info[i]["digest"]) for i in ids]
+    return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""ImageCache: images as networks see them, on disk, so that they are decoded only once."""
+"""ImageCache: preprocessed images in one file on disk, so that they are decoded only once."""
 
 import hashlib
 import json
@@ -13,23 +13,28 @@ from tqdm import tqdm
 from coseg_lightning.data.preparation import preprocess
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
-from coseg_lightning.files.inspection import IS_FIRST
+from coseg_lightning.files.inspection import is_first_process
 from coseg_lightning.labels.masks import MaskedImages
+
+FORMAT_VERSION = 1
+CHUNK = 64  # images that are preprocessed before they are written
 
 
 class ImageCache:
-    """The images of a dataset, decoded, resized and stretched, in one memory-mapped file.
+    """The images of a dataset, decoded, resized and rescaled, in one memory-mapped file.
 
-    All workers and processes share its pages, and what is read is, to the bit, what would be made
-    of the files. It is named by what the files hold (the dataset's `digest`, which knows by size
-    and time whether a file has changed), so that it is never a wrong one; files of earlier
-    datasets may be deleted at any time when nothing runs. One takes 4 bytes a pixel and channel.
+    All workers and processes share the file's pages. Its images equal, to the bit, those that
+    would be computed from the image files. It takes 4 bytes per pixel and channel.
+
+    The file's name contains the dataset's `digest`, which changes with any file's size or
+    modification time, so a stale cache is never used. Files of earlier datasets may be deleted
+    while nothing runs.
 
     Args:
-        folder: Where it lies; may be shared by runs and by datasets.
+        folder: The folder of the file. Runs and datasets may share it.
         dataset: Images with a `digest`.
-        side: The side that the networks see.
-        channels: Channels that the networks see.
+        side: Height and width of the images that the networks get.
+        channels: Channels of the images that the networks get.
 
     Raises:
         InputError: If the dataset has no `digest`.
@@ -45,39 +50,47 @@ class ImageCache:
         self.dataset = dataset
         self.side = side
         self.channels = channels
-        about = json.dumps([1, list(dataset.ids), digest, side, channels])
-        name = hashlib.blake2b(about.encode(), digest_size=12).hexdigest()
+        key = json.dumps([FORMAT_VERSION, list(dataset.ids), digest, side, channels])
+        name = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
         self.path = Path(folder).expanduser() / f"{name}.npy"
-        self._places = {id: place for place, id in enumerate(dataset.ids)}
+        self._indices = {sample_id: index for index, sample_id in enumerate(dataset.ids)}
         self._images: NDArray[np.float32] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers map the file themselves: sent to them, it would be copied.
+        # Workers map the file themselves. Pickling the array would copy it.
         return {**self.__dict__, "_images": None}
 
     def build(self) -> None:
-        """Make the file, unless it is there."""
+        """Create the file, unless it exists."""
         if self.path.exists():
             return
-        shape = (len(self.dataset.ids), self.side, self.side, self.channels)
+        count = len(self.dataset.ids)
         with replacing(self.path) as temporary, temporary.open("wb") as file:
-            # Written, not mapped: on a full disk that is an error, and not the end of the process.
+            # Writing raises an error on a full disk. A mapped file would kill the process.
+            shape = (count, self.side, self.side, self.channels)
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            shown = tqdm(total=shape[0], desc="Caching images", disable=not IS_FIRST)
-            with shown, ThreadPoolExecutor(max_workers=4) as threads:
-                for start in range(0, shape[0], 64):
-                    places = range(start, min(start + 64, shape[0]))
-                    for image in threads.map(self._prepared, places):
+            bar = tqdm(total=count, desc="Caching images", disable=not is_first_process())
+            with bar, ThreadPoolExecutor(max_workers=4) as threads:
+                for start in range(0, count, CHUNK):
+                    indices = range(start, min(start + CHUNK, count))
+                    for image in threads.map(self._preprocessed, indices):
                         file.write(image.astype("<f4").tobytes())
-                        shown.update()
+                        bar.update()
 
-    def _prepared(self, place: int) -> NDArray[Any]:
-        return preprocess(self.dataset.image(place), self.side, self.channels)
+    def _preprocessed(self, index: int) -> NDArray[Any]:
+        return preprocess(self.dataset.image(index), self.side, self.channels)
 
     def image(self, id: str) -> NDArray[np.float32]:
-        """One image, `(side, side, channels)` in [0, 1], of which the caller may do anything."""
+        """Read one image as a copy, which the caller may change.
+
+        Args:
+            id: The sample.
+
+        Shape:
+            `(side, side, channels)` in [0, 1].
+        """
         if self._images is None:
-            self.build()  # somebody may have deleted it
+            self.build()  # the file may have been deleted
             self._images = np.load(self.path, mmap_mode="r")
-        return np.array(self._images[self._places[id]])
+        return np.array(self._images[self._indices[id]])

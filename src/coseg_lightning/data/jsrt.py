@@ -1,13 +1,15 @@
 """The paper's own data, JSRT and SCR, for those who obtained them from their owners.
 
-JSRT (Shiraishi et al. 2000 [11]): 247 chest radiographs, 2048 x 2048, 12 bits, stored raw as
-big-endian 16-bit integers in which dense tissue is dark. SCR (van Ginneken et al. 2006 [12]):
-masks of both lungs, 1024 x 1024. Their terms forbid passing copies on; none is here.
+JSRT (Shiraishi et al. 2000 [11]) has 247 chest radiographs of 2048 x 2048 pixels and 12 bits. They
+are stored raw as big-endian 16-bit integers, in which dense tissue is dark. SCR (van Ginneken et
+al. 2006 [12]) has masks of both lungs of 1024 x 1024 pixels. Their terms forbid passing copies on,
+so this package contains none.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,31 @@ from coseg_lightning.files.inspection import (
     FileInfo,
     Inspection,
     OnBadSample,
-    alike,
-    outside,
+    groups_of_equal,
+    links_outside,
     pixel_digest,
     scan_files,
 )
-from coseg_lightning.files.mask_folder import leads_outside
+from coseg_lightning.files.mask_folder import link_message
 from coseg_lightning.labels.masks import Mask
 
 SIDE = 2048
-SCR = ("left lung", "right lung", "heart", "left clavicle", "right clavicle")
+LUNGS = ("left lung", "right lung")
+SCR = (*LUNGS, "heart", "left clavicle", "right clavicle")
 NAME = re.compile(r"JPC[LN]N(\d{3})")
+
+Paths = dict[str, Path]  # by sample id
 
 
 class JSRTImages:
-    """Some samples of JSRT with SCR's lungs as class 1; see `MaskedImages`."""
+    """Some samples of JSRT, with SCR's lungs as class 1. It implements `MaskedImages`.
+
+    Args:
+        ids: The samples.
+        images: The image file of each sample.
+        lungs: The mask files of both lungs of each sample.
+        digest: A digest of the files' content.
+    """
 
     def __init__(
         self,
@@ -46,7 +58,7 @@ class JSRTImages:
         digest: str,
     ) -> None:
         self.ids = ids
-        self.digest = digest  # of what the files hold
+        self.digest = digest
         self._images = images
         self._lungs = lungs
 
@@ -54,16 +66,16 @@ class JSRTImages:
         return len(self.ids)
 
     def image(self, index: int) -> NDArray[Any]:
-        """The radiograph at its mask's size, `(H, W)`, bones bright."""
+        """Read a radiograph at its mask's size, `(H, W)`, with bright bones."""
         path = self._images[self.ids[index]]
-        image = read_raw(path) if path.suffix.lower() == ".img" else read_image(path)
+        image = read_raw(path) if _is_raw(path) else read_image(path)
         if image.ndim == 3:
             image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        height, width = image_size(self._lungs[self.ids[index]][0])  # the header alone
+        height, width = image_size(self._lungs[self.ids[index]][0])  # from the header alone
         return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
     def mask(self, index: int) -> Mask:
-        """Both lungs."""
+        """Read the mask of both lungs."""
         left, right = (read_indices(path) > 0 for path in self._lungs[self.ids[index]])
         return (left | right).astype(np.uint8)
 
@@ -73,16 +85,20 @@ def jsrt_splits(
 ) -> Splits:
     """Find the radiographs and lung masks anywhere below `root`, split as in section 3.
 
-    Images are `JPCLN001.IMG` and so on, or PNGs of the same names (bones bright); masks lie in
-    folders named `left lung` and `right lung` (or with an underscore), as SCR ships them; its other
-    masks may lie beside them.
-    Images with odd numbers train, those with even numbers test: 124 and 123 in the full set.
-    Every file is read once, and all that is wrong is told together.
+    Images are `JPCLN001.IMG` and so on, or PNGs of the same names with bright bones. Masks lie in
+    folders named `left lung` and `right lung` (or with an underscore), as SCR ships them. SCR's
+    other masks may lie beside them.
+
+    Images with odd numbers are for training, those with even numbers for the test: 124 and 123 in
+    the full set. Every file is read once before training, and all problems are reported together.
 
     Args:
         root: The folder.
-        on_bad_sample: `error`, or `skip` to leave out samples that cannot be used.
-        problems: A CSV file to write what is wrong to, if anything is.
+        on_bad_sample: `error`, or `skip` to skip samples that cannot be used.
+        problems: A CSV file that is written if there are problems or warnings.
+
+    Returns:
+        The parts of the dataset, without validation.
 
     Raises:
         InputError: If images or masks are missing or unreadable.
@@ -91,84 +107,157 @@ def jsrt_splits(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise InputError(f"data.root={root}: there is no such folder; it must hold JSRT and SCR.")
-    images: dict[str, Path] = {}
-    lungs: dict[str, dict[str, Path]] = {"left lung": {}, "right lung": {}}
+    images, lungs = _find_files(root)
+    if not images:
+        raise InputError(f"{root} holds no JSRT image (JPCLN001.IMG ... or PNGs of those names).")
+
+    inspection = Inspection(root)
+    infos = {
+        kind: _inspect_files(kind, paths, images, root, inspection)
+        for kind, paths in (("image", images), *lungs.items())
+    }
+    for sample_id in images:
+        _check_both_lungs_exist(sample_id, lungs, root, inspection)
+        _check_lung_sizes_agree(sample_id, lungs, infos, inspection)
+    unusable = inspection.unusable_ids
+    digests = {
+        sample_id: [infos[kind][sample_id]["digest"] for kind in infos]
+        for sample_id in infos["image"]
+        if sample_id not in unusable
+    }
+    _check_duplicates(digests, images, inspection)
+    inspection.report(skip=on_bad_sample == "skip", table=problems)
+
+    usable = {
+        sample_id: path
+        for sample_id, path in images.items()
+        if sample_id not in inspection.unusable_ids
+    }
+    train = _part(True, usable, lungs, digests)
+    if train is None:
+        raise InputError(f"{root} holds no image with an odd number, and those are for training.")
+    return Splits(train, None, _part(False, usable, lungs, digests))
+
+
+def _find_files(root: Path) -> tuple[Paths, dict[str, Paths]]:
+    """The image of each sample, and for each lung the mask of each sample."""
+    images: Paths = {}
+    lungs: dict[str, Paths] = {lung: {} for lung in LUNGS}
     for path in sorted(root.rglob("*")):
         if not NAME.fullmatch(path.stem):
             continue
-        place = path.parent.name.lower().replace("_", " ")
-        suffix = path.suffix.lower()
-        if place in lungs and suffix in (".gif", ".png"):
-            lungs[place][path.stem] = path
-        elif place not in SCR and (
-            suffix == ".img" or (suffix == ".png" and path.stem not in images)
+        folder, suffix = _folder_name(path), path.suffix.lower()
+        if folder in LUNGS and suffix in (".gif", ".png"):
+            lungs[folder][path.stem] = path
+        elif folder not in SCR and (
+            _is_raw(path) or (suffix == ".png" and path.stem not in images)
         ):
             images[path.stem] = path
-    if not images:
-        raise InputError(f"{root} holds no JSRT image (JPCLN001.IMG ... or PNGs of those names).")
-    found = Inspection(root)
-    facts: dict[str, dict[str, FileInfo]] = {}
-    for kind, paths in (("image", images), *lungs.items()):
-        facts[kind] = {}
-        looks = scan_files(list(paths.values()), _look_at, kind=kind, title=f"Looking at {kind}s")
-        for id, path in paths.items():
-            of_file = looks[path]
-            if id not in images:
-                found.add("no image", [id], f"{path} is the mask of no image; add or remove it.")
-            elif outside(path, [root]):
-                found.add("link", [id], leads_outside(path))
-            elif isinstance(of_file, InputError):
-                found.add(f"unreadable {kind}", [id], str(of_file))
-            else:
-                facts[kind][id] = of_file
-    for id in images:
-        for place, masks in lungs.items():
-            if id not in masks:
-                told = f"{root} holds no mask of {id} in a folder named {place!r}."
-                found.add("no mask", [id], told)
-        left, right = (facts[place].get(id) for place in lungs)
-        if left is not None and right is not None and left["size"] != right["size"]:
-            told = f"{lungs['left lung'][id]} and the right lung's mask differ in size; mend one."
-            found.add("size", [id], told)
-    bad = found.bad
-    good = {id: of["digest"] for id, of in facts["image"].items() if id not in bad}
-    held = {id: [facts[kind][id]["digest"] for kind in facts] for id in good}
-    for ids in alike(good):
-        same = f"{images[ids[0]]} and {images[ids[1]].name} are the same picture"
-        if len({tuple(held[id]) for id in ids}) > 1:
-            told = f"{same}, but their masks differ; keep the right one."
-            found.add("twice with different masks", ids, told)
-        elif len({int(id[-3:]) % 2 for id in ids}) > 1:
-            told = f"{same}, in test and train: what is measured there is too good."
-            found.warn("in two parts of the split", ids, told)
-    found.settle(skip=on_bad_sample == "skip", table=problems)
-    images = {id: path for id, path in images.items() if id not in found.bad}
-
-    def part(parity: int) -> JSRTImages | None:
-        ids = sorted(id for id in images if int(id[-3:]) % 2 == parity)
-        pairs = {id: [masks[id] for masks in lungs.values()] for id in ids}
-        if not ids:
-            return None
-        digest = hashlib.blake2b(json.dumps([held[id] for id in ids]).encode(), digest_size=8)
-        return JSRTImages(ids, {id: images[id] for id in ids}, pairs, digest.hexdigest())
-
-    train = part(1)
-    if train is None:
-        raise InputError(f"{root} holds no image with an odd number, and those are for training.")
-    return Splits(train, None, part(0))
+    return images, lungs
 
 
-def _look_at(path: Path) -> FileInfo:
-    suffix = path.suffix.lower()
-    if path.parent.name.lower().replace("_", " ") in SCR:
+def _folder_name(path: Path) -> str:
+    return path.parent.name.lower().replace("_", " ")
+
+
+def _is_raw(path: Path) -> bool:
+    return path.suffix.lower() == ".img"
+
+
+def _is_for_training(sample_id: str) -> bool:
+    return int(sample_id[-3:]) % 2 == 1
+
+
+def _inspect_files(
+    kind: str, paths: Paths, images: Paths, root: Path, inspection: Inspection
+) -> dict[str, FileInfo]:
+    """Report files that cannot be used, and return the information on the others."""
+    results = scan_files(list(paths.values()), _file_info, kind=kind, title=f"Inspecting {kind}s")
+    infos: dict[str, FileInfo] = {}
+    for sample_id, path in paths.items():
+        result = results[path]
+        if sample_id not in images:
+            sentence = f"{path} is the mask of no image; add or remove it."
+            inspection.add("no image", [sample_id], sentence)
+        elif links_outside(path, [root]):
+            inspection.add("link", [sample_id], link_message(path))
+        elif isinstance(result, InputError):
+            inspection.add(f"unreadable {kind}", [sample_id], str(result))
+        else:
+            infos[sample_id] = result
+    return infos
+
+
+def _file_info(path: Path) -> FileInfo:
+    if _folder_name(path) in SCR:
         pixels = read_indices(path)
     else:
-        pixels = read_raw(path) if suffix == ".img" else check_image(path)
+        pixels = read_raw(path) if _is_raw(path) else check_image(path)
     return {"size": list(pixels.shape[:2]), "digest": pixel_digest(pixels)}
 
 
+def _check_both_lungs_exist(
+    sample_id: str, lungs: Mapping[str, Paths], root: Path, inspection: Inspection
+) -> None:
+    for lung, masks in lungs.items():
+        if sample_id not in masks:
+            sentence = f"{root} holds no mask of {sample_id} in a folder named {lung!r}."
+            inspection.add("no mask", [sample_id], sentence)
+
+
+def _check_lung_sizes_agree(
+    sample_id: str,
+    lungs: Mapping[str, Paths],
+    infos: Mapping[str, Mapping[str, FileInfo]],
+    inspection: Inspection,
+) -> None:
+    left, right = (infos[lung].get(sample_id) for lung in LUNGS)
+    if left is not None and right is not None and left["size"] != right["size"]:
+        left_path = lungs["left lung"][sample_id]
+        sentence = f"{left_path} and the right lung's mask differ in size; mend one."
+        inspection.add("size", [sample_id], sentence)
+
+
+def _check_duplicates(
+    digests: Mapping[str, Sequence[str]], images: Paths, inspection: Inspection
+) -> None:
+    """Report pictures that occur twice, with different masks or in both parts."""
+    for ids in groups_of_equal({sample_id: held[0] for sample_id, held in digests.items()}):
+        same = f"{images[ids[0]]} and {images[ids[1]].name} are the same picture"
+        if len({tuple(digests[sample_id]) for sample_id in ids}) > 1:
+            sentence = f"{same}, but their masks differ; keep the right one."
+            inspection.add("twice with different masks", ids, sentence)
+        elif len({_is_for_training(sample_id) for sample_id in ids}) > 1:
+            sentence = f"{same}, in test and train: what is measured there is too good."
+            inspection.warn("in two parts of the split", ids, sentence)
+
+
+def _part(
+    training: bool,
+    images: Paths,
+    lungs: Mapping[str, Paths],
+    digests: Mapping[str, Sequence[str]],
+) -> JSRTImages | None:
+    ids = sorted(sample_id for sample_id in images if _is_for_training(sample_id) == training)
+    if not ids:
+        return None
+    content = json.dumps([digests[sample_id] for sample_id in ids])
+    return JSRTImages(
+        ids,
+        {sample_id: images[sample_id] for sample_id in ids},
+        {sample_id: [lungs[lung][sample_id] for lung in LUNGS] for sample_id in ids},
+        hashlib.blake2b(content.encode(), digest_size=8).hexdigest(),
+    )
+
+
 def read_raw(path: Path) -> NDArray[Any]:
-    """A raw `.IMG` radiograph, `(2048, 2048)` float32 in [0, 1], inverted: bones are bright.
+    """Read a raw `.IMG` radiograph, inverted so that bones are bright.
+
+    Args:
+        path: The file.
+
+    Shape:
+        `(2048, 2048)` float32 in [0, 1].
 
     Raises:
         InputError: If the file has another size.

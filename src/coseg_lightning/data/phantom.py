@@ -1,8 +1,8 @@
-"""Chest-radiograph-like images made on the spot: the embedded default dataset.
+"""Synthetic images that resemble chest radiographs: the built-in default dataset.
 
-No patient is behind them. They have what makes lungs hard to outline in a radiograph: faint
-diaphragms, a heart that hides one border, ribs and clavicles that cross the edges, opacities,
-gas below the diaphragm that looks like lung, and pose, exposure and noise that vary.
+They show no patient. They have the features that make lungs hard to outline in a radiograph: faint
+diaphragms, a heart that hides one border, ribs and clavicles that cross the edges, opacities, and
+gas below the diaphragm that looks like lung. Pose, exposure and noise vary.
 """
 
 import math
@@ -21,13 +21,13 @@ Array = NDArray[Any]
 
 
 class PhantomImages:
-    """Phantoms of one seed and name, drawn when first asked for; see `MaskedImages`.
+    """Phantoms of one seed and name, drawn at the first access. It implements `MaskedImages`.
 
     Args:
         name: Prefix of the ids.
-        size: How many.
+        size: Number of phantoms.
         side: Height and width in pixels.
-        seed: Phantom i depends on nothing but the seed and its id.
+        seed: Seed of the phantoms. Each phantom depends on the seed and its id alone.
     """
 
     def __init__(self, name: str, size: int, side: int, seed: int) -> None:
@@ -40,21 +40,32 @@ class PhantomImages:
 
     @cached_property
     def _drawn(self) -> list[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-        return [draw_phantom(self.side, derive_rng(self.seed, "phantom", id)) for id in self.ids]
+        return [draw_phantom(self.side, derive_rng(self.seed, "phantom", i)) for i in self.ids]
 
     def image(self, index: int) -> NDArray[Any]:
-        """The radiograph, `(side, side)` uint8."""
+        """Return one radiograph, `(side, side)` uint8."""
         return self._drawn[index][0]
 
     def mask(self, index: int) -> Mask:
-        """The lungs as class 1."""
+        """Return one mask, with the lungs as class 1."""
         return self._drawn[index][1]
 
 
 def phantom_splits(
     train: int = 80, val: int = 16, test: int = 64, *, side: int = 256, seed: int = 0
 ) -> Splits:
-    """Phantoms for training, validation and test."""
+    """Create phantoms for training, validation and test.
+
+    Args:
+        train: Number of phantoms for training.
+        val: Number of phantoms for validation, may be 0.
+        test: Number of phantoms for the test, may be 0.
+        side: Height and width in pixels.
+        seed: Seed of the phantoms.
+
+    Returns:
+        The parts of the dataset.
+    """
     return Splits(
         PhantomImages("train", train, side, seed),
         PhantomImages("val", val, side, seed) if val else None,
@@ -65,13 +76,21 @@ def phantom_splits(
 def draw_phantom(
     side: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Draw one radiograph and the mask of its lungs, both `(side, side)` uint8."""
+    """Draw one radiograph and the mask of its lungs.
+
+    Args:
+        side: Height and width in pixels.
+        rng: Source of all random numbers.
+
+    Shape:
+        Both are `(side, side)` uint8.
+    """
     x, y = _pose(side, rng)
     blur = side / 256
 
     lungs = np.zeros((side, side), bool)
     for sign in (-1, 1):  # the patient's right lung is on the left of the picture
-        lungs |= _lung(sign * x, y, rng, notch=sign > 0)
+        lungs |= _lung(sign * x, y, rng, beside_heart=sign > 0)
     heart = _ellipse(x - rng.uniform(0.08, 0.16), y - rng.uniform(0.18, 0.3), rng, 0.24, 0.27)
     lungs = _two_largest_parts(lungs & ~heart)
 
@@ -79,7 +98,7 @@ def draw_phantom(
         return cv2.GaussianBlur(region.astype(np.float32), (0, 0), sigma * blur)
 
     torso = soft(np.abs(x) < 0.78 + 0.12 * np.tanh(2 * y + 0.8), 4)
-    air = rng.uniform(0.22, 0.42)  # how much darker lungs are: exposure and breath
+    air = rng.uniform(0.22, 0.42)  # contrast of the lungs: exposure and breath
     picture = 0.62 * torso - air * soft(lungs, rng.uniform(1.5, 4))
     picture += rng.uniform(0.08, 0.2) * soft(heart, 4) * torso
     picture += rng.uniform(0.1, 0.2) * np.exp(-((x / 0.1) ** 2))  # spine and mediastinum
@@ -96,7 +115,7 @@ def draw_phantom(
 
 
 def _pose(side: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Body coordinates of each pixel: the chest spans about -1 .. 1 in both."""
+    """Body coordinates x and y of each pixel. The chest spans about -1 .. 1 in both."""
     v, u = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j].astype(np.float32)
     angle = math.radians(rng.normal(0, 4))
     width, height = rng.uniform(0.85, 1.1), rng.uniform(0.85, 1.1)
@@ -106,9 +125,11 @@ def _pose(side: int, rng: np.random.Generator) -> tuple[Array, Array]:
     return x.astype(np.float32), y.astype(np.float32)
 
 
-def _lung(x: Array, y: Array, rng: np.random.Generator, notch: bool) -> Array:
-    """One lung on the side where x is positive; the one beside the heart is smaller."""
-    apex, base = rng.uniform(-0.82, -0.68), rng.uniform(0.42, 0.68) - 0.04 * notch
+def _lung(x: Array, y: Array, rng: np.random.Generator, *, beside_heart: bool) -> Array:
+    """One lung on the side of positive x. The lung beside the heart is smaller."""
+    apex, base = rng.uniform(-0.82, -0.68), rng.uniform(0.42, 0.68)
+    if beside_heart:
+        base -= 0.04
     down = (y - apex) / (base - apex)  # 0 at the apex, 1 at the diaphragm's lateral end
     lateral = rng.uniform(0.62, 0.74) * np.sqrt(np.clip(1 - (1 - down).clip(0) ** 2.4, 0, None))
     lateral += rng.uniform(0.01, 0.03) * np.sin(rng.uniform(4, 8) * y + rng.uniform(0, 6))
@@ -118,7 +139,7 @@ def _lung(x: Array, y: Array, rng: np.random.Generator, notch: bool) -> Array:
 
 
 def _two_largest_parts(region: Array) -> Array:
-    """What is left of two lungs, without the strips and specks that the heart cuts off."""
+    """The two lungs without the strips and specks that the heart cuts off."""
     width = max(3, round(len(region) / 24))
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     region = cv2.morphologyEx(region.astype(np.uint8), cv2.MORPH_OPEN, brush)
@@ -134,7 +155,7 @@ def _ellipse(x: Array, y: Array, rng: np.random.Generator, width: float, height:
 
 
 def _bones(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    """Ribs that curve down and outwards, and two clavicles."""
+    """The brightness of ribs, which curve down and outwards, and of two clavicles."""
     spacing, phase = rng.uniform(0.16, 0.22), rng.uniform(0, 1)
     curve = rng.uniform(0.3, 0.6)
     along = (y - curve * np.abs(x) ** 1.5 + 0.35 * (np.abs(x) - 0.4) ** 2) / spacing + phase
@@ -146,11 +167,11 @@ def _bones(x: Array, y: Array, rng: np.random.Generator) -> Array:
 
 
 def _opacities(x: Array, y: Array, rng: np.random.Generator, lungs: Array) -> Array:
-    """Bright clouds in the lungs, as of fluid or infection; they hide stretches of the border."""
+    """Bright clouds in the lungs, as of fluid or infection. They hide parts of the border."""
     clouds = np.zeros(x.shape)
-    places = np.argwhere(lungs)
+    lung_pixels = np.argwhere(lungs)
     for _ in range(rng.integers(0, 4)):
-        row, column = places[rng.integers(len(places))]
+        row, column = lung_pixels[rng.integers(len(lung_pixels))]
         width, height = rng.uniform(0.06, 0.2, size=2)
         distance = ((x - x[row, column]) / width) ** 2 + ((y - y[row, column]) / height) ** 2
         clouds += rng.uniform(0.1, 0.3) * np.exp(-distance)
@@ -158,7 +179,8 @@ def _opacities(x: Array, y: Array, rng: np.random.Generator, lungs: Array) -> Ar
 
 
 def _stomach_gas(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    """A dark bubble below the left diaphragm, in most pictures."""
+    """A dark bubble below the left diaphragm, in most images."""
     left, top = rng.uniform(0.2, 0.45), rng.uniform(0.62, 0.8)
     gas = np.exp(-((((x - left) / 0.18) ** 2 + ((y - top) / 0.1) ** 2) ** 2))
-    return -rng.uniform(0.1, 0.3) * (rng.random() < 0.7) * gas
+    darkness = rng.uniform(0.1, 0.3)
+    return -darkness * gas if rng.random() < 0.7 else np.zeros_like(gas)

@@ -1,6 +1,7 @@
-"""Class probabilities that somebody else's network predicted, in files."""
+"""Class probabilities in files, predicted by any other network."""
 
 from pathlib import Path
+from typing import Any
 from zipfile import ZipFile
 
 import cv2
@@ -11,22 +12,27 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES, decoding, read_indices
 
 Floats = NDArray[np.float32]
-LARGEST = 2**32  # bytes of one sample's probabilities
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+MAX_BYTES = 2**32  # of one sample's probabilities
+SUM_TOLERANCE = 0.02
+LEAST_PROBABILITY = 1e-6  # no class is impossible, because logarithms are needed
 
 
 class PredictionFolder:
-    """A folder of class probabilities, one file a sample, `<id>.<suffix>`.
+    """A folder of class probabilities, one file per sample, named `<id>.<suffix>`.
 
-    `.npy` (or `.npz` with one array) holds `(K, H, W)` probabilities that sum to 1, or `(H, W)` of
-    the foreground where there are two classes; a grey picture holds the foreground's, its type's
-    largest value meaning 1.
+    `.npy` files (or `.npz` with one array) hold `(K, H, W)` probabilities that sum to 1. With two
+    classes they may hold `(H, W)` probabilities of the foreground. A grey picture holds those of
+    the foreground, and the largest value of its type means 1.
 
     Args:
         folder: The folder.
         classes: K, background included.
 
     Raises:
-        InputError: If a file is missing, or holds anything else than probabilities.
+        InputError: If there is no such folder, if two files are of the same sample, or if all
+            pictures hold class ids.
     """
 
     def __init__(self, folder: str | Path, *, classes: int) -> None:
@@ -36,7 +42,7 @@ class PredictionFolder:
             raise InputError(f"predictions={folder}: there is no such folder.")
         self._paths: dict[str, Path] = {}
         for path in sorted(self.folder.iterdir()):
-            if path.suffix.lower() not in {".npy", ".npz", *SUFFIXES} or path.name.startswith("."):
+            if path.suffix.lower() not in ARRAY_SUFFIXES + SUFFIXES or path.name.startswith("."):
                 continue
             if path.stem in self._paths:
                 raise InputError(
@@ -44,19 +50,42 @@ class PredictionFolder:
                     "one."
                 )
             self._paths[path.stem] = path
-        pictures = [p for p in self._paths.values() if p.suffix.lower() in SUFFIXES]
-        if pictures and all(read_indices(p).max(initial=0) <= 1 for p in pictures):
+        self._check_pictures_hold_no_class_ids()
+
+    def _check_pictures_hold_no_class_ids(self) -> None:
+        pictures = [path for path in self._paths.values() if path.suffix.lower() in SUFFIXES]
+        if pictures and all(read_indices(path).max(initial=0) <= 1 for path in pictures):
             raise InputError(
                 f"The pictures in {self.folder} hold nothing but 0 and 1, which are class ids; "
                 "give probabilities, scaled to 0 .. 255 or 0 .. 65535."
             )
 
     def read(self, id: str, shape: tuple[int, ...]) -> Floats:
-        """`(K, H, W)` probabilities of one sample, resized to a mask's `(H, W)`."""
+        """Read the probabilities of one sample, resized to its mask.
+
+        Args:
+            id: The sample.
+            shape: `(H, W)` of its mask.
+
+        Shape:
+            `(K, H, W)`, above 0, with a sum of 1 over the classes.
+
+        Raises:
+            InputError: If the file is missing, or holds anything other than probabilities.
+        """
         if id not in self._paths:
             raise InputError(f"{self.folder} holds no prediction of {id}; every mask needs one.")
         path = self._paths[id]
-        values = self._values(path)
+        p = self._with_class_axis(_read_values(path), path)
+        _check_probabilities(p, path)
+        if p.shape[1:] != shape:
+            size = (shape[1], shape[0])
+            p = np.stack([cv2.resize(q, size, interpolation=cv2.INTER_LINEAR) for q in p])
+        p = p.clip(LEAST_PROBABILITY, 1)
+        return np.asarray(p / p.sum(axis=0), np.float32)
+
+    def _with_class_axis(self, values: Floats, path: Path) -> Floats:
+        """Values as `(K, H, W)`. Those of the foreground alone get the background's."""
         p = values[0] if values.ndim == 3 and len(values) == 1 else values
         if p.ndim == 2 and self.classes == 2:
             p = np.stack([1 - p, p])
@@ -65,36 +94,44 @@ class PredictionFolder:
                 f"{path} is {values.shape}; (K, H, W) with K = {self.classes} classes is wanted"
                 + (", or (H, W) of the foreground." if self.classes == 2 else ".")
             )
-        if not np.isfinite(p).all() or p.min() < 0 or abs(p.sum(axis=0) - 1).max() > 0.02:
-            raise InputError(
-                f"{path} holds no probabilities: they must be in [0, 1] and sum to 1 over the "
-                "classes; give the softmax of the logits."
-            )
-        if p.shape[1:] != shape:
-            size = (shape[1], shape[0])
-            p = np.stack([cv2.resize(q, size, interpolation=cv2.INTER_LINEAR) for q in p])
-        p = p.clip(1e-6, 1)  # nothing is certain, and its logarithm is needed
-        return np.asarray(p / p.sum(axis=0), np.float32)
+        return p
 
-    def _values(self, path: Path) -> Floats:
-        if path.suffix.lower() in SUFFIXES:
-            picture = read_indices(path)
-            if picture.dtype not in (np.uint8, np.uint16):
-                raise InputError(
-                    f"{path} holds {picture.dtype}; save it as an 8 or 16 bit picture."
-                )
-            return (picture / np.iinfo(picture.dtype).max).astype(np.float32)
-        with decoding(path, "an array of numbers"):
-            if path.suffix.lower() == ".npz":
-                with ZipFile(path) as archive:
-                    size = archive.infolist()[0].file_size
-            else:  # whose header tells the shape before the numbers are read
-                size = np.load(path, allow_pickle=False, mmap_mode="r").nbytes
-            if size > LARGEST:
-                raise InputError(
-                    f"{path} claims {size // 2**20} MB, as a file made to fill the memory would; "
-                    f"give at most {LARGEST // 2**20} MB a mask."
-                )
-            loaded = np.load(path, allow_pickle=False)
-            values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-            return np.asarray(values, np.float32)
+
+def _check_probabilities(p: Floats, path: Path) -> None:
+    if not np.isfinite(p).all() or p.min() < 0 or abs(p.sum(axis=0) - 1).max() > SUM_TOLERANCE:
+        raise InputError(
+            f"{path} holds no probabilities: they must be in [0, 1] and sum to 1 over the "
+            "classes; give the softmax of the logits."
+        )
+
+
+def _read_values(path: Path) -> Floats:
+    return _read_picture(path) if path.suffix.lower() in SUFFIXES else _read_array(path)
+
+
+def _read_picture(path: Path) -> Floats:
+    picture = read_indices(path)
+    if picture.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path} holds {picture.dtype}; save it as an 8 or 16 bit picture.")
+    return (picture / np.iinfo(picture.dtype).max).astype(np.float32)
+
+
+def _read_array(path: Path) -> Floats:
+    with decoding(path, "an array of numbers"):
+        size = _array_bytes(path)
+        if size > MAX_BYTES:
+            raise InputError(
+                f"{path} claims {size // 2**20} MB, as a file made to fill the memory would; "
+                f"give at most {MAX_BYTES // 2**20} MB a mask."
+            )
+        loaded: Any = np.load(path, allow_pickle=False)
+        values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+        return np.asarray(values, np.float32)
+
+
+def _array_bytes(path: Path) -> int:
+    """The array's size according to the header, before any values are read."""
+    if path.suffix.lower() == ".npz":
+        with ZipFile(path) as archive:
+            return archive.infolist()[0].file_size
+    return int(np.load(path, allow_pickle=False, mmap_mode="r").nbytes)

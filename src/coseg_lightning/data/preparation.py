@@ -1,4 +1,4 @@
-"""Images at the networks' size."""
+"""Preprocessing: images of any size, range and number of channels become network inputs."""
 
 from typing import Any
 
@@ -10,15 +10,28 @@ from coseg_lightning.errors import InputError
 
 
 def preprocess(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
-    """An image at the networks' size, before augmentation: `(side, side, channels)` in [0, 1]."""
+    """Convert an image to the networks' size and range, before augmentation.
+
+    Args:
+        image: `(H, W)` or `(H, W, C)`, numbers of any type and range.
+        side: Height and width of the result.
+        channels: Channels of the result.
+
+    Shape:
+        `(side, side, channels)` float32 in [0, 1].
+
+    Raises:
+        InputError: If the channels cannot be converted.
+    """
     return rescale_intensity(resized(with_channels(image.astype(np.float32), channels), side))
 
 
 def rescale_intensity(image: NDArray[Any]) -> NDArray[Any]:
-    """Any range of values to float32 in [0, 1], all channels alike; half a percent is cut off.
+    """Rescale values of any range to float32 in [0, 1], with one scale for all channels.
 
-    A type says little of the values in it: 12 bits in a 16-bit file would be almost black, and
-    augmentation that shifts brightness would wipe them out.
+    The lowest and the highest 0.5 % of the values are clipped. The type says little about the
+    range: 12 bits in a 16-bit file would be almost black, and augmentation that shifts the
+    brightness would wipe them out.
     """
     low, high = np.percentile(image, (0.5, 99.5))
     result: NDArray[Any] = ((image - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
@@ -26,7 +39,7 @@ def rescale_intensity(image: NDArray[Any]) -> NDArray[Any]:
 
 
 def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
-    """`(H, W)` or `(H, W, C)` to `(H, W, channels)`: grey to colour, or colour to grey."""
+    """Convert `(H, W)` or `(H, W, C)` to `(H, W, channels)`: grey to colour, or colour to grey."""
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[2] == channels:
@@ -41,8 +54,8 @@ def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
 
 
 def resized(image: NDArray[Any], side: int) -> NDArray[Any]:
-    """`(H, W, C)` to `(side, side, C)`, averaging where it gets smaller."""
-    smaller = side < max(image.shape[:2])
-    method = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    """Resize `(H, W, C)` to `(side, side, C)`. Pixels are averaged if the image gets smaller."""
+    shrinks = side < max(image.shape[:2])
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     result = cv2.resize(image, (side, side), interpolation=method)
     return result.reshape(side, side, -1)

@@ -1,11 +1,12 @@
-"""Samples as networks see them: tensors, resized, augmented, standardised."""
+"""Samples as the networks get them: resized, augmented and standardised tensors."""
 
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else its import asks the network
+# Without this, importing albumentations asks a server for updates.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2
@@ -29,9 +30,10 @@ Augmentation = Callable[..., Mapping[str, Any]]
 
 
 def default_augmentation() -> Augmentation:
-    """Mild pose and exposure changes that suit most images."""
+    """Build an augmentation of mild pose and exposure changes, which suits most images."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # albumentations only warns of arguments it ignores
+        # albumentations only warns of arguments that it ignores.
+        warnings.simplefilter("error")
         augmentation: Augmentation = A.Compose(
             [
                 A.HorizontalFlip(p=0.5),
@@ -51,23 +53,26 @@ def default_augmentation() -> Augmentation:
 
 
 class SampleDataset(Dataset[dict[str, Any]]):
-    """Samples for training or evaluation, each a dict with `image`, `mask`, `id`.
+    """Samples for training or evaluation, each a dict with `image`, `mask` and `id`.
 
-    Images become `(C, S, S)` float32 tensors of mean 0 and standard deviation 1 each, masks
-    `(S, S)` int64. Index it with a number, or with the pair (epoch, number) of `EpochSampler`:
-    augmentation depends on nothing but (seed, epoch, id), whatever the workers and ranks.
+    The index is a number, or the pair (epoch, number) of `EpochSampler`. Augmentation depends on
+    (seed, epoch, id) alone, not on workers and ranks.
 
     Args:
         dataset: Images and masks at their own resolution.
-        image_size: The side S that the networks see.
-        in_channels: C: 1 makes colour images grey, 3 repeats grey ones.
+        image_size: S, the height and width of the images that the networks get.
+        in_channels: C, their channels. 1 makes colour images grey, 3 repeats grey ones.
         augmentation: `callable(image=, mask=) -> dict` on `(S, S, C)` float32 in [0, 1] and
-            `(S, S)` uint8 or uint16; reseeded through its `set_random_seed` if it has one.
-        seed: Of the augmentation.
-        replaced: Ids whose masks are known to be replaced by noisy ones, if it is known. The
-            samples then carry `replaced`, and the purity of picks can be logged.
+            `(S, S)` uint8 or uint16. It is reseeded through its `set_random_seed` if it has one.
+        seed: Seed of the augmentation.
+        replaced: The samples whose masks were replaced by noisy ones, if that is known. Each sample
+            then has a key `replaced`, and the purity of the selected samples can be logged.
         truth: The dataset with the original masks, if they are known.
-        cache: Its images at the networks' size, if they are cached.
+        cache: The dataset's preprocessed images, if they are cached.
+
+    Shape:
+        `image` is `(C, S, S)` float32, with mean 0 and standard deviation 1 in each image. `mask`
+        is `(S, S)` int64.
     """
 
     def __init__(
@@ -96,24 +101,31 @@ class SampleDataset(Dataset[dict[str, Any]]):
 
     @property
     def ids(self) -> Sequence[str]:
-        """The samples' names."""
+        """The ids of the samples."""
         return self.dataset.ids
 
     def plain(self) -> "SampleDataset":
-        """The same samples without augmentation, for ranking and correction."""
-        return self._with(self.dataset, None)
+        """Return the same samples without augmentation, for ranking and correction."""
+        return self._copy(self.dataset, augmentation=None, truth=self.truth)
 
     def updated(self, layer: LabelStore) -> "SampleDataset":
-        """The same samples over a label layer's masks."""
-        return self._with(UpdatedImages(self.dataset, layer), self.augmentation)
+        """Return the same samples with a label layer's masks."""
+        dataset = UpdatedImages(self.dataset, layer)
+        return self._copy(dataset, augmentation=self.augmentation, truth=self.truth)
 
     def without(self, ids: Collection[str]) -> "SampleDataset":
-        """The other samples."""
-        rest = self._with(SomeImages(self.dataset, ids), self.augmentation)
-        rest.truth = None if self.truth is None else SomeImages(self.truth, ids)
-        return rest
+        """Return the dataset without some samples."""
+        dataset = SomeImages(self.dataset, ids)
+        truth = None if self.truth is None else SomeImages(self.truth, ids)
+        return self._copy(dataset, augmentation=self.augmentation, truth=truth)
 
-    def _with(self, dataset: MaskedImages, augmentation: Augmentation | None) -> "SampleDataset":
+    def _copy(
+        self,
+        dataset: MaskedImages,
+        *,
+        augmentation: Augmentation | None,
+        truth: MaskedImages | None,
+    ) -> "SampleDataset":
         return SampleDataset(
             dataset,
             image_size=self.image_size,
@@ -121,45 +133,49 @@ class SampleDataset(Dataset[dict[str, Any]]):
             augmentation=augmentation,
             seed=self.seed,
             replaced=self.replaced,
-            truth=self.truth,
+            truth=truth,
             cache=self.cache,
         )
 
     def mask(self, index: int) -> NDArray[Any]:
-        """One sample's mask at its own resolution."""
+        """Return one sample's mask at its own resolution."""
         return self.dataset.mask(index)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        id = self.dataset.ids[index]
-        if self.cache is None:
-            image = preprocess(self.dataset.image(index), self.image_size, self.in_channels)
-        else:
-            image = self.cache.image(id)
-        side = (self.image_size, self.image_size)
-        mask = smallest_type(self.dataset.mask(index))
-        mask = cv2.resize(mask, side, interpolation=cv2.INTER_NEAREST_EXACT)
+        sample_id = self.dataset.ids[index]
+        image, mask = self._resized_image(index), self._resized_mask(index)
         if self.augmentation is not None:
             if hasattr(self.augmentation, "set_random_seed"):
-                # Its own stream is the same in every worker and starts again in every epoch.
-                self.augmentation.set_random_seed(derive_seed(self.seed, epoch, id) % 2**32)
+                # Its own random numbers are equal in all workers and start anew in every epoch.
+                self.augmentation.set_random_seed(derive_seed(self.seed, epoch, sample_id) % 2**32)
             augmented = self.augmentation(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
         sample: dict[str, Any] = {
             "image": standardised(image),
             "mask": torch.from_numpy(np.ascontiguousarray(mask, np.int64)),
-            "id": id,
+            "id": sample_id,
         }
         if self.replaced is not None:
-            sample["replaced"] = id in self.replaced
+            sample["replaced"] = sample_id in self.replaced
         return sample
+
+    def _resized_image(self, index: int) -> NDArray[Any]:
+        if self.cache is not None:
+            return self.cache.image(self.dataset.ids[index])
+        return preprocess(self.dataset.image(index), self.image_size, self.in_channels)
+
+    def _resized_mask(self, index: int) -> NDArray[Any]:
+        mask = smallest_type(self.dataset.mask(index))
+        size = (self.image_size, self.image_size)
+        return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 class EpochSampler(DistributedSampler[Any]):
-    """Shuffles by (seed, epoch) and gives the dataset both the epoch and the index.
+    """Shuffles by (seed, epoch), and gives the dataset both the epoch and the index.
 
-    A `DistributedSampler`, so that Lightning neither replaces it nor forgets to tell it the epoch,
-    and so that one process draws the same order on every machine and after every resume.
+    It is a `DistributedSampler`, so Lightning does not replace it, and always sets its epoch. A
+    single process draws the same order on every machine and after every resume.
     """
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -167,13 +183,20 @@ class EpochSampler(DistributedSampler[Any]):
 
 
 def standardised(image: NDArray[Any]) -> Tensor:
-    """`(H, W, C)` to the `(C, H, W)` that the networks see, of mean 0 and deviation 1."""
+    """Convert a `(H, W, C)` image to a `(C, H, W)` tensor of mean 0 and standard deviation 1."""
     image = (image - image.mean()) / max(float(image.std()), 1e-6)
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))
 
 
 def label_dice(dataset: Any) -> Any:
-    """`(N,)` Dice of a dataset's masks to the original ones, or None if those are not known."""
+    """Compute the Dice of each mask to the original one.
+
+    Args:
+        dataset: A dataset of samples.
+
+    Returns:
+        `(N,)` Dice, or None if the original masks are not known.
+    """
     truth = dataset.truth if isinstance(dataset, SampleDataset) else None
     if truth is None:
         return None

@@ -1,4 +1,4 @@
-"""Parts of datasets, and several as one."""
+"""Datasets made of other datasets: one without some samples, and several joined into one."""
 
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -9,32 +9,49 @@ from coseg_lightning.labels.masks import Mask, MaskedImages
 
 
 class SomeImages:
-    """`MaskedImages` without some of them."""
+    """`MaskedImages` without some of their samples.
 
-    def __init__(self, dataset: MaskedImages, left_out: Collection[str]) -> None:
+    Args:
+        dataset: The images and masks.
+        excluded: The ids of the samples that are left out.
+
+    Attributes:
+        digest: The digest of the whole dataset, if it has one.
+    """
+
+    def __init__(self, dataset: MaskedImages, excluded: Collection[str]) -> None:
         self.dataset = dataset
-        self._places = [i for i, id in enumerate(dataset.ids) if id not in left_out]
-        self.ids = [dataset.ids[i] for i in self._places]
-        self.digest = getattr(dataset, "digest", None)  # of all of them
+        self._indices = [
+            index for index, sample_id in enumerate(dataset.ids) if sample_id not in excluded
+        ]
+        self.ids = [dataset.ids[index] for index in self._indices]
+        self.digest = getattr(dataset, "digest", None)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def image(self, index: int) -> NDArray[Any]:
-        """The image of one sample."""
-        return self.dataset.image(self._places[index])
+        """Return the image of one sample."""
+        return self.dataset.image(self._indices[index])
 
     def mask(self, index: int) -> Mask:
-        """The mask of one sample."""
-        return self.dataset.mask(self._places[index])
+        """Return the mask of one sample."""
+        return self.dataset.mask(self._indices[index])
 
 
 class JoinedImages:
-    """Several `MaskedImages`, one after the other."""
+    """Several `MaskedImages`, one after the other.
+
+    Args:
+        parts: The images and masks, in order.
+
+    Attributes:
+        digest: The digests of all parts, or None if a part has none.
+    """
 
     def __init__(self, parts: Sequence[MaskedImages]) -> None:
-        self.ids = [id for part in parts for id in part.ids]
-        self._places = [(part, index) for part in parts for index in range(len(part.ids))]
+        self.ids = [sample_id for part in parts for sample_id in part.ids]
+        self._indices = [(part, index) for part in parts for index in range(len(part.ids))]
         digests = [getattr(part, "digest", None) for part in parts]
         self.digest = None if None in digests else " ".join(map(str, digests))
 
@@ -42,11 +59,11 @@ class JoinedImages:
         return len(self.ids)
 
     def image(self, index: int) -> NDArray[Any]:
-        """The image of one sample."""
-        part, place = self._places[index]
-        return part.image(place)
+        """Return the image of one sample."""
+        part, index_in_part = self._indices[index]
+        return part.image(index_in_part)
 
     def mask(self, index: int) -> Mask:
-        """The mask of one sample."""
-        part, place = self._places[index]
-        return part.mask(place)
+        """Return the mask of one sample."""
+        part, index_in_part = self._indices[index]
+        return part.mask(index_in_part)

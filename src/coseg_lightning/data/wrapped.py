@@ -1,4 +1,4 @@
-"""Somebody's own datamodule, with label layers over its training masks."""
+"""A user's own datamodule, with label layers over its training masks."""
 
 import copy
 from collections.abc import Callable
@@ -14,55 +14,39 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.updated import updated
 
-
-def wrap_datamodule(data: pl.LightningDataModule) -> "WrappedDataModule":
-    """A shallow copy of a datamodule over whose training masks label layers can be laid.
-
-    Everything else, such as its other loaders, its transfer to devices and its own attributes,
-    stays as it is.
-
-    Raises:
-        InputError: If it is no datamodule.
-    """
-    if not isinstance(data, pl.LightningDataModule):
-        raise InputError(
-            f"The data is a {type(data).__name__}; give a LightningDataModule, such as "
-            "LightningDataModule.from_datasets(train, test_dataset=test)."
-        )
-    copied = copy.copy(data)
-    copied.__class__ = _wrapped_class(type(data))
-    assert isinstance(copied, WrappedDataModule)
-    copied.label_layers = []
-    # from_datasets makes it an attribute of the one datamodule, not a method of its class.
-    copied.train_loader_of_its_own = vars(copied).pop("train_dataloader", None)
-    return copied
-
-
-def _wrapped_class(kind: type) -> Any:
-    return type(kind.__name__, (WrappedDataModule, kind), {"wrapped_class": kind})
-
-
-def _restored(kind: type, state: dict[str, Any]) -> "WrappedDataModule":
-    """Undo pickling: the class of a copy has no name that could be imported."""
-    adopted_class = _wrapped_class(kind)
-    data: WrappedDataModule = adopted_class.__new__(adopted_class)
-    data.__dict__.update(state)
-    return data
+# The arguments of a DataLoader that do not depend on its dataset.
+LOADER_OPTIONS = (
+    "num_workers",
+    "collate_fn",
+    "pin_memory",
+    "timeout",
+    "worker_init_fn",
+    "multiprocessing_context",
+    "generator",
+    "persistent_workers",
+)
 
 
 class WrappedDataModule(pl.LightningDataModule):
-    """What `adopted` puts before a datamodule's own class."""
+    """The base class that `wrap_datamodule` adds to a datamodule's own class.
+
+    Attributes:
+        wrapped_class: The datamodule's own class.
+        label_layers: The label layers over the training masks. The last one is on top.
+        own_train_dataloader: The function that loads the datamodule's training samples, if it is
+            an attribute of the datamodule and not a method of its class.
+    """
 
     wrapped_class: type
     label_layers: list[Path]
-    train_loader_of_its_own: Callable[[], Any] | None
+    own_train_dataloader: Callable[[], Any] | None
 
     @override
     def __reduce__(self) -> Any:
-        return _restored, (self.wrapped_class, self.__dict__)
+        return _unpickle, (self.wrapped_class, self.__dict__)
 
     def add_label_layer(self, layer: str | Path) -> None:
-        """Put one more label layer over the training masks, from the next fit on."""
+        """Add a label layer on top of the training masks, from the next fit on."""
         self.label_layers.append(Path(layer))
 
     @property
@@ -72,7 +56,12 @@ class WrappedDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> Any:
-        own = self.train_loader_of_its_own
+        """Return the datamodule's own training loader, with the label layers' masks.
+
+        Raises:
+            InputError: If the datamodule does not return one torch `DataLoader`.
+        """
+        own = self.own_train_dataloader
         loader = super().train_dataloader() if own is None else own()
         if not isinstance(loader, DataLoader):
             raise InputError(
@@ -87,33 +76,90 @@ class WrappedDataModule(pl.LightningDataModule):
         return over(loader, dataset)
 
 
-def over(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
-    """A loader like another one, over a dataset of as many samples."""
-    options: dict[str, Any] = {
-        name: getattr(loader, name)
-        for name in (
-            *("num_workers", "collate_fn", "pin_memory", "timeout", "worker_init_fn"),
-            *("multiprocessing_context", "generator", "persistent_workers"),
+Data = CoSegDataModule | WrappedDataModule
+
+
+def wrap_datamodule(data: pl.LightningDataModule) -> WrappedDataModule:
+    """Copy a datamodule so that label layers can be added over its training masks.
+
+    The copy is shallow. Everything else, such as its other loaders, its transfer to devices and its
+    own attributes, works as before.
+
+    Args:
+        data: The datamodule, which is not changed.
+
+    Returns:
+        The copy.
+
+    Raises:
+        InputError: If the data is no datamodule.
+    """
+    if not isinstance(data, pl.LightningDataModule):
+        raise InputError(
+            f"The data is a {type(data).__name__}; give a LightningDataModule, such as "
+            "LightningDataModule.from_datasets(train, test_dataset=test)."
         )
-    }
+    copied = copy.copy(data)
+    # The copy stays an instance of its own class, whose methods and attributes all keep working.
+    # Delegating to the original would need every hook that a datamodule may have.
+    copied.__class__ = _wrapped_class(type(data))
+    assert isinstance(copied, WrappedDataModule)
+    copied.label_layers = []
+    # LightningDataModule.from_datasets sets this function on the datamodule, where it would hide
+    # the method of WrappedDataModule.
+    copied.own_train_dataloader = vars(copied).pop("train_dataloader", None)
+    return copied
+
+
+def _wrapped_class(own_class: type) -> Any:
+    """A subclass of `WrappedDataModule` and of a datamodule's own class, under the same name."""
+    bases = (WrappedDataModule, own_class)
+    return type(own_class.__name__, bases, {"wrapped_class": own_class})
+
+
+def _unpickle(own_class: type, state: dict[str, Any]) -> WrappedDataModule:
+    """Create the class again, because pickle cannot import it by name."""
+    wrapped_class = _wrapped_class(own_class)
+    data: WrappedDataModule = wrapped_class.__new__(wrapped_class)
+    data.__dict__.update(state)
+    return data
+
+
+def over(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
+    """Create a loader like another one, for a dataset of equally many samples.
+
+    Args:
+        loader: The other loader.
+        dataset: The new loader's dataset.
+
+    Returns:
+        The new loader.
+    """
+    options: dict[str, Any] = {name: getattr(loader, name) for name in LOADER_OPTIONS}
     if loader.num_workers:
         options["prefetch_factor"] = loader.prefetch_factor
     if loader.batch_size is not None:
-        sampler = loader.sampler
         options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
-        # Those that shuffle or not are made anew, as they refer to the dataset; so does Lightning
-        # for several processes.
-        plain = type(sampler) is SequentialSampler
-        shuffled = type(sampler) is RandomSampler and not sampler.replacement
-        if shuffled and sampler.num_samples == len(loader.dataset):  # type: ignore[attr-defined, arg-type]
+        if _is_full_shuffle(loader):
             options["shuffle"] = True
-        elif not plain:
-            options["sampler"] = sampler
+        elif type(loader.sampler) is not SequentialSampler:
+            options["sampler"] = loader.sampler
     elif loader.batch_sampler is not None:
         options["batch_sampler"] = loader.batch_sampler
-    else:  # the dataset gives whole batches
+    else:  # the dataset returns whole batches
         options |= {"batch_size": None, "sampler": loader.sampler}
     return DataLoader(dataset, **options)
 
 
-Data = CoSegDataModule | WrappedDataModule
+def _is_full_shuffle(loader: DataLoader[Any]) -> bool:
+    """Whether a loader shuffles all samples, as `shuffle=True` does.
+
+    Its sampler refers to the dataset and cannot be reused. Lightning also replaces such samplers,
+    for several processes.
+    """
+    sampler = loader.sampler
+    return (
+        type(sampler) is RandomSampler
+        and not sampler.replacement
+        and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
+    )

@@ -1,1 +1,1 @@
-"""Files: atomic writes, tables, images, folders of masks, and their inspection."""
+"""Files: atomic writes, CSV tables, images, folders of masks, and the inspection of datasets."""

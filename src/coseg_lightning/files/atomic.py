@@ -1,4 +1,4 @@
-"""Files that are either the old or the new, never half of one."""
+"""Atomic writes: a file holds either its old or its new content, never half of one."""
 
 import os
 import re
@@ -9,11 +9,12 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path` to write to; move it to `path` if nothing was raised."""
+    """Yield a temporary path beside `path`, and move it to `path` unless an error is raised."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(temporary_name(path.name, os.getpid()))
-    temporary.unlink(missing_ok=True)  # of an earlier process, or a link to somewhere else
+    # It may be left from an earlier process, or be a link to another place.
+    temporary.unlink(missing_ok=True)
     try:
         yield temporary
         temporary.replace(path)
@@ -22,16 +23,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def temporary_name(name: str, process: int) -> str:
-    """What a file is called until it is whole; it keeps the suffix, hence the format."""
+    """Name a file while it is incomplete. The suffix stays, because it decides the format."""
     return f".{process}.coseg-new.{name}"
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file was left by a process that was killed while it wrote."""
+    """Whether a process that was killed while writing left this file."""
     return re.match(r"\.\d+\.coseg-new\.", path.name) is not None
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 text file atomically; names that are no UTF-8 with backslashes."""
+    """Write a UTF-8 text file atomically. Text that is not valid UTF-8 gets backslash escapes."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")

@@ -1,4 +1,4 @@
-"""Work in a thread beside what goes on."""
+"""A writer that saves files in background threads while the caller computes the next ones."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -6,23 +6,24 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-MOST_WAITING = 8  # masks to be written, which may be large
+MAX_PENDING = 8  # each pending job holds a mask in memory, which may be large
 
 
 @contextmanager
 def background_writer() -> Iterator[Callable[..., None]]:
-    """Gives `do(function, *arguments)`, which is done in a thread, beside what goes on.
+    """Yield `submit(function, *arguments)`, which runs the function in a background thread.
 
-    If too much is waiting, `do` waits too. What was raised there is raised here.
+    If too many jobs are pending, `submit` waits for the oldest one. An exception of a job is
+    raised again in the calling thread.
     """
-    waiting: deque[Future[Any]] = deque()
+    pending: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(max_workers=2) as threads:
 
-        def do(function: Callable[..., Any], *arguments: Any) -> None:
-            waiting.append(threads.submit(function, *arguments))
-            if len(waiting) > MOST_WAITING:
-                waiting.popleft().result()
+        def submit(function: Callable[..., Any], *arguments: Any) -> None:
+            pending.append(threads.submit(function, *arguments))
+            if len(pending) > MAX_PENDING:
+                pending.popleft().result()
 
-        yield do
-        for future in waiting:
+        yield submit
+        for future in pending:
             future.result()

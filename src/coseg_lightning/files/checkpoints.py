@@ -1,4 +1,4 @@
-"""Checkpoints, loaded without running code."""
+"""Checkpoints: loading them without running code, and checking that they fit a network."""
 
 import pickle
 from collections.abc import Mapping
@@ -12,15 +12,21 @@ from coseg_lightning.errors import InputError
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint holds, which is loaded without running code.
+    """Load a checkpoint without running code.
+
+    Args:
+        path: The checkpoint's file.
+
+    Returns:
+        The checkpoint's content, with a `state_dict`.
 
     Raises:
-        InputError: If it holds code, or is damaged.
+        InputError: If the file holds code or is damaged.
     """
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-            return loaded
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if isinstance(checkpoint, dict) and isinstance(checkpoint.get("state_dict"), dict):
+            return checkpoint
         raise ValueError("it is no checkpoint")
     except pickle.UnpicklingError as error:
         raise InputError(
@@ -34,9 +40,15 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def check_fits(state: Mapping[str, Any], module: nn.Module, path: Path) -> None:
-    """Raise an `InputError` unless a state is one of a module."""
-    own = {name: value.shape for name, value in module.state_dict().items()}
-    if own != {name: getattr(value, "shape", None) for name, value in state.items()}:
+    """Raise an `InputError` unless a state has the names and shapes of a module's own state.
+
+    Args:
+        state: The state that was loaded.
+        module: The module that is to load it.
+        path: The state's file, for the message.
+    """
+    wanted_shapes = {name: value.shape for name, value in module.state_dict().items()}
+    if wanted_shapes != {name: getattr(value, "shape", None) for name, value in state.items()}:
         raise InputError(
             f"{path} belongs to another network than this run's; restore it, or start the run in a "
             "new folder."
@@ -44,7 +56,7 @@ def check_fits(state: Mapping[str, Any], module: nn.Module, path: Path) -> None:
 
 
 def plain_values(value: Any) -> Any:
-    """Plain values, and text for everything else."""
+    """Keep plain values, also in lists and mappings, and turn everything else into text."""
     if isinstance(value, Mapping):
         return {str(key): plain_values(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""CSV files that a spreadsheet cannot take for formulas."""
+"""CSV tables whose text no spreadsheet runs as a formula."""
 
 import csv
 import io
@@ -9,16 +9,21 @@ from typing import Any
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
 
-# What a spreadsheet takes for the start of a formula, and the sign that keeps it from doing so.
-# https://owasp.org/www-community/attacks/CSV_Injection
-FORMULA, TEXT = "=+-@\t\r", "'"
+# A cell that starts with one of these signs is a formula to a spreadsheet. A quote before it
+# makes the cell text. Source: https://owasp.org/www-community/attacks/CSV_Injection
+FORMULA_SIGNS = "=+-@\t\r"
+TEXT_SIGN = "'"
 
 
 def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of the same columns atomically, at least one.
+    """Write a CSV file atomically.
 
-    Text such as a sample's id that a spreadsheet would take for a formula is preceded by `'`;
-    `read_table` takes that off.
+    A spreadsheet would run some texts, such as a sample's id, as formulas. Such texts are preceded
+    by `'`, which `read_table` removes.
+
+    Args:
+        path: The file.
+        rows: At least one row. All rows have the same columns.
     """
     with (
         replacing(path) as temporary,
@@ -33,54 +38,75 @@ def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def read_table(
     path: Path, columns: Sequence[str] = (), *, guarded: bool = True
 ) -> list[dict[str, str]]:
-    """The rows of a CSV file.
+    """Read the rows of a CSV file.
 
     Args:
         path: The file.
-        columns: What it must have.
-        guarded: Whether `write_table` wrote it, not somebody.
+        columns: The columns that the file must have.
+        guarded: Whether `write_table` wrote the file, rather than a person.
+
+    Returns:
+        One dict for each row, with the text of each column.
 
     Raises:
-        InputError: If it is no such table.
+        InputError: If the file is missing, is no such table, or lacks a column.
     """
+    lines = _numbered_lines(path)
+    header = lines[0][1] if lines else []
+    names = [name.strip() for name in header]
+    _check_columns(path, header, names, columns)
+    rows = []
+    for number, cells in lines[1:]:
+        if len(cells) != len(names):
+            raise InputError(
+                f"{path} has {len(cells)} cells in line {number}, but {len(names)} columns; "
+                "mend it."
+            )
+        texts = map(_unguarded, cells) if guarded else cells
+        rows.append(dict(zip(names, texts, strict=True)))
+    return rows
+
+
+def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """The line numbers and cells of all lines that are not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
-            lines = [(reader.line_num, line) for line in reader if any(map(str.strip, line))]
+            return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; give its path.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a file.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table; save it as CSV in UTF-8.") from error
-    names = [name.strip() for name in lines[0][1]] if lines else []
-    lacking = [name for name in columns if name not in names]
-    if lacking:
-        found = ",".join(lines[0][1]) if lines else "nothing"
+
+
+def _check_columns(
+    path: Path, header: Sequence[str], names: Sequence[str], columns: Sequence[str]
+) -> None:
+    missing = [name for name in columns if name not in names]
+    if missing:
+        first_line = ",".join(header) if header else "nothing"
         raise InputError(
-            f"{path} has no column {lacking[0]}: it begins with {found!r}, and must have the "
+            f"{path} has no column {missing[0]}: it begins with {first_line!r}, and must have the "
             f"columns {', '.join(columns)}, with commas between them."
         )
-    rows = []
-    for number, line in lines[1:]:
-        if len(line) != len(names):
-            raise InputError(
-                f"{path} has {len(line)} cells in line {number}, but {len(names)} columns; mend it."
-            )
-        rows.append(dict(zip(names, map(_unguarded, line) if guarded else line, strict=True)))
-    return rows
 
 
 def _line(cells: Iterable[Any]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(cells)  # so it quotes both signs in a cell
+    # With this terminator, csv quotes a cell that holds either of its two signs.
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _guarded(value: Any) -> Any:
-    guards = isinstance(value, str) and value[:1] and value[0] in FORMULA + TEXT
-    return TEXT + value if guards else value
+    if isinstance(value, str) and value[:1] and value[0] in FORMULA_SIGNS + TEXT_SIGN:
+        return TEXT_SIGN + value
+    return value
 
 
 def _unguarded(text: str) -> str:
-    return text[1:] if text[:1] == TEXT and text[1:2] and text[1] in FORMULA + TEXT else text
+    if text[:1] == TEXT_SIGN and text[1:2] and text[1] in FORMULA_SIGNS + TEXT_SIGN:
+        return text[1:]
+    return text

@@ -1,5 +1,6 @@
-"""Looking at all files before training, and telling all that is wrong with them at once."""
+"""Inspection of a dataset's files before training. All problems are reported together."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -24,21 +25,24 @@ from coseg_lightning.files.images import check_image
 
 OnBadSample = Literal["error", "skip"]
 FileInfo = dict[str, Any]
-# Of the processes of a run, whose messages are all the same.
-IS_FIRST = getattr(rank_zero_only, "rank", 0) == 0
-SHOWN = 5  # problems of a kind that are told one by one
+MAX_LISTED = 5  # problems of one kind that are listed one by one
 
 log = logging.getLogger(__name__)
 
 
+def is_first_process() -> bool:
+    """Whether this is a run's first process. All processes would show the same messages."""
+    return bool(getattr(rank_zero_only, "rank", 0) == 0)
+
+
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong with some samples, in a sentence.
+    """One problem of some samples.
 
     Args:
-        kind: What is told of together.
-        ids: The samples that cannot be used.
-        sentence: What was found, what is wanted, what to do.
+        kind: A short name. Problems of one kind are listed together.
+        ids: The samples concerned.
+        sentence: What was found, what is wanted and what to do.
     """
 
     kind: str
@@ -47,63 +51,69 @@ class Problem:
 
 
 class Inspection:
-    """Collects what is wrong with a dataset, to tell it all together.
+    """Collects the problems of a dataset, and reports them together.
 
     Args:
-        place: What the dataset is called in messages, such as its folder.
+        dataset: The dataset's name in messages, such as its folder.
     """
 
-    def __init__(self, place: str | Path) -> None:
-        self.place = place
+    def __init__(self, dataset: str | Path) -> None:
+        self.dataset = dataset
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
     def add(self, kind: str, ids: Iterable[str], sentence: str) -> None:
-        """Note why samples cannot be used."""
+        """Record a problem that makes samples unusable."""
         self.problems.append(Problem(kind, tuple(ids), printable(sentence)))
 
     def warn(self, kind: str, ids: Iterable[str], sentence: str) -> None:
-        """Note what somebody should know of samples that can be used."""
+        """Record a warning about samples that can be used."""
         self.warnings.append(Problem(kind, tuple(ids), printable(sentence)))
 
     @property
-    def bad(self) -> frozenset[str]:
+    def unusable_ids(self) -> frozenset[str]:
         """The samples that cannot be used."""
-        return frozenset(id for problem in self.problems for id in problem.ids)
+        return frozenset(sample_id for problem in self.problems for sample_id in problem.ids)
 
-    def settle(self, *, skip: bool | None = None, table: str | Path | None = None) -> None:
-        """Tell what was found.
+    def report(self, *, skip: bool | None = None, table: str | Path | None = None) -> None:
+        """Log all warnings, then raise an error for the problems, or log those too.
 
         Args:
-            skip: Whether bad samples are left out; None where that is not on offer.
-            table: A CSV file to write all of it to.
+            skip: Whether unusable samples are skipped. None means that the user has no choice,
+                so that no message mentions it.
+            table: A CSV file for all problems and warnings.
 
         Raises:
-            BadSamplesError: If there are bad samples that are not to be left out.
+            BadSamplesError: If there are unusable samples that are not skipped.
         """
-        if table is not None and IS_FIRST:
-            self._write(Path(table))
-        if IS_FIRST:
-            for line in _shown(self.warnings):
+        if is_first_process():
+            if table is not None:
+                self._write_table(Path(table))
+            for line in _summary_lines(self.warnings):
                 log.warning("%s", line)
-        if not self.problems:
-            return
-        lines = _shown(self.problems)
-        if skip:
-            if IS_FIRST:
-                log.warning("%d samples of %s are left out:", len(self.bad), self.place)
-                for line in lines:
-                    log.warning("  %s", line)
-            return
-        way = "" if skip is None else " on_bad_sample=skip leaves out such samples."
-        if len(self.problems) == 1:
-            raise BadSamplesError(lines[0] + way)
-        every = "" if table is None else f" All are in {table}."
-        told = f"{len(self.problems)} problems in {self.place}: mend them.{way}{every}"
-        raise BadSamplesError("\n  ".join([told, *lines]))
+        if self.problems and skip:
+            self._log_skipped()
+        elif self.problems:
+            raise BadSamplesError(self._error_message(skip, table))
 
-    def _write(self, path: Path) -> None:
-        """Write all of it, in the place of what an earlier look at the same data found."""
+    def _log_skipped(self) -> None:
+        if is_first_process():
+            log.warning("%d samples of %s are left out:", len(self.unusable_ids), self.dataset)
+            for line in _summary_lines(self.problems):
+                log.warning("  %s", line)
+
+    def _error_message(self, skip: bool | None, table: str | Path | None) -> str:
+        lines = _summary_lines(self.problems)
+        hint = "" if skip is None else " on_bad_sample=skip leaves out such samples."
+        if len(self.problems) == 1:
+            return lines[0] + hint
+        table_hint = "" if table is None else f" All are in {table}."
+        count = len(self.problems)
+        title = f"{count} problems in {self.dataset}: mend them.{hint}{table_hint}"
+        return "\n  ".join([title, *lines])
+
+    def _write_table(self, path: Path) -> None:
+        """Write all problems and warnings. The table of an earlier inspection is replaced."""
         rows = [
             {
                 "kind": problem.kind,
@@ -124,110 +134,120 @@ class Inspection:
 
 
 def printable(text: str) -> str:
-    """Text with backslashes for what is no UTF-8, as file names from another system may be."""
+    """Escape what is not valid UTF-8, as in file names from another system, with backslashes."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def _shown(problems: Collection[Problem]) -> list[str]:
-    """A line each, but of many that are alike only the first ones."""
+def _summary_lines(problems: Collection[Problem]) -> list[str]:
+    """One line for each problem, but only the first few of each kind."""
     count = Counter(problem.kind for problem in problems)
-    shown: Counter[str] = Counter()
+    listed: Counter[str] = Counter()
     lines = []
     for problem in problems:
-        shown[problem.kind] += 1
-        if shown[problem.kind] <= SHOWN:
+        listed[problem.kind] += 1
+        if listed[problem.kind] <= MAX_LISTED:
             lines.append(problem.sentence)
-        elif shown[problem.kind] == count[problem.kind]:
-            lines.append(
-                f"... and {count[problem.kind] - SHOWN} more of this kind ({problem.kind})."
-            )
+        elif listed[problem.kind] == count[problem.kind]:
+            more = count[problem.kind] - MAX_LISTED
+            lines.append(f"... and {more} more of this kind ({problem.kind}).")
     return lines
 
 
 def scan_files(
     files: Collection[Path],
-    look: Callable[[Path], FileInfo],
+    read_info: Callable[[Path], FileInfo],
     *,
     kind: str,
     title: str,
     names: Collection[str] = ("size", "digest"),
 ) -> dict[Path, FileInfo | InputError]:
-    """What there is to know of each file, or the error on reading it; in parallel, with a bar.
+    """Read the information on each file, in parallel and with a progress bar.
 
-    FileInfo are kept in the user's cache folder, and of a file whose size and time are as they were
-    the file is not read again. Errors are not kept.
+    The information is cached in the user's cache folder. A file is not read again while its size
+    and modification time are unchanged. Errors are not cached.
 
     Args:
         files: The files.
-        look: Returns plain values by name, or raises an `InputError`.
-        kind: What `look` does, which tells apart what is kept.
-        title: Of the bar.
-        names: Of the values that `look` returns.
-    """
-    kept = FileInfoCache(files, kind, set(names))
-    new = [path for path in files if path not in kept.facts]
+        read_info: Reads one file and returns plain values by name, or raises an `InputError`.
+        kind: The name of `read_info` in the cache. Another kind has another cache file.
+        title: The progress bar's title.
+        names: The names of the values that `read_info` returns.
 
-    def try_to(path: Path) -> FileInfo | InputError:
+    Returns:
+        The information on each file, or the error that reading it raised.
+    """
+    cache = FileInfoCache(files, kind, set(names))
+    new_files = [path for path in files if path not in cache.infos]
+
+    def info_or_error(path: Path) -> FileInfo | InputError:
         try:
-            return look(path)
+            return read_info(path)
         except InputError as error:
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         bar = tqdm(
-            pool.map(try_to, new),
+            pool.map(info_or_error, new_files),
             desc=title,
-            total=len(new),
+            total=len(new_files),
             delay=1,
             leave=False,
-            disable=not IS_FIRST,
+            disable=not is_first_process(),
         )
-        found: dict[Path, FileInfo | InputError] = dict(zip(new, bar, strict=True))
-    if new:
-        kept.add({path: facts for path, facts in found.items() if isinstance(facts, dict)})
-    return {path: kept.facts.get(path) or found[path] for path in files}
+        results: dict[Path, FileInfo | InputError] = dict(zip(new_files, bar, strict=True))
+    if new_files:
+        cache.add({path: info for path, info in results.items() if isinstance(info, dict)})
+    return {path: cache.infos.get(path) or results[path] for path in files}
 
 
 class FileInfoCache:
-    """FileInfo of files, in a file of the user's cache folder; without one nothing is kept."""
+    """The information on files, cached in a JSON file of the user's cache folder.
+
+    The JSON file maps each path to its stamp, which is size and modification time, and its
+    information. Where no file can be written, nothing is cached.
+
+    Args:
+        files: The files.
+        kind: The kind of information.
+        names: The names of its values. An entry with other names is read again.
+
+    Attributes:
+        infos: The information on the files that are unchanged since it was cached.
+    """
 
     def __init__(self, files: Collection[Path], kind: str, names: set[str]) -> None:
         folders = sorted({str(path.parent.absolute()) for path in files})
-        text = "\0".join([kind, *sorted(names), *folders])
-        name = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-        self._path = user_cache_path("coseg-lightning") / "files" / f"{name}.json"
-        self._files: dict[str, list[Any]] = {}
+        key = "\0".join([kind, *sorted(names), *folders])
+        digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+        self._path = user_cache_path("coseg-lightning") / "files" / f"{digest}.json"
         self._stamps = {path: _stamp(path) for path in files}
-        try:
-            self._files = dict(json.loads(self._path.read_text(encoding="utf-8")))
-            kept = {path: self._files.get(str(path.absolute())) for path in files}
-            self.facts: dict[Path, FileInfo] = {
-                path: dict(of_path[1])
-                for path, of_path in kept.items()
-                if of_path is not None
-                and of_path[0] == self._stamps[path]
-                and of_path[1].keys() == names
-            }
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            LookupError,
-            AttributeError,
-        ):  # none yet, or not ours
-            self._files, self.facts = {}, {}
+        self._entries: dict[str, list[Any]] = {}
+        self.infos: dict[Path, FileInfo] = {}
+        # The cache file may be missing, damaged, or of another format.
+        with contextlib.suppress(OSError, ValueError, TypeError, LookupError, AttributeError):
+            self._load(names)
 
-    def add(self, facts: dict[Path, FileInfo]) -> None:
-        self.facts |= facts
-        self._files |= {
-            str(path.absolute()): [self._stamps[path], of_path]
-            for path, of_path in self.facts.items()
+    def _load(self, names: set[str]) -> None:
+        entries: dict[str, list[Any]] = dict(json.loads(self._path.read_text(encoding="utf-8")))
+        infos = {}
+        for path, stamp in self._stamps.items():
+            entry = entries.get(str(path.absolute()))
+            if entry is not None and entry[0] == stamp and entry[1].keys() == names:
+                infos[path] = dict(entry[1])
+        self._entries, self.infos = entries, infos
+
+    def add(self, infos: dict[Path, FileInfo]) -> None:
+        """Add the information on more files, and write the cache file."""
+        self.infos |= infos
+        self._entries |= {
+            str(path.absolute()): [self._stamps[path], info]
+            for path, info in self.infos.items()
             if self._stamps[path] is not None
         }
         try:
-            write_text(self._path, json.dumps(self._files))
+            write_text(self._path, json.dumps(self._entries))
         except OSError as error:
-            log.debug("What was found in the files is not kept: %s", error)
+            log.debug("The information on files is not cached: %s", error)
 
 
 def _stamp(path: Path) -> list[int] | None:
@@ -239,14 +259,14 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 def image_info(path: Path) -> FileInfo:
-    """Height and width of an image, and a digest of its pixels; none if they are all alike."""
+    """Read height and width of an image, and a digest of its pixels, or None if all are equal."""
     image = check_image(path)
     blank = bool((image == image[:1, :1]).all())
     return {"size": list(image.shape[:2]), "digest": None if blank else pixel_digest(image)}
 
 
 def pixel_digest(pixels: NDArray[Any]) -> str:
-    """The same for equal numbers, whatever file holds them."""
+    """Digest pixel values. Equal values have equal digests, whatever file format holds them."""
     if np.issubdtype(pixels.dtype, np.integer):
         pixels = pixels.astype(np.int32)
     digest = hashlib.blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
@@ -254,18 +274,18 @@ def pixel_digest(pixels: NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def outside(path: Path, folders: Iterable[Path]) -> bool:
-    """Whether a file is a link out of all of these folders."""
+def links_outside(path: Path, folders: Iterable[Path]) -> bool:
+    """Whether a file is a symbolic link to a target outside all of these folders."""
     if not path.is_symlink():
         return False
-    target = Path(os.path.realpath(path))  # which, unlike resolve, survives a link to itself
+    target = Path(os.path.realpath(path))  # Path.resolve would fail on a link to itself
     return not any(target.is_relative_to(os.path.realpath(folder)) for folder in folders)
 
 
-def alike(keys: dict[str, Any]) -> list[list[str]]:
-    """The groups of two or more ids that have the same key."""
+def groups_of_equal(keys: dict[str, Any]) -> list[list[str]]:
+    """Group the ids that share a key. Groups of one, and ids whose key is None, are dropped."""
     groups: defaultdict[Any, list[str]] = defaultdict(list)
-    for id, key in keys.items():
+    for sample_id, key in keys.items():
         if key is not None:
-            groups[key].append(id)
+            groups[key].append(sample_id)
     return [sorted(ids) for ids in groups.values() if len(ids) > 1]

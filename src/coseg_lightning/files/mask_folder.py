@@ -1,37 +1,57 @@
-"""A folder of masks, one file a sample."""
+"""MaskFolder: a folder of masks, one file per sample, read as class ids."""
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.images import files_by_stem, read_indices, smallest_type
-from coseg_lightning.files.inspection import FileInfo, Inspection, outside, pixel_digest, scan_files
-from coseg_lightning.functional.equations import IGNORE_INDEX
+from coseg_lightning.files.images import files_by_stem, read_indices_and_mode, smallest_type
+from coseg_lightning.files.inspection import (
+    FileInfo,
+    Inspection,
+    links_outside,
+    pixel_digest,
+    scan_files,
+)
+from coseg_lightning.files.mask_values import MaskValues
+
+ONE_BIT = "1"  # Pillow's mode of images with one bit per pixel
+
+
+class FileStyle(NamedTuple):
+    """The properties of a mask file that a new mask of the same sample shares."""
+
+    file_format: str | None
+    mode: str
+    palette: list[int] | None
+    options: dict[str, Any]
 
 
 class MaskFolder:
-    """A folder of masks, one file a sample, `<id>.<suffix>`.
+    """A folder of masks, one file per sample, named `<id>.<suffix>`.
 
-    Masks hold class ids `0 .. classes-1` and 255 where unlabelled. If no file holds any value but
-    0 and 255 (or 0 and 65535) and there are two classes, that value means class 1. Two-class
-    JPEG masks are cut at half of their range, because JPEG blurs values.
+    Masks hold class ids `0 .. classes-1` and 255 for unlabelled pixels. If there are two classes
+    and no file holds any value but 0 and 255 (or 0 and 65535), that value means class 1. Two-class
+    JPEG masks are thresholded at half of their range, because JPEG blurs values.
 
     Args:
         folder: The folder.
         classes: Number of classes, background included.
-        ids: The samples that will be read, and that decide what 255 means; default all.
-        inspection: Where bad masks are noted; default they raise, all together.
-        skip: Whether they are left out instead, with a warning.
+        ids: The samples that will be read, and whose masks decide what 255 means. By default all.
+        inspection: Receives the problems. By default they are raised, all together.
+        skip: Whether unusable masks are skipped with a warning, if there is no `inspection`.
+
+    Attributes:
+        file_info: Size, digest and values of each usable mask, by sample.
 
     Raises:
-        InputError: If there is no such folder, files are missing or unreadable, or hold a class
-            id out of range.
+        InputError: If the folder does not exist, or if files are missing, unreadable, or hold a
+            class id out of range.
     """
 
     def __init__(
@@ -44,188 +64,149 @@ class MaskFolder:
         skip: bool = False,
     ) -> None:
         self.folder = Path(folder)
-        self.classes = max(2, classes)  # a binary network's single output knows two classes
+        self.classes = max(2, classes)  # the single output of a binary network has two classes
         by_stem = files_by_stem(self.folder)
-        self._paths = {id: paths[0] for id, paths in by_stem.items()}
+        self._paths = {stem: paths[0] for stem, paths in by_stem.items()}
         self._foreground: int | None = None
-        found = Inspection(self.folder) if inspection is None else inspection
-        self.facts = self._look(by_stem, list(by_stem) if ids is None else list(ids), found)
+        problems = Inspection(self.folder) if inspection is None else inspection
+        self.file_info = self._inspect(by_stem, list(by_stem) if ids is None else ids, problems)
         if inspection is None:
-            found.settle(skip=skip or None)
-            self._paths = {id: path for id, path in self._paths.items() if id not in found.bad}
+            problems.report(skip=skip or None)
+            self._paths = {
+                sample_id: path
+                for sample_id, path in self._paths.items()
+                if sample_id not in problems.unusable_ids
+            }
 
-    @property
-    def ids(self) -> list[str]:
-        """The samples that have a mask here."""
-        return list(self._paths)
-
-    def path(self, id: str) -> Path:
-        """The file of one sample."""
-        if id not in self._paths:
-            raise InputError(self._no_mask(id))
-        return self._paths[id]
-
-    def _no_mask(self, id: str) -> str:
-        return f"{self.folder} holds no mask of {id}; every sample needs one."
-
-    def _look(
-        self, by_stem: dict[str, list[Path]], ids: list[str], found: Inspection
+    def _inspect(
+        self, by_stem: dict[str, list[Path]], ids: Iterable[str], inspection: Inspection
     ) -> dict[str, FileInfo]:
-        """Read every mask once, before anything is trained on it; what there is of good ones."""
-        there = []
-        for id in ids:
-            paths = by_stem.get(id, [])
-            if not paths:
-                found.add("no mask", [id], self._no_mask(id))
-            elif len(paths) > 1:
-                found.add("same stem", [id], same_stem(paths))
-            elif outside(
-                paths[0],
-                [self.folder, self.folder.parent, Path(os.path.realpath(self.folder)).parent],
-            ):
-                found.add("link", [id], leads_outside(paths[0]))
-            else:
-                there.append(id)
-        looks = scan_files(
-            [self._paths[id] for id in there],
-            self._look_at,
+        """Read every mask once before training, and return the information on usable masks."""
+        ids_with_file = self._check_files(by_stem, ids, inspection)
+        results = scan_files(
+            [self._paths[sample_id] for sample_id in ids_with_file],
+            self._mask_info,
             kind=f"masks of {'two' if self.classes == 2 else 'several'} classes",
-            title=f"Looking at {self.folder.name}",
+            title=f"Inspecting {self.folder.name}",
             names=("size", "digest", "values", "two_valued"),
         )
-        facts: dict[str, FileInfo] = {}
-        for id in there:
-            of_file = looks[self._paths[id]]
-            if isinstance(of_file, InputError):
-                found.add("unreadable mask", [id], str(of_file))
+        readable: dict[str, FileInfo] = {}
+        for sample_id in ids_with_file:
+            result = results[self._paths[sample_id]]
+            if isinstance(result, InputError):
+                inspection.add("unreadable mask", [sample_id], str(result))
             else:
-                facts[id] = of_file
-        self._understand(facts, found)
-        return facts
+                readable[sample_id] = result
+        values = MaskValues(self.folder, self._paths, self.classes, readable)
+        self._foreground = values.foreground
+        return values.check(inspection)
 
-    def _look_at(self, path: Path) -> FileInfo:
-        values = self._read(path)
+    def _check_files(
+        self, by_stem: dict[str, list[Path]], ids: Iterable[str], inspection: Inspection
+    ) -> list[str]:
+        """Report the samples that do not have exactly one file, and return the others."""
+        ids_with_file = []
+        real_parent = Path(os.path.realpath(self.folder)).parent
+        for sample_id in ids:
+            paths = by_stem.get(sample_id, [])
+            if not paths:
+                inspection.add("no mask", [sample_id], self._no_mask_message(sample_id))
+            elif len(paths) > 1:
+                inspection.add("same stem", [sample_id], same_stem(paths))
+            elif links_outside(paths[0], [self.folder, self.folder.parent, real_parent]):
+                inspection.add("link", [sample_id], link_message(paths[0]))
+            else:
+                ids_with_file.append(sample_id)
+        return ids_with_file
+
+    def _mask_info(self, path: Path) -> FileInfo:
+        values, two_valued = self._read(path)
         return {
             "size": list(values.shape),
             "values": np.unique(values).tolist(),
-            "two_valued": self._is_two_valued(path),
+            "two_valued": two_valued,
             "digest": pixel_digest(values),
         }
 
-    def _understand(self, facts: dict[str, FileInfo], found: Inspection) -> None:
-        """Find out what 255 means, and which masks hold something else."""
-        special = {255, 65535} if self.classes == 2 else {IGNORE_INDEX}
-        known = set(range(self.classes)) | special
-        told = {id: set(of["values"]) for id, of in facts.items() if not of["two_valued"]}
-        union = set[int]().union(*(values for values in told.values() if values <= known))
-        for highest in (255, 65535):
-            if self.classes == 2 and highest in union and union <= {0, highest}:
-                self._foreground = highest
-        if self._foreground is None:
-            unlabelled = [id for id, values in told.items() if 255 in values and values <= {0, 255}]
-            if unlabelled and union <= {0, 255}:
-                found.add(
-                    "class id",
-                    unlabelled,
-                    f"{self.folder} holds no class id but 0 and 255, which is unlabelled where "
-                    f"there are {self.classes} classes; set data.classes=2, or save class ids.",
-                )
-            elif self.classes == 2 and 2 * len(unlabelled) > len(told):
-                other = next(id for id, values in told.items() if 1 in values)
-                found.add(
-                    "class id",
-                    unlabelled,
-                    f"{len(unlabelled)} masks in {self.folder} hold 0 and 255 alone, but "
-                    f"{self.path(other).name} holds 1, so that 255 would mean unlabelled in all of "
-                    "them; save them all as 0 and 1, or all as 0 and 255.",
-                )
-            elif unlabelled:
-                found.warn(
-                    "unlabelled",
-                    unlabelled,
-                    f"{len(unlabelled)} masks in {self.folder}, such as "
-                    f"{self.path(unlabelled[0]).name}, hold nothing but 0 and 255, others hold 1: "
-                    "there 255 counts as unlabelled. If it means class 1, save them as 0 and 1.",
-                )
-        allowed = set(range(self.classes)) | {IGNORE_INDEX}
-        rule = (
-            f"data.classes={self.classes} allows 0 to {self.classes - 1} (and 255 for unlabelled "
-            "pixels); set data.classes or mend the mask."
-        )
-        if self._foreground is not None:
-            allowed = {0, self._foreground}
-            rule = f"all other masks hold 0 and {self._foreground} alone; mend the mask."
-        for id in list(facts):
-            wrong = sorted(told.get(id, set()) - allowed)
-            if wrong:
-                found.add(
-                    "class id",
-                    [id],
-                    f"{self.path(id)} holds the class id {wrong[0]}, but {rule}",
-                )
-                del facts[id]
-        for value, what in ((0, "background"), (IGNORE_INDEX, "unlabelled pixels")):
-            of_one = [id for id, of in facts.items() if of["values"] == [value]]
-            if of_one and not (value and self._foreground):
-                found.warn(
-                    f"all {what}",
-                    of_one,
-                    f"{len(of_one)} of {len(facts)} masks in {self.folder}, such as "
-                    f"{self.path(of_one[0]).name}, hold nothing but {what}.",
-                )
+    @property
+    def ids(self) -> list[str]:
+        """The samples that have a mask in this folder."""
+        return list(self._paths)
 
-    def _read(self, path: Path) -> NDArray[Any]:
-        values = read_indices(path)
-        if _is_jpeg(path) and self.classes == 2 and values.max() > 1:
-            values = (values >= 128).astype(np.uint8)
-        return values
+    def path(self, id: str) -> Path:
+        """The mask file of one sample."""
+        if id not in self._paths:
+            raise InputError(self._no_mask_message(id))
+        return self._paths[id]
 
-    def _is_two_valued(self, path: Path) -> bool:
-        """Whether a file tells by its kind that it holds two classes, read as 0 and 1."""
-        if self.classes != 2:
-            return False
-        if _is_jpeg(path):
-            return True
-        with Image.open(path) as file:
-            return file.mode == "1"
+    def _no_mask_message(self, sample_id: str) -> str:
+        return f"{self.folder} holds no mask of {sample_id}; every sample needs one."
 
     def read(self, id: str) -> NDArray[Any]:
-        """One mask, `(H, W)` uint8 or uint16 class ids, 255 where unlabelled."""
+        """Read one mask.
+
+        Args:
+            id: The sample.
+
+        Shape:
+            `(H, W)` uint8 or uint16 class ids, 255 for unlabelled pixels.
+
+        Raises:
+            InputError: If the sample has no mask, or it cannot be read.
+        """
         return self._class_ids(self.path(id))
 
     def _class_ids(self, path: Path) -> NDArray[Any]:
-        values = self._read(path)
-        if self._foreground is not None and not self._is_two_valued(path):
+        values, two_valued = self._read(path)
+        if self._foreground is not None and not two_valued:
             values = values == self._foreground
         return smallest_type(values)
 
+    def _read(self, path: Path) -> tuple[NDArray[Any], bool]:
+        """Stored values, and whether the file is two-valued. The file is opened only once."""
+        values, mode = read_indices_and_mode(path)
+        if _is_jpeg(path) and self.classes == 2 and values.max() > 1:
+            values = (values >= 128).astype(np.uint8)
+        return values, self._is_two_valued(path, mode)
+
+    def _is_two_valued(self, path: Path, mode: str) -> bool:
+        """Whether a file's format says that it holds two classes, which are read as 0 and 1."""
+        return self.classes == 2 and (_is_jpeg(path) or mode == ONE_BIT)
+
     def write_like(self, id: str, path: Path, mask: NDArray[Any]) -> None:
-        """Write class ids as a file like a sample's: the same format, mode, palette and values.
+        """Write class ids like a sample's own file: the same format, mode, palette and values.
+
+        Args:
+            id: The sample.
+            path: The new file.
+            mask: `(H, W)` class ids.
 
         Raises:
-            InputError: If such a file does not hold them, such as a JPEG of several classes.
+            InputError: If such a file cannot hold the class ids, as a JPEG of several classes.
         """
+        original = self.path(id)
+        style = _file_style(original)
         foreground = self._foreground
-        if self._is_two_valued(self.path(id)):
-            foreground = 255 if _is_jpeg(self.path(id)) else None
-        _save_like(self.path(id), path, mask if foreground is None else (mask > 0) * foreground)
+        if self._is_two_valued(original, style.mode):
+            foreground = 255 if _is_jpeg(original) else None
+        _save(mask if foreground is None else (mask > 0) * foreground, path, style)
         if (self._class_ids(path) != mask).any():
             raise InputError(
-                f"A noisy mask cannot be written like {self.path(id)} without losing class ids; "
+                f"A noisy mask cannot be written like {original} without losing class ids; "
                 "save your masks as PNG."
             )
 
 
 def same_stem(paths: list[Path]) -> str:
-    """That two files claim one sample."""
+    """Describe the problem that two files belong to one sample."""
     return (
         f"{paths[0]} and {paths[1].name} have the same stem, and only one can be the sample "
         f"{paths[0].stem}; remove one."
     )
 
 
-def leads_outside(path: Path) -> str:
-    """That a file is a link out of the dataset's folder."""
+def link_message(path: Path) -> str:
+    """Describe the problem that a file is a link to a target outside the dataset's folder."""
     return (
         f"{path} is a link to {os.path.realpath(path)}, outside of the dataset's folder; put the "
         "file itself there."
@@ -236,17 +217,20 @@ def _is_jpeg(path: Path) -> bool:
     return path.suffix.lower() in (".jpg", ".jpeg")
 
 
-def _save_like(original: Path, path: Path, values: NDArray[Any]) -> None:
-    with Image.open(original) as file:
-        kind, mode, palette = file.format, file.mode, file.getpalette()
+def _file_style(path: Path) -> FileStyle:
+    with Image.open(path) as file:
         options = {k: v for k, v in file.info.items() if k == "transparency"}
-    sixteen_bits = mode.startswith("I;16")
-    image = Image.fromarray(values.astype(np.uint16) if sixteen_bits else smallest_type(values))
-    if mode == "P" and palette is not None:
-        image.putpalette(palette)
-    elif mode == "1":
-        image = image.point(lambda value: 255 if value else 0).convert("1")
-    elif mode in ("RGB", "RGBA", "LA", "I"):
-        image = image.convert(mode)
-    # What has no quality or palette takes no notice of these.
-    image.save(path, format=kind, quality=95, optimize=False, **options)
+        return FileStyle(file.format, file.mode, file.getpalette(), options)
+
+
+def _save(values: NDArray[Any], path: Path, style: FileStyle) -> None:
+    has_16_bits = style.mode.startswith("I;16")
+    image = Image.fromarray(values.astype(np.uint16) if has_16_bits else smallest_type(values))
+    if style.mode == "P" and style.palette is not None:
+        image.putpalette(style.palette)
+    elif style.mode == ONE_BIT:
+        image = image.point(lambda value: 255 if value else 0).convert(ONE_BIT)
+    elif style.mode in ("RGB", "RGBA", "LA", "I"):
+        image = image.convert(style.mode)
+    # Formats without a quality or a palette ignore these options.
+    image.save(path, format=style.file_format, quality=95, optimize=False, **style.options)

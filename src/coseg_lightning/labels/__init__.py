@@ -1,1 +1,1 @@
-"""Label layers: masks on disk that take the place of a dataset's own."""
+"""Label layers: masks on disk that replace a dataset's own masks, which stay unchanged."""

@@ -1,4 +1,4 @@
-"""Sample ids: one plain file name each, on any disk."""
+"""Sample ids. Each id is a plain file name, and different ids are different files on any disk."""
 
 import unicodedata
 from collections.abc import Iterable
@@ -7,68 +7,85 @@ from typing import Any
 
 from coseg_lightning.errors import InputError
 
-LONGEST_ID = 220  # bytes: most disks allow names of 255, and a temporary file's is longer
+# Most disks allow file names of 255 bytes, and the name of a temporary file is longer than an id.
+MAX_ID_BYTES = 220
 
 
-def label_path(folder: Path, id: str) -> Path:
-    """Where a sample's mask lies.
+def label_path(folder: Path, sample_id: str) -> Path:
+    """Name the file of a sample's mask in a label layer.
+
+    Args:
+        folder: The layer's folder.
+        sample_id: The sample.
+
+    Returns:
+        The path.
 
     Raises:
         InputError: If the id is no plain file name, and might lead out of the folder.
     """
-    if id in ("", ".", "..") or any(sign in id for sign in "/\\\0"):
+    check_id(sample_id)
+    return folder / f"{sample_id}.png"
+
+
+def check_id(sample_id: str) -> None:
+    """Raise an `InputError` unless an id can be a file name."""
+    if sample_id in ("", ".", "..") or any(sign in sample_id for sign in "/\\\0"):
         raise InputError(
-            f"The sample id {id!r} cannot be a file name; use ids without slashes, backslashes and "
-            "dots alone."
+            f"The sample id {sample_id!r} cannot be a file name; use ids without slashes, "
+            "backslashes and dots alone."
         )
     try:
-        length = len(id.encode())
+        length = len(sample_id.encode())
     except UnicodeEncodeError as error:
         raise InputError(
-            f"The sample id {id!r} is no UTF-8, as names from another system may be; rename it."
+            f"The sample id {sample_id!r} is no UTF-8, as names from another system may be; "
+            "rename it."
         ) from error
-    if length > LONGEST_ID:
+    if length > MAX_ID_BYTES:
         raise InputError(
-            f"The sample id {id[:40]}... is {length} bytes long, too long for a file "
-            f"name; use ids of at most {LONGEST_ID}."
+            f"The sample id {sample_id[:40]}... is {length} bytes long, too long for a file "
+            f"name; use ids of at most {MAX_ID_BYTES}."
         )
-    return folder / f"{id}.png"
 
 
 def check_ids(ids: Iterable[str]) -> None:
-    """Raise an `InputError` unless every id can be a file name, and each one of its own."""
-    names = FileNames()
-    names.add(ids)
+    """Raise an `InputError` unless every id can be the name of a different file."""
+    FileNames().add(ids)
 
 
 class FileNames:
-    """The ids that files are named by, as far as they were seen."""
+    """A growing set of ids that are used as file names."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, str] = {}
+        self._id_by_name: dict[str, str] = {}
 
     def add(self, ids: Iterable[str]) -> None:
-        """Raise an `InputError` unless every id can be a file name, and each one of its own."""
-        for id in ids:
-            label_path(Path(), id)
-            other = self._seen.setdefault(on_any_disk(id), id)
-            if other != id:
-                raise InputError(same_on_some_disks(other, id))
+        """Add ids, and raise an `InputError` unless each can be the name of a different file."""
+        for sample_id in ids:
+            check_id(sample_id)
+            other = self._id_by_name.setdefault(portable_name(sample_id), sample_id)
+            if other != sample_id:
+                raise InputError(same_file_message(other, sample_id))
 
 
-def on_any_disk(id: str) -> str:
-    """What ids share that would be one file where letter case or Unicode forms do not count."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", id).casefold())
+def portable_name(sample_id: str) -> str:
+    """Normalise an id. Ids with equal results may be one file on some disks.
+
+    Such disks ignore letter case or the Unicode form of a name.
+    """
+    composed = unicodedata.normalize("NFC", sample_id)
+    return unicodedata.normalize("NFC", composed.casefold())
 
 
-def same_on_some_disks(one: str, other: str) -> str:
-    """That two ids would be one file."""
+def same_file_message(one: str, other: str) -> str:
+    """Describe the problem that two ids would be one file."""
     return (
         f"The sample ids {one} and {other} would be one file on disks that do not tell letter case "
         "apart; rename one."
     )
 
 
-def sample_name(id: Any) -> str:
-    """A sample's id as text, also where it comes as a number in a tensor."""
-    return str(id.item() if hasattr(id, "item") else id)
+def sample_name(sample_id: Any) -> str:
+    """Turn a sample's id into text. A batch may hold it as a number in a tensor."""
+    return str(sample_id.item() if hasattr(sample_id, "item") else sample_id)

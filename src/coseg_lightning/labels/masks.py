@@ -1,4 +1,4 @@
-"""What a label layer lies over: images and their masks at their own resolution."""
+"""Images and masks at their own resolution: the interface of datasets with label layers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -11,25 +11,27 @@ Mask = NDArray[np.integer[Any]]
 
 
 class MaskedImages(Protocol):
-    """Images and their masks at their own resolution: what a label layer lies over.
+    """A dataset of images and their masks at their own resolution.
+
+    A label layer replaces some of its masks.
 
     Shape:
-        `image(i)` is `(H, W)` or `(H, W, C)`, numbers of any type and range; `mask(i)` is
-        `(H, W)` integer class ids, 255 where unlabelled.
+        `image(i)` is `(H, W)` or `(H, W, C)`, numbers of any type and range. `mask(i)` is
+        `(H, W)` integer class ids, 255 for unlabelled pixels.
     """
 
     @property
     def ids(self) -> Sequence[str]:
-        """One unique name a sample, in the dataset's order."""
+        """One unique name for each sample, in the dataset's order."""
 
     def image(self, index: int) -> NDArray[Any]:
-        """The image of one sample."""
+        """Return the image of one sample."""
 
     def mask(self, index: int) -> Mask:
-        """The mask of one sample."""
+        """Return the mask of one sample."""
 
 
 def mask_digest(mask: NDArray[Any]) -> str:
-    """A short digest of a mask's class ids, whatever type holds them."""
+    """Compute a short digest of a mask's class ids, whatever integer type holds them."""
     content = np.ascontiguousarray(mask.astype(np.uint16))
     return hashlib.blake2b(content.tobytes(), digest_size=8).hexdigest()

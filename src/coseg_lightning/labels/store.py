@@ -1,4 +1,4 @@
-"""Label layers: masks on disk that lie over a dataset's own masks, which stay untouched."""
+"""Label layers on disk: opening them, and writing new ones."""
 
 import hashlib
 import json
@@ -16,14 +16,17 @@ from coseg_lightning.labels.masks import Mask
 
 
 class LabelStore:
-    """A label layer: one PNG a sample in a folder, and `manifest.json` that makes it whole.
+    """A label layer: a folder with one PNG mask per sample and a `manifest.json`.
 
-    The manifest is written last. A folder without it, or with one that says `complete: false`, is
-    a layer that was never finished, and is not opened. The layer holds masks for some of a
-    dataset's samples; `updated` puts them in the place of the originals.
+    The manifest is written last. A folder without one, or with one that says `complete: false`, is
+    an unfinished layer and is not opened. The layer holds masks for some samples of a dataset.
+    `updated` returns the dataset with these masks in place of its own.
 
     Args:
         folder: A finished layer.
+
+    Attributes:
+        numbered: Whether the samples had no ids, and are named by their index in the dataset.
 
     Raises:
         InputError: If the folder is no finished layer.
@@ -44,16 +47,21 @@ class LabelStore:
                 f"{self.folder / self.MANIFEST} was changed after it was written; restore it, or "
                 "have the layer made again in a new folder."
             )
-        check_ids(manifest["labels"])  # whoever wrote it
+        check_ids(manifest["labels"])  # the layer may come from somebody else
         if not all(isinstance(facts, dict) for facts in manifest["labels"].values()):
             raise InputError(f"{self.folder / self.MANIFEST} is no layer's; restore or delete it.")
         self._facts: dict[str, dict[str, Any]] = manifest["labels"]
-        # Whether its samples had no ids, and are named by their place in the dataset.
         self.numbered = bool(manifest.get("numbered", False))
 
     @classmethod
     def create(cls, folder: str | Path) -> "LabelStoreWriter":
-        """Start a new layer, or one again whose writing was interrupted.
+        """Start a new layer, or restart one whose writing was interrupted.
+
+        Args:
+            folder: A new or empty folder, or one with an unfinished layer.
+
+        Returns:
+            The writer of the layer.
 
         Raises:
             InputError: If the folder holds anything else, such as a finished layer or your masks.
@@ -65,7 +73,7 @@ class LabelStore:
 
     @classmethod
     def check_free(cls, folder: str | Path) -> None:
-        """Raise the error of `create` without creating anything."""
+        """Raise the errors of `create` without creating anything."""
         folder = Path(folder)
         if folder.exists() and not folder.is_dir():
             raise InputError(f"{folder} is a file; give a new folder for the label layer.")
@@ -102,32 +110,41 @@ class LabelStore:
 
     @property
     def ids(self) -> list[str]:
-        """The samples that have a mask in this layer."""
+        """The samples with a mask in this layer."""
         return list(self._facts)
 
-    def __contains__(self, id: str) -> bool:
-        return id in self._facts
+    def __contains__(self, sample_id: str) -> bool:
+        return sample_id in self._facts
 
     def __len__(self) -> int:
         return len(self._facts)
 
     def facts(self, id: str) -> dict[str, Any]:
-        """What was recorded about a mask when it was written."""
+        """The values that were recorded with a sample's mask when it was written."""
         return self._facts[id]
 
     def read(self, id: str) -> Mask:
-        """The mask of one sample, `(H, W)` uint8 or uint16."""
+        """Read the mask of one sample, `(H, W)` uint8 or uint16."""
         return read_indices(label_path(self.folder, id))
 
 
 class LabelStoreWriter:
-    """Writes the masks of a new layer; several processes may write their own samples' masks."""
+    """Writes the masks of a new layer. Several processes may each write some of the masks.
+
+    Args:
+        folder: The layer's folder.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def write(self, id: str, mask: Mask) -> None:
-        """Write one mask, `(H, W)` integers, losslessly and atomically."""
+        """Write one mask losslessly and atomically.
+
+        Args:
+            id: The sample.
+            mask: `(H, W)` integers.
+        """
         image = Image.fromarray(smallest_type(mask))
         with replacing(label_path(self.folder, id)) as temporary:
             image.save(temporary, format="PNG")
@@ -139,11 +156,20 @@ class LabelStoreWriter:
         run_id: str | None = None,
         numbered: bool = False,
     ) -> LabelStore:
-        """Write the manifest, with plain values by sample, and open the layer."""
+        """Write the manifest, which completes the layer.
+
+        Args:
+            facts: Plain values to record with each mask, by sample.
+            run_id: The run that wrote the layer.
+            numbered: Whether the samples have no ids, and are named by their index.
+
+        Returns:
+            The finished layer.
+        """
         manifest: dict[str, Any] = {} if run_id is None else {"run": run_id}
         if numbered:
             manifest["numbered"] = True
-        labels = {id: dict(facts[id]) for id in sorted(facts)}
+        labels = {sample_id: dict(facts[sample_id]) for sample_id in sorted(facts)}
         manifest |= {"complete": True, "labels": labels}
         manifest["digest"] = _manifest_digest(manifest)
         write_text(self.folder / LabelStore.MANIFEST, json.dumps(manifest, indent=1))

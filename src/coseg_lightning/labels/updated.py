@@ -17,20 +17,21 @@ from coseg_lightning.labels.store import LabelStore
 
 
 def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
-    """The dataset with the layer's masks in place of the originals, before augmentation.
+    """Return the dataset with a layer's masks in place of the originals, before augmentation.
 
     Args:
-        dataset: This package's datasets, or any map-style dataset of `(image, mask)`,
-            `(image, mask, id)` or dicts with `image`, `mask` or `label`, and perhaps `id`. One
-            without ids is numbered: "0", "1", ...
+        dataset: A dataset of this package, or any map-style dataset of `(image, mask)`,
+            `(image, mask, id)` or dicts with `image`, `mask` or `label`, and optionally `id`.
+            Samples without ids are numbered: "0", "1", ...
         layer: A finished layer, or its folder.
 
     Returns:
-        A dataset of the same kind. Neither the dataset given nor its files are changed.
+        A dataset of the same kind. The dataset given and its files are not changed.
     """
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
-    if isinstance(dataset, Subset) and not layer.numbered:  # else numbered within the part
+    # The numbers of a numbered layer count within the subset itself.
+    if isinstance(dataset, Subset) and not layer.numbered:
         return Subset(updated(dataset.dataset, layer), dataset.indices)
     if callable(getattr(dataset, "updated", None)):
         return dataset.updated(layer)
@@ -39,14 +40,44 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     return UpdatedSamples(dataset, layer)
 
 
+def changed_labels(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, LabelStore]:
+    """Find the samples whose masks under label layers differ from the dataset's own.
+
+    Args:
+        dataset: The dataset with the original masks.
+        layers: The label layers. The last one is on top.
+
+    Returns:
+        The layer that holds the mask, by sample. The masks stay on disk, because all of them
+        together may be too large for the memory.
+    """
+    changed: dict[str, LabelStore] = {}
+    for index, sample_id in enumerate(dataset.ids):
+        layers_with_mask = [layer for layer in layers if sample_id in layer]
+        if not layers_with_mask:
+            continue
+        top = layers_with_mask[-1]
+        if not np.array_equal(top.read(sample_id), dataset.mask(index)):
+            changed[sample_id] = top
+    return changed
+
+
 class UpdatedImages:
-    """`MaskedImages` whose masks come from a label layer where it has them."""
+    """`MaskedImages` with a label layer's masks, for the samples that the layer holds.
+
+    Args:
+        dataset: The images and their own masks.
+        layer: The label layer.
+
+    Raises:
+        InputError: If the layer holds a mask of a sample that is not in the dataset.
+    """
 
     def __init__(self, dataset: MaskedImages, layer: LabelStore) -> None:
-        strangers = set(layer.ids) - set(dataset.ids)
-        if strangers:
+        unknown_ids = set(layer.ids) - set(dataset.ids)
+        if unknown_ids:
             raise InputError(
-                f"{layer.folder} holds a mask of {min(strangers)}, which is not in the dataset; "
+                f"{layer.folder} holds a mask of {min(unknown_ids)}, which is not in the dataset; "
                 "give the dataset that the layer was made of."
             )
         self.dataset = dataset
@@ -57,39 +88,31 @@ class UpdatedImages:
 
     @property
     def ids(self) -> Sequence[str]:
-        """The ids of the dataset below."""
+        """The ids of the underlying dataset."""
         return self.dataset.ids
 
     def image(self, index: int) -> NDArray[Any]:
-        """The image of the dataset below."""
+        """Return the image of the underlying dataset."""
         return self.dataset.image(index)
 
     def mask(self, index: int) -> Mask:
-        """The layer's mask, or the dataset's own."""
-        id = self.dataset.ids[index]
-        return self.layer.read(id) if id in self.layer else self.dataset.mask(index)
-
-
-def changed_labels(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, LabelStore]:
-    """The samples whose masks differ from the dataset's own under layers, the last on top.
-
-    Returns:
-        The layer that each one's mask lies in; all masks together may be too many for the memory.
-    """
-    found: dict[str, LabelStore] = {}
-    for index, id in enumerate(dataset.ids):
-        over = [layer for layer in layers if id in layer]
-        if over and not np.array_equal(over[-1].read(id), dataset.mask(index)):
-            found[id] = over[-1]
-    return found
+        """Return the layer's mask if it has one, or else the dataset's own."""
+        sample_id = self.dataset.ids[index]
+        if sample_id in self.layer:
+            return self.layer.read(sample_id)
+        return self.dataset.mask(index)
 
 
 class UpdatedSamples(Dataset[Any]):
-    """Somebody's dataset of ready samples, whose masks come from a label layer.
+    """A dataset of complete samples whose masks come from a label layer.
 
-    The samples must come out of the dataset unaugmented: a layer's mask cannot follow a rotation
-    that it does not see. Augment behind this dataset, not in front of it. A mask keeps the type
-    that the dataset gives it: a tensor, also of torchvision's kinds, an array, or a Pillow image.
+    The dataset must not augment its samples, because a layer's mask cannot follow a rotation that
+    it does not know of. Augment the samples of this dataset instead. A mask keeps the type that the
+    dataset gives it: a tensor (also of torchvision's kinds), an array, or a Pillow image.
+
+    Args:
+        dataset: The dataset; see `updated`.
+        layer: The label layer.
 
     Raises:
         InputError: When a sample is read whose mask is not the one that was corrected.
@@ -104,66 +127,81 @@ class UpdatedSamples(Dataset[Any]):
 
     def __getitem__(self, index: int) -> Any:
         sample = self.dataset[index]
-        mask_key, id = mask_and_id(sample)
-        name = str(index) if self.layer.numbered or id is None else sample_name(id)
+        mask_key, sample_id = mask_and_id(sample)
+        name = str(index) if self.layer.numbered or sample_id is None else sample_name(sample_id)
         if name not in self.layer:
             return sample
-        given = sample[mask_key]
+        original = sample[mask_key]
         corrected = self.layer.read(name)
-        before = as_array(given)
-        if corrected.shape != before.shape:
+        self._check_same_mask(name, as_array(original), corrected)
+        return _replace_item(sample, mask_key, like(original, corrected))
+
+    def _check_same_mask(self, name: str, original: NDArray[Any], corrected: Mask) -> None:
+        if corrected.shape != original.shape:
             raise InputError(
                 f"The layer's mask of sample {name} is {corrected.shape}, but the dataset gives "
-                f"{before.shape}; resize and augment behind updated(), not in the dataset."
+                f"{original.shape}; resize and augment behind updated(), not in the dataset."
             )
         digest = self.layer.facts(name).get("original")
-        if digest is not None and digest != mask_digest(before):
+        if digest is not None and digest != mask_digest(original):
             raise InputError(
                 f"The dataset's mask of sample {name} is not the one that was corrected; give the "
                 "same samples in the same order and without augmentation, which belongs behind "
                 "updated()."
             )
-        is_dict = isinstance(sample, Mapping)
-        items = dict(sample) if is_dict else list(sample)
-        items[mask_key] = like(given, corrected)
-        return items if is_dict else tuple(items)
+
+
+def _replace_item(sample: Any, key: Any, value: Any) -> Any:
+    """A copy of a sample, which is a mapping or a sequence, with another value for one key."""
+    if isinstance(sample, Mapping):
+        return {**sample, key: value}
+    items = list(sample)
+    items[key] = value
+    return tuple(items)
 
 
 def mask_and_id(sample: Any) -> tuple[Any, Any]:
-    """Where in somebody's sample its mask is, and its id, or None.
+    """Find the mask and the id in a sample of any dataset.
+
+    Args:
+        sample: The sample; see `updated`.
+
+    Returns:
+        The key or index of the mask, and the id, or None if there is none.
 
     Raises:
-        InputError: If the sample has no form that is known.
+        InputError: If the sample has an unknown form.
     """
     if isinstance(sample, Mapping) and {"mask", "label"} & set(sample):
         return "mask" if "mask" in sample else "label", sample.get("id")
     if isinstance(sample, tuple | list) and len(sample) in (2, 3):
-        rest = sample[2] if len(sample) == 3 else None
-        return 1, rest.get("id") if isinstance(rest, Mapping) else rest
-    found = sorted(sample) if isinstance(sample, Mapping) else type(sample).__name__
+        last = sample[2] if len(sample) == 3 else None
+        return 1, last.get("id") if isinstance(last, Mapping) else last
+    form = sorted(sample) if isinstance(sample, Mapping) else type(sample).__name__
     raise InputError(
-        f"A sample of the dataset is {found}; to lay corrected masks over it, it must be "
+        f"A sample of the dataset is {form}; to lay corrected masks over it, it must be "
         "(image, mask), (image, mask, id) or a dict with mask (or label). Let the dataset, and not "
         "the collate function, bring it into that form."
     )
 
 
 def as_array(mask: Any) -> NDArray[Any]:
-    """A mask of any of the usual types as `(H, W)` integers."""
+    """Convert a mask of any usual type to `(H, W)` int64."""
     array = np.asarray(mask)
     return array.reshape([side for side in array.shape if side != 1] or [1, 1]).astype(np.int64)
 
 
-def like(given: Any, mask: Mask) -> Any:
-    """A mask in the type and shape of another one."""
-    if isinstance(given, torch.Tensor):
-        tensor = torch.from_numpy(mask.astype(np.int64)).to(given.dtype).reshape(given.shape)
-        return tensor.as_subclass(type(given))  # torchvision's are flipped as masks are
-    if isinstance(given, np.ndarray):
-        return mask.astype(given.dtype).reshape(given.shape)
-    if isinstance(given, Image.Image):
+def like(original: Any, mask: Mask) -> Any:
+    """Convert a mask to the type and shape of the original one."""
+    if isinstance(original, torch.Tensor):
+        tensor = torch.from_numpy(mask.astype(np.int64)).to(original.dtype)
+        # torchvision's transforms flip a tensor of its mask type as a mask.
+        return tensor.reshape(original.shape).as_subclass(type(original))
+    if isinstance(original, np.ndarray):
+        return mask.astype(original.dtype).reshape(original.shape)
+    if isinstance(original, Image.Image):
         picture = Image.fromarray(mask)
-        if given.mode == "P" and (palette := given.getpalette()) is not None:
+        if original.mode == "P" and (palette := original.getpalette()) is not None:
             picture.putpalette(palette)
         return picture
     return mask

@@ -1,4 +1,4 @@
-"""Networks: those of segmentation-models-pytorch by name, and three that it does not have."""
+"""Networks: those of segmentation-models-pytorch (smp), and three that it does not have."""
 
 from coseg_lightning.networks.build import build_network
 

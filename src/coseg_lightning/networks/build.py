@@ -1,4 +1,4 @@
-"""Networks by name, and on disk."""
+"""Building networks by name, and saving them."""
 
 import json
 from pathlib import Path
@@ -13,9 +13,11 @@ from coseg_lightning.files.atomic import write_text
 from coseg_lightning.networks.ce_net import CENet
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
-from coseg_lightning.networks.encoders import check_encoder, unknown
+from coseg_lightning.networks.encoders import check_encoder, unknown_name_message
 
-OWN = ("unet_classic", "double_unet", "ce_net")  # which smp does not have
+OWN = ("unet_classic", "double_unet", "ce_net")  # architectures that smp does not have
+DEFAULT_ENCODER = "resnet18"
+DEFAULT_TRANSFORMER = "tu-vit_tiny_patch16_224"  # dpt works with vision transformers only
 
 
 def build_network(
@@ -32,22 +34,24 @@ def build_network(
     Args:
         name: An architecture of segmentation-models-pytorch (`unet`, `fpn`, `segformer`, ...), or
             one of `OWN`: `unet_classic`, `double_unet`, `ce_net`.
-        encoder_name: One of smp's encoders; if none is named `resnet18`, or a small vision
-            transformer for `dpt`, which works with no other kind, or the published one of `OWN`.
-        encoder_weights: Pretrained weights to download, such as `imagenet`; none by default.
+        encoder_name: One of smp's encoders. The default is the published one for `OWN`, a small
+            vision transformer for `dpt`, which works with no other kind, and `resnet18` otherwise.
+        encoder_weights: Pretrained weights to download, such as `imagenet`. The default is none.
         in_channels: Channels of the images.
         classes: Channels of the logits: K, or 1 for a binary network with a sigmoid.
         options: Further arguments of the architecture.
 
+    Returns:
+        The network.
+
     Raises:
         InputError: If there is no such architecture or encoder.
     """
-    architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
-    if name not in architectures and name not in OWN:
-        raise InputError(unknown("network", name, [*architectures, *OWN]))
+    _check_name(name)
     if encoder_name is not None:
         check_encoder(encoder_name)
-    # Each by itself, so that LightningCLI finds the arguments that `options` may hold.
+    # LightningCLI reads these calls to find the arguments that `options` may hold, so each network
+    # needs its own call, here.
     if name == "unet_classic":
         return ClassicUNet(in_channels, classes, **options)
     if name == "double_unet":
@@ -60,13 +64,12 @@ def build_network(
         return CENet(
             in_channels, classes, encoder_name=encoder, encoder_weights=encoder_weights, **options
         )
-    if encoder_name is None:
-        encoder_name = "tu-vit_tiny_patch16_224" if name == "dpt" else "resnet18"
     if name == "dpt":
-        options.setdefault("dynamic_img_size", True)  # else it takes its pretraining's size alone
+        # Otherwise the transformer accepts images of its pretraining's size only.
+        options.setdefault("dynamic_img_size", True)
     network: nn.Module = smp.create_model(
         name,
-        encoder_name=encoder_name,
+        encoder_name=encoder_name or _default_encoder(name),
         encoder_weights=encoder_weights,
         in_channels=in_channels,
         classes=classes,
@@ -75,11 +78,25 @@ def build_network(
     return network
 
 
-def save_network(network: nn.Module, folder: str | Path) -> None:
-    """Write a network so that others can use it without this package.
+def _check_name(name: str) -> None:
+    architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    if name not in architectures and name not in OWN:
+        raise InputError(unknown_name_message("network", name, [*architectures, *OWN]))
 
-    smp's networks load with `smp.from_pretrained(folder)`. Of others, `model.safetensors` holds
-    the weights and `network.json` the class that they belong to.
+
+def _default_encoder(name: str) -> str:
+    return DEFAULT_TRANSFORMER if name == "dpt" else DEFAULT_ENCODER
+
+
+def save_network(network: nn.Module, folder: str | Path) -> None:
+    """Write a network so that it can be used without this package.
+
+    smp's networks load with `smp.from_pretrained(folder)`. For other networks, `model.safetensors`
+    holds the weights, and `network.json` the name of the class.
+
+    Args:
+        network: The network.
+        folder: The folder for its files.
     """
     folder = Path(folder)
     if isinstance(network, smp.base.SegmentationModel):

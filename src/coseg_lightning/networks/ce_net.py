@@ -6,24 +6,24 @@ from torch import Tensor, nn
 
 from coseg_lightning.networks.encoders import make_encoder
 
-POOLS = (2, 3, 5, 6)
+POOLS = (2, 3, 5, 6)  # window sizes of the residual pooling
 
 
 class CENet(nn.Module):
-    """A ResNet, two blocks that look at context, and a decoder that adds the encoder's features.
+    """A ResNet encoder, two context blocks, and a decoder that adds the encoder's features.
 
-    As published. Where features are smaller than a pooling window, which takes images below 192 x
-    192, the window is the features' own size.
+    It is as published. Features of images below 192 x 192 may be smaller than a pooling window. The
+    window then has the features' size.
 
     Args:
         in_channels: Channels of the images.
         classes: Channels of the logits.
-        encoder_name: One of smp's encoders of five levels, `resnet34` as published.
-        encoder_weights: Pretrained weights to download, such as `imagenet`, as published; none by
-            default.
+        encoder_name: One of smp's encoders of five levels. The published one is `resnet34`.
+        encoder_weights: Pretrained weights to download. The published network uses `imagenet`; the
+            default is none.
 
     Shape:
-        `(N, in_channels, H, W)` to `(N, classes, H, W)`, H and W multiples of 32.
+        `(N, in_channels, H, W)` to `(N, classes, H, W)`, with H and W multiples of 32.
     """
 
     output_stride = 32
@@ -59,7 +59,7 @@ class CENet(nn.Module):
         self.to(memory_format=torch.channels_last)  # faster, also on CPUs
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of the images."""
+        """Compute the logits of images."""
         _, _, *skips, deepest = self.encoder(images)
         x = self.context(deepest)
         *upper, last = self.decoder
@@ -70,7 +70,7 @@ class CENet(nn.Module):
 
 
 class DenseAtrousConvolution(nn.Module):
-    """Four cascades of dilated convolutions, which share their weights, added to what came in."""
+    """Four cascades of dilated convolutions with shared weights, added to the block's input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class DenseAtrousConvolution(nn.Module):
         self.point = nn.Conv2d(channels, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of the same shape, with fields of view of 3, 7, 9 and 19."""
+        """Compute features of the same shape, with receptive fields of 3, 7, 9 and 19."""
         one = self.rate_1(x)
         two = self.rate_3(one)
         cascades = (one, self.point(self.rate_3(x)), self.point(two), self.point(self.rate_5(two)))
@@ -89,14 +89,14 @@ class DenseAtrousConvolution(nn.Module):
 
 
 class ResidualPooling(nn.Module):
-    """What is greatest in windows of four sizes, one channel each, beside what came in."""
+    """Max pooling with windows of four sizes. Each adds one channel to the block's input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.point = nn.Conv2d(channels, 1, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same features and four more."""
+        """Concatenate four new channels and the input's channels."""
         size = x.shape[-2:]
         parts = []
         for pool in POOLS:
@@ -108,7 +108,11 @@ class ResidualPooling(nn.Module):
 
 
 def decoder_block(before: int, after: int) -> nn.Sequential:
-    """1 x 1 to a quarter of the channels, transposed 3 x 3 to twice the size, 1 x 1."""
+    """Build a decoder level, which doubles height and width.
+
+    It has a 1 x 1 convolution to a quarter of the channels, a transposed 3 x 3 convolution, and
+    another 1 x 1 convolution.
+    """
     inner = before // 4
     layers: list[nn.Module] = []
     for convolution, channels in (

@@ -11,29 +11,35 @@ from coseg_lightning.networks.encoders import make_encoder
 
 
 class DoubleUNet(nn.Module):
-    """Two U-Nets: the second sees the image times the mask that the first one drew.
+    """Two U-Nets. The input of the second is the image times the first one's mask.
 
-    The first has a VGG-19 for an encoder; the second, trained from nothing, also has the first
-    one's skip connections. Both have squeeze and excitation, and atrous spatial pyramid pooling
-    between encoder and decoder. As published, but for BatchNorm in the place of the convolutions'
-    biases, and for more than two classes: where the published mask is one probability, the image is
-    multiplied by that of not being background.
+    The first U-Net has a VGG-19 encoder. The second is trained from scratch, and also gets the
+    first one's skip connections. Both have squeeze and excitation, and atrous spatial pyramid
+    pooling between encoder and decoder.
+
+    It is as published, with two changes. BatchNorm replaces the biases of the convolutions. For
+    more than two classes, the image is multiplied by the probability of not being background; the
+    published mask is a single probability.
 
     Args:
         in_channels: Channels of the images.
         classes: Channels of the logits.
-        encoder_name: One of smp's VGG encoders, `vgg19` as published.
-        encoder_weights: Pretrained weights to download, such as `imagenet`, as published; none by
-            default.
-        base_channels: Channels of the last level of both decoders, doubled at each level below; 32
-            as published.
+        encoder_name: One of smp's VGG encoders. The published one is `vgg19`.
+        encoder_weights: Pretrained weights to download. The published network uses `imagenet`; the
+            default is none.
+        base_channels: Channels of the last level of both decoders. They are doubled at each level
+            below. The published value is 32.
 
     Attributes:
-        auxiliary_weight: Of the first mask's loss beside the second one's; both count alike.
+        auxiliary_weight: Weight of the first mask's loss. The second mask's loss has weight 1.
 
     Shape:
-        `(N, in_channels, H, W)` to `(N, classes, H, W)`, H and W multiples of 16. In training a
-        dict with the second U-Net's logits, `out`, which are used, and the first one's, `aux`.
+        `(N, in_channels, H, W)` to `(N, classes, H, W)`, with H and W multiples of 16. In training
+        the output is a dict. `out` are the second U-Net's logits, which are the prediction, and
+        `aux` the first one's.
+
+    Raises:
+        InputError: If the encoder is no VGG.
     """
 
     output_stride = 16
@@ -73,7 +79,7 @@ class DoubleUNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # faster, also on CPUs
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
-        """Logits of the images; in training those of both U-Nets."""
+        """Compute the logits of images, in training those of both U-Nets."""
         *skips, x = self.encoder_1(images)
         first = self.head_1(self.decoder_1(self.pyramid_1(x), skips))
         foreground = 1 - class_logits(first).softmax(dim=1)[:, :1]
@@ -88,7 +94,11 @@ class DoubleUNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Four times up: bilinear, beside the skip connection, two convolutions, excitation."""
+    """Decoder of four levels.
+
+    Each level enlarges the features bilinearly and concatenates the skip connection. Two
+    convolutions and squeeze and excitation follow.
+    """
 
     def __init__(self, deepest: int, widths: list[int], skips: list[int]) -> None:
         super().__init__()
@@ -100,7 +110,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
-        """The features at the size of the first skip connection."""
+        """Compute features of the size of the first skip connection."""
         for level, skip in zip(self.levels, reversed(skips), strict=True):
             larger = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = level(torch.cat([larger, skip], dim=1))
@@ -108,7 +118,7 @@ class Decoder(nn.Module):
 
 
 class AtrousPyramid(nn.Module):
-    """The image's mean, and convolutions at rates 1, 6, 12 and 18, merged by another."""
+    """Atrous spatial pyramid pooling with the image's mean, and rates 1, 6, 12 and 18."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -118,7 +128,7 @@ class AtrousPyramid(nn.Module):
         self.merge = _normed(5 * after, after, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of the same size."""
+        """Compute features of the same size."""
         mean = self.mean(x).expand(-1, -1, *x.shape[-2:])
         merged: Tensor = self.merge(
             torch.cat([mean, self.near(x), *(part(x) for part in self.far)], dim=1)
@@ -127,7 +137,7 @@ class AtrousPyramid(nn.Module):
 
 
 class Excitation(nn.Module):
-    """Squeeze and excitation (Hu et al. 2018): channels weighted by what the whole image holds."""
+    """Squeeze and excitation (Hu et al. 2018): channels are weighted by the whole image."""
 
     def __init__(self, channels: int, ratio: int = 8) -> None:
         super().__init__()
@@ -141,18 +151,18 @@ class Excitation(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """The weighted channels."""
+        """Weight the channels."""
         weighted: Tensor = x * self.weights(x)
         return weighted
 
 
 def excited_convolution(before: int, after: int) -> nn.Sequential:
-    """Two 3 x 3 convolutions, then squeeze and excitation."""
+    """Build two 3 x 3 convolutions, followed by squeeze and excitation."""
     return nn.Sequential(*double_convolution(before, after), Excitation(after))
 
 
 def _normed(before: int, after: int, kernel_size: int, rate: int = 1) -> nn.Sequential:
-    """A convolution of the same size, BatchNorm and ReLU."""
+    """A convolution that keeps the size, BatchNorm and ReLU."""
     padding = rate * (kernel_size // 2)
     convolution = nn.Conv2d(before, after, kernel_size, padding=padding, dilation=rate, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True))

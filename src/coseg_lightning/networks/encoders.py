@@ -1,4 +1,4 @@
-"""smp's encoders by name, for networks and methods that smp does not have."""
+"""Encoders of smp by name, for networks and methods that smp does not have."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,16 +10,19 @@ from coseg_lightning.errors import InputError
 
 
 def make_encoder(name: str, *, in_channels: int, depth: int, weights: str | None = None) -> Any:
-    """One of smp's or (`tu-...`) timm's encoders.
+    """Build one of the encoders of smp or of timm (`tu-...`).
 
     Args:
-        name: Its name.
+        name: The encoder's name.
         in_channels: Channels of the images.
-        depth: How often it halves the size.
-        weights: Pretrained weights to download; none by default.
+        depth: Number of times that the encoder halves height and width.
+        weights: Pretrained weights to download. The default is none.
+
+    Returns:
+        The encoder.
 
     Raises:
-        InputError: If there is no such encoder, or it has no such features.
+        InputError: If there is no such encoder, or it does not have such features.
     """
     check_encoder(name)
     try:
@@ -32,17 +35,16 @@ def make_encoder(name: str, *, in_channels: int, depth: int, weights: str | None
 
 
 def check_encoder(name: str) -> None:
-    """Raise an `InputError` if there is no such encoder; timm's are only found when they are made.
+    """Raise an `InputError` if there is no such encoder.
 
-    Args:
-        name: Its name.
+    The names of timm's encoders are not checked before they are built.
     """
     if name not in encoders and not name.startswith("tu-"):
-        raise InputError(unknown("encoder", name, list(encoders)))
+        raise InputError(unknown_name_message("encoder", name, list(encoders)))
 
 
-def unknown(what: str, name: str, known: Sequence[str]) -> str:
-    """A sentence on a name that there is not."""
+def unknown_name_message(kind: str, name: str, known: Sequence[str]) -> str:
+    """Describe the problem that a name does not exist, and suggest a similar one."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
-    return f"There is no {what} {name!r}; {hint}"
+    return f"There is no {kind} {name!r}; {hint}"

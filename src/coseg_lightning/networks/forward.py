@@ -1,4 +1,4 @@
-"""Networks on images of any size."""
+"""Applying networks to images of any size, and reading their logits."""
 
 import math
 from collections.abc import Mapping
@@ -11,9 +11,64 @@ from torch import Tensor, nn
 
 from coseg_lightning.errors import InputError
 
+LOGITS_NAMES = ("out", "logits")  # torchvision's name, and that of transformers
+DEFAULT_AUXILIARY_WEIGHT = 0.5  # as in torchvision's training of its networks
+
+
+def any_size(network: nn.Module, images: Tensor) -> Tensor:
+    """Apply a network to images of any height and width.
+
+    The images are padded with zeros, and the logits are cropped. If the network returns several
+    outputs by name, the logits are `out` (as in torchvision) or `logits` (as in transformers).
+
+    Args:
+        network: The network.
+        images: The images.
+
+    Shape:
+        `(N, C, H, W)` to `(N, K, H, W)`.
+
+    Raises:
+        InputError: If the network returns no logits, or logits of another size than the images.
+    """
+    return with_auxiliary(network, images)[0]
+
+
+def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Apply a network as `any_size` does, and also return its auxiliary logits.
+
+    Auxiliary logits are the output that the network calls `aux` in training, one tensor or several.
+    They are trained on the same labels, but are not the prediction. Examples are DoubleU-Net's
+    first mask, the second head of torchvision's networks, and deep supervision, whose smaller maps
+    are enlarged.
+
+    Args:
+        network: The network.
+        images: The images.
+
+    Returns:
+        The logits and the auxiliary logits.
+
+    Shape:
+        `(N, C, H, W)` to `(N, K, H, W)`, the auxiliary logits too.
+
+    Raises:
+        InputError: If the network returns no logits, logits of another size than the images, or
+            auxiliary logits of other classes.
+    """
+    height, width = images.shape[-2:]
+    padded = _pad(images, output_stride(network))
+    logits, parts = _split_output(network, _forward(network, padded, images))
+    auxiliary = [_enlarge(part, logits, network) for part in parts]
+    _check_size(network, logits, padded, images)
+    return logits[..., :height, :width], [part[..., :height, :width] for part in auxiliary]
+
 
 def output_stride(network: nn.Module) -> int:
-    """The number that must divide an image's height and width for this network; 1 if none must."""
+    """Return the number that must divide the height and width of a network's images.
+
+    It is 1 for a network that accepts images of any size.
+    """
     if hasattr(network, "output_stride"):
         return int(network.output_stride)  # type: ignore[arg-type]
     if isinstance(network, smp.DPT):  # its decoder halves the encoder's features once more
@@ -23,79 +78,53 @@ def output_stride(network: nn.Module) -> int:
     return 1
 
 
-def any_size(network: nn.Module, images: Tensor) -> Tensor:
-    """Apply a network to images of any height and width: pad with zeros, crop the logits.
-
-    Of networks that give several outputs by name, the logits are `out` (torchvision's) or `logits`
-    (transformers').
-
-    Shape:
-        images `(N, C, H, W)`; returns `(N, K, H, W)`.
-
-    Raises:
-        InputError: If the logits do not have the images' size all the same.
-    """
-    return with_auxiliary(network, images)[0]
-
-
-def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The logits of `any_size`, and those that the network calls `aux` in training.
-
-    Auxiliary logits, one tensor or several, are trained on the same labels, and not used:
-    DoubleU-Net's first mask, the second head of torchvision's networks, or deep supervision, whose
-    smaller maps are enlarged.
-    """
+def _pad(images: Tensor, stride: int) -> Tensor:
     height, width = images.shape[-2:]
-    stride = output_stride(network)
     right, bottom = -width % stride, -height % stride
-    if right or bottom:
-        images = F.pad(images, (0, right, 0, bottom))
+    return F.pad(images, (0, right, 0, bottom)) if right or bottom else images
+
+
+def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
+    """The network's output. An error of BatchNorm on too small a batch is explained."""
     try:
-        output = network(images)
+        return network(padded)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
+        height, width = images.shape[-2:]
         raise InputError(
             f"BatchNorm cannot learn from a batch of {len(images)} image of {height} x {width}, of "
             "which the network leaves a single value a channel; give larger batches or images."
         ) from error
-    given: Any = []
+
+
+def _split_output(network: nn.Module, output: Any) -> tuple[Tensor, list[Any]]:
+    """The logits and the auxiliary outputs, of which there are none in evaluation."""
+    auxiliary: Any = []
     if isinstance(output, Mapping):
-        names = [name for name in ("out", "logits") if name in output]
+        names = [name for name in LOGITS_NAMES if name in output]
         if not names:
             raise InputError(
                 f"{type(network).__name__} gave {', '.join(map(str, output))}; one of its outputs "
                 "must be called out or logits."
             )
-        given = output.get("aux", []) if network.training else []
+        auxiliary = output.get("aux", []) if network.training else []
         output = output[names[0]]
     if not isinstance(output, Tensor):
         raise InputError(
             f"{type(network).__name__} gave a {type(output).__name__}; it must give logits, or a "
             "dict with logits or out."
         )
-    auxiliary = [_enlarged(part, output, network) for part in _listed(given)]
-    logits: Tensor = output
-    if logits.shape[-2:] != images.shape[-2:]:
-        raise InputError(
-            f"{type(network).__name__} gave logits of {tuple(logits.shape[-2:])} for images of "
-            f"{tuple(images.shape[-2:])}; it must keep the size, or take images of "
-            f"{tuple(math.ceil(side / 32) * 32 for side in (height, width))}."
-        )
-    return logits[..., :height, :width], [part[..., :height, :width] for part in auxiliary]
+    return output, list(auxiliary) if isinstance(auxiliary, list | tuple) else [auxiliary]
 
 
-def _listed(given: Any) -> list[Any]:
-    return list(given) if isinstance(given, list | tuple) else [given]
-
-
-def _enlarged(auxiliary: Any, logits: Tensor, network: nn.Module) -> Tensor:
-    """Auxiliary logits at the size of those that are used."""
-    found = getattr(auxiliary, "shape", None)
+def _enlarge(auxiliary: Any, logits: Tensor, network: nn.Module) -> Tensor:
+    """Auxiliary logits at the size of the logits."""
     if not isinstance(auxiliary, Tensor) or auxiliary.shape[:2] != logits.shape[:2]:
-        what = type(auxiliary).__name__ if found is None else tuple(found)
+        shape = getattr(auxiliary, "shape", None)
+        description = type(auxiliary).__name__ if shape is None else tuple(shape)
         raise InputError(
-            f"{type(network).__name__} gave {what} as aux beside its logits of "
+            f"{type(network).__name__} gave {description} as aux beside its logits of "
             f"{tuple(logits.shape)}; both are trained on the labels, and need as many classes."
         )
     if auxiliary.shape == logits.shape:
@@ -103,16 +132,25 @@ def _enlarged(auxiliary: Any, logits: Tensor, network: nn.Module) -> Tensor:
     return F.interpolate(auxiliary, size=logits.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def auxiliary_weight(network: nn.Module) -> float:
-    """The weight of the loss of a network's auxiliary logits.
+def _check_size(network: nn.Module, logits: Tensor, padded: Tensor, images: Tensor) -> None:
+    if logits.shape[-2:] != padded.shape[-2:]:
+        raise InputError(
+            f"{type(network).__name__} gave logits of {tuple(logits.shape[-2:])} for images of "
+            f"{tuple(padded.shape[-2:])}; it must keep the size, or take images of "
+            f"{tuple(math.ceil(side / 32) * 32 for side in images.shape[-2:])}."
+        )
 
-    The network's own `auxiliary_weight`, or 0.5 as in torchvision's training of its networks.
+
+def auxiliary_weight(network: nn.Module) -> float:
+    """Return the weight of the loss of a network's auxiliary logits.
+
+    It is the network's own `auxiliary_weight`, or 0.5 as in torchvision's training.
     """
-    return float(getattr(network, "auxiliary_weight", 0.5))
+    return float(getattr(network, "auxiliary_weight", DEFAULT_AUXILIARY_WEIGHT))
 
 
 def check_logits(*outputs: Tensor) -> None:
-    """Warn of a network that ends in a sigmoid or softmax, whose probabilities are no logits."""
+    """Warn if a network ends in a sigmoid or softmax, whose probabilities are no logits."""
     for logits in outputs:
         low, high = float(logits.detach().min()), float(logits.detach().max())
         if 0 <= low < high <= 1:

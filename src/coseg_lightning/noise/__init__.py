@@ -1,17 +1,16 @@
-"""Label noise for experiments: which samples get noisy masks, and what happens to a mask.
+"""Label noise for experiments: which samples get noisy masks, and how a mask is changed.
 
-Every noise model is a callable `noise(mask, id=..., seed=...)`. What it does to a sample depends
-on nothing but the seed and the sample's id. Lengths are in pixels of a 256 x 256 image and scale
-with the side of the mask, `sqrt(H W) / 256`.
+Every noise model is a callable `noise(mask, id=..., seed=...)`. Its random numbers depend on the
+seed and the sample's id alone. Lengths are in pixels of a 256 x 256 image. They scale with the side
+of the mask, `sqrt(H W) / 256`.
 """
 
+from coseg_lightning.noise.annotators import BiasedAnnotator, RandomAnnotators
 from coseg_lightning.noise.boundaries import (
-    BiasedAnnotator,
     BoundaryNoise,
     BoundaryWalk,
     EdgeCircles,
     PolygonOutline,
-    RandomAnnotators,
 )
 from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined, NoiseModel
 from coseg_lightning.noise.regions import (

@@ -1,4 +1,4 @@
-"""What all noise models are, and those made of others."""
+"""The interface of noise models, models made of other models, and masks drawn by a person."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,23 +14,33 @@ from coseg_lightning.noise.geometry import size_of
 
 
 class NoiseModel(Protocol):
-    """Makes a noisy mask of a clean one."""
+    """A callable that turns a clean mask into a noisy one."""
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """Return the noisy mask; shape `(H, W)`, unlabelled pixels (255) stay so.
+        """Return the noisy mask. Unlabelled pixels (255) stay unlabelled.
 
-        Strength 1 is the noise as configured, 0 none; a model that has `adjustable = False`
-        takes no notice of it.
+        Args:
+            mask: `(H, W)` class ids.
+            id: The sample.
+            seed: The seed, from which together with the id all random numbers are drawn.
+            strength: 1 for the noise as configured, 0 for no noise. A model with
+                `adjustable = False` ignores it.
+
+        Shape:
+            `(H, W)`.
         """
 
 
 class Annotator:
-    """Noisy masks that somebody drew: taken from another folder of masks with the same stems.
+    """Noisy masks that a person drew, from another folder of masks with the same stems.
 
     Args:
         masks: Folder of the masks, absolute or relative to `root`.
         root: The dataset's folder.
         classes: Number of classes, as for the dataset's own masks.
+
+    Raises:
+        InputError: If `masks` is relative, and there is no `root`.
     """
 
     adjustable = False
@@ -49,41 +59,44 @@ class Annotator:
 
     @cached_property
     def masks(self) -> MaskFolder:
-        """The masks; all of them, unless `validate_masks` named those that are needed."""
+        """The folder of masks. All masks are inspected, unless `validate_masks` chose some."""
         return MaskFolder(self.folder, classes=self.classes)
 
     def validate_masks(self, dataset: MaskedImages, *, skip: bool = False) -> frozenset[str]:
-        """Look at the masks of these samples before they are needed.
+        """Inspect the masks of some samples before they are needed.
 
         Args:
             dataset: The samples whose masks may be replaced.
-            skip: Whether bad masks are left out, with a warning.
+            skip: Whether unusable masks are skipped with a warning.
 
         Returns:
-            The samples whose masks cannot be used, if that is no error.
+            The samples whose masks cannot be used, if they are skipped.
 
         Raises:
-            BadSamplesError: If masks are missing, cannot be read, or have another size.
+            BadSamplesError: If masks are missing, unreadable, or of another size, and are not
+                skipped.
         """
-        found = Inspection(self.folder)
+        inspection = Inspection(self.folder)
         self.masks = MaskFolder(
-            self.folder, classes=self.classes, ids=dataset.ids, inspection=found
+            self.folder, classes=self.classes, ids=dataset.ids, inspection=inspection
         )
         sizes: dict[str, list[int]] = getattr(dataset, "sizes", {})
-        for id, facts in self.masks.facts.items():
-            (height, width), size = facts["size"], sizes.get(id) or facts["size"]
-            if [height, width] != size:
-                found.add(
+        for sample_id, info in self.masks.file_info.items():
+            size = info["size"]
+            wanted = sizes.get(sample_id) or size
+            if size != wanted:
+                inspection.add(
                     "size",
-                    [id],
-                    f"{self.masks.path(id)} is {width}x{height}, but the dataset's own mask of "
-                    f"{id} is {size[1]}x{size[0]}; both must have the image's size.",
+                    [sample_id],
+                    f"{self.masks.path(sample_id)} is {size[1]}x{size[0]}, but the dataset's own "
+                    f"mask of {sample_id} is {wanted[1]}x{wanted[0]}; both must have the image's "
+                    "size.",
                 )
-        found.settle(skip=skip)
-        return found.bad
+        inspection.report(skip=skip)
+        return inspection.unusable_ids
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """See `NoiseModel`; strength has no meaning here."""
+        """Return the drawn mask; see `NoiseModel`. Strength is ignored."""
         drawn = self.masks.read(id)
         if drawn.shape != mask.shape:
             raise InputError(
@@ -94,10 +107,13 @@ class Annotator:
 
 
 class Combined:
-    """Several noise models, one after the other, on every noisy mask.
+    """Several noise models, applied one after the other to every noisy mask.
 
     Args:
-        models: In their order.
+        models: The models, in order. Only the first may be an `Annotator`.
+
+    Raises:
+        InputError: If there is no model, or an `Annotator` after the first.
     """
 
     def __init__(self, models: Sequence[NoiseModel]) -> None:
@@ -112,28 +128,33 @@ class Combined:
 
     @property
     def adjustable(self) -> bool:
-        """Whether any of them knows a strength."""
+        """Whether the strength of any of the models can be set."""
         return any(is_adjustable(model) for model in self.models)
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """See `NoiseModel`; the models share one strength."""
+        """Apply the models; see `NoiseModel`. They share one strength."""
         for model in self.models:
             mask = model(mask, id=id, seed=seed, strength=strength)
         return mask
 
 
 class AtLabelDice:
-    """A noise model as strong as it takes for a wanted Dice of each noisy mask to the original.
+    """A noise model whose strength is set to reach a wanted Dice to the original mask.
 
-    What is drawn at random for a sample stays as it was; its strength is found by bisection. Where
-    the wanted Dice cannot be reached, such as by whole objects missing, the nearest noisy mask of
-    those tried is taken; the manifest tells its Dice.
+    The strength of each sample is found by bisection, with the same random numbers at all
+    strengths. If the wanted Dice cannot be reached, for example because whole objects go missing,
+    the closest of the noisy masks tried is used. The layer's manifest records its Dice.
 
     Args:
-        model: A noise model that knows a strength.
+        model: A noise model whose strength can be set.
         dice: Wanted Dice, `0 < dice < 1`.
-        steps: Of the bisection.
+        steps: Number of bisection steps.
+
+    Raises:
+        InputError: If the Dice is out of range, or the strength cannot be set.
     """
+
+    MAX_STRENGTH = 32
 
     def __init__(self, model: NoiseModel, dice: float, steps: int = 12) -> None:
         if not 0 < dice < 1:
@@ -148,35 +169,35 @@ class AtLabelDice:
         self.steps = steps
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """See `NoiseModel`; `strength` multiplies what the wanted Dice takes."""
-        tried: list[tuple[float, float, Mask]] = []
+        """Apply the noise; see `NoiseModel`. Strength multiplies the strength that was found."""
+        trials: list[tuple[float, float, Mask]] = []  # error of the Dice, strength, noisy mask
 
-        def dice_at(tried_strength: float) -> float:
-            noisy = self.model(mask, id=id, seed=seed, strength=tried_strength)
+        def dice_at(trial_strength: float) -> float:
+            noisy = self.model(mask, id=id, seed=seed, strength=trial_strength)
             dice = mask_dice(noisy, mask)
-            tried.append((abs(dice - self.dice), tried_strength, noisy))
+            trials.append((abs(dice - self.dice), trial_strength, noisy))
             return dice
 
         low, high = 0.0, 1.0
-        while dice_at(high) > self.dice and high < 32:
+        while dice_at(high) > self.dice and high < self.MAX_STRENGTH:
             low, high = high, 2 * high
         for _ in range(self.steps):
             middle = (low + high) / 2
             low, high = (middle, high) if dice_at(middle) > self.dice else (low, middle)
-        _, found, noisy = min(tried, key=lambda trial: trial[:2])
+        _, best_strength, noisy = min(trials, key=lambda trial: trial[:2])
         if strength == 1:
             return noisy
-        return self.model(mask, id=id, seed=seed, strength=strength * found)
+        return self.model(mask, id=id, seed=seed, strength=strength * best_strength)
 
 
 def annotators(model: Any) -> list[Annotator]:
-    """The annotators among a noise model and those that it is made of."""
+    """List the annotators among a noise model and the models that it is made of."""
     if isinstance(model, Annotator):
         return [model]
     parts = [*getattr(model, "models", []), getattr(model, "model", None)]
-    return [found for part in parts if part is not None for found in annotators(part)]
+    return [annotator for part in parts if part is not None for annotator in annotators(part)]
 
 
 def is_adjustable(model: Any) -> bool:
-    """Whether a noise model takes notice of the strength."""
+    """Whether the strength of a noise model can be set."""
     return bool(getattr(model, "adjustable", True))

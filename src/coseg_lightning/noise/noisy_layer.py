@@ -1,4 +1,4 @@
-"""Which samples get noisy masks, and the label layer that holds them."""
+"""The choice of the samples that get noisy masks, and the label layer that holds these masks."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,21 +16,24 @@ from coseg_lightning.seeding import derive_rng
 def choose_noisy(
     ids: Sequence[str], noise_level: float, seed: int, clean: Collection[str] = ()
 ) -> list[str]:
-    """The ids of exactly `round(noise_level * N)` samples, chosen by the seed.
+    """Choose exactly `round(noise_level * N)` samples by the seed.
 
-    The choice does not depend on the order of the ids, and a lower level's choice is part of a
-    higher level's.
+    The choice does not depend on the order of the ids. A lower level's choice is part of a higher
+    level's choice.
 
     Args:
-        ids: Of all N samples.
-        noise_level: Their share that is to be noisy.
-        seed: Of the choice.
-        clean: Those that are not to be chosen.
+        ids: The ids of all N samples.
+        noise_level: Share of the samples to choose.
+        seed: Seed of the choice.
+        clean: The samples that are never chosen.
+
+    Returns:
+        The ids of the chosen samples.
 
     Raises:
-        InputError: If too many are to be kept clean.
+        InputError: If `clean` leaves too few samples.
     """
-    allowed = [id for id in _shuffled(ids, seed) if id not in clean]
+    allowed = [sample_id for sample_id in _shuffled(ids, seed) if sample_id not in clean]
     count = round(noise_level * len(ids))
     if count > len(allowed):
         raise InputError(
@@ -41,7 +44,7 @@ def choose_noisy(
 
 
 def choose_clean(ids: Sequence[str], count: int, seed: int) -> list[str]:
-    """The ids of the `count` samples that `choose_noisy` of the same seed chooses last."""
+    """Choose the `count` samples that `choose_noisy` would choose last with the same seed."""
     return _shuffled(ids, seed)[len(ids) - count :]
 
 
@@ -61,14 +64,28 @@ def write_noisy_layer(
     """Write noisy masks for a share of the samples into a new label layer.
 
     The layer's manifest records each noisy mask's Dice to the original.
+
+    Args:
+        dataset: Images and masks.
+        noise: The noise model.
+        noise_level: Share of the samples that get noisy masks.
+        seed: Seed of the choice and of the noise.
+        folder: A new folder for the layer.
+        clean: The samples that never get noisy masks.
+
+    Returns:
+        The finished layer.
+
+    Raises:
+        InputError: If `clean` leaves too few samples, or the folder is not free.
     """
     chosen = set(choose_noisy(dataset.ids, noise_level, seed, clean))
     writer = LabelStore.create(folder)
     facts = {}
-    for index, id in enumerate(tqdm(dataset.ids, desc="Noisy masks", leave=False)):
-        if id in chosen:
+    for index, sample_id in enumerate(tqdm(dataset.ids, desc="Noisy masks", leave=False)):
+        if sample_id in chosen:
             original = dataset.mask(index)
-            noisy = noise(original, id=id, seed=seed)
-            writer.write(id, noisy)
-            facts[id] = {"dice": mask_dice(noisy, original)}
+            noisy = noise(original, id=sample_id, seed=seed)
+            writer.write(sample_id, noisy)
+            facts[sample_id] = {"dice": mask_dice(noisy, original)}
     return writer.finish(facts)

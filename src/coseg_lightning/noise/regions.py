@@ -1,4 +1,4 @@
-"""Noise of objects: in the wrong place, missing, or invented."""
+"""Noise models of objects: in the wrong place, missing, invented, or of the wrong class."""
 
 import math
 from collections.abc import Sequence
@@ -21,14 +21,17 @@ from coseg_lightning.seeding import derive_rng
 
 
 class AffineNoise:
-    """A mask that is rotated and shifted (Vorontsov and Kadoury 2021, arXiv 2107.02189).
+    """Rotation and shift of the mask (Vorontsov and Kadoury 2021, arXiv 2107.02189).
 
-    All classes move together, around the foreground's centre. Angle and shift are each between
-    half of the largest and the largest, so that masks do move.
+    All classes move together, around the foreground's centre. Angle and shift are each between half
+    their maximum and their maximum, so that every mask moves.
 
     Args:
         rotate: Largest angle in degrees.
         shift: Largest shift in pixels at 256 x 256, in any direction.
+
+    Raises:
+        InputError: If an argument is below 0.
     """
 
     def __init__(self, rotate: float = 15.0, shift: float = 10.0) -> None:
@@ -40,7 +43,7 @@ class AffineNoise:
         self.shift = shift
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """See `NoiseModel`; strength multiplies angle and shift."""
+        """Apply the noise; see `NoiseModel`. Strength multiplies angle and shift."""
         rng = derive_rng(seed, "affine", id)
         angle = math.radians(strength * self.rotate * rng.uniform(0.5, 1) * rng.choice((-1, 1)))
         length = strength * scale_of(mask) * self.shift * rng.uniform(0.5, 1)
@@ -63,10 +66,13 @@ class AffineNoise:
 
 
 class MissingComponent:
-    """Objects that were overlooked ("drop" of Lad and Mueller 2023, arXiv 2307.05080).
+    """Overlooked objects ("drop" of Lad and Mueller 2023, arXiv 2307.05080).
 
     Args:
-        share: Share of the connected parts of the foreground that are missing; at least one is.
+        share: Share of the foreground's connected parts that are missing. At least one is missing.
+
+    Raises:
+        InputError: If the share is out of range.
     """
 
     def __init__(self, share: float = 0.3) -> None:
@@ -75,24 +81,28 @@ class MissingComponent:
         self.share = share
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """See `NoiseModel`; strength multiplies the share."""
+        """Apply the noise; see `NoiseModel`. Strength multiplies the share."""
         rng = derive_rng(seed, "missing component", id)
         parts = [part for c in foreground_classes(mask) for part in parts_of(mask == c)]
         order = rng.permutation(len(parts))
         share = min(1.0, strength * self.share)
+        count = max(1, round(share * len(parts))) if strength > 0 else 0
         noisy = mask.copy()
-        for number in order[: max(1, round(share * len(parts))) if strength > 0 else 0]:
+        for number in order[:count]:
             noisy[parts[number]] = 0
         return noisy
 
 
 class MissingRegion:
-    """A piece of an object that was left out, beyond a wavy line (Co-Seg's Fig. 3, double arrow).
+    """A missing piece of an object, beyond a wavy line (Co-Seg's Fig. 3, double arrow).
 
     Args:
         share: Smallest and largest share of the connected part that is missing.
         wobble: Standard deviation of the line in pixels at 256 x 256.
-        wavelength: Its correlation length in pixels.
+        wavelength: Correlation length of the line in pixels.
+
+    Raises:
+        InputError: If an argument is out of range.
     """
 
     def __init__(
@@ -112,7 +122,7 @@ class MissingRegion:
         self.wavelength = wavelength
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """See `NoiseModel`; strength multiplies the share."""
+        """Apply the noise; see `NoiseModel`. Strength multiplies the share."""
         rng = derive_rng(seed, "missing", id)
         scale = scale_of(mask)
         noisy = mask.copy()
@@ -124,15 +134,18 @@ class MissingRegion:
 
 
 class SpuriousBlob:
-    """Something that is not there: a blob of a class, somewhere in the background.
+    """An invented object: a blob of a class, somewhere in the background.
 
-    The opposite of "drop" (Lad and Mueller 2023, arXiv 2307.05080), and as frequent where
-    artefacts look like objects.
+    It is the opposite of "drop" (Lad and Mueller 2023, arXiv 2307.05080), and equally frequent
+    where artefacts look like objects.
 
     Args:
         radius: Smallest and largest mean radius in pixels at 256 x 256.
-        count: How many blobs in a mask.
-        classes: K; the blob's class is drawn from `1 .. K-1`.
+        count: Number of blobs in a mask.
+        classes: K. The blob's class is drawn from `1 .. K-1`.
+
+    Raises:
+        InputError: If an argument is out of range.
     """
 
     def __init__(
@@ -148,12 +161,13 @@ class SpuriousBlob:
         self.classes = max(2, classes)
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """See `NoiseModel`; strength multiplies the radius."""
+        """Apply the noise; see `NoiseModel`. Strength multiplies the radius."""
         rng = derive_rng(seed, "blob", id)
         noisy = mask.copy()
         background = np.argwhere(mask == 0)
         y, x = np.indices(mask.shape, dtype=np.float32)
-        for _ in range(self.count if len(background) and strength > 0 else 0):
+        count = self.count if len(background) and strength > 0 else 0
+        for _ in range(count):
             row, column = background[rng.integers(len(background))]
             class_id = int(rng.integers(1, self.classes))
             radius = strength * scale_of(mask) * rng.uniform(*self.radius)
@@ -165,10 +179,15 @@ class SpuriousBlob:
 
 
 class ClassSwap:
-    """Two classes of a mask exchanged ("swap" of Lad and Mueller 2023, arXiv 2307.05080).
+    """Exchange of two classes of a mask ("swap" of Lad and Mueller 2023, arXiv 2307.05080).
+
+    The pair is drawn for each mask. At least one of the two classes is present in it.
 
     Args:
-        classes: K, at least 3; the pair is drawn for each mask, one of them present in it.
+        classes: K, at least 3.
+
+    Raises:
+        InputError: If there are fewer classes.
     """
 
     adjustable = False
@@ -178,7 +197,7 @@ class ClassSwap:
         self.classes = classes
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """See `NoiseModel`; strength has no meaning here."""
+        """Apply the noise; see `NoiseModel`. Strength is ignored."""
         rng = derive_rng(seed, "swap", id)
         present = foreground_classes(mask)
         if not present:
@@ -191,13 +210,16 @@ class ClassSwap:
 
 
 class ClassMerge:
-    """Two classes that an annotator cannot tell apart: one is labelled as the other.
+    """Systematic confusion of two classes: an annotator labels one of them as the other.
 
-    "Systematic" class confusion, as of coarse label sets (Lad and Mueller 2023, arXiv 2307.05080,
-    call the random form "swap"). The pair is one for the whole run, drawn from the seed.
+    It occurs, for example, with coarse label sets. Lad and Mueller (2023, arXiv 2307.05080) call
+    the random form "swap". The pair is drawn from the seed, and is the same in the whole run.
 
     Args:
         classes: K, at least 3.
+
+    Raises:
+        InputError: If there are fewer classes.
     """
 
     adjustable = False
@@ -207,7 +229,7 @@ class ClassMerge:
         self.classes = classes
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """See `NoiseModel`; strength has no meaning here."""
+        """Apply the noise; see `NoiseModel`. Strength is ignored."""
         pair = derive_rng(seed, "merge").choice(np.arange(1, self.classes), 2, replace=False)
         noisy = mask.copy()
         noisy[mask == pair[0]] = pair[1]
