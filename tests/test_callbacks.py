@@ -433,9 +433,9 @@ def test_labels_are_left_alone_where_those_kept_vary_more(tmp_path, monkeypatch)
         seen.append(of_run)
         return True
 
-    monkeypatch.setattr(CorrectionGuard, "kept_vary_more", property(inverted))
-    monkeypatch.setattr(guard, "LEAST_CONTRADICTION", 0)
-    monkeypatch.setattr(guard, "MOST_DISAGREEMENT", 1)
+    monkeypatch.setattr(CorrectionGuard, "wrong_half_suspected", property(inverted))
+    monkeypatch.setattr(guard, "MIN_LABEL_PEER_RATIO", 0)
+    monkeypatch.setattr(guard, "MAX_DISAGREEMENT", 1)
     ranking = CorruptionRanking(tmp_path / "scores.csv")
     correction = LabelCorrection(tmp_path / "labels")
     trainer = trainer_of(tmp_path, callbacks=[ranking, correction])
@@ -444,7 +444,7 @@ def test_labels_are_left_alone_where_those_kept_vary_more(tmp_path, monkeypatch)
     assert correction.wrong_half_suspected
     rows = rows_of(tmp_path / "scores.csv")
     assert all(row["changed_pixels"] in ("", "0") for row in rows)
-    for noisy, excess in (("1", seen[0].size_bias_of_doubted), ("0", seen[0].size_bias_of_kept)):
+    for noisy, excess in (("1", seen[0].excluded_size_bias), ("0", seen[0].kept_size_bias)):
         told = [float(row["excess"]) for row in rows if row["noisy"] == noisy]
         assert sorted(excess) == pytest.approx(sorted(told))
 

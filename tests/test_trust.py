@@ -6,15 +6,15 @@ import pytest
 from coseg_lightning.ranking.guard import CorrectionGuard
 
 
-def trust(labels, peers, kept=(0.02, 0.02)):
+def guard_of(labels, peers, kept=(0.02, 0.02)):
     return CorrectionGuard(np.array(labels, float), np.array(peers, float), np.array(kept, float))
 
 
 def test_the_contradiction_is_the_ratio_of_means():
-    found = trust([0.2, 0.4], [0.05, 0.05])
-    assert found.label_peer_ratio == pytest.approx(6)
-    assert found.disagreement == pytest.approx(0.05)
-    assert found.peers_know_better
+    guard = guard_of([0.2, 0.4], [0.05, 0.05])
+    assert guard.label_peer_ratio == pytest.approx(6)
+    assert guard.disagreement == pytest.approx(0.05)
+    assert guard.peers_know_better
 
 
 @pytest.mark.parametrize(
@@ -28,33 +28,33 @@ def test_the_contradiction_is_the_ratio_of_means():
     ],
 )
 def test_who_is_believed(labels, peers, kept, better):
-    assert trust(labels, peers, kept).peers_know_better == better
+    assert guard_of(labels, peers, kept).peers_know_better == better
 
 
 def test_the_confidence_falls_with_the_contradiction():
-    found = trust([0.1, 0.2, 0.8], [0.05, 0.05, 0.05]).confidence
-    assert (np.diff(found) < 0).all()
-    assert found.min() > 0.5
+    confidence = guard_of([0.1, 0.2, 0.8], [0.05, 0.05, 0.05]).confidence
+    assert (np.diff(confidence) < 0).all()
+    assert confidence.min() > 0.5
     # By hand: r = (0.8 + 1.1 / 3) / (0.05 + 0.05).
-    assert found[2] == pytest.approx(0.5 + 1.3 * 0.1 / (0.8 + 1.1 / 3))
+    assert confidence[2] == pytest.approx(0.5 + 1.3 * 0.1 / (0.8 + 1.1 / 3))
 
 
 def test_labels_that_agree_are_not_overruled():
-    assert (trust([0.0], [0.1]).confidence > 1).all()
+    assert (guard_of([0.0], [0.1]).confidence > 1).all()
 
 
 def test_nothing_in_doubt():
-    found = trust([], [])
-    assert found.label_peer_ratio is None
-    assert found.peers_know_better
-    assert len(found.confidence) == 0
+    guard = guard_of([], [])
+    assert guard.label_peer_ratio is None
+    assert guard.peers_know_better
+    assert len(guard.confidence) == 0
 
 
-def spread(doubted, kept):
+def spread(excluded, kept):
     return CorrectionGuard(
-        *(np.full(len(doubted), 0.3), np.full(len(doubted), 0.02), np.full(len(kept), 0.05)),
-        size_bias_of_doubted=np.array(doubted, float),
-        size_bias_of_kept=np.array(kept, float),
+        *(np.full(len(excluded), 0.3), np.full(len(excluded), 0.02), np.full(len(kept), 0.05)),
+        excluded_size_bias=np.array(excluded, float),
+        kept_size_bias=np.array(kept, float),
     )
 
 

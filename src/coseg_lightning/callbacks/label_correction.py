@@ -226,8 +226,8 @@ class LabelCorrection(Callback):
         assert excess is not None
         trust = CorrectionGuard(
             *(table[doubted, 0], table[doubted, 1], table[~doubted, 0]),
-            size_bias_of_doubted=excess[doubted],
-            size_bias_of_kept=excess[~doubted],
+            excluded_size_bias=excess[doubted],
+            kept_size_bias=excess[~doubted],
         )
         self.label_peer_ratio = trust.label_peer_ratio
         self.wrong_half_suspected = trust.wrong_half_suspected
