@@ -121,7 +121,7 @@ def test_bad_images_do_not_keep_the_others_from_their_masks(place, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 23
     with pytest.raises(InputError, match="out is not empty, and nothing is ever overwritten"):
         predict(place / "run", tmp_path / "images", tmp_path / "out")
-    with pytest.raises(InputError, match="device=cuda:99 is not at hand"):
+    with pytest.raises(InputError, match="device=cuda:99 is not available"):
         predict(place / "run", tmp_path / "images", tmp_path / "other", device="cuda:99")
     result = command("predict", place / "run", "images", "new", "flip=true", cwd=tmp_path)
     assert result.returncode == 1
@@ -158,7 +158,7 @@ def test_all_masks_in_the_users_own_format(place, tmp_path):
 
 
 def test_apply_needs_a_folder_of_masks(smp_run, tmp_path):
-    with pytest.raises(InputError, match="is no run of data=folder"):
+    with pytest.raises(InputError, match="is not a run of data=folder"):
         apply(smp_run, tmp_path / "clean")
 
 
@@ -218,7 +218,7 @@ def test_the_export_command_names_what_it_wrote(place, tmp_path):
     result = command("export", place / "run", "format=safetensors", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     description = place / "run" / "export" / "model.safetensors.json"
-    assert f"what goes in and comes out: {description}" in result.stdout
+    assert f"inputs and outputs are described in {description}" in result.stdout
     assert description.is_file()
 
 
@@ -363,11 +363,11 @@ def test_changed_data_is_not_retrained_on_and_newer_masks_stay(place, tmp_path):
     assert "Traceback" not in result.stderr
     result = command("apply", folder, tmp_path / "clean", f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"1 were changed after the run, and are as they are now: {changed}" in result.stdout
+    assert f"1 changed after the run and were copied as they are now: {changed}" in result.stdout
     assert (tmp_path / "clean" / mine.name).read_bytes() == mine.read_bytes()
     result = command("report", folder, f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "Without pictures of samples: The data of" in result.stdout
+    assert "The report has no pictures of samples: The data of" in result.stdout
 
 
 def test_a_run_is_of_use_from_another_folder_and_when_its_data_has_moved(place, tmp_path):
@@ -382,7 +382,7 @@ def test_a_run_is_of_use_from_another_folder_and_when_its_data_has_moved(place, 
     path = tmp_path / "run" / "summary.json"
     path.write_text(path.read_text().replace(str(place / "data"), str(tmp_path / "gone")))
     for options, told in (
-        ([], "Without pictures of samples: data.root="),
+        ([], "The report has no pictures of samples: data.root="),
         (["root=moved"], ""),
     ):
         result = command("report", "run", *options, cwd=tmp_path)
