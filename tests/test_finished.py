@@ -11,6 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
 
+from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.apply import apply
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.predictions import PredictionFolder
@@ -21,7 +22,6 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
-from coseg_lightning.runs.finished import FinishedRun
 from support import SMALL, Squares, command, composed
 
 LEARNING = ["trainer.max_epochs=12", "optimizer.lr=0.01", "nol=0.3", "++method.confidence=0"]
@@ -95,7 +95,7 @@ def test_predictions_are_those_that_the_test_measured(finished, tmp_path):
     predict(finished / "run", finished / "data" / "images", tmp_path / "out")
     masks = MaskFolder(tmp_path / "out", classes=2)
     samples = SampleDataset(splits.test, image_size=32, in_channels=1)
-    network = FinishedRun(finished / "run").network()
+    network = AppRun(finished / "run").network()
     for i, sample_id in enumerate(splits.test.ids):
         with torch.no_grad():
             p = network(samples[i]["image"][None]).softmax(dim=1)
@@ -111,7 +111,7 @@ def test_bad_images_do_not_keep_the_others_from_their_masks(finished, tmp_path):
     assert len(list((tmp_path / "out").iterdir())) == 23
     with pytest.raises(InputError, match="out is not empty, and nothing is ever overwritten"):
         predict(finished / "run", tmp_path / "images", tmp_path / "out")
-    with pytest.raises(InputError, match="device=cuda:99 is not at hand"):
+    with pytest.raises(InputError, match="device=cuda:99 is not available"):
         predict(finished / "run", tmp_path / "images", tmp_path / "other", device="cuda:99")
     result = command("predict", finished / "run", "images", "new", "flip=true", cwd=tmp_path)
     assert result.returncode == 1
@@ -150,7 +150,7 @@ def test_all_masks_in_the_users_own_format(finished, tmp_path):
 
 
 def test_apply_needs_a_folder_of_masks(smp_run, tmp_path):
-    with pytest.raises(InputError, match="is no run of data=folder"):
+    with pytest.raises(InputError, match="is not a run of data=folder"):
         apply(smp_run, tmp_path / "clean")
 
 
@@ -180,7 +180,7 @@ def test_an_onnx_model_runs_outside_torch(which, finished, smp_run, tmp_path):
     side = probabilities.shape[-1]
     images = np.random.default_rng(0).normal(size=(5, 1, side, side)).astype(np.float32)
     with torch.no_grad():
-        expected = Probabilities(FinishedRun(folder).network())(torch.from_numpy(images))
+        expected = Probabilities(AppRun(folder).network())(torch.from_numpy(images))
     np.testing.assert_allclose(probabilities, expected, atol=1e-4)
 
 
@@ -189,7 +189,7 @@ def test_other_formats(file_format, finished, tmp_path):
     from safetensors.torch import load_file
 
     path, difference = export(finished / "run", file_format, tmp_path / "model")
-    network = FinishedRun(finished / "run").network()
+    network = AppRun(finished / "run").network()
     if file_format == "safetensors":
         assert difference is None
         weights = load_file(path)
@@ -210,31 +210,31 @@ def test_the_export_command_names_what_it_wrote(finished, tmp_path):
     result = command("export", finished / "run", "format=safetensors", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     description = finished / "run" / "export" / "model.safetensors.json"
-    assert f"what goes in and comes out: {description}" in result.stdout
+    assert f"inputs and outputs are described in {description}" in result.stdout
     assert description.is_file()
 
 
 def test_smps_own_loader_reads_the_network(smp_run):
     network = smp.from_pretrained(str(smp_run / "model"))
-    own = FinishedRun(smp_run).network()
+    own = AppRun(smp_run).network()
     assert type(own) is type(network)
     assert all(torch.equal(own.state_dict()[k], v) for k, v in network.state_dict().items())
 
 
 def test_a_run_that_is_not_finished_or_was_edited(finished, tmp_path):
     with pytest.raises(InputError, match="holds no finished run"):
-        FinishedRun(tmp_path)
+        AppRun(tmp_path)
     shutil.copytree(finished / "run", tmp_path / "run")
     path = tmp_path / "run" / "summary.json"
     summary = json.loads(path.read_text())
     for edit in ({"config": None}, {"correction": {"layers": ["../elsewhere"]}}):
         path.write_text(json.dumps({**summary, **edit}))
         with pytest.raises(InputError, match=r"summary.json (was changed|names a layer outside)"):
-            FinishedRun(tmp_path / "run").cfg  # noqa: B018
+            AppRun(tmp_path / "run").cfg  # noqa: B018
     path.write_text(json.dumps(summary))
     (tmp_path / "run" / "model" / "model.safetensors").write_bytes(b"rubbish")
     with pytest.raises(InputError, match="model.safetensors cannot be read as weights"):
-        FinishedRun(tmp_path / "run").network()
+        AppRun(tmp_path / "run").network()
 
 
 # Review
@@ -360,11 +360,11 @@ def test_changed_data_is_not_retrained_on_and_newer_masks_stay(finished, tmp_pat
     assert "Traceback" not in result.stderr
     result = command("apply", folder, tmp_path / "clean", f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"1 were changed after the run, and are as they are now: {changed}" in result.stdout
+    assert f"1 changed after the run and were copied as they are now: {changed}" in result.stdout
     assert (tmp_path / "clean" / mine.name).read_bytes() == mine.read_bytes()
     result = command("report", folder, f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert "Without pictures of samples: The data of" in result.stdout
+    assert "The report has no pictures of samples: The data of" in result.stdout
 
 
 def test_a_run_is_of_use_from_another_folder_and_when_its_data_has_moved(finished, tmp_path):

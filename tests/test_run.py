@@ -16,13 +16,13 @@ from PIL import Image
 from coseg_lightning.app.build import make_data, make_network, make_noise, make_peers
 from coseg_lightning.app.checks import check
 from coseg_lightning.app.command import CONF
+from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.run import run
-from coseg_lightning.runs.finished import FinishedRun
 from support import PHANTOM, ROOT, SMALL, composed, hashes, rows_of, start
 
 ONLY_COMPOSED = """
@@ -457,7 +457,7 @@ def test_a_run_needs_the_file_of_clean_ids_no_more(tmp_path):
     summary = run(composed(*settings), tmp_path / "run")
     id_file.unlink()
     assert summary["config"]["data"]["clean_ids"] == [known[2], known[5]]
-    assert FinishedRun(tmp_path / "run").data().clean_ids == {known[2], known[5]}
+    assert AppRun(tmp_path / "run").data().clean_ids == {known[2], known[5]}
 
 
 def test_a_given_transition_is_not_estimated(tmp_path):
@@ -494,7 +494,7 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
     settings = [f"model={model}", *smaller, *SMALL[2:], *PHANTOM, "noise=type2", "nol=0.3"]
     settings += ["trainer.max_epochs=1"]
     run(composed(*settings), folder)
-    network = FinishedRun(folder).network()
+    network = AppRun(folder).network()
     assert network(torch.randn(1, 1, 32, 32)).shape == (1, 2, 32, 32)
     for format in ("onnx", "torchscript", "safetensors"):
         path, _ = export(folder, format, tmp_path / f"model.{format}")

@@ -128,7 +128,7 @@ def test_the_gap_is_to_the_same_network(tmp_path):
     assert table.clean is None  # there are two
     for row in ("coseg model=fpn", "coseg model=unet"):
         assert table.cells[row]["type1", 0.5].gap == pytest.approx(-2)
-    assert "of the same kind without noise" in table.written_as("text")
+    assert "of the same kind without added noise" in table.written_as("text")
 
 
 def test_a_sweep_of_which_only_the_baseline_has_ended(tmp_path):

@@ -1,4 +1,4 @@
-"""Write a corrupted copy of a folder of masks: python -m coseg_lightning.corrupt."""
+"""Writes a corrupted copy of a folder of masks: python -m coseg_lightning.corrupt."""
 
 import shutil
 import tempfile
@@ -13,14 +13,14 @@ from coseg_lightning.app.command import command
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
+    from coseg_lightning.files.mask_folder import MaskFolder
     from coseg_lightning.noise.models import NoiseModel
 
 
 @command("corrupt")
 def main(cfg: DictConfig) -> None:
-    """Compose, check, write the folder, and say what came out."""
+    """Compose and check the configuration, write the folder, and print how many masks are noisy."""
     from coseg_lightning.app.build import make_noise, noise_name
-    from coseg_lightning.data.folder import read_split
 
     check_share(cfg, "nol")
     check_share(cfg, "noise.level")
@@ -29,10 +29,6 @@ def main(cfg: DictConfig) -> None:
     noise = make_noise(cfg)
     if noise is None:
         raise InputError("noise=none would change nothing; name a noise, such as noise=type2.")
-    candidates = None
-    if cfg.split is not None:
-        split = read_split(Path(cfg.split))
-        candidates = [id for id, part in split.items() if part == "train"]
     rows = corrupt_folder(
         cfg.masks,
         cfg.out,
@@ -41,19 +37,21 @@ def main(cfg: DictConfig) -> None:
         noise_level=cfg.noise.level,
         seed=cfg.seed,
         classes=cfg.data.classes,
-        candidates=candidates,
+        candidates=None if cfg.split is None else _training_ids(Path(cfg.split)),
     )
     dice = [row["dice"] for row in rows if row["noisy"]]
-    print(
-        f"{len(dice)} of {len(rows)} masks in {cfg.out} are noisy ({noise_name(cfg)})"
-        + (
-            f"; their Dice to the originals is {sum(dice) / len(dice):.3f} ({min(dice):.3f} to "
-            f"{max(dice):.3f})."
-            if dice
-            else "."
-        )
-        + " Which: manifest.csv there."
-    )
+    sentences = [f"{len(dice)} of {len(rows)} masks in {cfg.out} are noisy ({noise_name(cfg)})."]
+    if dice:
+        mean, worst, best = sum(dice) / len(dice), min(dice), max(dice)
+        sentences.append(f"Their Dice to the originals is {mean:.3f} ({worst:.3f} to {best:.3f}).")
+    sentences.append("They are listed in its manifest.csv.")
+    print(" ".join(sentences))
+
+
+def _training_ids(split: Path) -> list[str]:
+    from coseg_lightning.data.folder import read_split
+
+    return [sample_id for sample_id, part in read_split(split).items() if part == "train"]
 
 
 def corrupt_folder(
@@ -67,21 +65,21 @@ def corrupt_folder(
     classes: int = 2,
     candidates: Iterable[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Copy a folder of masks, a share of them made noisy, with a `manifest.csv`.
+    """Copy a folder of masks, making a share of them noisy, and add a `manifest.csv`.
 
-    Untouched masks are copied byte by byte; noisy ones keep their file's format, palette and
+    Unchanged masks are copied byte by byte. Noisy masks keep their file's format, palette and
     values (0/255 stays 0/255). With a run's candidates, seed and noise level, the same masks
     become noisy in the same way as in that run.
 
     Args:
         masks: A folder of masks, which is only read.
-        out: A new folder. It appears when it is complete.
+        out: A new folder. It appears only when it is complete.
         noise: The noise model.
-        name: What the manifest calls it.
+        name: The noise's name in the manifest.
         noise_level: Share of the candidates that become noisy.
-        seed: Chooses them, and what happens to them.
+        seed: Seed of the choice of masks and of the noise.
         classes: Number of classes, background included.
-        candidates: Ids that may become noisy; default all.
+        candidates: Ids that may become noisy; by default all.
 
     Returns:
         The manifest's rows: `id`, `file`, `noisy`, `noise`, `seed` and `dice` to the original. A
@@ -94,7 +92,6 @@ def corrupt_folder(
 
     from coseg_lightning.files.csv import write_table
     from coseg_lightning.files.mask_folder import MaskFolder
-    from coseg_lightning.functional.dice import mask_dice
     from coseg_lightning.noise.noisy_layer import choose_noisy
 
     out = Path(out)
@@ -105,27 +102,36 @@ def corrupt_folder(
     source = MaskFolder(masks, classes=classes)
     candidates = source.ids if candidates is None else list(candidates)
     chosen = set(choose_noisy(candidates, noise_level, seed))
-    for id in chosen:
-        source.path(id)
+    for sample_id in chosen:
+        source.path(sample_id)  # raises if the mask is missing
     out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        place = Path(temporary) / "masks"
-        place.mkdir()
-        for id in tqdm(source.ids, desc="Masks", leave=False):
-            path, dice, changed = source.path(id), 1.0, False
-            if id in chosen:
-                original = source.read(id)
-                noisy = noise(original, id=id, seed=seed)
-                dice, changed = mask_dice(noisy, original), bool((noisy != original).any())
-                source.write_like(id, place / path.name, noisy)
+        unfinished = Path(temporary) / "masks"
+        unfinished.mkdir()
+        for sample_id in tqdm(source.ids, desc="Masks", leave=False):
+            path, changed, dice = source.path(sample_id), False, 1.0
+            if sample_id in chosen:
+                changed, dice = _write_noisy(source, sample_id, unfinished, noise, seed)
             else:
-                shutil.copyfile(path, place / path.name)
-            row = {"id": id, "file": path.name, "noisy": int(changed)}
+                shutil.copyfile(path, unfinished / path.name)
+            row = {"id": sample_id, "file": path.name, "noisy": int(changed)}
             rows.append(row | {"noise": name if changed else "", "seed": seed, "dice": dice})
-        write_table(place / "manifest.csv", rows)
-        place.replace(out)
+        write_table(unfinished / "manifest.csv", rows)
+        unfinished.replace(out)
     return rows
+
+
+def _write_noisy(
+    source: "MaskFolder", sample_id: str, folder: Path, noise: "NoiseModel", seed: int
+) -> tuple[bool, float]:
+    """Write a noisy mask; return whether it differs from the original, and its Dice to it."""
+    from coseg_lightning.functional.dice import mask_dice
+
+    original = source.read(sample_id)
+    noisy = noise(original, id=sample_id, seed=seed)
+    source.write_like(sample_id, folder / source.path(sample_id).name, noisy)
+    return bool((noisy != original).any()), mask_dice(noisy, original)
 
 
 if __name__ == "__main__":

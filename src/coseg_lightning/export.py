@@ -1,4 +1,4 @@
-"""A run's network for use elsewhere: python -m coseg_lightning.export RUN format=onnx."""
+"""Exports a run's network for use elsewhere: python -m coseg_lightning.export RUN format=onnx."""
 
 import json
 import warnings
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from coseg_lightning.app.command import arguments, cli_errors
@@ -17,29 +19,34 @@ from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.forward import any_size
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
-TOLERANCE = 1e-3  # of probabilities, between one engine's arithmetic and another's
+TOLERANCE = 1e-3  # difference in probability between the arithmetic of two engines
+PREPARATION = (
+    "resize to the side (area average where it gets smaller, else linear), "
+    "map the image's 0.5 and 99.5 percent quantiles to 0 and 1 and clip, subtract its mean, "
+    "divide by its standard deviation"
+)
 
 
 def main() -> None:
-    """Read the command line, write the file, and say where it is."""
-    given = arguments(
-        "The network of a finished run, checked against torch's own output.",
+    """Read the command line, export the network, and print the path of the file."""
+    options = arguments(
+        "Export the network of a finished run, checked against torch's own output.",
         {"run": "the folder of a finished run"},
         {
             "format": ("onnx", "or torchscript, safetensors (the weights alone)"),
             "out": ("", "the file; default RUN/export/model.SUFFIX"),
         },
     )
-    path, difference = export(given["run"], given["format"], given["out"] or None)
-    checked = "" if difference is None else f", at most {difference:.1e} off torch's probabilities"
-    print(f"{path}{checked}; what goes in and comes out: {_described(path)}")
+    path, difference = export(options["run"], options["format"], options["out"] or None)
+    check = "" if difference is None else f", at most {difference:.1e} off torch's probabilities"
+    print(f"{path}{check}; inputs and outputs are described in {_description_path(path)}")
 
 
 class Probabilities(nn.Module):
-    """What is exported: standardised images in, class probabilities out.
+    """The exported module: maps standardised images to class probabilities.
 
     Args:
-        network: Gives logits.
+        network: Returns logits.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -47,7 +54,7 @@ class Probabilities(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        """`(N, C, H, W)` to `(N, K, H, W)`."""
+        """Map `(N, C, H, W)` images to `(N, K, H, W)` probabilities."""
         return class_logits(any_size(self.network, images)).softmax(dim=1)
 
 
@@ -56,72 +63,92 @@ def export(
 ) -> tuple[Path, float | None]:
     """Write a run's network as ONNX, TorchScript or safetensors, with a `.json` that describes it.
 
-    ONNX and TorchScript take `(N, C, S, S)` images for any N, as the description tells to prepare
-    them, and give `(N, K, S, S)` class probabilities.
+    ONNX and TorchScript networks take `(N, C, S, S)` images for any N and return `(N, K, S, S)`
+    class probabilities. The description says how the images must be prepared.
 
     Args:
         run: The folder of a finished run.
         format: `onnx`, `torchscript` or `safetensors`.
-        out: A new file; default in the run's folder.
+        out: A new file; by default in the run's folder.
 
     Returns:
-        The file, and how far its probabilities are off torch's at most (None for safetensors).
+        The file, and the largest difference of its probabilities to torch's (None for safetensors).
 
     Raises:
-        InputError: If there is no such format, the file exists, a package is missing, or the
-            written network gives anything else than torch's.
+        InputError: If the format is unknown, the file exists, a package is missing, or the
+            probabilities of the written network differ from torch's.
     """
-    if format not in SUFFIXES:
-        raise InputError(f"format={format} must be {', '.join(SUFFIXES)}.")
+    file_format = format  # the public keyword shadows a builtin
+    if file_format not in SUFFIXES:
+        raise InputError(f"format={file_format} must be {', '.join(SUFFIXES)}.")
     finished = AppRun(run)
-    path = finished.folder / "export" / f"model{SUFFIXES[format]}" if out is None else Path(out)
-    for file in (path, _described(path)):
-        if file.exists():
-            raise InputError(f"{file} exists and is never overwritten; give another out=FILE.")
-    data = finished.cfg.data
-    side, channels = int(data.image_size), int(data.in_channels)
+    path = _new_path(finished, file_format, out)
+    images = _random_images(finished.cfg.data)
     module = Probabilities(finished.network()).eval()
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(3, channels, side, side, generator=generator)
     with torch.no_grad():
         expected = module(images).numpy()
     with replacing(path) as temporary:
-        if format == "safetensors":
-            from safetensors.torch import save_file
-
-            save_file(
-                {k: v.contiguous() for k, v in module.network.state_dict().items()}, temporary
-            )
-            difference = None
-        else:
-            write, read = FORMATS[format]
-            write(module, images[:2], temporary)
-            difference = float(np.abs(read(temporary, images) - expected).max())
-            if not difference <= TOLERANCE:
-                raise InputError(
-                    f"The {format} network's probabilities are up to {difference:.2g} off torch's; "
-                    "export it in another format."
-                )
-    description = {
-        "input": {"name": "images", "shape": ["N", channels, side, side], "type": "float32"},
-        "preparation": "resize to the side (area average where it gets smaller, else linear), "
-        "map the image's 0.5 and 99.5 percent quantiles to 0 and 1 and clip, subtract its mean, "
-        "divide by its standard deviation",
-        "output": {
-            "name": "probabilities",
-            "shape": ["N", int(expected.shape[1]), side, side],
-            "of": "classes, background first",
-        },
-    }
-    write_text(_described(path), json.dumps(description, indent=1))
+        WRITERS[file_format](module, images[:2], temporary)
+        difference = _checked_difference(file_format, temporary, images, expected)
+    write_text(_description_path(path), json.dumps(_description(images, expected), indent=1))
     return path, difference
 
 
-def _described(path: Path) -> Path:
+def _new_path(finished: AppRun, file_format: str, out: str | Path | None) -> Path:
+    default = finished.folder / "export" / f"model{SUFFIXES[file_format]}"
+    path = default if out is None else Path(out)
+    for file in (path, _description_path(path)):
+        if file.exists():
+            raise InputError(f"{file} exists and is never overwritten; give another out=FILE.")
+    return path
+
+
+def _description_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _write_onnx(module: nn.Module, images: Tensor, path: Path) -> None:
+def _random_images(data: DictConfig) -> Tensor:
+    side, channels = int(data.image_size), int(data.in_channels)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3, channels, side, side, generator=generator)
+
+
+def _checked_difference(
+    file_format: str, path: Path, images: Tensor, expected: NDArray[Any]
+) -> float | None:
+    """Compare the written network with torch; None if the file holds weights only."""
+    if file_format not in READERS:
+        return None
+    difference = float(np.abs(READERS[file_format](path, images) - expected).max())
+    if not difference <= TOLERANCE:  # also if it is not a number
+        raise InputError(
+            f"The {file_format} network's probabilities are up to {difference:.2g} off torch's; "
+            "export it in another format."
+        )
+    return difference
+
+
+def _description(images: Tensor, probabilities: NDArray[Any]) -> dict[str, Any]:
+    _, channels, height, width = images.shape
+    return {
+        "input": {"name": "images", "shape": ["N", channels, height, width], "type": "float32"},
+        "preparation": PREPARATION,
+        "output": {
+            "name": "probabilities",
+            "shape": ["N", int(probabilities.shape[1]), height, width],
+            "of": "classes, background first",
+        },
+    }
+
+
+def _write_safetensors(module: Probabilities, images: Tensor, path: Path) -> None:
+    from safetensors.torch import save_file
+
+    weights = {name: w.contiguous() for name, w in module.network.state_dict().items()}
+    save_file(weights, path)
+
+
+def _write_onnx(module: Probabilities, images: Tensor, path: Path) -> None:
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -150,9 +177,9 @@ def _read_onnx(path: Path, images: Tensor) -> Any:
     return session.run(None, {"images": images.numpy()})[0]
 
 
-def _write_torchscript(module: nn.Module, images: Tensor, path: Path) -> None:
+def _write_torchscript(module: Probabilities, images: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
-        # That it is for these sizes alone is what is wanted; and that torch prefers its own export.
+        # Tracing warns that it fixes the image size, which is intended, and that it is deprecated.
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(module, images)  # type: ignore[no-untyped-call]
         torch.jit.save(traced, str(path))
@@ -163,10 +190,12 @@ def _read_torchscript(path: Path, images: Tensor) -> Any:
         return torch.jit.load(str(path))(images).numpy()  # type: ignore[no-untyped-call]
 
 
-FORMATS = {
-    "onnx": (_write_onnx, _read_onnx),
-    "torchscript": (_write_torchscript, _read_torchscript),
+WRITERS = {
+    "onnx": _write_onnx,
+    "torchscript": _write_torchscript,
+    "safetensors": _write_safetensors,
 }
+READERS = {"onnx": _read_onnx, "torchscript": _read_torchscript}  # safetensors holds weights only
 
 
 if __name__ == "__main__":

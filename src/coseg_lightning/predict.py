@@ -1,8 +1,8 @@
-"""Masks of new images by a run's network: python -m coseg_lightning.predict RUN IMAGES OUT."""
+"""Predicts masks of new images: python -m coseg_lightning.predict RUN IMAGES OUT."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,24 +25,24 @@ from coseg_lightning.networks.forward import any_size
 
 
 def main() -> None:
-    """Read the command line, predict, and say where the masks are."""
-    given = arguments(
-        "Masks of new images, at their own size, by the network of a finished run.",
+    """Read the command line, predict the masks, and print where they are."""
+    options = arguments(
+        "Predict masks of new images, at their own size, with the network of a finished run.",
         {
             "run": "the folder of a finished run",
             "images": "a folder of images",
             "out": "a new folder for the masks",
         },
         {
-            "probabilities": (False, "also out/probabilities/ID.npy, (K, H, W) float16"),
-            "flips": (False, "the mean over the image and its mirror image"),
-            "batch_size": (8, "images at a time"),
+            "probabilities": (False, "also write out/probabilities/ID.npy, (K, H, W) float16"),
+            "flips": (False, "average over the image and its mirror image"),
+            "batch_size": (8, "images per batch"),
             "num_workers": (0, "processes that read images"),
             "device": ("auto", "or cpu, cuda, cuda:1, mps"),
         },
     )
-    count = predict(**given)
-    print(f"{count} masks are in {given['out']}.")
+    count = predict(**options)
+    print(f"{count} masks are in {options['out']}.")
 
 
 def predict(
@@ -56,10 +56,10 @@ def predict(
     num_workers: int = 0,
     device: str = "auto",
 ) -> int:
-    """Write a mask of every image of a folder, one batch after the other in constant memory.
+    """Write a mask of every image in a folder, batch by batch in constant memory.
 
-    Masks are `OUT/ID.png` of the image's own size, with class ids, or 0 and 255 where there are
-    two classes. Where an image cannot be read the others are predicted all the same.
+    Masks are `OUT/ID.png` at the image's own size, with class ids, or with 0 and 255 if there are
+    two classes. If some images cannot be read, the others are predicted before the error is raised.
 
     Args:
         run: The folder of a finished run.
@@ -68,65 +68,85 @@ def predict(
         probabilities: Whether to write `OUT/probabilities/ID.npy` too, `(K, H, W)` float16, which
             `coseg_lightning.audit` reads as `predictions`.
         flips: Whether to average over the image and its mirror image.
-        batch_size: Images at a time.
+        batch_size: Images per batch.
         num_workers: Processes that read images.
         device: `auto`, or a device of torch.
 
     Returns:
-        How many masks were written.
+        The number of masks written.
 
     Raises:
-        InputError: If the run is not finished, `out` holds anything, or images cannot be read.
+        InputError: If the run is not finished, `out` is not empty, or images cannot be read.
     """
     finished, out = AppRun(run), Path(out)
-    if batch_size < 1 or num_workers < 0:
-        raise InputError(f"batch_size={batch_size} must be at least 1, num_workers at least 0.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is not empty, and nothing is ever overwritten; give a new folder.")
-    by_stem = files_by_stem(Path(images))
-    for paths in by_stem.values():
-        if len(paths) > 1:
-            raise InputError(same_stem(paths))
+    _check_options(out, batch_size, num_workers)
+    files = _image_files(Path(images))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        network = finished.network().to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device={device} is not at hand; take auto or cpu ({error}).") from error
-    seen = finished.cfg.data
-    dataset = _Images(list(by_stem.items()), seen.image_size, seen.in_channels)
+    network = _network_on(finished, device)
+    data = finished.cfg.data
+    dataset = _Images(files, data.image_size, data.in_channels)
     loader: Any = DataLoader(
-        dataset, batch_size, num_workers=num_workers, collate_fn=_apart, shuffle=False
+        dataset, batch_size, num_workers=num_workers, collate_fn=_split_readable, shuffle=False
     )
     unreadable: list[str] = []
     written = 0
     with tqdm(total=len(dataset), desc="Masks", unit="image") as bar, torch.inference_mode():
-        for good, bad in loader:
-            unreadable += bad
-            bar.update(len(bad))
-            if not good:
-                continue
-            batch = torch.stack([image for _, _, image in good]).to(device)
-            p = _probabilities(network, batch)
-            if flips:
-                p = (p + _probabilities(network, batch.flip(-1)).flip(-1)) / 2
-            for (id, size, _), of_image in zip(good, p, strict=True):
-                full = F.interpolate(of_image[None], size, mode="bilinear", align_corners=False)[0]
-                _write(out, id, full.cpu(), probabilities)
+        for samples, errors in loader:
+            unreadable += errors
+            bar.update(len(errors))
+            for sample_id, p in _predict_batch(network, samples, device, flips):
+                _write(out, sample_id, p, probabilities)
                 written += 1
                 bar.update()
     if unreadable:
-        told = " ".join(unreadable[:3]) + (
-            f" And {len(unreadable) - 3} more." * (len(unreadable) > 3)
-        )
-        raise InputError(f"{len(unreadable)} of {len(dataset)} images have no mask: {told}")
+        raise InputError(_unreadable_message(unreadable, len(dataset)))
     return written
 
 
-class _Images(Dataset[Any]):
-    """Images as the network sees them, and their own size; or why one cannot be read."""
+def _check_options(out: Path, batch_size: int, num_workers: int) -> None:
+    if batch_size < 1 or num_workers < 0:
+        raise InputError(
+            f"batch_size={batch_size} must be at least 1, num_workers={num_workers} at least 0."
+        )
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} is not empty, and nothing is ever overwritten; give a new folder.")
 
-    def __init__(self, files: Sequence[tuple[str, list[Path]]], side: int, channels: int) -> None:
+
+def _image_files(folder: Path) -> list[tuple[str, Path]]:
+    by_stem = files_by_stem(folder)
+    for paths in by_stem.values():
+        if len(paths) > 1:
+            raise InputError(same_stem(paths))
+    return [(sample_id, paths[0]) for sample_id, paths in by_stem.items()]
+
+
+def _network_on(finished: AppRun, device: str) -> torch.nn.Module:
+    try:
+        return finished.network().to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"device={device} is not available; use device=auto or device=cpu ({error})."
+        ) from error
+
+
+def _unreadable_message(errors: Sequence[str], images: int) -> str:
+    shown = " ".join(errors[:3])
+    if len(errors) > 3:
+        shown += f" And {len(errors) - 3} more."
+    return f"{len(errors)} of {images} images have no mask: {shown}"
+
+
+class _Sample(NamedTuple):
+    sample_id: str
+    size: tuple[int, int]  # of the image in its file
+    image: Tensor  # as the network takes it
+
+
+class _Images(Dataset[Any]):
+    """The images of a folder; an image that cannot be read is replaced by the error's sentence."""
+
+    def __init__(self, files: Sequence[tuple[str, Path]], side: int, channels: int) -> None:
         self.files = files
         self.side = side
         self.channels = channels
@@ -134,35 +154,49 @@ class _Images(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[str, tuple[int, int], Tensor] | str:
-        id, paths = self.files[index]
+    def __getitem__(self, index: int) -> _Sample | str:
+        sample_id, path = self.files[index]
         try:
-            image = read_image(paths[0])
-            seen = standardised(preprocess(image, self.side, self.channels))
+            image = read_image(path)
+            prepared = standardised(preprocess(image, self.side, self.channels))
         except InputError as error:
             return str(error)
-        return id, (image.shape[0], image.shape[1]), seen
+        return _Sample(sample_id, (image.shape[0], image.shape[1]), prepared)
 
 
-def _apart(samples: list[Any]) -> tuple[list[Any], list[str]]:
-    """The samples that could be read, and why the others could not."""
-    bad = [sample for sample in samples if isinstance(sample, str)]
-    return [sample for sample in samples if not isinstance(sample, str)], bad
+def _split_readable(items: list[_Sample | str]) -> tuple[list[_Sample], list[str]]:
+    samples = [item for item in items if not isinstance(item, str)]
+    return samples, [item for item in items if isinstance(item, str)]
+
+
+def _predict_batch(
+    network: torch.nn.Module, samples: Sequence[_Sample], device: str, flips: bool
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield each sample's id and its `(K, H, W)` probabilities at the image's own size."""
+    if not samples:
+        return
+    images = torch.stack([sample.image for sample in samples]).to(device)
+    p = _probabilities(network, images)
+    if flips:
+        p = (p + _probabilities(network, images.flip(-1)).flip(-1)) / 2
+    for sample, image_p in zip(samples, p, strict=True):
+        resized = F.interpolate(image_p[None], sample.size, mode="bilinear", align_corners=False)
+        yield sample.sample_id, resized[0].cpu()
 
 
 def _probabilities(network: torch.nn.Module, images: Tensor) -> Tensor:
     return class_logits(any_size(network, images)).softmax(dim=1)
 
 
-def _write(out: Path, id: str, p: Tensor, probabilities: bool) -> None:
+def _write(out: Path, sample_id: str, p: Tensor, probabilities: bool) -> None:
     mask = smallest_type(p.argmax(dim=0).numpy())
     if len(p) == 2:
         mask = mask * np.uint8(255)
-    with replacing(out / f"{id}.png") as temporary:
+    with replacing(out / f"{sample_id}.png") as temporary:
         Image.fromarray(mask).save(temporary, format="PNG")
     if probabilities:
-        place = out / "probabilities" / f"{id}.npy"
-        with replacing(place) as temporary, temporary.open("wb") as file:
+        path = out / "probabilities" / f"{sample_id}.npy"
+        with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, p.numpy().astype(np.float16))
 
 

@@ -1,4 +1,4 @@
-"""The table of a sweep, as the paper's Table 1: python -m coseg_lightning.table FOLDER."""
+"""The table of a sweep, like Table 1 of the paper: python -m coseg_lightning.table FOLDER."""
 
 from pathlib import Path
 
@@ -10,23 +10,24 @@ FORMATS = ("text", "csv", "markdown", "latex")
 
 
 def main() -> None:
-    """Read the command line, print the table, and say what is missing."""
-    given = arguments(
+    """Read the command line, write and print the table, and list the missing runs."""
+    options = arguments(
         "The table of a sweep: mean and standard deviation over seeds, also while it still runs.",
         {"folder": "a multirun's folder, or any folder of runs"},
         {
             "metric": ("dice", "or accuracy"),
-            "format": ("text", "or csv, markdown, latex: what is printed; all are written"),
+            "format": ("text", "or csv, markdown, latex: the format printed; all are written"),
         },
     )
-    if given["format"] not in FORMATS:
-        raise InputError(f"format={given['format']} must be {', '.join(FORMATS)}.")
-    table = sweep_table(given["folder"], metric=given["metric"])
-    place = table.write(Path(given["folder"]) / "table")
-    print(table.written_as(given["format"]))
-    for line in table.missing:
-        print(line)
-    print(f"In {place}: table.csv, table.md, table.tex, {table.metric}.png and .svg")
+    file_format = options["format"]
+    if file_format not in FORMATS:
+        raise InputError(f"format={file_format} must be {', '.join(FORMATS)}.")
+    table = sweep_table(options["folder"], metric=options["metric"])
+    folder = table.write(Path(options["folder"]) / "table")
+    print(table.written_as(file_format))
+    for sentence in table.missing:
+        print(sentence)
+    print(f"In {folder}: table.csv, table.md, table.tex, {table.metric}.png and .svg")
 
 
 if __name__ == "__main__":

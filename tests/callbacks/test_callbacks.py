@@ -430,9 +430,9 @@ def test_labels_are_left_alone_where_those_kept_vary_more(tmp_path, monkeypatch)
         guards.append(of_run)
         return True
 
-    monkeypatch.setattr(CorrectionGuard, "kept_vary_more", property(inverted))
-    monkeypatch.setattr(guard, "LEAST_CONTRADICTION", 0)
-    monkeypatch.setattr(guard, "MOST_DISAGREEMENT", 1)
+    monkeypatch.setattr(CorrectionGuard, "wrong_half_suspected", property(inverted))
+    monkeypatch.setattr(guard, "MIN_LABEL_PEER_RATIO", 0)
+    monkeypatch.setattr(guard, "MAX_DISAGREEMENT", 1)
     ranking = CorruptionRanking(tmp_path / "scores.csv")
     correction = LabelCorrection(tmp_path / "labels")
     trainer = trainer_of(tmp_path, callbacks=[ranking, correction])
@@ -442,8 +442,8 @@ def test_labels_are_left_alone_where_those_kept_vary_more(tmp_path, monkeypatch)
     rows = rows_of(tmp_path / "scores.csv")
     assert all(row["changed_pixels"] in ("", "0") for row in rows)
     for noisy, excess in (
-        ("1", guards[0].size_bias_of_doubted),
-        ("0", guards[0].size_bias_of_kept),
+        ("1", guards[0].excluded_size_bias),
+        ("0", guards[0].kept_size_bias),
     ):
         written = [float(row["excess"]) for row in rows if row["noisy"] == noisy]
         assert sorted(excess) == pytest.approx(sorted(written))

@@ -57,8 +57,8 @@ def spread(excluded_biases, kept_biases):
         np.full(len(excluded_biases), 0.3),
         np.full(len(excluded_biases), 0.02),
         np.full(len(kept_biases), 0.05),
-        size_bias_of_doubted=np.array(excluded_biases, float),
-        size_bias_of_kept=np.array(kept_biases, float),
+        excluded_size_bias=np.array(excluded_biases, float),
+        kept_size_bias=np.array(kept_biases, float),
     )
 
 

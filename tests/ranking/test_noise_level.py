@@ -50,7 +50,7 @@ def test_of_very_many_samples_some_are_asked(monkeypatch):
         return fit(values, start)
 
     monkeypatch.setattr(noise_level, "fit_mixture", counted)
-    monkeypatch.setattr(noise_level, "ENOUGH", 200)
+    monkeypatch.setattr(noise_level, "MAX_SAMPLES", 200)
     estimate = estimate_noise_level(e, e)
     assert set(asked) == {200}
     assert estimate.noise_level == pytest.approx(0.3, abs=0.06)

@@ -252,8 +252,8 @@ class LabelCorrection(Callback, PredictionObserver):
             against_label[is_noisy],
             among_peers[is_noisy],
             against_label[~is_noisy],
-            size_bias_of_doubted=ranking.size_bias[is_noisy],
-            size_bias_of_kept=ranking.size_bias[~is_noisy],
+            excluded_size_bias=ranking.size_bias[is_noisy],
+            kept_size_bias=ranking.size_bias[~is_noisy],
         )
 
 

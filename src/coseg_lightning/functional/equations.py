@@ -1,8 +1,8 @@
 """The paper's mathematics in plain torch: Eq. (1) to (3), selection and vote.
 
 Legend of shapes: N samples, K classes, H x W pixels. Logits are `(N, K, H, W)` floats of any
-precision, or `(N, 1, H, W)` for a binary network with one sigmoid output; masks are `(N, H, W)`
-int64 with class ids `0 .. K-1` and `ignore_index` where nobody labelled.
+precision, or `(N, 1, H, W)` for a binary network with one sigmoid output. Masks are `(N, H, W)`
+int64 with class ids `0 .. K-1`, and `ignore_index` marks unlabelled pixels.
 
 Section and equation numbers are those of arXiv 2102.00523.
 """
@@ -19,11 +19,11 @@ IGNORE_INDEX = 255
 
 
 def class_logits(logits: Tensor) -> Tensor:
-    """Logits of all classes, in float32 or better.
+    """Return the logits of all classes, in float32 or better.
 
-    A binary network's single output z becomes the pair (0, z), whose softmax is the sigmoid of z,
-    so that everything else is written once, for K classes. Half precision is left here, because
-    a sum over 256 x 256 pixels overflows float16.
+    The single output z of a binary network becomes the pair (0, z), whose softmax is the sigmoid
+    of z. Everything else can therefore be written once, for K classes. Half precision is converted
+    here, because a sum over 256 x 256 pixels overflows float16.
 
     Shape:
         logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2. Returns `(N, K, H, W)`.
@@ -35,13 +35,13 @@ def class_logits(logits: Tensor) -> Tensor:
 
 
 def predicted_classes(scores: Tensor) -> Tensor:
-    """The class with the highest logit or probability of every pixel, the first of equal ones.
+    """Return the class with the highest logit or probability at each pixel, the first if tied.
 
     Shape:
         scores `(N, K, H, W)`; returns `(N, H, W)` int64.
     """
     if scores.shape[1] == 2:
-        return (scores[:, 1] > scores[:, 0]).long()  # many times faster yet
+        return (scores[:, 1] > scores[:, 0]).long()  # much faster still for two classes
     return scores.max(dim=1).indices  # twenty times faster than argmax on a CPU
 
 
@@ -56,14 +56,17 @@ def corruption_score(
 
     Args:
         logits: The network's output.
-        masks: The labels to judge.
-        reduction: `mean` over the sample's labelled pixels, or `sum` as printed; the order of
-            samples with equally many labelled pixels is the same.
+        masks: The labels to score.
+        reduction: `mean` over the sample's labelled pixels, or `sum` as printed in the paper. Both
+            rank samples with equally many labelled pixels in the same order.
         ignore_index: Class id of unlabelled pixels, which do not count.
 
+    Shape:
+        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)`. Returns `(N,)`.
+
     Returns:
-        `(N,)` scores in nats, small for reliable labels. A sample without any labelled pixel
-        scores 0: nothing in it contradicts the network.
+        Scores in nats, small for reliable labels. A sample without any labelled pixel scores 0,
+        because nothing in it contradicts the network.
     """
     per_pixel = F.cross_entropy(
         class_logits(logits), masks, ignore_index=ignore_index, reduction="none"
@@ -82,7 +85,7 @@ def dice_loss(
     include_background: bool = True,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Dice loss of each sample, Eq. (3), with squared denominators over k classes.
+    """Dice loss of each sample, Eq. (3): squared denominators, averaged over k classes.
 
     Args:
         logits: The network's output.
@@ -90,9 +93,12 @@ def dice_loss(
         include_background: Whether class 0 is one of the k classes.
         ignore_index: Class id of unlabelled pixels, which do not count.
 
+    Shape:
+        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)`. Returns `(N,)`.
+
     Returns:
-        `(N,)` losses in [0, 1]. A class absent from the label adds the constant 1/k, with zero
-        gradient, as the equation has it.
+        Losses in [0, 1]. A class that is absent from the label adds the constant 1/k with zero
+        gradient, as in the equation.
     """
     probabilities = class_logits(logits).softmax(dim=1)
     labelled = masks != ignore_index
@@ -103,7 +109,7 @@ def dice_loss(
         p, g = p[:, 1:], g[:, 1:]
     overlap = 2 * (p * g).sum(dim=(2, 3))
     size = p.square().sum(dim=(2, 3)) + g.square().sum(dim=(2, 3))
-    # The smallest normal number only guards 0/0 where a class is neither labelled nor predicted.
+    # The clamp only avoids 0/0 where a class is neither labelled nor predicted.
     return 1 - (overlap / size.clamp_min(torch.finfo(p.dtype).tiny)).mean(dim=1)
 
 
@@ -116,14 +122,21 @@ def segmentation_loss(
     ignore_index: int = IGNORE_INDEX,
     pixel_loss: Callable[..., Tensor] = corruption_score,
 ) -> Tensor:
-    """The first two terms of Eq. (2) for each sample: `L_CE + lambda_1 L_Dice`.
+    """Compute the first two terms of Eq. (2) for each sample: `L_CE + lambda_1 L_Dice`.
 
-    The third, `lambda_2 ||W||^2`, does not depend on the sample and is left to the optimizer:
-    see `l2_weight_decay`. A `pixel_loss` of the same signature as `corruption_score` takes the
-    place of the cross-entropy.
+    The third term, `lambda_2 ||W||^2`, does not depend on the sample and is left to the
+    optimizer: see `l2_weight_decay`.
 
-    Returns:
-        `(N,)` losses.
+    Args:
+        logits: The network's output.
+        masks: The labels.
+        lambda_1: Weight of the Dice loss.
+        include_background: Whether class 0 is one of the classes of the Dice loss.
+        ignore_index: Class id of unlabelled pixels, which do not count.
+        pixel_loss: Replaces the cross-entropy. It has the same signature as `corruption_score`.
+
+    Shape:
+        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)`. Returns `(N,)`.
     """
     cross_entropy = pixel_loss(logits, masks, ignore_index=ignore_index)
     dice = dice_loss(
@@ -133,20 +146,20 @@ def segmentation_loss(
 
 
 def l2_weight_decay(lambda_2: float) -> float:
-    """The `weight_decay` that makes an optimizer add the L2 term of Eq. (2).
+    """Return the `weight_decay` with which an optimizer adds the L2 term of Eq. (2).
 
-    The gradient of `lambda_2 ||W||^2` is `2 lambda_2 W`; torch's SGD and Adam add
-    `weight_decay * W`. AdamW's decoupled decay is another method and not this term.
+    The gradient of `lambda_2 ||W||^2` is `2 lambda_2 W`, and torch's SGD and Adam add
+    `weight_decay * W`. AdamW's decoupled decay is a different method and not this term.
     """
     return 2 * lambda_2
 
 
 def keep_rate(epoch: int, noise_level: float, ramp_epochs: int) -> float:
-    """Share alpha of each batch that is trusted in an epoch (counted from 0).
+    """Return the share alpha of each batch that is kept in an epoch (counted from 0).
 
-    Falls linearly from 1 to `1 - noise_level` over the first `ramp_epochs`, since the scores of
-    an untrained network say nothing (Han et al. 2018, arXiv 1804.06872, Algorithm 1).
-    `ramp_epochs=0` is the constant `alpha = 1 - NoL` of section 3.
+    The share falls linearly from 1 to `1 - noise_level` over the first `ramp_epochs`, because the
+    scores of an untrained network carry no information (Han et al. 2018, arXiv 1804.06872,
+    Algorithm 1). `ramp_epochs=0` gives the constant `alpha = 1 - NoL` of section 3.
     """
     if ramp_epochs <= 0:
         return 1 - noise_level
@@ -154,22 +167,28 @@ def keep_rate(epoch: int, noise_level: float, ramp_epochs: int) -> float:
 
 
 def selection_size(batch_size: int, alpha: float, carry: float) -> tuple[int, float]:
-    """How many samples of this batch to keep, and what to carry over to the next.
+    """Return how many samples of this batch to keep, and the rounding error to carry over.
 
-    `alpha * batch_size` is rarely whole. The rounding error is carried from batch to batch, so
-    that the share kept is alpha on average; at least one sample is kept in every batch.
+    `alpha * batch_size` is rarely an integer. The rounding error is carried from batch to batch,
+    so that the kept share is alpha on average. At least one sample is kept in every batch.
+
+    Args:
+        batch_size: Number of samples in the batch.
+        alpha: Share of samples to keep.
+        carry: The rounding error of the previous call; 0 for the first.
 
     Returns:
-        The number k, `1 <= k <= batch_size`, and the carry for the next call (start with 0).
+        The number k, `1 <= k <= batch_size`, and the carry for the next call.
     """
     exact = alpha * batch_size + carry
     k = min(batch_size, max(1, math.floor(exact + 1e-9)))
-    # Where alpha * batch_size < 1, "at least one" overdraws for ever; one sample is owed at most.
+    # Where alpha * batch_size < 1, keeping at least one sample overdraws in every batch. The debt
+    # is therefore limited to one sample.
     return k, max(-1.0, exact - k)
 
 
 def small_score_selection(scores: Tensor, k: int) -> Tensor:
-    """Indices of the k samples with the smallest corruption scores (section 2.1).
+    """Return the indices of the k samples with the smallest corruption scores (section 2.1).
 
     Shape:
         scores `(N,)`; returns `(k,)` int64. NaN scores come last.
@@ -185,7 +204,7 @@ def vote(
     confidence: float | Tensor = 0.0,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Corrected labels (section 2.2): the peers' class where both agree against the label.
+    """Correct labels (section 2.2): take the peers' class where both agree against the label.
 
     Unlabelled pixels stay unlabelled.
 
@@ -193,8 +212,8 @@ def vote(
         probabilities_a: Class probabilities of the first peer.
         probabilities_b: Class probabilities of the second peer.
         masks: The labels.
-        confidence: The mean probability of the peers' class must be above this, one number or one
-            a sample; 0 as printed.
+        confidence: The mean probability of the peers' class must exceed this. One number, or one
+            per sample; 0 as printed in the paper.
         ignore_index: Class id of unlabelled pixels.
 
     Shape:
@@ -210,7 +229,7 @@ def vote(
 def agreement(
     logits_a: Tensor, logits_b: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
-    """Share of labelled pixels for which both peers predict the same class, a scalar in [0, 1]."""
+    """Return the share of labelled pixels at which both peers predict the same class, in [0, 1]."""
     same = predicted_classes(class_logits(logits_a)) == predicted_classes(class_logits(logits_b))
     labelled = masks != ignore_index
     return (same & labelled).sum() / labelled.sum().clamp_min(1)

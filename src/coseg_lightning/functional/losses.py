@@ -1,4 +1,4 @@
-"""Losses that forgive wrong labels: each takes the place of the cross-entropy in Eq. (2)."""
+"""Losses that are robust to wrong labels; each replaces the cross-entropy in Eq. (2)."""
 
 from collections.abc import Callable
 
@@ -11,15 +11,24 @@ from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits, cor
 def generalised_cross_entropy(
     logits: Tensor, masks: Tensor, *, q: float = 0.7, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
-    """`(1 - p_y^q) / q` (Zhang and Sabuncu 2018, arXiv 1805.07836), the mean over labelled pixels.
+    """Generalised cross-entropy `(1 - p_y^q) / q`, averaged over labelled pixels.
 
-    Between the cross-entropy (q near 0) and the mean absolute error (q = 1); 0.7 as published.
+    It lies between the cross-entropy (q near 0) and the mean absolute error (q = 1).
+
+    Args:
+        logits: The network's output.
+        masks: The labels.
+        q: The exponent; 0.7 as published.
+        ignore_index: Class id of unlabelled pixels, which do not count.
 
     Shape:
         logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`. Returns `(N,)`.
+
+    Source:
+        Zhang and Sabuncu 2018, arXiv 1805.07836.
     """
-    p, labelled = _of_label(logits, masks, ignore_index)
-    return _mean((1 - p.clamp_min(1e-7) ** q) / q, labelled)
+    p, labelled = _label_probability(logits, masks, ignore_index)
+    return _labelled_mean((1 - p.clamp_min(1e-7) ** q) / q, labelled)
 
 
 def symmetric_cross_entropy(
@@ -31,26 +40,37 @@ def symmetric_cross_entropy(
     log_of_zero: float = -4.0,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Cross-entropy plus reverse cross-entropy (Wang et al. 2019, arXiv 1908.06112).
+    """Cross-entropy plus reverse cross-entropy, averaged over labelled pixels.
 
-    The reverse one, with the label in the logarithm, is `-A (1 - p_y)`; the weights are those
-    published for CIFAR-10.
+    The reverse cross-entropy has the label in the logarithm. It equals `-A (1 - p_y)`, where A
+    stands for the logarithm of zero.
+
+    Args:
+        logits: The network's output.
+        masks: The labels.
+        alpha: Weight of the cross-entropy, as published for CIFAR-10.
+        beta: Weight of the reverse cross-entropy, as published for CIFAR-10.
+        log_of_zero: A.
+        ignore_index: Class id of unlabelled pixels, which do not count.
 
     Shape:
         logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`. Returns `(N,)`.
+
+    Source:
+        Wang et al. 2019, arXiv 1908.06112.
     """
-    p, labelled = _of_label(logits, masks, ignore_index)
-    return _mean(-alpha * p.clamp_min(1e-7).log() - beta * log_of_zero * (1 - p), labelled)
+    p, labelled = _label_probability(logits, masks, ignore_index)
+    return _labelled_mean(-alpha * p.clamp_min(1e-7).log() - beta * log_of_zero * (1 - p), labelled)
 
 
-def _of_label(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """The probability of each pixel's label, and which pixels have one, `(N, H, W)`."""
+def _label_probability(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+    """Return each pixel's probability of its label, and where a label exists, both `(N, H, W)`."""
     labelled = masks != ignore_index
     index = masks.where(labelled, 0).unsqueeze(1)
     return class_logits(logits).softmax(dim=1).gather(1, index)[:, 0], labelled
 
 
-def _mean(values: Tensor, labelled: Tensor) -> Tensor:
+def _labelled_mean(values: Tensor, labelled: Tensor) -> Tensor:
     pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
     return torch.where(labelled, values, 0).flatten(1).sum(dim=1) / pixels
 

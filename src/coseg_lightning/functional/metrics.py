@@ -1,4 +1,4 @@
-"""Dice and ACC as this package reports them (section 3)."""
+"""Dice and pixel accuracy (ACC) as this package reports them (section 3)."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from torchmetrics import Metric
 
 
 class SegmentationScores(Metric):
-    """Foreground Dice of each image and pixel accuracy, over a whole dataset.
+    """Mean foreground Dice per image and pixel accuracy over a whole dataset.
 
-    * `dice`: for each image the mean Dice of its foreground classes that are present in mask or
-      prediction, then the mean over images. An image with neither scores 1.
-    * `accuracy`: share of all labelled pixels whose class is right.
-    * `per_class_dice`: `(K,)`, for each class, background included, the mean over the images
-      where it is present in mask or prediction; NaN if it never is.
+    * `dice`: the mean Dice of the foreground classes present in an image's mask or prediction,
+      averaged over images. An image without any foreground class in either scores 1.
+    * `accuracy`: the share of labelled pixels whose class is correct.
+    * `per_class_dice`: `(K,)`, background included. For each class, the mean over the images in
+      which it is present in mask or prediction; NaN if there is no such image.
 
     Args:
         classes: K.
@@ -33,7 +33,7 @@ class SegmentationScores(Metric):
         super().__init__(**kwargs)
         self.classes = classes
         self.ignore_index = ignore_index
-        # float64: a float32 count stops counting at 2^24 pixels
+        # A float32 count would stop growing at 2^24 pixels.
         scalar = torch.zeros((), dtype=torch.float64)
         vector = torch.zeros(classes, dtype=torch.float64)
         for name in ("dice_sum", "images", "correct", "labelled"):
@@ -42,13 +42,13 @@ class SegmentationScores(Metric):
             self.add_state(name, vector.clone(), dist_reduce_fx="sum")
 
     def update(self, predictions: Tensor, masks: Tensor) -> None:
-        """Count a batch.
+        """Add a batch.
 
         Shape:
             predictions and masks `(N, H, W)` integer class ids.
         """
         labelled = masks != self.ignore_index
-        right = (predictions == masks) & labelled
+        correct = (predictions == masks) & labelled
         classes = torch.arange(self.classes, device=masks.device).view(-1, 1, 1)
         predicted = (predictions.unsqueeze(1) == classes) & labelled.unsqueeze(1)
         true = masks.unsqueeze(1) == classes
@@ -57,18 +57,18 @@ class SegmentationScores(Metric):
         present = size > 0
         dice = torch.where(present, 2 * overlap / size.clamp_min(1), 0)  # (N, K)
 
-        found = present[:, 1:].sum(dim=1)
-        of_image = dice[:, 1:].sum(dim=1) / found.clamp_min(1)
+        foreground_classes = present[:, 1:].sum(dim=1)
+        image_dice = dice[:, 1:].sum(dim=1) / foreground_classes.clamp_min(1)
         # Not in place: a state that was reset in inference mode cannot be changed outside it.
-        self.dice_sum = self.dice_sum + of_image.where(found > 0, 1).sum()
+        self.dice_sum = self.dice_sum + image_dice.where(foreground_classes > 0, 1).sum()
         self.images = self.images + len(masks)
-        self.correct = self.correct + right.sum()
+        self.correct = self.correct + correct.sum()
         self.labelled = self.labelled + labelled.sum()
         self.class_dice_sum = self.class_dice_sum + dice.sum(dim=0)
         self.class_images = self.class_images + present.sum(dim=0)
 
     def compute(self) -> dict[str, Tensor]:
-        """The three figures; NaN where nothing was counted."""
+        """Return the three metrics; NaN where no image or pixel was counted."""
         return {
             "dice": self.dice_sum / self.images,
             "accuracy": self.correct / self.labelled,
@@ -76,7 +76,7 @@ class SegmentationScores(Metric):
         }
 
     def named(self, prefix: str, suffix: str = "") -> dict[str, Tensor]:
-        """The figures under the names that they are logged by, such as `val/dice_a`."""
+        """Return the metrics under the names that they are logged by, such as `val/dice_a`."""
         scores = self.compute()
         per_class = scores.pop("per_class_dice")
         named = {f"{prefix}/{name}{suffix}": value.float() for name, value in scores.items()}

@@ -1,1 +1,1 @@
-"""Which labels are doubtful, in numpy: evidence, scores, ranking, noise level and guard."""
+"""Finds suspicious labels: evidence, scores, ranking, noise level and correction guard."""

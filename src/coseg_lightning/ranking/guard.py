@@ -1,15 +1,16 @@
-"""Whether the peers know better than the labels, and how sure they must be to overrule one.
+"""Decides whether the peers are better than the labels, and how sure they must be to overrule one.
 
-Nobody has clean labels to ask. But two networks that learnt from the same data tell by their own
-disagreement how good they are, most honestly on samples that they dropped from learning: there a
-prediction's error, one minus its Dice to the truth, was about 2.5 times that disagreement on
-phantoms, microscopy and ultrasound alike. So a label that contradicts the peers little more than
-they contradict each other is likely to be better than what they would put in its place.
+There are no clean labels to compare with. But two networks trained on the same data reveal their
+accuracy by how much they disagree. This is most reliable on samples that were excluded from
+training. There, a prediction's error (one minus its Dice to the truth) was about 2.5 times the
+peers' disagreement on phantoms, microscopy and ultrasound alike. A label that differs from the
+peers hardly more than they differ from each other is therefore likely to be better than their
+correction.
 
-Where half of the labels err, and all to one side, two peers may learn the wrong half, and
-contradict the right one surely and with one voice. But mistakes are more various than the truth:
-then the labels that they kept scatter about the predictions, and those in doubt lie beside them all
-alike.
+If half of the labels are wrong, and all in the same direction, the peers may learn the wrong half.
+They then contradict the correct labels confidently and unanimously. But mistakes vary more than the
+truth does. In this case the kept labels scatter around the predictions, while the excluded labels
+all differ from them in the same way.
 """
 
 from dataclasses import dataclass, field
@@ -21,88 +22,95 @@ from scipy.stats import levene
 Floats = NDArray[np.float64]
 
 ERROR_PER_DISAGREEMENT = 2.5
-# Below this contradiction, or above this disagreement (masks of a Dice of about 0.75), what the
-# peers would have written was worse than the labels, or no better.
-LEAST_CONTRADICTION = 2.2
-MOST_DISAGREEMENT = 0.1
+# Below this ratio, or above this disagreement (masks with a Dice of about 0.75 to each other), the
+# corrections were worse than the labels, or no better.
+MIN_LABEL_PEER_RATIO = 2.2
+MAX_DISAGREEMENT = 0.1
 SIGNIFICANCE = 0.05  # of a difference in spread
 
 
-def _none_known() -> Floats:
+def _unknown() -> Floats:
     return np.empty(0)
 
 
 @dataclass(frozen=True)
 class CorrectionGuard:
-    """What two peers and the labels say of each other.
+    """Compares two peers and the labels with each other.
+
+    Excluded labels are those ranked noisy, and kept labels are all others. All distances are Dice
+    distances: one minus the Dice of two masks.
 
     Args:
-        against_doubted: `(n,)` one minus the Dice of each label in doubt to the peers' mean
-            prediction.
-        among_peers: `(n,)` one minus the Dice of the peers' predictions of the same samples to
-            each other.
-        against_kept: `(m,)` as the first, of the labels that are not in doubt.
-        size_bias_of_doubted: `(n,)` how much larger each label in doubt is than predicted, as a share
-            of the image; if it is known.
-        size_bias_of_kept: `(m,)` the same of the labels that are not in doubt.
+        excluded_distances: `(n,)` distance of each excluded label to the peers' mean prediction.
+        peer_distances: `(n,)` distance between the peers' predictions of the same samples.
+        kept_distances: `(m,)` distance of each kept label to the peers' mean prediction.
+        excluded_size_bias: `(n,)` how much larger each excluded label is than its prediction, as a
+            share of the image; empty if unknown.
+        kept_size_bias: `(m,)` the same for the kept labels.
     """
 
-    against_doubted: Floats
-    among_peers: Floats
-    against_kept: Floats
-    size_bias_of_doubted: Floats = field(default_factory=_none_known)
-    size_bias_of_kept: Floats = field(default_factory=_none_known)
+    excluded_distances: Floats
+    peer_distances: Floats
+    kept_distances: Floats
+    excluded_size_bias: Floats = field(default_factory=_unknown)
+    kept_size_bias: Floats = field(default_factory=_unknown)
 
     @property
     def label_peer_ratio(self) -> float | None:
-        """How many times more the labels in doubt contradict the peers than these each other.
+        """Mean distance of the excluded labels to the peers over the peers' disagreement.
 
-        None where nothing is in doubt.
+        None if no sample is excluded.
         """
-        if not len(self.against_doubted):
+        if not len(self.excluded_distances):
             return None
-        return float(np.mean(self.against_doubted)) / max(self.disagreement, 1e-6)
+        return float(np.mean(self.excluded_distances)) / max(self.disagreement, 1e-6)
 
     @property
     def peers_know_better(self) -> bool:
-        """Whether the labels in doubt are to be corrected at all."""
+        """Whether the excluded labels are corrected at all."""
         if self.label_peer_ratio is None:
             return True
-        enough = self.label_peer_ratio >= LEAST_CONTRADICTION
-        return enough and self.disagreement <= MOST_DISAGREEMENT and not self.wrong_half_suspected
+        return (
+            self.label_peer_ratio >= MIN_LABEL_PEER_RATIO
+            and self.disagreement <= MAX_DISAGREEMENT
+            and not self.wrong_half_suspected
+        )
 
     @property
     def wrong_half_suspected(self) -> bool:
-        """Whether the kept labels' sizes scatter more about the peers' than those in doubt.
+        """Whether the size bias of the kept labels scatters more than that of the excluded ones.
 
-        By the test of Brown and Forsythe (1974), which is about medians and bears outliers.
+        Decided by the test of Brown and Forsythe (1974), which uses medians and is robust to
+        outliers.
         """
-        doubted, kept = self.size_bias_of_doubted, self.size_bias_of_kept
-        if min(len(doubted), len(kept)) < 3 or np.std(doubted) >= np.std(kept):
+        excluded, kept = self.excluded_size_bias, self.kept_size_bias
+        if min(len(excluded), len(kept)) < 3 or np.std(excluded) >= np.std(kept):
             return False
-        return bool(levene(doubted, kept, center="median").pvalue < SIGNIFICANCE)
+        return bool(levene(excluded, kept, center="median").pvalue < SIGNIFICANCE)
 
     @property
     def confidence(self) -> Floats:
-        """`(n,)` the least mean probability at which the peers overrule each label in doubt.
+        """`(n,)` the mean probability above which the peers overrule each excluded label.
 
-        `1/2 + 1.3/r`, with r the sample's own contradiction, drawn half-way to that of all: where
-        the peers are far surer of each other than of the label, their bare vote does; where they
-        are hardly surer, only what they are certain of. Above 1 nothing is overruled.
+        It is `1/2 + 1.3/r`, where r is the sample's own label-to-peer ratio, with both distances
+        drawn half-way to those of all samples. If the peers agree with each other far more than
+        with the label, their plain vote is enough. If they agree only slightly more, only very
+        confident pixels are changed. Above 1 no pixel is changed.
         """
-        if not len(self.against_doubted):
+        if not len(self.excluded_distances):
             return np.empty(0)
-        labels = self.against_doubted + self.against_doubted.mean()
-        caution = 1.3 * (self.among_peers + self.disagreement)
-        result: Floats = 0.5 + caution / np.maximum(labels, 1e-6)
+        label_distances = self.excluded_distances + self.excluded_distances.mean()
+        margin = 1.3 * (self.peer_distances + self.disagreement)
+        result: Floats = 0.5 + margin / np.maximum(label_distances, 1e-6)
         return result
 
     @property
     def disagreement(self) -> float:
-        """One minus the Dice of the peers to each other, the mean over what is in doubt.
+        """Mean distance between the peers on excluded samples, at least what the kept ones imply.
 
-        Peers that agree without having learnt, on nothing say, betray themselves on the kept
-        labels: it is no less than the error there suggests.
+        Peers may agree without having learnt anything, for example on empty masks. Their error on
+        the kept labels reveals this. The disagreement is therefore never lower than that error
+        suggests.
         """
-        kept = float(np.mean(self.against_kept)) if len(self.against_kept) else 0.0
-        return max(float(np.mean(self.among_peers)), kept / ERROR_PER_DISAGREEMENT)
+        kept_error = float(np.mean(self.kept_distances)) if len(self.kept_distances) else 0.0
+        return max(float(np.mean(self.peer_distances)), kept_error / ERROR_PER_DISAGREEMENT)

@@ -1,8 +1,8 @@
-"""Corruption scores: Eq. (1), and others made of the same predictions and labels.
+"""Corruption scores: Eq. (1), and others computed from the same predictions and labels.
 
-On images that differ a lot, Eq. (1) ranks hard images as well as bad labels. The other scores ask
-how much worse a label fits than the network itself expects, and in which direction it errs. Which
-to use was measured: `benchmarks/ranking.py`.
+On heterogeneous images, Eq. (1) ranks hard images as high as bad labels. The other scores measure
+how much worse a label fits than the network itself expects, and in which direction it is wrong.
+The choice of the default was measured: see `benchmarks/ranking.py`.
 
 Legend of shapes: N samples, K classes, H x W pixels.
 """
@@ -17,51 +17,52 @@ from coseg_lightning.ranking.evidence import EPSILON, Evidence, Floats
 
 
 def relative(e: Evidence) -> Floats:
-    """Log of the label's cross-entropy over the entropy that the network expects."""
+    """Log of the label's cross-entropy over its expectation, the entropy of the prediction."""
     return np.log((e.cross_entropy + EPSILON) / (e.entropy + EPSILON))
 
 
 def shift(e: Evidence) -> Floats:
-    """Signed: how much larger the label is than the prediction, in units of its entropy.
+    """Signed size difference of label and prediction, in units of the prediction's entropy.
 
-    A prediction is uncertain along its boundary, over an area that is proportional to the
-    boundary's length: the ratio is a displacement of the boundary, and needs no distances.
+    A prediction is uncertain along its boundary, over an area proportional to the boundary's
+    length. The ratio is therefore a displacement of the boundary, computed without distances.
     """
     return e.size_bias / (e.entropy + EPSILON)
 
 
 def per_boundary(e: Evidence) -> Floats:
-    """Cross-entropy over the length of the label's boundary, where labels are uncertain."""
+    """Cross-entropy over the length of the label's boundary, along which labels are uncertain."""
     return e.cross_entropy / (e.boundary + EPSILON)
 
 
 def worst_pixels(e: Evidence) -> Floats:
-    """The softmin score, which looks at the worst pixels, on the scale of log odds."""
+    """The softmin score, which is dominated by the worst pixels, as log odds."""
     return np.log((e.class_softmin + 1e-6) / (1 - e.class_softmin + 1e-6))
 
 
 def directed(e: Evidence) -> Floats:
-    """The default: how badly the label fits, plus how far its boundary is off where noise lies.
+    """The default score: the misfit of the label plus the displacement of its boundary.
 
-    The misfit is the mean of three views, `relative`, `per_boundary` and `worst_pixels`. To it
-    comes the displacement of the boundary, half of it: to either side, as long as the noise has
-    none. Where one tail of the displacements is clearly heavier, the noise is one-sided (an
-    annotator who outlines too much, or too little): a label that errs to the other side is then
-    all the less suspicious, and the displacement counts in full. Everything is standardised over
-    the dataset by median and median absolute deviation.
+    The misfit is the mean of `relative`, `per_boundary` and `worst_pixels`. If the noise has no
+    direction, half of the absolute displacement is added. If one tail of the displacements is
+    clearly heavier, the noise is one-sided: the annotator outlines too much, or too little. The
+    displacement in that direction then counts in full, and a label that deviates in the other
+    direction is less suspicious. All terms are standardised over the dataset by median and median
+    absolute deviation.
     """
-    views = [standardised(view(e), e) for view in (relative, per_boundary, worst_pixels)]
+    misfits = [standardised(score(e), e) for score in (relative, per_boundary, worst_pixels)]
     displacement, sides = standardised(shift(e), e), direction(e)
-    either, one = (1 - np.abs(sides)) * np.abs(displacement), sides * displacement
-    result: Floats = np.mean(views, axis=0) + 0.5 * either + one
+    two_sided = (1 - np.abs(sides)) * np.abs(displacement)
+    one_sided = sides * displacement
+    result: Floats = np.mean(misfits, axis=0) + 0.5 * two_sided + one_sided
     return result
 
 
 def direction(e: Evidence) -> Floats:
-    """`(K - 1,)` on which side the noise is: 1 too large, -1 too small, 0 on both or none.
+    """`(K - 1,)` the direction of the noise: 1 too large, -1 too small, 0 for both or none.
 
-    By the L-skewness (Hosking 1990) of the displacements, cut at four deviations; between 0.08 and
-    0.13 it counts in part.
+    Decided by the L-skewness (Hosking 1990) of the displacements, clipped at four deviations. An
+    absolute L-skewness between 0.08 and 0.13 gives a value between 0 and 1.
     """
     values = standardised(shift(e), e, squashed=False).clip(-4, 4)
     sides = np.zeros(values.shape[1])
@@ -72,28 +73,28 @@ def direction(e: Evidence) -> Floats:
 
 
 def standardised(values: Floats, e: Evidence, *, squashed: bool = True) -> Floats:
-    """Values `(N, K - 1)` by median and deviation of the samples that the class concerns.
+    """Standardise `(N, K - 1)` values by the median and deviation of the samples with the class.
 
-    Others get 0. Squashed by arsinh, few wild values do not outweigh everything else.
+    Samples without the class get 0. With `squashed`, arsinh limits the influence of outliers.
     """
     result = np.zeros_like(values)
     for k, concerned in enumerate(e.concerns.T):
         if concerned.any():
-            chosen = values[concerned, k]
-            centred = chosen - np.median(chosen)
+            class_values = values[concerned, k]
+            centred = class_values - np.median(class_values)
             deviation = 1.4826 * np.median(np.abs(centred)) or float(centred.std()) or 1.0
             result[concerned, k] = centred / deviation
     return np.arcsinh(result) if squashed else result
 
 
 def l_skewness(values: Floats) -> float:
-    """Third L-moment over the second, in [-1, 1]; 0 for a symmetric distribution."""
+    """Third L-moment over the second, in [-1, 1]; 0 for symmetric distributions."""
     if len(values) < 4 or values.max() == values.min():
         return 0.0
     return float(lmoment(values, order=3))
 
 
-# Each gives a number for every class of every mask, higher for worse labels.
+# Scores `(N, K - 1)` of each class of each mask, higher for worse labels.
 CLASS_SCORES: dict[str, Callable[[Evidence], Floats]] = {
     "directed": directed,
     "relative": relative,
@@ -108,7 +109,7 @@ CLASS_SCORES: dict[str, Callable[[Evidence], Floats]] = {
     "larger": shift,
     "smaller": lambda e: -shift(e),
 }
-# These judge the whole mask at once; by class they give the class's share of the cross-entropy.
+# Scores `(N,)` of the whole mask. `class_scores` falls back to the class's cross-entropy for them.
 MASK_SCORES: dict[str, Callable[[Evidence], Floats]] = {
     "mean": lambda e: e.eq1,
     "sum": lambda e: e.eq1 * e.pixels,
@@ -118,29 +119,38 @@ SCORES = (*CLASS_SCORES, *MASK_SCORES)
 
 
 def check_score(name: str) -> None:
-    """Raise an `InputError` if there is no such score."""
+    """Raise an `InputError` if there is no score of this name."""
     if name not in SCORES:
         raise InputError(f"score={name}: there is no such score; take one of {', '.join(SCORES)}.")
 
 
 def class_scores(e: Evidence, name: str = "directed") -> Floats:
-    """`(N, K - 1)` how suspicious each class of each mask is; NaN where it is not concerned."""
+    """`(N, K - 1)` corruption scores by class; NaN where a class is neither labelled nor predicted.
+
+    Args:
+        e: The evidence on all samples of the dataset.
+        name: The score: see `mask_scores`.
+
+    Raises:
+        InputError: If there is no such score.
+    """
     check_score(name)
     values = CLASS_SCORES[name](e) if name in CLASS_SCORES else e.cross_entropy
     return np.where(e.concerns, values, np.nan)
 
 
 def mask_scores(e: Evidence, name: str = "directed") -> Floats:
-    """`(N,)` corruption scores, higher for worse labels; comparable within one dataset.
+    """`(N,)` corruption scores, higher for worse labels; comparable within one dataset only.
 
     Args:
-        e: Of all samples of the dataset.
-        name: `directed` (the default), `relative` (cross-entropy over expected entropy),
-            `excess` and `standardised` (their difference, plain and in standard deviations),
-            `per_boundary` and `per_object` (cross-entropy over the label's boundary or the
-            object's size), `dice` (one minus soft Dice), `shift` (displacement of the boundary
-            to either side), `larger` and `smaller` (to one side, if you know it), each the mean
-            over the classes that concern a mask; `mean` and `sum` (Eq. (1)), `softmin`.
+        e: The evidence on all samples of the dataset.
+        name: The score. `mean` and `sum` (Eq. (1)) and `softmin` judge the whole mask. All others
+            are averaged over the classes present in label or prediction: `directed` (the default),
+            `relative` (cross-entropy over the entropy of the prediction), `excess` and
+            `standardised` (their difference, plain and in standard deviations), `per_boundary` and
+            `per_object` (cross-entropy over the label's boundary or the object's size), `dice` (one
+            minus soft Dice), `shift` (displacement of the boundary in either direction), `larger`
+            and `smaller` (displacement in one direction, if it is known).
 
     Raises:
         InputError: If there is no such score.
@@ -150,6 +160,6 @@ def mask_scores(e: Evidence, name: str = "directed") -> Floats:
         return MASK_SCORES[name](e)
     concerned, values = e.concerns, CLASS_SCORES[name](e)
     mean: Floats = np.where(concerned, values, 0).sum(axis=1) / concerned.sum(axis=1).clip(1)
-    # An empty label where nothing is predicted either is the least suspicious of all.
+    # An empty label with an empty prediction is the least suspicious of all.
     least: Floats = np.full_like(mean, mean.min(initial=0.0))
     return np.where(concerned.any(axis=1), mean, least)

@@ -14,7 +14,7 @@ from coseg_lightning.data.preparation import rescale_intensity
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.labels.masks import Mask
-from coseg_lightning.ranking.noise_level import SAMPLES, fit_mixture
+from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture
 from coseg_lightning.ranking.ranking import Ranking
 
 # Okabe and Ito's colours, which people of any colour vision can tell apart.
@@ -83,7 +83,7 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
     else:
         axes.hist(scores, bins=bins.tolist(), color=BLUE, label="samples")
     finite = scores[np.isfinite(scores)]
-    if len(finite) >= SAMPLES and finite.std() > 0:
+    if len(finite) >= MIN_SAMPLES and finite.std() > 0:
         mixture, x = fit_mixture(finite), np.linspace(bins[0], bins[-1], 400)
         densities = np.exp(-(((x[:, None] - mixture.means) / mixture.deviations) ** 2) / 2)
         densities *= mixture.weights / (mixture.deviations * np.sqrt(2 * np.pi))

@@ -18,7 +18,7 @@ from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import changed_labels
-from coseg_lightning.ranking.noise_level import SAMPLES, fit_mixture
+from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture
 from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.figures import (
     corrected_examples,
@@ -190,7 +190,7 @@ def _agreement(folder: Path) -> float | None:
 def _distance(scores: Sequence[float]) -> float | None:
     """How far two normal distributions that are fitted to the scores lie apart."""
     finite = np.array([score for score in scores if np.isfinite(score)])
-    enough = len(finite) >= SAMPLES and finite.std() > 0
+    enough = len(finite) >= MIN_SAMPLES and finite.std() > 0
     return fit_mixture(finite).distance if enough else None
 
 

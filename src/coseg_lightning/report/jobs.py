@@ -1,0 +1,189 @@
+"""Reads the jobs of a sweep: their settings, their summaries, and which are missing."""
+
+import itertools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from coseg_lightning.errors import InputError
+
+# Settings that the rows and columns of the table show already, or that do not change a result.
+SHOWN_OTHERWISE = ("seed", "noise", "nol", "method", "resume")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run of a sweep.
+
+    Args:
+        folder: The run's folder.
+        overrides: The settings given on its command line.
+        summary: The run's summary; None if it has not ended.
+    """
+
+    folder: Path
+    overrides: dict[str, str]
+    summary: dict[str, Any] | None
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration of a job that has ended."""
+        assert self.summary is not None
+        config: dict[str, Any] = self.summary["config"]
+        return config
+
+    @property
+    def method(self) -> str:
+        """The name of its method."""
+        name: str = self.config["method"]["name"]
+        return name
+
+    @property
+    def noise(self) -> tuple[str, float]:
+        """The name of the noise put into its labels, and the noise level."""
+        noise = self.config.get("noise") or {}
+        models = [
+            name for name, node in noise.items() if isinstance(node, dict) and "_target_" in node
+        ]
+        name = "+".join(models) or "none"
+        if noise.get("label_dice") is not None:
+            name += f"@{noise['label_dice']:g}"
+        if "masks" in noise:
+            name = str(noise["masks"])
+        return name, float(noise.get("level") or 0) if models else 0.0
+
+    def row(self, varied: Sequence[str]) -> str:
+        """The name of its row: the method and the settings that vary over the sweep.
+
+        A noise level given to the method is shown if it is not the level of the noise.
+        """
+        parts = [self.method]
+        parts += [f"{key}={self.overrides[key]}" for key in varied if key in self.overrides]
+        noise_level, (_, true_level) = self.config.get("nol"), self.noise
+        if noise_level not in (true_level, None) and self.method != "supervised":
+            parts.append(f"nol={noise_level}")
+        return " ".join(parts)
+
+
+def read_jobs(folder: Path) -> list[Job]:
+    """Read all runs below a folder.
+
+    Args:
+        folder: A multirun's folder, or any folder with runs below it.
+
+    Raises:
+        InputError: If there is no run below the folder, or one cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}; give the folder of a sweep.")
+    run_folders = [path.parent.parent for path in sorted(folder.rglob(".hydra/overrides.yaml"))]
+    jobs = [_read_job(path) for path in run_folders if not _is_part_of_run(path, folder)]
+    if not jobs:
+        raise InputError(f"There is no run below {folder}; give the folder of a sweep.")
+    return jobs
+
+
+def _is_part_of_run(path: Path, sweep: Path) -> bool:
+    """Whether a folder is inside a run, such as the run's review."""
+    above = [parent for parent in path.parents if parent.is_relative_to(sweep)]
+    return any((parent / ".hydra").is_dir() for parent in above)
+
+
+def _read_job(folder: Path) -> Job:
+    overrides_file = folder / ".hydra" / "overrides.yaml"
+    summary_file = folder / "summary.json"
+    try:
+        overrides = yaml.safe_load(overrides_file.read_text(encoding="utf-8")) or []
+        ended = summary_file.is_file()
+        summary = json.loads(summary_file.read_text("utf-8")) if ended else None
+        return Job(folder, _by_key(overrides), summary)
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder} cannot be read as a run; move it elsewhere.") from error
+
+
+def _by_key(overrides: Sequence[str]) -> dict[str, str]:
+    pairs = (override.lstrip("+~").partition("=") for override in overrides)
+    return {key: _normalised(value) for key, _, value in pairs if not key.startswith("hydra.")}
+
+
+def _normalised(value: str) -> str:
+    """One spelling of a value for which Hydra has several, such as False and false."""
+    try:
+        return str(yaml.safe_load(value))
+    except yaml.YAMLError:
+        return value
+
+
+def varied_keys(jobs: Sequence[Job]) -> list[str]:
+    """Return the settings that differ between jobs and that rows and columns do not show yet.
+
+    Args:
+        jobs: The jobs of a sweep.
+    """
+    keys = dict.fromkeys(key for job in jobs for key in job.overrides)
+    return [
+        key
+        for key in keys
+        if key not in SHOWN_OTHERWISE
+        and not key.startswith("noise.")
+        and len({job.overrides.get(key) for job in jobs}) > 1
+    ]
+
+
+def missing_jobs(folder: Path, jobs: Sequence[Job]) -> list[str]:
+    """List the jobs of a sweep that have not ended or not begun, in sentences.
+
+    Args:
+        folder: The sweep's folder.
+        jobs: The jobs found there.
+    """
+    expected = _expected_settings(folder / "multirun.yaml")
+    sentences = [
+        f"Begun, but not ended: {_differences(job.overrides, expected)}; it is running or failed: "
+        f"see {job.folder / 'run.log'}."
+        for job in jobs
+        if job.summary is None
+    ]
+    begun = {frozenset(job.overrides.items()) for job in jobs}
+    not_begun = [settings for settings in expected if frozenset(settings.items()) not in begun]
+    if not_begun:
+        sentences.append(f"Not begun: {len(not_begun)} of {len(expected)}.")
+        sentences += [f"  {_differences(settings, expected)}" for settings in not_begun]
+    return sentences
+
+
+def _differences(overrides: Mapping[str, str], expected: Sequence[Mapping[str, str]]) -> str:
+    """The settings in which a job differs from others of its sweep."""
+    return " ".join(
+        f"{key}={value}"
+        for key, value in overrides.items()
+        if len({settings.get(key) for settings in expected}) != 1
+    )
+
+
+def _expected_settings(path: Path) -> list[dict[str, str]]:
+    """The settings of every job of a sweep, from the command line that Hydra saved."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if not path.is_file():
+        return []
+    try:
+        task = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} was not written by a sweep of Hydra; give the folder of one."
+        ) from error
+    choices = []
+    for override in OverridesParser.create().parse_overrides(task):
+        key = override.get_key_element().lstrip("+~")
+        values = (
+            override.sweep_string_iterator()
+            if override.is_sweep_override()
+            else [override.get_value_string()]
+        )
+        choices.append([(key, _normalised(value)) for value in values])
+    return [dict(combination) for combination in itertools.product(*choices)]
