@@ -120,6 +120,7 @@ def test_the_vote_by_the_mean_is_of_its_own_run_alone(tmp_path):
     assert label_correction.vote is vote
 
 
+@pytest.mark.slow
 def test_the_ranking_by_the_truth_is_of_its_own_run_alone(tmp_path):
     cell = ("phantom-type2", 0.5, "ranked by the truth", 0)
     cfg, _ = grid.composed(cell, large=False)
@@ -209,6 +210,7 @@ def test_of_a_cell_that_was_run_again_the_last_row_counts(tmp_path, monkeypatch)
     assert [result["dice"] for result in grid.read("core")] == ["0.2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in step.KINDS if not kind.endswith("bare loop")])
 def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(step, "BATCHES", 1)
@@ -228,6 +230,7 @@ def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
     assert sum(changed) > len(changed) * 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "joint", "score, then train", "score bank"])
 def test_the_bare_loops_train_too(kind):
     options = Namespace(
