@@ -37,6 +37,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path):
     root, folder = make_folder(size=10), tmp_path / "audit"
     before = {path: path.read_bytes() for path in root.rglob("*.png")}
@@ -148,6 +149,7 @@ def test_an_audit_of_empty_masks_ends_well(make_folder, tmp_path):
     assert "too few masks" in summary["ranking"]["estimate"]["sentence"]
 
 
+@pytest.mark.slow
 def test_an_audit_trains_two_peers(make_folder, tmp_path):
     with pytest.raises(InputError, match="an audit trains two peers"):
         audit(composed(f"data.root={make_folder()}", "method=supervised"), tmp_path / "audit")

@@ -108,6 +108,7 @@ def test_the_vote_by_the_mean(tmp_path):
     assert make_method(cfg).correction is VoteByTheMean
 
 
+@pytest.mark.slow
 def test_the_ranking_by_the_truth_makes_no_mistake(tmp_path):
     cell = ("phantom-type2", 0.5, "ranked by the truth", 0)
     cfg, _ = grid.composed(cell, large=False)
@@ -196,6 +197,7 @@ def test_of_a_cell_that_was_run_again_the_last_row_counts(tmp_path, monkeypatch)
     assert [result["dice"] for result in grid.read("core")] == ["0.2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [kind for kind in step.KINDS if not kind.endswith("bare loop")])
 def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(step, "BATCHES", 1)
@@ -215,6 +217,7 @@ def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
     assert sum(changed) > len(changed) * 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "joint", "score, then train", "score bank"])
 def test_the_bare_loops_train_too(kind):
     options = Namespace(

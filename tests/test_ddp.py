@@ -57,7 +57,16 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize(("kind", "count"), [("coseg", 3), *((kind, 2) for kind in MODULES)])
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [
+        ("coseg", 2),
+        *(
+            pytest.param(kind, count, marks=pytest.mark.slow)
+            for kind, count in [("coseg", 3), *((kind, 2) for kind in MODULES if kind != "coseg")]
+        ),
+    ],
+)
 def test_ranks_end_with_the_same_weights(tmp_path, kind, count):
     data, module = data_of(tmp_path), MODULES[kind]()
     before = {name: value.clone() for name, value in module.state_dict().items()}
@@ -74,6 +83,7 @@ def test_ranks_end_with_the_same_weights(tmp_path, kind, count):
     assert any((first[name] != before[name]).any() for name in before)
 
 
+@pytest.mark.slow
 def test_clipping_accumulation_and_schedules_on_two_processes(tmp_path):
     """Each process clips the reduced gradients, so that both take the same step."""
     module = module_of(scheduler=lambda optimizer: StepLR(optimizer, 1, gamma=0.5))
@@ -92,6 +102,7 @@ def test_clipping_accumulation_and_schedules_on_two_processes(tmp_path):
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_a_single_process_of_ddp(tmp_path):
     """DDP wraps the module all the same, and waits for all gradients in one backward."""
     module = module_of()
@@ -123,6 +134,7 @@ class KeepPicks(pl.Callback):
         torch.save(self.counts, self.folder / f"{trainer.global_rank}.pt")
 
 
+@pytest.mark.slow
 def test_batches_are_selected_from_by_each_process_alone(tmp_path):
     """Selection by batch is within a process's own batch, whatever the other process picks."""
     module = module_of(selection="relative", ramp_epochs=0)
@@ -153,6 +165,7 @@ class DoubtAll(pl.Callback):
         pl_module.selection.exclude(ids, ids)
 
 
+@pytest.mark.slow
 def test_a_process_whose_batch_is_doubted_throughout(tmp_path):
     """It takes part in the step all the same, and ends with the same weights."""
     callbacks = [DoubtAll(tmp_path / "states"), KeepStates(tmp_path / "states")]
@@ -170,6 +183,7 @@ def test_a_process_whose_batch_is_doubted_throughout(tmp_path):
     assert passed == [[2] * len(passed[1]), [4] * len(passed[1])]
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path):
     """The app runs under torchrun as docs/lightning.md says."""
     arguments = ["model=unet_classic", "model.base_channels=2", "noise=type2", "nol=0.25"]
@@ -207,6 +221,7 @@ def run_of(tmp_path, count):
     return folder
 
 
+@pytest.mark.slow
 def test_ranking_and_layer_are_the_same_for_1_2_and_3_processes(tmp_path):
     """11 samples on 3 processes, and 3 corrected ones on 2 and 3: every share is uneven."""
     one, *others = (run_of(tmp_path, count) for count in (1, 2, 3))
@@ -227,6 +242,7 @@ class KeepTest(pl.Callback):
             torch.save(metrics, self.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 3])
 def test_every_test_image_counts_once(tmp_path, count):
     data, module = data_of(tmp_path), SegmentationModule(TinyNetwork())  # 5 test images
@@ -249,6 +265,7 @@ class KeepFinal(pl.Callback):
         torch.save(pl_module.state_dict(), self.folder / f"{trainer.global_rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("averaging", [True, False])
 def test_batches_of_which_one_process_keeps_nothing(tmp_path, averaging):
     """With one sample per batch and most of them excluded, a process often has nothing to learn."""
@@ -284,6 +301,7 @@ def test_batches_of_which_one_process_keeps_nothing(tmp_path, averaging):
     assert len(LabelStore(tmp_path / "labels")) == 4
 
 
+@pytest.mark.slow
 def test_a_transition_is_estimated_alike_by_1_and_2_processes(tmp_path):
     transitions = []
     for count in (1, 2):
@@ -309,6 +327,7 @@ class KeepTransition(TransitionEstimation):
             torch.save(torch.tensor(self.transition), self.folder / "transition.pt")
 
 
+@pytest.mark.slow
 def test_a_rollback_is_the_same_on_both_processes(tmp_path):
     class Rising(DimensionalityDriven):
         """Its dimensionality rises after ten epochs."""

@@ -13,6 +13,8 @@ from coseg_lightning import CoSegModule, LabelStore
 from coseg_lightning.functional.equations import segmentation_loss
 from support import PHANTOM, ROOT, SMALL, Squares, TinyNetwork, start
 
+pytestmark = pytest.mark.slow
+
 
 def example(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")

@@ -24,6 +24,8 @@ from coseg_lightning.predict import predict
 from coseg_lightning.run import run
 from support import SMALL, Squares, command, composed
 
+pytestmark = pytest.mark.slow
+
 LEARNING = ["trainer.max_epochs=12", "optimizer.lr=0.01", "nol=0.3", "++method.confidence=0"]
 
 

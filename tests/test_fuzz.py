@@ -31,6 +31,8 @@ from coseg_lightning.modules.batch import read_batch
 from coseg_lightning.ranking.evidence import compute_evidence
 from support import CLASSES, OBJECTS, OUTLINES, Squares, name_of
 
+pytestmark = pytest.mark.slow
+
 # The same examples every time, and no time limit on a busy machine.
 fuzz = settings(
     derandomize=True,

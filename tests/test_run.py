@@ -126,6 +126,7 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert hashes(folder / "labels") == before
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_folder(tmp_path):
     folder = tmp_path / "run"
     with_bars = [option for option in SMALL if "progress_bar" not in option]
@@ -142,6 +143,7 @@ def test_two_processes_share_one_folder(tmp_path):
     assert result.stdout.count("Test Dice") == 1
 
 
+@pytest.mark.slow
 def test_a_multirun_gives_each_job_its_folder_and_goes_on_after_a_failure(tmp_path):
     result = start(
         "-m", *SMALL, *PHANTOM, "trainer.max_epochs=1", "nol=0.1,1.5,0.5", "noise=type1",
@@ -159,6 +161,7 @@ def test_a_multirun_gives_each_job_its_folder_and_goes_on_after_a_failure(tmp_pa
     }
 
 
+@pytest.mark.slow
 def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_path):
     result = start(
         "-m", *SMALL, *PHANTOM, "nol=0.1,0.2", "trainer=ddp", "trainer.devices=2",
@@ -168,6 +171,7 @@ def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_pa
     assert "start one run for each setting" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -190,6 +194,7 @@ def test_wrong_values_end_in_one_sentence(tmp_path, arguments, sentence):
     assert len([line for line in result.stderr.splitlines() if line.strip()]) == 1, result.stderr
 
 
+@pytest.mark.slow
 def test_a_messy_folder_ends_in_one_sentence(make_folder, tmp_path):
     root = make_folder()
     Image.fromarray(np.full((32, 32), 9, np.uint8)).save(root / "masks" / "s01.png")
@@ -199,6 +204,7 @@ def test_a_messy_folder_ends_in_one_sentence(make_folder, tmp_path):
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["model=unett", "nol=1.2"])
 def test_the_full_traceback_is_shown_when_asked_for(tmp_path, mistake):
     result = start(mistake, f"hydra.run.dir={tmp_path}", HYDRA_FULL_ERROR="1")
@@ -206,6 +212,7 @@ def test_the_full_traceback_is_shown_when_asked_for(tmp_path, mistake):
     assert "Traceback" in result.stderr
 
 
+@pytest.mark.slow
 def test_stage_3_learns_from_the_corrected_labels(tmp_path, monkeypatch):
     masks = {}
 
@@ -237,6 +244,7 @@ def test_a_mistake_does_not_cost_the_folder(tmp_path):
     run(composed(*SMALL, *PHANTOM, "method=supervised", "noise=type1"), folder)
 
 
+@pytest.mark.slow
 def test_a_bad_image_is_named_in_one_sentence_by_workers_too(make_folder, tmp_path):
     root = make_folder()
     path = root / "images" / "s01.png"
@@ -250,6 +258,7 @@ def test_a_bad_image_is_named_in_one_sentence_by_workers_too(make_folder, tmp_pa
     assert result.stderr.strip().splitlines()[-1].startswith(f"{path} cannot be read as an image")
 
 
+@pytest.mark.slow
 def test_processes_started_apart_must_be_told_one_folder(tmp_path):
     result = start(*SMALL, *PHANTOM, cwd=tmp_path, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
     assert result.returncode == 1
@@ -275,6 +284,7 @@ def test_folder_with_an_annotators_masks(make_folder, tmp_path):
     assert hashes(root) == before
 
 
+@pytest.mark.slow
 def test_real_masks_drawn_by_novices(real_data, tmp_path):
     cfg = composed(
         *SMALL, "data=folder", f"data.root={real_data / 'bubil'}", "noise=annotator",
@@ -297,6 +307,7 @@ def test_labels_that_nobody_can_check_leave_nulls(make_folder, tmp_path):
     assert "NaN" not in (tmp_path / "run" / "summary.json").read_text()
 
 
+@pytest.mark.slow
 def test_labels_that_the_peers_know_no_better_are_left_as_they_are(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3"]
     left = run(composed(*settings), tmp_path / "left")
@@ -317,6 +328,7 @@ def test_labels_that_the_peers_know_no_better_are_left_as_they_are(tmp_path):
     assert last[0] != last[1] == last[2]
 
 
+@pytest.mark.slow
 def test_retraining_starts_from_the_first_peer_or_anew(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
     settings += ["optimizer.lr=0.01", "trainer.max_epochs=5"]
@@ -335,6 +347,7 @@ def test_retraining_starts_from_the_first_peer_or_anew(tmp_path):
     assert begun[0] > learnt[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "epochs"), [(1, 4), (0.5, 2), (0.01, 1), (1.5, 6)])
 def test_retraining_from_a_peer_may_be_shorter(tmp_path, share, epochs):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
@@ -362,6 +375,7 @@ def test_a_schedule_and_clipping_hold_in_all_stages(tmp_path):
         assert last == pytest.approx(first, abs=0.05)  # nothing was learnt
 
 
+@pytest.mark.slow
 def test_two_rounds_correct_what_the_first_left(tmp_path):
     folder = tmp_path / "run"
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
@@ -376,6 +390,7 @@ def test_two_rounds_correct_what_the_first_left(tmp_path):
         check(composed(*settings, "method.rounds=0"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["pixel_coteaching", "jocor", "gce", "sce", "filter", "adele"])
 def test_the_rivals(tmp_path, method):
     folder = tmp_path / "run"
@@ -391,6 +406,7 @@ def test_the_rivals(tmp_path, method):
         assert summary["correction"]["left_out"] == noisy == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     ["pick_and_learn", "reweight", "forward_correction", "noise_adaptation", "dimensionality"],
@@ -421,6 +437,7 @@ def test_methods_of_one_network(tmp_path, method):
     assert all(name.startswith("net.") for name in plain["state_dict"])  # whatever the method is
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["forward_correction", "noise_adaptation"])
 def test_stage_2_begins_with_what_was_estimated(tmp_path, monkeypatch, method):
     first_steps = []
@@ -486,18 +503,21 @@ def test_clean_ids_are_a_list_a_file_or_a_number(tmp_path):
             ids(wrong)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["double_unet", "ce_net"])
 def test_the_papers_networks_go_all_the_way(tmp_path, model):
-    smaller = {"double_unet": ["model.encoder_name=vgg11", "model.base_channels=4"],
-               "ce_net": ["model.encoder_name=resnet18"]}[model]  # fmt: skip
+    smaller = {
+        "double_unet": ["model.encoder_name=vgg11", "model.base_channels=4"],
+        "ce_net": ["model.encoder_name=resnet18"],
+    }[model]
     folder = tmp_path / "run"
     settings = [f"model={model}", *smaller, *SMALL[2:], *PHANTOM, "noise=type2", "nol=0.3"]
     settings += ["trainer.max_epochs=1"]
     run(composed(*settings), folder)
     network = AppRun(folder).network()
     assert network(torch.randn(1, 1, 32, 32)).shape == (1, 2, 32, 32)
-    for format in ("onnx", "torchscript", "safetensors"):
-        path, _ = export(folder, format, tmp_path / f"model.{format}")
+    for file_format in ("onnx", "torchscript", "safetensors"):
+        path, _ = export(folder, file_format, tmp_path / f"model.{file_format}")
         assert path.is_file()
     images, masks = tmp_path / "images", tmp_path / "masks"
     images.mkdir()
@@ -561,6 +581,7 @@ def _checked_and_made(cfg):
     return make_peers(cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["jocor", "pixel_coteaching"])
 def test_rivals_keep_their_own_schedule(tmp_path, method):
     """Their ramp starts with training, and does not wait for a ranking of the whole set."""
@@ -577,6 +598,7 @@ def test_averaging_is_a_share(averaging):
         check(composed(f"averaging={averaging}"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["supervised", "coteaching"])
 def test_the_baselines(tmp_path, method):
     summary = run(composed(*SMALL, *PHANTOM, f"method={method}", "noise=type1"), tmp_path / "run")
@@ -589,6 +611,7 @@ def test_the_baselines(tmp_path, method):
     assert (tmp_path / "run" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(tmp_path):
     texts = []
     for name in ("first", "second"):
@@ -598,6 +621,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
     assert texts[0] == texts[1]
 
 
+@pytest.mark.slow
 def test_an_smp_network_is_left_for_others_to_load(tmp_path):
     cfg = composed(*SMALL[2:], *PHANTOM, "model=unet", "method=supervised", "trainer.max_epochs=1")
     run(cfg, tmp_path / "run")
@@ -673,6 +697,7 @@ def test_noise_models_are_combined_by_name(tmp_path):
     assert noise.model.models[0].max_pixels == 4
 
 
+@pytest.mark.slow
 def test_jobs_side_by_side_by_joblib(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     result = start(

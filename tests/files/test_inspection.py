@@ -232,6 +232,7 @@ def test_a_damaged_cache_is_made_again(make_folder, content, tmp_path, monkeypat
     folder_splits(root)
 
 
+@pytest.mark.slow
 def test_the_command_tells_all_of_it(messy, tmp_path):
     arguments = [*SMALL, "data=folder", f"data.root={messy}", "data.in_channels=1"]
     result = start(*arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)

@@ -53,6 +53,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_page_stands_alone(folder):
     page = Page((folder / "report.html").read_text())
     assert page.open == []
@@ -61,6 +62,7 @@ def test_the_page_stands_alone(folder):
     assert all(s.startswith("data:image/") or s in local for s in page.sources)
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_runs_own_figures(folder):
     text = (folder / "report.html").read_text()
     summary = json.loads((folder / "summary.json").read_text())
@@ -80,6 +82,7 @@ def test_the_page_shows_the_runs_own_figures(folder):
     }
 
 
+@pytest.mark.slow
 def test_baselines_are_as_if_they_were_run_alone(folder, tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     noisy = run(composed(*SETTINGS, "method=supervised"), tmp_path / "noisy")
@@ -92,6 +95,7 @@ def test_baselines_are_as_if_they_were_run_alone(folder, tmp_path):
     assert summary["test"] == alone["test"]
 
 
+@pytest.mark.slow
 def test_the_report_of_an_old_run_is_written_anew(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "figures")
@@ -114,6 +118,7 @@ def test_the_report_of_an_old_run_is_written_anew(folder, tmp_path):
     assert "holds no finished run" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_run_of_ten_thousand_samples_has_a_page_of_less_than_15_mb(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     table = read_table(folder / "scores.csv")
@@ -190,6 +195,7 @@ def shown(page, column):
     return [row.locator("td").nth(column).inner_text() for row in rows.all()]
 
 
+@pytest.mark.slow
 def test_sorting_and_filtering(page, folder):
     rows = read_table(folder / "scores.csv")
     assert shown(page, 2) == [row["id"] for row in rows]
@@ -212,6 +218,7 @@ def test_sorting_and_filtering(page, folder):
     assert page.locator("#shown").inner_text() == f"1 of {len(rows)} samples"
 
 
+@pytest.mark.slow
 def test_reviewing_by_keyboard_and_mouse(page, folder, tmp_path):
     page.get_by_label("Show which samples").select_option("corrected")
     ids = shown(page, 2)
@@ -238,6 +245,7 @@ def test_reviewing_by_keyboard_and_mouse(page, folder, tmp_path):
     assert page.locator("#progress").inner_text() == f"4 of {len(ids)} decided"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [360, 700, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_narrow_and_wide_screens_in_light_and_dark(page, width, scheme, tmp_path):
@@ -254,6 +262,7 @@ def test_narrow_and_wide_screens_in_light_and_dark(page, width, scheme, tmp_path
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
 
+@pytest.mark.slow
 def test_it_is_read_without_javascript(browser, folder):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -301,6 +310,7 @@ def test_a_run_without_a_test_set_says_so():
     assert "was not tested" in result_in_a_sentence(summary_of(dice=None))
 
 
+@pytest.mark.slow
 def test_the_suspicious_class_is_shown_where_there_are_several(tmp_path, folder):
     overrides = ["noise=type1", "data.classes=3", "method.by_class=true"]
     run(composed(*SMALL, *PHANTOM, *overrides), tmp_path / "run")

@@ -66,6 +66,7 @@ def failing(folder, source, *more):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_one_process_that_raises_ends_all_and_says_why(tmp_path, rank):
     two = ["trainer=ddp", "trainer.devices=2"]
@@ -77,6 +78,7 @@ def test_one_process_that_raises_ends_all_and_says_why(tmp_path, rank):
     assert "Connection closed by peer" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_told_in_a_sentence(tmp_path):
     result = failing(tmp_path / "run", {"fault": "killed", "after": 20}, "data.num_workers=1")
     assert result.returncode == 1
@@ -95,6 +97,7 @@ def limited(folder, limit):
     return in_a_process(body)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [2_000, 60_000])  # before a checkpoint, and within one or later
 def test_a_full_disk_costs_nothing_that_was_written(tmp_path, limit):
     folder = tmp_path / "run"
@@ -139,6 +142,7 @@ def test_an_output_folder_that_cannot_be_made(tmp_path):
     assert "a file is in the way of a folder" in result.stderr
 
 
+@pytest.mark.slow
 def test_an_image_that_becomes_unreadable_in_the_second_epoch(make_folder, tmp_path, monkeypatch):
     root, folder = make_folder(), tmp_path / "run"
     options = [*FOLDER, f"data.root={root}", "trainer.max_epochs=3", "data.batch_size=3"]
@@ -171,6 +175,7 @@ class Odd(Squares):
         return super().mask(index) * (index > 1) + np.uint8(255 * (index == 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -195,6 +200,7 @@ def _keys(settings):
     return {setting.partition("=")[0] for setting in settings}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", [2, 4])  # with 4, two classes are absent from every batch
 def test_empty_and_unlabelled_masks_are_trained_on(tmp_path, classes):
     root = tmp_path / "dataset"
@@ -228,6 +234,7 @@ def finished(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_edited_ranking_or_layer_is_not_gone_on_with(finished, tmp_path):
     for name, edit in {
         "scores.csv": lambda text: text.replace(",0,", ",1,", 1),
@@ -247,6 +254,7 @@ def test_an_edited_ranking_or_layer_is_not_gone_on_with(finished, tmp_path):
         run(composed(*SETTINGS, f"resume={folder}"), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "edit",
     [
@@ -278,6 +286,7 @@ class Exploit:
         return os.mkdir, (self.path,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["code", "cut off", "text", "something else"])
 def test_a_checkpoint_of_code_or_rubbish_is_refused_and_not_run(tmp_path, content):
     folder = tmp_path / "run"
@@ -299,6 +308,7 @@ def test_a_checkpoint_of_code_or_rubbish_is_refused_and_not_run(tmp_path, conten
     assert not (tmp_path / "owned").exists()
 
 
+@pytest.mark.slow
 def test_a_link_in_the_runs_folder_does_not_lead_to_your_files(tmp_path):
     folder, mine = tmp_path / "run", tmp_path / "mine"
     mine.mkdir()
@@ -312,6 +322,7 @@ def test_a_link_in_the_runs_folder_does_not_lead_to_your_files(tmp_path):
     assert not (folder / "labels").is_symlink()
 
 
+@pytest.mark.slow
 def test_names_are_escaped_in_tables_and_pages(make_folder, tmp_path):
     root = make_folder()
     names = ["<img src=x onerror=alert(1)>", "=1+1", "@SUM(A1)", "$a^{b$", "'-1", "&amp;"]
@@ -367,6 +378,7 @@ def test_of_two_runs_that_begin_together_one_is_refused(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
+@pytest.mark.slow
 def test_a_disk_without_links_holds_a_run_too(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EOPNOTSUPP, "Operation not supported")
@@ -377,6 +389,7 @@ def test_a_disk_without_links_holds_a_run_too(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
 
 
+@pytest.mark.slow
 def test_changed_data_is_another_run(make_folder, tmp_path):
     root, folder = make_folder(size=10), tmp_path / "run"
     options = [*FOLDER, f"data.root={root}", f"resume={folder}", "data.batch_size=4"]
@@ -399,6 +412,7 @@ def test_changed_data_is_another_run(make_folder, tmp_path):
     assert summary["test"]["dice"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [
@@ -416,6 +430,7 @@ def test_files_of_a_run_that_are_not_what_they_were(finished, tmp_path, name, co
         run(composed(*SETTINGS, f"resume={tmp_path / 'run'}"), tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["model.base_channels=8", None])
 def test_a_checkpoint_of_another_network_is_refused(finished, tmp_path, other):
     folder = tmp_path / "run"
@@ -430,6 +445,7 @@ def test_a_checkpoint_of_another_network_is_refused(finished, tmp_path, other):
         run(composed(*SETTINGS, f"resume={folder}"), folder)
 
 
+@pytest.mark.slow
 def test_files_that_look_like_temporary_ones_stay(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
@@ -440,6 +456,7 @@ def test_files_that_look_like_temporary_ones_stay(finished, tmp_path):
     assert not (folder / ".12.coseg-new.a.png").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_another_version_is_named_so(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

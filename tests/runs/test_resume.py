@@ -20,6 +20,7 @@ from coseg_lightning.run import run
 from support import SETTINGS, composed, counting, forked, hashes, one_run, results
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("workers", "points"), [(0, 20), (2, 4)])
 def test_killed_anywhere_and_resumed_it_ends_the_same(tmp_path, workers, points):
     whole, log, options = tmp_path / "whole", tmp_path / "events", f"data.num_workers={workers}"
@@ -63,6 +64,7 @@ def two_processes(folder, at=None, log=None):
     return status or other
 
 
+@pytest.mark.slow
 def test_two_processes_killed_anywhere_and_resumed_end_the_same(tmp_path):
     whole, log = tmp_path / "whole", tmp_path / "events"
     assert two_processes(whole, log=log) == 0
@@ -76,6 +78,7 @@ def test_two_processes_killed_anywhere_and_resumed_end_the_same(tmp_path):
         print(f"{at:4} of {len(events)}: killed {events[at - 1]}: the same")
 
 
+@pytest.mark.slow
 def test_what_changes_the_run_is_refused_with_the_differences(tmp_path):
     folder = tmp_path / "run"
     assert one_run(folder, at=30) == -signal.SIGKILL
@@ -88,6 +91,7 @@ def test_what_changes_the_run_is_refused_with_the_differences(tmp_path):
     assert hashes(folder) == before
 
 
+@pytest.mark.slow
 def test_where_it_computes_may_change(tmp_path):
     folder = tmp_path / "run"
     assert one_run(folder, at=30) == -signal.SIGKILL
@@ -96,6 +100,7 @@ def test_where_it_computes_may_change(tmp_path):
     assert results(folder) == results(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_done_again(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "events"
     assert one_run(folder) == 0
@@ -105,6 +110,7 @@ def test_a_finished_run_is_not_done_again(tmp_path):
     assert not log.exists()  # nothing was trained or written
 
 
+@pytest.mark.slow
 def test_scores_and_layer_name_their_run_and_each_epoch_is_logged_once(tmp_path):
     folder = tmp_path / "run"
     assert one_run(folder, at=30) == -signal.SIGKILL
@@ -117,6 +123,7 @@ def test_scores_and_layer_name_their_run_and_each_epoch_is_logged_once(tmp_path)
     assert not list(folder.rglob("unfinished.ckpt"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -139,6 +146,7 @@ def test_other_methods_are_resumed_too(tmp_path, settings):
         assert results(folder) == results(whole)
 
 
+@pytest.mark.slow
 def test_an_estimated_noise_level_and_averaged_scores_survive(tmp_path):
     """Both rest on passes of several epochs, which a checkpoint keeps."""
     settings = ["nol=auto", "noise.level=0.3", "method.score_epochs=3", "trainer.max_epochs=8"]
@@ -153,6 +161,7 @@ def test_an_estimated_noise_level_and_averaged_scores_survive(tmp_path):
         assert results(folder) == results(whole)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_with_lightnings_status_and_can_be_resumed(tmp_path):
     folder = tmp_path / "run"
     arguments = [*SETTINGS, "trainer.max_epochs=2000", f"resume={folder}"]
@@ -175,6 +184,7 @@ def test_sigterm_ends_with_lightnings_status_and_can_be_resumed(tmp_path):
     assert (folder / ".hydra" / "config.yaml").is_file()  # Hydra writes into the same folder
 
 
+@pytest.mark.slow
 def test_files_that_are_not_the_runs_own_stay(tmp_path):
     folder = tmp_path / "run"
     mine = [folder / "labels_mine" / "a.png", folder / "notes" / ".1.txt"]
