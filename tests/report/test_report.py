@@ -15,7 +15,8 @@ from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.methods.review import read_review
 from coseg_lightning.report.doubts import doubts
-from coseg_lightning.report.page import result_in_a_sentence, write_report
+from coseg_lightning.report.page import write_report
+from coseg_lightning.report.results import result_in_a_sentence
 from coseg_lightning.run import run
 from support import PHANTOM, SMALL, composed
 
@@ -292,7 +293,7 @@ def test_doubts_are_told():
     assert any("did harm" in d for d in doubts(summary_of(before=0.9, after=0.8), rows))
     assert not any("did harm" in d for d in doubts(summary_of(before=0.8, after=0.9), rows))
     assert any("changed nothing" in d for d in doubts(summary_of(corrected=0), rows))
-    assert any("all but one" in d for d in doubts(summary_of(), rows, 0.9999))
+    assert any("nearly identical" in d for d in doubts(summary_of(), rows, 0.9999))
     left = summary_of(corrected=0)
     left["correction"] |= {"left_alone": True, "contradiction": 11.3, "kept_vary_more": True}
     assert any("end of the ranking" in d for d in doubts(left, rows))

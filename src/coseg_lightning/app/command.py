@@ -1,7 +1,6 @@
 """What the commands share: Hydra composes, and a user's mistake ends in one sentence."""
 
 import argparse
-import difflib
 import errno
 import functools
 import os
@@ -25,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from coseg_lightning.app.settings import register
-from coseg_lightning.errors import BadSamplesError, InputError
+from coseg_lightning.errors import BadSamplesError, InputError, unknown_name_message
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
@@ -65,7 +64,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
         @functools.wraps(body)
         def app(cfg: DictConfig) -> None:
-            _told_in_a_sentence(body, cfg)
+            _run_body(body, cfg)
 
         @functools.wraps(body)
         def main() -> None:
@@ -142,10 +141,7 @@ def _composed(app: Callable[[], None]) -> None:
         app()
     except MissingConfigException as error:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
-        options = list(error.options or [])
-        near = difflib.get_close_matches(name, options, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(options)}."
-        sys.exit(f"There is no {group} {name!r}; {hint}")
+        sys.exit(unknown_name_message(group, name, list(error.options or [])))
     except OverrideParseException as error:
         sys.exit(
             f"{error.override} cannot be understood; quote a value that has spaces or special "
@@ -160,28 +156,38 @@ def _composed(app: Callable[[], None]) -> None:
         sys.exit(told)
 
 
-def _told_in_a_sentence(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
-    from lightning_fabric.utilities.exceptions import MisconfigurationException
-
-    mistakes = (
-        InputError,
-        MisconfigurationException,
-        OmegaConfBaseException,
-        InstantiationException,
-    )
+def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
+    """Run a command; a user's mistake, or the machine's trouble, ends in one sentence."""
     if not SHOW_TRACEBACK:
         os.environ.pop(FULL_ERROR, None)
     try:
         check_nothing_missing(cfg)
         body(cfg)
     except Exception as error:
-        mistake = next(filter(None, (first_cause(error, kind) for kind in mistakes)), None)
-        told = _trouble(error) if mistake is None else one_line(mistake)
-        if told is None or SHOW_TRACEBACK:
+        message = explain(error)
+        if message is None or SHOW_TRACEBACK:
             raise
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs go on
-            raise CompactHydraException(told) from error
-        sys.exit(told)
+            raise CompactHydraException(message) from error
+        sys.exit(message)
+
+
+def explain(error: Exception) -> str | None:
+    """An error in one sentence, or None if nobody foresaw it."""
+    from pytorch_lightning.utilities.exceptions import (
+        MisconfigurationException,  # type: ignore[attr-defined]
+    )
+
+    for kind in (
+        InputError,
+        MisconfigurationException,
+        OmegaConfBaseException,
+        InstantiationException,
+    ):
+        cause = first_cause(error, kind)
+        if cause is not None:
+            return one_line(cause)
+    return _trouble(error)
 
 
 TROUBLES = {

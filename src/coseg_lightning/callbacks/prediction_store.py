@@ -7,7 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits, predicted_classes
+from coseg_lightning.functional.dice import dice_by_class, foreground_dice
+from coseg_lightning.functional.equations import class_logits, predicted_classes
 from coseg_lightning.modules.batch import Batch
 
 MOST_BYTES = 2**30  # of predictions that are kept, of all processes together
@@ -38,9 +39,9 @@ class PredictionStore:
         peers = dequantize(kept)
         labelled = sample.masks != self.ignore_index
         mean, a, b = (predicted_classes(p) for p in ((peers[0] + peers[1]) / 2, *peers))
-        against_label = 1 - batch_dice(mean, sample.masks, labelled, peers.shape[2])
-        apart = 1 - batch_dice(a, b, labelled, peers.shape[2])
-        table = np.stack([indices, against_label.cpu().numpy(), apart.cpu().numpy()], axis=1)
+        against_label = one_minus_dice(mean, sample.masks, labelled, peers.shape[2])
+        among_peers = one_minus_dice(a, b, labelled, peers.shape[2])
+        table = np.stack([indices, against_label, among_peers], axis=1)
         self._contradictions.append(table)
         bytes_each = 2 * kept[:, 0].numel() + 4 * sample.masks[0].numel()
         if not self.keeps_predictions or self.samples * bytes_each > MOST_BYTES:
@@ -82,12 +83,10 @@ def dequantize(kept: Tensor) -> Tensor:
     return (kept.float() + 32768) / 65535
 
 
-def batch_dice(first: Tensor, second: Tensor, labelled: Tensor, classes: int) -> Tensor:
-    """`(N,)` foreground Dice of masks `(N, H, W)`, as `coseg_lightning.functional.dice.mask_dice`."""
-    labelled = labelled & (first != IGNORE_INDEX) & (second != IGNORE_INDEX)
-    ids = torch.arange(1, classes, device=first.device).view(-1, 1, 1)
-    one, other = ((mask.unsqueeze(1) == ids) & labelled.unsqueeze(1) for mask in (first, second))
-    size = (one.sum(dim=(2, 3)) + other.sum(dim=(2, 3))).float()
-    dice = torch.where(size > 0, 2 * (one & other).sum(dim=(2, 3)) / size.clamp_min(1), 0)
-    present = (size > 0).sum(dim=1)
-    return torch.where(present > 0, dice.sum(dim=1) / present.clamp_min(1), 1).double()
+def one_minus_dice(
+    first: Tensor, second: Tensor, labelled: Tensor, classes: int
+) -> NDArray[np.float64]:
+    """`(N,)` one minus the foreground Dice of masks `(N, H, W)`, in float32: mps has no other."""
+    dice, present = dice_by_class(first, second, classes, labelled, dtype=torch.float32)
+    distances: NDArray[np.float64] = 1 - foreground_dice(dice, present).cpu().double().numpy()
+    return distances

@@ -1,25 +1,61 @@
-"""The Dice of this package."""
+"""The Dice of this package: for each class, over labelled pixels, 2 |A and B| / (|A| + |B|)."""
 
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coseg_lightning.functional.equations import IGNORE_INDEX
 
 
-def mask_dice(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Foreground Dice of two masks: the mean over the classes present in either, 1 if none is.
+def dice_by_class(
+    first: Tensor,
+    second: Tensor,
+    classes: int,
+    labelled: Tensor,
+    *,
+    dtype: torch.dtype = torch.float64,
+) -> tuple[Tensor, Tensor]:
+    """Dice of each class of each pair of masks.
 
-    Pixels unlabelled (255) in either do not count.
+    Args:
+        first: Class ids.
+        second: Class ids to compare with.
+        classes: K.
+        labelled: The pixels that count.
+        dtype: Of the result; float32 is exact up to 2^24 pixels a class.
+
+    Shape:
+        masks and labelled `(N, H, W)`; returns `(N, K)` Dice, 0 where a class is in neither mask,
+        and `(N, K)` bool, whether it is in either.
     """
+    ids = torch.arange(classes, device=first.device).view(-1, 1, 1)
+    one, other = ((mask.unsqueeze(1) == ids) & labelled.unsqueeze(1) for mask in (first, second))
+    size = (one.sum(dim=(2, 3)) + other.sum(dim=(2, 3))).to(dtype)
+    overlap = (one & other).sum(dim=(2, 3)).to(dtype)
+    present = size > 0
+    return torch.where(present, 2 * overlap / size.clamp_min(1), 0), present
+
+
+def foreground_dice(dice: Tensor, present: Tensor) -> Tensor:
+    """Foreground Dice of each pair: the mean over the classes in either mask, 1 if there is none.
+
+    Shape:
+        dice and present `(N, K)` of `dice_by_class`; returns `(N,)`.
+    """
+    count = present[:, 1:].sum(dim=1)
+    return (dice[:, 1:].sum(dim=1) / count.clamp_min(1)).where(count > 0, 1)
+
+
+def mask_dice(first: NDArray[Any], second: NDArray[Any]) -> float:
+    """Foreground Dice of two masks `(H, W)` of any class ids, without unlabelled pixels (255)."""
     labelled = (first != IGNORE_INDEX) & (second != IGNORE_INDEX)
     first, second = first[labelled], second[labelled]
-    classes = sorted((set(np.unique(first)) | set(np.unique(second))) - {0})
-    if not classes:
-        return 1.0
-    overlaps = [
-        2 * np.sum((first == c) & (second == c)) / (np.sum(first == c) + np.sum(second == c))
-        for c in classes
-    ]
-    return float(np.mean(overlaps))
+    ids = np.unique(np.concatenate([[0], np.unique(first), np.unique(second)]))
+    one, other = (
+        torch.from_numpy(np.searchsorted(ids, mask)).view(1, 1, -1) for mask in (first, second)
+    )
+    everything = torch.ones_like(one, dtype=torch.bool)
+    return float(foreground_dice(*dice_by_class(one, other, len(ids), everything)))

@@ -45,6 +45,16 @@ def predicted_classes(scores: Tensor) -> Tensor:
     return scores.max(dim=1).indices  # twenty times faster than argmax on a CPU
 
 
+def labelled_mean(values: Tensor, labelled: Tensor) -> Tensor:
+    """The mean of each sample's values over its labelled pixels, 0 where it has none.
+
+    Shape:
+        values and labelled `(N, H, W)`; returns `(N,)`.
+    """
+    pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
+    return values.where(labelled, 0).flatten(1).sum(dim=1) / pixels
+
+
 def corruption_score(
     logits: Tensor,
     masks: Tensor,
@@ -71,11 +81,9 @@ def corruption_score(
     per_pixel = F.cross_entropy(
         class_logits(logits), masks, ignore_index=ignore_index, reduction="none"
     )
-    total = per_pixel.flatten(1).sum(dim=1)
     if reduction == "sum":
-        return total
-    labelled = (masks != ignore_index).flatten(1).sum(dim=1)
-    return total / labelled.clamp_min(1)
+        return per_pixel.flatten(1).sum(dim=1)
+    return labelled_mean(per_pixel, masks != ignore_index)
 
 
 def dice_loss(

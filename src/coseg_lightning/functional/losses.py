@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
-from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits, corruption_score
+from coseg_lightning.functional.equations import (
+    IGNORE_INDEX,
+    class_logits,
+    corruption_score,
+    labelled_mean,
+)
 
 
 def generalised_cross_entropy(
@@ -28,7 +32,7 @@ def generalised_cross_entropy(
         Zhang and Sabuncu 2018, arXiv 1805.07836.
     """
     p, labelled = _label_probability(logits, masks, ignore_index)
-    return _labelled_mean((1 - p.clamp_min(1e-7) ** q) / q, labelled)
+    return labelled_mean((1 - p.clamp_min(1e-7) ** q) / q, labelled)
 
 
 def symmetric_cross_entropy(
@@ -60,7 +64,7 @@ def symmetric_cross_entropy(
         Wang et al. 2019, arXiv 1908.06112.
     """
     p, labelled = _label_probability(logits, masks, ignore_index)
-    return _labelled_mean(-alpha * p.clamp_min(1e-7).log() - beta * log_of_zero * (1 - p), labelled)
+    return labelled_mean(-alpha * p.clamp_min(1e-7).log() - beta * log_of_zero * (1 - p), labelled)
 
 
 def _label_probability(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -68,11 +72,6 @@ def _label_probability(logits: Tensor, masks: Tensor, ignore_index: int) -> tupl
     labelled = masks != ignore_index
     index = masks.where(labelled, 0).unsqueeze(1)
     return class_logits(logits).softmax(dim=1).gather(1, index)[:, 0], labelled
-
-
-def _labelled_mean(values: Tensor, labelled: Tensor) -> Tensor:
-    pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
-    return torch.where(labelled, values, 0).flatten(1).sum(dim=1) / pixels
 
 
 PIXEL_LOSSES: dict[str, Callable[..., Tensor]] = {

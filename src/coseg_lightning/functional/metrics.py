@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from coseg_lightning.functional.dice import dice_by_class, foreground_dice
+
 
 class SegmentationScores(Metric):
     """Mean foreground Dice per image and pixel accuracy over a whole dataset.
@@ -49,18 +51,9 @@ class SegmentationScores(Metric):
         """
         labelled = masks != self.ignore_index
         correct = (predictions == masks) & labelled
-        classes = torch.arange(self.classes, device=masks.device).view(-1, 1, 1)
-        predicted = (predictions.unsqueeze(1) == classes) & labelled.unsqueeze(1)
-        true = masks.unsqueeze(1) == classes
-        overlap = (predicted & true).sum(dim=(2, 3)).double()
-        size = (predicted.sum(dim=(2, 3)) + true.sum(dim=(2, 3))).double()
-        present = size > 0
-        dice = torch.where(present, 2 * overlap / size.clamp_min(1), 0)  # (N, K)
-
-        foreground_classes = present[:, 1:].sum(dim=1)
-        image_dice = dice[:, 1:].sum(dim=1) / foreground_classes.clamp_min(1)
+        dice, present = dice_by_class(predictions, masks, self.classes, labelled)
         # Not in place: a state that was reset in inference mode cannot be changed outside it.
-        self.dice_sum = self.dice_sum + image_dice.where(foreground_classes > 0, 1).sum()
+        self.dice_sum = self.dice_sum + foreground_dice(dice, present).sum()
         self.images = self.images + len(masks)
         self.correct = self.correct + correct.sum()
         self.labelled = self.labelled + labelled.sum()

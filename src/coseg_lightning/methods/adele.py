@@ -8,6 +8,7 @@ sure of at several scales; then it goes on learning.
 import warnings
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
 )
 from coseg_lightning.callbacks.label_correction import resize_probabilities
 from coseg_lightning.callbacks.processes import gather_rows
-from coseg_lightning.functional.equations import class_logits, predicted_classes
+from coseg_lightning.functional.equations import class_logits, labelled_mean, predicted_classes
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
 from coseg_lightning.methods.method import Method, Outcome, Run
@@ -55,10 +56,10 @@ class MultiScaleModule(SegmentationModule):
         predictions = [logits for logits, _ in outputs]
         log_p = [class_logits(logits).log_softmax(dim=1) for logits in predictions]
         mean = torch.stack([part.exp() for part in log_p]).mean(dim=0).clamp_min(1e-8)
-        apart = sum((part.exp() * (part - mean.log())).sum(dim=1) for part in log_p) / len(SCALES)
+        divergences = [(part.exp() * (part - mean.log())).sum(dim=1) for part in log_p]
+        apart = reduce(torch.add, divergences) / len(SCALES)
         labelled = masks != self.ignore_index
-        pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
-        consistency = (apart * labelled).flatten(1).sum(dim=1) / pixels
+        consistency = labelled_mean(apart, labelled)
         supervised = [self.supervised_losses(logits, masks) for logits in predictions]
         for part in (part for _, auxiliary in outputs for part in auxiliary):
             supervised.append(auxiliary_weight(self.net) * self.supervised_losses(part, masks))

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.functional.equations import class_logits, labelled_mean
 from coseg_lightning.methods.coteaching import robust_training
 from coseg_lightning.methods.method import Method
 from coseg_lightning.modules.batch import Batch
@@ -59,9 +58,7 @@ def symmetric_divergence(logits_a: Tensor, logits_b: Tensor, labelled: Tensor) -
     log_a, log_b = (class_logits(logits).log_softmax(dim=1) for logits in (logits_a, logits_b))
     # The sum of both is that of the product of differences.
     per_pixel = ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(dim=1)
-    pixels = labelled.flatten(1).sum(dim=1).clamp_min(1)
-    result: Tensor = torch.where(labelled, per_pixel, 0).flatten(1).sum(dim=1) / pixels
-    return result
+    return labelled_mean(per_pixel, labelled)
 
 
 METHOD = Method("jocor", (robust_training,))

@@ -8,12 +8,12 @@ import segmentation_models_pytorch as smp
 from safetensors.torch import save_file
 from torch import nn
 
-from coseg_lightning.errors import InputError
+from coseg_lightning.errors import InputError, unknown_name_message
 from coseg_lightning.files.atomic import write_text
 from coseg_lightning.networks.ce_net import CENet
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
-from coseg_lightning.networks.encoders import check_encoder, unknown_name_message
+from coseg_lightning.networks.encoders import check_encoder
 
 OWN = ("unet_classic", "double_unet", "ce_net")  # architectures that smp does not have
 DEFAULT_ENCODER = "resnet18"

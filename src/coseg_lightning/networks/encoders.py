@@ -1,12 +1,10 @@
 """Encoders of smp by name, for networks and methods that smp does not have."""
 
-import difflib
-from collections.abc import Sequence
 from typing import Any
 
 from segmentation_models_pytorch.encoders import encoders, get_encoder
 
-from coseg_lightning.errors import InputError
+from coseg_lightning.errors import InputError, unknown_name_message
 
 
 def make_encoder(name: str, *, in_channels: int, depth: int, weights: str | None = None) -> Any:
@@ -41,10 +39,3 @@ def check_encoder(name: str) -> None:
     """
     if name not in encoders and not name.startswith("tu-"):
         raise InputError(unknown_name_message("encoder", name, list(encoders)))
-
-
-def unknown_name_message(kind: str, name: str, known: Sequence[str]) -> str:
-    """Describe the problem that a name does not exist, and suggest a similar one."""
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
-    return f"There is no {kind} {name!r}; {hint}"

@@ -15,6 +15,7 @@ from coseg_lightning.functional.equations import (
     IGNORE_INDEX,
     class_logits,
     corruption_score,
+    labelled_mean,
     predicted_classes,
 )
 
@@ -152,8 +153,7 @@ def relative_score(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_
         logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`. Returns `(N,)`.
     """
     log_p = class_logits(logits).log_softmax(dim=1)
-    labelled = masks != ignore_index
-    entropy = -(log_p.exp() * log_p).sum(dim=1) * labelled
-    mean_entropy = entropy.flatten(1).sum(dim=1) / labelled.flatten(1).sum(dim=1).clamp_min(1)
+    entropy = -(log_p.exp() * log_p).sum(dim=1)
+    mean_entropy = labelled_mean(entropy, masks != ignore_index)
     cross_entropy = corruption_score(logits, masks, ignore_index=ignore_index)
     return (cross_entropy + EPSILON) / (mean_entropy + EPSILON)

@@ -1,1 +1,1 @@
-"""report.html, its figures, and the tables of a sweep."""
+"""The report of a run, its figures, and the tables of a sweep."""

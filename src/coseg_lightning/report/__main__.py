@@ -1,4 +1,4 @@
-"""The report of a finished run, anew: python -m coseg_lightning.report RUN."""
+"""Writes the report of a finished run again: python -m coseg_lightning.report RUN."""
 
 from pathlib import Path
 
@@ -6,24 +6,24 @@ from coseg_lightning.app.command import arguments, cli_errors
 
 
 def main() -> None:
-    """Read the command line, write the report, and say where it is."""
-    given = arguments(
-        "Write report.html and the figures of a finished run anew.",
+    """Read the command line, write the report, and print its path."""
+    options = arguments(
+        "Write report.html and the figures of a finished run again.",
         {"run": "the folder of a finished run"},
-        {"root": ("", "where its data lies now, if it was moved")},
+        {"root": ("", "where its data is now, if it was moved")},
     )
     from coseg_lightning.app.rebuild import AppRun
     from coseg_lightning.errors import InputError
     from coseg_lightning.report.page import write_report
 
-    run = AppRun(given["run"], root=given["root"])
+    run = AppRun(options["run"], root=options["root"])
     try:
         data = run.data()
     except InputError as error:
-        print(f"Without pictures of samples: {error}")
+        print(f"The report has no pictures of samples: {error}")
         data = None
     write_report(run.folder, data)
-    print(Path(given["run"]) / "report.html")
+    print(Path(options["run"]) / "report.html")
 
 
 if __name__ == "__main__":

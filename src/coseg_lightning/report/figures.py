@@ -1,4 +1,4 @@
-"""The paper's figures, drawn from what a run wrote."""
+"""The paper's figures, drawn from the files of a run."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,39 +17,41 @@ from coseg_lightning.labels.masks import Mask
 from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture
 from coseg_lightning.ranking.ranking import Ranking
 
-# Okabe and Ito's colours, which people of any colour vision can tell apart.
+# Colours of Okabe and Ito, distinguishable with any colour vision.
 BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
-
-
-# The baselines, whose networks learn from the labels as given, or from clean ones.
-PLAIN = {
+# Stages of baselines: plain networks trained on the labels as given, or on clean ones.
+BASELINES = {
     "noisy_baseline": (BLACK, "plain, labels as given"),
     "clean_baseline": ("#CC79A7", "plain, clean labels"),
 }
 
 
 def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
-    """Loss and validation Dice over the epochs of each stage (Fig. 2a)."""
+    """Draw loss and validation Dice over the epochs of each stage (Fig. 2a).
+
+    Args:
+        metrics: The rows of metrics.csv.
+    """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     loss_axes, dice_axes = figure.subplots(1, 2)
     for stage in dict.fromkeys(row["stage"] for row in metrics):
         rows = [row for row in metrics if row["stage"] == stage]
-        peers = {"_a": (BLUE, "peer 1"), "_b": (ORANGE, "peer 2")}
-        peers[""] = PLAIN.get(stage, (GREEN, "final network"))
+        networks = {"_a": (BLUE, "peer 1"), "_b": (ORANGE, "peer 2")}
+        networks[""] = BASELINES.get(stage, (GREEN, "final network"))
         round_ = stage.rpartition("_")[2]
-        told = f", round {round_}" if round_.isdigit() else ""
-        for suffix, (colour, name) in peers.items():
+        suffix = f", round {round_}" if round_.isdigit() else ""
+        style = ":" if stage in BASELINES or suffix else "-"
+        for network, (colour, name) in networks.items():
             for axes, column in (
-                (loss_axes, f"train/loss{suffix}"),
-                (dice_axes, f"val/dice{suffix}"),
+                (loss_axes, f"train/loss{network}"),
+                (dice_axes, f"val/dice{network}"),
             ):
                 points = [
                     (int(row["epoch"]), float(row[column])) for row in rows if row.get(column)
                 ]
                 if points:
-                    style = ":" if stage in PLAIN or told else "-"
-                    line = zip(*points, strict=True)
-                    axes.plot(*line, style, color=colour, label=f"{name}{told}")
+                    epochs, values = zip(*points, strict=True)
+                    axes.plot(epochs, values, style, color=colour, label=f"{name}{suffix}")
     for axes, title in ((loss_axes, "Training loss, Eq. (2)"), (dice_axes, "Validation Dice")):
         axes.set(xlabel="Epoch", title=title)
         axes.grid(alpha=0.3)
@@ -58,19 +60,24 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
             axes.legend()
         else:
             axes.set(xticks=[], yticks=[])
-            _say(axes, "no validation set")
+            _write_in_the_middle(axes, "no validation set")
     return figure
 
 
 def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
-    """Corruption scores with the cut and two fitted normal distributions (Fig. 2b).
+    """Draw the corruption scores with the cut and two fitted normal distributions (Fig. 2b).
 
-    Clean and replaced labels are told apart if they are known.
+    Clean and replaced labels are shown separately if they are known.
+
+    Args:
+        rows: The rows of scores.csv.
+        score: The name of the score.
     """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
     axes = figure.subplots()
     scores = np.array([float(row["score"]) for row in rows])
-    bins = np.histogram_bin_edges(scores[np.isfinite(scores)], bins=40)
+    finite = scores[np.isfinite(scores)]
+    bins = np.histogram_bin_edges(finite, bins=40)
     if any(row["replaced"] for row in rows):
         replaced = np.array([row["replaced"] == "1" for row in rows])
         axes.hist(
@@ -82,15 +89,8 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
         )
     else:
         axes.hist(scores, bins=bins.tolist(), color=BLUE, label="samples")
-    finite = scores[np.isfinite(scores)]
     if len(finite) >= MIN_SAMPLES and finite.std() > 0:
-        mixture, x = fit_mixture(finite), np.linspace(bins[0], bins[-1], 400)
-        densities = np.exp(-(((x[:, None] - mixture.means) / mixture.deviations) ** 2) / 2)
-        densities *= mixture.weights / (mixture.deviations * np.sqrt(2 * np.pi))
-        counts = densities * len(finite) * (bins[1] - bins[0])
-        for n, (style, name) in enumerate((("-", "lower"), (":", "upper"))):
-            label = f"fitted, {name} ({100 * mixture.weights[n]:.0f} %)"
-            axes.plot(x, counts[:, n], style, color=GREEN, label=label)
+        _plot_mixture(axes, finite, bins)
     noisy = [float(row["score"]) for row in rows if row["noisy"] == "1"]
     if noisy:
         axes.axvline(min(noisy), color=BLACK, linestyle="--", label="ranked noisy from here on")
@@ -99,30 +99,38 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
     return figure
 
 
+def _plot_mixture(axes: Axes, scores: NDArray[Any], bins: NDArray[Any]) -> None:
+    """Plot the two fitted normal distributions, scaled to counts per bin."""
+    mixture, x = fit_mixture(scores), np.linspace(bins[0], bins[-1], 400)
+    densities = np.exp(-(((x[:, None] - mixture.means) / mixture.deviations) ** 2) / 2)
+    densities *= mixture.weights / (mixture.deviations * np.sqrt(2 * np.pi))
+    counts = densities * len(scores) * (bins[1] - bins[0])
+    for n, (style, name) in enumerate((("-", "lower"), (":", "upper"))):
+        label = f"fitted, {name} ({100 * mixture.weights[n]:.0f} %)"
+        axes.plot(x, counts[:, n], style, color=GREEN, label=label)
+
+
 def corrected_examples(samples: SampleDataset, corrected: Mapping[str, Mask]) -> Figure:
-    """Images with their label before and after correction, and the original if known (Fig. 3)."""
-    columns = min(4, max(1, len(corrected)))
-    lines = max(1, -(-len(corrected) // columns))
-    figure = Figure(figsize=(2.6 * columns, 2.75 * lines + 0.4), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
-    index_of = {id: index for index, id in enumerate(samples.ids)}
-    for axes, (id, mask) in zip(grid, corrected.items(), strict=False):
-        index = index_of[id]
-        image = rescale_intensity(samples.dataset.image(index).astype(np.float32))
-        axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
+    """Draw labels before and after correction, and the original if it is known (Fig. 3).
+
+    Args:
+        samples: The samples with the labels before correction.
+        corrected: The corrected masks, by id.
+    """
+    figure, grid = _image_grid(len(corrected), columns=4, cell=(2.6, 2.75))
+    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
+    for axes, (sample_id, mask) in zip(grid, corrected.items(), strict=False):
+        index = index_of[sample_id]
+        _show_image(axes, samples, index)
         if samples.truth is not None:
             _outline(axes, samples.truth.mask(index), "white", 2.6)
         _outline(axes, samples.dataset.mask(index), ORANGE, 1.2)
         _outline(axes, mask, SKY, 1.2)
-        axes.set_title(id, fontsize=8, parse_math=False)
-    for axes in grid:
-        axes.set_axis_off()
-    names = [("label as given", ORANGE), ("corrected label", SKY)]
+        axes.set_title(sample_id, fontsize=8, parse_math=False)
+    colours = {"label as given": ORANGE, "corrected label": SKY}
     if samples.truth is not None:
-        names.insert(0, ("original label", "white"))
-    for name, colour in names:
-        grid[0].plot([], [], color=colour, linewidth=2, label=name)
-    figure.legend(loc="outside lower center", ncols=3, facecolor="#888888", fontsize=9)
+        colours = {"original label": "white", **colours}
+    _outline_legend(figure, grid, colours, columns=3)
     return figure
 
 
@@ -132,14 +140,17 @@ def contact_sheet(
     worst: Sequence[int],
     proposals: Mapping[int, NDArray[Any]],
 ) -> Figure:
-    """The worst masks in their order, each with what the network would have drawn over it."""
-    columns = min(6, max(1, len(worst)))
-    lines = max(1, -(-len(worst) // columns))
-    figure = Figure(figsize=(2.3 * columns, 2.5 * lines + 0.4), layout="constrained")
-    grid = figure.subplots(lines, columns, squeeze=False).ravel()
+    """Draw the worst masks in their order, each with the network's prediction over it.
+
+    Args:
+        samples: The samples with their masks.
+        ranking: The ranking of the samples.
+        worst: The indices of the samples to show, worst first.
+        proposals: The predicted masks, by index.
+    """
+    figure, grid = _image_grid(len(worst), columns=6, cell=(2.3, 2.5))
     for rank, (axes, index) in enumerate(zip(grid, worst, strict=False), start=1):
-        image = rescale_intensity(samples.dataset.image(index).astype(np.float32))
-        axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
+        _show_image(axes, samples, index)
         _outline(axes, samples.mask(index), ORANGE, 1.4)
         _outline(axes, proposals[index], SKY, 1.4)
         title = f"{rank}: {ranking.ids[index]}"
@@ -147,12 +158,28 @@ def contact_sheet(
         if by_class is not None and by_class.shape[1] > 1 and not np.isnan(by_class[index]).all():
             title += f" (class {int(np.nanargmax(by_class[index])) + 1})"
         axes.set_title(title, fontsize=8, parse_math=False)
+    colours = {"mask as given": ORANGE, "the network's proposal": SKY}
+    _outline_legend(figure, grid, colours, columns=2)
+    return figure
+
+
+def _image_grid(
+    count: int, *, columns: int, cell: tuple[float, float]
+) -> tuple[Figure, NDArray[Any]]:
+    """Make a figure with axes for `count` images, `cell` inches each."""
+    columns = min(columns, max(1, count))
+    lines = max(1, -(-count // columns))
+    width, height = cell
+    figure = Figure(figsize=(width * columns, height * lines + 0.4), layout="constrained")
+    grid: NDArray[Any] = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-    for name, colour in (("mask as given", ORANGE), ("the network's proposal", SKY)):
-        grid[0].plot([], [], color=colour, linewidth=2, label=name)
-    figure.legend(loc="outside lower center", ncols=2, facecolor="#888888", fontsize=9)
-    return figure
+    return figure, grid
+
+
+def _show_image(axes: Axes, samples: SampleDataset, index: int) -> None:
+    image = rescale_intensity(samples.dataset.image(index).astype(np.float32))
+    axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
 
 
 def _outline(axes: Axes, mask: NDArray[Any], colour: str, width: float) -> None:
@@ -162,10 +189,18 @@ def _outline(axes: Axes, mask: NDArray[Any], colour: str, width: float) -> None:
             axes.contour(region, levels=[0.5], colors=colour, linewidths=width)
 
 
-def _say(axes: Axes, text: str) -> None:
+def _outline_legend(
+    figure: Figure, grid: NDArray[Any], colours: Mapping[str, str], *, columns: int
+) -> None:
+    for name, colour in colours.items():
+        grid[0].plot([], [], color=colour, linewidth=2, label=name)
+    figure.legend(loc="outside lower center", ncols=columns, facecolor="#888888", fontsize=9)
+
+
+def _write_in_the_middle(axes: Axes, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=BLACK)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table that a run wrote; none if it does not exist."""
+    """Read the rows of a table that a run wrote; there are none if the file does not exist."""
     return read_table(path) if path.is_file() else []

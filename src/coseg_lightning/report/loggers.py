@@ -1,4 +1,4 @@
-"""Figures and overlays for the loggers that people look at."""
+"""Hands the figures of a run to loggers that can show them."""
 
 from collections.abc import Mapping
 
@@ -7,11 +7,11 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 
 def log_figures(logger: Logger, figures: Mapping[str, Figure]) -> None:
-    """Hand the figures of a finished run to TensorBoard or W&B; others have no place for them.
+    """Hand the figures of a finished run to TensorBoard or W&B; other loggers cannot show them.
 
     Args:
-        logger: The run's.
-        figures: By their names.
+        logger: The run's logger.
+        figures: The figures by name.
     """
     for name, figure in figures.items():
         if isinstance(logger, TensorBoardLogger):

@@ -1,6 +1,7 @@
-"""Small pictures of samples with their outlines, for a page that stands alone."""
+"""Small pictures of samples with the outlines of their masks, embedded in the page."""
 
 import base64
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -8,22 +9,65 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.data.preparation import rescale_intensity
+from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.labels.store import LabelStore
 
-# Okabe and Ito's colours, which people of any colour vision can tell apart; RGB.
+# Colours of Okabe and Ito, distinguishable with any colour vision; RGB.
 GIVEN, CORRECTED, ORIGINAL = (230, 159, 0), (86, 180, 233), (255, 255, 255)
+# How many pictures there are at most, and the pixels of their longer side.
+LARGE_PICTURES, LARGE_SIDE = 300, 240
+SMALL_PICTURES, SMALL_SIDE = 600, 96
+MAX_CHARACTERS = 8_000_000  # of all pictures; images that compress badly get fewer pictures
+
+
+def add_pictures(
+    rows: Sequence[dict[str, Any]], samples: SampleDataset, corrected: Mapping[str, LabelStore]
+) -> None:
+    """Add a `picture` to the rows that are looked at first: corrected samples, then the worst.
+
+    Args:
+        rows: Rows of the page, with `id`, `rank` and `proposed`.
+        samples: The samples with the masks given to the run.
+        corrected: The layer of each corrected mask, by id.
+    """
+    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
+    by_priority = sorted(rows, key=lambda row: (not row["proposed"], row["rank"]))
+    characters = 0
+    for number, row in enumerate(by_priority[: LARGE_PICTURES + SMALL_PICTURES]):
+        index = index_of.get(row["id"])
+        if index is None or characters > MAX_CHARACTERS:
+            continue
+        side = LARGE_SIDE if number < LARGE_PICTURES and row["proposed"] else SMALL_SIDE
+        outlines = _outlines(samples, index, corrected.get(row["id"]))
+        row["picture"] = data_url(outlined(samples.dataset.image(index), outlines, side))
+        characters += len(row["picture"])
+
+
+def _outlines(
+    samples: SampleDataset, index: int, correction: LabelStore | None
+) -> list[tuple[NDArray[Any], tuple[int, int, int]]]:
+    outlines = [(samples.mask(index), GIVEN)]
+    if samples.truth is not None:
+        outlines.insert(0, (samples.truth.mask(index), ORIGINAL))
+    if correction is not None:
+        outlines.append((correction.read(samples.ids[index]), CORRECTED))
+    return outlines
 
 
 def outlined(
     image: NDArray[Any],
-    outlines: list[tuple[NDArray[Any], tuple[int, int, int]]],
+    outlines: Sequence[tuple[NDArray[Any], tuple[int, int, int]]],
     side: int,
 ) -> NDArray[Any]:
-    """An image with the outlines of masks, `(h, w, 3)` uint8 with a longer side of `side`.
+    """Draw the outlines of masks over a resized image.
 
     Args:
         image: `(H, W)` or `(H, W, C)` of any range.
-        outlines: Masks `(H, W)` of class ids, and their colours; the last lies on top.
-        side: Pixels.
+        outlines: Masks `(H, W)` of class ids and their colours; later ones are drawn on top.
+        side: Pixels of the picture's longer side.
+
+    Returns:
+        `(h, w, 3)` uint8.
     """
     height, width = image.shape[:2]
     scale = side / max(height, width)
@@ -34,18 +78,17 @@ def outlined(
     colours = small if small.shape[2] == 3 else small[..., :1].repeat(3, axis=2)
     picture = np.ascontiguousarray(255 * colours, np.uint8)
     for mask, colour in outlines:
-        classes = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_NEAREST).astype(
-            np.int64
-        )
+        resized = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)
+        classes = resized.astype(np.int64)
         for class_id in set(np.unique(classes).tolist()) - {0, 255}:
             region = (classes == class_id).astype(np.uint8)
-            found, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, found, -1, colour, max(1, side // 100))
+            contours, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+            cv2.drawContours(picture, contours, -1, colour, max(1, side // 100))
     return picture
 
 
 def data_url(picture: NDArray[Any]) -> str:
-    """A picture as the text of an image's source."""
-    done, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
-    assert done
+    """Encode an RGB picture as the `src` of an image element."""
+    encoded, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    assert encoded
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()

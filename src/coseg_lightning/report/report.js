@@ -7,7 +7,7 @@
   const rows = [...body.rows];
   const $ = (id) => document.getElementById(id);
 
-  // Sorting, by the number in a cell or else by its text.
+  // Sorting: numbers by value, everything else as text.
   const value = (row, n) => {
     const text = row.cells[n].dataset.value ?? row.cells[n].textContent.trim();
     return text === "" || text === "–" ? null : isNaN(text) ? text : Number(text);
@@ -17,20 +17,20 @@
     const button = head.querySelector("button");
     if (!button) return;
     button.addEventListener("click", () => {
-      const falling = head.getAttribute("aria-sort") === "ascending";
+      const descending = head.getAttribute("aria-sort") === "ascending";
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
-      head.setAttribute("aria-sort", falling ? "descending" : "ascending");
+      head.setAttribute("aria-sort", descending ? "descending" : "ascending");
       const keyed = rows.map((row) => [value(row, n), row]);
       keyed.sort(([a], [b]) => {
-        if (a === null || b === null) return (a === null) - (b === null); // what is not known last
-        return falling ? compare(b, a) : compare(a, b);
+        if (a === null || b === null) return (a === null) - (b === null); // unknown values last
+        return descending ? compare(b, a) : compare(a, b);
       });
       rows.splice(0, rows.length, ...keyed.map(([, row]) => row));
       body.append(...rows);
     });
   });
 
-  // Filtering, by a part of the name and by kind.
+  // Filtering: by part of the name and by kind.
   const kinds = {
     all: () => true,
     noisy: (row) => row.dataset.noisy === "1",
@@ -41,34 +41,34 @@
     const wanted = $("find").value.toLowerCase();
     let shown = 0;
     for (const row of rows) {
-      const fits = row.dataset.id.toLowerCase().includes(wanted) && kinds[$("kind").value](row);
-      row.hidden = !fits;
-      shown += fits;
+      const matches = row.dataset.id.toLowerCase().includes(wanted) && kinds[$("kind").value](row);
+      row.hidden = !matches;
+      if (matches) shown += 1;
     }
     $("shown").textContent = `${shown} of ${rows.length} samples`;
   };
   $("find").addEventListener("input", filter);
   $("kind").addEventListener("change", filter);
 
-  // Reviewing: what is decided is also kept in the browser, for a page that is opened again.
-  const place = `coseg review ${table.dataset.run}`;
+  // Reviewing: the browser stores the decisions too, so that they survive closing the page.
+  const storageKey = `coseg review ${table.dataset.run}`;
   let decisions = Object.create(null);
-  try { Object.assign(decisions, JSON.parse(localStorage.getItem(place) || "{}")); } catch { /* none */ }
+  try { Object.assign(decisions, JSON.parse(localStorage.getItem(storageKey) || "{}")); } catch { /* no stored decisions */ }
   const proposed = rows.filter((row) => "proposed" in row.dataset);
   const known = new Set(proposed.map((row) => row.dataset.id));
   for (const id of Object.keys(decisions)) if (!known.has(id)) delete decisions[id];
   let current = null;
-  const tell = () => {
-    const done = Object.keys(decisions).length;
-    if ($("progress")) $("progress").textContent = `${done} of ${proposed.length} decided`;
+  const showProgress = () => {
+    const decided = Object.keys(decisions).length;
+    if ($("progress")) $("progress").textContent = `${decided} of ${proposed.length} decided`;
   };
   const decide = (row, decision) => {
     decisions[row.dataset.id] = decision;
     const input = row.querySelector(`input[value=${decision}]`);
     if (input) input.checked = true;
-    try { localStorage.setItem(place, JSON.stringify(decisions)); } catch { /* not kept */ }
-    tell();
-    filter(); // it may show what is not decided yet
+    try { localStorage.setItem(storageKey, JSON.stringify(decisions)); } catch { /* not stored */ }
+    showProgress();
+    filter(); // the filter may show undecided samples only
   };
   const show = (row) => {
     if (current) current.classList.remove("current");
@@ -83,8 +83,8 @@
     show(open[at < 0 ? (by > 0 ? 0 : open.length - 1) : Math.min(open.length - 1, Math.max(0, at + by))]);
   };
   for (const row of proposed) {
-    const kept = decisions[row.dataset.id];
-    const input = kept && row.querySelector(`input[value=${kept}]`);
+    const decision = decisions[row.dataset.id];
+    const input = decision && row.querySelector(`input[value=${decision}]`);
     if (input) input.checked = true;
     row.addEventListener("change", (event) => decide(row, event.target.value));
     row.addEventListener("click", () => { if (current !== row) { if (current) current.classList.remove("current"); current = row; row.classList.add("current"); } });
@@ -103,7 +103,7 @@
     event.preventDefault();
   });
   const quoted = (text) => {
-    const guarded = /^[=+\-@\t\r']/.test(text) ? `'${text}` : text; // no formula for a spreadsheet
+    const guarded = /^[=+\-@\t\r']/.test(text) ? `'${text}` : text; // a spreadsheet must not read it as a formula
     return /[",\n\r]/.test(guarded) ? `"${guarded.replaceAll('"', '""')}"` : guarded;
   };
   if ($("save")) {
@@ -116,6 +116,6 @@
       URL.revokeObjectURL(link.href);
     });
   }
-  tell();
+  showProgress();
   filter();
 })();

@@ -1,0 +1,65 @@
+"""The result of a run: one sentence, and a table beside the networks it is compared with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+METHODS = {
+    "coseg": "The network retrained on corrected labels",
+    "coteaching": "The first of two peers, trained by co-teaching,",
+    "supervised": "The network trained on the labels as given",
+}
+# The baselines' names in the table and in the sentence.
+BASELINES = {
+    "before": ("The run before its review", "the run before its review"),
+    "noisy": ("Plain network, labels as given", "one trained on the labels as given"),
+    "clean": ("Plain network, clean labels", "one trained on clean labels"),
+}
+
+
+def results(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of the table: the run and its baselines, with the run's gap to each.
+
+    Args:
+        summary: The run's summary.
+    """
+    own = summary["test"]
+    rows = [{"name": "This run", **own, "gap": None}]
+    for name, test in summary.get("baselines", {}).items():
+        known = own["dice"] is not None and test["dice"] is not None
+        gap = own["dice"] - test["dice"] if known else None
+        rows.append({"name": BASELINES[name][0], **test, "gap": gap})
+    return rows
+
+
+def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
+    """Say what the run achieved, for somebody who reads one line.
+
+    Args:
+        summary: The run's summary.
+    """
+    subject = _subject(summary)
+    dice, accuracy = summary["test"]["dice"], summary["test"]["accuracy"]
+    if dice is None:
+        return f"{subject} was not tested: there is no test set."
+    sentence = f"{subject} reached a test Dice of {dice:.4f} and a pixel accuracy of {accuracy:.4f}"
+    gaps = [
+        _gap_in_words(dice - test["dice"], BASELINES[name][1])
+        for name, test in summary.get("baselines", {}).items()
+        if test["dice"] is not None
+    ]
+    if len(gaps) > 2:
+        gaps = [", ".join(gaps[:-1]), gaps[-1]]
+    return f"{sentence}, {' and '.join(gaps)}." if gaps else f"{sentence}."
+
+
+def _subject(summary: Mapping[str, Any]) -> str:
+    method, correction = summary["config"]["method"]["name"], summary["correction"]
+    if "rejected" in correction:
+        return "The network retrained on reviewed labels"
+    if method == "coseg" and not correction["corrected"]:
+        return "The network retrained on the labels as given, none of which was changed,"
+    return METHODS.get(method, f"The network trained by the method {method}")
+
+
+def _gap_in_words(gap: float, other: str) -> str:
+    return f"{abs(gap):.4f} {'more' if gap >= 0 else 'less'} than {other}"
