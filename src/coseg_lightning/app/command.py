@@ -174,8 +174,8 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
 
 def explain(error: Exception) -> str | None:
     """An error in one sentence, or None if nobody foresaw it."""
-    from pytorch_lightning.utilities.exceptions import (
-        MisconfigurationException,  # type: ignore[attr-defined]
+    from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
+        MisconfigurationException,
     )
 
     for kind in (

@@ -1,0 +1,74 @@
+"""Nothing is done twice: passes over the training set, and the file of scores."""
+
+from collections import Counter
+
+import pytest
+
+from coseg_lightning import CorruptionRanking, LabelCorrection, NoiseLevelEstimation
+from coseg_lightning.callbacks import evidence_sum
+from coseg_lightning.errors import InputError
+from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
+from coseg_lightning.ranking.ranking import Ranking
+from support import data_of, module_of, rows_of, trainer_of
+
+
+def passes_by_step(monkeypatch):
+    passes = Counter()
+    evaluate = evidence_sum.evaluation_pass
+
+    def counted(trainer, *arguments):
+        passes[trainer.global_step] += 1
+        return evaluate(trainer, *arguments)
+
+    monkeypatch.setattr(evidence_sum, "evaluation_pass", counted)
+    return passes
+
+
+def test_one_pass_serves_the_ranking_within_training_and_the_average(tmp_path, monkeypatch):
+    passes = passes_by_step(monkeypatch)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", epochs=4)
+    trainer_of(tmp_path, max_epochs=8, callbacks=[ranking]).fit(module_of(), data_of(tmp_path))
+    # Two batches an epoch. The set is ranked after 4, 5, 6 and 7 epochs, and 5 to 8 are averaged.
+    assert passes == {8: 1, 10: 1, 12: 1, 14: 1, 16: 1}
+    assert ranking.evidence.passes == 4
+
+
+def test_one_pass_serves_the_noise_level_and_the_first_ranking(tmp_path, monkeypatch):
+    estimate = NoiseLevelEstimate(0.3, (0.2, 0.4), True, {"relative": 0.3}, 3.0, 0.9)
+    monkeypatch.setattr(
+        "coseg_lightning.modules.noise_level.estimate_noise_level", lambda a, b: estimate
+    )
+    passes = passes_by_step(monkeypatch)
+    callbacks = [NoiseLevelEstimation(epochs=2), CorruptionRanking(tmp_path / "scores.csv")]
+    module = module_of(noise_level="auto")
+    trainer_of(tmp_path, max_epochs=8, callbacks=callbacks).fit(module, data_of(tmp_path))
+    assert passes == {6: 1, 8: 1, 10: 1, 12: 1, 14: 1, 16: 1}
+
+
+def test_the_scores_are_written_once(tmp_path, monkeypatch):
+    written = []
+    write = Ranking.write
+    monkeypatch.setattr(Ranking, "write", lambda self, path: written.append(write(self, path)))
+    for order in (0, 1):
+        folder = tmp_path / str(order)
+        callbacks = [
+            CorruptionRanking(folder / "scores.csv"),
+            LabelCorrection(folder / "labels", confidence=0.0),
+        ]
+        trainer_of(folder, callbacks=callbacks[:: -1 if order else 1]).fit(
+            module_of(), data_of(folder)
+        )
+        assert len(written) == order + 1
+        assert any(row["changed_pixels"] != "" for row in rows_of(folder / "scores.csv"))
+
+
+def test_a_correction_that_fails_leaves_the_ranking(tmp_path):
+    class Failing(LabelCorrection):
+        def vote(self, *_):
+            raise InputError("no vote")
+
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Failing(tmp_path / "labels")]
+    callbacks[1].confidence = 0.0
+    with pytest.raises(InputError, match="no vote"):
+        trainer_of(tmp_path, callbacks=callbacks).fit(module_of(), data_of(tmp_path))
+    assert len(rows_of(tmp_path / "scores.csv")) == 11

@@ -1,0 +1,109 @@
+"""Methods as objects: of this package by name, and of somebody's own."""
+
+import logging
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from coseg_lightning import CorruptionRanking, LabelCorrection, LabelStore, Recipe, run_stages
+from coseg_lightning.app.build import MOVED, make_method, make_network, make_peers
+from coseg_lightning.errors import InputError
+from coseg_lightning.methods.coteaching import robust_training
+from coseg_lightning.methods.method import Method
+from coseg_lightning.methods.registry import METHODS, find_method
+from support import OwnTested, composed, run_of
+
+STAGES = {
+    "coseg": ("robust_training", "correction", "retraining"),
+    "coteaching": ("robust_training",),
+    "supervised": ("supervised_training",),
+    "filter": ("robust_training", "filtering", "retraining"),
+    "adele": ("early_learning",),
+    "forward_correction": ("estimation", "supervised_training"),
+}
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_stages_by_name(name):
+    assert find_method(name).stage_names == STAGES[name]
+    own = find_method("mine", list(STAGES[name]))
+    assert own.name == "mine"
+    assert own.stages == METHODS[name].stages
+
+
+def test_every_method_is_found_by_its_name():
+    assert all(find_method(name).name == name for name in METHODS)
+    with pytest.raises(InputError, match="there is no such method"):
+        find_method("coreg")
+    with pytest.raises(InputError, match=r"must be \[early_learning\] or "):
+        find_method("mine", ["retraining"])
+
+
+class LastFirst(CorruptionRanking):
+    """Ranks by the place in the dataset."""
+
+    def scores(self, evidence, ids, dataset):
+        return np.arange(len(ids), dtype=float)
+
+
+class Everything(LabelCorrection):
+    """Labels every pixel as foreground."""
+
+    def vote(self, peer_a, peer_b, label, confidence, ignore_index):
+        return label * 0 + 1
+
+
+def second_look(run, outcome):
+    """A stage of one's own: a network for two epochs, on the labels as they are then."""
+    run.train_network("second_look", max_epochs=2)
+    return replace(outcome, last_stage="second_look")
+
+
+MINE = Method("mine", (robust_training, second_look), ranking=LastFirst, correction=Everything)
+
+
+def test_a_method_of_ones_own_with_its_ranking_its_vote_and_its_stage(tmp_path):
+    summary = run_of(tmp_path, OwnTested(), method=MINE, recipe=Recipe(confidence=0.0))
+    assert list(summary["stages"]) == ["robust_training", "second_look", "test"]
+    assert summary["stages"]["second_look"]["epochs"] == 2
+    layer = LabelStore(tmp_path / "run" / "labels")
+    assert set(layer.ids) == {"h9", "h10", "h11"}  # a quarter of twelve, the last ones
+    assert all((layer.read(sample_id) == 1).all() for sample_id in layer.ids)
+    assert summary["config"]["method"]["name"] == "mine"
+
+
+def test_the_app_finds_a_method_by_its_place():
+    cfg = composed("+method.object=test_method_objects.MINE")
+    with pytest.raises(InputError, match="method.object=test_method_objects.MINE"):
+        make_method(cfg)
+    cfg = composed("+method.object=coseg_lightning.methods.coteaching.METHOD")
+    assert make_method(cfg).stage_names == ("robust_training",)
+    cfg = composed("+method.object=coseg_lightning.CoSegModule")
+    with pytest.raises(InputError, match="must be a coseg_lightning.methods.method.Method"):
+        make_method(cfg)
+
+
+@pytest.mark.parametrize("before", sorted(MOVED))
+def test_modules_of_version_0_1_are_found_where_they_are_now(before, caplog):
+    names = {
+        "coseg_lightning.rivals.dimensionality": "DimensionalityDriven",
+        "coseg_lightning.rivals.early_learning": "MultiScaleModule",
+        "coseg_lightning.rivals.quality": "PickAndLearn",
+        "coseg_lightning.rivals.reweighting": "Reweighted",
+        "coseg_lightning.rivals.transition": "LabelTransition",
+    }
+    name = f"{before}.{names[before]}" if before in names else before
+    is_pair = ".peers." in before
+    method = "coteaching" if is_pair else "supervised"
+    model = ["model=unet_classic", "model.base_channels=2"]
+    cfg = composed(f"method={method}", f"++method.module={name}", *model)
+    with caplog.at_level(logging.WARNING):
+        module = make_peers(cfg) if is_pair else make_network(cfg)
+    assert type(module).__name__ == name.rpartition(".")[2]
+    assert "will not be known in 0.3" in caplog.text
+
+
+def test_a_method_needs_the_modules_of_its_stages(tmp_path):
+    with pytest.raises(InputError, match="method=coseg needs peers"):
+        run_stages(OwnTested(), tmp_path / "run", trainer=None)

@@ -1,0 +1,164 @@
+"""Each private name of Lightning and torch that the package needs, by itself.
+
+A failure here names what a new version of Lightning or torch has changed.
+"""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.trainer.states import RunningStage
+
+from coseg_lightning import SegmentationModule
+from coseg_lightning.modules import compat
+from support import TinyNetwork, loader, one_batch, trainer_of
+
+
+@pytest.fixture
+def module():
+    return SegmentationModule(TinyNetwork())
+
+
+class Within(pl.Callback):
+    """Calls a function when training starts, and at the end of each batch."""
+
+    def __init__(self, start=None, batch_end=None):
+        self.start, self.batch_end = start, batch_end
+
+    def on_train_start(self, trainer, pl_module):
+        if self.start:
+            self.start(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer, pl_module, *_):
+        if self.batch_end:
+            self.batch_end(trainer, pl_module)
+
+
+def test_trainer_of_a_module(tmp_path, module):
+    """`LightningModule._trainer`."""
+    assert compat.trainer_of(module) is None
+    trainer = trainer_of(tmp_path)
+    module.trainer = trainer
+    assert compat.trainer_of(module) is trainer
+
+
+@pytest.mark.parametrize(
+    ("strategy", "lost"), [("ddp_fork", True), ("ddp_spawn", True), ("ddp", False), ("auto", False)]
+)
+def test_strategies_that_lose_results(strategy, lost):
+    """`_MultiProcessingLauncher`."""
+    devices = 1 if strategy == "auto" else 2
+    trainer = pl.Trainer(accelerator="cpu", devices=devices, strategy=strategy, logger=False)
+    assert compat.loses_results(trainer.strategy) is lost
+
+
+def test_settings_are_hidden_and_come_back():
+    """`trainer.gradient_clip_val` and `trainer.accumulate_grad_batches`."""
+    trainer = pl.Trainer(gradient_clip_val=0.5, accumulate_grad_batches=3, logger=False)
+    for _ in range(2):  # also where a fit failed in between
+        assert compat.hide_settings(trainer) == (0.5, 3)
+        assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches) == (None, 1)
+    for _ in range(2):
+        compat.restore_settings(trainer)
+        assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches) == (0.5, 3)
+
+
+def test_a_number_of_epochs_is_followed(tmp_path, module):
+    """`trainer.fit_loop.max_epochs`."""
+    trainer = trainer_of(tmp_path, max_epochs=5)
+    compat.set_max_epochs(trainer, 2)
+    trainer.fit(module, loader(one_batch()))
+    assert trainer.max_epochs == trainer.current_epoch == 2
+
+
+def test_hooks_see_a_validation_stage(tmp_path, module):
+    """`trainer.state.stage`, which `trainer.training` and `trainer.validating` read."""
+    stages = []
+
+    def look(trainer, _):
+        with compat.validating(trainer):
+            stages.append((trainer.training, trainer.validating, trainer.state.stage))
+        stages.append((trainer.training, trainer.validating, trainer.state.stage))
+
+    callback = Within(start=look)
+    trainer_of(tmp_path, max_epochs=1, callbacks=[callback]).fit(module, loader(one_batch()))
+    assert stages == [
+        (False, True, RunningStage.VALIDATING),
+        (True, False, RunningStage.TRAINING),
+    ]
+
+
+def test_the_order_of_an_epoch_is_drawn_again(tmp_path, module):
+    """`fit_loop._data_fetcher`: its iterator draws a new order from the current random state."""
+    orders = []
+
+    class Recording(SegmentationModule):
+        def training_step(self, batch, batch_idx):
+            orders.append(batch[2].tolist())
+            return super().training_step(batch, batch_idx)
+
+    class Again(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            torch.manual_seed(7)
+            compat.shuffle_again(trainer)
+
+    images, masks = one_batch()
+    data = torch.utils.data.TensorDataset(images, masks, torch.arange(len(images)))
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        batches = torch.utils.data.DataLoader(data, batch_size=len(images), shuffle=True)
+        trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[Again()])
+        trainer.fit(Recording(TinyNetwork()), batches)
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
+def test_an_average_is_kept_seen_and_swapped(tmp_path, module):
+    """`WeightAveraging._device`, `._average_model` and `._swap_models`."""
+    averaging = WeightAveraging(avg_fn=lambda average, current, _: average / 2 + current / 2)
+    compat.keep_average_on(averaging, torch.device("cpu"))
+    assert not compat.is_averaging(averaging)
+    assert not compat.has_average(averaging)
+    checks = []
+
+    def start(trainer, pl_module):
+        checks.append((compat.is_averaging(averaging), compat.has_average(averaging)))
+
+    def batch_end(trainer, pl_module):
+        current = [weight.clone() for weight in pl_module.parameters()]
+        compat.swap_average(averaging, pl_module)
+        average = [weight.clone() for weight in pl_module.parameters()]
+        compat.swap_average(averaging, pl_module)
+        again = list(pl_module.parameters())
+        checks.append(compat.has_average(averaging))
+        checks.append(all(map(torch.equal, current, again)))
+        checks.append(all(map(torch.equal, current, average)))
+
+    callbacks = [averaging, Within(start, batch_end)]
+    trainer_of(tmp_path, max_epochs=1, callbacks=callbacks).fit(
+        module, loader(one_batch(), one_batch())
+    )
+    # The first step is copied, the second one is averaged.
+    assert checks == [(True, False), True, True, True, True, True, False]
+
+
+def test_kernels_over_several_tensors():
+    """`torch._foreach_lerp_` and `torch._foreach_copy_`."""
+    averages = [torch.zeros(3), torch.ones(2)]
+    compat.lerp_(averages, [torch.ones(3), torch.zeros(2)], 0.25)
+    assert averages[0].tolist() == [0.25] * 3
+    assert averages[1].tolist() == [0.75] * 2
+    compat.copy_(averages, [torch.ones(3), torch.zeros(2)])
+    assert [tensor.tolist() for tensor in averages] == [[1.0] * 3, [0.0] * 2]
+
+
+def test_layers_with_running_statistics():
+    """`torch.nn.modules.batchnorm._NormBase`."""
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 2, 1),
+        torch.nn.BatchNorm2d(2),
+        torch.nn.BatchNorm2d(2, track_running_stats=False),
+        torch.nn.InstanceNorm2d(2, track_running_stats=True),
+        torch.nn.SyncBatchNorm(2),
+        torch.nn.GroupNorm(1, 2),
+    )
+    assert compat.norm_layers(layers) == [layers[1], layers[3], layers[4]]

@@ -1,0 +1,101 @@
+"""The recipe is the only home of defaults, and refuses what it does not know."""
+
+import inspect
+from dataclasses import fields
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from coseg_lightning import (
+    AveragedWeights,
+    CorruptionRanking,
+    CoSegModule,
+    LabelCorrection,
+    Recipe,
+    SegmentationModule,
+    run_stages,
+)
+from coseg_lightning.app.checks import recipe_of
+from coseg_lightning.app.command import CONF
+from coseg_lightning.errors import InputError
+from support import OwnTested, TinyNetwork, run_of
+
+
+def test_every_field_is_a_setting_of_the_app_with_the_same_default():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert recipe_of(compose("config")) == Recipe()
+    names = [name for group in Recipe.SETTINGS.values() for name in group]
+    assert sorted(names) == sorted(field.name for field in fields(Recipe))
+
+
+def test_modules_and_callbacks_have_the_defaults_of_the_recipe():
+    parameters = {
+        CoSegModule: (*Recipe().of_peers,),
+        SegmentationModule: (*Recipe().of_networks,),
+        CorruptionRanking: ("score",),
+        LabelCorrection: ("confidence", "by_class"),
+    }
+    for kind, names in parameters.items():
+        signature = inspect.signature(kind).parameters
+        for name in names:
+            assert signature[name].default == getattr(Recipe(), name), (kind, name)
+    assert inspect.signature(CorruptionRanking).parameters["epochs"].default == Recipe.score_epochs
+    assert inspect.signature(AveragedWeights).parameters["share"].default == Recipe.averaging
+
+
+def test_no_setting_of_the_recipe_has_its_value_in_a_file_of_the_methods():
+    """But for what a method or the paper's preset means to differ in."""
+    of_correction = Recipe.SETTINGS["correction"]
+    for path in (CONF / "method").glob("*.yaml"):
+        keys = {line.partition(":")[0].strip() for line in path.read_text().splitlines()}
+        assert not keys.intersection(of_correction), path
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "wanted"),
+    [
+        ("lr", -1, "a number of at least 0"),
+        ("lambda_1", "much", "a number of at least 0"),
+        ("include_background", 1, "true or false"),
+        ("averaging", 1.5, "a number from 0 to 1"),
+        ("selection", "best", "whole_set, relative or eq1"),
+        ("step", "both", "picks or joint"),
+        ("ramp_epochs", 0.5, "a whole number of at least 0, or null"),
+        ("score_epochs", 0, "a whole number of at least 1"),
+        ("confidence", 2, "auto, or a number from 0 to 1"),
+        ("warm_start", "yes", "true or false"),
+        ("retraining_loss", "hinge", "generalised_cross_entropy"),
+        ("retraining_share", 0, "a number above 0"),
+        ("rounds", True, "a whole number of at least 1"),
+    ],
+)
+def test_other_values_are_refused(field, value, wanted):
+    with pytest.raises(InputError, match=f"^{field}={value} must be .*{wanted}"):
+        Recipe(**{field: value})
+
+
+def test_the_app_names_the_setting():
+    with pytest.raises(InputError, match=r"^method.rounds=0 must be"):
+        Recipe.of({"method": {"rounds": 0}})
+    with pytest.raises(InputError, match=r"^loss.lambda_2=-1 must be"):
+        Recipe.of({"loss": {"lambda_2": -1}})
+    with pytest.raises(InputError, match=r"^optimizer.lr=fast must be"):
+        Recipe.of({"optimizer": {"lr": "fast"}})
+    with pytest.raises(InputError, match=r"^method.score=best: there is no such score"):
+        Recipe.of({"method": {"score": "best"}})
+
+
+def test_a_value_that_the_modules_were_not_made_with_is_refused(tmp_path):
+    """It would have no effect, since modules are made by functions of the caller."""
+    with pytest.raises(InputError, match=r"The recipe has lr=0.1, but .* made with 0.03"):
+        run_of(tmp_path, OwnTested(), recipe=Recipe(lr=0.1))
+    recipe = Recipe(selection="eq1", lr=0.03)
+    recipe.check_module(CoSegModule(TinyNetwork(), TinyNetwork(), **recipe.of_peers).hparams)
+
+
+def test_fields_one_by_one_still_work_and_say_so(tmp_path):
+    with pytest.warns(FutureWarning, match=r"recipe=Recipe\(confidence=...\)"):
+        summary = run_of(tmp_path, OwnTested(), confidence=0.0)
+    assert summary["correction"]["corrected"] == 3
+    with pytest.raises(TypeError, match="unexpected keyword argument 'confidences'"):
+        run_stages(OwnTested(), tmp_path / "other", trainer=None, confidences=0.5)
