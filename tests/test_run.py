@@ -23,7 +23,7 @@ from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.run import run
 from coseg_lightning.runs.finished import FinishedRun
-from support import PHANTOM, ROOT, SMALL, composed, hashes, rows_of, start
+from support import PHANTOM, ROOT, SMALL, composed, forked_start, hashes, rows_of, start
 
 ONLY_COMPOSED = """
 import sys
@@ -188,7 +188,8 @@ def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_pa
     ],
 )
 def test_wrong_values_end_in_one_sentence(tmp_path, arguments, sentence):
-    result = start(*arguments, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    app = start if sentence.startswith("nol") else forked_start  # one in an interpreter of its own
+    result = app(*arguments, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
     assert result.returncode == 1
     assert sentence in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.strip()]) == 1, result.stderr

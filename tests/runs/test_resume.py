@@ -17,7 +17,7 @@ from coseg_lightning.callbacks.stage_checkpoint import StageCheckpoint
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
-from support import SETTINGS, composed, counting, forked, hashes, one_run, results
+from support import SETTINGS, composed, counting, forked, hashes, one_run, results, without_drawing
 
 
 @pytest.mark.slow
@@ -49,6 +49,7 @@ def two_processes(folder, at=None, log=None):
         rank_zero_only.rank = rank  # Lightning reads it at import
         if rank == 0:
             counting(at, log)
+        without_drawing()
         options = ["trainer=ddp", "trainer.devices=2", "data.batch_size=2"]
         options += ["++trainer.enable_progress_bar=true"]  # it reduces metrics, on process 0 first
         run(composed(*SETTINGS, *options, f"resume={folder}"), folder)
