@@ -77,6 +77,7 @@ def test_every_choice_composes(choice):
         assert (make_noise(cfg) is None) == (choice == "noise=none")
 
 
+@pytest.mark.slow
 def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     folder = tmp_path / "run"
     result = start(*SMALL, *PHANTOM, "noise=type2", "nol=0.3", f"hydra.run.dir={folder}")
@@ -266,6 +267,7 @@ def test_processes_started_apart_must_be_told_one_folder(tmp_path):
     assert "must be told one folder" in result.stderr
 
 
+@pytest.mark.slow
 def test_folder_with_an_annotators_masks(make_folder, tmp_path):
     root = make_folder(size=10)
     before = hashes(root)
@@ -358,6 +360,7 @@ def test_retraining_from_a_peer_may_be_shorter(tmp_path, share, epochs):
     assert summary["stages"]["retraining"]["epochs"] == epochs
 
 
+@pytest.mark.slow
 def test_a_schedule_and_clipping_hold_in_all_stages(tmp_path):
     schedule = "{_target_: torch.optim.lr_scheduler.StepLR, step_size: 1, gamma: 0.5}"
     settings = [f"+optimizer.scheduler={schedule}", "+trainer.gradient_clip_val=1e-9"]
@@ -668,6 +671,7 @@ def test_nothing_is_downloaded_by_default(monkeypatch):
             assert OmegaConf.load(path).encoder_weights is None
 
 
+@pytest.mark.slow
 def test_an_estimated_noise_level_is_used_and_told(tmp_path, capsys):
     folder = tmp_path / "run"
     overrides = ["noise=type1", "noise.level=0.4", "nol=auto", "trainer.max_epochs=2"]

@@ -20,7 +20,7 @@ from coseg_lightning import (
     LabelStore,
     SegmentationModule,
 )
-from coseg_lightning.callbacks import corruption_ranking, prediction_store
+from coseg_lightning.callbacks import evidence_sum, prediction_store
 from coseg_lightning.callbacks.evidence_sum import EvidenceSum, _Share
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
@@ -429,7 +429,7 @@ def test_labels_are_left_alone_where_those_kept_vary_more(tmp_path, monkeypatch)
         guards.append(of_run)
         return True
 
-    monkeypatch.setattr(CorrectionGuard, "kept_vary_more", property(inverted))
+    monkeypatch.setattr(CorrectionGuard, "wrong_half_suspected", property(inverted))
     monkeypatch.setattr(guard, "LEAST_CONTRADICTION", 0)
     monkeypatch.setattr(guard, "MOST_DISAGREEMENT", 1)
     ranking = CorruptionRanking(tmp_path / "scores.csv")
@@ -565,8 +565,11 @@ def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):
     resumed = [EvidenceSum(), EvidenceSum()]
     for part in resumed:
         part.load_state_dict(state)
-    module = corruption_ranking
-    monkeypatch.setattr(module, "gather_objects", lambda _: [part._share for part in resumed])
+
+    def shares(_):
+        return [part._share for part in resumed]
+
+    monkeypatch.setattr(evidence_sum, "gather_objects", shares)
     assert resumed[0].state_dict()["ids"] == state["ids"]  # from a checkpoint within the epoch
     resumed[0].load_state_dict(resumed[1].state_dict())
     resumed[0].count(share_of(2, 0))

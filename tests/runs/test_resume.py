@@ -213,7 +213,8 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, sa
 
     monkeypatch.setattr(StageCheckpoint, "_save", slow)
     monkeypatch.setattr(
-        "coseg_lightning.runs.folder.time.monotonic", lambda: next(clock) + took["before"]
+        "coseg_lightning.callbacks.stage_checkpoint.time.monotonic",
+        lambda: next(clock) + took["before"],
     )
     settings = [*SETTINGS, "method=supervised"]
     run(composed(*(part for part in settings if "method." not in part)), tmp_path / "run")
