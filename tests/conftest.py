@@ -1,8 +1,10 @@
 """Fixtures of all tests: seeds, caches, datasets on disk, and where the real masks lie."""
 
+import ctypes
 import gc
 import os
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 # Before torch is imported: two processes of two threads are ten times slower on two cores.
@@ -18,6 +20,7 @@ from support import ROOT, Squares
 
 # A continuous-integration machine of 16 GB runs two of these, and the processes that they start.
 MAX_MEMORY = 3 * 1024**3
+MUCH_MEMORY = 30 * 1024**2  # added by one test; collecting after every test would take minutes
 BEFORE = pytest.StashKey[int]()  # the memory of the process before a test
 
 
@@ -36,15 +39,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def release_memory() -> None:
+    """Free trainers and networks, which refer to each other, and return their memory.
+
+    Without the second step glibc keeps what was freed: the networks of some hundred tests add up
+    to gigabytes.
+    """
+    gc.collect()
+    with suppress(OSError, AttributeError):  # another C library has no malloc_trim
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     item.stash[BEFORE] = memory("VmRSS") or 0
     return (yield)
 
 
-@pytest.hookimpl(wrapper=True, trylast=True)
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around the teardown of all fixtures
 def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     result = yield
+    if (memory("VmRSS") or 0) - item.stash[BEFORE] > MUCH_MEMORY:
+        release_memory()
     added = (memory("VmRSS") or 0) - item.stash[BEFORE]
     item.user_properties.append(("memory", (added, memory("VmHWM") or 0)))
     return result
@@ -92,9 +108,9 @@ def _same_seed() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _collected_garbage() -> Iterator[None]:
-    """Free the trainers and networks that refer to each other, so that forks do not copy them."""
+    """Free what a file's tests leave, so that forks of the next file's tests do not copy it."""
     yield
-    gc.collect()
+    release_memory()
 
 
 @pytest.fixture(autouse=True)

@@ -27,6 +27,7 @@ from coseg_lightning.ranking.noise_level import estimate_noise_level
 from coseg_lightning.run import run
 
 
+@pytest.mark.slow
 def test_every_cell_is_a_run_of_the_app():
     for name in grid.GRIDS:
         cells = list(dict.fromkeys(grid.cells(name)))

@@ -22,6 +22,7 @@ def manifest(folder):
         return {row["id"]: row for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_masks_of_a_run(make_folder, tmp_path):
     root = make_folder(size=10, foreground=255)
     (root / "split.csv").write_text(

@@ -563,6 +563,7 @@ class Stop(pl.Callback):
             raise RuntimeError("stopped here")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [CoSegModule, SegmentationModule])
 def test_a_resumed_run_with_a_shuffled_loader_ends_the_same(tmp_path, kind):
     from coseg_lightning import run_stages

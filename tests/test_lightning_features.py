@@ -220,6 +220,7 @@ def test_16_mixed_clips_unscaled_gradients(tmp_path):
     torch.testing.assert_close(states[0], states[1], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["module", "networks"])
 def test_compiled_modules_and_networks_train(tmp_path, what):
     batch, states = one_batch(), []
@@ -289,6 +290,7 @@ def test_tensorboard(tmp_path):
     assert [event.step for event in events.Scalars("val/dice_a")] == [1, 3]  # two batches per epoch
 
 
+@pytest.mark.slow
 def test_wandb_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb", reason="W&B is not installed")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -532,7 +534,16 @@ ENCODERS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(smp.MODEL_ARCHITECTURES_MAPPING))
+QUICK = ("segformer", "unet")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in sorted(smp.MODEL_ARCHITECTURES_MAPPING)
+    ],
+)
 def test_a_pair_of_every_architecture_takes_a_step(tmp_path, name):
     encoder = ENCODERS.get(name, "resnet18")
     module = CoSegModule(name, encoder_name=encoder, in_channels=1, noise_level=0.5)

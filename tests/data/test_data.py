@@ -385,6 +385,7 @@ def test_epoch_sampler_visits_all_and_shuffles_by_epoch():
     assert orders[0] == orders[2] != orders[1]
 
 
+@pytest.mark.slow
 def test_importing_the_data_module_asks_no_server():
     environment = {k: v for k, v in os.environ.items() if k != "NO_ALBUMENTATIONS_UPDATE"}
     code = (
@@ -396,6 +397,7 @@ def test_importing_the_data_module_asks_no_server():
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
+@pytest.mark.slow
 def test_real_masks_are_read(real_data):
     splits = folder_splits(real_data / "bubil")
     assert (len(splits.train.ids), len(splits.test.ids)) == (137, 133)

@@ -77,6 +77,7 @@ def test_a_file_that_was_deleted_is_made_again(make_folder, tmp_path):
     assert data.samples("train")[0]["image"].shape == (1, 32, 32)
 
 
+@pytest.mark.slow
 def test_workers_map_the_file_themselves(make_folder, tmp_path):
     data = data_of(make_folder(), tmp_path / "cache", num_workers=1)
     data.prepare_data()
@@ -103,6 +104,7 @@ def test_images_without_files_are_not_cached(tmp_path):
         CoSegDataModule(Squares(4), cache=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_cache_is_the_same_run(make_folder, tmp_path):
     root = make_folder()
     settings = [*SMALL, "data=folder", f"data.root={root}", "data.in_channels=1", "nol=0.3"]

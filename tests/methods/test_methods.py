@@ -254,6 +254,7 @@ def test_quality_is_learnt_with_the_network(tmp_path):
     assert any(name.startswith("quality.encoder") for name in changed)
 
 
+@pytest.mark.slow
 def test_bad_labels_are_found_to_be_of_less_quality(tmp_path):
     """Among similar images, those with empty labels are found by their labels alone."""
     torch.manual_seed(0)
@@ -576,6 +577,7 @@ def test_dimensionality_goes_on_where_it_was(tmp_path):
         DimensionalityDriven(nn.Identity())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize(
     "make",

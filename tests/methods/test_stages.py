@@ -57,6 +57,7 @@ def test_the_corrected_masks_are_what_retraining_sees(tmp_path):
     assert all((mask == right).float().mean() > 0.95 for mask in masks_by_id.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrected", [True, False])
 def test_a_robust_loss_retrains_also_where_labels_were_left_alone(tmp_path, monkeypatch, corrected):
     monkeypatch.setattr(CorrectionGuard, "peers_know_better", corrected)
@@ -66,6 +67,7 @@ def test_a_robust_loss_retrains_also_where_labels_were_left_alone(tmp_path, monk
     assert checkpoint["hyper_parameters"]["pixel_loss"] == "symmetric_cross_entropy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("level", "share", "epochs"), [(0.25, 1, 16), (0.25, 0.5, 12), ("auto", 1, 8)]
 )
@@ -96,6 +98,7 @@ def test_a_peer_that_left_samples_out_in_vain_is_no_start(
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
 
 
+@pytest.mark.slow
 def test_without_a_test_set_nothing_is_tested(tmp_path):
     assert run_of(tmp_path, OwnData())["test"]["dice"] is None
 

@@ -138,6 +138,7 @@ def test_residual_pooling_keeps_what_came_in_and_adds_four_maps():
     assert pooling(torch.randn(1, 3, 2, 5)).shape == (1, 7, 2, 5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["double_unet", "ce_net"])
 def test_pairs_of_the_papers_networks_learn(tmp_path, name):
     torch.manual_seed(0)

@@ -126,6 +126,7 @@ def test_noise_depends_on_seed_and_id_alone(noise):
     np.testing.assert_array_equal(noise(mask, id="a", seed=3, strength=0), mask)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [*OUTLINES, *OBJECTS], ids=name_of)
 def test_noise_scales_with_the_mask(noise):
     small, large = (

@@ -17,7 +17,7 @@ from coseg_lightning.callbacks.stage_checkpoint import StageCheckpoint
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
-from support import SETTINGS, composed, counting, forked, hashes, one_run, results
+from support import SETTINGS, composed, counting, forked, hashes, one_run, results, without_drawing
 
 
 @pytest.mark.slow
@@ -49,6 +49,7 @@ def two_processes(folder, at=None, log=None):
         rank_zero_only.rank = rank  # Lightning reads it at import
         if rank == 0:
             counting(at, log)
+        without_drawing()
         options = ["trainer=ddp", "trainer.devices=2", "data.batch_size=2"]
         options += ["++trainer.enable_progress_bar=true"]  # it reduces metrics, on process 0 first
         run(composed(*SETTINGS, *options, f"resume={folder}"), folder)
@@ -212,7 +213,8 @@ def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, sa
 
     monkeypatch.setattr(StageCheckpoint, "_save", slow)
     monkeypatch.setattr(
-        "coseg_lightning.runs.folder.time.monotonic", lambda: next(clock) + took["before"]
+        "coseg_lightning.callbacks.stage_checkpoint.time.monotonic",
+        lambda: next(clock) + took["before"],
     )
     settings = [*SETTINGS, "method=supervised"]
     run(composed(*(part for part in settings if "method." not in part)), tmp_path / "run")
