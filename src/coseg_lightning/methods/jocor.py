@@ -23,7 +23,7 @@ class JoCoR(CoSegModule):
 
     Args:
         agreement_weight: lambda of the paper, whose value for symmetric noise is the default.
-        options: Those of `CoSegModule`; `selection` must be one by batch.
+        options: Those of `CoSegModule`; `selection` must be one by batch, `eq1` by default.
     """
 
     def __init__(self, *nets: Any, agreement_weight: float = 0.9, **options: Any) -> None:
@@ -31,7 +31,12 @@ class JoCoR(CoSegModule):
             raise InputError(
                 f"agreement_weight={agreement_weight} must be at least 0 and less than 1."
             )
-        super().__init__(*nets, **options)
+        super().__init__(*nets, **{"selection": "eq1", **options})
+        if not isinstance(self.selection, PerBatch):
+            raise InputError(
+                f"selection={options['selection']} ranks the whole training set, but JoCoR keeps "
+                "samples of each batch by their joint loss; give selection='eq1', or leave it out."
+            )
         self.agreement_weight = agreement_weight
 
     @override

@@ -23,6 +23,7 @@ from coseg_lightning.functional.equations import (
     l2_weight_decay,
     predicted_classes,
 )
+from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import evaluating
 from coseg_lightning.modules.noise_level import NoiseLevel, NoiseLevelEstimator
@@ -319,7 +320,8 @@ class CoSegModule(SegmentationSteps):
         """The keep rate of the current epoch."""
         if not self.noise.known:
             return 1.0
-        max_epochs = self.trainer.max_epochs
+        trainer = compat.trainer_of(self)
+        max_epochs = None if trainer is None else trainer.max_epochs
         return self.selection.keep_rate(self.noise_level, self.current_epoch, max_epochs)
 
     @property

@@ -165,7 +165,8 @@ class WholeSet(Selection):
             return self.per_batch(batch, predict, alpha)
         if self.excluded_ids is None:
             return everything(batch)
-        names = [sample_name(sample_id) for sample_id in batch.ids or ()]
+        assert batch.ids is not None
+        names = [sample_name(sample_id) for sample_id in batch.ids]
         self._check_ranked(names)
         excluded_by_a, excluded_by_b = self.excluded_ids
         return kept(names, excluded_by_a, batch), kept(names, excluded_by_b, batch)
