@@ -1,7 +1,7 @@
 """All of Co-Seg from Python, on a folder with `images/` and `masks/`, without Hydra.
 
-Run it with `python examples/folder_of_masks.py FOLDER`; without a folder it draws one of phantoms,
-some of whose masks are bad, first.
+Run it with `python examples/folder_of_masks.py FOLDER`. Without a folder, it first draws one of
+phantoms, some of which have bad masks.
 """
 
 import sys
@@ -12,13 +12,12 @@ from pathlib import Path
 import pytorch_lightning as pl
 from PIL import Image
 
-from coseg_lightning import CoSegDataModule, CoSegModule, SegmentationModule
-from coseg_lightning.app.console import show_summary
+from coseg_lightning import CoSegDataModule, CoSegModule, SegmentationModule, run_stages
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.phantom import phantom_splits
-from coseg_lightning.methods.pipeline import run_stages
 from coseg_lightning.noise import BiasedAnnotator
 from coseg_lightning.noise.noisy_layer import choose_noisy
+from coseg_lightning.report.console import show_summary
 from coseg_lightning.report.page import write_report
 
 
@@ -28,12 +27,12 @@ def draw_folder(root: Path, size: int = 40) -> None:
     bad = choose_noisy(phantoms.ids, 0.25, seed=0)
     for name in ("images", "masks"):
         (root / name).mkdir(parents=True)
-    for index, id in enumerate(phantoms.ids):
+    for index, sample_id in enumerate(phantoms.ids):
         mask = phantoms.mask(index)
-        if id in bad:
-            mask = BiasedAnnotator()(mask, id=id, seed=0)
-        Image.fromarray(phantoms.image(index)).save(root / "images" / f"{id}.png")
-        Image.fromarray(255 * mask).save(root / "masks" / f"{id}.png")
+        if sample_id in bad:
+            mask = BiasedAnnotator()(mask, id=sample_id, seed=0)
+        Image.fromarray(phantoms.image(index)).save(root / "images" / f"{sample_id}.png")
+        Image.fromarray(255 * mask).save(root / "masks" / f"{sample_id}.png")
 
 
 def main(root: Path | None = None, max_epochs: int = 8) -> Path:

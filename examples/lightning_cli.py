@@ -1,10 +1,10 @@
-"""CoSegModule under LightningCLI: a YAML file or flags decide, and no Hydra is involved.
+"""CoSegModule under LightningCLI: a YAML file or flags set everything, without Hydra.
 
     python examples/lightning_cli.py fit --trainer.max_epochs=8
     python examples/lightning_cli.py fit --model.net_a=fpn --model.noise_level=0.2 --print_config
 
-needs `pip install "pytorch-lightning[extra]"` for jsonargparse. Whatever `CoSegModule` and the
-datamodule take can be given; `--print_config > peers.yaml` and `--config peers.yaml` keep it.
+It needs jsonargparse: `pip install "pytorch-lightning[extra]"`. Every argument of `CoSegModule` and
+of the datamodule can be set. `--print_config > peers.yaml` saves them for `--config peers.yaml`.
 """
 
 import sys
@@ -21,11 +21,11 @@ from coseg_lightning.data.samples import SampleDataset, default_augmentation
 
 
 class Phantoms(pl.LightningDataModule):
-    """Your datamodule. Chest phantoms here.
+    """Your datamodule; here, chest phantoms.
 
     Args:
-        size: How many images there are to train on.
-        batch_size: Of all loaders.
+        size: The number of training images.
+        batch_size: The batch size of all loaders.
     """
 
     def __init__(self, size: int = 32, batch_size: int = 8) -> None:

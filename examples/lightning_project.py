@@ -1,4 +1,4 @@
-"""A Lightning project of your own, made robust against bad masks: what changes is marked.
+"""A Lightning project of your own, made robust against bad masks. The comments mark what changes.
 
 Run it with `python examples/lightning_project.py`; it takes about a minute on two cores.
 """
@@ -16,13 +16,14 @@ from coseg_lightning import (
     CorruptionRanking,
     CoSegModule,
     LabelCorrection,
+    Recipe,
     SegmentationModule,
     updated,
 )
 
 
 class Discs(Dataset):
-    """Your dataset: bright discs. Somebody outlined the first third of them far too large."""
+    """Your dataset: bright discs. The first third of them were outlined far too large."""
 
     def __init__(self, size: int, careless: int = 0) -> None:
         self.size, self.careless = size, careless
@@ -47,25 +48,26 @@ def main(max_epochs: int = 12) -> None:
     train, test = Discs(36, careless=12), Discs(64)
     options = {"max_epochs": max_epochs, "logger": False, "enable_checkpointing": False}
 
-    # 1. Your module becomes a pair of peers; callbacks average, rank and correct.
+    # 1. Your module becomes a pair of peers. Callbacks average the weights, rank and correct.
     peers = CoSegModule("unet", encoder_name="resnet18", in_channels=1, noise_level=1 / 3)
-    ranking, correction = (
-        CorruptionRanking(folder / "scores.csv"),
-        LabelCorrection(folder / "labels"),
-    )
+    ranking = CorruptionRanking(folder / "scores.csv")
+    correction = LabelCorrection(folder / "labels")
     trainer = pl.Trainer(**options, callbacks=[AveragedWeights(), ranking, correction])
     trainer.fit(peers, DataLoader(train, batch_size=6, shuffle=True))
 
-    # 2. A fresh network learns from your dataset with the corrected masks in place.
-    network = SegmentationModule("unet", encoder_name="resnet18", in_channels=1)
+    # 2. A network starts from the first peer, and learns from the corrected masks by a robust loss.
+    network = SegmentationModule(
+        "unet", encoder_name="resnet18", in_channels=1, pixel_loss=Recipe.retraining_loss
+    )
+    network.net.load_state_dict(peers.net_a.state_dict())
     trainer = pl.Trainer(**options, callbacks=[AveragedWeights()])
     trainer.fit(network, DataLoader(updated(train, folder / "labels"), batch_size=6, shuffle=True))
     trainer.test(network, DataLoader(test, batch_size=8))
 
-    # 3. The masks, worst first: the careless ones should lead.
+    # 3. The masks, worst first: the careless ones should come first.
     worst = [ranking.ranking.ids[i] for i in ranking.ranking.worst_first[:12]]
-    found = sum(int(id[-2:]) < 12 for id in worst)
-    print(f"{found} of the 12 careless masks are among the 12 worst; see {folder / 'scores.csv'}")
+    hits = sum(int(sample_id[-2:]) < 12 for sample_id in worst)
+    print(f"{hits} of the 12 careless masks are among the 12 worst; see {folder / 'scores.csv'}")
 
 
 if __name__ == "__main__":

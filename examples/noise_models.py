@@ -1,6 +1,6 @@
 """Every noise model at its default strength on one phantom, as a picture.
 
-Run it with `python examples/noise_models.py [noise.png]`; docs/images/noise.png is made by it.
+Run it with `python examples/noise_models.py [noise.png]`. It draws docs/images/noise.png.
 """
 
 import sys

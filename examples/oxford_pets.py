@@ -2,12 +2,13 @@
 
     python examples/oxford_pets.py FOLDER
 
-`FOLDER` holds `oxford-iiit-pet/` as torchvision lays it out (`OxfordIIITPet(FOLDER, download=True)`
-fetches it, about 800 MB). The pixels that its trimaps leave open are unlabelled here.
+`FOLDER` holds `oxford-iiit-pet/` in torchvision's layout. `OxfordIIITPet(FOLDER, download=True)`
+downloads it, about 800 MB. Pixels that its trimaps leave undecided are unlabelled here.
 """
 
-# %% The dataset, without augmentation: a corrected mask could not follow it.
+# %% The dataset, without augmentation, which a corrected mask could not follow.
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from coseg_lightning import CoSegModule, LabelStore, SegmentationModule, run_sta
 
 
 class Pets(Dataset):
-    """`(image, mask, id)` at one size."""
+    """Samples `(image, mask, id)`, all of one size."""
 
     def __init__(self, root: Path, split: str, side: int) -> None:
         self.pets = OxfordIIITPet(str(root), split, target_types="segmentation")
@@ -34,11 +35,11 @@ class Pets(Dataset):
         image, trimap = self.pets[index]
         image = np.asarray(image.convert("RGB").resize((self.side, self.side)), np.float32) / 255
         trimap = torch.from_numpy(np.array(trimap.resize((self.side, self.side), 0)))
-        mask = torch.tensor([255, 1, 0, 255])[trimap.long()]  # 1 pet, 2 background, 3 open
+        mask = torch.tensor([255, 1, 0, 255])[trimap.long()]  # 1 pet, 2 background, 3 undecided
         return torch.from_numpy(image).movedim(-1, 0), mask, f"pet_{index:04d}"
 
 
-# %% Augmentation, behind it. `updated` reaches through to the dataset below.
+# %% Augmentation wraps that dataset. `plain` and `updated` give access to it.
 class Flipped(Dataset):
     """Another dataset's samples, mirrored half of the time."""
 
@@ -49,16 +50,16 @@ class Flipped(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, str]:
-        image, mask, id = self.dataset[index]
-        stacked = v2.functional.horizontal_flip if torch.rand(()) < 0.5 else torch.clone
-        return stacked(image), stacked(mask), id
+        image, mask, sample_id = self.dataset[index]
+        flip = v2.functional.horizontal_flip if torch.rand(()) < 0.5 else torch.clone
+        return flip(image), flip(mask), sample_id
 
     def plain(self) -> Dataset:
-        """What is ranked and corrected."""
+        """The dataset that is ranked and corrected."""
         return self.dataset
 
     def updated(self, layer: LabelStore) -> "Flipped":
-        """The same over corrected masks."""
+        """The same augmentation, over corrected masks."""
         return Flipped(updated(self.dataset, layer))
 
 
@@ -91,7 +92,7 @@ def main(root: Path, folder: Path = Path("pets_run"), side: int = 128, **options
         folder,
         peers=lambda: CoSegModule("unet", encoder_name="resnet18", noise_level=0.2),
         network=lambda: SegmentationModule("unet", encoder_name="resnet18"),
-        trainer=lambda **given: pl.Trainer(**{"max_epochs": 20, **options}, **given),
+        trainer=partial(pl.Trainer, **{"max_epochs": 20, **options}),
     )
 
 

@@ -1,10 +1,10 @@
 """A method of your own: this file, and `method/bootstrapping.yaml` beside it.
 
-In this folder
+Run it in this folder:
 
     python -m coseg_lightning.run --config-dir . method=bootstrapping noise=type2 nol=0.3
 
-trains by it, tests, reports and resumes as by every other method.
+It trains, is tested, reports and resumes like every other method.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from coseg_lightning.functional.equations import class_logits, predicted_classes
 
 
 class Bootstrapping(SegmentationModule):
-    """Hard bootstrapping (Reed et al. 2015, arXiv 1412.6596): labels and one's own predictions.
+    """Hard bootstrapping (Reed et al. 2015, arXiv 1412.6596): learns from labels and predictions.
 
     Args:
-        beta: The share of the labels; 0.8 as published.
-        options: Those of `SegmentationModule`.
+        beta: The weight of the labels; 0.8 as published.
+        options: Arguments of `SegmentationModule`.
     """
 
     def __init__(self, *net: Any, beta: float = 0.8, **options: Any) -> None:
@@ -28,9 +28,9 @@ class Bootstrapping(SegmentationModule):
         self.beta = beta
 
     def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """Each sample's loss, `(N,)`: that of Eq. (2) on labels and on predictions."""
+        """Each sample's loss, `(N,)`: Eq. (2) on its label and on the prediction, weighted."""
         predicted = predicted_classes(class_logits(logits.detach()))
         predicted = predicted.where(masks != self.ignore_index, masks)
-        of_labels = super().supervised_losses(logits, masks)
-        of_predictions = super().supervised_losses(logits, predicted)
-        return self.beta * of_labels + (1 - self.beta) * of_predictions
+        label_losses = super().supervised_losses(logits, masks)
+        prediction_losses = super().supervised_losses(logits, predicted)
+        return self.beta * label_losses + (1 - self.beta) * prediction_losses
