@@ -23,7 +23,7 @@ from coseg_lightning.export import export
 from coseg_lightning.predict import predict
 from coseg_lightning.report.page import write_report
 from coseg_lightning.run import run
-from support import TinyNetwork, composed, data_of, start, trainer_of
+from support import ROOT, TinyNetwork, composed, data_of, start, trainer_of
 
 EARLIER = Path(__file__).parent / "run-0.1"
 
@@ -76,6 +76,7 @@ def test_a_review_of_it_retrains(earlier, root, tmp_path):
         f"review={tmp_path / 'review.csv'}",
         f"data.root={root}",
         cwd=tmp_path,
+        PYTHONPATH=str(ROOT / "tests"),
     )
     assert result.returncode == 0, result.stderr
     summary = json.loads((earlier / "reviewed" / "summary.json").read_text(encoding="utf-8"))

@@ -32,11 +32,12 @@ from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
 from coseg_lightning.modules.batch import Batch, read_batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe, is_number
+from coseg_lightning.modules.renamed import RenamedOfCorrection
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.ranking.ranking import Ranking
 
 
-class LabelCorrection(Callback, PredictionObserver):
+class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
     """Writes corrected masks of the samples ranked noisy into a label layer (section 2.2).
 
     Where both peers predict the same class and the label says another, the peers win if they are

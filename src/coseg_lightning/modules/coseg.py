@@ -35,6 +35,7 @@ from coseg_lightning.modules.passes import (
     no_gradient_loss,
 )
 from coseg_lightning.modules.recipe import STEPS, Recipe
+from coseg_lightning.modules.renamed import RenamedOfPeers
 from coseg_lightning.modules.selection import (
     Logits,
     Picks,
@@ -66,7 +67,7 @@ class Learnt:
     compared: int
 
 
-class CoSegModule(SegmentationSteps):
+class CoSegModule(RenamedOfPeers, SegmentationSteps):
     """Two networks, each learning only from the samples that its peer finds least corrupted.
 
     Defaults are those of `Recipe`. Under DDP each process selects within its own batch.

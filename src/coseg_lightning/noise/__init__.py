@@ -5,6 +5,7 @@ seed and the sample's id alone. Lengths are in pixels of a 256 x 256 image. They
 of the mask, `sqrt(H W) / 256`.
 """
 
+from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.noise.annotators import BiasedAnnotator, RandomAnnotators
 from coseg_lightning.noise.boundaries import (
     BoundaryNoise,
@@ -13,6 +14,7 @@ from coseg_lightning.noise.boundaries import (
     PolygonOutline,
 )
 from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined, NoiseModel
+from coseg_lightning.noise.noisy_layer import choose_noisy, write_noisy_layer
 from coseg_lightning.noise.regions import (
     AffineNoise,
     ClassMerge,
@@ -39,4 +41,7 @@ __all__ = [
     "PolygonOutline",
     "RandomAnnotators",
     "SpuriousBlob",
+    "choose_noisy",
+    "mask_dice",
+    "write_noisy_layer",
 ]
