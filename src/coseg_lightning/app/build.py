@@ -54,7 +54,7 @@ def make_data(
         splits = Splits(JoinedImages([part for part in splits if part is not None]), None, None)
     noise = make_noise(cfg)
     return CoSegDataModule(
-        _without_bad_masks(splits.train, noise, skip=cfg.on_bad_sample == "skip"),
+        _without_bad_masks(cfg, splits.train, noise),
         splits.val,
         splits.test,
         image_size=cfg.data.image_size,
@@ -82,13 +82,13 @@ def _read_splits(cfg: DictConfig, problems: Path | None) -> Any:
         raise mistake or error from error
 
 
-def _without_bad_masks(train: Any, noise: "NoiseModel | None", *, skip: bool) -> Any:
+def _without_bad_masks(cfg: DictConfig, train: Any, noise: "NoiseModel | None") -> Any:
     """Exclude training samples whose masks by other annotators are unusable, or refuse them."""
     from coseg_lightning.data.subsets import SomeImages
     from coseg_lightning.noise.models import annotators
 
     for model in annotators(noise):
-        bad = model.validate_masks(train, skip=skip)
+        bad = model.validate_masks(train, skip=cfg.on_bad_sample == "skip")
         train = SomeImages(train, bad) if bad else train
     return train
 
