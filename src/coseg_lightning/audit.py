@@ -1,4 +1,4 @@
-"""Which masks are bad? python -m coseg_lightning.audit data.root=DIR."""
+"""Finds bad masks in a dataset: python -m coseg_lightning.audit data.root=DIR."""
 
 import json
 from pathlib import Path
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @command("audit")
 def main(cfg: DictConfig) -> None:
-    """Compose, check, audit, and show what came out."""
+    """Compose, check and audit, and show the results."""
     audit(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
 def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Rank all masks of a dataset, by peers that are trained on them or by given predictions.
+    """Rank all masks of a dataset, with peers that are trained on them or with given predictions.
 
-    Validation and test masks are ranked too: all that the split names are trained on.
+    Validation and test samples are used for training, too, so that their masks are also ranked.
 
     Returns:
-        The content of the `summary.json` that is written into the folder, beside `scores.csv` and
-        the contact sheet `worst.png`.
+        The content of `summary.json`. It is written into the folder, with `scores.csv` and the
+        contact sheet `worst.png`.
     """
     from coseg_lightning.app.build import make_data
     from coseg_lightning.app.checks import check, quiet
@@ -43,15 +43,10 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if cfg.method.name != "coteaching":
         raise InputError(f"method={cfg.method.name}: an audit trains two peers; leave it out.")
     quiet()
-    for name in ("summary.json", "scores.csv", "worst.png", "training", "noise"):
-        if (folder / name).exists():
-            raise InputError(
-                f"{folder} holds another audit ({name}), and nothing is ever overwritten; choose "
-                "another folder (hydra.run.dir=...)."
-            )
+    _check_free(folder)
     data = make_data(cfg, folder, everything=True)
-    by = _by_training if cfg.predictions is None else _by_predictions
-    ranking, estimate, proposals, writes = by(cfg, folder, data)
+    rank = _by_training if cfg.predictions is None else _by_predictions
+    ranking, estimate, proposals, is_global_zero = rank(cfg, folder, data)
     summary = {
         "config": OmegaConf.to_container(cfg, resolve=True),
         "ranking": {
@@ -61,18 +56,29 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
             "auroc": ranking.auroc,
         },
     }
-    if writes:
+    if is_global_zero:
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
         _draw(folder / "worst.png", data, ranking, proposals)
         _show(folder, ranking, estimate)
     return summary
 
 
+def _check_free(folder: Path) -> None:
+    """Raise an `InputError` if the folder holds another audit."""
+    for name in ("summary.json", "scores.csv", "worst.png", "training", "noise"):
+        if (folder / name).exists():
+            raise InputError(
+                f"{folder} holds another audit ({name}), and nothing is ever overwritten; choose "
+                "another folder (hydra.run.dir=...)."
+            )
+
+
+# The ranking, the estimated noise level, the proposed masks by index, and whether to write files.
 Result = tuple["Ranking", "NoiseLevelEstimate | None", dict[int, NDArray[Any]], bool]
 
 
 def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Result:
-    """Train two peers, co-teaching, and rank by what they say."""
+    """Train two peers by co-teaching, and rank by their evidence."""
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import CSVLogger
 
@@ -89,7 +95,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     proposals = Proposals(cfg.worst)
     callbacks: list[pl.Callback] = [ranking, proposals]
     if cfg.nol == "auto":
-        callbacks.insert(0, NoiseLevelEstimation())  # before the ranking that selects by it
+        callbacks.insert(0, NoiseLevelEstimation())  # before the ranking, which uses the estimate
     if recipe.averaging:
         callbacks.insert(0, AveragedWeights(recipe.averaging))
     pl.seed_everything(cfg.seed, verbose=False)
@@ -108,7 +114,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
 
 
 def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Result:
-    """Rank by somebody's class probabilities; nothing is trained."""
+    """Rank by given class probabilities, without training."""
     import torch
 
     from coseg_lightning.data.predictions import PredictionFolder
@@ -122,17 +128,17 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     samples = data.given_samples()
     predictions = PredictionFolder(cfg.predictions, classes=cfg.data.classes)
     rows = []
-    for index, id in enumerate(samples.ids):
+    for index, sample_id in enumerate(samples.ids):
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
-        logits = torch.from_numpy(predictions.read(id, mask.shape)).log()
+        logits = torch.from_numpy(predictions.read(sample_id, mask.shape)).log()
         rows.append(compute_evidence(logits[None], mask[None])[0].numpy())
-    found = Evidence.from_table(np.array(rows))
-    estimate = estimate_noise_level(found, found) if cfg.nol == "auto" else None
+    evidence = Evidence.from_table(np.array(rows))
+    estimate = estimate_noise_level(evidence, evidence) if cfg.nol == "auto" else None
     score = recipe_of(cfg).score
-    scores = mask_scores(found, score)
+    scores = mask_scores(evidence, score)
     ranking = Ranking.of_evidence(
         list(samples.ids),
-        (found, found),
+        (evidence, evidence),
         (scores, scores),
         cfg.nol if estimate is None else estimate.noise_level,
         score=score,
@@ -160,7 +166,7 @@ def _draw(
 
 
 def _show(folder: Path, ranking: "Ranking", estimate: "NoiseLevelEstimate | None") -> None:
-    """Print the worst masks, the noise level, and where things lie."""
+    """Print the worst masks, the noise level, and the written files."""
     print(f"\n  The worst of {len(ranking.ids)} masks:")
     for rank, index in enumerate(ranking.worst_first[:10], start=1):
         print(f"    {rank:>3}  {ranking.ids[index]:<24}  {ranking.score[index]:8.3f}")
@@ -171,12 +177,12 @@ def _show(folder: Path, ranking: "Ranking", estimate: "NoiseLevelEstimate | None
     if ranking.auroc is not None:
         print(f"  AUROC of the ranking: {ranking.auroc:.4f}")
     print(f"\n  In {folder}:")
-    for name, what in (
+    for name, content in (
         ("scores.csv", "all masks, worst first"),
         ("worst.png", "the worst masks, with the proposal over them"),
         ("summary.json", "the noise level, and the settings"),
     ):
-        print(f"    {name:<12}  {what}")
+        print(f"    {name:<12}  {content}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The app: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
+"""Runs a method: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
 import logging
 from functools import partial
@@ -30,12 +30,16 @@ log = logging.getLogger(__name__)
 
 @command("config")
 def main(cfg: DictConfig) -> None:
-    """Compose, check, run the stages, and show what came out."""
+    """Compose, check, run the stages, and show the results."""
     run(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Run the stages that a composed configuration asks for, into a folder, or go on with them."""
+    """Run the stages of a composed configuration in a folder, or resume them.
+
+    Returns:
+        The content of `summary.json`.
+    """
     if cfg.review is not None or cfg.stages is not None:
         return retrain_by_review(cfg, folder)
     from coseg_lightning.report.console import show_summary
@@ -45,11 +49,11 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     quiet()
     depend_on_data_alone(cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    # Before anything is written; what the data holds is compared when it is known.
+    # Compare with an earlier run before anything is written; the data is compared once it is read.
     resume = cfg.resume is not None
     earlier = RunFolder(folder, config, resume=resume, beside=("recipe", "samples"))
     if earlier.summary is not None and (folder / "report.html").is_file():
-        show_summary(folder, earlier.summary)  # its data may be gone
+        show_summary(folder, earlier.summary)  # works even if its data is gone
         return earlier.summary
     data = make_data(cfg, folder)
     summary = _run_stages(cfg, folder, data, config)
@@ -57,7 +61,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def depend_on_data_alone(cfg: DictConfig) -> None:
-    """Make paths absolute, and read lists: a run depends on no file outside of its data."""
+    """Make paths absolute and read lists, so that a run depends on no file but its data."""
     if cfg.data.get("root") is not None:
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     if isinstance(cfg.data.get("clean_ids"), str):
@@ -88,15 +92,15 @@ def _run_stages(
         )
     except BaseException as error:
         if RunFolder.holds_run(folder):
-            how = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
-            log.info("%s; what was finished is kept: go on with resume=%s", how, folder)
+            cause = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
+            log.info("%s; what was finished is kept: go on with resume=%s", cause, folder)
         raise
 
 
 def _show(
     cfg: DictConfig, folder: Path, summary: dict[str, Any], data: "CoSegDataModule"
 ) -> dict[str, Any]:
-    """Write the report, hand its figures to the logger, and print the summary."""
+    """Write the report, log its figures, and print the summary."""
     from coseg_lightning.report.console import show_summary
     from coseg_lightning.report.loggers import log_figures
     from coseg_lightning.report.page import write_report
@@ -109,7 +113,7 @@ def _show(
 
 
 def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Retrain on the masks of a run that somebody reviewed."""
+    """Retrain on the masks of a run that a person reviewed."""
     from coseg_lightning.app.rebuild import AppRun
     from coseg_lightning.methods.review import check_review, retrain_reviewed
 
@@ -124,7 +128,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     reviewed = AppRun(cfg.resume, root=root)
     settings = settings_of(reviewed, cfg, keys)
     quiet()
-    check_review(reviewed, cfg.review)  # before the data, which takes longer
+    check_review(reviewed, cfg.review)  # before the data is read, which takes longer
     summary = retrain_reviewed(
         reviewed,
         reviewed.data(),
@@ -138,15 +142,15 @@ def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def settings_of(run: "AppRun", cfg: DictConfig, keys: dict[str, str]) -> DictConfig:
-    """The settings of a finished run, but for where and how it computes.
+    """Return the settings of a finished run, with the overrides of where and how it computes.
 
     Args:
-        run: The run.
+        run: The finished run.
         cfg: The configuration that was composed now.
-        keys: By the override, the key that it sets.
+        keys: The key that each override sets, by the override.
 
     Raises:
-        InputError: If an override would change what the run is.
+        InputError: If an override would change the results.
     """
     from coseg_lightning.runs.folder import MAY_CHANGE
 

@@ -1,1 +1,1 @@
-"""All that knows Hydra."""
+"""The app: everything that uses Hydra."""

@@ -1,4 +1,4 @@
-"""What a composed configuration asks for: data, noise, peers, networks, trainers."""
+"""Builds data, noise, peers, networks and trainers from a composed configuration."""
 
 import logging
 from importlib import import_module
@@ -34,35 +34,27 @@ log = logging.getLogger(__name__)
 def make_data(
     cfg: DictConfig, folder: Path, *, everything: bool = False, tells_problems: bool = True
 ) -> "CoSegDataModule":
-    """The datasets, with the noise that the configuration asks for.
+    """Build the datasets, with the noise that the configuration asks for.
 
     Args:
         cfg: The composed configuration.
-        folder: Where the noisy masks are kept.
-        tells_problems: Whether files that cannot be used are listed there.
-        everything: Whether validation and test samples are training samples too.
+        folder: The folder for the noisy masks and the list of unusable files.
+        everything: Whether validation and test samples become training samples too.
+        tells_problems: Whether unusable files are listed in `problems.csv`.
+
+    Raises:
+        InputError: If the data cannot be used.
     """
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.data.folder import Splits
-    from coseg_lightning.data.subsets import JoinedImages, SomeImages
-    from coseg_lightning.noise.models import annotators
+    from coseg_lightning.data.subsets import JoinedImages
 
-    lists = tells_problems and "on_bad_sample" in cfg.data.source
-    listed = {"problems": folder / "problems.csv"} if lists else {}
-    try:
-        splits = instantiate(cfg.data.source, **listed)
-    except InstantiationException as error:
-        mistake = first_cause(error, InputError)
-        raise mistake or error from error
+    splits = _read_splits(cfg, folder / "problems.csv" if tells_problems else None)
     if everything:
         splits = Splits(JoinedImages([part for part in splits if part is not None]), None, None)
     noise = make_noise(cfg)
-    train = splits.train
-    for model in annotators(noise):
-        bad = model.validate_masks(train, skip=cfg.on_bad_sample == "skip")
-        train = SomeImages(train, bad) if bad else train
     return CoSegDataModule(
-        train,
+        _without_bad_masks(cfg, splits.train, noise),
         splits.val,
         splits.test,
         image_size=cfg.data.image_size,
@@ -79,18 +71,46 @@ def make_data(
     )
 
 
+def _read_splits(cfg: DictConfig, problems: Path | None) -> Any:
+    """Read the training, validation and test images; list unusable files in `problems`."""
+    lists_problems = problems is not None and "on_bad_sample" in cfg.data.source
+    options = {"problems": problems} if lists_problems else {}
+    try:
+        return instantiate(cfg.data.source, **options)
+    except InstantiationException as error:
+        mistake = first_cause(error, InputError)
+        raise mistake or error from error
+
+
+def _without_bad_masks(cfg: DictConfig, train: Any, noise: "NoiseModel | None") -> Any:
+    """Exclude training samples whose masks by other annotators are unusable, or refuse them."""
+    from coseg_lightning.data.subsets import SomeImages
+    from coseg_lightning.noise.models import annotators
+
+    for model in annotators(noise):
+        bad = model.validate_masks(train, skip=cfg.on_bad_sample == "skip")
+        train = SomeImages(train, bad) if bad else train
+    return train
+
+
 def read_clean_ids(cfg: DictConfig) -> list[str] | int:
-    """The training samples whose masks are known to be right: a list, a file's lines, a number."""
-    given = cfg.data.get("clean_ids")
-    if given is None:
+    """Read the ids of training samples with correct masks: a list, a file's lines, or a number.
+
+    Raises:
+        InputError: If the setting is none of these.
+    """
+    clean_ids = cfg.data.get("clean_ids")
+    if clean_ids is None:
         return []
-    if OmegaConf.is_list(given) or (isinstance(given, int) and not isinstance(given, bool)):
-        return given if isinstance(given, int) else [str(id) for id in given]
-    path = Path(str(given)).expanduser()
+    if isinstance(clean_ids, int) and not isinstance(clean_ids, bool):
+        return clean_ids
+    if OmegaConf.is_list(clean_ids):
+        return [str(sample_id) for sample_id in clean_ids]
+    path = Path(str(clean_ids)).expanduser()
     if not path.is_file():
         raise InputError(
-            f"data.clean_ids={given} must be a list of ids, a file with one id a line, or how many "
-            "an experiment leaves clean."
+            f"data.clean_ids={clean_ids} must be a list of ids, a file with one id a line, or how "
+            "many an experiment leaves clean."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -109,7 +129,7 @@ def _cache(cfg: DictConfig) -> Path | None:
 
 
 def make_noise(cfg: DictConfig) -> "NoiseModel | None":
-    """The noise model that the configuration asks for: all that are named, one after the other."""
+    """Build the configured noise model; several models are applied one after the other."""
     from coseg_lightning.noise.models import AtLabelDice, Combined
 
     models = [instantiate(cfg.noise[name]) for name in _noise_names(cfg)]
@@ -124,35 +144,38 @@ def make_noise(cfg: DictConfig) -> "NoiseModel | None":
 
 
 def noise_name(cfg: DictConfig) -> str:
-    """What to call that noise, such as `type1+missing` or `affine@0.8` for a label Dice of 0.8."""
+    """Return the noise's name: `type1+missing`, or `affine@0.8` for a label Dice of 0.8."""
     name = "+".join(_noise_names(cfg))
     return name if cfg.noise.label_dice is None else f"{name}@{cfg.noise.label_dice:g}"
 
 
 def _noise_names(cfg: DictConfig) -> list[str]:
-    nodes = cfg.noise.items()
-    return [str(n) for n, node in nodes if isinstance(node, DictConfig) and "_target_" in node]
+    return [
+        str(name)
+        for name, node in cfg.noise.items()
+        if isinstance(node, DictConfig) and "_target_" in node
+    ]
 
 
 def make_method(cfg: DictConfig) -> "Method":
-    """The method that is asked for: by its name, its stages, or the place of a `Method`."""
+    """Find the configured method, by its name, its stages, or the full name of a `Method`."""
     from coseg_lightning.methods.method import Method
     from coseg_lightning.methods.registry import find_method
 
-    place = cfg.method.get("object")
-    if place is None:
+    full_name = cfg.method.get("object")
+    if full_name is None:
         return find_method(cfg.method.name, cfg.method.get("stages"))
-    method = _imported("method.object", place)
+    method = _imported("method.object", full_name)
     if not isinstance(method, Method):
         raise InputError(
-            f"method.object={place} must be a coseg_lightning.methods.method.Method; give its full "
-            "name, such as my_package.MY_METHOD."
+            f"method.object={full_name} must be a coseg_lightning.methods.method.Method; give its "
+            "full name, such as my_package.MY_METHOD."
         )
     return method
 
 
 def make_peers(cfg: DictConfig) -> "CoSegModule":
-    """Two networks, alike or different, with initial weights of their own."""
+    """Build a module of two networks, of the same or different kinds, with different weights."""
     from coseg_lightning.modules.coseg import CoSegModule
 
     kind = _class("method.module", cfg.method.module)
@@ -173,20 +196,20 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
 
 
 def make_network(cfg: DictConfig) -> "SegmentationModule":
-    """One network of the first peer's kind: that of section 2.3, or a method's own module."""
+    """Build a module of one network of the first peer's kind, for section 2.3 or a method."""
     from coseg_lightning.modules.segmentation import SegmentationModule
 
     kind: type[SegmentationModule] = SegmentationModule
     options: dict[str, Any] = {}
-    pairs = make_method(cfg).trains_peers
-    if "module" in cfg.method and not pairs:
+    trains_peers = make_method(cfg).trains_peers
+    if "module" in cfg.method and not trains_peers:
         kind, options = _class("method.module", cfg.method.module), _options(cfg)
         if not issubclass(kind, SegmentationModule):
             raise InputError(
                 f"method.module={cfg.method.module} must be derived from SegmentationModule, since "
                 f"method={cfg.method.name} trains a single network."
             )
-    elif not pairs and _options(cfg):
+    elif not trains_peers and _options(cfg):
         raise InputError(
             f"method.options={_options(cfg)}: method={cfg.method.name} has no module of its own, "
             "and takes none."
@@ -225,19 +248,19 @@ def _schedule(cfg: DictConfig) -> "Schedule | None":
             f"optimizer.scheduler={node} must name a class and its arguments, as in "
             "'+optimizer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 10}'."
         )
-    made: Schedule = instantiate(node, _partial_=True)
-    return made
+    schedule: Schedule = instantiate(node, _partial_=True)
+    return schedule
 
 
 def _class(key: str, name: str) -> type:
-    found = _imported(key, name)
-    if not isinstance(found, type):
+    imported = _imported(key, name)
+    if not isinstance(imported, type):
         raise InputError(f"{key}={name}: there is no such class; {FULL_NAME}")
-    return found
+    return imported
 
 
 FULL_NAME = "give its full name, such as torch.optim.SGD."
-# Where methods lay up to version 0.1.
+# The old and new homes of methods that have moved since version 0.1.
 MOVED = {
     "coseg_lightning.rivals.dimensionality": "coseg_lightning.methods.dimensionality",
     "coseg_lightning.rivals.early_learning": "coseg_lightning.methods.adele",
@@ -253,22 +276,22 @@ MOVED = {
 
 
 def _imported(key: str, name: str) -> Any:
-    """What a setting names, `package.module.NAME`.
+    """Import the object that a setting names, `package.module.NAME`.
 
     Raises:
-        InputError: If there is no such thing.
+        InputError: If it cannot be imported.
     """
     name = _where_it_is_now(key, str(name))
-    why = "there is no such class"
+    reason = "there is no such class"
     module, _, attribute = name.rpartition(".")
     try:
         return getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if not name.startswith(str(error.name)):  # one that it imports
-            why = f"{module} cannot be imported ({one_line(error)})"
+        if not name.startswith(str(error.name)):  # a module that it imports is missing
+            reason = f"{module} cannot be imported ({one_line(error)})"
     except (ImportError, AttributeError, ValueError):
         pass
-    raise InputError(f"{key}={name}: {why}; {FULL_NAME}")
+    raise InputError(f"{key}={name}: {reason}; {FULL_NAME}")
 
 
 def _where_it_is_now(key: str, name: str) -> str:
@@ -283,10 +306,16 @@ def _where_it_is_now(key: str, name: str) -> str:
 def make_trainer(
     cfg: DictConfig, *, logger: Any, default_root_dir: Path, **rest: Any
 ) -> "pl.Trainer":
-    """A trainer of one stage.
+    """Build the trainer of one stage.
+
+    Args:
+        cfg: The composed configuration.
+        logger: The stage's own logger or loggers.
+        default_root_dir: The stage's folder.
+        rest: Further arguments of the trainer.
 
     Raises:
-        InputError: If it would start processes that cannot join this run.
+        InputError: If the trainer would start processes that cannot join this run.
     """
     from coseg_lightning.modules.compat import loses_results
 
@@ -301,8 +330,8 @@ def make_trainer(
             f"trainer.strategy={cfg.trainer.strategy} keeps the results in its child processes; "
             "use trainer=ddp."
         )
-    sweeping = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if trainer.strategy.launcher is not None and sweeping and trainer.world_size > 1:
+    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if trainer.strategy.launcher is not None and is_sweep and trainer.world_size > 1:
         raise InputError(
             "A multirun cannot start several processes a job, since each of them would run the "
             "whole sweep again; sweep with trainer.devices=1, or start one run for each setting "

@@ -1,4 +1,4 @@
-"""Checks of a composed configuration, before anything costs time."""
+"""Checks a composed configuration before any work starts."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from coseg_lightning.app.command import check_nothing_missing
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import Recipe, is_count, is_number
 
-COUNTS = {  # and the least that each may be
+COUNTS = {  # whole numbers, and the smallest value of each
     "seed": 0,
     "data.image_size": 1,
     "data.in_channels": 1,
@@ -24,20 +24,24 @@ COUNTS = {  # and the least that each may be
 
 
 def quiet() -> None:
-    """Silence what would bury a command's own lines."""
-    # Lightning's notes on hardware and tips, once a trainer.
+    """Silence messages of libraries that would hide a command's own output."""
+    # Lightning logs the hardware and tips for each trainer.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    # The default is to load in the training process, which is right for small images on few cores.
+    # By default data is loaded in the training process, which suits small images and few cores.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")  # no val set
-    warnings.filterwarnings("ignore", ".*train/skipped.*")  # all processes skip the same steps
-    warnings.filterwarnings("ignore", ".*There is a wandb run already.*")  # of the stage before
-    warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")  # Lightning's, not the user's
-    warnings.filterwarnings("ignore", ".*torch.jit.script.*is deprecated.*")  # of forward mode
+    # There may be no validation set.
+    warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")
+    # The count need not be reduced, since all processes skip the same steps.
+    warnings.filterwarnings("ignore", ".*train/skipped.*")
+    # The stage before used the same wandb run.
+    warnings.filterwarnings("ignore", ".*There is a wandb run already.*")
+    # These deprecated calls are Lightning's and torch's own.
+    warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")
+    warnings.filterwarnings("ignore", ".*torch.jit.script.*is deprecated.*")
 
 
 def check(cfg: DictConfig) -> None:
-    """Raise an `InputError` for values that no later place would name as clearly."""
+    """Raise an `InputError` for wrong values that later code would report less clearly."""
     check_nothing_missing(cfg)
     if cfg.nol != "auto":
         check_share(cfg, "nol")
@@ -61,22 +65,25 @@ def check(cfg: DictConfig) -> None:
 
 
 def recipe_of(cfg: DictConfig) -> Recipe:
-    """The recipe that a composed configuration asks for."""
+    """Build the recipe of a composed configuration."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
     return Recipe.of(settings)
 
 
 def _check_one_folder() -> None:
-    """The default folder is named by the time, which processes started apart do not share."""
+    """Raise an `InputError` if processes that were started separately are not given one folder.
+
+    The default folder is named after the time, which differs between such processes.
+    """
     launched = any(
         rank in os.environ and int(os.environ.get(size, 1)) > 1
         for rank, size in (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
     )
     if launched and HydraConfig.initialized():
-        given = HydraConfig.get().overrides.hydra
-        task = HydraConfig.get().overrides.task
+        overrides = HydraConfig.get().overrides
         if not any(
-            override.startswith(("hydra.run.dir=", "resume=")) for override in (*given, *task)
+            override.startswith(("hydra.run.dir=", "resume="))
+            for override in (*overrides.hydra, *overrides.task)
         ):
             raise InputError(
                 "Several processes were started by torchrun or srun, and must be told one folder "
@@ -95,7 +102,7 @@ def check_share(cfg: DictConfig, key: str) -> None:
 
 
 def check_count(cfg: DictConfig, key: str, least: int) -> None:
-    """Raise an `InputError` unless a value is a whole number."""
+    """Raise an `InputError` unless a value is a whole number of at least `least`."""
     value = OmegaConf.select(cfg, key)
     if not is_count(value, least=least):
         raise InputError(f"{key}={value} must be a whole number of at least {least}.")

@@ -1,4 +1,4 @@
-"""What the commands share: Hydra composes, and a user's mistake ends in one sentence."""
+"""The frame of all commands: Hydra composes, and a user's mistake ends in one sentence."""
 
 import argparse
 import errno
@@ -29,21 +29,21 @@ from coseg_lightning.errors import BadSamplesError, InputError, unknown_name_mes
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
 HERE = Path(__file__).resolve().parents[1]
-# An installed wheel carries conf/ beside this module; in a checkout it lies at the top.
+# An installed wheel holds conf/ inside the package; in a checkout it lies at the top.
 CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
 
 
 def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) -> str:
-    """Where a run's results go: a reviewed one's below those of the run itself."""
+    """Return a run's output folder; a reviewed run's lies inside the folder of the run itself."""
     if resume is None:
         return default
     return str(resume) if review is None and stages is None else str(Path(resume) / "reviewed")
 
 
 def _hydra_dir(resume: str | None, review: str | None, stages: Any) -> str | None:
-    """Where Hydra keeps the settings, if not those of a run that is gone on with are there."""
-    begun = resume is not None and (Path(resume) / "run.json").exists()
-    return None if begun or review is not None or stages is not None else ".hydra"
+    """Return the folder of Hydra's settings, or None if an earlier run's settings must stay."""
+    is_resumed = resume is not None and (Path(resume) / "run.json").exists()
+    return None if is_resumed or review is not None or stages is not None else ".hydra"
 
 
 register()
@@ -52,9 +52,9 @@ OmegaConf.register_new_resolver("coseg.hydra_dir", _hydra_dir, replace=True)
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Make a command of a function that takes a composed configuration.
+    """Turn a function of a composed configuration into a command.
 
-    `HYDRA_FULL_ERROR=1` in the environment shows the whole traceback of every mistake.
+    With `HYDRA_FULL_ERROR=1` in the environment, every mistake shows its whole traceback.
 
     Args:
         config_name: The primary configuration in `conf/`.
@@ -80,44 +80,55 @@ def arguments(
     positional: Mapping[str, str],
     options: Mapping[str, tuple[Any, str]],
 ) -> dict[str, Any]:
-    """The arguments of a command without a configuration: `NAME ... key=value ...`.
+    """Parse the arguments of a command without a configuration: `NAME ... key=value ...`.
 
     Args:
-        description: What the command does, for `--help`.
-        positional: What each argument is, by its name.
-        options: Default and meaning of each key.
+        description: The purpose of the command, for `--help`.
+        positional: The meaning of each positional argument, by its name.
+        options: The default and the meaning of each key.
 
     Raises:
-        InputError: If there is no such key, or its value is of another type than the default.
+        InputError: If there is no such key, or its value has another type than the default.
     """
-    told = [f"  {key}={str(value).lower()}  {what}" for key, (value, what) in options.items()]
+    parsed = vars(_parser(description, positional, options).parse_args())
+    values = {key: default for key, (default, _) in options.items()}
+    for setting in parsed.pop("settings", []):
+        key, value = _read_setting(setting, options)
+        values[key] = value
+    return {**parsed, **values}
+
+
+def _parser(
+    description: str, positional: Mapping[str, str], options: Mapping[str, tuple[Any, str]]
+) -> argparse.ArgumentParser:
+    lines = [f"  {key}={str(value).lower()}  {text}" for key, (value, text) in options.items()]
+    module = getattr(sys.modules["__main__"].__spec__, "name", "")
     parser = argparse.ArgumentParser(
-        prog=f"python -m {getattr(sys.modules['__main__'].__spec__, 'name', '')}".removesuffix(
-            ".__main__"
-        ),
+        prog=f"python -m {module}".removesuffix(".__main__"),
         description=description,
-        epilog="\n".join(["settings:", *told]) if told else None,
+        epilog="\n".join(["settings:", *lines]) if lines else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    for name, what in positional.items():
-        parser.add_argument(name, metavar=name.upper(), help=what)
+    for name, text in positional.items():
+        parser.add_argument(name, metavar=name.upper(), help=text)
     if options:
         parser.add_argument("settings", metavar="key=value", nargs="*", help="see below")
-    found = vars(parser.parse_args())
-    values = {key: default for key, (default, _) in options.items()}
-    for setting in found.pop("settings", []):
-        key, sign, text = setting.partition("=")
-        if not sign or key not in options:
-            raise InputError(f"{setting}: there is no such setting; take {', '.join(options)}.")
-        default = options[key][0]
-        try:
-            value = text if isinstance(default, str) else yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        if type(value) is not type(default):
-            raise InputError(f"{setting} must be a {type(default).__name__}, such as {default}.")
-        values[key] = value
-    return {**found, **values}
+    return parser
+
+
+def _read_setting(setting: str, options: Mapping[str, tuple[Any, str]]) -> tuple[str, Any]:
+    """Read one `key=value`, whose value must have the type of the key's default."""
+    key, sign, text = setting.partition("=")
+    if not sign or key not in options:
+        raise InputError(f"{setting}: there is no such setting; take {', '.join(options)}.")
+    default = options[key][0]
+    try:
+        value = text if isinstance(default, str) else yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    if type(value) is not type(default):
+        raise InputError(f"{setting} must be a {type(default).__name__}, such as {default}.")
+    return key, value
 
 
 def cli_errors(body: Callable[[], None]) -> None:
@@ -125,18 +136,18 @@ def cli_errors(body: Callable[[], None]) -> None:
     try:
         body()
     except (InputError, OSError) as error:
-        told = one_line(error) if isinstance(error, InputError) else _trouble(error)
-        if told is None or SHOW_TRACEBACK:
+        message = one_line(error) if isinstance(error, InputError) else _trouble(error)
+        if message is None or SHOW_TRACEBACK:
             raise
-        sys.exit(told)
+        sys.exit(message)
 
 
 def _composed(app: Callable[[], None]) -> None:
-    """Start the app; what cannot even be composed ends in one sentence and exit status 1."""
+    """Start the app; an error while composing ends in one sentence and exit status 1."""
     if SHOW_TRACEBACK:
         app()
         return
-    os.environ[FULL_ERROR] = "1"  # let Hydra's own errors through to here; the app takes it back
+    os.environ[FULL_ERROR] = "1"  # makes Hydra raise its errors here; `_run_body` unsets it
     try:
         app()
     except MissingConfigException as error:
@@ -149,15 +160,15 @@ def _composed(app: Callable[[], None]) -> None:
         )
     except HydraException as error:
         sys.exit(one_line(error))
-    except OSError as error:  # such as a read-only folder, before the body begins
-        told = _trouble(error)
-        if told is None:
+    except OSError as error:  # such as a read-only folder, before the command's body starts
+        message = _trouble(error)
+        if message is None:
             raise
-        sys.exit(told)
+        sys.exit(message)
 
 
 def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
-    """Run a command; a user's mistake, or the machine's trouble, ends in one sentence."""
+    """Run a command; a mistake of the user or a failure of the machine ends in one sentence."""
     if not SHOW_TRACEBACK:
         os.environ.pop(FULL_ERROR, None)
     try:
@@ -167,13 +178,13 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
         message = explain(error)
         if message is None or SHOW_TRACEBACK:
             raise
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs go on
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs continue
             raise CompactHydraException(message) from error
         sys.exit(message)
 
 
 def explain(error: Exception) -> str | None:
-    """An error in one sentence, or None if nobody foresaw it."""
+    """Explain an expected error in one sentence; return None for any other error."""
     from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
         MisconfigurationException,
     )
@@ -203,20 +214,20 @@ TROUBLES = {
 
 
 def _trouble(error: BaseException) -> str | None:
-    """What of the machine, not of the input, made a run fail; None if that is not known."""
+    """Explain a failure of the machine in one sentence; return None for any other error."""
     cause = first_cause(error, OSError)
     if isinstance(cause, OSError) and cause.errno in TROUBLES:
-        place = f"{cause.filename or 'A file could not be written'}: "
-        return f"{place}{TROUBLES[cause.errno]} ({cause.strerror})."
+        subject = cause.filename or "A file could not be written"
+        return f"{subject}: {TROUBLES[cause.errno]} ({cause.strerror})."
     text = str(error)
-    if "DataLoader worker" in text:  # was killed, which leaves nothing more exact
+    if "DataLoader worker" in text:  # a killed worker leaves no more exact message
         return (
             "A data loading worker died, as one does that needs more memory than there is; lower "
             f"data.num_workers, data.batch_size or data.image_size ({text.splitlines()[0]})."
         )
     if "by peer" in text and "gloo" in text:
         return "Another process of this run ended; what it said tells why."
-    # What writes without Python's own files: torch's archives and safetensors.
+    # Torch's archives and safetensors write without Python's files, so they raise no OSError.
     if "PytorchStreamWriter failed" in text or "os error 28" in text or "os error 27" in text:
         return f"A file could not be written: {TROUBLES[errno.ENOSPC]} ({text.splitlines()[0]})."
     return None
@@ -240,17 +251,17 @@ def _missing(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
-    """The first of an exception and its causes that is of a kind."""
+    """Return the first exception of a kind among an exception and its causes, or None."""
     while error is not None and not isinstance(error, kind):
         error = error.__cause__
     return error
 
 
 def one_line(error: BaseException) -> str:
-    """A message without Hydra's trailing lines on where in the configuration it stood."""
+    """Return an error's message in one line, without Hydra's lines on the configuration key."""
     if isinstance(error, BadSamplesError):
         return str(error)
-    # A DataLoader's worker hands over its whole traceback as the message.
-    lines = str(error).rpartition(f"{InputError.__module__}.InputError: ")[2].split("\n")
-    kept = [line.strip() for line in lines if line.strip()]
-    return " ".join(line for line in kept if not line.startswith(("full_key:", "object_type=")))
+    # The message from a DataLoader's worker contains its whole traceback.
+    message = str(error).rpartition(f"{InputError.__module__}.InputError: ")[2]
+    lines = [line.strip() for line in message.split("\n") if line.strip()]
+    return " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=")))

@@ -1,4 +1,4 @@
-"""AppRun: a finished run of the app, whose data and network can be made again."""
+"""AppRun: a finished run of the app, whose data and network can be rebuilt."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class AppRun(FinishedRun):
-    """A finished run of the app, of this version or of an earlier one.
+    """A finished run of the app, of this or an earlier version.
 
     Args:
-        folder: The run's.
-        root: Where its data lies now, if it was moved.
+        folder: The run's folder.
+        root: The current folder of its data, if the data was moved.
 
     Raises:
-        InputError: If it holds no finished run.
+        InputError: If the folder holds no finished run.
     """
 
     def __init__(self, folder: str | Path, root: str | Path | None = None) -> None:
@@ -34,7 +34,7 @@ class AppRun(FinishedRun):
         """The configuration of the run.
 
         Raises:
-            InputError: If it was started from Python.
+            InputError: If the run was started from Python.
         """
         if not self.is_of_the_app:
             raise InputError(
@@ -49,14 +49,14 @@ class AppRun(FinishedRun):
         return cfg
 
     def data(self) -> "CoSegDataModule":
-        """The run's data, under the masks that it was given: without its corrections.
+        """Build the run's data with the masks that the run was given, without its corrections.
 
         Raises:
-            InputError: If it is not there, or not what it was.
+            InputError: If the data is missing or was changed.
         """
         from coseg_lightning.app.build import make_data
 
-        # What was inspected before is known to be as it was, or else shown by its identity.
+        # Unusable files need not be listed again, since the identity shows any change.
         folder = self.folder if self.noise is None else self.noise.parent
         data = make_data(self.cfg, folder, tells_problems=False)
         before = self.samples
@@ -73,10 +73,10 @@ class AppRun(FinishedRun):
         return data
 
     def network(self) -> "nn.Module":
-        """The run's network, in evaluation mode.
+        """Load the run's network, in evaluation mode.
 
         Raises:
-            InputError: If it cannot be made again, or its weights do not fit it.
+            InputError: If the network cannot be rebuilt, or its weights do not fit.
         """
         import segmentation_models_pytorch as smp
         from hydra.utils import instantiate
@@ -91,11 +91,10 @@ class AppRun(FinishedRun):
             if (folder / "config.json").is_file():
                 network = smp.from_pretrained(str(folder))
             else:
-                # Its weights are here: making it must not download others first.
-                no_download = (
-                    {"encoder_weights": None} if "encoder_weights" in self.cfg.model else {}
-                )
-                network = instantiate(self.cfg.model, **no_download)
+                cfg = self.cfg.model
+                # Building the network must not download pretrained weights.
+                no_download = {"encoder_weights": None} if "encoder_weights" in cfg else {}
+                network = instantiate(cfg, **no_download)
                 with decoding(folder / "model.safetensors", "weights"):
                     network.load_state_dict(load_file(folder / "model.safetensors"))
         except (RuntimeError, OSError, SafetensorError) as error:
@@ -104,7 +103,7 @@ class AppRun(FinishedRun):
 
 
 def _moved(value: Any, old: Any, new: str) -> Any:
-    """A configuration whose data lies elsewhere; several of its values name the place."""
+    """Replace the data's folder in all values of a configuration that name it."""
     if isinstance(value, dict):
         return {key: _moved(part, old, new) for key, part in value.items()}
     if isinstance(value, list):

@@ -1,7 +1,7 @@
-"""The recipe's fields as groups of settings, for conf/ to compose.
+"""Registers the recipe's fields as groups of settings, for conf/ to compose.
 
-Their values stand in `Recipe` alone; `conf/config.yaml` takes `recipe/training`, and the files in
-`conf/method` take `recipe/peers` and `recipe/correction`.
+Their default values are defined only in `Recipe`. `conf/config.yaml` includes `recipe/training`,
+and the files in `conf/method` include `recipe/peers` and `recipe/correction`.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ def _defaults(group: str) -> dict[str, Any]:
 
 
 def register() -> None:
-    """Let Hydra find the groups."""
+    """Register the groups with Hydra."""
     store = ConfigStore.instance()
     training = {
         **_defaults("training"),

@@ -1,1 +1,1 @@
-"""Lightning callbacks for the end of stage 1: ranking and label correction."""
+"""Lightning callbacks of the stages: ranking, label correction, weight averages, checkpoints."""

@@ -1,4 +1,4 @@
-"""AveragedWeights: the running average of the weights, by which networks are judged."""
+"""AveragedWeights: the running average of the weights, with which networks are evaluated."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,20 +18,20 @@ from coseg_lightning.modules.recipe import Recipe
 
 
 class AveragedWeights(EpochEndCallback, WeightAveraging):
-    """Validates, ranks, corrects and keeps the average of the weights over the last steps.
+    """Averages the weights over the last steps, for validation, ranking, correction and saving.
 
-    A network that learns at a constant rate from few images differs from epoch to epoch by points
-    of Dice; its average does not. This is Lightning's `WeightAveraging` (in checkpoints too) with a
-    window that grows with training, so that there is no rate to set: step t enters by
+    A network that learns at a constant rate from few images varies by points of Dice between
+    epochs; its average does not. This is Lightning's `WeightAveraging`, also in checkpoints, with a
+    window that grows with training, so that there is no decay rate to set. Step t has the weight
     `1 / (1 + share t)`, as in the polynomial-decay averaging of Shamir and Zhang (2013,
     arXiv 1212.1824).
 
     Args:
-        share: About how much of the training the average reaches back over; 1 weighs all steps
-            alike.
+        share: The approximate share of the past training that the average covers. With 1, all
+            steps have equal weights.
 
     Raises:
-        InputError: If it is not above 0 and at most 1.
+        InputError: If `share` is not above 0 and at most 1.
     """
 
     def __init__(self, share: float = Recipe.averaging) -> None:
@@ -41,21 +41,21 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # The module is about to be moved there.
+        # The module will be moved to this device.
         compat.keep_average_on(self, trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
 
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if trainer.world_size > 1:
-            with _in_place(self, module):  # for the checkpoint of this epoch
+            with _in_place(self, module):  # for this epoch's checkpoint
                 average_buffers(module)
 
     @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_validation_epoch_start(trainer, pl_module)
         if compat.is_averaging(self):
-            average_buffers(pl_module)  # which are now those of the averaged network
+            average_buffers(pl_module)  # the module now holds the averaged network's buffers
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -64,7 +64,7 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
 
 
 def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> AbstractContextManager[None]:
-    """Give the module averaged weights for a while, if any callback averages them."""
+    """Use the averaged weights in the module within a `with` block, if a callback has them."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, WeightAveraging):
             return _in_place(callback, module)
@@ -73,14 +73,14 @@ def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> AbstractContext
 
 @contextmanager
 def _in_place(callback: WeightAveraging, module: pl.LightningModule) -> Iterator[None]:
-    """Give the module the averaged weights within training."""
-    ready = compat.has_average(callback)
-    if ready:
+    """Use a callback's averaged weights in the module within a `with` block."""
+    has_average = compat.has_average(callback)
+    if has_average:
         compat.swap_average(callback, module)
     try:
         yield
     finally:
-        if ready:
+        if has_average:
             compat.swap_average(callback, module)
 
 
@@ -91,8 +91,8 @@ def _average(
     """Move the averages towards the current weights."""
     weight = 1 / (1 + share * float(steps))
     if torch.is_floating_point(averages[0]):
-        # With precision="bf16-true" the module was made in float32, as its average still is.
-        now = [part.to(average.dtype) for part, average in zip(current, averages, strict=True)]
-        compat.lerp_(averages, now, weight)
+        # With precision="bf16-true" the average is still float32, like the module at first.
+        targets = [part.to(average.dtype) for part, average in zip(current, averages, strict=True)]
+        compat.lerp_(averages, targets, weight)
     else:  # BatchNorm's count of batches
         compat.copy_(averages, current)

@@ -29,29 +29,31 @@ from coseg_lightning.ranking.scores import check_score, mask_scores
 class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     """Scores every training sample when training ends, and writes the ranking (section 2.1).
 
-    The scores rest on passes in evaluation mode at the end of the last epochs, over each sample
-    exactly once, without augmentation where the dataset is one of this package's. Single epochs
-    differ a lot; their mean does not, nor do averaged weights (`AveragedWeights`), which are used
-    where there are any. The result is the same for any number of processes.
+    The scores come from passes in evaluation mode at the end of the last epochs. Each pass covers
+    every sample exactly once, without augmentation if the dataset is one of this package's. Single
+    epochs differ a lot, but their mean is stable. Averaged weights (`AveragedWeights`) are stable
+    too, and are used if there are any. The result is the same for any number of processes.
 
-    For a module that selects from the whole set, the set is ranked within training too: after half
-    of the epochs, and every eighth of them from then on.
+    If the module selects from the whole set, the set is also ranked during training: after half
+    of the epochs, and then after every further eighth of them.
 
-    Defaults are those of `Recipe`. Override `scores` to rank by something else.
+    The defaults are those of `Recipe`. Override `scores` to rank by another score.
 
     Args:
-        path: A new CSV file, conventionally `scores.csv`; see `coseg_lightning.ranking.Ranking`.
-            It is written when the fit is over, with what a `LabelCorrection` changed.
-        dataset: What to score; default the training dataset. Give a view without augmentation if
-            your dataset augments its samples itself.
-        score: Which score: see `coseg_lightning.ranking.scores.mask_scores`.
-        epochs: How many of the last epochs are averaged. 1 is the trained peers alone, for averaged
-            weights. Training that is stopped before its `max_epochs` has fewer of them.
-        run_id: What the file says of the run that it belongs to.
+        path: A new CSV file, conventionally `scores.csv`; see
+            `coseg_lightning.ranking.ranking.Ranking`. It is written at the end of the fit, and
+            includes the changes of a `LabelCorrection`.
+        dataset: The dataset to score; default the training dataset. Give a view without
+            augmentation if your dataset augments its samples itself.
+        score: The name of the score, see `coseg_lightning.ranking.scores.mask_scores`.
+        epochs: Number of last epochs over which scores are averaged. 1 uses only the trained
+            peers, which suits averaged weights. Training that is stopped before `max_epochs`
+            averages fewer epochs.
+        run_id: Identifies the run in the file.
 
     Attributes:
-        ranking: The result, on every process, once training has ended.
-        selected: Whether the peers left samples out when training ended.
+        ranking: The ranking, on every process, once training has ended.
+        selected: Whether the peers excluded samples when training ended.
 
     Raises:
         InputError: At the start of training, if the file exists or the module has no peers.
@@ -105,8 +107,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         if 0 < epochs_left < self.epochs:
             self.evidence.add(self.judge(trainer, module))
         if module.selection.uses_rankings and module.noise.known and is_ranking_due(trainer):
-            now = EvidenceSum().add(self.judge(trainer, module))
-            module.selection.update(self.rank(trainer, module, now))
+            evidence = EvidenceSum().add(self.judge(trainer, module))
+            module.selection.update(self.rank(trainer, module, evidence))
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -138,7 +140,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         )
 
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
-        """Rank the training set, at the module's noise level, by the evidence of some passes."""
+        """Rank the training set by the evidence of one or more passes, at the module's NoL."""
         ids, peers = evidence.gathered()
         score_a, score_b = (self.scores(peer, ids, self.judged_dataset(trainer)) for peer in peers)
         return Ranking.of_evidence(
@@ -151,24 +153,27 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         )
 
     def scores(self, evidence: Evidence, ids: list[str], dataset: Any) -> Floats:
-        """A peer's corruption scores, `(N,)`, higher for worse labels; made to be overridden.
+        """Compute a peer's corruption scores, higher for worse labels; may be overridden.
 
         Args:
-            evidence: What the peer says of all samples.
-            ids: The samples.
-            dataset: The dataset that is judged.
+            evidence: The peer's evidence on all samples.
+            ids: The samples' ids.
+            dataset: The dataset that is ranked.
+
+        Returns:
+            The scores, `(N,)`.
         """
         return mask_scores(evidence, self.score)
 
     def record_corrections(
         self, changed_pixels: dict[int, int], dice: dict[int, float], *, by_class: bool
     ) -> None:
-        """Take over what a correction of the ranked masks did, before the file is written.
+        """Add the results of a label correction to the ranking, before the file is written.
 
         Args:
-            changed_pixels: By the sample's index.
-            dice: Of the corrected mask to the original one, where that is known.
-            by_class: Whether samples counted as noisy because one of their classes does.
+            changed_pixels: Number of changed pixels, by sample index.
+            dice: Dice of the corrected mask to the original mask, by sample index, if known.
+            by_class: Whether a sample is noisy if one of its classes is.
         """
         assert self.ranking is not None
         self.ranking = replace(
@@ -182,7 +187,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     @override
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # Behind on_fit_end, in which corrections are recorded whatever the order of callbacks.
+        # This hook follows on_fit_end, in which corrections are recorded in any callback order.
         if stage == "fit":
             self._write(trainer)
             trainer.strategy.barrier("ranking written")
@@ -191,7 +196,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self._write(trainer)  # a correction that failed takes no ranking along
+        self._write(trainer)  # keep the ranking if only the correction failed
 
     def _write(self, trainer: pl.Trainer) -> None:
         if self.ranking is not None and trainer.is_global_zero:
@@ -199,15 +204,15 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
 
 def is_ranking_due(trainer: pl.Trainer) -> bool:
-    """Whether the whole set is to be ranked at the end of this epoch."""
+    """Whether the whole set should be ranked at the end of the current epoch."""
     done, limits = trainer.current_epoch + 1, []
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
         limits.append(trainer.max_epochs)
     if trainer.max_steps >= 0:
         steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         limits.append(math.ceil(trainer.max_steps / max(1, steps)))
-    if not limits:  # training ends after some minutes
+    if not limits:  # training is limited by time, so half of the epochs is unknown
         return False
     epochs = min(limits)
-    since = done - epochs // 2
-    return since >= 0 and done < epochs and since % math.ceil(epochs / 8) == 0
+    past_half = done - epochs // 2
+    return past_half >= 0 and done < epochs and past_half % math.ceil(epochs / 8) == 0

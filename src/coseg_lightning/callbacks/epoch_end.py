@@ -1,4 +1,4 @@
-"""EpochEndCallback: the base of callbacks that do something when an epoch's last batch is over."""
+"""EpochEndCallback: the base of callbacks that act after an epoch's last batch."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from typing_extensions import override
 
 
 class EpochEndCallback(Callback):
-    """Calls `on_last_batch` once an epoch, on all processes at the same point.
+    """Calls `on_last_batch` once per epoch, at the same point in all processes.
 
-    It does not wait for `on_train_epoch_end`: there the progress bar of process 0 may already be
-    reducing its metrics, and two different collectives would meet.
+    It does not wait for `on_train_epoch_end`. There the progress bar of process 0 may already
+    reduce its metrics, and two different collectives would mix.
     """
 
     @override
@@ -28,4 +28,4 @@ class EpochEndCallback(Callback):
             self.on_last_batch(trainer, pl_module)
 
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Called when the last batch of an epoch was learnt from."""
+        """Called after the training step on an epoch's last batch."""

@@ -1,4 +1,4 @@
-"""EpochSeeds: a seed for every epoch."""
+"""EpochSeeds: one seed per epoch, for reproducible resumption."""
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -9,7 +9,7 @@ from coseg_lightning.seeding import derive_seed
 
 
 class EpochSeeds(Callback):
-    """Seeds every epoch by itself, so that one which starts again draws the same numbers."""
+    """Seeds every epoch separately, so that an epoch repeated after a resume is the same."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed

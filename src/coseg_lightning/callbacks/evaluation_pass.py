@@ -1,4 +1,4 @@
-"""One pass over chosen samples in evaluation mode, shared by the processes."""
+"""A pass over chosen samples in evaluation mode, distributed over the processes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from coseg_lightning.modules.buffers import average_buffers, evaluating
 
 
 def plain_training_set(trainer: pl.Trainer) -> Any:
-    """The training dataset without augmentation, as far as it can tell.
+    """Return the training dataset, without augmentation if it has a view without.
 
     Raises:
         InputError: If the trainer has no map-style training dataset.
@@ -30,14 +30,14 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
 
 
 def plain(dataset: Any) -> Any:
-    """The dataset, or a part of it, without this package's augmentation."""
+    """Return a dataset or subset without augmentation, if it has a method `plain`."""
     if isinstance(dataset, Subset):
         return Subset(plain(dataset.dataset), dataset.indices)
     return dataset.plain() if callable(getattr(dataset, "plain", None)) else dataset
 
 
 def stored_mask(dataset: Any, index: int) -> Any:
-    """A sample's mask at its own resolution, or None where the dataset cannot tell."""
+    """Return a sample's mask at its own resolution, or None if the dataset does not know it."""
     if isinstance(dataset, Subset):
         return stored_mask(dataset.dataset, dataset.indices[index])
     return dataset.mask(index) if isinstance(dataset, SampleDataset) else None
@@ -53,17 +53,23 @@ def evaluation_pass(
 ) -> None:
     """Call `step(indices, batch)` for this process's share of the samples, without gradients.
 
-    With a description, process 0 shows a progress bar.
+    Batches are formed before they are distributed. Each sample is thus always batched with the
+    same others, and its logits are equal to the last bit for any number of processes and workers.
 
-    Batches are formed before they are dealt out, so that a sample meets the same companions, and
-    its logits are the same to the last bit, for any number of processes and workers.
+    Args:
+        trainer: The trainer, whose training dataloader sets batch size and collate function.
+        module: The module that is evaluated.
+        dataset: The dataset.
+        indices: The samples, by their indices in the dataset.
+        step: Called with the indices of the samples in each batch, and the batch.
+        description: Text of a progress bar that process 0 shows; without it there is no bar.
     """
     average_buffers(module)  # training may have been stopped within an epoch
     loader = trainer.train_dataloader
     size = getattr(loader, "batch_size", None) or 8
     batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
     share = batches[trainer.global_rank :: trainer.world_size]
-    clean = DataLoader(
+    evaluation_loader = DataLoader(
         dataset,
         batch_sampler=share,
         num_workers=getattr(loader, "num_workers", 0),
@@ -71,9 +77,9 @@ def evaluation_pass(
     )
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
     forward_context = trainer.precision_plugin.forward_context
-    # A project's hooks may augment by the stage.
+    # A module's batch hooks may augment while training, so they see a validation stage.
     with compat.validating(trainer), evaluating(module), torch.no_grad(), forward_context():
-        progress = tqdm(clean, desc=description, disable=not shown)
-        for positions, batch in zip(share, progress, strict=True):
+        progress = tqdm(evaluation_loader, desc=description, disable=not shown)
+        for batch_indices, batch in zip(share, progress, strict=True):
             batch = trainer.precision_plugin.convert_input(batch)
-            step(positions, trainer.strategy.batch_to_device(batch))
+            step(batch_indices, trainer.strategy.batch_to_device(batch))

@@ -1,4 +1,4 @@
-"""EvidenceSum: the peers' evidence on every sample, summed over passes in evaluation mode."""
+"""EvidenceSum: both peers' evidence on every sample, summed over evaluation passes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -24,18 +24,29 @@ from coseg_lightning.ranking.evidence import Evidence, Floats, compute_evidence
 
 
 class PredictionObserver:
-    """Shares the last pass over the training set with the `CorruptionRanking` that makes it."""
+    """Receives the predictions of the last pass that a `CorruptionRanking` makes."""
 
     def observe(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
-        """See one batch and both peers' logits of it, by its samples' places in the dataset."""
+        """Called with each batch of the pass.
+
+        Args:
+            indices: The indices of the batch's samples in the dataset.
+            sample: The batch.
+            logits: Both peers' logits of the batch.
+        """
 
 
 @dataclass
 class EvidenceShare:
-    """The evidence on some samples.
+    """The summed evidence on some of the samples.
+
+    Args:
+        indices: The samples' indices in the dataset, in rising order.
+        ids: The samples' ids.
+        totals: The sum of both peers' evidence tables over the passes.
 
     Shape:
-        indices `(n,)` places in the dataset, rising; n ids; totals `(n, 2, columns)`.
+        indices `(n,)`; n ids; totals `(n, 2, columns)`.
     """
 
     indices: NDArray[np.int64]
@@ -44,27 +55,27 @@ class EvidenceShare:
 
     @classmethod
     def joined(cls, shares: "Sequence[EvidenceShare]") -> "EvidenceShare | None":
-        """Several of them as one, each sample once; None of none."""
+        """Join several shares into one that holds each sample once; None without any share."""
         if not shares:
             return None
         indices = np.concatenate([share.indices for share in shares])
         ids = [sample_id for share in shares for sample_id in share.ids]
         totals = np.concatenate([share.totals for share in shares])
-        # After a resumption all processes have all of them.
+        # After a resumed fit, every process holds all samples.
         indices, order = np.unique(indices, return_index=True)
         if not np.array_equal(order, np.arange(len(ids))):
-            ids, totals = [ids[place] for place in order], totals[order]
+            ids, totals = [ids[position] for position in order], totals[order]
         return cls(indices, ids, totals)
 
 
 @dataclass(frozen=True)
 class EvidencePass:
-    """What one pass over a dataset found.
+    """The evidence of one pass over a dataset.
 
     Args:
-        share: Of this process's samples; None where it had none.
+        share: The evidence on this process's samples, or None if it had no samples.
         numbered: Whether the samples have no ids of their own.
-        step: The trainer's `global_step` at which the pass was made.
+        step: The trainer's `global_step` at the time of the pass.
     """
 
     share: EvidenceShare | None
@@ -79,7 +90,15 @@ def evidence_pass(
     description: str | None = None,
     observers: Sequence[PredictionObserver] = (),
 ) -> EvidencePass:
-    """Pass over a dataset in evaluation mode, by averaged weights where there are any."""
+    """Collect the peers' evidence in one pass in evaluation mode, with averaged weights if any.
+
+    Args:
+        trainer: The trainer.
+        module: The peers.
+        dataset: The dataset.
+        description: Text of a progress bar; without it there is no bar.
+        observers: Receive the predictions too.
+    """
     shares: list[EvidenceShare] = []
     numbered = False
 
@@ -104,9 +123,9 @@ def evidence_pass(
 
 
 class EvidenceSum:
-    """The peers' evidence on every sample, summed over passes; each process keeps its own share.
+    """The peers' evidence on every sample, summed over passes; each process holds its own share.
 
-    It lies in arrays, since there may be millions of samples.
+    The sums are stored in arrays, since there may be millions of samples.
     """
 
     def __init__(self) -> None:
@@ -114,31 +133,34 @@ class EvidenceSum:
         self.passes = 0
         self.numbered = False
 
-    def add(self, found: EvidencePass) -> "EvidenceSum":
-        """Count one more pass."""
-        share = found.share
+    def add(self, evidence: EvidencePass) -> "EvidenceSum":
+        """Add one pass to the sums."""
+        share = evidence.share
         if self.share is not None and share is not None:
-            # Without those of other processes, which a checkpoint had too.
-            places = np.searchsorted(self.share.indices, share.indices)
-            totals = share.totals + self.share.totals[places]
+            # Sums from a checkpoint hold the samples of all processes; only this process's go on.
+            positions = np.searchsorted(self.share.indices, share.indices)
+            totals = share.totals + self.share.totals[positions]
             share = EvidenceShare(share.indices, share.ids, totals)
         self.share = share
         self.passes += 1
-        self.numbered = found.numbered
+        self.numbered = evidence.numbered
         return self
 
     def gathered(self) -> tuple[list[str], tuple[Evidence, Evidence]]:
-        """The ids of N samples and both peers' mean evidence on them, on all processes.
+        """Gather the mean evidence of all passes and processes, on all processes.
+
+        Returns:
+            The ids of all samples, and each peer's mean evidence on them.
 
         Raises:
-            InputError: If two samples have one id, or the predictions are not numbers any more.
+            InputError: If two samples share an id, or predictions are not numbers.
         """
         share = self._of_all_processes()
         check_unique(share.ids)
         tables = np.moveaxis(share.totals / self.passes, 1, 0)
         if not np.isfinite(tables).all():
             diverged = np.flatnonzero(~np.isfinite(share.totals).all(axis=(1, 2)))
-            bad = [share.ids[place] for place in diverged]
+            bad = [share.ids[position] for position in diverged]
             raise InputError(
                 f"The peers' predictions of {len(bad)} of {len(share.ids)} samples, such as "
                 f"{bad[0]!r}, are not numbers, so they cannot be ranked: training diverged (lower "
@@ -154,7 +176,7 @@ class EvidenceSum:
         return joined
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, of all processes, in plain values and tensors."""
+        """Return the sums of all processes as plain values and tensors, for a checkpoint."""
         if not self.passes:
             return {}
         share = self._of_all_processes()
@@ -166,20 +188,20 @@ class EvidenceSum:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint."""
+        """Restore the sums from a checkpoint."""
         if state:
             indices, totals = state["indices"].numpy(), state["totals"].numpy()
             self.passes, self.share = state["passes"], EvidenceShare(indices, state["ids"], totals)
 
 
 class EvidenceCallback(EpochEndCallback):
-    """The base of callbacks that judge the training set at the end of epochs.
+    """The base of callbacks that collect evidence on the training set at the end of epochs.
 
-    Where two of them judge the same set at the same step, one pass serves both.
+    If two of them judge the same dataset at the same step, they share one pass.
 
     Args:
-        dataset: What to judge; default the training dataset without augmentation.
-        epochs: How many epochs are averaged.
+        dataset: The dataset to judge; default the training dataset without augmentation.
+        epochs: Number of epochs over which the evidence is averaged.
     """
 
     def __init__(self, dataset: Any, epochs: int) -> None:
@@ -194,11 +216,11 @@ class EvidenceCallback(EpochEndCallback):
             self.evidence, self.latest_pass = EvidenceSum(), None
 
     def judged_dataset(self, trainer: pl.Trainer) -> Any:
-        """The dataset that is judged."""
+        """Return the dataset that is judged."""
         return plain_training_set(trainer) if self.dataset is None else self.dataset
 
     def judge(self, trainer: pl.Trainer, module: CoSegModule) -> EvidencePass:
-        """Pass over the dataset, unless another callback just did."""
+        """Make a pass over the dataset, or reuse the one that another callback just made."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EvidenceCallback) and callback.dataset is self.dataset:
                 latest = callback.latest_pass
@@ -217,7 +239,7 @@ class EvidenceCallback(EpochEndCallback):
 
 
 def check_unique(ids: Sequence[str]) -> None:
-    """Raise an `InputError` if two samples have the same id, and would share a mask."""
+    """Raise an `InputError` if two samples have the same id, since they would share a mask."""
     sample_id, times = Counter(ids).most_common(1)[0]
     if times > 1:
         raise InputError(

@@ -1,4 +1,4 @@
-"""LabelCorrection: the peers' vote on the labels of the noisy samples (section 2.2)."""
+"""LabelCorrection: the peers' vote on the labels of noisy samples (section 2.2)."""
 
 import math
 from collections.abc import Sequence
@@ -40,32 +40,35 @@ from coseg_lightning.ranking.ranking import Ranking
 class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
     """Writes corrected masks of the samples ranked noisy into a label layer (section 2.2).
 
-    Where both peers predict the same class and the label says another, the peers win if they are
-    sure enough. If they contradict the labels in doubt little more than each other, they know less
-    than the labels, and correction is skipped: see `coseg_lightning.ranking.guard`. The vote is
-    taken at the masks' own resolution, where the dataset is one of this package's: the peers'
-    probabilities are resized, not their labels. Your masks are not touched: see
-    `coseg_lightning.updated` for how to use the layer.
+    If both peers predict the same class and the label has another one, the label is overruled,
+    provided that the peers are sure enough. Correction is skipped if the peers differ from the
+    noisy labels little more than from each other, since they are then no better than the labels.
+    See `coseg_lightning.ranking.guard`.
 
-    It works with a `CorruptionRanking` among the trainer's callbacks. Defaults are those of
+    The vote is taken at the masks' own resolution if the dataset is one of this package's. To this
+    end the peers' probabilities are resized, not their predicted classes. The original masks are
+    not changed; see `coseg_lightning.updated` for how to use the layer.
+
+    A `CorruptionRanking` must be among the trainer's callbacks. The defaults are those of
     `Recipe`. Override `vote` to correct in another way.
 
     Args:
         folder: A new folder for the layer, conventionally `labels`.
-        confidence: The least mean probability of the peers' class: `auto`, or one for all pixels,
-            with which correction is never skipped; 0 is the vote as printed.
-        by_class: Rank each class by itself, and change only pixels that were or become one of the
-            mask's noisy classes; default the whole masks of the noisy part.
-        run_id: What the layer says of the run that it belongs to.
+        confidence: The mean probability that the peers' class needs to overrule a label. `auto`
+            chooses it per sample. With a number, correction is never skipped; 0 is the vote as
+            printed.
+        by_class: Whether to rank each class separately, and change only pixels that were or become
+            one of the mask's noisy classes. By default the whole masks of noisy samples change.
+        run_id: Identifies the run in the layer.
 
     Attributes:
         layer: The finished layer, on every process, once `fit` has ended.
-        label_peer_ratio: How many times more the peers contradict the labels in doubt than each
-            other; None where nothing was in doubt, or the confidence was given.
-        correction_skipped: Whether all labels were left as they are, since the peers know less.
-        wrong_half_suspected: Whether that is because the peers may have learnt from the wrong
-            labels: those not in doubt differ more variously from their predictions than those in
-            doubt.
+        label_peer_ratio: How many times more the peers differ from the noisy labels than from each
+            other; None without noisy labels, or with a given confidence.
+        correction_skipped: Whether no label was changed, since the peers are no better.
+        wrong_half_suspected: Whether correction was skipped because the peers may have learnt from
+            the wrong labels. The kept labels then scatter more around the predictions than the
+            noisy ones.
 
     Raises:
         InputError: At the start of training, if the folder is not new or no ranking is made.
@@ -95,16 +98,17 @@ class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
     def vote(
         self, peer_a: Tensor, peer_b: Tensor, label: Tensor, confidence: float, ignore_index: int
     ) -> Tensor:
-        """Correct a label where both peers agree against it; made to be overridden.
+        """Correct a label where both peers agree against it; may be overridden.
 
         Section 2.2: "For each pixel in the noisy samples, we correct their labels if the prediction
         results from the two networks are the same but different from the input labels."
 
         Args:
             peer_a: Class probabilities of the first peer, `(1, K, H, W)`.
-            peer_b: Those of the second one.
+            peer_b: Class probabilities of the second peer.
             label: The label, `(1, H, W)`.
-            confidence: The least mean probability of the peers' class; infinite to change nothing.
+            confidence: The mean probability that the peers' class needs; infinite to change
+                nothing.
             ignore_index: Class id of unlabelled pixels.
 
         Returns:
@@ -141,7 +145,7 @@ class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Check the ids of the first epoch: after the last one it would be too late."""
+        """Check the ids in the first epoch; after training, an error would come too late."""
         if trainer.current_epoch == 0:
             ids = read_batch(batch).ids
             self._names.add(map(sample_name, () if ids is None else ids))
@@ -153,13 +157,13 @@ class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
 
     @override
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The ranking was made in on_train_end, whatever the order of the callbacks.
+        # The ranking was made in on_train_end, so the order of the callbacks does not matter.
         callback = ranking_callback(trainer)
         if callback.ranking is None:  # training was interrupted
             return
         assert isinstance(pl_module, CoSegModule)
         ranking = replace(callback.ranking, by_class=self.by_class)
-        self._names.add(ranking.ids)  # of all processes
+        self._names.add(ranking.ids)  # the ids of all processes
         if trainer.is_global_zero:
             LabelStore.create(self.folder)
         trainer.strategy.barrier("label layer begun")
@@ -181,11 +185,11 @@ class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
     def _correct(
         self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, ranking: Ranking
     ) -> list[tuple[Any, ...]]:
-        """Write a mask of every noisy sample.
+        """Write a corrected mask for every noisy sample.
 
         Returns:
-            On all processes, for each sample: its index, how many pixels changed, the Dice to the
-            original mask if that is known, and the digest of the mask that was corrected.
+            On all processes, one row per sample: its index, the number of changed pixels, the
+            Dice to the original mask if that is known, and the digest of the mask before.
         """
         noisy, noisy_classes = sorted(ranking.noisy), ranking.noisy_classes
         confidence = self._confidences(noisy, ranking)
@@ -204,33 +208,33 @@ class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
             if self.by_class:
                 corrected = only_of_classes(corrected, label, noisy_classes[index])
             masks = (smallest_type(mask.cpu().numpy()) for mask in (label, corrected))
-            # Read here: nobody promised that somebody's dataset may be read by several threads.
+            # The original is read here, since a dataset need not be safe to read in threads.
             write_later(write, index, *masks, None if truth is None else truth.mask(index))
 
         def predict(indices: list[int], batch: Any) -> None:
             sample = read_batch(batch)
             peers = dequantize(quantize(module(sample.images)))
-            for place, index in enumerate(indices):
-                correct(index, peers[:, place], sample.masks[place])
+            for n, index in enumerate(indices):
+                correct(index, peers[:, n], sample.masks[n])
 
         assert self._store is not None
         with background_writer() as write_later:
             if all(gather_objects(self._store.keeps_predictions)):
                 for index in noisy:
-                    kept = self._store.prediction(index)
-                    if kept is not None:  # else another process saw it
-                        correct(index, *kept)
+                    prediction = self._store.prediction(index)
+                    if prediction is not None:  # otherwise another process holds it
+                        correct(index, *prediction)
             else:
                 evaluation_pass(trainer, module, dataset, noisy, predict, "Correction")
         return gather_rows(rows)
 
     def _voted(self, peers: Tensor, label: Tensor, confidence: float, ignore_index: int) -> Tensor:
-        """A label after the vote, at its own resolution."""
+        """Return a label after the vote, at its own resolution."""
         peer_a, peer_b = (resize_probabilities(p[None], label) for p in peers)
         return self.vote(peer_a, peer_b, label[None], confidence, ignore_index)[0]
 
     def _confidences(self, noisy: list[int], ranking: Ranking) -> dict[int, float]:
-        """How sure the peers must be to overrule each noisy label, by the sample's index."""
+        """Return the confidence that the peers need to overrule each noisy label, by index."""
         if not noisy:
             return {}
         if self.confidence != "auto":
@@ -259,23 +263,23 @@ class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
 
 
 def label_at_own_size(dataset: Any, index: int, label: Tensor) -> Tensor:
-    """A sample's label as it is stored, or as the networks saw it where that is not known."""
+    """Return a sample's label at its stored size if it is known, else the given resized label."""
     stored = stored_mask(dataset, index)
     return label if stored is None else torch.from_numpy(stored.astype(np.int64)).to(label)
 
 
 def only_of_classes(corrected: Tensor, label: Tensor, classes: list[int]) -> Tensor:
-    """A corrected label that changes only pixels which were or become one of some classes."""
-    due = torch.tensor(classes, device=label.device)
-    concerned = torch.isin(label, due) | torch.isin(corrected, due)
+    """Restrict a correction to pixels that were or become one of the given classes."""
+    noisy = torch.tensor(classes, device=label.device)
+    concerned = torch.isin(label, noisy) | torch.isin(corrected, noisy)
     return corrected.where(concerned, label)
 
 
 def ranking_callback(trainer: pl.Trainer) -> CorruptionRanking:
-    """The trainer's `CorruptionRanking`.
+    """Return the trainer's `CorruptionRanking`.
 
     Raises:
-        InputError: If it has none.
+        InputError: If the trainer has none.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, CorruptionRanking):
@@ -287,7 +291,7 @@ def ranking_callback(trainer: pl.Trainer) -> CorruptionRanking:
 
 
 def resize_probabilities(probabilities: Tensor, mask: Tensor) -> Tensor:
-    """Class probabilities at a mask's resolution.
+    """Resize class probabilities to a mask's resolution.
 
     Shape:
         probabilities `(1, K, h, w)`, mask `(H, W)`; returns `(1, K, H, W)`.

@@ -1,4 +1,4 @@
-"""NoiseLevelEstimation: the noise level, estimated when half of stage 1 is over."""
+"""NoiseLevelEstimation: estimates the noise level after half of stage 1."""
 
 from typing import Any
 
@@ -14,18 +14,18 @@ from coseg_lightning.modules.noise_level import NoiseLevelEstimator
 class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
     """Sets the noise level of `CoSegModule(noise_level="auto")` after half of the epochs.
 
-    Until then the peers learn from all samples; from then on they select, if the level could be
-    told. The estimate, `module.noise.estimate`, rests on passes in evaluation mode at the end of
-    the epochs before, as `CorruptionRanking`'s scores do.
+    Until then the peers learn from all samples. From then on they select, if the level could be
+    estimated. Like the scores of `CorruptionRanking`, the estimate, `module.noise.estimate`, comes
+    from passes in evaluation mode at the end of the preceding epochs.
 
     Args:
-        dataset: What to judge; default the training dataset. Give a view without augmentation if
-            your dataset augments its samples itself.
-        epochs: How many epochs are averaged.
+        dataset: The dataset to judge; default the training dataset. Give a view without
+            augmentation if your dataset augments its samples itself.
+        epochs: Number of epochs over which the evidence is averaged.
 
     Raises:
-        InputError: At the start of training, if the module's noise level is given, or the trainer
-            has no number of epochs to halve.
+        InputError: At the start of training, if the module's noise level is given, or if the
+            trainer's number of epochs is unlimited or below 2.
     """
 
     def __init__(self, *, dataset: Any = None, epochs: int = 5) -> None:
@@ -51,10 +51,10 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, CoSegModule)
         assert trainer.max_epochs is not None
-        left_of_half = trainer.max_epochs // 2 - trainer.current_epoch - 1
-        if module.noise.known or not 0 <= left_of_half < self.epochs:
+        epochs_left = trainer.max_epochs // 2 - trainer.current_epoch - 1  # in the first half
+        if module.noise.known or not 0 <= epochs_left < self.epochs:
             return
         self.evidence.add(self.judge(trainer, module))
-        if left_of_half == 0:
+        if epochs_left == 0:
             _, peers = self.evidence.gathered()
             module.noise.set_noise_level_from(*peers)

@@ -1,18 +1,17 @@
-"""What several processes have, on all of them."""
+"""Gathers values of all processes."""
 
 from typing import Any
 
-import torch
 import torch.distributed
 
 
 def gather_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """The rows of all processes, on all processes, however many each has; sorted."""
+    """Gather the rows of all processes on every process, sorted; their numbers may differ."""
     return sorted(row for part in gather_objects(rows) for row in part)
 
 
 def gather_objects(part: Any) -> list[Any]:
-    """What each process has, on all processes."""
+    """Gather one object from each process on every process."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [part]
     gathered: list[Any] = [None] * torch.distributed.get_world_size()

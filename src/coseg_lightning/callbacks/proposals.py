@@ -1,4 +1,4 @@
-"""Proposals: what the peers would have drawn in the place of the worst masks."""
+"""Proposals: the peers' own masks for the samples that rank worst."""
 
 from typing import Any
 
@@ -21,15 +21,15 @@ from coseg_lightning.modules.coseg import CoSegModule
 
 
 class Proposals(Callback):
-    """Keeps the peers' mean prediction of the samples that rank worst, to be looked at.
+    """Stores the peers' mean predictions of the samples that rank worst, for inspection.
 
-    Works with a `CorruptionRanking` among the trainer's callbacks.
+    A `CorruptionRanking` must be among the trainer's callbacks.
 
     Args:
-        count: How many of the worst samples.
+        count: The number of worst samples.
 
     Attributes:
-        masks: By the sample's index, `(H, W)` class ids at the mask's own resolution.
+        masks: By sample index, `(H, W)` predicted class ids at the mask's own resolution.
     """
 
     def __init__(self, count: int = 24) -> None:
@@ -56,8 +56,8 @@ class Proposals(Callback):
             mean = torch.stack(peers).mean(dim=0)
             for n, index in enumerate(indices):
                 stored = stored_mask(dataset, index)
-                like = sample.masks[n] if stored is None else torch.empty(stored.shape)
-                mask = resize_probabilities(mean[n : n + 1], like)[0].argmax(dim=0)
+                target = sample.masks[n] if stored is None else torch.empty(stored.shape)
+                mask = resize_probabilities(mean[n : n + 1], target)[0].argmax(dim=0)
                 rows.append((index, smallest_type(mask.cpu().numpy())))
 
         worst = sorted(callback.ranking.worst_first[: self.count])

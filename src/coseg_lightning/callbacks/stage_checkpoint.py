@@ -1,4 +1,4 @@
-"""StageCheckpoint: the last full epoch of a stage, and what it ends with."""
+"""StageCheckpoint: saves the last full epoch and the final state of a stage."""
 
 import time
 from pathlib import Path
@@ -11,36 +11,33 @@ from typing_extensions import override
 from coseg_lightning.files.atomic import temporary_name
 from coseg_lightning.files.checkpoints import plain_values
 
-CHECKPOINT = "last.ckpt"  # what a stage ended with
-UNFINISHED = "unfinished.ckpt"  # its last full epoch, as long as it is not done
-MAX_SAVE_SHARE = 0.05  # the share of the time that saving epochs may take
+CHECKPOINT = "last.ckpt"  # a stage's final state
+UNFINISHED = "unfinished.ckpt"  # an unfinished stage's last full epoch
+MAX_SAVE_SHARE = 0.05  # largest share of the training time that saving epochs may take
 
 
 class StageCheckpoint(Checkpoint):
-    """Keeps the last full epoch, and at its end what a stage ends with, each in one file.
+    """Saves a stage's last full epoch during training, and its final state, each in one file.
 
-    Where epochs are so short that saving each would take more than `MAX_SAVE_SHARE` of the time,
-    only some are saved. The last epoch is not: Lightning does not go on from there, and ranking
-    and correction, which follow it, would be left out.
+    If saving every epoch would take more than `MAX_SAVE_SHARE` of the time, only some epochs are
+    saved. The last epoch is never saved as unfinished. Lightning would not continue from it, and
+    the ranking and correction that follow it would be missing.
 
     Args:
-        folder: The stage's; its files are replaced as a whole.
+        folder: The stage's folder; each file in it is replaced atomically.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._took = 0.0  # to save
+        self._took = 0.0  # seconds for the last save
         self._saved = time.monotonic()
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # The bar of process 0 is already reducing them; the others must before they save.
+        # The progress bar of process 0 already reduces the metrics, so the other processes must
+        # join in before they save.
         _ = trainer.callback_metrics
-        epochs, steps = trainer.max_epochs, trainer.max_steps
-        last = trainer.should_stop
-        last |= epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
-        last |= 0 <= steps <= trainer.global_step
-        if last:
+        if is_last_epoch(trainer):
             return
         start = time.monotonic()
         if trainer.strategy.broadcast(MAX_SAVE_SHARE * (start - self._saved) >= self._took):
@@ -57,15 +54,22 @@ class StageCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keep hyperparameters as plain values: a checkpoint must load without running code."""
+        """Save hyperparameters as plain values, so that loading a checkpoint runs no code."""
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
                 checkpoint[key] = plain_values(checkpoint[key])
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
-        temporary = self.folder / temporary_name(name, 0)  # of all processes
-        # All that a fit goes on with, not the weights alone; it is loaded without running code.
+        temporary = self.folder / temporary_name(name, 0)  # the same name in all processes
+        # The whole state of the fit is saved, not only weights; loading it still runs no code.
         trainer.save_checkpoint(temporary, weights_only=False)
         if trainer.is_global_zero:
             temporary.replace(self.folder / name)
         trainer.strategy.barrier("checkpoint in place")
+
+
+def is_last_epoch(trainer: pl.Trainer) -> bool:
+    """Whether training ends after the current epoch."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    epochs_reached = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+    return trainer.should_stop or epochs_reached or 0 <= steps <= trainer.global_step

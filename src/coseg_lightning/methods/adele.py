@@ -1,8 +1,8 @@
 """Early-learning correction, ADELE (Liu et al. 2022, arXiv 2110.03740).
 
-Networks learn from clean labels first and memorise noisy ones later. When the overlap of prediction
-and label stops growing fast, the labels are corrected once, class by class, by what the network is
-sure of at several scales; then it goes on learning.
+Networks learn from clean labels first and memorise noisy ones later. Each class's labels are
+corrected once, when the overlap of prediction and label stops growing fast. The correction uses
+the predictions that the network is sure of at several scales. Then training continues.
 """
 
 import warnings
@@ -21,12 +21,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from coseg_lightning.callbacks.epoch_end import EpochEndCallback
-from coseg_lightning.callbacks.evaluation_pass import (
-    evaluation_pass,
-    plain_training_set,
-    stored_mask,
-)
-from coseg_lightning.callbacks.label_correction import resize_probabilities
+from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_training_set
+from coseg_lightning.callbacks.label_correction import label_at_own_size, resize_probabilities
 from coseg_lightning.callbacks.processes import gather_rows
 from coseg_lightning.functional.equations import class_logits, labelled_mean, predicted_classes
 from coseg_lightning.labels.ids import sample_name
@@ -37,17 +33,17 @@ from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.forward import auxiliary_weight
 
 SCALES = (0.7, 1.0, 1.5)
-SLOWED = 0.9  # relative change of the curve's slope at which memorisation is taken to begin
-CONFIDENCE = 0.8  # least probability, the mean over scales, that corrects a label
+SLOWED = 0.9  # relative fall of the curve's slope at which memorisation is assumed to begin
+CONFIDENCE = 0.8  # smallest mean probability over scales that corrects a label
 
 Floats = NDArray[np.float64]
 
 
 class MultiScaleModule(SegmentationModule):
-    """A network that is also trained to say the same of an image at every scale.
+    """Trains a network that also learns to predict the same for an image at every scale.
 
-    The loss is the mean over scales, plus the divergence between each scale's prediction and their
-    mean (Eq. (4) and (5) of the source, weight 1).
+    The loss is the mean supervised loss over scales, plus the divergence of each scale's prediction
+    from their mean (Eq. (4) and (5) of the source, weight 1).
     """
 
     @override
@@ -57,9 +53,9 @@ class MultiScaleModule(SegmentationModule):
         log_p = [class_logits(logits).log_softmax(dim=1) for logits in predictions]
         mean = torch.stack([part.exp() for part in log_p]).mean(dim=0).clamp_min(1e-8)
         divergences = [(part.exp() * (part - mean.log())).sum(dim=1) for part in log_p]
-        apart = reduce(torch.add, divergences) / len(SCALES)
+        divergence = reduce(torch.add, divergences) / len(SCALES)
         labelled = masks != self.ignore_index
-        consistency = labelled_mean(apart, labelled)
+        consistency = labelled_mean(divergence, labelled)
         supervised = [self.supervised_losses(logits, masks) for logits in predictions]
         for part in (part for _, auxiliary in outputs for part in auxiliary):
             supervised.append(auxiliary_weight(self.net) * self.supervised_losses(part, masks))
@@ -73,7 +69,7 @@ class MultiScaleModule(SegmentationModule):
         return _at(logits, size), [_at(part, size) for part in auxiliary]
 
     def mean_probabilities(self, images: Tensor) -> Tensor:
-        """Class probabilities, the mean over scales, `(N, K, H, W)`."""
+        """Predict class probabilities, averaged over scales, `(N, K, H, W)`."""
         size = images.shape[-2:]
         scales = [_at(self(_resized(images, scale)), size) for scale in SCALES]
         return torch.stack([class_logits(logits).softmax(dim=1) for logits in scales]).mean(dim=0)
@@ -91,14 +87,14 @@ class EarlyLearningCorrection(EpochEndCallback):
     """Ends a fit when early learning is over for a class, and writes its corrected labels.
 
     Args:
-        folder: A new folder for the layer.
-        classes: The classes that are still to be corrected.
-        history: Their overlaps with the labels in the epochs of earlier fits, one row an epoch.
+        folder: A new folder for the label layer.
+        classes: The classes that have not been corrected yet.
+        history: Each class's overlap of prediction and label in earlier fits, one row per epoch.
 
     Attributes:
         corrected: The classes that were corrected; none if training reached its end.
-        history: With the epochs of this fit.
-        changed_pixels: By the sample's index.
+        history: The overlaps of earlier fits and of this one.
+        changed_pixels: The number of changed pixels, by sample index.
     """
 
     def __init__(
@@ -122,11 +118,7 @@ class EarlyLearningCorrection(EpochEndCallback):
             predicted = predicted_classes(class_logits(module(sample.images)))
             labelled = sample.masks != module.ignore_index
             for n, index in enumerate(indices):
-                row: list[int] = []
-                for k in range(1, module.classes):
-                    found = (predicted[n] == k) & labelled[n]
-                    there = sample.masks[n] == k
-                    row += [int((found & there).sum()), int((found | there).sum())]
+                row = overlap_counts(predicted[n], sample.masks[n], labelled[n], module.classes)
                 rows.append((index, *row))
 
         dataset = plain_training_set(trainer)
@@ -137,7 +129,7 @@ class EarlyLearningCorrection(EpochEndCallback):
         self.corrected = [k for k in self.classes if early_learning_is_over(curves[:, k - 1])]
         last = trainer.current_epoch + 1 == trainer.max_epochs
         if last:
-            self.corrected = []  # nobody would learn from corrected labels any more
+            self.corrected = []  # no epoch is left to learn from corrected labels
         elif self.corrected:
             trainer.should_stop = True
 
@@ -157,41 +149,66 @@ class EarlyLearningCorrection(EpochEndCallback):
             sample = read_batch(batch)
             probabilities = pl_module.mean_probabilities(sample.images)
             ids = indices if sample.ids is None else list(sample.ids)
-            for n, (index, id) in enumerate(zip(indices, map(sample_name, ids), strict=True)):
-                label = sample.masks[n]
-                stored = stored_mask(dataset, index)
-                if stored is not None:
-                    label = torch.from_numpy(stored.astype(np.int64)).to(label)
-                sure, found = resize_probabilities(probabilities[n : n + 1], label)[0].max(dim=0)
-                # Between background and the classes due, and to none that the label does not have.
-                due = torch.tensor([0, *self.corrected], device=label.device)
-                concerned = torch.isin(label, due) & torch.isin(found, due)
-                concerned &= torch.isin(found, torch.cat([label.flatten(), due[:1]]))
-                concerned &= sure > CONFIDENCE
-                corrected = found.where(concerned, label)
-                writer.write(id, corrected.cpu().numpy())
-                rows.append((index, id, int((corrected != label).sum())))
+            names = map(sample_name, ids)
+            for n, (index, name) in enumerate(zip(indices, names, strict=True)):
+                label = label_at_own_size(dataset, index, sample.masks[n])
+                resized = resize_probabilities(probabilities[n : n + 1], label)[0]
+                corrected = confident_correction(resized, label, self.corrected)
+                writer.write(name, corrected.cpu().numpy())
+                rows.append((index, name, int((corrected != label).sum())))
 
         evaluation_pass(trainer, pl_module, dataset, range(len(dataset)), correct, "Correction")
         gathered = gather_rows(rows)
         self.changed_pixels = {index: pixels for index, _, pixels in gathered}
         if trainer.is_global_zero:
-            writer.finish({id: {"changed_pixels": pixels} for _, id, pixels in gathered})
+            writer.finish({name: {"changed_pixels": pixels} for _, name, pixels in gathered})
         trainer.strategy.barrier("label layer written")
 
 
-def early_learning_is_over(overlaps: Floats) -> bool:
-    """Whether an overlap's growth has slowed down to a tenth of what it was at first (Eq. (3)).
+def overlap_counts(predicted: Tensor, mask: Tensor, labelled: Tensor, classes: int) -> list[int]:
+    """Count the pixels in intersection and union of prediction and label, for each class but 0.
 
-    A curve `a (1 - exp(-b t^c))`, c at most 1, is fitted to the overlaps, and its slope at the last
-    epoch compared with that at the first. A flat beginning, below a tenth of what was reached, is
-    cut off, since such a curve has none.
+    Shape:
+        predicted, mask and labelled `(H, W)`; returns `2 (K - 1)` numbers, two for each class.
+    """
+    counts: list[int] = []
+    for k in range(1, classes):
+        predicted_k, label_k = (predicted == k) & labelled, mask == k
+        counts += [int((predicted_k & label_k).sum()), int((predicted_k | label_k).sum())]
+    return counts
+
+
+def confident_correction(probabilities: Tensor, label: Tensor, classes: Sequence[int]) -> Tensor:
+    """Correct a label where the prediction is confident.
+
+    Labels change only between background and the given classes. No class is introduced that the
+    label does not have.
+
+    Args:
+        probabilities: Class probabilities, `(K, H, W)`.
+        label: The label, `(H, W)`.
+        classes: The classes to correct.
+    """
+    confidence, predicted = probabilities.max(dim=0)
+    correctable = torch.tensor([0, *classes], device=label.device)
+    concerned = torch.isin(label, correctable) & torch.isin(predicted, correctable)
+    concerned &= torch.isin(predicted, torch.cat([label.flatten(), correctable[:1]]))
+    concerned &= confidence > CONFIDENCE
+    return predicted.where(concerned, label)
+
+
+def early_learning_is_over(overlaps: Floats) -> bool:
+    """Whether an overlap's growth has slowed down to a tenth of its initial rate (Eq. (3)).
+
+    A curve `a (1 - exp(-b t^c))`, c at most 1, is fitted to the overlaps. Its slope at the last
+    epoch is compared with the slope at the first one. Since such a curve has no flat beginning,
+    early epochs with less than a tenth of the largest overlap are cut off.
 
     Args:
         overlaps: `(T,)` intersection over union of prediction and label after each epoch.
     """
     overlaps = overlaps[np.argmax(overlaps >= 0.1 * overlaps.max()) :]
-    if len(overlaps) < 4:  # three parameters
+    if len(overlaps) < 4:  # too few for three parameters
         return False
     epochs = np.arange(1, len(overlaps) + 1, dtype=float)
     with warnings.catch_warnings():
@@ -200,10 +217,10 @@ def early_learning_is_over(overlaps: Floats) -> bool:
             (a, b, c), _ = curve_fit(
                 _growth, epochs, overlaps, p0=(0.5, 0.5, 0.5), bounds=([0, 0, 0], [1, np.inf, 1])
             )
-        except RuntimeError:  # no fit was found
+        except RuntimeError:  # the fit did not converge
             return False
-    first, now = (_slope(t, a, b, c) for t in (1.0, epochs[-1]))
-    return bool(first - now > SLOWED * first)
+    first, last = (_slope(t, a, b, c) for t in (1.0, epochs[-1]))
+    return bool(first - last > SLOWED * first)
 
 
 def _growth(t: Floats, a: float, b: float, c: float) -> Floats:

@@ -1,4 +1,4 @@
-"""The plain networks that a run may be compared with."""
+"""The baselines of a run: plain networks to compare with."""
 
 from functools import partial
 from typing import Any
@@ -11,34 +11,33 @@ from coseg_lightning.runs.summary import test_figures
 
 
 def train_baselines(run: Run) -> dict[str, Any]:
-    """Train the network as it is on the labels as given and, if they are known, on clean ones.
+    """Train a plain network on the given labels and, if known, one on the original labels.
 
     Returns:
         Test figures by `noisy` and `clean`.
     """
-    data_of: dict[str, Data] = {}
-    if run.method.name != "supervised":  # which is the noisy one itself
-        data_of["noisy"] = run.data
+    datasets: dict[str, Data] = {}
+    if run.method.name != "supervised":  # which equals the noisy baseline
+        datasets["noisy"] = run.data
     if isinstance(run.data, CoSegDataModule) and run.data.noise is not None:
-        data_of["clean"] = run.data.with_original_masks()
-    return {
-        name: run.runner.stage(f"{name}_baseline", partial(_train, run, f"{name}_baseline", data))[
-            "test"
-        ]
-        for name, data in data_of.items()
-    }
+        datasets["clean"] = run.data.with_original_masks()
+    figures: dict[str, Any] = {}
+    for name, data in datasets.items():
+        stage = f"{name}_baseline"
+        figures[name] = run.runner.stage(stage, partial(_train, run, stage, data))["test"]
+    return figures
 
 
 def _train(run: Run, stage: str, data: Data) -> dict[str, Any]:
     module = run.network()
-    if not run.method.trains_peers:  # it is the method's own module
+    if not run.method.trains_peers:  # the module may be the method's own
         module = plain(module)
     run.runner.fit(stage, module, data)
     return {"test": test_figures(run.runner.tester(), module, data, run.runner.seed)}
 
 
 def plain(module: SegmentationModule) -> SegmentationModule:
-    """A plain supervised module of the network and settings of another one."""
+    """Make a plain supervised module with the network and settings of another module."""
     return SegmentationModule(
         module.net,
         classes=module.classes,

@@ -1,4 +1,4 @@
-"""Co-Seg (Huang et al. 2021, arXiv 2102.00523): train robustly, correct labels, retrain."""
+"""Co-Seg (Huang et al. 2021, arXiv 2102.00523): robust training, label correction, retraining."""
 
 import logging
 from collections.abc import Mapping
@@ -21,14 +21,17 @@ log = logging.getLogger(__name__)
 
 
 def retraining(run: Run, outcome: Outcome) -> Outcome:
-    """Section 2.3: "Based on the updated dataset, we retrain a final segmentation network"."""
+    """Retrain the final network.
+
+    Section 2.3: "Based on the updated dataset, we retrain a final segmentation network".
+    """
     peers, recipe, runner = outcome.peers, run.recipe, run.runner
     assert peers is not None
 
     def train() -> None:
         module, weights = run.network(), None
         in_vain = peers.excluded and not outcome.corrected
-        if recipe.warm_start and in_vain:  # the peer has learnt from fewer samples, to no avail
+        if recipe.warm_start and in_vain:  # the peers learnt from fewer samples without benefit
             rank_zero_only(log.info)(
                 "The peers left samples out in vain: retraining starts from new weights."
             )
@@ -52,12 +55,12 @@ def retrain(
     """Train the final network on the updated dataset.
 
     Args:
-        runner: The run's.
-        data: The updated dataset: the peers' corrections, or a person's, lie over its masks.
-        module: Holds the network.
-        recipe: Says by which loss, and for how long.
-        weights: Those of a peer, to start from; None for new weights.
-        epochs: Those of the peers.
+        runner: The run's stage runner.
+        data: The updated dataset, with the corrections of the peers or of a person.
+        module: The module with the final network.
+        recipe: Its retraining loss and retraining share are used.
+        weights: A peer's weights to start from; None for new weights.
+        epochs: The number of epochs for which the peers were trained.
     """
     module.use_pixel_loss(recipe.retraining_loss)
     max_epochs = None
@@ -69,13 +72,13 @@ def retrain(
 
 
 def retraining_epochs(recipe: Recipe, epochs: int, *, from_new_weights: bool) -> int | None:
-    """How many epochs retraining takes, where that is not the trainer's own number.
+    """Return the number of epochs of retraining, or None for the trainer's own number.
 
     Args:
         recipe: The recipe.
-        epochs: Those of the peers.
-        from_new_weights: Whether it is to learn for as long as that peer and it would have done
-            together.
+        epochs: The number of epochs for which the peers were trained.
+        from_new_weights: Whether retraining starts from new weights. It then takes as many epochs
+            as robust training and a warm-started retraining together.
     """
     if recipe.retraining_share == 1 and not from_new_weights:
         return None

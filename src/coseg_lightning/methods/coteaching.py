@@ -1,4 +1,4 @@
-"""Stage 1 alone: two peers select for each other (section 2.1; Han et al. 2018, 1804.06872)."""
+"""Robust training: two peers select for each other (section 2.1; Han et al. 2018, 1804.06872)."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,11 +12,13 @@ from coseg_lightning.methods.method import Method, Outcome, Run, TrainedPeers
 
 
 def robust_training(run: Run, outcome: Outcome) -> Outcome:
-    """Section 2.1: "two segmentation networks simultaneously", each selecting for its peer.
+    """Train two peers that select samples for each other.
 
-    Where the method corrects, the peers vote on the noisy labels at the end (section 2.2), and the
-    corrected masks are laid over the training set. The last of several rounds has the plain names;
-    its labels lie over those of the others.
+    Section 2.1: "two segmentation networks simultaneously".
+
+    If the method corrects labels, the peers vote on the noisy labels at the end (section 2.2). The
+    corrected masks then replace those of the training set. Of several rounds, the last one has the
+    names without a number, and its labels take precedence over those of earlier rounds.
     """
     for number in range(1, run.recipe.rounds + 1):
         suffix = "" if number == run.recipe.rounds else f"_{number}"
@@ -38,17 +40,17 @@ def robust_training(run: Run, outcome: Outcome) -> Outcome:
 
 
 def train_peers(run: Run, suffix: str) -> TrainedPeers:
-    """Train the peers, rank the training set, and correct it where the method does."""
+    """Train the peers, rank the training set, and correct it if the method corrects labels."""
     folder, recipe = run.runner.folder, run.recipe
     module = run.peers()
-    ranking = run.method.ranking(
+    ranking_callback = run.method.ranking(
         folder.path / f"scores{suffix}.csv",
         score=recipe.score,
         epochs=recipe.score_epochs,
         run_id=folder.id,
     )
-    callbacks: list[Callback] = [ranking]
-    if module.noise.is_estimated:  # before the ranking that selects by it
+    callbacks: list[Callback] = [ranking_callback]
+    if module.noise.is_estimated:  # before the ranking, which uses the estimate
         callbacks.insert(0, NoiseLevelEstimation())
     correction = None
     if run.method.correction is not None:
@@ -62,18 +64,18 @@ def train_peers(run: Run, suffix: str) -> TrainedPeers:
         )
         callbacks.append(correction)
     run.runner.fit(f"robust_training{suffix}", module, run.data, callbacks)
-    found = ranking.ranking
-    if found is None:
+    ranking = ranking_callback.ranking
+    if ranking is None:
         raise InputError("Nothing was trained; give the trainer max_epochs of at least 1.")
     estimate = module.noise.estimate
     return TrainedPeers(
-        samples=len(found.ids),
-        noisy=[found.ids[index] for index in found.noisy],
-        changed=sorted(index for index, pixels in found.changed_pixels.items() if pixels),
-        noise_level=found.noise_level,
-        bias=found.bias,
-        auroc=found.auroc,
-        excluded=ranking.selected,
+        samples=len(ranking.ids),
+        noisy=[ranking.ids[index] for index in ranking.noisy],
+        changed=sorted(index for index, pixels in ranking.changed_pixels.items() if pixels),
+        noise_level=ranking.noise_level,
+        bias=ranking.bias,
+        auroc=ranking.auroc,
+        excluded=ranking_callback.selected,
         estimate=None if estimate is None else estimate.as_dict(),
         layers=[] if correction is None else [correction.folder.name],
         label_peer_ratio=None if correction is None else correction.label_peer_ratio,
@@ -83,7 +85,7 @@ def train_peers(run: Run, suffix: str) -> TrainedPeers:
 
 
 def check_same_architecture(peer: nn.Module, network: nn.Module) -> None:
-    """Raise an `InputError` if a network cannot go on with a peer's weights."""
+    """Raise an `InputError` if a network cannot start from a peer's weights."""
     shapes = [
         {name: value.shape for name, value in part.state_dict().items()} for part in (peer, network)
     ]

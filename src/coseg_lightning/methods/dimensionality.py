@@ -18,27 +18,29 @@ from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.forward import auxiliary_weight
 
 NEIGHBOURS = 20  # k, as published
-POINTS = 128  # among which neighbours are sought; the published size of a batch
-WINDOW = 5  # epochs that a rise is told from, as published
-FIRST = 5  # epochs before them in which there is no turning point yet, as published
+POINTS = 128  # sampled points per estimate; the published batch size
+WINDOW = 5  # preceding epochs that a rise is compared with, as published
+FIRST = 5  # initial epochs without a turning point, before the window, as published
 
 
 class DimensionalityDriven(SegmentationModule):
-    """When the representation begins to spread, labels give way to the network's own predictions.
+    """Trains on the network's own predictions once the dimensionality of its features grows.
 
-    Networks compress their representation while they learn what is clean, and expand it to
-    memorise noise. The local intrinsic dimensionality (LID) of the representation is averaged over
-    each epoch; when it exceeds the mean of the five epochs before by two standard deviations, the
-    network goes back by one epoch, and from then on learns from `alpha` of the label and
-    `1 - alpha` of its prediction, with `alpha = exp(-epoch / epochs * LID / least LID so far)`.
+    Networks compress their representation while they learn clean labels, and expand it to memorise
+    noise. The local intrinsic dimensionality (LID) of the representation is averaged over each
+    epoch. The turning point is reached when it exceeds the mean of the five epochs before by two
+    standard deviations. The network then returns to its state one epoch earlier. From there it
+    learns from `alpha` of the label and `1 - alpha` of its prediction, with
+    `alpha = exp(-epoch / epochs * LID / smallest LID so far)`.
 
-    Of a paper on classification. Here the points are 128 pixels drawn from every batch, and their
-    representation is what the network's last convolution is given. The mixture is one of losses,
-    which for the cross-entropy is the same as one of labels.
+    The paper is on classification. Here the points are 128 pixels drawn from every batch, and their
+    representation is the input of the network's last convolution. Losses are mixed instead of
+    labels, which is the same for the cross-entropy.
 
     Args:
-        neighbours: k of the estimate.
-        options: Those of `SegmentationModule`.
+        net: The arguments of `SegmentationModule`.
+        neighbours: k, the number of neighbours of the estimate.
+        options: Further arguments of `SegmentationModule`.
     """
 
     def __init__(self, *net: Any, neighbours: int = NEIGHBOURS, **options: Any) -> None:
@@ -48,7 +50,7 @@ class DimensionalityDriven(SegmentationModule):
             )
         super().__init__(*net, **options)
         self.neighbours = neighbours
-        self.dimensions: list[float] = []  # of each epoch
+        self.dimensions: list[float] = []  # the mean LID of each epoch
         self.turning_epoch: int | None = None
         self._of_batches: list[float] = []
         self._seen: Tensor | None = None
@@ -61,17 +63,17 @@ class DimensionalityDriven(SegmentationModule):
             )
 
     def _convolutions(self) -> list[nn.Module]:
-        """All but those of an auxiliary head; the last that is passed gives the logits."""
+        """Return all convolutions except those of auxiliary heads; the last gives the logits."""
         parts = [part for name, part in self.net.named_modules() if "aux" not in name]
         return [part for part in parts if isinstance(part, nn.Conv2d)]
 
-    def _look(self, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+    def _look(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if self.training:
-            self._seen = given[0].detach()
+            self._seen = inputs[0].detach()
 
     @property
     def alpha(self) -> float:
-        """The share of the labels in what the network learns from in the current epoch."""
+        """The weight of the labels in the current epoch; predictions have the rest."""
         if self.turning_epoch is None:
             return 1.0
         expansion = self.dimensions[-1] / min(self.dimensions)
@@ -85,7 +87,7 @@ class DimensionalityDriven(SegmentationModule):
                 "max_epochs."
             )
         self._hooks = [part.register_forward_pre_hook(self._look) for part in self._convolutions()]
-        self._before = self._state()  # also where a fit is resumed: at the end of its last epoch
+        self._before = self._state()  # of a resumed fit, the state after its last epoch
 
     @override
     def on_train_end(self) -> None:
@@ -121,7 +123,7 @@ class DimensionalityDriven(SegmentationModule):
         return alpha * losses + (1 - alpha) * self.supervised_losses(logits, predicted)
 
     def dimensionality(self, features: Tensor) -> float:
-        """The mean LID of pixels drawn from features `(N, C, H, W)`."""
+        """Estimate the mean LID of pixels drawn from features `(N, C, H, W)`."""
         points = features.movedim(1, -1).flatten(0, 2).float()
         chosen = torch.randperm(len(points))[:POINTS]
         lids = local_intrinsic_dimensionality(points[chosen.to(points.device)], self.neighbours)
@@ -133,14 +135,14 @@ class DimensionalityDriven(SegmentationModule):
         if not self.trainer.is_last_batch:
             return
         mean = torch.tensor(np.mean(self._of_batches), dtype=torch.float32, device=self.device)
-        found = float(self.trainer.strategy.reduce(mean, reduce_op="mean"))
-        if found > 0:
-            self.dimensions.append(found)
-        elif self.dimensions:  # of points that are all alike
+        dimension = float(self.trainer.strategy.reduce(mean, reduce_op="mean"))
+        if dimension > 0:
+            self.dimensions.append(dimension)
+        elif self.dimensions:  # the points were all equal and have no dimension
             self.dimensions.append(self.dimensions[-1])
         self._of_batches = []
-        told = {"train/dimensionality": found, "train/alpha": self.alpha}
-        self.log_dict(told, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        values = {"train/dimensionality": dimension, "train/alpha": self.alpha}
+        self.log_dict(values, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
         if self.turning_epoch is None and is_turning_point(self.dimensions):
             self.turning_epoch = self.current_epoch - 1
             self.net.load_state_dict(self._before)
@@ -160,11 +162,11 @@ class DimensionalityDriven(SegmentationModule):
 
 
 def local_intrinsic_dimensionality(points: Tensor, neighbours: int) -> Tensor:
-    """The maximum likelihood estimate of each point's LID among the others (Ma et al., Eq. 3).
+    """Estimate each point's LID among the others by maximum likelihood (Ma et al., Eq. 3).
 
-    `-k / sum(log(r_i / r_k))` over the distances `r_i` to its k nearest neighbours, or all of them
-    if there are fewer. Points of which all those distances are alike have no dimension, and are
-    left out.
+    The estimate is `-k / sum(log(r_i / r_k))` over the distances `r_i` to the k nearest neighbours,
+    or to all other points if there are fewer. Points whose distances are all equal have no
+    dimension and are omitted.
 
     Shape:
         points `(M, C)`; returns at most `(M,)`, and a single 0 if no point has a dimension.
@@ -172,16 +174,17 @@ def local_intrinsic_dimensionality(points: Tensor, neighbours: int) -> Tensor:
     k = min(neighbours, len(points) - 1)
     if k < 2:
         return points.new_zeros(1)
-    apart = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")  # exact zeros
-    nearest = apart.topk(k + 1, largest=False, sorted=True).values[:, 1:]  # not itself
+    # This mode gives distances of exactly 0 for equal points.
+    distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = distances.topk(k + 1, largest=False, sorted=True).values[:, 1:]  # without itself
     ratios = nearest / nearest[:, -1:].clamp_min(1e-12)
     logarithms = ratios.clamp_min(1e-12).log().sum(dim=1)
-    has_one = (nearest[:, -1] > 0) & (logarithms < 0)
-    return -k / logarithms[has_one] if bool(has_one.any()) else points.new_zeros(1)
+    is_defined = (nearest[:, -1] > 0) & (logarithms < 0)
+    return -k / logarithms[is_defined] if bool(is_defined.any()) else points.new_zeros(1)
 
 
 def is_turning_point(dimensions: Sequence[float]) -> bool:
-    """Whether the last epoch's LID exceeds those before by two standard deviations."""
+    """Whether the last epoch's LID exceeds the mean of the window by two standard deviations."""
     if len(dimensions) <= FIRST + WINDOW:
         return False
     before = np.array(dimensions[-WINDOW - 1 : -1])

@@ -1,4 +1,4 @@
-"""Leave out what looks worst, and train again (Lad and Mueller 2023, arXiv 2307.05080)."""
+"""Exclude the worst labels and train again (Lad and Mueller 2023, arXiv 2307.05080)."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from coseg_lightning.modules.coseg import CoSegModule
 
 
 class PlainPeers(CoSegModule):
-    """Two networks that learn from all samples, each for itself: an ensemble to rank by."""
+    """Trains two networks independently on all samples, as an ensemble for the ranking."""
 
     @override
     def peer_losses(
@@ -32,7 +32,7 @@ def filtering(run: Run, outcome: Outcome) -> Outcome:
 
 
 def retraining(run: Run, outcome: Outcome) -> Outcome:
-    """Train a network on the others, for as many steps as all samples would give."""
+    """Train a network on the remaining samples, for as many steps as with all samples."""
     peers = outcome.peers
     assert peers is not None
     share = 1 - len(peers.noisy) / peers.samples

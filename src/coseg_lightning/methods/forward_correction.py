@@ -1,4 +1,4 @@
-"""Forward correction by a matrix of mistakes (Patrini et al. 2017, arXiv 1609.03683)."""
+"""Forward correction by a label transition matrix (Patrini et al. 2017, arXiv 1609.03683)."""
 
 from coseg_lightning.methods.method import Method
 from coseg_lightning.methods.transition import estimation, supervised_training

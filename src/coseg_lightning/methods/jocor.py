@@ -17,13 +17,15 @@ from coseg_lightning.modules.selection import PerBatch
 class JoCoR(CoSegModule):
     """Joint training with co-regularisation (Wei et al. 2020, arXiv 2003.02752).
 
-    Both peers learn from the same samples, those with the smallest joint loss: `(1 - weight)` times
-    the sum of their losses plus `weight` times the symmetric Kullback-Leibler divergence of their
-    predictions, the mean over labelled pixels.
+    Both peers learn from the same samples, those with the smallest joint loss. The joint loss is
+    `(1 - weight)` times the sum of the peers' losses, plus `weight` times the symmetric
+    Kullback-Leibler divergence of their predictions, averaged over labelled pixels.
 
     Args:
-        agreement_weight: lambda of the paper, whose value for symmetric noise is the default.
-        options: Those of `CoSegModule`; `selection` must be one by batch, `eq1` by default.
+        nets: The networks, see `CoSegModule`.
+        agreement_weight: lambda of the paper; the default is its value for symmetric noise.
+        options: Further arguments of `CoSegModule`; `selection` must be `relative` or
+            `eq1`, which is the default.
     """
 
     def __init__(self, *nets: Any, agreement_weight: float = 0.9, **options: Any) -> None:
@@ -44,10 +46,10 @@ class JoCoR(CoSegModule):
         self, logits_a: Tensor, logits_b: Tensor, sample: Batch
     ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         masks = sample.masks
-        apart = symmetric_divergence(logits_a, logits_b, masks != self.ignore_index)
+        divergence = symmetric_divergence(logits_a, logits_b, masks != self.ignore_index)
         weight = self.agreement_weight
-        joint_a = (1 - weight) * self.losses(logits_a, masks) + weight * apart / 2
-        joint_b = (1 - weight) * self.losses(logits_b, masks) + weight * apart / 2
+        joint_a = (1 - weight) * self.losses(logits_a, masks) + weight * divergence / 2
+        joint_b = (1 - weight) * self.losses(logits_b, masks) + weight * divergence / 2
         assert isinstance(self.selection, PerBatch)
         k = self.selection.size(len(masks), self.alpha)
         picks = (joint_a + joint_b).detach().topk(k, largest=False).indices
@@ -55,13 +57,13 @@ class JoCoR(CoSegModule):
 
 
 def symmetric_divergence(logits_a: Tensor, logits_b: Tensor, labelled: Tensor) -> Tensor:
-    """`KL(a || b) + KL(b || a)` of two predictions, the mean over each sample's labelled pixels.
+    """Compute `KL(a || b) + KL(b || a)` of two predictions, averaged over labelled pixels.
 
     Shape:
         logits `(N, K, H, W)`, labelled `(N, H, W)` bool; returns `(N,)`.
     """
     log_a, log_b = (class_logits(logits).log_softmax(dim=1) for logits in (logits_a, logits_b))
-    # The sum of both is that of the product of differences.
+    # Both divergences together equal the sum over classes of (p_a - p_b) (log p_a - log p_b).
     per_pixel = ((log_a.exp() - log_b.exp()) * (log_a - log_b)).sum(dim=1)
     return labelled_mean(per_pixel, labelled)
 

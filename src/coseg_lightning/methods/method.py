@@ -1,9 +1,9 @@
-"""Method: a name, and the stages that a run of it goes through.
+"""Method: a name, and the stages of a run.
 
-A method of your own is a `Method` with stages of this package or with functions of yours, given to
-`run_stages(..., method=Method("mine", (robust_training, my_stage)))`, or in the app by its place,
-`+method.object=my_package.MINE`. A stage trains by `run.train_network`, or by `run.runner` where it
-keeps facts for later stages, and returns the `Outcome` with what it adds.
+A method of your own is a `Method` with stages of this package or with your own functions. Pass it
+to `run_stages(..., method=Method("mine", (robust_training, my_stage)))`, or name it in the app,
+`+method.object=my_package.MINE`. A stage trains with `run.train_network`, or with `run.runner` if
+it saves results for later stages. It returns an `Outcome` that contains its own results too.
 """
 
 from collections.abc import Callable
@@ -22,22 +22,22 @@ from coseg_lightning.runs.runner import StageRunner
 
 @dataclass(frozen=True)
 class TrainedPeers:
-    """What robust training leaves for the stages that follow, in plain values.
+    """The results of robust training for later stages, in plain values.
 
     Args:
         samples: The number of training samples.
-        noisy: The ids of those that were ranked noisy.
-        changed: The indices of those whose masks were changed.
-        noise_level: The share that was taken for noisy.
+        noisy: The ids of the samples that were ranked noisy.
+        changed: The indices of the samples whose masks were changed.
+        noise_level: The share of samples that count as noisy.
         bias: See `Ranking.bias`.
         auroc: See `Ranking.auroc`.
-        excluded: Whether the peers left samples out when training ended.
-        estimate: The noise level's estimate, if it was `auto`.
+        excluded: Whether the peers excluded samples when training ended.
+        estimate: The estimate of the noise level, if it was `auto`.
         layers: The names of the label layers that were written.
         label_peer_ratio: See `LabelCorrection`.
         correction_skipped: See `LabelCorrection`.
         wrong_half_suspected: See `LabelCorrection`.
-        epochs: How many epochs the peers were trained for.
+        epochs: The number of epochs for which the peers were trained.
     """
 
     samples: int
@@ -57,14 +57,14 @@ class TrainedPeers:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the stages so far have found.
+    """The results of all stages so far.
 
     Args:
         last_stage: The stage whose module is tested, by the name of its folder.
-        peers: What the last robust training left.
+        peers: The results of the last robust training.
         changed: The indices of all samples whose masks were changed.
         corrected: Whether any correction was made and not skipped.
-        transition: How classes are mistaken, rows of K probabilities.
+        transition: The estimated label transition matrix, rows of K probabilities.
     """
 
     last_stage: str = ""
@@ -76,13 +76,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Run:
-    """What the stages of one run share.
+    """The objects that all stages of one run share.
 
     Args:
-        method: The method that is run.
+        method: The method of the run.
         recipe: The recipe of its stages.
         data: The datasets.
-        runner: Trains stages, and keeps what they leave in the run's folder.
+        runner: Trains the stages and saves their results in the run's folder.
         make_peers: Makes the module of robust training.
         make_network: Makes the module of a single network.
     """
@@ -95,13 +95,13 @@ class Run:
     make_network: Callable[[], SegmentationModule]
 
     def peers(self) -> CoSegModule:
-        """New peers with the run's initial weights."""
+        """Make new peers with the run's initial weights."""
         module = self.runner.built(self.make_peers)
         self.recipe.check_module(module.hparams)
         return module
 
     def network(self) -> SegmentationModule:
-        """A new network with the run's initial weights."""
+        """Make a new network with the run's initial weights."""
         module = self.runner.built(self.make_network)
         self.recipe.check_module(module.hparams)
         return module
@@ -113,12 +113,12 @@ class Run:
         *,
         max_epochs: int | None = None,
     ) -> None:
-        """Train a new network, unless the stage is done already.
+        """Train a new network, unless the stage is already finished.
 
         Args:
-            stage: The name of the stage, and of its folder.
+            stage: The name of the stage and of its folder.
             prepare: Called with the module before training, for example to set its weights.
-            max_epochs: How many epochs, if not as many as the trainer says.
+            max_epochs: The number of epochs; default the trainer's own number.
         """
 
         def train() -> None:
@@ -138,11 +138,11 @@ class Method:
     """A method: its name and its stages.
 
     Args:
-        name: What it is called.
-        stages: Functions of the run and of what the stages before have found.
+        name: The method's name.
+        stages: Functions of the run and of the outcome of the stages before.
         ranking: Ranks the training set in robust training; a class derived from the default.
-        correction: Corrects labels at the end of robust training, if anything does.
-        excludes_samples: Whether a stage excludes training samples, which needs a
+        correction: Corrects labels at the end of robust training; None for no correction.
+        excludes_samples: Whether a stage excludes training samples, which requires a
             `CoSegDataModule`.
     """
 
@@ -154,7 +154,7 @@ class Method:
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The stages by name, with the correction after the training in which it takes place."""
+        """The stages' names; a correction is listed after the robust training that makes it."""
         names = [stage.__name__ for stage in self.stages]
         if self.correction is not None:
             names.insert(names.index("robust_training") + 1, "correction")
@@ -162,12 +162,17 @@ class Method:
 
     @property
     def trains_peers(self) -> bool:
-        """Whether its module is a pair of peers."""
+        """Whether the method trains a pair of peers."""
         return "robust_training" in self.stage_names
 
 
 def refused(what: str, method: str) -> Callable[[], Any]:
-    """A maker of modules for a method that was not given one."""
+    """Return a function that raises an `InputError`, for a module that was not given.
+
+    Args:
+        what: The missing modules.
+        method: The name of the method.
+    """
 
     def make() -> Any:
         raise InputError(f"method={method} needs {what}; give run_stages a function that makes it.")

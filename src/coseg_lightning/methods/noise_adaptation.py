@@ -1,4 +1,4 @@
-"""Such a matrix, learnt with the network (Goldberger and Ben-Reuven 2017, ICLR)."""
+"""A label transition matrix learnt with the network (Goldberger and Ben-Reuven 2017, ICLR)."""
 
 from coseg_lightning.methods.method import Method
 from coseg_lightning.methods.transition import estimation, supervised_training

@@ -15,19 +15,22 @@ from coseg_lightning.networks.encoders import make_encoder
 
 
 class PickAndLearn(SegmentationModule):
-    """Each sample's loss weighted by its label's quality, which is learnt with the network.
+    """Weights each sample's loss by its label's quality, which is learnt with the network.
 
     After *Pick-and-Learn: Automatic Quality Evaluation for Noisy-Labeled Image Segmentation*
-    (arXiv 1907.11835). A quality awareness module sees images and labels; its score of a sample,
-    bounded by the overfitting control module, becomes a weight by a softmax over the batch. Both
-    networks learn from the weighted loss. Under DDP each process weights its own batch.
+    (arXiv 1907.11835). A quality awareness module receives images and labels, and scores each
+    sample. The overfitting control module bounds the scores, and a softmax over the batch turns
+    them into weights. Both networks learn from the weighted loss. Under DDP each process weights
+    its own batch.
 
     Args:
-        limit: lambda of the overfitting control `lambda tanh(score)`: no weight of a batch exceeds
-            another `exp(2 lambda)` times.
-        quality_encoder: One of smp's encoders, from nothing. Published is a VGG (`vgg16`), which
-            costs several times what a ResNet-18 does.
-        options: Those of `SegmentationModule`; `in_channels` also where the network is given ready.
+        net: The network, see `SegmentationModule`.
+        limit: lambda of the overfitting control `lambda tanh(score)`. The weights of a batch
+            differ by at most a factor of `exp(2 lambda)`.
+        quality_encoder: One of smp's encoders, with random initial weights. The published one is a
+            VGG (`vgg16`), which costs several times as much as a ResNet-18.
+        options: Further arguments of `SegmentationModule`. Give `in_channels` even if the network
+            is already built.
     """
 
     def __init__(
@@ -57,15 +60,15 @@ class PickAndLearn(SegmentationModule):
         return len(masks) * self.weights(images, masks) * super().losses(images, masks)
 
     def weights(self, images: Tensor, masks: Tensor) -> Tensor:
-        """What each sample of a batch counts, `(N,)`; their sum is 1."""
-        found = images.shape[1] + self.classes
-        if found != self.quality.channels:
+        """Compute the weights of a batch's samples, `(N,)`; their sum is 1."""
+        channels = images.shape[1] + self.classes
+        if channels != self.quality.channels:
             raise InputError(
                 f"The images have {images.shape[1]} channels, but the quality module was made for "
                 f"{self.quality.channels - self.classes}; give "
                 f"PickAndLearn(..., in_channels={images.shape[1]})."
             )
-        if len(images) == 1:  # weighs all there is, and BatchNorm could not learn from it
+        if len(images) == 1:  # a single sample has weight 1, and BatchNorm cannot normalise it
             zero = sum(weight.sum() * 0 for weight in self.quality.parameters())
             return bounded_weights(torch.zeros(1, device=images.device) + zero, self.limit)
         labelled = masks != self.ignore_index
@@ -75,7 +78,7 @@ class PickAndLearn(SegmentationModule):
 
 
 class QualityAwareness(nn.Module):
-    """An image classifier with one output, the mean over places, for an image and its label.
+    """An image classifier with one output, averaged over positions, for an image and its label.
 
     Shape:
         `(N, C + K, H, W)` to `(N,)`.
@@ -88,13 +91,13 @@ class QualityAwareness(nn.Module):
         self.score = nn.Conv2d(self.encoder.out_channels[-1], 1, kernel_size=1)
 
     def forward(self, images_and_labels: Tensor) -> Tensor:
-        """The scores; the greater, the better the label."""
+        """Score labels; higher is better."""
         score: Tensor = self.score(self.encoder(images_and_labels)[-1])
         return score.mean(dim=(1, 2, 3))
 
 
 def bounded_weights(scores: Tensor, limit: float) -> Tensor:
-    """The weights of a batch's samples, of which the sum is 1, by their scores, `(N,)`."""
+    """Turn the scores of a batch's samples, `(N,)`, into weights whose sum is 1."""
     return (limit * scores.tanh()).softmax(dim=0)
 
 

@@ -44,30 +44,31 @@ def run_stages(
     """Run the stages of a method, test its network, and write everything into one folder.
 
     Args:
-        data: The datasets, and the noise if there is to be any: a `CoSegDataModule`, or a
-            datamodule of your own, which is not changed. Of its training samples the masks are
-            corrected as its dataset gives them, see `coseg_lightning.updated`.
+        data: The datasets, and the noise to add, if any: a `CoSegDataModule`, or a datamodule of
+            your own, which is not changed. Corrections apply to the training masks as the dataset
+            returns them, see `coseg_lightning.updated`.
         folder: The run's own folder, without an earlier run in it.
-        method: A name in `coseg_lightning.methods.registry`, such as `coseg` (robust training,
-            correction, retraining), `coteaching` (robust training alone, tested by its first peer)
-            or `supervised` (one network on the labels as they are); or a `Method` of your own.
-        stages: Of a method of another name: those of one that there is, such as
+        method: A name in `coseg_lightning.methods.registry`, or a `Method` of your own. Examples
+            are `coseg` (robust training, correction, retraining), `coteaching` (robust training
+            alone, tested with its first peer) and `supervised` (one network on the given labels).
+        stages: The stages of an existing method, for a `method` with a new name, such as
             `["robust_training"]` or `["supervised_training"]`.
-        recipe: How its stages train, rank, correct and retrain; default the measured recipe.
-        peers: Makes the module of stage 1; a method with a single network needs none.
+        recipe: The settings of training, ranking, correction and retraining; default the measured
+            recipe.
+        peers: Makes the module of stage 1. Methods with a single network do not need it.
         network: Makes the module of stage 3 and of the baselines, or of a method with a single
-            network; `coteaching` and its like need it for baselines alone.
-        trainer: Makes a new trainer, given `callbacks`, `logger` and `default_root_dir`, such as
-            `partial(pl.Trainer, max_epochs=40)`; callbacks and loggers of such a partial are kept,
-            the callbacks as copies in each stage.
-        seed: Of the networks' initial weights.
-        baselines: Whether the network is first trained as it is on the labels as they were given
-            and, if the original ones are known, on those, to compare with.
-        config: Plain values to keep in `summary.json`, which say what the run is.
-        resume: Whether a run of the same `config` that the folder holds goes on where it was
-            interrupted; where there is none it begins. It ends with the same results, to the bit on
-            a CPU, as one that was never interrupted.
-        settings: Fields of the recipe, one by one; deprecated, give a `recipe`.
+            network. Methods such as `coteaching` only need it for baselines.
+        trainer: Makes a new trainer from `callbacks`, `logger` and `default_root_dir`, such as
+            `partial(pl.Trainer, max_epochs=40)`. Callbacks and loggers of such a partial are used
+            too; each stage gets copies of the callbacks.
+        seed: Seed of the networks' initial weights, and of everything random in a stage.
+        baselines: Whether to first train plain networks to compare with: one on the given labels
+            and, if the original labels are known, one on those.
+        config: Plain values that identify the run; they are saved in `summary.json`.
+        resume: Whether to continue an interrupted run of the same `config` in the folder. Without
+            such a run, a new one begins. A resumed run gives the same results as an uninterrupted
+            one, on a CPU to the bit.
+        settings: Single fields of the recipe; deprecated, give a `recipe`.
 
     Returns:
         The content of `summary.json`.
@@ -105,7 +106,7 @@ def run_stages(
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """A recipe with fields that were given one by one, as up to version 0.1."""
+    """Replace single fields of a recipe, which were given as up to version 0.1."""
     if not settings:
         return recipe
     unknown = sorted(set(settings) - {field.name for field in fields(Recipe)})
@@ -121,7 +122,11 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def prepare_data(data: pl.LightningDataModule, method: Method) -> Data:
-    """Make somebody's own datamodule one that label layers can be laid over."""
+    """Wrap a user's datamodule, so that label layers can be added to it.
+
+    Raises:
+        InputError: If the method excludes samples, which a wrapped datamodule cannot do.
+    """
     if isinstance(data, CoSegDataModule):
         return data
     if method.excludes_samples:
@@ -137,7 +142,7 @@ def describe(
     makers: Mapping[str, Callable[[], pl.LightningModule] | None],
     trainer: Callable[..., pl.Trainer],
 ) -> dict[str, Any]:
-    """What a run of a project of its own is, as far as it can be told, in plain values."""
+    """Describe a run that was started from Python, as far as possible, in plain values."""
     config: dict[str, Any] = {
         "data": {"class": type(data).__name__, **plain_values(dict(data.hparams))}
     }
@@ -145,9 +150,9 @@ def describe(
         if make is not None:
             module = make()
             config[name] = {"class": type(module).__name__, **plain_values(dict(module.hparams))}
-    options = getattr(trainer, "keywords", {})
-    kept = {key: options[key] for key in options if key not in ("callbacks", "logger")}
-    return {**config, "trainer": plain_values(kept)}
+    keywords = getattr(trainer, "keywords", {})
+    options = {key: keywords[key] for key in keywords if key not in ("callbacks", "logger")}
+    return {**config, "trainer": plain_values(options)}
 
 
 def finish(
@@ -155,7 +160,7 @@ def finish(
 ) -> dict[str, Any]:
     """Test the module of the last stage, and write the summary.
 
-    The module comes from the disk, so that a run that goes on here ends with the same.
+    The module is always loaded from the disk, so that a run resumed here gives the same results.
     """
     module: CoSegModule | SegmentationModule
     module = run.peers() if outcome.last_stage == "robust_training" else run.network()

@@ -18,13 +18,14 @@ from coseg_lightning.modules.selection import ramped_keep_rate
 class PixelCoTeaching(CoSegModule):
     """Co-teaching (Han et al. 2018, arXiv 1804.06872) that selects pixels instead of samples.
 
-    As in PyMIC (Wang et al. 2023, arXiv 2208.09350): each peer keeps the labelled pixels of the
-    batch with the smallest cross-entropy, and the other learns from their cross-entropy alone. The
-    noise level is a share of samples, not of pixels, and is not used.
+    This follows PyMIC (Wang et al. 2023, arXiv 2208.09350). Each peer keeps the labelled pixels of
+    the batch with the smallest cross-entropy, and the other learns from their cross-entropy alone.
+    The noise level is not used, since it is a share of samples, not of pixels.
 
     Args:
-        select_ratio: Share of the pixels that is kept after the ramp; PyMIC's example has 0.8.
-        options: Those of `CoSegModule`; `selection` has no effect.
+        nets: The networks, see `CoSegModule`.
+        select_ratio: The share of pixels that is kept after the ramp; PyMIC's example uses 0.8.
+        options: Further arguments of `CoSegModule`; `selection` has no effect.
     """
 
     def __init__(self, *nets: Any, select_ratio: float = 0.8, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The methods by name."""
+"""All methods, by name."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -44,7 +44,11 @@ METHODS: dict[str, Method] = {
 
 
 def find_method(name: str, stages: Sequence[str] | None = None) -> Method:
-    """A method by its name, or one of another name with the stages that are given.
+    """Find a method by its name, or by its stages.
+
+    Args:
+        name: The name of a method, or a new name if stages are given.
+        stages: The stages of an existing method, which is returned under the new name.
 
     Raises:
         InputError: If there is no such method, or no method with such stages.

@@ -1,4 +1,4 @@
-"""A person's decisions on the corrections of a run, and retraining by them."""
+"""Reads a person's review of a run's corrections, and retrains accordingly."""
 
 import shutil
 from collections.abc import Callable, Collection
@@ -31,30 +31,30 @@ def read_review(path: str | Path, corrected: Collection[str]) -> dict[str, str]:
     """Read a `review.csv`, with the columns `id` and `decision`: keep, reject or redraw.
 
     Args:
-        path: The file, as the report saves it.
-        corrected: The samples that there is something to decide of.
+        path: The file, as saved by the report.
+        corrected: The ids of the samples that the run corrected.
 
     Returns:
-        The decision on every one of them; what the file does not name is kept.
+        The decision on each of these samples; those that the file does not name are kept.
 
     Raises:
-        InputError: If it names another sample, a sample twice, or another decision.
+        InputError: If the file names another sample, a sample twice, or another decision.
     """
     decisions: dict[str, str] = {}
     for row in read_table(Path(path), ["id", "decision"]):
-        id, decision = row["id"], row["decision"]
+        sample_id, decision = row["id"], row["decision"]
         if decision not in DECISIONS:
             raise InputError(
-                f"{path} says {decision!r} of {id}; it must be keep, reject or redraw."
+                f"{path} says {decision!r} of {sample_id}; it must be keep, reject or redraw."
             )
-        if id not in corrected:
+        if sample_id not in corrected:
             raise InputError(
-                f"{path} names {id}, whose mask the run did not change; give its own review."
+                f"{path} names {sample_id}, whose mask the run did not change; give its own review."
             )
-        if id in decisions:
-            raise InputError(f"{path} names {id} twice; decide once.")
-        decisions[id] = decision
-    return {id: decisions.get(id, "keep") for id in corrected}
+        if sample_id in decisions:
+            raise InputError(f"{path} names {sample_id} twice; decide once.")
+        decisions[sample_id] = decision
+    return {sample_id: decisions.get(sample_id, "keep") for sample_id in corrected}
 
 
 def retrain_reviewed(
@@ -67,19 +67,18 @@ def retrain_reviewed(
     network: Callable[[], SegmentationModule],
     trainer: Callable[..., pl.Trainer],
 ) -> dict[str, Any]:
-    """Retrain a run's network on its masks as a person decided.
+    """Retrain a run's network on its masks as reviewed by a person.
 
-    What was kept is laid over the masks that the run was given, what was rejected is as it was
-    given, and what is to be redrawn is left out and listed in `redraw.csv`. The run itself is not
-    changed.
+    Kept corrections replace the run's given masks, and rejected ones do not. Samples to be redrawn
+    are excluded from training and listed in `redraw.csv`. The run itself is not changed.
 
     Args:
         run: A finished run that corrected masks.
-        data: Its data, under the masks that it was given.
-        folder: For the reviewed layer, the network, and its `summary.json`; one that holds a part
-            of the same is gone on with.
-        review: See `read_review`.
-        recipe: The run's.
+        data: The run's data, with the masks that it was given.
+        folder: The folder for the reviewed layer, the network, and its `summary.json`. An
+            interrupted retraining in it is continued.
+        review: The review's file, see `read_review`.
+        recipe: The run's recipe.
         network: Makes the module that is trained.
         trainer: Makes a new trainer, see `run_stages`.
 
@@ -87,7 +86,7 @@ def retrain_reviewed(
         The content of `summary.json`.
 
     Raises:
-        InputError: If the run corrected nothing, or the review is not one of it.
+        InputError: If the run corrected nothing, or the review belongs to another run.
     """
     corrected = changed_labels(data.given_samples(), [LabelStore(layer) for layer in run.layers])
     if not corrected:
@@ -98,7 +97,7 @@ def retrain_reviewed(
     if run_folder.summary is not None:
         return run_folder.summary
     runner = StageRunner(run_folder, trainer, recipe.averaging, config["seed"])
-    redraw = sorted(id for id, decision in decisions.items() if decision == "redraw")
+    redraw = sorted(sample_id for sample_id, choice in decisions.items() if choice == "redraw")
 
     def retrain_network() -> None:
         run_folder.begin()
@@ -137,7 +136,10 @@ def retrain_reviewed(
 
 
 def check_review(run: FinishedRun, review: str | Path) -> None:
-    """Raise an `InputError` for a run or a file that no review is of, before the data is read."""
+    """Raise an `InputError` if a run cannot be reviewed, or a file is no review.
+
+    This check is quick, so that it can be made before the data is read.
+    """
     if run.is_reviewed:
         raise InputError(
             f"{run.folder} is itself a reviewed run; give the run that it came from, and the new "
@@ -152,7 +154,7 @@ def check_review(run: FinishedRun, review: str | Path) -> None:
 
 
 def _use_decisions(data: CoSegDataModule, labels: Path, redraw: list[str]) -> None:
-    """Lay the reviewed layer over the training masks, without those to be redrawn."""
+    """Add the reviewed layer to the training masks, and exclude the samples to be redrawn."""
     if labels not in data.label_layers:
         data.add_label_layer(labels)
         data.exclude(redraw)
@@ -163,21 +165,28 @@ def _write_layer(
     folder: Path,
     corrected: dict[str, LabelStore],
     decisions: dict[str, str],
-    given: SampleDataset,
+    samples: SampleDataset,
     run_id: str,
 ) -> None:
     writer = LabelStore.create(folder)
-    kept = {id: layer for id, layer in corrected.items() if decisions[id] == "keep"}
-    for id, layer in kept.items():
-        writer.write(id, layer.read(id))
-    originals = {id: mask_digest(given.mask(i)) for i, id in enumerate(given.ids) if id in kept}
-    writer.finish({id: {"original": originals[id]} for id in kept}, run_id=run_id)
+    layers = {
+        sample_id: layer for sample_id, layer in corrected.items() if decisions[sample_id] == "keep"
+    }
+    for sample_id, layer in layers.items():
+        writer.write(sample_id, layer.read(sample_id))
+    originals = {
+        sample_id: mask_digest(samples.mask(index))
+        for index, sample_id in enumerate(samples.ids)
+        if sample_id in layers
+    }
+    facts = {sample_id: {"original": originals[sample_id]} for sample_id in layers}
+    writer.finish(facts, run_id=run_id)
 
 
 @rank_zero_only
 def _write_tables(folder: Path, scores: Path, redraw: list[str]) -> None:
-    """The run's own ranking, and what is to be drawn anew."""
+    """Write the run's ranking, and the list of masks to redraw."""
     with replacing(folder / "scores.csv") as temporary:
         shutil.copyfile(scores, temporary)
     if redraw:
-        write_table(folder / "redraw.csv", [{"id": id} for id in redraw])
+        write_table(folder / "redraw.csv", [{"id": sample_id} for sample_id in redraw])

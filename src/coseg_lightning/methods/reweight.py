@@ -25,22 +25,26 @@ from coseg_lightning.networks.forward import auxiliary_weight
 
 
 class Reweighted(SegmentationModule):
-    """Pixels count by how much learning from them would lower the loss on clean samples.
+    """Weights pixels by how much learning from them would lower the loss on clean samples.
 
-    After *Learning to Segment Skin Lesions from Noisy Annotations* (arXiv 1906.03815), which gives
-    a weight to each pixel where *Learning to Reweight Examples* (Ren et al. 2018, arXiv 1803.09050)
-    gives one to each sample. Their Algorithm 1 takes a step of gradient descent on the batch, each
-    part of which is weighted by epsilon = 0, and differentiates the loss of a clean batch after it
-    by epsilon. That is the inner product of the part's gradient with the clean batch's, times the
-    learning rate. All of them come at once, without second derivatives, from one pass in forward
-    mode along the clean gradient. Weights below 0 become 0, and their sum over the batch 1.
-    Under DDP each process weights its own batch.
+    After *Learning to Segment Skin Lesions from Noisy Annotations* (arXiv 1906.03815). It gives a
+    weight to each pixel, where *Learning to Reweight Examples* (Ren et al. 2018, arXiv 1803.09050)
+    gives one to each sample.
+
+    Their Algorithm 1 weights each part of the batch by epsilon = 0 and takes a step of gradient
+    descent. It then differentiates the loss of a clean batch by epsilon. The derivative is the
+    inner product of the part's gradient with the clean batch's, times the learning rate. One
+    forward-mode pass along the clean gradient gives all derivatives, without second derivatives.
+    Negative weights become 0, and the weights are normalised to a sum of 1 over the batch. Under
+    DDP each process weights its own batch.
 
     Args:
-        clean_ids: The training samples whose masks are right; default the datamodule's `clean_ids`,
-            which its noise leaves alone.
-        per: `pixel`: the weighted cross-entropy alone, as published. `sample`: Eq. (2), weighted.
-        options: Those of `SegmentationModule`.
+        net: The network, see `SegmentationModule`.
+        clean_ids: The ids of training samples with correct masks; default the datamodule's
+            `clean_ids`, to which it adds no noise.
+        per: `pixel` uses the weighted cross-entropy alone, as published; `sample` uses weighted
+            losses of Eq. (2).
+        options: Further arguments of `SegmentationModule`.
     """
 
     def __init__(
@@ -81,12 +85,12 @@ class Reweighted(SegmentationModule):
                 "Reweighting looks up its clean samples in the training dataset, and needs one "
                 "training loader with a map-style dataset."
             )
-        names, wanted = _names_of(dataset), set(map(sample_name, ids))
-        self._clean_places = [place for place, name in enumerate(names) if name in wanted]
-        strangers = sorted(wanted - set(names))
-        if strangers:
+        names, clean_names = _names_of(dataset), set(map(sample_name, ids))
+        self._clean_places = [index for index, name in enumerate(names) if name in clean_names]
+        unknown = sorted(clean_names - set(names))
+        if unknown:
             raise InputError(
-                f"clean_ids names {strangers[0]!r}, which is no training sample; they are called "
+                f"clean_ids names {unknown[0]!r}, which is no training sample; they are called "
                 f"{names[0]!r} and the like."
             )
 
@@ -95,16 +99,16 @@ class Reweighted(SegmentationModule):
         return self.trainer.train_dataloader
 
     def clean_batch(self, size: int) -> Batch:
-        """Clean samples, augmented as others are, as many as there are in a batch at most."""
+        """Draw at most `size` clean samples, augmented like all others."""
         chosen = torch.randperm(len(self._clean_places))[:size]
-        places = [self._clean_places[int(n)] for n in chosen]
-        if len(places) == 1:  # BatchNorm may have nothing to normalise in a single one
-            places *= 2
+        indices = [self._clean_places[int(n)] for n in chosen]
+        if len(indices) == 1:  # BatchNorm may be unable to normalise a single sample
+            indices *= 2
         dataset = self._loader.dataset
         if isinstance(dataset, SampleDataset):
-            samples = [dataset[self.current_epoch, place] for place in places]
+            samples = [dataset[self.current_epoch, index] for index in indices]
         else:
-            samples = [dataset[place] for place in places]
+            samples = [dataset[index] for index in indices]
         collate = getattr(self._loader, "collate_fn", None) or default_collate
         batch = self.trainer.strategy.batch_to_device(collate(samples))
         return read_batch(self.trainer.strategy.precision_plugin.convert_input(batch))
@@ -122,7 +126,7 @@ class Reweighted(SegmentationModule):
         return (weights * self.parts(logits, masks)).reshape(len(masks), -1).sum(dim=1)
 
     def parts(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """The losses that are weighted: `(N, H, W)` of pixels, or `(N,)` of samples."""
+        """Compute the losses to be weighted: `(N, H, W)` per pixel, or `(N,)` per sample."""
         if self.per == "sample":
             return self.supervised_losses(logits, masks)
         return F.cross_entropy(
@@ -130,8 +134,8 @@ class Reweighted(SegmentationModule):
         )
 
     def weights(self, images: Tensor, masks: Tensor, clean: Batch) -> Tensor:
-        """The weight of each of the `parts` of a batch; their sum is 1, or 0 if none helps."""
-        # In full precision: float16 holds neither these small gradients nor BatchNorm's tangents.
+        """Compute the weights of a batch's `parts`; their sum is 1, or 0 if no part helps."""
+        # Full precision, since float16 holds neither such small gradients nor BatchNorm's tangents.
         with torch.autocast(images.device.type, enabled=False):
             return self._weights(images.to(self._type), masks, clean)
 
@@ -141,7 +145,7 @@ class Reweighted(SegmentationModule):
 
     def _weights(self, images: Tensor, masks: Tensor, clean: Batch) -> Tensor:
         gradient = self._clean_gradient(clean)
-        # Attention in its plain form: its faster ones have no forward mode.
+        # Attention is computed in its plain form, since the faster forms have no forward mode.
         with torch.no_grad(), forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH):
             weights = {
                 name: forward_ad.make_dual(self.get_parameter(name).detach(), along)  # type: ignore[no-untyped-call]
@@ -149,34 +153,37 @@ class Reweighted(SegmentationModule):
             }
             logits = functional_call(self, {**self._copied_buffers(), **weights}, (images,))
             parts = forward_ad.unpack_dual(self.parts(logits, masks))  # type: ignore[no-untyped-call]
-        if parts.tangent is None:  # the clean batch has nothing to teach
+        if parts.tangent is None:  # the clean batch has no gradient
             return torch.zeros_like(parts.primal)
-        helps: Tensor = parts.tangent.clamp_min(0)
-        return helps / helps.sum().clamp_min(torch.finfo(helps.dtype).tiny)
+        benefits: Tensor = parts.tangent.clamp_min(0)
+        return benefits / benefits.sum().clamp_min(torch.finfo(benefits.dtype).tiny)
 
     def _clean_gradient(self, clean: Batch) -> dict[str, Tensor]:
-        """The gradient of the loss of clean samples, of each parameter that has one."""
-        names, learnt = zip(
+        """Compute the gradient of the clean samples' loss, by the names of the parameters."""
+        names, parameters = zip(
             *(pair for pair in self.named_parameters() if pair[1].requires_grad), strict=True
         )
         images = clean.images.to(self._type)
         logits = functional_call(self, self._copied_buffers(), (images,))
         loss = self.parts(logits, clean.masks).mean()
-        gradients = torch.autograd.grad(loss, learnt, allow_unused=True)
-        found = zip(names, gradients, strict=True)
-        return {name: gradient for name, gradient in found if gradient is not None}
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        named = zip(names, gradients, strict=True)
+        return {name: gradient for name, gradient in named if gradient is not None}
 
     def _copied_buffers(self) -> dict[str, Tensor]:
-        """BatchNorm's statistics, which these passes are not to count in."""
+        """Copy BatchNorm's statistics, which these passes must not change."""
         return {name: buffer.clone() for name, buffer in self.named_buffers()}
 
 
 def _names_of(dataset: Any) -> Sequence[str]:
-    """What a training set's samples are called; those without ids are numbered."""
+    """Return the names of a training set's samples; samples without ids are numbered."""
     if isinstance(dataset, SampleDataset):
         return dataset.ids
-    ids = [mask_and_id(dataset[place])[1] for place in range(len(dataset))]
-    return [sample_name(place if id is None else id) for place, id in enumerate(ids)]
+    ids = [mask_and_id(dataset[index])[1] for index in range(len(dataset))]
+    return [
+        sample_name(index if sample_id is None else sample_id)
+        for index, sample_id in enumerate(ids)
+    ]
 
 
 METHOD = Method("reweight", (supervised_training,))

@@ -1,4 +1,4 @@
-"""One plain network on the labels as they are: the baselines, and all methods that are a module."""
+"""Supervised training of one network: the baseline, and methods that only change the module."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from coseg_lightning.methods.method import Method, Outcome, Run
 
 
 def supervised_training(run: Run, outcome: Outcome) -> Outcome:
-    """Train a single network, whose module may be a method's own."""
+    """Train a single network; its module may be the method's own."""
     run.train_network("supervised_training")
     return replace(outcome, last_stage="supervised_training")
 

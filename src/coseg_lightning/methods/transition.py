@@ -1,4 +1,4 @@
-"""Noise models between the network and its labels: forward correction [7], noise adaptation [6]."""
+"""Label transition matrices: forward correction [7] and noise adaptation [6]."""
 
 import logging
 from collections.abc import Sequence
@@ -20,33 +20,34 @@ from coseg_lightning.modules.segmentation import SegmentationModule
 
 log = logging.getLogger(__name__)
 
-PERCENTILE = 0.97  # of the pixels of a class, where its anchor is taken; the published one
-BINS = 200
+PERCENTILE = 0.97  # percentile of a class's pixels at which its anchor is taken, as published
+BINS = 200  # bins of the predicted probability
 
 
 class LabelTransition(SegmentationModule):
-    """The labels are explained by the network's classes and a matrix of how those are mistaken.
+    """Models label noise by a transition matrix T between the true classes and the labels.
 
-    `T[i, j]` is the probability that a pixel of class i is labelled j, and the loss of Eq. (2) is
-    that of the probabilities of the labels, `T^t p`. Of two papers on classification, pixels being
-    their examples:
+    `T[i, j]` is the probability that a pixel of class i is labelled j. The loss of Eq. (2) is
+    computed from the probabilities of the labels, `T^t p`. Two papers on classification propose
+    this; here pixels take the place of their examples.
 
     *Making Deep Neural Networks Robust to Label Noise* (Patrini et al. 2017, arXiv 1609.03683),
-    forward correction: T is given, or estimated by a plain network that was trained before, from
+    forward correction: T is given, or estimated with a plain network that was trained before, from
     the pixels that it is surest of.
 
     *Training deep neural-networks using a noise adaptation layer* (Goldberger and Ben-Reuven 2017,
-    ICLR), the simple model: T is learnt with the network, from where a plain network and its
-    confusion with the labels left it. Their complex model, in which T depends on features of the
-    image, is not here.
+    ICLR), the simple model: T is learnt together with the network. Both start from a plain network
+    and its confusion with the labels. The complex model, in which T depends on features of the
+    image, is not implemented.
 
-    Until there is a T, the network is a plain one.
+    Without a T, the module trains a plain network.
 
     Args:
-        transition: T, `(K, K)`, the sum of each row 1.
-        learnt: Whether T is learnt on.
-        estimate: How a `TransitionEstimation` finds T: `anchors` or `confusion`.
-        options: Those of `SegmentationModule`.
+        net: The network, see `SegmentationModule`.
+        transition: T, `(K, K)`; each row has a sum of 1.
+        learnt: Whether T is learnt further.
+        estimate: How a `TransitionEstimation` estimates T: `anchors` or `confusion`.
+        options: Further arguments of `SegmentationModule`.
     """
 
     def __init__(
@@ -71,18 +72,20 @@ class LabelTransition(SegmentationModule):
             self.set_transition(transition)
 
     def set_transition(self, transition: Sequence[Sequence[float]] | Tensor) -> None:
-        """Explain labels by this matrix from now on, or learn on from it.
+        """Use this matrix from now on, or as the start if T is learnt.
 
         Raises:
-            InputError: If it is no such matrix.
+            InputError: If it is not a matrix of probabilities of the right size.
         """
         try:
             matrix = torch.as_tensor(transition, dtype=torch.float32)
         except (TypeError, ValueError, RuntimeError):
             matrix = torch.empty(0)
         size = (self.classes, self.classes)
-        off = matrix.shape != size or not torch.allclose(matrix.sum(dim=1), torch.ones(size[0]))
-        if off or bool((matrix < 0).any()):
+        is_wrong = matrix.shape != size or not torch.allclose(
+            matrix.sum(dim=1), torch.ones(size[0])
+        )
+        if is_wrong or bool((matrix < 0).any()):
             raise InputError(
                 f"transition={transition} must be {size[0]} rows of {size[1]} probabilities, the "
                 "sum of each 1: how often a pixel of the row's class is labelled as each class."
@@ -123,15 +126,15 @@ class LabelTransition(SegmentationModule):
 
 
 def label_logits(logits: Tensor, transition: Tensor) -> Tensor:
-    """Logarithms of the probabilities of the labels, `T^t p`, `(N, K, H, W)`."""
+    """Compute the log-probabilities of the labels, `T^t p`, `(N, K, H, W)`."""
     p = class_logits(logits).softmax(dim=1)
-    # Not as a matrix product, which autocast would do in half precision.
-    of_labels = (p.unsqueeze(2) * transition.to(p.dtype)[:, :, None, None]).sum(dim=1)
-    return of_labels.clamp_min(1e-7).log()
+    # This is no matrix product, since autocast would compute it in half precision.
+    label_p = (p.unsqueeze(2) * transition.to(p.dtype)[:, :, None, None]).sum(dim=1)
+    return label_p.clamp_min(1e-7).log()
 
 
 class TransitionEstimation(Callback):
-    """Estimates how classes are mistaken, when a plain network was trained on the noisy labels.
+    """Estimates T after a plain network was trained on the noisy labels.
 
     Attributes:
         transition: T, rows of K probabilities; None before the end of the fit.
@@ -145,7 +148,7 @@ class TransitionEstimation(Callback):
             return
         assert isinstance(pl_module, LabelTransition)
         classes = pl_module.classes
-        # By predicted class and its probability: the sum of all probabilities, and the pixels.
+        # For each predicted class and bin of its probability, as in `by_certainty`.
         anchors = torch.zeros(classes * BINS, classes + 1, dtype=torch.float64)
         confusion = torch.zeros(classes, classes, dtype=torch.float64)
 
@@ -164,55 +167,56 @@ class TransitionEstimation(Callback):
         counts = anchors if pl_module.estimate == "anchors" else confusion
         if trainer.world_size > 1:
             counts = trainer.strategy.reduce(counts.to(pl_module.device), reduce_op="sum").cpu()
-        found = anchored(counts) if pl_module.estimate == "anchors" else rows_of(counts)
-        self.transition = found.tolist()
+        transition = anchored(counts) if pl_module.estimate == "anchors" else rows_of(counts)
+        self.transition = transition.tolist()
 
 
 def by_certainty(p: Tensor) -> Tensor:
-    """Pixels by the class that they are predicted to be, and by the probability of that.
+    """Count pixels by their predicted class and its probability.
 
     Args:
         p: Class probabilities, `(pixels, K)`.
 
     Returns:
-        `(K * BINS, K + 1)`: in each bin the sum of the pixels' probabilities, and their number.
+        `(K * BINS, K + 1)`: for each bin, the sum of the pixels' probabilities, and their number.
     """
     classes = p.shape[1]
-    sure, predicted = p.max(dim=1)
-    bins = predicted * BINS + (sure * BINS).long().clamp_max(BINS - 1)
-    counted = torch.cat([p, torch.ones(len(p), 1, dtype=p.dtype)], dim=1)
-    return torch.zeros(classes * BINS, classes + 1, dtype=p.dtype).index_add_(0, bins, counted)
+    certainty, predicted = p.max(dim=1)
+    bins = predicted * BINS + (certainty * BINS).long().clamp_max(BINS - 1)
+    rows = torch.cat([p, torch.ones(len(p), 1, dtype=p.dtype)], dim=1)
+    return torch.zeros(classes * BINS, classes + 1, dtype=p.dtype).index_add_(0, bins, rows)
 
 
 def anchored(counts: Tensor) -> Tensor:
-    """T by anchors (Patrini et al., Eq. 12 and 13): what is predicted at the surest of each class.
+    """Estimate T from anchors (Patrini et al., Eq. 12 and 13).
 
-    As there, at the 97th percentile in the place of the maximum; here of the pixels that are
-    predicted to be of the class, since of all pixels fewer than 3 % may be. A class that is never
-    predicted is taken never to be mistaken.
+    The row of a class is the prediction at its anchor, a pixel of which the network is very sure.
+    As in the paper, the 97th percentile of the probability takes the place of its maximum. Here
+    it is the percentile of the pixels that are predicted to be of the class, since fewer than 3 %
+    of all pixels may be. A class that is never predicted is assumed never to be mislabelled.
 
     Args:
-        counts: Of `by_certainty`.
+        counts: The result of `by_certainty`, summed over all batches.
     """
     classes = counts.shape[1] - 1
     rows = torch.eye(classes, dtype=counts.dtype)
-    for k, of_class in enumerate(counts.reshape(classes, BINS, classes + 1)):
-        pixels = of_class[:, -1]
+    for k, bins in enumerate(counts.reshape(classes, BINS, classes + 1)):
+        pixels = bins[:, -1]
         if pixels.sum() > 0:
-            below = pixels.cumsum(dim=0) / pixels.sum()
-            place = int((below >= PERCENTILE).nonzero()[0])
-            rows[k] = of_class[place, :-1] / pixels[place]
+            share_below = pixels.cumsum(dim=0) / pixels.sum()
+            anchor = int((share_below >= PERCENTILE).nonzero()[0])
+            rows[k] = bins[anchor, :-1] / pixels[anchor]
     return rows_of(rows)
 
 
 def rows_of(counts: Tensor) -> Tensor:
-    """T from the mass of each class and label: rows whose sum is 1."""
+    """Normalise the rows of a matrix to a sum of 1; empty rows become those of the identity."""
     mass = counts.sum(dim=1, keepdim=True)
     return torch.where(mass > 0, counts / mass.clamp_min(1e-12), torch.eye(len(counts)).to(counts))
 
 
 def estimation(run: Run, outcome: Outcome) -> Outcome:
-    """Train a plain network, and estimate how classes are mistaken by its predictions."""
+    """Train a plain network, and estimate T from its predictions."""
 
     def train() -> dict[str, Any]:
         module, callback = run.network(), TransitionEstimation()
@@ -232,14 +236,14 @@ def estimation(run: Run, outcome: Outcome) -> Outcome:
 
 
 def supervised_training(run: Run, outcome: Outcome) -> Outcome:
-    """Train a network whose classes and matrix together explain the labels."""
+    """Train a network with the estimated or given T between its classes and the labels."""
 
     def prepare(module: SegmentationModule) -> None:
-        if outcome.transition is None:  # it was given
+        if outcome.transition is None:  # T was given
             return
         assert isinstance(module, LabelTransition)
         module.set_transition(outcome.transition)
-        if module.learnt:  # they go on from the plain network
+        if module.learnt:  # network and T start from the plain network
             module.net.load_state_dict(run.runner.weights("estimation", of="net."))
 
     run.train_network("supervised_training", prepare)

@@ -1,1 +1,1 @@
-"""The LightningModules, and what they share."""
+"""The LightningModules and the parts that they share."""

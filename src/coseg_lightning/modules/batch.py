@@ -1,4 +1,4 @@
-"""Batches in the forms that people have them."""
+"""Reads and checks batches in all supported forms."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,11 +13,17 @@ from coseg_lightning.errors import InputError
 
 @dataclass(frozen=True)
 class Batch:
-    """What the modules need of a batch, whatever form it came in.
+    """A batch in the form that the modules use.
+
+    Args:
+        images: The images.
+        masks: The labels.
+        ids: The samples' ids, if known.
+        replaced: Which masks were replaced by noisy ones, if known.
 
     Shape:
-        images `(N, C, H, W)` float, masks `(N, H, W)` int64, ids N strings or numbers if known,
-        replaced `(N,)` bool if it is known whose masks were replaced by noisy ones.
+        images `(N, C, H, W)` float, masks `(N, H, W)` int64, ids N strings or numbers, replaced
+        `(N,)` bool.
     """
 
     images: Tensor
@@ -27,7 +33,7 @@ class Batch:
 
 
 def read_batch(batch: Any) -> Batch:
-    """Understand `(image, mask)`, `(image, mask, id)`, or a dict with `image`, `mask` or `label`.
+    """Read `(image, mask)`, `(image, mask, id)`, or a dict with `image` and `mask` or `label`.
 
     Raises:
         InputError: If the batch is none of these.
@@ -37,13 +43,13 @@ def read_batch(batch: Any) -> Batch:
         fields = batch["image"], masks, batch.get("id"), batch.get("replaced")
     elif isinstance(batch, Sequence) and len(batch) in (2, 3) and isinstance(batch[1], Tensor):
         rest = batch[2] if len(batch) == 3 else None
-        if isinstance(rest, Mapping):  # whatever a project knows of its samples
+        if isinstance(rest, Mapping):  # a project's own metadata
             rest = rest.get("id")
         fields = batch[0], batch[1], rest, None
     else:
-        found = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        content = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
         raise InputError(
-            f"The batch is {found}; it must be (image, mask), (image, mask, id) or a dict with "
+            f"The batch is {content}; it must be (image, mask), (image, mask, id) or a dict with "
             "image and mask (or label)."
         )
     images, masks, ids, replaced = fields
@@ -74,11 +80,18 @@ def _are_ids(ids: Any, count: int) -> bool:
         return ids.shape == (count,) and not ids.is_floating_point()
     if isinstance(ids, str) or not isinstance(ids, Sequence) or len(ids) != count:
         return False
-    return all(isinstance(id, str | int) or (isinstance(id, Tensor) and not id.ndim) for id in ids)
+    return all(
+        isinstance(sample_id, str | int) or (isinstance(sample_id, Tensor) and not sample_id.ndim)
+        for sample_id in ids
+    )
 
 
 def images_of(batch: Any) -> Tensor:
-    """The images of a batch to predict, which may hold nothing else."""
+    """Return the images of a batch for prediction, which may have no masks.
+
+    Raises:
+        InputError: If the batch has no images of shape `(N, C, H, W)`.
+    """
     if isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor):
         images: Any = batch["image"]
     else:
@@ -92,7 +105,7 @@ def images_of(batch: Any) -> Tensor:
 
 
 class ClassIds:
-    """Checks the class ids of the masks of a first epoch; later ones hold the same masks.
+    """Checks the class ids of the masks in the first epoch; later epochs hold the same masks.
 
     Args:
         classes: K, the number of the network's classes.
@@ -102,10 +115,10 @@ class ClassIds:
     def __init__(self, classes: int, ignore_index: int) -> None:
         self.classes = classes
         self.ignore_index = ignore_index
-        self._found = [False, False]  # a foreground pixel, an unlabelled one
+        self._found = [False, False]  # whether any pixel is foreground, and any is unlabelled
 
     def check(self, masks: Tensor) -> None:
-        """Raise an `InputError` if a mask holds an id that the network has no output for."""
+        """Raise an `InputError` if a mask holds a class id without an output of the network."""
         labelled = masks != self.ignore_index
         wrong = masks[labelled & ((masks < 0) | (masks >= self.classes))]
         if len(wrong):
@@ -114,19 +127,23 @@ class ClassIds:
                 f"classes, 0 to {self.classes - 1} (and {self.ignore_index} for unlabelled "
                 f"pixels); give classes={int(wrong.max()) + 1}, or divide 0/255 masks by 255."
             )
-        found = bool((labelled & (masks > 0)).any()), not bool(labelled.all())
-        self._found = [a or b for a, b in zip(self._found, found, strict=True)]
+        foreground, unlabelled = self._found
+        self._found = [
+            bool((labelled & (masks > 0)).any()) or foreground,
+            not bool(labelled.all()) or unlabelled,
+        ]
 
     def check_epoch(self, module: pl.LightningModule) -> None:
-        """Raise an `InputError` if all that was not background was unlabelled, at its end.
+        """Raise an `InputError` at the epoch's end if no mask had any labelled foreground.
 
-        Masks of 0 and 255 look so where 255 means unlabelled, and teach nothing but background.
+        This happens for masks of 0 and 255 if 255 means unlabelled. The network could then only
+        learn background.
         """
         trainer = module.trainer
         if not isinstance(trainer.limit_train_batches, float) or trainer.limit_train_batches < 1:
-            return  # a few batches may lack it
-        found = torch.tensor(self._found, dtype=torch.float32, device=module.device)
-        foreground, unlabelled = trainer.strategy.reduce(found, reduce_op="sum").tolist()
+            return  # a few batches may have no foreground
+        counts = torch.tensor(self._found, dtype=torch.float32, device=module.device)
+        foreground, unlabelled = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         if unlabelled and not foreground:
             raise InputError(
                 f"The masks of a whole epoch hold nothing but 0 and {self.ignore_index}, which is "

@@ -1,4 +1,4 @@
-"""BatchNorm statistics: the same in all processes, and left alone by a look at the networks."""
+"""BatchNorm statistics: equal in all processes, and unchanged by evaluation passes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,11 +7,11 @@ import pytorch_lightning as pl
 
 
 def average_buffers(module: pl.LightningModule) -> None:
-    """Give all processes the mean of their running statistics, before anything is evaluated.
+    """Average the running statistics over all processes, before any evaluation.
 
-    Under DDP each process gathers statistics of its own batches. With automatic optimization
-    torch copies those of process 0 to the others, but only when the next training forward begins;
-    with manual optimization Lightning switches even that off, and the processes would validate,
+    Under DDP each process gathers statistics from its own batches. With automatic optimization,
+    torch copies those of process 0 to the others, but only when the next training forward begins.
+    With manual optimization, Lightning switches even that off. The processes would then validate,
     rank and correct with different networks.
     """
     if module.trainer.world_size == 1:
@@ -20,7 +20,7 @@ def average_buffers(module: pl.LightningModule) -> None:
         if buffer.is_floating_point():
             how = "mean"
         elif name.endswith("num_batches_tracked"):
-            how = "max"  # one process may have had nothing to learn from
+            how = "max"  # one process may have had no batch to learn from
         else:
             continue
         buffer.copy_(module.trainer.strategy.reduce(buffer.clone(), reduce_op=how))
@@ -28,7 +28,7 @@ def average_buffers(module: pl.LightningModule) -> None:
 
 @contextmanager
 def evaluating(module: pl.LightningModule) -> Iterator[None]:
-    """Evaluation mode for a while; parts that are frozen in it stay so."""
+    """Put a module into evaluation mode, and restore each part's own mode afterwards."""
     training = {part: part.training for part in module.modules()}
     module.eval()
     try:

@@ -1,7 +1,7 @@
-"""Everything that needs a private name of Lightning or torch, in one place.
+"""All uses of private names of Lightning and torch, in one place.
 
-Each function is small, and has a test of its own in `tests/modules/test_compat.py`: when a new
-version breaks one of these names, that test tells which. Nothing of Hydra's is private here.
+Each function is small, and has a test of its own in `tests/modules/test_compat.py`. If a new
+version breaks a name, that test shows which one. No private name of Hydra is used.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,11 +16,13 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor, nn
 
-HIDDEN = "_coseg_hidden_settings"  # an attribute of the trainer
+HIDDEN = "_coseg_hidden_settings"  # an attribute that is set on the trainer
 
 
 def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
-    """The trainer that a module is attached to; its property `trainer` raises where there is none.
+    """Return the trainer that a module is attached to, or None.
+
+    The public property `trainer` raises an error if there is none.
 
     Private: `LightningModule._trainer`.
     """
@@ -29,7 +31,7 @@ def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
 
 
 def loses_results(strategy: Strategy) -> bool:
-    """Whether a strategy trains in forked or spawned processes, whose results stay there.
+    """Whether a strategy trains in forked or spawned processes, whose results would be lost.
 
     Private: `_MultiProcessingLauncher`.
     """
@@ -40,19 +42,20 @@ def hide_settings(trainer: pl.Trainer) -> tuple[float | None, int]:
     """Hide clipping and accumulation from Lightning, which refuses them in manual optimization.
 
     Returns:
-        `gradient_clip_val` and `accumulate_grad_batches`, as the user gave them.
+        The user's `gradient_clip_val` and `accumulate_grad_batches`.
 
-    Private: that Lightning reads both attributes after `configure_callbacks`.
+    Private: the fact that Lightning reads both attributes after `configure_callbacks`.
     """
-    given = (trainer.gradient_clip_val, trainer.accumulate_grad_batches)
-    settings: tuple[float | None, int] = getattr(trainer, HIDDEN, given)  # a fit failed before
+    current = (trainer.gradient_clip_val, trainer.accumulate_grad_batches)
+    # The settings are still hidden if an earlier fit failed before restoring them.
+    settings: tuple[float | None, int] = getattr(trainer, HIDDEN, current)
     setattr(trainer, HIDDEN, settings)
     trainer.gradient_clip_val, trainer.accumulate_grad_batches = None, 1
     return settings
 
 
 def restore_settings(trainer: pl.Trainer) -> None:
-    """Undo `hide_settings`: Lightning counts steps by them."""
+    """Undo `hide_settings`, since Lightning needs these settings to count steps."""
     if hasattr(trainer, HIDDEN):
         trainer.gradient_clip_val, trainer.accumulate_grad_batches = getattr(trainer, HIDDEN)
         delattr(trainer, HIDDEN)
@@ -68,9 +71,9 @@ def set_max_epochs(trainer: pl.Trainer, max_epochs: int) -> None:
 
 @contextmanager
 def validating(trainer: pl.Trainer) -> Iterator[None]:
-    """Let a project's batch hooks see a validation stage: they may augment while training.
+    """Let batch hooks see a validation stage, since they may augment batches during training.
 
-    Private: that `trainer.state.stage` may be set.
+    Private: the fact that `trainer.state.stage` may be set.
     """
     stage = trainer.state.stage
     trainer.state.stage = RunningStage.VALIDATING
@@ -81,9 +84,9 @@ def validating(trainer: pl.Trainer) -> Iterator[None]:
 
 
 def shuffle_again(trainer: pl.Trainer) -> None:
-    """Draw the order of a resumed fit's first epoch anew, from the seed that was just set.
+    """Draw the sample order of a resumed fit's first epoch again, from the current seed.
 
-    Lightning draws it before `on_train_epoch_start`, and that of all other epochs after it.
+    Lightning draws this order before `on_train_epoch_start`, and those of later epochs after it.
 
     Private: `fit_loop._data_fetcher`.
     """
@@ -91,7 +94,7 @@ def shuffle_again(trainer: pl.Trainer) -> None:
 
 
 def keep_average_on(callback: WeightAveraging, device: torch.device) -> None:
-    """Where a `WeightAveraging` keeps its average, once the device is known.
+    """Set the device of a `WeightAveraging`'s average, once it is known.
 
     Private: `WeightAveraging._device`.
     """
@@ -116,7 +119,7 @@ def is_averaging(callback: WeightAveraging) -> bool:
 
 
 def swap_average(callback: WeightAveraging, module: pl.LightningModule) -> None:
-    """Exchange a module's weights with the average; twice is as before.
+    """Exchange a module's weights with the average; a second call undoes the first.
 
     Private: `WeightAveraging._swap_models`.
     """
@@ -124,7 +127,7 @@ def swap_average(callback: WeightAveraging, module: pl.LightningModule) -> None:
 
 
 def lerp_(averages: list[Tensor], current: list[Tensor], weight: float) -> None:
-    """Move each tensor towards another one in one kernel.
+    """Interpolate each tensor in place towards another one, in one kernel.
 
     Private: `torch._foreach_lerp_`.
     """
@@ -140,7 +143,7 @@ def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
 
 
 def norm_layers(network: nn.Module) -> Sequence[Any]:
-    """The layers of a network that keep running statistics.
+    """Return the layers of a network that keep running statistics.
 
     Private: `torch.nn.modules.batchnorm._NormBase`.
     """

@@ -50,14 +50,14 @@ from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_au
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a training step did, for the log.
+    """The results of a training step, for the log.
 
     Args:
-        loss_a: The first peer's loss, without its graph.
-        loss_b: The second one's.
-        picks: What each peer picked, or None where it is not samples that are picked.
+        loss_a: The first peer's loss, detached from its graph.
+        loss_b: The second peer's loss, detached.
+        picks: The samples that each peer picked, or None if the method does not pick samples.
         agreement: The share of pixels for which both peers predict the same class.
-        compared: The number of samples that this is told of.
+        compared: The number of samples over which the agreement was computed.
     """
 
     loss_a: Tensor
@@ -70,43 +70,39 @@ class Learnt:
 class CoSegModule(RenamedOfPeers, SegmentationSteps):
     """Two networks, each learning only from the samples that its peer finds least corrupted.
 
-    Defaults are those of `Recipe`. Under DDP each process selects within its own batch.
+    Batches are `(image, mask)`, `(image, mask, id)`, or dicts with `image` and `mask` or `label`.
+    Under DDP each process selects within its own batch. The trainer's `gradient_clip_val` clips
+    each peer separately. With `accumulate_grad_batches`, selection stays within each batch.
 
     Args:
-        net_a: A network, or the name of one: see `coseg_lightning.networks.build_network`.
-        net_b: Its peer; default a second one of the same name. Their weights must differ.
-        encoder_name: For networks given by name.
-        encoder_weights: For networks given by name; none by default, and nothing is downloaded.
-        in_channels: For networks given by name.
-        classes: Number of classes K, background included; 1 for a binary network with one
-            output, the logit of the foreground, whose masks hold 0 and 1.
+        net_a: A network, or its name; see `coseg_lightning.networks.build_network`.
+        net_b: Its peer; by default a second network of the same name. Their weights must differ.
+        encoder_name: The encoder, for networks given by name.
+        encoder_weights: Its pretrained weights; by default none, and nothing is downloaded.
+        in_channels: Number of image channels, for networks given by name.
+        classes: Number of classes K, including background. Give 1 for a binary network with a
+            single output, the foreground's logit; its masks hold 0 and 1.
         noise_level: NoL, the share of training samples with noisy labels, `0 <= NoL < 1`. With
-            `auto` the peers learn from all samples until a `NoiseLevelEstimation` among the
-            callbacks tells the level, after half of the epochs. If it cannot, they do so to the
-            end, and a `CorruptionRanking` tries again.
+            `auto` the peers learn from all samples for half of the epochs. Then a
+            `NoiseLevelEstimation` among the callbacks estimates the level. If it cannot, the
+            peers learn from all samples to the end, and a `CorruptionRanking` tries again.
         ramp_epochs: See `Recipe`; an estimated level has no ramp.
         selection: See `Recipe`; or a `Selection` of your own.
-        step: What passes through the peers. `picks`: only what a peer learns from, one peer after
-            the other, so that a single device holds one peer's graph at a time; where samples are
-            selected by batch, both judge the whole batch first, in evaluation mode and without
-            gradients. `joint`: the whole batch through both, as printed, so that samples which are
-            not picked still enter BatchNorm's statistics. A subclass with a `forward` or
-            `peer_losses` of its own has a joint step.
+        step: Which samples pass through the peers. `picks`: only those that a peer learns from,
+            so that a single device holds one peer's graph at a time. To select by batch, both
+            peers first judge the whole batch, in evaluation mode and without gradients. `joint`:
+            the whole batch, as printed. Samples that are not picked then still enter BatchNorm's
+            statistics. A subclass with its own `forward` or `peer_losses` has a joint step.
         lambda_1: See `Recipe`.
         lambda_2: See `Recipe`.
         include_background: See `Recipe`.
         lr: Learning rate, or one for each peer.
-        optimizer: Called with the parameter groups and `lr=`; groups are named net_a and net_b.
-        scheduler: Called with the optimizer; gives a scheduler of torch, stepped each epoch, or
-            Lightning's dict with `scheduler`, `interval`, `frequency`, `monitor`. A
-            `ReduceLROnPlateau` goes by `val/dice_a` unless another metric is named.
+        optimizer: Called with the parameter groups, which are named net_a and net_b, and `lr=`.
+        scheduler: Called with the optimizer. It returns a torch scheduler, which is stepped each
+            epoch, or Lightning's dict with `scheduler`, `interval`, `frequency`, `monitor`. A
+            `ReduceLROnPlateau` monitors `val/dice_a` unless it names another metric.
         ignore_index: Class id of unlabelled pixels.
         options: Further arguments of networks given by name.
-
-    Batches are `(image, mask)`, `(image, mask, id)`, or dicts with `image`, `mask` or `label`.
-
-    The trainer's `gradient_clip_val` clips each peer by itself, and `accumulate_grad_batches` is
-    followed; selection stays within each batch.
 
     Shape:
         `forward(images)`: images `(N, C, H, W)`; returns the logits of both peers, `(N, K, H, W)`.
@@ -153,27 +149,20 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         refuse_options(options, self, ready=len(ready) == 2)
         own = ["selection"] if isinstance(selection, Selection) else []
         self.save_hyperparameters(ignore=["optimizer", "scheduler", *ready, *own])
-        self.automatic_optimization = False  # two networks, one step
+        self.automatic_optimization = False  # each step trains two networks
         self.noise = NoiseLevel(noise_level)
         self.ramp_epochs = 0 if self.noise.is_estimated else ramp_epochs
-        self.selection = (
-            selection
-            if isinstance(selection, Selection)
-            else make_selection(selection, self.ramp_epochs, ignore_index=ignore_index)
-        )
+        if not isinstance(selection, Selection):
+            selection = make_selection(selection, self.ramp_epochs, ignore_index=ignore_index)
+        self.selection = selection
         self.step = step
         pair_of_rates(lr)
         self.lr = lr
         self.optimization = PeerOptimization(monitor="val/dice_a")
-        arguments: dict[str, Any] = {
-            "encoder_name": encoder_name,
-            "encoder_weights": encoder_weights,
-            "in_channels": in_channels,
-            "classes": classes,
-            **options,
-        }
-        self.net_a = network_of(net_a, **arguments)
-        self.net_b = network_of(net_a if net_b is None else net_b, **arguments)
+        encoder = {"encoder_name": encoder_name, "encoder_weights": encoder_weights}
+        arguments: dict[str, Any] = {"in_channels": in_channels, "classes": classes, **options}
+        self.net_a = network_of(net_a, **encoder, **arguments)
+        self.net_b = network_of(net_a if net_b is None else net_b, **encoder, **arguments)
         check_different(self.net_a, self.net_b)
         self.checked_networks: set[str] = set()
 
@@ -183,7 +172,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Section 2.1: pick samples, exchange the picks, and learn from them."""
+        """Pick samples, exchange the picks, and learn from them (section 2.1)."""
         sample = self.read(batch)
         self.optimization.zero_grad(self, batch_idx)
         learnt = self.learn_jointly(sample) if self.is_joint else self.learn_from_picks(sample)
@@ -191,16 +180,16 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         self.log_step(learnt, sample)
 
     def learn_from_picks(self, sample: Batch) -> Learnt:
-        """Pass through each peer only what the other one picked, one peer after the other."""
+        """Train each peer only on the samples that the other one picked, one peer at a time."""
         # "Each network picks up a small proportion of high-quality samples in every mini-batch",
         picks = self.selection(sample, partial(self.judge, sample.images), self.alpha)
         # and "such high-quality samples will be fed to its peer network for back propagation".
         for_a, for_b = self.exchange(*picks)
         loss_a, classes_a = self.peer_loss("net_a", sample, for_a)
-        loss_a = self.backward_alone(loss_a)  # the graph is gone before the other peer's is built
+        loss_a = self.backward_alone(loss_a)  # frees the graph before the other peer's is built
         loss_b, classes_b = self.peer_loss("net_b", sample, for_b)
         loss_b = self.backward_alone(loss_b)
-        if self.is_distributed:  # DDP waits for the gradients of both in one backward
+        if self.is_distributed:  # DDP expects the gradients of both peers in one backward pass
             self.manual_backward((loss_a + loss_b) / self.optimization.batches)
         same, compared = agreement_of_picks(
             classes_a, classes_b, picks, sample.masks, self.ignore_index
@@ -209,11 +198,11 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     @staticmethod
     def exchange(picks_a: Tensor, picks_b: Tensor) -> Picks:
-        """What each peer learns from: the samples that the other one picked."""
+        """Return the samples that each peer learns from: those that the other one picked."""
         return picks_b, picks_a
 
     def peer_loss(self, name: str, sample: Batch, picks: Tensor) -> tuple[Tensor, Tensor]:
-        """A peer's loss on picked samples, Eq. (2), and the classes it predicts; -1 elsewhere."""
+        """Compute a peer's loss on picked samples, Eq. (2), and its classes; -1 for the others."""
         net, classes = getattr(self, name), torch.full_like(sample.masks, -1)
         if not len(picks) and not self.is_distributed:
             return no_gradient_loss(net), classes
@@ -224,28 +213,28 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         return self.mean_loss(logits, masks) + self.auxiliary_loss(net, auxiliary, masks), classes
 
     def judge(self, images: Tensor) -> Logits:
-        """Both peers' logits, in evaluation mode and without gradients."""
+        """Compute both peers' logits, in evaluation mode and without gradients."""
         with torch.no_grad(), evaluating(self):
             logits: Logits = self(images)
-        # Older versions of torch keep the weights that autocast cast here, without gradients, for
-        # the passes that follow (pytorch/pytorch#158232).
+        # Older versions of torch cache the weights that autocast cast here without gradients, and
+        # would reuse them in the training passes (pytorch/pytorch#158232).
         torch.clear_autocast_cache()
         return logits
 
     def backward_alone(self, loss: Tensor) -> Tensor:
-        """Backpropagate one peer's loss, unless DDP must wait for the other's; free its graph."""
+        """Backpropagate one peer's loss and free its graph, unless DDP must wait for the other."""
         if self.is_distributed:
             return loss
-        if loss.requires_grad:  # which that of a frozen peer does not
+        if loss.requires_grad:  # false for a frozen peer
             self.manual_backward(loss / self.optimization.batches)
         return loss.detach()
 
     def learn_jointly(self, sample: Batch) -> Learnt:
-        """Pass the whole batch through both peers, with one backward on the sum of their losses."""
+        """Pass the whole batch through both peers; one backward pass on the sum of their losses."""
         (logits_a, auxiliary_a), (logits_b, auxiliary_b) = self.outputs(sample.images)
         check_first_logits(self.checked_networks, net_a=logits_a, net_b=logits_b)
         loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
-        if picks is not None:  # auxiliary outputs learn from what their network learns from
+        if picks is not None:  # auxiliary outputs learn from the same samples as their network
             for_a, for_b = self.exchange(*picks)
             aux_a, aux_b = ([part[for_a] for part in auxiliary_a], [p[for_b] for p in auxiliary_b])
             loss_a = loss_a + self.auxiliary_loss(self.net_a, aux_a, sample.masks[for_a])
@@ -256,7 +245,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
                 loss_a = loss_a + weight_a * self.peer_losses(part, logits_b.detach(), sample)[0]
             for part in auxiliary_b:
                 loss_b = loss_b + weight_b * self.peer_losses(logits_a.detach(), part, sample)[1]
-        # No parameter is shared: the gradient of the sum holds both peers' own gradients.
+        # The peers share no parameter, so the sum gives each peer the gradient of its own loss.
         self.manual_backward((loss_a + loss_b) / self.optimization.batches)
         same = agreement(
             logits_a.detach(), logits_b.detach(), sample.masks, ignore_index=self.ignore_index
@@ -264,7 +253,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         return Learnt(loss_a.detach(), loss_b.detach(), picks, same, len(sample.masks))
 
     def outputs(self, images: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
-        """The logits of both peers, and their networks' auxiliary ones, if they have any."""
+        """Compute both peers' logits, and the auxiliary logits of networks that have them."""
         if is_overridden("forward", self, CoSegModule):
             return [(logits, []) for logits in self(images)]
         return [with_auxiliary(net, images) for net in (self.net_a, self.net_b)]
@@ -272,14 +261,13 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     def peer_losses(
         self, logits_a: Tensor, logits_b: Tensor, sample: Batch
     ) -> tuple[Tensor, Tensor, Picks | None]:
-        """The losses that both peers learn from, and the samples of the batch that each picked.
+        """Compute both peers' losses, and the samples of the batch that each picked.
 
-        Another way to learn is a subclass with a `peer_losses` of its own, which is given the
-        logits of the whole batch.
+        Override this in a subclass to train the peers in another way.
 
         Shape:
-            logits `(N, K, H, W)`; returns two scalars and two index tensors, or None where it is
-            not samples that are picked.
+            logits of the whole batch, `(N, K, H, W)`; returns two scalars, and two index tensors,
+            or None if the method does not pick samples.
         """
         picks = self.selection(sample, lambda: (logits_a, logits_b), self.alpha)
         for_a, for_b = self.exchange(*picks)
@@ -290,19 +278,19 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     def auxiliary_loss(
         self, net: nn.Module, auxiliary: list[Tensor], masks: Tensor
     ) -> Tensor | float:
-        """The weighted loss of a network's auxiliary logits."""
+        """Compute the weighted loss of a network's auxiliary logits."""
         return auxiliary_weight(net) * sum(self.mean_loss(part, masks) for part in auxiliary)
 
     def mean_loss(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """The mean loss of some samples; of none it is 0, with a gradient that DDP waits for."""
+        """Compute the mean loss; without samples it is 0, with the gradient that DDP expects."""
         return self.losses(logits, masks).mean() if len(masks) else logits.sum()
 
     def losses(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """Each sample's loss, Eq. (2), `(N,)`."""
+        """Compute each sample's loss, Eq. (2), `(N,)`."""
         return self.supervised_losses(logits, masks)
 
     def log_step(self, learnt: Learnt, sample: Batch) -> None:
-        """Log losses, keep rate and agreement, and how clean the picks are where that is known."""
+        """Log losses, keep rate and agreement, and the share of clean picks if it is known."""
         losses = {"train/loss_a": learnt.loss_a, "train/loss_b": learnt.loss_b}
         self.log_epoch({**losses, "train/keep_rate": self.alpha}, batch_size=len(sample.images))
         self.log_epoch({"train/agreement": learnt.agreement}, batch_size=learnt.compared)
@@ -312,7 +300,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         if sample.replaced is not None and learnt.picks is not None:
             clean = (~sample.replaced).float()
             for peer, picks in zip("ab", learnt.picks, strict=True):
-                # Also where nothing was picked, with weight 0: other processes wait for it.
+                # Log even if nothing was picked, with weight 0, since other processes wait for it.
                 purity = clean[picks].sum() / max(1, len(picks))
                 self.log_epoch({f"train/purity_{peer}": purity}, batch_size=len(picks))
 
@@ -327,7 +315,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     @property
     def noise_level(self) -> float:
-        """NoL: given, estimated, or a cautious guess."""
+        """NoL: the given or estimated level, or a cautious guess before the estimate."""
         return self.noise.level
 
     @property
@@ -352,21 +340,20 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
                 "callbacks, or give the level."
             )
         self.selection.begin_fit(ranked=_any(callbacks, TrainingSetRanker))
-        # This is the last hook before Lightning refuses some settings of the trainer.
+        # This is the last hook before Lightning refuses some of the trainer's settings.
         self.optimization.take_over(self, (self.net_a, self.net_b))
         return [self.optimization]
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
+        rates = pair_of_rates(self.lr)
+        peers = zip(("net_a", "net_b"), (self.net_a, self.net_b), rates, strict=True)
         groups = [
             {"params": list(net.parameters()), "name": name, "lr": lr, "weight_decay": decay}
-            for name, net, lr in zip(
-                ("net_a", "net_b"), (self.net_a, self.net_b), pair_of_rates(self.lr), strict=True
-            )
+            for name, net, lr in peers
         ]
-        rate = pair_of_rates(self.lr)[0]
-        optimizer = build_optimizer(self, self.optimizer_factory, groups, rate)
+        optimizer = build_optimizer(self, self.optimizer_factory, groups, rates[0])
         return self.optimization.with_schedule(optimizer, self.scheduler_factory)
 
     @override
@@ -387,7 +374,11 @@ def _any(callbacks: Sequence[Callback], kind: type[Callback]) -> bool:
 
 
 def pair_of_rates(lr: float | Sequence[float]) -> tuple[float, float]:
-    """One learning rate for each peer."""
+    """Return one learning rate for each peer.
+
+    Raises:
+        InputError: If there are not one or two rates.
+    """
     rates = tuple(lr) if isinstance(lr, Sequence) else (lr, lr)
     if len(rates) != 2:
         raise InputError(f"lr={lr} must be one learning rate, or one for each of the two peers.")
@@ -395,7 +386,7 @@ def pair_of_rates(lr: float | Sequence[float]) -> tuple[float, float]:
 
 
 def check_different(net_a: nn.Module, net_b: nn.Module) -> None:
-    """Raise an `InputError` if two networks have the same parameters, in shape and value."""
+    """Raise an `InputError` if two networks have equal parameters."""
     a, b = list(net_a.parameters()), list(net_b.parameters())
     if len(a) == len(b) and all(map(torch.equal, a, b)):
         raise InputError(

@@ -1,4 +1,4 @@
-"""The noise level that the peers go by: given, or estimated while they train."""
+"""The noise level that the peers use, either given or estimated during training."""
 
 from dataclasses import asdict
 from typing import Any, Literal
@@ -19,44 +19,46 @@ class NoiseLevel:
     """NoL, the share of training samples with noisy labels.
 
     Args:
-        given: The level, `0 <= NoL < 1`, or `auto` where it is to be estimated.
+        noise_level: The level, `0 <= NoL < 1`, or `auto` to estimate it.
 
     Attributes:
-        is_estimated: Whether it is `auto`.
+        is_estimated: Whether the level is `auto`.
         estimate: The last estimate, if there is one.
 
     Raises:
-        InputError: If it is neither.
+        InputError: If the level is neither.
     """
 
-    def __init__(self, given: float | Literal["auto"]) -> None:
-        is_level = isinstance(given, int | float) and 0 <= given < 1
-        if given != "auto" and not is_level:
-            raise InputError(f"noise_level={given} must be auto, or at least 0 and less than 1.")
-        self.is_estimated = given == "auto"
-        self._given = FALLBACK if given == "auto" else given
+    def __init__(self, noise_level: float | Literal["auto"]) -> None:
+        is_level = isinstance(noise_level, int | float) and 0 <= noise_level < 1
+        if noise_level != "auto" and not is_level:
+            raise InputError(
+                f"noise_level={noise_level} must be auto, or at least 0 and less than 1."
+            )
+        self.is_estimated = noise_level == "auto"
+        self._given = FALLBACK if noise_level == "auto" else noise_level
         self.estimate: NoiseLevelEstimate | None = None
 
     @property
     def level(self) -> float:
-        """The level to go by; of `auto`, a cautious guess until there is an estimate."""
+        """The level to use; for `auto`, a cautious guess until there is an estimate."""
         return self._given if self.estimate is None else self.estimate.noise_level
 
     @property
     def known(self) -> bool:
-        """Whether it was given, or could be estimated."""
+        """Whether the level was given, or could be estimated."""
         return self.estimate.separable if self.estimate is not None else not self.is_estimated
 
     def set_noise_level_from(self, peer_a: Evidence, peer_b: Evidence) -> None:
-        """Estimate the level from what both peers say of the labels."""
+        """Estimate the level from both peers' evidence on the labels."""
         self.estimate = estimate_noise_level(peer_a, peer_b)
         rank_zero_info(f"Noise level: {self.estimate}")
 
     def state_dict(self) -> dict[str, Any] | None:
-        """The estimate, as plain values for a checkpoint."""
+        """Return the estimate as plain values for a checkpoint."""
         return None if self.estimate is None else asdict(self.estimate)
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Go on from a checkpoint; a level that is given stays as it is."""
+        """Restore the estimate from a checkpoint; a given level is not changed."""
         if state is not None and self.is_estimated:
             self.estimate = NoiseLevelEstimate(**state)

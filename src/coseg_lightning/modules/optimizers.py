@@ -1,4 +1,4 @@
-"""Optimizers and schedules, and what Lightning leaves to a module with manual optimization."""
+"""Optimizers and schedules, and the tasks that manual optimization leaves to the module."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
@@ -22,9 +22,9 @@ from typing_extensions import override
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
 
-MAX_SKIPPED = 20  # steps in a row, after which training has no hope
+MAX_SKIPPED = 20  # steps in a row, after which training is stopped
 
-# Called with the optimizer; returns a scheduler of torch, or Lightning's dict around one.
+# Called with the optimizer; returns a torch scheduler, or Lightning's dict around one.
 Schedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
 
 
@@ -34,11 +34,11 @@ def build_optimizer(
     groups: Sequence[dict[str, Any]],
     lr: float,
 ) -> Optimizer:
-    """Make the optimizer of a module's parameter groups.
+    """Build the optimizer of a module's parameter groups.
 
-    On a CPU torch's Adam is told to update everything in one kernel, which takes a half to a fifth
-    of the time (benchmarks/step.py). Elsewhere it finds its fast way by itself. Where gradients are
-    scaled, a fused one would unscale them after they were clipped.
+    On a CPU, torch's Adam is used in its fused form, which takes a half to a fifth of the time
+    (benchmarks/step.py). On other devices torch chooses a fast form by itself. With scaled
+    gradients the fused form is not used, since it would unscale them after they were clipped.
     """
     trainer = compat.trainer_of(module)
     scaled = trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
@@ -52,12 +52,12 @@ def build_optimizer(
 def with_schedule(
     optimizer: Optimizer, schedule: Schedule | None, monitor: str
 ) -> OptimizerLRScheduler:
-    """Return what `configure_optimizers` returns: the optimizer, and its scheduler if there is one.
+    """Combine an optimizer and its scheduler, if any, as `configure_optimizers` returns them.
 
     Args:
         optimizer: The optimizer.
         schedule: Makes the scheduler.
-        monitor: The metric that a `ReduceLROnPlateau` goes by, if it names none itself.
+        monitor: The metric that a `ReduceLROnPlateau` monitors if it does not name one.
     """
     if schedule is None:
         return optimizer
@@ -72,21 +72,21 @@ def with_schedule(
 
 
 class GradientGuard(Callback):
-    """Leaves a network out of a step in which its gradient is not a number, and counts that.
+    """Skips the step of a network whose gradient is not a number, and counts skipped steps.
 
     Args:
-        names: What the networks are called in messages.
+        names: The networks' names in messages.
     """
 
     def __init__(self, *names: str) -> None:
         self.names = names
         self.networks: Sequence[nn.Module] = ()
         self.skipped = [0] * len(names)
-        self.skipped_now = 0  # networks, in this step
+        self.skipped_now = 0  # number of networks skipped in this step
         self._in_a_row = [0] * len(names)
 
     def watch(self, networks: Sequence[nn.Module]) -> None:
-        """Begin a fit of these networks."""
+        """Begin a fit of these networks and reset all counts."""
         self.networks = networks
         self.skipped, self._in_a_row = [0] * len(networks), [0] * len(networks)
 
@@ -97,7 +97,7 @@ class GradientGuard(Callback):
         if not belongs(self, pl_module):
             return
         for index, network in enumerate(self.networks):
-            # Gradients are those of all processes, so all processes do the same.
+            # Gradients are averaged over all processes, so all processes decide the same.
             norm = nn.utils.get_total_norm(
                 [weight.grad for weight in network.parameters() if weight.grad is not None]
             )
@@ -105,10 +105,10 @@ class GradientGuard(Callback):
                 self._in_a_row[index] = 0
                 self.clip(network, norm)
             elif getattr(trainer.precision_plugin, "scaler", None) is None:
-                self._skip(index, network)  # float16's scaler skips by itself, and often at first
+                self._skip(index, network)  # float16's scaler skips steps by itself
 
     def clip(self, network: nn.Module, norm: Tensor) -> None:
-        """Clip a network's gradients, whose norm is given; Lightning does so for a single one."""
+        """Clip a network's gradients, of the given norm; Lightning does this for one network."""
 
     def _skip(self, index: int, network: nn.Module) -> None:
         for weight in network.parameters():
@@ -134,19 +134,20 @@ class GradientGuard(Callback):
 
 
 def belongs(callback: Callback, module: pl.LightningModule) -> bool:
-    """Whether a callback is this module's: those of an earlier fit stay with the trainer."""
+    """Whether a callback belongs to this module; those of earlier fits stay with the trainer."""
     return getattr(module, "optimization", None) is callback
 
 
 class PeerOptimization(GradientGuard):
     """Does for two peers what Lightning does with automatic optimization.
 
-    It is a callback, so that it works on where a subclass has hooks of its own. The trainer's
-    `gradient_clip_val`, `gradient_clip_algorithm` and `accumulate_grad_batches` hold for the peers,
-    each clipped by itself, though Lightning refuses them; and schedulers step.
+    Lightning refuses some of the trainer's settings in manual optimization. This callback applies
+    them: `gradient_clip_val` and `gradient_clip_algorithm`, to each peer separately, and
+    `accumulate_grad_batches`. It also steps the schedulers. As a callback, it keeps working if a
+    subclass overrides the module's hooks.
 
     Args:
-        monitor: The metric that a `ReduceLROnPlateau` goes by, if it names none itself.
+        monitor: The metric that a `ReduceLROnPlateau` monitors if it does not name one.
     """
 
     def __init__(self, monitor: str) -> None:
@@ -158,7 +159,7 @@ class PeerOptimization(GradientGuard):
         self.batches = 1
 
     def take_over(self, module: pl.LightningModule, networks: Sequence[nn.Module]) -> None:
-        """Read the trainer's settings, and hide them until `setup` from Lightning's refusal.
+        """Read the trainer's settings, and hide them until `setup`, since Lightning refuses them.
 
         Raises:
             InputError: If a callback or a hook cannot work with manual optimization.
@@ -176,7 +177,7 @@ class PeerOptimization(GradientGuard):
         compat.restore_settings(trainer)
 
     def zero_grad(self, module: pl.LightningModule, batch_idx: int) -> None:
-        """Forget the gradients before the first of the accumulated batches."""
+        """Reset the gradients before the first of the accumulated batches."""
         self.skipped_now = 0
         if batch_idx % self.batches == 0:
             self._optimizer_of(module).zero_grad()
@@ -211,7 +212,7 @@ class PeerOptimization(GradientGuard):
     def with_schedule(
         self, optimizer: Optimizer, schedule: Schedule | None
     ) -> OptimizerLRScheduler:
-        """As `with_schedule`, without the keys that Lightning ignores, and warns of, here."""
+        """Call `with_schedule`, without the keys that Lightning would ignore with a warning."""
         configured = with_schedule(optimizer, schedule, self.monitor)
         if schedule is not None:
             config = cast(dict[str, Any], configured)["lr_scheduler"]
@@ -225,11 +226,11 @@ class PeerOptimization(GradientGuard):
 
         Args:
             module: The module with manual optimization.
-            interval: `step`, after a step of the optimizer, or `epoch`, at the end of one.
-            count: How many of these have ended.
+            interval: `step`, after an optimizer step, or `epoch`, at the end of an epoch.
+            count: The number of steps or epochs so far.
 
         Raises:
-            InputError: If the metric that a `ReduceLROnPlateau` goes by was not logged.
+            InputError: If the metric that a `ReduceLROnPlateau` monitors was not logged.
         """
         for config in module.trainer.lr_scheduler_configs:
             if config.interval != interval or count % config.frequency:
@@ -253,7 +254,7 @@ class PeerOptimization(GradientGuard):
 
 
 def refuse_automatic_hooks(module: pl.LightningModule) -> None:
-    """Raise an `InputError` for hooks that are never called with manual optimization."""
+    """Raise an `InputError` for hooks that manual optimization never calls."""
     for hook in ("optimizer_step", "configure_gradient_clipping", "optimizer_zero_grad"):
         if is_overridden(hook, module, pl.LightningModule):
             raise InputError(

@@ -1,4 +1,4 @@
-"""How images pass through a peer in training."""
+"""Forward passes of the peers in training."""
 
 import torch
 from torch import Tensor, nn
@@ -9,30 +9,30 @@ from coseg_lightning.networks.forward import check_logits, with_auxiliary
 def logits_of_picks(
     network: nn.Module, images: Tensor, picks: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """A network's logits of some images of a batch, and auxiliary ones if it has any.
+    """Compute a network's logits of some images of a batch, and its auxiliary logits, if any.
 
-    At least two images pass through it: BatchNorm after a global pooling has nothing to normalise
-    in a single one, and where it is synchronised all processes must take part.
+    At least two images pass through the network. BatchNorm after a global pooling cannot normalise
+    a single image, and synchronised BatchNorm needs all processes to take part.
     """
     is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
     order = torch.channels_last if is_channels_last else torch.contiguous_format
-    passing = images[picks]
+    inputs = images[picks]
     if len(picks) < 2:
-        passing = torch.cat([passing, companions(images, picks)])[: len(images)]
-    logits, auxiliary = with_auxiliary(network, passing.contiguous(memory_format=order))
+        inputs = torch.cat([inputs, companions(images, picks)])[: len(images)]
+    logits, auxiliary = with_auxiliary(network, inputs.contiguous(memory_format=order))
     return logits[: len(picks)], [part[: len(picks)] for part in auxiliary]
 
 
 def companions(images: Tensor, picks: Tensor) -> Tensor:
-    """The images that follow a pick of one, or of none, in the batch."""
+    """Return the images that follow a single pick in the batch, or the first two without a pick."""
     first = int(picks[0]) + 1 if len(picks) else 0
-    places = torch.arange(first, first + 2 - len(picks)) % len(images)
-    # They may be what was found bad: what is not a number would spoil the gradient.
-    return images[places.to(picks)].nan_to_num(0, 0, 0)
+    indices = torch.arange(first, first + 2 - len(picks)) % len(images)
+    # Companions may be corrupted images, whose NaN would spoil the gradient.
+    return images[indices.to(picks)].nan_to_num(0, 0, 0)
 
 
 def no_gradient_loss(network: nn.Module) -> Tensor:
-    """A loss of 0 whose gradients are 0, so that the optimizer's momentum goes on as under DDP."""
+    """Return a loss of 0 with gradients of 0: the optimizer's momentum then acts as under DDP."""
     parameters = list(network.parameters())
     zero = torch.zeros((), device=parameters[0].device)
     for weight in parameters:
@@ -47,12 +47,12 @@ def agreement_of_picks(
     masks: Tensor,
     ignore_index: int,
 ) -> tuple[Tensor, int]:
-    """The share of pixels on which both peers agree, of the samples that both learn from.
+    """Compute the share of pixels on which both peers agree, over samples that both learn from.
 
     Args:
-        classes_a: The first peer's predictions; -1 of samples that did not pass through it.
-        classes_b: The second one's.
-        picks: What each peer picked.
+        classes_a: The first peer's predictions; -1 for samples that did not pass through it.
+        classes_b: The second peer's predictions.
+        picks: The samples that each peer picked.
         masks: The labels.
         ignore_index: Class id of unlabelled pixels.
 
@@ -65,7 +65,7 @@ def agreement_of_picks(
 
 
 def check_first_logits(checked: set[str], **logits: Tensor) -> None:
-    """Check the first logits of each network, and note its name."""
+    """Check the first logits of each network, and add its name to `checked`."""
     new = set(logits) - checked
     check_logits(*(logits[name] for name in sorted(new)))
     checked |= new

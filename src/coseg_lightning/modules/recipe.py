@@ -1,6 +1,6 @@
-"""The recipe: everything that the paper leaves open, with the values that were measured.
+"""The recipe: all settings of the method, with their measured default values.
 
-It needs neither torch nor Lightning, so that the command line's help comes at once.
+This module imports neither torch nor Lightning, so that the command line's help appears at once.
 """
 
 from collections.abc import Mapping
@@ -15,40 +15,44 @@ STEPS = ("picks", "joint")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the peers are trained, the masks ranked and corrected, and the network retrained.
+    """The settings of robust training, ranking, label correction and retraining.
 
-    The defaults are the recipe that was measured (docs/benchmarks.md). They are written down here
-    alone: modules, callbacks, `run_stages` and the settings of the app take them from here.
+    The default values were measured (docs/benchmarks.md). They are defined only here: modules,
+    callbacks, `run_stages` and the settings of the app take them from this class.
 
     Args:
         lambda_1: Weight of the Dice loss in Eq. (2).
-        lambda_2: Weight of the L2 term in Eq. (2), a coupled weight decay of `2 * lambda_2`.
+        lambda_2: Weight of the L2 term in Eq. (2). It equals a coupled weight decay of
+            `2 * lambda_2`.
         include_background: Whether background is one of the k classes of Eq. (3).
         lr: Learning rate.
-        averaging: The share of training that the averaged weights reach back over, see
-            `AveragedWeights`; 0 judges networks by their last step.
-        selection: How a peer picks samples. `whole_set`: by rankings of the whole training set,
-            see `WholeSet`. `relative`, `eq1`: in each batch, see `PerBatch`.
-        step: What passes through the peers in training: `picks`, or `joint`, the whole batch.
-        ramp_epochs: Epochs over which the keep rate of a batch falls from 1 to 1 - NoL. None
-            means 30 % of the epochs, 0 a constant keep rate.
-        score: What the training samples are ranked by, see `coseg_lightning.ranking.scores`.
-        score_epochs: How many of the last epochs the scores are averaged over. Averaged weights
-            need 1; without them single epochs differ a lot, and 5 rank better.
-        by_class: Whether each class is ranked and corrected by itself.
-        confidence: The least mean probability of the peers' class that overrules a label; 0 is the
-            vote as printed. `auto`: chosen per sample from how strongly the peers disagree with
-            the label; correction is skipped if the peers are no better than the labels.
-        warm_start: Whether retraining starts from the first peer, not from new weights. It starts
-            from new weights, for the epochs of both stages, if the peers excluded samples and
+        averaging: The share of training over which weights are averaged, see `AveragedWeights`.
+            With 0 there is no average, and networks are evaluated with their last weights.
+        selection: How a peer picks samples. `whole_set` uses rankings of the whole training set,
+            see `WholeSet`; `relative` and `eq1` use scores within each batch, see `PerBatch`.
+        step: Which samples pass through a peer in training. `picks` passes only those that it
+            learns from; `joint` passes the whole batch.
+        ramp_epochs: Number of epochs over which a batch's keep rate falls from 1 to 1 - NoL. None
+            means 30 % of the epochs, and 0 means a constant keep rate.
+        score: The score by which training samples are ranked, see
+            `coseg_lightning.ranking.scores`.
+        score_epochs: Number of last epochs over which the scores are averaged. 1 suffices with
+            averaged weights; without them single epochs differ a lot, and 5 rank better.
+        by_class: Whether each class is ranked and corrected separately.
+        confidence: The mean probability that the peers' class needs to overrule a label; 0 is the
+            vote as printed. `auto` chooses it per sample from how strongly the peers disagree
+            with the label, and skips correction if the peers are no better than the labels.
+        warm_start: Whether retraining starts from the first peer's weights. It still starts from
+            new weights, for the epochs of both stages, if the peers excluded samples and
             correction was then skipped.
         retraining_loss: The pixel loss of retraining, one of
             `coseg_lightning.functional.losses.PIXEL_LOSSES`.
-        retraining_share: The epochs of a warm-started retraining, as a share of stage 1's.
-        rounds: How often the peers are trained, and correct what the round before left.
+        retraining_share: Number of epochs of a warm-started retraining, as a share of stage 1's.
+        rounds: Number of rounds of robust training and correction. Each round starts from the
+            labels that the round before it corrected.
 
     Raises:
-        InputError: If a value is none of these.
+        InputError: If a value is invalid.
     """
 
     lambda_1: float = 1.0
@@ -68,7 +72,7 @@ class Recipe:
     retraining_share: float = 1.0
     rounds: int = 1
 
-    # Where a field stands among the settings of the app, by the groups that conf/ composes.
+    # The fields of each group of settings that conf/ composes.
     SETTINGS: ClassVar[dict[str, tuple[str, ...]]] = {
         "training": ("averaging",),
         "loss": ("lambda_1", "lambda_2", "include_background"),
@@ -116,16 +120,20 @@ class Recipe:
 
     @property
     def of_networks(self) -> dict[str, Any]:
-        """What a module takes of it: `SegmentationModule("unet", **recipe.of_networks)`."""
+        """The arguments of a single network: `SegmentationModule("unet", **recipe.of_networks)`."""
         return {name: getattr(self, name) for name in _OF_NETWORKS}
 
     @property
     def of_peers(self) -> dict[str, Any]:
-        """What a pair of peers takes of it: `CoSegModule("unet", **recipe.of_peers)`."""
+        """The arguments of a pair of peers: `CoSegModule("unet", **recipe.of_peers)`."""
         return {name: getattr(self, name) for name in (*_OF_NETWORKS, *_OF_PEERS)}
 
     def check_module(self, hparams: Mapping[str, Any]) -> None:
-        """Raise an `InputError` if a module was made without a value that this recipe changes."""
+        """Raise an `InputError` if a module lacks a value in which this recipe differs.
+
+        Args:
+            hparams: The module's hyperparameters.
+        """
         for name in (*_OF_NETWORKS, *_OF_PEERS):
             wanted = getattr(self, name)
             if name in hparams and wanted not in (getattr(Recipe, name), hparams[name]):
@@ -137,12 +145,14 @@ class Recipe:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Recipe":
-        """The recipe of the app's settings, `{"averaging": ..., "method": {...}, "loss": {...}}`.
+        """Build the recipe from the app's settings.
 
-        Settings that are not there keep their defaults; those of other things are not looked at.
+        Args:
+            settings: `{"averaging": ..., "method": {...}, "loss": {...}}`. Missing settings keep
+                their defaults, and all other settings are ignored.
 
         Raises:
-            InputError: By the name of the setting.
+            InputError: If a value is invalid; the message names the setting.
         """
         values, keys = {}, {}
         for group, names in cls.SETTINGS.items():
@@ -164,7 +174,7 @@ _OF_PEERS = ("ramp_epochs", "selection", "step")
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a number, which True is not."""
+    """Whether a value is a number; booleans are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -1,4 +1,4 @@
-"""SegmentationModule: one network, plain supervised (section 2.3, and the baselines)."""
+"""SegmentationModule: supervised training of one network (section 2.3, and the baselines)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -28,29 +28,30 @@ from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_au
 
 
 class SegmentationModule(SegmentationSteps):
-    """Trains one network with the loss of Eq. (2) on the labels as they are.
+    """Trains one network with the loss of Eq. (2) on the given labels.
+
+    Batches are `(image, mask)`, `(image, mask, id)`, or dicts with `image` and `mask` or `label`.
 
     Args:
-        net: A network, or the name of one: see `coseg_lightning.networks.build_network`.
-        encoder_name: For a network given by name.
-        encoder_weights: For a network given by name; none by default, and nothing is downloaded.
-        in_channels: For a network given by name.
-        classes: Number of classes K, background included; 1 for a binary network with one
-            output, the logit of the foreground, whose masks hold 0 and 1.
+        net: A network, or its name; see `coseg_lightning.networks.build_network`.
+        encoder_name: The encoder, for a network given by name.
+        encoder_weights: The encoder's initial weights, for a network given by name. By default
+            there are none, and nothing is downloaded.
+        in_channels: Number of image channels, for a network given by name.
+        classes: Number of classes K, including background. Give 1 for a binary network with a
+            single output, the foreground's logit; its masks hold 0 and 1.
         lambda_1: Weight of the Dice loss in Eq. (2).
         lambda_2: Weight of the L2 term in Eq. (2).
         include_background: Whether background is one of the k classes of Eq. (3).
         lr: Learning rate.
         optimizer: Called with the parameter groups and `lr=`.
-        scheduler: Called with the optimizer; gives a scheduler of torch, stepped each epoch, or
-            Lightning's dict around one. A `ReduceLROnPlateau` goes by `val/dice` unless another
-            metric is named.
+        scheduler: Called with the optimizer. It returns a torch scheduler, which is stepped each
+            epoch, or Lightning's dict around one. A `ReduceLROnPlateau` monitors `val/dice`
+            unless it names another metric.
         ignore_index: Class id of unlabelled pixels.
         pixel_loss: `cross_entropy`, or a robust loss in its place: `generalised_cross_entropy`
             or `symmetric_cross_entropy`, see `coseg_lightning.functional.losses`.
         options: Further arguments of a network given by name.
-
-    Batches are `(image, mask)`, `(image, mask, id)`, or dicts with `image`, `mask` or `label`.
 
     Shape:
         `forward(images)`: images `(N, C, H, W)`; returns logits `(N, K, H, W)`.
@@ -87,7 +88,8 @@ class SegmentationModule(SegmentationSteps):
         )
         ready = isinstance(net, nn.Module)
         refuse_options(options, self, ready=ready)
-        self.save_hyperparameters(ignore=["optimizer", "scheduler", *(["net"] if ready else [])])
+        ignored = ["optimizer", "scheduler", "net"] if ready else ["optimizer", "scheduler"]
+        self.save_hyperparameters(ignore=ignored)
         self.use_pixel_loss(pixel_loss)
         self.net = network_of(
             net,
@@ -102,7 +104,11 @@ class SegmentationModule(SegmentationSteps):
         self.checked_networks: set[str] = set()
 
     def use_pixel_loss(self, name: str) -> None:
-        """Put a loss of `PIXEL_LOSSES` in the place of the cross-entropy in Eq. (2)."""
+        """Replace the cross-entropy in Eq. (2) by a loss of `PIXEL_LOSSES`.
+
+        Raises:
+            InputError: If there is no loss of this name.
+        """
         if name not in PIXEL_LOSSES:
             raise InputError(f"pixel_loss={name!r} must be {' or '.join(PIXEL_LOSSES)}.")
         self.pixel_loss = name
@@ -121,7 +127,7 @@ class SegmentationModule(SegmentationSteps):
         return loss
 
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
-        """Each sample's loss, `(N,)`."""
+        """Compute each sample's loss, `(N,)`."""
         logits, auxiliary = self.outputs(images)
         losses = self.supervised_losses(logits, masks)
         for part in auxiliary:
@@ -129,7 +135,7 @@ class SegmentationModule(SegmentationSteps):
         return losses
 
     def outputs(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The logits of images to learn from, and the network's auxiliary ones, if it has any."""
+        """Compute the logits of training images, and the auxiliary logits, if there are any."""
         if is_overridden("forward", self, SegmentationModule):
             logits, auxiliary = self(images), list[Tensor]()
         else:
@@ -138,13 +144,13 @@ class SegmentationModule(SegmentationSteps):
         return logits, auxiliary
 
     def check_data(self, data: Any) -> None:
-        """Raise an `InputError` if a datamodule lacks what the method needs, before training."""
+        """Raise an `InputError` before training if a datamodule lacks what the method needs."""
 
     @override
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.state.fn != TrainerFn.FITTING:
             return []
-        self.optimization.watch((self,))  # and what a method learns beside the network
+        self.optimization.watch((self,))  # includes parameters that a method adds to the network's
         return [self.optimization]
 
     @override
@@ -153,6 +159,6 @@ class SegmentationModule(SegmentationSteps):
         return with_schedule(optimizer, self.scheduler_factory, monitor="val/dice")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimizer is given; a method that learns more than the network adds to it."""
+        """Return the optimizer's parameter groups; a method with more parameters adds a group."""
         decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
         return [{"params": list(self.net.parameters()), "name": "net", "weight_decay": decay}]

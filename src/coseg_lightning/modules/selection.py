@@ -1,4 +1,4 @@
-"""Which samples the peers pick for each other: the policies of section 2.1."""
+"""Selection policies: which samples the peers pick for each other (section 2.1)."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
@@ -24,21 +24,22 @@ from coseg_lightning.modules.recipe import SELECTIONS
 from coseg_lightning.ranking.evidence import relative_score
 from coseg_lightning.ranking.ranking import Ranking
 
-Logits = tuple[Tensor, Tensor]  # of the first peer and of the second one, (N, K, H, W)
-Picks = tuple[Tensor, Tensor]  # the places in a batch that each peer picks for the other, (n,)
+Logits = tuple[Tensor, Tensor]  # logits of the first and the second peer, (N, K, H, W)
+Picks = tuple[Tensor, Tensor]  # indices in a batch that each peer picks for the other, (n,)
 
 
 class TrainingSetRanker(Callback):
-    """A callback that ranks the whole training set within training, for `Selection.update`."""
+    """A callback that ranks the whole training set during training, for `Selection.update`."""
 
 
 class Selection(ABC):
-    """Decides which samples of a batch each peer picks; a `CoSegModule` owns one.
+    """A policy that decides which samples of a batch each peer picks.
 
-    Derive from it to select in another way: `CoSegModule(a, b, selection=YourSelection())`.
+    Each `CoSegModule` owns one policy. Derive a class from this one to select in another way:
+    `CoSegModule(a, b, selection=YourSelection())`.
     """
 
-    uses_rankings = False  # whether `update` is to be called within training
+    uses_rankings = False  # whether `update` should be called during training
 
     @abstractmethod
     def __call__(self, batch: Batch, predict: Callable[[], Logits], alpha: float) -> Picks:
@@ -46,41 +47,45 @@ class Selection(ABC):
 
         Args:
             batch: The batch.
-            predict: Gives both peers' logits of the batch, without gradients; it may cost a pass.
+            predict: Returns both peers' logits of the batch, without gradients. It may cost a
+                forward pass.
             alpha: The keep rate.
+
+        Returns:
+            The indices in the batch that each peer picks.
         """
 
     @abstractmethod
     def keep_rate(self, noise_level: float, epoch: int, max_epochs: int | None) -> float:
-        """The share alpha of the samples that is kept in an epoch, counted from 0."""
+        """Return alpha, the share of samples that is kept in an epoch; epochs count from 0."""
 
     def begin_fit(self, *, ranked: bool) -> None:  # noqa: B027
-        """Forget an earlier fit; `ranked` tells whether a callback will rank the training set."""
+        """Reset the policy; `ranked` says whether a callback will rank the training set."""
 
     def update(self, ranking: Ranking) -> None:  # noqa: B027
-        """Take over a ranking of the whole training set."""
+        """Use a new ranking of the whole training set from now on."""
 
     @property
     def waits_for_ranking(self) -> bool:
-        """Whether everything was kept so far, since no ranking has come yet."""
+        """Whether all samples are kept so far because there is no ranking yet."""
         return False
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """Return the policy's state as plain values for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027
-        """Go on from a checkpoint."""
+        """Restore the policy's state from a checkpoint."""
 
 
 class PerBatch(Selection):
-    """In every batch, the samples that a peer finds least corrupted, as printed.
+    """Picks the least corrupted samples of every batch, as printed in the paper.
 
     Args:
-        score: `eq1`, the cross-entropy of Eq. (1), which on varied images picks the easy ones; or
-            `relative`, the cross-entropy over the entropy that the peer expects.
-        ramp_epochs: Epochs over which the keep rate falls from 1 to 1 - NoL; 0 is a constant keep
-            rate, None 30 % of the epochs.
+        score: `eq1`, the cross-entropy of Eq. (1), which picks the easy images of a varied set; or
+            `relative`, the cross-entropy divided by the entropy that the peer expects.
+        ramp_epochs: Number of epochs over which the keep rate falls from 1 to 1 - NoL. None means
+            30 % of the epochs, and 0 means a constant keep rate.
         ignore_index: Class id of unlabelled pixels.
     """
 
@@ -104,12 +109,12 @@ class PerBatch(Selection):
 
     @torch.no_grad()
     def least_corrupted(self, logits: Tensor, batch: Batch, k: int) -> Tensor:
-        """The places of the k samples with the smallest scores, `(k,)`."""
+        """Return the indices of the k samples with the smallest scores, `(k,)`."""
         scores = self.score(logits, batch.masks, ignore_index=self.ignore_index)
         return small_score_selection(scores, k)
 
     def size(self, batch_size: int, alpha: float) -> int:
-        """How many samples of a batch to keep; call it once a batch."""
+        """Return how many samples of a batch to keep; call it once per batch."""
         k, self.carry = selection_size(batch_size, alpha, self.carry)
         return k
 
@@ -131,16 +136,17 @@ class PerBatch(Selection):
 
 
 class WholeSet(Selection):
-    """The samples that a peer's own ranking of the whole training set keeps (the default).
+    """Picks the samples that a peer's ranking of the whole training set keeps (the default).
 
-    The peers learn from all samples until the first ranking comes. Without a `CorruptionRanking`
-    among the callbacks, or without ids in the batches, samples are picked batch by batch.
+    The peers learn from all samples until the first ranking. Samples are picked batch by batch if
+    there is no `CorruptionRanking` among the callbacks, or if the batches have no ids.
 
     Args:
-        per_batch: Picks where there are no rankings, or no ids.
+        per_batch: The policy without rankings or ids.
 
     Attributes:
-        excluded_ids: What each peer's last ranking takes for noisy, or None before the first one.
+        excluded_ids: The ids that each peer's last ranking excludes as noisy, or None before the
+            first ranking.
     """
 
     uses_rankings = True
@@ -209,9 +215,9 @@ class WholeSet(Selection):
         """Exclude samples from now on, by their names.
 
         Args:
-            by_a: What the first peer's ranking of the training set takes for noisy.
-            by_b: What the second peer's does.
-            among: All that were ranked, if a batch is to be refused that none of them is in.
+            by_a: The samples that the first peer's ranking of the training set counts as noisy.
+            by_b: The same of the second peer.
+            among: All ranked samples. If given, a batch that holds none of them is refused.
         """
         self.excluded_ids = frozenset(by_a), frozenset(by_b)
         self._ranked_ids = frozenset(among)
@@ -224,7 +230,7 @@ class WholeSet(Selection):
     @override
     def state_dict(self) -> dict[str, Any]:
         excluded = self.excluded_ids
-        ids = None if excluded is None else [sorted(of_peer) for of_peer in excluded]
+        ids = None if excluded is None else [sorted(peer_ids) for peer_ids in excluded]
         return {"excluded_ids": ids, "per_batch": self.per_batch.state_dict()}
 
     @override
@@ -236,21 +242,21 @@ class WholeSet(Selection):
 
 
 def everything(batch: Batch) -> Picks:
-    """All samples of a batch, for both peers."""
-    places = torch.arange(len(batch.masks), device=batch.masks.device)
-    return places, places
+    """Pick all samples of a batch for both peers."""
+    indices = torch.arange(len(batch.masks), device=batch.masks.device)
+    return indices, indices
 
 
 def kept(names: list[str], excluded: frozenset[str], batch: Batch) -> Tensor:
-    """The places of the samples that are not excluded."""
-    places = [place for place, name in enumerate(names) if name not in excluded]
-    return torch.tensor(places, dtype=torch.long, device=batch.masks.device)
+    """Return the indices of the samples that are not excluded."""
+    indices = [index for index, name in enumerate(names) if name not in excluded]
+    return torch.tensor(indices, dtype=torch.long, device=batch.masks.device)
 
 
 def ramped_keep_rate(
     noise_level: float, epoch: int, max_epochs: int | None, ramp_epochs: int | None
 ) -> float:
-    """`keep_rate` with a default ramp: 30 % of the epochs, or 10 where their number is open."""
+    """`keep_rate` with a default ramp: 30 % of the epochs, or 10 if their number is unlimited."""
     if ramp_epochs is None:
         ramp_epochs = 10 if max_epochs is None or max_epochs < 0 else round(0.3 * max_epochs)
     return keep_rate(epoch, noise_level, ramp_epochs)
@@ -259,7 +265,11 @@ def ramped_keep_rate(
 def make_selection(
     name: str, ramp_epochs: int | None, *, ignore_index: int = IGNORE_INDEX
 ) -> Selection:
-    """A policy by its name in the settings: whole_set, relative or eq1."""
+    """Make a policy by its name in the settings: whole_set, relative or eq1.
+
+    Raises:
+        InputError: If there is no policy of this name.
+    """
     if name not in SELECTIONS:
         raise InputError(f"selection={name!r} must be whole_set, relative or eq1.")
     if name == "whole_set":
@@ -268,7 +278,7 @@ def make_selection(
 
 
 def earlier_state(checkpoint: dict[str, Any], selection: Selection) -> dict[str, Any]:
-    """The state of a policy in a checkpoint of version 0.1, or of one without any."""
+    """Return a policy's state from a checkpoint of version 0.1, or one without any state."""
     carry = {"carry": checkpoint.get("selection_carry", 0.0)}
     if not isinstance(selection, WholeSet):
         return carry

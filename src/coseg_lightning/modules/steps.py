@@ -1,4 +1,4 @@
-"""What both modules do alike: checks of batches, validation, test and checkpoints."""
+"""The steps that both modules share: batch checks, validation, test and checkpoints."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -24,20 +24,20 @@ from coseg_lightning.networks.build import build_network
 
 
 class SegmentationSteps(pl.LightningModule):
-    """The hooks that a module with one network and one with two peers share.
+    """The hooks that modules with one network and modules with two peers share.
 
     Args:
-        classes: K, or 1 for a binary network with one output.
+        classes: Number of classes K, or 1 for a binary network with one output.
         ignore_index: Class id of unlabelled pixels.
         lambda_1: Weight of the Dice loss in Eq. (2).
         lambda_2: Weight of the L2 term in Eq. (2).
         include_background: Whether background is one of the k classes of Eq. (3).
         optimizer: Called with the parameter groups and `lr=`.
-        scheduler: Called with the optimizer; gives a scheduler of torch, or Lightning's dict.
-        pixel_loss: Takes the place of the cross-entropy in Eq. (2).
+        scheduler: Called with the optimizer; returns a torch scheduler, or Lightning's dict.
+        pixel_loss: Name of the loss that replaces the cross-entropy in Eq. (2).
     """
 
-    suffixes: ClassVar[tuple[str, ...]]  # one for each network that `forward` gives logits of
+    suffixes: ClassVar[tuple[str, ...]]  # one metric suffix for each output of `forward`
 
     def __init__(
         self,
@@ -70,14 +70,14 @@ class SegmentationSteps(pl.LightningModule):
         )
 
     def read(self, batch: Any) -> Batch:
-        """Understand a training batch, and check its class ids in the first epoch."""
+        """Read a training batch, and check its class ids in the first epoch."""
         sample = read_batch(batch)
         if self.current_epoch == 0:
             self.class_ids.check(sample.masks)
         return sample
 
     def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
-        """Eq. (2) of each sample, `(N,)`, by `pixel_loss` in the place of the cross-entropy."""
+        """Compute Eq. (2) for each sample, `(N,)`, with `pixel_loss` as its cross-entropy."""
         return segmentation_loss(
             logits,
             masks,
@@ -88,13 +88,13 @@ class SegmentationSteps(pl.LightningModule):
         )
 
     def log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
-        """Log means over an epoch and over all processes."""
+        """Log values as means over the epoch and over all processes."""
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
 
     @override
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        # Not in on_train_epoch_end: there the progress bar of process 0 may already be waiting for
-        # the others to reduce its metrics, and two different collectives would meet.
+        # This cannot be done in on_train_epoch_end. There the progress bar of process 0 may already
+        # wait for the other processes to reduce its metrics, and two collectives would mix.
         if self.trainer.is_last_batch:
             average_buffers(self)
             if self.current_epoch == 0:
@@ -140,14 +140,14 @@ class SegmentationSteps(pl.LightningModule):
 
     @override
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Class probabilities, the mean over the networks, `(N, K, H, W)`."""
-        logits = _as_tuple(self(images_of(batch)))
-        probabilities = [class_logits(of_network).softmax(dim=1) for of_network in logits]
+        """Predict class probabilities, averaged over the networks, `(N, K, H, W)`."""
+        outputs = _as_tuple(self(images_of(batch)))
+        probabilities = [class_logits(logits).softmax(dim=1) for logits in outputs]
         return torch.stack(probabilities).sum(dim=0) / len(probabilities)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # The weights are in the checkpoint: loading it must not download others first.
+        # The checkpoint holds the weights, so loading it must not download pretrained weights.
         checkpoint.get("hyper_parameters", {})["encoder_weights"] = None
 
 
@@ -156,12 +156,12 @@ def _as_tuple(logits: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def network_of(network: str | nn.Module, **arguments: Any) -> nn.Module:
-    """A network as it was given, or the one of that name; see `build_network`."""
+    """Return a given network, or build the one of a given name; see `build_network`."""
     return build_network(network, **arguments) if isinstance(network, str) else network
 
 
 def refuse_options(options: dict[str, Any], module: pl.LightningModule, *, ready: bool) -> None:
-    """Raise an `InputError` for arguments that no network takes, since all are given ready."""
+    """Raise an `InputError` for options that no network can use, since all are already built."""
     if options and ready:
         raise InputError(
             f"{', '.join(sorted(options))}: there is no such argument of "

@@ -1,7 +1,7 @@
 """The ranking of a training set by corruption score, and its file, scores.csv."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,28 +17,33 @@ from coseg_lightning.ranking.scores import class_scores, direction
 
 Floats = NDArray[np.float64]
 
+_DIRECTION_NAMES = {1: "too large", -1: "too small"}
+
 
 @dataclass
 class Ranking:
     """Corruption scores of all training samples, in the dataset's order.
 
     Args:
-        ids: The samples.
-        score_a: `(N,)` scores of the first peer, and `score_b` of the second.
-        noise_level: Share of the samples taken for noisy: the `round(noise_level * N)` with the
-            highest mean score.
-        replaced: Ids known to have noisy masks, if it is known.
-        label_dice: `(N,)` Dice of each label to the original mask, if it is known.
-        class_scores: `(N, K - 1)` score of each class but background, NaN where it is neither in
-            the label nor predicted.
-        size_bias: `(N,)` how much larger the label's foreground is than the predicted one, as a share
-            of the image; negative where it is smaller.
+        ids: The samples' ids.
+        score_a: `(N,)` scores of the first peer.
+        score_b: `(N,)` scores of the second peer.
+        noise_level: Share of the samples that count as noisy: the `round(noise_level * N)` samples
+            with the highest mean score.
+        replaced: Ids of the samples whose masks were replaced by noisy ones, if known.
+        label_dice: `(N,)` Dice of each label to the original mask, if known.
+        class_scores: `(N, K - 1)` score of each class except background, NaN if the class is
+            neither in the label nor predicted.
+        size_bias: `(N,)` how much larger the label's foreground is than the predicted one, as a
+            share of the image; negative if it is smaller.
         prediction_dice: `(N,)` soft Dice of each label to the prediction, the mean over classes.
         direction: `(K - 1,)` whether bad labels of a class tend to be too large (1), too small
-            (-1), or neither.
-        by_class: Whether a sample is taken for noisy because one of its classes is.
-        run_id: The run that the ranking belongs to.
-        numbered: Whether the samples have no ids of their own, but their place in the dataset.
+            (-1), or neither (0).
+        by_class: Whether a sample counts as noisy if one of its classes does.
+        run_id: Identifies the run of this ranking.
+        numbered: Whether the samples have no ids of their own, so that their indices serve as ids.
+        changed_pixels: Number of pixels that a correction changed, by sample index.
+        corrected_dice: Dice of the corrected mask to the original one, by sample index, if known.
     """
 
     ids: Sequence[str]
@@ -68,18 +73,18 @@ class Ranking:
         score: str,
         **known: Any,
     ) -> "Ranking":
-        """Rank samples by what two peers say of their labels.
+        """Rank samples by two peers' evidence on their labels.
 
         Args:
-            ids: The samples.
-            peers: What each peer says.
+            ids: The samples' ids.
+            peers: Each peer's evidence.
             scores: Each peer's scores, `(N,)`.
             noise_level: See `Ranking`.
             score: The score by which each class is ranked, see `class_scores`.
             known: Further arguments of `Ranking`.
         """
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # NaN of both peers is NaN
+            warnings.simplefilter("ignore", RuntimeWarning)  # the mean of two NaN is NaN
             by_class = np.nanmean([class_scores(peer, score) for peer in peers], axis=0)
         return cls(
             ids,
@@ -94,7 +99,7 @@ class Ranking:
 
     @property
     def excluded_by_peers(self) -> tuple[frozenset[str], frozenset[str]]:
-        """What each peer's own scores take for noisy; at least one sample is kept."""
+        """The ids that each peer's own scores exclude as noisy; at least one sample is kept."""
         count = min(round(self.noise_level * len(self.ids)), len(self.ids) - 1)
         worst_a, worst_b = (
             worst_first(scores, self.ids)[:count] for scores in (self.score_a, self.score_b)
@@ -103,64 +108,66 @@ class Ranking:
 
     @property
     def score(self) -> Floats:
-        """`(N,)` mean of both peers' scores."""
+        """The mean of both peers' scores, `(N,)`."""
         return (self.score_a + self.score_b) / 2
 
     @property
     def _comparable_score(self) -> Floats:
-        """The score with what is not a number above everything else, to be looked at first."""
+        """The score with NaN replaced by infinity, so that such samples rank worst."""
         return np.nan_to_num(self.score, nan=np.inf)
 
     @cached_property
     def worst_first(self) -> list[int]:
-        """Indices by falling score; equal scores by id, scores that are not a number first."""
+        """Indices by falling score, NaN first; samples with equal scores are ordered by id."""
         return worst_first(self._comparable_score, self.ids)
 
     @property
     def noisy(self) -> list[int]:
-        """Indices of the samples taken for noisy, worst first."""
+        """Indices of the samples that count as noisy, worst first."""
         if self.by_class:
-            found = self.noisy_classes
-            return [i for i in self.worst_first if i in found]
+            noisy_classes = self.noisy_classes
+            return [i for i in self.worst_first if i in noisy_classes]
         return self.worst_first[: round(self.noise_level * len(self.ids))]
 
     @property
     def noisy_classes(self) -> dict[int, list[int]]:
-        """By the sample's index, the classes taken for noisy when each is ranked by itself.
+        """The noisy classes of each sample, by its index, if each class is ranked separately.
 
-        Of the labels that concern a class, the `round(noise_level * N)` with the highest score.
+        A class is noisy in the `round(noise_level * n)` samples with its highest scores, of the n
+        samples with a score for it.
         """
-        found: dict[int, list[int]] = {}
-        scores = np.empty((len(self.ids), 0)) if self.class_scores is None else self.class_scores
-        for k, of_class in enumerate(scores.T, start=1):
-            concerned = int((~np.isnan(of_class)).sum())
-            worst = worst_first(np.nan_to_num(of_class, nan=-np.inf), self.ids)
+        noisy_classes: dict[int, list[int]] = {}
+        if self.class_scores is None:
+            return noisy_classes
+        for k, scores in enumerate(self.class_scores.T, start=1):
+            concerned = int((~np.isnan(scores)).sum())
+            worst = worst_first(np.nan_to_num(scores, nan=-np.inf), self.ids)
             for i in worst[: round(self.noise_level * concerned)]:
-                found.setdefault(i, []).append(k)
-        return found
+                noisy_classes.setdefault(i, []).append(k)
+        return noisy_classes
 
     @property
     def bias(self) -> str | None:
-        """In which direction bad labels err, in a sentence; None if in none, or not known."""
-        names = {1: "too large", -1: "too small"}
-        sides = [] if self.direction is None else [round(float(side)) for side in self.direction]
-        one = len(sides) == 1
-        told = [
-            f"{'Bad masks' if one else f'Bad outlines of class {k}'} tend to be {names[side]}"
-            for k, side in enumerate(sides, start=1)
-            if side
+        """Whether bad labels tend to be too large or too small, in a sentence; None if neither."""
+        if self.direction is None:
+            return None
+        directions = [round(float(direction)) for direction in self.direction]
+        statements = [
+            f"{_subject(k, len(directions))} tend to be {_DIRECTION_NAMES[direction]}"
+            for k, direction in enumerate(directions, start=1)
+            if direction != 0
         ]
-        return "; ".join(told) + "." if told else None
+        return "; ".join(statements) + "." if statements else None
 
     @property
     def auroc(self) -> float | None:
-        """How well the score tells replaced masks from others; None where that is not known.
+        """How well the score separates replaced masks from others; None if that is unknown.
 
-        The probability that a replaced mask scores higher than another, ties counting half.
+        The probability that a replaced mask scores higher than another one, with ties counted half.
         """
         if self.replaced is None:
             return None
-        replaced = np.array([id in self.replaced for id in self.ids])
+        replaced = np.array([sample_id in self.replaced for sample_id in self.ids])
         if replaced.all() or not replaced.any():
             return None
         scores = self._comparable_score
@@ -169,7 +176,7 @@ class Ranking:
 
     @property
     def corrected_label_dice(self) -> Floats | None:
-        """`(N,)` Dice of each label to the original mask after correction, if it is known."""
+        """Dice of each label to the original mask after correction, `(N,)`, if known."""
         if self.label_dice is None:
             return None
         after = self.label_dice.copy()
@@ -178,12 +185,14 @@ class Ranking:
         return after
 
     def write(self, path: str | Path) -> None:
-        """Write `scores.csv`, worst first; what is not known is left empty."""
-        noisy, after, score = set(self.noisy), self.corrected_label_dice, self.score
-        of_prediction, noisy_classes = self.prediction_dice, self.noisy_classes
+        """Write `scores.csv`, worst first; unknown values are left empty."""
+        write_table(path, self._rows())
 
-        def row(rank: int, i: int) -> dict[str, Any]:
-            return {
+    def _rows(self) -> Iterator[dict[str, Any]]:
+        score, corrected_dice = self.score, self.corrected_label_dice
+        noisy, noisy_classes = set(self.noisy), self.noisy_classes
+        for rank, i in enumerate(self.worst_first, start=1):
+            row: dict[str, Any] = {
                 "id": self.ids[i],
                 "score": score[i],
                 "score_a": self.score_a[i],
@@ -192,32 +201,40 @@ class Ranking:
                 "noisy": int(i in noisy),
                 "changed_pixels": self.changed_pixels.get(i),
                 "replaced": None if self.replaced is None else int(self.ids[i] in self.replaced),
-                "label_dice": None if self.label_dice is None else self.label_dice[i],
-                "corrected_dice": None if after is None else after[i],
-                "prediction_dice": None if of_prediction is None else of_prediction[i],
-                "excess": None if self.size_bias is None else self.size_bias[i],
-                **by_class(i),
-                **({} if self.run_id is None else {"run": self.run_id}),
+                "label_dice": _value_at(self.label_dice, i),
+                "corrected_dice": _value_at(corrected_dice, i),
+                "prediction_dice": _value_at(self.prediction_dice, i),
+                "excess": _value_at(self.size_bias, i),
             }
+            if self.class_scores is not None and self.class_scores.shape[1] > 1:
+                row |= _class_columns(self.class_scores[i], noisy_classes.get(i, []))
+            if self.run_id is not None:
+                row["run"] = self.run_id
+            yield row
 
-        def by_class(i: int) -> dict[str, Any]:
-            """Which class is suspicious, where there is more than one."""
-            if self.class_scores is None or self.class_scores.shape[1] < 2:
-                return {}
-            scores = self.class_scores[i]
-            worst = None if np.isnan(scores).all() else int(np.nanargmax(scores)) + 1
-            named = {
-                f"score_class_{k}": None if np.isnan(score) else score
-                for k, score in enumerate(scores, start=1)
-            }
-            noisy_here = " ".join(map(str, noisy_classes.get(i, [])))
-            return {"suspicious_class": worst, "noisy_classes": noisy_here, **named}
 
-        write_table(path, (row(rank, i) for rank, i in enumerate(self.worst_first, start=1)))
+def _value_at(values: Floats | None, index: int) -> float | None:
+    return None if values is None else values[index]
+
+
+def _class_columns(scores: Floats, noisy_classes: list[int]) -> dict[str, Any]:
+    """Return the columns of a sample's class scores, of all classes except background."""
+    worst = None if np.isnan(scores).all() else int(np.nanargmax(scores)) + 1
+    columns: dict[str, Any] = {
+        "suspicious_class": worst,
+        "noisy_classes": " ".join(map(str, noisy_classes)),
+    }
+    for k, score in enumerate(scores, start=1):
+        columns[f"score_class_{k}"] = None if np.isnan(score) else score
+    return columns
+
+
+def _subject(k: int, classes: int) -> str:
+    return "Bad masks" if classes == 1 else f"Bad outlines of class {k}"
 
 
 def worst_first(scores: Floats, ids: Sequence[str]) -> list[int]:
-    """Indices by falling score, equal scores by id."""
+    """Return indices by falling score; samples with equal scores are ordered by id."""
     by_id = sorted(range(len(ids)), key=ids.__getitem__)
     order = np.argsort(-scores[by_id], kind="stable")
     worst: list[int] = np.array(by_id, dtype=np.int64)[order].tolist()

@@ -1,1 +1,1 @@
-"""The life of a run's folder."""
+"""Runs: their folders, stages, summaries and resumption."""

@@ -1,4 +1,4 @@
-"""What a finished run left in its folder, read without Hydra."""
+"""FinishedRun: the results of a finished run, read from its folder without Hydra."""
 
 import json
 from pathlib import Path
@@ -8,13 +8,13 @@ from coseg_lightning.errors import InputError
 
 
 class FinishedRun:
-    """A finished run, read from its folder; runs of earlier versions too.
+    """A finished run of this or an earlier version, read from its folder.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
 
     Raises:
-        InputError: If it holds no finished run.
+        InputError: If the folder holds no finished run.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -39,40 +39,39 @@ class FinishedRun:
 
     @property
     def is_reviewed(self) -> bool:
-        """Whether it is a run's retraining by a review."""
+        """Whether this is the retraining of another run after a review."""
         return "reviewed_run" in self.config
 
     @property
     def is_of_the_app(self) -> bool:
-        """Whether the app made it, so that its data and networks can be made again."""
+        """Whether the run was started by the app, so that its data and network can be rebuilt."""
         return "source" in (self.config.get("data") or {}) and "model" in self.config
 
     def epochs(self, stage: str) -> int | None:
-        """How many epochs a stage took, or None if there was no such stage."""
+        """Return the number of epochs of a stage, or None if there was no such stage."""
         fit = self.summary["stages"].get(stage)
         return None if fit is None else int(fit["epochs"])
 
     @property
     def noise(self) -> Path | None:
-        """The layer of noisy masks that was put over the data's own, if there is one."""
+        """The layer of noisy masks that replaced the data's own masks, if there is one."""
         folders = [self.folder]
-        if self.is_reviewed:  # they lie in the run that was reviewed
+        if self.is_reviewed:  # the layer lies in the reviewed run's folder
             folders += [Path(self.config["reviewed_run"]), self.folder.parent]
         layers = [folder / "noise" for folder in folders]
         return next((layer for layer in layers if layer.is_dir()), None)
 
     @property
     def samples(self) -> dict[str, str]:
-        """What the data was, see `CoSegDataModule.identity`.
+        """The identity of the run's data, see `CoSegDataModule.identity`.
 
         Raises:
             InputError: If `run.json` cannot be read.
         """
         path = self.folder / "run.json"
         try:
-            samples: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["config"][
-                "samples"
-            ]
-            return dict(samples)
+            config = json.loads(path.read_text(encoding="utf-8"))["config"]
+            samples: dict[str, str] = dict(config["samples"])
+            return samples
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} was changed and cannot be read; restore it.") from error

@@ -1,4 +1,4 @@
-"""RunFolder: what a run is and what it has finished, so that it can go on where it was killed."""
+"""RunFolder: a run's identity and finished stages, so that an interrupted run can resume."""
 
 import hashlib
 import json
@@ -21,23 +21,31 @@ from coseg_lightning.labels.store import LabelStore
 RUN = "run.json"
 DONE = "done.json"
 IN_DONE = {"stages": dict, "epochs": int, "made": dict}
-# Every name that a run gives to what it makes in its folder.
+# The names of all files and folders that a run writes into its folder.
 OUTPUT_NAMES = re.compile(
     r"run\.json|summary\.json|metrics\.csv|report\.html|figures|model|noise|reviewed|export|table"
     r"|(scores(_\d+)?\.csv)|((labels|robust_training|early_learning)(_\d+)?)"
     r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv"
 )
-# What may change between a run and its resumption: where and how it computes, not what.
+# Settings that may change when a run is resumed: they say where and how it computes, not what.
 MAY_CHANGE = (
-    *("resume", "reviewed_run", "logger", "data.num_workers", "data.cache"),
-    *("trainer.accelerator", "trainer.devices"),
-    *("trainer.num_nodes", "trainer.strategy", "trainer.enable_progress_bar"),
-    *("trainer.enable_model_summary", "trainer.log_every_n_steps"),
+    "resume",
+    "reviewed_run",
+    "logger",
+    "data.num_workers",
+    "data.cache",
+    "trainer.accelerator",
+    "trainer.devices",
+    "trainer.num_nodes",
+    "trainer.strategy",
+    "trainer.enable_progress_bar",
+    "trainer.enable_model_summary",
+    "trainer.log_every_n_steps",
 )
 
 
 def version() -> str:
-    """Of this package: another one may go on in another way."""
+    """Return this package's version, which identifies a run: another one may train differently."""
     from coseg_lightning import __version__
 
     return __version__
@@ -47,13 +55,14 @@ class RunFolder:
     """A run's own folder.
 
     Args:
-        path: The folder, which may not exist yet.
-        config: Plain values that say what the run is.
-        resume: Whether a run that is there already goes on; if none is, it begins.
-        beside: Parts of what the run is that are not in `config`, and not compared.
+        path: The folder, which need not exist yet.
+        config: Plain values that identify the run.
+        resume: Whether to resume a run that the folder holds; without one, a new run begins.
+        beside: Parts of the run's identity that are missing in `config` and are not compared.
 
     Raises:
-        InputError: If the folder holds a run that is not to go on, or another one than `config`.
+        InputError: If the folder holds a run that is not to be resumed, or one with another
+            `config`.
     """
 
     def __init__(
@@ -69,25 +78,30 @@ class RunFolder:
         self.config = json.loads(json.dumps({**config, "version": version()}, default=str))
         identity = self._identity(self.config)
         self.id = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-        found = self._read(self.path / RUN, {"id": str, "config": dict})
-        self.resumed = resume and found is not None
-        if found is not None and resume:
-            before = self._identity(found["config"])
-            told = [
-                f"{key}={identity.get(key)} (it was {before.get(key)})"
-                for key in sorted({*before, *identity})
-                if before.get(key) != identity.get(key) and key.partition(".")[0] not in beside
-            ]
-            if told:
-                raise InputError(
-                    f"{self.path} holds another run, which differs in {', '.join(told)}; resume it "
-                    "with the settings that it was started with, or start this one in a new folder."
-                )
+        earlier = self._read(self.path / RUN, {"id": str, "config": dict})
+        self.resumed = resume and earlier is not None
+        if earlier is not None and resume:
+            self._check_same(self._identity(earlier["config"]), identity, beside)
             self._tidy()
-            for path in sorted(self.path.glob(f"*/{DONE}")):
-                self._check_made(path)
+            for done_path in sorted(self.path.glob(f"*/{DONE}")):
+                self._check_made(done_path)
         else:
             self._check_new()
+
+    def _check_same(
+        self, before: Mapping[str, Any], identity: Mapping[str, Any], beside: Sequence[str]
+    ) -> None:
+        """Raise an `InputError` if the folder's run has other settings than this one."""
+        differences = [
+            f"{key}={identity.get(key)} (it was {before.get(key)})"
+            for key in sorted({*before, *identity})
+            if before.get(key) != identity.get(key) and key.partition(".")[0] not in beside
+        ]
+        if differences:
+            raise InputError(
+                f"{self.path} holds another run, which differs in {', '.join(differences)}; resume "
+                "it with the settings that it was started with, or start this one in a new folder."
+            )
 
     @staticmethod
     def holds_run(path: Path) -> bool:
@@ -98,28 +112,28 @@ class RunFolder:
     def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in _flat(config) if not _is_free(key)}
 
-    @rank_zero_only  # the processes that the first one starts find its run
+    @rank_zero_only  # the processes that the first one starts already find its run
     def _check_new(self) -> None:
         self.check_free(self.path)
 
     @classmethod
     def check_free(cls, path: Path) -> None:
-        """Raise an `InputError` if a run would write over something."""
-        found = [RUN] if (path / RUN).exists() else []
+        """Raise an `InputError` if a run would overwrite files in a folder."""
+        outputs = [RUN] if (path / RUN).exists() else []
         if path.is_dir():
-            found += sorted(
+            outputs += sorted(
                 file.name for file in path.iterdir() if OUTPUT_NAMES.fullmatch(file.name)
             )
-        if found:
-            way = f", or go on with that one: resume={path}" if found[0] == RUN else ""
+        if outputs:
+            alternative = f", or go on with that one: resume={path}" if outputs[0] == RUN else ""
             raise InputError(
-                f"{path} holds another run ({found[0]}), and nothing is ever overwritten; "
-                f"choose another folder (hydra.run.dir=...){way}."
+                f"{path} holds another run ({outputs[0]}), and nothing is ever overwritten; "
+                f"choose another folder (hydra.run.dir=...){alternative}."
             )
 
     @rank_zero_only
     def begin(self) -> None:
-        """Write what the run is, which takes possession of the folder."""
+        """Write the run's identity into the folder, which claims it for this run."""
         if self.resumed or self._begun:
             return
         text = json.dumps({"id": self.id, "config": self.config}, indent=1)
@@ -127,13 +141,13 @@ class RunFolder:
         temporary = self.path / temporary_name(RUN, os.getpid())
         try:
             temporary.write_text(text, encoding="utf-8")
-            os.link(temporary, self.path / RUN)  # unlike a move, it fails where there is one
+            os.link(temporary, self.path / RUN)  # unlike a move, this fails if the file exists
         except FileExistsError as error:
             raise InputError(
                 f"{self.path} was taken by a run that began at the same time; choose another "
                 "folder (hydra.run.dir=...)."
             ) from error
-        except OSError:  # a disk without links, which says so in many ways; or a full one, again
+        except OSError:  # the disk has no hard links; on a full disk, the next line fails again
             write_text(self.path / RUN, text)
         finally:
             temporary.unlink(missing_ok=True)
@@ -141,18 +155,18 @@ class RunFolder:
 
     @rank_zero_only
     def _tidy(self) -> None:
-        """Remove temporary files of what was being written when the run was interrupted."""
+        """Remove the temporary files of an interrupted run."""
         for path in self.path.rglob(".*"):
             if is_temporary(path):
                 path.unlink()
 
-    def _read(self, path: Path, wanted: Mapping[str, type]) -> dict[str, Any] | None:
-        """A file of plain values by name, of which some must be there."""
+    def _read(self, path: Path, types: Mapping[str, type]) -> dict[str, Any] | None:
+        """Read a JSON file that must hold values of the given types, by name; None without it."""
         if not path.is_file():
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if all(isinstance(content[name], kind) for name, kind in wanted.items()):
+            if all(isinstance(content[name], kind) for name, kind in types.items()):
                 return dict(content)
         except (ValueError, TypeError, KeyError, RecursionError):
             pass
@@ -160,46 +174,52 @@ class RunFolder:
 
     @property
     def summary(self) -> dict[str, Any] | None:
-        """The summary of a run that is finished."""
+        """The summary of a finished run, or None if the run is unfinished."""
         if not self.resumed:
             return None
-        wanted = ("config", "test", "ranking", "correction", "stages")
-        return self._read(self.path / "summary.json", dict.fromkeys(wanted, dict))
+        names = ("config", "test", "ranking", "correction", "stages")
+        return self._read(self.path / "summary.json", dict.fromkeys(names, dict))
 
     def done(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage recorded; None if it is still to be done."""
+        """Return the recorded values of a finished stage, or None if the stage is unfinished."""
         return self._read(self.path / stage / DONE, IN_DONE) if self.resumed else None
 
     @rank_zero_only
     def finish(self, stage: str, facts: Mapping[str, Any], makes: Sequence[str] = ()) -> None:
-        """Record that a stage is finished, with plain values for those that follow.
+        """Record that a stage is finished, with plain values for later stages.
 
         Args:
             stage: The stage.
             facts: The values.
-            makes: Names of tables and label layers that it may have made in the run's folder.
+            makes: Names of tables and label layers that the stage may have written into the run's
+                folder.
         """
-        made = {name: digest for name in makes if (digest := self._digest(name)) is not None}
-        write_text(self.path / stage / DONE, json.dumps({**facts, "made": made}, allow_nan=False))
+        digests = {name: digest for name in makes if (digest := self._digest(name)) is not None}
+        text = json.dumps({**facts, "made": digests}, allow_nan=False)
+        write_text(self.path / stage / DONE, text)
         for path in self.path.glob(f"{stage}*/{UNFINISHED}"):
             path.unlink()
 
     def _digest(self, name: str) -> str | None:
-        """Of a table, or of a label layer's manifest; None if there is no such thing."""
+        """Return the digest of a table or of a label layer's manifest; None if there is none."""
         path = self.path / name
         path = path / LabelStore.MANIFEST if path.is_dir() else path
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
     def _check_made(self, path: Path) -> None:
-        """Raise an `InputError` if what a finished stage made is not what it was."""
+        """Raise an `InputError` if the outputs of a finished stage were changed.
+
+        Args:
+            path: The file in which the stage is recorded as finished.
+        """
         facts = self._read(path, IN_DONE)
         assert facts is not None
-        made, layers = facts["made"], facts.get("layers", [])
+        digests, layers = facts["made"], facts.get("layers", [])
         if not isinstance(layers, list) or any(
-            Path(str(name)).name != name for name in (*made, *layers)
+            Path(str(name)).name != name for name in (*digests, *layers)
         ):
             raise InputError(f"{path} was changed and cannot be read; start in a new folder.")
-        for name, digest in made.items():
+        for name, digest in digests.items():
             if self._digest(name) != digest:
                 raise InputError(
                     f"{self.path / name} was changed or removed after the run wrote it; restore "
@@ -208,9 +228,9 @@ class RunFolder:
 
     @rank_zero_only
     def clear(self, *names: str) -> None:
-        """Remove what an unfinished stage left of its results, to make them again.
+        """Remove incomplete outputs of an unfinished stage, so that it can start again.
 
-        Only where this run was interrupted: a new one has found none of these names in its folder.
+        A new run removes nothing, since its folder held none of these names when it began.
         """
         if not self.resumed:
             return
@@ -221,7 +241,11 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def checkpoint(self, stage: str, module: nn.Module) -> Path | None:
-        """The last full epoch of an unfinished stage, which this module can go on with."""
+        """Return the checkpoint of an unfinished stage's last full epoch, if there is one.
+
+        Raises:
+            InputError: If the checkpoint cannot be read, or does not fit the module.
+        """
         path = self.path / stage / UNFINISHED
         if not self.resumed or not path.is_file():
             return None
@@ -232,14 +256,19 @@ class RunFolder:
         return path
 
     def log_folder(self, stage: str) -> str:
-        """Where in a stage's folder this attempt logs: its own, or `resumed_1` and so on."""
+        """Return this attempt's log folder in a stage's folder: `resumed_1` and so on, or `""`."""
         if not self.resumed or not (self.path / stage).exists():
             return ""
         return f"resumed_{1 + len(list((self.path / stage).glob('resumed_*')))}"
 
 
 def stage_weights(folder: Path, of: str = "") -> dict[str, Any]:
-    """What a finished stage ended with, as a state dict: all of it, or one network's."""
+    """Load the final state dict of a finished stage.
+
+    Args:
+        folder: The stage's folder.
+        of: A prefix, such as `net_a.`, that selects one network's weights and is removed.
+    """
     state = load_checkpoint(folder / CHECKPOINT)["state_dict"]
     return {name.removeprefix(of): value for name, value in state.items() if name.startswith(of)}
 

@@ -1,4 +1,4 @@
-"""StageRunner: how a stage is trained, and what of it is kept in the run's folder."""
+"""StageRunner: trains the stages of a run and saves their results in its folder."""
 
 import copy
 import logging
@@ -32,13 +32,13 @@ Facts = TypeVar("Facts")
 
 
 class StageRunner:
-    """Trains the stages of one run, and keeps what they leave.
+    """Trains the stages of one run, and saves their results.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
         trainer: Makes a new trainer, see `run_stages`.
-        averaging: The share of an `AveragedWeights`; 0 for none.
-        seed: Of initial weights, and of everything random in a stage.
+        averaging: The share of an `AveragedWeights`; 0 for no average.
+        seed: Seed of the initial weights, and of everything random in a stage.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class StageRunner:
         self.trainer = trainer
         self.averaging = averaging
         self.seed = seed
-        self.stages: dict[str, dict[str, Any]] = {}  # seconds and epochs of each fit
+        self.stages: dict[str, dict[str, Any]] = {}  # the seconds and epochs of each fit
         self._begun = False
 
     @overload
@@ -68,24 +68,26 @@ class StageRunner:
         makes: Sequence[str] = (),
         returns: type[Any] | None = None,
     ) -> Any:
-        """Do a stage, unless it is done.
+        """Run a stage, unless it is already finished.
 
         Args:
-            name: What it is called.
-            do: Does it, and returns plain values for those that follow: a dict, a dataclass, or
+            name: The name of the stage.
+            do: Runs the stage, and returns plain values for later stages: a dict, a dataclass, or
                 nothing.
-            makes: What it makes in the run's folder, which is made anew if it was interrupted.
+            makes: Names of the stage's outputs in the run's folder. They are removed and made
+                again if the stage was interrupted.
             returns: The dataclass that `do` returns; one of its fields may be `epochs`.
 
         Returns:
-            What `do` returned, now or before the run was resumed, with the `epochs` of its fits.
+            The values that `do` returned, now or before the run was resumed, with the `epochs` of
+            its fits.
         """
         facts = self.folder.done(name)
         if facts is None:
             self.folder.clear(*makes)
             before = set(self.stages)
-            found = do()
-            facts = dict(found or {}) if returns is None else asdict(found)
+            result = do()
+            facts = dict(result or {}) if returns is None else asdict(result)
             fits = {part: self.stages[part] for part in self.stages if part not in before}
             facts |= {"stages": fits, "epochs": sum(fit["epochs"] for fit in fits.values())}
             self.folder.finish(name, facts, makes)
@@ -96,12 +98,11 @@ class StageRunner:
             return returns(**{field.name: facts[field.name] for field in fields(returns)})
         except KeyError as error:
             path = self.folder.path / name
-            raise InputError(
-                f"{path} was changed and cannot be read; start in a new folder."
-            ) from (error)
+            message = f"{path} was changed and cannot be read; start in a new folder."
+            raise InputError(message) from error
 
     def built(self, make: Callable[[], Module]) -> Module:
-        """A new module with the run's initial weights."""
+        """Make a new module with the run's initial weights."""
         pl.seed_everything(self.seed, verbose=False)
         return make()
 
@@ -120,19 +121,22 @@ class StageRunner:
             stage: The name of the stage's folder.
             module: The module.
             data: The run's data.
-            callbacks: Beside those that every stage has.
-            max_epochs: How many epochs, if not as many as the trainer says.
+            callbacks: Callbacks in addition to those of every stage.
+            max_epochs: The number of epochs; default the trainer's own number.
+
+        Raises:
+            InputError: If nothing can be trained.
         """
         trainer = self._new_trainer(stage, callbacks)
-        if max_epochs is not None:  # set here, since the function that makes it may give its own
+        if max_epochs is not None:  # set afterwards, since the factory may set its own number
             compat.set_max_epochs(trainer, max_epochs)
         self._begin(data)
         checkpoint = self.folder.checkpoint(stage, module)
         if trainer.is_global_zero:
-            again = "" if checkpoint is None else " goes on"
-            log.info("%s%s ...", stage.replace("_", " ").capitalize(), again)
+            resumed = "" if checkpoint is None else " goes on"
+            log.info("%s%s ...", stage.replace("_", " ").capitalize(), resumed)
         with self.timed(stage):
-            # The same for each stage: a datamodule's setup may split at random.
+            # The seed is the same for each stage, since a datamodule's setup may split at random.
             pl.seed_everything(self.seed, verbose=False)
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted:
@@ -149,7 +153,7 @@ class StageRunner:
         stage_folder = self.folder.path / stage
         own = self._brought_along("callbacks")
         averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
-        # Averaging first, so that the others see the averaged network when training ends.
+        # Averaging comes first, so that the others use the averaged network when training ends.
         averaging = [AveragedWeights(self.averaging)] if averages else []
         always = [EpochSeeds(self.seed), StageCheckpoint(stage_folder)]
         logger = CSVLogger(stage_folder, name="", version=self.folder.log_folder(stage))
@@ -167,28 +171,28 @@ class StageRunner:
         return trainer
 
     def _brought_along(self, name: str) -> list[Any]:
-        """Callbacks or loggers that a `partial(pl.Trainer, ...)` brings along."""
-        given = getattr(self.trainer, "keywords", {}).get(name)
-        if given is None or isinstance(given, bool):
+        """Return the callbacks or loggers of a `partial(pl.Trainer, ...)`."""
+        value = getattr(self.trainer, "keywords", {}).get(name)
+        if value is None or isinstance(value, bool):
             return []
-        several = list(given) if isinstance(given, list | tuple) else [given]
-        return copy.deepcopy(several) if name == "callbacks" else several
+        objects = list(value) if isinstance(value, list | tuple) else [value]
+        return copy.deepcopy(objects) if name == "callbacks" else objects
 
     def _begin(self, data: Data) -> None:
-        """Take possession of the folder, once module and trainer could be built."""
+        """Claim the run's folder, once module and trainer could be built."""
         if not self._begun:
             self.folder.begin()
             prepare_noise(data)
             self._begun = True
 
     def add_label_layers(self, data: Data, names: Sequence[str]) -> None:
-        """Lay the layers that a stage made over the training masks, unless it did so itself."""
+        """Add a stage's label layers to the training masks, unless the stage already did."""
         for name in names:
             if self.folder.path / name not in data.label_layers:
                 data.add_label_layer(self.folder.path / name)
 
     def restored(self, module: Module, stage: str) -> Module:
-        """The module with what a finished stage ended with."""
+        """Load a finished stage's final state into a module."""
         path = self.folder.path / stage / CHECKPOINT
         state = load_checkpoint(path)["state_dict"]
         check_fits(state, module, path)
@@ -196,11 +200,11 @@ class StageRunner:
         return module
 
     def weights(self, stage: str, of: str = "") -> dict[str, Any]:
-        """What a finished stage ended with, as a state dict: all of it, or one network's."""
+        """Load the final state dict of a finished stage, see `stage_weights`."""
         return stage_weights(self.folder.path / stage, of)
 
     def tester(self) -> pl.Trainer:
-        """A trainer that leaves nothing behind."""
+        """Make a trainer that writes no files."""
         return self.trainer(
             callbacks=[],
             default_root_dir=self.folder.path,
@@ -210,7 +214,7 @@ class StageRunner:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Note how long a stage takes."""
+        """Record the duration of a stage."""
         start = time.perf_counter()
         yield
         self.stages[stage] = {"seconds": round(time.perf_counter() - start, 3), "epochs": 0}
@@ -218,7 +222,7 @@ class StageRunner:
 
 @rank_zero_only
 def prepare_noise(data: Data) -> None:
-    """Write the noisy masks now, not in `fit`, to tell before training how hard the task is."""
+    """Write the noisy masks before `fit`, and log how noisy they are before training begins."""
     if not isinstance(data, CoSegDataModule):
         return
     data.prepare_data()

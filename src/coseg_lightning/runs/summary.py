@@ -1,4 +1,4 @@
-"""What a run writes when it is finished: test figures, summary.json, metrics.csv, the network."""
+"""Writes a finished run's test figures, summary.json, metrics.csv and network."""
 
 import csv
 import json
@@ -28,14 +28,14 @@ def write_summary(
     config: Mapping[str, Any],
     **facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Test the last network, and write it, `metrics.csv` and `summary.json`.
+    """Test the final network, and write it with `metrics.csv` and `summary.json`.
 
     Args:
-        runner: The run's.
-        module: Holds the network; of two peers the first, chosen in advance.
-        data: The run's.
-        config: What the run is.
-        facts: What else the summary says, by its part.
+        runner: The run's stage runner.
+        module: The module with the network; of two peers the first is used, chosen in advance.
+        data: The run's data.
+        config: The values that identify the run.
+        facts: Further parts of the summary, by name.
 
     Returns:
         The content of `summary.json`.
@@ -62,7 +62,7 @@ def write_summary(
 def test_figures(
     trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: Data, seed: int
 ) -> dict[str, Any]:
-    """Test metrics; a pair of peers is tested by its first, chosen in advance."""
+    """Compute the test metrics; of two peers the first is tested, chosen in advance."""
     peer = "_a" if isinstance(module, CoSegModule) else ""
     measured: Mapping[str, Any] = {}
     if data.has_test:
@@ -81,7 +81,7 @@ def test_figures(
 
 
 def training_label_dice(data: Data) -> dict[str, float | None]:
-    """The mean Dice of the training labels to the original ones, if those are known."""
+    """Compute the mean Dice of the training labels to the original ones, if those are known."""
     means: list[float | None] = [None, None]
     if isinstance(data, CoSegDataModule):
         dice = label_dice(data.given_samples()), label_dice(data.relabelled_samples())
@@ -90,7 +90,7 @@ def training_label_dice(data: Data) -> dict[str, float | None]:
 
 
 def peak_memory() -> int:
-    """Bytes: what torch held at most of a GPU, or else this process of main memory; 0 unknown."""
+    """Return torch's peak GPU memory or else the process's peak memory, in bytes; 0 if unknown."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return int(torch.cuda.max_memory_allocated())
     try:
@@ -102,7 +102,7 @@ def peak_memory() -> int:
 
 
 def merge_metrics(folder: Path, stages: Sequence[str]) -> None:
-    """Write `metrics.csv`: the stages' own logs below each other, with a column `stage`."""
+    """Write `metrics.csv`: the logs of all stages in one table, with a column `stage`."""
     rows = [{"stage": stage, **row} for stage in stages for row in metrics_of(folder / stage)]
     columns = list(dict.fromkeys(name for row in rows for name in row)) or ["stage"]
     with (
@@ -115,14 +115,14 @@ def merge_metrics(folder: Path, stages: Sequence[str]) -> None:
 
 
 def metrics_of(stage_folder: Path) -> list[dict[str, str]]:
-    """The log of a stage.
+    """Read the log of a stage.
 
-    One that was resumed has several, and each begins where the one before is worth nothing.
+    A resumed stage has several logs. Each replaces the epochs of earlier logs that it repeats.
     """
     resumed = sorted(
         stage_folder.glob("resumed_*"), key=lambda path: int(path.name.partition("_")[2])
     )
-    logs = [place / "metrics.csv" for place in (stage_folder, *resumed)]
+    logs = [folder / "metrics.csv" for folder in (stage_folder, *resumed)]
     rows: list[dict[str, str]] = []
     for path in (path for path in logs if path.is_file()):
         with path.open(newline="", encoding="utf-8") as file:
