@@ -25,12 +25,17 @@ from coseg_lightning.functional.equations import (
 )
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
-from coseg_lightning.modules.buffers import evaluating
 from coseg_lightning.modules.noise_level import NoiseLevel, NoiseLevelEstimator
-from coseg_lightning.modules.optimizers import PeerOptimization, Schedule, build_optimizer
+from coseg_lightning.modules.optimizers import (
+    PeerOptimization,
+    Schedule,
+    build_optimizer,
+    parameter_group,
+)
 from coseg_lightning.modules.passes import (
     agreement_of_picks,
     check_first_logits,
+    judged_logits,
     logits_of_picks,
     no_gradient_loss,
 )
@@ -182,7 +187,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     def learn_from_picks(self, sample: Batch) -> Learnt:
         """Train each peer only on the samples that the other one picked, one peer at a time."""
         # "Each network picks up a small proportion of high-quality samples in every mini-batch",
-        picks = self.selection(sample, partial(self.judge, sample.images), self.alpha)
+        picks = self.selection(sample, partial(judged_logits, self, sample.images), self.alpha)
         # and "such high-quality samples will be fed to its peer network for back propagation".
         for_a, for_b = self.exchange(*picks)
         loss_a, classes_a = self.peer_loss("net_a", sample, for_a)
@@ -211,15 +216,6 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         classes[picks] = predicted_classes(class_logits(logits.detach()))
         masks = sample.masks[picks]
         return self.mean_loss(logits, masks) + self.auxiliary_loss(net, auxiliary, masks), classes
-
-    def judge(self, images: Tensor) -> Logits:
-        """Compute both peers' logits, in evaluation mode and without gradients."""
-        with torch.no_grad(), evaluating(self):
-            logits: Logits = self(images)
-        # Older versions of torch cache the weights that autocast cast here without gradients, and
-        # would reuse them in the training passes (pytorch/pytorch#158232).
-        torch.clear_autocast_cache()
-        return logits
 
     def backward_alone(self, loss: Tensor) -> Tensor:
         """Backpropagate one peer's loss and free its graph, unless DDP must wait for the other."""
@@ -346,14 +342,11 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
+        lr_a, lr_b = pair_of_rates(self.lr)
         decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
-        rates = pair_of_rates(self.lr)
-        peers = zip(("net_a", "net_b"), (self.net_a, self.net_b), rates, strict=True)
-        groups = [
-            {"params": list(net.parameters()), "name": name, "lr": lr, "weight_decay": decay}
-            for name, net, lr in peers
-        ]
-        optimizer = build_optimizer(self, self.optimizer_factory, groups, rates[0])
+        group_a = parameter_group("net_a", self.net_a, lr_a, decay)
+        group_b = parameter_group("net_b", self.net_b, lr_b, decay)
+        optimizer = build_optimizer(self, self.optimizer_factory, [group_a, group_b], lr_a)
         return self.optimization.with_schedule(optimizer, self.scheduler_factory)
 
     @override

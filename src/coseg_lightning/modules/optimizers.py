@@ -49,6 +49,12 @@ def build_optimizer(
     return factory(groups, lr=lr)
 
 
+def parameter_group(name: str, net: nn.Module, lr: float, weight_decay: float) -> dict[str, Any]:
+    """Make a named parameter group of a network."""
+    params = list(net.parameters())
+    return {"params": params, "name": name, "lr": lr, "weight_decay": weight_decay}
+
+
 def with_schedule(
     optimizer: Optimizer, schedule: Schedule | None, monitor: str
 ) -> OptimizerLRScheduler:

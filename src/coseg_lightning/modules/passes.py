@@ -1,9 +1,23 @@
 """Forward passes of the peers in training."""
 
+from typing import Any
+
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from coseg_lightning.modules.buffers import evaluating
 from coseg_lightning.networks.forward import check_logits, with_auxiliary
+
+
+def judged_logits(module: pl.LightningModule, images: Tensor) -> Any:
+    """Compute a module's logits to select by, in evaluation mode and without gradients."""
+    with torch.no_grad(), evaluating(module):
+        logits = module(images)
+    # Older versions of torch cache the weights that autocast cast here without gradients, and would
+    # reuse them in the training passes (pytorch/pytorch#158232).
+    torch.clear_autocast_cache()
+    return logits
 
 
 def logits_of_picks(

@@ -19,6 +19,7 @@ from coseg_lightning.files.checkpoints import check_fits, load_checkpoint
 from coseg_lightning.labels.store import LabelStore
 
 RUN = "run.json"
+SUMMARY = "summary.json"
 DONE = "done.json"
 IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 # The names of all files and folders that a run writes into its folder.
@@ -91,7 +92,21 @@ class RunFolder:
     def _check_same(
         self, before: Mapping[str, Any], identity: Mapping[str, Any], beside: Sequence[str]
     ) -> None:
-        """Raise an `InputError` if the folder's run has other settings than this one."""
+        """Raise an `InputError` if the folder's run has other settings than this one.
+
+        A finished run of another version is compared by the settings that both know, since it is
+        only shown. An unfinished one might go on in another way than it began.
+        """
+        version_before, version_now = before["version"], identity["version"]
+        if version_before != version_now:
+            if not (self.path / SUMMARY).is_file():
+                raise InputError(
+                    f"{self.path} was begun by version {version_before}, and version {version_now} "
+                    "may go on in another way; finish it with that version, or start anew in "
+                    "another folder."
+                )
+            known = before.keys() & identity.keys() - {"version"}
+            before, identity = ({key: m[key] for key in known} for m in (before, identity))
         differences = [
             f"{key}={identity.get(key)} (it was {before.get(key)})"
             for key in sorted({*before, *identity})
@@ -178,7 +193,7 @@ class RunFolder:
         if not self.resumed:
             return None
         names = ("config", "test", "ranking", "correction", "stages")
-        return self._read(self.path / "summary.json", dict.fromkeys(names, dict))
+        return self._read(self.path / SUMMARY, dict.fromkeys(names, dict))
 
     def done(self, stage: str) -> dict[str, Any] | None:
         """Return the recorded values of a finished stage, or None if the stage is unfinished."""
