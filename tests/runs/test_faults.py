@@ -461,5 +461,10 @@ def test_a_run_of_another_version_is_named_so(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     monkeypatch.setattr("coseg_lightning.__version__", "99")
-    with pytest.raises(InputError, match=r"differs in version=99 \(it was"):
+    summary = run(composed(*SETTINGS, f"resume={folder}"), folder)  # finished, and only shown
+    assert summary["test"]["dice"] is not None
+    with pytest.raises(InputError, match=r"differs in seed=5 \(it was 0\)"):
+        run(composed(*SETTINGS, "seed=5", f"resume={folder}"), folder)
+    (folder / "summary.json").unlink()
+    with pytest.raises(InputError, match=r"was begun by version .* and version 99 may go on in"):
         run(composed(*SETTINGS, f"resume={folder}"), folder)
