@@ -1,6 +1,8 @@
 """Methods as objects: of this package by name, and of somebody's own."""
 
 import logging
+import pkgutil
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +14,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.methods.coteaching import robust_training
 from coseg_lightning.methods.method import Method
 from coseg_lightning.methods.registry import METHODS, find_method
-from support import OwnTested, composed, run_of
+from support import ROOT, OwnTested, composed, run_of
 
 STAGES = {
     "coseg": ("robust_training", "correction", "retraining"),
@@ -107,3 +109,18 @@ def test_modules_of_version_0_1_are_found_where_they_are_now(before, caplog):
 def test_a_method_needs_the_modules_of_its_stages(tmp_path):
     with pytest.raises(InputError, match="method=coseg needs peers"):
         run_stages(OwnTested(), tmp_path / "run", trainer=None)
+
+
+def test_each_sentence_of_the_paper_has_its_function():
+    page = (ROOT / "docs" / "methods" / "coseg.md").read_text(encoding="utf-8")
+    table = page.partition("sentence by sentence")[2]
+    names = re.findall(r"`([a-z]+\.[\w.]+)`", table)
+    assert len(names) >= 17
+    for name in names:
+        found = pkgutil.resolve_name(f"coseg_lightning.{name}")
+        assert callable(found) or isinstance(found, property), name
+    paper = ROOT.parent / "shared" / "paper" / "co-seg.txt"
+    if paper.is_file():
+        text = " ".join(paper.read_text(encoding="utf-8").replace("$\\alpha$", "alpha").split())
+        quotations = re.findall(r'"([^"]+)"', table)
+        assert all(quotation in text for quotation in quotations)
