@@ -99,7 +99,7 @@ def main() -> None:
                 table = evidence_of(noisy[places], rng)
                 shares.append(EvidenceShare(places, [ids[place] for place in places], table))
         with timed(f"sum over passes {number}"):
-            seen.add(EvidencePass(EvidenceShare.joined(shares), numbered=False, step=number))
+            seen.add(EvidencePass(EvidenceShare.joined(shares), numbered=False, step=(number, 0)))
             del shares
     with timed("checkpoint's part"):
         seen.state_dict()

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,8 +28,17 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from coseg_lightning import CoSegDataModule, CoSegModule, SegmentationModule, run_stages
+from coseg_lightning import (
+    CorruptionRanking,
+    CoSegDataModule,
+    CoSegModule,
+    LabelCorrection,
+    SegmentationModule,
+    run_stages,
+)
 from coseg_lightning.app.command import CONF
+from coseg_lightning.methods.coteaching import robust_training
+from coseg_lightning.methods.method import Method
 from coseg_lightning.noise import (
     AffineNoise,
     BiasedAnnotator,
@@ -265,8 +275,35 @@ def run_of(
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    options = {"trainer": trainer} | options
-    return run_stages(data, tmp_path / "run", peers=peers, network=network, **options)
+    options = {"trainer": trainer, "peers": peers, "network": network} | options
+    return run_stages(data, tmp_path / "run", **options)
+
+
+# A method of somebody's own
+
+
+class LastFirst(CorruptionRanking):
+    """Ranks by the place in the dataset."""
+
+    def scores(self, evidence, ids, dataset):
+        return np.arange(len(ids), dtype=float)
+
+
+class Everything(LabelCorrection):
+    """Labels every pixel as foreground."""
+
+    def vote(self, peer_a, peer_b, label, confidence, ignore_index):
+        return label * 0 + 1
+
+
+def second_look(run, outcome):
+    """A stage of one's own: a network for two epochs, on the labels as they are then."""
+    run.train_network("second_look", max_epochs=2)
+    summary = {**outcome.summary, "second_look": {"epochs": 2}}
+    return replace(outcome, last_stage="second_look", is_pair=False, summary=summary)
+
+
+MINE = Method("mine", (robust_training, second_look), ranking=LastFirst, correction=Everything)
 
 
 # Runs of the app

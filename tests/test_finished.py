@@ -382,7 +382,7 @@ def test_a_run_is_of_use_from_another_folder_and_when_its_data_has_moved(finishe
     path = tmp_path / "run" / "summary.json"
     path.write_text(path.read_text().replace(str(finished / "data"), str(tmp_path / "gone")))
     for options, message in (
-        ([], "Without pictures of samples: data.root="),
+        ([], "The report has no pictures of samples: data.root="),
         (["root=moved"], ""),
     ):
         result = command("report", "run", *options, cwd=tmp_path)

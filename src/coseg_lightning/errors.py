@@ -1,7 +1,10 @@
 """Exceptions for mistakes that the user can correct."""
 
 import difflib
+import warnings
 from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any
 
 
 class InputError(ValueError):
@@ -21,3 +24,22 @@ def unknown_name_message(kind: str, name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
     return f"There is no {kind} {name!r}; {hint}"
+
+
+def renamed(before: str, now: str) -> property:
+    """A property that still gives what an attribute is called now.
+
+    Args:
+        before: The old name.
+        now: The new one, which may be one of an attribute, `selection.exclude`.
+    """
+
+    def get(owner: Any) -> Any:
+        warnings.warn(
+            f"{type(owner).__name__}.{before} is {now} now; the old name goes in version 0.3.",
+            FutureWarning,
+            stacklevel=2,
+        )
+        return attrgetter(now)(owner)
+
+    return property(get)

@@ -51,7 +51,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     # Compare with an earlier run before anything is written; the data is compared once it is read.
     resume = cfg.resume is not None
-    earlier = RunFolder(folder, config, resume=resume, beside=("recipe", "samples"))
+    earlier = RunFolder(folder, config, resume=resume, not_compared=("recipe", "samples"))
     if earlier.summary is not None and (folder / "report.html").is_file():
         show_summary(folder, earlier.summary)  # works even if its data is gone
         return earlier.summary

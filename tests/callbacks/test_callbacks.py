@@ -552,7 +552,7 @@ def test_what_is_too_much_for_one_batch_is_not_kept_of_others(monkeypatch):
         look.add([side], Batch(masks[:, None].float(), masks), [torch.randn(1, 2, side, side)] * 2)
     assert not look.keeps_predictions
     assert look.prediction(2) is None
-    assert len(look.contradictions) == 3
+    assert len(look.distances) == 3
 
 
 COLUMNS = len(MASK_COLUMNS) + len(CLASS_COLUMNS)
@@ -561,7 +561,7 @@ COLUMNS = len(MASK_COLUMNS) + len(CLASS_COLUMNS)
 def pass_of(*indices):
     ids, ones = [str(i) for i in indices], np.ones((len(indices), 2, COLUMNS))
     share = EvidenceShare.joined([EvidenceShare(np.array(indices), ids, ones)])
-    return EvidencePass(share, numbered=False, step=0)
+    return EvidencePass(share, numbered=False, step=(0, 0))
 
 
 def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):

@@ -3,8 +3,14 @@
 from collections import Counter
 
 import pytest
+import pytorch_lightning as pl
 
-from coseg_lightning import CorruptionRanking, LabelCorrection, NoiseLevelEstimation
+from coseg_lightning import (
+    AveragedWeights,
+    CorruptionRanking,
+    LabelCorrection,
+    NoiseLevelEstimation,
+)
 from coseg_lightning.callbacks import evidence_sum
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
@@ -72,3 +78,32 @@ def test_a_correction_that_fails_leaves_the_ranking(tmp_path):
     with pytest.raises(InputError, match="no vote"):
         trainer_of(tmp_path, callbacks=callbacks).fit(module_of(), data_of(tmp_path))
     assert len(rows_of(tmp_path / "scores.csv")) == 11
+
+
+def test_the_scores_of_a_finished_fit_are_never_written_again(tmp_path):
+    path = tmp_path / "scores.csv"
+    ranking, module, data = CorruptionRanking(path), module_of(), data_of(tmp_path)
+    trainer = trainer_of(tmp_path, callbacks=[ranking])
+    trainer.fit(module, data)
+    path.write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="exists and is never overwritten"):
+        trainer_of(tmp_path, callbacks=[ranking]).fit(module, data)
+
+    class Failing(pl.Callback):
+        def on_test_start(self, *_):
+            raise RuntimeError("no test")
+
+    with pytest.raises(RuntimeError, match="no test"):
+        trainer_of(tmp_path, callbacks=[ranking, Failing()]).test(module, data, verbose=False)
+    assert path.read_text(encoding="utf-8") == "mine"
+
+
+@pytest.mark.parametrize("averaging_first", [True, False])
+def test_passes_by_other_weights_are_not_shared(tmp_path, monkeypatch, averaging_first):
+    """Behind an average that is not moved yet, the estimation's pass is one of its own."""
+    passes = passes_by_step(monkeypatch)
+    callbacks = [NoiseLevelEstimation(epochs=1), CorruptionRanking(tmp_path / "s.csv", epochs=8)]
+    callbacks.insert(0 if averaging_first else 1, AveragedWeights())
+    module = module_of(noise_level="auto")
+    trainer_of(tmp_path, max_epochs=8, callbacks=callbacks).fit(module, data_of(tmp_path))
+    assert passes[8] == (1 if averaging_first else 2)

@@ -4,17 +4,18 @@ import logging
 import pkgutil
 import re
 from dataclasses import replace
+from functools import partial
 
-import numpy as np
 import pytest
 
-from coseg_lightning import CorruptionRanking, LabelCorrection, LabelStore, Recipe, run_stages
+from coseg_lightning import LabelCorrection, LabelStore, Recipe, run_stages
 from coseg_lightning.app.build import MOVED, make_method, make_network, make_peers
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.coteaching import robust_training
 from coseg_lightning.methods.method import Method
 from coseg_lightning.methods.registry import METHODS, find_method
-from support import ROOT, OwnTested, composed, run_of
+from coseg_lightning.run import run
+from support import MINE, PHANTOM, ROOT, SMALL, OwnTested, composed, run_of, second_look
 
 STAGES = {
     "coseg": ("robust_training", "correction", "retraining"),
@@ -42,29 +43,6 @@ def test_every_method_is_found_by_its_name():
         find_method("mine", ["retraining"])
 
 
-class LastFirst(CorruptionRanking):
-    """Ranks by the place in the dataset."""
-
-    def scores(self, evidence, ids, dataset):
-        return np.arange(len(ids), dtype=float)
-
-
-class Everything(LabelCorrection):
-    """Labels every pixel as foreground."""
-
-    def vote(self, peer_a, peer_b, label, confidence, ignore_index):
-        return label * 0 + 1
-
-
-def second_look(run, outcome):
-    """A stage of one's own: a network for two epochs, on the labels as they are then."""
-    run.train_network("second_look", max_epochs=2)
-    return replace(outcome, last_stage="second_look")
-
-
-MINE = Method("mine", (robust_training, second_look), ranking=LastFirst, correction=Everything)
-
-
 def test_a_method_of_ones_own_with_its_ranking_its_vote_and_its_stage(tmp_path):
     summary = run_of(tmp_path, OwnTested(), method=MINE, recipe=Recipe(confidence=0.0))
     assert list(summary["stages"]) == ["robust_training", "second_look", "test"]
@@ -76,14 +54,21 @@ def test_a_method_of_ones_own_with_its_ranking_its_vote_and_its_stage(tmp_path):
 
 
 def test_the_app_finds_a_method_by_its_place():
-    cfg = composed("+method.object=test_method_objects.MINE")
-    with pytest.raises(InputError, match="method.object=test_method_objects.MINE"):
-        make_method(cfg)
+    assert make_method(composed("+method.object=support.MINE")) is MINE
+    with pytest.raises(InputError, match=r"method.object=support.NONE: there is no such"):
+        make_method(composed("+method.object=support.NONE"))
     cfg = composed("+method.object=coseg_lightning.methods.coteaching.METHOD")
     assert make_method(cfg).stage_names == ("robust_training",)
     cfg = composed("+method.object=coseg_lightning.CoSegModule")
     with pytest.raises(InputError, match="must be a coseg_lightning.methods.method.Method"):
         make_method(cfg)
+
+
+def test_the_app_runs_a_method_of_ones_own(tmp_path):
+    settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
+    summary = run(composed(*settings, "+method.object=support.MINE"), tmp_path / "run")
+    assert list(summary["stages"]) == ["robust_training", "second_look", "test"]
+    assert summary["second_look"] == {"epochs": 2}
 
 
 @pytest.mark.parametrize("before", sorted(MOVED))
@@ -106,6 +91,35 @@ def test_modules_of_version_0_1_are_found_where_they_are_now(before, caplog):
     assert "will not be known in 0.3" in caplog.text
 
 
+def pair(run, outcome):
+    """A stage of one's own that trains two peers."""
+    run.runner.stage("pair", lambda: run.runner.fit("pair", run.peers(), run.data) and None)
+    return replace(outcome, last_stage="pair", is_pair=True)
+
+
+def test_peers_of_a_stage_of_ones_own(tmp_path):
+    method = Method("mine", (pair,), has_peers=True)
+    summary = run_of(tmp_path, OwnTested(), method=method, network=None)
+    assert list(summary["stages"]) == ["pair", "test"]
+    assert summary["test"]["dice"] is not None
+
+
+def test_a_stage_may_be_a_partial_function(tmp_path):
+    method = Method("mine", (partial(robust_training),))
+    assert method.stage_names == ("robust_training",)
+    with pytest.raises(InputError, match="mine corrects labels, but has no stage robust_training"):
+        Method("mine", (second_look,), correction=LabelCorrection)
+
+
+def test_a_stage_writes_into_no_folder_that_is_not_its_own(tmp_path):
+    precious = tmp_path / "run" / "second_look" / "precious.txt"
+    precious.parent.mkdir(parents=True)
+    precious.write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="second_look is not empty, and nothing is ever overwrit"):
+        run_of(tmp_path, OwnTested(), method=MINE, recipe=Recipe(confidence=0.0))
+    assert [path.name for path in precious.parent.iterdir()] == ["precious.txt"]
+
+
 def test_a_method_needs_the_modules_of_its_stages(tmp_path):
     with pytest.raises(InputError, match="method=coseg needs peers"):
         run_stages(OwnTested(), tmp_path / "run", trainer=None)
@@ -119,8 +133,3 @@ def test_each_sentence_of_the_paper_has_its_function():
     for name in names:
         found = pkgutil.resolve_name(f"coseg_lightning.{name}")
         assert callable(found) or isinstance(found, property), name
-    paper = ROOT.parent / "shared" / "paper" / "co-seg.txt"
-    if paper.is_file():
-        text = " ".join(paper.read_text(encoding="utf-8").replace("$\\alpha$", "alpha").split())
-        quotations = re.findall(r'"([^"]+)"', table)
-        assert all(quotation in text for quotation in quotations)

@@ -138,11 +138,6 @@ def test_pixel_co_teaching_of_an_unlabelled_batch_is_nothing():
     assert loss_a == loss_b == 0
 
 
-def test_joint_training_selects_within_each_batch():
-    with pytest.raises(InputError, match=r"selection=whole_set ranks the whole training set, but"):
-        JoCoR(TinyNetwork(), TinyNetwork(), selection="whole_set")
-
-
 def test_joint_training_by_common_small_losses():
     images, masks = one_batch()
     module = peers(JoCoR, agreement_weight=0.8)

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from coseg_lightning import (
     CorruptionRanking,
     CoSegModule,
+    NoiseLevelEstimation,
     SegmentationModule,
 )
 from coseg_lightning.errors import InputError
@@ -359,7 +360,7 @@ def test_checkpoints_hold_plain_values_and_load(tmp_path):
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     assert checkpoint["hyper_parameters"]["encoder_weights"] is None
-    assert checkpoint["selection"] == module.selection.state_dict()
+    assert checkpoint["selection"]["state"] == module.selection.state_dict()
     loaded = CoSegModule.load_from_checkpoint(tmp_path / "a.ckpt")
     torch.testing.assert_close(loaded.state_dict(), module.state_dict())
 
@@ -418,8 +419,8 @@ def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
     assert doubted[8][1] == 0.5
     changes = [n for n in range(9, 16) if doubted[n][0] is not doubted[n - 1][0]]
     assert changes == [10, 12, 14]  # every eighth of 16 epochs
-    trainer_of(tmp_path, max_epochs=1).fit(module, data_of(tmp_path))
     assert module.selection.excluded_ids is None  # another fit may have no ranking
+    assert module.alpha == 1 - 0.5  # and selects by batch
 
 
 def test_training_by_steps_selects_too(tmp_path):
@@ -496,7 +497,7 @@ def test_what_is_doubted_survives_a_checkpoint_and_older_ones_load():
     module.on_save_checkpoint(checkpoint)
     other.on_load_checkpoint(checkpoint)
     assert other.selection.excluded_ids == (frozenset("ab"), frozenset("c"))
-    state = checkpoint.pop("selection")
+    state = checkpoint.pop("selection")["state"]
     earlier = {"doubted": state["excluded_ids"], "selection_carry": 0.5}  # of version 0.1
     earlier_module = module_of()
     earlier_module.on_load_checkpoint({**checkpoint, **earlier})
@@ -552,3 +553,58 @@ def test_gradients_that_never_are_numbers_end_with_advice(tmp_path):
     module = CoSegModule(Spoilt(range(100)), TinyNetwork(), noise_level=0.0)
     with pytest.raises(InputError, match="peer a was not a number in 20 steps in a row; lower"):
         trainer_of(tmp_path, max_epochs=30).fit(module, loader(one_batch()))
+
+
+class AddsCallbacks(CoSegModule):
+    """A module that brings its callbacks along."""
+
+    def __init__(self, *nets, brings, **options):
+        super().__init__(*nets, **options)
+        self.brings = brings
+
+    def configure_callbacks(self):
+        return [*super().configure_callbacks(), *self.brings()]
+
+
+def test_callbacks_that_a_module_brings_along_count(tmp_path):
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            rates.append(pl_module.alpha)
+
+    def brings():
+        return [CorruptionRanking(tmp_path / "scores.csv")]
+
+    nets = TinyNetwork(), TinyNetwork()
+    module = AddsCallbacks(*nets, brings=brings, noise_level=0.5)
+    trainer_of(tmp_path, max_epochs=8, callbacks=[Watch()]).fit(module, data_of(tmp_path))
+    assert rates == [1.0] * 4 + [0.5] * 4  # the whole set is ranked after half of the epochs
+    auto = AddsCallbacks(*nets, brings=lambda: [NoiseLevelEstimation()], noise_level="auto")
+    trainer_of(tmp_path, max_epochs=2).fit(auto, data_of(tmp_path))
+    assert auto.noise.estimate is not None
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_a_forward_of_ones_own_may_give_a_list(tmp_path, kind):
+    class Own(CoSegModule):
+        def forward(self, images):
+            return kind([self.net_a(images), self.net_b(images)])
+
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    module = Own(TinyNetwork(), TinyNetwork())
+    trainer.fit(module, loader(one_batch()), loader(one_batch()))
+    assert {"val/dice_a", "val/dice_b"} <= set(trainer.callback_metrics)
+    assert trainer.predict(module, loader(one_batch()[0]))[0].shape == (6, 2, 16, 16)
+
+
+def test_a_checkpoint_loads_into_a_module_with_another_selection(tmp_path):
+    module = module_of()
+    module.selection.exclude("ab", "c")
+    trainer = trainer_of(tmp_path)
+    trainer.strategy.connect(module)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    nets = {"net_a": TinyNetwork(), "net_b": TinyNetwork()}
+    with pytest.warns(UserWarning, match="selection policy WholeSet, and this module has PerBatch"):
+        loaded = CoSegModule.load_from_checkpoint(tmp_path / "a.ckpt", selection="eq1", **nets)
+    torch.testing.assert_close(loaded.state_dict(), module.state_dict())

@@ -1,6 +1,7 @@
 """The recipe is the only home of defaults, and refuses what it does not know."""
 
 import inspect
+import json
 from dataclasses import fields
 
 import pytest
@@ -18,12 +19,19 @@ from coseg_lightning import (
 from coseg_lightning.app.checks import recipe_of
 from coseg_lightning.app.command import CONF
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.selection import PerBatch
 from support import OwnTested, TinyNetwork, run_of
 
 
 def test_every_field_is_a_setting_of_the_app_with_the_same_default():
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        assert recipe_of(compose("config")) == Recipe()
+        cfg = compose("config")
+    nodes = {"training": cfg, "peers": cfg.method, "correction": cfg.method}
+    for group, fields_of_group in Recipe.SETTINGS.items():
+        node = nodes.get(group, cfg.get(group))
+        for name in fields_of_group:
+            assert node[name] == getattr(Recipe(), name), name  # it is there
+    assert recipe_of(cfg) == Recipe()
     names = [name for group in Recipe.SETTINGS.values() for name in group]
     assert sorted(names) == sorted(field.name for field in fields(Recipe))
 
@@ -91,6 +99,17 @@ def test_a_value_that_the_modules_were_not_made_with_is_refused(tmp_path):
         run_of(tmp_path, OwnTested(), recipe=Recipe(lr=0.1))
     recipe = Recipe(selection="eq1", lr=0.03)
     recipe.check_module(CoSegModule(TinyNetwork(), TinyNetwork(), **recipe.of_peers).hparams)
+    own = CoSegModule(TinyNetwork(), TinyNetwork(), selection=PerBatch("eq1", 0), lr=0.03)
+    with pytest.raises(InputError, match="selection=eq1, but .* made with a policy of its own"):
+        recipe.check_module(own.hparams)
+
+
+def test_a_run_records_what_was_used(tmp_path):
+    run_of(tmp_path, OwnTested(), recipe=Recipe(confidence=0.0))
+    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["config"]
+    assert record["peers"]["lr"] == record["network"]["lr"] == 0.03
+    assert record["recipe"]["confidence"] == 0
+    assert "lr" not in record["recipe"]  # which is that of the modules
 
 
 def test_fields_one_by_one_still_work_and_say_so(tmp_path):

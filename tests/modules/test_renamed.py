@@ -3,7 +3,7 @@
 import pytest
 
 from coseg_lightning import LabelCorrection, noise
-from support import module_of
+from support import data_of, module_of
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,15 @@ def test_doubting_is_excluding():
 def test_attributes_of_the_correction(tmp_path, name, now):
     with pytest.warns(FutureWarning, match=f"LabelCorrection.{name} is .* now"):
         assert getattr(LabelCorrection(tmp_path), name) == now
+
+
+def test_attributes_of_the_datamodule(tmp_path):
+    data = data_of(tmp_path)
+    with pytest.warns(FutureWarning, match="CoSegDataModule.lay is add_label_layer now"):
+        data.lay(tmp_path / "labels")
+    assert data.label_layers == [tmp_path / "labels"]
+    with pytest.warns(FutureWarning, match="left_out is excluded now"):
+        assert data.left_out == frozenset()
 
 
 def test_names_of_the_noise_room():

@@ -65,7 +65,7 @@ def test_the_keep_rate_of_batches(ramp, max_epochs, rates):
 
 
 def test_the_whole_set_keeps_what_a_ranking_does_not_exclude():
-    policy = make_selection("whole_set", ramp_epochs=0)
+    policy = make_selection("whole_set", 0, 255)
     policy.begin_fit(ranked=True)
     assert policy.waits_for_ranking
     assert policy.keep_rate(0.5, 9, 10) == 1
@@ -130,7 +130,7 @@ def test_a_policy_of_ones_own(tmp_path):
     assert set(policy.rates) == {0.5}
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    assert checkpoint["selection"] == {"rankings": 4}
+    assert checkpoint["selection"] == {"policy": "Even", "state": {"rankings": 4}}
     assert "selection" not in checkpoint["hyper_parameters"]
 
 
@@ -156,3 +156,14 @@ def test_what_each_peer_learns_from_may_be_exchanged_in_another_way(tmp_path):
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[Exclude()])
     trainer.fit(module, loader((*one_batch(), list("012345"))))
     assert lengths == {"a": 2, "b": 3}  # what each keeps itself
+
+
+def test_settings_of_a_policy_of_ones_own_are_not_ignored():
+    nets = TinyNetwork(), TinyNetwork()
+    policy = PerBatch("eq1", 0)
+    with pytest.raises(InputError, match="ignore_index=7 must be given to the PerBatch too"):
+        CoSegModule(*nets, selection=policy, ignore_index=7)
+    with pytest.raises(InputError, match="ramp_epochs=5"):
+        CoSegModule(*nets, selection=WholeSet(policy), ramp_epochs=5)
+    own = WholeSet(PerBatch("eq1", 0, ignore_index=7))
+    assert CoSegModule(*nets, selection=own, ignore_index=7).selection is own

@@ -88,6 +88,22 @@ def test_a_review_of_it_retrains(earlier, root, tmp_path):
     assert summary["stages"]["retraining"]["epochs"] == 12
 
 
+def test_a_review_keeps_the_loss_of_a_run_that_named_none(earlier, root):
+    path = earlier / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    assert AppRun(earlier).cfg.method.retraining_loss == "generalised_cross_entropy"
+    del summary["config"]["method"]["retraining_loss"]
+    path.write_text(json.dumps(summary), encoding="utf-8")
+    assert AppRun(earlier, root=root).cfg.method.retraining_loss == "cross_entropy"
+
+
+def test_a_run_without_a_version_is_refused_in_a_sentence(earlier, root):
+    (earlier / "run.json").write_text('{"id": "x", "config": {"a": 1}}', encoding="utf-8")
+    (earlier / "summary.json").unlink()
+    with pytest.raises(InputError, match="was begun by version None"):
+        run(composed_like(earlier, root), earlier)
+
+
 def test_its_summary_is_shown_again(earlier, root, capsys):
     (earlier / "report.html").write_text("a report", encoding="utf-8")
     cfg = composed_like(earlier, root)

@@ -290,7 +290,7 @@ class Exploit:
 @pytest.mark.parametrize("content", ["code", "cut off", "text", "something else"])
 def test_a_checkpoint_of_code_or_rubbish_is_refused_and_not_run(tmp_path, content):
     folder = tmp_path / "run"
-    assert one_run(folder, at=40) == -signal.SIGKILL
+    assert one_run(folder, at=34) == -signal.SIGKILL
     (path,) = folder.rglob("unfinished.ckpt")
     if content == "code":
         torch.save({"state_dict": Exploit(tmp_path / "owned")}, path)

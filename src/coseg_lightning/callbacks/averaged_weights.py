@@ -71,6 +71,12 @@ def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> AbstractContext
     return nullcontext()
 
 
+def averaged_steps(trainer: pl.Trainer) -> int:
+    """Return the number of steps that were averaged so far, by any callback."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return sum(compat.averaged_steps(c) for c in callbacks if isinstance(c, WeightAveraging))
+
+
 @contextmanager
 def _in_place(callback: WeightAveraging, module: pl.LightningModule) -> Iterator[None]:
     """Use a callback's averaged weights in the module within a `with` block."""

@@ -77,6 +77,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.run_id = run_id
         self.ranking: Ranking | None = None
         self.selected = False
+        self._is_written = True  # there is nothing to write yet
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -90,6 +91,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         if self.path.exists():
             raise InputError(f"{self.path} exists and is never overwritten; give a new file.")
         super().setup(trainer, pl_module, stage)
+        self.ranking, self._is_written = None, True
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -132,6 +134,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             _, peers = self.evidence.gathered()
             pl_module.noise.set_noise_level_from(*peers)
         truth = dataset if isinstance(dataset, SampleDataset) else None
+        self._is_written = False
         self.ranking = replace(
             self.rank(trainer, pl_module, self.evidence),
             replaced=None if truth is None else truth.replaced,
@@ -199,6 +202,10 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._write(trainer)  # keep the ranking if only the correction failed
 
     def _write(self, trainer: pl.Trainer) -> None:
+        """Write the file once for each ranking, also if a later fit or test fails."""
+        if self._is_written:
+            return
+        self._is_written = True
         if self.ranking is not None and trainer.is_global_zero:
             self.ranking.write(self.path)
 

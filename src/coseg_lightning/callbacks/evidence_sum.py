@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import override
 
-from coseg_lightning.callbacks.averaged_weights import averaged
+from coseg_lightning.callbacks.averaged_weights import averaged, averaged_steps
 from coseg_lightning.callbacks.epoch_end import EpochEndCallback
 from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_training_set
 from coseg_lightning.callbacks.processes import gather_objects
@@ -75,12 +75,12 @@ class EvidencePass:
     Args:
         share: The evidence on this process's samples, or None if it had no samples.
         numbered: Whether the samples have no ids of their own.
-        step: The trainer's `global_step` at the time of the pass.
+        step: See `step_of`: two passes of one step have the same weights.
     """
 
     share: EvidenceShare | None
     numbered: bool
-    step: int
+    step: tuple[int, int]
 
 
 def evidence_pass(
@@ -119,7 +119,7 @@ def evidence_pass(
 
     with averaged(trainer, module):
         evaluation_pass(trainer, module, dataset, range(len(dataset)), collect, description)
-    return EvidencePass(EvidenceShare.joined(shares), numbered, trainer.global_step)
+    return EvidencePass(EvidenceShare.joined(shares), numbered, step_of(trainer))
 
 
 class EvidenceSum:
@@ -224,7 +224,7 @@ class EvidenceCallback(EpochEndCallback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, EvidenceCallback) and callback.dataset is self.dataset:
                 latest = callback.latest_pass
-                if latest is not None and latest.step == trainer.global_step:
+                if latest is not None and latest.step == step_of(trainer):
                     return latest
         self.latest_pass = evidence_pass(trainer, module, self.judged_dataset(trainer))
         return self.latest_pass
@@ -236,6 +236,11 @@ class EvidenceCallback(EpochEndCallback):
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.evidence.load_state_dict(state_dict)
+
+
+def step_of(trainer: pl.Trainer) -> tuple[int, int]:
+    """Return the trainer's `global_step`, and the number of steps in the weights' average."""
+    return trainer.global_step, averaged_steps(trainer)
 
 
 def check_unique(ids: Sequence[str]) -> None:

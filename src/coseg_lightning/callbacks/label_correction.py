@@ -21,7 +21,7 @@ from coseg_lightning.callbacks.evidence_sum import PredictionObserver
 from coseg_lightning.callbacks.prediction_store import PredictionStore, dequantize, quantize
 from coseg_lightning.callbacks.processes import gather_objects, gather_rows
 from coseg_lightning.data.samples import SampleDataset
-from coseg_lightning.errors import InputError
+from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.files.background import background_writer
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.functional.dice import mask_dice
@@ -32,12 +32,11 @@ from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
 from coseg_lightning.modules.batch import Batch, read_batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe, is_number
-from coseg_lightning.modules.renamed import RenamedOfCorrection
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.ranking.ranking import Ranking
 
 
-class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
+class LabelCorrection(Callback, PredictionObserver):
     """Writes corrected masks of the samples ranked noisy into a label layer (section 2.2).
 
     If both peers predict the same class and the label has another one, the label is overruled,
@@ -73,6 +72,10 @@ class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
     Raises:
         InputError: At the start of training, if the folder is not new or no ranking is made.
     """
+
+    contradiction = renamed("contradiction", "label_peer_ratio")
+    left_alone = renamed("left_alone", "correction_skipped")
+    kept_vary_more = renamed("kept_vary_more", "wrong_half_suspected")
 
     def __init__(
         self,
@@ -250,7 +253,7 @@ class LabelCorrection(Callback, PredictionObserver, RenamedOfCorrection):
     def _guard(self, noisy: list[int], ranking: Ranking) -> CorrectionGuard:
         assert self._store is not None
         assert ranking.size_bias is not None
-        table = np.concatenate(gather_objects(self._store.contradictions))
+        table = np.concatenate(gather_objects(self._store.distances))
         against_label, among_peers = table[np.argsort(table[:, 0]), 1:].T
         is_noisy = np.isin(np.arange(len(table)), noisy)
         return CorrectionGuard(

@@ -32,7 +32,7 @@ class PredictionStore:
     def __init__(self, samples: int, ignore_index: int) -> None:
         self.samples = samples
         self.ignore_index = ignore_index
-        self._contradictions: list[NDArray[np.float64]] = []
+        self._distances: list[NDArray[np.float64]] = []
         self._predictions: dict[int, tuple[Tensor, Tensor]] = {}
         self.keeps_predictions = True
 
@@ -45,7 +45,7 @@ class PredictionStore:
         against_label = one_minus_dice(mean, sample.masks, labelled, peers.shape[2])
         among_peers = one_minus_dice(a, b, labelled, peers.shape[2])
         table = np.stack([indices, against_label, among_peers], axis=1)
-        self._contradictions.append(table)
+        self._distances.append(table)
         bytes_each = 2 * quantized[:, 0].numel() + 4 * sample.masks[0].numel()
         if not self.keeps_predictions or self.samples * bytes_each > MOST_BYTES:
             self.keeps_predictions = False
@@ -56,14 +56,14 @@ class PredictionStore:
             self._predictions[index] = (quantized[:, n], labels[n])
 
     @property
-    def contradictions(self) -> NDArray[np.float64]:
+    def distances(self) -> NDArray[np.float64]:
         """Distances between labels and predictions for this process's samples, `(n, 3)`.
 
         The columns are: index in the dataset, one minus the Dice of label and mean prediction, and
         one minus the Dice of both peers' predictions.
         """
         empty = np.empty((0, 3))
-        return np.concatenate([empty, *self._contradictions])
+        return np.concatenate([empty, *self._distances])
 
     def prediction(self, index: int) -> tuple[Tensor, Tensor] | None:
         """Return both peers' probabilities of a sample, `(2, K, H, W)`, and its label, `(H, W)`.

@@ -19,7 +19,7 @@ from coseg_lightning.data.samples import (
     SampleDataset,
     default_augmentation,
 )
-from coseg_lightning.errors import InputError
+from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.labels.ids import check_ids
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
@@ -103,6 +103,10 @@ class CoSegDataModule(pl.LightningDataModule):
         for part, dataset in self._datasets.items():
             if cache is not None and dataset is not None:
                 self._caches[part] = ImageCache(cache, dataset, image_size, in_channels)
+
+    lay = renamed("lay", "add_label_layer")
+    leave_out = renamed("leave_out", "exclude")
+    left_out = renamed("left_out", "excluded")
 
     def add_label_layer(self, layer: str | Path) -> None:
         """Add a label layer on top of the training masks, from the next fit on."""
@@ -238,8 +242,7 @@ class CoSegDataModule(pl.LightningDataModule):
         )
         if self.trainer is not None:
             # In a resumed fit, workers start to load before Lightning sets the sampler's epoch.
-            progress: Any = self.trainer.fit_loop.epoch_progress.current
-            sampler.set_epoch(progress.processed)
+            sampler.set_epoch(self.trainer.current_epoch)
         # A last batch of one sample would break BatchNorm where the features are 1 x 1.
         return self._loader(dataset, sampler, drop_last=len(sampler) > self.batch_size)
 

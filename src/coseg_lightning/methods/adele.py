@@ -262,7 +262,7 @@ def early_learning(run: Run, outcome: Outcome) -> Outcome:
     facts = run.runner.stage("early_learning", train, makes=makes)
     run.runner.add_label_layers(run.data, facts["layers"])
     changed = outcome.changed | set(facts["changed"])
-    return replace(outcome, last_stage=facts["last"], changed=changed)
+    return replace(outcome, last_stage=facts["last"], is_pair=False, changed=changed)
 
 
 METHOD = Method("adele", (early_learning,))

@@ -41,7 +41,7 @@ def retraining(run: Run, outcome: Outcome) -> Outcome:
         retrain(runner, run.data, module, recipe, weights, peers.epochs)
 
     runner.stage("retraining", train)
-    return replace(outcome, last_stage="retraining")
+    return replace(outcome, last_stage="retraining", is_pair=False)
 
 
 def retrain(

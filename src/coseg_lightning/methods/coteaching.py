@@ -32,6 +32,7 @@ def robust_training(run: Run, outcome: Outcome) -> Outcome:
         outcome = replace(
             outcome,
             last_stage=f"robust_training{suffix}",
+            is_pair=True,
             peers=peers,
             changed=outcome.changed | set(peers.changed),
             corrected=outcome.corrected or bool(peers.layers and not peers.correction_skipped),

@@ -37,7 +37,7 @@ def retraining(run: Run, outcome: Outcome) -> Outcome:
     assert peers is not None
     share = 1 - len(peers.noisy) / peers.samples
     run.train_network("retraining", max_epochs=round(peers.epochs / share))
-    return replace(outcome, last_stage="retraining")
+    return replace(outcome, last_stage="retraining", is_pair=False)
 
 
 METHOD = Method("filter", (robust_training, filtering, retraining), excludes_samples=True)

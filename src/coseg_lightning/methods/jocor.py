@@ -24,8 +24,8 @@ class JoCoR(CoSegModule):
     Args:
         nets: The networks, see `CoSegModule`.
         agreement_weight: lambda of the paper; the default is its value for symmetric noise.
-        options: Further arguments of `CoSegModule`; `selection` must be `relative` or
-            `eq1`, which is the default.
+        options: Further arguments of `CoSegModule`. Samples are kept within each batch by their
+            joint loss, so that `selection` has no effect.
     """
 
     def __init__(self, *nets: Any, agreement_weight: float = 0.9, **options: Any) -> None:
@@ -33,12 +33,9 @@ class JoCoR(CoSegModule):
             raise InputError(
                 f"agreement_weight={agreement_weight} must be at least 0 and less than 1."
             )
-        super().__init__(*nets, **{"selection": "eq1", **options})
-        if not isinstance(self.selection, PerBatch):
-            raise InputError(
-                f"selection={options['selection']} ranks the whole training set, but JoCoR keeps "
-                "samples of each batch by their joint loss; give selection='eq1', or leave it out."
-            )
+        super().__init__(*nets, **options)
+        if not isinstance(self.selection, PerBatch):  # samples are kept by their joint loss
+            self.selection = PerBatch("eq1", self.ramp_epochs, ignore_index=self.ignore_index)
         self.agreement_weight = agreement_weight
 
     @override

@@ -6,8 +6,9 @@ to `run_stages(..., method=Method("mine", (robust_training, my_stage)))`, or nam
 it saves results for later stages. It returns an `Outcome` that contains its own results too.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
@@ -61,17 +62,21 @@ class Outcome:
 
     Args:
         last_stage: The stage whose module is tested, by the name of its folder.
+        is_pair: Whether that module is a pair of peers, of which the first is tested.
         peers: The results of the last robust training.
         changed: The indices of all samples whose masks were changed.
         corrected: Whether any correction was made and not skipped.
-        transition: The estimated label transition matrix, rows of K probabilities.
+        facts: Results of other stages, by name, for those that follow.
+        summary: Parts that stages add to `summary.json`, by name.
     """
 
     last_stage: str = ""
+    is_pair: bool = False
     peers: TrainedPeers | None = None
     changed: frozenset[int] = frozenset()
     corrected: bool = False
-    transition: list[list[float]] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    summary: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,32 +143,56 @@ class Method:
     """A method: its name and its stages.
 
     Args:
-        name: The method's name.
+        name: The name of the method.
         stages: Functions of the run and of the outcome of the stages before.
-        ranking: Ranks the training set in robust training; a class derived from the default.
-        correction: Corrects labels at the end of robust training; None for no correction.
-        excludes_samples: Whether a stage excludes training samples, which requires a
+        ranking: The callback class that ranks the training set in robust training.
+        correction: The callback class that corrects labels at the end of robust training, if any.
+        has_peers: Whether `method.module` is a pair of peers; that of a method with
+            `robust_training` always is.
+        excludes_samples: Whether a stage excludes training samples, which needs a
             `CoSegDataModule`.
+
+    Raises:
+        InputError: If it corrects labels without robust training.
     """
 
     name: str
     stages: tuple[Stage, ...]
     ranking: type[CorruptionRanking] = CorruptionRanking
     correction: type[LabelCorrection] | None = None
+    has_peers: bool = False
     excludes_samples: bool = False
+
+    def __post_init__(self) -> None:
+        if self.correction is not None and "robust_training" not in self._names:
+            raise InputError(
+                f"The method {self.name} corrects labels, but has no stage robust_training, at "
+                "whose end the peers vote; add it, or leave correction out."
+            )
+
+    @property
+    def _names(self) -> list[str]:
+        return [_name_of(stage) for stage in self.stages]
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The stages' names; a correction is listed after the robust training that makes it."""
-        names = [stage.__name__ for stage in self.stages]
+        """The stages by name, with the correction after the training in which it takes place."""
+        names = self._names
         if self.correction is not None:
             names.insert(names.index("robust_training") + 1, "correction")
         return tuple(names)
 
     @property
     def trains_peers(self) -> bool:
-        """Whether the method trains a pair of peers."""
-        return "robust_training" in self.stage_names
+        """Whether its module is a pair of peers."""
+        return self.has_peers or "robust_training" in self._names
+
+
+def _name_of(stage: Stage) -> str:
+    function: Any = stage
+    while isinstance(function, partial):
+        function = function.func
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def refused(what: str, method: str) -> Callable[[], Any]:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from coseg_lightning.files.checkpoints import plain_values
 from coseg_lightning.methods.baselines import train_baselines
 from coseg_lightning.methods.method import Method, Outcome, Run, refused
 from coseg_lightning.methods.registry import find_method
-from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
@@ -84,7 +83,7 @@ def run_stages(
     if not is_app:
         config |= describe(data, {"peers": peers, "network": network}, trainer)
     identity = data.identity() if isinstance(data, CoSegDataModule) else {}
-    parts = {"recipe": {**asdict(recipe), "baselines": baselines}, "samples": identity}
+    parts = {"recipe": {**recipe.of_stages, "baselines": baselines}, "samples": identity}
     run_folder = RunFolder(folder, {**config, **parts}, resume=resume)
     if run_folder.summary is not None:
         return run_folder.summary
@@ -163,19 +162,20 @@ def finish(
     The module is always loaded from the disk, so that a run resumed here gives the same results.
     """
     module: CoSegModule | SegmentationModule
-    module = run.peers() if outcome.last_stage == "robust_training" else run.network()
+    module = run.peers() if outcome.is_pair else run.network()
     module = run.runner.restored(module, outcome.last_stage)
     peers, data = outcome.peers, run.data
-    optional: dict[str, Any] = {"baselines": dict(tested)} if tested else {}
-    if isinstance(module, LabelTransition):
-        final = module.transition.tolist()
-        optional["transition"] = {"estimated": outcome.transition, "final": final}
+    parts: dict[str, Any] = {"baselines": dict(tested)} if tested else {}
+    if isinstance(module, SegmentationModule):
+        parts |= module.summary_parts()
+    for name, part in outcome.summary.items():
+        parts[name] = {**parts.get(name, {}), **part}
     return write_summary(
         run.runner,
         module,
         data,
         config,
-        **optional,
+        **parts,
         ranking={
             "noise_level": peers and peers.noise_level,
             "estimate": peers and peers.estimate,

@@ -115,6 +115,10 @@ class LabelTransition(SegmentationModule):
         return super().supervised_losses(logits, masks)
 
     @override
+    def summary_parts(self) -> dict[str, dict[str, Any]]:
+        return {"transition": {"estimated": None, "final": self.transition.tolist()}}
+
+    @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["transition_known"] = self.known
@@ -232,19 +236,25 @@ def estimation(run: Run, outcome: Outcome) -> Outcome:
         return {"transition": callback.transition}
 
     facts = run.runner.stage("estimation", train)
-    return replace(outcome, transition=facts["transition"])
+    transition = facts["transition"]
+    return replace(
+        outcome,
+        facts={**outcome.facts, "transition": transition},
+        summary={**outcome.summary, "transition": {"estimated": transition}},
+    )
 
 
 def supervised_training(run: Run, outcome: Outcome) -> Outcome:
     """Train a network with the estimated or given T between its classes and the labels."""
+    transition = outcome.facts.get("transition")
 
     def prepare(module: SegmentationModule) -> None:
-        if outcome.transition is None:  # T was given
+        if transition is None:  # T was given
             return
         assert isinstance(module, LabelTransition)
-        module.set_transition(outcome.transition)
+        module.set_transition(transition)
         if module.learnt:  # network and T start from the plain network
             module.net.load_state_dict(run.runner.weights("estimation", of="net."))
 
     run.train_network("supervised_training", prepare)
-    return replace(outcome, last_stage="supervised_training")
+    return replace(outcome, last_stage="supervised_training", is_pair=False)

@@ -101,13 +101,21 @@ def keep_average_on(callback: WeightAveraging, device: torch.device) -> None:
     callback._device = device
 
 
+def averaged_steps(callback: WeightAveraging) -> int:
+    """The number of steps in the average of a `WeightAveraging`.
+
+    Private: `WeightAveraging._average_model`.
+    """
+    average = callback._average_model
+    return 0 if average is None else int(average.n_averaged)
+
+
 def has_average(callback: WeightAveraging) -> bool:
     """Whether a `WeightAveraging` holds an average of at least one step.
 
     Private: `WeightAveraging._average_model`.
     """
-    average = callback._average_model
-    return average is not None and int(average.n_averaged) > 0
+    return averaged_steps(callback) > 0
 
 
 def is_averaging(callback: WeightAveraging) -> bool:

@@ -25,7 +25,7 @@ from coseg_lightning.functional.equations import (
 )
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
-from coseg_lightning.modules.noise_level import NoiseLevel, NoiseLevelEstimator
+from coseg_lightning.modules.noise_level import NoiseLevel
 from coseg_lightning.modules.optimizers import (
     PeerOptimization,
     Schedule,
@@ -46,10 +46,12 @@ from coseg_lightning.modules.selection import (
     Picks,
     Selection,
     TrainingSetRanker,
-    earlier_state,
     make_selection,
+    restore_selection,
+    saved_state,
 )
-from coseg_lightning.modules.steps import SegmentationSteps, network_of, refuse_options
+from coseg_lightning.modules.steps import SegmentationSteps, refuse_options
+from coseg_lightning.networks.build import build_network
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
 
 
@@ -157,17 +159,25 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         self.automatic_optimization = False  # each step trains two networks
         self.noise = NoiseLevel(noise_level)
         self.ramp_epochs = 0 if self.noise.is_estimated else ramp_epochs
-        if not isinstance(selection, Selection):
-            selection = make_selection(selection, self.ramp_epochs, ignore_index=ignore_index)
-        self.selection = selection
+        self.selection = make_selection(selection, self.ramp_epochs, ignore_index)
         self.step = step
         pair_of_rates(lr)
         self.lr = lr
         self.optimization = PeerOptimization(monitor="val/dice_a")
-        encoder = {"encoder_name": encoder_name, "encoder_weights": encoder_weights}
-        arguments: dict[str, Any] = {"in_channels": in_channels, "classes": classes, **options}
-        self.net_a = network_of(net_a, **encoder, **arguments)
-        self.net_b = network_of(net_a if net_b is None else net_b, **encoder, **arguments)
+
+        def network(net: str | nn.Module) -> nn.Module:
+            if isinstance(net, nn.Module):
+                return net
+            return build_network(
+                net,
+                encoder_name=encoder_name,
+                encoder_weights=encoder_weights,
+                in_channels=in_channels,
+                classes=classes,
+                **options,  # by name, so that LightningCLI finds what they may be
+            )
+
+        self.net_a, self.net_b = network(net_a), network(net_a if net_b is None else net_b)
         check_different(self.net_a, self.net_b)
         self.checked_networks: set[str] = set()
 
@@ -329,16 +339,18 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.state.fn != TrainerFn.FITTING:
             return []
-        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if self.noise.is_estimated and not _any(callbacks, NoiseLevelEstimator):
-            raise InputError(
-                'noise_level="auto" is set by a NoiseLevelEstimation; add one to the trainer\'s '
-                "callbacks, or give the level."
-            )
-        self.selection.begin_fit(ranked=_any(callbacks, TrainingSetRanker))
         # This is the last hook before Lightning refuses some of the trainer's settings.
         self.optimization.take_over(self, (self.net_a, self.net_b))
         return [self.optimization]
+
+    def begin_fit(self, callbacks: Sequence[Callback]) -> None:
+        """Find out what the callbacks of a new fit do for the peers; see `PeerOptimization`."""
+        self.noise.begin_fit(callbacks)
+        self.selection.begin_fit(ranked=any(isinstance(c, TrainingSetRanker) for c in callbacks))
+
+    @override
+    def on_fit_end(self) -> None:
+        self.selection.end_fit()  # another fit may have no ranking
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -352,18 +364,13 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["selection"] = self.selection.state_dict()
+        checkpoint["selection"] = saved_state(self.selection)
         checkpoint["noise_estimate"] = self.noise.state_dict()
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        state = checkpoint.get("selection", earlier_state(checkpoint, self.selection))
-        self.selection.load_state_dict(state)
+        restore_selection(self.selection, checkpoint)
         self.noise.load_state_dict(checkpoint.get("noise_estimate"))
-
-
-def _any(callbacks: Sequence[Callback], kind: type[Callback]) -> bool:
-    return any(isinstance(callback, kind) for callback in callbacks)
 
 
 def pair_of_rates(lr: float | Sequence[float]) -> tuple[float, float]:

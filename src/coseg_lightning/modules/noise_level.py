@@ -1,5 +1,6 @@
 """The noise level that the peers use, either given or estimated during training."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -48,6 +49,19 @@ class NoiseLevel:
     def known(self) -> bool:
         """Whether the level was given, or could be estimated."""
         return self.estimate.separable if self.estimate is not None else not self.is_estimated
+
+    def begin_fit(self, callbacks: Sequence[Callback]) -> None:
+        """Check that a level to be estimated has its estimator.
+
+        Raises:
+            InputError: If it has none.
+        """
+        estimators = [c for c in callbacks if isinstance(c, NoiseLevelEstimator)]
+        if self.is_estimated and not estimators:
+            raise InputError(
+                'noise_level="auto" is set by a NoiseLevelEstimation; add one to the trainer\'s '
+                "callbacks, or give the level."
+            )
 
     def set_noise_level_from(self, peer_a: Evidence, peer_b: Evidence) -> None:
         """Estimate the level from both peers' evidence on the labels."""

@@ -181,6 +181,9 @@ class PeerOptimization(GradientGuard):
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         compat.restore_settings(trainer)
+        if stage == "fit" and belongs(self, pl_module):
+            # Here all callbacks are known, and no checkpoint is loaded yet.
+            pl_module.begin_fit(trainer.callbacks)  # type: ignore[attr-defined, operator]
 
     def zero_grad(self, module: pl.LightningModule, batch_idx: int) -> None:
         """Reset the gradients before the first of the accumulated batches."""

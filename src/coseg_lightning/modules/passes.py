@@ -80,6 +80,6 @@ def agreement_of_picks(
 
 def check_first_logits(checked: set[str], **logits: Tensor) -> None:
     """Check the first logits of each network, and add its name to `checked`."""
-    new = set(logits) - checked
+    new = {name for name in set(logits) - checked if logits[name].numel()}
     check_logits(*(logits[name] for name in sorted(new)))
     checked |= new

@@ -4,7 +4,7 @@ This module imports neither torch nor Lightning, so that the command line's help
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal
 
 from coseg_lightning.errors import InputError
@@ -128,6 +128,12 @@ class Recipe:
         """The arguments of a pair of peers: `CoSegModule("unet", **recipe.of_peers)`."""
         return {name: getattr(self, name) for name in (*_OF_NETWORKS, *_OF_PEERS)}
 
+    @property
+    def of_stages(self) -> dict[str, Any]:
+        """The settings of the stages; those of modules are recorded as the modules have them."""
+        of_modules = {*_OF_NETWORKS, *_OF_PEERS}
+        return {key: value for key, value in asdict(self).items() if key not in of_modules}
+
     def check_module(self, hparams: Mapping[str, Any]) -> None:
         """Raise an `InputError` if a module lacks a value in which this recipe differs.
 
@@ -136,11 +142,14 @@ class Recipe:
         """
         for name in (*_OF_NETWORKS, *_OF_PEERS):
             wanted = getattr(self, name)
-            if name in hparams and wanted not in (getattr(Recipe, name), hparams[name]):
+            # A pair has a step; its selection is missing in the hyperparameters if it is an object.
+            is_taken = name in hparams or (name == "selection" and "step" in hparams)
+            of_module = hparams.get(name, "a policy of its own")
+            if is_taken and wanted not in (getattr(Recipe, name), of_module):
                 raise InputError(
-                    f"The recipe has {name}={wanted}, but a module was made with "
-                    f"{hparams[name]}; give it to the module, as in CoSegModule(..., "
-                    "**recipe.of_peers) and SegmentationModule(..., **recipe.of_networks)."
+                    f"The recipe has {name}={wanted}, but a module was made with {of_module}; "
+                    "give it to the module, as in CoSegModule(..., **recipe.of_peers) and "
+                    "SegmentationModule(..., **recipe.of_networks)."
                 )
 
     @classmethod

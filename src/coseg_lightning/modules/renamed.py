@@ -1,40 +1,14 @@
-"""Attributes of version 0.1 under their old names, which warn, and go in version 0.3."""
+"""Attributes of `CoSegModule` under their names of version 0.1."""
 
-import warnings
-from operator import attrgetter
-from typing import Any
-
-
-def renamed(before: str, now: str) -> property:
-    """A property that still gives what an attribute is called now.
-
-    Args:
-        before: The old name.
-        now: The new one, which may be one of an attribute, `selection.exclude`.
-    """
-
-    def get(owner: Any) -> Any:
-        warnings.warn(
-            f"{type(owner).__name__}.{before} is {now} now; the old name goes in version 0.3.",
-            FutureWarning,
-            stacklevel=2,
-        )
-        return attrgetter(now)(owner)
-
-    return property(get)
+from coseg_lightning.errors import renamed
 
 
 class RenamedOfPeers:
-    """Those of `CoSegModule`."""
+    """Old names, which warn and go in version 0.3."""
 
     noise_estimate = renamed("noise_estimate", "noise.estimate")
     noise_known = renamed("noise_known", "noise.known")
+    estimates_noise = renamed("estimates_noise", "noise.is_estimated")
+    settle_noise_level = renamed("settle_noise_level", "noise.set_noise_level_from")
     doubt = renamed("doubt", "selection.exclude")
-
-
-class RenamedOfCorrection:
-    """Those of `LabelCorrection`."""
-
-    contradiction = renamed("contradiction", "label_peer_ratio")
-    left_alone = renamed("left_alone", "correction_skipped")
-    kept_vary_more = renamed("kept_vary_more", "wrong_half_suspected")
+    never_selected = renamed("never_selected", "selection.waits_for_ranking")

@@ -23,7 +23,8 @@ from coseg_lightning.modules.optimizers import (
 )
 from coseg_lightning.modules.passes import check_first_logits
 from coseg_lightning.modules.recipe import Recipe
-from coseg_lightning.modules.steps import SegmentationSteps, network_of, refuse_options
+from coseg_lightning.modules.steps import SegmentationSteps, refuse_options
+from coseg_lightning.networks.build import build_network
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
 
 
@@ -91,14 +92,16 @@ class SegmentationModule(SegmentationSteps):
         ignored = ["optimizer", "scheduler", "net"] if ready else ["optimizer", "scheduler"]
         self.save_hyperparameters(ignore=ignored)
         self.use_pixel_loss(pixel_loss)
-        self.net = network_of(
-            net,
-            encoder_name=encoder_name,
-            encoder_weights=encoder_weights,
-            in_channels=in_channels,
-            classes=classes,
-            **options,
-        )
+        if isinstance(net, str):
+            net = build_network(
+                net,
+                encoder_name=encoder_name,
+                encoder_weights=encoder_weights,
+                in_channels=in_channels,
+                classes=classes,
+                **options,  # by name, so that LightningCLI finds what they may be
+            )
+        self.net = net
         self.lr = lr
         self.optimization = GradientGuard("the network")
         self.checked_networks: set[str] = set()
@@ -142,6 +145,10 @@ class SegmentationModule(SegmentationSteps):
             logits, auxiliary = with_auxiliary(self.net, images)
         check_first_logits(self.checked_networks, net=logits)
         return logits, auxiliary
+
+    def summary_parts(self) -> dict[str, dict[str, Any]]:
+        """Return what a trained module adds to `summary.json`, in plain values by part."""
+        return {}
 
     def check_data(self, data: Any) -> None:
         """Raise an `InputError` before training if a datamodule lacks what the method needs."""

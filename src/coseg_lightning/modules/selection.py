@@ -62,6 +62,9 @@ class Selection(ABC):
     def begin_fit(self, *, ranked: bool) -> None:  # noqa: B027
         """Reset the policy; `ranked` says whether a callback will rank the training set."""
 
+    def end_fit(self) -> None:  # noqa: B027
+        """Forget the rankings of a fit that is over."""
+
     def update(self, ranking: Ranking) -> None:  # noqa: B027
         """Use a new ranking of the whole training set from now on."""
 
@@ -159,6 +162,12 @@ class WholeSet(Selection):
         self._batches_have_ids = True
 
     @property
+    def ignore_index(self) -> int:
+        """Class id of unlabelled pixels."""
+        index: int = getattr(self.per_batch, "ignore_index", IGNORE_INDEX)
+        return index
+
+    @property
     def _is_per_batch(self) -> bool:
         ranked = self._rankings_come or self.excluded_ids is not None
         return not (ranked and self._batches_have_ids)
@@ -204,6 +213,10 @@ class WholeSet(Selection):
         self.per_batch.begin_fit(ranked=ranked)
         self.excluded_ids, self._ranked_ids = None, frozenset()
         self._rankings_come, self._batches_have_ids = ranked, True
+
+    @override
+    def end_fit(self) -> None:
+        self.excluded_ids, self._rankings_come = None, False
 
     @override
     def update(self, ranking: Ranking) -> None:
@@ -263,23 +276,53 @@ def ramped_keep_rate(
 
 
 def make_selection(
-    name: str, ramp_epochs: int | None, *, ignore_index: int = IGNORE_INDEX
+    selection: str | Selection, ramp_epochs: int | None, ignore_index: int
 ) -> Selection:
     """Make a policy by its name in the settings: whole_set, relative or eq1.
 
+    Args:
+        selection: The name; or a policy, which is returned as it is.
+        ramp_epochs: See `PerBatch`.
+        ignore_index: Class id of unlabelled pixels.
+
     Raises:
-        InputError: If there is no policy of this name.
+        InputError: If there is no policy of this name, or the policy has settings of its own.
     """
-    if name not in SELECTIONS:
-        raise InputError(f"selection={name!r} must be whole_set, relative or eq1.")
-    if name == "whole_set":
+    if isinstance(selection, Selection):
+        own_index = getattr(selection, "ignore_index", ignore_index)
+        if ramp_epochs or own_index != ignore_index:
+            raise InputError(
+                f"ramp_epochs={ramp_epochs} and ignore_index={ignore_index} must be given to the "
+                f"{type(selection).__name__} too, which has its own; leave ramp_epochs out here."
+            )
+        return selection
+    if selection not in SELECTIONS:
+        raise InputError(f"selection={selection!r} must be whole_set, relative or eq1.")
+    if selection == "whole_set":
         return WholeSet(PerBatch("relative", ramp_epochs, ignore_index=ignore_index))
-    return PerBatch(name, ramp_epochs, ignore_index=ignore_index)
+    return PerBatch(selection, ramp_epochs, ignore_index=ignore_index)
 
 
-def earlier_state(checkpoint: dict[str, Any], selection: Selection) -> dict[str, Any]:
-    """Return a policy's state from a checkpoint of version 0.1, or one without any state."""
-    carry = {"carry": checkpoint.get("selection_carry", 0.0)}
-    if not isinstance(selection, WholeSet):
-        return carry
-    return {"excluded_ids": checkpoint.get("doubted"), "per_batch": carry}
+def saved_state(selection: Selection) -> dict[str, Any]:
+    """Return a policy's state for a checkpoint, with the policy's name."""
+    return {"policy": type(selection).__name__, "state": selection.state_dict()}
+
+
+def restore_selection(selection: Selection, checkpoint: dict[str, Any]) -> None:
+    """Restore a policy's state from a checkpoint, also from one of version 0.1.
+
+    A policy of another kind begins anew, with a warning.
+    """
+    if "selection" not in checkpoint:
+        carry = {"carry": checkpoint.get("selection_carry", 0.0)}
+        whole_set = {"excluded_ids": checkpoint.get("doubted"), "per_batch": carry}
+        selection.load_state_dict(whole_set if isinstance(selection, WholeSet) else carry)
+        return
+    saved, policy = checkpoint["selection"], type(selection).__name__
+    if saved["policy"] == policy:
+        selection.load_state_dict(saved["state"])
+    else:
+        rank_zero_warn(
+            f"The checkpoint was written with the selection policy {saved['policy']}, and this "
+            f"module has {policy}, which begins anew; that matters only if training goes on."
+        )

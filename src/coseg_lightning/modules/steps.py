@@ -20,7 +20,6 @@ from coseg_lightning.functional.metrics import SegmentationScores
 from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.optimizers import Schedule
-from coseg_lightning.networks.build import build_network
 
 
 class SegmentationSteps(pl.LightningModule):
@@ -34,9 +33,9 @@ class SegmentationSteps(pl.LightningModule):
         include_background: Whether background is one of the k classes of Eq. (3).
         optimizer: Called with the parameter groups and `lr=`.
         scheduler: Called with the optimizer; returns a torch scheduler, or Lightning's dict.
-        pixel_loss: Name of the loss that replaces the cross-entropy in Eq. (2).
     """
 
+    pixel_loss = "cross_entropy"  # takes its place in Eq. (2), see `PIXEL_LOSSES`
     suffixes: ClassVar[tuple[str, ...]]  # one metric suffix for each output of `forward`
 
     def __init__(
@@ -49,7 +48,6 @@ class SegmentationSteps(pl.LightningModule):
         include_background: bool,
         optimizer: Callable[..., Optimizer],
         scheduler: Schedule | None,
-        pixel_loss: str = "cross_entropy",
     ) -> None:
         super().__init__()
         self.lambda_1 = lambda_1
@@ -57,7 +55,6 @@ class SegmentationSteps(pl.LightningModule):
         self.include_background = include_background
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
-        self.pixel_loss = pixel_loss
         self.classes = max(2, classes)
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(self.classes, ignore_index)
@@ -152,12 +149,7 @@ class SegmentationSteps(pl.LightningModule):
 
 
 def _as_tuple(logits: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return logits if isinstance(logits, tuple) else (logits,)
-
-
-def network_of(network: str | nn.Module, **arguments: Any) -> nn.Module:
-    """Return a given network, or build the one of a given name; see `build_network`."""
-    return build_network(network, **arguments) if isinstance(network, str) else network
+    return tuple(logits) if isinstance(logits, tuple | list) else (logits,)
 
 
 def refuse_options(options: dict[str, Any], module: pl.LightningModule, *, ready: bool) -> None:

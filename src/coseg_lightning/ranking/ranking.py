@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import mannwhitneyu
 
+from coseg_lightning.errors import renamed
 from coseg_lightning.files.csv import write_table
 from coseg_lightning.ranking.evidence import Evidence
 from coseg_lightning.ranking.scores import class_scores, direction
@@ -61,6 +62,8 @@ class Ranking:
     numbered: bool = False
     changed_pixels: dict[int, int] = field(default_factory=dict)
     corrected_dice: dict[int, float] = field(default_factory=dict)
+
+    excess = renamed("excess", "size_bias")
 
     @classmethod
     def of_evidence(

@@ -63,15 +63,29 @@ class FinishedRun:
 
     @property
     def samples(self) -> dict[str, str]:
-        """The identity of the run's data, see `CoSegDataModule.identity`.
+        """The identity of the data, see `CoSegDataModule.identity`.
 
         Raises:
             InputError: If `run.json` cannot be read.
         """
+        return dict(self._begun["samples"])
+
+    @property
+    def version(self) -> str:
+        """The version of this package that made the run.
+
+        Raises:
+            InputError: If `run.json` cannot be read.
+        """
+        return str(self._begun["version"])
+
+    @property
+    def _begun(self) -> dict[str, Any]:
+        """The settings with which the run began."""
         path = self.folder / "run.json"
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))["config"]
-            samples: dict[str, str] = dict(config["samples"])
-            return samples
+            config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
+            dict(config["samples"]), config["version"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} was changed and cannot be read; restore it.") from error
+        return config

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -17,6 +18,8 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import is_temporary, temporary_name, write_text
 from coseg_lightning.files.checkpoints import check_fits, load_checkpoint
 from coseg_lightning.labels.store import LabelStore
+
+log = logging.getLogger(__name__)
 
 RUN = "run.json"
 SUMMARY = "summary.json"
@@ -59,7 +62,7 @@ class RunFolder:
         path: The folder, which need not exist yet.
         config: Plain values that identify the run.
         resume: Whether to resume a run that the folder holds; without one, a new run begins.
-        beside: Parts of the run's identity that are missing in `config` and are not compared.
+        not_compared: Parts of the run's identity that are missing in `config` and are not compared.
 
     Raises:
         InputError: If the folder holds a run that is not to be resumed, or one with another
@@ -72,7 +75,7 @@ class RunFolder:
         config: Mapping[str, Any],
         *,
         resume: bool = False,
-        beside: Sequence[str] = (),
+        not_compared: Sequence[str] = (),
     ) -> None:
         self.path = Path(path)
         self._begun = False
@@ -82,7 +85,7 @@ class RunFolder:
         earlier = self._read(self.path / RUN, {"id": str, "config": dict})
         self.resumed = resume and earlier is not None
         if earlier is not None and resume:
-            self._check_same(self._identity(earlier["config"]), identity, beside)
+            self._check_same(self._identity(earlier["config"]), identity, not_compared)
             self._tidy()
             for done_path in sorted(self.path.glob(f"*/{DONE}")):
                 self._check_made(done_path)
@@ -90,14 +93,14 @@ class RunFolder:
             self._check_new()
 
     def _check_same(
-        self, before: Mapping[str, Any], identity: Mapping[str, Any], beside: Sequence[str]
+        self, before: Mapping[str, Any], identity: Mapping[str, Any], not_compared: Sequence[str]
     ) -> None:
         """Raise an `InputError` if the folder's run has other settings than this one.
 
         A finished run of another version is compared by the settings that both know, since it is
         only shown. An unfinished one might go on in another way than it began.
         """
-        version_before, version_now = before["version"], identity["version"]
+        version_before, version_now = before.get("version"), identity["version"]
         if version_before != version_now:
             if not (self.path / SUMMARY).is_file():
                 raise InputError(
@@ -105,12 +108,19 @@ class RunFolder:
                     "may go on in another way; finish it with that version, or start anew in "
                     "another folder."
                 )
+            log.info(
+                "%s was finished by version %s, and is shown as it is; version %s compares the "
+                "settings that both know.",
+                self.path,
+                version_before,
+                version_now,
+            )
             known = before.keys() & identity.keys() - {"version"}
             before, identity = ({key: m[key] for key in known} for m in (before, identity))
         differences = [
             f"{key}={identity.get(key)} (it was {before.get(key)})"
             for key in sorted({*before, *identity})
-            if before.get(key) != identity.get(key) and key.partition(".")[0] not in beside
+            if before.get(key) != identity.get(key) and key.partition(".")[0] not in not_compared
         ]
         if differences:
             raise InputError(

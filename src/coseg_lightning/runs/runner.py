@@ -127,6 +127,7 @@ class StageRunner:
         Raises:
             InputError: If nothing can be trained.
         """
+        self._check_free(stage)
         trainer = self._new_trainer(stage, callbacks)
         if max_epochs is not None:  # set afterwards, since the factory may set its own number
             compat.set_max_epochs(trainer, max_epochs)
@@ -148,6 +149,16 @@ class StageRunner:
             )
         self.stages[stage]["epochs"] = trainer.current_epoch
         return trainer
+
+    @rank_zero_only  # the processes that the first one starts find what it wrote
+    def _check_free(self, stage: str) -> None:
+        """Raise an `InputError` if a new run would write into a folder that is not its own."""
+        folder = self.folder.path / stage
+        if not self.folder.resumed and folder.is_dir() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder} is not empty, and nothing is ever overwritten; choose another folder "
+                "for the run (hydra.run.dir=...), or another name for the stage."
+            )
 
     def _new_trainer(self, stage: str, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
         stage_folder = self.folder.path / stage
