@@ -50,6 +50,12 @@ def release_memory() -> None:
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of later collections, and unwritten in the forks of tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     item.stash[BEFORE] = memory("VmRSS") or 0

@@ -236,6 +236,7 @@ def test_the_bare_loops_train_too(kind):
     next(epochs)
 
 
+@pytest.mark.slow
 def test_the_mocked_evidence_is_like_real_one():
     """Otherwise the estimation would be timed on something that it never meets."""
     rng = np.random.default_rng(0)

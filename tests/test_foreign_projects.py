@@ -175,6 +175,7 @@ def test_a_collate_function_that_augments_is_found(tmp_path):
         trained(tmp_path, DataLoader(Halves(), batch_size=4, collate_fn=collate))
 
 
+@pytest.mark.slow
 def test_a_datamodule_that_augments_on_the_device_while_training(tmp_path):
     class Flipping(OwnTested):
         def on_after_batch_transfer(self, batch, dataloader_idx):
@@ -223,6 +224,7 @@ def test_files_are_opened_by_workers_alone(tmp_path):
 # Datamodules ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_split_at_random_is_the_same_in_all_stages(tmp_path):
     splits = []
 
@@ -236,6 +238,7 @@ def test_a_split_at_random_is_the_same_in_all_stages(tmp_path):
     assert splits[0] == splits[1] == splits[2]
 
 
+@pytest.mark.slow
 def test_from_datasets(tmp_path):
     data = pl.LightningDataModule.from_datasets(Halves(), test_dataset=Halves(4, 0), batch_size=4)
     run_of(tmp_path, data, confidence=0.0)
@@ -272,6 +275,7 @@ class Counting(pl.Callback):
         Counting.started += 1
 
 
+@pytest.mark.slow
 def test_callbacks_and_loggers_of_a_partial_trainer_are_kept(tmp_path):
     def stages(**trainer):
         nets = partial(TinyNetwork, width=8)

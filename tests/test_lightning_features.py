@@ -70,6 +70,7 @@ SCHEDULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_learning_rates_follow_the_same_curve_as_with_automatic_optimization(tmp_path, name):
     schedule, data = SCHEDULES[name], data_of(tmp_path, size=16)

@@ -239,6 +239,7 @@ def test_stage_3_learns_from_the_corrected_labels(tmp_path, monkeypatch):
         np.testing.assert_array_equal(masks[sample_id], noise.read(sample_id))
 
 
+@pytest.mark.slow
 def test_a_mistake_does_not_cost_the_folder(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(InstantiationException, match="resnet18"):
@@ -301,6 +302,7 @@ def test_real_masks_drawn_by_novices(real_data, tmp_path):
     assert len(rows_of(tmp_path / "run" / "scores.csv")) == 137
 
 
+@pytest.mark.slow
 def test_labels_that_nobody_can_check_leave_nulls(make_folder, tmp_path):
     cfg = composed(*SMALL, "data=folder", f"data.root={make_folder()}", "data.image_size=32")
     summary = run(cfg, tmp_path / "run")
@@ -470,6 +472,7 @@ def test_reweighting_without_clean_samples_is_told_before_anything_is_trained(tm
     assert not (tmp_path / "run" / "noisy_baseline").exists()
 
 
+@pytest.mark.slow
 def test_a_run_needs_the_file_of_clean_ids_no_more(tmp_path):
     known = sorted(make_data(composed(*PHANTOM), tmp_path).samples("train").ids)
     id_file = tmp_path / "clean.txt"
@@ -481,6 +484,7 @@ def test_a_run_needs_the_file_of_clean_ids_no_more(tmp_path):
     assert AppRun(tmp_path / "run").data().clean_ids == {known[2], known[5]}
 
 
+@pytest.mark.slow
 def test_a_given_transition_is_not_estimated(tmp_path):
     settings = [*SMALL, *PHANTOM, "method=forward_correction", "noise=type2"]
     transition = "method.options.transition=[[0.9,0.1],[0.2,0.8]]"
@@ -490,6 +494,7 @@ def test_a_given_transition_is_not_estimated(tmp_path):
         run(composed(*settings, "method.options.transition=[[1,0]]"), tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_clean_ids_are_a_list_a_file_or_a_number(tmp_path):
     id_file = tmp_path / "clean.txt"
     id_file.write_text("phantom_001\r\n\n phantom_003 \n")
@@ -658,6 +663,7 @@ def test_the_paper_preset_is_the_printed_recipe():
     assert (cfg.method.confidence, cfg.method.warm_start, cfg.averaging) == (0, False, 0)
 
 
+@pytest.mark.slow
 def test_nothing_is_downloaded_by_default(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("asked the network")

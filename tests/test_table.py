@@ -167,6 +167,7 @@ def test_names_with_special_signs(tmp_path):
     assert "a\\_b 0.5" in table.written_as("latex")
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     sweep(tmp_path, by_job)
     result = command("table", tmp_path, "format=markdown", cwd=ROOT)

@@ -43,6 +43,7 @@ def test_every_method_is_found_by_its_name():
         find_method("mine", ["retraining"])
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_with_its_ranking_its_vote_and_its_stage(tmp_path):
     summary = run_of(tmp_path, OwnTested(), method=MINE, recipe=Recipe(confidence=0.0))
     assert list(summary["stages"]) == ["robust_training", "second_look", "test"]
@@ -64,6 +65,7 @@ def test_the_app_finds_a_method_by_its_place():
         make_method(cfg)
 
 
+@pytest.mark.slow
 def test_the_app_runs_a_method_of_ones_own(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "method.confidence=0"]
     summary = run(composed(*settings, "+method.object=support.MINE"), tmp_path / "run")

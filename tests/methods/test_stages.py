@@ -27,6 +27,7 @@ def test_a_trainer_that_brings_its_own_epochs_retrains_for_fewer(tmp_path):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ids", [True, False])
 def test_a_datamodule_of_ones_own_goes_through_all_stages(tmp_path, ids):
     data = OwnTested(ids=ids)
@@ -43,6 +44,7 @@ def test_a_datamodule_of_ones_own_goes_through_all_stages(tmp_path, ids):
     assert data.trainer is None
 
 
+@pytest.mark.slow
 def test_the_corrected_masks_are_what_retraining_sees(tmp_path):
     data = OwnTested()
     run_of(tmp_path, data, confidence=0.0)

@@ -104,6 +104,7 @@ def test_a_value_that_the_modules_were_not_made_with_is_refused(tmp_path):
         recipe.check_module(own.hparams)
 
 
+@pytest.mark.slow
 def test_a_run_records_what_was_used(tmp_path):
     run_of(tmp_path, OwnTested(), recipe=Recipe(confidence=0.0))
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["config"]
@@ -112,6 +113,7 @@ def test_a_run_records_what_was_used(tmp_path):
     assert "lr" not in record["recipe"]  # which is that of the modules
 
 
+@pytest.mark.slow
 def test_fields_one_by_one_still_work_and_say_so(tmp_path):
     with pytest.warns(FutureWarning, match=r"recipe=Recipe\(confidence=...\)"):
         summary = run_of(tmp_path, OwnTested(), confidence=0.0)

@@ -29,6 +29,7 @@ def test_every_architecture_of_smp_has_its_file():
     assert set(NAMES) == {*smp.MODEL_ARCHITECTURES_MAPPING, *OWN}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_takes_sides_that_nothing_divides(name):
     options = SMALL.get(name, {})
@@ -67,6 +68,7 @@ def test_classic_unet_has_the_published_size():
     assert parameters == pytest.approx(31.03e6, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_double_unet_has_the_published_size():
     # The layers of the authors' code hold 29.29 million with one output and three channels.
     parameters = sum(p.numel() for p in DoubleUNet(3, 1).parameters())
@@ -79,6 +81,7 @@ def test_ce_net_has_the_published_size():
     assert parameters == pytest.approx(29.00e6, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_double_unet_trains_two_masks_and_uses_the_second():
     torch.manual_seed(0)
     network = DoubleUNet(1, 3, **SMALL["double_unet"])
@@ -109,6 +112,7 @@ def test_double_unet_needs_a_vgg():
         build_network("double_unet", encoder_name="resnet18")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["double_unet", "ce_net"])
 def test_the_papers_networks_in_half_precision(name):
     network = build_network(name, in_channels=1, **SMALL[name]).bfloat16()

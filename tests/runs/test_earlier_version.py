@@ -65,6 +65,7 @@ def test_its_report_is_written_anew(earlier, root):
     assert page.count("data:image/jpeg") >= 4
 
 
+@pytest.mark.slow
 def test_a_review_of_it_retrains(earlier, root, tmp_path):
     ids = LabelStore(earlier / "labels").ids
     decisions = dict(zip(ids, ("keep", "reject", "redraw", "keep"), strict=True))
