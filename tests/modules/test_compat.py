@@ -112,6 +112,22 @@ def test_the_order_of_an_epoch_is_drawn_again(tmp_path, module):
     assert orders[0] == orders[1] != sorted(orders[0])
 
 
+def test_an_average_is_made_tensor_by_tensor(tmp_path, module):
+    """`WeightAveraging._kwargs`."""
+    seen = []
+
+    def average(old, new, steps):
+        seen.append(type(old))
+        return new
+
+    averaging = WeightAveraging(multi_avg_fn=lambda *_: seen.append("a list"))
+    compat.average_tensor_by_tensor(averaging, average)
+    trainer_of(tmp_path, max_epochs=1, callbacks=[averaging]).fit(
+        module, loader(one_batch(), one_batch())
+    )
+    assert set(seen) == {torch.Tensor}
+
+
 def test_an_average_is_kept_seen_and_swapped(tmp_path, module):
     """`WeightAveraging._device`, `._average_model` and `._swap_models`."""
     averaging = WeightAveraging(avg_fn=lambda average, current, _: average / 2 + current / 2)

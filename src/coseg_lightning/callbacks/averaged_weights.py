@@ -38,11 +38,16 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
         if not 0 < share <= 1:
             raise InputError(f"share={share} must be above 0 and at most 1.")
         super().__init__(multi_avg_fn=partial(_average, share))
+        self._share = share
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # The module will be moved to this device.
         compat.keep_average_on(self, trainer.strategy.root_device)
+        if trainer.precision in ("16-true", "bf16-true"):
+            # The average is still float32, like the module at first; torch 2.6 cannot pass tensors
+            # of two types in one list.
+            compat.average_tensor_by_tensor(self, partial(_average_one, self._share))
         super().setup(trainer, pl_module, stage)
 
     @override
@@ -95,10 +100,20 @@ def _average(
     share: float, averages: list[Tensor], current: list[Tensor], steps: Tensor | int
 ) -> None:
     """Move the averages towards the current weights."""
-    weight = 1 / (1 + share * float(steps))
+    weight = _weight(share, steps)
     if torch.is_floating_point(averages[0]):
-        # With precision="bf16-true" the average is still float32, like the module at first.
         targets = [part.to(average.dtype) for part, average in zip(current, averages, strict=True)]
         compat.lerp_(averages, targets, weight)
     else:  # BatchNorm's count of batches
         compat.copy_(averages, current)
+
+
+def _average_one(share: float, average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+    """Compute the new average of one tensor, whose type may not be that of the current weights."""
+    if not torch.is_floating_point(average):  # BatchNorm's count of batches
+        return current
+    return torch.lerp(average, current.to(average.dtype), _weight(share, steps))
+
+
+def _weight(share: float, steps: Tensor | int) -> float:
+    return 1 / (1 + share * float(steps))

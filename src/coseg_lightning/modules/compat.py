@@ -4,7 +4,7 @@ Each function is small, and has a test of its own in `tests/modules/test_compat.
 version breaks a name, that test shows which one. No private name of Hydra is used.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -99,6 +99,16 @@ def keep_average_on(callback: WeightAveraging, device: torch.device) -> None:
     Private: `WeightAveraging._device`.
     """
     callback._device = device
+
+
+def average_tensor_by_tensor(
+    callback: WeightAveraging, average: Callable[[Tensor, Tensor, Tensor | int], Tensor]
+) -> None:
+    """Let a `WeightAveraging` average each tensor alone, before it copies the module.
+
+    Private: `WeightAveraging._kwargs`.
+    """
+    callback._kwargs = {"avg_fn": average}
 
 
 def averaged_steps(callback: WeightAveraging) -> int:
