@@ -605,6 +605,7 @@ def test_a_resumed_run_with_a_shuffled_loader_ends_the_same(tmp_path, kind):
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_another_run_is_not_resumed_from_python_either(tmp_path):
     from coseg_lightning import run_stages
 

@@ -36,6 +36,7 @@ finally:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
 def test_what_only_composes_does_not_wait_for_torch(arguments):
     result = subprocess.run(
@@ -536,6 +537,7 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
     assert np.array(Image.open(masks / "a.png")).shape == (40, 56)
 
 
+@pytest.mark.slow
 def test_a_module_of_ones_own(tmp_path, monkeypatch):
     module = "method.module=coseg_lightning.methods.filter.PlainPeers"
     assert type(make_peers(composed(*SMALL, module))).__name__ == "PlainPeers"

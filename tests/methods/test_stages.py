@@ -15,6 +15,7 @@ from coseg_lightning.ranking.guard import CorrectionGuard
 from support import Halves, OwnData, OwnTested, TinyNetwork, run_of
 
 
+@pytest.mark.slow
 def test_a_trainer_that_brings_its_own_epochs_retrains_for_fewer(tmp_path):
     def trainer(**stage_options):
         options = {"enable_progress_bar": False, "enable_model_summary": False}

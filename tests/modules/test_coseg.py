@@ -404,6 +404,7 @@ def test_bf16_training_runs(tmp_path):
     assert torch.isfinite(trainer.callback_metrics["train/loss_a"])
 
 
+@pytest.mark.slow
 def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
     module = module_of()
     doubted = {}
@@ -423,6 +424,7 @@ def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
     assert module.alpha == 1 - 0.5  # and selects by batch
 
 
+@pytest.mark.slow
 def test_training_by_steps_selects_too(tmp_path):
     module, has_exclusions = module_of(), []
 

@@ -58,6 +58,7 @@ def test_its_network_predicts_and_is_exported(earlier, root, tmp_path):
     assert difference < 1e-3
 
 
+@pytest.mark.slow
 def test_its_report_is_written_anew(earlier, root):
     write_report(earlier, AppRun(earlier, root=root).data())
     page = (earlier / "report.html").read_text(encoding="utf-8")

@@ -197,6 +197,7 @@ def test_files_that_are_not_the_runs_own_stay(tmp_path):
     assert all(path.read_text() == "mine" for path in mine)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("share", "saved"), [(1e12, 3), (0.0, 1), (1.0, 1)])
 def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, saved):
     """The first epoch is always saved, and later ones once the time of a save has paid off."""
