@@ -119,7 +119,8 @@ class RandomAnnotators:
     ) -> None:
         if count < 1 or min(bias, slip, wobble) < 0 or wavelength <= 0:
             raise InputError(
-                f"noise.crowd.count={count} must be at least 1, and no length below 0."
+                f"noise.crowd.count={count} must be at least 1, bias={bias}, slip={slip} and "
+                f"wobble={wobble} at least 0, and wavelength={wavelength} above 0."
             )
         self.count = count
         self.bias = bias
