@@ -8,22 +8,23 @@ import csv
 import hashlib
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
-from matplotlib.figure import Figure
 from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -53,7 +54,7 @@ from coseg_lightning.noise import (
     RandomAnnotators,
     SpuriousBlob,
 )
-from coseg_lightning.run import main, run
+from coseg_lightning.run import run
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -322,29 +323,39 @@ PHANTOM = [
     "data.source.test=5",
     "data.source.side=48",
 ]
-# A run that corrects labels, for tests that kill and resume it.
+# A run that corrects labels, for tests that kill and resume it. Its network is the smallest.
 SETTINGS = [
-    *SMALL,
+    "model=custom",
+    "model._target_=support.TinyNetwork",
+    "+model.in_channels=1",
+    "+model.width=16",
+    *SMALL[2:],
     *PHANTOM,
     "noise=type2",
     "nol=0.3",
     "trainer.max_epochs=4",
     "++method.confidence=0",  # with the default, two epochs teach too little for any correction
-    "optimizer.lr=0.01",
+    "optimizer.lr=0.2",
     "data.batch_size=4",
 ]
 
 
 def composed(*overrides: str) -> DictConfig:
+    return deepcopy(_composed(overrides))
+
+
+@cache
+def _composed(overrides: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("config", overrides=list(overrides))
 
 
 def start(
-    *arguments: object, cwd: Path = ROOT, **environment: str
+    name: str, *arguments: object, cwd: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
+    """Run a command in an interpreter of its own, as a user does, which takes ten seconds."""
     return subprocess.run(
-        [sys.executable, "-m", "coseg_lightning.run", *map(str, arguments)],
+        [sys.executable, "-m", f"coseg_lightning.{name}", *map(str, arguments)],
         cwd=cwd,
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         capture_output=True,
@@ -353,43 +364,51 @@ def start(
     )
 
 
-def forked_start(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Start the app in a forked process: the same as `start`, without the seconds of imports."""
+def command(
+    name: str, *arguments: object, cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in a forked process: the same as `start`, without the seconds of imports."""
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / name for name in ("stdout", "stderr")]
-
-        def body() -> None:
-            sys.stdout, sys.stderr = (path.open("w") for path in paths)
-            for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-                os.dup2(stream.fileno(), number)
-            sys.argv = ["run.py", *map(str, arguments)]
-            os.chdir(cwd)
-            status = 0
-            try:
-                main()
-            except SystemExit as end:
-                status = end.code if isinstance(end.code, int) else int(end.code is not None)
-                if isinstance(end.code, str):
-                    print(end.code, file=sys.stderr)
-            except BaseException:
-                status = 1
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
-
-        status = in_a_process(body)
-        return subprocess.CompletedProcess(arguments, status, *(p.read_text() for p in paths))
+        pid = forked_command(Path(folder), name, *arguments, cwd=cwd, **environment)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        output = [(Path(folder) / stream).read_text() for stream in ("stdout", "stderr")]
+        return subprocess.CompletedProcess(arguments, status, *output)
 
 
-def command(name: str, *arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"coseg_lightning.{name}", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        timeout=120,
-    )
+def forked_command(
+    folder: Path, name: str, *arguments: object, cwd: Path = ROOT, **environment: str
+) -> int:
+    """Start a command in a forked process, which writes its output into files in a folder."""
+
+    def body() -> None:
+        for number, stream in ((1, "stdout"), (2, "stderr")):
+            file = (folder / stream).open("w")
+            os.dup2(file.fileno(), number)
+            setattr(sys, stream, file)
+        sys.argv = ["", *map(str, arguments)]
+        sys.path.insert(0, str(cwd))
+        os.environ.update(environment)
+        os.chdir(cwd)
+        status = _status_of(f"coseg_lightning.{name}")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    return forked(body)
+
+
+def _status_of(module: str) -> int:
+    """Run a module like `python -m`, and return its exit status."""
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 # The files of a run
@@ -474,24 +493,13 @@ def counting(at: int | None = None, log: Path | None = None) -> None:
     Path.replace, torch.optim.Adam.step = replacing, stepping
 
 
-def without_drawing() -> None:
-    """Leave the figures of this process's runs empty, which saves half of a short run's time.
-
-    Other tests draw them; what is killed and resumed writes the same files in the same order.
-    """
-
-    def savefig(self: Figure, file: BinaryIO, **options: Any) -> None:
-        file.write(b"not drawn")
-
-    Figure.savefig = savefig
-
-
 def one_run(folder: Path, *more: str, at: int | None = None, log: Path | None = None) -> int:
     """Run or resume `SETTINGS` in a forked process, and return its exit status."""
+    cfg = composed(*SETTINGS, *more)
+    cfg.resume = str(folder)
 
     def body() -> None:
         counting(at, log)
-        without_drawing()
-        run(composed(*SETTINGS, *more, f"resume={folder}"), folder)
+        run(cfg, folder)
 
     return in_a_process(body)

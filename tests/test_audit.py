@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +12,9 @@ from coseg_lightning.app.command import CONF
 from coseg_lightning.audit import audit
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.errors import InputError
-from support import Squares
+from support import Squares, start
+
+pytestmark = pytest.mark.drawn
 
 SMALL = [
     "model=unet_classic",
@@ -41,20 +41,8 @@ def rows_of(path):
 def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path):
     root, folder = make_folder(size=10), tmp_path / "audit"
     before = {path: path.read_bytes() for path in root.rglob("*.png")}
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "coseg_lightning.audit",
-            *SMALL,
-            f"data.root={root}",
-            f"hydra.run.dir={folder}",
-            "worst=5",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    options = [f"data.root={root}", f"hydra.run.dir={folder}", "worst=5"]
+    result = start("audit", *SMALL, *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = rows_of(folder / "scores.csv")
     assert sorted(row["id"] for row in rows) == Squares(10).ids  # test samples are ranked too

@@ -11,9 +11,9 @@ from PIL import Image
 
 from coseg_lightning import CoSegModule, LabelStore
 from coseg_lightning.functional.equations import segmentation_loss
-from support import PHANTOM, ROOT, SMALL, Squares, TinyNetwork, start
+from support import PHANTOM, ROOT, SMALL, Squares, TinyNetwork, command
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.drawn]
 
 
 def example(name):
@@ -99,17 +99,17 @@ def test_a_method_of_ones_own(tmp_path):
     folder = ROOT / "examples" / "own_method"
     settings = [*SMALL, *PHANTOM, f"hydra.run.dir={tmp_path}", "+method.options.gamma=1"]
     options = ["--config-dir", ".", "method=bootstrapping", "noise=type2", *settings]
-    wrong = start(*options, cwd=folder)
+    wrong = command("run", *options, cwd=folder)
     assert wrong.returncode == 1
     assert "gamma: there is no such argument of Bootstrapping" in wrong.stderr
-    done = start(*options[:-1], cwd=folder)
+    done = command("run", *options[:-1], cwd=folder)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["config"]["method"]["options"] == {"beta": 0.8}
     assert set(summary["stages"]) == {"supervised_training", "test"}
     assert "the method bootstrapping" in (tmp_path / "report.html").read_text()
     other = f"hydra.run.dir={tmp_path / 'other'}"
-    wrong = start(*options[:-2], other, "method.stages=[training]", cwd=folder)
+    wrong = command("run", *options[:-2], other, "method.stages=[training]", cwd=folder)
     assert "stages=['training'] of method=bootstrapping must be" in wrong.stderr
 
 

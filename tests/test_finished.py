@@ -22,7 +22,7 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
-from support import SMALL, Squares, command, composed
+from support import SMALL, Squares, command, composed, start
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_masks_of_new_images_have_their_own_size(finished, tmp_path):
         Image.fromarray(squares.image(i)).resize((80, 60)).save(images / f"{sample_id}.jpg")
     before = digests(tmp_path)
     options = ["probabilities=true", "flips=true", "batch_size=2", "device=cpu"]
-    result = command("predict", finished / "run", images, tmp_path / "out", *options, cwd=tmp_path)
+    result = start("predict", finished / "run", images, tmp_path / "out", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"5 masks are in {tmp_path / 'out'}." in result.stdout
     masks = MaskFolder(tmp_path / "out", classes=2)
@@ -127,7 +127,7 @@ def test_bad_images_do_not_keep_the_others_from_their_masks(finished, tmp_path):
 
 def test_all_masks_in_the_users_own_format(finished, tmp_path):
     before = digests(finished / "data")
-    result = command("apply", finished / "run", tmp_path / "clean", cwd=tmp_path)
+    result = start("apply", finished / "run", tmp_path / "clean", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     layer = LabelStore(finished / "run" / "labels")
     changed = [sample_id for sample_id in layer.ids if layer.facts(sample_id)["changed_pixels"]]
@@ -412,6 +412,7 @@ def test_a_refused_command_leaves_the_runs_own_settings(finished, tmp_path):
 # Loggers
 
 
+@pytest.mark.drawn
 def test_figures_go_to_tensorboard(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -422,6 +423,7 @@ def test_figures_go_to_tensorboard(tmp_path):
     assert set(events.Tags()["images"]) >= {"report/training", "report/scores"}
 
 
+@pytest.mark.drawn
 def test_figures_go_to_wandb_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     for name, value in {"WANDB_MODE": "offline", "WANDB_SILENT": "true"}.items():

@@ -23,7 +23,7 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.run import run
-from support import PHANTOM, ROOT, SMALL, composed, forked_start, hashes, rows_of, start
+from support import PHANTOM, ROOT, SMALL, command, composed, hashes, rows_of, start
 
 ONLY_COMPOSED = """
 import sys
@@ -81,7 +81,7 @@ def test_every_choice_composes(choice):
 @pytest.mark.slow
 def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     folder = tmp_path / "run"
-    result = start(*SMALL, *PHANTOM, "noise=type2", "nol=0.3", f"hydra.run.dir={folder}")
+    result = start("run", *SMALL, *PHANTOM, "noise=type2", "nol=0.3", f"hydra.run.dir={folder}")
     assert result.returncode == 0, result.stderr
     for text in ("3 of 11 training masks were replaced", "Robust training", "Retraining"):
         assert text in result.stdout + result.stderr
@@ -122,7 +122,7 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert "<html" in (folder / "report.html").read_text()
 
     before = hashes(folder / "labels")
-    again = start(*SMALL, *PHANTOM, f"hydra.run.dir={folder}")
+    again = command("run", *SMALL, *PHANTOM, f"hydra.run.dir={folder}")
     assert again.returncode == 1
     assert "holds another run" in again.stderr
     assert hashes(folder / "labels") == before
@@ -132,8 +132,8 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
 def test_two_processes_share_one_folder(tmp_path):
     folder = tmp_path / "run"
     with_bars = [option for option in SMALL if "progress_bar" not in option]
-    result = start(
-        *with_bars, *PHANTOM, "noise=type1", "trainer=ddp", "trainer.devices=2",
+    result = command(
+        "run", *with_bars, *PHANTOM, "noise=type1", "trainer=ddp", "trainer.devices=2",
         "method.confidence=0", f"hydra.run.dir={folder}", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -147,8 +147,8 @@ def test_two_processes_share_one_folder(tmp_path):
 
 @pytest.mark.slow
 def test_a_multirun_gives_each_job_its_folder_and_goes_on_after_a_failure(tmp_path):
-    result = start(
-        "-m", *SMALL, *PHANTOM, "trainer.max_epochs=1", "nol=0.1,1.5,0.5", "noise=type1",
+    result = command(
+        "run", "-m", *SMALL, *PHANTOM, "trainer.max_epochs=1", "nol=0.1,1.5,0.5", "noise=type1",
         f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     assert result.returncode == 1
@@ -165,8 +165,8 @@ def test_a_multirun_gives_each_job_its_folder_and_goes_on_after_a_failure(tmp_pa
 
 @pytest.mark.slow
 def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_path):
-    result = start(
-        "-m", *SMALL, *PHANTOM, "nol=0.1,0.2", "trainer=ddp", "trainer.devices=2",
+    result = command(
+        "run", "-m", *SMALL, *PHANTOM, "nol=0.1,0.2", "trainer=ddp", "trainer.devices=2",
         f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     assert result.returncode == 1
@@ -190,8 +190,7 @@ def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_pa
     ],
 )
 def test_wrong_values_end_in_one_sentence(tmp_path, arguments, sentence):
-    app = start if sentence.startswith("nol") else forked_start  # one in an interpreter of its own
-    result = app(*arguments, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
+    result = command("run", *arguments, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
     assert result.returncode == 1
     assert sentence in result.stderr
     assert len([line for line in result.stderr.splitlines() if line.strip()]) == 1, result.stderr
@@ -201,7 +200,7 @@ def test_wrong_values_end_in_one_sentence(tmp_path, arguments, sentence):
 def test_a_messy_folder_ends_in_one_sentence(make_folder, tmp_path):
     root = make_folder()
     Image.fromarray(np.full((32, 32), 9, np.uint8)).save(root / "masks" / "s01.png")
-    result = start("data=folder", f"data.root={root}", f"hydra.run.dir={tmp_path / 'run'}")
+    result = command("run", "data=folder", f"data.root={root}", f"hydra.run.dir={tmp_path / 'run'}")
     assert result.returncode == 1
     assert result.stderr.startswith(f"{root / 'masks' / 's01.png'} holds the class id 9")
     assert len(result.stderr.strip().splitlines()) == 1
@@ -210,7 +209,7 @@ def test_a_messy_folder_ends_in_one_sentence(make_folder, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", ["model=unett", "nol=1.2"])
 def test_the_full_traceback_is_shown_when_asked_for(tmp_path, mistake):
-    result = start(mistake, f"hydra.run.dir={tmp_path}", HYDRA_FULL_ERROR="1")
+    result = start("run", mistake, f"hydra.run.dir={tmp_path}", HYDRA_FULL_ERROR="1")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 
@@ -254,8 +253,8 @@ def test_a_bad_image_is_named_in_one_sentence_by_workers_too(make_folder, tmp_pa
     path = root / "images" / "s01.png"
     path.write_bytes(path.read_bytes()[:60])
     (root / "split.csv").write_text("id,split\ns01,train\ns02,train\n")
-    result = start(
-        *SMALL, "data=folder", f"data.root={root}", "data.num_workers=1",
+    result = command(
+        "run", *SMALL, "data=folder", f"data.root={root}", "data.num_workers=1",
         f"hydra.run.dir={tmp_path / 'run'}",
     )  # fmt: skip
     assert result.returncode == 1
@@ -264,7 +263,8 @@ def test_a_bad_image_is_named_in_one_sentence_by_workers_too(make_folder, tmp_pa
 
 @pytest.mark.slow
 def test_processes_started_apart_must_be_told_one_folder(tmp_path):
-    result = start(*SMALL, *PHANTOM, cwd=tmp_path, RANK="1", LOCAL_RANK="1", WORLD_SIZE="2")
+    ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
+    result = command("run", *SMALL, *PHANTOM, cwd=tmp_path, **ranks)
     assert result.returncode == 1
     assert "must be told one folder" in result.stderr
 
@@ -514,6 +514,7 @@ def test_clean_ids_are_a_list_a_file_or_a_number(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_vgg")
 @pytest.mark.parametrize("model", ["double_unet", "ce_net"])
 def test_the_papers_networks_go_all_the_way(tmp_path, model):
     smaller = {
@@ -532,8 +533,8 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
     images, masks = tmp_path / "images", tmp_path / "masks"
     images.mkdir()
     Image.fromarray(np.full((40, 56), 90, np.uint8)).save(images / "a.png")
-    command = [sys.executable, "-m", "coseg_lightning.predict", *map(str, (folder, images, masks))]
-    subprocess.run(command, check=True, timeout=120)
+    result = command("predict", folder, images, masks, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     assert np.array(Image.open(masks / "a.png")).shape == (40, 56)
 
 
@@ -713,8 +714,8 @@ def test_noise_models_are_combined_by_name(tmp_path):
 @pytest.mark.slow
 def test_jobs_side_by_side_by_joblib(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    result = start(
-        "-m", *SMALL, *PHANTOM, "trainer.max_epochs=1", "nol=0.1,1.5", "noise=type1",
+    result = command(
+        "run", "-m", *SMALL, *PHANTOM, "trainer.max_epochs=1", "nol=0.1,1.5", "noise=type1",
         "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}",
     )  # fmt: skip
     assert result.returncode == 1

@@ -10,6 +10,8 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.report.sweep import sweep_table
 from support import ROOT, command
 
+pytestmark = pytest.mark.drawn
+
 TASK = ["trainer.max_epochs=2", "method=coseg,supervised", "noise=type1,none", "nol=0.1,0.5"]
 
 

@@ -42,10 +42,11 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """
     if cfg.review is not None or cfg.stages is not None:
         return retrain_by_review(cfg, folder)
+    check(cfg)  # before the seconds that torch's import takes
+
     from coseg_lightning.report.console import show_summary
     from coseg_lightning.runs.folder import RunFolder
 
-    check(cfg)
     quiet()
     depend_on_data_alone(cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
@@ -114,14 +115,14 @@ def _show(
 
 def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Retrain on the masks of a run that a person reviewed."""
-    from coseg_lightning.app.rebuild import AppRun
-    from coseg_lightning.methods.review import check_review, retrain_reviewed
-
     if cfg.review is None or cfg.resume is None or cfg.stages not in (None, ["retraining"]):
         raise InputError(
             f"stages={cfg.stages} review={cfg.review} resume={cfg.resume}: a reviewed run is "
             "retrained by stages=[retraining] resume=RUN review=FILE."
         )
+    from coseg_lightning.app.rebuild import AppRun
+    from coseg_lightning.methods.review import check_review, retrain_reviewed
+
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     keys = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
     root = cfg.data.get("root") if "data.root" in keys.values() else None

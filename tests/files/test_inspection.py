@@ -20,7 +20,7 @@ from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.images import read_image, read_indices
 from coseg_lightning.files.inspection import scan_files
 from coseg_lightning.files.mask_folder import MaskFolder
-from support import SMALL, Squares, composed, start
+from support import SMALL, Squares, command, composed
 
 
 def save(pixels, path):
@@ -235,15 +235,15 @@ def test_a_damaged_cache_is_made_again(make_folder, content, tmp_path, monkeypat
 @pytest.mark.slow
 def test_the_command_tells_all_of_it(messy, tmp_path):
     arguments = [*SMALL, "data=folder", f"data.root={messy}", "data.in_channels=1"]
-    result = start(*arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    result = command("run", *arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
     assert result.returncode == 1
     for sentence in SENTENCES:
         assert sentence in result.stderr
     assert "Traceback" not in result.stderr
     assert f"All are in {tmp_path / 'run' / 'problems.csv'}" in result.stderr
     assert not (tmp_path / "run" / "run.json").exists()
-    result = start(
-        *arguments, f"hydra.run.dir={tmp_path / 'run'}", "on_bad_sample=skip", cwd=tmp_path
+    result = command(
+        "run", *arguments, f"hydra.run.dir={tmp_path / 'run'}", "on_bad_sample=skip", cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
     with (tmp_path / "run" / "scores.csv").open() as file:

@@ -17,6 +17,8 @@ from coseg_lightning.networks.double_unet import DoubleUNet
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
 from support import ROOT, TinyNetwork, loader, trainer_of
 
+pytestmark = pytest.mark.usefixtures("quick_vgg")
+
 NAMES = [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "custom"]
 SMALL = {
     "unet_classic": {"base_channels": 4},

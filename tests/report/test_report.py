@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,7 +16,9 @@ from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.page import write_report
 from coseg_lightning.report.results import result_in_a_sentence
 from coseg_lightning.run import run
-from support import PHANTOM, SMALL, composed
+from support import PHANTOM, SMALL, command, composed, start
+
+pytestmark = pytest.mark.drawn
 
 SETTINGS = [
     *SMALL,
@@ -101,20 +101,11 @@ def test_the_report_of_an_old_run_is_written_anew(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "figures")
     (tmp_path / "run" / "report.html").unlink()
-    result = subprocess.run(
-        [sys.executable, "-m", "coseg_lightning.report", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-    )
+    result = start("report", tmp_path / "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     new = (tmp_path / "run" / "report.html").read_text()
     assert new == (folder / "report.html").read_text()
-    result = subprocess.run(
-        [sys.executable, "-m", "coseg_lightning.report", str(tmp_path)],
-        capture_output=True,
-        text=True,
-    )
+    result = command("report", tmp_path, cwd=tmp_path)
     assert result.returncode == 1
     assert "holds no finished run" in result.stderr
 

@@ -23,7 +23,7 @@ from coseg_lightning.export import export
 from coseg_lightning.predict import predict
 from coseg_lightning.report.page import write_report
 from coseg_lightning.run import run
-from support import ROOT, TinyNetwork, composed, data_of, start, trainer_of
+from support import TinyNetwork, command, composed, data_of, trainer_of
 
 EARLIER = Path(__file__).parent / "run-0.1"
 
@@ -72,13 +72,13 @@ def test_a_review_of_it_retrains(earlier, root, tmp_path):
     decisions = dict(zip(ids, ("keep", "reject", "redraw", "keep"), strict=True))
     lines = [f"{sample_id},{decision}\n" for sample_id, decision in decisions.items()]
     (tmp_path / "review.csv").write_text("id,decision\n" + "".join(lines), encoding="utf-8")
-    result = start(
+    result = command(
+        "run",
         "stages=[retraining]",
         f"resume={earlier}",
         f"review={tmp_path / 'review.csv'}",
         f"data.root={root}",
         cwd=tmp_path,
-        PYTHONPATH=str(ROOT / "tests"),
     )
     assert result.returncode == 0, result.stderr
     summary = json.loads((earlier / "reviewed" / "summary.json").read_text(encoding="utf-8"))

@@ -27,6 +27,7 @@ from support import (
     SETTINGS,
     SMALL,
     Squares,
+    command,
     composed,
     counting,
     hashes,
@@ -45,24 +46,16 @@ FOLDER = [*SMALL, "data=folder", "data.in_channels=1"]
 def failing(folder, source, *more):
     """Start the app with a data source that fails on purpose."""
     source = ", ".join(f"{name}: {value}" for name, value in source.items())
-    path = [str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "coseg_lightning.run",
-            *SMALL,
-            "trainer.max_epochs=3",
-            "~data.source",
-            f"+data.source={{_target_: faults.splits, {source}}}",
-            f"hydra.run.dir={folder}",
-            *more,
-        ],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
+    return command(
+        "run",
+        *SMALL,
+        "trainer.max_epochs=3",
+        "~data.source",
+        f"+data.source={{_target_: faults.splits, {source}}}",
+        f"hydra.run.dir={folder}",
+        *more,
+        # where Lightning starts the other process
+        PYTHONPATH=os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
     )
 
 
@@ -176,6 +169,7 @@ class Odd(Squares):
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 @pytest.mark.parametrize(
     "settings",
     [
@@ -201,6 +195,7 @@ def _keys(settings):
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 @pytest.mark.parametrize("classes", [2, 4])  # with 4, two classes are absent from every batch
 def test_empty_and_unlabelled_masks_are_trained_on(tmp_path, classes):
     root = tmp_path / "dataset"
@@ -323,6 +318,7 @@ def test_a_link_in_the_runs_folder_does_not_lead_to_your_files(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 def test_names_are_escaped_in_tables_and_pages(make_folder, tmp_path):
     root = make_folder()
     names = ["<img src=x onerror=alert(1)>", "=1+1", "@SUM(A1)", "$a^{b$", "'-1", "&amp;"]
@@ -431,7 +427,7 @@ def test_files_of_a_run_that_are_not_what_they_were(finished, tmp_path, name, co
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", ["model.base_channels=8", None])
+@pytest.mark.parametrize("other", ["model.width=8", None])
 def test_a_checkpoint_of_another_network_is_refused(finished, tmp_path, other):
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)

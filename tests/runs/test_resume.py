@@ -4,8 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from functools import partial
 
@@ -17,7 +15,16 @@ from coseg_lightning.callbacks.stage_checkpoint import StageCheckpoint
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
-from support import SETTINGS, composed, counting, forked, hashes, one_run, results, without_drawing
+from support import (
+    SETTINGS,
+    composed,
+    counting,
+    forked,
+    forked_command,
+    hashes,
+    one_run,
+    results,
+)
 
 
 @pytest.mark.slow
@@ -49,11 +56,12 @@ def two_processes(folder, at=None, log=None):
         rank_zero_only.rank = rank  # Lightning reads it at import
         if rank == 0:
             counting(at, log)
-        without_drawing()
-        options = ["trainer=ddp", "trainer.devices=2", "data.batch_size=2"]
-        options += ["++trainer.enable_progress_bar=true"]  # it reduces metrics, on process 0 first
-        run(composed(*SETTINGS, *options, f"resume={folder}"), folder)
+        run(cfg, folder)
 
+    options = ["trainer=ddp", "trainer.devices=2", "data.batch_size=2"]
+    options += ["++trainer.enable_progress_bar=true"]  # it reduces metrics, on process 0 first
+    cfg = composed(*SETTINGS, *options)
+    cfg.resume = str(folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -166,18 +174,14 @@ def test_an_estimated_noise_level_and_averaged_scores_survive(tmp_path):
 def test_sigterm_ends_with_lightnings_status_and_can_be_resumed(tmp_path):
     folder = tmp_path / "run"
     arguments = [*SETTINGS, "trainer.max_epochs=2000", f"resume={folder}"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "coseg_lightning.run", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    pid = forked_command(tmp_path, "run", *arguments)
     while not (folder / "robust_training" / "unfinished.ckpt").exists():
-        assert process.poll() is None, process.stdout.read()
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), (tmp_path / "stderr").read_text()
         time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0  # the status of Lightning, after the running step
+    os.kill(pid, signal.SIGTERM)
+    # The status of Lightning, after the running step.
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    output = (tmp_path / "stdout").read_text()
     assert f"Stopped by SIGTERM; what was finished is kept: go on with resume={folder}" in output
     assert not (folder / "summary.json").exists()
     saved = folder / "robust_training" / "unfinished.ckpt"

@@ -185,13 +185,9 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
 
 def explain(error: Exception) -> str | None:
     """Explain an expected error in one sentence; return None for any other error."""
-    from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
-        MisconfigurationException,
-    )
-
     for kind in (
         InputError,
-        MisconfigurationException,
+        *_lightnings_errors(),
         OmegaConfBaseException,
         InstantiationException,
     ):
@@ -199,6 +195,20 @@ def explain(error: Exception) -> str | None:
         if cause is not None:
             return one_line(cause)
     return _trouble(error)
+
+
+def _lightnings_errors() -> tuple[type[Exception], ...]:
+    """Return Lightning's error about settings, or nothing if Lightning is not imported.
+
+    Then it raised nothing, and its import would make a refusal ten seconds late.
+    """
+    if "pytorch_lightning" not in sys.modules:
+        return ()
+    from pytorch_lightning.utilities.exceptions import (  # type: ignore[attr-defined]
+        MisconfigurationException,
+    )
+
+    return (MisconfigurationException,)
 
 
 TROUBLES = {
