@@ -158,7 +158,9 @@ def quick_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         torch.nn.init,
         "normal_",
-        lambda weight, *args: weight if is_large(weight) else normal(weight, *args),
+        lambda weight, *args, **options: (
+            weight if is_large(weight) else normal(weight, *args, **options)
+        ),
     )
 
 

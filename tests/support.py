@@ -57,6 +57,8 @@ from coseg_lightning.noise import (
 from coseg_lightning.run import run
 
 ROOT = Path(__file__).resolve().parents[1]
+# Where processes that a test starts find the networks and data sources of this folder.
+PYTHONPATH = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
 
 
 # Networks and datasets
@@ -309,14 +311,20 @@ MINE = Method("mine", (robust_training, second_look), ranking=LastFirst, correct
 
 # Runs of the app
 
-SMALL = [
-    "model=unet_classic",
-    "model.base_channels=4",
+SHORT = [
     "data.image_size=32",
     "trainer.accelerator=cpu",
     "trainer.max_epochs=2",
     "+trainer.enable_progress_bar=false",
 ]
+TINY = [
+    "model=custom",
+    "model._target_=support.TinyNetwork",
+    "+model.in_channels=${data.in_channels}",
+    "+model.classes=${data.classes}",
+]
+CLASSIC = ["model=unet_classic", "model.base_channels=4"]
+SMALL = [*TINY, *SHORT]
 PHANTOM = [
     "data.source.train=11",
     "data.source.val=2",
@@ -325,11 +333,8 @@ PHANTOM = [
 ]
 # A run that corrects labels, for tests that kill and resume it. Its network is the smallest.
 SETTINGS = [
-    "model=custom",
-    "model._target_=support.TinyNetwork",
-    "+model.in_channels=1",
+    *SMALL,
     "+model.width=16",
-    *SMALL[2:],
     *PHANTOM,
     "noise=type2",
     "nol=0.3",
@@ -357,7 +362,7 @@ def start(
     return subprocess.run(
         [sys.executable, "-m", f"coseg_lightning.{name}", *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH, **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -387,7 +392,7 @@ def forked_command(
             setattr(sys, stream, file)
         sys.argv = ["", *map(str, arguments)]
         sys.path.insert(0, str(cwd))
-        os.environ.update(environment)
+        os.environ.update({"PYTHONPATH": PYTHONPATH, **environment})
         os.chdir(cwd)
         status = _status_of(f"coseg_lightning.{name}")
         sys.stdout.flush()

@@ -22,7 +22,7 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
-from support import SMALL, Squares, command, composed, start
+from support import CLASSIC, SHORT, SMALL, Squares, command, composed, start
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def finished(tmp_path_factory):
         picture.save(finished / "data" / "masks" / f"{sample_id}.png", transparency=0)
         Image.fromarray(squares.image(i)).save(finished / "data" / "images" / f"{sample_id}.png")
     options = ["data=folder", f"data.root={finished / 'data'}", "data.in_channels=1"]
-    run(composed(*SMALL, *options, *LEARNING), finished / "run")
+    run(composed(*CLASSIC, *SHORT, *options, *LEARNING), finished / "run")
     return finished
 
 
@@ -370,7 +370,7 @@ def test_changed_data_is_not_retrained_on_and_newer_masks_stay(finished, tmp_pat
 
 
 def test_a_run_is_of_use_from_another_folder_and_when_its_data_has_moved(finished, tmp_path):
-    arguments = [*SMALL, "data=folder", "data.root=data", "data.in_channels=1"]
+    arguments = [*CLASSIC, *SHORT, "data=folder", "data.root=data", "data.in_channels=1"]
     arguments += [f"hydra.run.dir={tmp_path / 'run'}", *LEARNING]
     # Relative to another folder than the next command's.
     result = command("run", *arguments, cwd=finished)

@@ -23,7 +23,7 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.run import run
-from support import PHANTOM, ROOT, SMALL, command, composed, hashes, rows_of, start
+from support import CLASSIC, PHANTOM, ROOT, SHORT, SMALL, command, composed, hashes, rows_of, start
 
 ONLY_COMPOSED = """
 import sys
@@ -81,7 +81,9 @@ def test_every_choice_composes(choice):
 @pytest.mark.slow
 def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     folder = tmp_path / "run"
-    result = start("run", *SMALL, *PHANTOM, "noise=type2", "nol=0.3", f"hydra.run.dir={folder}")
+    result = start(
+        "run", *CLASSIC, *SHORT, *PHANTOM, "noise=type2", "nol=0.3", f"hydra.run.dir={folder}"
+    )
     assert result.returncode == 0, result.stderr
     for text in ("3 of 11 training masks were replaced", "Robust training", "Retraining"):
         assert text in result.stdout + result.stderr
@@ -439,7 +441,7 @@ def test_methods_of_one_network(tmp_path, method):
         assert all(float(value) > 0 for value in dimensionalities if value)
     weights = torch.load(folder / "supervised_training" / "last.ckpt", weights_only=True)
     extra = {"pick_and_learn": "quality.score.weight", "noise_adaptation": "log_transition"}
-    assert extra.get(method, "net.head.weight") in weights["state_dict"]
+    assert extra.get(method, "net.layers.3.weight") in weights["state_dict"]
     plain = torch.load(folder / "noisy_baseline" / "last.ckpt", weights_only=True)
     assert all(name.startswith("net.") for name in plain["state_dict"])  # whatever the method is
 
@@ -451,7 +453,9 @@ def test_stage_2_begins_with_what_was_estimated(tmp_path, monkeypatch, method):
 
     def step(module, batch, batch_idx):
         if module.known and not first_steps:
-            first_steps.append((module.transition.detach().clone(), module.net.head.weight.clone()))
+            first_steps.append(
+                (module.transition.detach().clone(), module.net.layers[3].weight.clone())
+            )
         return SegmentationModule.training_step(module, batch, batch_idx)
 
     monkeypatch.setattr(LabelTransition, "training_step", step)
@@ -463,7 +467,7 @@ def test_stage_2_begins_with_what_was_estimated(tmp_path, monkeypatch, method):
     path = tmp_path / "run" / "estimation" / "last.ckpt"
     state = torch.load(path, weights_only=True)["state_dict"]
     # The learnt transition goes on from the plain network; the other one starts anew.
-    assert torch.equal(head, state["net.head.weight"]) == (method == "noise_adaptation")
+    assert torch.equal(head, state["net.layers.3.weight"]) == (method == "noise_adaptation")
 
 
 def test_reweighting_without_clean_samples_is_told_before_anything_is_trained(tmp_path):
@@ -522,7 +526,7 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
         "ce_net": ["model.encoder_name=resnet18"],
     }[model]
     folder = tmp_path / "run"
-    settings = [f"model={model}", *smaller, *SMALL[2:], *PHANTOM, "noise=type2", "nol=0.3"]
+    settings = [f"model={model}", *smaller, *SHORT, *PHANTOM, "noise=type2", "nol=0.3"]
     settings += ["trainer.max_epochs=1"]
     run(composed(*settings), folder)
     network = AppRun(folder).network()
@@ -635,7 +639,7 @@ def test_the_same_seed_gives_the_same_run(tmp_path):
 
 @pytest.mark.slow
 def test_an_smp_network_is_left_for_others_to_load(tmp_path):
-    cfg = composed(*SMALL[2:], *PHANTOM, "model=unet", "method=supervised", "trainer.max_epochs=1")
+    cfg = composed(*SHORT, *PHANTOM, "model=unet", "method=supervised", "trainer.max_epochs=1")
     run(cfg, tmp_path / "run")
     loaded = smp.from_pretrained(tmp_path / "run" / "model")
     assert loaded(torch.randn(2, 1, 32, 32)).shape == (2, 2, 32, 32)
