@@ -25,7 +25,7 @@ from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.run import run
 from support import CLASSIC, PHANTOM, ROOT, SHORT, SMALL, command, composed, hashes, rows_of, start
 
-ONLY_COMPOSED = """
+WITHOUT_TORCH = """
 import sys
 from coseg_lightning.run import main
 try:
@@ -37,11 +37,13 @@ finally:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"]])
-def test_what_only_composes_does_not_wait_for_torch(arguments):
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--cfg", "job"], ["nol=1.2"], ["stages=[x]"], ["model=unett"]]
+)
+def test_what_needs_no_torch_does_not_wait_for_it(arguments, tmp_path):
     result = subprocess.run(
-        [sys.executable, "-c", ONLY_COMPOSED, *arguments],
-        cwd=ROOT,
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
