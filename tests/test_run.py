@@ -23,7 +23,7 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.run import run
-from support import CLASSIC, PHANTOM, ROOT, SHORT, SMALL, command, composed, hashes, rows_of, start
+from support import CLASSIC, PHANTOM, SHORT, SMALL, command, composed, hashes, rows_of, start
 
 WITHOUT_TORCH = """
 import sys
