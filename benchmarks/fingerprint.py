@@ -190,7 +190,7 @@ def reviewed(place: Path) -> dict[str, Any]:
     with (place / "scores.csv").open(newline="", encoding="utf-8") as file:
         ids = [row["id"] for row in csv.DictReader(file) if int(row["changed_pixels"] or 0)]
     decisions = dict(zip(ids, ["keep", "reject", "redraw"] * len(ids), strict=False))
-    lines = [f"{id},{decision}\n" for id, decision in sorted(decisions.items())]
+    lines = [f"{sample_id},{decision}\n" for sample_id, decision in sorted(decisions.items())]
     (place / "review.csv").write_text("id,decision\n" + "".join(lines), encoding="utf-8")
     review = ["stages=[retraining]", f"resume={place}", f"review={place / 'review.csv'}"]
     done = command("run", *review)

@@ -196,7 +196,7 @@ def train(name: str, level: float, seed: int, training: str) -> None:
             path_of((name, level, seed, training)),
             epochs=sorted(kept),
             tables=np.stack([kept[e] for e in sorted(kept)]),
-            replaced=np.array([id in samples.replaced for id in samples.ids]),
+            replaced=np.array([name in samples.replaced for name in samples.ids]),
             dice=dice,
         )
 

@@ -133,9 +133,9 @@ def main() -> None:
         writer = LabelStore.create(folder)
         names = ids[: options.masks]
         with timed(f"{options.masks} masks written"):
-            for id in names:
-                writer.write(id, mask)
-            writer.finish({id: {"changed_pixels": 1} for id in names})
+            for name in names:
+                writer.write(name, mask)
+            writer.finish({name: {"changed_pixels": 1} for name in names})
         with timed("opened"):
             layer = LabelStore(folder)
         with timed("1,000 of them read, at random"):

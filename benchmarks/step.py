@@ -129,7 +129,9 @@ def bare(kind: str, options: argparse.Namespace, batches: list[dict[str, Any]]) 
                 else:
                     if kind == "score bank":
                         picks = [
-                            torch.tensor([n for n, id in enumerate(batch["id"]) if id not in part])
+                            torch.tensor(
+                                [n for n, name in enumerate(batch["id"]) if name not in part]
+                            )
                             for part in left_out
                         ]
                     else:

@@ -173,13 +173,13 @@ def damage(draw):
     if kind == "all":
         content = draw(st.binary(max_size=100))
         return lambda given: content
-    at, bytes = draw(st.floats(0, 1)), draw(st.binary(min_size=1, max_size=8))
+    at, new = draw(st.floats(0, 1)), draw(st.binary(min_size=1, max_size=8))
 
     def change(given):
         n = int(at * len(given))
         if kind == "cut":
             return given[:n]
-        return given[:n] + bytes + given[n + (len(bytes) if kind == "flip" else 0) :]
+        return given[:n] + new + given[n + (len(new) if kind == "flip" else 0) :]
 
     return change
 

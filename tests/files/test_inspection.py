@@ -211,7 +211,7 @@ def test_a_mask_is_opened_once_at_each_read(make_folder, mode, monkeypatch):
 
     monkeypatch.setattr(Image, "open", counting)
     masks = MaskFolder(folder, classes=2)
-    assert sorted(opened) == sorted(masks.path(id) for id in masks.ids)
+    assert sorted(opened) == sorted(masks.path(name) for name in masks.ids)
     opened.clear()
     np.testing.assert_array_equal(masks.read("s01"), Squares(8).mask(1))
     assert opened == [masks.path("s01")]

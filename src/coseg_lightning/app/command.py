@@ -185,12 +185,13 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
 
 def explain(error: Exception) -> str | None:
     """Explain an expected error in one sentence; return None for any other error."""
-    for kind in (
+    kinds: tuple[type[Exception], ...] = (
         InputError,
         *_lightnings_errors(),
         OmegaConfBaseException,
         InstantiationException,
-    ):
+    )
+    for kind in kinds:
         cause = first_cause(error, kind)
         if cause is not None:
             return one_line(cause)

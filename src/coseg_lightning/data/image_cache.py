@@ -81,11 +81,11 @@ class ImageCache:
     def _preprocessed(self, index: int) -> NDArray[Any]:
         return preprocess(self.dataset.image(index), self.side, self.channels)
 
-    def image(self, id: str) -> NDArray[np.float32]:
+    def image(self, sample_id: str) -> NDArray[np.float32]:
         """Read one image as a copy, which the caller may change.
 
         Args:
-            id: The sample.
+            sample_id: The sample.
 
         Shape:
             `(side, side, channels)` in [0, 1].
@@ -93,4 +93,4 @@ class ImageCache:
         if self._images is None:
             self.build()  # the file may have been deleted
             self._images = np.load(self.path, mmap_mode="r")
-        return np.array(self._images[self._indices[id]])
+        return np.array(self._images[self._indices[sample_id]])

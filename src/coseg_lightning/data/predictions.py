@@ -60,11 +60,11 @@ class PredictionFolder:
                 "give probabilities, scaled to 0 .. 255 or 0 .. 65535."
             )
 
-    def read(self, id: str, shape: tuple[int, ...]) -> Floats:
+    def read(self, sample_id: str, shape: tuple[int, ...]) -> Floats:
         """Read the probabilities of one sample, resized to its mask.
 
         Args:
-            id: The sample.
+            sample_id: The sample.
             shape: `(H, W)` of its mask.
 
         Shape:
@@ -73,9 +73,11 @@ class PredictionFolder:
         Raises:
             InputError: If the file is missing, or holds anything other than probabilities.
         """
-        if id not in self._paths:
-            raise InputError(f"{self.folder} holds no prediction of {id}; every mask needs one.")
-        path = self._paths[id]
+        if sample_id not in self._paths:
+            raise InputError(
+                f"{self.folder} holds no prediction of {sample_id}; every mask needs one."
+            )
+        path = self._paths[sample_id]
         p = self._with_class_axis(_read_values(path), path)
         _check_probabilities(p, path)
         if p.shape[1:] != shape:

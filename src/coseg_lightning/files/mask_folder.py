@@ -133,20 +133,20 @@ class MaskFolder:
         """The samples that have a mask in this folder."""
         return list(self._paths)
 
-    def path(self, id: str) -> Path:
+    def path(self, sample_id: str) -> Path:
         """The mask file of one sample."""
-        if id not in self._paths:
-            raise InputError(self._no_mask_message(id))
-        return self._paths[id]
+        if sample_id not in self._paths:
+            raise InputError(self._no_mask_message(sample_id))
+        return self._paths[sample_id]
 
     def _no_mask_message(self, sample_id: str) -> str:
         return f"{self.folder} holds no mask of {sample_id}; every sample needs one."
 
-    def read(self, id: str) -> NDArray[Any]:
+    def read(self, sample_id: str) -> NDArray[Any]:
         """Read one mask.
 
         Args:
-            id: The sample.
+            sample_id: The sample.
 
         Shape:
             `(H, W)` uint8 or uint16 class ids, 255 for unlabelled pixels.
@@ -154,7 +154,7 @@ class MaskFolder:
         Raises:
             InputError: If the sample has no mask, or it cannot be read.
         """
-        return self._class_ids(self.path(id))
+        return self._class_ids(self.path(sample_id))
 
     def _class_ids(self, path: Path) -> NDArray[Any]:
         values, two_valued = self._read(path)
@@ -173,18 +173,18 @@ class MaskFolder:
         """Whether a file's format says that it holds two classes, which are read as 0 and 1."""
         return self.classes == 2 and (_is_jpeg(path) or mode == ONE_BIT)
 
-    def write_like(self, id: str, path: Path, mask: NDArray[Any]) -> None:
+    def write_like(self, sample_id: str, path: Path, mask: NDArray[Any]) -> None:
         """Write class ids like a sample's own file: the same format, mode, palette and values.
 
         Args:
-            id: The sample.
+            sample_id: The sample.
             path: The new file.
             mask: `(H, W)` class ids.
 
         Raises:
             InputError: If such a file cannot hold the class ids, as a JPEG of several classes.
         """
-        original = self.path(id)
+        original = self.path(sample_id)
         style = _file_style(original)
         foreground = self._foreground
         if self._is_two_valued(original, style.mode):

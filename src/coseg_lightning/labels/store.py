@@ -119,13 +119,13 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self._facts)
 
-    def facts(self, id: str) -> dict[str, Any]:
+    def facts(self, sample_id: str) -> dict[str, Any]:
         """The values that were recorded with a sample's mask when it was written."""
-        return self._facts[id]
+        return self._facts[sample_id]
 
-    def read(self, id: str) -> Mask:
+    def read(self, sample_id: str) -> Mask:
         """Read the mask of one sample, `(H, W)` uint8 or uint16."""
-        return read_indices(label_path(self.folder, id))
+        return read_indices(label_path(self.folder, sample_id))
 
 
 class LabelStoreWriter:
@@ -138,15 +138,15 @@ class LabelStoreWriter:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def write(self, id: str, mask: Mask) -> None:
+    def write(self, sample_id: str, mask: Mask) -> None:
         """Write one mask losslessly and atomically.
 
         Args:
-            id: The sample.
+            sample_id: The sample.
             mask: `(H, W)` integers.
         """
         image = Image.fromarray(smallest_type(mask))
-        with replacing(label_path(self.folder, id)) as temporary:
+        with replacing(label_path(self.folder, sample_id)) as temporary:
             image.save(temporary, format="PNG")
 
     def finish(

@@ -128,9 +128,9 @@ class RandomAnnotators:
         self.wobble = wobble
         self.wavelength = wavelength
 
-    def annotator_of(self, id: str, seed: int) -> int:
+    def annotator_of(self, sample_id: str, seed: int) -> int:
         """Return the index of the annotator who draws a sample's mask, from 0."""
-        return int(derive_rng(seed, "annotator of", id).integers(self.count))
+        return int(derive_rng(seed, "annotator of", sample_id).integers(self.count))
 
     def __call__(self, mask: Mask, *, id: str, seed: int, strength: float = 1.0) -> Mask:
         """Apply the noise; see `NoiseModel`. Strength multiplies all lengths."""
