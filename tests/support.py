@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -372,10 +373,13 @@ def start(
 def command(
     name: str, *arguments: object, cwd: Path = ROOT, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command in a forked process: the same as `start`, without the seconds of imports."""
+    """Run a command in a forked process: like `start`, without the seconds of imports.
+
+    All modules are imported already, and what a fixture patched stays so: what depends on that is
+    tested by `start`.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        pid = forked_command(Path(folder), name, *arguments, cwd=cwd, **environment)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        status = ended(forked_command(Path(folder), name, *arguments, cwd=cwd, **environment))
         output = [(Path(folder) / stream).read_text() for stream in ("stdout", "stderr")]
         return subprocess.CompletedProcess(arguments, status, *output)
 
@@ -451,6 +455,7 @@ def forked(body: Callable[[], object]) -> int:
     """Run a function in a forked process, which saves its imports, and return the process id."""
     pid = os.fork()
     if pid == 0:
+        os.setpgid(0, 0)  # `ended` may kill it with all that it started
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, 1)
         os.dup2(null, 2)
@@ -464,7 +469,27 @@ def forked(body: Callable[[], object]) -> int:
 
 def in_a_process(body: Callable[[], object]) -> int:
     """Return the exit status of a forked process, negative if it was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(forked(body), 0)[1])
+    return ended(forked(body))
+
+
+def ended(pid: int, timeout: float = 300) -> int:
+    """Wait for a forked process; kill it, and all that it started, after some seconds.
+
+    Returns:
+        The exit status, negative if the process was killed.
+    """
+    deadline = time.monotonic() + timeout
+    try:
+        while time.monotonic() < deadline:
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        raise TimeoutError(f"The process {pid} did not end within {timeout:g} seconds.")
+    except BaseException:
+        os.killpg(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
 
 
 def counting(at: int | None = None, log: Path | None = None) -> None:

@@ -309,6 +309,7 @@ def test_half_of_a_review_is_refused(options, tmp_path):
         run(composed(*options), tmp_path)
 
 
+@pytest.mark.drawn
 def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
     options = ["data.source.train=16", "data.source.val=0", "data.source.test=3"]
     options += ["data.source.side=48", "noise=type2", *LEARNING]

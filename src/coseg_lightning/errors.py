@@ -1,10 +1,14 @@
 """Exceptions for mistakes that the user can correct."""
 
 import difflib
+import functools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 
 class InputError(ValueError):
@@ -24,6 +28,34 @@ def unknown_name_message(kind: str, name: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
     return f"There is no {kind} {name!r}; {hint}"
+
+
+def renamed_argument(
+    before: str, now: str
+) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
+    """Let a function still take an argument by its old name.
+
+    Args:
+        before: The old name.
+        now: The new one.
+    """
+
+    def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+        @functools.wraps(function)
+        def call(*args: Parameters.args, **options: Parameters.kwargs) -> Result:
+            if before in options:
+                warnings.warn(
+                    f"{function.__qualname__}({before}=...) is {now}=... now; the old name goes in "
+                    "version 0.3.",
+                    FutureWarning,
+                    stacklevel=2,
+                )
+                options[now] = options.pop(before)
+            return function(*args, **options)
+
+        return call
+
+    return decorate
 
 
 def renamed(before: str, now: str) -> property:

@@ -157,15 +157,17 @@ def _write_onnx(module: Probabilities, images: Tensor, path: Path) -> None:
         raise InputError(
             f"format=onnx needs {error.name}: pip install 'coseg-lightning[onnx]'."
         ) from error
-    program = torch.onnx.export(
-        module,
-        (images,),
-        dynamo=True,
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes={"images": {0: torch.export.Dim("N")}},
-        verbose=False,
-    )
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"]}
+    shapes = {"images": {0: torch.export.Dim("N")}}
+    try:
+        program = torch.onnx.export(
+            module, (images,), dynamo=True, dynamic_shapes=shapes, verbose=False, **names
+        )
+    except torch.onnx.OnnxExporterError:
+        # The exporter of torch 2.6 cannot use newer releases of onnxscript.
+        axes = {"images": {0: "N"}, "probabilities": {0: "N"}}
+        torch.onnx.export(module, (images,), str(path), dynamo=False, dynamic_axes=axes, **names)
+        return
     assert program is not None
     program.save(str(path))
 

@@ -19,7 +19,12 @@ from coseg_lightning import (
 from coseg_lightning.app.checks import recipe_of
 from coseg_lightning.app.command import CONF
 from coseg_lightning.errors import InputError
+from coseg_lightning.functional import losses
+from coseg_lightning.modules import recipe
 from coseg_lightning.modules.selection import PerBatch
+from coseg_lightning.ranking import scores
+from coseg_lightning.report.figures import score_histogram
+from coseg_lightning.report.results import method_settings
 from support import OwnTested, TinyNetwork, run_of
 
 
@@ -34,6 +39,25 @@ def test_every_field_is_a_setting_of_the_app_with_the_same_default():
     assert recipe_of(cfg) == Recipe()
     names = [name for group in Recipe.SETTINGS.values() for name in group]
     assert sorted(names) == sorted(field.name for field in fields(Recipe))
+
+
+@pytest.mark.slow
+def test_the_report_of_a_run_from_python_goes_by_its_recipe(tmp_path, monkeypatch):
+    drawn = []
+
+    def histogram(rows, score):
+        drawn.append(score)
+        return score_histogram(rows, score)
+
+    monkeypatch.setattr("coseg_lightning.report.page.score_histogram", histogram)
+    summary = run_of(tmp_path, OwnTested(), recipe=Recipe(score="mean", warm_start=False))
+    assert drawn == ["mean"]
+    assert not method_settings(summary["config"])["warm_start"]
+
+
+def test_the_names_that_a_recipe_knows_are_those_that_there_are():
+    assert tuple(losses.PIXEL_LOSSES) == recipe.PIXEL_LOSSES
+    assert recipe.SCORES == scores.SCORES
 
 
 def test_modules_and_callbacks_have_the_defaults_of_the_recipe():

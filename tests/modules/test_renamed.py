@@ -1,9 +1,18 @@
 """Old names of attributes still work, and say what they are called now."""
 
+import re
+import shutil
+
 import pytest
 
-from coseg_lightning import LabelCorrection, noise
-from support import data_of, module_of
+from coseg_lightning import LabelCorrection, LabelStore, SegmentationModule, noise
+from coseg_lightning.errors import InputError
+from coseg_lightning.modules.renamed import MOVED, home_now
+from coseg_lightning.runs.folder import RunFolder
+from support import ROOT, TinyNetwork, data_of, module_of
+
+
+RUN = ROOT / "tests" / "runs" / "run-0.1"
 
 
 @pytest.mark.parametrize(
@@ -37,6 +46,35 @@ def test_attributes_of_the_datamodule(tmp_path):
     assert data.label_layers == [tmp_path / "labels"]
     with pytest.warns(FutureWarning, match="left_out is excluded now"):
         assert data.left_out == frozenset()
+
+
+def test_metrics_were_scores():
+    for module in (module_of(), SegmentationModule(TinyNetwork())):
+        with pytest.warns(FutureWarning, match=r"Module.scores is metrics now"):
+            assert module.scores is module.metrics
+
+
+def test_the_argument_of_a_layer():
+    layer = LabelStore(RUN / "labels")
+    sample_id = layer.ids[0]
+    with pytest.warns(FutureWarning, match=r"LabelStore.facts\(id=...\) is sample_id=... now"):
+        assert layer.facts(id=sample_id) == layer.facts(sample_id)
+    with pytest.warns(FutureWarning, match=r"LabelStore.read\(id=...\) is sample_id=... now"):
+        assert (layer.read(id=sample_id) == layer.read(sample_id)).all()
+
+
+@pytest.mark.parametrize("old", [name for name in MOVED if ".peers." in name])
+def test_a_finished_run_of_a_method_that_has_moved_is_shown(tmp_path, old):
+    config = {"method": {"name": "mine", "module": home_now(old)}}
+    RunFolder(tmp_path, config).begin()
+    path = tmp_path / "run.json"
+    text = path.read_text().replace(home_now(old), old)
+    path.write_text(re.sub(r'"version": "[^"]*"', '"version": "0.1.0"', text))
+    shutil.copy(RUN / "summary.json", tmp_path)
+    assert RunFolder(tmp_path, config, resume=True).summary is not None
+    other = {"method": {"name": "mine", "module": "coseg_lightning.CoSegModule"}}
+    with pytest.raises(InputError, match=r"method.module=coseg_lightning.CoSegModule \(it was"):
+        RunFolder(tmp_path, other, resume=True)
 
 
 def test_names_of_the_noise_room():

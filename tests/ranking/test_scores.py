@@ -131,7 +131,7 @@ def test_the_suspicious_class_is_named():
     logits, masks = soft_discs([12.0] * 20, [12.0] * 20)
     logits = torch.cat([torch.zeros_like(logits), logits, -torch.full_like(logits, 9)], dim=1)
     masks[3, 2:9, 2:9] = 2  # a class that no network predicts
-    scores = class_scores(Evidence.from_table(compute_evidence(logits, masks).numpy()))
+    scores = class_scores(Evidence.from_table(compute_evidence(logits, masks).numpy()), "directed")
     assert scores.shape == (20, 2)
     assert np.isnan(scores[np.arange(20) != 3, 1]).all()
     assert (

@@ -48,6 +48,11 @@ def test_its_masks_are_applied(earlier, root, tmp_path):
         np.testing.assert_array_equal(mask > 0, layer.read(sample_id))
 
 
+def test_only_its_summary_and_its_network_are_needed_to_predict(earlier, root, tmp_path):
+    (earlier / "run.json").unlink()
+    assert predict(earlier, root / "images", tmp_path / "out") == 12
+
+
 def test_its_network_predicts_and_is_exported(earlier, root, tmp_path):
     assert predict(earlier, root / "images", tmp_path / "out") == 12
     predicted = np.asarray(Image.open(tmp_path / "out" / "s00.png")) > 0
@@ -59,6 +64,7 @@ def test_its_network_predicts_and_is_exported(earlier, root, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 def test_its_report_is_written_anew(earlier, root):
     write_report(earlier, AppRun(earlier, root=root).data())
     page = (earlier / "report.html").read_text(encoding="utf-8")

@@ -19,6 +19,7 @@ from support import (
     SETTINGS,
     composed,
     counting,
+    ended,
     forked,
     forked_command,
     hashes,
@@ -66,11 +67,10 @@ def two_processes(folder, at=None, log=None):
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     pids = [forked(partial(body, rank)) for rank in (0, 1)]
-    status = os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1])
+    status = ended(pids[0])
     if status:
         os.kill(pids[1], signal.SIGKILL)
-    other = os.waitstatus_to_exitcode(os.waitpid(pids[1], 0)[1])
-    return status or other
+    return status or ended(pids[1])
 
 
 @pytest.mark.slow
@@ -175,16 +175,20 @@ def test_sigterm_ends_with_lightnings_status_and_can_be_resumed(tmp_path):
     folder = tmp_path / "run"
     arguments = [*SETTINGS, "trainer.max_epochs=2000", f"resume={folder}"]
     pid = forked_command(tmp_path, "run", *arguments)
-    while not (folder / "robust_training" / "unfinished.ckpt").exists():
-        assert os.waitpid(pid, os.WNOHANG) == (0, 0), (tmp_path / "stderr").read_text()
-        time.sleep(0.1)
-    os.kill(pid, signal.SIGTERM)
-    # The status of Lightning, after the running step.
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    saved = folder / "robust_training" / "unfinished.ckpt"
+    try:
+        for _ in range(600):
+            if saved.exists():
+                break
+            time.sleep(0.1)
+        assert saved.exists(), (tmp_path / "stderr").read_text()
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        status = ended(pid, timeout=60)
+    assert status == 0  # the status of Lightning, after the running step
     output = (tmp_path / "stdout").read_text()
     assert f"Stopped by SIGTERM; what was finished is kept: go on with resume={folder}" in output
     assert not (folder / "summary.json").exists()
-    saved = folder / "robust_training" / "unfinished.ckpt"
     assert torch.load(saved, weights_only=True)["global_step"] >= 2
     assert (folder / ".hydra" / "config.yaml").is_file()  # Hydra writes into the same folder
 

@@ -16,6 +16,7 @@ from coseg_lightning.app.checks import recipe_of
 from coseg_lightning.app.command import first_cause, one_line
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import is_number
+from coseg_lightning.modules.renamed import home_now
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -260,19 +261,6 @@ def _class(key: str, name: str) -> type:
 
 
 FULL_NAME = "give its full name, such as torch.optim.SGD."
-# The old and new homes of methods that have moved since version 0.1.
-MOVED = {
-    "coseg_lightning.rivals.dimensionality": "coseg_lightning.methods.dimensionality",
-    "coseg_lightning.rivals.early_learning": "coseg_lightning.methods.adele",
-    "coseg_lightning.rivals.quality": "coseg_lightning.methods.pick_and_learn",
-    "coseg_lightning.rivals.reweighting": "coseg_lightning.methods.reweight",
-    "coseg_lightning.rivals.transition": "coseg_lightning.methods.transition",
-    "coseg_lightning.rivals.peers.PlainPeers": "coseg_lightning.methods.filter.PlainPeers",
-    "coseg_lightning.rivals.peers.JoCoR": "coseg_lightning.methods.jocor.JoCoR",
-    "coseg_lightning.rivals.peers.PixelCoTeaching": (
-        "coseg_lightning.methods.pixel_coteaching.PixelCoTeaching"
-    ),
-}
 
 
 def _imported(key: str, name: str) -> Any:
@@ -281,7 +269,9 @@ def _imported(key: str, name: str) -> Any:
     Raises:
         InputError: If it cannot be imported.
     """
-    name = _where_it_is_now(key, str(name))
+    before, name = str(name), home_now(str(name))
+    if name != before:
+        log.warning("%s: it is %s now; the old name will not be known in 0.3.", key, name)
     reason = "there is no such class"
     module, _, attribute = name.rpartition(".")
     try:
@@ -292,15 +282,6 @@ def _imported(key: str, name: str) -> Any:
     except (ImportError, AttributeError, ValueError):
         pass
     raise InputError(f"{key}={name}: {reason}; {FULL_NAME}")
-
-
-def _where_it_is_now(key: str, name: str) -> str:
-    for before, now in MOVED.items():
-        if name == before or name.startswith(f"{before}."):
-            name = now + name.removeprefix(before)
-            log.warning("%s: it is %s now; the old name will not be known in 0.3.", key, name)
-            return name
-    return name
 
 
 def make_trainer(

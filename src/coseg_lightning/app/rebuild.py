@@ -46,7 +46,7 @@ class AppRun(FinishedRun):
             new = str(Path(self._root).expanduser().absolute())
             config = _moved(config, config["data"]["root"], new)
         cfg: DictConfig = OmegaConf.create(config)
-        if self.version == "0.1.0" and "retraining_loss" not in cfg.method:
+        if "retraining_loss" not in cfg.method and self.version == "0.1.0":
             cfg.method.retraining_loss = "cross_entropy"  # the app's default of that version
         return cfg
 

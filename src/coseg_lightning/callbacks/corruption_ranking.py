@@ -158,6 +158,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def scores(self, evidence: Evidence, ids: list[str], dataset: Any) -> Floats:
         """Compute a peer's corruption scores, higher for worse labels; may be overridden.
 
+        Where classes are ranked separately, theirs still come from the named score.
+
         Args:
             evidence: The peer's evidence on all samples.
             ids: The samples' ids.

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from coseg_lightning.errors import InputError
+from coseg_lightning.errors import InputError, renamed_argument
 from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.files.images import read_indices, smallest_type
 from coseg_lightning.labels.ids import check_ids, label_path
@@ -119,10 +119,12 @@ class LabelStore:
     def __len__(self) -> int:
         return len(self._facts)
 
+    @renamed_argument("id", "sample_id")
     def facts(self, sample_id: str) -> dict[str, Any]:
         """The values that were recorded with a sample's mask when it was written."""
         return self._facts[sample_id]
 
+    @renamed_argument("id", "sample_id")
     def read(self, sample_id: str) -> Mask:
         """Read the mask of one sample, `(H, W)` uint8 or uint16."""
         return read_indices(label_path(self.folder, sample_id))

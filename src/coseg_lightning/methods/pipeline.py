@@ -81,7 +81,10 @@ def run_stages(
     is_app = config is not None and "data" in config
     config = {"method": {"name": method.name}, "seed": seed, **(config or {})}
     if not is_app:
-        config |= describe(data, {"peers": peers, "network": network}, trainer)
+        config |= {
+            **describe(data, {"peers": peers, "network": network}, trainer),
+            "recipe": recipe.of_stages,
+        }
     identity = data.identity() if isinstance(data, CoSegDataModule) else {}
     parts = {"recipe": {**recipe.of_stages, "baselines": baselines}, "samples": identity}
     run_folder = RunFolder(folder, {**config, **parts}, resume=resume)

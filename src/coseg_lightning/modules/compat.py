@@ -7,6 +7,7 @@ version breaks a name, that test shows which one. No private name of Hydra is us
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +17,8 @@ from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor, nn
 
-HIDDEN = "_coseg_hidden_settings"  # an attribute that is set on the trainer
+# The clipping and accumulation that are hidden from Lightning, by trainer.
+HIDDEN: WeakKeyDictionary[pl.Trainer, tuple[float | None, int]] = WeakKeyDictionary()
 
 
 def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
@@ -48,17 +50,15 @@ def hide_settings(trainer: pl.Trainer) -> tuple[float | None, int]:
     """
     current = (trainer.gradient_clip_val, trainer.accumulate_grad_batches)
     # The settings are still hidden if an earlier fit failed before restoring them.
-    settings: tuple[float | None, int] = getattr(trainer, HIDDEN, current)
-    setattr(trainer, HIDDEN, settings)
+    settings = HIDDEN.setdefault(trainer, current)
     trainer.gradient_clip_val, trainer.accumulate_grad_batches = None, 1
     return settings
 
 
 def restore_settings(trainer: pl.Trainer) -> None:
     """Undo `hide_settings`, since Lightning needs these settings to count steps."""
-    if hasattr(trainer, HIDDEN):
-        trainer.gradient_clip_val, trainer.accumulate_grad_batches = getattr(trainer, HIDDEN)
-        delattr(trainer, HIDDEN)
+    if trainer in HIDDEN:
+        trainer.gradient_clip_val, trainer.accumulate_grad_batches = HIDDEN.pop(trainer)
 
 
 def set_max_epochs(trainer: pl.Trainer, max_epochs: int) -> None:

@@ -11,6 +11,13 @@ from coseg_lightning.errors import InputError
 
 SELECTIONS = ("whole_set", "relative", "eq1")
 STEPS = ("picks", "joint")
+# The names of `functional.losses.PIXEL_LOSSES` and `ranking.scores.SCORES`, which need torch and
+# scipy; tests/modules/test_recipe.py compares them.
+PIXEL_LOSSES = ("cross_entropy", "generalised_cross_entropy", "symmetric_cross_entropy")
+SCORES = (
+    *("directed", "relative", "excess", "standardised", "per_boundary", "per_object"),
+    *("dice", "shift", "larger", "smaller", "mean", "sum", "softmin"),
+)
 
 
 @dataclass(frozen=True)
@@ -88,9 +95,6 @@ class Recipe:
     }
 
     def __post_init__(self) -> None:
-        from coseg_lightning.functional.losses import PIXEL_LOSSES
-        from coseg_lightning.ranking.scores import check_score
-
         for name in ("lambda_1", "lambda_2", "lr"):
             self._check(name, _is_at_least_0(getattr(self, name)), "a number of at least 0")
         for name in ("include_background", "by_class", "warm_start"):
@@ -108,11 +112,13 @@ class Recipe:
         for name, options in (
             ("selection", SELECTIONS),
             ("step", STEPS),
-            ("retraining_loss", tuple(PIXEL_LOSSES)),
+            ("retraining_loss", PIXEL_LOSSES),
         ):
             wanted = f"{', '.join(options[:-1])} or {options[-1]}"
             self._check(name, getattr(self, name) in options, wanted)
-        check_score(self.score)
+        if self.score not in SCORES:
+            known = ", ".join(SCORES)
+            raise InputError(f"score={self.score}: there is no such score; take one of {known}.")
 
     def _check(self, name: str, is_right: bool, wanted: str) -> None:
         if not is_right:

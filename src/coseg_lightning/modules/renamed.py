@@ -1,4 +1,4 @@
-"""Attributes of `CoSegModule` under their names of version 0.1."""
+"""Names of version 0.1: attributes of `CoSegModule`, and where the methods' modules were."""
 
 from coseg_lightning.errors import renamed
 
@@ -12,3 +12,26 @@ class RenamedOfPeers:
     settle_noise_level = renamed("settle_noise_level", "noise.set_noise_level_from")
     doubt = renamed("doubt", "selection.exclude")
     never_selected = renamed("never_selected", "selection.waits_for_ranking")
+
+
+# The old and new homes of methods that have moved since version 0.1.
+MOVED = {
+    "coseg_lightning.rivals.dimensionality": "coseg_lightning.methods.dimensionality",
+    "coseg_lightning.rivals.early_learning": "coseg_lightning.methods.adele",
+    "coseg_lightning.rivals.quality": "coseg_lightning.methods.pick_and_learn",
+    "coseg_lightning.rivals.reweighting": "coseg_lightning.methods.reweight",
+    "coseg_lightning.rivals.transition": "coseg_lightning.methods.transition",
+    "coseg_lightning.rivals.peers.PlainPeers": "coseg_lightning.methods.filter.PlainPeers",
+    "coseg_lightning.rivals.peers.JoCoR": "coseg_lightning.methods.jocor.JoCoR",
+    "coseg_lightning.rivals.peers.PixelCoTeaching": (
+        "coseg_lightning.methods.pixel_coteaching.PixelCoTeaching"
+    ),
+}
+
+
+def home_now(name: str) -> str:
+    """Return the full name of a method's class today; any other name stays as it is."""
+    for before, now in MOVED.items():
+        if name == before or name.startswith(f"{before}."):
+            return now + name.removeprefix(before)
+    return name

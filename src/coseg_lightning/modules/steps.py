@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
 
-from coseg_lightning.errors import InputError
+from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.functional.equations import (
     class_logits,
     predicted_classes,
@@ -35,6 +35,7 @@ class SegmentationSteps(pl.LightningModule):
         scheduler: Called with the optimizer; returns a torch scheduler, or Lightning's dict.
     """
 
+    scores = renamed("scores", "metrics")
     pixel_loss = "cross_entropy"  # takes its place in Eq. (2), see `PIXEL_LOSSES`
     suffixes: ClassVar[tuple[str, ...]]  # one metric suffix for each output of `forward`
 

@@ -124,7 +124,7 @@ def check_score(name: str) -> None:
         raise InputError(f"score={name}: there is no such score; take one of {', '.join(SCORES)}.")
 
 
-def class_scores(e: Evidence, name: str = "directed") -> Floats:
+def class_scores(e: Evidence, name: str) -> Floats:
     """`(N, K - 1)` corruption scores by class; NaN where a class is neither labelled nor predicted.
 
     Args:
@@ -139,13 +139,13 @@ def class_scores(e: Evidence, name: str = "directed") -> Floats:
     return np.where(e.concerns, values, np.nan)
 
 
-def mask_scores(e: Evidence, name: str = "directed") -> Floats:
+def mask_scores(e: Evidence, name: str) -> Floats:
     """`(N,)` corruption scores, higher for worse labels; comparable within one dataset only.
 
     Args:
         e: The evidence on all samples of the dataset.
         name: The score. `mean` and `sum` (Eq. (1)) and `softmin` judge the whole mask. All others
-            are averaged over the classes present in label or prediction: `directed` (the default),
+            are averaged over the classes present in label or prediction: `directed` (the recipe's),
             `relative` (cross-entropy over the entropy of the prediction), `excess` and
             `standardised` (their difference, plain and in standard deviations), `per_boundary` and
             `per_object` (cross-entropy over the label's boundary or the object's size), `dice` (one

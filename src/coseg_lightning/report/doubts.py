@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from coseg_lightning.report.results import method_settings
+
 
 def doubts(
     summary: Mapping[str, Any],
@@ -38,8 +40,7 @@ class _Run:
 
     @property
     def method(self) -> Mapping[str, Any]:
-        method: Mapping[str, Any] = self.summary["config"]["method"]
-        return method
+        return method_settings(self.summary["config"])
 
     @property
     def noisy_baseline_dice(self) -> float | None:

@@ -18,6 +18,7 @@ from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import changed_labels
+from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture
 from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.figures import (
@@ -27,7 +28,7 @@ from coseg_lightning.report.figures import (
     training_curves,
 )
 from coseg_lightning.report.pictures import add_pictures
-from coseg_lightning.report.results import result_in_a_sentence, results
+from coseg_lightning.report.results import method_settings, result_in_a_sentence, results
 from coseg_lightning.report.rows import sample_rows
 
 ROWS = 10_000  # at most in the table; all are in scores.csv
@@ -66,8 +67,8 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         add_pictures(rows[:ROWS], samples, corrected)
     figures = {"training": training_curves(metrics)}
     if scores:
-        score = summary["config"]["method"].get("score", "directed")
-        figures["scores"] = score_histogram(scores, score)
+        settings = method_settings(summary["config"])
+        figures["scores"] = score_histogram(scores, settings.get("score", Recipe.score))
     if samples is not None and any(row["proposed"] for row in rows):
         figures["corrections"] = _most_changed(rows, samples, corrected)
     content = {

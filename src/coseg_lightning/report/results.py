@@ -16,6 +16,11 @@ BASELINES = {
 }
 
 
+def method_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run's method; a run from Python records them as its recipe."""
+    return {**config.get("recipe", {}), **config["method"]}
+
+
 def results(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the rows of the table: the run and its baselines, with the run's gap to each.
 

@@ -18,6 +18,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import is_temporary, temporary_name, write_text
 from coseg_lightning.files.checkpoints import check_fits, load_checkpoint
 from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.modules.renamed import home_now
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,10 @@ MAY_CHANGE = (
     "trainer.enable_model_summary",
     "trainer.log_every_n_steps",
 )
+
+
+def _with_name_of_today(value: Any) -> Any:
+    return home_now(value) if isinstance(value, str) else value
 
 
 def version() -> str:
@@ -116,7 +121,10 @@ class RunFolder:
                 version_now,
             )
             known = before.keys() & identity.keys() - {"version"}
-            before, identity = ({key: m[key] for key in known} for m in (before, identity))
+            before, identity = (
+                {key: _with_name_of_today(settings[key]) for key in known}
+                for settings in (before, identity)
+            )
         differences = [
             f"{key}={identity.get(key)} (it was {before.get(key)})"
             for key in sorted({*before, *identity})
