@@ -11,7 +11,6 @@ from coseg_lightning.modules.renamed import MOVED, home_now
 from coseg_lightning.runs.folder import RunFolder
 from support import ROOT, TinyNetwork, data_of, module_of
 
-
 RUN = ROOT / "tests" / "runs" / "run-0.1"
 
 
