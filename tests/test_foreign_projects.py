@@ -24,7 +24,8 @@ from coseg_lightning import (
     SegmentationModule,
     updated,
 )
-from coseg_lightning.data.wrapped import over, wrap_datamodule
+from coseg_lightning.data.loaders import over
+from coseg_lightning.data.wrapped import wrap_datamodule
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.masks import mask_digest
 from coseg_lightning.labels.store import LabelStoreWriter

@@ -1,6 +1,5 @@
 """Detects random augmentation in a user's dataset."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,13 +7,18 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
+from coseg_lightning.callbacks.evaluation_pass import check_count
+from coseg_lightning.data.loaders import found_loader, reading
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import label_path, sample_name
 from coseg_lightning.labels.updated import mask_and_id
-from coseg_lightning.modules.batch import Batch, read_batch
+from coseg_lightning.modules import compat
+from coseg_lightning.modules.batch import Batch
+from coseg_lightning.modules.buffers import evaluating
+from coseg_lightning.modules.steps import SegmentationSteps
 
 REMEDY = (
     "augment behind the dataset that is corrected, or in a dataset with the methods plain(), "
@@ -42,53 +46,60 @@ def detect_augmentation(
     if isinstance(dataset, SampleDataset):
         return None  # its samples never vary, and it checks its ids itself
     indices = sorted({round(n * (len(dataset) - 1) / 7) for n in range(8)})
-    with isolate_rng():  # these readings must not change training
-        named = _read_repeatedly(dataset, indices, trainer.train_dataloader)
-    if corrected:
-        _check_names(dataset, named[: len(indices)])
-    readings = [reading for _, reading in named]
+    with isolate_rng(), compat.validating(trainer):  # these readings must not change training
+        readings = _read_repeatedly(trainer, dataset, indices)
+        if corrected:
+            names = _names_in_dataset(trainer, dataset, indices)
+            _check_names(dataset, names, readings[: len(indices)])
     varying = set()
-    for n, reading in enumerate(readings):
+    for n, again in enumerate(readings):
         first = readings[n % len(indices)]
-        if _differ(first.images, reading.images):
+        if _differ(first.images, again.images):
             varying.add("image")
-        if _differ(first.masks, reading.masks):
+        if _differ(first.masks, again.masks):
             varying.add("mask")
     if "mask" in varying:
         return "mask"
     return "image" if varying else None
 
 
-def _read_repeatedly(
-    dataset: Any, indices: list[int], loader: Any
-) -> list[tuple[str | None, Batch]]:
-    """Read samples five times, each as a batch of one, with their names in the dataset."""
-    batches = DataLoader(
-        dataset,
-        batch_sampler=[[index] for index in indices] * 5,
-        # Read in a worker if there are any. Otherwise a file that the dataset opens here and keeps
-        # open would be shared by all workers.
-        num_workers=min(1, getattr(loader, "num_workers", 0)),
-        collate_fn=partial(_with_name, getattr(loader, "collate_fn", None)),
-    )
-    return [(name, read_batch(batch)) for name, batch in batches]
+def _read_repeatedly(trainer: pl.Trainer, dataset: Any, indices: list[int]) -> list[Batch]:
+    """Read samples five times, each as a batch of one, as the networks would get them."""
+    batches = [[index] for index in indices] * 5
+    # They are read in a worker if there are any. Otherwise a file that the dataset opens here and
+    # keeps open would be shared by all workers.
+    loader = reading(trainer.train_dataloader, dataset, batches, workers=1)
+    module = trainer.lightning_module
+    assert isinstance(module, SegmentationSteps)
+    readings = []
+    with evaluating(module):
+        for batch in loader:
+            readings.append(module.as_trained(compat.prepare_batch(trainer, batch)))
+            check_count(readings[-1], 1)
+    return readings
 
 
-def _with_name(collate: Any, samples: list[Any]) -> tuple[str | None, Any]:
-    """Return a batch of one sample, and the sample's name in the dataset."""
+def _names_in_dataset(trainer: pl.Trainer, dataset: Any, indices: list[int]) -> list[str | None]:
+    """Read the names that the dataset itself gives to samples."""
+    loader = found_loader(trainer.train_dataloader)
+    copied = reading(loader, dataset, [[index] for index in indices], workers=1)
+    copied.collate_fn = _name_of_first
+    return list(DataLoader.__iter__(copied))
+
+
+def _name_of_first(samples: list[Any]) -> str | None:
     try:
         _, sample_id = mask_and_id(samples[0])
     except InputError:
-        sample_id = None
-    name = None if sample_id is None else sample_name(sample_id)
-    return name, default_collate(samples) if collate is None else collate(samples)
+        return None
+    return None if sample_id is None else sample_name(sample_id)
 
 
-def _check_names(dataset: Any, named: list[tuple[str | None, Batch]]) -> None:
-    for own, reading in named:
-        if reading.ids is None:
+def _check_names(dataset: Any, names: list[str | None], readings: list[Batch]) -> None:
+    for own, reading_of_one in zip(names, readings, strict=True):
+        if reading_of_one.ids is None:
             continue
-        name = sample_name(reading.ids[0])
+        name = sample_name(reading_of_one.ids[0])
         label_path(Path(), name)
         if name != own and not hasattr(dataset, "updated"):
             raise InputError(

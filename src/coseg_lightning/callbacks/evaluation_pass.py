@@ -5,13 +5,16 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 from tqdm import tqdm
 
+from coseg_lightning.data.loaders import found_loader, inner_loader, reading
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import average_buffers, evaluating
+from coseg_lightning.modules.steps import SegmentationSteps
 
 
 def plain_training_set(trainer: pl.Trainer) -> Any:
@@ -20,7 +23,7 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
     Raises:
         InputError: If the trainer has no map-style training dataset.
     """
-    dataset: Any = getattr(trainer.train_dataloader, "dataset", None)
+    dataset: Any = getattr(inner_loader(trainer.train_dataloader), "dataset", None)
     if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
         raise InputError(
             "The training dataloader has no map-style dataset to rank; give one: "
@@ -45,10 +48,10 @@ def stored_mask(dataset: Any, index: int) -> Any:
 
 def evaluation_pass(
     trainer: pl.Trainer,
-    module: pl.LightningModule,
+    module: SegmentationSteps,
     dataset: Any,
     indices: Sequence[int],
-    step: Callable[[list[int], Any], None],
+    step: Callable[[list[int], Batch], None],
     description: str | None = None,
 ) -> None:
     """Call `step(indices, batch)` for this process's share of the samples, without gradients.
@@ -66,20 +69,27 @@ def evaluation_pass(
     """
     average_buffers(module)  # training may have been stopped within an epoch
     loader = trainer.train_dataloader
-    size = getattr(loader, "batch_size", None) or 8
+    size = found_loader(loader).batch_size or 8
     batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
     share = batches[trainer.global_rank :: trainer.world_size]
-    evaluation_loader = DataLoader(
-        dataset,
-        batch_sampler=share,
-        num_workers=getattr(loader, "num_workers", 0),
-        collate_fn=getattr(loader, "collate_fn", None),
-    )
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
     forward_context = trainer.precision_plugin.forward_context
     # A module's batch hooks may augment while training, so they see a validation stage.
     with compat.validating(trainer), evaluating(module), torch.no_grad(), forward_context():
-        progress = tqdm(evaluation_loader, desc=description, disable=not shown)
+        progress = tqdm(
+            reading(loader, dataset, share), total=len(share), desc=description, disable=not shown
+        )
         for batch_indices, batch in zip(share, progress, strict=True):
-            batch = trainer.precision_plugin.convert_input(batch)
-            step(batch_indices, trainer.strategy.batch_to_device(batch))
+            sample = module.as_trained(compat.prepare_batch(trainer, batch))
+            check_count(sample, len(batch_indices))
+            step(batch_indices, sample)
+
+
+def check_count(sample: Batch, expected: int) -> None:
+    """Raise an `InputError` unless a batch holds as many samples as were read for it."""
+    if len(sample.masks) != expected:
+        raise InputError(
+            f"Of {expected} samples that were read, a batch of {len(sample.masks)} was made, so "
+            "they cannot be told apart; let the collate function make one sample of each, and let "
+            "the dataset leave out what cannot be used."
+        )

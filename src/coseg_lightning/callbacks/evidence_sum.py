@@ -18,7 +18,8 @@ from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_tra
 from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import sample_name
-from coseg_lightning.modules.batch import Batch, read_batch
+from coseg_lightning.modules import compat
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.ranking.evidence import Evidence, Floats, compute_evidence
 
@@ -102,9 +103,8 @@ def evidence_pass(
     shares: list[EvidenceShare] = []
     numbered = False
 
-    def collect(indices: list[int], batch: Any) -> None:
+    def collect(indices: list[int], sample: Batch) -> None:
         nonlocal numbered
-        sample = read_batch(batch)
         peers = module(sample.images)
         tables = [
             compute_evidence(logits, sample.masks, ignore_index=module.ignore_index).numpy()
@@ -113,6 +113,7 @@ def evidence_pass(
         for observer in observers:
             observer.observe(indices, sample, peers)
         numbered = sample.ids is None
+        check_ids(trainer, sample)
         ids = indices if sample.ids is None else list(sample.ids)
         names = list(map(sample_name, ids))
         shares.append(EvidenceShare(np.array(indices), names, np.stack(tables, axis=1)))
@@ -122,76 +123,130 @@ def evidence_pass(
     return EvidencePass(EvidenceShare.joined(shares), numbered, step_of(trainer))
 
 
+@dataclass
+class EvidencePart:
+    """The summed evidence of successive passes over the same samples.
+
+    Args:
+        share: The sums over this process's samples.
+        first: The number of the first pass.
+        last: The number of the last pass.
+    """
+
+    share: EvidenceShare
+    first: int
+    last: int
+
+    def plus(self, share: EvidenceShare) -> "EvidencePart | None":
+        """Add one more pass over the same samples; None if the samples are others."""
+        # Sums from a checkpoint hold the samples of all processes; only this process's go on.
+        own = self.share
+        positions = np.searchsorted(own.indices, share.indices).clip(max=len(own.indices) - 1)
+        if share.ids != [own.ids[position] for position in positions]:
+            return None
+        totals = share.totals + own.totals[positions]
+        sums = EvidenceShare(share.indices, share.ids, totals)
+        return EvidencePart(sums, self.first, self.last + 1)
+
+
 class EvidenceSum:
     """The peers' evidence on every sample, summed over passes; each process holds its own share.
 
-    The sums are stored in arrays, since there may be millions of samples.
+    Samples are told apart by their ids, since a training set may be drawn or shuffled anew in
+    every epoch. The sums are stored in arrays, since there may be millions of samples.
     """
 
     def __init__(self) -> None:
-        self.share: EvidenceShare | None = None
+        self.parts: list[EvidencePart] = []
         self.passes = 0
         self.numbered = False
 
     def add(self, evidence: EvidencePass) -> "EvidenceSum":
         """Add one pass to the sums."""
-        share = evidence.share
-        if self.share is not None and share is not None:
-            # Sums from a checkpoint hold the samples of all processes; only this process's go on.
-            positions = np.searchsorted(self.share.indices, share.indices)
-            totals = share.totals + self.share.totals[positions]
-            share = EvidenceShare(share.indices, share.ids, totals)
-        self.share = share
         self.passes += 1
         self.numbered = evidence.numbered
+        if evidence.share is not None:
+            longer = self.parts[-1].plus(evidence.share) if self.parts else None
+            if longer is None:
+                self.parts.append(EvidencePart(evidence.share, self.passes, self.passes))
+            else:
+                self.parts[-1] = longer
         return self
 
     def gathered(self) -> tuple[list[str], tuple[Evidence, Evidence]]:
         """Gather the mean evidence of all passes and processes, on all processes.
 
         Returns:
-            The ids of all samples, and each peer's mean evidence on them.
+            The ids of the samples of the last pass, and each peer's mean evidence on them, over
+            the passes that they were in.
 
         Raises:
             InputError: If two samples share an id, or predictions are not numbers.
         """
-        share = self._of_all_processes()
-        check_unique(share.ids)
-        tables = np.moveaxis(share.totals / self.passes, 1, 0)
+        *earlier, last = self._of_all_processes()
+        ids = last.share.ids
+        check_unique(ids)
+        totals, counts = last.share.totals.copy(), np.full(len(ids), last.last - last.first + 1)
+        row_of = {sample_id: row for row, sample_id in enumerate(ids)} if earlier else {}
+        for part in earlier:
+            rows = np.array([row_of.get(sample_id, -1) for sample_id in part.share.ids])
+            totals[rows[rows >= 0]] += part.share.totals[rows >= 0]
+            counts[rows[rows >= 0]] += part.last - part.first + 1
+        tables = np.moveaxis(totals / counts[:, None, None], 1, 0)
         if not np.isfinite(tables).all():
-            diverged = np.flatnonzero(~np.isfinite(share.totals).all(axis=(1, 2)))
-            bad = [share.ids[position] for position in diverged]
+            diverged = np.flatnonzero(~np.isfinite(totals).all(axis=(1, 2)))
+            bad = [ids[position] for position in diverged]
             raise InputError(
-                f"The peers' predictions of {len(bad)} of {len(share.ids)} samples, such as "
+                f"The peers' predictions of {len(bad)} of {len(ids)} samples, such as "
                 f"{bad[0]!r}, are not numbers, so they cannot be ranked: training diverged (lower "
                 "the learning rate), or these images hold NaN."
             )
         peer_a, peer_b = map(Evidence.from_table, tables)
-        return share.ids, (peer_a, peer_b)
+        return ids, (peer_a, peer_b)
 
-    def _of_all_processes(self) -> EvidenceShare:
-        shares = [part for part in gather_objects(self.share) if part is not None]
-        joined = EvidenceShare.joined(shares)
-        assert joined is not None
+    def _of_all_processes(self) -> list[EvidencePart]:
+        """Join the processes' parts of the same passes, in the order of the passes."""
+        shares: dict[tuple[int, int], list[EvidenceShare]] = {}
+        for parts in gather_objects(self.parts):
+            for part in parts:
+                shares.setdefault((part.last, part.first), []).append(part.share)
+        joined = []
+        for (last, first), of_passes in sorted(shares.items(), key=lambda item: item[0]):
+            share = EvidenceShare.joined(of_passes)
+            assert share is not None
+            joined.append(EvidencePart(share, first, last))
         return joined
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums of all processes as plain values and tensors, for a checkpoint."""
         if not self.passes:
             return {}
-        share = self._of_all_processes()
-        return {
-            "passes": self.passes,
-            "indices": torch.from_numpy(share.indices),
-            "ids": share.ids,
-            "totals": torch.from_numpy(share.totals),
-        }
+        parts = [
+            {
+                "first": part.first,
+                "last": part.last,
+                "indices": torch.from_numpy(part.share.indices),
+                "ids": part.share.ids,
+                "totals": torch.from_numpy(part.share.totals),
+            }
+            for part in self._of_all_processes()
+        ]
+        return {"passes": self.passes, "parts": parts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the sums from a checkpoint."""
-        if state:
-            indices, totals = state["indices"].numpy(), state["totals"].numpy()
-            self.passes, self.share = state["passes"], EvidenceShare(indices, state["ids"], totals)
+        """Restore the sums from a checkpoint, also from one of version 0.1."""
+        if not state:
+            return
+        self.passes = state["passes"]
+        parts = state.get("parts", [{**state, "first": 1, "last": self.passes}])
+        self.parts = [
+            EvidencePart(
+                EvidenceShare(part["indices"].numpy(), part["ids"], part["totals"].numpy()),
+                part["first"],
+                part["last"],
+            )
+            for part in parts
+        ]
 
 
 class EvidenceCallback(EpochEndCallback):
@@ -250,4 +305,17 @@ def check_unique(ids: Sequence[str]) -> None:
         raise InputError(
             f"{times} samples have the id {sample_id!r}, but each needs its own; give unique ids, "
             "or none."
+        )
+
+
+def check_ids(trainer: pl.Trainer, sample: Batch) -> None:
+    """Raise an `InputError` if samples have no ids, but the training set is loaded anew.
+
+    A sample's place in it then does not tell which sample it is.
+    """
+    every = compat.reload_interval(trainer)
+    if sample.ids is None and every:
+        raise InputError(
+            f"The training set is loaded anew every {every} epochs, and its samples have no ids to "
+            "know them by; let the dataset give (image, mask, id)."
         )

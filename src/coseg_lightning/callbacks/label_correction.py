@@ -29,7 +29,7 @@ from coseg_lightning.functional.equations import IGNORE_INDEX, vote
 from coseg_lightning.labels.ids import FileNames, sample_name
 from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
-from coseg_lightning.modules.batch import Batch, read_batch
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe, is_number
 from coseg_lightning.ranking.guard import CorrectionGuard
@@ -150,7 +150,8 @@ class LabelCorrection(Callback, PredictionObserver):
     ) -> None:
         """Check the ids in the first epoch; after training, an error would come too late."""
         if trainer.current_epoch == 0:
-            ids = read_batch(batch).ids
+            assert isinstance(pl_module, CoSegModule)
+            ids = pl_module.as_trained(batch).ids
             self._names.add(map(sample_name, () if ids is None else ids))
 
     @override
@@ -214,8 +215,7 @@ class LabelCorrection(Callback, PredictionObserver):
             # The original is read here, since a dataset need not be safe to read in threads.
             write_later(write, index, *masks, None if truth is None else truth.mask(index))
 
-        def predict(indices: list[int], batch: Any) -> None:
-            sample = read_batch(batch)
+        def predict(indices: list[int], sample: Batch) -> None:
             peers = dequantize(quantize(module(sample.images)))
             for n, index in enumerate(indices):
                 correct(index, peers[:, n], sample.masks[n])

@@ -16,7 +16,7 @@ from coseg_lightning.callbacks.label_correction import ranking_callback, resize_
 from coseg_lightning.callbacks.processes import gather_rows
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.functional.equations import class_logits
-from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 
 
@@ -50,8 +50,7 @@ class Proposals(Callback):
         dataset = callback.judged_dataset(trainer)
         rows: list[tuple[Any, ...]] = []
 
-        def propose(indices: list[int], batch: Any) -> None:
-            sample = read_batch(batch)
+        def propose(indices: list[int], sample: Batch) -> None:
             peers = [class_logits(logits).softmax(dim=1) for logits in pl_module(sample.images)]
             mean = torch.stack(peers).mean(dim=0)
             for n, index in enumerate(indices):

@@ -7,24 +7,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from typing_extensions import override
 
 from coseg_lightning.data.datamodule import CoSegDataModule
+from coseg_lightning.data.loaders import found_loader, over
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.updated import updated
-
-# The arguments of a DataLoader that do not depend on its dataset.
-LOADER_OPTIONS = (
-    "num_workers",
-    "collate_fn",
-    "pin_memory",
-    "timeout",
-    "worker_init_fn",
-    "multiprocessing_context",
-    "generator",
-    "persistent_workers",
-)
 
 
 class WrappedDataModule(pl.LightningDataModule):
@@ -59,18 +47,13 @@ class WrappedDataModule(pl.LightningDataModule):
         """Return the datamodule's own training loader, with the label layers' masks.
 
         Raises:
-            InputError: If the datamodule does not return one torch `DataLoader`.
+            InputError: If no torch `DataLoader` is found in what the datamodule returns.
         """
         own = self.own_train_dataloader
         loader = super().train_dataloader() if own is None else own()
-        if not isinstance(loader, DataLoader):
-            raise InputError(
-                f"train_dataloader of {type(self).__name__} gave a {type(loader).__name__}; to "
-                "rank and correct its masks it must give one torch DataLoader."
-            )
+        dataset = found_loader(loader).dataset
         if not self.label_layers:
             return loader
-        dataset = loader.dataset
         for layer in self.label_layers:
             dataset = updated(dataset, layer)
         return over(loader, dataset)
@@ -123,43 +106,3 @@ def _unpickle(own_class: type, state: dict[str, Any]) -> WrappedDataModule:
     data: WrappedDataModule = wrapped_class.__new__(wrapped_class)
     data.__dict__.update(state)
     return data
-
-
-def over(loader: DataLoader[Any], dataset: Any) -> DataLoader[Any]:
-    """Create a loader like another one, for a dataset of equally many samples.
-
-    Args:
-        loader: The other loader.
-        dataset: The new loader's dataset.
-
-    Returns:
-        The new loader.
-    """
-    options: dict[str, Any] = {name: getattr(loader, name) for name in LOADER_OPTIONS}
-    if loader.num_workers:
-        options["prefetch_factor"] = loader.prefetch_factor
-    if loader.batch_size is not None:
-        options |= {"batch_size": loader.batch_size, "drop_last": loader.drop_last}
-        if _is_full_shuffle(loader):
-            options["shuffle"] = True
-        elif type(loader.sampler) is not SequentialSampler:
-            options["sampler"] = loader.sampler
-    elif loader.batch_sampler is not None:
-        options["batch_sampler"] = loader.batch_sampler
-    else:  # the dataset returns whole batches
-        options |= {"batch_size": None, "sampler": loader.sampler}
-    return DataLoader(dataset, **options)
-
-
-def _is_full_shuffle(loader: DataLoader[Any]) -> bool:
-    """Whether a loader shuffles all samples, as `shuffle=True` does.
-
-    Its sampler refers to the dataset and cannot be reused. Lightning also replaces such samplers,
-    for several processes.
-    """
-    sampler = loader.sampler
-    return (
-        type(sampler) is RandomSampler
-        and not sampler.replacement
-        and sampler.num_samples == len(loader.dataset)  # type: ignore[arg-type]
-    )

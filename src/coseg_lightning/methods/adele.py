@@ -28,7 +28,7 @@ from coseg_lightning.functional.equations import class_logits, labelled_mean, pr
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
 from coseg_lightning.methods.method import Method, Outcome, Run
-from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.forward import auxiliary_weight
 
@@ -113,8 +113,7 @@ class EarlyLearningCorrection(EpochEndCallback):
         assert isinstance(module, SegmentationModule)
         rows: list[tuple[Any, ...]] = []
 
-        def count(indices: list[int], batch: Any) -> None:
-            sample = read_batch(batch)
+        def count(indices: list[int], sample: Batch) -> None:
             predicted = predicted_classes(class_logits(module(sample.images)))
             labelled = sample.masks != module.ignore_index
             for n, index in enumerate(indices):
@@ -145,8 +144,7 @@ class EarlyLearningCorrection(EpochEndCallback):
         writer = LabelStoreWriter(self.folder)
         rows: list[tuple[int, str, int]] = []
 
-        def correct(indices: list[int], batch: Any) -> None:
-            sample = read_batch(batch)
+        def correct(indices: list[int], sample: Batch) -> None:
             probabilities = pl_module.mean_probabilities(sample.images)
             ids = indices if sample.ids is None else list(sample.ids)
             names = map(sample_name, ids)

@@ -15,7 +15,7 @@ from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_tra
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.methods.method import Outcome, Run
-from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.segmentation import SegmentationModule
 
 log = logging.getLogger(__name__)
@@ -156,8 +156,7 @@ class TransitionEstimation(Callback):
         anchors = torch.zeros(classes * BINS, classes + 1, dtype=torch.float64)
         confusion = torch.zeros(classes, classes, dtype=torch.float64)
 
-        def count(indices: list[int], batch: Any) -> None:
-            sample = read_batch(batch)
+        def count(indices: list[int], sample: Batch) -> None:
             logits = class_logits(pl_module(sample.images)[: len(indices)])
             masks = sample.masks[: len(indices)]
             labelled = masks != pl_module.ignore_index

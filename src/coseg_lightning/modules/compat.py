@@ -16,6 +16,8 @@ from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _DatasetKind
 
 # The clipping and accumulation that are hidden from Lightning, by trainer.
 HIDDEN: WeakKeyDictionary[pl.Trainer, tuple[float | None, int]] = WeakKeyDictionary()
@@ -67,6 +69,61 @@ def set_max_epochs(trainer: pl.Trainer, max_epochs: int) -> None:
     Private: the setter of `trainer.fit_loop.max_epochs`.
     """
     trainer.fit_loop.max_epochs = max_epochs
+
+
+def reload_interval(trainer: pl.Trainer) -> int:
+    """The number of epochs after which the training loader is made anew; 0 for never.
+
+    Private: the fact that the trainer keeps this argument of its own.
+    """
+    return int(trainer.reload_dataloaders_every_n_epochs)  # type: ignore[attr-defined]
+
+
+def prepare_batch(trainer: pl.Trainer, batch: Any) -> Any:
+    """Take a batch from the loader through all hooks to the device, as the training loop does.
+
+    Private: `LightningModule._on_before_batch_transfer`.
+    """
+    batch = trainer.precision_plugin.convert_input(batch)
+    batch = trainer.lightning_module._on_before_batch_transfer(batch)
+    return trainer.strategy.batch_to_device(batch)
+
+
+def set_batches(loader: DataLoader[Any], dataset: Any, batches: Sequence[Sequence[int]]) -> None:
+    """Let a loader read the given batches of a map-style dataset.
+
+    Private: `DataLoader._dataset_kind`, and the fact that attributes lie in its `__dict__`.
+    """
+    vars(loader).update(
+        dataset=dataset,
+        sampler=[index for batch in batches for index in batch],
+        batch_sampler=batches,
+        _dataset_kind=_DatasetKind.Map,
+        _IterableDataset_len_called=None,
+    )
+
+
+def forget_workers(loader: DataLoader[Any]) -> None:
+    """Detach the copy of a loader from the original's persistent workers.
+
+    Private: `DataLoader._iterator`.
+    """
+    vars(loader).update(_iterator=None)
+
+
+def replace_saved_argument(loader: DataLoader[Any], before: Any, now: Any) -> None:
+    """Replace an argument by which Lightning will make a loader again, for several processes.
+
+    Private: `__pl_saved_args`, `__pl_saved_kwargs` and `__dataset` of a `DataLoader`.
+    """
+    saved = vars(loader)
+    if "__pl_saved_args" in saved:
+        args, options = saved["__pl_saved_args"], saved["__pl_saved_kwargs"]
+        saved["__pl_saved_args"] = tuple(now if part is before else part for part in args)
+        saved["__pl_saved_kwargs"] = {
+            name: now if part is before else part for name, part in options.items()
+        }
+        saved["__dataset"] = now
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.optimizers import Schedule
 
+PACKAGE = __name__.partition(".")[0]
+
 
 class SegmentationSteps(pl.LightningModule):
     """The hooks that modules with one network and modules with two peers share.
@@ -59,6 +61,7 @@ class SegmentationSteps(pl.LightningModule):
         self.classes = max(2, classes)
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(self.classes, ignore_index)
+        self.looks_at_batch = False
         self.metrics = nn.ModuleDict(
             {
                 f"{stage}{suffix}": SegmentationScores(self.classes, ignore_index)
@@ -70,9 +73,52 @@ class SegmentationSteps(pl.LightningModule):
     def read(self, batch: Any) -> Batch:
         """Read a training batch, and check its class ids in the first epoch."""
         sample = read_batch(batch)
+        if self.looks_at_batch:
+            raise _Reached(sample)
         if self.current_epoch == 0:
             self.class_ids.check(sample.masks)
         return sample
+
+    def as_trained(self, batch: Any) -> Batch:
+        """Read a batch as `training_step` would, with what a subclass's own step does before.
+
+        The step of a subclass runs until it calls this package's, or a network. Nothing is learnt,
+        and nothing is logged.
+
+        Raises:
+            InputError: If a subclass's step gives its network other images than the batch has,
+                without this package's step.
+        """
+        if type(self).training_step.__module__.startswith(f"{PACKAGE}."):
+            return read_batch(batch)
+        nets = [net for net in self.children() if net is not self.metrics]
+        hooks = [net.register_forward_pre_hook(_stop) for net in nets]
+        self.looks_at_batch = True
+        sample: Batch | Tensor | None = None
+        try:
+            self.training_step(batch, 0)
+        except _Reached as reached:
+            sample = reached.sample
+        finally:
+            self.looks_at_batch = False
+            for hook in hooks:
+                hook.remove()
+        if isinstance(sample, Batch):
+            return sample
+        given = read_batch(batch)
+        if sample is None or sample.shape != given.images.shape or (sample != given.images).any():
+            raise InputError(
+                f"{type(self).__name__}.training_step changes the images, and does not call this "
+                "package's step with them, so that they cannot be ranked as they are trained on; "
+                "let it call super().training_step(batch, batch_idx), or change them in "
+                "on_after_batch_transfer."
+            )
+        return given
+
+    @override
+    def log(self, *arguments: Any, **options: Any) -> None:
+        if not self.looks_at_batch:
+            super().log(*arguments, **options)
 
     def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
         """Compute Eq. (2) for each sample, `(N,)`, with `pixel_loss` as its cross-entropy."""
@@ -147,6 +193,18 @@ class SegmentationSteps(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # The checkpoint holds the weights, so loading it must not download pretrained weights.
         checkpoint.get("hyper_parameters", {})["encoder_weights"] = None
+
+
+class _Reached(Exception):  # noqa: N818 - it is no error
+    """Ends a step that is only looked at, with the batch or the images that it came to."""
+
+    def __init__(self, sample: Batch | Tensor) -> None:
+        super().__init__()
+        self.sample = sample
+
+
+def _stop(network: nn.Module, inputs: tuple[Any, ...]) -> None:
+    raise _Reached(inputs[0])
 
 
 def _as_tuple(logits: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:

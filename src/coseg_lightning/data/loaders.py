@@ -1,0 +1,112 @@
+"""Copies of a dataloader that read other samples along the same path.
+
+Whatever lies between the files and the networks is kept: a subclass's or a wrapper's own
+`__iter__`, the collate function, the workers and their settings. The copies are shallow, since the
+arguments of a class of somebody's own are not known.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.modules import compat
+
+Loader = DataLoader[Any]
+
+
+def inner_loader(loader: Any) -> Loader | None:
+    """Return the torch `DataLoader` that a loader is, or that a wrapper holds; None without one."""
+    if isinstance(loader, DataLoader):
+        return loader
+    name = _name_of_inner(loader)
+    return None if name is None else inner_loader(vars(loader)[name])
+
+
+def _name_of_inner(wrapper: Any) -> str | None:
+    """Return the attribute of a wrapper that holds its loader; None unless there is just one."""
+    if isinstance(wrapper, type | torch.nn.Module) or not hasattr(wrapper, "__iter__"):
+        return None
+    parts = getattr(wrapper, "__dict__", {})
+    names = [name for name, part in parts.items() if inner_loader(part) is not None]
+    return names[0] if len(names) == 1 else None
+
+
+def found_loader(loader: Any) -> Loader:
+    """Return the torch `DataLoader` that a loader is, or that a wrapper holds.
+
+    Raises:
+        InputError: If there is none.
+    """
+    inner = inner_loader(loader)
+    if inner is None:
+        raise InputError(
+            f"The training dataloader is a {type(loader).__name__}, and no torch DataLoader is "
+            "found in it, so its samples cannot be read again as the networks see them; give one "
+            "DataLoader, or a wrapper that holds it as an attribute."
+        )
+    return inner
+
+
+def over(loader: Any, dataset: Any) -> Any:
+    """Copy a loader for another dataset of equally many samples, with the same sampler.
+
+    Args:
+        loader: A torch `DataLoader`, or a wrapper that holds one.
+        dataset: The new loader's dataset.
+
+    Raises:
+        InputError: If there is no `DataLoader`.
+    """
+    before = found_loader(loader).dataset
+
+    def change(copied: Loader) -> None:
+        vars(copied)["dataset"] = dataset
+        compat.replace_saved_argument(copied, before, dataset)
+
+    return _copied(loader, change, before, dataset)
+
+
+def reading(
+    loader: Any, dataset: Any, batches: Sequence[Sequence[int]], *, workers: int | None = None
+) -> Any:
+    """Copy a loader so that it reads the given batches of a map-style dataset, in their order.
+
+    The copy draws no number from the generator of the user, or from torch's global one.
+
+    Args:
+        loader: A torch `DataLoader`, or a wrapper that holds one.
+        dataset: The dataset.
+        batches: The indices of each batch's samples.
+        workers: The largest number of workers; by default as many as the loader has.
+
+    Raises:
+        InputError: If there is no `DataLoader`.
+    """
+    inner = found_loader(loader)
+
+    def change(copied: Loader) -> None:
+        compat.set_batches(copied, dataset, batches)
+        copied.generator = torch.Generator()
+        if workers is not None:
+            copied.num_workers = min(workers, inner.num_workers)
+
+    return _copied(loader, change, inner.dataset, dataset)
+
+
+def _copied(loader: Any, change: Callable[[Loader], None], before: Any, dataset: Any) -> Any:
+    """Copy a loader and what is wrapped around it, and change the copy of the `DataLoader`."""
+    copied = copy.copy(loader)
+    if isinstance(loader, DataLoader):
+        compat.forget_workers(copied)
+        change(copied)
+        return copied
+    for name, part in vars(loader).items():
+        if part is before:  # the wrapper holds the dataset too
+            vars(copied)[name] = dataset
+        elif inner_loader(part) is not None:
+            vars(copied)[name] = _copied(part, change, before, dataset)
+    return copied

@@ -1,0 +1,326 @@
+"""Samples are ranked, corrected and retrained on as the networks see them in training."""
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+
+from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
+from coseg_lightning.errors import InputError
+from support import Halves, TinyNetwork, rows_of, run_of, trainer_of
+
+
+class Raw(Halves):
+    """Halves whose images are no input for a network before they are normalised."""
+
+    def __getitem__(self, index):
+        image, *rest = super().__getitem__(index)
+        return 40 * image + 90, *rest
+
+
+def normalised(batch):
+    return [(batch[0] - 90) / 40, *batch[1:]]
+
+
+class NormalisingLoader(DataLoader):
+    def __iter__(self):
+        return map(normalised, super().__iter__())
+
+
+class Prefetcher:
+    """A wrapper around a loader, like `PrefetchLoader` of timm."""
+
+    def __init__(self, loader):
+        self.wrapped = loader
+
+    def __iter__(self):
+        return map(normalised, self.wrapped)
+
+    def __len__(self):
+        return len(self.wrapped)
+
+
+class InTransfer(CoSegModule):
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return normalised(batch)
+
+
+class AfterTransfer(CoSegModule):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return normalised(batch)
+
+
+class InStep(CoSegModule):
+    def training_step(self, batch, batch_idx):
+        batch = normalised(batch)
+        self.log("mine", float(batch[0].mean()))
+        return super().training_step(batch, batch_idx)
+
+
+class Data(pl.LightningDataModule):
+    def __init__(self, **options):
+        super().__init__()
+        self.options = options
+
+    def train_dataloader(self):
+        return DataLoader(Raw(), 4, shuffle=True, **self.options)
+
+
+class HookedData(Data):
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return normalised(batch)
+
+
+def collated(samples):
+    return normalised(torch.utils.data.default_collate(samples))
+
+
+opened = []
+
+
+def open_file(worker):
+    opened.append("file")
+
+
+class Reader(Halves):
+    """Reads from a file that `worker_init_fn` opens."""
+
+    def __getitem__(self, index):
+        assert opened, "the file is not open"
+        return super().__getitem__(index)
+
+
+PLAIN = partial(DataLoader, batch_size=4, shuffle=True)
+PATHS = {
+    "a loader's own iteration": (CoSegModule, lambda: NormalisingLoader(Raw(), 4, shuffle=True)),
+    "a wrapper": (CoSegModule, lambda: Prefetcher(PLAIN(Raw()))),
+    "a wrapped wrapper": (CoSegModule, lambda: Nested(Prefetcher(PLAIN(Raw())))),
+    "the collate function": (CoSegModule, lambda: PLAIN(Raw(), collate_fn=collated)),
+    "a hook before the transfer": (InTransfer, lambda: PLAIN(Raw())),
+    "a hook after the transfer": (AfterTransfer, lambda: PLAIN(Raw())),
+    "a datamodule's hook": (CoSegModule, HookedData),
+    "the training step": (InStep, lambda: PLAIN(Raw())),
+}
+
+
+class Nested:
+    def __init__(self, loader):
+        self.loader, self.dataset = loader, loader.wrapped.dataset
+
+    def __iter__(self):
+        return iter(self.loader)
+
+    def __len__(self):
+        return len(self.loader)
+
+
+def peers_of(kind, **options):
+    torch.manual_seed(1)
+    return kind(TinyNetwork(), TinyNetwork(), noise_level=0.25, lr=0.03, **options)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_is_ranked_and_corrected_is_what_was_trained_on(tmp_path, path):
+    kind, make = PATHS[path]
+    module, data = peers_of(kind), make()
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    correction = LabelCorrection(tmp_path / "labels", confidence=0.0)
+    trainer_of(tmp_path, max_epochs=8, callbacks=[ranking, correction]).fit(module, data)
+    assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+    for sample_id in correction.layer.ids:
+        mask = torch.from_numpy(correction.layer.read(sample_id).astype(int))
+        assert (mask == Halves(wrong=0)[0][1]).float().mean() > 0.9, sample_id
+
+
+def scores_of(ranking):
+    return dict(zip(ranking.ranking.ids, ranking.ranking.score_a.tolist(), strict=True))
+
+
+def by_hand(module, dataset):
+    """Eq. (1) of the first peer, by sample."""
+    module.eval()
+    scores = {}
+    with torch.no_grad():
+        for index in range(len(dataset)):
+            image, mask, sample_id = dataset[index]
+            logits = module.net_a(image[None])
+            scores[sample_id] = float(nn.functional.cross_entropy(logits, mask[None]))
+    return scores
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "loader", [NormalisingLoader, lambda *given, **more: Prefetcher(DataLoader(*given, **more))]
+)
+def test_all_stages_take_the_same_path(tmp_path, loader):
+    class Own(pl.LightningDataModule):
+        def train_dataloader(self):
+            return loader(Raw(16, wrong=4), 4, shuffle=True)
+
+        def test_dataloader(self):
+            return NormalisingLoader(Raw(4, wrong=0), 4)
+
+    summary = run_of(tmp_path, Own())
+    assert summary["test"]["dice"] > 0.95
+    worst = [row["id"] for row in rows_of(tmp_path / "run" / "scores.csv")[:4]]
+    assert sorted(worst) == ["h0", "h1", "h2", "h3"]
+
+
+@pytest.mark.slow
+def test_workers_are_begun_as_the_loader_begins_them(tmp_path):
+    loader = PLAIN(Reader(), num_workers=1, worker_init_fn=open_file)
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
+    assert len(ranking.ranking.ids) == 12
+
+
+def test_a_step_that_cannot_be_repeated_is_refused_before_training(tmp_path):
+    class Own(CoSegModule):
+        steps = 0
+
+        def training_step(self, batch, batch_idx):
+            images, masks, _ = normalised(batch)
+            loss = nn.functional.cross_entropy(self.net_a(images), masks)
+            self.manual_backward(loss)
+            self.steps += 1
+
+    module = peers_of(Own)
+    before = [weight.clone() for weight in module.parameters()]
+    trainer = trainer_of(tmp_path, callbacks=[CorruptionRanking(tmp_path / "scores.csv")])
+    with pytest.raises(InputError, match=r"Own.training_step changes the images, and does not"):
+        trainer.fit(module, PLAIN(Raw()))
+    assert module.steps == 0
+    torch.testing.assert_close(before, list(module.parameters()))
+
+
+def test_a_step_of_ones_own_that_changes_nothing_is_ranked(tmp_path):
+    class Own(CoSegModule):
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            for net in (self.net_a, self.net_b):
+                self.manual_backward(nn.functional.cross_entropy(net(batch[0]), batch[1]))
+            optimizer.step()
+
+    module = peers_of(Own)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    trainer_of(tmp_path, callbacks=[ranking]).fit(module, PLAIN(Halves()))
+    assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+
+
+def test_what_is_no_loader_is_named_before_training(tmp_path):
+    def batches():
+        yield from PLAIN(Halves())
+
+    class Streaming:
+        def __iter__(self):
+            return batches()
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv", dataset=Halves())
+    with pytest.raises(InputError, match="is a Streaming, and no torch DataLoader is found in it"):
+        trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), Streaming())
+
+
+@pytest.mark.parametrize("per_sample", [2, 0])
+def test_a_collate_function_that_makes_more_or_fewer_samples_is_refused(tmp_path, per_sample):
+    def tiled(samples):
+        return torch.utils.data.default_collate(samples * per_sample or samples[:-1] or samples)
+
+    def dropping(samples):
+        rest = [sample for sample in samples if sample[2] != "h0"]
+        return torch.utils.data.default_collate(rest or [Halves()[1]] * 2)
+
+    loader = PLAIN(Halves(), collate_fn=tiled if per_sample else dropping)
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    with pytest.raises(InputError, match="Of 1 samples that were read, a batch of 2 was made"):
+        trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
+
+
+# Scores of several epochs
+
+
+class Redrawn(pl.LightningDataModule):
+    """Draws eight of the twelve samples anew in every epoch."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.options, self.parts = options, []
+
+    def train_dataloader(self):
+        generator = torch.Generator().manual_seed(len(self.parts))
+        self.parts.append(torch.randperm(12, generator=generator)[:8].tolist())
+        return PLAIN(Subset(Halves(**self.options), self.parts[-1]))
+
+
+class States(pl.Callback):
+    def __init__(self):
+        self.states = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        state = pl_module.state_dict()
+        self.states.append({name: value.clone() for name, value in state.items()})
+
+
+def mean_by_hand(module, states, parts):
+    """Each sample's mean score over the epochs whose part it was in."""
+    found = {}
+    for state, part in zip(states, parts, strict=True):
+        module.load_state_dict(state)
+        for sample_id, score in by_hand(module, Halves()).items():
+            if int(sample_id[1:]) in part:
+                found.setdefault(sample_id, []).append(score)
+    return {f"h{n}": sum(found[f"h{n}"]) / len(found[f"h{n}"]) for n in parts[-1]}
+
+
+def test_scores_of_several_epochs_are_joined_by_id(tmp_path):
+    data, module, states = Redrawn(), peers_of(CoSegModule, selection="relative"), States()
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean", epochs=3)
+    options = {"callbacks": [ranking, states], "reload_dataloaders_every_n_epochs": 1}
+    trainer_of(tmp_path, max_epochs=6, **options).fit(module, datamodule=data)
+    expected = mean_by_hand(module, states.states[-3:], data.parts[-3:])
+    assert scores_of(ranking) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_set_that_is_drawn_anew_needs_ids(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, callbacks=[ranking], reload_dataloaders_every_n_epochs=1)
+    with pytest.raises(InputError, match="is loaded anew every 1 epochs, and its samples have no"):
+        trainer.fit(peers_of(CoSegModule), datamodule=Redrawn(ids=False))
+
+
+class Shuffling(Halves):
+    """Shuffles itself at the beginning of every epoch, like a sequence of Keras."""
+
+    order = tuple(range(12))
+
+    def __getitem__(self, index):
+        return super().__getitem__(self.order[index])
+
+
+class Shuffle(pl.Callback):
+    def on_train_epoch_start(self, trainer, pl_module):
+        generator = torch.Generator().manual_seed(trainer.current_epoch)
+        trainer.train_dataloader.dataset.order = torch.randperm(12, generator=generator).tolist()
+
+
+def test_a_dataset_that_shuffles_itself_is_known_by_its_ids(tmp_path):
+    module, states = peers_of(CoSegModule, selection="relative"), States()
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean", epochs=3)
+    callbacks = [Shuffle(), ranking, states]
+    trainer_of(tmp_path, max_epochs=6, callbacks=callbacks).fit(module, PLAIN(Shuffling()))
+    found = scores_of(ranking)
+    expected = mean_by_hand(module, states.states[-3:], [range(12)] * 3)
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_network_of_retraining_may_normalise_in_its_step():
+    class Own(SegmentationModule):
+        def training_step(self, batch, batch_idx):
+            return super().training_step(normalised(batch), batch_idx)
+
+    batch = next(iter(PLAIN(Raw())))
+    sample = Own(TinyNetwork()).as_trained(batch)
+    torch.testing.assert_close(sample.images, normalised(batch)[0])
