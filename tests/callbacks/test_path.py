@@ -324,3 +324,89 @@ def test_the_network_of_retraining_may_normalise_in_its_step():
     batch = next(iter(PLAIN(Raw())))
     sample = Own(TinyNetwork()).as_trained(batch)
     torch.testing.assert_close(sample.images, normalised(batch)[0])
+
+
+# The guard
+
+
+class OnlyInTraining(CoSegModule):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return normalised(batch) if self.trainer.training else batch
+
+
+class Augmenting(CoSegModule):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        if self.trainer.training:
+            batch = [batch[0] * (0.8 + 0.4 * torch.rand(())), *batch[1:]]
+        return batch
+
+
+class OnlyInTrainingAndAugmenting(Augmenting):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        batch = super().on_after_batch_transfer(batch, dataloader_idx)
+        return normalised(batch) if self.trainer.training else batch
+
+
+class Forgetful:
+    """A wrapper that normalises only as long as it is not copied."""
+
+    def __init__(self, loader):
+        self.loader, self.me = loader, id(self)
+
+    def __iter__(self):
+        return map(normalised, self.loader) if self.me == id(self) else iter(self.loader)
+
+    def __len__(self):
+        return len(self.loader)
+
+
+def mixed(samples):
+    images, masks, ids = torch.utils.data.default_collate(samples)
+    return (images + images.roll(1, 0)) / 2, masks, ids
+
+
+@pytest.mark.parametrize(
+    ("kind", "make", "message"),
+    [
+        (OnlyInTraining, lambda: PLAIN(Raw()), "Sample 'h0' is not ranked as the networks are tr"),
+        (OnlyInTrainingAndAugmenting, lambda: PLAIN(Raw()), "Sample 'h0' is not ranked as the net"),
+        (
+            CoSegModule,
+            lambda: Forgetful(PLAIN(Raw())),
+            r"Sample 'h\d+' is not ranked as the network",
+        ),
+        (
+            CoSegModule,
+            lambda: PLAIN(Halves(), collate_fn=mixed),
+            "as when a collate function mixes",
+        ),
+    ],
+)
+def test_a_difference_that_is_no_augmentation_stops_the_run(tmp_path, kind, make, message):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, callbacks=[ranking])
+    with pytest.raises(InputError, match=message):
+        trainer.fit(peers_of(kind), make())
+    assert trainer.global_step == 0
+
+
+def test_augmentation_in_training_alone_is_let_through(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    module = peers_of(Augmenting)
+    trainer_of(tmp_path, callbacks=[ranking]).fit(module, PLAIN(Halves()))
+    assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+
+
+def test_the_guard_changes_nothing(tmp_path, monkeypatch):
+    states = []
+    for guards in (True, False):
+        if not guards:
+            monkeypatch.setattr(
+                "coseg_lightning.callbacks.corruption_ranking.is_of_this_package", lambda *_: True
+            )
+        torch.manual_seed(3)
+        module = peers_of(Augmenting)
+        ranking = CorruptionRanking(tmp_path / f"{guards}.csv")
+        trainer_of(tmp_path, callbacks=[ranking]).fit(module, PLAIN(Halves()))
+        states.append(module.state_dict())
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)

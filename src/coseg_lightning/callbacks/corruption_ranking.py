@@ -16,6 +16,7 @@ from coseg_lightning.callbacks.evidence_sum import (
     PredictionObserver,
     evidence_pass,
 )
+from coseg_lightning.callbacks.path_guard import PathGuard, is_of_this_package
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
@@ -78,6 +79,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.ranking: Ranking | None = None
         self.selected = False
         self._is_written = True  # there is nothing to write yet
+        self._guard: PathGuard | None = None
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -101,6 +103,19 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
                 f"The {varies}s of the dataset differ each time they are read, as augmented ones "
                 f"do, and so will the scores; {REMEDY}."
             )
+
+        self._guard = None
+        if not is_of_this_package(trainer, pl_module):
+            assert isinstance(pl_module, CoSegModule)
+            self._guard = PathGuard(trainer, pl_module, self.judged_dataset(trainer))
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._guard is not None and trainer.current_epoch == 0:
+            assert isinstance(pl_module, CoSegModule)
+            self._guard.check(pl_module, batch)
 
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
