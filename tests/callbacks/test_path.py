@@ -239,6 +239,36 @@ def test_a_collate_function_that_makes_more_or_fewer_samples_is_refused(tmp_path
         trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        torch.utils.data.SubsetRandomSampler([1, 2, 5, 7, 8, 11]),
+        torch.utils.data.WeightedRandomSampler(
+            [float(n in (1, 2, 5, 7, 8, 11)) for n in range(12)], 12
+        ),
+    ],
+)
+def test_samples_that_are_never_drawn_are_not_ranked(tmp_path, sampler):
+    module = peers_of(CoSegModule)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    correction = LabelCorrection(tmp_path / "labels", confidence=0.0)
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[ranking, correction])
+    trainer.fit(module, DataLoader(Halves(), 3, sampler=sampler))
+    found = scores_of(ranking)
+    assert set(found) == {"h1", "h2", "h5", "h7", "h8", "h11"}
+    every = by_hand(module, Halves())
+    assert found == pytest.approx({name: every[name] for name in found}, abs=1e-5)
+    assert set(correction.layer.ids) <= {"h1", "h2"}
+
+
+def test_a_set_that_is_drawn_from_in_part_needs_ids(tmp_path):
+    sampler = torch.utils.data.SubsetRandomSampler([1, 2, 5])
+    loader = DataLoader(Halves(ids=False), 3, sampler=sampler)
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    with pytest.raises(InputError, match="is drawn from only in part, and its samples have no ids"):
+        trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
+
+
 # Scores of several epochs
 
 

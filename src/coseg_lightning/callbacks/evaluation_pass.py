@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import Subset
 from tqdm import tqdm
 
-from coseg_lightning.data.loaders import found_loader, inner_loader, reading
+from coseg_lightning.data.loaders import drawable_indices, found_loader, inner_loader, reading
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
@@ -20,6 +20,8 @@ from coseg_lightning.modules.steps import SegmentationSteps
 def plain_training_set(trainer: pl.Trainer) -> Any:
     """Return the training dataset, without augmentation if it has a view without.
 
+    Samples that the sampler never draws are left out.
+
     Raises:
         InputError: If the trainer has no map-style training dataset.
     """
@@ -29,7 +31,12 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
             "The training dataloader has no map-style dataset to rank; give one: "
             "CorruptionRanking(path, dataset=...)."
         )
-    return plain(dataset)
+    indices = drawable_indices(found_loader(trainer.train_dataloader))
+    return plain(dataset) if indices is None else Drawable(plain(dataset), indices)
+
+
+class Drawable(Subset[Any]):
+    """The samples of a dataset that its sampler can draw."""
 
 
 def plain(dataset: Any) -> Any:

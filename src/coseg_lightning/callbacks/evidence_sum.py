@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from coseg_lightning.callbacks.averaged_weights import averaged, averaged_steps
 from coseg_lightning.callbacks.epoch_end import EpochEndCallback
-from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_training_set
+from coseg_lightning.callbacks.evaluation_pass import Drawable, evaluation_pass, plain_training_set
 from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import sample_name
@@ -113,7 +113,7 @@ def evidence_pass(
         for observer in observers:
             observer.observe(indices, sample, peers)
         numbered = sample.ids is None
-        check_ids(trainer, sample)
+        check_ids(trainer, sample, dataset)
         ids = indices if sample.ids is None else list(sample.ids)
         names = list(map(sample_name, ids))
         shares.append(EvidenceShare(np.array(indices), names, np.stack(tables, axis=1)))
@@ -308,14 +308,14 @@ def check_unique(ids: Sequence[str]) -> None:
         )
 
 
-def check_ids(trainer: pl.Trainer, sample: Batch) -> None:
-    """Raise an `InputError` if samples have no ids, but the training set is loaded anew.
-
-    A sample's place in it then does not tell which sample it is.
-    """
+def check_ids(trainer: pl.Trainer, sample: Batch, dataset: Any) -> None:
+    """Raise an `InputError` for samples without ids whose places do not tell which they are."""
+    if sample.ids is not None:
+        return
     every = compat.reload_interval(trainer)
-    if sample.ids is None and every:
+    if every or isinstance(dataset, Drawable):
+        trouble = f"is loaded anew every {every} epochs" if every else "is drawn from only in part"
         raise InputError(
-            f"The training set is loaded anew every {every} epochs, and its samples have no ids to "
-            "know them by; let the dataset give (image, mask, id)."
+            f"The training set {trouble}, and its samples have no ids to know them by; let the "
+            "dataset give (image, mask, id)."
         )

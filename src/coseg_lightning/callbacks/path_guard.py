@@ -6,8 +6,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
+from torch.utils.data import Subset
 
-from coseg_lightning.callbacks.evaluation_pass import check_count
+from coseg_lightning.callbacks.evaluation_pass import Drawable, check_count
 from coseg_lightning.data.loaders import found_loader, reading
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import sample_name
@@ -44,6 +45,8 @@ class PathGuard:
         count = len(dataset)
         indices = sorted({round(n * (count - 1) / (WATCHED - 1)) for n in range(WATCHED)})
         trained_on: Any = found_loader(trainer.train_dataloader).dataset
+        if isinstance(dataset, Drawable):
+            trained_on = Subset(trained_on, dataset.indices)
         with isolate_rng():  # these readings must not change training
             with compat.validating(trainer), evaluating(module):
                 ranked, again = (_read(trainer, module, dataset, indices) for _ in range(2))

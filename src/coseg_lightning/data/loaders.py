@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
@@ -49,6 +49,19 @@ def found_loader(loader: Any) -> Loader:
             "DataLoader, or a wrapper that holds it as an attribute."
         )
     return inner
+
+
+def drawable_indices(loader: Loader) -> list[int] | None:
+    """Return the indices of the samples that a loader's sampler can draw; None if that is all."""
+    sampler = compat.inner_sampler(loader)
+    if isinstance(sampler, SubsetRandomSampler):
+        drawable = set(map(int, sampler.indices))
+    elif isinstance(sampler, WeightedRandomSampler):
+        drawable = set(sampler.weights.nonzero().flatten().tolist())
+    else:
+        return None
+    dataset: Any = loader.dataset
+    return None if len(drawable) == len(dataset) else sorted(drawable)
 
 
 def over(loader: Any, dataset: Any) -> Any:

@@ -103,6 +103,15 @@ def set_batches(loader: DataLoader[Any], dataset: Any, batches: Sequence[Sequenc
     )
 
 
+def inner_sampler(loader: DataLoader[Any]) -> Any:
+    """Return the sampler of a loader, also within Lightning's own for several processes.
+
+    Private: `_DatasetSamplerWrapper._sampler`, the dataset of a `DistributedSamplerWrapper`.
+    """
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    return getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
+
+
 def forget_workers(loader: DataLoader[Any]) -> None:
     """Detach the copy of a loader from the original's persistent workers.
 
