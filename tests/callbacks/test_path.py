@@ -440,3 +440,54 @@ def test_the_guard_changes_nothing(tmp_path, monkeypatch):
         trainer_of(tmp_path, callbacks=[ranking]).fit(module, PLAIN(Halves()))
         states.append(module.state_dict())
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+# Streams, and batches of samples of one size
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return (Halves()[index] for index in range(12))
+
+
+class SizedStream(Stream):
+    def __len__(self):
+        return 12
+
+
+@pytest.mark.filterwarnings("ignore:.*`IterableDataset` has `__len__` defined")
+@pytest.mark.parametrize("stream", [Stream, SizedStream])
+@pytest.mark.parametrize("limit", [{"max_epochs": 8}, {"max_epochs": -1, "max_steps": 24}])
+def test_a_stream_is_ranked_by_a_view_of_it(tmp_path, stream, limit):
+    loader = DataLoader(stream(), 4)
+    trainer = trainer_of(tmp_path, callbacks=[CorruptionRanking(tmp_path / "none.csv")], **limit)
+    with pytest.raises(InputError, match="has no map-style dataset to rank; give one"):
+        trainer.fit(peers_of(CoSegModule), loader)
+    module = peers_of(CoSegModule)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", dataset=Halves(), score="mean")
+    trainer = trainer_of(tmp_path, callbacks=[ranking], **limit)
+    trainer.fit(module, loader)
+    assert trainer.global_step == 24
+    assert float(trainer.callback_metrics["train/keep_rate"]) == 0.75  # it was ranked in between
+    assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+
+
+class TwoSizes(Halves):
+    """Halves, of which every second one is narrower."""
+
+    def __getitem__(self, index):
+        image, mask, sample_id = super().__getitem__(index)
+        width = 12 if index % 2 else 16
+        return image[..., -width:], mask[..., -width:], sample_id
+
+
+def test_samples_of_several_sizes_are_ranked(tmp_path):
+    batches = [[0, 2, 4, 6], [1, 3, 5], [7, 9, 11], [8, 10]]
+    module = peers_of(CoSegModule)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    correction = LabelCorrection(tmp_path / "labels", confidence=0.0)
+    trainer = trainer_of(tmp_path, max_epochs=4, callbacks=[ranking, correction])
+    trainer.fit(module, DataLoader(TwoSizes(), batch_sampler=batches))
+    assert scores_of(ranking) == pytest.approx(by_hand(module, TwoSizes()), abs=1e-5)
+    for sample_id in correction.layer.ids:
+        assert correction.layer.read(sample_id).shape == (16, 12 if int(sample_id[1:]) % 2 else 16)

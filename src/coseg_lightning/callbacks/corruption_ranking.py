@@ -233,7 +233,10 @@ def is_ranking_due(trainer: pl.Trainer) -> bool:
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
         limits.append(trainer.max_epochs)
     if trainer.max_steps >= 0:
-        steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        if math.isinf(trainer.num_training_batches):  # a stream, known once it was passed through
+            steps = math.ceil(trainer.global_step / done)
+        else:
+            steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         limits.append(math.ceil(trainer.max_steps / max(1, steps)))
     if not limits:  # training is limited by time, so half of the epochs is unknown
         return False

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import Subset
+from torch.utils.data import IterableDataset, Subset
 from tqdm import tqdm
 
 from coseg_lightning.data.loaders import drawable_indices, found_loader, inner_loader, reading
@@ -26,13 +26,19 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
         InputError: If the trainer has no map-style training dataset.
     """
     dataset: Any = getattr(inner_loader(trainer.train_dataloader), "dataset", None)
-    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
+    if not is_map_style(dataset):
         raise InputError(
             "The training dataloader has no map-style dataset to rank; give one: "
             "CorruptionRanking(path, dataset=...)."
         )
     indices = drawable_indices(found_loader(trainer.train_dataloader))
     return plain(dataset) if indices is None else Drawable(plain(dataset), indices)
+
+
+def is_map_style(dataset: Any) -> bool:
+    """Whether samples of a dataset can be read by their indices; some streams have a length too."""
+    has_both = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
+    return has_both and not isinstance(dataset, IterableDataset)
 
 
 class Drawable(Subset[Any]):
@@ -76,7 +82,8 @@ def evaluation_pass(
     """
     average_buffers(module)  # training may have been stopped within an epoch
     loader = trainer.train_dataloader
-    size = found_loader(loader).batch_size or 8
+    # A batch sampler of somebody's own may know which samples have one size; others are read alone.
+    size = found_loader(loader).batch_size or 1
     batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
     share = batches[trainer.global_rank :: trainer.world_size]
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description

@@ -8,7 +8,7 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import Subset
 
-from coseg_lightning.callbacks.evaluation_pass import Drawable, check_count
+from coseg_lightning.callbacks.evaluation_pass import Drawable, check_count, is_map_style
 from coseg_lightning.data.loaders import found_loader, reading
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import sample_name
@@ -53,7 +53,7 @@ class PathGuard:
                 self.is_augmented = any(map(_differ, ranked, again))
                 if not self.is_augmented:
                     _check_not_mixed(trainer, module, dataset, indices, ranked)
-            if hasattr(trained_on, "__getitem__") and len(trained_on) == count:
+            if is_map_style(trained_on) and len(trained_on) == count:
                 learnt, again = (_read(trainer, module, trained_on, indices) for _ in range(2))
                 self.is_augmented |= any(map(_differ, learnt, again))
                 for pair in zip(ranked, learnt, strict=True):
