@@ -200,7 +200,7 @@ def composed(cell: Cell, large: bool):  # -> DictConfig
         cfg = compose("config", overrides(cell, large))
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    for key in ("resume", "baselines", "on_bad_sample", "stages", "review"):
+    for key in ("resume", "baselines", "on_bad_sample", "stages", "review", "trust"):
         plain.pop(key)  # is nothing that a result depends on
     plain["data"]["source"].pop("on_bad_sample", None)
     plain["data"].pop("cache", None)

@@ -255,6 +255,15 @@ class Gradients(pl.Callback):
         self.norms.append([float(nn.utils.get_total_norm(grads(net))) for net in nets])
 
 
+class CountedFits(pl.Callback):
+    """Counts the fits that it was called in."""
+
+    fits = 0
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        CountedFits.fits += 1
+
+
 def grads(net: nn.Module) -> list[Tensor | None]:
     return [parameter.grad for parameter in net.parameters()]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.app.command import TRUST, arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
@@ -21,7 +21,7 @@ def main() -> None:
     options = arguments(
         "Write a complete folder of masks in your own format, with the run's corrections.",
         {"run": "the folder of a finished run", "dest": "a new folder"},
-        {"root": ("", "where its data is now, if it was moved")},
+        {"root": ("", "where its data is now, if it was moved"), "trust": TRUST},
     )
     corrected, newer, masks = apply(**options)
     print(f"{corrected} of {masks} masks in {options['dest']} were corrected.")
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def apply(
-    run: str | Path, dest: str | Path, root: str | Path | None = None
+    run: str | Path, dest: str | Path, root: str | Path | None = None, *, trust: bool = False
 ) -> tuple[int, list[str], int]:
     """Write all masks of a run's mask folder, with the run's corrections, into a new folder.
 
@@ -43,6 +43,7 @@ def apply(
         run: The folder of a finished run of `data=folder`.
         dest: A new folder. It appears only when it is complete.
         root: Where the run's data is now, if it was moved.
+        trust: See `AppRun`.
 
     Returns:
         The number of masks that differ from yours; the ids of the masks that you changed after the
@@ -52,7 +53,7 @@ def apply(
         InputError: If `dest` exists, the run is not a run of `data=folder`, or a mask cannot be
             written.
     """
-    finished, dest = AppRun(run, root=root), Path(dest)
+    finished, dest = AppRun(run, root=root, trust=trust), Path(dest)
     if dest.exists():
         raise InputError(f"{dest} exists and is never overwritten; give a new folder.")
     folder = _mask_folder(finished)

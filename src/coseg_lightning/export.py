@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.app.command import TRUST, arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing, write_text
@@ -35,9 +35,12 @@ def main() -> None:
         {
             "format": ("onnx", "or torchscript, safetensors (the weights alone)"),
             "out": ("", "the file; default RUN/export/model.SUFFIX"),
+            "trust": TRUST,
         },
     )
-    path, difference = export(options["run"], options["format"], options["out"] or None)
+    path, difference = export(
+        options["run"], options["format"], options["out"] or None, trust=options["trust"]
+    )
     check = "" if difference is None else f", at most {difference:.1e} off torch's probabilities"
     print(f"{path}{check}; inputs and outputs are described in {_description_path(path)}")
 
@@ -59,7 +62,11 @@ class Probabilities(nn.Module):
 
 
 def export(
-    run: str | Path, format: str = "onnx", out: str | Path | None = None
+    run: str | Path,
+    format: str = "onnx",
+    out: str | Path | None = None,
+    *,
+    trust: bool = False,
 ) -> tuple[Path, float | None]:
     """Write a run's network as ONNX, TorchScript or safetensors, with a `.json` that describes it.
 
@@ -70,6 +77,7 @@ def export(
         run: The folder of a finished run.
         format: `onnx`, `torchscript` or `safetensors`.
         out: A new file; by default in the run's folder.
+        trust: See `AppRun`.
 
     Returns:
         The file, and the largest difference of its probabilities to torch's (None for safetensors).
@@ -81,7 +89,7 @@ def export(
     file_format = format  # the public keyword shadows a builtin
     if file_format not in SUFFIXES:
         raise InputError(f"format={file_format} must be {', '.join(SUFFIXES)}.")
-    finished = AppRun(run)
+    finished = AppRun(run, trust=trust)
     path = _new_path(finished, file_format, out)
     images = _random_images(finished.cfg.data)
     module = Probabilities(finished.network()).eval()

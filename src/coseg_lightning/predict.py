@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.app.command import TRUST, arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.data.preparation import preprocess
 from coseg_lightning.data.samples import standardised
@@ -39,6 +39,7 @@ def main() -> None:
             "batch_size": (8, "images per batch"),
             "num_workers": (0, "processes that read images"),
             "device": ("auto", "or cpu, cuda, cuda:1, mps"),
+            "trust": TRUST,
         },
     )
     count = predict(**options)
@@ -55,6 +56,7 @@ def predict(
     batch_size: int = 8,
     num_workers: int = 0,
     device: str = "auto",
+    trust: bool = False,
 ) -> int:
     """Write a mask of every image in a folder, batch by batch in constant memory.
 
@@ -71,6 +73,7 @@ def predict(
         batch_size: Images per batch.
         num_workers: Processes that read images.
         device: `auto`, or a device of torch.
+        trust: See `AppRun`.
 
     Returns:
         The number of masks written.
@@ -78,7 +81,7 @@ def predict(
     Raises:
         InputError: If the run is not finished, `out` is not empty, or images cannot be read.
     """
-    finished, out = AppRun(run), Path(out)
+    finished, out = AppRun(run, trust=trust), Path(out)
     _check_options(out, batch_size, num_workers)
     files = _image_files(Path(images))
     if device == "auto":

@@ -126,7 +126,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     keys = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
     root = cfg.data.get("root") if "data.root" in keys.values() else None
-    reviewed = AppRun(cfg.resume, root=root)
+    reviewed = AppRun(cfg.resume, root=root, trust=bool(cfg.trust))
     settings = settings_of(reviewed, cfg, keys)
     quiet()
     check_review(reviewed, cfg.review)  # before the data is read, which takes longer
@@ -139,7 +139,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         network=partial(make_network, settings),
         trainer=partial(make_trainer, settings),
     )
-    return _show(settings, folder, summary, AppRun(folder, root=root).data())
+    return _show(settings, folder, summary, AppRun(folder, root=root, trust=bool(cfg.trust)).data())
 
 
 def settings_of(run: "AppRun", cfg: DictConfig, keys: dict[str, str]) -> DictConfig:
@@ -157,7 +157,7 @@ def settings_of(run: "AppRun", cfg: DictConfig, keys: dict[str, str]) -> DictCon
 
     settings = run.cfg
     for override, key in keys.items():
-        if key in ("stages", "review", "resume", "data.root"):
+        if key in ("stages", "review", "resume", "data.root", "trust"):
             continue
         if key not in MAY_CHANGE:
             raise InputError(f"{override}: the settings are those of {cfg.resume}; leave it out.")

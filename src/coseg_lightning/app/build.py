@@ -1,6 +1,8 @@
 """Builds data, noise, peers, networks and trainers from a composed configuration."""
 
+import inspect
 import logging
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from platformdirs import user_cache_path
 
 from coseg_lightning.app.checks import recipe_of
 from coseg_lightning.app.command import first_cause, one_line
+from coseg_lightning.app.settings import unknown_setting
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import is_number
 from coseg_lightning.modules.renamed import home_now
@@ -235,9 +238,21 @@ def _training(cfg: DictConfig) -> dict[str, Any]:
     return {
         "in_channels": cfg.data.in_channels,
         "classes": cfg.data.classes,
-        "optimizer": _class("optimizer.name", cfg.optimizer.name),
+        "optimizer": _optimizer(cfg),
         "scheduler": _schedule(cfg),
     }
+
+
+def _optimizer(cfg: DictConfig) -> Any:
+    """Return the optimizer's class, with further settings such as `+optimizer.momentum=0.9`."""
+    kind = _class("optimizer.name", cfg.optimizer.name)
+    settings: Any = OmegaConf.to_container(cfg.optimizer)
+    options = {k: v for k, v in settings.items() if k not in ("name", "lr", "scheduler")}
+    known = inspect.signature(kind).parameters
+    for name in options:
+        if name not in known:
+            raise unknown_setting(f"optimizer.{name}", [f"optimizer.{key}" for key in known])
+    return partial(kind, **options) if options else kind
 
 
 def _schedule(cfg: DictConfig) -> "Schedule | None":
@@ -300,6 +315,14 @@ def make_trainer(
     """
     from coseg_lightning.modules.compat import loses_results
 
+    for name in ("logger", "default_root_dir", "enable_checkpointing"):
+        if name in cfg.trainer:
+            raise InputError(
+                f"trainer.{name}={cfg.trainer[name]}: each stage has its own; leave it out"
+                + (", and choose logger=tensorboard or logger=wandb." if name == "logger" else ".")
+            )
+    own = instantiate(cfg.trainer.get("callbacks")) or []
+    rest["callbacks"] = [*rest.get("callbacks", ()), *own]
     loggers = list(logger) if isinstance(logger, list) else [logger] if logger else []
     if loggers and "_target_" in cfg.logger:
         loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))

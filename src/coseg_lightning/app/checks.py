@@ -9,6 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.command import check_nothing_missing
+from coseg_lightning.app.settings import SETTINGS, unknown_setting
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import Recipe, is_count, is_number
 
@@ -21,6 +22,17 @@ COUNTS = {  # whole numbers, and the smallest value of each
     "data.num_workers": 0,
     "trainer.max_epochs": 1,
 }
+
+
+def check_known(cfg: DictConfig) -> None:
+    """Raise an `InputError` for a setting that nothing would read, with the nearest known one."""
+    text = str(OmegaConf.to_container(cfg, resolve=False))
+    for group, known in SETTINGS.items():
+        node = OmegaConf.select(cfg, group) if group else cfg
+        for name in node if known is not None and OmegaConf.is_dict(node) else ():
+            is_used = not group and f"${{{name}" in text  # by another setting, as ${name}
+            if name not in known and not is_used:
+                raise unknown_setting(f"{group}.{name}".lstrip("."))
 
 
 def quiet() -> None:
@@ -43,6 +55,11 @@ def quiet() -> None:
 def check(cfg: DictConfig) -> None:
     """Raise an `InputError` for wrong values that later code would report less clearly."""
     check_nothing_missing(cfg)
+    check_known(cfg)
+    for key in ("data.augment", "baselines"):
+        value = OmegaConf.select(cfg, key)
+        if not isinstance(value, bool):
+            raise InputError(f"{key}={value} must be true or false.")
     if cfg.nol != "auto":
         check_share(cfg, "nol")
     elif cfg.noise.level == "auto":
@@ -51,8 +68,6 @@ def check(cfg: DictConfig) -> None:
             "experiment is to make noisy."
         )
     check_share(cfg, "noise.level")
-    if not isinstance(cfg.baselines, bool):
-        raise InputError(f"baselines={cfg.baselines} must be true or false.")
     if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
         raise InputError(
             f"method.options={cfg.method.options} must hold arguments, as in "

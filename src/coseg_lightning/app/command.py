@@ -4,6 +4,7 @@ import argparse
 import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from coseg_lightning.app.settings import register
+from coseg_lightning.app.settings import register, unknown_setting
 from coseg_lightning.errors import BadSamplesError, InputError, unknown_name_message
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -31,6 +32,10 @@ SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
 HERE = Path(__file__).resolve().parents[1]
 # An installed wheel holds conf/ inside the package; in a checkout it lies at the top.
 CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
+
+
+# The setting of commands that make what the folder of a run names.
+TRUST = (False, "also import and call what the run names beyond this package, smp and torchvision")
 
 
 def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) -> str:
@@ -159,7 +164,9 @@ def _composed(app: Callable[[], None]) -> None:
             "signs twice, as in 'data.root=\"my folder\"'."
         )
     except HydraException as error:
-        sys.exit(one_line(error))
+        unknown = re.search(r"Could not override '([^']+)'", str(error))
+        message = str(unknown_setting(unknown[1])) if unknown else one_line(error)
+        sys.exit(message)
     except OSError as error:  # such as a read-only folder, before the command's body starts
         message = _trouble(error)
         if message is None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from coseg_lightning.app.trust import check_trust
 from coseg_lightning.errors import InputError
 from coseg_lightning.runs.finished import FinishedRun
 
@@ -20,14 +21,20 @@ class AppRun(FinishedRun):
     Args:
         folder: The run's folder.
         root: The current folder of its data, if the data was moved.
+        trust: Whether to import and call whatever the run's configuration names; otherwise only
+            what `coseg_lightning.app.trust` lists.
 
     Raises:
-        InputError: If the folder holds no finished run.
+        InputError: If the folder holds no finished run, or names what is not trusted.
     """
 
-    def __init__(self, folder: str | Path, root: str | Path | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, root: str | Path | None = None, *, trust: bool = False
+    ) -> None:
         super().__init__(folder)
         self._root = root
+        if not trust:
+            check_trust(self.config, self.folder)
 
     @property
     def cfg(self) -> DictConfig:
@@ -94,9 +101,7 @@ class AppRun(FinishedRun):
                 network = smp.from_pretrained(str(folder))
             else:
                 cfg = self.cfg.model
-                # Building the network must not download pretrained weights.
-                no_download = {"encoder_weights": None} if "encoder_weights" in cfg else {}
-                network = instantiate(cfg, **no_download)
+                network = instantiate(cfg, **_without_download(cfg))
                 with decoding(folder / "model.safetensors", "weights"):
                     network.load_state_dict(load_file(folder / "model.safetensors"))
         except (RuntimeError, OSError, SafetensorError) as error:
@@ -111,3 +116,11 @@ def _moved(value: Any, old: Any, new: str) -> Any:
     if isinstance(value, list):
         return [_moved(part, old, new) for part in value]
     return new if value == old else value
+
+
+def _without_download(model: DictConfig) -> dict[str, None]:
+    """Return the arguments by which a network is built without pretrained weights."""
+    if model._target_.startswith("torchvision.models."):
+        return {"weights": None, "weights_backbone": None}
+    is_smps = model._target_.startswith("segmentation_models_pytorch.")
+    return {"encoder_weights": None} if is_smps or "encoder_weights" in model else {}

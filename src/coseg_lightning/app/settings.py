@@ -4,10 +4,13 @@ Their default values are defined only in `Recipe`. `conf/config.yaml` includes `
 and the files in `conf/method` include `recipe/peers` and `recipe/correction`.
 """
 
+import difflib
+from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import Recipe
 
 
@@ -26,3 +29,48 @@ def register() -> None:
     store.store(group="recipe", name="training", node=training)
     store.store(group="recipe", name="peers", node=_defaults("peers"))
     store.store(group="recipe", name="correction", node=_defaults("correction"))
+
+
+# All settings, by group. Other groups hold arguments of what their `_target_` or `name` makes, and
+# are checked there.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "": (
+        *("model", "peer_b", "data", "noise", "method", "trainer", "logger", "experiment", "nol"),
+        *("seed", "baselines", "resume", "stages", "review", "trust", "on_bad_sample"),
+        *("optimizer", "loss", "averaging", "predictions", "worst"),
+    ),
+    "data": (
+        *("root", "classes", "in_channels", "image_size", "batch_size", "num_workers", "augment"),
+        *("cache", "clean_ids", "source"),
+    ),
+    "loss": Recipe.SETTINGS["loss"],
+    "method": (
+        *Recipe.SETTINGS["peers"],
+        *Recipe.SETTINGS["correction"],
+        *("name", "module", "object", "stages", "options", "pixel_loss"),
+    ),
+}
+# Some arguments that people look for, in groups that take others too.
+ARGUMENTS = (
+    *("trainer.max_epochs", "trainer.accelerator", "trainer.devices", "trainer.precision"),
+    *("optimizer.name", "optimizer.lr", "optimizer.scheduler", "noise.level", "noise.masks"),
+    *("model.encoder_name", "model.encoder_weights", "noise.label_dice"),
+)
+
+
+def unknown_setting(name: str, arguments: Sequence[str] = ()) -> InputError:
+    """Say that there is no such setting, and name the nearest.
+
+    Args:
+        name: The setting.
+        arguments: Further settings that there are.
+    """
+    known = [f"{group}.{key}".lstrip(".") for group, keys in SETTINGS.items() for key in keys]
+    known += [*ARGUMENTS, *arguments]
+    near = difflib.get_close_matches(name, known, n=1)
+    if not near:  # perhaps of another group
+        by_last = {key.rpartition(".")[2]: key for key in known}
+        last = difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1)
+        near = [by_last[key] for key in last]
+    hint = f"did you mean {near[0]}?" if near else "--help lists those that there are."
+    return InputError(f"There is no setting {name}, so it would have no effect; {hint}")

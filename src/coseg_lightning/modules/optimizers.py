@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
+from coseg_lightning.modules.recipe import Recipe
 
 MAX_SKIPPED = 20  # steps in a row, after which training is stopped
 
@@ -40,6 +41,11 @@ def build_optimizer(
     (benchmarks/step.py). On other devices torch chooses a fast form by itself. With scaled
     gradients the fused form is not used, since it would unscale them after they were clipped.
     """
+    own = getattr(factory, "keywords", {})  # of a partial(Adam, lr=..., weight_decay=...)
+    given = {name: own[name] for name in ("lr", "weight_decay") if name in own}
+    if given:
+        check_one_value(module, given)
+        return factory([{**group, **given} for group in groups])
     trainer = compat.trainer_of(module)
     scaled = trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
     weights = [weight for group in groups for weight in group["params"]]
@@ -47,6 +53,23 @@ def build_optimizer(
     if factory is torch.optim.Adam and on_cpu and not scaled:
         return torch.optim.Adam(groups, lr=lr, fused=True)
     return factory(groups, lr=lr)
+
+
+def check_one_value(module: pl.LightningModule, given: Mapping[str, float]) -> None:
+    """Raise an `InputError` if a module and its optimizer were given different values.
+
+    Args:
+        module: The module, whose own values are the recipe's unless it was given others.
+        given: The `lr` and `weight_decay` that the optimizer was given.
+    """
+    of_module = {"lr": module.lr, "weight_decay": 2 * module.lambda_2}
+    defaults = {"lr": Recipe.lr, "weight_decay": 2 * Recipe.lambda_2}
+    for name, value in given.items():
+        if of_module[name] not in (defaults[name], value):
+            raise InputError(
+                f"The optimizer was given {name}={value}, and the module {of_module[name]}"
+                f"{' by lambda_2' if name == 'weight_decay' else ''}; give one of them."
+            )
 
 
 def parameter_group(name: str, net: nn.Module, lr: float, weight_decay: float) -> dict[str, Any]:
@@ -74,7 +97,24 @@ def with_schedule(
         config = {"scheduler": scheduler}
     if isinstance(config.get("scheduler"), ReduceLROnPlateau):
         config.setdefault("monitor", monitor)
+        check_direction(config["scheduler"], config["monitor"])
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
+
+
+RISING = ("dice", "accuracy", "iou", "agreement", "purity")
+FALLING = ("loss", "error")
+
+
+def check_direction(scheduler: ReduceLROnPlateau, monitor: str) -> None:
+    """Raise an `InputError` if a scheduler would take a metric's improvement for its decline."""
+    wrong = RISING if scheduler.mode == "min" else FALLING
+    if any(part in monitor.lower() for part in wrong):
+        better, mode = ("grows", "max") if scheduler.mode == "min" else ("falls", "min")
+        raise InputError(
+            f"ReduceLROnPlateau(mode={scheduler.mode!r}) goes by {monitor!r}, which {better} as "
+            f"the network gets better; give partial(ReduceLROnPlateau, mode={mode!r}), or another "
+            'metric: {"scheduler": ..., "monitor": "train/loss"}.'
+        )
 
 
 class GradientGuard(Callback):

@@ -115,7 +115,7 @@ class SegmentationModule(SegmentationSteps):
         if name not in PIXEL_LOSSES:
             raise InputError(f"pixel_loss={name!r} must be {' or '.join(PIXEL_LOSSES)}.")
         self.pixel_loss = name
-        self.hparams["pixel_loss"] = name
+        self.save_hyperparameters({"pixel_loss": name})  # also those that loggers are given
 
     @override
     def forward(self, images: Tensor) -> Tensor:

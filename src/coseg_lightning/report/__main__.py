@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.app.command import TRUST, arguments, cli_errors
 
 
 def main() -> None:
@@ -10,13 +10,13 @@ def main() -> None:
     options = arguments(
         "Write report.html and the figures of a finished run again.",
         {"run": "the folder of a finished run"},
-        {"root": ("", "where its data is now, if it was moved")},
+        {"root": ("", "where its data is now, if it was moved"), "trust": TRUST},
     )
     from coseg_lightning.app.rebuild import AppRun
     from coseg_lightning.errors import InputError
     from coseg_lightning.report.page import write_report
 
-    run = AppRun(options["run"], root=options["root"])
+    run = AppRun(options["run"], root=options["root"], trust=options["trust"])
     try:
         data = run.data()
     except InputError as error:

@@ -35,6 +35,7 @@ OUTPUT_NAMES = re.compile(
 # Settings that may change when a run is resumed: they say where and how it computes, not what.
 MAY_CHANGE = (
     "resume",
+    "trust",
     "reviewed_run",
     "logger",
     "data.num_workers",

@@ -1,0 +1,131 @@
+"""What a user sets has its effect, or is refused before it costs time."""
+
+from functools import partial
+
+import pytest
+import torch
+import yaml
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from coseg_lightning import CoSegModule, SegmentationModule
+from coseg_lightning.app.build import make_network
+from coseg_lightning.app.checks import check
+from coseg_lightning.errors import InputError
+from coseg_lightning.run import run
+from support import (
+    PHANTOM,
+    SMALL,
+    CountedFits,
+    TinyNetwork,
+    command,
+    composed,
+    loader,
+    one_batch,
+    trainer_of,
+)
+
+
+def peers(**options):
+    return CoSegModule(TinyNetwork(), TinyNetwork(), **options)
+
+
+def network(**options):
+    return SegmentationModule(TinyNetwork(), **options)
+
+
+@pytest.mark.parametrize("make", [peers, network])
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+def test_an_optimizer_has_the_values_that_it_was_given(tmp_path, make, kind):
+    module = make(optimizer=partial(kind, lr=0.05, weight_decay=0.25))
+    trainer = trainer_of(tmp_path)
+    trainer.fit(module, loader(one_batch()))
+    for group in trainer.optimizers[0].param_groups:
+        assert (group["lr"], group["weight_decay"]) == (0.05, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.01}, r"was given lr=0.05, and the module 0.01; give one of them"),
+        ({"lambda_2": 0.5}, r"was given weight_decay=0.25, and the module 1.0 by lambda_2"),
+    ],
+)
+def test_two_values_of_one_setting_are_refused(tmp_path, options, message):
+    module = peers(optimizer=partial(torch.optim.SGD, lr=0.05, weight_decay=0.25), **options)
+    with pytest.raises(InputError, match=message):
+        trainer_of(tmp_path).fit(module, loader(one_batch()))
+
+
+@pytest.mark.parametrize("make", [peers, network])
+def test_a_plateau_of_the_wrong_direction_is_refused(tmp_path, make):
+    with pytest.raises(InputError, match=r"mode='min'\) goes by 'val/dice.*give partial.*'max'"):
+        trainer_of(tmp_path).fit(make(scheduler=ReduceLROnPlateau), loader(one_batch()))
+    rising = partial(ReduceLROnPlateau, mode="max")
+    wrong = make(scheduler=lambda o: {"scheduler": rising(o), "monitor": "train/loss_a"})
+    with pytest.raises(InputError, match=r"mode='max'\) goes by 'train/loss_a', which falls"):
+        trainer_of(tmp_path).fit(wrong, loader(one_batch()))
+
+
+# The app
+
+
+@pytest.mark.parametrize(
+    ("setting", "near"),
+    [
+        ("+epochs=1", "trainer.max_epochs"),
+        ("+data.augmentation=false", "data.augment"),
+        ("+method.noise_ramp=3", "--help lists"),
+        ("+loss.class_weights=[1,2]", "--help lists"),
+        ("+method.warmstart=false", "method.warm_start"),
+        ("+sed=3", "seed"),
+        ("+nonsense=1", "--help lists"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_refused(setting, near):
+    name = setting.lstrip("+").partition("=")[0]
+    with pytest.raises(InputError, match=f"There is no setting {name}, so .*{near}"):
+        check(composed(setting))
+
+
+def test_a_setting_for_others_to_refer_to_is_no_mistake():
+    check(composed("+my_folder=/data", "data.source.seed=${seed}", "+trainer.x=${my_folder}"))
+
+
+def test_hydras_advice_to_add_it_is_not_given(tmp_path):
+    result = command("run", "epochs=3", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        "There is no setting epochs, so it would have no effect; did you mean trainer.max_epochs?"
+    )
+
+
+@pytest.mark.parametrize("value", ["{rotate: 30}", "3", "strong", "null"])
+def test_augmentation_is_on_or_off(value):
+    with pytest.raises(InputError, match="data.augment=.* must be true or false"):
+        check(composed(f"data.augment={value}"))
+
+
+def test_further_settings_of_the_optimizer_are_its_arguments():
+    cfg = composed(*SMALL, "optimizer.name=torch.optim.SGD", "+optimizer.momentum=0.9")
+    module = make_network(cfg)
+    assert module.optimizer_factory.keywords == {"momentum": 0.9}
+    cfg.optimizer.momentun = 0.8
+    with pytest.raises(InputError, match=r"momentun, so .* did you mean optimizer.momentum"):
+        make_network(cfg)
+
+
+@pytest.mark.slow
+def test_callbacks_of_the_trainer_are_called_in_every_stage(tmp_path):
+    callbacks = "+trainer.callbacks=[{_target_: support.CountedFits}]"
+    run(composed(*SMALL, *PHANTOM, callbacks), tmp_path / "run")
+    assert CountedFits.fits == 2
+    for name in ("logger", "default_root_dir"):
+        with pytest.raises(InputError, match=f"trainer.{name}=x: each stage has its own"):
+            run(composed(*SMALL, *PHANTOM, f"+trainer.{name}=x"), tmp_path / name)
+
+
+@pytest.mark.slow
+def test_the_loss_that_is_logged_is_the_one_that_was_used(tmp_path):
+    run(composed(*SMALL, *PHANTOM), tmp_path / "run")
+    logged = yaml.safe_load((tmp_path / "run" / "retraining" / "hparams.yaml").read_text())
+    assert logged["pixel_loss"] == "generalised_cross_entropy"
