@@ -193,8 +193,8 @@ def composed(cell: Cell, large: bool):  # -> DictConfig
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    from coseg_lightning.app.build import MOVED
     from coseg_lightning.app.command import CONF
+    from coseg_lightning.modules.renamed import MOVED
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", overrides(cell, large))

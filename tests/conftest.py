@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 # Before torch is imported: two processes of two threads are ten times slower on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -14,11 +14,12 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import numpy as np
 import pytest
-import torch
-from matplotlib.figure import Figure
 from PIL import Image
 
-from support import ROOT, Squares
+# Fixtures import torch and the package, since the process that only hands out tests needs neither.
+if TYPE_CHECKING:
+    import torch
+    from matplotlib.figure import Figure
 
 # A continuous-integration machine of 16 GB runs two of these, and the processes that they start.
 MAX_MEMORY = 3 * 1024**3
@@ -110,6 +111,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _same_seed() -> None:
+    import torch
+
     torch.manual_seed(0)
     torch.set_num_threads(1)
 
@@ -135,7 +138,9 @@ def _not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     that may make a figure that cannot be drawn, are marked as `drawn`.
     """
 
-    def savefig(self: Figure, file: BinaryIO, **options: Any) -> None:
+    from matplotlib.figure import Figure
+
+    def savefig(self: "Figure", file: BinaryIO, **options: Any) -> None:
         file.write(b"not drawn")
 
     if request.node.get_closest_marker("drawn") is None:
@@ -145,9 +150,11 @@ def _not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture
 def quick_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the random weights of VGG's classifier, which smp drops: seconds for nothing."""
+    import torch
+
     reset, normal = torch.nn.Linear.reset_parameters, torch.nn.init.normal_
 
-    def is_large(weight: torch.Tensor) -> bool:
+    def is_large(weight: "torch.Tensor") -> bool:
         return weight.numel() > 10**6
 
     monkeypatch.setattr(
@@ -166,6 +173,8 @@ def quick_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="session")
 def real_data() -> Path:
+    from support import ROOT
+
     root = Path(os.environ.get("COSEG_DATA", ROOT.parent / "shared" / "data"))
     if not (root / "bubil" / "images").is_dir():
         pytest.skip("the real masks are not here: set COSEG_DATA to their folder")
@@ -175,6 +184,8 @@ def real_data() -> Path:
 @pytest.fixture
 def make_folder(tmp_path: Path) -> Callable[..., Path]:
     """Write a folder dataset of squares: images/, masks/, and masks_rough/ grown by three."""
+
+    from support import Squares
 
     def make(size: int = 8, side: int = 32, foreground: int = 1) -> Path:
         root = tmp_path / "dataset"

@@ -465,12 +465,13 @@ def forked(body: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)  # `ended` may kill it with all that it started
-        null = os.open(os.devnull, os.O_WRONLY)
+        null, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
         os.dup2(null, 1)
         os.dup2(null, 2)
         try:
             body()
         except BaseException:
+            os.write(stderr, traceback.format_exc().encode())  # pytest shows it if the test fails
             os._exit(1)
         os._exit(0)
     return pid

@@ -33,8 +33,10 @@ def test_lightning_project(capsys):
     assert "careless masks are among the 12 worst" in capsys.readouterr().out
 
 
-def test_folder_of_masks(capsys):
-    run = example("folder_of_masks").main(max_epochs=1)
+def test_folder_of_masks(tmp_path, capsys):
+    module = example("folder_of_masks")
+    module.draw_folder(tmp_path / "mine", size=10)
+    run = module.main(tmp_path / "mine", max_epochs=1)
     assert (run / "report.html").is_file()
     assert "Test Dice" in capsys.readouterr().out
 

@@ -127,7 +127,7 @@ def test_bad_images_do_not_keep_the_others_from_their_masks(finished, tmp_path):
 
 def test_all_masks_in_the_users_own_format(finished, tmp_path):
     before = digests(finished / "data")
-    result = start("apply", finished / "run", tmp_path / "clean", cwd=tmp_path)
+    result = command("apply", finished / "run", tmp_path / "clean", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     layer = LabelStore(finished / "run" / "labels")
     changed = [sample_id for sample_id in layer.ids if layer.facts(sample_id)["changed_pixels"]]

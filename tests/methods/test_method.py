@@ -9,11 +9,12 @@ from functools import partial
 import pytest
 
 from coseg_lightning import LabelCorrection, LabelStore, Recipe, run_stages
-from coseg_lightning.app.build import MOVED, make_method, make_network, make_peers
+from coseg_lightning.app.build import make_method, make_network, make_peers
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.coteaching import robust_training
 from coseg_lightning.methods.method import Method
 from coseg_lightning.methods.registry import METHODS, find_method
+from coseg_lightning.modules.renamed import MOVED
 from coseg_lightning.run import run
 from support import MINE, PHANTOM, ROOT, SMALL, OwnTested, composed, run_of, second_look
 
