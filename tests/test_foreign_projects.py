@@ -24,13 +24,13 @@ from coseg_lightning import (
     SegmentationModule,
     updated,
 )
-from coseg_lightning.data.loaders import over
-from coseg_lightning.data.wrapped import wrap_datamodule
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.masks import mask_digest
 from coseg_lightning.labels.store import LabelStoreWriter
 from coseg_lightning.labels.updated import as_array
 from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.loaders import over
+from coseg_lightning.runs.wrapped import wrap_datamodule
 from support import (
     Gradients,
     Halves,

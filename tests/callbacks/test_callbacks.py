@@ -572,12 +572,15 @@ def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):
     resumed = [EvidenceSum(), EvidenceSum()]
     for part in resumed:
         part.load_state_dict(state)
-    monkeypatch.setattr(evidence_sum, "gather_objects", lambda _: [e.share for e in resumed])
-    assert resumed[0].state_dict()["ids"] == state["ids"]  # from a checkpoint within the epoch
+    monkeypatch.setattr(evidence_sum, "gather_objects", lambda _: [e.parts for e in resumed])
+    assert (
+        resumed[0].state_dict()["parts"][0]["ids"] == state["parts"][0]["ids"]
+    )  # from a checkpoint within the epoch
     resumed[0].load_state_dict(resumed[1].state_dict())
     resumed[0].add(pass_of(2, 0))
     resumed[1].add(pass_of(1, 3))
     ids, peers = resumed[0].gathered()
     assert ids == ["0", "1", "2", "3"]
     assert all((peer.eq1 == 1).all() and (peer.overlap == 1).all() for peer in peers)
-    assert resumed[0].state_dict()["totals"].tolist() == [[[2.0] * COLUMNS] * 2] * 4
+    (part,) = resumed[0].state_dict()["parts"]
+    assert part["totals"].tolist() == [[[2.0] * COLUMNS] * 2] * 4

@@ -8,10 +8,11 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from coseg_lightning import LabelStore, SegmentationModule, run_stages
-from coseg_lightning.data.wrapped import over, wrap_datamodule
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.transition import LabelTransition
+from coseg_lightning.modules.loaders import over
 from coseg_lightning.ranking.guard import CorrectionGuard
+from coseg_lightning.runs.wrapped import wrap_datamodule
 from support import Halves, OwnData, OwnTested, TinyNetwork, run_of
 
 
@@ -120,7 +121,7 @@ def test_what_a_foreign_datamodule_cannot_do_is_said(tmp_path):
 
     with pytest.raises(InputError, match="gives no batch"):
         run_of(tmp_path / "small", Small())
-    with pytest.raises(InputError, match="gave a list; to rank and correct"):
+    with pytest.raises(InputError, match="is a list, and no torch DataLoader is found"):
         run_of(tmp_path, Many())
 
 

@@ -39,7 +39,7 @@ def root(make_folder):
 
 
 def test_its_masks_are_applied(earlier, root, tmp_path):
-    corrected, newer, count = apply(earlier, tmp_path / "masks", root=root)
+    corrected, newer, count = apply(earlier, tmp_path / "masks", root=root, trust=True)
     assert (newer, count) == ([], 12)
     layer = LabelStore(earlier / "labels")
     assert 0 < corrected <= len(layer) == 4
@@ -50,15 +50,15 @@ def test_its_masks_are_applied(earlier, root, tmp_path):
 
 def test_only_its_summary_and_its_network_are_needed_to_predict(earlier, root, tmp_path):
     (earlier / "run.json").unlink()
-    assert predict(earlier, root / "images", tmp_path / "out") == 12
+    assert predict(earlier, root / "images", tmp_path / "out", trust=True) == 12
 
 
 def test_its_network_predicts_and_is_exported(earlier, root, tmp_path):
-    assert predict(earlier, root / "images", tmp_path / "out") == 12
+    assert predict(earlier, root / "images", tmp_path / "out", trust=True) == 12
     predicted = np.asarray(Image.open(tmp_path / "out" / "s00.png")) > 0
     truth = np.asarray(Image.open(root / "masks" / "s00.png")) > 0
     assert (predicted == truth).mean() > 0.98
-    path, difference = export(earlier, "torchscript", tmp_path / "model.pt")
+    path, difference = export(earlier, "torchscript", tmp_path / "model.pt", trust=True)
     assert path.is_file()
     assert difference < 1e-3
 
@@ -66,7 +66,7 @@ def test_its_network_predicts_and_is_exported(earlier, root, tmp_path):
 @pytest.mark.slow
 @pytest.mark.drawn
 def test_its_report_is_written_anew(earlier, root):
-    write_report(earlier, AppRun(earlier, root=root).data())
+    write_report(earlier, AppRun(earlier, root=root, trust=True).data())
     page = (earlier / "report.html").read_text(encoding="utf-8")
     assert "test Dice of 1.0000" in page
     assert page.count("data:image/jpeg") >= 4
@@ -82,6 +82,7 @@ def test_a_review_of_it_retrains(earlier, root, tmp_path):
         "run",
         "stages=[retraining]",
         f"resume={earlier}",
+        "trust=true",
         f"review={tmp_path / 'review.csv'}",
         f"data.root={root}",
         cwd=tmp_path,
@@ -99,10 +100,10 @@ def test_a_review_of_it_retrains(earlier, root, tmp_path):
 def test_a_review_keeps_the_loss_of_a_run_that_named_none(earlier, root):
     path = earlier / "summary.json"
     summary = json.loads(path.read_text(encoding="utf-8"))
-    assert AppRun(earlier).cfg.method.retraining_loss == "generalised_cross_entropy"
+    assert AppRun(earlier, trust=True).cfg.method.retraining_loss == "generalised_cross_entropy"
     del summary["config"]["method"]["retraining_loss"]
     path.write_text(json.dumps(summary), encoding="utf-8")
-    assert AppRun(earlier, root=root).cfg.method.retraining_loss == "cross_entropy"
+    assert AppRun(earlier, root=root, trust=True).cfg.method.retraining_loss == "cross_entropy"
 
 
 def test_a_run_without_a_version_is_refused_in_a_sentence(earlier, root):

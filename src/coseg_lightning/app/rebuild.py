@@ -120,7 +120,8 @@ def _moved(value: Any, old: Any, new: str) -> Any:
 
 def _without_download(model: DictConfig) -> dict[str, None]:
     """Return the arguments by which a network is built without pretrained weights."""
-    if model._target_.startswith("torchvision.models."):
+    target = str(model["_target_"])
+    if target.startswith("torchvision.models."):
         return {"weights": None, "weights_backbone": None}
-    is_smps = model._target_.startswith("segmentation_models_pytorch.")
+    is_smps = target.startswith("segmentation_models_pytorch.")
     return {"encoder_weights": None} if is_smps or "encoder_weights" in model else {}

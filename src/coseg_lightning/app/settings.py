@@ -67,10 +67,10 @@ def unknown_setting(name: str, arguments: Sequence[str] = ()) -> InputError:
     """
     known = [f"{group}.{key}".lstrip(".") for group, keys in SETTINGS.items() for key in keys]
     known += [*ARGUMENTS, *arguments]
-    near = difflib.get_close_matches(name, known, n=1)
-    if not near:  # perhaps of another group
-        by_last = {key.rpartition(".")[2]: key for key in known}
-        last = difflib.get_close_matches(name.rpartition(".")[2], by_last, n=1)
-        near = [by_last[key] for key in last]
+    group, _, last = name.rpartition(".")
+    near: list[str] = []
+    for keys in ([key for key in known if key.rpartition(".")[0] == group], known):
+        by_last = {key.rpartition(".")[2]: key for key in keys}
+        near += [by_last[key] for key in difflib.get_close_matches(last, by_last, n=1)]
     hint = f"did you mean {near[0]}?" if near else "--help lists those that there are."
     return InputError(f"There is no setting {name}, so it would have no effect; {hint}")

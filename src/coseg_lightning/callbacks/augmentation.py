@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from coseg_lightning.callbacks.evaluation_pass import check_count
-from coseg_lightning.data.loaders import found_loader, reading
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import label_path, sample_name
@@ -18,6 +17,7 @@ from coseg_lightning.labels.updated import mask_and_id
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import evaluating
+from coseg_lightning.modules.loaders import found_loader, reading
 from coseg_lightning.modules.steps import SegmentationSteps
 
 REMEDY = (
@@ -82,9 +82,9 @@ def _read_repeatedly(trainer: pl.Trainer, dataset: Any, indices: list[int]) -> l
 def _names_in_dataset(trainer: pl.Trainer, dataset: Any, indices: list[int]) -> list[str | None]:
     """Read the names that the dataset itself gives to samples."""
     loader = found_loader(trainer.train_dataloader)
-    copied = reading(loader, dataset, [[index] for index in indices], workers=1)
-    copied.collate_fn = _name_of_first
-    return list(DataLoader.__iter__(copied))
+    batches = [[index] for index in indices]
+    names = reading(loader, dataset, batches, workers=1, collate=_name_of_first)
+    return list(DataLoader.__iter__(names))  # not the iteration of a class of its own
 
 
 def _name_of_first(samples: list[Any]) -> str | None:

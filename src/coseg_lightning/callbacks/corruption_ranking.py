@@ -107,7 +107,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._guard = None
         if not is_of_this_package(trainer, pl_module):
             assert isinstance(pl_module, CoSegModule)
-            self._guard = PathGuard(trainer, pl_module, self.judged_dataset(trainer))
+            dataset = self.judged_dataset(trainer)
+            self._guard = PathGuard(trainer, pl_module, dataset, has_view=self.dataset is not None)
 
     @override
     def on_train_batch_start(

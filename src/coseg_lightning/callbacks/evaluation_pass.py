@@ -8,12 +8,12 @@ import torch
 from torch.utils.data import IterableDataset, Subset
 from tqdm import tqdm
 
-from coseg_lightning.data.loaders import drawable_indices, found_loader, inner_loader, reading
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import average_buffers, evaluating
+from coseg_lightning.modules.loaders import drawable_indices, found_loader, inner_loader, reading
 from coseg_lightning.modules.steps import SegmentationSteps
 
 
@@ -33,6 +33,13 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
         )
     indices = drawable_indices(found_loader(trainer.train_dataloader))
     return plain(dataset) if indices is None else Drawable(plain(dataset), indices)
+
+
+def has_plain_view(dataset: Any) -> bool:
+    """Whether a dataset or subset has a view without augmentation."""
+    while isinstance(dataset, Subset):
+        dataset = dataset.dataset
+    return callable(getattr(dataset, "plain", None))
 
 
 def is_map_style(dataset: Any) -> bool:

@@ -1,6 +1,5 @@
 """EvidenceSum: both peers' evidence on every sample, summed over evaluation passes."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from coseg_lightning.callbacks.epoch_end import EpochEndCallback
 from coseg_lightning.callbacks.evaluation_pass import Drawable, evaluation_pass, plain_training_set
 from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels.ids import sample_name
+from coseg_lightning.labels.ids import check_unique, sample_name
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
@@ -296,16 +295,6 @@ class EvidenceCallback(EpochEndCallback):
 def step_of(trainer: pl.Trainer) -> tuple[int, int]:
     """Return the trainer's `global_step`, and the number of steps in the weights' average."""
     return trainer.global_step, averaged_steps(trainer)
-
-
-def check_unique(ids: Sequence[str]) -> None:
-    """Raise an `InputError` if two samples have the same id, since they would share a mask."""
-    sample_id, times = Counter(ids).most_common(1)[0]
-    if times > 1:
-        raise InputError(
-            f"{times} samples have the id {sample_id!r}, but each needs its own; give unique ids, "
-            "or none."
-        )
 
 
 def check_ids(trainer: pl.Trainer, sample: Batch, dataset: Any) -> None:

@@ -8,13 +8,18 @@ import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import Subset
 
-from coseg_lightning.callbacks.evaluation_pass import Drawable, check_count, is_map_style
-from coseg_lightning.data.loaders import found_loader, reading
+from coseg_lightning.callbacks.evaluation_pass import (
+    Drawable,
+    check_count,
+    has_plain_view,
+    is_map_style,
+)
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels.ids import sample_name
+from coseg_lightning.labels.ids import check_unique, sample_name
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import evaluating
+from coseg_lightning.modules.loaders import found_loader, reading
 from coseg_lightning.modules.steps import PACKAGE, SegmentationSteps
 
 WATCHED = 8  # samples
@@ -36,12 +41,20 @@ class PathGuard:
         trainer: The trainer.
         module: The module that is trained.
         dataset: The dataset that is ranked.
+        has_view: Whether it was given apart from what is trained on.
 
     Raises:
         InputError: If they differ by more than augmentation.
     """
 
-    def __init__(self, trainer: pl.Trainer, module: SegmentationSteps, dataset: Any) -> None:
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        module: SegmentationSteps,
+        dataset: Any,
+        *,
+        has_view: bool = False,
+    ) -> None:
         count = len(dataset)
         indices = sorted({round(n * (count - 1) / (WATCHED - 1)) for n in range(WATCHED)})
         trained_on: Any = found_loader(trainer.train_dataloader).dataset
@@ -51,8 +64,11 @@ class PathGuard:
             with compat.validating(trainer), evaluating(module):
                 ranked, again = (_read(trainer, module, dataset, indices) for _ in range(2))
                 self.is_augmented = any(map(_differ, ranked, again))
+                _check_unique(ranked)
                 if not self.is_augmented:
                     _check_not_mixed(trainer, module, dataset, indices, ranked)
+            # A view without augmentation may differ in that from what is trained on.
+            self.is_augmented |= has_view or has_plain_view(trained_on)
             if is_map_style(trained_on) and len(trained_on) == count:
                 learnt, again = (_read(trainer, module, trained_on, indices) for _ in range(2))
                 self.is_augmented |= any(map(_differ, learnt, again))
@@ -67,7 +83,7 @@ class PathGuard:
         if not self.ranked:
             return
         sample = module.as_trained(batch)
-        for n, sample_id in enumerate(sample.ids or ()):
+        for n, sample_id in enumerate(() if sample.ids is None else sample.ids):
             judged = self.ranked.pop(sample_name(sample_id), None)
             if judged is not None:
                 self._compare(judged, one_of(sample, n))
@@ -134,6 +150,12 @@ def one_of(sample: Batch, n: int) -> Batch:
     """Return one sample of a batch, as a batch of one."""
     ids = None if sample.ids is None else [sample.ids[n]]
     return Batch(sample.images[n : n + 1], sample.masks[n : n + 1], ids)
+
+
+def _check_unique(samples: Sequence[Batch]) -> None:
+    """Raise an `InputError` if two of the samples have one id, which is then none of a sample."""
+    names = [_name(sample) for sample in samples if sample.ids is not None]
+    check_unique(names)
 
 
 def _name(sample: Batch) -> str:

@@ -1,7 +1,8 @@
 """Sample ids. Each id is a plain file name, and different ids are different files on any disk."""
 
 import unicodedata
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,13 @@ def same_file_message(one: str, other: str) -> str:
 def sample_name(sample_id: Any) -> str:
     """Turn a sample's id into text. A batch may hold it as a number in a tensor."""
     return str(sample_id.item() if hasattr(sample_id, "item") else sample_id)
+
+
+def check_unique(ids: Sequence[str]) -> None:
+    """Raise an `InputError` if two samples have the same id, since they would share a mask."""
+    sample_id, times = Counter(ids).most_common(1)[0] if ids else ("", 0)
+    if times > 1:
+        raise InputError(
+            f"{times} samples have the id {sample_id!r}, but each needs its own; give unique ids, "
+            "or none."
+        )

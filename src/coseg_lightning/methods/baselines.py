@@ -4,10 +4,10 @@ from functools import partial
 from typing import Any
 
 from coseg_lightning.data.datamodule import CoSegDataModule
-from coseg_lightning.data.wrapped import Data
 from coseg_lightning.methods.method import Run
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.runs.summary import test_figures
+from coseg_lightning.runs.wrapped import Data
 
 
 def train_baselines(run: Run) -> dict[str, Any]:

@@ -9,13 +9,13 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.label_correction import LabelCorrection
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT
-from coseg_lightning.data.wrapped import Data
 from coseg_lightning.files.checkpoints import check_fits
 from coseg_lightning.methods.coteaching import robust_training
 from coseg_lightning.methods.method import Method, Outcome, Run
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.runs.runner import StageRunner
+from coseg_lightning.runs.wrapped import Data
 
 log = logging.getLogger(__name__)
 

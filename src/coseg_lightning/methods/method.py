@@ -13,12 +13,12 @@ from typing import Any
 
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
 from coseg_lightning.callbacks.label_correction import LabelCorrection
-from coseg_lightning.data.wrapped import Data
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.runs.runner import StageRunner
+from coseg_lightning.runs.wrapped import Data
 
 
 @dataclass(frozen=True)

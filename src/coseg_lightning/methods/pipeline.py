@@ -9,7 +9,6 @@ from typing import Any
 import pytorch_lightning as pl
 
 from coseg_lightning.data.datamodule import CoSegDataModule
-from coseg_lightning.data.wrapped import Data, wrap_datamodule
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.checkpoints import plain_values
 from coseg_lightning.methods.baselines import train_baselines
@@ -22,6 +21,7 @@ from coseg_lightning.report.page import write_report
 from coseg_lightning.runs.folder import RunFolder
 from coseg_lightning.runs.runner import StageRunner
 from coseg_lightning.runs.summary import training_label_dice, write_summary
+from coseg_lightning.runs.wrapped import Data, wrap_datamodule
 
 
 def run_stages(

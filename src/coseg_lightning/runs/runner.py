@@ -18,12 +18,12 @@ from coseg_lightning.callbacks.averaged_weights import AveragedWeights
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, StageCheckpoint
 from coseg_lightning.data.datamodule import CoSegDataModule
-from coseg_lightning.data.wrapped import Data
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.checkpoints import check_fits, load_checkpoint
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules import compat
 from coseg_lightning.runs.folder import RunFolder, stage_weights
+from coseg_lightning.runs.wrapped import Data
 
 log = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ import torch
 
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import label_dice
-from coseg_lightning.data.wrapped import Data
 from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.build import save_network
 from coseg_lightning.runs.runner import StageRunner
+from coseg_lightning.runs.wrapped import Data
 
 
 def write_summary(

@@ -84,7 +84,12 @@ def over(loader: Any, dataset: Any) -> Any:
 
 
 def reading(
-    loader: Any, dataset: Any, batches: Sequence[Sequence[int]], *, workers: int | None = None
+    loader: Any,
+    dataset: Any,
+    batches: Sequence[Sequence[int]],
+    *,
+    workers: int | None = None,
+    collate: Callable[[list[Any]], Any] | None = None,
 ) -> Any:
     """Copy a loader so that it reads the given batches of a map-style dataset, in their order.
 
@@ -95,6 +100,7 @@ def reading(
         dataset: The dataset.
         batches: The indices of each batch's samples.
         workers: The largest number of workers; by default as many as the loader has.
+        collate: Another collate function.
 
     Raises:
         InputError: If there is no `DataLoader`.
@@ -103,9 +109,12 @@ def reading(
 
     def change(copied: Loader) -> None:
         compat.set_batches(copied, dataset, batches)
-        copied.generator = torch.Generator()
+        options: dict[str, Any] = {"generator": torch.Generator()}
         if workers is not None:
-            copied.num_workers = min(workers, inner.num_workers)
+            options["num_workers"] = min(workers, inner.num_workers)
+        if collate is not None:
+            options["collate_fn"] = collate
+        vars(copied).update(options)
 
     return _copied(loader, change, inner.dataset, dataset)
 

@@ -10,9 +10,9 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 from typing_extensions import override
 
 from coseg_lightning.data.datamodule import CoSegDataModule
-from coseg_lightning.data.loaders import found_loader, over
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.updated import updated
+from coseg_lightning.modules.loaders import found_loader, over
 
 
 class WrappedDataModule(pl.LightningDataModule):
