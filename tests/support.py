@@ -465,6 +465,7 @@ def forked(body: Callable[[], object]) -> int:
     pid = os.fork()
     if pid == 0:
         os.setpgid(0, 0)  # `ended` may kill it with all that it started
+        torch.set_num_threads(1)  # makes the fork's own thread pool, before threads race for it
         null, stderr = os.open(os.devnull, os.O_WRONLY), os.dup(2)
         os.dup2(null, 1)
         os.dup2(null, 2)

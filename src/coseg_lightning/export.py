@@ -174,7 +174,15 @@ def _write_onnx(module: Probabilities, images: Tensor, path: Path) -> None:
     except torch.onnx.OnnxExporterError:
         # The exporter of torch 2.6 cannot use newer releases of onnxscript.
         axes = {"images": {0: "N"}, "probabilities": {0: "N"}}
-        torch.onnx.export(module, (images,), str(path), dynamo=False, dynamic_axes=axes, **names)
+        try:
+            torch.onnx.export(
+                module, (images,), str(path), dynamo=False, dynamic_axes=axes, **names
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise InputError(
+                f"torch {torch.__version__} cannot export this network as ONNX; take a newer "
+                "torch, or format=torchscript."
+            ) from error
         return
     assert program is not None
     program.save(str(path))
