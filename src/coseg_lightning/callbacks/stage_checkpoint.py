@@ -1,4 +1,4 @@
-"""StageCheckpoint: saves the last full epoch and the final state of a stage."""
+"""StageCheckpoint: saves full epochs and the final state of a stage."""
 
 import time
 from pathlib import Path
@@ -12,12 +12,12 @@ from coseg_lightning.files.atomic import temporary_name
 from coseg_lightning.files.checkpoints import plain_values
 
 CHECKPOINT = "last.ckpt"  # a stage's final state
-UNFINISHED = "unfinished.ckpt"  # an unfinished stage's last full epoch
+UNFINISHED = "unfinished.ckpt"  # an unfinished stage's last epoch that was saved
 MAX_SAVE_SHARE = 0.05  # largest share of the training time that saving epochs may take
 
 
 class StageCheckpoint(Checkpoint):
-    """Saves a stage's last full epoch during training, and its final state, each in one file.
+    """Saves full epochs of a stage during training, and its final state, each in one file.
 
     If saving every epoch would take more than `MAX_SAVE_SHARE` of the time, only some epochs are
     saved. The last epoch is never saved as unfinished. Lightning would not continue from it, and

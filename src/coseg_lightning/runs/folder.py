@@ -275,7 +275,7 @@ class RunFolder:
                 path.unlink(missing_ok=True)
 
     def checkpoint(self, stage: str, module: nn.Module) -> Path | None:
-        """Return the checkpoint of an unfinished stage's last full epoch, if there is one.
+        """Return the checkpoint of an unfinished stage's last saved epoch, if there is one.
 
         Raises:
             InputError: If the checkpoint cannot be read, or does not fit the module.
