@@ -74,7 +74,7 @@ def test_a_plateau_of_the_wrong_direction_is_refused(tmp_path, make):
     [
         ("+epochs=1", "trainer.max_epochs"),
         ("+data.augmentation=false", "data.augment"),
-        ("+method.noise_ramp=3", "method"),
+        ("+method.noise_ramp=3", "it would have no effect"),
         ("+loss.class_weights=[1,2]", "did you mean"),
         ("+method.warmstart=false", "method.warm_start"),
         ("+sed=3", "seed"),
