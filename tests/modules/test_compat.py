@@ -3,11 +3,17 @@
 A failure here names what a new version of Lightning or torch has changed.
 """
 
+import copy
+
 import pytest
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.data import _replace_dunder_methods
+from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import RunningStage
+from pytorch_lightning.utilities.data import _update_dataloader
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, SubsetRandomSampler
 
 from coseg_lightning import SegmentationModule
 from coseg_lightning.modules import compat
@@ -178,3 +184,61 @@ def test_layers_with_running_statistics():
         torch.nn.GroupNorm(1, 2),
     )
     assert compat.norm_layers(layers) == [layers[1], layers[3], layers[4]]
+
+
+class Hooked(SegmentationModule):
+    def on_before_batch_transfer(self, batch, dataloader_idx):
+        return [batch[0] + 1, *batch[1:]]
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return [batch[0] * 2, *batch[1:]]
+
+
+def test_a_batch_goes_through_all_hooks(tmp_path):
+    """`LightningModule._on_before_batch_transfer`."""
+    batch, prepared = one_batch(), []
+    callback = Within(lambda trainer, _: prepared.append(compat.prepare_batch(trainer, batch)))
+    trainer_of(tmp_path, callbacks=[callback]).fit(Hooked(TinyNetwork()), loader(one_batch()))
+    torch.testing.assert_close(prepared[0][0], 2 * (batch[0] + 1))
+
+
+@pytest.mark.parametrize("every", [0, 2])
+def test_the_interval_of_new_loaders(tmp_path, every):
+    """`trainer.reload_dataloaders_every_n_epochs`."""
+    trainer = trainer_of(tmp_path, reload_dataloaders_every_n_epochs=every)
+    assert compat.reload_interval(trainer) == every
+
+
+def test_a_loader_reads_other_batches():
+    """`DataLoader.__dict__`, `_dataset_kind`, `_iterator`."""
+    original = DataLoader(list(range(10)), 4, shuffle=True)
+    for copied in (copy.copy(original), copy.copy(DataLoader(Numbers(), 4))):
+        compat.set_batches(copied, [5, 6, 7], [[2, 0], [1]])
+        compat.forget_workers(copied)
+        assert [batch.tolist() for batch in copied] == [[7, 5], [6]]
+    assert sorted(torch.cat(list(original)).tolist()) == list(range(10))
+
+
+class Numbers(IterableDataset):
+    def __iter__(self):
+        return iter(range(3))
+
+
+def test_lightning_makes_a_loader_again_of_the_dataset_that_was_put_in():
+    """`__pl_saved_args`, `__pl_saved_kwargs` and `__dataset`."""
+    for options in ({}, {"dataset": list("abc")}):
+        with _replace_dunder_methods(DataLoader, "dataset"):
+            made = DataLoader(**options) if options else DataLoader(list("abc"), 2)
+        before = made.dataset
+        compat.replace_saved_argument(made, before, list("xyz"))
+        vars(made)["dataset"] = list("xyz")
+        again = _update_dataloader(made, SequentialSampler(list("xyz")))
+        assert again.dataset == list("xyz")
+
+
+def test_the_sampler_within_lightnings_own():
+    """`_DatasetSamplerWrapper._sampler`."""
+    sampler = SubsetRandomSampler([1, 2])
+    assert compat.inner_sampler(DataLoader(range(4), sampler=sampler)) is sampler
+    wrapped = DistributedSamplerWrapper(sampler, num_replicas=2, rank=0)
+    assert compat.inner_sampler(DataLoader(range(4), sampler=wrapped)) is sampler
