@@ -319,14 +319,19 @@ def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
         sample_id for sample_id in layer.ids if layer.facts(sample_id)["changed_pixels"]
     ][:2]
     review = review_of(tmp_path / "review.csv", **{first: "reject", second: "redraw"})
-    options = ["stages=[retraining]", f"resume={tmp_path / 'run'}", f"review={review}"]
+    options = [
+        "stages=[retraining]",
+        f"resume={tmp_path / 'run'}",
+        f"review={review}",
+        "trust=true",
+    ]
     run(composed(*options), tmp_path / "elsewhere")
     page = (tmp_path / "elsewhere" / "report.html").read_text()
     assert "The network retrained on reviewed labels reached" in page
     assert "1 corrections rejected, 1 masks left out until they are redrawn" in page
     assert "The run before its review" in page
     # It finds the noise of the run before.
-    result = command("report", tmp_path / "elsewhere", cwd=tmp_path)
+    result = command("report", tmp_path / "elsewhere", "trust=true", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "elsewhere" / "report.html").read_text() == page
     options[1] = f"resume={tmp_path / 'elsewhere'}"

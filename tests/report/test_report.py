@@ -101,7 +101,7 @@ def test_the_report_of_an_old_run_is_written_anew(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "figures")
     (tmp_path / "run" / "report.html").unlink()
-    result = start("report", tmp_path / "run", cwd=tmp_path)
+    result = start("report", tmp_path / "run", "trust=true", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     new = (tmp_path / "run" / "report.html").read_text()
     assert new == (folder / "report.html").read_text()

@@ -1,5 +1,6 @@
 """Optimizers and schedules, and the tasks that manual optimization leaves to the module."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
@@ -42,7 +43,13 @@ def build_optimizer(
     gradients the fused form is not used, since it would unscale them after they were clipped.
     """
     own = getattr(factory, "keywords", {})  # of a partial(Adam, lr=..., weight_decay=...)
-    given = {name: own[name] for name in ("lr", "weight_decay") if name in own}
+    # LightningCLI gives the defaults of the optimizer's class too, which nobody chose.
+    defaults = inspect.signature(getattr(factory, "func", factory)).parameters if own else {}
+    given = {
+        name: own[name]
+        for name in ("lr", "weight_decay")
+        if name in own and (name not in defaults or own[name] != defaults[name].default)
+    }
     if given:
         check_one_value(module, given)
         return factory([{**group, **given} for group in groups])
