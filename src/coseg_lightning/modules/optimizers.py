@@ -44,7 +44,7 @@ def build_optimizer(
     """
     own = getattr(factory, "keywords", {})  # of a partial(Adam, lr=..., weight_decay=...)
     # LightningCLI gives the defaults of the optimizer's class too, which nobody chose.
-    defaults = inspect.signature(getattr(factory, "func", factory)).parameters if own else {}
+    defaults = inspect.signature(type(factory(groups))).parameters if "lr" in own else {}
     given = {
         name: own[name]
         for name in ("lr", "weight_decay")
