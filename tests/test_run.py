@@ -548,7 +548,7 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
     assert network(torch.randn(1, 1, 32, 32)).shape == (1, 2, 32, 32)
     for file_format in ("onnx", "torchscript", "safetensors"):
         if file_format == "onnx" and model == "ce_net" and torch.__version__.startswith("2.6."):
-            with pytest.raises(InputError, match="cannot export this network as ONNX; take a newe"):
+            with pytest.raises(InputError, match="can write this network as ONNX"):
                 export(folder, file_format, tmp_path / "model.onnx")
             continue
         path, _ = export(folder, file_format, tmp_path / f"model.{file_format}")

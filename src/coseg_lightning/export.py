@@ -180,8 +180,9 @@ def _write_onnx(module: Probabilities, images: Tensor, path: Path) -> None:
             )
         except torch.onnx.OnnxExporterError as error:
             raise InputError(
-                f"torch {torch.__version__} cannot export this network as ONNX; take a newer "
-                "torch, or format=torchscript."
+                f"Neither of the exporters of torch {torch.__version__} can write this network as "
+                "ONNX (that of 2.6 needs an onnxscript of its time); take a newer torch, or "
+                "format=torchscript."
             ) from error
         return
     assert program is not None
