@@ -42,8 +42,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     Args:
         path: A new CSV file, conventionally `scores.csv`; see
-            `coseg_lightning.ranking.ranking.Ranking`. It is written at the end of the fit, and
-            includes the changes of a `LabelCorrection`.
+            `coseg_lightning.ranking.ranking.Ranking`. It is written when the set is ranked, and
+            again with the changes of a `LabelCorrection`.
         dataset: The dataset to score; default the training dataset. Give a view without
             augmentation if your dataset augments its samples itself.
         score: The name of the score, see `coseg_lightning.ranking.scores.mask_scores`.
@@ -157,6 +157,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             label_dice=label_dice(dataset),
             run_id=self.run_id,
         )
+        self._write(trainer)  # before a correction or anything else that may fail
 
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
         """Rank the training set by the evidence of one or more passes, at the module's NoL."""
@@ -189,7 +190,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def record_corrections(
         self, changed_pixels: dict[int, int], dice: dict[int, float], *, by_class: bool
     ) -> None:
-        """Add the results of a label correction to the ranking, before the file is written.
+        """Add the results of a label correction to the ranking, whose file is written again.
 
         Args:
             changed_pixels: Number of changed pixels, by sample index.
@@ -197,6 +198,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             by_class: Whether a sample is noisy if one of its classes is.
         """
         assert self.ranking is not None
+        self._is_written = False
         self.ranking = replace(
             self.ranking, changed_pixels=changed_pixels, corrected_dice=dice, by_class=by_class
         )
@@ -213,14 +215,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self._write(trainer)
             trainer.strategy.barrier("ranking written")
 
-    @override
-    def on_exception(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
-    ) -> None:
-        self._write(trainer)  # keep the ranking if only the correction failed
-
     def _write(self, trainer: pl.Trainer) -> None:
-        """Write the file once for each ranking, also if a later fit or test fails."""
+        """Write the file, unless it holds the ranking as it is."""
         if self._is_written:
             return
         self._is_written = True

@@ -39,16 +39,36 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
+COMPILED = "_orig_mod."  # what torch.compile puts before the names of a module's state
+
+
+def plain_names(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state dict under the names that it has without `torch.compile`."""
+    return {name.replace(COMPILED, ""): value for name, value in state.items()}
+
+
+def load_plain(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load a state dict with plain names into a module, which may be compiled."""
+    plain = plain_names(state)
+    names = {name.replace(COMPILED, ""): name for name in module.state_dict()}
+    module.load_state_dict({names.get(name, name): value for name, value in plain.items()})
+
+
 def check_fits(state: Mapping[str, Any], module: nn.Module, path: Path) -> None:
     """Raise an `InputError` unless a state has the names and shapes of a module's own state.
+
+    Names are compared as they are without `torch.compile`.
 
     Args:
         state: The state that was loaded.
         module: The module that is to load it.
         path: The state's file, for the message.
     """
-    wanted_shapes = {name: value.shape for name, value in module.state_dict().items()}
-    if wanted_shapes != {name: getattr(value, "shape", None) for name, value in state.items()}:
+    wanted_shapes = {
+        name: value.shape for name, value in plain_names(module.state_dict()).items()
+    }
+    given = plain_names(state)
+    if wanted_shapes != {name: getattr(value, "shape", None) for name, value in given.items()}:
         raise InputError(
             f"{path} belongs to another network than this run's; restore it, or start the run in a "
             "new folder."

@@ -9,7 +9,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.label_correction import LabelCorrection
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT
-from coseg_lightning.files.checkpoints import check_fits
+from coseg_lightning.files.checkpoints import check_fits, load_plain
 from coseg_lightning.methods.coteaching import robust_training
 from coseg_lightning.methods.method import Method, Outcome, Run
 from coseg_lightning.modules.recipe import Recipe
@@ -65,7 +65,7 @@ def retrain(
     module.use_pixel_loss(recipe.retraining_loss)
     max_epochs = None
     if weights is not None:
-        module.net.load_state_dict(weights)
+        load_plain(module.net, weights)
     if recipe.warm_start:
         max_epochs = retraining_epochs(recipe, epochs, from_new_weights=weights is None)
     runner.fit("retraining", module, data, max_epochs=max_epochs)

@@ -8,6 +8,7 @@ from torch import nn
 
 from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.checkpoints import plain_names
 from coseg_lightning.methods.method import Method, Outcome, Run, TrainedPeers
 
 
@@ -88,7 +89,8 @@ def train_peers(run: Run, suffix: str) -> TrainedPeers:
 def check_same_architecture(peer: nn.Module, network: nn.Module) -> None:
     """Raise an `InputError` if a network cannot start from a peer's weights."""
     shapes = [
-        {name: value.shape for name, value in part.state_dict().items()} for part in (peer, network)
+        {name: value.shape for name, value in plain_names(part.state_dict()).items()}
+        for part in (peer, network)
     ]
     if shapes[0] != shapes[1]:
         raise InputError(

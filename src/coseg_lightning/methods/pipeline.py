@@ -14,6 +14,7 @@ from coseg_lightning.files.checkpoints import plain_values
 from coseg_lightning.methods.baselines import train_baselines
 from coseg_lightning.methods.method import Method, Outcome, Run, refused
 from coseg_lightning.methods.registry import find_method
+from coseg_lightning.modules import compat
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
@@ -150,7 +151,7 @@ def describe(
     }
     for name, make in makers.items():
         if make is not None:
-            module = make()
+            module = compat.uncompiled(make())
             config[name] = {"class": type(module).__name__, **plain_values(dict(module.hparams))}
     keywords = getattr(trainer, "keywords", {})
     options = {key: keywords[key] for key in keywords if key not in ("callbacks", "logger")}

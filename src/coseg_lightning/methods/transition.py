@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_training_set
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.checkpoints import load_plain
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.methods.method import Outcome, Run
 from coseg_lightning.modules.batch import Batch
@@ -253,7 +254,7 @@ def supervised_training(run: Run, outcome: Outcome) -> Outcome:
         assert isinstance(module, LabelTransition)
         module.set_transition(transition)
         if module.learnt:  # network and T start from the plain network
-            module.net.load_state_dict(run.runner.weights("estimation", of="net."))
+            load_plain(module.net, run.runner.weights("estimation", of="net."))
 
     run.train_network("supervised_training", prepare)
     return replace(outcome, last_stage="supervised_training", is_pair=False)

@@ -226,6 +226,20 @@ def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_copy_(targets, sources)
 
 
+def uncompiled(module: Any) -> Any:
+    """Take the compilation off a module and all its parts, in place.
+
+    Returns:
+        The module that `torch.compile` was given, or the module itself.
+
+    Private: `OptimizedModule._orig_mod`.
+    """
+    module = getattr(module, "_orig_mod", module)
+    for name, part in list(module.named_children()):
+        setattr(module, name, uncompiled(part))
+    return module
+
+
 def norm_layers(network: nn.Module) -> Sequence[Any]:
     """Return the layers of a network that keep running statistics.
 

@@ -116,6 +116,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     """
 
     suffixes = ("_a", "_b")
+    network_names = ("net_a", "net_b")
 
     def __init__(
         self,
@@ -186,13 +187,19 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         return any_size(self.net_a, images), any_size(self.net_b, images)
 
     @override
-    def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Pick samples, exchange the picks, and learn from them (section 2.1)."""
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Pick samples, exchange the picks, and learn from them (section 2.1).
+
+        Returns:
+            The mean loss of both peers, for callbacks such as Lightning's `LearningRateFinder`;
+            they have already learnt from it.
+        """
         sample = self.read(batch)
         self.optimization.zero_grad(self, batch_idx)
         learnt = self.learn_jointly(sample) if self.is_joint else self.learn_from_picks(sample)
         self.optimization.step(self, batch_idx)
         self.log_step(learnt, sample)
+        return (learnt.loss_a + learnt.loss_b) / 2
 
     def learn_from_picks(self, sample: Batch) -> Learnt:
         """Train each peer only on the samples that the other one picked, one peer at a time."""
@@ -369,6 +376,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         restore_selection(self.selection, checkpoint)
         self.noise.load_state_dict(checkpoint.get("noise_estimate"))
 

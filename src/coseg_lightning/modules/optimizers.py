@@ -236,7 +236,11 @@ class PeerOptimization(GradientGuard):
         """Reset the gradients before the first of the accumulated batches."""
         self.skipped_now = 0
         if batch_idx % self.batches == 0:
-            self._optimizer_of(module).zero_grad()
+            optimizer = self._optimizer_of(module)
+            for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
+                callback.on_before_zero_grad(module.trainer, module, optimizer.optimizer)
+            module.on_before_zero_grad(optimizer.optimizer)
+            optimizer.zero_grad()
 
     def step(self, module: pl.LightningModule, batch_idx: int) -> None:
         """Step the optimizer and its schedules after the last of the accumulated batches."""

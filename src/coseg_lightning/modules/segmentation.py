@@ -59,6 +59,7 @@ class SegmentationModule(SegmentationSteps):
     """
 
     suffixes = ("",)
+    network_names = ("net",)
 
     def __init__(
         self,

@@ -1,10 +1,11 @@
 """The steps that both modules share: batch checks, validation, test and checkpoints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -40,6 +41,7 @@ class SegmentationSteps(pl.LightningModule):
     scores = renamed("scores", "metrics")
     pixel_loss = "cross_entropy"  # takes its place in Eq. (2), see `PIXEL_LOSSES`
     suffixes: ClassVar[tuple[str, ...]]  # one metric suffix for each output of `forward`
+    network_names: ClassVar[tuple[str, ...]]  # the arguments that may be networks
 
     def __init__(
         self,
@@ -62,6 +64,7 @@ class SegmentationSteps(pl.LightningModule):
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(self.classes, ignore_index)
         self.looks_at_batch = False
+        self.given_when_saved: dict[str, str] = {}
         self.metrics = nn.ModuleDict(
             {
                 f"{stage}{suffix}": SegmentationScores(self.classes, ignore_index)
@@ -147,43 +150,65 @@ class SegmentationSteps(pl.LightningModule):
     @override
     def on_validation_start(self) -> None:
         average_buffers(self)
+        self._make_metrics("val", len(self.trainer.num_val_batches))
 
     @override
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._measure("val", batch)
+    def on_test_start(self) -> None:
+        self._make_metrics("test", len(self.trainer.num_test_batches))
 
     @override
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self._measure("test", batch)
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._measure("val", batch, dataloader_idx)
 
-    def _measure(self, stage: str, batch: Any) -> None:
+    @override
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._measure("test", batch, dataloader_idx)
+
+    def _make_metrics(self, stage: str, loaders: int) -> None:
+        """Make the metrics of all loaders but the first, whose own are always there."""
+        for suffix in self.suffixes:
+            for index in range(1, loaders):
+                metric = SegmentationScores(self.classes, self.ignore_index).to(self.device)
+                self.metrics[f"{stage}{suffix}_{index}"] = metric
+
+    def _measure(self, stage: str, batch: Any, loader: int) -> None:
         sample = read_batch(batch)
         for suffix, logits in zip(self.suffixes, _as_tuple(self(sample.images)), strict=True):
-            self._metric(stage, suffix).update(
+            self._metric(stage, suffix, loader).update(
                 predicted_classes(class_logits(logits)), sample.masks
             )
 
     @override
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
+        self._log_metrics("val", len(self.trainer.num_val_batches))
 
     @override
     def on_test_epoch_end(self) -> None:
-        self._log_metrics("test")
+        self._log_metrics("test", len(self.trainer.num_test_batches))
 
-    def _log_metrics(self, stage: str) -> None:
+    def _log_metrics(self, stage: str, loaders: int) -> None:
+        """Log each loader's metrics; of several loaders, the first has the names of one alone too.
+
+        The others are told apart as Lightning does it, by `/dataloader_idx_1` behind the name.
+        """
         for suffix in self.suffixes:
-            metric = self._metric(stage, suffix)
-            self.log_dict(metric.named(stage, suffix), sync_dist=True)
-            metric.reset()
+            for index in range(loaders):
+                metric = self._metric(stage, suffix, index)
+                values = metric.named(stage, suffix)
+                metric.reset()
+                if index == 0:
+                    self.log_dict(values, sync_dist=True)
+                if loaders > 1:
+                    named = {f"{name}/dataloader_idx_{index}": values[name] for name in values}
+                    self.log_dict(named, sync_dist=True, add_dataloader_idx=False)
 
-    def _metric(self, stage: str, suffix: str) -> SegmentationScores:
-        metric = self.metrics[stage + suffix]
+    def _metric(self, stage: str, suffix: str, loader: int) -> SegmentationScores:
+        metric = self.metrics[stage + suffix + (f"_{loader}" if loader else "")]
         assert isinstance(metric, SegmentationScores)
         return metric
 
     @override
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
         """Predict class probabilities, averaged over the networks, `(N, K, H, W)`."""
         outputs = _as_tuple(self(images_of(batch)))
         probabilities = [class_logits(logits).softmax(dim=1) for logits in outputs]
@@ -193,6 +218,54 @@ class SegmentationSteps(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # The checkpoint holds the weights, so loading it must not download pretrained weights.
         checkpoint.get("hyper_parameters", {})["encoder_weights"] = None
+        checkpoint["made_with"] = self._made_with()
+
+    def _made_with(self) -> dict[str, str]:
+        """Name the classes that were given to this module, which no checkpoint can make again."""
+        given = {
+            name: full_name(type(getattr(self, name)))
+            for name in self.network_names
+            if name not in self.hparams
+        }
+        return {**given, "optimizer": full_name(self.optimizer_factory)}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        saved, own = checkpoint.get("made_with", {}), self._made_with()
+        self.given_when_saved = {k: kind for k, kind in saved.items() if k != "optimizer"}
+        if saved.get("optimizer", own["optimizer"]) != own["optimizer"]:
+            rank_zero_warn(
+                f"The checkpoint was trained by {saved['optimizer']}, and this module would go on "
+                f"by {own['optimizer']}; to train it, load it with optimizer=... as it was made."
+            )
+
+    @override
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Load a state dict as torch does.
+
+        Raises:
+            InputError: If networks were given when the state was saved, and others now.
+        """
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            if not self.given_when_saved:
+                raise
+            kinds = " and ".join(f"{name}, a {kind}" for name, kind in self.given_when_saved.items())
+            wanted = ", ".join(f"{name}=..." for name in self.given_when_saved)
+            raise InputError(
+                f"The checkpoint holds the weights of {kinds}, which were given ready and are not "
+                "what this module has; give them again: "
+                f"{type(self).__name__}.load_from_checkpoint(path, {wanted})."
+            ) from error
+
+
+def full_name(made: Any) -> str:
+    """Return the full name of a class or function, also of one within a partial."""
+    made = getattr(made, "func", made)
+    return f"{made.__module__}.{getattr(made, '__qualname__', type(made).__name__)}"
 
 
 class _Reached(Exception):  # noqa: N818 - it is no error

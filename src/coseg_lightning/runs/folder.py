@@ -16,7 +16,7 @@ from torch import nn
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, UNFINISHED
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import is_temporary, temporary_name, write_text
-from coseg_lightning.files.checkpoints import check_fits, load_checkpoint
+from coseg_lightning.files.checkpoints import check_fits, load_checkpoint, plain_names
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules.renamed import home_now
 
@@ -303,7 +303,7 @@ def stage_weights(folder: Path, of: str = "") -> dict[str, Any]:
         folder: The stage's folder.
         of: A prefix, such as `net_a.`, that selects one network's weights and is removed.
     """
-    state = load_checkpoint(folder / CHECKPOINT)["state_dict"]
+    state = plain_names(load_checkpoint(folder / CHECKPOINT)["state_dict"])
     return {name.removeprefix(of): value for name, value in state.items() if name.startswith(of)}
 
 

@@ -19,7 +19,7 @@ from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, StageCheckpoint
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.checkpoints import check_fits, load_checkpoint
+from coseg_lightning.files.checkpoints import check_fits, load_checkpoint, load_plain
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules import compat
 from coseg_lightning.runs.folder import RunFolder, stage_weights
@@ -203,11 +203,12 @@ class StageRunner:
                 data.add_label_layer(self.folder.path / name)
 
     def restored(self, module: Module, stage: str) -> Module:
-        """Load a finished stage's final state into a module."""
+        """Load a finished stage's final state into a module, and undo its compilation."""
         path = self.folder.path / stage / CHECKPOINT
+        module = compat.uncompiled(module)
         state = load_checkpoint(path)["state_dict"]
         check_fits(state, module, path)
-        module.load_state_dict(state)
+        load_plain(module, state)
         return module
 
     def weights(self, stage: str, of: str = "") -> dict[str, Any]:

@@ -62,22 +62,36 @@ def write_summary(
 def test_figures(
     trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: Data, seed: int
 ) -> dict[str, Any]:
-    """Compute the test metrics; of two peers the first is tested, chosen in advance."""
+    """Compute the test metrics; of two peers the first is tested, chosen in advance.
+
+    Returns:
+        The figures of the test loader. Of several, those of the first, and under `dataloaders`
+        those of each.
+    """
     peer = "_a" if isinstance(module, CoSegModule) else ""
     measured: Mapping[str, Any] = {}
+    loaders = 1
     if data.has_test:
         pl.seed_everything(seed, verbose=False)
         measured = next(iter(trainer.test(module, datamodule=data, verbose=False)), {})
+        loaders = len(trainer.num_test_batches)
 
     def figure(name: str) -> float | None:
         value = float(measured.get(f"test/{name}", math.nan))
         return None if math.isnan(value) else value
 
-    return {
-        "dice": figure(f"dice{peer}"),
-        "accuracy": figure(f"accuracy{peer}"),
-        "per_class_dice": [figure(f"dice{peer}_class_{c}") for c in range(module.classes)],
-    }
+    def figures(suffix: str = "") -> dict[str, Any]:
+        per_class = [f"dice{peer}_class_{class_id}{suffix}" for class_id in range(module.classes)]
+        return {
+            "dice": figure(f"dice{peer}{suffix}"),
+            "accuracy": figure(f"accuracy{peer}{suffix}"),
+            "per_class_dice": [figure(name) for name in per_class],
+        }
+
+    if loaders == 1:
+        return figures()
+    each = [figures(f"/dataloader_idx_{index}") for index in range(loaders)]
+    return {**each[0], "dataloaders": each}
 
 
 def training_label_dice(data: Data) -> dict[str, float | None]:
