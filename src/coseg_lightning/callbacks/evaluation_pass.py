@@ -1,11 +1,12 @@
 """A pass over chosen samples in evaluation mode, distributed over the processes."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import IterableDataset, Subset
+from torch.utils.data import ConcatDataset, IterableDataset, Subset
 from tqdm import tqdm
 
 from coseg_lightning.data.samples import SampleDataset
@@ -31,7 +32,14 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
             "The training dataloader has no map-style dataset to rank; give one: "
             "CorruptionRanking(path, dataset=...)."
         )
-    indices = drawable_indices(found_loader(trainer.train_dataloader))
+    loader = found_loader(trainer.train_dataloader)
+    if loader.batch_sampler is None:
+        raise InputError(
+            "The training DataLoader has batch_size=None, so its dataset gives whole batches, whose "
+            "samples cannot be told apart; let the dataset give one sample each, and the loader "
+            "make batches of them."
+        )
+    indices = drawable_indices(loader)
     return plain(dataset) if indices is None else Drawable(plain(dataset), indices)
 
 
@@ -39,6 +47,8 @@ def has_plain_view(dataset: Any) -> bool:
     """Whether a dataset or subset has a view without augmentation."""
     while isinstance(dataset, Subset):
         dataset = dataset.dataset
+    if isinstance(dataset, ConcatDataset):
+        return any(map(has_plain_view, dataset.datasets))
     return callable(getattr(dataset, "plain", None))
 
 
@@ -53,9 +63,11 @@ class Drawable(Subset[Any]):
 
 
 def plain(dataset: Any) -> Any:
-    """Return a dataset or subset without augmentation, if it has a method `plain`."""
+    """Return a dataset, subset or several without augmentation, if it has a method `plain`."""
     if isinstance(dataset, Subset):
         return Subset(plain(dataset.dataset), dataset.indices)
+    if isinstance(dataset, ConcatDataset):
+        return ConcatDataset(list(map(plain, dataset.datasets)))
     return dataset.plain() if callable(getattr(dataset, "plain", None)) else dataset
 
 
@@ -63,6 +75,10 @@ def stored_mask(dataset: Any, index: int) -> Any:
     """Return a sample's mask at its own resolution, or None if the dataset does not know it."""
     if isinstance(dataset, Subset):
         return stored_mask(dataset.dataset, dataset.indices[index])
+    if isinstance(dataset, ConcatDataset):
+        part = bisect_right(dataset.cumulative_sizes, index)
+        first = dataset.cumulative_sizes[part - 1] if part else 0
+        return stored_mask(dataset.datasets[part], index - first)
     return dataset.mask(index) if isinstance(dataset, SampleDataset) else None
 
 

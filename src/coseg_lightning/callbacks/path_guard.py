@@ -17,7 +17,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import check_unique, sample_name
 from coseg_lightning.modules import compat
-from coseg_lightning.modules.batch import Batch
+from coseg_lightning.modules.batch import Batch, one_of
 from coseg_lightning.modules.buffers import evaluating
 from coseg_lightning.modules.loaders import found_loader, reading
 from coseg_lightning.modules.steps import PACKAGE, SegmentationSteps
@@ -90,6 +90,7 @@ class PathGuard:
 
     def _compare(self, judged: Batch, learnt: Batch) -> None:
         """Raise an `InputError` if one sample differs by more than augmentation."""
+        learnt = _without_padding(learnt, judged)
         channels = judged.images.shape[1], learnt.images.shape[1]
         if channels[0] != channels[1] or self._values_differ(judged, learnt):
             which = "A sample" if judged.ids is None else f"Sample {_name(judged)!r}"
@@ -146,12 +147,6 @@ def _read(
     return samples
 
 
-def one_of(sample: Batch, n: int) -> Batch:
-    """Return one sample of a batch, as a batch of one."""
-    ids = None if sample.ids is None else [sample.ids[n]]
-    return Batch(sample.images[n : n + 1], sample.masks[n : n + 1], ids)
-
-
 def _check_unique(samples: Sequence[Batch]) -> None:
     """Raise an `InputError` if two of the samples have one id, which is then none of a sample."""
     names = [_name(sample) for sample in samples if sample.ids is not None]
@@ -171,6 +166,13 @@ def _differ(first: Batch, second: Batch) -> bool:
         or not torch.equal(first.masks, second.masks)
         or not torch.allclose(*images, rtol=1e-3, atol=1e-3 * float(images[0].abs().max()))
     )
+
+
+def _without_padding(learnt: Batch, judged: Batch) -> Batch:
+    """Crop what was added at the right and below, to make a batch of images of several sizes."""
+    height, width = judged.masks.shape[-2:]
+    images, masks = learnt.images[..., :height, :width], learnt.masks[..., :height, :width]
+    return Batch(images, masks, learnt.ids)
 
 
 def _values(sample: Batch) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, Subset
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import sample_name
@@ -33,11 +33,22 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     # The numbers of a numbered layer count within the subset itself.
     if isinstance(dataset, Subset) and not layer.numbered:
         return Subset(updated(dataset.dataset, layer), dataset.indices)
+    if isinstance(dataset, ConcatDataset) and has_views(dataset) and not layer.numbered:
+        return ConcatDataset([updated(part, layer) for part in dataset.datasets])
     if callable(getattr(dataset, "updated", None)):
         return dataset.updated(layer)
     if callable(getattr(dataset, "image", None)) and callable(getattr(dataset, "mask", None)):
         return UpdatedImages(dataset, layer)
     return UpdatedSamples(dataset, layer)
+
+
+def has_views(dataset: Any) -> bool:
+    """Whether a dataset, or each part of it, has a method `updated` of its own."""
+    if isinstance(dataset, Subset):
+        return has_views(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return all(map(has_views, dataset.datasets))
+    return callable(getattr(dataset, "updated", None))
 
 
 def changed_labels(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, LabelStore]:
@@ -194,9 +205,11 @@ def as_array(mask: Any) -> NDArray[Any]:
 def like(original: Any, mask: Mask) -> Any:
     """Convert a mask to the type and shape of the original one."""
     if isinstance(original, torch.Tensor):
-        tensor = torch.from_numpy(mask.astype(np.int64)).to(original.dtype)
-        # torchvision's transforms flip a tensor of its mask type as a mask.
-        return tensor.reshape(original.shape).as_subclass(type(original))
+        # A copy of the original keeps its kind, by which torchvision flips it as a mask, and what
+        # it knows besides, such as MONAI's affine, by which it is turned with its image.
+        corrected = original.clone()
+        corrected.copy_(torch.from_numpy(mask.astype(np.int64)).reshape(original.shape))
+        return corrected
     if isinstance(original, np.ndarray):
         return mask.astype(original.dtype).reshape(original.shape)
     if isinstance(original, Image.Image):

@@ -32,6 +32,12 @@ class Batch:
     replaced: Tensor | None = None
 
 
+def one_of(sample: Batch, n: int) -> Batch:
+    """Return one sample of a batch, as a batch of one."""
+    ids = None if sample.ids is None else [sample.ids[n]]
+    return Batch(sample.images[n : n + 1], sample.masks[n : n + 1], ids)
+
+
 def read_batch(batch: Any) -> Batch:
     """Read `(image, mask)`, `(image, mask, id)`, or a dict with `image` and `mask` or `label`.
 

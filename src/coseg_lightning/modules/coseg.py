@@ -394,8 +394,13 @@ def pair_of_rates(lr: float | Sequence[float]) -> tuple[float, float]:
 
 
 def check_different(net_a: nn.Module, net_b: nn.Module) -> None:
-    """Raise an `InputError` if two networks have equal parameters."""
+    """Raise an `InputError` if two networks share a parameter, or have equal parameters."""
     a, b = list(net_a.parameters()), list(net_b.parameters())
+    if {id(weight) for weight in a} & {id(weight) for weight in b}:
+        raise InputError(
+            "The peers share a part, so they are not two networks that can judge each other; give "
+            "each its own, for example by copy.deepcopy."
+        )
     if len(a) == len(b) and all(map(torch.equal, a, b)):
         raise InputError(
             "Both peers have equal weights and would only teach each other what they know; "

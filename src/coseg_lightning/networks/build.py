@@ -64,9 +64,22 @@ def build_network(
         return CENet(
             in_channels, classes, encoder_name=encoder, encoder_weights=encoder_weights, **options
         )
-    if name == "dpt":
-        # Otherwise the transformer accepts images of its pretraining's size only.
-        options.setdefault("dynamic_img_size", True)
+    if name == "dpt" and "dynamic_img_size" not in options:
+        # Otherwise the transformer accepts images of its pretraining's size only. Those of another
+        # kind, such as SAM's, have no such argument.
+        try:
+            return build_network(
+                name,
+                encoder_name=encoder_name,
+                encoder_weights=encoder_weights,
+                in_channels=in_channels,
+                classes=classes,
+                dynamic_img_size=True,
+                **options,
+            )
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
     network: nn.Module = smp.create_model(
         name,
         encoder_name=encoder_name or _default_encoder(name),

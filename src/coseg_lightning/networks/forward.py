@@ -1,6 +1,5 @@
 """Applying networks to images of any size, and reading their logits."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
 
     The images are padded with zeros, and the logits are cropped. If the network returns several
     outputs by name, the logits are `out` (as in torchvision) or `logits` (as in transformers).
+    Logits of a fraction of the size are enlarged (as SegFormer's of transformers, a quarter).
 
     Args:
         network: The network.
@@ -59,8 +59,8 @@ def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Ten
     height, width = images.shape[-2:]
     padded = _pad(images, output_stride(network))
     logits, parts = _split_output(network, _forward(network, padded, images))
+    logits = _at_size_of(network, logits, padded)
     auxiliary = [_enlarge(part, logits, network) for part in parts]
-    _check_size(network, logits, padded, images)
     return logits[..., :height, :width], [part[..., :height, :width] for part in auxiliary]
 
 
@@ -132,13 +132,28 @@ def _enlarge(auxiliary: Any, logits: Tensor, network: nn.Module) -> Tensor:
     return F.interpolate(auxiliary, size=logits.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def _check_size(network: nn.Module, logits: Tensor, padded: Tensor, images: Tensor) -> None:
-    if logits.shape[-2:] != padded.shape[-2:]:
+def _at_size_of(network: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
+    """Enlarge logits that are a whole number of times smaller than the images, as SegFormer's are.
+
+    Raises:
+        InputError: If they are of any other size, or not one map a class.
+    """
+    height, width = images.shape[-2:]
+    if logits.ndim != 4:
         raise InputError(
-            f"{type(network).__name__} gave logits of {tuple(logits.shape[-2:])} for images of "
-            f"{tuple(padded.shape[-2:])}; it must keep the size, or take images of "
-            f"{tuple(math.ceil(side / 32) * 32 for side in images.shape[-2:])}."
+            f"{type(network).__name__} gave logits of {tuple(logits.shape)}, which must be "
+            "(N, K, H, W); give further outputs by name, as a dict with out and aux."
         )
+    low, narrow = logits.shape[-2:]
+    if (low, narrow) == (height, width):
+        return logits
+    if height % low or width % narrow or height // low != width // narrow:
+        raise InputError(
+            f"{type(network).__name__} gave logits of {low} x {narrow} for images of {height} x "
+            f"{width}; it must keep the size, or divide both sides by one whole number. If it "
+            "needs sides of a multiple of some number, say so by its attribute output_stride."
+        )
+    return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 
 
 def auxiliary_weight(network: nn.Module) -> float:
