@@ -13,25 +13,43 @@ from coseg_lightning.app.build import (
     make_data,
     make_method,
     make_network,
+    make_own_data,
     make_peers,
     make_trainer,
     read_clean_ids,
 )
-from coseg_lightning.app.checks import check, quiet, recipe_of
+from coseg_lightning.app.checks import (
+    check,
+    check_objective,
+    check_used,
+    is_optimised,
+    quiet,
+    recipe_of,
+)
 from coseg_lightning.app.command import command
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
+    from pytorch_lightning import LightningDataModule
+
     from coseg_lightning.app.rebuild import AppRun
-    from coseg_lightning.data.datamodule import CoSegDataModule
 
 log = logging.getLogger(__name__)
 
 
 @command("config")
-def main(cfg: DictConfig) -> None:
-    """Compose, check, run the stages, and show the results."""
-    run(cfg, Path(HydraConfig.get().runtime.output_dir))
+def main(cfg: DictConfig) -> float | None:
+    """Compose, check, run the stages, and show the results.
+
+    Returns:
+        The metric that `objective` names, for sweepers such as Optuna's; None if there is none,
+        and nothing is optimised.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    summary = run(cfg, folder)
+    from coseg_lightning.runs.summary import objective
+
+    return objective(folder, summary, cfg.objective, required=is_optimised())
 
 
 def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
@@ -50,15 +68,23 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     quiet()
     depend_on_data_alone(cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    check_used(cfg, make_method(cfg), task_overrides())
     # Compare with an earlier run before anything is written; the data is compared once it is read.
     resume = cfg.resume is not None
     earlier = RunFolder(folder, config, resume=resume, not_compared=("recipe", "samples"))
     if earlier.summary is not None and (folder / "report.html").is_file():
         show_summary(folder, earlier.summary)  # works even if its data is gone
         return earlier.summary
-    data = make_data(cfg, folder)
+    is_own = "_target_" in cfg.data
+    data = make_own_data(cfg) if is_own else make_data(cfg, folder)
+    check_objective(cfg, data)
     summary = _run_stages(cfg, folder, data, config)
     return _show(cfg, folder, summary, data)
+
+
+def task_overrides() -> list[str]:
+    """Return the settings as they were given to the command."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def depend_on_data_alone(cfg: DictConfig) -> None:
@@ -70,7 +96,7 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
 
 
 def _run_stages(
-    cfg: DictConfig, folder: Path, data: "CoSegDataModule", config: dict[str, Any]
+    cfg: DictConfig, folder: Path, data: "LightningDataModule", config: dict[str, Any]
 ) -> dict[str, Any]:
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
@@ -99,14 +125,15 @@ def _run_stages(
 
 
 def _show(
-    cfg: DictConfig, folder: Path, summary: dict[str, Any], data: "CoSegDataModule"
+    cfg: DictConfig, folder: Path, summary: dict[str, Any], data: "LightningDataModule"
 ) -> dict[str, Any]:
     """Write the report, log its figures, and print the summary."""
+    from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.report.console import show_summary
     from coseg_lightning.report.loggers import log_figures
     from coseg_lightning.report.page import write_report
 
-    figures = write_report(folder, data)
+    figures = write_report(folder, data if isinstance(data, CoSegDataModule) else None)
     if figures and "_target_" in cfg.logger:
         log_figures(instantiate(cfg.logger, save_dir=str(folder / "figures")), figures)
     show_summary(folder, summary)
@@ -123,8 +150,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from coseg_lightning.app.rebuild import AppRun
     from coseg_lightning.methods.review import check_review, retrain_reviewed
 
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    keys = {override: override.lstrip("+~").partition("=")[0] for override in overrides}
+    keys = {override: override.lstrip("+~").partition("=")[0] for override in task_overrides()}
     root = cfg.data.get("root") if "data.root" in keys.values() else None
     reviewed = AppRun(cfg.resume, root=root, trust=bool(cfg.trust))
     settings = settings_of(reviewed, cfg, keys)

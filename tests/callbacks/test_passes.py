@@ -51,10 +51,17 @@ def test_one_pass_serves_the_noise_level_and_the_first_ranking(tmp_path, monkeyp
     assert passes == {6: 1, 8: 1, 10: 1, 12: 1, 14: 1, 16: 1}
 
 
-def test_the_scores_are_written_once(tmp_path, monkeypatch):
+def test_the_scores_are_written_before_the_correction_and_after_it(tmp_path, monkeypatch):
     written = []
     write = Ranking.write
     monkeypatch.setattr(Ranking, "write", lambda self, path: written.append(write(self, path)))
+    vote = LabelCorrection.vote
+
+    def look(self, *arguments):
+        assert rows_of(self.folder.parent / "scores.csv")[0]["changed_pixels"] == ""
+        return vote(self, *arguments)
+
+    monkeypatch.setattr(LabelCorrection, "vote", look)
     for order in (0, 1):
         folder = tmp_path / str(order)
         callbacks = [
@@ -64,7 +71,7 @@ def test_the_scores_are_written_once(tmp_path, monkeypatch):
         trainer_of(folder, callbacks=callbacks[:: -1 if order else 1]).fit(
             module_of(), data_of(folder)
         )
-        assert len(written) == order + 1
+        assert len(written) == 2 * order + 2
         assert any(row["changed_pixels"] != "" for row in rows_of(folder / "scores.csv"))
 
 

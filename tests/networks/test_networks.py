@@ -47,8 +47,37 @@ def test_padding_leaves_sides_alone_that_divide():
 
 
 def test_a_network_that_changes_the_size_is_named():
-    with pytest.raises(InputError, match=r"Conv2d gave logits of \(30, 30\)"):
+    with pytest.raises(InputError, match=r"Conv2d gave logits of 30 x 30 for images of 32 x 32"):
         any_size(nn.Conv2d(1, 2, 3), torch.randn(1, 1, 32, 32))
+
+
+def test_logits_of_a_quarter_of_the_size_are_enlarged():
+    """As those of `SegformerForSemanticSegmentation` of transformers."""
+
+    class Quarter(nn.Conv2d):
+        def forward(self, images):
+            return {"logits": nn.functional.avg_pool2d(super().forward(images), 4)}
+
+    network = Quarter(1, 2, 1)
+    images = torch.randn(2, 1, 32, 48)
+    small = network(images)["logits"]
+    expected = nn.functional.interpolate(small, scale_factor=4, mode="bilinear")
+    torch.testing.assert_close(any_size(network, images), expected)
+
+
+def test_several_outputs_in_one_tensor_are_named():
+    class Stacked(nn.Conv2d):
+        def forward(self, images):
+            return torch.stack([super().forward(images)] * 2, dim=1)
+
+    with pytest.raises(InputError, match=r"\(1, 2, 2, 8, 8\), which must be .* a dict with out"):
+        any_size(Stacked(1, 2, 1), torch.randn(1, 1, 8, 8))
+
+
+def test_a_transformer_without_a_size_of_its_own_choice_is_built():
+    with pytest.warns(UserWarning, match="prefix tokens"):
+        network = build_network("dpt", encoder_name="tu-samvit_base_patch16", encoder_depth=4)
+    assert type(network).__name__ == "DPT"
 
 
 def test_a_batch_that_batchnorm_cannot_learn_from_is_named():

@@ -35,6 +35,37 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def make_own_data(cfg: DictConfig) -> "pl.LightningDataModule":
+    """Build the datamodule of a user's own that `data._target_` names.
+
+    All keys of `data` are its arguments. Its number of classes and of channels, which the networks
+    need, are among them if it takes them.
+
+    Raises:
+        InputError: If it is none, or settings have nothing to act on.
+    """
+    import pytorch_lightning as pl
+
+    name = cfg.data["_target_"]
+    kind = _class("data._target_", name)
+    if not issubclass(kind, pl.LightningDataModule):
+        raise InputError(f"data._target_={name} must be a LightningDataModule.")
+    if _noise_names(cfg):
+        raise InputError(
+            f"noise={noise_name(cfg)} is laid over the masks of data=folder and the like; the data "
+            f"is a {name}, which must add noise itself: noise=none."
+        )
+    parameters = inspect.signature(kind).parameters.values()
+    takes_all = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters)
+    known = {parameter.name for parameter in parameters}
+    unused = [
+        key for key in ("classes", "in_channels") if key not in known and not takes_all
+    ]
+    arguments = OmegaConf.masked_copy(cfg.data, [key for key in cfg.data if key not in unused])
+    data: pl.LightningDataModule = instantiate(arguments)
+    return data
+
+
 def make_data(
     cfg: DictConfig, folder: Path, *, everything: bool = False, tells_problems: bool = True
 ) -> "CoSegDataModule":

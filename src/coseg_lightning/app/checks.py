@@ -3,15 +3,20 @@
 import logging
 import os
 import warnings
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.command import check_nothing_missing
 from coseg_lightning.app.settings import SETTINGS, unknown_setting
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import Recipe, is_count, is_number
+
+if TYPE_CHECKING:
+    from coseg_lightning.methods.method import Method
 
 COUNTS = {  # whole numbers, and the smallest value of each
     "seed": 0,
@@ -29,6 +34,8 @@ def check_known(cfg: DictConfig) -> None:
     text = str(OmegaConf.to_container(cfg, resolve=False))
     for group, known in SETTINGS.items():
         node = OmegaConf.select(cfg, group) if group else cfg
+        if group == "data" and "_target_" in node:
+            continue  # its keys are the arguments of a datamodule
         for name in node if known is not None and OmegaConf.is_dict(node) else ():
             is_used = not group and f"${{{name}" in text  # by another setting, as ${name}
             if name not in known and not is_used:
@@ -56,7 +63,8 @@ def check(cfg: DictConfig) -> None:
     """Raise an `InputError` for wrong values that later code would report less clearly."""
     check_nothing_missing(cfg)
     check_known(cfg)
-    for key in ("data.augment", "baselines"):
+    has_own_data = "_target_" in cfg.data
+    for key in ("baselines",) if has_own_data else ("data.augment", "baselines"):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, bool):
             raise InputError(f"{key}={value} must be true or false.")
@@ -74,9 +82,57 @@ def check(cfg: DictConfig) -> None:
             "+method.options.agreement_weight=0.5."
         )
     for key, least in COUNTS.items():
-        check_count(cfg, key, least)
+        if not has_own_data or key in ("data.in_channels", "data.classes", "seed"):
+            check_count(cfg, key, least)
+    check_count(cfg, "trainer.max_epochs", COUNTS["trainer.max_epochs"])
+    if cfg.objective.partition("/")[0] not in ("val", "test", "train"):
+        raise InputError(
+            f"objective={cfg.objective} must be a metric that is logged, such as val/dice, or one "
+            "of the test images, such as test/dice."
+        )
     _check_one_folder()
     recipe_of(cfg)
+
+
+def is_optimised() -> bool:
+    """Whether a sweeper of Hydra's asks for a number to optimise; its basic one does not."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return False
+    return "BasicSweeper" not in str(HydraConfig.get().sweeper.get("_target_"))
+
+
+def check_objective(cfg: DictConfig, data: Any) -> None:
+    """Raise an `InputError` before training if the data does not give what a sweep optimises."""
+    part = cfg.objective.partition("/")[0]
+    if not is_optimised() or "_target_" in cfg.data:
+        return
+    if part in ("val", "test") and data.samples(part) is None:
+        raise InputError(
+            f"objective={cfg.objective} is what the sweep optimises, but there are no "
+            f"{'validation' if part == 'val' else 'test'} images; set some apart, or name another "
+            "metric."
+        )
+
+
+def check_used(cfg: DictConfig, method: "Method", overrides: Sequence[str]) -> None:
+    """Raise an `InputError` for settings of the recipe that a method has no use for.
+
+    Args:
+        cfg: The composed configuration.
+        method: The method.
+        overrides: The settings as they were given. One that was added by `+`, since the method's
+            own file in conf/method/ lacks it, has no effect. By `++` it is meant for those of
+            several methods that have it.
+    """
+    unused = [] if method.trains_peers else [*Recipe.SETTINGS["peers"], "rounds"]
+    if method.correction is None:
+        unused += [name for name in Recipe.SETTINGS["correction"] if name != "rounds"]
+    for override in overrides:
+        if override.partition("=")[0] in {f"+method.{name}" for name in unused}:
+            raise InputError(
+                f"method={method.name} does not use {override.lstrip('+')}, so it would have no "
+                "effect; leave it out."
+            )
 
 
 def recipe_of(cfg: DictConfig) -> Recipe:

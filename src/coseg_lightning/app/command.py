@@ -68,8 +68,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
     def decorate(body: Callable[[DictConfig], Any]) -> Callable[[], None]:
         @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
         @functools.wraps(body)
-        def app(cfg: DictConfig) -> None:
-            _run_body(body, cfg)
+        def app(cfg: DictConfig) -> Any:
+            return _run_body(body, cfg)
 
         @functools.wraps(body)
         def main() -> None:
@@ -147,7 +147,7 @@ def cli_errors(body: Callable[[], None]) -> None:
         sys.exit(message)
 
 
-def _composed(app: Callable[[], None]) -> None:
+def _composed(app: Callable[[], Any]) -> None:
     """Start the app; an error while composing ends in one sentence and exit status 1."""
     if SHOW_TRACEBACK:
         app()
@@ -174,13 +174,17 @@ def _composed(app: Callable[[], None]) -> None:
         sys.exit(message)
 
 
-def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
-    """Run a command; a mistake of the user or a failure of the machine ends in one sentence."""
+def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
+    """Run a command; a mistake of the user or a failure of the machine ends in one sentence.
+
+    Returns:
+        What the command returns, which is for Hydra's sweepers.
+    """
     if not SHOW_TRACEBACK:
         os.environ.pop(FULL_ERROR, None)
     try:
         check_nothing_missing(cfg)
-        body(cfg)
+        return body(cfg)
     except Exception as error:
         message = explain(error)
         if message is None or SHOW_TRACEBACK:

@@ -43,6 +43,12 @@ class AppRun(FinishedRun):
         Raises:
             InputError: If the run was started from Python.
         """
+        own_data = (self.config.get("data") or {}).get("_target_")
+        if own_data is not None:
+            raise InputError(
+                f"{self.folder} was trained on a datamodule of its own, {own_data}, whose images "
+                f"cannot be read here; {self.folder / 'model'} holds the network to use with it."
+            )
         if not self.is_of_the_app:
             raise InputError(
                 f"{self.folder} was run from Python, with data and networks that it cannot make "

@@ -50,6 +50,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         epochs: Number of last epochs over which scores are averaged. 1 uses only the trained
             peers, which suits averaged weights. Training that is stopped before `max_epochs`
             averages fewer epochs.
+        by_class: Whether each class is ranked by itself, and a sample is noisy if one of its
+            classes is.
         run_id: Identifies the run in the file.
 
     Attributes:
@@ -67,6 +69,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         dataset: Any = None,
         score: str = Recipe.score,
         epochs: int = Recipe.score_epochs,
+        by_class: bool = Recipe.by_class,
         run_id: str | None = None,
     ) -> None:
         check_score(score)
@@ -75,6 +78,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         super().__init__(dataset, epochs)
         self.path = Path(path)
         self.score = score
+        self.by_class = by_class
         self.run_id = run_id
         self.ranking: Ranking | None = None
         self.selected = False
@@ -92,6 +96,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             )
         if self.path.exists():
             raise InputError(f"{self.path} exists and is never overwritten; give a new file.")
+        if self.by_class:
+            self.check_ranks_classes()
         super().setup(trainer, pl_module, stage)
         self.ranking, self._is_written = None, True
 
@@ -159,6 +165,14 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         )
         self._write(trainer)  # before a correction or anything else that may fail
 
+    def check_ranks_classes(self) -> None:
+        """Raise an `InputError` if classes would not be ranked by a subclass's own scores."""
+        if type(self).scores is not CorruptionRanking.scores:
+            raise InputError(
+                f"by_class ranks each class by score={self.score}, so that {type(self).__name__}."
+                "scores would have no effect on who is noisy; leave out one of them."
+            )
+
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
         """Rank the training set by the evidence of one or more passes, at the module's NoL."""
         ids, peers = evidence.gathered()
@@ -170,12 +184,11 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             module.noise_level,
             score=self.score,
             numbered=evidence.numbered,
+            by_class=self.by_class,
         )
 
     def scores(self, evidence: Evidence, ids: list[str], dataset: Any) -> Floats:
         """Compute a peer's corruption scores, higher for worse labels; may be overridden.
-
-        Where classes are ranked separately, theirs still come from the named score.
 
         Args:
             evidence: The peer's evidence on all samples.

@@ -131,7 +131,9 @@ class LabelCorrection(Callback, PredictionObserver):
             )
         if trainer.is_global_zero:
             LabelStore.check_free(self.folder)
-        ranking_callback(trainer)
+        ranking = ranking_callback(trainer)
+        if self.by_class:
+            ranking.check_ranks_classes()
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

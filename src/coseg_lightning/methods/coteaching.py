@@ -49,6 +49,7 @@ def train_peers(run: Run, suffix: str) -> TrainedPeers:
         folder.path / f"scores{suffix}.csv",
         score=recipe.score,
         epochs=recipe.score_epochs,
+        by_class=recipe.by_class,
         run_id=folder.id,
     )
     callbacks: list[Callback] = [ranking_callback]

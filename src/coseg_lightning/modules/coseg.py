@@ -188,12 +188,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Pick samples, exchange the picks, and learn from them (section 2.1).
-
-        Returns:
-            The mean loss of both peers, for callbacks such as Lightning's `LearningRateFinder`;
-            they have already learnt from it.
-        """
+        """Pick samples, exchange and learn from them (section 2.1); return the mean loss."""
         sample = self.read(batch)
         self.optimization.zero_grad(self, batch_idx)
         learnt = self.learn_jointly(sample) if self.is_joint else self.learn_from_picks(sample)

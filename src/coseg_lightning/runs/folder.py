@@ -37,6 +37,7 @@ MAY_CHANGE = (
     "resume",
     "trust",
     "reviewed_run",
+    "objective",
     "logger",
     "data.num_workers",
     "data.cache",

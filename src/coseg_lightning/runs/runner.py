@@ -3,7 +3,8 @@
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from typing import Any, TypeVar, overload
@@ -11,7 +12,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights
@@ -139,7 +140,8 @@ class StageRunner:
         with self.timed(stage):
             # The seed is the same for each stage, since a datamodule's setup may split at random.
             pl.seed_everything(self.seed, verbose=False)
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            with named_by_stage(self._brought_along("logger"), stage):
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if trainer.interrupted:
             raise KeyboardInterrupt
         if trainer.num_training_batches == 0:
@@ -230,6 +232,37 @@ class StageRunner:
         start = time.perf_counter()
         yield
         self.stages[stage] = {"seconds": round(time.perf_counter() - start, 3), "epochs": 0}
+
+
+@contextmanager
+def named_by_stage(loggers: Sequence[Logger], stage: str) -> Iterator[None]:
+    """Let loggers that all stages share put the stage before the names of what they log.
+
+    Otherwise stages would overwrite each other's values, and MLflow refuses a second value of a
+    hyperparameter.
+    """
+
+    def named(logger: Logger) -> dict[str, Any]:
+        log_metrics, log_hyperparams = logger.log_metrics, logger.log_hyperparams
+
+        def metrics_of_stage(metrics: Mapping[str, float], step: int | None = None) -> None:
+            log_metrics({f"{stage}/{name}": value for name, value in metrics.items()}, step)
+
+        def hyperparams_of_stage(params: Any, *others: Any, **options: Any) -> None:
+            plain = dict(vars(params) if isinstance(params, Namespace) else params)
+            log_hyperparams({stage: plain}, *others, **options)
+
+        return {"log_metrics": metrics_of_stage, "log_hyperparams": hyperparams_of_stage}
+
+    names = [(logger, named(logger)) for logger in loggers]
+    for logger, methods in names:
+        vars(logger).update(methods)
+    try:
+        yield
+    finally:
+        for logger, methods in names:
+            for name in methods:
+                del vars(logger)[name]
 
 
 @rank_zero_only

@@ -13,6 +13,7 @@ import torch
 
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import label_dice
+from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
@@ -92,6 +93,38 @@ def test_figures(
         return figures()
     each = [figures(f"/dataloader_idx_{index}") for index in range(loaders)]
     return {**each[0], "dataloaders": each}
+
+
+def objective(
+    folder: Path, summary: Mapping[str, Any], name: str, *, required: bool = True
+) -> float | None:
+    """Find the figure of a finished run that a sweep optimises.
+
+    Args:
+        folder: The run's folder.
+        summary: The content of its `summary.json`.
+        name: A metric of the test images, such as `test/dice`, or one that the last stage logged,
+            such as `val/dice`, which for a pair of peers is the first one's.
+        required: Whether it must be there.
+
+    Raises:
+        InputError: If it is required and not there.
+    """
+    kind, _, metric = name.partition("/")
+    if kind == "test" and summary["test"].get(metric) is not None:
+        return float(summary["test"][metric])
+    *_, last = [stage for stage in summary["stages"] if stage != "test"]
+    rows = metrics_of(folder / last)
+    for column in (name, f"{name}_a", name.replace("_class", "_a_class")):
+        values = [row[column] for row in rows if row.get(column)]
+        if values:
+            return float(values[-1])
+    if not required:
+        return None
+    known = sorted({column for row in rows for column in row if "/" in column})
+    raise InputError(
+        f"objective={name}: the stage {last} logged no such metric; there are {', '.join(known)}."
+    )
 
 
 def training_label_dice(data: Data) -> dict[str, float | None]:
