@@ -17,6 +17,7 @@ from coseg_lightning.app.build import (
     make_peers,
     make_trainer,
     read_clean_ids,
+    rehearsal_settings,
 )
 from coseg_lightning.app.checks import (
     check,
@@ -116,6 +117,7 @@ def _run_stages(
             baselines=cfg.baselines,
             config=config,
             resume=cfg.resume is not None,
+            rehearse=cfg.rehearse and partial(make_trainer, rehearsal_settings(cfg)),
         )
     except BaseException as error:
         if RunFolder.holds_run(folder):

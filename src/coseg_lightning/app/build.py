@@ -1,5 +1,6 @@
 """Builds data, noise, peers, networks and trainers from a composed configuration."""
 
+import copy
 import inspect
 import logging
 from functools import partial
@@ -328,6 +329,27 @@ def _imported(key: str, name: str) -> Any:
     except (ImportError, AttributeError, ValueError):
         pass
     raise InputError(f"{key}={name}: {reason}; {FULL_NAME}")
+
+
+LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")  # they write nowhere but into a stage's folder
+
+
+def rehearsal_settings(cfg: DictConfig) -> DictConfig:
+    """Return the settings of a rehearsal: one quiet process, and nothing that leaves its folder."""
+    settings = copy.deepcopy(cfg)
+    devices = cfg.trainer.get("devices")
+    one = {
+        "devices": list(devices)[:1] if OmegaConf.is_list(devices) else 1,
+        "num_nodes": 1,
+        "strategy": "auto",
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "callbacks": None,
+    }
+    settings.trainer = OmegaConf.merge(settings.trainer, one)
+    if str(cfg.logger.get("_target_")).rpartition(".")[2] not in LOCAL_LOGGERS:
+        settings.logger = {}
+    return settings
 
 
 def make_trainer(

@@ -64,7 +64,7 @@ def check(cfg: DictConfig) -> None:
     check_nothing_missing(cfg)
     check_known(cfg)
     has_own_data = "_target_" in cfg.data
-    for key in ("baselines",) if has_own_data else ("data.augment", "baselines"):
+    for key in ("baselines", "rehearse", *(() if has_own_data else ("data.augment",))):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, bool):
             raise InputError(f"{key}={value} must be true or false.")

@@ -19,6 +19,7 @@ from coseg_lightning.data.samples import (
     SampleDataset,
     default_augmentation,
 )
+from coseg_lightning.data.subsets import SomeImages
 from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.labels.ids import check_ids
 from coseg_lightning.labels.masks import MaskedImages
@@ -139,6 +140,26 @@ class CoSegDataModule(pl.LightningDataModule):
                 digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=6).hexdigest()
                 identities[part] = f"{len(dataset.ids)} samples {digest}"
         return identities
+
+    def shortened(self, batches: int, folder: Path) -> "CoSegDataModule":
+        """Return the same data with few training samples, and neither label layers nor a cache.
+
+        Args:
+            batches: The number of training batches.
+            folder: The folder for the noisy masks, if there are any.
+        """
+        count = batches * self.batch_size
+        clean = [sample_id for sample_id in self._train.ids if sample_id in self.clean_ids]
+        clean = clean[: -(-count // 4)]
+        noisy = [sample_id for sample_id in self._train.ids if sample_id not in self.clean_ids]
+        excluded = {*self._train.ids} - {*clean, *noisy[: count - len(clean)]}
+        other = copy.copy(self)
+        other._datasets = {**self._datasets, "train": SomeImages(self._train, excluded)}
+        other._caches, other.label_layers, other.excluded = {}, [], frozenset()
+        other.clean_ids = frozenset(clean)
+        if self.noise_folder is not None:
+            other.noise_folder = folder / "noise"
+        return other
 
     def with_original_masks(self) -> "CoSegDataModule":
         """Return the same data without noise and label layers."""

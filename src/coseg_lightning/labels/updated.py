@@ -31,7 +31,7 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
     # The numbers of a numbered layer count within the subset itself.
-    if isinstance(dataset, Subset) and not layer.numbered:
+    if isinstance(dataset, Subset) and (not layer.numbered or _is_beginning(dataset)):
         return Subset(updated(dataset.dataset, layer), dataset.indices)
     if isinstance(dataset, ConcatDataset) and has_views(dataset) and not layer.numbered:
         return ConcatDataset([updated(part, layer) for part in dataset.datasets])
@@ -40,6 +40,11 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     if callable(getattr(dataset, "image", None)) and callable(getattr(dataset, "mask", None)):
         return UpdatedImages(dataset, layer)
     return UpdatedSamples(dataset, layer)
+
+
+def _is_beginning(subset: "Subset[Any]") -> bool:
+    """Whether the samples of a subset have the numbers that they have in the whole dataset."""
+    return all(index == place for place, index in enumerate(subset.indices))
 
 
 def has_views(dataset: Any) -> bool:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytorch_lightning as pl
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.checkpoints import plain_values
+from coseg_lightning.methods import rehearsal
 from coseg_lightning.methods.baselines import train_baselines
 from coseg_lightning.methods.method import Method, Outcome, Run, refused
 from coseg_lightning.methods.registry import find_method
+from coseg_lightning.methods.rehearsal import alone
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe
@@ -39,6 +42,7 @@ def run_stages(
     baselines: bool = False,
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
+    rehearse: bool | Callable[..., pl.Trainer] = True,
     **settings: Any,
 ) -> dict[str, Any]:
     """Run the stages of a method, test its network, and write everything into one folder.
@@ -68,6 +72,10 @@ def run_stages(
         resume: Whether to continue an interrupted run of the same `config` in the folder. Without
             such a run, a new one begins. A resumed run gives the same results as an uninterrupted
             one, on a CPU to the bit.
+        rehearse: Whether to walk the whole way with two batches first, in seconds, so that what
+            would stop the run late stops it at once. By default this takes the same trainer, in
+            one process and without callbacks and loggers; give what makes another. A resumed run
+            is not rehearsed.
         settings: Single fields of the recipe; deprecated, give a `recipe`.
 
     Returns:
@@ -98,13 +106,41 @@ def run_stages(
     if not method.trains_peers:
         run.network().check_data(data)
 
+    if rehearse and not run_folder.resumed:
+        quick_trainer = alone(trainer) if rehearse is True else rehearse
+        rehearsal.rehearse(run, partial(walk, config={**config, **parts}), quick_trainer)
     tested = train_baselines(run) if baselines else {}
+    return walk(run, config=config, tested=tested, reports=not is_app)
+
+
+def walk(
+    run: Run,
+    after_stage: Callable[[], Any] = lambda: None,
+    *,
+    config: Mapping[str, Any],
+    tested: Mapping[str, Any] | None = None,
+    reports: bool = True,
+) -> dict[str, Any]:
+    """Walk through all stages of a run, and write its results.
+
+    Args:
+        run: The run.
+        after_stage: Called after each stage.
+        config: The values that identify the run.
+        tested: Test figures of the baselines.
+        reports: Whether to write the report too.
+
+    Returns:
+        The content of `summary.json`.
+    """
     outcome = Outcome()
-    for stage in method.stages:
+    for stage in run.method.stages:
         outcome = stage(run, outcome)
-    summary = finish(run, outcome, config, tested)
-    if not is_app:
-        write_report(run_folder.path, data if isinstance(data, CoSegDataModule) else None)
+        after_stage()
+    summary = finish(run, outcome, config, tested or {})
+    if reports:
+        is_own = isinstance(run.data, CoSegDataModule)
+        write_report(run.runner.folder.path, run.data if is_own else None)
     return summary
 
 

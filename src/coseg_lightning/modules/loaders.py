@@ -7,10 +7,19 @@ arguments of a class of somebody's own are not known.
 
 import copy
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import (
+    DataLoader,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
@@ -117,6 +126,37 @@ def reading(
         vars(copied).update(options)
 
     return _copied(loader, change, inner.dataset, dataset)
+
+
+def shortened(loader: Any, batches: int) -> Any:
+    """Copy a loader so that it has a few batches of its real size, of samples that it can draw.
+
+    Args:
+        loader: A torch `DataLoader`, or a wrapper that holds one.
+        batches: The number of batches.
+
+    Returns:
+        The copy, whose dataset holds no other samples, in the order of their numbers where the
+        loader draws from all of them; a loader of a stream is returned as it is.
+
+    Raises:
+        InputError: If there is no `DataLoader`.
+    """
+    inner = found_loader(loader)
+    dataset: Any = inner.dataset
+    if isinstance(dataset, IterableDataset) or inner.batch_sampler is None:
+        return loader
+    if inner.batch_size is not None and type(inner.sampler) in (RandomSampler, SequentialSampler):
+        size = inner.batch_size
+        drawn = [range(first, first + size) for first in range(0, batches * size, size)]
+        places = [[place for place in batch if place < len(dataset)] for batch in drawn]
+    else:  # the memo keeps the dataset, which a sampler may hold, from being copied
+        sampler = copy.deepcopy(inner.batch_sampler, {id(dataset): dataset})
+        places = [list(batch) for batch in islice(iter(sampler), batches)]
+    indices = list(dict.fromkeys(index for batch in places for index in batch))
+    place_of = {index: place for place, index in enumerate(indices)}
+    few = [[place_of[index] for index in batch] for batch in places if batch]
+    return reading(loader, Subset(dataset, indices), few)
 
 
 def _copied(loader: Any, change: Callable[[Loader], None], before: Any, dataset: Any) -> Any:

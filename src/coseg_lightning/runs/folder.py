@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "trust",
     "reviewed_run",
     "objective",
+    "rehearse",
     "logger",
     "data.num_workers",
     "data.cache",

@@ -12,7 +12,7 @@ from typing_extensions import override
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.updated import updated
-from coseg_lightning.modules.loaders import found_loader, over
+from coseg_lightning.modules.loaders import found_loader, over, shortened
 
 
 class WrappedDataModule(pl.LightningDataModule):
@@ -23,11 +23,13 @@ class WrappedDataModule(pl.LightningDataModule):
         label_layers: The label layers over the training masks. The last one is on top.
         own_train_dataloader: The function that loads the datamodule's training samples, if it is
             an attribute of the datamodule and not a method of its class.
+        most_batches: The number of training batches, for a rehearsal; None for all.
     """
 
     wrapped_class: type
     label_layers: list[Path]
     own_train_dataloader: Callable[[], Any] | None
+    most_batches: int | None
 
     @override
     def __reduce__(self) -> Any:
@@ -36,6 +38,17 @@ class WrappedDataModule(pl.LightningDataModule):
     def add_label_layer(self, layer: str | Path) -> None:
         """Add a label layer on top of the training masks, from the next fit on."""
         self.label_layers.append(Path(layer))
+
+    def shortened(self, batches: int, folder: Path) -> "WrappedDataModule":
+        """Return the same data with few training batches and no label layers.
+
+        Args:
+            batches: The number of batches.
+            folder: Not used; see `CoSegDataModule.shortened`.
+        """
+        other = copy.copy(self)
+        other.label_layers, other.most_batches = [], batches
+        return other
 
     @property
     def has_test(self) -> bool:
@@ -51,6 +64,8 @@ class WrappedDataModule(pl.LightningDataModule):
         """
         own = self.own_train_dataloader
         loader = super().train_dataloader() if own is None else own()
+        if self.most_batches is not None:
+            loader = shortened(loader, self.most_batches)
         dataset = found_loader(loader).dataset
         if not self.label_layers:
             return loader
@@ -87,7 +102,7 @@ def wrap_datamodule(data: pl.LightningDataModule) -> WrappedDataModule:
     # Delegating to the original would need every hook that a datamodule may have.
     copied.__class__ = _wrapped_class(type(data))
     assert isinstance(copied, WrappedDataModule)
-    copied.label_layers = []
+    copied.label_layers, copied.most_batches = [], None
     # LightningDataModule.from_datasets sets this function on the datamodule, where it would hide
     # the method of WrappedDataModule.
     copied.own_train_dataloader = vars(copied).pop("train_dataloader", None)

@@ -1,0 +1,113 @@
+"""A rehearsal: the whole way of a run with two batches, before it costs time.
+
+Whatever would stop a run late stops the rehearsal in seconds: a test loader of another form, a
+network that cannot be saved, corrected masks that do not fit, too little memory for a batch.
+"""
+
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities.seed import isolate_rng
+from tqdm import tqdm
+
+from coseg_lightning.methods.method import Run
+from coseg_lightning.modules import compat
+from coseg_lightning.runs.folder import RunFolder
+from coseg_lightning.runs.runner import StageRunner
+
+log = logging.getLogger(__name__)
+
+BATCHES = 2  # of each loader
+EPOCHS = 2  # so that the peers are ranked within training too
+
+
+@rank_zero_only  # the other processes would only repeat it
+def rehearse(
+    run: Run, walk: Callable[[Run, Callable[[], Any]], Any], trainer: Callable[..., pl.Trainer]
+) -> None:
+    """Walk the whole way of a run with two batches of their real size, in a folder that is removed.
+
+    Random states are as before.
+
+    Args:
+        run: The run, which is not begun yet.
+        walk: Walks through all stages of a run and writes its results; called with the run, and
+            with what to call after each stage.
+        trainer: Makes the trainers, see `alone`.
+
+    Raises:
+        Exception: Whatever stops the run on its way.
+    """
+    start = time.perf_counter()
+    stages = len(run.method.stages) + 1
+    silent = getattr(run.runner.trainer, "keywords", {}).get("enable_progress_bar") is False
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        tqdm(total=stages, desc="Rehearsal", leave=False, disable=silent) as bar,
+        isolate_rng(),
+        _silence(),
+    ):
+        short_folder = Path(folder) / "run"
+        runner = StageRunner(
+            RunFolder(short_folder, {"rehearsal": True}),
+            partial(_short_trainer, trainer),
+            run.runner.averaging,
+            run.runner.seed,
+        )
+        if runner.tester().world_size > 1:
+            return  # what makes the trainer cannot be told to take one process
+        short_data = run.data.shortened(BATCHES, short_folder)
+        try:
+            walk(replace(run, data=short_data, runner=runner), bar.update)
+        except Exception as error:
+            error.add_note("It was found in the rehearsal, before training; rehearse=False skips it.")
+            raise
+    log.info("The rehearsal of all stages took %.1f s.", time.perf_counter() - start)
+
+
+def alone(trainer: Callable[..., pl.Trainer]) -> Callable[..., pl.Trainer]:
+    """Let a `partial(pl.Trainer, ...)` make trainers of one quiet process.
+
+    They have neither callbacks nor loggers of the user's own, which would see training that did
+    not happen.
+    """
+    if not isinstance(trainer, partial):
+        return trainer
+    devices = trainer.keywords.get("devices")
+    return partial(
+        trainer,
+        devices=devices[:1] if isinstance(devices, list | tuple) else 1,
+        num_nodes=1,
+        strategy="auto",
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _short_trainer(make: Callable[..., pl.Trainer], **options: Any) -> pl.Trainer:
+    trainer = make(**options)
+    compat.shorten(trainer, BATCHES, EPOCHS)
+    return trainer
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep warnings and messages for the run itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
