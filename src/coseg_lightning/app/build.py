@@ -337,6 +337,7 @@ LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")  # they write nowhere but int
 def rehearsal_settings(cfg: DictConfig) -> DictConfig:
     """Return the settings of a rehearsal: one quiet process, and nothing that leaves its folder."""
     settings = copy.deepcopy(cfg)
+    OmegaConf.set_struct(settings, False)
     devices = cfg.trainer.get("devices")
     one = {
         "devices": list(devices)[:1] if OmegaConf.is_list(devices) else 1,

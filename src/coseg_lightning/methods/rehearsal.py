@@ -49,6 +49,7 @@ def rehearse(
         Exception: Whatever stops the run on its way.
     """
     start = time.perf_counter()
+    run.runner.tester()  # what cannot be made need not be rehearsed
     stages = len(run.method.stages) + 1
     silent = getattr(run.runner.trainer, "keywords", {}).get("enable_progress_bar") is False
     with (
