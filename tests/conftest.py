@@ -131,6 +131,16 @@ def _every_epoch_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _not_rehearsed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out rehearsals, which take as long as the short runs of most tests.
+
+    Tests of rehearsals are marked as `rehearsed`.
+    """
+    if request.node.get_closest_marker("rehearsed") is None:
+        monkeypatch.setattr("coseg_lightning.methods.rehearsal.rehearse", lambda *_: None)
+
+
+@pytest.fixture(autouse=True)
 def _not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the figures of runs empty, which saves a third of a short run's time.
 

@@ -35,10 +35,14 @@ from coseg_lightning import (
     CoSegDataModule,
     CoSegModule,
     LabelCorrection,
+    LabelStore,
     SegmentationModule,
     run_stages,
 )
 from coseg_lightning.app.command import CONF
+from coseg_lightning.labels.masks import mask_digest
+from coseg_lightning.labels.store import LabelStoreWriter
+from coseg_lightning.labels.updated import as_array
 from coseg_lightning.methods.coteaching import robust_training
 from coseg_lightning.methods.method import Method
 from coseg_lightning.noise import (
@@ -131,6 +135,51 @@ class Halves(Dataset):
         if index < self.wrong:
             mask = 1 - mask
         return (image, mask, f"h{index}") if self.ids else (image, mask)
+
+
+RIGHT = Halves(wrong=0)[0][1]
+
+
+def layer_of(
+    folder: Path, masks: dict, originals: dict | None = None, **options: Any
+) -> LabelStore:
+    """Write a layer of the given masks, by name."""
+    LabelStore.create(folder)
+    writer = LabelStoreWriter(folder)
+    for name, mask in masks.items():
+        writer.write(name, np.asarray(mask))
+    digests = {name: mask_digest(as_array(mask)) for name, mask in (originals or {}).items()}
+    facts = {name: {"original": digests[name]} if name in digests else {} for name in masks}
+    return writer.finish(facts, **options)
+
+
+def trained(
+    tmp_path: Path,
+    train: DataLoader,
+    module: CoSegModule | None = None,
+    epochs: int = 8,
+    **options: Any,
+) -> list[pl.Callback]:
+    """Peers that know better, and correct every mask that they exclude."""
+    torch.manual_seed(0)
+    if module is None:
+        nets = TinyNetwork(width=8), TinyNetwork(width=8)
+        module = CoSegModule(*nets, lr=0.03, noise_level=0.25)
+    callbacks = [
+        CorruptionRanking(tmp_path / "scores.csv"),
+        LabelCorrection(tmp_path / "labels", confidence=0.0),
+    ]
+    trainer = trainer_of(tmp_path, max_epochs=epochs, callbacks=callbacks, **options)
+    trainer.fit(module, train)
+    return callbacks
+
+
+def accuracies(dataset: Dataset) -> list[float]:
+    """The share of right pixels of each mask of `Halves`."""
+    return [
+        float((as_array(sample[1]) == RIGHT.numpy()).mean())
+        for sample in map(dataset.__getitem__, range(len(dataset)))
+    ]
 
 
 class OwnData(pl.LightningDataModule):
@@ -322,6 +371,7 @@ MINE = Method("mine", (robust_training, second_look), ranking=LastFirst, correct
 # Runs of the app
 
 SHORT = [
+    "rehearse=false",
     "data.image_size=32",
     "trainer.accelerator=cpu",
     "trainer.max_epochs=2",

@@ -59,9 +59,7 @@ def make_own_data(cfg: DictConfig) -> "pl.LightningDataModule":
     parameters = inspect.signature(kind).parameters.values()
     takes_all = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     known = {parameter.name for parameter in parameters}
-    unused = [
-        key for key in ("classes", "in_channels") if key not in known and not takes_all
-    ]
+    unused = [key for key in ("classes", "in_channels") if key not in known and not takes_all]
     arguments = OmegaConf.masked_copy(cfg.data, [key for key in cfg.data if key not in unused])
     data: pl.LightningDataModule = instantiate(arguments)
     return data
@@ -336,8 +334,6 @@ LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")  # they write nowhere but int
 
 def rehearsal_settings(cfg: DictConfig) -> DictConfig:
     """Return the settings of a rehearsal: one quiet process, and nothing that leaves its folder."""
-    settings = copy.deepcopy(cfg)
-    OmegaConf.set_struct(settings, False)
     devices = cfg.trainer.get("devices")
     one = {
         "devices": list(devices)[:1] if OmegaConf.is_list(devices) else 1,
@@ -347,10 +343,14 @@ def rehearsal_settings(cfg: DictConfig) -> DictConfig:
         "enable_model_summary": False,
         "callbacks": None,
     }
-    settings.trainer = OmegaConf.merge(settings.trainer, one)
-    if str(cfg.logger.get("_target_")).rpartition(".")[2] not in LOCAL_LOGGERS:
-        settings.logger = {}
-    return settings
+    is_local = str(cfg.logger.get("_target_")).rpartition(".")[2] in LOCAL_LOGGERS
+    settings = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("trainer", "logger")])
+    OmegaConf.set_struct(settings, False)
+    parts = {
+        "trainer": {**OmegaConf.to_container(cfg.trainer), **one},
+        "logger": OmegaConf.to_container(cfg.logger) if is_local else {},
+    }
+    return OmegaConf.merge(settings, parts)
 
 
 def make_trainer(

@@ -36,7 +36,7 @@ def check_known(cfg: DictConfig) -> None:
         node = OmegaConf.select(cfg, group) if group else cfg
         if group == "data" and "_target_" in node:
             continue  # its keys are the arguments of a datamodule
-        for name in node if known is not None and OmegaConf.is_dict(node) else ():
+        for name in map(str, node if known is not None and OmegaConf.is_dict(node) else ()):
             is_used = not group and f"${{{name}" in text  # by another setting, as ${name}
             if name not in known and not is_used:
                 raise unknown_setting(f"{group}.{name}".lstrip("."))

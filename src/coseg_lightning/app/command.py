@@ -165,8 +165,7 @@ def _composed(app: Callable[[], Any]) -> None:
         )
     except HydraException as error:
         unknown = re.search(r"Could not override '([^']+)'", str(error))
-        message = str(unknown_setting(unknown[1])) if unknown else one_line(error)
-        sys.exit(message)
+        sys.exit(str(unknown_setting(unknown[1])) if unknown else one_line(error))
     except OSError as error:  # such as a read-only folder, before the command's body starts
         message = _trouble(error)
         if message is None:

@@ -36,7 +36,8 @@ def register() -> None:
 SETTINGS: dict[str, tuple[str, ...]] = {
     "": (
         *("model", "peer_b", "data", "noise", "method", "trainer", "logger", "experiment", "nol"),
-        *("seed", "baselines", "resume", "stages", "review", "rehearse", "trust", "objective", "on_bad_sample"),
+        *("seed", "baselines", "rehearse", "resume", "stages", "review", "trust", "objective"),
+        *("on_bad_sample",),
         *("optimizer", "loss", "averaging", "predictions", "worst"),
     ),
     "data": (

@@ -17,6 +17,7 @@ from coseg_lightning.callbacks.evidence_sum import (
     evidence_pass,
 )
 from coseg_lightning.callbacks.path_guard import PathGuard, is_of_this_package
+from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
@@ -84,6 +85,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.selected = False
         self._is_written = True  # there is nothing to write yet
         self._guard: PathGuard | None = None
+        self._watched: WatchedSamples | None = None
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -100,29 +102,44 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self.check_ranks_classes()
         super().setup(trainer, pl_module, stage)
         self.ranking, self._is_written = None, True
+        self._guard, self._watched = None, None
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        varies = detect_augmentation(trainer, self.judged_dataset(trainer))
+        dataset = self.judged_dataset(trainer)
+        watched = self.watched_samples(trainer)
+        if watched is None:
+            return
+        varies = detect_augmentation(trainer, dataset, watched)
         if varies is not None:
             rank_zero_warn(
                 f"The {varies}s of the dataset differ each time they are read, as augmented ones "
                 f"do, and so will the scores; {REMEDY}."
             )
-
-        self._guard = None
         if not is_of_this_package(trainer, pl_module):
-            assert isinstance(pl_module, CoSegModule)
-            dataset = self.judged_dataset(trainer)
-            self._guard = PathGuard(trainer, pl_module, dataset, has_view=self.dataset is not None)
+            has_view = self.dataset is not None
+            self._guard = PathGuard(trainer, dataset, watched, has_view=has_view)
+
+    def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
+        """Return a few samples of the ranked dataset, as they are ranked.
+
+        They are read once, when a fit begins; those of this package need no watching.
+        """
+        dataset = self.judged_dataset(trainer)
+        if isinstance(dataset, SampleDataset):
+            return None
+        if self._watched is None:
+            self._watched = WatchedSamples(trainer, dataset)
+        return self._watched
 
     @override
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
+        self._watched = None  # all callbacks have begun
         if self._guard is not None and trainer.current_epoch == 0:
             assert isinstance(pl_module, CoSegModule)
-            self._guard.check(pl_module, batch)
+            self._guard.check(trainer, pl_module, batch)
 
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -3,9 +3,11 @@
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import ConcatDataset, IterableDataset, Subset
 from tqdm import tqdm
 
@@ -35,9 +37,9 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
     loader = found_loader(trainer.train_dataloader)
     if loader.batch_sampler is None:
         raise InputError(
-            "The training DataLoader has batch_size=None, so its dataset gives whole batches, whose "
-            "samples cannot be told apart; let the dataset give one sample each, and the loader "
-            "make batches of them."
+            "The training DataLoader has batch_size=None, so its dataset gives whole batches, "
+            "whose samples cannot be told apart; let the dataset give one sample each, and the "
+            "loader make batches of them."
         )
     indices = drawable_indices(loader)
     return plain(dataset) if indices is None else Drawable(plain(dataset), indices)
@@ -89,6 +91,8 @@ def evaluation_pass(
     indices: Sequence[int],
     step: Callable[[list[int], Batch], None],
     description: str | None = None,
+    *,
+    patches: bool = False,
 ) -> None:
     """Call `step(indices, batch)` for this process's share of the samples, without gradients.
 
@@ -102,11 +106,15 @@ def evaluation_pass(
         indices: The samples, by their indices in the dataset.
         step: Called with the indices of the samples in each batch, and the batch.
         description: Text of a progress bar that process 0 shows; without it there is no bar.
+        patches: Whether several samples may be made of one, such as patches of an image. Then
+            `step` gets the index of one sample, and a batch of what was made of it.
     """
     average_buffers(module)  # training may have been stopped within an epoch
     loader = trainer.train_dataloader
     # A batch sampler of somebody's own may know which samples have one size; others are read alone.
     size = found_loader(loader).batch_size or 1
+    if patches and size > 1 and makes_patches(trainer, module, dataset, indices):
+        size = 1
     batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
     share = batches[trainer.global_rank :: trainer.world_size]
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
@@ -118,15 +126,64 @@ def evaluation_pass(
         )
         for batch_indices, batch in zip(share, progress, strict=True):
             sample = module.as_trained(compat.prepare_batch(trainer, batch))
-            check_count(sample, len(batch_indices))
+            check_count(sample, len(batch_indices), patches=patches)
             step(batch_indices, sample)
 
 
-def check_count(sample: Batch, expected: int) -> None:
-    """Raise an `InputError` unless a batch holds as many samples as were read for it."""
-    if len(sample.masks) != expected:
-        raise InputError(
-            f"Of {expected} samples that were read, a batch of {len(sample.masks)} was made, so "
-            "they cannot be told apart; let the collate function make one sample of each, and let "
-            "the dataset leave out what cannot be used."
-        )
+# Whether the collate function or a hook makes several samples of one, by loader.
+_PATCHES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+
+def makes_patches(
+    trainer: pl.Trainer, module: SegmentationSteps, dataset: Any, indices: Sequence[int]
+) -> bool:
+    """Whether several samples are made of one, such as patches of an image; found by the first."""
+    loader = found_loader(trainer.train_dataloader)
+    if loader not in _PATCHES:
+        first = reading(trainer.train_dataloader, dataset, [indices[:1]], workers=1)
+        with compat.validating(trainer), evaluating(module), isolate_rng():
+            for batch in first:
+                sample = module.as_trained(compat.prepare_batch(trainer, batch))
+                _PATCHES[loader] = len(sample.masks) > 1
+    return _PATCHES.get(loader, False)
+
+
+def check_none_dropped(trainer: pl.Trainer, sample: Batch) -> None:
+    """Raise an `InputError` for a training batch that lost samples on the way to it."""
+    loader = found_loader(trainer.train_dataloader)
+    expected = loader.batch_size
+    if expected is None:
+        return
+    if trainer.is_last_batch and not loader.drop_last:
+        drawn = compat.inner_sampler(loader)
+        if not hasattr(drawn, "__len__"):
+            return
+        expected = (len(drawn) - 1) % expected + 1
+    if len(sample.masks) < expected:
+        check_count(sample, expected)
+
+
+def check_count(sample: Batch, expected: int, *, patches: bool = False) -> None:
+    """Raise an `InputError` unless a batch holds as many samples as were read for it.
+
+    Args:
+        sample: The batch.
+        expected: The number of samples that were read.
+        patches: Whether more may be made of one, and some be left out, if they have ids.
+    """
+    count = len(sample.masks)
+    known = patches and sample.ids is not None
+    if count == expected or (known and (count < expected or expected == 1)):
+        return
+    if sample.ids is None and count > expected:
+        advice = "give patches ids, their own or those of their images"
+    elif sample.ids is None:
+        advice = "give them ids"
+    elif count > expected:
+        advice = "rank patches alone, without LabelCorrection, since no mask could find its patch"
+    else:
+        advice = "let the dataset leave out what cannot be used"
+    raise InputError(
+        f"Of {expected} samples that were read, a batch of {count} was made, so they cannot be "
+        f"told apart; let the collate function make one sample of each, or {advice}."
+    )

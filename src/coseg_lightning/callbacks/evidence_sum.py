@@ -22,6 +22,8 @@ from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.ranking.evidence import Evidence, Floats, compute_evidence
 
+PATCHES = 2**20  # more than are made of any image, so that samples have an order
+
 
 class PredictionObserver:
     """Receives the predictions of the last pass that a `CorruptionRanking` makes."""
@@ -41,7 +43,7 @@ class EvidenceShare:
     """The summed evidence on some of the samples.
 
     Args:
-        indices: The samples' indices in the dataset, in rising order.
+        indices: Numbers in the order of the samples in the dataset, rising.
         ids: The samples' ids.
         totals: The sum of both peers' evidence tables over the passes.
 
@@ -114,12 +116,26 @@ def evidence_pass(
         numbered = sample.ids is None
         check_ids(trainer, sample, dataset)
         ids = indices if sample.ids is None else list(sample.ids)
-        names = list(map(sample_name, ids))
-        shares.append(EvidenceShare(np.array(indices), names, np.stack(tables, axis=1)))
+        names, table = list(map(sample_name, ids)), np.stack(tables, axis=1)
+        order = PATCHES * np.array(indices)
+        if len(names) > len(indices):  # patches of an image, which are joined if they have its id
+            names, table = means_by_name(names, table)
+        if len(names) != len(indices):  # some may have been left out
+            order = order[0] + np.arange(len(names))
+        shares.append(EvidenceShare(order, names, table))
 
+    every = range(len(dataset))
     with averaged(trainer, module):
-        evaluation_pass(trainer, module, dataset, range(len(dataset)), collect, description)
+        evaluation_pass(trainer, module, dataset, every, collect, description, patches=True)
     return EvidencePass(EvidenceShare.joined(shares), numbered, step_of(trainer))
+
+
+def means_by_name(names: Sequence[str], table: Floats) -> tuple[list[str], Floats]:
+    """Average the rows of a table that have one name; the names keep their order."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(names):
+        rows.setdefault(name, []).append(row)
+    return list(rows), np.stack([table[of_name].mean(axis=0) for of_name in rows.values()])
 
 
 @dataclass

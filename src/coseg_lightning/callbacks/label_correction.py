@@ -16,7 +16,12 @@ from typing_extensions import override
 
 from coseg_lightning.callbacks.augmentation import REMEDY, detect_augmentation
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
-from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, stored_mask
+from coseg_lightning.callbacks.evaluation_pass import (
+    check_count,
+    check_none_dropped,
+    evaluation_pass,
+    stored_mask,
+)
 from coseg_lightning.callbacks.evidence_sum import PredictionObserver
 from coseg_lightning.callbacks.prediction_store import PredictionStore, dequantize, quantize
 from coseg_lightning.callbacks.processes import gather_objects, gather_rows
@@ -137,8 +142,9 @@ class LabelCorrection(Callback, PredictionObserver):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        dataset = ranking_callback(trainer).judged_dataset(trainer)
-        if detect_augmentation(trainer, dataset, corrected=True) == "mask":
+        ranking = ranking_callback(trainer)
+        dataset, watched = ranking.judged_dataset(trainer), ranking.watched_samples(trainer)
+        if watched and detect_augmentation(trainer, dataset, watched, corrected=True) == "mask":
             raise InputError(
                 "The masks of the dataset differ each time they are read, as augmented ones do, "
                 f"and a corrected mask could not follow; {REMEDY}."
@@ -153,12 +159,14 @@ class LabelCorrection(Callback, PredictionObserver):
         """Check the ids in the first epoch; after training, an error would come too late."""
         if trainer.current_epoch == 0:
             assert isinstance(pl_module, CoSegModule)
-            ids = pl_module.as_trained(batch).ids
-            self._names.add(map(sample_name, () if ids is None else ids))
+            sample = pl_module.as_trained(batch)
+            check_none_dropped(trainer, sample)
+            self._names.add(map(sample_name, () if sample.ids is None else sample.ids))
 
     @override
     def observe(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
         assert self._store is not None
+        check_count(sample, len(indices))
         self._store.add(indices, sample, logits)
 
     @override

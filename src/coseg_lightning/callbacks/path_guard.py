@@ -5,24 +5,30 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.seed import isolate_rng
-from torch.utils.data import Subset
+from torch.utils.data import (
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+)
 
 from coseg_lightning.callbacks.evaluation_pass import (
     Drawable,
     check_count,
+    check_none_dropped,
     has_plain_view,
     is_map_style,
 )
+from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import check_unique, sample_name
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch, one_of
-from coseg_lightning.modules.buffers import evaluating
-from coseg_lightning.modules.loaders import found_loader, reading
+from coseg_lightning.modules.loaders import found_loader
 from coseg_lightning.modules.steps import PACKAGE, SegmentationSteps
 
-WATCHED = 8  # samples
 # Augmented images may differ this many times in spread, and this many spreads in their mean.
 MOST_SPREAD, MOST_SHIFT = 4.0, 3.0
 ADVICE = (
@@ -39,8 +45,8 @@ class PathGuard:
 
     Args:
         trainer: The trainer.
-        module: The module that is trained.
         dataset: The dataset that is ranked.
+        watched: Samples of it.
         has_view: Whether it was given apart from what is trained on.
 
     Raises:
@@ -48,45 +54,54 @@ class PathGuard:
     """
 
     def __init__(
-        self,
-        trainer: pl.Trainer,
-        module: SegmentationSteps,
-        dataset: Any,
-        *,
-        has_view: bool = False,
+        self, trainer: pl.Trainer, dataset: Any, watched: WatchedSamples, *, has_view: bool = False
     ) -> None:
-        count = len(dataset)
-        indices = sorted({round(n * (count - 1) / (WATCHED - 1)) for n in range(WATCHED)})
-        trained_on: Any = found_loader(trainer.train_dataloader).dataset
+        loader = found_loader(trainer.train_dataloader)
+        trained_on: Any = loader.dataset
         if isinstance(dataset, Drawable):
             trained_on = Subset(trained_on, dataset.indices)
-        with isolate_rng():  # these readings must not change training
-            with compat.validating(trainer), evaluating(module):
-                ranked, again = (_read(trainer, module, dataset, indices) for _ in range(2))
-                self.is_augmented = any(map(_differ, ranked, again))
-                _check_unique(ranked)
-                if not self.is_augmented:
-                    _check_not_mixed(trainer, module, dataset, indices, ranked)
-            # A view without augmentation may differ in that from what is trained on.
-            self.is_augmented |= has_view or has_plain_view(trained_on)
-            if is_map_style(trained_on) and len(trained_on) == count:
-                learnt, again = (_read(trainer, module, trained_on, indices) for _ in range(2))
-                self.is_augmented |= any(map(_differ, learnt, again))
-                for pair in zip(ranked, learnt, strict=True):
-                    self._compare(*pair)
-            else:  # a stream, of which a view is ranked
-                self.is_augmented = True
-        self.ranked = {_name(sample): sample for sample in ranked if sample.ids is not None}
+        ranked, again, *_ = watched.alone(trainer)
+        _check_known(ranked)
+        self.is_augmented = any(map(_differ, ranked, again))
+        if not self.is_augmented and all(len(sample.masks) == 1 for sample in ranked):
+            _check_not_mixed(watched, ranked, watched.together(trainer))
+        # A view without augmentation may differ in that from what is trained on.
+        has_view = has_view or has_plain_view(trained_on)
+        self.is_augmented |= has_view
+        if is_map_style(trained_on) and len(trained_on) == len(dataset):
+            seen = WatchedSamples(trainer, trained_on) if has_view else watched
+            learnt, again, *_ = seen.alone(trainer, training=True)
+            self.is_augmented |= any(map(_differ, learnt, again))
+            for pair in zip(ranked, learnt, strict=True):
+                self._compare(*pair)
+        else:  # a stream, of which a view is ranked
+            self.is_augmented = True
+        # Patches of an image may all have its id.
+        self.ranked = {_name(sample): sample for sample in ranked if len(sample.ids or ()) == 1}
+        self._draws_each_once = draws_each_once(loader)
+        self._drawn: set[str] = set()
 
-    def check(self, module: SegmentationSteps, batch: Any) -> None:
-        """Compare those samples of a training batch that are watched and were not yet seen."""
-        if not self.ranked:
-            return
+    def check(self, trainer: pl.Trainer, module: SegmentationSteps, batch: Any) -> None:
+        """Check a batch of the first epoch: its ids, and those of its samples that are watched."""
         sample = module.as_trained(batch)
-        for n, sample_id in enumerate(() if sample.ids is None else sample.ids):
-            judged = self.ranked.pop(sample_name(sample_id), None)
+        if sample.ids is None:
+            check_none_dropped(trainer, sample)
+        names = [sample_name(sample_id) for sample_id in sample.ids or ()]
+        self._check_ids(names)
+        for n, name in enumerate(names):
+            judged = self.ranked.pop(name, None)
             if judged is not None:
                 self._compare(judged, one_of(sample, n))
+
+    def _check_ids(self, names: Sequence[str]) -> None:
+        """Raise an `InputError` if an id comes twice in an epoch that draws each sample once."""
+        if not self._draws_each_once:
+            return
+        if len(names) <= self._draws_each_once:
+            check_unique(names)
+        again = self._drawn.intersection(names)
+        check_unique([name for name in sorted(again) for _ in range(2)])
+        self._drawn.update(names)
 
     def _compare(self, judged: Batch, learnt: Batch) -> None:
         """Raise an `InputError` if one sample differs by more than augmentation."""
@@ -108,49 +123,36 @@ class PathGuard:
         return high / low > MOST_SPREAD or shift > MOST_SHIFT * high
 
 
+def _check_known(samples: Sequence[Batch]) -> None:
+    """Raise an `InputError` for samples that share an id, or of which more than one was made."""
+    names: list[str] = []
+    for sample in samples:
+        check_count(sample, 1, patches=True)
+        names += {sample_name(sample_id) for sample_id in sample.ids or ()}
+    check_unique(names)
+
+
 def _check_not_mixed(
-    trainer: pl.Trainer,
-    module: SegmentationSteps,
-    dataset: Any,
-    indices: Sequence[int],
-    alone: Sequence[Batch],
+    watched: WatchedSamples, alone: Sequence[Batch], together: Sequence[Batch]
 ) -> None:
     """Raise an `InputError` if samples differ between batches of their own and common ones."""
-    shapes = [sample.images.shape for sample in alone]
-    for shape in dict.fromkeys(shapes):
-        same = [n for n, other in enumerate(shapes) if other == shape]
-        together = _read(trainer, module, dataset, [indices[n] for n in same], together=True)
-        for n, sample in zip(same, together, strict=True):
-            if _differ(alone[n], sample):
-                raise InputError(
-                    f"The sample at {indices[n]} differs between a batch of its own and one with "
-                    "others, as when a collate function mixes samples; mix them in training alone: "
-                    "in on_after_batch_transfer, behind `if self.trainer.training`."
-                )
+    for index, sample, among_others in zip(watched.indices, alone, together, strict=False):
+        if _differ(sample, _without_padding(among_others, sample)):
+            raise InputError(
+                f"The sample at {index} differs between a batch of its own and one with others, as "
+                "when a collate function mixes samples; mix them in training alone: in "
+                "on_after_batch_transfer, behind `if self.trainer.training`."
+            )
 
 
-def _read(
-    trainer: pl.Trainer,
-    module: SegmentationSteps,
-    dataset: Any,
-    indices: Sequence[int],
-    *,
-    together: bool = False,
-) -> list[Batch]:
-    """Read samples as the networks get them, each in a batch of its own, or in a common one."""
-    batches = [list(indices)] if together else [[index] for index in indices]
-    samples = []
-    for batch in reading(trainer.train_dataloader, dataset, batches, workers=1):
-        sample = module.as_trained(compat.prepare_batch(trainer, batch))
-        check_count(sample, len(batches[0]))
-        samples += [one_of(sample, n) for n in range(len(sample.masks))]
-    return samples
-
-
-def _check_unique(samples: Sequence[Batch]) -> None:
-    """Raise an `InputError` if two of the samples have one id, which is then none of a sample."""
-    names = [_name(sample) for sample in samples if sample.ids is not None]
-    check_unique(names)
+def draws_each_once(loader: DataLoader[Any]) -> int:
+    """Return the size of a loader's batches if it draws each sample once an epoch, and 0 if not."""
+    sampler = compat.inner_sampler(loader)
+    once = (SequentialSampler, SubsetRandomSampler, DistributedSampler)
+    is_random = isinstance(sampler, RandomSampler) and not sampler.replacement
+    if not is_random and not isinstance(sampler, once):
+        return 0
+    return loader.batch_size or 0
 
 
 def _name(sample: Batch) -> str:

@@ -64,9 +64,7 @@ def check_fits(state: Mapping[str, Any], module: nn.Module, path: Path) -> None:
         module: The module that is to load it.
         path: The state's file, for the message.
     """
-    wanted_shapes = {
-        name: value.shape for name, value in plain_names(module.state_dict()).items()
-    }
+    wanted_shapes = {name: value.shape for name, value in plain_names(module.state_dict()).items()}
     given = plain_names(state)
     if wanted_shapes != {name: getattr(value, "shape", None) for name, value in given.items()}:
         raise InputError(

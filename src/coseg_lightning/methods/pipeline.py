@@ -139,8 +139,8 @@ def walk(
         after_stage()
     summary = finish(run, outcome, config, tested or {})
     if reports:
-        is_own = isinstance(run.data, CoSegDataModule)
-        write_report(run.runner.folder.path, run.data if is_own else None)
+        data = run.data if isinstance(run.data, CoSegDataModule) else None
+        write_report(run.runner.folder.path, data)
     return summary
 
 

@@ -5,6 +5,7 @@ network that cannot be saved, corrected masks that do not fit, too little memory
 """
 
 import logging
+import sys
 import tempfile
 import time
 import warnings
@@ -51,7 +52,8 @@ def rehearse(
     start = time.perf_counter()
     run.runner.tester()  # what cannot be made need not be rehearsed
     stages = len(run.method.stages) + 1
-    silent = getattr(run.runner.trainer, "keywords", {}).get("enable_progress_bar") is False
+    keywords = getattr(run.runner.trainer, "keywords", {})
+    silent = keywords.get("enable_progress_bar") is False or not sys.stderr.isatty()
     with (
         tempfile.TemporaryDirectory() as folder,
         tqdm(total=stages, desc="Rehearsal", leave=False, disable=silent) as bar,
@@ -71,7 +73,7 @@ def rehearse(
         try:
             walk(replace(run, data=short_data, runner=runner), bar.update)
         except Exception as error:
-            error.add_note("It was found in the rehearsal, before training; rehearse=False skips it.")
+            error.add_note("The rehearsal before training found this; rehearse=False skips it.")
             raise
     log.info("The rehearsal of all stages took %.1f s.", time.perf_counter() - start)
 

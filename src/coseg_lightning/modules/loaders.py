@@ -150,6 +150,8 @@ def shortened(loader: Any, batches: int) -> Any:
         size = inner.batch_size
         drawn = [range(first, first + size) for first in range(0, batches * size, size)]
         places = [[place for place in batch if place < len(dataset)] for batch in drawn]
+        if inner.drop_last and len(places[0]) == size:
+            places = [batch for batch in places if len(batch) == size]
     else:  # the memo keeps the dataset, which a sampler may hold, from being copied
         sampler = copy.deepcopy(inner.batch_sampler, {id(dataset): dataset})
         places = [list(batch) for batch in islice(iter(sampler), batches)]

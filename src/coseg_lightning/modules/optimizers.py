@@ -69,7 +69,7 @@ def check_one_value(module: pl.LightningModule, given: Mapping[str, float]) -> N
         module: The module, whose own values are the recipe's unless it was given others.
         given: The `lr` and `weight_decay` that the optimizer was given.
     """
-    of_module = {"lr": module.lr, "weight_decay": 2 * module.lambda_2}
+    of_module: dict[str, Any] = {"lr": module.lr, "weight_decay": 2 * float(module.lambda_2)}  # type: ignore[arg-type]
     defaults = {"lr": Recipe.lr, "weight_decay": 2 * Recipe.lambda_2}
     for name, value in given.items():
         if of_module[name] not in (defaults[name], value):

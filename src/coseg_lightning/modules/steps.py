@@ -253,7 +253,9 @@ class SegmentationSteps(pl.LightningModule):
         except RuntimeError as error:
             if not self.given_when_saved:
                 raise
-            kinds = " and ".join(f"{name}, a {kind}" for name, kind in self.given_when_saved.items())
+            kinds = " and ".join(
+                f"{name}, a {kind}" for name, kind in self.given_when_saved.items()
+            )
             wanted = ", ".join(f"{name}=..." for name in self.given_when_saved)
             raise InputError(
                 f"The checkpoint holds the weights of {kinds}, which were given ready and are not "

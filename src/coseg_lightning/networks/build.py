@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import segmentation_models_pytorch as smp
+import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -64,31 +65,29 @@ def build_network(
         return CENet(
             in_channels, classes, encoder_name=encoder, encoder_weights=encoder_weights, **options
         )
-    if name == "dpt" and "dynamic_img_size" not in options:
-        # Otherwise the transformer accepts images of its pretraining's size only. Those of another
-        # kind, such as SAM's, have no such argument.
-        try:
-            return build_network(
-                name,
-                encoder_name=encoder_name,
-                encoder_weights=encoder_weights,
-                in_channels=in_channels,
-                classes=classes,
-                dynamic_img_size=True,
-                **options,
-            )
-        except TypeError as error:
-            if "dynamic_img_size" not in str(error):
-                raise
+    encoder = encoder_name or _default_encoder(name)
+    if name == "dpt" and takes_any_size(encoder):
+        # Otherwise the transformer accepts images of its pretraining's size only.
+        options.setdefault("dynamic_img_size", True)
     network: nn.Module = smp.create_model(
         name,
-        encoder_name=encoder_name or _default_encoder(name),
+        encoder_name=encoder,
         encoder_weights=encoder_weights,
         in_channels=in_channels,
         classes=classes,
         **options,
     )
     return network
+
+
+def takes_any_size(encoder: str) -> bool:
+    """Whether a transformer of timm can be told to take images of any size; SAM's, say, cannot."""
+    with torch.device("meta"):  # without weights, and without drawing any
+        try:
+            smp.DPT(encoder, encoder_weights=None, dynamic_img_size=True)
+        except TypeError:
+            return False
+    return True
 
 
 def _check_name(name: str) -> None:

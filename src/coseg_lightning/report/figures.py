@@ -77,7 +77,9 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
     axes = figure.subplots()
     scores = np.array([float(row["score"]) for row in rows])
     finite = scores[np.isfinite(scores)]
-    bins = np.histogram_bin_edges(finite, bins=40)
+    # Scores that are equal but for rounding leave no room for 40 bins.
+    are_equal = not len(finite) or np.ptp(finite) <= 1e-6 * np.abs(finite).max()
+    bins = np.histogram_bin_edges(finite.round(3) if are_equal else finite, bins=40)
     if any(row["replaced"] for row in rows):
         replaced = np.array([row["replaced"] == "1" for row in rows])
         axes.hist(

@@ -1,0 +1,106 @@
+"""WatchedSamples: a few samples of a dataset, read several times as the networks would get them."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.seed import isolate_rng
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.modules import compat
+from coseg_lightning.modules.batch import Batch, one_of
+from coseg_lightning.modules.buffers import evaluating
+from coseg_lightning.modules.loaders import found_loader, reading
+from coseg_lightning.modules.steps import SegmentationSteps
+
+WATCHED = 8  # samples, spread over the dataset
+TIMES = 5  # augmentation may leave a sample as it is once
+
+
+class WatchedSamples:
+    """Eight samples of a dataset, each read several times alone, and once with the others.
+
+    They are read by one copy of the training loader, in one worker if it has any: a worker may take
+    seconds to start, and a file that the dataset opened here would be shared by all workers.
+
+    Args:
+        trainer: The trainer, whose training dataloader has the collate function.
+        dataset: The dataset.
+
+    Attributes:
+        indices: The samples, by their indices in the dataset.
+    """
+
+    def __init__(self, trainer: pl.Trainer, dataset: Any) -> None:
+        last = len(dataset) - 1
+        self.indices = sorted({round(n * last / (WATCHED - 1)) for n in range(WATCHED)})
+        size = found_loader(trainer.train_dataloader).batch_size or WATCHED
+        alone = [[index] for index in self.indices] * TIMES
+        self._alone: list[Any] = []
+        self._together: Any = None
+        with isolate_rng(), compat.validating(trainer), _explained(dataset):
+            loader = reading(
+                trainer.train_dataloader, dataset, [*alone, self.indices[:size]], workers=1
+            )
+            batches = iter(loader)
+            self._alone = [next(batches) for _ in alone]
+            with suppress(RuntimeError):  # images of several sizes may make no batch
+                self._together = next(batches)
+
+    def alone(self, trainer: pl.Trainer, *, training: bool = False) -> list[list[Batch]]:
+        """Return the samples as the networks get them, each in a batch of its own.
+
+        Args:
+            trainer: The trainer.
+            training: Whether hooks see training, or else validation, in which samples are ranked.
+
+        Returns:
+            The samples, by the times that they were read.
+        """
+        batches = _prepared(trainer, self._alone, training=training)
+        count = len(self.indices)
+        return [batches[first : first + count] for first in range(0, len(batches), count)]
+
+    def together(self, trainer: pl.Trainer) -> list[Batch]:
+        """Return the first samples, of one batch of the loader's size; none if that is impossible.
+
+        Images of several sizes may make no batch.
+        """
+        if self._together is None:
+            return []
+        (batch,) = _prepared(trainer, [self._together])
+        return [one_of(batch, n) for n in range(len(batch.masks))]
+
+
+def _prepared(
+    trainer: pl.Trainer, batches: Sequence[Any], *, training: bool = False
+) -> list[Batch]:
+    """Take batches through all hooks, and through what the step does before its networks."""
+    module = trainer.lightning_module
+    assert isinstance(module, SegmentationSteps)
+
+    def prepared() -> list[Batch]:  # of copies, since a hook may change a batch in place
+        return [module.as_trained(compat.prepare_batch(trainer, copy.deepcopy(b))) for b in batches]
+
+    with isolate_rng():  # what hooks draw must not change training
+        if training:
+            return prepared()
+        with compat.validating(trainer), evaluating(module):
+            return prepared()
+
+
+@contextmanager
+def _explained(dataset: Any) -> Iterator[None]:
+    """Explain an error of a dataset that is not read by whole numbers, such as torchgeo's."""
+    try:
+        yield
+    except (TypeError, AttributeError) as error:
+        if type(dataset).__module__.startswith("torch."):
+            raise
+        raise InputError(
+            f"A sample of the {type(dataset).__name__} could not be read as dataset[0] "
+            f"({type(error).__name__}: {error}); a set that is read in another way needs a view "
+            "that lists its samples: CorruptionRanking(path, dataset=...)."
+        ) from error

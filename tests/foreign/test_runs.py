@@ -1,0 +1,192 @@
+"""All stages in other people's projects: datamodules, callbacks, loggers, and resuming."""
+
+import pickle
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from torch.utils.data import DataLoader, random_split
+
+from coseg_lightning import (
+    CoSegModule,
+    SegmentationModule,
+)
+from coseg_lightning.errors import InputError
+from coseg_lightning.runs.wrapped import wrap_datamodule
+from support import (
+    RIGHT,
+    Halves,
+    OwnTested,
+    TinyNetwork,
+    accuracies,
+    layer_of,
+    run_of,
+)
+
+
+@pytest.mark.slow
+def test_a_split_at_random_is_the_same_in_all_stages(tmp_path):
+    splits = []
+
+    class Split(OwnTested):
+        def setup(self, stage):
+            self.train, _ = random_split(Halves(16, wrong=4), [12, 4])
+            splits.append(list(self.train.indices))
+
+    run_of(tmp_path, Split(), confidence=0.0)
+    assert len(splits) == 3
+    assert splits[0] == splits[1] == splits[2]
+
+
+@pytest.mark.slow
+def test_from_datasets(tmp_path):
+    data = pl.LightningDataModule.from_datasets(Halves(), test_dataset=Halves(4, 0), batch_size=4)
+    run_of(tmp_path, data, confidence=0.0)
+    copied = wrap_datamodule(data)
+    copied.add_label_layer(tmp_path / "run" / "labels")
+    assert min(accuracies(copied.train_dataloader().dataset)) > 0.9
+    assert data.train_dataloader().dataset[0][1].equal(Halves()[0][1])
+
+
+def test_an_adopted_datamodule_can_be_pickled(tmp_path):
+    data = wrap_datamodule(OwnTested())
+    data.setup("fit")
+    data.add_label_layer(layer_of(tmp_path / "labels", {"h0": RIGHT}).folder)
+    again = pickle.loads(pickle.dumps(data))
+    assert isinstance(again, OwnTested)
+    assert torch.equal(again.train_dataloader().dataset[0][1], RIGHT)
+
+
+def test_what_is_no_datamodule_is_named(tmp_path):
+    with pytest.raises(InputError, match="The data is a DataLoader; give a LightningDataModule"):
+        run_of(tmp_path, DataLoader(Halves()))
+
+
+class Counting(pl.Callback):
+    started = 0
+
+    def on_train_start(self, trainer, pl_module):
+        Counting.started += 1
+
+
+@pytest.mark.slow
+def test_callbacks_and_loggers_of_a_partial_trainer_are_kept(tmp_path):
+    def stages(**trainer):
+        nets = partial(TinyNetwork, width=8)
+        from coseg_lightning import run_stages
+
+        run_stages(
+            OwnTested(),
+            tmp_path / "run",
+            peers=lambda: CoSegModule(nets(), nets(), noise_level=0.25),
+            network=lambda: SegmentationModule(nets()),
+            trainer=partial(pl.Trainer, max_epochs=2, enable_progress_bar=False, **trainer),
+        )
+
+    Counting.started = 0
+    stages(callbacks=[Counting()], logger=CSVLogger(tmp_path / "mine", name="", version=""))
+    assert Counting.started == 2
+    assert (tmp_path / "mine" / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"network": lambda: SegmentationModule(TinyNetwork(width=3))}, "or warm_start=False"),
+        ({"trainer": partial(pl.Trainer, max_epochs=0)}, "max_epochs of at least 1"),
+        *(
+            (
+                {"trainer": partial(pl.Trainer, strategy=strategy, devices=2, accelerator="cpu")},
+                "use strategy='ddp'",
+            )
+            for strategy in ("ddp_fork", "ddp_spawn")
+        ),
+    ],
+)
+def test_what_cannot_work_is_said_before_training(tmp_path, options, message):
+    from coseg_lightning import run_stages
+
+    arguments = {
+        "peers": lambda: CoSegModule(TinyNetwork(), TinyNetwork(), noise_level=0.25),
+        "network": lambda: SegmentationModule(TinyNetwork()),
+        "trainer": partial(pl.Trainer, max_epochs=1, enable_progress_bar=False),
+        **options,
+    }
+    with pytest.raises(InputError, match=message):
+        run_stages(OwnTested(), tmp_path / "run", **arguments)
+
+
+class Stop(pl.Callback):
+    """Fails once, at an epoch of a stage."""
+
+    def __init__(self, kind, epoch):
+        self.kind, self.epoch = kind, epoch
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if isinstance(pl_module, self.kind) and trainer.current_epoch == self.epoch:
+            raise RuntimeError("stopped here")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [CoSegModule, SegmentationModule])
+def test_a_resumed_run_with_a_shuffled_loader_ends_the_same(tmp_path, kind):
+    from coseg_lightning import run_stages
+
+    class Data(OwnTested):
+        def __init__(self, root):
+            super().__init__()
+            self.save_hyperparameters()
+
+    def stages(folder, *callbacks):
+        nets = partial(TinyNetwork, width=8)
+        return run_stages(
+            Data(tmp_path),  # a Path among the hyperparameters
+            folder,
+            peers=lambda: CoSegModule(nets(), nets(), noise_level=0.25, lr=0.03),
+            network=lambda: SegmentationModule(nets(), lr=0.03),
+            trainer=partial(
+                pl.Trainer, max_epochs=6, enable_progress_bar=False, callbacks=list(callbacks)
+            ),
+            confidence=0.0,
+            resume=True,
+        )
+
+    whole = stages(tmp_path / "whole")
+    with pytest.raises(RuntimeError, match="stopped here"):
+        stages(tmp_path / "run", Stop(kind, 4))
+    resumed = stages(tmp_path / "run")
+    assert resumed["test"] == whole["test"]
+    scores = [(tmp_path / name / "scores.csv").read_text() for name in ("whole", "run")]
+    assert scores[0] == scores[1]
+    states = [
+        torch.load(tmp_path / name / "retraining" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "run")
+    ]
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_another_run_is_not_resumed_from_python_either(tmp_path):
+    from coseg_lightning import run_stages
+
+    def stages(epochs=1, level=0.25, **options):
+        return run_stages(
+            OwnTested(),
+            tmp_path / "run",
+            peers=lambda: CoSegModule(TinyNetwork(), TinyNetwork(), noise_level=level),
+            network=lambda: SegmentationModule(TinyNetwork()),
+            trainer=partial(pl.Trainer, max_epochs=epochs, enable_progress_bar=False),
+            resume=True,
+            **options,
+        )
+
+    stages()
+    for message, options in {
+        r"peers.noise_level=0.5 \(it was 0.25\)": {"level": 0.5},
+        r"recipe.rounds=2 \(it was 1\)": {"rounds": 2},
+        r"trainer.max_epochs=2 \(it was 1\)": {"epochs": 2},
+    }.items():
+        with pytest.raises(InputError, match=message):
+            stages(**options)

@@ -1,0 +1,180 @@
+"""Training in other people's projects: subclasses, hooks, and trainers that are used again."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+from torch import nn
+from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader
+
+from coseg_lightning import (
+    AveragedWeights,
+    CorruptionRanking,
+    CoSegModule,
+    SegmentationModule,
+)
+from coseg_lightning.errors import InputError
+from support import (
+    Gradients,
+    Halves,
+    TinyNetwork,
+    loader,
+    module_of,
+    one_batch,
+    trainer_of,
+)
+
+
+class OwnHooks(CoSegModule):
+    """Overrides hooks without super(), since Lightning's own are empty."""
+
+    def setup(self, stage):
+        pass
+
+    def on_before_optimizer_step(self, optimizer):
+        pass
+
+    def on_train_epoch_end(self):
+        pass
+
+
+def test_a_subclass_with_hooks_of_its_own_is_clipped_and_scheduled(tmp_path):
+    def scheduler(optimizer):
+        steps = module.trainer.estimated_stepping_batches
+        assert steps == 4
+        return StepLR(optimizer, 1, gamma=0.5)
+
+    torch.manual_seed(1)
+    module = OwnHooks(TinyNetwork(), TinyNetwork(), noise_level=0.5, scheduler=scheduler)
+    watch = Gradients()
+    options = {"gradient_clip_val": 0.05, "accumulate_grad_batches": 2, "callbacks": [watch]}
+    trainer = trainer_of(tmp_path, **options)
+    trainer.fit(module, loader(*[one_batch() for _ in range(4)]))
+    assert trainer.global_step == 4
+    assert watch.norms[1::2] == pytest.approx(np.full((4, 2), 0.05), rel=1e-3)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 / 4)
+
+
+def test_hooks_that_would_never_be_called_are_refused(tmp_path):
+    class Own(CoSegModule):
+        def configure_gradient_clipping(self, optimizer, *values):
+            raise AssertionError
+
+    module = Own(TinyNetwork(), TinyNetwork())
+    with pytest.raises(InputError, match="configure_gradient_clipping would never be called"):
+        trainer_of(tmp_path).fit(module, loader(one_batch()))
+
+
+def test_a_trainer_whose_fit_failed_still_clips_and_accumulates(tmp_path):
+    (tmp_path / "scores.csv").touch()
+    watch = Gradients()
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), watch]
+    options = {"gradient_clip_val": 0.05, "accumulate_grad_batches": 2, "max_epochs": 1}
+    trainer = trainer_of(tmp_path, callbacks=callbacks, **options)
+    train = DataLoader(Halves(), batch_size=3)
+    with pytest.raises(InputError, match="exists"):
+        trainer.fit(module_of(), train)
+    (tmp_path / "scores.csv").unlink()
+    trainer.fit(module_of(), train)
+    assert trainer.global_step == 2
+    assert watch.norms[1] == pytest.approx([0.05, 0.05], rel=1e-3)
+
+
+def test_doubts_of_a_fit_that_failed_are_forgotten(tmp_path):
+    class Fails(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                assert pl_module.selection.excluded_ids is not None
+                raise RuntimeError("stopped")
+
+    module, train = module_of(), DataLoader(Halves(), batch_size=4)
+    ranking = partial(CorruptionRanking, tmp_path / "scores.csv")
+    with pytest.raises(RuntimeError, match="stopped"):
+        trainer_of(tmp_path, max_epochs=4, callbacks=[ranking(), Fails()]).fit(module, train)
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[ranking()])
+    with pytest.warns(UserWarning, match="before the training set was ranked"):
+        trainer.fit(module, train)
+    assert trainer.callback_metrics["train/keep_rate"] == 1
+
+
+def test_two_optimizers_are_refused(tmp_path):
+    class Two(CoSegModule):
+        def configure_optimizers(self):
+            return [torch.optim.Adam(net.parameters()) for net in (self.net_a, self.net_b)]
+
+    with pytest.raises(InputError, match="gave 2 optimizers; give one"):
+        trainer_of(tmp_path).fit(Two(TinyNetwork(), TinyNetwork()), loader(one_batch()))
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_epochs": 1000, "max_steps": 24}, {"max_epochs": 8, "max_steps": -1}]
+)
+def test_the_nearer_limit_decides_when_the_set_is_ranked(tmp_path, options):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, callbacks=[ranking], **options)
+    trainer.fit(module_of(), DataLoader(Halves(), batch_size=4))
+    assert trainer.callback_metrics["train/keep_rate"] == 0.5
+
+
+def test_training_that_ends_before_the_first_ranking_warns(tmp_path):
+    stop = EarlyStopping("loss", patience=0, min_delta=9.0)
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), stop]
+    with pytest.warns(UserWarning, match="the peers learnt from all samples alike"):
+        trainer_of(tmp_path, max_epochs=20, callbacks=callbacks).fit(
+            module_of(), DataLoader(Halves(), batch_size=4)
+        )
+
+
+def test_a_finished_checkpoint_says_that_nothing_is_ranked(tmp_path):
+    train = DataLoader(Halves(), batch_size=4)
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    trainer.fit(module_of(), train)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv")]
+    with pytest.warns(UserWarning, match="nothing was ranked"):
+        trainer_of(tmp_path, max_epochs=1, callbacks=callbacks).fit(
+            module_of(), train, ckpt_path=tmp_path / "a.ckpt", weights_only=True
+        )
+
+
+@pytest.mark.parametrize("end", [nn.Sigmoid(), nn.Softmax(dim=1)])
+def test_networks_that_give_probabilities_are_noticed(tmp_path, end):
+    def net():
+        return nn.Sequential(TinyNetwork(), end)
+
+    for module in (CoSegModule(net(), net()), SegmentationModule(net())):
+        with pytest.warns(UserWarning, match="must give logits"):
+            trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_averaged_weights_in_other_precisions(tmp_path, precision):
+    trainer = trainer_of(tmp_path, precision=precision, callbacks=[AveragedWeights()])
+    trainer.fit(module_of(), loader(*[one_batch() for _ in range(2)]))
+    assert torch.isfinite(trainer.callback_metrics["train/loss_a"])
+
+
+def test_a_trainer_of_peers_may_train_another_module_afterwards(tmp_path):
+    def scheduler(optimizer):
+        return StepLR(optimizer, 1, gamma=0.5)
+
+    trainer = trainer_of(tmp_path, max_epochs=2)
+    train = loader(one_batch())
+    trainer.fit(module_of(scheduler=scheduler), train)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(SegmentationModule(TinyNetwork(), scheduler=scheduler, lr=1.0), train)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.25)
+
+
+def test_one_network_is_not_spoilt_by_an_image_that_holds_nan(tmp_path):
+    images, masks = one_batch()
+    images[0, 0, 3, 3] = float("nan")
+    module = SegmentationModule(TinyNetwork())
+    with pytest.warns(UserWarning, match="gradient of the network is not a number"):
+        trainer_of(tmp_path).fit(module, loader((images, masks), one_batch()))
+    assert module.optimization.skipped == [2]
+    assert all(torch.isfinite(value).all() for value in module.state_dict().values())
