@@ -175,8 +175,8 @@ def quick_vgg(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         torch.nn.init,
         "normal_",
-        lambda weight, *args, **options: (
-            weight if is_large(weight) else normal(weight, *args, **options)
+        lambda tensor, *args, **options: (
+            tensor if is_large(tensor) else normal(tensor, *args, **options)
         ),
     )
 

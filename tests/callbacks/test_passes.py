@@ -22,9 +22,9 @@ def passes_by_step(monkeypatch):
     passes = Counter()
     evaluate = evidence_sum.evaluation_pass
 
-    def counted(trainer, *arguments):
+    def counted(trainer, *arguments, **options):
         passes[trainer.global_step] += 1
-        return evaluate(trainer, *arguments)
+        return evaluate(trainer, *arguments, **options)
 
     monkeypatch.setattr(evidence_sum, "evaluation_pass", counted)
     return passes

@@ -224,19 +224,104 @@ def test_what_is_no_loader_is_named_before_training(tmp_path):
         trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), Streaming())
 
 
-@pytest.mark.parametrize("per_sample", [2, 0])
-def test_a_collate_function_that_makes_more_or_fewer_samples_is_refused(tmp_path, per_sample):
-    def tiled(samples):
-        return torch.utils.data.default_collate(samples * per_sample or samples[:-1] or samples)
+def tiles(samples):
+    """Two tiles of each image, flattened, as a collate function of MONAI makes them of lists."""
+    halves = [
+        (image[:, rows], mask[rows], name)
+        for image, mask, name in samples
+        for rows, name in ((slice(8), f"{name}_t"), (slice(8, None), f"{name}_b"))
+    ]
+    return torch.utils.data.default_collate(halves)
 
-    def dropping(samples):
-        rest = [sample for sample in samples if sample[2] != "h0"]
-        return torch.utils.data.default_collate(rest or [Halves()[1]] * 2)
 
-    loader = PLAIN(Halves(), collate_fn=tiled if per_sample else dropping)
-    ranking = CorruptionRanking(tmp_path / "scores.csv")
-    with pytest.raises(InputError, match="Of 1 samples that were read, a batch of 2 was made"):
-        trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
+class Tiles(Halves):
+    def __getitem__(self, index):
+        image, mask, name = super().__getitem__(index // 2)
+        rows = slice(8, None) if index % 2 else slice(8)
+        return image[:, rows], mask[rows], f"{name}_{'tb'[index % 2]}"
+
+
+def test_patches_with_ids_of_their_own_are_ranked_as_patches(tmp_path):
+    module = peers_of(CoSegModule)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[ranking])
+    trainer.fit(module, PLAIN(Halves(), collate_fn=tiles))
+    assert ranking.ranking.ids == [f"h{n}_{side}" for n in range(12) for side in "tb"]
+    assert scores_of(ranking) == pytest.approx(by_hand(module, Tiles(24)), abs=1e-5)
+    assert float(trainer.callback_metrics["train/keep_rate"]) == 0.75  # they were found again
+
+
+def test_patches_with_the_ids_of_their_images_are_joined(tmp_path):
+    def of_images(samples):
+        images, masks, ids = tiles(samples)
+        return images, masks, [name[:-2] for name in ids]
+
+    module = peers_of(CoSegModule)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[ranking])
+    trainer.fit(module, PLAIN(Halves(), collate_fn=of_images))
+    of_tiles = by_hand(module, Tiles(24))
+    expected = {f"h{n}": (of_tiles[f"h{n}_t"] + of_tiles[f"h{n}_b"]) / 2 for n in range(12)}
+    assert scores_of(ranking) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_patches_that_nobody_could_find_again_are_refused_before_training(tmp_path, corrected):
+    def collate(samples):
+        batch = tiles(samples)
+        return batch if corrected else batch[:2]
+
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
+    advice = "without LabelCorrection" if corrected else "give patches ids, their own or"
+    trainer = trainer_of(tmp_path, callbacks=callbacks[: 1 + corrected])
+    with pytest.raises(InputError, match=f"Of 1 samples .*, a batch of 2 was made, .*{advice}"):
+        trainer.fit(peers_of(CoSegModule), PLAIN(Halves(), collate_fn=collate))
+    assert trainer.global_step == 0
+
+
+class Unreadable(Halves):
+    """Its sample 4 cannot be read; the collate function leaves it out."""
+
+    def __getitem__(self, index):
+        return None if index == 4 else super().__getitem__(index)
+
+
+def readable(samples):
+    return torch.utils.data.default_collate([sample for sample in samples if sample is not None])
+
+
+def test_samples_that_the_collate_function_leaves_out_are_not_ranked(tmp_path):
+    module = peers_of(CoSegModule)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    loader = DataLoader(Unreadable(), 4, collate_fn=readable)
+    trainer_of(tmp_path, max_epochs=8, callbacks=[ranking]).fit(module, loader)
+    expected = by_hand(module, Halves())
+    del expected["h4"]
+    assert scores_of(ranking) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_left_out_samples_that_nobody_can_tell_are_refused_in_the_first_epoch(tmp_path, ids):
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=callbacks[: 1 + ids])
+    loader = DataLoader(Unreadable(ids=ids), 4, shuffle=True, collate_fn=readable)
+    with pytest.raises(InputError, match="Of 4 samples that were read, a batch of 3 was made"):
+        trainer.fit(peers_of(CoSegModule), loader)
+    assert trainer.current_epoch == 0
+
+
+class Patients(Halves):
+    """Two samples of each patient, with the patient's id; neighbours are of different ones."""
+
+    def __getitem__(self, index):
+        return *super().__getitem__(index)[:2], f"p{index % 6}"
+
+
+def test_ids_that_are_none_are_found_in_the_first_epoch(tmp_path):
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[CorruptionRanking(tmp_path / "s.csv")])
+    with pytest.raises(InputError, match=r"2 samples have the id 'p\d', but each needs its own"):
+        trainer.fit(peers_of(CoSegModule), PLAIN(Patients()))
+    assert trainer.current_epoch == 0
 
 
 @pytest.mark.parametrize(
@@ -491,3 +576,24 @@ def test_samples_of_several_sizes_are_ranked(tmp_path):
     assert scores_of(ranking) == pytest.approx(by_hand(module, TwoSizes()), abs=1e-5)
     for sample_id in correction.layer.ids:
         assert correction.layer.read(sample_id).shape == (16, 12 if int(sample_id[1:]) % 2 else 16)
+
+
+def padded(samples):
+    """Batches of several sizes, as `cat_list` of torchvision's references makes them."""
+    sizes = [sample[0].shape[-1] for sample in samples]
+    images, masks = torch.zeros(len(samples), 1, 16, 16), torch.full((len(samples), 16, 16), 255)
+    for n, (width, (image, mask, _)) in enumerate(zip(sizes, samples, strict=True)):
+        images[n, ..., :width], masks[n, :, :width] = image, mask
+    return images[..., : max(sizes)], masks[..., : max(sizes)], [sample[2] for sample in samples]
+
+
+def test_padding_is_no_difference_but_its_masks_are_not_corrected(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    loader = PLAIN(TwoSizes(), collate_fn=padded)
+    trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
+    assert len(ranking.ranking.ids) == 12
+    callbacks = [CorruptionRanking(tmp_path / "again.csv"), LabelCorrection(tmp_path / "labels")]
+    trainer = trainer_of(tmp_path, callbacks=callbacks)
+    with pytest.raises(InputError, match="a mask of 16 x 12 pixels .* becomes one of 16 x 16 pix"):
+        trainer.fit(peers_of(CoSegModule), loader)
+    assert trainer.global_step == 0

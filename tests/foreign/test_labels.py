@@ -9,6 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from coseg_lightning import (
+    CoSegModule,
     updated,
 )
 from coseg_lightning.errors import InputError
@@ -17,6 +18,7 @@ from support import (
     RIGHT,
     Halves,
     OwnTested,
+    TinyNetwork,
     accuracies,
     flipped,
     layer_of,
@@ -140,3 +142,115 @@ def test_attributes_of_a_dataset_mean_nothing_here(tmp_path):
 
     trained(tmp_path, DataLoader(Attributes(), batch_size=4, shuffle=True))
     assert min(accuracies(updated(Attributes(), tmp_path / "labels"))) > 0.9
+
+
+class Spatial(torch.Tensor):
+    """A tensor that knows where it lies in space, like MONAI's `MetaTensor`."""
+
+    affine = None
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        result = super().__torch_function__(function, types, args, kwargs or {})
+        if isinstance(result, cls) and isinstance(args[0], cls):
+            result.affine = args[0].affine
+        return result
+
+
+def test_a_corrected_mask_keeps_what_its_tensor_knows(tmp_path):
+    class InSpace(Halves):
+        def __getitem__(self, index):
+            image, mask, sample_id = super().__getitem__(index)
+            mask = mask.as_subclass(Spatial)
+            mask.affine = np.diag([-1.0, -1.0, 1.0])
+            return image, mask, sample_id
+
+    layer = layer_of(tmp_path / "labels", {"h0": RIGHT})
+    data = InSpace()
+    corrected = updated(data, layer)[0][1]
+    assert type(corrected) is Spatial
+    np.testing.assert_array_equal(corrected.affine, np.diag([-1.0, -1.0, 1.0]))
+    assert torch.equal(corrected.as_subclass(torch.Tensor), RIGHT)
+    assert not torch.equal(data[0][1].as_subclass(torch.Tensor), RIGHT)
+
+
+def test_a_mask_of_monai_is_turned_with_its_image(tmp_path):
+    monai = pytest.importorskip("monai", reason="MONAI is not installed")
+    affine = torch.diag(torch.tensor([-1.0, -1.0, 1.0, 1.0]))
+
+    class InSpace(Halves):
+        def __getitem__(self, index):
+            image, mask, sample_id = super().__getitem__(index)
+            tensors = {"image": image, "label": mask[None]}
+            located = {k: monai.data.MetaTensor(v, affine=affine) for k, v in tensors.items()}
+            return {**located, "id": sample_id}
+
+    sample = updated(InSpace(), layer_of(tmp_path / "labels", {"h0": RIGHT}))[0]
+    assert torch.equal(sample["label"].affine, sample["image"].affine)
+
+
+class Augmented(torch.utils.data.Dataset):
+    """Flips the samples of another dataset, and has a view without."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        image, mask, *sample_id = self.dataset[index]
+        return *flipped(image, mask), *sample_id
+
+    def plain(self):
+        return self.dataset
+
+    def updated(self, layer):
+        return Augmented(updated(self.dataset, layer))
+
+
+def test_several_datasets_with_views_are_corrected_together(tmp_path):
+    whole = Halves(16, wrong=4)
+    sites = [Subset(whole, range(10)), Subset(whole, range(10, 16))]
+    data = torch.utils.data.ConcatDataset(list(map(Augmented, sites)))
+    trained(tmp_path, DataLoader(data, batch_size=4, shuffle=True))
+    corrected = updated(data, tmp_path / "labels")
+    assert [type(part) for part in corrected.datasets] == [Augmented, Augmented]
+    assert (
+        min(accuracies(torch.utils.data.ConcatDataset([p.plain() for p in corrected.datasets])))
+        > 0.9
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda i, m: (i[..., 4:-4], m[..., 4:-4]),
+            "16 x 16 pixels .* becomes one of 16 x 8 pixels",
+        ),
+        (lambda i, m: (i, m // 255), r"classes \[0, 255\], which becomes .* classes \[0, 1\] in"),
+    ],
+)
+def test_masks_that_become_others_on_the_way_are_refused_before_training(tmp_path, change, message):
+    class Bytes(Halves):
+        def __getitem__(self, index):
+            image, mask, sample_id = super().__getitem__(index)
+            return image, 255 * mask if "255" in message else mask, sample_id
+
+    def collate(samples):
+        images, masks, ids = torch.utils.data.default_collate(samples)
+        return *change(images, masks), ids
+
+    with pytest.raises(InputError, match=message):
+        trained(tmp_path, DataLoader(Bytes(), batch_size=4, collate_fn=collate))
+
+
+def test_a_hook_that_augments_in_the_ranking_too_is_found_before_training(tmp_path):
+    class Own(CoSegModule):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return *flipped(*batch[:2]), batch[2]
+
+    module = Own(TinyNetwork(), TinyNetwork(), noise_level=0.25)
+    with pytest.raises(InputError, match="masks of the dataset differ each time they are read"):
+        trained(tmp_path, DataLoader(Halves(), batch_size=4), module)

@@ -5,6 +5,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler
 
 from coseg_lightning import (
+    CorruptionRanking,
     SegmentationModule,
 )
 from coseg_lightning.errors import InputError
@@ -60,3 +61,61 @@ def test_predicting_needs_images_alone(tmp_path, form):
         assert predictions.shape == (6, 2, 16, 16)
     with pytest.raises(InputError, match=r"no \(N, C, H, W\) tensor"):
         trainer_of(tmp_path).predict(module, loader({"picture": images}))
+
+
+def four(wrong):
+    return DataLoader(Halves(4, wrong=wrong), 4)
+
+
+@pytest.mark.parametrize("kind", ["peers", "network"])
+def test_several_loaders_are_measured_each_by_itself(tmp_path, kind):
+    torch.manual_seed(1)
+    module = module_of(lr=0.03) if kind == "peers" else SegmentationModule(TinyNetwork(), lr=0.03)
+    name = "dice_a" if kind == "peers" else "dice"
+    trainer = trainer_of(tmp_path, max_epochs=8)
+    trainer.fit(module, DataLoader(Halves(wrong=0), 4), [four(0), four(4)])
+    metrics = trainer.callback_metrics
+    alone = []
+    for wrong in (0, 4):
+        (figures,) = trainer_of(tmp_path).test(module, four(wrong), verbose=False)
+        alone.append(figures[f"test/{name}"])
+    assert alone[0] > 0.9 > 0.5 > alone[1]
+    found = [float(metrics[f"val/{name}/dataloader_idx_{n}"]) for n in range(2)]
+    assert found == pytest.approx(alone)
+    assert float(metrics[f"val/{name}"]) == found[0]
+    figures, _ = trainer_of(tmp_path).test(module, [four(4), four(0)], verbose=False)
+    of_each = [figures[f"test/{name}/dataloader_idx_{n}"] for n in range(2)]
+    assert of_each == pytest.approx(alone[::-1])
+    assert figures[f"test/{name}"] == of_each[0]
+    predictions = trainer_of(tmp_path).predict(module, [four(0), four(4)])
+    assert [len(batches) for batches in predictions] == [1, 1]
+
+
+def test_a_loader_of_whole_batches_is_named(tmp_path):
+    class Batches(Halves):
+        def __getitem__(self, index):
+            return torch.utils.data.default_collate([Halves()[n] for n in range(4)])
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    with pytest.raises(InputError, match="has batch_size=None, so its dataset gives whole batches"):
+        trainer_of(tmp_path, callbacks=[ranking]).fit(
+            module_of(), DataLoader(Batches(), batch_size=None)
+        )
+
+
+def test_a_dataset_that_is_not_read_by_whole_numbers_is_named(tmp_path):
+    class Geographic(Halves):
+        def __getitem__(self, box):
+            return super().__getitem__(box.start)
+
+    class Boxes(torch.utils.data.Sampler):
+        def __iter__(self):
+            return (slice(n, n + 1) for n in range(12))
+
+        def __len__(self):
+            return 12
+
+    train = DataLoader(Geographic(), 4, sampler=Boxes())
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    with pytest.raises(InputError, match=r"A sample of the Geographic could not be read as datas"):
+        trainer_of(tmp_path, callbacks=[ranking]).fit(module_of(), train)

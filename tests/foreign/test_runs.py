@@ -1,12 +1,14 @@
 """All stages in other people's projects: datamodules, callbacks, loggers, and resuming."""
 
+import json
 import pickle
 from functools import partial
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, Logger
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader, random_split
 
 from coseg_lightning import (
@@ -190,3 +192,92 @@ def test_another_run_is_not_resumed_from_python_either(tmp_path):
     }.items():
         with pytest.raises(InputError, match=message):
             stages(**options)
+
+
+def stages_of(tmp_path, compiled, **options):
+    def net():
+        return compiled(TinyNetwork(width=8))
+
+    def peers():
+        return CoSegModule(net(), net(), lr=0.03, noise_level=0.25)
+
+    def network():
+        return SegmentationModule(net(), lr=0.03)
+
+    return run_of(tmp_path, OwnTested(), **({"peers": peers, "network": network} | options))
+
+
+def inner_compiled(net):
+    net.layers[0] = torch.compile(net.layers[0], backend="eager")
+    return net
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "compiled", [partial(torch.compile, backend="eager"), inner_compiled], ids=["whole", "inner"]
+)
+def test_compiled_networks_leave_a_plain_model(tmp_path, compiled):
+    assert stages_of(tmp_path, compiled)["test"]["dice"] > 0.9
+    weights = load_file(tmp_path / "run" / "model" / "model.safetensors")
+    assert set(weights) == set(TinyNetwork(width=8).state_dict())
+    network = json.loads((tmp_path / "run" / "model" / "network.json").read_text())
+    assert network == {"class": "support.TinyNetwork"}
+
+
+@pytest.mark.slow
+def test_a_compiled_module_runs_through_all_stages(tmp_path):
+    def network():
+        module = SegmentationModule(TinyNetwork(width=8), lr=0.03)
+        return torch.compile(module, backend="eager")
+
+    assert stages_of(tmp_path, lambda net: net, network=network)["test"]["dice"] > 0.9
+
+
+class Strict(Logger):
+    """Takes one value of each hyperparameter, and keeps everything, like MLflow."""
+
+    name, version = "strict", 0
+
+    def __init__(self):
+        self.params, self.metrics = {}, {}
+
+    def log_hyperparams(self, params):
+        for stage, values in params.items():
+            for name, value in values.items():
+                assert self.params.setdefault(f"{stage}/{name}", value) == value, name
+
+    def log_metrics(self, metrics, step=None):
+        for name, value in metrics.items():
+            self.metrics.setdefault(name, []).append((step, value))
+
+
+@pytest.mark.slow
+def test_one_logger_of_all_stages_tells_them_apart(tmp_path):
+    logger = Strict()
+    trainer = partial(
+        pl.Trainer, max_epochs=2, enable_progress_bar=False, logger=logger, log_every_n_steps=1
+    )
+    nets = partial(TinyNetwork, width=8)
+    run_of(
+        tmp_path,
+        OwnTested(),
+        trainer=trainer,
+        network=lambda: SegmentationModule(nets(), lr=0.01),
+    )
+    assert logger.params["robust_training/lr"] == 0.03
+    assert logger.params["retraining/lr"] == 0.01
+    assert {"robust_training/train/loss_a", "retraining/train/loss"} < set(logger.metrics)
+    logger.log_metrics({"mine": 1.0})  # it is as it was
+    assert logger.metrics["mine"] == [(None, 1.0)]
+
+
+@pytest.mark.slow
+def test_several_test_loaders_are_in_the_summary(tmp_path):
+    class Own(OwnTested):
+        def test_dataloader(self):
+            return [DataLoader(Halves(4, wrong=wrong), 4) for wrong in (0, 4)]
+
+    test = run_of(tmp_path, Own())["test"]
+    first, second = test["dataloaders"]
+    assert first["dice"] == test["dice"] > 0.9
+    assert second["dice"] < 0.5

@@ -7,6 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.tuner import Tuner
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader
@@ -178,3 +179,82 @@ def test_one_network_is_not_spoilt_by_an_image_that_holds_nan(tmp_path):
         trainer_of(tmp_path).fit(module, loader((images, masks), one_batch()))
     assert module.optimization.skipped == [2]
     assert all(torch.isfinite(value).all() for value in module.state_dict().values())
+
+
+def test_callbacks_find_the_loss_of_a_step(tmp_path):
+    class Losses(pl.Callback):
+        def __init__(self):
+            self.losses = []
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.losses.append(float(outputs["loss"]))
+
+    losses = Losses()
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[losses])
+    trainer.fit(module_of(), loader(one_batch(), one_batch()))
+    metrics = trainer.callback_metrics
+    mean = (metrics["train/loss_a"] + metrics["train/loss_b"]) / 2
+    assert np.mean(losses.losses) == pytest.approx(float(mean), rel=1e-5)
+
+
+def test_hooks_before_gradients_are_reset_are_called_once_a_step(tmp_path):
+    class Averaging(pl.Callback):
+        calls = 0
+
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            assert optimizer is trainer.optimizers[0]
+            self.calls += 1
+
+    class Own(CoSegModule):
+        calls = 0
+
+        def on_before_zero_grad(self, optimizer):
+            self.calls += 1
+
+    module, callback = Own(TinyNetwork(), TinyNetwork()), Averaging()
+    trainer = trainer_of(tmp_path, callbacks=[callback], accumulate_grad_batches=2)
+    trainer.fit(module, loader(*[one_batch() for _ in range(4)]))
+    assert (trainer.global_step, module.calls, callback.calls) == (4, 4, 4)
+
+
+def test_lightning_finds_a_learning_rate_for_both_peers(tmp_path):
+    module = module_of(lr=1e-6)
+    finder = Tuner(trainer_of(tmp_path, max_epochs=20)).lr_find(
+        module, DataLoader(Halves(), batch_size=4), num_training=20
+    )
+    assert module.lr == finder.suggestion() > 1e-6
+    trainer = trainer_of(tmp_path)
+    trainer.fit(module, DataLoader(Halves(), batch_size=4))
+    assert {group["lr"] for group in trainer.optimizers[0].param_groups} == {module.lr}
+
+
+@pytest.mark.parametrize("kind", ["peers", "network"])
+def test_a_checkpoint_says_which_networks_it_needs(tmp_path, kind):
+    def made():
+        if kind == "peers":
+            return module_of(optimizer=torch.optim.SGD)
+        return SegmentationModule(TinyNetwork(), optimizer=torch.optim.SGD)
+
+    given = ["net_a", "net_b"] if kind == "peers" else ["net"]
+    module = made()
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    trainer.fit(module, loader(one_batch()))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    wanted = ", ".join(f"{name}=..." for name in given)
+    load = partial(type(module).load_from_checkpoint, tmp_path / "a.ckpt", weights_only=True)
+    with (
+        pytest.warns(UserWarning, match=r"trained by torch.optim.sgd.SGD, and this .*adam.Adam"),
+        pytest.raises(
+            InputError, match=rf"a support.TinyNetwork.*load_from_checkpoint\(path, {wanted}"
+        ),
+    ):
+        load()
+    again = load(**{name: TinyNetwork() for name in given}, optimizer=torch.optim.SGD)
+    torch.testing.assert_close(again.state_dict(), module.state_dict())
+
+
+def test_peers_that_share_a_part_are_refused():
+    shared = nn.Conv2d(1, 4, 3, padding=1)
+    nets = [nn.Sequential(shared, nn.Conv2d(4, 2, 1)) for _ in range(2)]
+    with pytest.raises(InputError, match="The peers share a part"):
+        CoSegModule(*nets)

@@ -77,7 +77,7 @@ class PathGuard:
         else:  # a stream, of which a view is ranked
             self.is_augmented = True
         # Patches of an image may all have its id.
-        self.ranked = {_name(sample): sample for sample in ranked if len(sample.ids or ()) == 1}
+        self.ranked = {_name(sample): sample for sample in ranked if len(names_of(sample)) == 1}
         self._draws_each_once = draws_each_once(loader)
         self._drawn: set[str] = set()
 
@@ -86,7 +86,7 @@ class PathGuard:
         sample = module.as_trained(batch)
         if sample.ids is None:
             check_none_dropped(trainer, sample)
-        names = [sample_name(sample_id) for sample_id in sample.ids or ()]
+        names = names_of(sample)
         self._check_ids(names)
         for n, name in enumerate(names):
             judged = self.ranked.pop(name, None)
@@ -128,7 +128,7 @@ def _check_known(samples: Sequence[Batch]) -> None:
     names: list[str] = []
     for sample in samples:
         check_count(sample, 1, patches=True)
-        names += {sample_name(sample_id) for sample_id in sample.ids or ()}
+        names += set(names_of(sample))
     check_unique(names)
 
 
@@ -153,6 +153,11 @@ def draws_each_once(loader: DataLoader[Any]) -> int:
     if not is_random and not isinstance(sampler, once):
         return 0
     return loader.batch_size or 0
+
+
+def names_of(sample: Batch) -> list[str]:
+    """Return the names of a batch's samples; none without ids."""
+    return [] if sample.ids is None else [sample_name(sample_id) for sample_id in sample.ids]
 
 
 def _name(sample: Batch) -> str:

@@ -85,8 +85,10 @@ def takes_any_size(encoder: str) -> bool:
     with torch.device("meta"):  # without weights, and without drawing any
         try:
             smp.DPT(encoder, encoder_weights=None, dynamic_img_size=True)
-        except TypeError:
-            return False
+        except TypeError as error:
+            if "dynamic_img_size" in str(error):
+                return False
+            raise
     return True
 
 
