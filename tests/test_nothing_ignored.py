@@ -7,9 +7,9 @@ import torch
 import yaml
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from coseg_lightning import CoSegModule, SegmentationModule
-from coseg_lightning.app.build import make_network
-from coseg_lightning.app.checks import check
+from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
+from coseg_lightning.app.build import make_method, make_network
+from coseg_lightning.app.checks import check, check_used
 from coseg_lightning.errors import InputError
 from coseg_lightning.run import run
 from support import (
@@ -21,6 +21,7 @@ from support import (
     composed,
     loader,
     one_batch,
+    rows_of,
     trainer_of,
 )
 
@@ -129,3 +130,47 @@ def test_the_loss_that_is_logged_is_the_one_that_was_used(tmp_path):
     run(composed(*SMALL, *PHANTOM), tmp_path / "run")
     logged = yaml.safe_load((tmp_path / "run" / "retraining" / "hparams.yaml").read_text())
     assert logged["pixel_loss"] == "generalised_cross_entropy"
+
+
+# Settings of the recipe that a method has no use for
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["method=coteaching", "+method.confidence=0.5"],
+        ["method=supervised", "+method.selection=eq1"],
+        ["method=gce", "+method.rounds=2"],
+    ],
+)
+def test_a_setting_that_the_method_does_not_use_is_refused(settings):
+    method = make_method(composed(*settings))
+    with pytest.raises(InputError, match=f"{settings[0]} does not use {settings[1][1:]}, so it"):
+        check_used(method, settings)
+    check_used(method, [settings[0], f"+{settings[1]}"])  # meant for several methods
+    check_used(make_method(composed("method=coseg")), [settings[1]])
+
+
+class OwnScores(CorruptionRanking):
+    def scores(self, evidence, ids, dataset):
+        return evidence.cross_entropy
+
+
+@pytest.mark.parametrize("of", ["ranking", "correction"])
+def test_scores_of_ones_own_that_would_not_rank_the_classes_are_refused(tmp_path, of):
+    ranking = OwnScores(tmp_path / "scores.csv", by_class=of == "ranking")
+    correction = LabelCorrection(tmp_path / "labels", by_class=of == "correction")
+    trainer = trainer_of(tmp_path, callbacks=[ranking, correction])
+    with pytest.raises(InputError, match=r"OwnScores.scores would have no effect on who is noisy"):
+        trainer.fit(peers(), loader(one_batch()))
+
+
+@pytest.mark.slow
+def test_classes_are_ranked_by_themselves_without_a_correction_too(tmp_path):
+    noisy = []
+    for by_class in (True, False):
+        settings = [*SMALL, *PHANTOM, "data.classes=3", "method=coteaching", "nol=0.3"]
+        run(composed(*settings, f"method.by_class={by_class}".lower()), tmp_path / str(by_class))
+        rows = rows_of(tmp_path / str(by_class) / "scores.csv")
+        noisy.append(sum(row["noisy"] == "1" for row in rows))
+    assert noisy[0] > noisy[1] == 3

@@ -69,7 +69,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     quiet()
     depend_on_data_alone(cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    check_used(cfg, make_method(cfg), task_overrides())
+    check_used(make_method(cfg), task_overrides())
     # Compare with an earlier run before anything is written; the data is compared once it is read.
     resume = cfg.resume is not None
     earlier = RunFolder(folder, config, resume=resume, not_compared=("recipe", "samples"))

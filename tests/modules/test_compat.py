@@ -13,11 +13,12 @@ from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities.data import _update_dataloader
+from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler, SubsetRandomSampler
 
 from coseg_lightning import SegmentationModule
 from coseg_lightning.modules import compat
-from support import TinyNetwork, loader, one_batch, trainer_of
+from support import TinyNetwork, loader, module_of, one_batch, trainer_of
 
 
 @pytest.fixture
@@ -242,3 +243,25 @@ def test_the_sampler_within_lightnings_own():
     assert compat.inner_sampler(DataLoader(range(4), sampler=sampler)) is sampler
     wrapped = DistributedSamplerWrapper(sampler, num_replicas=2, rank=0)
     assert compat.inner_sampler(DataLoader(range(4), sampler=wrapped)) is sampler
+
+
+def test_shorten(tmp_path):
+    trainer = trainer_of(
+        tmp_path, max_epochs=50, val_check_interval=100, limit_val_batches=0, limit_test_batches=1.0
+    )
+    compat.shorten(trainer, batches=2, epochs=3)
+    batches = loader(*[one_batch() for _ in range(5)])
+    trainer.fit(module_of(), batches, batches)
+    assert (trainer.global_step, trainer.current_epoch) == (6, 3)
+    assert "val/dice_a" not in trainer.callback_metrics
+    trainer.test(module_of(), batches, verbose=False)
+    assert trainer.num_test_batches == [2]
+
+
+def test_uncompiled():
+    module = nn.Sequential(nn.Linear(1, 1), torch.compile(nn.Linear(1, 1), backend="eager"))
+    inner = module[0], module[1].weight
+    plain = compat.uncompiled(torch.compile(module, backend="eager"))
+    assert plain is module
+    assert set(plain.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
+    assert (plain[0], plain[1].weight) == inner

@@ -1,6 +1,5 @@
 """Builds data, noise, peers, networks and trainers from a composed configuration."""
 
-import copy
 import inspect
 import logging
 from functools import partial
@@ -334,8 +333,10 @@ LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")  # they write nowhere but int
 
 def rehearsal_settings(cfg: DictConfig) -> DictConfig:
     """Return the settings of a rehearsal: one quiet process, and nothing that leaves its folder."""
+    settings: dict[str, Any] = dict(cfg)
     devices = cfg.trainer.get("devices")
-    one = {
+    settings["trainer"] = {
+        **cfg.trainer,
         "devices": list(devices)[:1] if OmegaConf.is_list(devices) else 1,
         "num_nodes": 1,
         "strategy": "auto",
@@ -343,14 +344,9 @@ def rehearsal_settings(cfg: DictConfig) -> DictConfig:
         "enable_model_summary": False,
         "callbacks": None,
     }
-    is_local = str(cfg.logger.get("_target_")).rpartition(".")[2] in LOCAL_LOGGERS
-    settings = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in ("trainer", "logger")])
-    OmegaConf.set_struct(settings, False)
-    parts = {
-        "trainer": {**OmegaConf.to_container(cfg.trainer), **one},
-        "logger": OmegaConf.to_container(cfg.logger) if is_local else {},
-    }
-    return OmegaConf.merge(settings, parts)
+    if str(cfg.logger.get("_target_")).rpartition(".")[2] not in LOCAL_LOGGERS:
+        settings["logger"] = {}
+    return OmegaConf.create(settings)
 
 
 def make_trainer(

@@ -114,11 +114,10 @@ def check_objective(cfg: DictConfig, data: Any) -> None:
         )
 
 
-def check_used(cfg: DictConfig, method: "Method", overrides: Sequence[str]) -> None:
+def check_used(method: "Method", overrides: Sequence[str]) -> None:
     """Raise an `InputError` for settings of the recipe that a method has no use for.
 
     Args:
-        cfg: The composed configuration.
         method: The method.
         overrides: The settings as they were given. One that was added by `+`, since the method's
             own file in conf/method/ lacks it, has no effect. By `++` it is meant for those of

@@ -1,0 +1,156 @@
+"""The metric that a sweep optimises, and a datamodule of one's own in the app."""
+
+import csv
+import json
+
+import pytest
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+
+from coseg_lightning.app.checks import check
+from coseg_lightning.app.rebuild import AppRun
+from coseg_lightning.errors import InputError
+from coseg_lightning.run import run
+from coseg_lightning.runs.summary import objective
+from support import PHANTOM, SMALL, TINY, Halves, command, composed, start
+
+SWEEPER = """
+import json
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+ConfigStore.instance().store("best", {"_target_": "hydra_plugins.best.Best"}, "hydra/sweeper")
+
+
+class Best(Sweeper):
+    def setup(self, **parts):
+        self.launcher = Plugins.instance().instantiate_launcher(**parts)
+
+    def sweep(self, arguments):
+        jobs = [[*arguments, f"seed={seed}"] for seed in range(2)]
+        values = [float(job.return_value) for job in self.launcher.launch(jobs, initial_job_idx=0)]
+        Path("values.json").write_text(json.dumps(values))
+"""
+
+
+def last_values(folder, stage):
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["stage"] == stage]
+    return {name: row[name] for row in rows for name in row if "/" in name and row[name]}
+
+
+@pytest.mark.slow
+def test_the_objective_is_a_metric_of_the_last_stage(tmp_path):
+    folder = tmp_path / "run"
+    summary = run(composed(*SMALL, *PHANTOM), folder)
+    logged = last_values(folder, "retraining")
+    assert objective(folder, summary, "val/dice") == float(logged["val/dice"])
+    assert objective(folder, summary, "train/loss") == float(logged["train/loss"])
+    assert objective(folder, summary, "test/dice") == summary["test"]["dice"]
+    with pytest.raises(InputError, match=r"objective=val/dise: .*retraining logged no such metri"):
+        objective(folder, summary, "val/dise")
+    assert objective(folder, summary, "val/dise", required=False) is None
+
+
+@pytest.mark.slow
+def test_the_objective_of_a_pair_is_the_first_peers(tmp_path):
+    folder = tmp_path / "run"
+    summary = run(composed(*SMALL, *PHANTOM, "method=coteaching"), folder)
+    logged = last_values(folder, "robust_training")
+    assert objective(folder, summary, "val/dice") == float(logged["val/dice_a"])
+
+
+def test_an_objective_that_nothing_logs_is_refused():
+    with pytest.raises(InputError, match="objective=dice must be a metric that is logged"):
+        check(composed("objective=dice"))
+
+
+@pytest.mark.slow
+def test_a_sweeper_of_somebody_elses_gets_the_objective(tmp_path):
+    (tmp_path / "hydra_plugins").mkdir()
+    (tmp_path / "hydra_plugins" / "best.py").write_text(SWEEPER)
+    settings = [*SMALL, *PHANTOM, "trainer.max_epochs=1", "hydra/sweeper=best"]
+    result = start("run", "-m", *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    values = json.loads((tmp_path / "values.json").read_text())
+    folders = sorted((tmp_path / "multirun").glob("*/*/[01]"))
+    assert values == [float(last_values(folder, "retraining")["val/dice"]) for folder in folders]
+    result = start("run", "-m", *settings, "data.source.val=0", cwd=tmp_path)
+    assert "objective=val/dice is what the sweep optimises, but there are no val" in result.stderr
+
+
+# A datamodule of one's own
+
+
+class Mine(pl.LightningDataModule):
+    def __init__(self, batch, in_channels):
+        super().__init__()
+        self.batch = batch
+        assert in_channels == 1
+
+    def train_dataloader(self):
+        return DataLoader(Halves(), self.batch, shuffle=True)
+
+    def val_dataloader(self):
+        return DataLoader(Halves(4, wrong=0), self.batch)
+
+    def test_dataloader(self):
+        return DataLoader(Halves(4, wrong=0), self.batch)
+
+
+MINE = """
+_target_: test_objective.Mine
+classes: 2
+in_channels: 1
+batch: 4
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "test_objective", sys.modules[__name__])
+    folder = tmp_path / "conf" / "data"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text(MINE)
+    return ["--config-dir", tmp_path / "conf", "data=mine", "+trainer.enable_progress_bar=false"]
+
+
+@pytest.mark.slow
+def test_the_app_takes_a_datamodule_of_ones_own(tmp_path, mine):
+    settings = [*mine, *TINY, "trainer.max_epochs=8", "optimizer.lr=0.03", "nol=0.25"]
+    result = command("run", *settings, "hydra.run.dir=run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["test"]["dice"] > 0.9
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert "Test Dice" in result.stdout
+    again = command("run", *settings, "resume=run", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    with pytest.raises(InputError, match="names .* would be imported"):
+        AppRun(tmp_path / "run")
+    run_folder = AppRun(tmp_path / "run", trust=True)
+    with pytest.raises(InputError, match="was trained on a datamodule of its own"):
+        run_folder.data()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("noise=type2", "noise=type2 is laid over the masks of data=folder .* noise=none"),
+        ("data._target_=torch.nn.ReLU", "must be a LightningDataModule"),
+        ("data.classes=x", "data.classes=x must be a whole number"),
+        ("data._target_=mine.None", "data._target_=mine.None: there is no such class"),
+        ("method=filter", "method=filter leaves samples out"),
+    ],
+)
+def test_what_does_not_go_with_a_datamodule_of_ones_own(tmp_path, mine, setting, message):
+    import re
+
+    result = command("run", *mine, *TINY, setting, cwd=tmp_path)
+    assert result.returncode == 1
+    assert re.search(message, result.stderr), result.stderr
