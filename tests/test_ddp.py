@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim.lr_scheduler import StepLR
+from torch.utils.data import DataLoader
 
 from coseg_lightning import (
     AveragedWeights,
@@ -24,7 +25,19 @@ from coseg_lightning.methods.reweight import Reweighted
 from coseg_lightning.methods.transition import LabelTransition, TransitionEstimation
 from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.report.figures import read_rows
-from support import Oracle, Squares, TinyNetwork, data_of, hashes, module_of, trainer_of
+from coseg_lightning.runs.wrapped import wrap_datamodule
+from support import (
+    RIGHT,
+    Oracle,
+    OwnTested,
+    Squares,
+    TinyNetwork,
+    data_of,
+    hashes,
+    layer_of,
+    module_of,
+    trainer_of,
+)
 
 
 class KeepStates(pl.Callback):
@@ -354,3 +367,50 @@ class KeepTurn(pl.Callback):
 
     def on_train_end(self, trainer, pl_module):
         (self.folder / f"turn_{trainer.global_rank}").write_text(str(pl_module.turning_epoch))
+
+
+class KeepBatches(pl.Callback):
+    """Saves what each process is trained on, by id: the image's mean and the mask."""
+
+    def __init__(self, folder):
+        self.folder, self.seen = folder, {}
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        for image, mask, sample_id in zip(*batch, strict=True):
+            self.seen[sample_id] = float(image.mean()), mask
+
+    def on_train_end(self, trainer, pl_module):
+        torch.save(self.seen, self.folder / f"{trainer.global_rank}.pt")
+
+
+class Brightened(DataLoader):
+    """Its own iteration changes the images."""
+
+    def __iter__(self):
+        return ([images + 100, *rest] for images, *rest in super().__iter__())
+
+
+class OwnLoader(OwnTested):
+    kind = DataLoader
+
+    def train_dataloader(self):
+        return self.kind(self.train, batch_size=2, shuffle=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [DataLoader, Brightened])
+def test_each_process_of_retraining_reads_the_corrected_masks(tmp_path, kind):
+    layer = layer_of(tmp_path / "labels", {f"h{n}": RIGHT for n in range(3)})
+    own = OwnLoader()
+    own.kind = kind
+    data = wrap_datamodule(own)
+    data.add_label_layer(layer.folder)
+    module = SegmentationModule(TinyNetwork())
+    options = {"callbacks": [KeepBatches(tmp_path)], **processes(2)}
+    trainer_of(tmp_path, max_epochs=1, **options).fit(module, data)
+    shares = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    assert [len(share) for share in shares] == [6, 6]
+    together = shares[0] | shares[1]
+    assert set(together) == {f"h{n}" for n in range(12)}
+    assert all(torch.equal(mask, RIGHT) for _, mask in together.values())
+    assert all((mean > 50) == (kind is Brightened) for mean, _ in together.values())

@@ -113,7 +113,8 @@ def evaluation_pass(
     loader = trainer.train_dataloader
     # A batch sampler of somebody's own may know which samples have one size; others are read alone.
     size = found_loader(loader).batch_size or 1
-    if patches and size > 1 and makes_patches(trainer, module, dataset, indices):
+    is_ours = isinstance(dataset, SampleDataset)
+    if patches and size > 1 and not is_ours and makes_patches(trainer, module, dataset, indices):
         size = 1
     batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
     share = batches[trainer.global_rank :: trainer.world_size]
