@@ -4,6 +4,7 @@ Whatever would stop a run late stops the rehearsal in seconds: a test loader of 
 network that cannot be saved, corrected masks that do not fit, too little memory for a batch.
 """
 
+import gc
 import logging
 import sys
 import tempfile
@@ -75,6 +76,7 @@ def rehearse(
         except Exception as error:
             error.add_note("The rehearsal before training found this; rehearse=False skips it.")
             raise
+    gc.collect()  # networks and trainers refer to each other, and would keep a device's memory
     log.info("The rehearsal of all stages took %.1f s.", time.perf_counter() - start)
 
 
