@@ -144,6 +144,8 @@ def _show(
 
 def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Retrain on the masks of a run that a person reviewed."""
+    if not isinstance(cfg.trust, bool):
+        raise InputError(f"trust={cfg.trust} must be true or false.")
     if cfg.review is None or cfg.resume is None or cfg.stages not in (None, ["retraining"]):
         raise InputError(
             f"stages={cfg.stages} review={cfg.review} resume={cfg.resume}: a reviewed run is "

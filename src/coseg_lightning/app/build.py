@@ -293,6 +293,12 @@ def _schedule(cfg: DictConfig) -> "Schedule | None":
             f"optimizer.scheduler={node} must name a class and its arguments, as in "
             "'+optimizer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, step_size: 10}'."
         )
+    kind = _class("optimizer.scheduler._target_", node["_target_"])
+    known = inspect.signature(kind).parameters
+    for name in node:
+        if name not in known and not str(name).startswith("_"):
+            arguments = [f"optimizer.scheduler.{key}" for key in known]
+            raise unknown_setting(f"optimizer.scheduler.{name}", arguments)
     schedule: Schedule = instantiate(node, _partial_=True)
     return schedule
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,15 +30,30 @@ COUNTS = {  # whole numbers, and the smallest value of each
 }
 
 
+NAMED = {"optimizer": "optimizer.name", "loss": "loss.lambda_1"}  # to name in a message
+
+
 def check_known(cfg: DictConfig) -> None:
     """Raise an `InputError` for a setting that nothing would read, with the nearest known one."""
     text = str(OmegaConf.to_container(cfg, resolve=False))
+    for group in ("data", "noise", "method", "trainer", "optimizer", "loss", "logger"):
+        if not OmegaConf.is_dict(cfg.get(group, OmegaConf.create())):
+            raise InputError(
+                f"{group}={cfg[group]} must be one of the files in conf/{group}, or its settings "
+                f"must be named, as {NAMED.get(group, group + '.NAME')}=..."
+            )
+    for name, node in cfg.get("noise", {}).items():
+        if name not in ("level", "label_dice", "masks") and not OmegaConf.is_dict(node):
+            raise unknown_setting(f"noise.{name}")
+    if cfg.get("logger") and "_target_" not in cfg.logger:
+        raise unknown_setting(f"logger.{next(iter(cfg.logger))}")
     for group, known in SETTINGS.items():
         node = OmegaConf.select(cfg, group) if group else cfg
         if group == "data" and "_target_" in node:
             continue  # its keys are the arguments of a datamodule
         for name in map(str, node if known is not None and OmegaConf.is_dict(node) else ()):
-            is_used = not group and f"${{{name}" in text  # by another setting, as ${name}
+            # Another setting may use it, as ${name}.
+            is_used = not group and re.search(rf"\$\{{{re.escape(name)}[}}.\[]", text)
             if name not in known and not is_used:
                 raise unknown_setting(f"{group}.{name}".lstrip("."))
 
@@ -64,7 +80,7 @@ def check(cfg: DictConfig) -> None:
     check_nothing_missing(cfg)
     check_known(cfg)
     has_own_data = "_target_" in cfg.data
-    for key in ("baselines", "rehearse", *(() if has_own_data else ("data.augment",))):
+    for key in ("baselines", "rehearse", "trust", *(() if has_own_data else ("data.augment",))):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, bool):
             raise InputError(f"{key}={value} must be true or false.")
@@ -81,17 +97,29 @@ def check(cfg: DictConfig) -> None:
             f"method.options={cfg.method.options} must hold arguments, as in "
             "+method.options.agreement_weight=0.5."
         )
+    if cfg.on_bad_sample not in ("error", "skip"):
+        raise InputError(f"on_bad_sample={cfg.on_bad_sample} must be error or skip.")
     for key, least in COUNTS.items():
         if not has_own_data or key in ("data.in_channels", "data.classes", "seed"):
             check_count(cfg, key, least)
     check_count(cfg, "trainer.max_epochs", COUNTS["trainer.max_epochs"])
-    if cfg.objective.partition("/")[0] not in ("val", "test", "train"):
+    _check_callbacks(cfg.trainer.get("callbacks"))
+    if str(cfg.objective).partition("/")[0] not in ("val", "test", "train"):
         raise InputError(
             f"objective={cfg.objective} must be a metric that is logged, such as val/dice, or one "
             "of the test images, such as test/dice."
         )
     _check_one_folder()
     recipe_of(cfg)
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    nodes = callbacks if OmegaConf.is_list(callbacks) else [callbacks]
+    if callbacks is not None and not all(OmegaConf.is_dict(n) and "_target_" in n for n in nodes):
+        raise InputError(
+            f"trainer.callbacks={callbacks} must be a list of classes and their arguments, as in "
+            "'+trainer.callbacks=[{_target_: pytorch_lightning.callbacks.LearningRateMonitor}]'."
+        )
 
 
 def is_optimised() -> bool:
@@ -101,10 +129,21 @@ def is_optimised() -> bool:
     return "BasicSweeper" not in str(HydraConfig.get().sweeper.get("_target_"))
 
 
+MEASURED = r"(dice|accuracy)(_[ab])?|dice(_[ab])?_class_\d+"
+
+
 def check_objective(cfg: DictConfig, data: Any) -> None:
     """Raise an `InputError` before training if the data does not give what a sweep optimises."""
-    part = cfg.objective.partition("/")[0]
-    if not is_optimised() or "_target_" in cfg.data:
+    part, _, metric = cfg.objective.partition("/")
+    if not is_optimised():
+        return
+    own = str(cfg.method.get("module", "coseg_lightning.")).startswith("coseg_lightning.")
+    if own and part != "train" and not re.fullmatch(MEASURED, metric):
+        raise InputError(
+            f"objective={cfg.objective} is what the sweep optimises, but nothing logs it; there "
+            f"are {part}/dice, {part}/accuracy, and {part}/dice_class_1 and so on."
+        )
+    if "_target_" in cfg.data:
         return
     if part in ("val", "test") and data.samples(part) is None:
         raise InputError(

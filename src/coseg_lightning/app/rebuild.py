@@ -33,8 +33,13 @@ class AppRun(FinishedRun):
     ) -> None:
         super().__init__(folder)
         self._root = root
-        if not trust:
+        if not trust and not self.has_own_data:  # otherwise nothing can be made again
             check_trust(self.config, self.folder)
+
+    @property
+    def has_own_data(self) -> bool:
+        """Whether the run was trained on a datamodule of a user's own."""
+        return "_target_" in (self.config.get("data") or {})
 
     @property
     def cfg(self) -> DictConfig:
@@ -43,10 +48,9 @@ class AppRun(FinishedRun):
         Raises:
             InputError: If the run was started from Python.
         """
-        own_data = (self.config.get("data") or {}).get("_target_")
-        if own_data is not None:
+        if self.has_own_data:
             raise InputError(
-                f"{self.folder} was trained on a datamodule of its own, {own_data}, whose images "
+                f"{self.folder} was trained on a datamodule of its own, whose images "
                 f"cannot be read here; {self.folder / 'model'} holds the network to use with it."
             )
         if not self.is_of_the_app:

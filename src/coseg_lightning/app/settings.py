@@ -69,6 +69,7 @@ def unknown_setting(name: str, arguments: Sequence[str] = ()) -> InputError:
     known = [f"{group}.{key}".lstrip(".") for group, keys in SETTINGS.items() for key in keys]
     known += [*ARGUMENTS, *arguments]
     group, _, last = name.rpartition(".")
+    known = [key for key in known if key != name]  # it may be one, but not of this group's choice
     near: list[str] = []
     for keys in ([key for key in known if key.rpartition(".")[0] == group], known):
         by_last = {key.rpartition(".")[2]: key for key in keys}

@@ -50,12 +50,31 @@ def check_trust(config: Mapping[str, Any], folder: Path) -> None:
     Raises:
         InputError: If it does.
     """
+    for key, text in texts(config):
+        if "${" in text:  # a finished run's settings are resolved; these would be again, now
+            raise InputError(
+                f"{folder} has {key}={text}, which would be computed here; restore its "
+                "summary.json."
+            )
     for key, name in named_objects(config):
         if not is_safe(key, name):
             raise InputError(
                 f"{folder} names {name} as its {key}, which would be imported or read here; if "
                 "you know what it does and trust whoever made the folder, add trust=true."
             )
+
+
+def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Find all texts of a configuration, keys too, with the keys that lead to them."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield key, str(name)
+            yield from texts(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list | tuple):
+        for index, value in enumerate(node):
+            yield from texts(value, f"{key}.{index}")
+    elif isinstance(node, str):
+        yield key, node
 
 
 def named_objects(node: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -16,7 +16,13 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import average_buffers, evaluating
-from coseg_lightning.modules.loaders import drawable_indices, found_loader, inner_loader, reading
+from coseg_lightning.modules.loaders import (
+    drawable_indices,
+    found_loader,
+    inner_loader,
+    reading,
+    taken,
+)
 from coseg_lightning.modules.steps import SegmentationSteps
 
 
@@ -122,9 +128,8 @@ def evaluation_pass(
     forward_context = trainer.precision_plugin.forward_context
     # A module's batch hooks may augment while training, so they see a validation stage.
     with compat.validating(trainer), evaluating(module), torch.no_grad(), forward_context():
-        progress = tqdm(
-            reading(loader, dataset, share), total=len(share), desc=description, disable=not shown
-        )
+        batches_of_share = taken(reading(loader, dataset, share), share)
+        progress = tqdm(batches_of_share, total=len(share), desc=description, disable=not shown)
         for batch_indices, batch in zip(share, progress, strict=True):
             sample = module.as_trained(compat.prepare_batch(trainer, batch))
             check_count(sample, len(batch_indices), patches=patches)
@@ -138,28 +143,33 @@ _PATCHES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 def makes_patches(
     trainer: pl.Trainer, module: SegmentationSteps, dataset: Any, indices: Sequence[int]
 ) -> bool:
-    """Whether several samples are made of one, such as patches of an image; found by the first."""
+    """Whether several samples are made of one, such as patches of an image; found by a few."""
     loader = found_loader(trainer.train_dataloader)
     if loader not in _PATCHES:
-        first = reading(trainer.train_dataloader, dataset, [indices[:1]], workers=1)
+        some = [[indices[place]] for place in spread(len(indices))]
         with compat.validating(trainer), evaluating(module), isolate_rng():
-            for batch in first:
-                sample = module.as_trained(compat.prepare_batch(trainer, batch))
-                _PATCHES[loader] = len(sample.masks) > 1
-    return _PATCHES.get(loader, False)
+            batches = list(taken(reading(trainer.train_dataloader, dataset, some, workers=1), some))
+            samples = [module.as_trained(compat.prepare_batch(trainer, b)) for b in batches]
+        _PATCHES[loader] = any(len(sample.masks) > 1 for sample in samples)
+    return _PATCHES[loader]
+
+
+def spread(count: int, places: int = 8) -> list[int]:
+    """Return a few places, spread over a number of samples."""
+    return sorted({round(n * (count - 1) / (places - 1)) for n in range(places)})
 
 
 def check_none_dropped(trainer: pl.Trainer, sample: Batch) -> None:
     """Raise an `InputError` for a training batch that lost samples on the way to it."""
     loader = found_loader(trainer.train_dataloader)
     expected = loader.batch_size
-    if expected is None:
+    if expected is None or isinstance(loader.dataset, IterableDataset):
         return
     if trainer.is_last_batch and not loader.drop_last:
-        drawn = compat.inner_sampler(loader)
-        if not hasattr(drawn, "__len__"):
+        sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
+        if not hasattr(sampler, "__len__"):
             return
-        expected = (len(drawn) - 1) % expected + 1
+        expected = (len(sampler) - 1) % expected + 1  # of this process's share
     if len(sample.masks) < expected:
         check_count(sample, expected)
 
@@ -176,7 +186,9 @@ def check_count(sample: Batch, expected: int, *, patches: bool = False) -> None:
     known = patches and sample.ids is not None
     if count == expected or (known and (count < expected or expected == 1)):
         return
-    if sample.ids is None and count > expected:
+    if known:
+        advice = "make batches of one, since only some samples become patches"
+    elif sample.ids is None and count > expected:
         advice = "give patches ids, their own or those of their images"
     elif sample.ids is None:
         advice = "give them ids"

@@ -198,10 +198,18 @@ class EvidenceSum:
         Raises:
             InputError: If two samples share an id, or predictions are not numbers.
         """
-        *earlier, last = self._of_all_processes()
-        ids = last.share.ids
+        parts = self._of_all_processes()
+        # A process's share may be that of the pass before while another's is not.
+        last = [part for part in parts if part.last == parts[-1].last]
+        indices = np.concatenate([part.share.indices for part in last])
+        _, order = np.unique(indices, return_index=True)
+        every_id = [sample_id for part in last for sample_id in part.share.ids]
+        ids = [every_id[place] for place in order]
         check_unique(ids)
-        totals, counts = last.share.totals.copy(), np.full(len(ids), last.last - last.first + 1)
+        totals = np.concatenate([part.share.totals for part in last])[order]
+        passes = [np.full(len(part.share.ids), part.last - part.first + 1) for part in last]
+        counts = np.concatenate(passes)[order]
+        earlier = [part for part in parts if part.last != parts[-1].last]
         row_of = {sample_id: row for row, sample_id in enumerate(ids)} if earlier else {}
         for part in earlier:
             rows = np.array([row_of.get(sample_id, -1) for sample_id in part.share.ids])

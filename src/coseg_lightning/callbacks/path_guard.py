@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import (
@@ -21,8 +22,10 @@ from coseg_lightning.callbacks.evaluation_pass import (
     has_plain_view,
     is_map_style,
 )
+from coseg_lightning.callbacks.evidence_sum import check_ids
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.errors import InputError
+from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.labels.ids import check_unique, sample_name
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch, one_of
@@ -31,6 +34,7 @@ from coseg_lightning.modules.steps import PACKAGE, SegmentationSteps
 
 # Augmented images may differ this many times in spread, and this many spreads in their mean.
 MOST_SPREAD, MOST_SHIFT = 4.0, 3.0
+SAME_SCALE, SAME_SHIFT = 1.5, 1.0  # and this much, if all samples differ alike
 ADVICE = (
     "do the same in training and evaluation, in the dataset, the loader, a hook for batches or the "
     "step, and leave nothing but augmentation to training alone"
@@ -61,6 +65,7 @@ class PathGuard:
         if isinstance(dataset, Drawable):
             trained_on = Subset(trained_on, dataset.indices)
         ranked, again, *_ = watched.alone(trainer)
+        check_ids(trainer, ranked[0], dataset)
         _check_known(ranked)
         self.is_augmented = any(map(_differ, ranked, again))
         if not self.is_augmented and all(len(sample.masks) == 1 for sample in ranked):
@@ -72,8 +77,11 @@ class PathGuard:
             seen = WatchedSamples(trainer, trained_on) if has_view else watched
             learnt, again, *_ = seen.alone(trainer, training=True)
             self.is_augmented |= any(map(_differ, learnt, again))
-            for pair in zip(ranked, learnt, strict=True):
+            pairs = list(zip(ranked, learnt, strict=True))
+            for pair in pairs:
                 self._compare(*pair)
+            if self.is_augmented:
+                check_alike(pairs)
         else:  # a stream, of which a view is ranked
             self.is_augmented = True
         # Patches of an image may all have its id.
@@ -145,12 +153,39 @@ def _check_not_mixed(
             )
 
 
+def check_alike(pairs: Sequence[tuple[Batch, Batch]]) -> None:
+    """Raise an `InputError` if augmentation changes all samples alike, as normalising does.
+
+    A random change of brightness or contrast goes either way; one that goes the same way in every
+    sample, as far or almost, is a part of the path that the ranking would lack.
+
+    Args:
+        pairs: Samples as they are ranked and as they are trained on.
+    """
+    judged, learnt = zip(*pairs, strict=True)
+    spreads = [[float(s.images.float().std()) + 1e-6 for s in part] for part in (judged, learnt)]
+    means = [[float(s.images.float().mean()) for s in part] for part in (judged, learnt)]
+    ratios = np.log(spreads[1]) - np.log(spreads[0])
+    shifts = np.subtract(means[1], means[0]) / spreads[0]
+    is_scaled = np.abs(ratios).min() > np.log(SAME_SCALE) and ratios.std() < np.log(SAME_SCALE) / 2
+    is_shifted = np.abs(shifts).min() > SAME_SHIFT and len(set(np.sign(shifts))) == 1
+    known = {int(c) for s in judged for c in torch.unique(s.masks)} | {0, IGNORE_INDEX}
+    new = sorted({int(c) for s in learnt for c in torch.unique(s.masks)} - known)
+    if len(pairs) > 2 and (is_scaled or is_shifted or new):
+        raise InputError(
+            f"Samples such as {_values(judged[0])} in the ranking are {_values(learnt[0])} in "
+            f"training, and all differ alike, which augmentation does not do; {ADVICE}."
+        )
+
+
 def draws_each_once(loader: DataLoader[Any]) -> int:
     """Return the size of a loader's batches if it draws each sample once an epoch, and 0 if not."""
     sampler = compat.inner_sampler(loader)
     once = (SequentialSampler, SubsetRandomSampler, DistributedSampler)
     is_random = isinstance(sampler, RandomSampler) and not sampler.replacement
     if not is_random and not isinstance(sampler, once):
+        return 0
+    if isinstance(sampler, SubsetRandomSampler) and len(set(sampler.indices)) < len(sampler):
         return 0
     return loader.batch_size or 0
 

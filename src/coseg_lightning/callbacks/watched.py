@@ -8,11 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 
+from coseg_lightning.callbacks.evaluation_pass import spread
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch, one_of
 from coseg_lightning.modules.buffers import evaluating
-from coseg_lightning.modules.loaders import found_loader, reading
+from coseg_lightning.modules.loaders import found_loader, own_batches, reading, taken
 from coseg_lightning.modules.steps import SegmentationSteps
 
 WATCHED = 8  # samples, spread over the dataset
@@ -34,17 +35,15 @@ class WatchedSamples:
     """
 
     def __init__(self, trainer: pl.Trainer, dataset: Any) -> None:
-        last = len(dataset) - 1
-        self.indices = sorted({round(n * last / (WATCHED - 1)) for n in range(WATCHED)})
+        self.indices = spread(len(dataset), WATCHED)
         size = found_loader(trainer.train_dataloader).batch_size or WATCHED
         alone = [[index] for index in self.indices] * TIMES
         self._alone: list[Any] = []
         self._together: Any = None
-        with isolate_rng(), compat.validating(trainer), _explained(dataset):
-            loader = reading(
-                trainer.train_dataloader, dataset, [*alone, self.indices[:size]], workers=1
-            )
-            batches = iter(loader)
+        every = [*alone, self.indices[:size]]
+        with isolate_rng(), compat.validating(trainer), _explained(trainer, dataset):
+            loader = reading(trainer.train_dataloader, dataset, every, workers=1)
+            batches = taken(loader, every)
             self._alone = [next(batches) for _ in alone]
             with suppress(RuntimeError):  # images of several sizes may make no batch
                 self._together = next(batches)
@@ -92,13 +91,14 @@ def _prepared(
 
 
 @contextmanager
-def _explained(dataset: Any) -> Iterator[None]:
+def _explained(trainer: pl.Trainer, dataset: Any) -> Iterator[None]:
     """Explain an error of a dataset that is not read by whole numbers, such as torchgeo's."""
     try:
         yield
     except (TypeError, AttributeError) as error:
-        if type(dataset).__module__.startswith("torch."):
-            raise
+        drawn: Sequence[Any] = next(iter(own_batches(found_loader(trainer.train_dataloader))), [])
+        if all(isinstance(index, int) for index in drawn):
+            raise  # a mistake of another kind
         raise InputError(
             f"A sample of the {type(dataset).__name__} could not be read as dataset[0] "
             f"({type(error).__name__}: {error}); a set that is read in another way needs a view "

@@ -4,6 +4,7 @@ Whatever would stop a run late stops the rehearsal in seconds: a test loader of 
 network that cannot be saved, corrected masks that do not fit, too little memory for a batch.
 """
 
+import copy
 import gc
 import logging
 import sys
@@ -15,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
@@ -28,6 +29,7 @@ from coseg_lightning.runs.folder import RunFolder
 from coseg_lightning.runs.runner import StageRunner
 
 log = logging.getLogger(__name__)
+Module = TypeVar("Module", bound=pl.LightningModule)
 
 BATCHES = 2  # of each loader
 EPOCHS = 2  # so that the peers are ranked within training too
@@ -39,7 +41,7 @@ def rehearse(
 ) -> None:
     """Walk the whole way of a run with two batches of their real size, in a folder that is removed.
 
-    Random states are as before.
+    Random states are as before, and only copies of networks are trained.
 
     Args:
         run: The run, which is not begun yet.
@@ -56,7 +58,7 @@ def rehearse(
     keywords = getattr(run.runner.trainer, "keywords", {})
     silent = keywords.get("enable_progress_bar") is False or not sys.stderr.isatty()
     with (
-        tempfile.TemporaryDirectory() as folder,
+        tempfile.TemporaryDirectory(prefix="rehearsal-", dir=_beside(run.runner.folder)) as folder,
         tqdm(total=stages, desc="Rehearsal", leave=False, disable=silent) as bar,
         isolate_rng(),
         _silence(),
@@ -72,12 +74,35 @@ def rehearse(
             return  # what makes the trainer cannot be told to take one process
         short_data = run.data.shortened(BATCHES, short_folder)
         try:
-            walk(replace(run, data=short_data, runner=runner), bar.update)
+            walk(
+                replace(
+                    run,
+                    data=short_data,
+                    runner=runner,
+                    make_peers=_copying(run.make_peers),
+                    make_network=_copying(run.make_network),
+                ),
+                bar.update,
+            )
         except Exception as error:
-            error.add_note("The rehearsal before training found this; rehearse=False skips it.")
+            error.add_note("The rehearsal before training found this.")
             raise
     gc.collect()  # networks and trainers refer to each other, and would keep a device's memory
     log.info("The rehearsal of all stages took %.1f s.", time.perf_counter() - start)
+
+
+def _beside(folder: RunFolder) -> Path:
+    """Return the folder that holds the run's, on whose disk checkpoints must have room."""
+    return next(path for path in folder.path.absolute().parents if path.is_dir())
+
+
+def _copying(make: Callable[[], Module]) -> Callable[[], Module]:
+    """Let a function return copies of modules, which may be those that the run itself trains."""
+
+    def made() -> Module:
+        return copy.deepcopy(make())
+
+    return made
 
 
 def alone(trainer: Callable[..., pl.Trainer]) -> Callable[..., pl.Trainer]:
@@ -101,7 +126,7 @@ def alone(trainer: Callable[..., pl.Trainer]) -> Callable[..., pl.Trainer]:
 
 def _short_trainer(make: Callable[..., pl.Trainer], **options: Any) -> pl.Trainer:
     trainer = make(**options)
-    compat.shorten(trainer, BATCHES, EPOCHS)
+    compat.shorten(trainer, BATCHES, EPOCHS, options["callbacks"], options["logger"])
     return trainer
 
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ProgressBar, WeightAveraging
+from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.trainer.states import RunningStage
@@ -71,8 +71,17 @@ def set_max_epochs(trainer: pl.Trainer, max_epochs: int) -> None:
     trainer.fit_loop.max_epochs = max_epochs
 
 
-def shorten(trainer: pl.Trainer, batches: int, epochs: int) -> None:
+def shorten(
+    trainer: pl.Trainer, batches: int, epochs: int, callbacks: Sequence[pl.Callback], logger: Any
+) -> None:
     """Limit a trainer, before it fits or tests, to a few batches of every loader and few epochs.
+
+    Args:
+        trainer: The trainer.
+        batches: The number of batches.
+        epochs: The number of epochs.
+        callbacks: The callbacks that stay.
+        logger: The loggers that stay, or False.
 
     Private: the fact that Lightning reads these attributes when a fit or test begins.
     """
@@ -82,9 +91,9 @@ def shorten(trainer: pl.Trainer, batches: int, epochs: int) -> None:
             setattr(trainer, f"limit_{part}_batches", batches)
     trainer.num_sanity_val_steps = 0
     trainer.val_check_interval, trainer.check_val_every_n_epoch = 1.0, 1
-    bars = [part for part in trainer.callbacks if isinstance(part, ProgressBar)]  # type: ignore[attr-defined]
-    for bar in bars:
-        trainer.callbacks.remove(bar)  # type: ignore[attr-defined]
+    stay = {id(callback) for callback in callbacks}
+    trainer.callbacks[:] = [c for c in trainer.callbacks if id(c) in stay]  # type: ignore[attr-defined]
+    trainer.loggers = list(logger) if isinstance(logger, list) else []
 
 
 def reload_interval(trainer: pl.Trainer) -> int:

@@ -6,13 +6,19 @@ arguments of a class of somebody's own are not known.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
+    DistributedSampler,
     IterableDataset,
     RandomSampler,
     SequentialSampler,
@@ -60,17 +66,67 @@ def found_loader(loader: Any) -> Loader:
     return inner
 
 
+# The indices that a loader can draw, by loader; None for all.
+_DRAWABLE: WeakKeyDictionary[Loader, list[int] | None] = WeakKeyDictionary()
+MOST_EPOCHS = 20  # that are drawn to see what a sampler of somebody's own can draw
+
+
 def drawable_indices(loader: Loader) -> list[int] | None:
-    """Return the indices of the samples that a loader's sampler can draw; None if that is all."""
+    """Return the indices of the samples that a loader's sampler can draw; None if that is all.
+
+    A copy of a sampler of somebody's own draws epochs until three in a row hold nothing new.
+    """
+    if loader not in _DRAWABLE:
+        drawable = _drawable(loader)
+        dataset: Any = loader.dataset
+        every = drawable is None or len(drawable) == len(dataset)
+        _DRAWABLE[loader] = None if drawable is None or every else sorted(drawable)
+    return _DRAWABLE[loader]
+
+
+def _drawable(loader: Loader) -> set[int] | None:
     sampler = compat.inner_sampler(loader)
-    if isinstance(sampler, SubsetRandomSampler):
-        drawable = set(map(int, sampler.indices))
-    elif isinstance(sampler, WeightedRandomSampler):
-        drawable = set(sampler.weights.nonzero().flatten().tolist())
-    else:
-        return None
+    if type(loader.batch_sampler) in (BatchSampler, type(None)):
+        if isinstance(sampler, SubsetRandomSampler):
+            return set(map(int, sampler.indices))
+        if isinstance(sampler, WeightedRandomSampler):
+            return set(sampler.weights.nonzero().flatten().tolist())
+        if isinstance(sampler, RandomSampler | SequentialSampler | DistributedSampler):
+            return None
     dataset: Any = loader.dataset
-    return None if len(drawable) == len(dataset) else sorted(drawable)
+    own = own_batches(loader)
+    drawn: set[int] = set()
+    nothing_new = 0
+    with isolate_rng():
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(0)  # all processes draw the same
+        for _ in range(MOST_EPOCHS):
+            count = len(drawn)
+            try:
+                for batch in islice(iter(own), 2 * len(dataset)):
+                    drawn.update(batch)
+            except TypeError:  # it draws no numbers, or too few for a batch
+                return None
+            nothing_new = nothing_new + 1 if len(drawn) == count else 0
+            if len(drawn) >= len(dataset) or nothing_new == 3:
+                break
+    return drawn if drawn and all(isinstance(index, int) for index in drawn) else None
+
+
+def own_batches(loader: Loader) -> Any:
+    """Return a copy of a loader's batch sampler, whose draws leave the loader's own as it is.
+
+    What cannot be copied, such as one with a lock, is returned as an empty list.
+    """
+    dataset = loader.dataset
+    sampler = compat.inner_sampler(loader)
+    batches = loader.batch_sampler
+    if type(batches) is BatchSampler:  # of one process's share, under Lightning's own sampler
+        batches = BatchSampler(sampler, batches.batch_size, drop_last=False)
+    try:  # the memo keeps the dataset, which a sampler may hold, from being copied
+        return copy.deepcopy(batches, {id(dataset): dataset})
+    except Exception:
+        return []
 
 
 def over(loader: Any, dataset: Any) -> Any:
@@ -152,17 +208,49 @@ def shortened(loader: Any, batches: int) -> Any:
         places = [[place for place in batch if place < len(dataset)] for batch in drawn]
         if inner.drop_last and len(places[0]) == size:
             places = [batch for batch in places if len(batch) == size]
-    else:  # the memo keeps the dataset, which a sampler may hold, from being copied
-        sampler = copy.deepcopy(inner.batch_sampler, {id(dataset): dataset})
-        places = [list(batch) for batch in islice(iter(sampler), batches)]
+    else:
+        places = [list(batch) for batch in islice(iter(own_batches(inner)), batches)]
+        if not places:
+            return loader
     indices = list(dict.fromkeys(index for batch in places for index in batch))
     place_of = {index: place for place, index in enumerate(indices)}
     few = [[place_of[index] for index in batch] for batch in places if batch]
     return reading(loader, Subset(dataset, indices), few)
 
 
+def is_running(name: str, part: Any) -> bool:
+    """Whether an attribute of a loader is an iteration that has begun, other than torch's own."""
+    return isinstance(part, Iterator) and name not in ("_iterator", "dataset")
+
+
+def taken(loader: Any, batches: Sequence[Any]) -> Iterator[Any]:
+    """Iterate over a loader that was made to read some batches, and over no more.
+
+    Raises:
+        InputError: If it ends before, since it decides itself how many batches it gives.
+    """
+    given = iter(loader)
+    for number in range(len(batches)):
+        try:
+            batch = next(given)
+        except StopIteration:
+            raise InputError(
+                f"The training loader, a {type(loader).__name__}, was asked for {len(batches)} "
+                f"batches and gave {number}, so its samples cannot be read again; let its length "
+                "be that of the DataLoader within."
+            ) from None
+        yield batch
+
+
 def _copied(loader: Any, change: Callable[[Loader], None], before: Any, dataset: Any) -> Any:
     """Copy a loader and what is wrapped around it, and change the copy of the `DataLoader`."""
+    running = [name for name, part in vars(loader).items() if is_running(name, part)]
+    if running:
+        raise InputError(
+            f"The {type(loader).__name__} keeps an iteration of its own ({running[0]}), so its "
+            "samples cannot be read in another order; give a DataLoader that begins anew, with "
+            "persistent_workers=True to keep its workers."
+        )
     copied = copy.copy(loader)
     if isinstance(loader, DataLoader):
         compat.forget_workers(copied)

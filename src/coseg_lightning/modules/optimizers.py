@@ -43,13 +43,13 @@ def build_optimizer(
     gradients the fused form is not used, since it would unscale them after they were clipped.
     """
     own = getattr(factory, "keywords", {})  # of a partial(Adam, lr=..., weight_decay=...)
-    # LightningCLI gives the defaults of the optimizer's class too, which nobody chose.
-    defaults = inspect.signature(type(factory(groups))).parameters if "lr" in own else {}
-    given = {
-        name: own[name]
-        for name in ("lr", "weight_decay")
-        if name in own and (name not in defaults or own[name] != defaults[name].default)
-    }
+    given = {name: own[name] for name in ("lr", "weight_decay") if name in own}
+    if given:
+        # LightningCLI gives all defaults of the optimizer's class, which nobody chose.
+        parameters = inspect.signature(type(factory(groups))).parameters
+        defaults = {name: parameter.default for name, parameter in parameters.items()}
+        if set(defaults) - {"params"} <= set(own):
+            given = {name: value for name, value in given.items() if value != defaults[name]}
     if given:
         check_one_value(module, given)
         return factory([{**group, **given} for group in groups])
@@ -114,9 +114,10 @@ FALLING = ("loss", "error")
 
 def check_direction(scheduler: ReduceLROnPlateau, monitor: str) -> None:
     """Raise an `InputError` if a scheduler would take a metric's improvement for its decline."""
-    wrong = RISING if scheduler.mode == "min" else FALLING
-    if any(part in monitor.lower() for part in wrong):
-        better, mode = ("grows", "max") if scheduler.mode == "min" else ("falls", "min")
+    falls = any(part in monitor.lower() for part in FALLING)  # also a dice_loss
+    rises = not falls and any(part in monitor.lower() for part in RISING)
+    if (rises and scheduler.mode == "min") or (falls and scheduler.mode == "max"):
+        better, mode = ("grows", "max") if rises else ("falls", "min")
         raise InputError(
             f"ReduceLROnPlateau(mode={scheduler.mode!r}) goes by {monitor!r}, which {better} as "
             f"the network gets better; give partial(ReduceLROnPlateau, mode={mode!r}), or another "

@@ -1,11 +1,13 @@
 """The steps that both modules share: batch checks, validation, test and checkpoints."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -86,7 +88,7 @@ class SegmentationSteps(pl.LightningModule):
         """Read a batch as `training_step` would, with what a subclass's own step does before.
 
         The step of a subclass runs until it calls this package's, or a network. Nothing is learnt,
-        and nothing is logged.
+        logged or counted, no random number is drawn, and the batch is not changed.
 
         Raises:
             InputError: If a subclass's step gives its network other images than the batch has,
@@ -94,16 +96,19 @@ class SegmentationSteps(pl.LightningModule):
         """
         if type(self).training_step.__module__.startswith(f"{PACKAGE}."):
             return read_batch(batch)
-        nets = [net for net in self.children() if net is not self.metrics]
+        nets = [getattr(self, name) for name in self.network_names]
         hooks = [net.register_forward_pre_hook(_stop) for net in nets]
+        attributes = dict(vars(self))  # a step may count itself
         self.looks_at_batch = True
         sample: Batch | Tensor | None = None
         try:
-            self.training_step(batch, 0)
+            with isolate_rng():
+                self.training_step(copy.deepcopy(batch), 0)
         except _Reached as reached:
             sample = reached.sample
         finally:
-            self.looks_at_batch = False
+            vars(self).clear()
+            vars(self).update(attributes)
             for hook in hooks:
                 hook.remove()
         if isinstance(sample, Batch):
