@@ -28,6 +28,7 @@ from coseg_lightning.report.figures import read_rows
 from coseg_lightning.runs.wrapped import wrap_datamodule
 from support import (
     RIGHT,
+    Halves,
     Oracle,
     OwnTested,
     Squares,
@@ -414,3 +415,15 @@ def test_each_process_of_retraining_reads_the_corrected_masks(tmp_path, kind):
     assert set(together) == {f"h{n}" for n in range(12)}
     assert all(torch.equal(mask, RIGHT) for _, mask in together.values())
     assert all((mean > 50) == (kind is Brightened) for mean, _ in together.values())
+
+
+@pytest.mark.slow
+def test_the_last_batch_of_a_process_is_of_its_own_share(tmp_path):
+    """Twelve samples that are drawn by weight, in batches of four, are 4 + 2 on each of two."""
+    sampler = torch.utils.data.WeightedRandomSampler(torch.ones(12), 12)
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
+    options = {"callbacks": callbacks, **processes(2)}
+    trainer_of(tmp_path, max_epochs=2, **options).fit(
+        module_of(), DataLoader(Halves(), 4, sampler=sampler)
+    )
+    assert len(read_rows(tmp_path / "scores.csv")) == 12

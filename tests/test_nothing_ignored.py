@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
@@ -44,6 +45,23 @@ def test_an_optimizer_has_the_values_that_it_was_given(tmp_path, make, kind):
         assert (group["lr"], group["weight_decay"]) == (0.05, 0.25)
 
 
+@pytest.mark.parametrize("make", [peers, network])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        partial(torch.optim.AdamW, lr=5e-4, weight_decay=0.01),
+        partial(torch.optim.Adam, lr=1e-3, weight_decay=0.0),
+        partial(torch.optim.SGD, lr=0.1, weight_decay=0),
+    ],
+)
+def test_values_that_are_the_class_defaults_are_values_too(tmp_path, make, optimizer):
+    trainer = trainer_of(tmp_path)
+    trainer.fit(make(optimizer=optimizer), loader(one_batch()))
+    wanted = optimizer.keywords
+    for group in trainer.optimizers[0].param_groups:
+        assert (group["lr"], group["weight_decay"]) == (wanted["lr"], wanted["weight_decay"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -67,7 +85,45 @@ def test_a_plateau_of_the_wrong_direction_is_refused(tmp_path, make):
         trainer_of(tmp_path).fit(wrong, loader(one_batch()))
 
 
+def test_a_loss_of_dice_falls(tmp_path):
+    def schedule(optimizer):
+        return {"scheduler": ReduceLROnPlateau(optimizer), "monitor": "val/dice_loss"}
+
+    with pytest.raises(InputError, match="goes by 'val/dice_loss', which was not logged"):
+        trainer_of(tmp_path).fit(peers(scheduler=schedule), loader(one_batch()))
+
+
 # The app
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("+noise.levl=0.2", "no setting noise.levl, .* noise.level"),
+        ("+worst=5", "no setting worst"),
+        ("+n=1", "no setting n,"),
+        ("+logger.project=x", "no setting logger.project"),
+        ("on_bad_sample=foo", "on_bad_sample=foo must be error or skip"),
+        ("trust=maybe", "trust=maybe must be true or false"),
+        ("objective=null", "objective=None must be a metric"),
+        ("loss=3", "loss=3 must be one of the files"),
+        ("optimizer=Adam", "optimizer=Adam must be .* named, as optimizer.name="),
+        ("+trainer.callbacks=5", "trainer.callbacks=5 must be a list of classes"),
+    ],
+)
+def test_a_value_of_a_wrong_kind_is_refused(setting, message):
+    cfg = composed()
+    key, _, value = setting.lstrip("+").partition("=")
+    OmegaConf.set_struct(cfg, False)
+    OmegaConf.update(cfg, key, yaml.safe_load(value), merge=False)
+    with pytest.raises(InputError, match=message):
+        check(cfg)
+
+
+def test_an_argument_that_a_scheduler_lacks_is_refused():
+    scheduler = "+optimizer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, stepsize: 3}"
+    with pytest.raises(InputError, match="optimizer.scheduler.stepsize, .*scheduler.step_size"):
+        make_network(composed(*SMALL, scheduler))
 
 
 @pytest.mark.parametrize(

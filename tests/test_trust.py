@@ -131,3 +131,27 @@ def test_what_is_trusted_is_made(finished, tmp_path):
         AppRun(folder, trust=True).network()  # its weights are those of another network
     network = AppRun(finished).network()
     assert network(torch.randn(1, 1, 32, 32)).shape == (1, 2, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (
+            ["model"],
+            "${oc.create:{_target_:torch.hub.load,repo_or_dir:hub,model:net,source:local}}",
+        ),
+        (["model", "name"], "${oc.create:{_target_:os.system,command:ls}}"),
+        (["data", "source"], {"${oc.env:HOME}": 1}),
+    ],
+)
+def test_what_would_be_computed_is_refused(finished, tmp_path, keys, value):
+    folder = changed(finished, tmp_path, keys, value)
+    with pytest.raises(InputError, match="which would be computed here; restore its summary.json"):
+        AppRun(folder)
+
+
+@pytest.mark.parametrize("value", ["no", "off", "maybe", "1"])
+def test_trust_is_true_or_false(finished, value):
+    settings = ["stages=[retraining]", f"resume={finished}", "review=none.csv", f"trust={value}"]
+    with pytest.raises(InputError, match=f"trust={value}".replace("no", "(no|False)")):
+        run(composed(*settings), finished.parent / "reviewed")

@@ -38,7 +38,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from coseg_lightning.app.checks import check, quiet
     from coseg_lightning.files.atomic import write_text
 
-    check(cfg)
+    check(cfg, also=("predictions", "worst"))
     check_count(cfg, "worst", 1)
     if cfg.method.name != "coteaching":
         raise InputError(f"method={cfg.method.name}: an audit trains two peers; leave it out.")

@@ -584,3 +584,15 @@ def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):
     assert all((peer.eq1 == 1).all() and (peer.overlap == 1).all() for peer in peers)
     (part,) = resumed[0].state_dict()["parts"]
     assert part["totals"].tolist() == [[[2.0] * COLUMNS] * 2] * 4
+
+
+def test_a_process_whose_share_stays_while_anothers_changes(monkeypatch):
+    processes = [EvidenceSum(), EvidenceSum()]
+    for part, passes in zip(processes, ([(0, 1), (0, 1)], [(2, 3), (3, 4)]), strict=True):
+        for indices in passes:
+            part.add(pass_of(*indices))
+    monkeypatch.setattr(evidence_sum, "gather_objects", lambda _: [e.parts for e in processes])
+    for part in processes:
+        ids, peers = part.gathered()
+        assert ids == ["0", "1", "3", "4"]  # those of the last pass
+        assert all((peer.eq1 == 1).all() for peer in peers)

@@ -1,5 +1,7 @@
 """Samples are ranked, corrected and retrained on as the networks see them in training."""
 
+import itertools
+import threading
 from functools import partial
 
 import pytest
@@ -10,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.loaders import shortened
 from support import Halves, TinyNetwork, rows_of, run_of, trainer_of
 
 
@@ -51,6 +54,34 @@ class InTransfer(CoSegModule):
 class AfterTransfer(CoSegModule):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return normalised(batch)
+
+
+class Scaler(nn.Module):
+    def forward(self, images):
+        return (images - 90) / 40
+
+
+class InPart(CoSegModule):
+    """Normalises by a part of the module, as projects with kornia or torchgeo do."""
+
+    def __init__(self, *nets, **options):
+        super().__init__(*nets, **options)
+        self.scaler = Scaler()
+
+    def training_step(self, batch, batch_idx):
+        return super().training_step([self.scaler(batch[0]), *batch[1:]], batch_idx)
+
+
+class InPlace(CoSegModule):
+    """Normalises in place, counts its steps, and draws a random number in each."""
+
+    steps = 0
+
+    def training_step(self, batch, batch_idx):
+        self.steps += 1
+        batch[0].sub_(90).div_(40)
+        batch[0].add_(0 * torch.rand(()))
+        return super().training_step(batch, batch_idx)
 
 
 class InStep(CoSegModule):
@@ -103,6 +134,8 @@ PATHS = {
     "a hook after the transfer": (AfterTransfer, lambda: PLAIN(Raw())),
     "a datamodule's hook": (CoSegModule, HookedData),
     "the training step": (InStep, lambda: PLAIN(Raw())),
+    "a part of the module": (InPart, lambda: PLAIN(Raw())),
+    "the training step in place": (InPlace, lambda: PLAIN(Raw())),
 }
 
 
@@ -350,8 +383,106 @@ def test_a_set_that_is_drawn_from_in_part_needs_ids(tmp_path):
     sampler = torch.utils.data.SubsetRandomSampler([1, 2, 5])
     loader = DataLoader(Halves(ids=False), 3, sampler=sampler)
     ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, callbacks=[ranking])
     with pytest.raises(InputError, match="is drawn from only in part, and its samples have no ids"):
-        trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
+        trainer.fit(peers_of(CoSegModule), loader)
+    assert trainer.global_step == 0
+
+
+class Odd(torch.utils.data.Sampler):
+    """Draws some of the samples, and keeps a lock, which cannot be copied, if it is told to."""
+
+    def __init__(self, data, lock=None):
+        self.data, self.lock = data, lock
+
+    def __iter__(self):
+        return iter(torch.randperm(6).mul(2).add(1).tolist())
+
+    def __len__(self):
+        return 6
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DataLoader(Halves(), 3, sampler=Odd(Halves())),
+        lambda: DataLoader(Halves(), batch_sampler=[[1, 3], [5, 7], [9, 11]]),
+    ],
+)
+def test_a_sampler_of_ones_own_tells_what_it_can_draw(tmp_path, make):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), make())
+    assert ranking.ranking.ids == [f"h{n}" for n in range(1, 12, 2)]
+
+
+def test_a_sampler_that_cannot_be_copied_is_taken_to_draw_everything(tmp_path):
+    loader = DataLoader(Halves(), 3, sampler=Odd(Halves(), lock=threading.Lock()))
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
+    assert len(ranking.ranking.ids) == 12
+    assert shortened(loader, 2) is loader
+
+
+def test_samples_that_are_drawn_more_often_are_no_mistake(tmp_path):
+    sampler = torch.utils.data.SubsetRandomSampler([n for n in range(12) for _ in range(2)])
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    loader = DataLoader(Halves(), 4, sampler=sampler)
+    trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
+    assert len(ranking.ranking.ids) == 12
+
+
+class Epochs(DataLoader):
+    """Keeps its workers by keeping its iteration, like `MultiEpochsDataLoader` of timm."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.iterator = super().__iter__()
+
+    def __iter__(self):
+        return (next(self.iterator) for _ in range(len(self)))
+
+
+class Cut:
+    """Gives a number of batches of its own."""
+
+    def __init__(self, loader, steps):
+        self.loader, self.steps, self.dataset = loader, steps, loader.dataset
+
+    def __iter__(self):
+        return itertools.islice(iter(self.loader), self.steps)
+
+    def __len__(self):
+        return self.steps
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Epochs(Halves(), 4), r"The Epochs keeps an iteration of its own \(iterator\)"),
+        (lambda: Cut(PLAIN(Halves()), 2), "a Cut, was asked for 41 batches and gave 2"),
+    ],
+)
+def test_loaders_that_cannot_be_read_again_are_refused_before_training(tmp_path, make, message):
+    trainer = trainer_of(tmp_path, callbacks=[CorruptionRanking(tmp_path / "scores.csv")])
+    with pytest.raises(InputError, match=message):
+        trainer.fit(peers_of(CoSegModule), make())
+    assert trainer.global_step == 0
+
+
+def test_some_samples_that_become_patches(tmp_path):
+    def collate(samples):
+        parts = [
+            part for sample in samples for part in ([sample] if sample[2] == "h0" else cut(sample))
+        ]
+        return torch.utils.data.default_collate(parts)
+
+    def cut(sample):
+        return [(*sample[:2], f"{sample[2]}_{n}") for n in range(2)]
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    loader = PLAIN(Halves(), collate_fn=collate)
+    trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), loader)
+    assert len(ranking.ranking.ids) == 23
 
 
 # Scores of several epochs
@@ -480,9 +611,25 @@ def mixed(samples):
     return (images + images.roll(1, 0)) / 2, masks, ids
 
 
+class Scaled(Augmenting):
+    """Scales in training alone, beside augmentation."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        images, masks, ids = super().on_after_batch_transfer(batch, dataloader_idx)
+        return (images / 0.3, masks, ids) if self.trainer.training else (images, masks, ids)
+
+
+class Renumbered(Augmenting):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        images, masks, ids = super().on_after_batch_transfer(batch, dataloader_idx)
+        return (images, 2 * masks, ids) if self.trainer.training else (images, masks, ids)
+
+
 @pytest.mark.parametrize(
     ("kind", "make", "message"),
     [
+        (Scaled, lambda: PLAIN(Halves()), "all differ alike, which augmentation does not do"),
+        (Renumbered, lambda: PLAIN(Halves()), r"the classes \[0, 1\] in .* \[0, 2\] in training"),
         (OnlyInTraining, lambda: PLAIN(Raw()), "Sample 'h0' is not ranked as the networks are tr"),
         (OnlyInTrainingAndAugmenting, lambda: PLAIN(Raw()), "Sample 'h0' is not ranked as the net"),
         (
@@ -512,6 +659,18 @@ def test_augmentation_in_training_alone_is_let_through(tmp_path):
     assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
 
 
+def test_looking_at_a_step_does_not_change_training(tmp_path):
+    states, steps = [], []
+    for callbacks in ([], [CorruptionRanking(tmp_path / "s.csv"), LabelCorrection(tmp_path / "l")]):
+        module = peers_of(InPlace, selection="relative")
+        trainer = trainer_of(tmp_path, callbacks=callbacks)
+        trainer.fit(module, DataLoader(Raw(), 4))
+        states.append(module.state_dict())
+        steps.append(module.steps)
+    torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+    assert steps == [6, 6]
+
+
 def test_the_guard_changes_nothing(tmp_path, monkeypatch):
     states = []
     for guards in (True, False):
@@ -538,6 +697,22 @@ class Stream(torch.utils.data.IterableDataset):
 class SizedStream(Stream):
     def __len__(self):
         return 12
+
+
+def test_the_last_batches_of_workers_are_smaller(tmp_path):
+    class Shared(Stream):
+        def __iter__(self):
+            worker = torch.utils.data.get_worker_info()
+            return (Halves()[index] for index in range(worker.id, 10, worker.num_workers))
+
+    view = Subset(Halves(), range(10))
+    callbacks = [
+        CorruptionRanking(tmp_path / "scores.csv", dataset=view),
+        LabelCorrection(tmp_path / "labels"),
+    ]
+    loader = DataLoader(Shared(), 4, num_workers=2)
+    trainer_of(tmp_path, callbacks=callbacks).fit(peers_of(CoSegModule), loader)
+    assert len(callbacks[0].ranking.ids) == 10
 
 
 @pytest.mark.filterwarnings("ignore:.*`IterableDataset` has `__len__` defined")

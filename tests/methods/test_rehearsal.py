@@ -48,7 +48,7 @@ def test_what_would_stop_a_run_at_its_end_stops_it_at_once(tmp_path):
     trainer = partial(pl.Trainer, max_epochs=8, enable_progress_bar=False, callbacks=[Counting()])
     with pytest.raises(InputError, match="The batch is str; it must be") as caught:
         run_of(tmp_path, Unusable(), trainer=trainer)
-    assert "rehearse=False skips it" in caught.value.__notes__[0]
+    assert caught.value.__notes__ == ["The rehearsal before training found this."]
     assert Counting.batches == 0
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="The batch is str"):
@@ -135,6 +135,36 @@ def test_a_function_that_makes_trainers_of_several_processes_is_not_rehearsed(tm
 
     with pytest.raises(RuntimeError, match="the run itself"):
         run_of(tmp_path, Unusable(), trainer=trainer)
+
+
+@pytest.mark.slow
+def test_networks_that_a_function_gives_again_are_not_trained_by_it(tmp_path):
+    tested = []
+    for rehearse in (True, False):
+        torch.manual_seed(3)
+        network = SegmentationModule(TinyNetwork(width=8), lr=0.03)
+        nets = [TinyNetwork(width=8), TinyNetwork(width=8)]
+        summary = run_of(
+            tmp_path / str(rehearse),
+            OwnTested(),
+            peers=partial(CoSegModule, *nets, lr=0.03, noise_level=0.25),
+            network=lambda network=network: network,
+            rehearse=rehearse,
+        )
+        tested.append(summary["test"])
+    assert tested[0] == tested[1]
+
+
+@pytest.mark.slow
+def test_callbacks_of_a_function_that_makes_trainers_do_not_see_it(tmp_path):
+    def trainer(*, callbacks, **options):
+        return pl.Trainer(
+            max_epochs=2, accelerator="cpu", callbacks=[*callbacks, Counting()], **options
+        )
+
+    Counting.batches = 0
+    run_of(tmp_path, OwnTested(), trainer=trainer)
+    assert Counting.batches == 2 * 3
 
 
 # What is rehearsed

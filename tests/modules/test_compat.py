@@ -249,7 +249,9 @@ def test_shorten(tmp_path):
     trainer = trainer_of(
         tmp_path, max_epochs=50, val_check_interval=100, limit_val_batches=0, limit_test_batches=1.0
     )
-    compat.shorten(trainer, batches=2, epochs=3)
+    trainer.callbacks.append(pl.Callback())
+    compat.shorten(trainer, batches=2, epochs=3, callbacks=[], logger=False)
+    assert trainer.callbacks == []
     batches = loader(*[one_batch() for _ in range(5)])
     trainer.fit(module_of(), batches, batches)
     assert (trainer.global_step, trainer.current_epoch) == (6, 3)

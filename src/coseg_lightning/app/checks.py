@@ -33,8 +33,13 @@ COUNTS = {  # whole numbers, and the smallest value of each
 NAMED = {"optimizer": "optimizer.name", "loss": "loss.lambda_1"}  # to name in a message
 
 
-def check_known(cfg: DictConfig) -> None:
-    """Raise an `InputError` for a setting that nothing would read, with the nearest known one."""
+def check_known(cfg: DictConfig, also: Sequence[str] = ()) -> None:
+    """Raise an `InputError` for a setting that nothing would read, with the nearest known one.
+
+    Args:
+        cfg: The composed configuration.
+        also: Further settings that the command has.
+    """
     text = str(OmegaConf.to_container(cfg, resolve=False))
     for group in ("data", "noise", "method", "trainer", "optimizer", "loss", "logger"):
         if not OmegaConf.is_dict(cfg.get(group, OmegaConf.create())):
@@ -54,7 +59,7 @@ def check_known(cfg: DictConfig) -> None:
         for name in map(str, node if known is not None and OmegaConf.is_dict(node) else ()):
             # Another setting may use it, as ${name}.
             is_used = not group and re.search(rf"\$\{{{re.escape(name)}[}}.\[]", text)
-            if name not in known and not is_used:
+            if name not in known and not is_used and (group or name not in also):
                 raise unknown_setting(f"{group}.{name}".lstrip("."))
 
 
@@ -75,10 +80,15 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", ".*torch.jit.script.*is deprecated.*")
 
 
-def check(cfg: DictConfig) -> None:
-    """Raise an `InputError` for wrong values that later code would report less clearly."""
+def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
+    """Raise an `InputError` for wrong values that later code would report less clearly.
+
+    Args:
+        cfg: The composed configuration.
+        also: Settings of the command beyond those of `coseg_lightning.run`.
+    """
     check_nothing_missing(cfg)
-    check_known(cfg)
+    check_known(cfg, also)
     has_own_data = "_target_" in cfg.data
     for key in ("baselines", "rehearse", "trust", *(() if has_own_data else ("data.augment",))):
         value = OmegaConf.select(cfg, key)

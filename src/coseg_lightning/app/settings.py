@@ -38,7 +38,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         *("model", "peer_b", "data", "noise", "method", "trainer", "logger", "experiment", "nol"),
         *("seed", "baselines", "rehearse", "resume", "stages", "review", "trust", "objective"),
         *("on_bad_sample",),
-        *("optimizer", "loss", "averaging", "predictions", "worst"),
+        *("optimizer", "loss", "averaging"),
     ),
     "data": (
         *("root", "classes", "in_channels", "image_size", "batch_size", "num_workers", "augment"),
