@@ -35,7 +35,7 @@ CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
 
 
 # The setting of commands that make what the folder of a run names.
-TRUST = (False, "also import and call what the run names beyond this package, smp, timm and torchvision")
+TRUST = (False, "also import and call whatever the run names, not only well-known libraries")
 
 
 def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) -> str:
