@@ -611,6 +611,11 @@ def mixed(samples):
     return (images + images.roll(1, 0)) / 2, masks, ids
 
 
+class AtBatchStart(CoSegModule):
+    def on_train_batch_start(self, batch, batch_idx):
+        batch[0] = normalised(batch)[0]
+
+
 class Scaled(Augmenting):
     """Scales in training alone, beside augmentation."""
 
@@ -628,6 +633,7 @@ class Renumbered(Augmenting):
 @pytest.mark.parametrize(
     ("kind", "make", "message"),
     [
+        (AtBatchStart, lambda: PLAIN(Raw()), r"Sample 'h\d+' is not ranked as the networks"),
         (Scaled, lambda: PLAIN(Halves()), "all differ alike, which augmentation does not do"),
         (Renumbered, lambda: PLAIN(Halves()), r"the classes \[0, 1\] in .* \[0, 2\] in training"),
         (OnlyInTraining, lambda: PLAIN(Raw()), "Sample 'h0' is not ranked as the networks are tr"),
@@ -649,6 +655,51 @@ def test_a_difference_that_is_no_augmentation_stops_the_run(tmp_path, kind, make
     trainer = trainer_of(tmp_path, callbacks=[ranking])
     with pytest.raises(InputError, match=message):
         trainer.fit(peers_of(kind), make())
+    assert trainer.current_epoch == 0
+
+
+class Mixing(CoSegModule):
+    """Mixes the samples of a batch in training alone, as the guard's message advises."""
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        if self.trainer.training:
+            batch = [*batch]
+            batch[0][..., :4], batch[1][..., :4] = (part[..., :4].roll(1, 0) for part in batch[:2])
+        return batch
+
+
+def test_mixing_in_training_alone_is_let_through(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    module = peers_of(Mixing)
+    trainer_of(tmp_path, callbacks=[ranking]).fit(module, PLAIN(Halves()))
+    assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+
+
+def test_statistics_that_the_module_takes_as_training_starts(tmp_path):
+    class Own(CoSegModule):
+        def on_train_start(self):
+            self.mean = 90.0
+
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return [(batch[0] - self.mean) / 40, *batch[1:]]
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    module = peers_of(Own)
+    callbacks = [ranking, LabelCorrection(tmp_path / "labels")]
+    trainer_of(tmp_path, callbacks=callbacks).fit(module, PLAIN(Raw()))
+    assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+
+
+@pytest.mark.parametrize("step", ["validation_step", "test_step"])
+def test_a_training_step_that_prepares_images_alone_is_refused(tmp_path, step):
+    trainer = trainer_of(tmp_path)
+    with pytest.raises(
+        InputError, match=f"InStep.training_step changes the images and {step} does"
+    ):
+        if step == "validation_step":
+            trainer.fit(peers_of(InStep), PLAIN(Raw()), DataLoader(Raw(4), 4))
+        else:
+            trainer.test(peers_of(InStep), DataLoader(Raw(4), 4), verbose=False)
     assert trainer.global_step == 0
 
 
@@ -730,6 +781,20 @@ def test_a_stream_is_ranked_by_a_view_of_it(tmp_path, stream, limit):
     assert trainer.global_step == 24
     assert float(trainer.callback_metrics["train/keep_rate"]) == 0.75  # it was ranked in between
     assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+
+
+def test_a_view_of_a_stream_without_its_normalisation_is_refused(tmp_path):
+    class Normalised(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return (
+                (image / 0.3 - 2, *rest) for image, *rest in map(Halves().__getitem__, range(12))
+            )
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv", dataset=Halves())
+    trainer = trainer_of(tmp_path, callbacks=[ranking])
+    with pytest.raises(InputError, match="all differ alike, which augmentation does not do"):
+        trainer.fit(peers_of(CoSegModule), DataLoader(Normalised(), 4))
+    assert trainer.current_epoch == 0
 
 
 class TwoSizes(Halves):

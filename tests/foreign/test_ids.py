@@ -1,5 +1,8 @@
 """Ids as other people's datasets and batches have them."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader, Subset
@@ -58,7 +61,9 @@ def test_what_else_a_batch_holds():
     assert read_batch((images, masks, {"id": list("abcdef")})).ids == list("abcdef")
     with pytest.raises(InputError, match=r"ids are \(6, 16, 16\); they must be 6 strings"):
         read_batch((images, masks, torch.ones(6, 16, 16)))
-    with pytest.raises(InputError, match="ids are list; they must be 6 strings"):
+    with pytest.raises(
+        InputError, match="ids are a list of 6, the first a tuple; they must be 6 strings"
+    ):
         read_batch((images, masks, [("a", 1)] * 6))
 
 
@@ -112,3 +117,23 @@ def test_a_view_with_other_ids_than_the_batches_is_refused(tmp_path):
         trainer_of(tmp_path, max_epochs=4, callbacks=callbacks).fit(
             module_of(), DataLoader(Halves(), batch_size=4)
         )
+
+
+def test_paths_and_numbers_of_numpy_are_ids(tmp_path):
+    class Own(Halves):
+        def __init__(self, kind):
+            super().__init__()
+            self.kind = kind
+
+        def __getitem__(self, index):
+            return *super().__getitem__(index)[:2], self.kind(index)
+
+    def collate(samples):
+        images, masks = torch.utils.data.default_collate([sample[:2] for sample in samples])
+        return images, masks, [sample[2] for sample in samples]
+
+    for name, kind in (("a", np.int64), ("b", lambda index: Path(f"p{index}"))):
+        ranking = CorruptionRanking(tmp_path / f"{name}.csv")
+        train = DataLoader(Own(kind), 4, collate_fn=collate)
+        trainer_of(tmp_path, callbacks=[ranking]).fit(module_of(), train)
+        assert ranking.ranking.ids == [str(kind(index)) for index in range(12)]

@@ -1,6 +1,7 @@
 """Corrected masks find their samples in other people's datasets, or are refused."""
 
 import random
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -254,3 +255,36 @@ def test_a_hook_that_augments_in_the_ranking_too_is_found_before_training(tmp_pa
     module = Own(TinyNetwork(), TinyNetwork(), noise_level=0.25)
     with pytest.raises(InputError, match="masks of the dataset differ each time they are read"):
         trained(tmp_path, DataLoader(Halves(), batch_size=4), module)
+
+
+class Named(NamedTuple):
+    image: torch.Tensor
+    mask: torch.Tensor
+    id: str
+
+
+class Sample(dict):
+    def __getattr__(self, name):
+        return self[name]
+
+
+@pytest.mark.parametrize(
+    "kind", [Named, lambda *parts: Sample(zip(["image", "mask", "id"], parts, strict=True))]
+)
+def test_samples_keep_their_class(tmp_path, kind):
+    class Own(Halves):
+        def __getitem__(self, index):
+            return kind(*super().__getitem__(index))
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+    data = Own()
+    corrected = updated(data, layer_of(tmp_path / "labels", {"h0": RIGHT}))
+    assert torch.equal(corrected[0].mask, RIGHT)
+    assert not torch.equal(data[0].mask, RIGHT)
+    assert corrected[0].id == "h0"
+    corrected.set_epoch(3)  # a project may call what its dataset has
+    assert data.epoch == 3
+    with pytest.raises(AttributeError, match="no attribute 'plain'"):
+        corrected.plain()

@@ -1,5 +1,7 @@
 """Loaders and batches as other people have them."""
 
+import time
+
 import pytest
 import torch
 from torch.utils.data import DataLoader, RandomSampler
@@ -64,7 +66,7 @@ def test_predicting_needs_images_alone(tmp_path, form):
 
 
 def four(wrong):
-    return DataLoader(Halves(4, wrong=wrong), 4)
+    return DataLoader(Halves(4, wrong=wrong), batch_size=4)
 
 
 @pytest.mark.parametrize("kind", ["peers", "network"])
@@ -119,3 +121,35 @@ def test_a_dataset_that_is_not_read_by_whole_numbers_is_named(tmp_path):
     ranking = CorruptionRanking(tmp_path / "scores.csv")
     with pytest.raises(InputError, match=r"A sample of the Geographic could not be read as datas"):
         trainer_of(tmp_path, callbacks=[ranking]).fit(module_of(), train)
+
+
+def test_workers_that_give_batches_out_of_order(tmp_path):
+    class Slow(Halves):
+        def __getitem__(self, index):
+            time.sleep(0.1 * (index < 4))
+            return super().__getitem__(index)
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    module = module_of(selection="relative")
+    train = DataLoader(Slow(ids=False), 4, num_workers=2, in_order=False)
+    trainer_of(tmp_path, max_epochs=1, callbacks=[ranking]).fit(module, train)
+    module.eval()
+    for index in range(12):
+        image, mask = Halves(ids=False)[index]
+        expected = torch.nn.functional.cross_entropy(module.net_a(image[None]), mask[None])
+        assert ranking.ranking.score_a[index] == pytest.approx(float(expected), abs=1e-5)
+
+
+def test_a_sampler_that_draws_twice_as_many_is_no_mistake(tmp_path):
+    data = Halves()
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    train = DataLoader(data, 4, sampler=RandomSampler(data, num_samples=24))
+    trainer_of(tmp_path, callbacks=[ranking]).fit(module_of(), train)
+    assert len(ranking.ranking.ids) == 12
+
+
+def test_a_part_of_the_set_that_overfits_is_told(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, callbacks=[ranking], overfit_batches=1)
+    with pytest.warns(UserWarning, match="overfit_batches=1 trains on a few batches, but the whol"):
+        trainer.fit(module_of(), DataLoader(Halves(), 4))

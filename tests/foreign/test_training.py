@@ -258,3 +258,31 @@ def test_peers_that_share_a_part_are_refused():
     nets = [nn.Sequential(shared, nn.Conv2d(4, 2, 1)) for _ in range(2)]
     with pytest.raises(InputError, match="The peers share a part"):
         CoSegModule(*nets)
+
+
+def test_the_selection_is_saved_though_a_subclass_calls_no_super(tmp_path):
+    class Own(CoSegModule):
+        def on_save_checkpoint(self, checkpoint):
+            checkpoint["mine"] = 1
+
+        def on_load_checkpoint(self, checkpoint):
+            assert checkpoint["mine"] == 1
+
+    class Save(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 4:
+                trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    def fit(path, *callbacks, **options):
+        torch.manual_seed(1)
+        module = Own(TinyNetwork(), TinyNetwork(), noise_level=0.5)
+        callbacks = [CorruptionRanking(path), *callbacks]
+        trainer = trainer_of(tmp_path, max_epochs=6, callbacks=callbacks)
+        trainer.fit(module, DataLoader(Halves(), batch_size=4), **options)
+        return module.state_dict()
+
+    whole = fit(tmp_path / "whole.csv", Save())
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    assert len(saved["selection"]["state"]["excluded_ids"][0]) == 6
+    resumed = fit(tmp_path / "resumed.csv", ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+    torch.testing.assert_close(resumed, whole, rtol=0, atol=0)

@@ -6,6 +6,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import EarlyStopping
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, WeightedRandomSampler
 
@@ -165,6 +166,54 @@ def test_callbacks_of_a_function_that_makes_trainers_do_not_see_it(tmp_path):
     Counting.batches = 0
     run_of(tmp_path, OwnTested(), trainer=trainer)
     assert Counting.batches == 2 * 3
+
+
+def test_a_callback_that_goes_by_what_one_stage_logs_is_found_at_once(tmp_path):
+    stop = EarlyStopping("val/dice_a")
+    trainer = partial(pl.Trainer, max_epochs=2, enable_progress_bar=False, callbacks=[stop])
+
+    class Data(OwnTested):
+        def val_dataloader(self):
+            return DataLoader(Halves(4, wrong=0), 4)
+
+    with pytest.raises(InputError, match=r"EarlyStopping goes by 'val/dice_a', which .*Segmenta"):
+        run_of(tmp_path, Data(), trainer=trainer)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_what_projects_call_on_datasets_and_samplers_works(tmp_path):
+    class Own(Halves):
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+    class Data(OwnTested):
+        def train_dataloader(self):
+            return DataLoader(Own(), batch_size=4, shuffle=True)
+
+    class Network(SegmentationModule):
+        def on_train_epoch_start(self):
+            self.trainer.train_dataloader.dataset.set_epoch(self.current_epoch)
+
+    network = partial(Network, TinyNetwork(width=8))
+    assert run_of(tmp_path, Data(), network=network)["test"]["dice"] is not None
+
+
+def test_a_run_without_test_batches_has_no_figures(tmp_path):
+    trainer = partial(pl.Trainer, max_epochs=1, enable_progress_bar=False, limit_test_batches=0)
+    assert run_of(tmp_path, OwnTested(), trainer=trainer)["test"]["dice"] is None
+
+
+def test_odd_hyperparameters_are_no_obstacle(tmp_path):
+    class Data(OwnTested):
+        def __init__(self, limit=float("inf"), key=lambda name: name):
+            super().__init__()
+            self.save_hyperparameters()
+
+    trainer = partial(pl.Trainer, max_epochs=1, enable_progress_bar=False)
+    summary = run_of(tmp_path, Data(), trainer=trainer)
+    assert summary["config"]["data"]["limit"] == "inf"
+    assert "0x" not in summary["config"]["data"]["key"]
 
 
 # What is rehearsed

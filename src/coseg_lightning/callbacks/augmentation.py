@@ -56,7 +56,7 @@ def detect_augmentation(
         return "mask"
     if corrected and not has_views(dataset):
         _check_masks(own, first)
-        _check_masks(own, watched.together(trainer))
+        _check_masks(own, watched.together(trainer)[0])
     return "image" if any(_differ(one.images, other.images) for one, other in pairs) else None
 
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.selection import TrainingSetRanker
+from coseg_lightning.modules.steps import look_at_batches, look_no_more
 from coseg_lightning.ranking.evidence import Evidence, Floats
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.scores import check_score, mask_scores
@@ -84,7 +86,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.ranking: Ranking | None = None
         self.selected = False
         self._is_written = True  # there is nothing to write yet
-        self._guard: PathGuard | None = None
+        self._has_looked = False
         self._watched: WatchedSamples | None = None
 
     @override
@@ -102,10 +104,15 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self.check_ranks_classes()
         super().setup(trainer, pl_module, stage)
         self.ranking, self._is_written = None, True
-        self._guard, self._watched = None, None
+        self._has_looked, self._watched = False, None
+        look_no_more(pl_module)
 
     @override
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._has_looked:  # the first one follows the module's own on_train_start
+            return
+        self._has_looked = True
+        assert isinstance(pl_module, CoSegModule)
         dataset = self.judged_dataset(trainer)
         watched = self.watched_samples(trainer)
         if watched is None:
@@ -116,9 +123,11 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
                 f"The {varies}s of the dataset differ each time they are read, as augmented ones "
                 f"do, and so will the scores; {REMEDY}."
             )
+        warn_of_parts(trainer)
         if not is_of_this_package(trainer, pl_module):
             has_view = self.dataset is not None
-            self._guard = PathGuard(trainer, dataset, watched, has_view=has_view)
+            guard = PathGuard(trainer, dataset, watched, has_view=has_view)
+            look_at_batches(pl_module, partial(guard.check, trainer))
 
     def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
         """Return a few samples of the ranked dataset, as they are ranked.
@@ -137,9 +146,6 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         self._watched = None  # all callbacks have begun
-        if self._guard is not None and trainer.current_epoch == 0:
-            assert isinstance(pl_module, CoSegModule)
-            self._guard.check(trainer, pl_module, batch)
 
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -252,6 +258,15 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._is_written = True
         if self.ranking is not None and trainer.is_global_zero:
             self.ranking.write(self.path)
+
+
+def warn_of_parts(trainer: pl.Trainer) -> None:
+    """Warn if the trainer trains on a part of the set, all of which is ranked."""
+    if trainer.overfit_batches:  # type: ignore[attr-defined]
+        rank_zero_warn(
+            f"overfit_batches={trainer.overfit_batches} trains on a few batches, but the whole "  # type: ignore[attr-defined]
+            "training set is ranked and corrected, by peers that never saw most of it."
+        )
 
 
 def is_ranking_due(trainer: pl.Trainer) -> bool:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
+from coseg_lightning.labels.updated import over_dataset
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import average_buffers, evaluating
@@ -73,7 +74,7 @@ class Drawable(Subset[Any]):
 def plain(dataset: Any) -> Any:
     """Return a dataset, subset or several without augmentation, if it has a method `plain`."""
     if isinstance(dataset, Subset):
-        return Subset(plain(dataset.dataset), dataset.indices)
+        return over_dataset(dataset, plain(dataset.dataset))
     if isinstance(dataset, ConcatDataset):
         return ConcatDataset(list(map(plain, dataset.datasets)))
     return dataset.plain() if callable(getattr(dataset, "plain", None)) else dataset

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +38,7 @@ from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe, is_number
+from coseg_lightning.modules.steps import look_at_batches
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.ranking.ranking import Ranking
 
@@ -128,6 +130,7 @@ class LabelCorrection(Callback, PredictionObserver):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
+        self._store = None
         ignore_index = getattr(pl_module, "ignore_index", IGNORE_INDEX)
         if not 0 <= ignore_index <= 65535:
             raise InputError(
@@ -141,7 +144,9 @@ class LabelCorrection(Callback, PredictionObserver):
             ranking.check_ranks_classes()
 
     @override
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._store is not None:  # the first one follows the module's own on_train_start
+            return
         ranking = ranking_callback(trainer)
         dataset, watched = ranking.judged_dataset(trainer), ranking.watched_samples(trainer)
         if watched and detect_augmentation(trainer, dataset, watched, corrected=True) == "mask":
@@ -151,17 +156,12 @@ class LabelCorrection(Callback, PredictionObserver):
             )
         assert isinstance(pl_module, CoSegModule)
         self._store = PredictionStore(len(dataset), pl_module.ignore_index)
+        look_at_batches(pl_module, partial(self.check_batch, trainer))
 
-    @override
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Check the ids in the first epoch; after training, an error would come too late."""
-        if trainer.current_epoch == 0:
-            assert isinstance(pl_module, CoSegModule)
-            sample = pl_module.as_trained(batch)
-            check_none_dropped(trainer, sample)
-            self._names.add(map(sample_name, () if sample.ids is None else sample.ids))
+    def check_batch(self, trainer: pl.Trainer, sample: Batch) -> None:
+        """Check a batch of the first epoch; after training, an error would come too late."""
+        check_none_dropped(trainer, sample)
+        self._names.add(map(sample_name, () if sample.ids is None else sample.ids))
 
     @override
     def observe(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:

@@ -30,11 +30,12 @@ from coseg_lightning.labels.ids import check_unique, sample_name
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch, one_of
 from coseg_lightning.modules.loaders import found_loader
-from coseg_lightning.modules.steps import PACKAGE, SegmentationSteps
+from coseg_lightning.modules.steps import PACKAGE
 
 # Augmented images may differ this many times in spread, and this many spreads in their mean.
 MOST_SPREAD, MOST_SHIFT = 4.0, 3.0
 SAME_SCALE, SAME_SHIFT = 1.5, 1.0  # and this much, if all samples differ alike
+ENOUGH = 3  # samples that are compared in the first epoch
 ADVICE = (
     "do the same in training and evaluation, in the dataset, the loader, a hook for batches or the "
     "step, and leave nothing but augmentation to training alone"
@@ -64,19 +65,21 @@ class PathGuard:
         trained_on: Any = loader.dataset
         if isinstance(dataset, Drawable):
             trained_on = Subset(trained_on, dataset.indices)
-        ranked, again, *_ = watched.alone(trainer)
+        ranked, *others = watched.alone(trainer)
         check_ids(trainer, ranked[0], dataset)
         _check_known(ranked)
-        self.is_augmented = any(map(_differ, ranked, again))
+        self.is_augmented = vary([ranked, *others])
         if not self.is_augmented and all(len(sample.masks) == 1 for sample in ranked):
-            _check_not_mixed(watched, ranked, watched.together(trainer))
+            _check_not_mixed(watched, ranked, watched.together(trainer)[0])
         # A view without augmentation may differ in that from what is trained on.
         has_view = has_view or has_plain_view(trained_on)
         self.is_augmented |= has_view
         if is_map_style(trained_on) and len(trained_on) == len(dataset):
             seen = WatchedSamples(trainer, trained_on) if has_view else watched
-            learnt, again, *_ = seen.alone(trainer, training=True)
-            self.is_augmented |= any(map(_differ, learnt, again))
+            learnt, *others = seen.alone(trainer, training=True)
+            self.is_augmented |= vary([learnt, *others])
+            # What mixes the samples of a batch leaves one alone as it is.
+            self.is_augmented |= vary([learnt, *seen.together(trainer, training=True)])
             pairs = list(zip(ranked, learnt, strict=True))
             for pair in pairs:
                 self._compare(*pair)
@@ -86,12 +89,19 @@ class PathGuard:
             self.is_augmented = True
         # Patches of an image may all have its id.
         self.ranked = {_name(sample): sample for sample in ranked if len(names_of(sample)) == 1}
-        self._draws_each_once = draws_each_once(loader)
+        self._found: list[tuple[Batch, Batch]] = []
+        self._different = 0
+        is_own = loader is not trainer.train_dataloader or (
+            type(loader).__iter__ is not DataLoader.__iter__
+        )
+        self._draws_each_once = 0 if is_own else draws_each_once(loader)
         self._drawn: set[str] = set()
 
-    def check(self, trainer: pl.Trainer, module: SegmentationSteps, batch: Any) -> None:
-        """Check a batch of the first epoch: its ids, and those of its samples that are watched."""
-        sample = module.as_trained(batch)
+    def check(self, trainer: pl.Trainer, sample: Batch) -> None:
+        """Check a batch of the first epoch: its ids, and those of its samples that are watched.
+
+        Several samples decide, since augmentation may be so rare that it was not seen before.
+        """
         if sample.ids is None:
             check_none_dropped(trainer, sample)
         names = names_of(sample)
@@ -99,7 +109,16 @@ class PathGuard:
         for n, name in enumerate(names):
             judged = self.ranked.pop(name, None)
             if judged is not None:
-                self._compare(judged, one_of(sample, n))
+                self._decide(judged, one_of(sample, n))
+
+    def _decide(self, judged: Batch, learnt: Batch) -> None:
+        """Compare one more sample, and raise an `InputError` if all so far differ alike."""
+        self._found.append((judged, learnt))
+        self._different += self.differ(judged, _without_padding(learnt, judged))
+        if len(self._found) == ENOUGH and self._different == ENOUGH:
+            self._compare(judged, learnt)
+        if len(self._found) == 2 * ENOUGH and self.is_augmented:
+            check_alike(self._found)
 
     def _check_ids(self, names: Sequence[str]) -> None:
         """Raise an `InputError` if an id comes twice in an epoch that draws each sample once."""
@@ -114,15 +133,17 @@ class PathGuard:
     def _compare(self, judged: Batch, learnt: Batch) -> None:
         """Raise an `InputError` if one sample differs by more than augmentation."""
         learnt = _without_padding(learnt, judged)
-        channels = judged.images.shape[1], learnt.images.shape[1]
-        if channels[0] != channels[1] or self._values_differ(judged, learnt):
+        if self.differ(judged, learnt):
             which = "A sample" if judged.ids is None else f"Sample {_name(judged)!r}"
             raise InputError(
                 f"{which} is not ranked as the networks are trained on it: in training it has "
                 f"{_values(learnt)}, and in the ranking {_values(judged)}; {ADVICE}."
             )
 
-    def _values_differ(self, judged: Batch, learnt: Batch) -> bool:
+    def differ(self, judged: Batch, learnt: Batch) -> bool:
+        """Whether one sample differs by more than rounding, or by more than augmentation."""
+        if judged.images.shape[1] != learnt.images.shape[1]:
+            return True
         if not self.is_augmented:
             return _differ(judged, learnt)
         images = judged.images.float(), learnt.images.float()
@@ -151,6 +172,16 @@ def _check_not_mixed(
                 "when a collate function mixes samples; mix them in training alone: in "
                 "on_after_batch_transfer, behind `if self.trainer.training`."
             )
+
+
+def vary(readings: Sequence[Sequence[Batch]]) -> bool:
+    """Whether samples differ between readings, of which some may hold only the first samples."""
+    first, *others = readings
+    return any(
+        _differ(one, _without_padding(another, one))
+        for other in others
+        for one, another in zip(first, other, strict=False)
+    )
 
 
 def check_alike(pairs: Sequence[tuple[Batch, Batch]]) -> None:
@@ -184,6 +215,9 @@ def draws_each_once(loader: DataLoader[Any]) -> int:
     once = (SequentialSampler, SubsetRandomSampler, DistributedSampler)
     is_random = isinstance(sampler, RandomSampler) and not sampler.replacement
     if not is_random and not isinstance(sampler, once):
+        return 0
+    dataset: Any = loader.dataset
+    if isinstance(sampler, RandomSampler) and sampler.num_samples > len(dataset):
         return 0
     if isinstance(sampler, SubsetRandomSampler) and len(set(sampler.indices)) < len(sampler):
         return 0

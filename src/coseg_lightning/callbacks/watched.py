@@ -62,15 +62,22 @@ class WatchedSamples:
         count = len(self.indices)
         return [batches[first : first + count] for first in range(0, len(batches), count)]
 
-    def together(self, trainer: pl.Trainer) -> list[Batch]:
-        """Return the first samples, of one batch of the loader's size; none if that is impossible.
+    def together(self, trainer: pl.Trainer, *, training: bool = False) -> list[list[Batch]]:
+        """Return the first samples, of one batch of the loader's size, as the networks get them.
 
-        Images of several sizes may make no batch.
+        There are none if images of several sizes make no batch.
+
+        Args:
+            trainer: The trainer.
+            training: See `alone`.
+
+        Returns:
+            The samples, by the times that hooks and step prepared them.
         """
         if self._together is None:
-            return []
-        (batch,) = _prepared(trainer, [self._together])
-        return [one_of(batch, n) for n in range(len(batch.masks))]
+            return [[]]
+        batches = _prepared(trainer, [self._together] * TIMES, training=training)
+        return [[one_of(batch, n) for n in range(len(batch.masks))] for batch in batches]
 
 
 def _prepared(

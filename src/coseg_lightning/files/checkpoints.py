@@ -1,6 +1,8 @@
 """Checkpoints: loading them without running code, and checking that they fit a network."""
 
+import math
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -79,4 +81,8 @@ def plain_values(value: Any) -> Any:
         return {str(key): plain_values(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain_values(part) for part in value]
-    return value if isinstance(value, str | int | float | type(None)) else str(value)
+    if isinstance(value, float) and not math.isfinite(value):  # which JSON does not know
+        return str(value)
+    if isinstance(value, str | int | float | type(None)):
+        return value
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))  # an address differs in every process

@@ -1,6 +1,7 @@
 """Datasets whose masks come from a label layer."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,22 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
         layer = LabelStore(layer)
     # The numbers of a numbered layer count within the subset itself.
     if isinstance(dataset, Subset) and (not layer.numbered or _is_beginning(dataset)):
-        return Subset(updated(dataset.dataset, layer), dataset.indices)
+        return over_dataset(dataset, updated(dataset.dataset, layer))
     if isinstance(dataset, ConcatDataset) and has_views(dataset) and not layer.numbered:
         return ConcatDataset([updated(part, layer) for part in dataset.datasets])
     if callable(getattr(dataset, "updated", None)):
         return dataset.updated(layer)
-    if callable(getattr(dataset, "image", None)) and callable(getattr(dataset, "mask", None)):
+    gives_parts = all(callable(getattr(dataset, name, None)) for name in ("image", "mask"))
+    if gives_parts and isinstance(getattr(dataset, "ids", None), Sequence | np.ndarray):
         return UpdatedImages(dataset, layer)
     return UpdatedSamples(dataset, layer)
+
+
+def over_dataset(subset: "Subset[Any]", dataset: Any) -> "Subset[Any]":
+    """Copy a subset of any class for another dataset of as many samples."""
+    copied = copy.copy(subset)
+    vars(copied)["dataset"] = dataset
+    return copied
 
 
 def _is_beginning(subset: "Subset[Any]") -> bool:
@@ -141,6 +150,12 @@ class UpdatedSamples(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.dataset)
 
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the dataset, such as a `set_epoch` that a project calls."""
+        if name.startswith("_") or name in ("dataset", "plain", "updated", "image", "mask", "ids"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.dataset, name)
+
     def __getitem__(self, index: int) -> Any:
         sample = self.dataset[index]
         mask_key, sample_id = mask_and_id(sample)
@@ -169,8 +184,14 @@ class UpdatedSamples(Dataset[Any]):
 
 def _replace_item(sample: Any, key: Any, value: Any) -> Any:
     """A copy of a sample, which is a mapping or a sequence, with another value for one key."""
+    if isinstance(sample, MutableMapping):  # of any kind
+        copied = copy.copy(sample)
+        copied[key] = value
+        return copied
     if isinstance(sample, Mapping):
         return {**sample, key: value}
+    if hasattr(sample, "_fields"):  # a named tuple
+        return type(sample)(*(value if n == key else part for n, part in enumerate(sample)))
     items = list(sample)
     items[key] = value
     return tuple(items)

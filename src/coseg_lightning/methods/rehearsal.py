@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -23,6 +23,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.seed import isolate_rng
 from tqdm import tqdm
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.methods.method import Run
 from coseg_lightning.modules import compat
 from coseg_lightning.runs.folder import RunFolder
@@ -66,7 +67,7 @@ def rehearse(
         short_folder = Path(folder) / "run"
         runner = StageRunner(
             RunFolder(short_folder, {"rehearsal": True}),
-            partial(_short_trainer, trainer),
+            partial(_short_trainer, trainer, run.runner.own_callbacks),
             run.runner.averaging,
             run.runner.seed,
         )
@@ -124,7 +125,39 @@ def alone(trainer: Callable[..., pl.Trainer]) -> Callable[..., pl.Trainer]:
     )
 
 
-def _short_trainer(make: Callable[..., pl.Trainer], **options: Any) -> pl.Trainer:
+class Monitors(pl.Callback):
+    """Checks that a stage logs what the user's own callbacks go by.
+
+    Args:
+        callbacks: The callbacks, which are not called in a rehearsal.
+    """
+
+    def __init__(self, callbacks: Sequence[Any]) -> None:
+        self.callbacks = callbacks
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Raise an `InputError` for a metric that is missing."""
+        known = trainer.callback_metrics
+        for callback in self.callbacks:
+            monitor = getattr(callback, "monitor", None)
+            if (
+                isinstance(monitor, str)
+                and monitor not in known
+                and getattr(callback, "strict", True)
+            ):
+                raise InputError(
+                    f"{type(callback).__name__} goes by {monitor!r}, which a stage that trains a "
+                    f"{type(pl_module).__name__} does not log; all stages log "
+                    f"{', '.join(sorted(name for name in known if '_a' not in name))}, so leave it "
+                    "out, or train that stage alone."
+                )
+
+
+def _short_trainer(
+    make: Callable[..., pl.Trainer], own: Sequence[Any], **options: Any
+) -> pl.Trainer:
+    if options["logger"]:  # a stage, and not the test
+        options["callbacks"] = [*options["callbacks"], Monitors(own)]
     trainer = make(**options)
     compat.shorten(trainer, BATCHES, EPOCHS, options["callbacks"], options["logger"])
     return trainer

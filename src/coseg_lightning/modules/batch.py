@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
@@ -61,6 +63,8 @@ def read_batch(batch: Any) -> Batch:
     images, masks, ids, replaced = fields
     if ids is not None and not _are_ids(ids, len(images)):
         shape = tuple(ids.shape) if isinstance(ids, Tensor) else type(ids).__name__
+        if isinstance(ids, Sequence) and len(ids) and not isinstance(ids, str):
+            shape = f"a {shape} of {len(ids)}, the first a {type(ids[0]).__name__}"
         raise InputError(
             f"The batch's ids are {shape}; they must be {len(images)} strings or whole numbers, "
             "one a sample. Leave out what else there is after the masks."
@@ -87,7 +91,8 @@ def _are_ids(ids: Any, count: int) -> bool:
     if isinstance(ids, str) or not isinstance(ids, Sequence) or len(ids) != count:
         return False
     return all(
-        isinstance(sample_id, str | int) or (isinstance(sample_id, Tensor) and not sample_id.ndim)
+        isinstance(sample_id, str | int | np.integer | PathLike)
+        or (isinstance(sample_id, Tensor) and not sample_id.ndim)
         for sample_id in ids
     )
 

@@ -89,6 +89,7 @@ def shorten(
     for part in ("train", "val", "test"):
         if getattr(trainer, f"limit_{part}_batches") != 0:
             setattr(trainer, f"limit_{part}_batches", batches)
+    trainer.overfit_batches = 0.0  # type: ignore[attr-defined]
     trainer.num_sanity_val_steps = 0
     trainer.val_check_interval, trainer.check_val_every_n_epoch = 1.0, 1
     stay = {id(callback) for callback in callbacks}
@@ -114,6 +115,13 @@ def prepare_batch(trainer: pl.Trainer, batch: Any) -> Any:
     return trainer.strategy.batch_to_device(batch)
 
 
+class FixedOrder(list[int]):
+    """Indices in the place of a sampler, which may be told the epoch like one."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Do nothing: the order stays."""
+
+
 def set_batches(loader: DataLoader[Any], dataset: Any, batches: Sequence[Sequence[int]]) -> None:
     """Let a loader read the given batches of a map-style dataset.
 
@@ -121,10 +129,11 @@ def set_batches(loader: DataLoader[Any], dataset: Any, batches: Sequence[Sequenc
     """
     vars(loader).update(
         dataset=dataset,
-        sampler=[index for batch in batches for index in batch],
+        sampler=FixedOrder(index for batch in batches for index in batch),
         batch_sampler=batches,
         _dataset_kind=_DatasetKind.Map,
         _IterableDataset_len_called=None,
+        in_order=True,  # otherwise workers decide which batch comes first
     )
 
 

@@ -46,9 +46,9 @@ from coseg_lightning.modules.selection import (
     Picks,
     Selection,
     TrainingSetRanker,
+    load_state,
     make_selection,
-    restore_selection,
-    saved_state,
+    save_state,
 )
 from coseg_lightning.modules.steps import SegmentationSteps, refuse_options
 from coseg_lightning.networks.build import build_network
@@ -366,14 +366,12 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["selection"] = saved_state(self.selection)
-        checkpoint["noise_estimate"] = self.noise.state_dict()
+        save_state(self, checkpoint)
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        restore_selection(self.selection, checkpoint)
-        self.noise.load_state_dict(checkpoint.get("noise_estimate"))
+        load_state(self, checkpoint)
 
 
 def pair_of_rates(lr: float | Sequence[float]) -> tuple[float, float]:

@@ -184,6 +184,16 @@ def reading(
     return _copied(loader, change, inner.dataset, dataset)
 
 
+class FewSamples(Subset[Any]):
+    """Some samples of a dataset, with its other attributes."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an attribute of the dataset, such as a `set_epoch` that a project calls."""
+        if name.startswith("_") or name in ("dataset", "plain", "updated", "image", "mask", "ids"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.dataset, name)
+
+
 def shortened(loader: Any, batches: int) -> Any:
     """Copy a loader so that it has a few batches of its real size, of samples that it can draw.
 
@@ -215,7 +225,7 @@ def shortened(loader: Any, batches: int) -> Any:
     indices = list(dict.fromkeys(index for batch in places for index in batch))
     place_of = {index: place for place, index in enumerate(indices)}
     few = [[place_of[index] for index in batch] for batch in places if batch]
-    return reading(loader, Subset(dataset, indices), few)
+    return reading(loader, FewSamples(dataset, indices), few)
 
 
 def is_running(name: str, part: Any) -> bool:

@@ -23,6 +23,7 @@ from typing_extensions import override
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.modules.selection import load_state, save_state
 
 MAX_SKIPPED = 20  # steps in a row, after which training is stopped
 
@@ -232,6 +233,20 @@ class PeerOptimization(GradientGuard):
         if stage == "fit" and belongs(self, pl_module):
             # Here all callbacks are known, and no checkpoint is loaded yet.
             pl_module.begin_fit(trainer.callbacks)  # type: ignore[attr-defined, operator]
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if belongs(self, pl_module):  # also if a subclass's own hook calls no super()
+            save_state(pl_module, checkpoint)
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        if belongs(self, pl_module):
+            load_state(pl_module, checkpoint)
 
     def zero_grad(self, module: pl.LightningModule, batch_idx: int) -> None:
         """Reset the gradients before the first of the accumulated batches."""

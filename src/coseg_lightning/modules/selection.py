@@ -326,3 +326,15 @@ def restore_selection(selection: Selection, checkpoint: dict[str, Any]) -> None:
             f"The checkpoint was written with the selection policy {saved['policy']}, and this "
             f"module has {policy}, which begins anew; that matters only if training goes on."
         )
+
+
+def save_state(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Save the state of a pair's selection and noise level into a checkpoint."""
+    checkpoint["selection"] = saved_state(module.selection)
+    checkpoint["noise_estimate"] = module.noise.state_dict()
+
+
+def load_state(module: Any, checkpoint: dict[str, Any]) -> None:
+    """Restore the state of a pair's selection and noise level from a checkpoint."""
+    restore_selection(module.selection, checkpoint)
+    module.noise.load_state_dict(checkpoint.get("noise_estimate"))

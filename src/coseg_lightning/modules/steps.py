@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import pytorch_lightning as pl
 import torch
@@ -67,6 +68,7 @@ class SegmentationSteps(pl.LightningModule):
         self.class_ids = ClassIds(self.classes, ignore_index)
         self.looks_at_batch = False
         self.given_when_saved: dict[str, str] = {}
+        self.compared_steps: set[str] = set()
         self.metrics = nn.ModuleDict(
             {
                 f"{stage}{suffix}": SegmentationScores(self.classes, ignore_index)
@@ -82,6 +84,8 @@ class SegmentationSteps(pl.LightningModule):
             raise _Reached(sample)
         if self.current_epoch == 0:
             self.class_ids.check(sample.masks)
+            for look in _LOOKS.get(self, ()):
+                look(sample)
         return sample
 
     def as_trained(self, batch: Any) -> Batch:
@@ -155,11 +159,6 @@ class SegmentationSteps(pl.LightningModule):
     @override
     def on_validation_start(self) -> None:
         average_buffers(self)
-        self._make_metrics("val", len(self.trainer.num_val_batches))
-
-    @override
-    def on_test_start(self) -> None:
-        self._make_metrics("test", len(self.trainer.num_test_batches))
 
     @override
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -169,15 +168,11 @@ class SegmentationSteps(pl.LightningModule):
     def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._measure("test", batch, dataloader_idx)
 
-    def _make_metrics(self, stage: str, loaders: int) -> None:
-        """Make the metrics of all loaders but the first, whose own are always there."""
-        for suffix in self.suffixes:
-            for index in range(1, loaders):
-                metric = SegmentationScores(self.classes, self.ignore_index).to(self.device)
-                self.metrics[f"{stage}{suffix}_{index}"] = metric
-
     def _measure(self, stage: str, batch: Any, loader: int) -> None:
         sample = read_batch(batch)
+        if stage not in self.compared_steps:
+            self.compared_steps.add(stage)
+            self._check_steps_alike(stage, batch, sample)
         for suffix, logits in zip(self.suffixes, _as_tuple(self(sample.images)), strict=True):
             self._metric(stage, suffix, loader).update(
                 predicted_classes(class_logits(logits)), sample.masks
@@ -207,8 +202,27 @@ class SegmentationSteps(pl.LightningModule):
                     named = {f"{name}/dataloader_idx_{index}": values[name] for name in values}
                     self.log_dict(named, sync_dist=True, add_dataloader_idx=False)
 
+    def _check_steps_alike(self, stage: str, batch: Any, measured: Batch) -> None:
+        """Raise an `InputError` if a subclass prepares images in its training step alone."""
+        kind = type(self)
+        if kind.training_step.__module__.startswith(f"{PACKAGE}."):
+            return
+        learnt, again = self.as_trained(batch), self.as_trained(batch)
+        is_augmented = not torch.equal(learnt.images, again.images)
+        if not is_augmented and not torch.equal(learnt.images, measured.images):
+            step = {"val": "validation_step", "test": "test_step"}[stage]
+            raise InputError(
+                f"{kind.__name__}.training_step changes the images and {step} does not, so that "
+                "the networks are measured on others than they learn from; change them in both, or "
+                "in on_after_batch_transfer."
+            )
+
     def _metric(self, stage: str, suffix: str, loader: int) -> SegmentationScores:
-        metric = self.metrics[stage + suffix + (f"_{loader}" if loader else "")]
+        name = stage + suffix + (f"_{loader}" if loader else "")
+        if name not in self.metrics:  # a loader beside the first, whose metrics are always there
+            made = SegmentationScores(self.classes, self.ignore_index)
+            self.metrics[name] = made.to(self.device)
+        metric = self.metrics[name]
         assert isinstance(metric, SegmentationScores)
         return metric
 
@@ -267,6 +281,20 @@ class SegmentationSteps(pl.LightningModule):
                 "what this module has; give them again: "
                 f"{type(self).__name__}.load_from_checkpoint(path, {wanted})."
             ) from error
+
+
+# What looks at the training batches of the first epoch, by module.
+_LOOKS: WeakKeyDictionary[SegmentationSteps, list[Callable[[Batch], None]]] = WeakKeyDictionary()
+
+
+def look_at_batches(module: SegmentationSteps, look: Callable[[Batch], None]) -> None:
+    """Call a function with each training batch of the first epoch, as it reaches the networks."""
+    _LOOKS.setdefault(module, []).append(look)
+
+
+def look_no_more(module: SegmentationSteps) -> None:
+    """Undo `look_at_batches`."""
+    _LOOKS.pop(module, None)
 
 
 def full_name(made: Any) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger, Logger
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
@@ -164,6 +164,11 @@ class StageRunner:
 
     def _new_trainer(self, stage: str, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
         stage_folder = self.folder.path / stage
+        own_folder = getattr(self.trainer, "keywords", {}).get("default_root_dir")
+        if own_folder is not None:
+            rank_zero_warn(
+                f"default_root_dir={own_folder} is not used: the stage has {stage_folder}."
+            )
         own = self._brought_along("callbacks")
         averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
         # Averaging comes first, so that the others use the averaged network when training ends.
@@ -182,6 +187,11 @@ class StageRunner:
                 "the results in its child processes; use strategy='ddp'."
             )
         return trainer
+
+    @property
+    def own_callbacks(self) -> list[Any]:
+        """The callbacks of a `partial(pl.Trainer, ...)`."""
+        return self._brought_along("callbacks")
 
     def _brought_along(self, name: str) -> list[Any]:
         """Return the callbacks or loggers of a `partial(pl.Trainer, ...)`."""

@@ -89,7 +89,7 @@ def test_figures(
             "per_class_dice": [figure(name) for name in per_class],
         }
 
-    if loaders == 1:
+    if loaders <= 1:
         return figures()
     each = [figures(f"/dataloader_idx_{index}") for index in range(loaders)]
     return {**each[0], "dataloaders": each}
