@@ -692,14 +692,12 @@ def test_statistics_that_the_module_takes_as_training_starts(tmp_path):
 
 @pytest.mark.parametrize("step", ["validation_step", "test_step"])
 def test_a_training_step_that_prepares_images_alone_is_refused(tmp_path, step):
-    trainer = trainer_of(tmp_path)
-    with pytest.raises(
-        InputError, match=f"InStep.training_step changes the images and {step} does"
-    ):
-        if step == "validation_step":
-            trainer.fit(peers_of(InStep), PLAIN(Raw()), DataLoader(Raw(4), 4))
-        else:
-            trainer.test(peers_of(InStep), DataLoader(Raw(4), 4), verbose=False)
+    trainer, module, loader = trainer_of(tmp_path), peers_of(InStep), DataLoader(Raw(4), 4)
+    measure = partial(trainer.fit, module, PLAIN(Raw()))
+    if step == "test_step":
+        measure = partial(trainer.test, module)
+    with pytest.raises(InputError, match=f"InStep.training_step changes the images and {step} d"):
+        measure(loader)
     assert trainer.global_step == 0
 
 
