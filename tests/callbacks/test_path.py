@@ -690,6 +690,24 @@ def test_statistics_that_the_module_takes_as_training_starts(tmp_path):
     assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
 
 
+class StepAugments(CoSegModule):
+    """Augments in its step, and needs an optimizer there, which no test has."""
+
+    def training_step(self, batch, batch_idx):
+        assert self.optimizers().param_groups
+        batch = [batch[0] * (0.8 + 0.4 * torch.rand(())), *batch[1:]]
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_step_that_augments_is_let_through_with_a_word(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    module, trainer = peers_of(StepAugments), trainer_of(tmp_path, callbacks=[ranking])
+    with pytest.warns(UserWarning, match="images of the dataset differ each time they are read"):
+        trainer.fit(module, PLAIN(Halves()), DataLoader(Halves(4), 4))
+    assert len(ranking.ranking.ids) == 12
+    trainer_of(tmp_path).test(module, DataLoader(Halves(4), 4), verbose=False)
+
+
 @pytest.mark.parametrize("step", ["validation_step", "test_step"])
 def test_a_training_step_that_prepares_images_alone_is_refused(tmp_path, step):
     trainer, module, loader = trainer_of(tmp_path), peers_of(InStep), DataLoader(Raw(4), 4)

@@ -92,7 +92,7 @@ class SegmentationSteps(pl.LightningModule):
         """Read a batch as `training_step` would, with what a subclass's own step does before.
 
         The step of a subclass runs until it calls this package's, or a network. Nothing is learnt,
-        logged or counted, no random number is drawn, and the batch is not changed.
+        logged or counted, and the batch is not changed.
 
         Raises:
             InputError: If a subclass's step gives its network other images than the batch has,
@@ -106,8 +106,7 @@ class SegmentationSteps(pl.LightningModule):
         self.looks_at_batch = True
         sample: Batch | Tensor | None = None
         try:
-            with isolate_rng():
-                self.training_step(copy.deepcopy(batch), 0)
+            self.training_step(copy.deepcopy(batch), 0)
         except _Reached as reached:
             sample = reached.sample
         finally:
@@ -207,9 +206,13 @@ class SegmentationSteps(pl.LightningModule):
         kind = type(self)
         if kind.training_step.__module__.startswith(f"{PACKAGE}."):
             return
-        learnt, again = self.as_trained(batch), self.as_trained(batch)
-        is_augmented = not torch.equal(learnt.images, again.images)
-        if not is_augmented and not torch.equal(learnt.images, measured.images):
+        try:
+            with isolate_rng():
+                images = [self.as_trained(batch).images for _ in range(3)]
+        except Exception:
+            return
+        is_augmented = not all(torch.equal(images[0], again) for again in images[1:])
+        if not is_augmented and not torch.equal(images[0], measured.images):
             step = {"val": "validation_step", "test": "test_step"}[stage]
             raise InputError(
                 f"{kind.__name__}.training_step changes the images and {step} does not, so that "
