@@ -24,7 +24,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.selection import TrainingSetRanker
-from coseg_lightning.modules.steps import look_at_batches, look_no_more
+from coseg_lightning.modules.steps import SegmentationSteps, look_at_batches, look_no_more
 from coseg_lightning.ranking.evidence import Evidence, Floats
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.scores import check_score, mask_scores
@@ -248,8 +248,21 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         # This hook follows on_fit_end, in which corrections are recorded in any callback order.
         if stage == "fit":
+            self._end(pl_module)
             self._write(trainer)
             trainer.strategy.barrier("ranking written")
+
+    @override
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._end(pl_module)
+
+    def _end(self, module: pl.LightningModule) -> None:
+        """Forget what was kept for the first epoch."""
+        self._watched = None
+        if isinstance(module, SegmentationSteps):
+            look_no_more(module)
 
     def _write(self, trainer: pl.Trainer) -> None:
         """Write the file, unless it holds the ranking as it is."""

@@ -86,6 +86,8 @@ class SegmentationSteps(pl.LightningModule):
             self.class_ids.check(sample.masks)
             for look in _LOOKS.get(self, ()):
                 look(sample)
+        else:
+            look_no_more(self)
         return sample
 
     def as_trained(self, batch: Any) -> Batch:
@@ -296,7 +298,7 @@ def look_at_batches(module: SegmentationSteps, look: Callable[[Batch], None]) ->
 
 
 def look_no_more(module: SegmentationSteps) -> None:
-    """Undo `look_at_batches`."""
+    """Undo `look_at_batches`, whose functions keep trainer and module in memory."""
     _LOOKS.pop(module, None)
 
 
