@@ -1,7 +1,10 @@
 """Samples are ranked, corrected and retrained on as the networks see them in training."""
 
+import gc
 import itertools
 import threading
+import weakref
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -853,3 +856,23 @@ def test_padding_is_no_difference_but_its_masks_are_not_corrected(tmp_path):
     with pytest.raises(InputError, match="a mask of 16 x 12 pixels .* becomes one of 16 x 16 pix"):
         trainer.fit(peers_of(CoSegModule), loader)
     assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_fit_leaves_neither_trainer_nor_networks_in_memory(tmp_path, fails):
+    class Failing(pl.Callback):
+        def on_train_batch_end(self, *_):
+            if fails:
+                raise RuntimeError("stopped")
+
+    def fit():
+        module = peers_of(CoSegModule)
+        callbacks = [CorruptionRanking(tmp_path / "s.csv"), LabelCorrection(tmp_path / "l")]
+        trainer = trainer_of(tmp_path, callbacks=[*callbacks, Failing()])
+        with suppress(RuntimeError):
+            trainer.fit(module, PLAIN(Halves()))
+        return weakref.ref(module)
+
+    module = fit()
+    gc.collect()
+    assert module() is None
