@@ -7,6 +7,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     DistributedSampler,
     RandomSampler,
@@ -214,7 +215,8 @@ def draws_each_once(loader: DataLoader[Any]) -> int:
     sampler = compat.inner_sampler(loader)
     once = (SequentialSampler, SubsetRandomSampler, DistributedSampler)
     is_random = isinstance(sampler, RandomSampler) and not sampler.replacement
-    if not is_random and not isinstance(sampler, once):
+    has_own_batches = type(loader.batch_sampler) is not BatchSampler
+    if has_own_batches or not (is_random or isinstance(sampler, once)):
         return 0
     dataset: Any = loader.dataset
     if isinstance(sampler, RandomSampler) and sampler.num_samples > len(dataset):
