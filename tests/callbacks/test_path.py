@@ -565,6 +565,14 @@ def test_a_dataset_that_shuffles_itself_is_known_by_its_ids(tmp_path):
     assert found == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_dataset_that_shuffles_itself_needs_ids(tmp_path):
+    callbacks = [Shuffle(), CorruptionRanking(tmp_path / "scores.csv")]
+    trainer = trainer_of(tmp_path, max_epochs=6, callbacks=callbacks)
+    with pytest.raises(InputError, match="gives another mask at .* as one that shuffles itself"):
+        trainer.fit(peers_of(CoSegModule), PLAIN(Shuffling(wrong=6, ids=False)))
+    assert trainer.current_epoch == 1
+
+
 def test_the_network_of_retraining_may_normalise_in_its_step():
     class Own(SegmentationModule):
         def training_step(self, batch, batch_idx):
@@ -691,6 +699,17 @@ def test_statistics_that_the_module_takes_as_training_starts(tmp_path):
     callbacks = [ranking, LabelCorrection(tmp_path / "labels")]
     trainer_of(tmp_path, callbacks=callbacks).fit(module, PLAIN(Raw()))
     assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+
+
+class InBothSteps(InStep):
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(normalised(batch), batch_idx)
+
+
+def test_steps_that_prepare_images_alike_are_let_through(tmp_path):
+    trainer = trainer_of(tmp_path, max_epochs=8)
+    trainer.fit(peers_of(InBothSteps), PLAIN(Raw(wrong=0)), DataLoader(Raw(4, wrong=0), 4))
+    assert float(trainer.callback_metrics["val/dice_a"]) > 0.9
 
 
 class StepAugments(CoSegModule):

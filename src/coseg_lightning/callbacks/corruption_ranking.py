@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from typing_extensions import override
 
@@ -88,6 +89,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._is_written = True  # there is nothing to write yet
         self._has_looked = False
         self._watched: WatchedSamples | None = None
+        self._numbered: WatchedSamples | None = None  # until the second epoch begins
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -104,12 +106,13 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self.check_ranks_classes()
         super().setup(trainer, pl_module, stage)
         self.ranking, self._is_written = None, True
-        self._has_looked, self._watched = False, None
+        self._has_looked, self._watched, self._numbered = False, None, None
         look_no_more(pl_module)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._has_looked:  # the first one follows the module's own on_train_start
+            self._check_order(trainer)
             return
         self._has_looked = True
         assert isinstance(pl_module, CoSegModule)
@@ -117,6 +120,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         watched = self.watched_samples(trainer)
         if watched is None:
             return
+        if watched.alone(trainer)[0][0].ids is None:
+            self._numbered = watched
         varies = detect_augmentation(trainer, dataset, watched)
         if varies is not None:
             rank_zero_warn(
@@ -128,6 +133,23 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             has_view = self.dataset is not None
             guard = PathGuard(trainer, dataset, watched, has_view=has_view)
             look_at_batches(pl_module, partial(guard.check, trainer))
+
+    def _check_order(self, trainer: pl.Trainer) -> None:
+        """Raise an `InputError` if samples without ids have other numbers in the second epoch."""
+        before, self._numbered = self._numbered, None
+        if before is None:
+            return
+        now = WatchedSamples(trainer, self.judged_dataset(trainer), times=1)
+        for index, *samples in zip(
+            before.indices, before.alone(trainer)[0], now.alone(trainer)[0], strict=False
+        ):
+            first, again = (sample.masks for sample in samples)
+            if first.shape != again.shape or not torch.equal(first, again):
+                raise InputError(
+                    f"The dataset gives another mask at {index} than in the first epoch, as one "
+                    "that shuffles itself, and its samples have no ids to know them by; let it "
+                    "give (image, mask, id)."
+                )
 
     def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
         """Return a few samples of the ranked dataset, as they are ranked.
@@ -260,7 +282,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     def _end(self, module: pl.LightningModule) -> None:
         """Forget what was kept for the first epoch."""
-        self._watched = None
+        self._watched, self._numbered = None, None
         if isinstance(module, SegmentationSteps):
             look_no_more(module)
 

@@ -29,15 +29,16 @@ class WatchedSamples:
     Args:
         trainer: The trainer, whose training dataloader has the collate function.
         dataset: The dataset.
+        times: How often each is read alone.
 
     Attributes:
         indices: The samples, by their indices in the dataset.
     """
 
-    def __init__(self, trainer: pl.Trainer, dataset: Any) -> None:
+    def __init__(self, trainer: pl.Trainer, dataset: Any, *, times: int = TIMES) -> None:
         self.indices = spread(len(dataset), WATCHED)
         size = found_loader(trainer.train_dataloader).batch_size or WATCHED
-        alone = [[index] for index in self.indices] * TIMES
+        alone = [[index] for index in self.indices] * times
         self._alone: list[Any] = []
         self._together: Any = None
         every = [*alone, self.indices[:size]]

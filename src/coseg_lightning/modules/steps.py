@@ -205,8 +205,12 @@ class SegmentationSteps(pl.LightningModule):
 
     def _check_steps_alike(self, stage: str, batch: Any, measured: Batch) -> None:
         """Raise an `InputError` if a subclass prepares images in its training step alone."""
-        kind = type(self)
-        if kind.training_step.__module__.startswith(f"{PACKAGE}."):
+        kind, step = type(self), {"val": "validation_step", "test": "test_step"}[stage]
+        has_own = [
+            not getattr(kind, name).__module__.startswith(f"{PACKAGE}.")
+            for name in ("training_step", step)
+        ]
+        if has_own != [True, False]:  # a step of its own has prepared the batch already
             return
         try:
             with isolate_rng():
@@ -215,7 +219,6 @@ class SegmentationSteps(pl.LightningModule):
             return
         is_augmented = not all(torch.equal(images[0], again) for again in images[1:])
         if not is_augmented and not torch.equal(images[0], measured.images):
-            step = {"val": "validation_step", "test": "test_step"}[stage]
             raise InputError(
                 f"{kind.__name__}.training_step changes the images and {step} does not, so that "
                 "the networks are measured on others than they learn from; change them in both, or "
