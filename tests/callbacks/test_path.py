@@ -461,7 +461,7 @@ class Cut:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Epochs(Halves(), 4), r"The Epochs keeps an iteration of its own \(iterator\)"),
+        (lambda: Epochs(Halves(), 4), "The Epochs keeps an iteration of its own, so its samples"),
         (lambda: Cut(PLAIN(Halves()), 2), "a Cut, was asked for 41 batches and gave 2"),
     ],
 )
@@ -470,6 +470,16 @@ def test_loaders_that_cannot_be_read_again_are_refused_before_training(tmp_path,
     with pytest.raises(InputError, match=message):
         trainer.fit(peers_of(CoSegModule), make())
     assert trainer.global_step == 0
+
+
+def test_a_loader_that_keeps_its_workers_for_all_epochs(tmp_path):
+    data = pytest.importorskip("timm.data.loader")
+    loader = data.MultiEpochsDataLoader(Halves(10), 4, shuffle=True)
+    module = peers_of(CoSegModule)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    callbacks = [ranking, LabelCorrection(tmp_path / "labels")]
+    trainer_of(tmp_path, max_epochs=4, callbacks=callbacks).fit(module, loader)
+    assert scores_of(ranking) == pytest.approx(by_hand(module, Halves(10)), abs=1e-5)
 
 
 def test_some_samples_that_become_patches(tmp_path):

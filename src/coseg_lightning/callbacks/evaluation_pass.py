@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
-from torch.utils.data import ConcatDataset, IterableDataset, Subset
+from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Subset
 from tqdm import tqdm
 
 from coseg_lightning.data.samples import SampleDataset
@@ -168,7 +168,7 @@ def check_none_dropped(trainer: pl.Trainer, sample: Batch) -> None:
         return
     if trainer.is_last_batch and not loader.drop_last:
         sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
-        if not hasattr(sampler, "__len__"):
+        if type(loader.batch_sampler) is not BatchSampler or not hasattr(sampler, "__len__"):
             return
         expected = (len(sampler) - 1) % expected + 1  # of this process's share
     if len(sample.masks) < expected:

@@ -122,6 +122,15 @@ class FixedOrder(list[int]):
         """Do nothing: the order stays."""
 
 
+class FixedBatches(list[Sequence[int]]):
+    """Batches in the place of a batch sampler, and of one that is wrapped, as timm does it."""
+
+    @property
+    def sampler(self) -> "FixedBatches":
+        """These batches."""
+        return self
+
+
 def set_batches(loader: DataLoader[Any], dataset: Any, batches: Sequence[Sequence[int]]) -> None:
     """Let a loader read the given batches of a map-style dataset.
 
@@ -130,7 +139,7 @@ def set_batches(loader: DataLoader[Any], dataset: Any, batches: Sequence[Sequenc
     vars(loader).update(
         dataset=dataset,
         sampler=FixedOrder(index for batch in batches for index in batch),
-        batch_sampler=batches,
+        batch_sampler=FixedBatches(batches),
         _dataset_kind=_DatasetKind.Map,
         _IterableDataset_len_called=None,
         in_order=True,  # otherwise workers decide which batch comes first
@@ -142,7 +151,8 @@ def inner_sampler(loader: DataLoader[Any]) -> Any:
 
     Private: `_DatasetSamplerWrapper._sampler`, the dataset of a `DistributedSamplerWrapper`.
     """
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    fixed = isinstance(loader.batch_sampler, FixedBatches)
+    sampler = loader.sampler if fixed else getattr(loader.batch_sampler, "sampler", loader.sampler)
     return getattr(getattr(sampler, "dataset", None), "_sampler", sampler)
 
 

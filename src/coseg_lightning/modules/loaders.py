@@ -243,6 +243,14 @@ def taken(loader: Any, batches: Sequence[Any]) -> Iterator[Any]:
     for number in range(len(batches)):
         try:
             batch = next(given)
+        except TypeError as error:
+            if "NoneType" not in str(error) or "iterator" not in str(error):
+                raise
+            raise InputError(
+                f"The {type(loader).__name__} keeps an iteration of its own, so its samples cannot "
+                "be read in another order; give a DataLoader that begins anew, with "
+                "persistent_workers=True to keep its workers."
+            ) from error
         except StopIteration:
             raise InputError(
                 f"The training loader, a {type(loader).__name__}, was asked for {len(batches)} "
@@ -254,14 +262,10 @@ def taken(loader: Any, batches: Sequence[Any]) -> Iterator[Any]:
 
 def _copied(loader: Any, change: Callable[[Loader], None], before: Any, dataset: Any) -> Any:
     """Copy a loader and what is wrapped around it, and change the copy of the `DataLoader`."""
-    running = [name for name, part in vars(loader).items() if is_running(name, part)]
-    if running:
-        raise InputError(
-            f"The {type(loader).__name__} keeps an iteration of its own ({running[0]}), so its "
-            "samples cannot be read in another order; give a DataLoader that begins anew, with "
-            "persistent_workers=True to keep its workers."
-        )
     copied = copy.copy(loader)
+    for name, part in vars(loader).items():
+        if is_running(name, part):
+            vars(copied)[name] = None  # the copy begins one of its own, or says that it cannot
     if isinstance(loader, DataLoader):
         compat.forget_workers(copied)
         change(copied)
