@@ -16,7 +16,6 @@ from coseg_lightning.methods import rehearsal
 from coseg_lightning.methods.baselines import train_baselines
 from coseg_lightning.methods.method import Method, Outcome, Run, refused
 from coseg_lightning.methods.registry import find_method
-from coseg_lightning.methods.rehearsal import alone
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe
@@ -107,7 +106,7 @@ def run_stages(
         run.network().check_data(data)
 
     if rehearse and not run_folder.resumed:
-        quick_trainer = alone(trainer) if rehearse is True else rehearse
+        quick_trainer = rehearsal.alone(trainer) if rehearse is True else rehearse
         rehearsal.rehearse(run, partial(walk, config={**config, **parts}), quick_trainer)
     tested = train_baselines(run) if baselines else {}
     return walk(run, config=config, tested=tested, reports=not is_app)

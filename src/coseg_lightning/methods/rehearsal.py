@@ -147,9 +147,8 @@ class Monitors(pl.Callback):
             ):
                 raise InputError(
                     f"{type(callback).__name__} goes by {monitor!r}, which a stage that trains a "
-                    f"{type(pl_module).__name__} does not log; all stages log "
-                    f"{', '.join(sorted(name for name in known if '_a' not in name))}, so leave it "
-                    "out, or train that stage alone."
+                    f"{type(pl_module).__name__} does not log; it logs {', '.join(sorted(known))}. "
+                    "Leave the callback out, or train that stage alone."
                 )
 
 
