@@ -105,7 +105,7 @@ def _explained(trainer: pl.Trainer, dataset: Any) -> Iterator[None]:
         yield
     except (TypeError, AttributeError) as error:
         drawn: Sequence[Any] = next(iter(own_batches(found_loader(trainer.train_dataloader))), [])
-        if all(isinstance(index, int) for index in drawn):
+        if all(hasattr(index, "__index__") for index in drawn):
             raise  # a mistake of another kind
         raise InputError(
             f"A sample of the {type(dataset).__name__} could not be read as dataset[0] "

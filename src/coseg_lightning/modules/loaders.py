@@ -6,6 +6,7 @@ arguments of a class of somebody's own are not known.
 """
 
 import copy
+import operator
 import random
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -66,8 +67,8 @@ def found_loader(loader: Any) -> Loader:
     return inner
 
 
-# The indices that a loader can draw, by loader; None for all.
-_DRAWABLE: WeakKeyDictionary[Loader, list[int] | None] = WeakKeyDictionary()
+# What samplers of somebody's own can draw, by loader, since it takes time; None for all.
+_DRAWN: WeakKeyDictionary[Loader, set[int] | None] = WeakKeyDictionary()
 MOST_EPOCHS = 20  # that are drawn to see what a sampler of somebody's own can draw
 
 
@@ -76,12 +77,9 @@ def drawable_indices(loader: Loader) -> list[int] | None:
 
     A copy of a sampler of somebody's own draws epochs until three in a row hold nothing new.
     """
-    if loader not in _DRAWABLE:
-        drawable = _drawable(loader)
-        dataset: Any = loader.dataset
-        every = drawable is None or len(drawable) == len(dataset)
-        _DRAWABLE[loader] = None if drawable is None or every else sorted(drawable)
-    return _DRAWABLE[loader]
+    drawable = _drawable(loader)
+    dataset: Any = loader.dataset
+    return None if drawable is None or len(drawable) == len(dataset) else sorted(drawable)
 
 
 def _drawable(loader: Loader) -> set[int] | None:
@@ -93,24 +91,29 @@ def _drawable(loader: Loader) -> set[int] | None:
             return set(sampler.weights.nonzero().flatten().tolist())
         if isinstance(sampler, RandomSampler | SequentialSampler | DistributedSampler):
             return None
+    if loader not in _DRAWN:
+        _DRAWN[loader] = _drawn(loader)
+    return _DRAWN[loader]
+
+
+def _drawn(loader: Loader) -> set[int] | None:
+    """Draw epochs from a copy of the sampler; None if it draws no whole numbers."""
     dataset: Any = loader.dataset
-    own = own_batches(loader)
-    drawn: set[int] = set()
-    nothing_new = 0
+    own, drawn, nothing_new = own_batches(loader), set[int](), 0
     with isolate_rng():
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(0)  # all processes draw the same
         for _ in range(MOST_EPOCHS):
-            count = len(drawn)
+            before = len(drawn)
             try:
-                for batch in islice(iter(own), 2 * len(dataset)):
-                    drawn.update(batch)
-            except TypeError:  # it draws no numbers, or too few for a batch
+                indices = (operator.index(index) for batch in own for index in batch)
+                drawn.update(islice(indices, 2 * len(dataset)))  # a sampler may have no end
+            except TypeError:
                 return None
-            nothing_new = nothing_new + 1 if len(drawn) == count else 0
+            nothing_new = nothing_new + 1 if len(drawn) == before else 0
             if len(drawn) >= len(dataset) or nothing_new == 3:
                 break
-    return drawn if drawn and all(isinstance(index, int) for index in drawn) else None
+    return drawn or None
 
 
 def own_batches(loader: Loader) -> Any:
