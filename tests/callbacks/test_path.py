@@ -7,6 +7,7 @@ import weakref
 from contextlib import suppress
 from functools import partial
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -16,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.loaders import shortened
-from support import Halves, TinyNetwork, rows_of, run_of, trainer_of
+from support import Halves, TinyNetwork, flipped, rows_of, run_of, trainer_of
 
 
 class Raw(Halves):
@@ -405,11 +406,19 @@ class Odd(torch.utils.data.Sampler):
         return 6
 
 
+class Indexed(Halves):
+    """Is read by numbers of numpy, as samplers give them that permute with it."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(int(index))
+
+
 @pytest.mark.parametrize(
     "make",
     [
         lambda: DataLoader(Halves(), 3, sampler=Odd(Halves())),
         lambda: DataLoader(Halves(), batch_sampler=[[1, 3], [5, 7], [9, 11]]),
+        lambda: DataLoader(Indexed(), batch_sampler=[np.arange(1, 7, 2), np.arange(7, 12, 2)]),
     ],
 )
 def test_a_sampler_of_ones_own_tells_what_it_can_draw(tmp_path, make):
@@ -578,9 +587,25 @@ def test_a_dataset_that_shuffles_itself_is_known_by_its_ids(tmp_path):
 def test_a_dataset_that_shuffles_itself_needs_ids(tmp_path):
     callbacks = [Shuffle(), CorruptionRanking(tmp_path / "scores.csv")]
     trainer = trainer_of(tmp_path, max_epochs=6, callbacks=callbacks)
-    with pytest.raises(InputError, match="gives another mask at .* as one that shuffles itself"):
+    with pytest.raises(InputError, match="gives another sample at .* as one that shuffles itself"):
         trainer.fit(peers_of(CoSegModule), PLAIN(Shuffling(wrong=6, ids=False)))
     assert trainer.current_epoch == 1
+
+
+class Flipped(Halves):
+    """Augments its masks, and gives no ids."""
+
+    def __getitem__(self, index):
+        return flipped(*super().__getitem__(index))
+
+
+def test_masks_that_are_augmented_are_not_taken_for_shuffled_ones(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    with pytest.warns(UserWarning, match="masks of the dataset differ each time they are read"):
+        trainer_of(tmp_path, max_epochs=3, callbacks=[ranking]).fit(
+            peers_of(CoSegModule), PLAIN(Flipped(ids=False))
+        )
+    assert len(ranking.ranking.ids) == 12
 
 
 def test_the_network_of_retraining_may_normalise_in_its_step():

@@ -90,6 +90,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._has_looked = False
         self._watched: WatchedSamples | None = None
         self._numbered: WatchedSamples | None = None  # until the second epoch begins
+        self._images_vary = False
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -120,9 +121,10 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         watched = self.watched_samples(trainer)
         if watched is None:
             return
-        if watched.alone(trainer)[0][0].ids is None:
-            self._numbered = watched
         varies = detect_augmentation(trainer, dataset, watched)
+        self._images_vary = varies is not None
+        if varies != "mask" and watched.alone(trainer)[0][0].ids is None:
+            self._numbered = watched
         if varies is not None:
             rank_zero_warn(
                 f"The {varies}s of the dataset differ each time they are read, as augmented ones "
@@ -140,16 +142,19 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         if before is None:
             return
         now = WatchedSamples(trainer, self.judged_dataset(trainer), times=1)
-        for index, *samples in zip(
-            before.indices, before.alone(trainer)[0], now.alone(trainer)[0], strict=False
-        ):
-            first, again = (sample.masks for sample in samples)
-            if first.shape != again.shape or not torch.equal(first, again):
-                raise InputError(
-                    f"The dataset gives another mask at {index} than in the first epoch, as one "
-                    "that shuffles itself, and its samples have no ids to know them by; let it "
-                    "give (image, mask, id)."
-                )
+        pairs = list(zip(before.alone(trainer)[0], now.alone(trainer)[0], strict=False))
+        others = [
+            index
+            for index, (first, again) in zip(before.indices, pairs, strict=False)
+            if not torch.equal(first.masks, again.masks)
+            or (not self._images_vary and not torch.equal(first.images, again.images))
+        ]
+        if len(others) >= min(2, len(pairs)):  # a single one may be augmented, though rarely
+            raise InputError(
+                f"The dataset gives another sample at {others[0]} than in the first epoch, as one "
+                "that shuffles itself, and its samples have no ids to know them by; let it give "
+                "(image, mask, id)."
+            )
 
     def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
         """Return a few samples of the ranked dataset, as they are ranked.
