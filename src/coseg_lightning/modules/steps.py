@@ -215,7 +215,7 @@ class SegmentationSteps(pl.LightningModule):
         try:
             with isolate_rng():
                 images = [self.as_trained(batch).images for _ in range(3)]
-        except Exception:
+        except Exception:  # outside of a fit, a step of one's own may lack anything
             return
         is_augmented = not all(torch.equal(images[0], again) for again in images[1:])
         if not is_augmented and not torch.equal(images[0], measured.images):
