@@ -1,6 +1,7 @@
 """Finds bad masks in a dataset: python -m coseg_lightning.audit data.root=DIR."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,18 +122,24 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     from coseg_lightning.data.samples import label_dice
     from coseg_lightning.ranking.evidence import Evidence, compute_evidence
     from coseg_lightning.ranking.noise_level import estimate_noise_level
+    from coseg_lightning.ranking.outline import outline_evidence
     from coseg_lightning.ranking.ranking import Ranking
     from coseg_lightning.ranking.scores import mask_scores
 
     data.prepare_data()
     samples = data.given_samples()
     predictions = PredictionFolder(cfg.predictions, classes=cfg.data.classes)
-    rows = []
+    rows, outlines = [], []
     for index, sample_id in enumerate(samples.ids):
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
-        logits = torch.from_numpy(predictions.read(sample_id, mask.shape)).log()
+        probabilities = predictions.read(sample_id, mask.shape)
+        image, classes = samples.dataset.image(index), cfg.data.classes
+        of_label = outline_evidence(image, mask.numpy(), classes=classes)
+        of_prediction = outline_evidence(image, probabilities.argmax(axis=0), classes=classes)
+        outlines.append(np.concatenate([of_label, of_prediction], axis=1))
+        logits = torch.from_numpy(probabilities).log()
         rows.append(compute_evidence(logits[None], mask[None])[0].numpy())
-    evidence = Evidence.from_table(np.array(rows))
+    evidence = replace(Evidence.from_table(np.array(rows)), outline=np.stack(outlines))
     estimate = estimate_noise_level(evidence, evidence) if cfg.nol == "auto" else None
     score = recipe_of(cfg).score
     scores = mask_scores(evidence, score)

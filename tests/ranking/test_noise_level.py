@@ -141,6 +141,7 @@ def test_empty_masks_do_not_hide_the_noise():
         **{
             name: np.concatenate([value, getattr(empty, name)])
             for name, value in vars(discs_only).items()
+            if value is not None
         }
     )
     estimate = estimate_noise_level(joined, joined)

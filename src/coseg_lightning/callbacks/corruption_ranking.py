@@ -18,6 +18,7 @@ from coseg_lightning.callbacks.evidence_sum import (
     PredictionObserver,
     evidence_pass,
 )
+from coseg_lightning.callbacks.outline_record import OutlineRecord
 from coseg_lightning.callbacks.path_guard import PathGuard, is_of_this_package
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.data.samples import SampleDataset, label_dice
@@ -91,6 +92,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._watched: WatchedSamples | None = None
         self._numbered: WatchedSamples | None = None  # until the second epoch begins
         self._images_vary = False
+        self._outlines: OutlineRecord | None = None
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -108,6 +110,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         super().setup(trainer, pl_module, stage)
         self.ranking, self._is_written = None, True
         self._has_looked, self._watched, self._numbered = False, None, None
+        self._outlines = None
         look_no_more(pl_module)
 
     @override
@@ -175,6 +178,14 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._watched = None  # all callbacks have begun
 
     @override
+    def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
+        if self.score != "joint":
+            return []
+        if self._outlines is None:
+            self._outlines = OutlineRecord(self.judged_dataset(trainer), module.ignore_index)
+        return [self._outlines]
+
+    @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, CoSegModule)
         epochs_left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
@@ -190,6 +201,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.selected = pl_module.alpha < 1
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         observers = [c for c in callbacks if isinstance(c, PredictionObserver)]
+        observers += self.observers(trainer, pl_module)
         dataset = self.judged_dataset(trainer)
         self.evidence.add(evidence_pass(trainer, pl_module, dataset, "Ranking", observers))
         if (
@@ -226,7 +238,11 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
         """Rank the training set by the evidence of one or more passes, at the module's NoL."""
         ids, peers = evidence.gathered()
-        score_a, score_b = (self.scores(peer, ids, self.judged_dataset(trainer)) for peer in peers)
+        dataset = self.judged_dataset(trainer)
+        if self._outlines is not None:
+            outline = self._outlines.gathered(ids, peers[0].label_area.shape[1] + 1)
+            peers = replace(peers[0], outline=outline), replace(peers[1], outline=outline)
+        score_a, score_b = (self.scores(peer, ids, dataset) for peer in peers)
         return Ranking.of_evidence(
             ids,
             peers,

@@ -299,13 +299,23 @@ class EvidenceCallback(EpochEndCallback):
 
     def judge(self, trainer: pl.Trainer, module: CoSegModule) -> EvidencePass:
         """Make a pass over the dataset, or reuse the one that another callback just made."""
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, EvidenceCallback) and callback.dataset is self.dataset:
-                latest = callback.latest_pass
-                if latest is not None and latest.step == step_of(trainer):
-                    return latest
-        self.latest_pass = evidence_pass(trainer, module, self.judged_dataset(trainer))
+        sharing = [
+            callback
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, EvidenceCallback) and callback.dataset is self.dataset
+        ]
+        for callback in sharing:
+            latest = callback.latest_pass
+            if latest is not None and latest.step == step_of(trainer):
+                return latest
+        observers = [o for callback in sharing for o in callback.observers(trainer, module)]
+        dataset = self.judged_dataset(trainer)
+        self.latest_pass = evidence_pass(trainer, module, dataset, observers=observers)
         return self.latest_pass
+
+    def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
+        """Return what receives the predictions of each pass; none by default."""
+        return []
 
     @override
     def state_dict(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ STEPS = ("picks", "joint")
 # scipy; tests/modules/test_recipe.py compares them.
 PIXEL_LOSSES = ("cross_entropy", "generalised_cross_entropy", "symmetric_cross_entropy")
 SCORES = (
-    *("directed", "relative", "excess", "standardised", "per_boundary", "per_object"),
+    *("directed", "joint", "relative", "excess", "standardised", "per_boundary", "per_object"),
     *("dice", "shift", "larger", "smaller", "mean", "sum", "softmin"),
 )
 

@@ -40,8 +40,13 @@ CLASS_COLUMNS = (
 class Evidence:
     """The statistics of `compute_evidence` by name, averaged over passes and peers.
 
+    Args:
+        outline: `ranking.outline.outline_evidence` of the labels and of the predictions, if it was
+            computed.
+
     Shape:
-        eq1, pixels and softmin `(N,)`; all others `(N, K - 1)`, without background.
+        eq1, pixels and softmin `(N,)`; outline `(N, K - 1, 4)`; all others `(N, K - 1)`, without
+        background.
     """
 
     eq1: Floats
@@ -56,6 +61,7 @@ class Evidence:
     overlap: Floats
     boundary: Floats
     class_softmin: Floats
+    outline: Floats | None = None
 
     @classmethod
     def from_table(cls, table: Floats) -> "Evidence":

@@ -14,6 +14,7 @@ from scipy.stats import lmoment
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.evidence import EPSILON, Evidence, Floats
+from coseg_lightning.ranking.outline import outline_misfit
 
 
 def relative(e: Evidence) -> Floats:
@@ -58,6 +59,28 @@ def directed(e: Evidence) -> Floats:
     return result
 
 
+def joint(e: Evidence) -> Floats:
+    """`directed` plus the misfit of the outline, which weighs as much.
+
+    One half of that misfit is how badly the label's outline follows the edges of the image. The
+    other half is how much better the outline of the prediction does: some images have weak edges,
+    whatever their masks are. Networks and outlines err on different masks. An outline that cannot
+    be judged adds nothing.
+
+    Raises:
+        InputError: If there is no evidence on the outlines.
+    """
+    if e.outline is None:
+        raise InputError(
+            "score=joint looks at the outlines too, and this evidence is of networks alone; give "
+            "it an `outline` (ranking.outline.outline_evidence), or take score=directed."
+        )
+    of_label, of_prediction = e.outline[..., :2], e.outline[..., 2:]
+    misfits = [outline_misfit(of_label), outline_misfit(of_label - of_prediction)]
+    result: Floats = standardised(directed(e), e) + np.nan_to_num(misfits).mean(axis=0)
+    return result
+
+
 def direction(e: Evidence) -> Floats:
     """`(K - 1,)` the direction of the noise: 1 too large, -1 too small, 0 for both or none.
 
@@ -97,6 +120,7 @@ def l_skewness(values: Floats) -> float:
 # Scores `(N, K - 1)` of each class of each mask, higher for worse labels.
 CLASS_SCORES: dict[str, Callable[[Evidence], Floats]] = {
     "directed": directed,
+    "joint": joint,
     "relative": relative,
     "excess": lambda e: e.cross_entropy - e.entropy,
     "standardised": lambda e: (
@@ -146,11 +170,12 @@ def mask_scores(e: Evidence, name: str) -> Floats:
         e: The evidence on all samples of the dataset.
         name: The score. `mean` and `sum` (Eq. (1)) and `softmin` judge the whole mask. All others
             are averaged over the classes present in label or prediction: `directed` (the recipe's),
-            `relative` (cross-entropy over the entropy of the prediction), `excess` and
-            `standardised` (their difference, plain and in standard deviations), `per_boundary` and
-            `per_object` (cross-entropy over the label's boundary or the object's size), `dice` (one
-            minus soft Dice), `shift` (displacement of the boundary in either direction), `larger`
-            and `smaller` (displacement in one direction, if it is known).
+            `joint` (`directed` and the outlines at the masks' own size), `relative` (cross-entropy
+            over the entropy of the prediction), `excess` and `standardised` (their difference,
+            plain and in standard deviations), `per_boundary` and `per_object` (cross-entropy over
+            the label's boundary or the object's size), `dice` (one minus soft Dice), `shift`
+            (displacement of the boundary in either direction), `larger` and `smaller`
+            (displacement in one direction, if it is known).
 
     Raises:
         InputError: If there is no such score.

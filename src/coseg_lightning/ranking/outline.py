@@ -1,0 +1,249 @@
+"""Outline evidence: how well a mask's outline lies on an edge of its image. No network is needed.
+
+A good outline follows an edge: the image's gradient is stronger on it than a few pixels beside it.
+The evidence lies in single pixels, so it is computed at the mask's own size and not at that of the
+networks. How well it ranks is measured by `benchmarks/outline.py`.
+
+Legend of shapes: N samples, K classes, H x W pixels, C bands, P points of an outline.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.errors import InputError
+
+Floats = NDArray[np.float64]
+
+# All lengths are in pixels of an image whose longer side is 256.
+SIGMA = 1.5  # of the Gaussian that smooths the image
+REACH = 8  # how far the profiles reach to either side of the outline
+MARGIN = 2  # points that are nearer to the image's border are not judged
+WIDTHS_PER_REACH = 4  # a profile reaches at most over this part of the object's width
+LARGEST_SCALE = 2.0  # larger images are shrunk to this scale, at which no edge is lost
+MIN_POINTS = 8
+COLUMNS = ("outline_contrast", "outline_rank")
+
+
+def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
+    """Score masks by how badly their outlines follow the edges of their images.
+
+    Images and masks are taken one by one, so that generators need little memory.
+
+    Args:
+        images: `(H, W)` or `(H, W, C)` each, of any type and number of bands.
+        masks: `(H, W)` class ids each, of the size of its image: 0 for background, 255 for
+            unlabelled pixels.
+
+    Returns:
+        `(N,)` scores, higher for worse masks; comparable within one dataset only. NaN where nothing
+        can be told: a mask without foreground, or an image without any contrast near the outline.
+
+    Raises:
+        InputError: If a mask has not the size of its image, or their numbers differ.
+
+    Example:
+        >>> worst_first = np.argsort(-np.nan_to_num(outline_scores(images, masks)))
+    """
+    rows = []
+    try:
+        for image, mask in zip(images, masks, strict=True):
+            rows.append(outline_evidence(image, mask))
+    except ValueError as error:
+        if "argument 2" not in str(error):
+            raise
+        raise InputError("There are not as many images as masks; give one mask an image.") from None
+    count = max((len(row) for row in rows), default=1)
+    table = np.full((len(rows), count, len(COLUMNS)), np.nan)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+    return mean_of_known(outline_misfit(table))
+
+
+def outline_evidence(
+    image: Any, mask: Any, *, classes: int | None = None, ignore_index: int = 255
+) -> Floats:
+    """Compare the image's gradient on the outline of each class with that beside it.
+
+    * `outline_contrast`: the mean log of the gradient on the outline, minus that within `REACH` to
+      either side.
+    * `outline_rank`: the mean share of a profile across the outline on which the gradient is weaker
+      than on the outline itself.
+
+    Args:
+        image: `(H, W)` or `(H, W, C)`.
+        mask: `(H, W)` class ids.
+        classes: K; default as many as the mask needs.
+        ignore_index: Class id of unlabelled pixels.
+
+    Returns:
+        `(K - 1, 2)`, NaN for a class whose outline cannot be judged.
+
+    Raises:
+        InputError: If the mask has not the size of its image.
+    """
+    image, mask = np.asarray(image), np.asarray(mask)
+    if image.shape[:2] != mask.shape:
+        raise InputError(
+            f"A mask of {mask.shape} belongs to an image of {image.shape[:2]} pixels; give masks "
+            "at the size of their images."
+        )
+    labelled = mask[mask != ignore_index]
+    if classes is None:
+        classes = max(2, int(labelled.max(initial=0)) + 1)
+    rows = np.full((classes - 1, len(COLUMNS)), np.nan)
+    for k in range(1, classes):
+        rows[k - 1] = _class_evidence(image, mask == k, mask != ignore_index)
+    return rows
+
+
+def outline_misfit(evidence: Floats) -> Floats:
+    """Standardise and average both columns of the evidence; high for bad outlines.
+
+    Shape:
+        evidence `(N, K - 1, 2)`; returns `(N, K - 1)`. NaN stays NaN.
+    """
+    misfit: Floats = -np.mean([_standardised(evidence[..., c]) for c in range(2)], axis=0)
+    return misfit
+
+
+def mean_of_known(values: Floats) -> Floats:
+    """`(N,)` mean over the classes that could be judged; NaN where there is none."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(axis=1)
+    return np.where(known.any(axis=1), total / known.sum(axis=1).clip(1), np.nan)
+
+
+def mean_of_passes(rows: list[Floats]) -> Floats:
+    """Average equal arrays, each value over those in which it is known."""
+    stacked = np.stack(rows)
+    known = ~np.isnan(stacked)
+    total = np.where(known, stacked, 0).sum(axis=0)
+    return np.where(known.any(axis=0), total / known.sum(axis=0).clip(1), np.nan)
+
+
+def _standardised(values: Floats) -> Floats:
+    """Standardise each column by median and median absolute deviation; arsinh limits outliers."""
+    result = np.full_like(values, np.nan)
+    for k, column in enumerate(values.T):
+        known = ~np.isnan(column)
+        if known.any():
+            centred = column[known] - np.median(column[known])
+            deviation = 1.4826 * np.median(np.abs(centred)) or float(centred.std()) or 1.0
+            result[known, k] = np.arcsinh(centred / deviation)
+    return result
+
+
+def _class_evidence(image: NDArray[Any], inside: NDArray[Any], labelled: NDArray[Any]) -> Floats:
+    """`(2,)` the evidence on one class, in a window around it."""
+    unknown: Floats = np.full(len(COLUMNS), np.nan)
+    if not inside.any() or inside.all():
+        return unknown
+    scale = _scale_of(inside)
+    window = _window_around(inside, round((REACH + 4 * SIGMA) * scale) + 2)
+    points, normals = _outline_points(inside, labelled, window, scale)
+    if len(points) < MIN_POINTS:
+        return unknown
+    magnitude, ratio = _gradient_magnitude(image[window], scale)
+    points = (points + 0.5) * ratio - 0.5  # pixels are counted from their centres
+    return _of_profiles(_profiles(magnitude, points, normals, scale * ratio))
+
+
+def _scale_of(inside: NDArray[Any]) -> float:
+    """The length of one pixel of a 256-pixel image, or less where objects are small."""
+    count, _, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
+    areas = stats[1:count, cv2.CC_STAT_AREA].astype(np.float64)
+    width = np.sqrt(np.average(areas, weights=areas))  # of the component of a typical pixel
+    return float(max(0.5, min(max(inside.shape) / 256, width / (WIDTHS_PER_REACH * REACH))))
+
+
+def _window_around(inside: NDArray[Any], margin: int) -> tuple[slice, slice]:
+    rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
+    return (
+        slice(max(0, rows[0] - margin), rows[-1] + margin + 1),
+        slice(max(0, columns[0] - margin), columns[-1] + margin + 1),
+    )
+
+
+def _outline_points(
+    inside: NDArray[Any], labelled: NDArray[Any], window: tuple[slice, slice], scale: float
+) -> tuple[Floats, Floats]:
+    """Return the points of the outline in the window, and the directions across it.
+
+    Returns:
+        Both `(P, 2)`, row and column. Points near the image's border or near unlabelled pixels are
+        left out, since no edge is to be seen there.
+    """
+    judged = labelled.copy()
+    margin = max(1, round(MARGIN * scale))
+    judged[:margin], judged[-margin:], judged[:, :margin], judged[:, -margin:] = (False,) * 4
+    if not labelled.all():
+        judged &= ~cv2.dilate((~labelled).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    cut = inside[window].astype(np.uint8)
+    depth = _signed_distance(cut)
+    smooth = cv2.GaussianBlur(depth, (0, 0), SIGMA * scale)
+    across = np.stack(np.gradient(smooth), axis=-1)
+    on_outline = (np.abs(depth) <= 0.5) & judged[window]
+    points = np.argwhere(on_outline)
+    normals = across[on_outline]
+    lengths = np.linalg.norm(normals, axis=1, keepdims=True)
+    return points.astype(np.float64), normals / np.maximum(lengths, 1e-6)
+
+
+def _signed_distance(inside: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """`(H, W)` distance to the outline, positive inside; 0.5 in the pixels along it."""
+    parts = [np.pad(part, 1, mode="edge") for part in (inside, 1 - inside)]
+    within, beyond = (cv2.distanceTransform(p, cv2.DIST_L2, 5)[1:-1, 1:-1] for p in parts)
+    return np.where(inside > 0, within - 0.5, 0.5 - beyond).astype(np.float32)
+
+
+def _gradient_magnitude(image: NDArray[Any], scale: float) -> tuple[NDArray[np.float32], float]:
+    """`(h, w)` length of the gradient of all bands, each with deviation 1, and the shrinking."""
+    bands = np.atleast_3d(image).astype(np.float32)
+    bands = np.nan_to_num(bands)
+    ratio = min(1.0, LARGEST_SCALE / scale)
+    squares: Any = 0.0
+    for band in np.moveaxis(bands, 2, 0):
+        if ratio < 1:
+            size = (max(1, round(band.shape[1] * ratio)), max(1, round(band.shape[0] * ratio)))
+            band = cv2.resize(band, size, interpolation=cv2.INTER_AREA)
+        band = cv2.GaussianBlur(band, (0, 0), SIGMA * scale * ratio)
+        deviation = float(band.std())
+        if deviation > 1e-6 * max(1.0, float(np.abs(band).max())):
+            dx, dy = (
+                cv2.Sobel(band / deviation, cv2.CV_32F, *o, ksize=1) for o in ((1, 0), (0, 1))
+            )
+            squares = squares + dx**2 + dy**2
+        else:
+            squares = squares + np.zeros_like(band)
+    return np.sqrt(squares), ratio
+
+
+def _profiles(
+    magnitude: NDArray[np.float32], points: Floats, normals: Floats, scale: float
+) -> Floats:
+    """`(P, 2 * REACH + 1)` the gradient along the lines that cross the outline in its points."""
+    steps = scale * np.arange(-REACH, REACH + 1)
+    rows, columns = (points[:, [axis]] + normals[:, [axis]] * steps for axis in (0, 1))
+    profiles = cv2.remap(
+        magnitude,
+        columns.astype(np.float32),
+        rows.astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return profiles.astype(np.float64)
+
+
+def _of_profiles(profiles: Floats) -> Floats:
+    """`(2,)` contrast and rank of the middle of profiles, without contrast NaN."""
+    mean = profiles.mean()
+    if mean <= 0:
+        return np.full(len(COLUMNS), np.nan)
+    on_outline = profiles[:, [REACH]]
+    logs = np.log(profiles + 1e-3 * mean)
+    contrast = (logs[:, REACH] - logs.mean(axis=1)).mean()
+    return np.array([contrast, (on_outline > profiles).mean()])

@@ -1,0 +1,142 @@
+"""Outline evidence: an outline beside the edge of its image is worse than one on it."""
+
+import cv2
+import numpy as np
+import pytest
+from torch.utils.data import DataLoader
+
+from coseg_lightning import CorruptionRanking, outline_scores
+from coseg_lightning.errors import InputError
+from coseg_lightning.ranking.evidence import Evidence
+from coseg_lightning.ranking.outline import outline_evidence
+from coseg_lightning.ranking.scores import mask_scores
+from tests.support import Halves, Squares, data_of, module_of, rows_of, trainer_of
+
+
+def disc(side: int, radius: float, centre: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
+    """A filled circle; radius and centre are shares of the side."""
+    rows, columns = np.indices((side, side)) / side
+    return (np.hypot(rows - centre[0], columns - centre[1]) < radius).astype(np.uint8)
+
+
+def picture(mask: np.ndarray, seed: int = 0, noise: float = 10) -> np.ndarray:
+    """Bright objects on a dark ground, with noise and a slope of light."""
+    rng = np.random.default_rng(seed)
+    light = np.linspace(0, 40, mask.shape[1])
+    image = 80 + 60 * (mask > 0) + light + rng.normal(0, noise, mask.shape)
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def good_and_bad(count: int = 12, side: int = 128) -> tuple[list, list]:
+    """Images, and masks of which the first four are drawn too large."""
+    right = [disc(side, 0.2 + 0.01 * n) for n in range(count)]
+    images = [picture(mask, seed) for seed, mask in enumerate(right)]
+    wide = np.ones((9, 9), np.uint8)
+    masks = [cv2.dilate(mask, wide) if n < 4 else mask for n, mask in enumerate(right)]
+    return images, masks
+
+
+@pytest.mark.parametrize("kind", ["grey", "colour", "seven bands", "float", "jpeg", "texture"])
+def test_outlines_beside_the_edge_rank_worst(kind):
+    images, masks = good_and_bad()
+    rng = np.random.default_rng(1)
+    if kind == "colour":
+        images = [np.dstack([image, 255 - image, image]) for image in images]
+    elif kind == "seven bands":
+        empty = np.zeros_like(images[0])
+        images = [np.dstack([empty, image, *[empty + 9] * 5]) for image in images]
+    elif kind == "float":
+        images = [image.astype(np.float32) / 1000 - 3 for image in images]
+    elif kind == "jpeg":
+        images = [cv2.imdecode(cv2.imencode(".jpg", i, [1, 30])[1], 0) for i in images]
+    elif kind == "texture":
+        stripes = 30 * (np.arange(128) // 3 % 2)
+        images = [np.clip(i + stripes, 0, 255) + rng.normal(0, 5, i.shape) for i in images]
+    scores = outline_scores(iter(images), iter(masks))
+    assert sorted(np.argsort(-scores)[:4]) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("side", [64, 256, 700, 1500])
+def test_the_scale_follows_the_size_of_the_image(side):
+    mask = disc(side, 0.25)
+    image = picture(mask)
+    shifted = disc(side, 0.25, (0.5, 0.55))
+    right, wrong = outline_evidence(image, mask)[0], outline_evidence(image, shifted)[0]
+    assert (right > wrong + 0.1).all()
+    assert right[1] > 0.75
+
+
+def test_small_objects_in_a_large_image_have_a_scale_of_their_own():
+    mask, beside = np.zeros((1024, 1024), np.uint8), np.zeros((1024, 1024), np.uint8)
+    for n in range(6):
+        mask[100 + 150 * n : 116 + 150 * n, 300:316] = 1
+        beside[103 + 150 * n : 119 + 150 * n, 303:319] = 1
+    image = picture(mask, noise=3)
+    assert (outline_evidence(image, mask) > outline_evidence(image, beside)).all()
+
+
+def test_what_cannot_be_judged_is_unknown_and_adds_nothing():
+    images, masks = good_and_bad()
+    images[4], masks[5], masks[6] = np.full_like(images[4], 7), 0 * masks[5], 0 * masks[6] + 1
+    scores = outline_scores(images, masks)
+    assert np.isnan(scores[[4, 5, 6]]).all()
+    assert np.isfinite(np.delete(scores, [4, 5, 6])).all()
+    assert len(outline_scores([], [])) == 0
+
+
+def test_every_class_is_judged_by_itself_and_unlabelled_pixels_are_no_outline():
+    first, second = disc(128, 0.12, (0.3, 0.3)), disc(128, 0.12, (0.7, 0.7))
+    image = picture(first + second)
+    right = outline_evidence(image, first + 2 * second, classes=4)
+    moved = outline_evidence(image, first + 2 * disc(128, 0.12, (0.7, 0.78)), classes=4)
+    assert right.shape == (3, 2)
+    assert np.isnan(right[2]).all()
+    assert (right[0] == moved[0]).all()
+    assert (right[1] > moved[1]).all()
+    unlabelled = first + 2 * second
+    unlabelled[:, 20:] = np.where(unlabelled[:, 20:] == 2, 255, unlabelled[:, 20:])
+    assert np.isnan(outline_evidence(image, unlabelled, classes=3)[1]).all()
+
+
+def test_sizes_and_numbers_that_differ_are_refused():
+    with pytest.raises(InputError, match="at the size of their images"):
+        outline_evidence(np.zeros((8, 8)), np.zeros((8, 9), int))
+    with pytest.raises(InputError, match="not as many images as masks"):
+        outline_scores([np.zeros((8, 8))], [])
+
+
+def test_joint_needs_outlines():
+    with pytest.raises(InputError, match="score=joint looks at the outlines too"):
+        mask_scores(Evidence.from_table(np.ones((4, 12))), "joint")
+
+
+class LargeSquares(Squares):
+    """The first three masks are moved by less than a pixel of the networks."""
+
+    def mask(self, index: int) -> np.ndarray:
+        mask = super().mask(index)
+        return np.roll(mask, 3, axis=1) if index < 3 else mask
+
+    def image(self, index: int) -> np.ndarray:
+        noise = np.random.default_rng(100 + index).normal(60, 5, (self.side, self.side))
+        return np.clip(noise + 110 * super().mask(index), 0, 255).astype(np.uint8)
+
+
+def test_masks_are_judged_at_their_own_size(tmp_path):
+    data = data_of(tmp_path)
+    data.noise = data.noise_folder = None
+    data._datasets["train"] = LargeSquares(12, side=128)
+    data.image_size = 16
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="joint")
+    trainer_of(tmp_path, max_epochs=3, callbacks=[ranking]).fit(module_of(0.25), datamodule=data)
+    worst = [row["id"] for row in rows_of(tmp_path / "scores.csv")[:3]]
+    assert sorted(worst) == ["s00", "s01", "s02"]
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_a_foreign_dataset_is_ranked_by_its_outlines_too(tmp_path, ids):
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="joint", epochs=2)
+    loader = DataLoader(Halves(ids=ids), batch_size=4)
+    trainer_of(tmp_path, max_epochs=4, callbacks=[ranking]).fit(module_of(0.25), loader)
+    assert ranking.ranking is not None
+    assert np.isfinite(ranking.ranking.score).all()
