@@ -129,19 +129,21 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     data.prepare_data()
     samples = data.given_samples()
     predictions = PredictionFolder(cfg.predictions, classes=cfg.data.classes)
-    rows, outlines = [], []
+    rows, outlines, score = [], [], recipe_of(cfg).score
     for index, sample_id in enumerate(samples.ids):
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
         probabilities = predictions.read(sample_id, mask.shape)
-        image, classes = samples.dataset.image(index), cfg.data.classes
-        of_label = outline_evidence(image, mask.numpy(), classes=classes)
-        of_prediction = outline_evidence(image, probabilities.argmax(axis=0), classes=classes)
-        outlines.append(np.concatenate([of_label, of_prediction], axis=1))
+        if score == "joint":
+            image, classes = samples.dataset.image(index), cfg.data.classes
+            of_label = outline_evidence(image, mask.numpy(), classes=classes)
+            of_prediction = outline_evidence(image, probabilities.argmax(axis=0), classes=classes)
+            outlines.append(np.concatenate([of_label, of_prediction], axis=1))
         logits = torch.from_numpy(probabilities).log()
         rows.append(compute_evidence(logits[None], mask[None])[0].numpy())
-    evidence = replace(Evidence.from_table(np.array(rows)), outline=np.stack(outlines))
+    evidence = Evidence.from_table(np.array(rows))
+    if outlines:
+        evidence = replace(evidence, outline=np.stack(outlines))
     estimate = estimate_noise_level(evidence, evidence) if cfg.nol == "auto" else None
-    score = recipe_of(cfg).score
     scores = mask_scores(evidence, score)
     ranking = Ranking.of_evidence(
         list(samples.ids),
