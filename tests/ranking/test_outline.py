@@ -3,14 +3,14 @@
 import cv2
 import numpy as np
 import pytest
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from coseg_lightning import CorruptionRanking, outline_scores
+from coseg_lightning import CorruptionRanking, CoSegDataModule, outline_scores
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.evidence import Evidence
 from coseg_lightning.ranking.outline import outline_evidence
 from coseg_lightning.ranking.scores import mask_scores
-from tests.support import Halves, Squares, data_of, module_of, rows_of, trainer_of
+from support import Halves, Squares, module_of, rows_of, trainer_of
 
 
 def disc(side: int, radius: float, centre: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:
@@ -105,6 +105,31 @@ def test_sizes_and_numbers_that_differ_are_refused():
         outline_scores([np.zeros((8, 8))], [])
 
 
+def test_masks_of_0_and_255_are_refused():
+    images, masks = good_and_bad()
+    with pytest.raises(InputError, match="hold 255, which stands for unlabelled pixels"):
+        outline_scores(images, [255 * mask for mask in masks])
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (7, 7)])
+def test_images_that_are_too_narrow_are_unknown(shape):
+    mask = np.zeros(shape, np.uint8)
+    mask[:, shape[1] // 2 :] = 1
+    assert np.isnan(outline_evidence(picture(mask), mask)).all()
+
+
+def test_an_image_with_gaps_is_unknown():
+    mask = disc(64, 0.3)
+    image = picture(mask).astype(np.float32)
+    image[32, 32] = np.nan
+    assert np.isnan(outline_evidence(image, mask)).all()
+
+
+def test_outlines_of_any_length_are_judged():
+    mask = np.random.default_rng(0).integers(0, 2, (512, 512))  # more than 100,000 points
+    assert np.isfinite(outline_evidence(picture(mask), mask)).all()
+
+
 def test_joint_needs_outlines():
     with pytest.raises(InputError, match="score=joint looks at the outlines too"):
         mask_scores(Evidence.from_table(np.ones((4, 12))), "joint")
@@ -122,15 +147,27 @@ class LargeSquares(Squares):
         return np.clip(noise + 110 * super().mask(index), 0, 255).astype(np.uint8)
 
 
+def large_squares() -> CoSegDataModule:
+    return CoSegDataModule(
+        LargeSquares(12, side=128), image_size=16, in_channels=1, batch_size=4, augmentation=None
+    )
+
+
+def worst_of(folder, data) -> list[str]:
+    """The ids that rank worst by `joint`; the peers see 16 x 16 pixels."""
+    ranking = CorruptionRanking(folder / "scores.csv", score="joint")
+    trainer_of(folder, max_epochs=3, callbacks=[ranking]).fit(module_of(0.25), data)
+    return sorted(row["id"] for row in rows_of(folder / "scores.csv")[:3])
+
+
 def test_masks_are_judged_at_their_own_size(tmp_path):
-    data = data_of(tmp_path)
-    data.noise = data.noise_folder = None
-    data._datasets["train"] = LargeSquares(12, side=128)
-    data.image_size = 16
-    ranking = CorruptionRanking(tmp_path / "scores.csv", score="joint")
-    trainer_of(tmp_path, max_epochs=3, callbacks=[ranking]).fit(module_of(0.25), datamodule=data)
-    worst = [row["id"] for row in rows_of(tmp_path / "scores.csv")[:3]]
-    assert sorted(worst) == ["s00", "s01", "s02"]
+    assert worst_of(tmp_path, large_squares()) == ["s00", "s01", "s02"]
+
+
+def test_parts_of_our_datasets_are_judged_at_their_own_size(tmp_path):
+    samples = large_squares().samples("train")
+    parts = ConcatDataset([Subset(samples, range(5, 12)), Subset(samples, range(5))])
+    assert worst_of(tmp_path, DataLoader(parts, batch_size=4)) == ["s00", "s01", "s02"]
 
 
 @pytest.mark.parametrize("ids", [True, False])

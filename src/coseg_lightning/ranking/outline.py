@@ -8,6 +8,7 @@ Legend of shapes: N samples, K classes, H x W pixels, C bands, P points of an ou
 """
 
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 import cv2
@@ -18,6 +19,7 @@ from coseg_lightning.errors import InputError
 
 Floats = NDArray[np.float64]
 
+IGNORE_INDEX = 255
 # All lengths are in pixels of an image whose longer side is 256.
 SIGMA = 1.5  # of the Gaussian that smooths the image
 REACH = 8  # how far the profiles reach to either side of the outline
@@ -25,6 +27,7 @@ MARGIN = 2  # points that are nearer to the image's border are not judged
 WIDTHS_PER_REACH = 4  # a profile reaches at most over this part of the object's width
 LARGEST_SCALE = 2.0  # larger images are shrunk to this scale, at which no edge is lost
 MIN_POINTS = 8
+MOST_POINTS = 10_000  # of a longer outline, points at equal distances are judged
 COLUMNS = ("outline_contrast", "outline_rank")
 
 
@@ -40,31 +43,36 @@ def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
 
     Returns:
         `(N,)` scores, higher for worse masks; comparable within one dataset only. NaN where nothing
-        can be told: a mask without foreground, or an image without any contrast near the outline.
+        can be told: a mask without foreground, or an image without any contrast near the outline or
+        with values there that are not numbers.
 
     Raises:
-        InputError: If a mask has not the size of its image, or their numbers differ.
+        InputError: If a mask has not the size of its image, their numbers differ, or no mask has
+            any foreground while some hold 255.
 
     Example:
         >>> worst_first = np.argsort(-np.nan_to_num(outline_scores(images, masks)))
     """
-    rows = []
-    try:
-        for image, mask in zip(images, masks, strict=True):
-            rows.append(outline_evidence(image, mask))
-    except ValueError as error:
-        if "argument 2" not in str(error):
-            raise
-        raise InputError("There are not as many images as masks; give one mask an image.") from None
+    rows, highest = [], set()
+    for image, mask in zip_longest(images, masks):
+        if image is None or mask is None:
+            raise InputError("There are not as many images as masks; give one mask an image.")
+        rows.append(outline_evidence(image, mask))
+        highest.add(int(np.max(mask, initial=0)))
     count = max((len(row) for row in rows), default=1)
     table = np.full((len(rows), count, len(COLUMNS)), np.nan)
     for row, values in zip(table, rows, strict=True):
         row[: len(values)] = values
-    return mean_of_known(outline_misfit(table))
+    if IGNORE_INDEX in highest and np.isnan(table).all():
+        raise InputError(
+            "The masks hold 255, which stands for unlabelled pixels, and no other class; give "
+            "class ids, such as mask > 0."
+        )
+    return mean_of_known(outline_misfit(table), axis=1)
 
 
 def outline_evidence(
-    image: Any, mask: Any, *, classes: int | None = None, ignore_index: int = 255
+    image: Any, mask: Any, *, classes: int | None = None, ignore_index: int = IGNORE_INDEX
 ) -> Floats:
     """Compare the image's gradient on the outline of each class with that beside it.
 
@@ -106,50 +114,50 @@ def outline_misfit(evidence: Floats) -> Floats:
     Shape:
         evidence `(N, K - 1, 2)`; returns `(N, K - 1)`. NaN stays NaN.
     """
-    misfit: Floats = -np.mean([_standardised(evidence[..., c]) for c in range(2)], axis=0)
+    misfit: Floats = -(standardise(evidence[..., 0]) + standardise(evidence[..., 1])) / 2
     return misfit
 
 
-def mean_of_known(values: Floats) -> Floats:
-    """`(N,)` mean over the classes that could be judged; NaN where there is none."""
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0).sum(axis=1)
-    return np.where(known.any(axis=1), total / known.sum(axis=1).clip(1), np.nan)
+def standardise(values: Floats, *, squashed: bool = True) -> Floats:
+    """Standardise each column of `(N, K)` values by its median and deviation. NaN stays NaN.
 
-
-def mean_of_passes(rows: list[Floats]) -> Floats:
-    """Average equal arrays, each value over those in which it is known."""
-    stacked = np.stack(rows)
-    known = ~np.isnan(stacked)
-    total = np.where(known, stacked, 0).sum(axis=0)
-    return np.where(known.any(axis=0), total / known.sum(axis=0).clip(1), np.nan)
-
-
-def _standardised(values: Floats) -> Floats:
-    """Standardise each column by median and median absolute deviation; arsinh limits outliers."""
+    With `squashed`, arsinh limits the influence of outliers.
+    """
     result = np.full_like(values, np.nan)
     for k, column in enumerate(values.T):
         known = ~np.isnan(column)
         if known.any():
             centred = column[known] - np.median(column[known])
             deviation = 1.4826 * np.median(np.abs(centred)) or float(centred.std()) or 1.0
-            result[known, k] = np.arcsinh(centred / deviation)
-    return result
+            result[known, k] = centred / deviation
+    return np.arcsinh(result) if squashed else result
+
+
+def mean_of_known(values: Floats, *, axis: int) -> Floats:
+    """Average along an axis what is not NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(axis=axis)
+    return np.where(known.any(axis=axis), total / known.sum(axis=axis).clip(1), np.nan)
 
 
 def _class_evidence(image: NDArray[Any], inside: NDArray[Any], labelled: NDArray[Any]) -> Floats:
     """`(2,)` the evidence on one class, in a window around it."""
     unknown: Floats = np.full(len(COLUMNS), np.nan)
-    if not inside.any() or inside.all():
+    if min(inside.shape) < MIN_POINTS or not inside.any() or inside.all():
         return unknown
     scale = _scale_of(inside)
+    judged = labelled & _off_the_border(inside.shape, max(1, round(MARGIN * scale)))
     window = _window_around(inside, round((REACH + 4 * SIGMA) * scale) + 2)
-    points, normals = _outline_points(inside, labelled, window, scale)
+    parts = image[window], inside[window], judged[window]
+    if not np.isfinite(parts[0]).all():
+        return unknown
+    if scale > LARGEST_SCALE:
+        parts, scale = _shrunk(*parts, LARGEST_SCALE / scale), LARGEST_SCALE
+    bands, inside, judged = parts
+    points, normals = _outline_points(inside, judged, scale)
     if len(points) < MIN_POINTS:
         return unknown
-    magnitude, ratio = _gradient_magnitude(image[window], scale)
-    points = (points + 0.5) * ratio - 0.5  # pixels are counted from their centres
-    return _of_profiles(_profiles(magnitude, points, normals, scale * ratio))
+    return _of_profiles(_profiles(_gradient_magnitude(bands, scale), points, normals, scale))
 
 
 def _scale_of(inside: NDArray[Any]) -> float:
@@ -160,6 +168,13 @@ def _scale_of(inside: NDArray[Any]) -> float:
     return float(max(0.5, min(max(inside.shape) / 256, width / (WIDTHS_PER_REACH * REACH))))
 
 
+def _off_the_border(shape: tuple[int, ...], margin: int) -> NDArray[np.bool_]:
+    """`(H, W)` whether a pixel is farther from the image's border than a margin."""
+    result = np.zeros(shape, bool)
+    result[margin : shape[0] - margin, margin : shape[1] - margin] = True
+    return result
+
+
 def _window_around(inside: NDArray[Any], margin: int) -> tuple[slice, slice]:
     rows, columns = (np.flatnonzero(inside.any(axis=axis)) for axis in (1, 0))
     return (
@@ -168,27 +183,39 @@ def _window_around(inside: NDArray[Any], margin: int) -> tuple[slice, slice]:
     )
 
 
+def _shrunk(
+    image: NDArray[Any], inside: NDArray[Any], judged: NDArray[Any], ratio: float
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the image by averages, and both masks by their nearest pixels."""
+    size = tuple(max(2, round(side * ratio)) for side in inside.shape[::-1])
+    bands = [
+        cv2.resize(band.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        for band in np.moveaxis(np.atleast_3d(image), 2, 0)
+    ]
+    masks = [
+        cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
+        for mask in (inside, judged)
+    ]
+    return np.dstack(bands), masks[0], masks[1]
+
+
 def _outline_points(
-    inside: NDArray[Any], labelled: NDArray[Any], window: tuple[slice, slice], scale: float
+    inside: NDArray[Any], judged: NDArray[Any], scale: float
 ) -> tuple[Floats, Floats]:
-    """Return the points of the outline in the window, and the directions across it.
+    """Return the points of the outline, and the directions across it.
+
+    Points next to pixels that are not judged are left out, since no edge is to be seen there.
 
     Returns:
-        Both `(P, 2)`, row and column. Points near the image's border or near unlabelled pixels are
-        left out, since no edge is to be seen there.
+        Both `(P, 2)`, row and column.
     """
-    judged = labelled.copy()
-    margin = max(1, round(MARGIN * scale))
-    judged[:margin], judged[-margin:], judged[:, :margin], judged[:, -margin:] = (False,) * 4
-    if not labelled.all():
-        judged &= ~cv2.dilate((~labelled).astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
-    cut = inside[window].astype(np.uint8)
-    depth = _signed_distance(cut)
-    smooth = cv2.GaussianBlur(depth, (0, 0), SIGMA * scale)
-    across = np.stack(np.gradient(smooth), axis=-1)
-    on_outline = (np.abs(depth) <= 0.5) & judged[window]
-    points = np.argwhere(on_outline)
-    normals = across[on_outline]
+    if not judged.all():
+        judged = cv2.erode(judged.astype(np.uint8), np.ones((3, 3), np.uint8)).astype(bool)
+    depth = _signed_distance(inside.astype(np.uint8))
+    across = np.stack(np.gradient(cv2.GaussianBlur(depth, (0, 0), SIGMA * scale)), axis=-1)
+    points = np.argwhere((np.abs(depth) <= 0.5) & judged)
+    points = points[:: -(-len(points) // MOST_POINTS) or 1]
+    normals = across[points[:, 0], points[:, 1]]
     lengths = np.linalg.norm(normals, axis=1, keepdims=True)
     return points.astype(np.float64), normals / np.maximum(lengths, 1e-6)
 
@@ -200,26 +227,15 @@ def _signed_distance(inside: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.where(inside > 0, within - 0.5, 0.5 - beyond).astype(np.float32)
 
 
-def _gradient_magnitude(image: NDArray[Any], scale: float) -> tuple[NDArray[np.float32], float]:
-    """`(h, w)` length of the gradient of all bands, each with deviation 1, and the shrinking."""
-    bands = np.atleast_3d(image).astype(np.float32)
-    bands = np.nan_to_num(bands)
-    ratio = min(1.0, LARGEST_SCALE / scale)
-    squares: Any = 0.0
-    for band in np.moveaxis(bands, 2, 0):
-        if ratio < 1:
-            size = (max(1, round(band.shape[1] * ratio)), max(1, round(band.shape[0] * ratio)))
-            band = cv2.resize(band, size, interpolation=cv2.INTER_AREA)
-        band = cv2.GaussianBlur(band, (0, 0), SIGMA * scale * ratio)
+def _gradient_magnitude(image: NDArray[Any], scale: float) -> NDArray[np.float32]:
+    """`(H, W)` length of the gradient of all bands, each with deviation 1."""
+    squares = np.zeros(image.shape[:2], np.float32)
+    for band in np.moveaxis(np.atleast_3d(image).astype(np.float32), 2, 0):
+        band = cv2.GaussianBlur(band, (0, 0), SIGMA * scale)
         deviation = float(band.std())
-        if deviation > 1e-6 * max(1.0, float(np.abs(band).max())):
-            dx, dy = (
-                cv2.Sobel(band / deviation, cv2.CV_32F, *o, ksize=1) for o in ((1, 0), (0, 1))
-            )
-            squares = squares + dx**2 + dy**2
-        else:
-            squares = squares + np.zeros_like(band)
-    return np.sqrt(squares), ratio
+        if deviation > 1e-6 * max(1.0, float(np.abs(band).max())):  # else nothing but rounding
+            squares += sum(part**2 for part in np.gradient(band / deviation))
+    return np.sqrt(squares)
 
 
 def _profiles(

@@ -14,7 +14,7 @@ from scipy.stats import lmoment
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.evidence import EPSILON, Evidence, Floats
-from coseg_lightning.ranking.outline import outline_misfit
+from coseg_lightning.ranking.outline import outline_misfit, standardise
 
 
 def relative(e: Evidence) -> Floats:
@@ -100,14 +100,8 @@ def standardised(values: Floats, e: Evidence, *, squashed: bool = True) -> Float
 
     Samples without the class get 0. With `squashed`, arsinh limits the influence of outliers.
     """
-    result = np.zeros_like(values)
-    for k, concerned in enumerate(e.concerns.T):
-        if concerned.any():
-            class_values = values[concerned, k]
-            centred = class_values - np.median(class_values)
-            deviation = 1.4826 * np.median(np.abs(centred)) or float(centred.std()) or 1.0
-            result[concerned, k] = centred / deviation
-    return np.arcsinh(result) if squashed else result
+    of_class = np.where(e.concerns, values, np.nan)
+    return np.nan_to_num(standardise(of_class, squashed=squashed))
 
 
 def l_skewness(values: Floats) -> float:
