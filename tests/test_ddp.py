@@ -220,7 +220,7 @@ def test_torchrun(tmp_path):
     assert (folder / "report.html").is_file()
 
 
-def run_of(tmp_path, count):
+def run_of(tmp_path, count, score):
     """Rank and correct with fixed networks, so that only the pass itself can differ."""
     torch.manual_seed(0)
     net_b = Oracle()
@@ -230,15 +230,17 @@ def run_of(tmp_path, count):
         Squares(11, side=40), image_size=32, in_channels=1, batch_size=2, augmentation=None
     )
     folder = tmp_path / str(count)
-    callbacks = [CorruptionRanking(folder / "scores.csv"), LabelCorrection(folder / "labels")]
+    ranking = CorruptionRanking(folder / "scores.csv", score=score)
+    callbacks = [ranking, LabelCorrection(folder / "labels")]
     trainer_of(tmp_path, max_epochs=1, callbacks=callbacks, **processes(count)).fit(module, data)
     return folder
 
 
 @pytest.mark.slow
-def test_ranking_and_layer_are_the_same_for_1_2_and_3_processes(tmp_path):
+@pytest.mark.parametrize("score", ["directed", "joint"])
+def test_ranking_and_layer_are_the_same_for_1_2_and_3_processes(tmp_path, score):
     """11 samples on 3 processes, and 3 corrected ones on 2 and 3: every share is uneven."""
-    one, *others = (run_of(tmp_path, count) for count in (1, 2, 3))
+    one, *others = (run_of(tmp_path, count, score) for count in (1, 2, 3))
     expected = {path.relative_to(one): digest for path, digest in hashes(one).items()}
     assert len(expected) == 1 + 1 + 3  # scores.csv, manifest.json and 3 masks
     for other in others:

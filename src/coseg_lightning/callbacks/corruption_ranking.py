@@ -110,7 +110,6 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         super().setup(trainer, pl_module, stage)
         self.ranking, self._is_written = None, True
         self._has_looked, self._watched, self._numbered = False, None, None
-        self._outlines = None
         look_no_more(pl_module)
 
     @override
@@ -240,7 +239,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         ids, peers = evidence.gathered()
         dataset = self.judged_dataset(trainer)
         if self._outlines is not None:
-            outline = self._outlines.gathered(ids, peers[0].label_area.shape[1] + 1)
+            outline = self._outlines.gathered(ids)
             peers = replace(peers[0], outline=outline), replace(peers[1], outline=outline)
         score_a, score_b = (self.scores(peer, ids, dataset) for peer in peers)
         return Ranking.of_evidence(
@@ -302,8 +301,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._end(pl_module)
 
     def _end(self, module: pl.LightningModule) -> None:
-        """Forget what was kept for the first epoch."""
-        self._watched, self._numbered = None, None
+        """Forget what was kept for the fit."""
+        self._watched, self._numbered, self._outlines = None, None, None
         if isinstance(module, SegmentationSteps):
             look_no_more(module)
 

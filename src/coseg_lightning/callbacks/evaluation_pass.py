@@ -80,15 +80,21 @@ def plain(dataset: Any) -> Any:
     return dataset.plain() if callable(getattr(dataset, "plain", None)) else dataset
 
 
-def stored_mask(dataset: Any, index: int) -> Any:
-    """Return a sample's mask at its own resolution, or None if the dataset does not know it."""
+def stored_sample(dataset: Any, index: int) -> tuple[SampleDataset, int] | None:
+    """Return the dataset that stores a sample, and its index there; None for datasets of others."""
     if isinstance(dataset, Subset):
-        return stored_mask(dataset.dataset, dataset.indices[index])
+        return stored_sample(dataset.dataset, dataset.indices[index])
     if isinstance(dataset, ConcatDataset):
         part = bisect_right(dataset.cumulative_sizes, index)
         first = dataset.cumulative_sizes[part - 1] if part else 0
-        return stored_mask(dataset.datasets[part], index - first)
-    return dataset.mask(index) if isinstance(dataset, SampleDataset) else None
+        return stored_sample(dataset.datasets[part], index - first)
+    return (dataset, index) if isinstance(dataset, SampleDataset) else None
+
+
+def stored_mask(dataset: Any, index: int) -> Any:
+    """Return a sample's mask at its own resolution, or None if the dataset does not know it."""
+    stored = stored_sample(dataset, index)
+    return None if stored is None else stored[0].mask(stored[1])
 
 
 def evaluation_pass(

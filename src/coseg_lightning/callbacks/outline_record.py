@@ -1,6 +1,7 @@
 """OutlineRecord: outline evidence on labels and predictions, collected in the evidence passes."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -9,14 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
+from coseg_lightning.callbacks.evaluation_pass import stored_sample
 from coseg_lightning.callbacks.evidence_sum import PredictionObserver
 from coseg_lightning.callbacks.processes import gather_objects
-from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.ranking.evidence import Floats
-from coseg_lightning.ranking.outline import COLUMNS, mean_of_passes, outline_evidence
+from coseg_lightning.ranking.outline import mean_of_known, outline_evidence
 
 
 class OutlineRecord(PredictionObserver):
@@ -33,49 +34,43 @@ class OutlineRecord(PredictionObserver):
         self.dataset = dataset
         self.ignore_index = ignore_index
         self._labels: dict[str, Floats] = {}  # labels do not change within a fit
-        self._rows: dict[str, list[Floats]] = {}
+        self._rows: dict[str, Floats] = {}  # of the latest pass
 
     @override
     def observe(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
         mean = torch.stack([class_logits(part).softmax(dim=1) for part in logits]).mean(dim=0)
         is_patched = len(sample.masks) > len(indices)
         ids = [*indices] if sample.ids is None else [*sample.ids]
+        rows: dict[str, list[Floats]] = {}  # several of one name are patches of one image
+        judge = partial(outline_evidence, classes=mean.shape[1])
         for n, name in enumerate(map(sample_name, ids)):
-            if isinstance(self.dataset, SampleDataset):
-                image = self.dataset.dataset.image(indices[n])
-                mask = self.dataset.mask(indices[n])
-            else:
+            stored = None if is_patched else stored_sample(self.dataset, indices[n])
+            if stored is None:
                 image = sample.images[n].float().movedim(0, -1).cpu().numpy()
                 mask = sample.masks[n].cpu().numpy()
-            classes = mean.shape[1]
+            else:
+                image, mask = stored[0].dataset.image(stored[1]), stored[0].mask(stored[1])
             label = None if is_patched else self._labels.get(name)
             if label is None:
-                label = outline_evidence(
-                    image, mask, classes=classes, ignore_index=self.ignore_index
-                )
-                self._labels[name] = label
-            predicted = predicted_mask(mean[n], mask.shape)
-            prediction = outline_evidence(image, predicted, classes=classes, ignore_index=-1)
-            row = np.concatenate([label, prediction], axis=1)
-            self._rows.setdefault(name, []).append(row)
+                label = self._labels[name] = judge(image, mask, ignore_index=self.ignore_index)
+            prediction = judge(image, predicted_mask(mean[n], mask.shape), ignore_index=-1)
+            rows.setdefault(name, []).append(np.concatenate([label, prediction], axis=1))
+        self._rows |= {name: mean_of_known(np.stack(r), axis=0) for name, r in rows.items()}
 
-    def gathered(self, ids: Sequence[str], classes: int) -> Floats:
-        """Gather the evidence of all processes and of the passes since it was last gathered.
+    def gathered(self, ids: Sequence[str]) -> Floats:
+        """Gather the evidence of the latest pass from all processes.
 
         Args:
-            ids: The samples' ids.
-            classes: K.
+            ids: The ids of the samples of that pass.
 
         Returns:
             `(N, K - 1, 4)`: `outline_evidence` of the labels, then of the predictions.
         """
-        rows: dict[str, list[Floats]] = {}
+        rows: dict[str, Floats] = {}
         for part in gather_objects(self._rows):
-            for name, of_name in part.items():
-                rows.setdefault(name, []).extend(of_name)
+            rows |= part
         self._rows = {}
-        unknown = [np.full((classes - 1, 2 * len(COLUMNS)), np.nan)]
-        return np.stack([mean_of_passes(rows.get(name, unknown)) for name in ids])
+        return np.stack([rows[name] for name in ids])
 
 
 def predicted_mask(probabilities: Tensor, size: tuple[int, ...]) -> Any:
@@ -88,4 +83,4 @@ def predicted_mask(probabilities: Tensor, size: tuple[int, ...]) -> Any:
         probabilities = F.interpolate(
             probabilities[None].float(), size=size, mode="bilinear", align_corners=False
         )[0]
-    return probabilities.argmax(dim=0).byte().cpu().numpy()
+    return probabilities.argmax(dim=0).cpu().numpy()
