@@ -125,6 +125,7 @@ MAY_BE_SET = {
     "weight.grad",  # torch's way to leave a parameter out of a step
     "cfg.data.root",
     "cfg.data.clean_ids",
+    "cfg.data.kinds",
     "cfg.method.retraining_loss",
     "copied.__class__",
     "copied.label_layers",

@@ -22,7 +22,7 @@ from coseg_lightning.export import export
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.segmentation import SegmentationModule
-from coseg_lightning.run import run
+from coseg_lightning.run import depend_on_data_alone, run
 from support import CLASSIC, PHANTOM, SHORT, SMALL, command, composed, hashes, rows_of, start
 
 WITHOUT_TORCH = """
@@ -504,6 +504,29 @@ def test_a_run_needs_the_file_of_clean_ids_no_more(tmp_path):
     id_file.unlink()
     assert summary["config"]["data"]["clean_ids"] == [known[2], known[5]]
     assert AppRun(tmp_path / "run", trust=True).data().clean_ids == {known[2], known[5]}
+
+
+def test_kinds_are_a_table_that_a_run_needs_no_more(tmp_path):
+    ids = sorted(make_data(composed(*PHANTOM), tmp_path).samples("train").ids)
+    table = tmp_path / "kinds.csv"
+    rows = [f"{sample_id},{'a' if n % 2 else 'b'}" for n, sample_id in enumerate(ids)]
+
+    def kinds(*lines):
+        table.write_text("\n".join(lines) + "\n")
+        cfg = composed(*SMALL, *PHANTOM, f"data.kinds={table}")
+        depend_on_data_alone(cfg)
+        table.unlink()
+        return make_data(cfg, tmp_path).given_samples().kinds
+
+    assert kinds("id,kind", *rows) == dict(row.split(",") for row in rows)
+    with pytest.raises(InputError, match="has no column kind"):
+        kinds("id,scanner", *rows)
+    with pytest.raises(InputError, match=f"names {ids[0]} twice; give each image one kind"):
+        kinds("id,kind", *rows, rows[0])
+    with pytest.raises(InputError, match=f"names no kind of '{ids[-1]}'"):
+        kinds("id,kind", *rows[:-1])
+    with pytest.raises(InputError, match=r"data.kinds=3 must be a CSV file"):
+        make_data(composed(*PHANTOM, "data.kinds=3"), tmp_path)
 
 
 @pytest.mark.slow

@@ -120,7 +120,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
 
     from coseg_lightning.data.predictions import PredictionFolder
     from coseg_lightning.data.samples import label_dice
-    from coseg_lightning.ranking.evidence import Evidence, compute_evidence
+    from coseg_lightning.ranking.evidence import Evidence, compute_evidence, kind_numbers
     from coseg_lightning.ranking.noise_level import estimate_noise_level
     from coseg_lightning.ranking.outline import outline_evidence
     from coseg_lightning.ranking.ranking import Ranking
@@ -143,6 +143,8 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     evidence = Evidence.from_table(np.array(rows))
     if outlines:
         evidence = replace(evidence, outline=np.stack(outlines))
+    if samples.kinds:
+        evidence = replace(evidence, kinds=kind_numbers(samples.ids, samples.kinds))
     estimate = estimate_noise_level(evidence, evidence) if cfg.nol == "auto" else None
     scores = mask_scores(evidence, score)
     ranking = Ranking.of_evidence(

@@ -17,6 +17,7 @@ from coseg_lightning.app.build import (
     make_peers,
     make_trainer,
     read_clean_ids,
+    read_kinds,
     rehearsal_settings,
 )
 from coseg_lightning.app.checks import (
@@ -94,6 +95,8 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     if isinstance(cfg.data.get("clean_ids"), str):
         cfg.data.clean_ids = read_clean_ids(cfg)
+    if isinstance(cfg.data.get("kinds"), str):
+        cfg.data.kinds = read_kinds(cfg)
 
 
 def _run_stages(

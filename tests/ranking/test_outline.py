@@ -177,3 +177,32 @@ def test_a_foreign_dataset_is_ranked_by_its_outlines_too(tmp_path, ids):
     trainer_of(tmp_path, max_epochs=4, callbacks=[ranking]).fit(module_of(0.25), loader)
     assert ranking.ranking is not None
     assert np.isfinite(ranking.ranking.score).all()
+
+
+class Looking(CorruptionRanking):
+    """Keeps the kinds that the scores are computed with, by id."""
+
+    def scores(self, evidence, ids, dataset):
+        self.seen = dict(zip(ids, () if evidence.kinds is None else evidence.kinds, strict=False))
+        return super().scores(evidence, ids, dataset)
+
+
+PARTS = ("data", "callback")
+
+
+@pytest.mark.parametrize("given", ["to the data", "to the callback", "not at all"])
+def test_kinds_of_images_reach_the_scores(tmp_path, given):
+    kinds = {f"s{n:02}": "new scanner" if n < 4 else "old scanner" for n in range(12)}
+    of_data, of_callback = (kinds if given == f"to the {part}" else None for part in PARTS)
+    data = CoSegDataModule(
+        LargeSquares(12), image_size=16, in_channels=1, batch_size=4, kinds=of_data
+    )
+    ranking = Looking(tmp_path / "scores.csv", kinds=of_callback)
+    trainer_of(tmp_path, max_epochs=1, callbacks=[ranking]).fit(module_of(0.25), data)
+    expected = {i: 1 if kind == "new scanner" else 2 for i, kind in kinds.items()}
+    assert ranking.seen == ({} if given == "not at all" else expected)
+
+
+def test_every_training_sample_needs_a_kind():
+    with pytest.raises(InputError, match="kinds names no kind of 's01'"):
+        CoSegDataModule(Squares(12), kinds={"s00": "a"})

@@ -1,5 +1,7 @@
 """Scores beyond Eq. (1): their values, and which masks they rank first."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +13,19 @@ from coseg_lightning.ranking.evidence import (
     MASK_COLUMNS,
     Evidence,
     compute_evidence,
+    kind_numbers,
     relative_score,
 )
-from coseg_lightning.ranking.scores import SCORES, class_scores, direction, l_skewness, mask_scores
+from coseg_lightning.ranking.outline import outline_misfit
+from coseg_lightning.ranking.scores import (
+    SCORES,
+    agreement,
+    class_scores,
+    direction,
+    l_skewness,
+    mask_scores,
+    sides_by_sample,
+)
 from support import soft_discs
 
 SIDE = 32
@@ -159,5 +171,63 @@ def test_l_skewness():
 
 def test_an_unknown_score_is_refused():
     e, _ = noisy_discs(lambda rng, n: rng.uniform(4, 6, n))
-    with pytest.raises(InputError, match="no such score; take one of directed, joint"):
+    with pytest.raises(InputError, match="no such score; take one of joint, directed"):
         mask_scores(e, "best")
+
+
+def two_kinds(size=200):
+    """Discs of two kinds: the bad ones of the first are too large, those of the other too small."""
+    rng = np.random.default_rng(1)
+    radii, off = rng.uniform(11, 19, size), rng.normal(0, 0.4, size)
+    bad = np.arange(size) % 4 == 0
+    kinds = np.arange(size) // (size // 2)
+    off[bad] += np.where(kinds[bad] == 0, 1, -1) * rng.uniform(1, 3, bad.sum())
+    logits, masks = soft_discs(radii, radii + off)
+    logits[kinds == 1] /= 3  # and the networks are less sure there
+    return Evidence.from_table(compute_evidence(logits, masks).numpy()), bad, kinds
+
+
+def test_each_kind_of_image_has_its_own_direction():
+    e, bad, kinds = two_kinds()
+    by_kind = replace(e, kinds=kinds)
+    np.testing.assert_array_equal(sides_by_sample(e), np.broadcast_to(direction(e), (200, 1)))
+    sides = sides_by_sample(by_kind)[:, 0]
+    assert min(sides[kinds == 0]) > 0.5
+    assert max(sides[kinds == 1]) < -0.25
+    assert auroc(mask_scores(by_kind, "directed"), bad) > auroc(mask_scores(e, "directed"), bad)
+    # Of either kind about as many are found.
+    worst = np.argsort(-mask_scores(by_kind, "directed"))[: bad.sum()]
+    assert 20 <= kinds[worst].sum() <= 30
+
+
+def test_a_single_kind_changes_nothing():
+    e, _ = noisy_discs(lambda rng, n: rng.uniform(1, 5, n))
+    of_one = replace(e, kinds=np.zeros(60, np.int64))
+    np.testing.assert_allclose(mask_scores(of_one, "directed"), mask_scores(e, "directed"))
+
+
+def test_unnamed_samples_are_of_one_further_kind():
+    assert kind_numbers("abcd", {"a": "x", "c": "y", "d": "x"}).tolist() == [1, 0, 2, 1]
+
+
+def test_outlines_count_as_far_as_they_agree():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(50, 3))
+    second = np.stack([first[:, 0] ** 3, rng.normal(size=50), -first[:, 2]], axis=1)
+    first[0, 0] = np.nan
+    weights = agreement(first, second)
+    assert weights[0] == pytest.approx(1)
+    assert 0 <= weights[1] < 0.35
+    assert weights[2] == 0
+    assert agreement(np.full((9, 1), np.nan), second[:9, :1]) == [0]
+
+
+def test_what_a_hard_image_explains_is_taken_off():
+    e, _ = noisy_discs(lambda rng, n: rng.uniform(1, 5, n))
+    outline = np.zeros((60, 1, 4))
+    outline[:, 0, 2:] = -e.cross_entropy  # the worse the label, the weaker the prediction's edges
+    with_outline = replace(e, outline=outline)
+    before, after = class_scores(e, "directed"), class_scores(with_outline, "joint")
+    difficulty = outline_misfit(outline[..., 2:])
+    assert abs(np.corrcoef(after[:, 0], difficulty[:, 0])[0, 1]) < 0.6
+    assert np.corrcoef(before[:, 0], difficulty[:, 0])[0, 1] > 0.8

@@ -136,6 +136,7 @@ def composed_like(folder, root):
         *("data.batch_size=4", "noise=type1", "noise.type1.max_pixels=40", "nol=0.4"),
         *("model=custom", "model._target_=support.TinyNetwork", "method.confidence=0"),
         *("trainer.max_epochs=12", "optimizer.lr=0.03", f"resume={folder}"),
+        "method.score=directed",  # the default of that version
     )
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections import Counter
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -101,6 +102,7 @@ def make_data(
         noise_folder=None if noise is None else folder / "noise",
         cache=_cache(cfg),
         clean_ids=read_clean_ids(cfg),
+        kinds=read_kinds(cfg),
     )
 
 
@@ -150,6 +152,29 @@ def read_clean_ids(cfg: DictConfig) -> list[str] | int:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text with one id a line.") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_kinds(cfg: DictConfig) -> dict[str, str] | None:
+    """Read the kind of each image: a table with the columns id and kind, or what it holds.
+
+    Raises:
+        InputError: If the setting is neither, or the table names a sample twice.
+    """
+    from coseg_lightning.files.csv import read_table
+
+    kinds = cfg.data.get("kinds")
+    if kinds is None:
+        return None
+    if OmegaConf.is_dict(kinds):
+        return {str(sample_id): str(kind) for sample_id, kind in kinds.items()}
+    if not isinstance(kinds, str):
+        raise InputError(f"data.kinds={kinds} must be a CSV file with the columns id and kind.")
+    rows = read_table(Path(kinds).expanduser(), ["id", "kind"], guarded=False)
+    result = {row["id"]: row["kind"] for row in rows}
+    if len(result) < len(rows):
+        twice = next(i for i, n in Counter(row["id"] for row in rows).items() if n > 1)
+        raise InputError(f"{kinds} names {twice} twice; give each image one kind.")
+    return result
 
 
 def _cache(cfg: DictConfig) -> Path | None:

@@ -1,6 +1,7 @@
 """CorruptionRanking: the corruption score of every training sample at the end of stage 1."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.selection import TrainingSetRanker
 from coseg_lightning.modules.steps import SegmentationSteps, look_at_batches, look_no_more
-from coseg_lightning.ranking.evidence import Evidence, Floats
+from coseg_lightning.ranking.evidence import Evidence, Floats, kind_numbers
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.scores import check_score, mask_scores
 
@@ -57,6 +58,10 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             averages fewer epochs.
         by_class: Whether each class is ranked by itself, and a sample is noisy if one of its
             classes is.
+        kinds: The kind of each image by its id, such as its scanner or its site; default the
+            dataset's `kinds`. Peers are worse on some kinds, and annotators err differently, so
+            their scores are standardised within each kind. Samples that are not named are of one
+            further kind.
         run_id: Identifies the run in the file.
 
     Attributes:
@@ -75,6 +80,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         score: str = Recipe.score,
         epochs: int = Recipe.score_epochs,
         by_class: bool = Recipe.by_class,
+        kinds: Mapping[str, str] | None = None,
         run_id: str | None = None,
     ) -> None:
         check_score(score)
@@ -84,6 +90,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.path = Path(path)
         self.score = score
         self.by_class = by_class
+        self.kinds = kinds
         self.run_id = run_id
         self.ranking: Ranking | None = None
         self.selected = False
@@ -241,6 +248,10 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         if self._outlines is not None:
             outline = self._outlines.gathered(ids)
             peers = replace(peers[0], outline=outline), replace(peers[1], outline=outline)
+        kinds = getattr(dataset, "kinds", None) if self.kinds is None else self.kinds
+        if kinds:
+            numbers = kind_numbers(ids, kinds)
+            peers = replace(peers[0], kinds=numbers), replace(peers[1], kinds=numbers)
         score_a, score_b = (self.scores(peer, ids, dataset) for peer in peers)
         return Ranking.of_evidence(
             ids,

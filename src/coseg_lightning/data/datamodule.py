@@ -3,7 +3,7 @@
 import copy
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,8 @@ class CoSegDataModule(pl.LightningDataModule):
         clean_ids: Training samples whose masks are known to be right. Some methods learn from them,
             and noise does not change them. In experiments it may be their number, and the seed
             draws them.
+        kinds: The kind of each image by its id, such as its scanner or site, within which masks are
+            judged; see `CorruptionRanking`.
 
     Attributes:
         clean_ids: The ids of these samples, also if the argument was a number.
@@ -77,11 +79,13 @@ class CoSegDataModule(pl.LightningDataModule):
         noise_folder: str | Path | None = None,
         cache: str | Path | None = None,
         clean_ids: Collection[str] | int = (),
+        kinds: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         _check_noise_has_a_folder(noise, noise_folder)
         _check_sizes(image_size, batch_size)
         _check_training_ids(train.ids)
+        _check_kinds(kinds, train.ids)
         self.image_size = image_size
         self.in_channels = in_channels
         self.batch_size = batch_size
@@ -95,6 +99,7 @@ class CoSegDataModule(pl.LightningDataModule):
             clean_ids = _draw_clean_ids(train.ids, clean_ids, noise, seed)
         _check_are_training_ids(clean_ids, train.ids)
         self.clean_ids = frozenset(clean_ids)
+        self.kinds = None if kinds is None else dict(kinds)
         if noise is not None:  # raises an error if too few samples are left for the noise
             choose_noisy(train.ids, noise_level, seed, self.clean_ids)
         self.label_layers: list[Path] = []
@@ -251,6 +256,7 @@ class CoSegDataModule(pl.LightningDataModule):
             replaced=replaced,
             truth=truth,
             cache=self._caches.get(part),
+            kinds=self.kinds,
         )
 
     @override
@@ -322,6 +328,15 @@ def _check_training_ids(ids: Sequence[str]) -> None:
     if not len(ids):
         raise InputError("The training set is empty; give at least one image with a mask.")
     check_ids(ids)
+
+
+def _check_kinds(kinds: Mapping[str, str] | None, ids: Sequence[str]) -> None:
+    unnamed = [] if kinds is None else [sample_id for sample_id in ids if sample_id not in kinds]
+    if unnamed:
+        raise InputError(
+            f"kinds names no kind of {unnamed[0]!r}; name the kind of every training sample, or "
+            "leave it out."
+        )
 
 
 def _draw_clean_ids(

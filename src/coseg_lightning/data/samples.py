@@ -69,6 +69,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             then has a key `replaced`, and the purity of the selected samples can be logged.
         truth: The dataset with the original masks, if they are known.
         cache: The dataset's preprocessed images, if they are cached.
+        kinds: The kind of each image by its id, if that is known: see `CorruptionRanking`.
 
     Shape:
         `image` is `(C, S, S)` float32, with mean 0 and standard deviation 1 in each image. `mask`
@@ -86,6 +87,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         replaced: Collection[str] | None = None,
         truth: MaskedImages | None = None,
         cache: ImageCache | None = None,
+        kinds: Mapping[str, str] | None = None,
     ) -> None:
         self.dataset = dataset
         self.cache = cache
@@ -95,6 +97,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         self.seed = seed
         self.replaced = None if replaced is None else frozenset(replaced)
         self.truth = truth
+        self.kinds = kinds
 
     def __len__(self) -> int:
         return len(self.dataset.ids)
@@ -135,6 +138,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             replaced=self.replaced,
             truth=truth,
             cache=self.cache,
+            kinds=self.kinds,
         )
 
     def mask(self, index: int) -> NDArray[Any]:

@@ -15,7 +15,7 @@ STEPS = ("picks", "joint")
 # scipy; tests/modules/test_recipe.py compares them.
 PIXEL_LOSSES = ("cross_entropy", "generalised_cross_entropy", "symmetric_cross_entropy")
 SCORES = (
-    *("directed", "joint", "relative", "excess", "standardised", "per_boundary", "per_object"),
+    *("joint", "directed", "relative", "excess", "standardised", "per_boundary", "per_object"),
     *("dice", "shift", "larger", "smaller", "mean", "sum", "softmin"),
 )
 
@@ -70,7 +70,7 @@ class Recipe:
     selection: str = "whole_set"
     step: str = "picks"
     ramp_epochs: int | None = None
-    score: str = "directed"
+    score: str = "joint"
     score_epochs: int = 1
     by_class: bool = False
     confidence: float | Literal["auto"] = "auto"

@@ -3,6 +3,7 @@
 Legend of shapes: N samples, K classes, H x W pixels.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,10 +44,11 @@ class Evidence:
     Args:
         outline: `ranking.outline.outline_evidence` of the labels and of the predictions, if it was
             computed.
+        kinds: The number of the kind of image of each sample, if images are of several kinds.
 
     Shape:
-        eq1, pixels and softmin `(N,)`; outline `(N, K - 1, 4)`; all others `(N, K - 1)`, without
-        background.
+        eq1, pixels, softmin and kinds `(N,)`; outline `(N, K - 1, 4)`; all others `(N, K - 1)`,
+        without background.
     """
 
     eq1: Floats
@@ -62,6 +64,7 @@ class Evidence:
     boundary: Floats
     class_softmin: Floats
     outline: Floats | None = None
+    kinds: NDArray[np.int64] | None = None
 
     @classmethod
     def from_table(cls, table: Floats) -> "Evidence":
@@ -85,6 +88,12 @@ class Evidence:
     def size_bias(self) -> Floats:
         """`(N, K - 1)` area of the label minus that of the prediction, as a share of the image."""
         return self.label_area - self.expected_area
+
+
+def kind_numbers(ids: Sequence[str], kinds: Mapping[str, str]) -> NDArray[np.int64]:
+    """`(N,)` numbers of the kinds of samples; those that have none share a further one."""
+    number = {kind: n for n, kind in enumerate(sorted(set(kinds.values())), start=1)}
+    return np.array([number[kinds[i]] if i in kinds else 0 for i in ids], dtype=np.int64)
 
 
 def compute_evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:

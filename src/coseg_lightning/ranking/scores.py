@@ -8,13 +8,20 @@ Legend of shapes: N samples, K classes, H x W pixels.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
-from scipy.stats import lmoment
+from numpy.typing import NDArray
+from scipy.stats import lmoment, spearmanr
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.evidence import EPSILON, Evidence, Floats
 from coseg_lightning.ranking.outline import outline_misfit, standardise
+
+SHRINKAGE = 100  # samples; with fewer, an image's difficulty explains little by itself
+KIND_SHRINKAGE = 10  # samples of a kind of image, whose scores are standardised half by its own
+DIRECTION_SHRINKAGE = 20  # the same for the direction, which needs more samples
 
 
 def relative(e: Evidence) -> Floats:
@@ -42,17 +49,18 @@ def worst_pixels(e: Evidence) -> Floats:
 
 
 def directed(e: Evidence) -> Floats:
-    """The default score: the misfit of the label plus the displacement of its boundary.
+    """The peers' score: the misfit of the label plus the displacement of its boundary.
 
     The misfit is the mean of `relative`, `per_boundary` and `worst_pixels`. If the noise has no
     direction, half of the absolute displacement is added. If one tail of the displacements is
     clearly heavier, the noise is one-sided: the annotator outlines too much, or too little. The
     displacement in that direction then counts in full, and a label that deviates in the other
     direction is less suspicious. All terms are standardised over the dataset by median and median
-    absolute deviation.
+    absolute deviation; where kinds of images are given, within each kind, which has its own
+    direction too.
     """
     misfits = [standardised(score(e), e) for score in (relative, per_boundary, worst_pixels)]
-    displacement, sides = standardised(shift(e), e), direction(e)
+    displacement, sides = standardised(shift(e), e), sides_by_sample(e)
     two_sided = (1 - np.abs(sides)) * np.abs(displacement)
     one_sided = sides * displacement
     result: Floats = np.mean(misfits, axis=0) + 0.5 * two_sided + one_sided
@@ -60,12 +68,14 @@ def directed(e: Evidence) -> Floats:
 
 
 def joint(e: Evidence) -> Floats:
-    """`directed` plus the misfit of the outline, which weighs as much.
+    """The default score: `directed`, and how badly the outlines follow the edges of the image.
 
-    One half of that misfit is how badly the label's outline follows the edges of the image. The
-    other half is how much better the outline of the prediction does: some images have weak edges,
-    whatever their masks are. Networks and outlines err on different masks. An outline that cannot
-    be judged adds nothing.
+    Networks and outlines err on different masks. The outlines are looked at in two ways: how badly
+    the label's lies on edges, and how much better the prediction's does. Both count as far as they
+    agree with each other over the dataset, which they do where they see the same bad masks. Where
+    the outline of the prediction lies badly too, the image is hard, and what this explains of
+    `directed` is taken off: a hard image is no bad mask. An outline that cannot be judged adds
+    nothing. No weight is fitted; `benchmarks/ranking.py` compares others.
 
     Raises:
         InputError: If there is no evidence on the outlines.
@@ -76,8 +86,34 @@ def joint(e: Evidence) -> Floats:
             "it an `outline` (ranking.outline.outline_evidence), or take score=directed."
         )
     of_label, of_prediction = e.outline[..., :2], e.outline[..., 2:]
-    misfits = [outline_misfit(of_label), outline_misfit(of_label - of_prediction)]
-    result: Floats = standardised(directed(e), e) + np.nan_to_num(misfits).mean(axis=0)
+    misfit = outline_misfit(of_label)
+    difference = outline_misfit(of_label - of_prediction)
+    difficulty = np.nan_to_num(outline_misfit(of_prediction))
+    of_networks = standardised(directed(e), e)
+    of_networks -= explained(of_networks, by=difficulty)
+    of_outlines = np.nan_to_num(misfit) + np.nan_to_num(difference)
+    return of_networks + agreement(misfit, difference) * of_outlines
+
+
+def explained(values: Floats, *, by: Floats) -> Floats:
+    """What a line through the origin explains of each column, `(N, K)` both.
+
+    Its slope is shrunk towards 0 as if `SHRINKAGE` further samples had none.
+    """
+    slopes: Floats = (by * values).sum(axis=0) / (np.square(by).sum(axis=0) + SHRINKAGE)
+    return slopes * by
+
+
+def agreement(first: Floats, second: Floats) -> Floats:
+    """`(K,)` Spearman's rank correlation of the columns of `(N, K)` values, and 0 if negative.
+
+    Samples in which either is NaN are left out; without variation it is 0.
+    """
+    result = np.zeros(first.shape[1])
+    for k, (x, y) in enumerate(zip(first.T, second.T, strict=True)):
+        known = ~np.isnan(x) & ~np.isnan(y)
+        if known.sum() > 2 and np.ptp(x[known]) > 0 and np.ptp(y[known]) > 0:
+            result[k] = max(0.0, float(spearmanr(x[known], y[known]).statistic))
     return result
 
 
@@ -87,21 +123,58 @@ def direction(e: Evidence) -> Floats:
     Decided by the L-skewness (Hosking 1990) of the displacements, clipped at four deviations. An
     absolute L-skewness between 0.08 and 0.13 gives a value between 0 and 1.
     """
-    values = standardised(shift(e), e, squashed=False).clip(-4, 4)
-    sides = np.zeros(values.shape[1])
-    for k in range(values.shape[1]):
-        skewness = l_skewness(values[e.concerns[:, k], k])
-        sides[k] = np.sign(skewness) * np.clip((abs(skewness) - 0.08) / 0.05, 0, 1)
+    return _side(_skewness(e))
+
+
+def sides_by_sample(e: Evidence) -> Floats:
+    """`(N, K - 1)` the direction of the noise on each sample's kind of image.
+
+    The L-skewness of a kind is shrunk towards that of all samples.
+    """
+    whole = _skewness(replace(e, kinds=None))
+    sides = np.tile(_side(whole), (len(e.eq1), 1))
+    for kind in () if e.kinds is None else np.unique(e.kinds):
+        of_kind = e.kinds == kind
+        share = of_kind.sum() / (of_kind.sum() + DIRECTION_SHRINKAGE)
+        sides[of_kind] = _side(share * _skewness(e, of_kind) + (1 - share) * whole)
     return sides
+
+
+def _skewness(e: Evidence, samples: NDArray[np.bool_] | Literal[True] = True) -> Floats:
+    """`(K - 1,)` the L-skewness of the displacements of some or all samples."""
+    values = standardised(shift(e), e, squashed=False).clip(-4, 4)
+    return np.array(
+        [l_skewness(values[samples & of_class, k]) for k, of_class in enumerate(e.concerns.T)]
+    )
+
+
+def _side(skewness: Floats) -> Floats:
+    side: Floats = np.sign(skewness) * np.clip((np.abs(skewness) - 0.08) / 0.05, 0, 1)
+    return side
 
 
 def standardised(values: Floats, e: Evidence, *, squashed: bool = True) -> Floats:
     """Standardise `(N, K - 1)` values by the median and deviation of the samples with the class.
 
-    Samples without the class get 0. With `squashed`, arsinh limits the influence of outliers.
+    Samples without the class get 0. With `squashed`, arsinh limits the influence of outliers. Where
+    kinds of images are given, the median and deviation of a kind are shrunk to those of all.
     """
-    of_class = np.where(e.concerns, values, np.nan)
-    return np.nan_to_num(standardise(of_class, squashed=squashed))
+    result = standardise(np.where(e.concerns, values, np.nan), squashed=False)
+    for kind in () if e.kinds is None else np.unique(e.kinds):
+        for column in result.T:
+            chosen = (e.kinds == kind) & ~np.isnan(column)
+            column[chosen] = _within_kind(column[chosen])
+    return np.nan_to_num(np.arcsinh(result) if squashed else result)
+
+
+def _within_kind(values: Floats) -> Floats:
+    """Standardise `(n,)` values of one kind, which are standardised over all samples."""
+    if not len(values):
+        return values
+    share, median = len(values) / (len(values) + KIND_SHRINKAGE), np.median(values)
+    deviation = max(1.4826 * float(np.median(np.abs(values - median))), 0.1)
+    result: Floats = (values - share * median) / deviation**share
+    return result
 
 
 def l_skewness(values: Floats) -> float:
@@ -113,8 +186,8 @@ def l_skewness(values: Floats) -> float:
 
 # Scores `(N, K - 1)` of each class of each mask, higher for worse labels.
 CLASS_SCORES: dict[str, Callable[[Evidence], Floats]] = {
-    "directed": directed,
     "joint": joint,
+    "directed": directed,
     "relative": relative,
     "excess": lambda e: e.cross_entropy - e.entropy,
     "standardised": lambda e: (
@@ -163,9 +236,9 @@ def mask_scores(e: Evidence, name: str) -> Floats:
     Args:
         e: The evidence on all samples of the dataset.
         name: The score. `mean` and `sum` (Eq. (1)) and `softmin` judge the whole mask. All others
-            are averaged over the classes present in label or prediction: `directed` (the recipe's),
-            `joint` (`directed` and the outlines at the masks' own size), `relative` (cross-entropy
-            over the entropy of the prediction), `excess` and `standardised` (their difference,
+            are averaged over the classes present in label or prediction: `joint` (the recipe's:
+            `directed` and the outlines at the masks' own size), `directed`, `relative`
+            (cross-entropy over the entropy), `excess` and `standardised` (their difference,
             plain and in standard deviations), `per_boundary` and `per_object` (cross-entropy over
             the label's boundary or the object's size), `dice` (one minus soft Dice), `shift`
             (displacement of the boundary in either direction), `larger` and `smaller`
