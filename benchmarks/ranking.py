@@ -3,6 +3,7 @@
     python benchmarks/ranking.py run --jobs 2     # trains what has no evidence yet
     python benchmarks/ranking.py scores           # the table of AUROC and Spearman correlation
     python benchmarks/ranking.py levels           # the table of estimated noise levels
+    python benchmarks/ranking.py joint            # the default score and its parts, from kept.py
 
 Two classic U-Nets of 12 channels at 64 x 64, trained for 40 epochs (phantoms: 20) at once. The
 evidence of each run (a few numbers per sample and epoch) is kept in `benchmarks/evidence/`, which
@@ -246,7 +247,7 @@ def scores() -> None:
     from coseg_lightning.ranking import scores as all_scores
     from coseg_lightning.ranking.scores import mask_scores
 
-    # `joint` needs the images too, of which no evidence is kept here.
+    # `joint` needs the images too: see `joint` below.
     names = [name for name in all_scores.SCORES if name != "joint"]
 
     rows = []
@@ -289,6 +290,142 @@ def scores() -> None:
                 wanted = {"training": training, "epochs": last, "score": score}
                 found = " | ".join(cell_of("auroc", set=name, **wanted) for name in sets)
                 print(f"| {training} | {last} | {score} | {found} |")
+
+
+def fixed(weight: float):
+    """`joint` with a fixed weight of the outlines, and hard images as they are."""
+
+    def score(e):
+        from coseg_lightning.ranking.outline import outline_misfit
+        from coseg_lightning.ranking.scores import directed, standardised
+
+        label, prediction = e.outline[..., :2], e.outline[..., 2:]
+        misfits = [outline_misfit(label), outline_misfit(label - prediction)]
+        return standardised(directed(e), e) + weight * np.nan_to_num(misfits).sum(axis=0)
+
+    return score
+
+
+def without_difficulty(e):
+    """`joint` with hard images as they are."""
+    from coseg_lightning.ranking.outline import outline_misfit
+    from coseg_lightning.ranking.scores import agreement, directed, standardised
+
+    label, prediction = e.outline[..., :2], e.outline[..., 2:]
+    misfits = [outline_misfit(label), outline_misfit(label - prediction)]
+    weight = agreement(*misfits)
+    return standardised(directed(e), e) + weight * np.nan_to_num(misfits).sum(axis=0)
+
+
+def outline_of(columns: slice):
+    """The misfit of the label's outline, or of its difference to the prediction's."""
+
+    def score(e):
+        from coseg_lightning.ranking.outline import outline_misfit
+
+        label, prediction = e.outline[..., :2], e.outline[..., 2:]
+        return np.nan_to_num(outline_misfit(label if columns.start == 0 else label - prediction))
+
+    return score
+
+
+def clustered(images):
+    """Kinds of images by k-means on what they look like; one where no clusters stand apart."""
+    from scipy.cluster.vq import kmeans2
+    from scipy.spatial.distance import cdist
+
+    points = (images - images.mean(axis=0)) / (images.std(axis=0) + 1e-9)
+    distances, best, kinds = cdist(points, points), 0.25, np.zeros(len(points), int)
+    for count in range(2, 7):
+        _, found = kmeans2(points, count, minit="++", seed=0)
+        sizes = np.bincount(found, minlength=count)
+        if sizes.min() < 2:
+            continue
+        sums = np.stack([distances[:, found == c].sum(axis=1) for c in range(count)], axis=1)
+        own = sums[np.arange(len(points)), found] / (sizes[found] - 1)
+        means = sums / sizes
+        means[np.arange(len(points)), found] = np.inf
+        other = means.min(axis=1)
+        silhouette = ((other - own) / np.maximum(other, own)).mean()
+        if silhouette > best:
+            best, kinds = silhouette, found
+    return kinds
+
+
+def mean_over_classes(e, values):
+    return np.where(e.concerns, values, 0).sum(axis=1) / e.concerns.sum(axis=1).clip(1)
+
+
+def joint() -> None:
+    """AUROC, correlations and precision of `joint`, its parts, and what lost against it."""
+    from dataclasses import replace
+
+    from kept import REGIMES, SEEN, UNSEEN, judged, path_of
+    from outline import FIGURES, figures_of
+
+    from coseg_lightning.ranking.scores import mask_scores
+
+    def named(name):
+        return lambda e: mask_scores(e, name)
+
+    def by_class(score):
+        return lambda e: mean_over_classes(e, score(e))
+
+    variants = {
+        "`joint`": named("joint"),
+        "`directed`: networks alone": named("directed"),
+        "label's outline alone": by_class(outline_of(slice(0, 2))),
+        "label's less prediction's outline": by_class(outline_of(slice(2, 4))),
+        "outlines weigh 1/2": by_class(fixed(0.5)),
+        "outlines weigh 3/4": by_class(fixed(0.75)),
+        "outlines weigh 1": by_class(fixed(1)),
+        "hard images as they are": by_class(without_difficulty),
+        "kinds given (D1 to D5)": None,
+        "kinds by clustering": None,
+        "`softmin` (cleanlab's)": named("softmin"),
+        "`mean` (Eq. (1))": named("mean"),
+    }
+    rows = []
+    for regime in REGIMES:
+        for name in [*SEEN, *UNSEEN]:
+            for seed in range(3):
+                if not path_of((regime, name, seed)).exists():
+                    continue
+                cell = judged((regime, name, seed))
+                starts = [sample_id.partition("_")[0] for sample_id in cell.ids]
+                is_bubil = name.startswith("bubil")
+                given = np.unique(starts, return_inverse=True)[1] if is_bubil else None
+                kinds = {"kinds given": given, "kinds by": clustered(cell.images)}
+                for variant, score in variants.items():
+                    of_kind = [kinds[start] for start in kinds if variant.startswith(start)]
+                    peers = [replace(p, kinds=of_kind[0]) for p in cell.peers if of_kind]
+                    found = [(score or named("joint"))(p) for p in peers or cell.peers]
+                    figures = figures_of(np.mean(found, axis=0), cell.replaced, 1 - cell.dice)
+                    row = {"regime": regime, "set": name, "seen": int(name in SEEN), "seed": seed}
+                    row |= {"score": variant.replace("`", "")}
+                    rows.append(
+                        row | dict(zip(FIGURES, [f"{f:.4f}" for f in figures], strict=True))
+                    )
+                print(regime, name, seed, rows[-len(variants)]["auroc"], flush=True)
+    write("joint", rows)
+    for regime in REGIMES:
+        for is_seen, column in [(s, c) for s in (1, 0) for c in FIGURES]:
+            chosen = [r for r in rows if (r["regime"], r["seen"]) == (regime, is_seen)]
+            sets = list(dict.fromkeys(r["set"] for r in chosen))
+            if not chosen or (column != "auroc" and not is_seen):
+                continue
+            print(f"\n{regime}, sets that were {'seen' if is_seen else 'not seen'}: {column}\n")
+            print(f"| score | {' | '.join(sets)} | mean |\n|---|{'---|' * len(sets)}---|")
+            for variant in variants:
+                plain = variant.replace("`", "")
+                of_sets = [
+                    [float(r[column]) for r in chosen if (r["set"], r["score"]) == (name, plain)]
+                    for name in sets
+                ]
+                cells = " | ".join(map(figure, of_sets))
+                print(
+                    f"| {variant} | {cells} | {100 * np.mean([np.mean(v) for v in of_sets]):.1f} |"
+                )
 
 
 def levels() -> None:
@@ -352,7 +489,7 @@ def levels() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=["run", "train", "scores", "levels"])
+    parser.add_argument("what", choices=["run", "train", "scores", "levels", "joint"])
     parser.add_argument("cell", nargs="*")
     parser.add_argument("--jobs", type=int, default=1)
     given = parser.parse_args()
@@ -363,6 +500,8 @@ def main() -> None:
         train(name, float(level), int(seed), training)
     elif given.what == "scores":
         scores()
+    elif given.what == "joint":
+        joint()
     else:
         levels()
 

@@ -4,11 +4,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection
+from coseg_lightning.callbacks.evidence_sum import PredictionObserver
 from coseg_lightning.functional.equations import vote
 from coseg_lightning.methods import coseg
+from coseg_lightning.methods.coteaching import robust_training
+from coseg_lightning.methods.method import Method
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.ranking.evidence import Evidence, Floats
 
@@ -67,3 +71,30 @@ class RankingByTheTruth(CorruptionRanking):
 
 VOTE_BY_THE_MEAN = replace(coseg.METHOD, correction=VoteByTheMean)
 RANKED_BY_THE_TRUTH = replace(coseg.METHOD, ranking=RankingByTheTruth)
+
+
+class Kept(CorruptionRanking, PredictionObserver):
+    """Keeps the peers' last predictions beside `scores.csv`, as rounded log odds."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.kept: dict[int, Any] = {}
+
+    def observe(self, indices: Any, sample: Batch, logits: Any) -> None:
+        """Keep the log odds of the foreground classes in quarters, `(n, 2, K - 1, H, W)`."""
+        peers = torch.stack([part.float().softmax(dim=1)[:, 1:] for part in logits], dim=1)
+        quarters = (4 * peers.logit(1e-4).clamp(-8, 8)).round().to(torch.int8).cpu().numpy()
+        self.kept |= dict(zip(indices, quarters, strict=True))
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        """Rank, and write the predictions of the ranking's pass."""
+        super().on_train_end(trainer, pl_module)
+        assert self.ranking is not None
+        np.savez_compressed(
+            self.path.with_name("predictions.npz"),
+            ids=np.array(self.ranking.ids),
+            foreground=np.stack([self.kept[index] for index in sorted(self.kept)]),
+        )
+
+
+KEPT = Method("coseg", (robust_training,), ranking=Kept)

@@ -1,0 +1,192 @@
+"""Stage 1 of the app's default, whose peers' predictions are kept for other scores to look at.
+
+    python benchmarks/kept.py --jobs 2                       # about three hours on two cores
+    python benchmarks/kept.py --jobs 2 --pretrained WEIGHTS  # 128 x 128, EfficientNet-Lite0
+
+Half of the masks are replaced as in `grid.py`. Predictions lie in `benchmarks/evidence/kept/`
+(`COSEG_EVIDENCE`), which is not committed, and are read by `ranking.py joint`. WEIGHTS is a file of
+timm's `tf_efficientnet_lite0`, as .safetensors.
+"""
+
+import argparse
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import grid
+import numpy as np
+
+KEPT = Path(os.environ.get("COSEG_EVIDENCE", Path(__file__).parent / "evidence")) / "kept"
+# The score was made while looking at these sets.
+SEEN = {
+    "phantom-type1": grid.SETS["phantom-type1"],
+    "phantom-type2": grid.SETS["phantom-type2"],
+    "bubil-crowd1": grid.SETS["bubil-crowd1"],
+    "bubil-crowd5": grid.HELD_OUT["bubil-crowd5"],
+    "bubil-large": grid.SETS["bubil-large"],
+    "bubil-worst": grid.SETS["bubil-worst"],
+    "bubil-small": grid.HELD_OUT["bubil-small"],
+    "bubil-type2": grid.HELD_OUT["bubil-type2"],
+    "usgra-type1": grid.HELD_OUT["usgra-type1"],
+    "usgra-type2": grid.SETS["usgra-type2"],
+}
+# It was measured once on these, when it was done.
+UNSEEN = {
+    "phantom-affine": ["noise=affine"],
+    "bubil-crowd2": ["noise=annotator", "noise.masks=masks_crowd2"],
+    "bubil-crowd6": ["noise=annotator", "noise.masks=masks_crowd6"],
+    "bubil-affine": ["noise=affine"],
+    "bubil-polygon": ["noise=polygon"],
+    "usgra-affine": ["noise=affine"],
+}
+REGIMES = ("small", "pretrained")
+PRETRAINED = ["model=unet", "model.encoder_name=tu-tf_efficientnet_lite0", "data.image_size=128"]
+PRETRAINED += ["model.encoder_weights=imagenet", "data.in_channels=3", "trainer.max_epochs=20"]
+REPLACED = ("model", "data.image_size", "data.in_channels", "trainer.max_epochs")
+
+Cell = tuple[str, str, int]  # the regime, the set, the seed
+
+
+def path_of(cell: Cell) -> Path:
+    """Where the predictions of a cell lie."""
+    regime, name, seed = cell
+    return KEPT / f"{regime}_{name}_{seed}.npz"
+
+
+def settings(cell: Cell, weights: str | None = None) -> list[str]:
+    """The app's settings of a cell."""
+    regime, name, seed = cell
+    grid.HELD_OUT |= SEEN | UNSEEN
+    made = grid.overrides((name, 0.5, "coseg", seed), large=False)
+    if regime == "pretrained":
+        made = [one for one in made if not one.startswith(REPLACED)] + PRETRAINED
+        made.append(f"+model.pretrained_cfg_overlay={{file: {weights}}}")
+    return [*made, "rehearse=false", "+method.object=variants.KEPT"]
+
+
+def train(cell: Cell, weights: str | None) -> None:
+    """Train the peers of a cell, and keep their predictions."""
+    warnings.filterwarnings("ignore")
+    from hydra import compose, initialize_config_dir
+
+    from coseg_lightning.app.command import CONF
+    from coseg_lightning.run import run
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", settings(cell, weights))
+    with tempfile.TemporaryDirectory() as folder:
+        run(cfg, Path(folder) / "run")
+        KEPT.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(Path(folder) / "run" / "predictions.npz", path_of(cell))
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is known of the training set of a cell.
+
+    Args:
+        ids: The samples.
+        peers: Each peer's evidence on them, with the outlines.
+        replaced: `(N,)` whether a mask was replaced.
+        dice: `(N,)` the Dice of each mask to the original one.
+        images: What each image looks like, `(N, F)`: see `traits`.
+    """
+
+    ids: Sequence[str]
+    peers: list[Any]
+    replaced: Any
+    dice: Any
+    images: Any
+
+
+def judged(cell: Cell) -> Judged:
+    """Compute the evidence of the kept predictions, as the ranking of stage 1 does."""
+    import torch
+    from hydra import compose, initialize_config_dir
+
+    from coseg_lightning.app.build import make_data
+    from coseg_lightning.app.command import CONF
+    from coseg_lightning.callbacks.outline_record import predicted_mask
+    from coseg_lightning.data.samples import label_dice
+    from coseg_lightning.ranking.evidence import Evidence, compute_evidence
+    from coseg_lightning.ranking.outline import outline_evidence
+
+    torch.set_num_threads(1)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", settings(cell))
+    with np.load(path_of(cell)) as file, tempfile.TemporaryDirectory() as folder:
+        data = make_data(cfg, Path(folder))
+        data.prepare_data()
+        samples = data.given_samples().plain()
+        assert list(file["ids"]) == list(samples.ids)
+        foreground = torch.from_numpy(file["foreground"]).float().div(4).sigmoid()
+        background = (1 - foreground.sum(dim=2, keepdim=True)).clamp_min(1e-4)
+        peers = torch.cat([background, foreground], dim=2)
+        peers = peers / peers.sum(dim=2, keepdim=True)
+        tables, outlines, images = [], [], []
+        for n, probabilities in enumerate(peers):
+            image, mask = samples.dataset.image(n), samples.mask(n)
+            predicted = predicted_mask(probabilities.mean(dim=0), mask.shape)
+            pair = [outline_evidence(image, m, classes=cfg.data.classes) for m in (mask, predicted)]
+            outlines.append(np.concatenate(pair, axis=1))
+            label = samples[n]["mask"][None]
+            rows = [compute_evidence(p[None].log(), label)[0].numpy() for p in probabilities]
+            tables.append(np.stack(rows))
+            images.append(traits(image))
+        replaced = np.array([sample_id in (samples.replaced or ()) for sample_id in samples.ids])
+        dice = label_dice(samples)
+    table = np.stack(tables)
+    evidence = [Evidence.from_table(table[:, peer]) for peer in (0, 1)]
+    evidence = [replace(peer, outline=np.stack(outlines)) for peer in evidence]
+    return Judged(list(samples.ids), evidence, replaced, dice, np.stack(images))
+
+
+def traits(image: Any) -> Any:
+    """`(5,)` brightness, contrast, fine, middle and coarse structure of an image."""
+    import cv2
+
+    grey = np.atleast_3d(image).astype(np.float32).mean(axis=2)
+    smooth = cv2.GaussianBlur(grey, (0, 0), 1.5)
+    coarse = cv2.GaussianBlur(grey, (0, 0), max(grey.shape) / 16)
+    slope = np.hypot(*np.gradient(smooth)).mean()
+    spread = grey.std() + 1e-6
+    parts = np.array([np.abs(grey - smooth).mean(), slope, coarse.std()]) / spread
+    return np.array([grey.mean(), np.log(spread), *np.log(parts + 1e-3)])
+
+
+def main() -> None:
+    """Train what has not been kept yet."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--pretrained", metavar="WEIGHTS")
+    parser.add_argument("--cell", nargs=2)
+    given = parser.parse_args()
+    regime = REGIMES[given.pretrained is not None]
+    if given.cell:
+        train((regime, given.cell[0], int(given.cell[1])), given.pretrained)
+        return
+    names = [*SEEN, *UNSEEN]
+    cells: list[Cell] = [(regime, name, seed) for seed in grid.SEEDS for name in names]
+
+    def one(cell: Cell) -> None:
+        command = [sys.executable, __file__, "--cell", cell[1], str(cell[2])]
+        command += ["--pretrained", given.pretrained] if given.pretrained else []
+        subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        print(*cell, flush=True)
+
+    with ThreadPoolExecutor(given.jobs) as pool:
+        list(pool.map(one, [cell for cell in cells if not path_of(cell).exists()]))
+
+
+if __name__ == "__main__":
+    main()
