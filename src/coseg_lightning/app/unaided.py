@@ -29,8 +29,8 @@ from coseg_lightning.ranking.unaided import Look, Opinion, judge, look_at, mispl
 from coseg_lightning.seeding import derive_rng
 
 DRAWN = 100  # masks that tell what is usual, and are also looked at in wrong places
-SUSPECTS = 0.25  # share of the masks, with the worst outlines, that are looked at twice
-MOST_SUSPECTS = 300
+SUSPECTS = 0.2  # share of the masks, with the worst outlines, that are looked at twice
+MOST_SUSPECTS = 200
 LEAST_PER_PROCESS = 50  # masks; fewer are not worth the start of a process
 # Settings that only a training, or its networks, would read.
 OF_TRAINING = ("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger")

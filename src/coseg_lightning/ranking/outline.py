@@ -106,12 +106,12 @@ def outline_evidence(
             f"A mask of {mask.shape} belongs to an image of {image.shape[:2]} pixels; give masks "
             "at the size of their images."
         )
-    labelled = mask[mask != ignore_index]
+    labelled = mask != ignore_index
     if classes is None:
-        classes = max(2, int(labelled.max(initial=0)) + 1)
+        classes = max(2, int(mask[labelled].max(initial=0)) + 1)
     rows = np.full((classes - 1, len(COLUMNS)), np.nan)
     for k in range(1, classes):
-        rows[k - 1] = _class_evidence(image, mask == k, mask != ignore_index, largest_scale)
+        rows[k - 1] = _class_evidence(image, mask == k, labelled, largest_scale)
     return rows
 
 
@@ -154,7 +154,7 @@ def _class_evidence(
     unknown: Floats = np.full(len(COLUMNS), np.nan)
     if min(inside.shape) < MIN_POINTS or not inside.any() or inside.all():
         return unknown
-    scale = _scale_of(inside)
+    scale = _scale_of(inside[_window_around(inside, 0)], max(inside.shape))
     judged = labelled & _off_the_border(inside.shape, max(1, round(MARGIN * scale)))
     window = _window_around(inside, round((REACH + 4 * SIGMA) * scale) + 2)
     parts = image[window], inside[window], judged[window]
@@ -169,12 +169,15 @@ def _class_evidence(
     return _of_profiles(_profiles(_gradient_magnitude(bands, scale), points, normals, scale))
 
 
-def _scale_of(inside: NDArray[Any]) -> float:
-    """The length of one pixel of a 256-pixel image, or less where objects are small."""
+def _scale_of(inside: NDArray[Any], side: int) -> float:
+    """The length of one pixel of a 256-pixel image, or less where objects are small.
+
+    `side` is the longer one of the whole image.
+    """
     count, _, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
     areas = stats[1:count, cv2.CC_STAT_AREA].astype(np.float64)
     width = np.sqrt(np.average(areas, weights=areas))  # of the component of a typical pixel
-    return float(max(0.5, min(max(inside.shape) / 256, width / (WIDTHS_PER_REACH * REACH))))
+    return float(max(0.5, min(side / 256, width / (WIDTHS_PER_REACH * REACH))))
 
 
 def _off_the_border(shape: tuple[int, ...], margin: int) -> NDArray[np.bool_]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 
 from coseg_lightning.errors import renamed
 from coseg_lightning.files.csv import write_table
@@ -178,6 +177,8 @@ class Ranking:
         replaced = np.array([sample_id in self.replaced for sample_id in self.ids])
         if replaced.all() or not replaced.any():
             return None
+        from scipy.stats import mannwhitneyu  # its import takes a second
+
         scores = self._comparable_score
         u = mannwhitneyu(scores[replaced], scores[~replaced]).statistic
         return float(u / (replaced.sum() * (~replaced).sum()))

@@ -199,6 +199,7 @@ def _image_grid(
     grid: NDArray[Any] = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])  # the layout would measure them, in a second
     return figure, grid
 
 
