@@ -117,6 +117,18 @@ def test_most_swapped_masks_are_found():
     assert all(names == ["another image's"] for names in found.values())
 
 
+def test_an_image_that_was_cut_at_half_of_its_range_equals_the_image():
+    image, _ = phantoms()[3]
+    assert names_after({3: (image, np.uint8(image >= 128))})[3] == ["equals image"]
+
+
+def test_blunders_do_not_hide_each_other():
+    changes = {i: CHANGES[name](*phantoms()[i]) for i, name in enumerate(CHANGES)}
+    names = names_after(changes)
+    assert [name[0] for name in names[: len(CHANGES)]] == list(CHANGES)
+    assert not any(names[len(CHANGES) :])
+
+
 def test_clean_phantoms_have_no_blunders():
     assert names_of(clean_looks()) == [[]] * COUNT
 

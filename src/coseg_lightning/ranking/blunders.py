@@ -51,16 +51,14 @@ MEANINGS = {
 }
 # The mask is not where its object is. The other names are of odd shapes, which may be right.
 MISPLACED = (EMPTY, FULL, EQUALS_IMAGE, INVERTED, COPY, ANOTHER, FLIPPED, SHIFTED)
-# A blunder leaves out the names that merely follow from it.
+# Names that are left out beside another, since they follow from it.
 CONSEQUENCES = {
-    EQUALS_IMAGE: set(MEANINGS) - {EQUALS_IMAGE},
-    FULL: {INVERTED, FLIPPED, SHIFTED, ANOTHER, BOX, POLYGON, BORDER},
-    INVERTED: {FLIPPED, SHIFTED, ANOTHER, BOX, POLYGON, COMPONENTS, BORDER},
+    EQUALS_IMAGE: {FULL, INVERTED, COPY, ANOTHER, FLIPPED, SHIFTED},
+    FULL: {INVERTED, ANOTHER, FLIPPED, SHIFTED},
+    INVERTED: {ANOTHER, FLIPPED, SHIFTED},
     COPY: {ANOTHER, FLIPPED, SHIFTED},
-    ANOTHER: {FLIPPED, SHIFTED, COMPONENTS, BORDER},
-    FLIPPED: {SHIFTED, COMPONENTS, BORDER},
-    SHIFTED: {BORDER},
-    BOX: {POLYGON},
+    ANOTHER: {FLIPPED, SHIFTED},
+    FLIPPED: {SHIFTED},
 }
 
 SIDE = 64  # of the thumbnails of the second look
@@ -201,10 +199,16 @@ def _digest(pixels: Array) -> bytes:
 
 
 def _common_levels(image: Array, mask: Array, known: Flags) -> int:
-    """Number of the mask's values if the image is a rising linear map of them, else 0."""
+    """Number of the mask's values if the image is a rising linear map of them, else 0.
+
+    An image that was saved as a mask of two values may have been cut at half of its range.
+    """
     step = max(1, min(mask.shape) // 64)
     few = (slice(None, None, step), slice(None, None, step))
-    for band in np.moveaxis(np.atleast_3d(image), 2, 0):
+    bands = [*np.moveaxis(np.atleast_3d(image), 2, 0)]
+    if np.issubdtype(image.dtype, np.unsignedinteger):
+        bands += [band > np.iinfo(image.dtype).max // 2 for band in bands]
+    for band in bands:
         if _is_linear(band[few], mask[few], known[few]) and _is_linear(band, mask, known):
             return len(np.unique(mask[known]))
     return 0
@@ -383,11 +387,15 @@ def find_blunders(
     fits = {} if fits is None else fits
     flags = {name: find(shapes) for name, find in _BY_SHAPE.items()}
     flags[COPY] = _find_copies(shapes, fits)
+    misfits = _find_misfits(fits, reference) if len(reference) >= FEWEST_SAMPLES else {}
     for name in (ANOTHER, FLIPPED, SHIFTED):
         flags[name] = np.zeros(len(shapes), bool)
-    if len(reference) >= FEWEST_SAMPLES:
-        for name, found in _find_misfits(fits, reference).items():
-            flags[name][found] = True
+        flags[name][misfits.get(name, [])] = True
+    others = np.flatnonzero(~np.any(list(flags.values()), axis=0))
+    for name, find in _OF_CLASSES.items():  # odd shapes are rare or not among the other masks
+        flags[name] = np.zeros(len(shapes), bool)
+        flags[name][others] = find([shapes[i] for i in others])
+        others = others[~flags[name][others]] if name == BOX else others
     names = [[name for name in MEANINGS if flags[name][i]] for i in range(len(shapes))]
     return [_without_consequences(some) for some in names]
 
@@ -496,7 +504,7 @@ def _in_class(
 
     def find(shapes: Sequence[Shape]) -> Flags:
         flags = np.zeros(len(shapes), bool)
-        for k in sorted(set().union(*(shape.classes for shape in shapes))):
+        for k in set().union(*(shape.classes for shape in shapes)):
             having = [i for i, shape in enumerate(shapes) if k in shape.classes]
             if len(having) >= FEWEST_SAMPLES:
                 flags[having] |= _rare(judge([shapes[i].classes[k] for i in having]), limit)
@@ -522,6 +530,8 @@ _BY_SHAPE: dict[str, Callable[[Sequence[Shape]], Flags]] = {
     FULL: _find_full,
     EQUALS_IMAGE: _find_equal,
     INVERTED: _find_inverted,
+}
+_OF_CLASSES: dict[str, Callable[[Sequence[Shape]], Flags]] = {
     BOX: _in_class(lambda rows: _column(rows, "boxes"), UNUSUAL),
     POLYGON: _in_class(_are_straight, UNUSUAL),
     COMPONENTS: _in_class(_have_more_parts, RARE),
