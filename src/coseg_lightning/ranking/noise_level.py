@@ -111,7 +111,11 @@ def estimate_noise_level(peer_a: "Evidence", peer_b: "Evidence") -> NoiseLevelEs
 
 
 def estimate_of_scores(
-    scores: dict[str, Floats], judged: NDArray[np.bool_], *, prediction_dice: float | None = None
+    scores: dict[str, Floats],
+    judged: NDArray[np.bool_],
+    *,
+    prediction_dice: float | None = None,
+    min_distance: float = MIN_DISTANCE,
 ) -> NoiseLevelEstimate:
     """Estimate the noise level from several scores of the same labels.
 
@@ -119,6 +123,7 @@ def estimate_of_scores(
         scores: `(N,)` each, higher for worse labels.
         judged: `(N,)` the samples that they judge; the others are right.
         prediction_dice: Median soft Dice of the labels to the predictions, if there are any.
+        min_distance: Ashman's D above which good and bad labels are taken for separated.
     """
     if judged.sum() < MIN_SAMPLES:
         return NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, prediction_dice)
@@ -135,7 +140,7 @@ def estimate_of_scores(
 
     spread = max(max(shares.values()) - min(shares.values()), high - low)
     is_trained = prediction_dice is None or prediction_dice >= MIN_PREDICTION_DICE
-    separable = bool(spread <= MAX_SPREAD and distance > MIN_DISTANCE and is_trained)
+    separable = bool(spread <= MAX_SPREAD and distance > min_distance and is_trained)
     share = float(np.median(list(shares.values())))
     return NoiseLevelEstimate(
         noise_level=min(share, 0.95) if separable else FALLBACK,

@@ -37,6 +37,7 @@ DISTANCE = 16  # of a displacement, in pixels of an image whose longer side is 2
 FEWEST = 10  # masks whose outlines can be judged, without which nothing is told by them
 BETTER = 0.9  # share of the displaced outlines that a good one lies better than
 GOOD_SHARE = 0.25  # of the outlines that must be good; of displaced ones, a tenth is
+MIN_DISTANCE = 3.0  # Ashman's D of good and bad outlines; at 2, right masks alone looked like two
 
 
 class Look(NamedTuple):
@@ -117,7 +118,9 @@ def judge(looks: Sequence[Look]) -> Opinion:
         name: np.nan_to_num(mean_of_known(-standardise(table[..., column]), axis=1))
         for column, name in enumerate(("contrast", "rank"))
     }
-    estimate = estimate_of_scores({"unaided": score, **halves}, ~np.isnan(misfit))
+    estimate = estimate_of_scores(
+        {"unaided": score, **halves}, ~np.isnan(misfit), min_distance=MIN_DISTANCE
+    )
     return Opinion(score, by_class, misfit, estimate, None)
 
 
