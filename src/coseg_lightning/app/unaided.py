@@ -191,7 +191,11 @@ def _looking(looker: _Looker, processes: int) -> Iterator[Callable[..., list[Any
                 tasks = [(method, index) for index in indices]
                 return list(_shown(pool.map(_do, tasks, chunksize=chunk), len(tasks), title))
 
-            yield look
+            try:
+                yield look
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # or the mistake waits for all other masks
+                raise
     except BrokenProcessPool as error:
         raise InputError(
             "A process that looked at masks died, as one does that needs more memory than there "
