@@ -128,13 +128,14 @@ def print_time(count: int = 1000, side: int = 512) -> None:
             right, down = rng.integers(-side // 40, side // 40, 2).tolist()
             move = np.float32([[1, 0, right], [0, 1, down]])
             image = cv2.warpAffine(phantoms.image(n % 40), move, (side, side), borderMode=1)
+            image = np.clip(image + rng.normal(0, 2, image.shape), 0, 255).astype(np.uint8)
             mask = cv2.warpAffine(phantoms.mask(n % 40), move, (side, side), flags=0)
             cv2.imwrite(str(root / "images" / f"{n:04}.png"), image)
             cv2.imwrite(str(root / "masks" / f"{n:04}.png"), 255 * mask)
         command = [sys.executable, "-m", "coseg_lightning.audit", "training=none"]
         command += [f"data.root={root}", f"hydra.run.dir={root}/audit"]
         start = time.perf_counter()
-        subprocess.run(command, check=True, env={**os.environ, "XDG_CACHE_HOME": f"{root}/cache"})
+        subprocess.run(command, check=True)
         seconds = time.perf_counter() - start
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     print(
