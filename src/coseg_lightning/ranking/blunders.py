@@ -394,7 +394,7 @@ def find_blunders(
     others = np.flatnonzero(~np.any(list(flags.values()), axis=0))
     for name, find in _OF_CLASSES.items():  # odd shapes are rare or not among the other masks
         flags[name] = np.zeros(len(shapes), bool)
-        flags[name][others] = find([shapes[i] for i in others])
+        flags[name][others] = find([shapes[int(i)] for i in others])
         others = others[~flags[name][others]] if name == BOX else others
     names = [[name for name in MEANINGS if flags[name][i]] for i in range(len(shapes))]
     return [_without_consequences(some) for some in names]
