@@ -1,15 +1,21 @@
-"""The audit finds bad masks by peers that it trains on them, or by given predictions."""
+"""The audit finds bad masks by peers that it trains on them, by predictions, or by outlines."""
 
 import csv
 import json
+import subprocess
+import sys
+from functools import cache
 
+import cv2
 import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from coseg_lightning.app.command import CONF
+from coseg_lightning.app.unaided import check_training
 from coseg_lightning.audit import audit
+from coseg_lightning.data.phantom import PhantomImages
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.errors import InputError
 from support import Squares, start
@@ -162,3 +168,160 @@ def test_wrong_predictions_are_refused_in_a_sentence(tmp_path, array, message):
         PredictionFolder(tmp_path, classes=2).read("b", (8, 8))
     with pytest.raises(InputError, match="there is no such folder"):
         PredictionFolder(tmp_path / "none", classes=2)
+
+
+# Without training
+
+
+def write_folder(root, samples):
+    """Write images and masks, `{id: (image, mask)}`."""
+    for part in ("images", "masks"):
+        (root / part).mkdir(parents=True)
+    for sample_id, pictures in samples.items():
+        for part, picture in zip(("images", "masks"), pictures, strict=True):
+            assert cv2.imwrite(str(root / part / f"{sample_id}.png"), picture)
+    return root
+
+
+@cache
+def phantoms(count=40, side=128):
+    images = PhantomImages("p", count, side, 1)
+    return {i: (images.image(n), images.mask(n)) for n, i in enumerate(images.ids)}
+
+
+@pytest.fixture
+def with_blunders(tmp_path):
+    """Write phantoms with masks of 0 and 255, of which six are wrong."""
+    samples = {i: (image, 255 * mask) for i, (image, mask) in phantoms().items()}
+    masks = {i: mask for i, (_, mask) in samples.items()}
+    changes = {
+        "p_003": masks["p_011"],
+        "p_011": masks["p_003"],
+        "p_017": masks["p_018"],
+        "p_022": 0 * masks["p_022"],
+        "p_025": 255 - masks["p_025"],
+        "p_030": np.ascontiguousarray(masks["p_030"][::-1]),
+    }
+    samples |= {i: (samples[i][0], mask) for i, mask in changes.items()}
+    return write_folder(tmp_path / "data", samples)
+
+
+BLUNDERS = {  # p_011 has a mask that suits it too well for a name
+    "p_003": "another image's",
+    "p_017": "copy",
+    "p_022": "empty",
+    "p_025": "inverted",
+    "p_030": "flipped",
+}
+
+
+def without_training(root, folder, *settings):
+    cfg = composed(f"data.root={root}", "training=none", *settings)
+    folder.mkdir()
+    return audit(cfg, folder)["ranking"]
+
+
+def test_blunders_are_named_and_ranked_first_without_training(with_blunders, tmp_path, capsys):
+    ranking = without_training(with_blunders, tmp_path / "one", "data.num_workers=1")
+    rows = rows_of(tmp_path / "one" / "scores.csv")
+    assert {row["id"]: row["blunders"] for row in rows if row["blunders"]} == BLUNDERS
+    assert [row["id"] for row in rows[5:6]] == ["p_011"]
+    assert ranking["doubt"] is None
+    assert ranking["blunders"]["another image's"] == 1
+    printed = capsys.readouterr().out
+    assert "p_022" in printed
+    assert "empty: nothing is outlined, unlike in the others" in printed
+    assert "Noise level: " in printed
+    with Image.open(tmp_path / "one" / "worst.png") as picture:
+        assert picture.width > picture.height > 100
+    without_training(with_blunders, tmp_path / "two", "data.num_workers=2")
+    scores = [(tmp_path / name / "scores.csv").read_bytes() for name in ("one", "two")]
+    assert scores[0] == scores[1]
+
+
+@pytest.mark.slow
+def test_an_audit_without_training_imports_no_torch(with_blunders, tmp_path):
+    code = (
+        "import sys; from coseg_lightning.audit import main; main(); "
+        "assert 'torch' not in sys.modules"
+    )
+    settings = [f"data.root={with_blunders}", "training=none", f"hydra.run.dir={tmp_path}/audit"]
+    result = subprocess.run(
+        [sys.executable, "-c", code, *settings], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+
+
+def test_it_says_when_the_outlines_cannot_tell(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    samples = {
+        i: (rng.integers(0, 256, mask.shape, np.uint8), mask) for i, (_, mask) in phantoms().items()
+    }
+    ranking = without_training(write_folder(tmp_path / "noise", samples), tmp_path / "a")
+    assert "the images show no edges" in ranking["doubt"]
+    assert ranking["doubt"] in capsys.readouterr().out
+    assert "cannot tell, since the outlines cannot" in ranking["estimate"]["sentence"]
+    few = dict(list(phantoms().items())[:6])
+    ranking = without_training(write_folder(tmp_path / "few", few), tmp_path / "b", "nol=0.5")
+    assert "only 6 of 6 masks" in ranking["doubt"]
+    assert (ranking["noise_level"], ranking["estimate"]) == (0.5, None)
+
+
+def test_colours_16_bits_sizes_and_classes_make_no_difference(tmp_path):
+    samples = {}
+    for n, (sample_id, (image, mask)) in enumerate(phantoms().items()):
+        classes = mask + mask * (np.arange(128) < 64)
+        classes[:4] = 255
+        if n == 7:
+            classes = np.roll(classes, (9, 8), (0, 1))
+        pictures = np.dstack([image] * 3) if n % 3 == 0 else image.astype(np.uint16) * 200
+        size = (128 + 2 * (n % 5), 128 + n % 4)
+        samples[sample_id] = (
+            cv2.resize(pictures, size),
+            cv2.resize(classes, size, interpolation=cv2.INTER_NEAREST),
+        )
+    root = write_folder(tmp_path / "data", samples)
+    ranking = without_training(root, tmp_path / "a", "data.classes=3")
+    rows = rows_of(tmp_path / "a" / "scores.csv")
+    assert ranking["doubt"] is None
+    assert (rows[0]["id"], rows[0]["blunders"]) == ("p_007", "shifted")
+    assert not any(row["blunders"] for row in rows[1:])
+    assert float(rows[0]["score_class_2"]) > 1
+
+
+def test_the_ranking_without_training_is_compared_with_the_truth_if_it_is_known(tmp_path):
+    cfg = composed(
+        *("data=phantom", "training=none", "noise=type2", "noise.level=0.3", "nol=0.3"),
+        *("data.source.train=40", "data.source.val=0", "data.source.test=0", "data.source.side=96"),
+    )
+    ranking = audit(cfg, tmp_path / "audit")["ranking"]
+    assert ranking["auroc"] > 0.95
+    assert rows_of(tmp_path / "audit" / "scores.csv")[0]["label_dice"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training=some"], "training=some must be peers or none"),
+        (["training=none", "predictions=x"], "training=none and predictions=x: .* leave out one"),
+    ],
+)
+def test_training_is_peers_or_none(tmp_path, settings, message):
+    with pytest.raises(InputError, match=message):
+        audit(composed(f"data.root={tmp_path}", *settings), tmp_path / "audit")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("method.score=joint", "trainer.max_epochs=3", "model=unet_classic", "+model.width=3"),
+        *("data.image_size=64", "optimizer.lr=1", "++averaging=0", "logger@x=none"),
+    ],
+)
+def test_settings_of_training_are_refused_without_training(tmp_path, setting):
+    cfg = composed(f"data.root={tmp_path}", "training=none")
+    with pytest.raises(InputError, match="training=none does not use .* leave it out"):
+        check_training(cfg, [setting])
+    used = ["data.root=x", "data.num_workers=2", "noise=type1", "nol=0.1", "worst=3", "seed=1"]
+    check_training(cfg, [*used, "data=phantom", "data.source.train=3", "training=none"])
+    check_training(composed(f"data.root={tmp_path}"), [setting])

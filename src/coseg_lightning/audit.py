@@ -1,6 +1,8 @@
 """Finds bad masks in a dataset: python -m coseg_lightning.audit data.root=DIR."""
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
     from coseg_lightning.ranking.ranking import Ranking
+    from coseg_lightning.report.figures import Pictured
 
 
 @command("audit")
@@ -27,7 +30,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Rank all masks of a dataset, with peers that are trained on them or with given predictions.
+    """Rank all masks of a dataset, by trained peers, by given predictions, or by outlines alone.
 
     Validation and test samples are used for training, too, so that their masks are also ranked.
 
@@ -37,31 +40,78 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """
     from coseg_lightning.app.build import make_data
     from coseg_lightning.app.checks import check, quiet
-    from coseg_lightning.files.atomic import write_text
+    from coseg_lightning.app.unaided import check_training
 
-    check(cfg, also=("predictions", "worst"))
+    check(cfg, also=("predictions", "worst", "training"))
     check_count(cfg, "worst", 1)
     if cfg.method.name != "coteaching":
         raise InputError(f"method={cfg.method.name}: an audit trains two peers; leave it out.")
+    check_training(cfg)
     quiet()
     _check_free(folder)
+    if cfg.training == "none":
+        return _without_training(cfg, folder)
     data = make_data(cfg, folder, everything=True)
     rank = _by_training if cfg.predictions is None else _by_predictions
     ranking, estimate, proposals, is_global_zero = rank(cfg, folder, data)
-    summary = {
+    summary = _summary(cfg, ranking, estimate)
+    if is_global_zero:
+        _finish(folder, summary, data.given_samples(), ranking, proposals)
+        _show(folder, ranking, estimate)
+    return summary
+
+
+def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+    """Rank by outlines, and name blunders; see `audit`."""
+    from coseg_lightning.app.unaided import rank_without_training
+    from coseg_lightning.files.inspection import is_first_process
+
+    found = rank_without_training(cfg, folder)
+    names = Counter(name for names in found.ranking.blunders or () for name in names)
+    more = {"doubt": found.doubt, "blunders": dict(names)}
+    summary = _summary(cfg, found.ranking, found.estimate, more)
+    if is_first_process():
+        worst = dict.fromkeys(found.ranking.worst_first[: cfg.worst])
+        _finish(folder, summary, found.samples, found.ranking, worst)
+        _show(folder, found.ranking, found.estimate, found.doubt)
+    return summary
+
+
+def _summary(
+    cfg: DictConfig,
+    ranking: "Ranking",
+    estimate: "NoiseLevelEstimate | None",
+    more: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the content of `summary.json`, with `more` on the ranking."""
+    return {
         "config": OmegaConf.to_container(cfg, resolve=True),
         "ranking": {
             "noise_level": ranking.noise_level,
             "estimate": None if estimate is None else estimate.as_dict(),
             "bias": ranking.bias,
             "auroc": ranking.auroc,
+            **(more or {}),
         },
     }
-    if is_global_zero:
-        write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
-        _draw(folder / "worst.png", data, ranking, proposals)
-        _show(folder, ranking, estimate)
-    return summary
+
+
+def _finish(
+    folder: Path,
+    summary: dict[str, Any],
+    samples: "Pictured",
+    ranking: "Ranking",
+    proposals: Mapping[int, NDArray[Any] | None],
+) -> None:
+    """Write `summary.json` and `worst.png`."""
+    from coseg_lightning.files.atomic import replacing, write_text
+    from coseg_lightning.report.figures import contact_sheet
+
+    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
+    worst = [index for index in ranking.worst_first if index in proposals]
+    figure = contact_sheet(samples, ranking, worst, proposals)
+    with replacing(folder / "worst.png") as temporary:
+        figure.savefig(temporary, dpi=100)
 
 
 def _check_free(folder: Path) -> None:
@@ -164,23 +214,20 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     return ranking, estimate, proposals, True
 
 
-def _draw(
-    path: Path, data: "CoSegDataModule", ranking: "Ranking", proposals: dict[int, NDArray[Any]]
+def _show(
+    folder: Path,
+    ranking: "Ranking",
+    estimate: "NoiseLevelEstimate | None",
+    doubt: str | None = None,
 ) -> None:
-    from coseg_lightning.files.atomic import replacing
-    from coseg_lightning.report.figures import contact_sheet
-
-    worst = [index for index in ranking.worst_first if index in proposals]
-    figure = contact_sheet(data.given_samples(), ranking, worst, proposals)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=100)
-
-
-def _show(folder: Path, ranking: "Ranking", estimate: "NoiseLevelEstimate | None") -> None:
     """Print the worst masks, the noise level, and the written files."""
     print(f"\n  The worst of {len(ranking.ids)} masks:")
     for rank, index in enumerate(ranking.worst_first[:10], start=1):
-        print(f"    {rank:>3}  {ranking.ids[index]:<24}  {ranking.score[index]:8.3f}")
+        line = f"    {rank:>3}  {ranking.ids[index]:<24}  {ranking.score[index]:8.3f}"
+        print(f"{line}  {_blunders(ranking, index)}".rstrip())
+    _show_more_blunders(ranking)
+    if doubt is not None:
+        print(f"\n  {doubt}")
     if estimate is not None:
         print(f"\n  Noise level: {estimate}")
     if ranking.bias is not None:
@@ -190,10 +237,32 @@ def _show(folder: Path, ranking: "Ranking", estimate: "NoiseLevelEstimate | None
     print(f"\n  In {folder}:")
     for name, content in (
         ("scores.csv", "all masks, worst first"),
-        ("worst.png", "the worst masks, with the proposal over them"),
+        (
+            "worst.png",
+            "the worst masks" + ("" if ranking.blunders else ", with the proposal over them"),
+        ),
         ("summary.json", "the noise level, and the settings"),
     ):
         print(f"    {name:<12}  {content}")
+
+
+def _blunders(ranking: "Ranking", index: int) -> str:
+    """One plain phrase for each blunder of a mask."""
+    from coseg_lightning.ranking.blunders import MEANINGS
+
+    names = ranking.blunders[index] if ranking.blunders is not None else ()
+    return "; ".join(f"{name}: {MEANINGS[name]}" for name in names)
+
+
+def _show_more_blunders(ranking: "Ranking", shown: int = 10, most: int = 10) -> None:
+    """Print the named masks that are not among the worst ones shown."""
+    if ranking.blunders is None:
+        return
+    named = [index for index in ranking.worst_first[shown:] if ranking.blunders[index]]
+    for index in named[:most]:
+        print(f"    ...  {ranking.ids[index]:<24}            {_blunders(ranking, index)}".rstrip())
+    if len(named) > most:
+        print(f"    ...  and {len(named) - most} more with a name in the column blunders")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import inspect
 import logging
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.labels.masks import MaskedImages
     from coseg_lightning.methods.method import Method
     from coseg_lightning.modules.coseg import CoSegModule
     from coseg_lightning.modules.optimizers import Schedule
@@ -104,6 +107,51 @@ def make_data(
         clean_ids=read_clean_ids(cfg),
         kinds=read_kinds(cfg),
     )
+
+
+@dataclass(frozen=True)
+class GivenMasks:
+    """All images and masks, for an audit without networks.
+
+    Args:
+        dataset: Images and masks at their own resolution.
+        replaced: The samples whose masks were replaced by noisy ones, if that is known.
+        truth: The dataset with the original masks, if they are known.
+        label_dice: `(N,)` Dice of each mask to the original one, if that is known.
+    """
+
+    dataset: "MaskedImages"
+    replaced: frozenset[str] | None = None
+    truth: "MaskedImages | None" = None
+    label_dice: Any = None
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids of the samples."""
+        return self.dataset.ids
+
+
+def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
+    """Build the dataset of all masks, without torch and Lightning unless noise is asked for.
+
+    Args:
+        cfg: The composed configuration.
+        folder: The folder for the noisy masks and the list of unusable files.
+
+    Raises:
+        InputError: If the data cannot be used.
+    """
+    if not _noise_names(cfg):
+        from coseg_lightning.data.subsets import JoinedImages
+
+        parts = _read_splits(cfg, folder / "problems.csv")
+        return GivenMasks(JoinedImages([part for part in parts if part is not None]))
+    from coseg_lightning.data.samples import label_dice
+
+    data = make_data(cfg, folder, everything=True)
+    data.prepare_data()
+    samples = data.given_samples()
+    return GivenMasks(samples.dataset, samples.replaced, samples.truth, label_dice(samples))
 
 
 def _read_splits(cfg: DictConfig, problems: Path | None) -> Any:

@@ -123,7 +123,7 @@ class MaskFolder:
         values, two_valued = self._read(path)
         return {
             "size": list(values.shape),
-            "values": np.unique(values).tolist(),
+            "values": _values_of(values),
             "two_valued": two_valued,
             "digest": pixel_digest(values),
         }
@@ -211,6 +211,14 @@ def link_message(path: Path) -> str:
         f"{path} is a link to {os.path.realpath(path)}, outside of the dataset's folder; put the "
         "file itself there."
     )
+
+
+def _values_of(mask: NDArray[Any]) -> list[int]:
+    """Return the different values in rising order; of small types without sorting all pixels."""
+    if mask.dtype in (np.uint8, np.uint16):
+        return np.flatnonzero(np.bincount(mask.ravel())).tolist()
+    values: list[int] = np.unique(mask).tolist()
+    return values
 
 
 def _is_jpeg(path: Path) -> bool:

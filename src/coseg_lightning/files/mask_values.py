@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from coseg_lightning.files.inspection import FileInfo, Inspection
-from coseg_lightning.functional.equations import IGNORE_INDEX
 
+IGNORE_INDEX = 255  # of unlabelled pixels, as in functional.equations, which imports torch
 HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
 
 

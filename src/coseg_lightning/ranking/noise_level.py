@@ -13,14 +13,15 @@ scikit-learn's `GaussianMixture` does not replace the fit, because with the same
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from coseg_lightning.ranking.evidence import Evidence
-from coseg_lightning.ranking.scores import mask_scores
 from coseg_lightning.seeding import derive_rng
+
+if TYPE_CHECKING:
+    from coseg_lightning.ranking.evidence import Evidence
 
 Floats = NDArray[np.float64]
 
@@ -46,7 +47,8 @@ class NoiseLevelEstimate:
         shares: The estimate from each score: the share of the upper normal distribution.
         distance: Median Ashman's D of the two distributions: the distance of their means in
             pooled deviations.
-        prediction_dice: Median soft Dice of the labels to the predictions.
+        prediction_dice: Median soft Dice of the labels to the predictions, if there are any.
+        reason: Why nothing was estimated, if that was known from the start.
     """
 
     noise_level: float
@@ -54,18 +56,24 @@ class NoiseLevelEstimate:
     separable: bool
     shares: dict[str, float]
     distance: float
-    prediction_dice: float
+    prediction_dice: float | None
+    reason: str | None = None
 
     def __str__(self) -> str:
         if self.interval is not None:
             low, high = self.interval
             return f"estimated {self.noise_level:.2f} (90 % interval {low:.2f} to {high:.2f})."
+        if self.reason is not None:
+            return (
+                f"cannot tell, since {self.reason}; using {self.noise_level:.2f}; give the level "
+                "if you know it."
+            )
         if not self.shares:
             return (
                 f"cannot tell, since there are too few masks (less than {MIN_SAMPLES} with "
                 f"anything in them); using {self.noise_level:.2f}; give the level if you know it."
             )
-        if self.prediction_dice < MIN_PREDICTION_DICE:
+        if self.prediction_dice is not None and self.prediction_dice < MIN_PREDICTION_DICE:
             return (
                 "cannot tell, since most labels are far from the predictions (median soft Dice "
                 f"{self.prediction_dice:.2f}); using {self.noise_level:.2f}; train for more "
@@ -80,10 +88,11 @@ class NoiseLevelEstimate:
     def as_dict(self) -> dict[str, Any]:
         """Return plain values that can be written to a file, and the estimate as a sentence."""
         interval = None if self.interval is None else list(self.interval)
-        return {**asdict(self), "interval": interval, "sentence": str(self)}
+        values = {name: value for name, value in asdict(self).items() if name != "reason"}
+        return {**values, "interval": interval, "sentence": str(self)}
 
 
-def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstimate:
+def estimate_noise_level(peer_a: "Evidence", peer_b: "Evidence") -> NoiseLevelEstimate:
     """Estimate the noise level from two peers' evidence on the labels.
 
     The peers must have been trained on all samples equally: after a selection, the scores reflect
@@ -94,11 +103,32 @@ def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstima
         peer_b: The second peer's.
     """
     # A sample that is empty in label and prediction is correct.
-    judged = (peer_a.concerns | peer_b.concerns).any(axis=1)
+    judged: NDArray[np.bool_] = np.asarray((peer_a.concerns | peer_b.concerns).any(axis=1))
     if judged.sum() < MIN_SAMPLES:
         return NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, 0.0)
+    dice = float(np.median((peer_a.dice + peer_b.dice)[peer_a.concerns | peer_b.concerns]) / 2)
+    return estimate_of_scores(peer_scores(peer_a, peer_b), judged, prediction_dice=dice)
+
+
+def estimate_of_scores(
+    scores: dict[str, Floats],
+    judged: NDArray[np.bool_],
+    *,
+    prediction_dice: float | None = None,
+    min_distance: float = MIN_DISTANCE,
+) -> NoiseLevelEstimate:
+    """Estimate the noise level from several scores of the same labels.
+
+    Args:
+        scores: `(N,)` each, higher for worse labels.
+        judged: `(N,)` the samples that they judge; the others are right.
+        prediction_dice: Median soft Dice of the labels to the predictions, if there are any.
+        min_distance: Ashman's D above which good and bad labels are taken for separated.
+    """
+    if judged.sum() < MIN_SAMPLES:
+        return NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, prediction_dice)
     rng = derive_rng(0, "noise level")
-    scores = {name: values[judged] for name, values in peer_scores(peer_a, peer_b).items()}
+    scores = {name: values[judged] for name, values in scores.items()}
     if judged.sum() > MAX_SAMPLES:
         drawn = rng.choice(int(judged.sum()), MAX_SAMPLES, replace=False)
         scores = {name: values[drawn] for name, values in scores.items()}
@@ -106,13 +136,11 @@ def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstima
     fits = {name: fit_mixture(values) for name, values in scores.items()}
     shares = {name: float(fit.weights[1] * judged.mean()) for name, fit in fits.items()}
     distance = float(np.median([fit.distance for fit in fits.values()]))
-    dice = float(np.median((peer_a.dice + peer_b.dice)[peer_a.concerns | peer_b.concerns]) / 2)
     low, high = _interval(scores, fits, float(judged.mean()), rng)
 
     spread = max(max(shares.values()) - min(shares.values()), high - low)
-    separable = bool(
-        spread <= MAX_SPREAD and distance > MIN_DISTANCE and dice >= MIN_PREDICTION_DICE
-    )
+    is_trained = prediction_dice is None or prediction_dice >= MIN_PREDICTION_DICE
+    separable = bool(spread <= MAX_SPREAD and distance > min_distance and is_trained)
     share = float(np.median(list(shares.values())))
     return NoiseLevelEstimate(
         noise_level=min(share, 0.95) if separable else FALLBACK,
@@ -120,12 +148,14 @@ def estimate_noise_level(peer_a: Evidence, peer_b: Evidence) -> NoiseLevelEstima
         separable=separable,
         shares=shares,
         distance=distance,
-        prediction_dice=dice,
+        prediction_dice=prediction_dice,
     )
 
 
-def peer_scores(peer_a: Evidence, peer_b: Evidence) -> dict[str, Floats]:
+def peer_scores(peer_a: "Evidence", peer_b: "Evidence") -> dict[str, Floats]:
     """Corruption scores of different kinds, `(N,)` each, averaged over both peers."""
+    from coseg_lightning.ranking.scores import mask_scores  # imports torch
+
     scores = {name: (mask_scores(peer_a, name) + mask_scores(peer_b, name)) / 2 for name in SCORES}
     scores["per_boundary"] = np.log(scores["per_boundary"].clip(1e-6))
     return scores

@@ -5,16 +5,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
 
 from coseg_lightning.errors import renamed
 from coseg_lightning.files.csv import write_table
-from coseg_lightning.ranking.evidence import Evidence
-from coseg_lightning.ranking.scores import class_scores, direction
+
+if TYPE_CHECKING:
+    from coseg_lightning.ranking.evidence import Evidence
 
 Floats = NDArray[np.float64]
 
@@ -45,6 +45,7 @@ class Ranking:
         numbered: Whether the samples have no ids of their own, so that their indices serve as ids.
         changed_pixels: Number of pixels that a correction changed, by sample index.
         corrected_dice: Dice of the corrected mask to the original one, by sample index, if known.
+        blunders: `(N,)` the names of each mask's blunders, if they were looked for.
     """
 
     ids: Sequence[str]
@@ -62,6 +63,7 @@ class Ranking:
     numbered: bool = False
     changed_pixels: dict[int, int] = field(default_factory=dict)
     corrected_dice: dict[int, float] = field(default_factory=dict)
+    blunders: Sequence[Sequence[str]] | None = None
 
     excess = renamed("excess", "size_bias")
 
@@ -69,7 +71,7 @@ class Ranking:
     def of_evidence(
         cls,
         ids: Sequence[str],
-        peers: tuple[Evidence, Evidence],
+        peers: tuple["Evidence", "Evidence"],
         scores: tuple[Floats, Floats],
         noise_level: float,
         *,
@@ -86,6 +88,8 @@ class Ranking:
             score: The score by which each class is ranked, see `class_scores`.
             known: Further arguments of `Ranking`.
         """
+        from coseg_lightning.ranking.scores import class_scores, direction  # imports torch
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the mean of two NaN is NaN
             by_class = np.nanmean([class_scores(peer, score) for peer in peers], axis=0)
@@ -173,6 +177,8 @@ class Ranking:
         replaced = np.array([sample_id in self.replaced for sample_id in self.ids])
         if replaced.all() or not replaced.any():
             return None
+        from scipy.stats import mannwhitneyu  # its import takes a second
+
         scores = self._comparable_score
         u = mannwhitneyu(scores[replaced], scores[~replaced]).statistic
         return float(u / (replaced.sum() * (~replaced).sum()))
@@ -211,6 +217,8 @@ class Ranking:
             }
             if self.class_scores is not None and self.class_scores.shape[1] > 1:
                 row |= _class_columns(self.class_scores[i], noisy_classes.get(i, []))
+            if self.blunders is not None:
+                row["blunders"] = "; ".join(self.blunders[i])
             if self.run_id is not None:
                 row["run"] = self.run_id
             yield row

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,9 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from coseg_lightning.data.preparation import rescale_intensity
-from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.files.csv import read_table
-from coseg_lightning.labels.masks import Mask
+from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture
 from coseg_lightning.ranking.ranking import Ranking
 
@@ -24,6 +23,22 @@ BASELINES = {
     "noisy_baseline": (BLACK, "plain, labels as given"),
     "clean_baseline": ("#CC79A7", "plain, clean labels"),
 }
+
+
+class Pictured(Protocol):
+    """What the figures need of samples, such as a `SampleDataset`."""
+
+    @property
+    def dataset(self) -> MaskedImages:
+        """Images and masks at their own resolution."""
+
+    @property
+    def truth(self) -> MaskedImages | None:
+        """The dataset with the original masks, if they are known."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids of the samples."""
 
 
 def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
@@ -112,7 +127,7 @@ def _plot_mixture(axes: Axes, scores: NDArray[Any], bins: NDArray[Any]) -> None:
         axes.plot(x, counts[:, n], style, color=GREEN, label=label)
 
 
-def corrected_examples(samples: SampleDataset, corrected: Mapping[str, Mask]) -> Figure:
+def corrected_examples(samples: Pictured, corrected: Mapping[str, Mask]) -> Figure:
     """Draw labels before and after correction, and the original if it is known (Fig. 3).
 
     Args:
@@ -137,30 +152,38 @@ def corrected_examples(samples: SampleDataset, corrected: Mapping[str, Mask]) ->
 
 
 def contact_sheet(
-    samples: SampleDataset,
+    samples: Pictured,
     ranking: Ranking,
     worst: Sequence[int],
-    proposals: Mapping[int, NDArray[Any]],
+    proposals: Mapping[int, NDArray[Any] | None],
 ) -> Figure:
     """Draw the worst masks in their order, each with the network's prediction over it.
+
+    The names of a mask's blunders, if there are any, lie under its id.
 
     Args:
         samples: The samples with their masks.
         ranking: The ranking of the samples.
         worst: The indices of the samples to show, worst first.
-        proposals: The predicted masks, by index.
+        proposals: The predicted masks, by index; None where there is no network.
     """
     figure, grid = _image_grid(len(worst), columns=6, cell=(2.3, 2.5))
     for rank, (axes, index) in enumerate(zip(grid, worst, strict=False), start=1):
         _show_image(axes, samples, index)
-        _outline(axes, samples.mask(index), ORANGE, 1.4)
-        _outline(axes, proposals[index], SKY, 1.4)
+        _outline(axes, samples.dataset.mask(index), ORANGE, 1.4)
+        proposal = proposals[index]
+        if proposal is not None:
+            _outline(axes, proposal, SKY, 1.4)
         title = f"{rank}: {ranking.ids[index]}"
         by_class = ranking.class_scores
         if by_class is not None and by_class.shape[1] > 1 and not np.isnan(by_class[index]).all():
             title += f" (class {int(np.nanargmax(by_class[index])) + 1})"
+        if ranking.blunders is not None and ranking.blunders[index]:
+            title += "\n" + ", ".join(ranking.blunders[index])
         axes.set_title(title, fontsize=8, parse_math=False)
-    colours = {"mask as given": ORANGE, "the network's proposal": SKY}
+    colours = {"mask as given": ORANGE}
+    if any(proposals[index] is not None for index in worst):
+        colours["the network's proposal"] = SKY
     _outline_legend(figure, grid, colours, columns=2)
     return figure
 
@@ -176,10 +199,11 @@ def _image_grid(
     grid: NDArray[Any] = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
+        axes.set(xticks=[], yticks=[])  # the layout would measure them, in a second
     return figure, grid
 
 
-def _show_image(axes: Axes, samples: SampleDataset, index: int) -> None:
+def _show_image(axes: Axes, samples: Pictured, index: int) -> None:
     image = rescale_intensity(samples.dataset.image(index).astype(np.float32))
     axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
 

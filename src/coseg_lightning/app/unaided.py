@@ -1,0 +1,225 @@
+"""The audit without training: looks at all masks in several processes, and ranks them."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from coseg_lightning.app.build import make_all_masks
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.inspection import is_first_process
+from coseg_lightning.labels.masks import MaskedImages
+from coseg_lightning.ranking.blunders import Fit, find_blunders, look_again, same_masks
+from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
+from coseg_lightning.ranking.ranking import Ranking
+from coseg_lightning.ranking.unaided import Look, Opinion, judge, look_at, misplaced_first
+from coseg_lightning.seeding import derive_rng
+
+DRAWN = 100  # masks that tell what is usual, and are also looked at in wrong places
+SUSPECTS = 0.2  # share of the masks, with the worst outlines, that are looked at twice
+MOST_SUSPECTS = 200
+LEAST_PER_PROCESS = 50  # masks; fewer are not worth the start of a process
+# Settings that only a training, or its networks, would read.
+OF_TRAINING = ("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger")
+OF_NETWORKS = ("in_channels", "image_size", "batch_size", "augment", "cache")
+
+
+def check_training(cfg: DictConfig, overrides: Sequence[str] | None = None) -> None:
+    """Raise an `InputError` if `training` is no known value, or leaves a setting without effect.
+
+    Args:
+        cfg: The composed configuration.
+        overrides: The settings as they were given; by default those that Hydra knows.
+    """
+    if overrides is None:
+        overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    if cfg.training not in ("peers", "none"):
+        raise InputError(
+            f"training={cfg.training} must be peers or none: train two peers on the masks, or look "
+            "at outlines and shapes alone, in seconds."
+        )
+    if cfg.training == "peers":
+        return
+    if cfg.predictions is not None:
+        raise InputError(
+            f"training=none and predictions={cfg.predictions}: masks are judged by predictions or "
+            "without them; leave out one of the two (nothing is trained with either)."
+        )
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        group, _, name = key.partition(".")
+        group = group.partition("@")[0].partition("/")[0]
+        if group in OF_TRAINING or (group == "data" and name in OF_NETWORKS):
+            raise InputError(
+                f"training=none does not use {override.lstrip('+')}, so it would have no effect; "
+                "leave it out."
+            )
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of an audit without training.
+
+    Args:
+        samples: All masks as given.
+        ranking: Their ranking.
+        estimate: The estimated noise level, or None if it was given.
+        doubt: Why the outlines tell nothing, in a sentence; None if they do.
+    """
+
+    samples: Any
+    ranking: Ranking
+    estimate: NoiseLevelEstimate | None
+    doubt: str | None
+
+
+def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
+    """Rank all masks, and write `scores.csv` into the folder.
+
+    `data.num_workers` processes look at the masks, by default one for each core.
+    """
+    samples = make_all_masks(cfg, folder)
+    opinion, blunders = judge_masks(
+        samples.dataset, classes=max(2, cfg.data.classes), processes=cfg.data.num_workers
+    )
+    estimate = opinion.estimate if cfg.nol == "auto" else None
+    score = misplaced_first(opinion.score, blunders)
+    ranking = Ranking(
+        list(samples.ids),
+        score,
+        score,
+        cfg.nol if estimate is None else estimate.noise_level,
+        replaced=samples.replaced,
+        label_dice=samples.label_dice,
+        class_scores=opinion.class_scores,
+        blunders=blunders,
+    )
+    if is_first_process():
+        ranking.write(folder / "scores.csv")
+    return Finding(samples, ranking, estimate, opinion.doubt)
+
+
+def judge_masks(
+    dataset: MaskedImages, *, classes: int = 2, processes: int = 0
+) -> tuple[Opinion, list[list[str]]]:
+    """Judge all masks of a dataset by themselves; the result does not depend on the processes.
+
+    Args:
+        dataset: Images and masks at their own resolution.
+        classes: K, background included.
+        processes: How many look at the masks; 0 for one on each core, if there are many masks.
+
+    Returns:
+        What the masks tell, and the names of each mask's blunders.
+    """
+    count = len(dataset.ids)
+    generator = derive_rng(0, "drawn masks")
+    drawn = np.sort(generator.choice(count, min(DRAWN, count), replace=False)).tolist()
+    processes = processes or min(_cores(), -(-count // LEAST_PER_PROCESS))
+    with _looking(_Looker(dataset, classes, frozenset(drawn)), processes) as look:
+        looks: list[Look] = look("first", range(count), "Looking at masks")
+        opinion = judge(looks)
+        shapes = [each.shape for each in looks]
+        fits: dict[int, Fit] = {}
+        if opinion.doubt is None:
+            again = sorted({*_suspects(opinion.misfit), *chain(*same_masks(shapes)), *drawn})
+            fits = dict(zip(again, look("second", again, "Looking again"), strict=True))
+    return opinion, find_blunders(shapes, fits, [i for i in drawn if i in fits])
+
+
+def _suspects(misfit: NDArray[Any]) -> list[int]:
+    """Return the indices of the masks with the worst outlines."""
+    known = int((~np.isnan(misfit)).sum())
+    worst_first = np.argsort(-np.nan_to_num(misfit, nan=-np.inf), kind="stable")
+    suspects: list[int] = worst_first[: min(MOST_SUSPECTS, round(SUSPECTS * known))].tolist()
+    return suspects
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # on Linux; it knows of a container's limits
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class _Looker:
+    """Reads and looks at one mask."""
+
+    dataset: MaskedImages
+    classes: int
+    drawn: frozenset[int]
+
+    def first(self, index: int) -> Look:
+        rng = derive_rng(0, "displacements", index) if index in self.drawn else None
+        image, mask = self.dataset.image(index), self.dataset.mask(index)
+        return look_at(image, mask, classes=self.classes, rng=rng)
+
+    def second(self, index: int) -> Fit:
+        return look_again(self.dataset.image(index), self.dataset.mask(index))
+
+
+@contextmanager
+def _looking(looker: _Looker, processes: int) -> Iterator[Callable[..., list[Any]]]:
+    """Give a function that looks at masks in order: `look(method, indices, title)`."""
+    if processes <= 1:
+        yield lambda method, indices, title: list(
+            _shown(map(getattr(looker, method), indices), len(indices), title)
+        )
+        return
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # the processes share the cores, and threads do not survive a fork
+    try:
+        with ProcessPoolExecutor(
+            processes, multiprocessing.get_context(), initializer=_start, initargs=(looker,)
+        ) as pool:
+
+            def look(method: str, indices: Sequence[int], title: str) -> list[Any]:
+                chunk = max(1, min(16, len(indices) // (4 * processes)))
+                tasks = [(method, index) for index in indices]
+                return list(_shown(pool.map(_do, tasks, chunksize=chunk), len(tasks), title))
+
+            try:
+                yield look
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # or the mistake waits for all other masks
+                raise
+    except BrokenProcessPool as error:
+        raise InputError(
+            "A process that looked at masks died, as one does that needs more memory than there "
+            "is; lower data.num_workers, to 1 at the least."
+        ) from error
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _shown(results: Any, total: int, title: str) -> Any:
+    return tqdm(
+        results, desc=title, total=total, delay=1, leave=False, disable=not is_first_process()
+    )
+
+
+_looker_of_process: list[_Looker] = []
+
+
+def _start(looker: _Looker) -> None:
+    """Prepare a new process."""
+    cv2.setNumThreads(1)
+    _looker_of_process[:] = [looker]
+
+
+def _do(task: tuple[str, int]) -> Any:
+    method, index = task
+    return getattr(_looker_of_process[0], method)(index)

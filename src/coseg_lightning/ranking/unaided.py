@@ -1,0 +1,182 @@
+"""Ranks masks without any network: by their outlines, and by where the other masks lie.
+
+The score is the misfit of the outlines, plus a little of how far a mask lies from where the others
+lie. Sizes and shapes are no part of it, since none of them raised the mean AUROC by more than 0.2
+points (`benchmarks/unaided.py`): a mask that is large, ragged or in parts is mostly right.
+
+Outlines tell nothing where the images show no edges at them. Whether they do is tested by a
+placebo: the same outlines, moved elsewhere. Where the own places are not clearly better, the
+ranking says so, and goes by the other masks alone.
+
+Legend of shapes: N samples, K classes, H x W pixels, D displacements.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.ranking.blunders import MISPLACED, Shape, describe, mean_place, places
+from coseg_lightning.ranking.noise_level import FALLBACK, NoiseLevelEstimate, estimate_of_scores
+from coseg_lightning.ranking.outline import (
+    mean_of_known,
+    outline_evidence,
+    outline_misfit,
+    standardise,
+)
+
+Floats = NDArray[np.float64]
+
+AGREEMENT = 0.15  # its weight beside the outlines'
+SCALE = 1.0  # to which larger images are shrunk; at 2, the figures were the same
+DISPLACEMENTS = 2  # of each mask that is also looked at in wrong places
+DISTANCE = 16  # of a displacement, in pixels of an image whose longer side is 256
+FEWEST = 10  # masks whose outlines can be judged, without which nothing is told by them
+BETTER = 0.9  # share of the displaced outlines that a good one lies better than
+GOOD_SHARE = 0.25  # of the outlines that must be good; of displaced ones, a tenth is
+MIN_DISTANCE = 3.0  # Ashman's D of good and bad outlines; at 2, right masks alone looked like two
+
+
+class Look(NamedTuple):
+    """What is kept of each mask.
+
+    Args:
+        outline: `(K - 1, 2)` see `outline_evidence`.
+        displaced: `(D, K - 1, 2)` the same of the displaced mask, if it was looked at.
+        shape: See `Shape`.
+    """
+
+    outline: Floats
+    displaced: Floats | None
+    shape: Shape
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What the masks alone tell.
+
+    Args:
+        score: `(N,)` higher for worse masks.
+        class_scores: `(N, K - 1)` misfit of the outline of each class; None if it tells nothing.
+        misfit: `(N,)` its mean, NaN where it is not known.
+        estimate: The noise level.
+        doubt: Why the outlines tell nothing, in a sentence; None if they do.
+    """
+
+    score: Floats
+    class_scores: Floats | None
+    misfit: Floats
+    estimate: NoiseLevelEstimate
+    doubt: str | None
+
+
+def look_at(
+    image: NDArray[Any], mask: NDArray[Any], *, classes: int, rng: np.random.Generator | None = None
+) -> Look:
+    """Look at a mask, and with `rng` also at displaced copies of it.
+
+    Args:
+        image: `(H, W)` or `(H, W, C)`.
+        mask: `(H, W)` class ids, 255 for unlabelled pixels.
+        classes: K.
+        rng: Draws the displacements.
+    """
+    copies = [] if rng is None else [_displaced(mask, rng) for _ in range(DISPLACEMENTS)]
+    rows = [
+        outline_evidence(image, some, classes=classes, largest_scale=SCALE)
+        for some in (mask, *copies)
+    ]
+    return Look(rows[0], np.stack(rows[1:]) if copies else None, describe(image, mask))
+
+
+def _displaced(mask: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
+    """Move a mask in a random direction."""
+    angle = rng.uniform(0, 2 * np.pi)
+    right, down = DISTANCE * max(mask.shape) / 256 * np.array([np.cos(angle), np.sin(angle)])
+    matrix = np.array([[1, 0, right], [0, 1, down]], np.float32)
+    flags, size = cv2.INTER_NEAREST, (mask.shape[1], mask.shape[0])
+    moved: NDArray[Any] = cv2.warpAffine(mask.astype(np.uint16), matrix, size, flags=flags)
+    return moved
+
+
+def judge(looks: Sequence[Look]) -> Opinion:
+    """Rank the masks of one dataset."""
+    table = np.stack([look.outline for look in looks])
+    agreement = np.nan_to_num(standardise(_distance_from_others([look.shape for look in looks])))
+    by_class = outline_misfit(table)
+    misfit = mean_of_known(by_class, axis=1)
+    doubt = _doubt(looks)
+    if doubt is not None:
+        reason = "the outlines cannot tell good masks from bad ones"
+        estimate = NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, None, reason)
+        return Opinion(agreement[:, 0], None, misfit, estimate, doubt)
+    score = np.nan_to_num(misfit) + AGREEMENT * agreement[:, 0]
+    halves = {
+        name: np.nan_to_num(mean_of_known(-standardise(table[..., column]), axis=1))
+        for column, name in enumerate(("contrast", "rank"))
+    }
+    estimate = estimate_of_scores(
+        {"unaided": score, **halves}, ~np.isnan(misfit), min_distance=MIN_DISTANCE
+    )
+    return Opinion(score, by_class, misfit, estimate, None)
+
+
+def misplaced_first(score: Floats, blunders: Sequence[Sequence[str]]) -> Floats:
+    """Raise the scores of masks that are named misplaced above all others."""
+    misplaced = np.array([bool(set(names) & set(MISPLACED)) for names in blunders], bool)
+    lift = np.ptp(score) + 1 if len(score) else 0.0
+    return np.where(misplaced, score + lift, score)
+
+
+def _distance_from_others(shapes: Sequence[Shape]) -> Floats:
+    """One minus the Dice of each mask to the mean of the others, `(N, 1)`; NaN for empty masks."""
+    count, mean = len(shapes), mean_place(shapes)
+    distance = np.full((count, 1), np.nan)
+    for i, shape in enumerate(shapes if count > 1 else []):
+        place = places([shape])[0].astype(np.float64)
+        others = (count * mean - place) / (count - 1)
+        if place.any():
+            distance[i] = 1 - 2 * (place @ others) / (place.sum() + others.sum())
+    return distance
+
+
+def _doubt(looks: Sequence[Look]) -> str | None:
+    """Say why the outlines tell nothing, or return None if they do."""
+    last = "masks are ranked by how far they lie from where the others lie, which says little"
+    judged = sum(not np.isnan(look.outline).all() for look in looks)
+    if judged < FEWEST:
+        return (
+            f"The outlines cannot tell, since only {judged} of {len(looks)} masks have one that "
+            f"can be judged, and {FEWEST} are wanted; {last}."
+        )
+    share, needed = _good_share(looks)
+    if share > needed:
+        return None
+    return (
+        f"The outlines cannot tell, since the images show no edges at most of them: {share:.0%} "
+        f"lie better than {BETTER:.0%} of displaced ones, and more than {needed:.0%} are wanted; "
+        f"{last}; take training=peers."
+    )
+
+
+def _good_share(looks: Sequence[Look]) -> tuple[float, float]:
+    """Share of the outlines that lie better than nearly all displaced ones, and the share needed.
+
+    Where images show no edges at the outlines, a tenth does by chance. Half of the masks may be
+    bad, so that the mean or the median would not do.
+    """
+    pairs = [
+        (mean_of_known(look.outline[:, 0], axis=0), mean_of_known(look.displaced[..., 0], axis=1))
+        for look in looks
+        if look.displaced is not None
+    ]
+    pairs = [pair for pair in pairs if not (np.isnan(pair[0]) or np.isnan(pair[1]).all())]
+    if not pairs:
+        return 0.0, GOOD_SHARE
+    own, elsewhere = np.array([own for own, _ in pairs]), np.concatenate([e for _, e in pairs])
+    limit = np.nanquantile(elsewhere, BETTER)
+    by_chance = (1 - BETTER) + 3 * np.sqrt(BETTER * (1 - BETTER) / len(own))
+    return float((own > limit).mean()), max(GOOD_SHARE, by_chance)
