@@ -14,8 +14,8 @@ COUNT = 40
 
 
 @cache
-def looks(kind="clean"):
-    """Look at phantoms, of which `moved` has every fifth mask moved, on `noise` or as they are."""
+def looks(kind):
+    """Look at phantoms, of which `moved` has every fifth mask moved; `noise` shows nothing."""
     images, rng = PhantomImages("p", COUNT, 128, 0), np.random.default_rng(0)
     result = []
     for i in range(COUNT):
@@ -36,8 +36,14 @@ def test_moved_masks_are_the_worst_and_are_counted():
 
 
 def test_no_noise_level_is_told_of_right_masks():
-    opinion = judge(looks())
+    """These phantoms look like two kinds of masks, 3.5 deviations apart."""
+    images = PhantomImages("p", 80, 128, 8)
+    masks = [
+        look_at(images.image(i), images.mask(i), classes=2, rng=derive_rng(0, i)) for i in range(80)
+    ]
+    opinion = judge(masks)
     assert opinion.doubt is None
+    assert opinion.estimate.distance > 3
     assert not opinion.estimate.separable
     assert "good and bad labels score too much alike" in str(opinion.estimate)
 
