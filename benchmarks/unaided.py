@@ -1,6 +1,6 @@
 """How well does the audit without training rank, what does it name, and how long does it take?
 
-    python benchmarks/unaided.py --jobs 2      # about four minutes on two cores
+    python benchmarks/unaided.py --jobs 2      # about six minutes on two cores
     python benchmarks/unaided.py --time        # the whole command on 1,000 masks of 512 x 512
 
 The sets are those of `outline.py`, and the three without noise. Writes

@@ -149,6 +149,11 @@ def test_a_copied_mask_is_found_and_no_sample_named_that_does_not_have_it():
     assert all(names[i] == ["copy"] for i in named)
 
 
+def test_neighbouring_frames_with_the_same_mask_are_no_copies():
+    image, mask = phantoms()[4]
+    assert names_after({3: (image // 2 + 30, mask)})[3:5] == [[], []]
+
+
 def test_an_image_twice_in_the_set_is_no_copy():
     assert names_after({3: phantoms()[4]})[3:5] == [[], []]
 

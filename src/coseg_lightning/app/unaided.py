@@ -30,7 +30,7 @@ from coseg_lightning.seeding import derive_rng
 
 DRAWN = 100  # masks that tell what is usual, and are also looked at in wrong places
 SUSPECTS = 0.2  # share of the masks, with the worst outlines, that are looked at twice
-MOST_SUSPECTS = 200
+MOST_SUSPECTS = 200  # and as many copies: what is kept of each takes 64 kB
 LEAST_PER_PROCESS = 50  # masks; fewer are not worth the start of a process
 # Settings that only a training, or its networks, would read.
 OF_TRAINING = ("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger")
@@ -135,7 +135,8 @@ def judge_masks(
         shapes = [each.shape for each in looks]
         fits: dict[int, Fit] = {}
         if opinion.doubt is None:
-            again = sorted({*_suspects(opinion.misfit), *chain(*same_masks(shapes)), *drawn})
+            copies = [*chain(*same_masks(shapes))][:MOST_SUSPECTS]
+            again = sorted({*_suspects(opinion.misfit), *copies, *drawn})
             fits = dict(zip(again, look("second", again, "Looking again"), strict=True))
     return opinion, find_blunders(shapes, fits, [i for i in drawn if i in fits])
 

@@ -487,13 +487,12 @@ def mean_place(shapes: Sequence[Shape]) -> Floats:
 
 
 def _find_copies(shapes: Sequence[Shape], fits: Mapping[int, Fit]) -> Flags:
-    """Masks that also belong to a different image; where one clearly fits, it is left out."""
+    """Masks that also belong to a different image, without those that fit their own image."""
     flags = np.zeros(len(shapes), bool)
     for group in same_masks(shapes):
         own = np.array([fits[i].own if i in fits else 0.0 for i in group])
-        order = np.argsort(-own, kind="stable")
-        clear = own[order[0]] >= FIT_EVIDENCE and own[order[1]] <= POOR_FIT * own[order[0]]
-        flags[[group[i] for i in order[1:]] if clear else group] = True
+        fitting = (own >= FIT_EVIDENCE) & (own > POOR_FIT * own.max())
+        flags[group] = ~fitting
     return flags
 
 

@@ -37,7 +37,7 @@ DISTANCE = 16  # of a displacement, in pixels of an image whose longer side is 2
 FEWEST = 10  # masks whose outlines can be judged, without which nothing is told by them
 BETTER = 0.9  # share of the displaced outlines that a good one lies better than
 GOOD_SHARE = 0.25  # of the outlines that must be good; of displaced ones, a tenth is
-MIN_DISTANCE = 3.0  # Ashman's D of good and bad outlines; at 2, right masks alone looked like two
+MIN_DISTANCE = 4.0  # Ashman's D of good and bad outlines; right phantoms alone reach 3.5
 
 
 class Look(NamedTuple):
