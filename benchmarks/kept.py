@@ -99,14 +99,20 @@ class Judged:
         peers: Each peer's evidence on them, with the outlines.
         replaced: `(N,)` whether a mask was replaced.
         dice: `(N,)` the Dice of each mask to the original one.
-        images: What each image looks like, `(N, F)`: see `traits`.
+        images: Each image at its own size, as are `masks` and `truth`, the original masks.
+        labels: `(N, S, S)` the masks as the networks get them.
+        probabilities: `(N, 2, K, S, S)` the peers' predictions.
     """
 
     ids: Sequence[str]
     peers: list[Any]
     replaced: Any
     dice: Any
-    images: Any
+    images: list[Any]
+    masks: list[Any]
+    truth: list[Any]
+    labels: Any
+    probabilities: Any
 
 
 def judged(cell: Cell) -> Judged:
@@ -133,22 +139,24 @@ def judged(cell: Cell) -> Judged:
         background = (1 - foreground.sum(dim=2, keepdim=True)).clamp_min(1e-4)
         peers = torch.cat([background, foreground], dim=2)
         peers = peers / peers.sum(dim=2, keepdim=True)
-        tables, outlines, images = [], [], []
-        for n, probabilities in enumerate(peers):
-            image, mask = samples.dataset.image(n), samples.mask(n)
+        every = range(len(samples))
+        images = [samples.dataset.image(n) for n in every]
+        masks, truth = [samples.mask(n) for n in every], [samples.truth.mask(n) for n in every]
+        labels = torch.stack([samples[n]["mask"] for n in every])
+        tables, outlines = [], []
+        for image, mask, label, probabilities in zip(images, masks, labels, peers, strict=True):
             predicted = predicted_mask(probabilities.mean(dim=0), mask.shape)
             pair = [outline_evidence(image, m, classes=cfg.data.classes) for m in (mask, predicted)]
             outlines.append(np.concatenate(pair, axis=1))
-            label = samples[n]["mask"][None]
-            rows = [compute_evidence(p[None].log(), label)[0].numpy() for p in probabilities]
+            rows = [compute_evidence(p[None].log(), label[None])[0].numpy() for p in probabilities]
             tables.append(np.stack(rows))
-            images.append(traits(image))
         replaced = np.array([sample_id in (samples.replaced or ()) for sample_id in samples.ids])
         dice = label_dice(samples)
     table = np.stack(tables)
     evidence = [Evidence.from_table(table[:, peer]) for peer in (0, 1)]
     evidence = [replace(peer, outline=np.stack(outlines)) for peer in evidence]
-    return Judged(list(samples.ids), evidence, replaced, dice, np.stack(images))
+    ids = list(samples.ids)
+    return Judged(ids, evidence, replaced, dice, images, masks, truth, labels, peers)
 
 
 def traits(image: Any) -> Any:

@@ -331,10 +331,12 @@ def outline_of(columns: slice):
 
 def clustered(images):
     """Kinds of images by k-means on what they look like; one where no clusters stand apart."""
+    from kept import traits
     from scipy.cluster.vq import kmeans2
     from scipy.spatial.distance import cdist
 
-    points = (images - images.mean(axis=0)) / (images.std(axis=0) + 1e-9)
+    found = np.stack([traits(image) for image in images])
+    points = (found - found.mean(axis=0)) / (found.std(axis=0) + 1e-9)
     distances, best, kinds = cdist(points, points), 0.25, np.zeros(len(points), int)
     for count in range(2, 7):
         _, found = kmeans2(points, count, minit="++", seed=0)
@@ -401,7 +403,12 @@ def joint() -> None:
                     peers = [replace(p, kinds=of_kind[0]) for p in cell.peers if of_kind]
                     found = [(score or named("joint"))(p) for p in peers or cell.peers]
                     figures = figures_of(np.mean(found, axis=0), cell.replaced, 1 - cell.dice)
-                    row = {"regime": regime, "set": name, "seen": int(name in SEEN), "seed": seed}
+                    row: dict = {
+                        "regime": regime,
+                        "set": name,
+                        "seen": int(name in SEEN),
+                        "seed": seed,
+                    }
                     row |= {"score": variant.replace("`", "")}
                     rows.append(
                         row | dict(zip(FIGURES, [f"{f:.4f}" for f in figures], strict=True))

@@ -38,7 +38,7 @@ def test_the_confidence_falls_with_the_contradiction():
     assert (np.diff(confidence) < 0).all()
     assert confidence.min() > 0.5
     # By hand: r = (0.8 + 1.1 / 3) / (0.05 + 0.05).
-    assert confidence[2] == pytest.approx(0.5 + 1.3 * 0.1 / (0.8 + 1.1 / 3))
+    assert confidence[2] == pytest.approx(0.5 + 0.1 / (0.8 + 1.1 / 3))
 
 
 def test_labels_that_agree_are_not_overruled():
