@@ -18,7 +18,6 @@ from coseg_lightning.audit import audit
 from coseg_lightning.data.phantom import PhantomImages
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.errors import InputError
-from coseg_lightning.level import level
 from support import Squares, start
 
 pytestmark = pytest.mark.drawn
@@ -103,28 +102,6 @@ def test_a_given_level_is_not_estimated(with_predictions, tmp_path):
     assert summary["ranking"]["estimate"] is None
     noisy = [row["id"] for row in rows_of(tmp_path / "audit" / "scores.csv") if row["noisy"] == "1"]
     assert sorted(noisy) == ["s03", "s07"]
-
-
-def test_a_person_judges_a_few_masks_and_gets_the_level(with_predictions, tmp_path):
-    folder = tmp_path / "audit"
-    given = [f"data.root={with_predictions}", f"predictions={with_predictions}/predictions"]
-    audit(composed(*given), folder)
-    with Image.open(folder / "review.png") as picture:
-        assert picture.width > picture.height > 100
-    rows = rows_of(folder / "review.csv")
-    assert [row["id"] for row in rows] == sorted(Squares(10).ids)
-    with pytest.raises(InputError, match="says '' of s00; write good or bad"):
-        level(folder)
-    lines = [f"{row['id']},{'bad' if row['id'] in ('s03', 's07') else 'Good '}" for row in rows]
-    (folder / "review.csv").write_text("\n".join(["id,decision", *lines]))
-    assert level(folder).noise_level == 0.2
-    result = start("level", folder)
-    assert "Noise level: 0.20 (90 % interval 0.20 to 0.20), since 2 of 10 masks" in result.stdout
-    assert "nol=0.20" in result.stdout
-    (folder / "review.csv").unlink()
-    result = start("level", folder)
-    assert result.returncode == 1
-    assert result.stderr.startswith(f"There is no file {folder / 'review.csv'}")
 
 
 @pytest.mark.parametrize("form", ["npy", "npz", "png", "two classes", "half size"])

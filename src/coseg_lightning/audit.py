@@ -103,27 +103,20 @@ def _finish(
     ranking: "Ranking",
     proposals: Mapping[int, NDArray[Any] | None],
 ) -> None:
-    """Write `summary.json`, `worst.png`, and what a person should judge."""
+    """Write `summary.json` and `worst.png`."""
     from coseg_lightning.files.atomic import replacing, write_text
-    from coseg_lightning.files.csv import write_table
-    from coseg_lightning.ranking.judged import masks_to_judge
-    from coseg_lightning.report.figures import contact_sheet, review_sheet
+    from coseg_lightning.report.figures import contact_sheet
 
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     worst = [index for index in ranking.worst_first if index in proposals]
-    chosen = masks_to_judge([ranking.ids[index] for index in ranking.worst_first])
-    write_table(folder / "review.csv", [{"id": name, "decision": ""} for name in chosen])
-    for name, figure in (
-        ("worst.png", contact_sheet(samples, ranking, worst, proposals)),
-        ("review.png", review_sheet(samples, chosen)),
-    ):
-        with replacing(folder / name) as temporary:
-            figure.savefig(temporary, dpi=100)
+    figure = contact_sheet(samples, ranking, worst, proposals)
+    with replacing(folder / "worst.png") as temporary:
+        figure.savefig(temporary, dpi=100)
 
 
 def _check_free(folder: Path) -> None:
     """Raise an `InputError` if the folder holds another audit."""
-    for name in ("summary.json", "scores.csv", "worst.png", "review.csv", "training", "noise"):
+    for name in ("summary.json", "scores.csv", "worst.png", "training", "noise"):
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds another audit ({name}), and nothing is ever overwritten; choose "
@@ -248,9 +241,6 @@ def _show(
             "worst.png",
             "the worst masks" + ("" if ranking.blunders else ", with the proposal over them"),
         ),
-        ("review.png", "masks of all ranks, to judge how many are bad"),
-        ("review.csv", "write good or bad beside each of them, and then:"),
-        ("", f"python -m coseg_lightning.level {folder}"),
         ("summary.json", "the noise level, and the settings"),
     ):
         print(f"    {name:<12}  {content}")

@@ -188,24 +188,6 @@ def contact_sheet(
     return figure
 
 
-def review_sheet(samples: Pictured, ids: Sequence[str]) -> Figure:
-    """Draw the masks that a person should judge, large, with nothing that tells how they rank.
-
-    Args:
-        samples: The samples with their masks.
-        ids: Those to show, in their order.
-    """
-    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
-    figure, grid = _image_grid(len(ids), columns=5, cell=(3.2, 3.4))
-    for axes, sample_id in zip(grid, ids, strict=False):
-        index = index_of[sample_id]
-        _show_image(axes, samples, index)
-        _outline(axes, samples.dataset.mask(index), ORANGE, 1.2)
-        axes.set_title(sample_id, fontsize=9, parse_math=False)
-    _outline_legend(figure, grid, {"mask as given": ORANGE}, columns=1)
-    return figure
-
-
 def _image_grid(
     count: int, *, columns: int, cell: tuple[float, float]
 ) -> tuple[Figure, NDArray[Any]]:
