@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.checks import check_count, recipe_of
 from coseg_lightning.app.command import command
+from coseg_lightning.app.judging import ASKED, FILES, judge, write_review
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 @command("audit")
 def main(cfg: DictConfig) -> None:
-    """Compose, check and audit, and show the results."""
+    """Compose, check and audit, and show the results; or read what a person says of an audit."""
+    if cfg.review is not None:
+        judge(cfg.review, HydraConfig.get().overrides.task)
+        return
     audit(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
@@ -32,8 +36,8 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     Validation and test samples are used for training, too, so that their masks are also ranked.
 
     Returns:
-        The content of `summary.json`. It is written into the folder, with `scores.csv` and the
-        contact sheet `worst.png`.
+        The content of `summary.json`. It is written into the folder, with `scores.csv`, the
+        contact sheet `worst.png`, and the masks that a person should judge.
     """
     from coseg_lightning.app.build import make_data
     from coseg_lightning.app.checks import check, quiet
@@ -60,13 +64,14 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if is_global_zero:
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
         _draw(folder / "worst.png", data, ranking, proposals)
+        write_review(folder, data.given_samples(), ranking)
         _show(folder, ranking, estimate)
     return summary
 
 
 def _check_free(folder: Path) -> None:
     """Raise an `InputError` if the folder holds another audit."""
-    for name in ("summary.json", "scores.csv", "worst.png", "training", "noise"):
+    for name in ("summary.json", "scores.csv", "worst.png", *FILES, "training", "noise"):
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds another audit ({name}), and nothing is ever overwritten; choose "
@@ -190,8 +195,10 @@ def _show(folder: Path, ranking: "Ranking", estimate: "NoiseLevelEstimate | None
         ("scores.csv", "all masks, worst first"),
         ("worst.png", "the worst masks, with the proposal over them"),
         ("summary.json", "the noise level, and the settings"),
+        *FILES.items(),
     ):
         print(f"    {name:<12}  {content}")
+    print(ASKED.format(folder=folder))
 
 
 if __name__ == "__main__":
