@@ -1,6 +1,6 @@
 """How well do ten judged masks tell the noise level?
 
-    python benchmarks/judged.py FOLDER      # ten seconds; without a folder, simulated rankings alone
+    python benchmarks/judged.py FOLDER  # ten seconds; without a folder, simulated rankings alone
 
 FOLDER holds runs' tables `SET_LEVEL_SEED_scores.csv` in which `replaced` is known, as
 `python -m coseg_lightning.run noise=... nol=0.5` writes `scores.csv`. For lower levels replaced
@@ -88,7 +88,7 @@ def measured(ranked: list[np.ndarray], estimates: np.ndarray) -> tuple[float, fl
     return coverage, width, error
 
 
-def real(folder: Path) -> Iterator[tuple[str, float, list[np.ndarray]]]:
+def of_runs(folder: Path) -> Iterator[tuple[str, float, list[np.ndarray]]]:
     """Set, level, and its rankings, worst first, of all tables of runs with replaced masks."""
     of_set = defaultdict(list)
     for path in sorted(folder.glob("*scores.csv")):
@@ -126,7 +126,7 @@ METHODS: tuple[Callable[[], np.ndarray], ...] = (judged, logistic, plain, exact)
 def main() -> None:
     estimates = {method.__name__: method() for method in METHODS}
     rows = []
-    sets = [*simulated(), *(cell for folder in sys.argv[1:] for cell in real(Path(folder)))]
+    sets = [*simulated(), *(cell for folder in sys.argv[1:] for cell in of_runs(Path(folder)))]
     for (name, level, ranked), method in product(sets, estimates):
         figures = measured(ranked, estimates[method])
         texts = [f"{figure:.4f}" for figure in figures]
@@ -142,16 +142,16 @@ def main() -> None:
 def show(rows: list[dict]) -> None:
     print("| rankings | level | method | sets | lowest coverage | coverage | width | error |")
     print("|" + "---|" * 8)
-    for is_real, level, method in product((True, False), LEVELS, (m.__name__ for m in METHODS)):
+    for are_runs, level, method in product((True, False), LEVELS, (m.__name__ for m in METHODS)):
         cells = [
             [float(row[key]) for key in ("coverage", "width", "error")]
             for row in rows
             if (row["level"], row["method"]) == (level, method)
-            and row["set"].startswith("simulated") != is_real
+            and row["set"].startswith("simulated") != are_runs
         ]
         if cells:
             means = " | ".join(f"{value:.3f}" for value in np.mean(cells, axis=0))
-            kind = "real" if is_real else "simulated"
+            kind = "of runs" if are_runs else "simulated"
             lowest = min(cell[0] for cell in cells)
             print(f"| {kind} | {level} | {method} | {len(cells)} | {lowest:.3f} | {means} |")
 
