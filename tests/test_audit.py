@@ -13,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from coseg_lightning.app.command import CONF
+from coseg_lightning.app.judging import judge
 from coseg_lightning.app.unaided import check_training
 from coseg_lightning.audit import audit
 from coseg_lightning.data.phantom import PhantomImages
@@ -102,6 +103,33 @@ def test_a_given_level_is_not_estimated(with_predictions, tmp_path):
     assert summary["ranking"]["estimate"] is None
     noisy = [row["id"] for row in rows_of(tmp_path / "audit" / "scores.csv") if row["noisy"] == "1"]
     assert sorted(noisy) == ["s03", "s07"]
+
+
+def test_a_person_tells_how_many_masks_are_bad(with_predictions, tmp_path, capsys):
+    folder = tmp_path / "audit"
+    given = [f"data.root={with_predictions}", f"predictions={with_predictions}/predictions"]
+    audit(composed(*given), folder)
+    assert f"audit review={folder}" in capsys.readouterr().out
+    asked = rows_of(folder / "review.csv")
+    assert sorted(row["id"] for row in asked) == Squares(10).ids  # all, since there are but ten
+    assert [row["id"] for row in asked] != [row["id"] for row in rows_of(folder / "scores.csv")]
+    assert {row["decision"] for row in asked} == {""}
+    with Image.open(folder / "review.png") as picture:
+        assert picture.width > picture.height > 100
+    with pytest.raises(InputError, match="does not say of 10 masks"):
+        judge(folder)
+    words = [f"{row['id']},{'bad' if row['id'] in ('s03', 's07') else 'good'}" for row in asked]
+    (folder / "review.csv").write_text("\n".join(["id,decision", *words]))
+    result = start("audit", f"review={folder}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "estimated 0.20 (90 % interval 0.20 to 0.20), since 2 of 10" in result.stdout
+    assert "nol=0.20" in result.stdout
+    assert json.loads((folder / "noise_level.json").read_text())["noise_level"] == 0.2
+    assert {path.name for path in tmp_path.iterdir()} == {with_predictions.name, "audit"}
+    with pytest.raises(InputError, match=r"noise_level.json exists, and nothing is ever overwr"):
+        judge(folder / "review.csv")
+    with pytest.raises(InputError, match="nol=0.3 would have no effect, since review="):
+        judge(folder, ["review=x", "nol=0.3"])
 
 
 @pytest.mark.parametrize("form", ["npy", "npz", "png", "two classes", "half size"])

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.checks import check_count, recipe_of
 from coseg_lightning.app.command import command
+from coseg_lightning.app.judging import ASKED, FILES, judge, write_review
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 @command("audit")
 def main(cfg: DictConfig) -> None:
-    """Compose, check and audit, and show the results."""
+    """Compose, check and audit, and show the results; or read what a person says of an audit."""
+    if cfg.review is not None:
+        judge(cfg.review, HydraConfig.get().overrides.task)
+        return
     audit(cfg, Path(HydraConfig.get().runtime.output_dir))
 
 
@@ -35,8 +39,8 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     Validation and test samples are used for training, too, so that their masks are also ranked.
 
     Returns:
-        The content of `summary.json`. It is written into the folder, with `scores.csv` and the
-        contact sheet `worst.png`.
+        The content of `summary.json`. It is written into the folder, with `scores.csv`, the
+        contact sheet `worst.png`, and the masks that a person should judge.
     """
     from coseg_lightning.app.build import make_data
     from coseg_lightning.app.checks import check, quiet
@@ -112,11 +116,12 @@ def _finish(
     figure = contact_sheet(samples, ranking, worst, proposals)
     with replacing(folder / "worst.png") as temporary:
         figure.savefig(temporary, dpi=100)
+    write_review(folder, samples, ranking)
 
 
 def _check_free(folder: Path) -> None:
     """Raise an `InputError` if the folder holds another audit."""
-    for name in ("summary.json", "scores.csv", "worst.png", "training", "noise"):
+    for name in ("summary.json", "scores.csv", "worst.png", *FILES, "training", "noise"):
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds another audit ({name}), and nothing is ever overwritten; choose "
@@ -242,8 +247,10 @@ def _show(
             "the worst masks" + ("" if ranking.blunders else ", with the proposal over them"),
         ),
         ("summary.json", "the noise level, and the settings"),
+        *FILES.items(),
     ):
         print(f"    {name:<12}  {content}")
+    print(ASKED.format(folder=folder))
 
 
 def _blunders(ranking: "Ranking", index: int) -> str:

@@ -51,7 +51,13 @@ def _hydra_dir(resume: str | None, review: str | None, stages: Any) -> str | Non
     return None if is_resumed or review is not None or stages is not None else ".hydra"
 
 
+def _audit_dir(review: str | None, default: str) -> str:
+    """Return an audit's output folder; a review of it makes no other."""
+    return default if review is None else "."
+
+
 register()
+OmegaConf.register_new_resolver("coseg.audit_dir", _audit_dir, replace=True)
 OmegaConf.register_new_resolver("coseg.run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("coseg.hydra_dir", _hydra_dir, replace=True)
 
@@ -182,7 +188,8 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     if not SHOW_TRACEBACK:
         os.environ.pop(FULL_ERROR, None)
     try:
-        check_nothing_missing(cfg)
+        if cfg.get("review") is None:  # the settings of a review are those of what is reviewed
+            check_nothing_missing(cfg)
         return body(cfg)
     except Exception as error:
         message = explain(error)

@@ -95,9 +95,9 @@ class CorrectionGuard:
         It is `1/2 + 1/r`, where r is the sample's own label-to-peer ratio, with both distances
         drawn half-way to those of all samples. If the peers agree with each other far more than
         with the label, their plain vote is enough. If they agree only slightly more, only very
-        confident pixels are changed. Above 1 no pixel is changed. Of 0, 0.4, 0.65, 0.8, 1 and 1.3 over
-        r, 1 was the best or near it on all of ten sets, also where the noise level told was too high
-        or too low by 0.2 (`benchmarks/votes.py`).
+        confident pixels are changed. Above 1 no pixel is changed. Of 0 to 1.3
+        over r, 1 was the best or near it, also where the noise level that the method was told was
+        too high or too low by 0.2 (`benchmarks/votes.py`).
         """
         if not len(self.excluded_distances):
             return np.empty(0)

@@ -188,6 +188,22 @@ def contact_sheet(
     return figure
 
 
+def judging_sheet(samples: Pictured, chosen: Sequence[int]) -> Figure:
+    """Draw the masks that a person is to judge, without anything that tells what others think.
+
+    Args:
+        samples: The samples with their masks.
+        chosen: The indices of the samples to show, in the order of the table.
+    """
+    figure, grid = _image_grid(len(chosen), columns=5, cell=(3.2, 3.4))
+    for axes, index in zip(grid, chosen, strict=False):
+        _show_image(axes, samples, index)
+        _outline(axes, samples.dataset.mask(index), ORANGE, 1.4)
+        axes.set_title(samples.ids[index], fontsize=9, parse_math=False)
+    _outline_legend(figure, grid, {"mask as given": ORANGE}, columns=1)
+    return figure
+
+
 def _image_grid(
     count: int, *, columns: int, cell: tuple[float, float]
 ) -> tuple[Figure, NDArray[Any]]:

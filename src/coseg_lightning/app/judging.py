@@ -1,0 +1,72 @@
+"""The masks of an audit that a person should judge, and what the judgments say of all."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from coseg_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from coseg_lightning.ranking.ranking import Ranking
+    from coseg_lightning.report.figures import Pictured
+
+FILES = {
+    "review.csv": "some masks from the whole ranking, for you to judge",
+    "review.png": "the pictures of these",
+}
+NEXT = "python -m coseg_lightning.run data=folder data.root=DIR"
+RESULT = "noise_level.json"
+ASKED = """
+  How many are bad? Look at review.png, write good or bad of each mask into review.csv, and run
+    python -m coseg_lightning.audit review={folder}"""
+
+
+def write_review(folder: Path, samples: "Pictured", ranking: "Ranking") -> None:
+    """Write `review.csv`, to be filled by a person, and its masks' pictures, `review.png`.
+
+    Args:
+        folder: The audit's folder.
+        samples: The samples with their masks.
+        ranking: Their ranking.
+    """
+    from coseg_lightning.files.atomic import replacing
+    from coseg_lightning.files.csv import write_table
+    from coseg_lightning.ranking.judged import masks_to_judge
+    from coseg_lightning.report.figures import judging_sheet
+
+    chosen = masks_to_judge(ranking.worst_first)
+    figure = judging_sheet(samples, chosen)
+    with replacing(folder / "review.png") as temporary:
+        figure.savefig(temporary, dpi=100)
+    write_table(folder / "review.csv", ({"id": samples.ids[i], "decision": None} for i in chosen))
+
+
+def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
+    """Estimate the noise level of an audit from its filled review, write it there, and show it.
+
+    Args:
+        review: The audit's folder, or its `review.csv`.
+        settings: All settings that the user gave; no other has an effect.
+    """
+    from coseg_lightning.files.atomic import write_text
+    from coseg_lightning.ranking.judged import noise_level_of_review
+
+    others = [setting for setting in settings if not setting.startswith("review=")]
+    if others:
+        raise InputError(
+            f"{others[0]} would have no effect, since review={review} only reads what is in that "
+            "folder; leave it out."
+        )
+    path = Path(review)
+    path = path / "review.csv" if path.is_dir() else path
+    result = path.with_name(RESULT)
+    if result.exists():
+        raise InputError(
+            f"{result} exists, and nothing is ever overwritten; move it away to judge once more."
+        )
+    estimate = noise_level_of_review(path)
+    write_text(result, json.dumps(estimate.as_dict(), indent=2, allow_nan=False))
+    level = f"nol={min(estimate.noise_level, 0.95):.2f}"
+    print(f"\n  Noise level: {estimate}\n  It is kept in {result}.")
+    print(f"\n  Next, with your other settings:\n    {NEXT} {level}")
