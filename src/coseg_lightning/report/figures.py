@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -198,7 +199,10 @@ def judging_sheet(samples: Pictured, chosen: Sequence[int]) -> Figure:
     figure, grid = _image_grid(len(chosen), columns=5, cell=(3.2, 3.4))
     for axes, index in zip(grid, chosen, strict=False):
         _show_image(axes, samples, index)
-        _outline(axes, samples.dataset.mask(index), ORANGE, 1.4)
+        mask = samples.dataset.mask(index)
+        inside = np.ma.masked_equal((mask > 0) & (mask != 255), 0)  # or an inverted one looks right
+        axes.imshow(inside, cmap=ListedColormap([ORANGE]), alpha=0.2)
+        _outline(axes, mask, ORANGE, 1.4)
         axes.set_title(samples.ids[index], fontsize=9, parse_math=False)
     _outline_legend(figure, grid, {"mask as given": ORANGE}, columns=1)
     return figure
