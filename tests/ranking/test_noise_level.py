@@ -1,6 +1,7 @@
 """The noise level is estimated where labels can be told apart, and reported as unknown if not."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,22 @@ def test_what_cannot_be_told_is_said(level):
     assert not estimate.separable
     assert estimate.noise_level == FALLBACK
     assert str(estimate).startswith("cannot tell, since good and bad labels score too much alike")
+
+
+def test_outlines_must_see_what_the_networks_see():
+    e = discs(0.4, lambda rng, n: rng.normal(5, 0.7, n))
+    bad = np.arange(150) < 60
+    rng = np.random.default_rng(1)
+    clear, none = rng.normal(-4.0 * bad, 0.3), rng.normal(0, 3, 150)
+    for of_label, is_told in ((clear, True), (none, False)):
+        outline = np.zeros((150, 1, 4))
+        outline[:, 0, :2] = of_label[:, None]
+        outline[:, 0, 2:] = rng.normal(0, 0.3, 150)[:, None]
+        with_outline = replace(e, outline=outline)
+        estimate = estimate_noise_level(with_outline, with_outline)
+        assert estimate.separable == is_told
+        assert "joint" in estimate.shares
+    assert estimate_noise_level(e, e).separable
 
 
 def test_peers_that_learned_nothing_cannot_tell():

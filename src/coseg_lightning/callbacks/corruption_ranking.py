@@ -220,13 +220,13 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
                 "of max_epochs, so the peers learnt from all samples alike; give the max_epochs "
                 "that are meant, or selection='relative'."
             )
+        ids, peers = self._gathered(trainer, self.evidence)
         if not pl_module.noise.known:
-            _, peers = self.evidence.gathered()
             pl_module.noise.set_noise_level_from(*peers)
         truth = dataset if isinstance(dataset, SampleDataset) else None
         self._is_written = False
         self.ranking = replace(
-            self.rank(trainer, pl_module, self.evidence),
+            self._ranking(trainer, pl_module, ids, peers),
             replaced=None if truth is None else truth.replaced,
             label_dice=label_dice(dataset),
             run_id=self.run_id,
@@ -243,15 +243,30 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
         """Rank the training set by the evidence of one or more passes, at the module's NoL."""
+        return self._ranking(trainer, module, *self._gathered(trainer, evidence))
+
+    def _gathered(
+        self, trainer: pl.Trainer, evidence: EvidenceSum
+    ) -> tuple[list[str], tuple[Evidence, Evidence]]:
+        """Gather the ids and both peers' evidence, with outlines and kinds if there are any."""
         ids, peers = evidence.gathered()
-        dataset = self.judged_dataset(trainer)
         if self._outlines is not None:
-            outline = self._outlines.gathered(ids)
-            peers = replace(peers[0], outline=outline), replace(peers[1], outline=outline)
+            peers = self._outlines.added_to(ids, peers)
+        dataset = self.judged_dataset(trainer)
         kinds = getattr(dataset, "kinds", None) if self.kinds is None else self.kinds
         if kinds:
             numbers = kind_numbers(ids, kinds)
             peers = replace(peers[0], kinds=numbers), replace(peers[1], kinds=numbers)
+        return ids, peers
+
+    def _ranking(
+        self,
+        trainer: pl.Trainer,
+        module: CoSegModule,
+        ids: list[str],
+        peers: tuple[Evidence, Evidence],
+    ) -> Ranking:
+        dataset = self.judged_dataset(trainer)
         score_a, score_b = (self.scores(peer, ids, dataset) for peer in peers)
         return Ranking.of_evidence(
             ids,
@@ -259,7 +274,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             (score_a, score_b),
             module.noise_level,
             score=self.score,
-            numbered=evidence.numbered,
+            numbered=self.evidence.numbered,
             by_class=self.by_class,
         )
 

@@ -5,7 +5,8 @@ from typing import Any
 import pytorch_lightning as pl
 from typing_extensions import override
 
-from coseg_lightning.callbacks.evidence_sum import EvidenceCallback
+from coseg_lightning.callbacks.evidence_sum import EvidenceCallback, PredictionObserver
+from coseg_lightning.callbacks.outline_record import OutlineRecord
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.noise_level import NoiseLevelEstimator
@@ -30,6 +31,14 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
 
     def __init__(self, *, dataset: Any = None, epochs: int = 5) -> None:
         super().__init__(dataset, epochs)
+        self._outlines: OutlineRecord | None = None
+
+    @override
+    def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
+        if module.noise.known or _epochs_left(trainer) != 0:
+            return []
+        self._outlines = OutlineRecord(self.judged_dataset(trainer), module.ignore_index)
+        return [self._outlines]
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -50,11 +59,18 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, CoSegModule)
-        assert trainer.max_epochs is not None
-        epochs_left = trainer.max_epochs // 2 - trainer.current_epoch - 1  # in the first half
+        epochs_left = _epochs_left(trainer)
         if module.noise.known or not 0 <= epochs_left < self.epochs:
             return
         self.evidence.add(self.judge(trainer, module))
         if epochs_left == 0:
-            _, peers = self.evidence.gathered()
-            module.noise.set_noise_level_from(*peers)
+            ids, peers = self.evidence.gathered()
+            assert self._outlines is not None
+            module.noise.set_noise_level_from(*self._outlines.added_to(ids, peers))
+            self._outlines = None
+
+
+def _epochs_left(trainer: pl.Trainer) -> int:
+    """Number of epochs of the first half that follow the current one."""
+    assert trainer.max_epochs is not None
+    return trainer.max_epochs // 2 - trainer.current_epoch - 1

@@ -1,6 +1,7 @@
 """OutlineRecord: outline evidence on labels and predictions, collected in the evidence passes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.modules.batch import Batch
-from coseg_lightning.ranking.evidence import Floats
+from coseg_lightning.ranking.evidence import Evidence, Floats
 from coseg_lightning.ranking.outline import mean_of_known, outline_evidence
 
 
@@ -57,20 +58,21 @@ class OutlineRecord(PredictionObserver):
             rows.setdefault(name, []).append(np.concatenate([label, prediction], axis=1))
         self._rows |= {name: mean_of_known(np.stack(r), axis=0) for name, r in rows.items()}
 
-    def gathered(self, ids: Sequence[str]) -> Floats:
-        """Gather the evidence of the latest pass from all processes.
+    def added_to(
+        self, ids: Sequence[str], peers: tuple[Evidence, Evidence]
+    ) -> tuple[Evidence, Evidence]:
+        """Gather the evidence of the latest pass from all processes, and add it to the peers'.
 
         Args:
             ids: The ids of the samples of that pass.
-
-        Returns:
-            `(N, K - 1, 4)`: `outline_evidence` of the labels, then of the predictions.
+            peers: Each peer's evidence on them.
         """
         rows: dict[str, Floats] = {}
         for part in gather_objects(self._rows):
             rows |= part
         self._rows = {}
-        return np.stack([rows[name] for name in ids])
+        outline = np.stack([rows[name] for name in ids])
+        return replace(peers[0], outline=outline), replace(peers[1], outline=outline)
 
 
 def predicted_mask(probabilities: Tensor, size: tuple[int, ...]) -> Any:

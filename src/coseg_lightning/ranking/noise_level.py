@@ -32,6 +32,7 @@ MIN_SAMPLES = 30  # fewer samples do not determine a share
 MAX_SAMPLES = 20_000  # drawn from larger datasets; enough to determine a share to half a percent
 MAX_SPREAD = 0.25  # between the shares of different scores, and between the interval's ends
 MIN_DISTANCE = 2.0  # Ashman's D above which two distributions are clearly separated
+CLEAR_DISTANCE = 3.3  # the same for `joint`, by which clean masks alone may lie 3.1 apart
 MIN_PREDICTION_DICE = 0.65  # median soft Dice of labels to predictions; below, peers are untrained
 
 
@@ -107,7 +108,9 @@ def estimate_noise_level(peer_a: "Evidence", peer_b: "Evidence") -> NoiseLevelEs
     if judged.sum() < MIN_SAMPLES:
         return NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, 0.0)
     dice = float(np.median((peer_a.dice + peer_b.dice)[peer_a.concerns | peer_b.concerns]) / 2)
-    return estimate_of_scores(peer_scores(peer_a, peer_b), judged, prediction_dice=dice)
+    scores = peer_scores(peer_a, peer_b)
+    clear = None if peer_a.outline is None else "joint"
+    return estimate_of_scores(scores, judged, prediction_dice=dice, clear=clear)
 
 
 def estimate_of_scores(
@@ -116,6 +119,7 @@ def estimate_of_scores(
     *,
     prediction_dice: float | None = None,
     min_distance: float = MIN_DISTANCE,
+    clear: str | None = None,
 ) -> NoiseLevelEstimate:
     """Estimate the noise level from several scores of the same labels.
 
@@ -124,6 +128,7 @@ def estimate_of_scores(
         judged: `(N,)` the samples that they judge; the others are right.
         prediction_dice: Median soft Dice of the labels to the predictions, if there are any.
         min_distance: Ashman's D above which good and bad labels are taken for separated.
+        clear: A score that must separate them by `CLEAR_DISTANCE`.
     """
     if judged.sum() < MIN_SAMPLES:
         return NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, prediction_dice)
@@ -140,7 +145,8 @@ def estimate_of_scores(
 
     spread = max(max(shares.values()) - min(shares.values()), high - low)
     is_trained = prediction_dice is None or prediction_dice >= MIN_PREDICTION_DICE
-    separable = bool(spread <= MAX_SPREAD and distance > min_distance and is_trained)
+    is_clear = clear is None or fits[clear].distance > CLEAR_DISTANCE
+    separable = bool(spread <= MAX_SPREAD and distance > min_distance and is_trained and is_clear)
     share = float(np.median(list(shares.values())))
     return NoiseLevelEstimate(
         noise_level=min(share, 0.95) if separable else FALLBACK,
@@ -156,7 +162,8 @@ def peer_scores(peer_a: "Evidence", peer_b: "Evidence") -> dict[str, Floats]:
     """Corruption scores of different kinds, `(N,)` each, averaged over both peers."""
     from coseg_lightning.ranking.scores import mask_scores  # imports torch
 
-    scores = {name: (mask_scores(peer_a, name) + mask_scores(peer_b, name)) / 2 for name in SCORES}
+    names = SCORES if peer_a.outline is None else (*SCORES, "joint")
+    scores = {name: (mask_scores(peer_a, name) + mask_scores(peer_b, name)) / 2 for name in names}
     scores["per_boundary"] = np.log(scores["per_boundary"].clip(1e-6))
     return scores
 
