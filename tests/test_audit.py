@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from coseg_lightning.app.command import CONF
+from coseg_lightning.app.command import CONF, first_cause
 from coseg_lightning.app.judging import judge
 from coseg_lightning.app.unaided import check_training
 from coseg_lightning.audit import audit
@@ -353,3 +353,15 @@ def test_settings_of_training_are_refused_without_training(tmp_path, setting):
     used = ["data.root=x", "data.num_workers=2", "noise=type1", "nol=0.1", "worst=3", "seed=1"]
     check_training(cfg, [*used, "data=phantom", "data.source.train=3", "training=none"])
     check_training(composed(f"data.root={tmp_path}"), [setting])
+
+
+@pytest.mark.parametrize("setting", ["data.kinds=k.csv", "baselines=true", "experiment=paper"])
+def test_more_that_only_a_training_would_read(setting):
+    with pytest.raises(InputError, match=f"training=none does not use {setting}"):
+        check_training(composed("training=none", "data.root=x"), [setting])
+
+
+def test_causes_that_go_round_end():
+    first, second = ValueError("a"), ValueError("b")
+    first.__cause__, second.__cause__ = second, first
+    assert first_cause(first, InputError) is None

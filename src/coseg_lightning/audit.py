@@ -188,7 +188,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     for index, sample_id in enumerate(samples.ids):
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
         probabilities = predictions.read(sample_id, mask.shape)
-        if score == "joint":
+        if score == "joint" or cfg.nol == "auto":
             image, classes = samples.dataset.image(index), cfg.data.classes
             of_label = outline_evidence(image, mask.numpy(), classes=classes)
             of_prediction = outline_evidence(image, probabilities.argmax(axis=0), classes=classes)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from coseg_lightning import CorruptionRanking
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import corruption_score
 from coseg_lightning.ranking.evidence import (
@@ -231,3 +232,10 @@ def test_what_a_hard_image_explains_is_taken_off():
     difficulty = outline_misfit(outline[..., 2:])
     assert abs(np.corrcoef(after[:, 0], difficulty[:, 0])[0, 1]) < 0.6
     assert np.corrcoef(before[:, 0], difficulty[:, 0])[0, 1] > 0.8
+
+
+def test_kinds_that_name_no_sample_are_refused():
+    with pytest.raises(InputError, match=r"kinds names 'a.png' and others, but no sample is"):
+        kind_numbers(["a", "b"], {"a.png": "x"})
+    with pytest.raises(InputError, match="kinds has 'a': None; give the kind of each sample"):
+        CorruptionRanking(kinds={"a": None})

@@ -280,7 +280,11 @@ def _missing(node: Any, prefix: str = "") -> Iterator[str]:
 
 def first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
     """Return the first exception of a kind among an exception and its causes, or None."""
+    seen: set[int] = set()
     while error is not None and not isinstance(error, kind):
+        if id(error) in seen:  # causes may go round in a circle
+            return None
+        seen.add(id(error))
         error = error.__cause__
     return error
 

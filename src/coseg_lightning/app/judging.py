@@ -58,7 +58,7 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
             f"{others[0]} would have no effect, since review={review} only reads what is in that "
             "folder; leave it out."
         )
-    path = Path(review)
+    path = Path(str(review)).expanduser()
     path = path / "review.csv" if path.is_dir() else path
     result = path.with_name(RESULT)
     if result.exists():

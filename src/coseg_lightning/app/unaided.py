@@ -33,8 +33,13 @@ SUSPECTS = 0.2  # share of the masks, with the worst outlines, that are looked a
 MOST_SUSPECTS = 200  # and as many copies: what is kept of each takes 64 kB
 LEAST_PER_PROCESS = 50  # masks; fewer are not worth the start of a process
 # Settings that only a training, or its networks, would read.
-OF_TRAINING = ("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger")
-OF_NETWORKS = ("in_channels", "image_size", "batch_size", "augment", "cache")
+OF_TRAINING = (
+    *("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger"),
+    *("experiment", "baselines", "rehearse", "resume", "stages", "trust", "objective"),
+)
+OF_NETWORKS = (
+    *("in_channels", "image_size", "batch_size", "augment", "cache", "kinds", "clean_ids"),
+)
 
 
 def check_training(cfg: DictConfig, overrides: Sequence[str] | None = None) -> None:

@@ -86,6 +86,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         check_score(score)
         if epochs < 1:
             raise InputError(f"epochs={epochs} must be at least 1.")
+        _check_kinds(kinds)
         super().__init__(dataset, epochs)
         self.path = Path(path)
         self.score = score
@@ -185,7 +186,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     @override
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
-        if self.score != "joint":
+        if self.score != "joint" and module.noise.known:
             return []
         if self._outlines is None:
             self._outlines = OutlineRecord(self.judged_dataset(trainer), module.ignore_index)
@@ -226,7 +227,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         truth = dataset if isinstance(dataset, SampleDataset) else None
         self._is_written = False
         self.ranking = replace(
-            self._ranking(trainer, pl_module, ids, peers),
+            self._ranking(trainer, pl_module, ids, peers, numbered=self.evidence.numbered),
             replaced=None if truth is None else truth.replaced,
             label_dice=label_dice(dataset),
             run_id=self.run_id,
@@ -243,7 +244,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
         """Rank the training set by the evidence of one or more passes, at the module's NoL."""
-        return self._ranking(trainer, module, *self._gathered(trainer, evidence))
+        ids, peers = self._gathered(trainer, evidence)
+        return self._ranking(trainer, module, ids, peers, numbered=evidence.numbered)
 
     def _gathered(
         self, trainer: pl.Trainer, evidence: EvidenceSum
@@ -265,6 +267,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         module: CoSegModule,
         ids: list[str],
         peers: tuple[Evidence, Evidence],
+        *,
+        numbered: bool,
     ) -> Ranking:
         dataset = self.judged_dataset(trainer)
         score_a, score_b = (self.scores(peer, ids, dataset) for peer in peers)
@@ -274,7 +278,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             (score_a, score_b),
             module.noise_level,
             score=self.score,
-            numbered=self.evidence.numbered,
+            numbered=numbered,
             by_class=self.by_class,
         )
 
@@ -339,6 +343,16 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._is_written = True
         if self.ranking is not None and trainer.is_global_zero:
             self.ranking.write(self.path)
+
+
+def _check_kinds(kinds: Mapping[str, str] | None) -> None:
+    """Raise an `InputError` unless kinds are texts by texts."""
+    for sample_id, kind in (kinds or {}).items():
+        if not isinstance(sample_id, str) or not isinstance(kind, str):
+            raise InputError(
+                f"kinds has {sample_id!r}: {kind!r}; give the kind of each sample, a text, by its "
+                "id, a text too."
+            )
 
 
 def warn_of_parts(trainer: pl.Trainer) -> None:

@@ -65,9 +65,10 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
         self.evidence.add(self.judge(trainer, module))
         if epochs_left == 0:
             ids, peers = self.evidence.gathered()
-            assert self._outlines is not None
-            module.noise.set_noise_level_from(*self._outlines.added_to(ids, peers))
+            if self._outlines is not None:
+                peers = self._outlines.added_to(ids, peers)
             self._outlines = None
+            module.noise.set_noise_level_from(*peers)
 
 
 def _epochs_left(trainer: pl.Trainer) -> int:

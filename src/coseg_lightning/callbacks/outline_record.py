@@ -70,7 +70,6 @@ class OutlineRecord(PredictionObserver):
         rows: dict[str, Floats] = {}
         for part in gather_objects(self._rows):
             rows |= part
-        self._rows = {}
         outline = np.stack([rows[name] for name in ids])
         return replace(peers[0], outline=outline), replace(peers[1], outline=outline)
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import (
     IGNORE_INDEX,
     class_logits,
@@ -91,7 +92,16 @@ class Evidence:
 
 
 def kind_numbers(ids: Sequence[str], kinds: Mapping[str, str]) -> NDArray[np.int64]:
-    """`(N,)` numbers of the kinds of samples; those that have none share a further one."""
+    """`(N,)` numbers of the kinds of samples; those that have none share a further one.
+
+    Raises:
+        InputError: If no sample has a kind.
+    """
+    if kinds and not any(i in kinds for i in ids):
+        raise InputError(
+            f"kinds names {next(iter(kinds))!r} and others, but no sample is called so; give ids "
+            f"such as {ids[0]!r}."
+        )
     number = {kind: n for n, kind in enumerate(sorted(set(kinds.values())), start=1)}
     return np.array([number[kinds[i]] if i in kinds else 0 for i in ids], dtype=np.int64)
 
