@@ -525,6 +525,11 @@ def test_kinds_are_a_table_that_a_run_needs_no_more(tmp_path):
         kinds("id,kind", *rows, rows[0])
     with pytest.raises(InputError, match=f"names no kind of '{ids[-1]}'"):
         kinds("id,kind", *rows[:-1])
+    with pytest.raises(InputError, match=f"calls the kind of {ids[-1]} ''; give it a name"):
+        kinds("id,kind", *rows[:-1], f"{ids[-1]}, ")
+    for more, why in (("method=supervised", "ranks no masks"), ("method.score=mean", "score=mean")):
+        with pytest.raises(InputError, match=f"data.kinds would have no effect.*{why}"):
+            make_data(composed(*PHANTOM, "data.kinds=k.csv", more), tmp_path)
     with pytest.raises(InputError, match=r"data.kinds=3 must be a CSV file"):
         make_data(composed(*PHANTOM, "data.kinds=3"), tmp_path)
 

@@ -9,6 +9,7 @@ import torch
 from coseg_lightning import CorruptionRanking
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import corruption_score
+from coseg_lightning.modules.recipe import SCORES_WITH_KINDS
 from coseg_lightning.ranking.evidence import (
     CLASS_COLUMNS,
     MASK_COLUMNS,
@@ -239,3 +240,12 @@ def test_kinds_that_name_no_sample_are_refused():
         kind_numbers(["a", "b"], {"a.png": "x"})
     with pytest.raises(InputError, match="kinds has 'a': None; give the kind of each sample"):
         CorruptionRanking(kinds={"a": None})
+    with pytest.raises(InputError, match="kinds would have no effect on score=softmin"):
+        CorruptionRanking(kinds={"a": "x"}, score="softmin")
+
+
+@pytest.mark.parametrize("name", sorted(set(SCORES) - {"joint"}))
+def test_only_standardised_scores_know_kinds(name):
+    e, _, kinds = two_kinds()
+    same = np.array_equal(mask_scores(e, name), mask_scores(replace(e, kinds=kinds), name))
+    assert same == (name not in SCORES_WITH_KINDS)

@@ -21,7 +21,7 @@ from coseg_lightning.app.checks import recipe_of
 from coseg_lightning.app.command import first_cause, one_line
 from coseg_lightning.app.settings import unknown_setting
 from coseg_lightning.errors import InputError
-from coseg_lightning.modules.recipe import is_number
+from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, is_number
 from coseg_lightning.modules.renamed import home_now
 
 if TYPE_CHECKING:
@@ -206,19 +206,30 @@ def read_kinds(cfg: DictConfig) -> dict[str, str] | None:
     """Read the kind of each image: a table with the columns id and kind, or what it holds.
 
     Raises:
-        InputError: If the setting is neither, or the table names a sample twice.
+        InputError: If the setting is neither, nothing is ranked by a score that knows kinds, or the
+            table names a sample twice or a kind that is none.
     """
     from coseg_lightning.files.csv import read_table
 
     kinds = cfg.data.get("kinds")
     if kinds is None:
         return None
+    score = cfg.method.get("score")
+    if score not in SCORES_WITH_KINDS:
+        ranks = "ranks no masks" if score is None else f"ranks by score={score}"
+        raise InputError(
+            f"data.kinds would have no effect, since method={cfg.method.name} {ranks}; leave it "
+            f"out, or rank by {' or '.join(SCORES_WITH_KINDS)}."
+        )
     if OmegaConf.is_dict(kinds):
         return {str(sample_id): str(kind) for sample_id, kind in kinds.items()}
     if not isinstance(kinds, str):
         raise InputError(f"data.kinds={kinds} must be a CSV file with the columns id and kind.")
     rows = read_table(Path(kinds).expanduser(), ["id", "kind"], guarded=False)
-    result = {row["id"]: row["kind"] for row in rows}
+    result = {row["id"]: row["kind"].strip() for row in rows}
+    for sample_id, kind in result.items():
+        if not kind or kind == "???" or "${" in kind:
+            raise InputError(f"{kinds} calls the kind of {sample_id} {kind!r}; give it a name.")
     if len(result) < len(rows):
         twice = next(i for i, n in Counter(row["id"] for row in rows).items() if n > 1)
         raise InputError(f"{kinds} names {twice} twice; give each image one kind.")

@@ -25,7 +25,7 @@ from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
-from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, Recipe
 from coseg_lightning.modules.selection import TrainingSetRanker
 from coseg_lightning.modules.steps import SegmentationSteps, look_at_batches, look_no_more
 from coseg_lightning.ranking.evidence import Evidence, Floats, kind_numbers
@@ -86,7 +86,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         check_score(score)
         if epochs < 1:
             raise InputError(f"epochs={epochs} must be at least 1.")
-        _check_kinds(kinds)
+        _check_kinds(kinds, score if type(self).scores is CorruptionRanking.scores else None)
         super().__init__(dataset, epochs)
         self.path = Path(path)
         self.score = score
@@ -345,8 +345,13 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self.ranking.write(self.path)
 
 
-def _check_kinds(kinds: Mapping[str, str] | None) -> None:
-    """Raise an `InputError` unless kinds are texts by texts."""
+def _check_kinds(kinds: Mapping[str, str] | None, score: str | None) -> None:
+    """Raise an `InputError` unless kinds are texts by texts, and the score knows them."""
+    if kinds and score is not None and score not in SCORES_WITH_KINDS:
+        raise InputError(
+            f"kinds would have no effect on score={score}; leave it out, or take one of "
+            f"{', '.join(SCORES_WITH_KINDS)}."
+        )
     for sample_id, kind in (kinds or {}).items():
         if not isinstance(sample_id, str) or not isinstance(kind, str):
             raise InputError(

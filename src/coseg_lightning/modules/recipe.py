@@ -18,6 +18,8 @@ SCORES = (
     *("joint", "directed", "relative", "excess", "standardised", "per_boundary", "per_object"),
     *("dice", "shift", "larger", "smaller", "mean", "sum", "softmin"),
 )
+# Those that are standardised, and so within kinds of images where these are given.
+SCORES_WITH_KINDS = ("joint", "directed", "shift")
 
 
 @dataclass(frozen=True)
