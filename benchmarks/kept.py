@@ -39,7 +39,7 @@ SEEN = {
     "usgra-type1": grid.HELD_OUT["usgra-type1"],
     "usgra-type2": grid.SETS["usgra-type2"],
 }
-# It was measured once on these, when it was done.
+# Nobody looked at these, and it has not been measured on them yet.
 UNSEEN = {
     "phantom-affine": ["noise=affine"],
     "bubil-crowd2": ["noise=annotator", "noise.masks=masks_crowd2"],

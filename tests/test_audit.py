@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from coseg_lightning.app.command import CONF, first_cause
-from coseg_lightning.app.judging import judge
+from coseg_lightning.app.judging import judge, question
 from coseg_lightning.app.unaided import check_training
 from coseg_lightning.audit import audit
 from coseg_lightning.data.phantom import PhantomImages
@@ -365,3 +366,14 @@ def test_causes_that_go_round_end():
     first, second = ValueError("a"), ValueError("b")
     first.__cause__, second.__cause__ = second, first
     assert first_cause(first, InputError) is None
+
+
+@pytest.mark.parametrize(
+    ("folder", "setting"),
+    [
+        ("audits/2026-01-02/03-04-05", "review=audits/2026-01-02/03-04-05"),
+        ("my audits, 1", "'review=\"my audits, 1\"'"),
+    ],
+)
+def test_the_command_that_is_asked_for_can_be_pasted(folder, setting):
+    assert question(Path(folder)).endswith(f"python -m coseg_lightning.audit {setting}")

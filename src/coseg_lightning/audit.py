@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.checks import check_count, recipe_of
 from coseg_lightning.app.command import command
-from coseg_lightning.app.judging import ASKED, FILES, judge, write_review
+from coseg_lightning.app.judging import FILES, judge, question, write_review
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -250,7 +250,7 @@ def _show(
         *FILES.items(),
     ):
         print(f"    {name:<12}  {content}")
-    print(ASKED.format(folder=folder))
+    print(question(folder))
 
 
 def _blunders(ranking: "Ranking", index: int) -> str:

@@ -112,7 +112,8 @@ def test_a_filled_review_is_read(review):
             [(f"m{rank:02d}", "bad") for rank in range(1, 11)],
             "the 10 judged masks are not spread evenly .*10 of them lie in its worse half",
         ),
-        (SPREAD[:5], "the 5 judged masks are not spread evenly"),
+        (SPREAD[:5], "judges 5 masks, and the audit chose 10; judge exactly those"),
+        (SPREAD[:1], "judges 1 masks, and the audit chose 10"),
     ],
 )
 def test_a_wrong_review_is_refused(review, decisions, message):

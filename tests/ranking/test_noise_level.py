@@ -212,3 +212,15 @@ def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
     trainer.fit(module, data_of(tmp_path), ckpt_path=tmp_path / "last.ckpt")
     assert module.noise.estimate == estimate
     assert module.noise.known
+
+
+def test_why_nothing_can_be_told():
+    rng = np.random.default_rng(0)
+    scores = {name: np.r_[rng.normal(0, 1, 16), rng.normal(9, 1, 16)] for name in "ab"}
+    few = noise_level.estimate_of_scores(scores, np.ones(32, bool))
+    assert "so few masks leave it open (0." in str(few)
+    assert "reason" not in few.as_dict()
+    alike = {name: rng.normal(0, 1, 200) for name in "ab"}
+    assert "score too much alike" in str(
+        noise_level.estimate_of_scores(alike, np.ones(200, bool), min_distance=4)
+    )

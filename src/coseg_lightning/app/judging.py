@@ -1,6 +1,8 @@
 """The masks of an audit that a person should judge, and what the judgments say of all."""
 
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +21,7 @@ NEXT = "python -m coseg_lightning.run data=folder data.root=DIR"
 RESULT = "noise_level.json"
 ASKED = """
   How many are bad? Look at review.png, write good or bad of each mask into review.csv, and run
-    python -m coseg_lightning.audit review={folder}"""
+    python -m coseg_lightning.audit {setting}"""
 
 
 def write_review(folder: Path, samples: "Pictured", ranking: "Ranking") -> None:
@@ -40,6 +42,14 @@ def write_review(folder: Path, samples: "Pictured", ranking: "Ranking") -> None:
     with replacing(folder / "review.png") as temporary:
         figure.savefig(temporary, dpi=100)
     write_table(folder / "review.csv", ({"id": samples.ids[i], "decision": None} for i in chosen))
+
+
+def question(folder: Path) -> str:
+    """Say what a person should do, with a command that the shell and Hydra take as it is."""
+    setting = f"review={folder}"
+    if re.search(r"[^\w./:+-]", str(folder)):
+        setting = shlex.quote(f'review="{folder}"')
+    return ASKED.format(setting=setting)
 
 
 def judge(review: str | Path, settings: Sequence[str] = ()) -> None:

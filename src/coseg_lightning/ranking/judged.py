@@ -140,7 +140,7 @@ def noise_level_of_review(review: Path) -> JudgedNoiseLevel:
     if unknown:
         raise InputError(
             f"{review} names {unknown[0]}, which is no mask of the scores.csv beside it; judge the "
-            "masks that this audit chose."
+            "masks that this audit chose, by their ids (a spreadsheet may make 1 of 001)."
         )
     _check_spread(review, [place for place, name in enumerate(ranked) if name in judged], ranked)
     return judged_noise_level([judged[name] for name in ranked if name in judged], len(ranked))
@@ -192,6 +192,12 @@ def _check_spread(review: Path, places: Sequence[int], ranked: Sequence[str]) ->
         places: The judged masks' places in the ranking, rising.
         ranked: All ids.
     """
+    wanted = min(COUNT, len(ranked))
+    if len(places) != wanted:
+        raise InputError(
+            f"{review} judges {len(places)} masks, and the audit chose {wanted}; judge exactly "
+            "those that it chose."
+        )
     edges = _edges(len(ranked), len(places))
     held, _ = np.histogram(places, edges)
     if (held != 1).any():

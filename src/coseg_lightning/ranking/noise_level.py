@@ -49,7 +49,7 @@ class NoiseLevelEstimate:
         distance: Median Ashman's D of the two distributions: the distance of their means in
             pooled deviations.
         prediction_dice: Median soft Dice of the labels to the predictions, if there are any.
-        reason: Why nothing was estimated, if that was known from the start.
+        reason: Why nothing can be told, if not since good and bad labels score too much alike.
     """
 
     noise_level: float
@@ -143,11 +143,16 @@ def estimate_of_scores(
     distance = float(np.median([fit.distance for fit in fits.values()]))
     low, high = _interval(scores, fits, float(judged.mean()), rng)
 
-    spread = max(max(shares.values()) - min(shares.values()), high - low)
+    spread = max(spread_of(shares), high - low)
     is_trained = prediction_dice is None or prediction_dice >= MIN_PREDICTION_DICE
     is_clear = clear is None or fits[clear].distance > CLEAR_DISTANCE
     separable = bool(spread <= MAX_SPREAD and distance > min_distance and is_trained and is_clear)
     share = float(np.median(list(shares.values())))
+    reason = None
+    if not separable and is_trained and distance > min_distance and spread_of(shares) <= MAX_SPREAD:
+        reason = "the outlines do not set bad labels apart"
+        if is_clear:
+            reason = f"so few masks leave it open ({low:.2f} to {high:.2f})"
     return NoiseLevelEstimate(
         noise_level=min(share, 0.95) if separable else FALLBACK,
         interval=(low, high) if separable else None,
@@ -155,7 +160,13 @@ def estimate_of_scores(
         shares=shares,
         distance=distance,
         prediction_dice=prediction_dice,
+        reason=reason,
     )
+
+
+def spread_of(shares: dict[str, float]) -> float:
+    """Return the largest difference between the shares of different scores."""
+    return max(shares.values()) - min(shares.values())
 
 
 def peer_scores(peer_a: "Evidence", peer_b: "Evidence") -> dict[str, Floats]:
