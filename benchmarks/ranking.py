@@ -317,14 +317,14 @@ def without_difficulty(e):
     return standardised(directed(e), e) + weight * np.nan_to_num(misfits).sum(axis=0)
 
 
-def outline_of(columns: slice):
+def outlines(*, less_predictions: bool):
     """The misfit of the label's outline, or of its difference to the prediction's."""
 
     def score(e):
         from coseg_lightning.ranking.outline import outline_misfit
 
         label, prediction = e.outline[..., :2], e.outline[..., 2:]
-        return np.nan_to_num(outline_misfit(label if columns.start == 0 else label - prediction))
+        return np.nan_to_num(outline_misfit(label - prediction if less_predictions else label))
 
     return score
 
@@ -376,8 +376,8 @@ def joint() -> None:
     variants = {
         "`joint`": named("joint"),
         "`directed`: networks alone": named("directed"),
-        "label's outline alone": by_class(outline_of(slice(0, 2))),
-        "label's less prediction's outline": by_class(outline_of(slice(2, 4))),
+        "label's outline alone": by_class(outlines(less_predictions=False)),
+        "label's less prediction's outline": by_class(outlines(less_predictions=True)),
         "outlines weigh 1/2": by_class(fixed(0.5)),
         "outlines weigh 3/4": by_class(fixed(0.75)),
         "outlines weigh 1": by_class(fixed(1)),
