@@ -4,8 +4,8 @@
     python benchmarks/kept.py --jobs 2 --pretrained WEIGHTS  # 128 x 128, EfficientNet-Lite0
 
 Half of the masks are replaced as in `grid.py`. Predictions lie in `benchmarks/evidence/kept/`
-(`COSEG_EVIDENCE`), which is not committed, and are read by `ranking.py joint`. WEIGHTS is a file of
-timm's `tf_efficientnet_lite0`, as .safetensors.
+(`COSEG_EVIDENCE`), which is not committed, and are read by `ranking.py joint`. WEIGHTS is what
+`lite0.py` writes.
 """
 
 import argparse
@@ -50,7 +50,7 @@ UNSEEN = {
 }
 REGIMES = ("small", "pretrained")
 PRETRAINED = ["model=unet", "model.encoder_name=tu-tf_efficientnet_lite0", "data.image_size=128"]
-PRETRAINED += ["model.encoder_weights=imagenet", "data.in_channels=3", "trainer.max_epochs=20"]
+PRETRAINED += ["data.normalization=image", "data.in_channels=3", "trainer.max_epochs=20"]
 REPLACED = ("model", "data.image_size", "data.in_channels", "trainer.max_epochs")
 
 Cell = tuple[str, str, int]  # the regime, the set, the seed
@@ -69,7 +69,7 @@ def settings(cell: Cell, weights: str | None = None) -> list[str]:
     made = grid.overrides((name, 0.5, "coseg", seed), large=False)
     if regime == "pretrained":
         made = [one for one in made if not one.startswith(REPLACED)] + PRETRAINED
-        made.append(f"+model.pretrained_cfg_overlay={{file: {weights}}}")
+        made.append(f"model.encoder_weights={weights}")
     return [*made, "rehearse=false", "+method.object=variants.KEPT"]
 
 

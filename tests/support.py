@@ -374,6 +374,7 @@ SHORT = [
     "rehearse=false",
     "data.image_size=32",
     "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
     "trainer.max_epochs=2",
     "+trainer.enable_progress_bar=false",
 ]

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from coseg_lightning.app.build import normalization_of
 from coseg_lightning.app.command import TRUST, arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
+from coseg_lightning.data.preparation import Statistics
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.functional.equations import class_logits
@@ -22,9 +24,9 @@ SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"
 TOLERANCE = 1e-3  # difference in probability between the arithmetic of two engines
 PREPARATION = (
     "resize to the side (area average where it gets smaller, else linear), "
-    "map the image's 0.5 and 99.5 percent quantiles to 0 and 1 and clip, subtract its mean, "
-    "divide by its standard deviation"
+    "map the image's 0.5 and 99.5 percent quantiles to 0 and 1 and clip, "
 )
+BY_ITSELF = "subtract its mean, divide by its standard deviation"
 
 
 def main() -> None:
@@ -98,7 +100,8 @@ def export(
     with replacing(path) as temporary:
         WRITERS[file_format](module, images[:2], temporary)
         difference = _checked_difference(file_format, temporary, images, expected)
-    write_text(_description_path(path), json.dumps(_description(images, expected), indent=1))
+    description = _description(images, expected, normalization_of(finished.cfg))
+    write_text(_description_path(path), json.dumps(description, indent=1))
     return path, difference
 
 
@@ -136,11 +139,17 @@ def _checked_difference(
     return difference
 
 
-def _description(images: Tensor, probabilities: NDArray[Any]) -> dict[str, Any]:
+def _description(
+    images: Tensor, probabilities: NDArray[Any], normalization: Statistics | None
+) -> dict[str, Any]:
+    last = BY_ITSELF
+    if normalization is not None:
+        mean, std = (list(values) for values in normalization)
+        last = f"subtract {mean} from the channels, divide them by {std}"
     _, channels, height, width = images.shape
     return {
         "input": {"name": "images", "shape": ["N", channels, height, width], "type": "float32"},
-        "preparation": PREPARATION,
+        "preparation": PREPARATION + last,
         "output": {
             "name": "probabilities",
             "shape": ["N", int(probabilities.shape[1]), height, width],

@@ -12,10 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from coseg_lightning.app.build import normalization_of
 from coseg_lightning.app.command import TRUST, arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
-from coseg_lightning.data.preparation import preprocess
-from coseg_lightning.data.samples import standardised
+from coseg_lightning.data.preparation import Statistics, preprocess
+from coseg_lightning.data.samples import network_input
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
 from coseg_lightning.files.images import files_by_stem, read_image, smallest_type
@@ -88,7 +89,8 @@ def predict(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = _network_on(finished, device)
     data = finished.cfg.data
-    dataset = _Images(files, data.image_size, data.in_channels)
+    normalization = normalization_of(finished.cfg)
+    dataset = _Images(files, data.image_size, data.in_channels, normalization)
     loader: Any = DataLoader(
         dataset, batch_size, num_workers=num_workers, collate_fn=_split_readable, shuffle=False
     )
@@ -149,10 +151,17 @@ class _Sample(NamedTuple):
 class _Images(Dataset[Any]):
     """The images of a folder; an image that cannot be read is replaced by the error's sentence."""
 
-    def __init__(self, files: Sequence[tuple[str, Path]], side: int, channels: int) -> None:
+    def __init__(
+        self,
+        files: Sequence[tuple[str, Path]],
+        side: int,
+        channels: int,
+        normalization: Statistics | None,
+    ) -> None:
         self.files = files
         self.side = side
         self.channels = channels
+        self.normalization = normalization
 
     def __len__(self) -> int:
         return len(self.files)
@@ -161,7 +170,9 @@ class _Images(Dataset[Any]):
         sample_id, path = self.files[index]
         try:
             image = read_image(path)
-            prepared = standardised(preprocess(image, self.side, self.channels))
+            prepared = network_input(
+                preprocess(image, self.side, self.channels), self.normalization
+            )
         except InputError as error:
             return str(error)
         return _Sample(sample_id, (image.shape[0], image.shape[1]), prepared)

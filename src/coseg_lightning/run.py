@@ -16,6 +16,7 @@ from coseg_lightning.app.build import (
     make_own_data,
     make_peers,
     make_trainer,
+    precision_of,
     read_clean_ids,
     read_kinds,
     rehearsal_settings,
@@ -90,13 +91,25 @@ def task_overrides() -> list[str]:
 
 
 def depend_on_data_alone(cfg: DictConfig) -> None:
-    """Make paths absolute and read lists, so that a run depends on no file but its data."""
+    """Make paths absolute and read lists, so that a run depends on no file but its data.
+
+    The precision is settled too: a run that is resumed elsewhere goes on as it began, or not.
+    """
+    from coseg_lightning.networks.encoders import weights_file
+
     if cfg.data.get("root") is not None:
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     if isinstance(cfg.data.get("clean_ids"), str):
         cfg.data.clean_ids = read_clean_ids(cfg)
     if isinstance(cfg.data.get("kinds"), str):
         cfg.data.kinds = read_kinds(cfg)
+    for group in ("model", "peer_b"):
+        key = f"{group}.encoder_weights"
+        file = weights_file(OmegaConf.select(cfg, key))
+        if file is not None:
+            OmegaConf.update(cfg, key, str(file.absolute()))
+    if "precision" in cfg.trainer:
+        OmegaConf.update(cfg, "trainer.precision", precision_of(cfg.trainer))
 
 
 def _run_stages(

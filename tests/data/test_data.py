@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader
 
+from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.data.phantom import PhantomImages, phantom_splits
@@ -313,6 +314,25 @@ def test_samples_are_resized_standardised_tensors():
     assert sample["mask"].dtype == torch.int64
     assert sample["id"] == "s01"
     assert "replaced" not in sample
+
+
+def test_images_are_normalised_by_given_statistics():
+    def image(**options):
+        samples = SampleDataset(Squares(2, side=50), image_size=32, in_channels=3, **options)
+        return samples.plain()[1]["image"]
+
+    given = ((0.5, 0.4, 0.3), (0.25, 0.5, 1.0))
+    mean, std = (torch.tensor(values)[:, None, None] for values in given)
+    between = image(normalization=((0.0,) * 3, (1.0,) * 3))
+    assert (between.min(), between.max()) == (0, 1)
+    torch.testing.assert_close(image(normalization=given), (between - mean) / std)
+    assert image().mean().item() == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("given", [((0.5,), (0.2,)), ((0.5,) * 3, (0.0,) * 3)])
+def test_statistics_that_do_not_fit_are_refused(given):
+    with pytest.raises(InputError, match="must be a mean and a positive standard deviation"):
+        CoSegDataModule(Squares(8), in_channels=3, normalization=given)
 
 
 @pytest.mark.parametrize("scale", [257, 16, 1.0, 3000.0, -1.0])

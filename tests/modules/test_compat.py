@@ -21,6 +21,13 @@ from coseg_lightning.modules import compat
 from support import TinyNetwork, loader, module_of, one_batch, trainer_of
 
 
+@pytest.mark.parametrize("accelerator", ["auto", "cpu", "gpu", "mps", "tpu"])
+def test_whether_a_device_computes_with_bfloat16_is_known(accelerator):
+    native = compat.computes_bfloat16(accelerator)
+    assert isinstance(native, bool)
+    assert not (native and accelerator in ("mps", "tpu"))
+
+
 @pytest.fixture
 def module():
     return SegmentationModule(TinyNetwork())

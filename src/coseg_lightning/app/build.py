@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pytorch_lightning as pl
 
     from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.data.preparation import Statistics
     from coseg_lightning.labels.masks import MaskedImages
     from coseg_lightning.methods.method import Method
     from coseg_lightning.modules.coseg import CoSegModule
@@ -106,7 +107,40 @@ def make_data(
         cache=_cache(cfg),
         clean_ids=read_clean_ids(cfg),
         kinds=read_kinds(cfg),
+        normalization=normalization_of(cfg),
     )
+
+
+def normalization_of(cfg: DictConfig) -> "Statistics | None":
+    """Mean and deviation by which images in [0, 1] are normalised; None for each image's own.
+
+    With `auto` they are those of the encoder's pretraining, if its weights are pretrained.
+
+    Raises:
+        InputError: If the setting is none, or does not fit the images' channels.
+    """
+    from coseg_lightning.networks.build import default_encoder
+    from coseg_lightning.networks.encoders import pretraining_statistics
+
+    given = cfg.data.get("normalization", "image")  # runs before 0.3 know no other
+    if given == "image":
+        return None
+    if given == "auto":
+        found = set()
+        for model in (cfg.model, cfg.get("peer_b") or cfg.model):
+            encoder = model.get("encoder_name") or default_encoder(str(model.get("name")))
+            is_pretrained = model.get("encoder_weights") is not None
+            channels = cfg.data.in_channels
+            found.add(pretraining_statistics(encoder, channels) if is_pretrained else None)
+        return found.pop() if len(found) == 1 else None  # both peers get the same images
+    try:
+        mean, std = (tuple(float(value) for value in values) for values in given)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"data.normalization={given} must be auto, image, or the mean and the standard "
+            "deviation of each channel, as in '[[0.5],[0.25]]'."
+        ) from None
+    return mean, std
 
 
 @dataclass(frozen=True)
@@ -439,6 +473,15 @@ def rehearsal_settings(cfg: DictConfig) -> DictConfig:
     return OmegaConf.create(settings)
 
 
+def precision_of(trainer: DictConfig) -> Any:
+    """The precision that a trainer's settings mean: `auto` is bfloat16 where it is native."""
+    from coseg_lightning.modules.compat import computes_bfloat16
+
+    if trainer.get("precision") != "auto":
+        return trainer.get("precision")
+    return "bf16-mixed" if computes_bfloat16(str(trainer.get("accelerator"))) else "32-true"
+
+
 def make_trainer(
     cfg: DictConfig, *, logger: Any, default_root_dir: Path, **rest: Any
 ) -> "pl.Trainer":
@@ -466,6 +509,7 @@ def make_trainer(
     loggers = list(logger) if isinstance(logger, list) else [logger] if logger else []
     if loggers and "_target_" in cfg.logger:
         loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))
+    rest["precision"] = precision_of(cfg.trainer)
     trainer: pl.Trainer = instantiate(
         cfg.trainer, logger=loggers, default_root_dir=str(default_root_dir), **rest
     )

@@ -39,6 +39,7 @@ OF_TRAINING = (
 )
 OF_NETWORKS = (
     *("in_channels", "image_size", "batch_size", "augment", "cache", "kinds", "clean_ids"),
+    "normalization",
 )
 
 

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from coseg_lightning.data.image_cache import ImageCache
+from coseg_lightning.data.preparation import Statistics
 from coseg_lightning.data.samples import (
     Augmentation,
     EpochSampler,
@@ -52,6 +53,9 @@ class CoSegDataModule(pl.LightningDataModule):
             draws them.
         kinds: The kind of each image by its id, such as its scanner or site, within which masks are
             judged; see `CorruptionRanking`.
+        normalization: Mean and standard deviation of each channel, by which images in [0, 1] are
+            normalised, such as `networks.pretraining_statistics("tu-resnet18", 3)` for pretrained
+            encoders; by default each image is, by its own.
 
     Attributes:
         clean_ids: The ids of these samples, also if the argument was a number.
@@ -80,6 +84,7 @@ class CoSegDataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         clean_ids: Collection[str] | int = (),
         kinds: Mapping[str, str] | None = None,
+        normalization: Statistics | None = None,
     ) -> None:
         super().__init__()
         _check_noise_has_a_folder(noise, noise_folder)
@@ -100,6 +105,8 @@ class CoSegDataModule(pl.LightningDataModule):
         _check_are_training_ids(clean_ids, train.ids)
         self.clean_ids = frozenset(clean_ids)
         self.kinds = None if kinds is None else dict(kinds)
+        _check_normalization(normalization, in_channels)
+        self.normalization = normalization
         if noise is not None:  # raises an error if too few samples are left for the noise
             choose_noisy(train.ids, noise_level, seed, self.clean_ids)
         self.label_layers: list[Path] = []
@@ -257,6 +264,7 @@ class CoSegDataModule(pl.LightningDataModule):
             truth=truth,
             cache=self._caches.get(part),
             kinds=self.kinds,
+            normalization=self.normalization,
         )
 
     @override
@@ -321,6 +329,17 @@ def _check_noise_has_a_folder(noise: NoiseModel | None, noise_folder: str | Path
 def _check_sizes(image_size: int, batch_size: int) -> None:
     if image_size < 1 or batch_size < 1:
         raise InputError(f"image_size={image_size} and batch_size={batch_size} must be at least 1.")
+
+
+def _check_normalization(normalization: Statistics | None, in_channels: int) -> None:
+    if normalization is None:
+        return
+    mean, std = normalization
+    if len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
+        raise InputError(
+            f"normalization={normalization} must be a mean and a positive standard deviation for "
+            f"each of in_channels={in_channels}: ((0.5,), (0.25,)) for grey images."
+        )
 
 
 def _check_training_ids(ids: Sequence[str]) -> None:

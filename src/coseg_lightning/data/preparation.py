@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
 
+# Mean and standard deviation of each channel.
+Statistics = tuple[tuple[float, ...], tuple[float, ...]]
+
 
 def preprocess(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
     """Convert an image to the networks' size and range, before augmentation.
@@ -36,6 +39,25 @@ def rescale_intensity(image: NDArray[Any]) -> NDArray[Any]:
     low, high = np.percentile(image, (0.5, 99.5))
     result: NDArray[Any] = ((image - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
     return result
+
+
+def normalised(image: NDArray[Any], statistics: Statistics | None = None) -> NDArray[Any]:
+    """Subtract the mean and divide by the standard deviation.
+
+    Args:
+        image: `(H, W, C)` in [0, 1].
+        statistics: Mean and deviation of each channel; by default those of the image itself, over
+            all of its channels.
+
+    Shape:
+        `(H, W, C)` float32.
+    """
+    if statistics is None:
+        image = (image - image.mean()) / max(float(image.std()), 1e-6)
+    else:
+        mean, std = (np.array(values, np.float32) for values in statistics)
+        image = (image - mean) / std
+    return image.astype(np.float32)
 
 
 def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:

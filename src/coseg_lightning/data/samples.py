@@ -1,4 +1,4 @@
-"""Samples as the networks get them: resized, augmented and standardised tensors."""
+"""Samples as the networks get them: resized, augmented and normalised tensors."""
 
 import os
 import warnings
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from coseg_lightning.data.image_cache import ImageCache
-from coseg_lightning.data.preparation import preprocess
+from coseg_lightning.data.preparation import Statistics, normalised, preprocess
 from coseg_lightning.data.subsets import SomeImages
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.functional.dice import mask_dice
@@ -70,10 +70,10 @@ class SampleDataset(Dataset[dict[str, Any]]):
         truth: The dataset with the original masks, if they are known.
         cache: The dataset's preprocessed images, if they are cached.
         kinds: The kind of each image by its id, if that is known: see `CorruptionRanking`.
+        normalization: Mean and standard deviation of each channel; by default each image's own.
 
     Shape:
-        `image` is `(C, S, S)` float32, with mean 0 and standard deviation 1 in each image. `mask`
-        is `(S, S)` int64.
+        `image` is `(C, S, S)` float32. `mask` is `(S, S)` int64.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         truth: MaskedImages | None = None,
         cache: ImageCache | None = None,
         kinds: Mapping[str, str] | None = None,
+        normalization: Statistics | None = None,
     ) -> None:
         self.dataset = dataset
         self.cache = cache
@@ -98,6 +99,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         self.replaced = None if replaced is None else frozenset(replaced)
         self.truth = truth
         self.kinds = kinds
+        self.normalization = normalization
 
     def __len__(self) -> int:
         return len(self.dataset.ids)
@@ -139,6 +141,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             truth=truth,
             cache=self.cache,
             kinds=self.kinds,
+            normalization=self.normalization,
         )
 
     def mask(self, index: int) -> NDArray[Any]:
@@ -156,7 +159,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             augmented = self.augmentation(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
         sample: dict[str, Any] = {
-            "image": standardised(image),
+            "image": network_input(image, self.normalization),
             "mask": torch.from_numpy(np.ascontiguousarray(mask, np.int64)),
             "id": sample_id,
         }
@@ -186,10 +189,10 @@ class EpochSampler(DistributedSampler[Any]):
         return iter([(self.epoch, index) for index in super().__iter__()])
 
 
-def standardised(image: NDArray[Any]) -> Tensor:
-    """Convert a `(H, W, C)` image to a `(C, H, W)` tensor of mean 0 and standard deviation 1."""
-    image = (image - image.mean()) / max(float(image.std()), 1e-6)
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32))
+def network_input(image: NDArray[Any], normalization: Statistics | None) -> Tensor:
+    """Convert a `(H, W, C)` image in [0, 1] to the `(C, H, W)` tensor that a network gets."""
+    image = normalised(image, normalization).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(image))
 
 
 def label_dice(dataset: Any) -> Any:

@@ -42,6 +42,23 @@ def loses_results(strategy: Strategy) -> bool:
     return isinstance(strategy.launcher, _MultiProcessingLauncher)
 
 
+def computes_bfloat16(accelerator: str) -> bool:
+    """Whether the device that Lightning would take computes with bfloat16 itself, and so faster.
+
+    Where it is only imitated, bfloat16 is slower than float32.
+
+    Args:
+        accelerator: Lightning's name of the kind of device, or `auto`.
+
+    Private: `torch.cpu._is_avx512_bf16_supported` and `torch.cpu._is_amx_tile_supported`.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
 def hide_settings(trainer: pl.Trainer) -> tuple[float | None, int]:
     """Hide clipping and accumulation from Lightning, which refuses them in manual optimization.
 

@@ -14,11 +14,20 @@ from coseg_lightning.files.atomic import write_text
 from coseg_lightning.networks.ce_net import CENet
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
-from coseg_lightning.networks.encoders import check_encoder
+from coseg_lightning.networks.encoders import (
+    check_encoder,
+    downloading,
+    load_encoder_weights,
+    weights_file,
+)
 
 OWN = ("unet_classic", "double_unet", "ce_net")  # architectures that smp does not have
 DEFAULT_ENCODER = "resnet18"
-DEFAULT_TRANSFORMER = "tu-vit_tiny_patch16_224"  # dpt works with vision transformers only
+DEFAULT_ENCODERS = {
+    "dpt": "tu-vit_tiny_patch16_224",  # works with vision transformers only
+    "double_unet": "vgg19",  # as published, like the next
+    "ce_net": "resnet34",
+}
 
 
 def build_network(
@@ -37,7 +46,8 @@ def build_network(
             one of `OWN`: `unet_classic`, `double_unet`, `ce_net`.
         encoder_name: One of smp's encoders. The default is the published one for `OWN`, a small
             vision transformer for `dpt`, which works with no other kind, and `resnet18` otherwise.
-        encoder_weights: Pretrained weights to download, such as `imagenet`. The default is none.
+        encoder_weights: Pretrained weights: the name of some to download, such as `imagenet`, or a
+            file of the encoder's weights (see `load_encoder_weights`). The default is none.
         in_channels: Channels of the images.
         classes: Channels of the logits: K, or 1 for a binary network with a sigmoid.
         options: Further arguments of the architecture.
@@ -46,7 +56,7 @@ def build_network(
         The network.
 
     Raises:
-        InputError: If there is no such architecture or encoder.
+        InputError: If there is no such architecture or encoder, or the weights do not fit it.
     """
     _check_name(name)
     if encoder_name is not None:
@@ -56,28 +66,33 @@ def build_network(
     if name == "unet_classic":
         return ClassicUNet(in_channels, classes, **options)
     if name == "double_unet":
-        encoder = encoder_name or "vgg19"
+        encoder = encoder_name or default_encoder(name)
         return DoubleUNet(
             in_channels, classes, encoder_name=encoder, encoder_weights=encoder_weights, **options
         )
     if name == "ce_net":
-        encoder = encoder_name or "resnet34"
+        encoder = encoder_name or default_encoder(name)
         return CENet(
             in_channels, classes, encoder_name=encoder, encoder_weights=encoder_weights, **options
         )
-    encoder = encoder_name or _default_encoder(name)
+    encoder = encoder_name or default_encoder(name)
     if name == "dpt" and takes_any_size(encoder):
         # Otherwise the transformer accepts images of its pretraining's size only.
         options.setdefault("dynamic_img_size", True)
-    network: nn.Module = smp.create_model(
-        name,
-        encoder_name=encoder,
-        encoder_weights=encoder_weights,
-        in_channels=in_channels,
-        classes=classes,
-        **options,
-    )
-    return network
+    file = weights_file(encoder_weights)
+    with downloading(encoder_weights, encoder):
+        network: Any = smp.create_model(
+            name,
+            encoder_name=encoder,
+            encoder_weights=None if file else encoder_weights,
+            in_channels=in_channels,
+            classes=classes,
+            **options,
+        )
+    if file is not None:
+        load_encoder_weights(network.encoder, file)
+    faster: nn.Module = network.to(memory_format=torch.channels_last)  # also on CPUs
+    return faster
 
 
 def takes_any_size(encoder: str) -> bool:
@@ -98,8 +113,9 @@ def _check_name(name: str) -> None:
         raise InputError(unknown_name_message("network", name, [*architectures, *OWN]))
 
 
-def _default_encoder(name: str) -> str:
-    return DEFAULT_TRANSFORMER if name == "dpt" else DEFAULT_ENCODER
+def default_encoder(name: str) -> str:
+    """The encoder of a network that is given none."""
+    return DEFAULT_ENCODERS.get(name, DEFAULT_ENCODER)
 
 
 def save_network(network: nn.Module, folder: str | Path) -> None:

@@ -1,0 +1,135 @@
+"""Pretrained weights of encoders, from files."""
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from safetensors.torch import save_file
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.networks import build_network, pretraining_statistics
+
+# Whose feature extractors have other names than their networks, and some more.
+OF_TIMM = ("tf_efficientnet_lite0", "resnet18", "convnext_atto", "efficientvit_b0", "densenet121")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("weights")
+
+
+def weights_of(encoder, folder):
+    path = folder / f"{encoder}.safetensors"
+    if not path.exists():
+        torch.manual_seed(len(encoder))
+        state = timm.create_model(encoder, pretrained=False).state_dict()
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return path
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+@pytest.mark.parametrize("encoder", OF_TIMM)
+def test_a_file_of_timm_is_loaded_as_timm_loads_it(encoder, channels, folder):
+    path, name = weights_of(encoder, folder), f"tu-{encoder}"
+    network = build_network(
+        "unet", encoder_name=name, encoder_weights=str(path), in_channels=channels
+    )
+    expected = smp.Unet(
+        name, encoder_weights=True, in_channels=channels, pretrained_cfg_overlay={"file": str(path)}
+    )
+    own, wanted = network.encoder.state_dict(), expected.encoder.state_dict()
+    assert own.keys() == wanted.keys()
+    for key, tensor in own.items():
+        torch.testing.assert_close(tensor, wanted[key])
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "efficientnet-b0", "mit_b0", "densenet121"])
+@pytest.mark.parametrize("within", ["", "net_a.", "module.model."])
+def test_the_encoder_is_found_in_a_whole_networks_state(encoder, within, folder):
+    given = smp.Unet(encoder, encoder_weights=None)
+    path = folder / "network.pth"
+    state = {within + name: tensor for name, tensor in given.state_dict().items()}
+    torch.save({"state_dict": state}, path)
+    network = build_network("fpn", encoder_name=encoder, encoder_weights=str(path))
+    for one, other in zip(network.encoder.parameters(), given.encoder.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_the_encoders_own_state_is_loaded_too(folder):
+    given = smp.encoders.get_encoder("resnet18", weights=None)
+    path = folder / "encoder.pt"
+    torch.save(given.state_dict(), path)
+    for name in ("unet", "ce_net"):
+        network = build_network(name, encoder_name="resnet18", encoder_weights=str(path))
+        assert torch.equal(network.encoder.conv1.weight, given.conv1.weight)
+
+
+def test_weights_that_do_not_fit_are_refused(folder):
+    def build(path, encoder="tu-resnet18"):
+        build_network("unet", encoder_name=encoder, encoder_weights=str(path))
+
+    with pytest.raises(InputError, match=r"nowhere.pth: there is no such file"):
+        build("nowhere.pth")
+    with pytest.raises(InputError, match=r"has no model.conv_stem.weight, which the encoder needs"):
+        build(weights_of("resnet18", folder), "tu-tf_efficientnet_lite0")
+    state = timm.create_model("resnet18").state_dict()
+    state["layer4.1.conv2.weight"] = torch.zeros(512, 512, 1, 1)
+    save_file(state, folder / "other.safetensors")
+    with pytest.raises(InputError, match=r"of the shape \(512, 512, 1, 1\), and the encoder needs"):
+        build(folder / "other.safetensors")
+    del state["layer4.1.conv2.weight"]
+    save_file(state, folder / "less.safetensors")
+    with pytest.raises(InputError, match=r"has no model.layer4.1.conv2.weight"):
+        build(folder / "less.safetensors")
+    (folder / "broken.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match="cannot be read as weights alone"):
+        build(folder / "broken.safetensors")
+
+
+def test_no_code_in_a_file_is_run(folder):
+    class Harm:
+        def __reduce__(self):
+            return print, ("harm",)
+
+    torch.save({"conv1.weight": Harm()}, folder / "harm.pth")
+    with pytest.raises(InputError, match="without code"):
+        build_network("unet", encoder_weights=str(folder / "harm.pth"))
+
+
+def test_weights_that_are_not_there_are_refused(monkeypatch):
+    with pytest.raises(InputError, match=r"imagnet: there are no such weights of resnet18"):
+        build_network("unet", encoder_weights="imagnet")
+
+    def offline(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("segmentation_models_pytorch.encoders.hf_hub_download", offline)
+    for name in ("unet", "ce_net"):
+        with pytest.raises(InputError, match="cannot be downloaded; give a file"):
+            build_network(name, encoder_name="resnet18", encoder_weights="imagenet")
+
+
+def test_images_are_normalised_as_in_pretraining():
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert pretraining_statistics("tu-resnet18", 3) == (mean, std)
+    assert pretraining_statistics("resnet18", 3) == (mean, std)
+    assert pretraining_statistics("tu-vit_tiny_patch16_224", 3) == ((0.5,) * 3, (0.5,) * 3)
+    assert pretraining_statistics("xception", 3) == ((0.5,) * 3, (0.5,) * 3)
+    assert pretraining_statistics("resnet18", 4)[0] == (*mean, mean[0])
+    ((grey,), _) = pretraining_statistics("resnet18", 1)
+    assert grey == pytest.approx(0.449)
+
+
+def test_one_channel_sees_what_three_equal_ones_would(folder):
+    """The first convolution and the normalisation are adapted alike."""
+    path = str(weights_of("resnet18", folder))
+    grey = torch.rand(1, 1, 32, 32)
+    features = []
+    for channels in (1, 3):
+        network = build_network(
+            "unet", encoder_name="tu-resnet18", encoder_weights=path, in_channels=channels
+        ).eval()
+        _, std = (torch.tensor(v) for v in pretraining_statistics("tu-resnet18", channels))
+        images = grey.expand(1, channels, 32, 32) / std[None, :, None, None]
+        features.append(network.encoder(images)[1])
+    torch.testing.assert_close(*features, rtol=0.05, atol=0.05)
