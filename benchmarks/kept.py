@@ -39,7 +39,7 @@ SEEN = {
     "usgra-type1": grid.HELD_OUT["usgra-type1"],
     "usgra-type2": grid.SETS["usgra-type2"],
 }
-# Nobody looked at these, and it has not been measured on them yet.
+# Nobody had looked at these when the score was made.
 UNSEEN = {
     "phantom-affine": ["noise=affine"],
     "bubil-crowd2": ["noise=annotator", "noise.masks=masks_crowd2"],
@@ -122,10 +122,7 @@ def judged(cell: Cell) -> Judged:
 
     from coseg_lightning.app.build import make_data
     from coseg_lightning.app.command import CONF
-    from coseg_lightning.callbacks.outline_record import predicted_mask
     from coseg_lightning.data.samples import label_dice
-    from coseg_lightning.ranking.evidence import Evidence, compute_evidence
-    from coseg_lightning.ranking.outline import outline_evidence
 
     torch.set_num_threads(1)
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -143,20 +140,29 @@ def judged(cell: Cell) -> Judged:
         images = [samples.dataset.image(n) for n in every]
         masks, truth = [samples.mask(n) for n in every], [samples.truth.mask(n) for n in every]
         labels = torch.stack([samples[n]["mask"] for n in every])
-        tables, outlines = [], []
-        for image, mask, label, probabilities in zip(images, masks, labels, peers, strict=True):
-            predicted = predicted_mask(probabilities.mean(dim=0), mask.shape)
-            pair = [outline_evidence(image, m, classes=cfg.data.classes) for m in (mask, predicted)]
-            outlines.append(np.concatenate(pair, axis=1))
-            rows = [compute_evidence(p[None].log(), label[None])[0].numpy() for p in probabilities]
-            tables.append(np.stack(rows))
         replaced = np.array([sample_id in (samples.replaced or ()) for sample_id in samples.ids])
         dice = label_dice(samples)
-    table = np.stack(tables)
-    evidence = [Evidence.from_table(table[:, peer]) for peer in (0, 1)]
-    evidence = [replace(peer, outline=np.stack(outlines)) for peer in evidence]
+    evidence = evidence_of(images, masks, labels, peers)
     ids = list(samples.ids)
     return Judged(ids, evidence, replaced, dice, images, masks, truth, labels, peers)
+
+
+def evidence_of(images: list[Any], masks: list[Any], labels: Any, peers: Any) -> list[Any]:
+    """Each peer's evidence on the masks, with the outlines; see `Judged`."""
+    from coseg_lightning.callbacks.outline_record import predicted_mask
+    from coseg_lightning.ranking.evidence import Evidence, compute_evidence
+    from coseg_lightning.ranking.outline import outline_evidence
+
+    classes, tables, outlines = peers.shape[2], [], []
+    for image, mask, label, probabilities in zip(images, masks, labels, peers, strict=True):
+        predicted = predicted_mask(probabilities.mean(dim=0), mask.shape)
+        pair = [outline_evidence(image, m, classes=classes) for m in (mask, predicted)]
+        outlines.append(np.concatenate(pair, axis=1))
+        rows = [compute_evidence(p[None].log(), label[None])[0].numpy() for p in probabilities]
+        tables.append(np.stack(rows))
+    table = np.stack(tables)
+    evidence = [Evidence.from_table(table[:, peer]) for peer in (0, 1)]
+    return [replace(peer, outline=np.stack(outlines)) for peer in evidence]
 
 
 def traits(image: Any) -> Any:

@@ -84,7 +84,7 @@ def test_every_choice_composes(choice):
     check(cfg)
     OmegaConf.to_container(cfg, resolve=True)
     if group == "trainer":
-        instantiate(cfg.trainer, accelerator="cpu", devices=1, logger=False)
+        instantiate(cfg.trainer, accelerator="cpu", devices=1, logger=False, precision=32)
     if group == "noise" and choice != "noise=annotator":
         assert (make_noise(cfg) is None) == (choice == "noise=none")
 

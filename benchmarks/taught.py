@@ -1,0 +1,329 @@
+"""What does a network learn from kept and corrected labels, and how is it taught best?
+
+    python benchmarks/lite0.py lite0.safetensors
+    python benchmarks/kept.py --pretrained lite0.safetensors --jobs 2   # the first peers, once
+    python benchmarks/taught.py lite0.safetensors bubil-worst 0         # hours on one core
+    python benchmarks/taught.py table
+
+A pretrained EfficientNet-Lite0 U-Net at 128 x 128, half of the masks replaced. Each row is a
+network with averaged weights; `steps` counts all steps of all networks that it and its labels rest
+on, after the first peers'. `test` is the Dice on test images, `labels` that of the labels it learns
+from to the original masks, and `auroc` ranks the replaced masks by the peers that corrected them.
+Rows that are there already are not trained again. Writes `benchmarks/results/taught.csv`.
+"""
+
+import csv
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from kept import Cell, evidence_of, judged, settings
+from scipy.stats import rankdata
+from torch.utils.data import DataLoader
+from votes import Corrections
+
+from coseg_lightning import AveragedWeights, LabelStore
+from coseg_lightning.app.build import make_data, make_network
+from coseg_lightning.app.command import CONF
+from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
+from coseg_lightning.data.samples import EpochSampler
+from coseg_lightning.functional.dice import mask_dice
+from coseg_lightning.ranking.scores import mask_scores
+
+RESULTS = Path(__file__).parent / "results" / "taught.csv"
+COLUMNS = ("set", "seed", "variant", "steps", "test", "labels", "auroc", "ratio")
+STEPS = 680  # 40 epochs of 137 samples in batches of 8
+NOISE_LEVEL = 0.5
+
+
+class School:
+    """Trains networks on the training set of a cell, after its first peers.
+
+    Args:
+        cell: The cell, whose first peers' predictions are kept.
+        weights: The encoder's weights.
+    """
+
+    def __init__(self, cell: Cell, weights: str) -> None:
+        from hydra import compose, initialize_config_dir
+
+        self.cell, self.seed = cell, cell[2]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            self.cfg = compose("config", [*settings(cell, weights), "trainer.precision=auto"])
+        self.first = judged(cell)
+        self.folder = Path(tempfile.mkdtemp())
+
+    def data(self, kept: np.ndarray | None = None, masks: Mapping[int, Any] | None = None) -> Any:
+        """The given labels; of some samples alone, or with other masks."""
+        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        data = make_data(self.cfg, folder)
+        data.prepare_data()
+        if kept is not None:
+            data.exclude([self.first.ids[n] for n in np.flatnonzero(~kept)])
+        if masks:
+            layer = folder / "labels"
+            writer = LabelStore.create(layer)
+            for n, mask in masks.items():
+                writer.write(self.first.ids[n], mask)
+            writer.finish({self.first.ids[n]: {} for n in masks})
+            data.add_label_layer(layer)
+        return data
+
+    def trained(
+        self,
+        data: Any,
+        steps: int,
+        *,
+        seed: int = 0,
+        start: Any = None,
+        loss: str = "cross_entropy",
+    ) -> Any:
+        """Train a network, from the encoder's weights or another network's."""
+        pl.seed_everything(1000 * self.seed + seed, verbose=False)
+        module = make_network(self.cfg)
+        module.use_pixel_loss(loss)
+        if start is not None:
+            module.net.load_state_dict(start.net.state_dict())
+        samples = data.samples("train")
+        samples.seed = 1000 * self.seed + seed  # of the augmentation
+        sampler = EpochSampler(samples, num_replicas=1, rank=0, seed=samples.seed)
+        loader = DataLoader(samples, data.batch_size, sampler=sampler, drop_last=True)
+        trainer = pl.Trainer(
+            max_epochs=round(steps / len(loader)),
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            callbacks=[AveragedWeights(), EpochSeeds(samples.seed)],
+        )
+        trainer.fit(module, loader)
+        return module.eval()
+
+    def tested(self, module: Any) -> float:
+        """Dice on the test images."""
+        trainer = pl.Trainer(
+            accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+        )
+        (found,) = trainer.test(module, datamodule=self.data(), verbose=False)
+        return float(found["test/dice"])
+
+    @torch.no_grad()
+    def looked_at(self, *modules: Any) -> Any:
+        """What a pair says of all training images, as what the first peers said."""
+        samples = self.data().given_samples().plain()
+        parts = []
+        for batch in DataLoader(samples, 16):
+            parts.append(torch.stack([m(batch["image"]).softmax(dim=1) for m in modules], dim=1))
+        peers = torch.cat(parts).float().clamp(1e-6, 1)
+        c = self.first
+        evidence = evidence_of(c.images, c.masks, c.labels, peers)
+        return replace(c, peers=evidence, probabilities=peers)
+
+    def auroc(self, cell: Any) -> float:
+        """How well a pair ranks the replaced masks."""
+        scores = np.mean([mask_scores(peer, "joint") for peer in cell.peers], axis=0)
+        bad, ranks = cell.replaced, rankdata(scores)
+        pairs = bad.sum() * (~bad).sum()
+        return float((ranks[bad].sum() - bad.sum() * (bad.sum() + 1) / 2) / pairs)
+
+    def corrected(self, cell: Any, noisy: np.ndarray | None = None) -> tuple[dict[int, Any], Any]:
+        """The vote's masks of the samples that count as noisy, and the guard."""
+        corrections = Corrections(cell)
+        if noisy is not None:  # whatever this pair thinks of them
+            others = np.setdiff1d(np.arange(len(cell.ids)), noisy)
+            corrections.worst_first = np.concatenate([noisy, others])
+        found, guard = corrections.guard(NOISE_LEVEL)
+        if not guard.peers_know_better:
+            return {}, guard
+        confidence = guard.confidence
+        return {
+            n: corrections.corrected(n, c) for n, c in zip(found, confidence, strict=True)
+        }, guard
+
+    def kept(self, cell: Any) -> np.ndarray:
+        """`(N,)` whether a mask counts as right."""
+        order = Corrections(cell).worst_first
+        result = np.ones(len(order), bool)
+        result[order[: round(NOISE_LEVEL * len(order))]] = False
+        return result
+
+    def label_dice(self, masks: Mapping[int, Any], kept: np.ndarray | None = None) -> float:
+        """The mean Dice of the labels that are learnt from."""
+        dice = self.first.dice.copy()
+        for n, mask in masks.items():
+            dice[n] = mask_dice(mask, self.first.truth[n])
+        return float(dice.mean() if kept is None else dice[kept].mean())
+
+    @cached_property
+    def first_kept(self) -> np.ndarray:
+        """What the first peers keep."""
+        return self.kept(self.first)
+
+    @cached_property
+    def first_masks(self) -> dict[int, Any]:
+        """The first peers' corrections."""
+        return self.corrected(self.first)[0]
+
+    @cached_property
+    def fresh(self) -> tuple[Any, Any]:
+        """A pair from the encoder's weights that saw only what is kept, for half of the steps."""
+        data = self.data(self.first_kept)
+        return tuple(self.trained(data, STEPS // 2, seed=n) for n in (1, 2))  # type: ignore
+
+    @cached_property
+    def second(self) -> Any:
+        """What the fresh pair says."""
+        return self.looked_at(*self.fresh)
+
+    @cached_property
+    def second_masks(self) -> tuple[dict[int, Any], Any]:
+        """The fresh pair's corrections of what the first peers rejected."""
+        return self.corrected(self.second, np.flatnonzero(~self.first_kept))
+
+
+GCE = "generalised_cross_entropy"
+Row = dict[str, Any]
+
+
+def clean(s: School) -> Row:
+    data = s.data().with_original_masks()
+    return {"test": s.tested(s.trained(data, STEPS)), "labels": 1, "steps": STEPS}
+
+
+def noisy(s: School) -> Row:
+    return {
+        "test": s.tested(s.trained(s.data(), STEPS)),
+        "labels": s.label_dice({}),
+        "steps": STEPS,
+    }
+
+
+def noisy_gce(s: School) -> Row:
+    return noisy(s) | {"test": s.tested(s.trained(s.data(), STEPS, loss=GCE))}
+
+
+def kept_alone(s: School) -> Row:
+    module = s.trained(s.data(s.first_kept), STEPS)
+    dice = s.label_dice({}, s.first_kept)
+    return {"test": s.tested(module), "labels": dice, "auroc": s.auroc(s.first), "steps": STEPS}
+
+
+def fresh_peer(s: School) -> Row:
+    a, _ = s.fresh
+    row = {"test": s.tested(a), "labels": s.label_dice({}, s.first_kept)}
+    return row | {"auroc": s.auroc(s.second), "steps": STEPS // 2}
+
+
+def first_vote(s: School) -> Row:
+    """New weights, on what the first peers kept and corrected."""
+    module = s.trained(s.data(masks=s.first_masks), STEPS, loss=GCE)
+    row = {"test": s.tested(module), "labels": s.label_dice(s.first_masks)}
+    return row | {"auroc": s.auroc(s.first), "steps": STEPS}
+
+
+def fresh_vote(s: School) -> Row:
+    """From a peer of the fresh pair, on what was kept and what the fresh pair corrected."""
+    masks, guard = s.second_masks
+    module = s.trained(s.data(masks=masks), STEPS // 2, seed=3, start=s.fresh[0], loss=GCE)
+    row = {"test": s.tested(module), "labels": s.label_dice(masks), "auroc": s.auroc(s.second)}
+    return row | {"steps": STEPS // 2 * 3, "ratio": guard.label_peer_ratio}
+
+
+def fresh_vote_from_new(s: School) -> Row:
+    """The same labels, from the encoder's weights."""
+    masks, _ = s.second_masks
+    module = s.trained(s.data(masks=masks), STEPS, seed=3, loss=GCE)
+    row = {"test": s.tested(module), "labels": s.label_dice(masks), "auroc": s.auroc(s.second)}
+    return row | {"steps": 2 * STEPS}
+
+
+def fresh_ranking(s: School) -> Row:
+    """As `fresh_vote`, where the fresh pair ranks anew before it corrects."""
+    masks, guard = s.corrected(s.second)
+    module = s.trained(s.data(masks=masks), STEPS // 2, seed=3, start=s.fresh[0], loss=GCE)
+    row = {"test": s.tested(module), "labels": s.label_dice(masks), "auroc": s.auroc(s.second)}
+    return row | {"steps": STEPS // 2 * 3, "ratio": guard.label_peer_ratio}
+
+
+VARIANTS: dict[str, Callable[[School], Row]] = {
+    "noisy": noisy,
+    "clean": clean,
+    "the kept half": kept_alone,
+    "a fresh peer": fresh_peer,
+    "fresh pair's vote": fresh_vote,
+    "fresh pair's ranking and vote": fresh_ranking,
+    "first peers' vote, new weights": first_vote,
+    "noisy, GCE": noisy_gce,
+    "fresh pair's vote, new weights": fresh_vote_from_new,
+}
+
+
+def read() -> list[Row]:
+    if not RESULTS.exists():
+        return []
+    with RESULTS.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def note(row: Row) -> None:
+    is_new = not RESULTS.exists()
+    with RESULTS.open("a", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n", restval="")
+        if is_new:
+            table.writeheader()
+        table.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
+
+
+def run(weights: str, name: str, seed: int, variants: list[str]) -> None:
+    done = {(row["set"], int(row["seed"]), row["variant"]) for row in read()}
+    wanted = [v for v in variants or VARIANTS if (name, seed, v) not in done]
+    if not wanted:
+        return
+    school = School(("pretrained", name, seed), weights)
+    for variant in wanted:
+        row = {"set": name, "seed": seed, "variant": variant, **VARIANTS[variant](school)}
+        note(row)
+        print(row, flush=True)
+
+
+def table() -> None:
+    rows = read()
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    columns = [f"{name}: {part}" for name in sets for part in ("test", "labels", "AUROC")]
+    print(f"| learnt from | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
+    for variant in VARIANTS:
+        cells = []
+        for name in sets:
+            of = [row for row in rows if (row["set"], row["variant"]) == (name, variant)]
+            for part in ("test", "labels", "auroc"):
+                values = [100 * float(row[part]) for row in of if row[part]]
+                spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+                cells.append(f"{np.mean(values):.1f}{spread}" if values else "-")
+        print(f"| {variant} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    """Train what is missing, or print the table."""
+    if sys.argv[1:] == ["table"]:
+        table()
+        return
+    warnings.filterwarnings("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    weights, name, seed, *variants = sys.argv[1:]
+    run(str(Path(weights).absolute()), name, int(seed), variants)
+
+
+if __name__ == "__main__":
+    main()
