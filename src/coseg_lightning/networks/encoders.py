@@ -5,10 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
-from segmentation_models_pytorch.encoders import encoders, get_encoder
+from segmentation_models_pytorch.encoders import (
+    encoders,
+    get_encoder,
+    get_preprocessing_params,
+)
 from torch import Tensor, nn
 
 from coseg_lightning.data.preparation import Statistics
@@ -199,9 +202,12 @@ def pretraining_statistics(name: str, in_channels: int) -> Statistics:
 
 
 def _statistics(name: str) -> Statistics:
-    cfg = timm.models.get_pretrained_cfg(name[3:]) if name.startswith("tu-") else None
-    if cfg is not None:
-        return tuple(map(float, cfg.mean)), tuple(map(float, cfg.std))
+    if name.startswith("tu-"):  # for smp's own it would ask the network
+        try:
+            given = get_preprocessing_params(name)
+            return tuple(given["mean"]), tuple(given["std"])
+        except ValueError:  # timm knows no weights of it
+            return IMAGENET
     for start, statistics in OTHER_STATISTICS.items():
         if name.startswith(start):
             return statistics
