@@ -27,7 +27,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from kept import Cell, evidence_of, judged, settings
-from scipy.stats import rankdata
+from outline import figures_of
 from torch.utils.data import DataLoader
 from votes import Corrections
 
@@ -58,13 +58,13 @@ class School:
 
         self.cell, self.seed = cell, cell[2]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            self.cfg = compose("config", [*settings(cell, weights), "trainer.precision=auto"])
+            self.cfg = compose("config", settings(cell, weights))
         self.first = judged(cell)
-        self.folder = Path(tempfile.mkdtemp())
+        self.folder = tempfile.TemporaryDirectory()
 
     def data(self, kept: np.ndarray | None = None, masks: Mapping[int, Any] | None = None) -> Any:
         """The given labels; of some samples alone, or with other masks."""
-        folder = Path(tempfile.mkdtemp(dir=self.folder))
+        folder = Path(tempfile.mkdtemp(dir=self.folder.name))
         data = make_data(self.cfg, folder)
         data.prepare_data()
         if kept is not None:
@@ -133,9 +133,7 @@ class School:
     def auroc(self, cell: Any) -> float:
         """How well a pair ranks the replaced masks."""
         scores = np.mean([mask_scores(peer, "joint") for peer in cell.peers], axis=0)
-        bad, ranks = cell.replaced, rankdata(scores)
-        pairs = bad.sum() * (~bad).sum()
-        return float((ranks[bad].sum() - bad.sum() * (bad.sum() + 1) / 2) / pairs)
+        return float(figures_of(scores, cell.replaced, 1 - cell.dice)[0])
 
     def corrected(self, cell: Any, noisy: np.ndarray | None = None) -> tuple[dict[int, Any], Any]:
         """The vote's masks of the samples that count as noisy, and the guard."""
@@ -210,7 +208,8 @@ def noisy(s: School) -> Row:
 
 
 def noisy_gce(s: School) -> Row:
-    return noisy(s) | {"test": s.tested(s.trained(s.data(), STEPS, loss=GCE))}
+    module = s.trained(s.data(), STEPS, loss=GCE)
+    return {"test": s.tested(module), "labels": s.label_dice({}), "steps": STEPS}
 
 
 def kept_alone(s: School) -> Row:

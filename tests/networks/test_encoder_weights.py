@@ -55,6 +55,15 @@ def test_the_encoder_is_found_in_a_whole_networks_state(encoder, within, folder)
         assert torch.equal(one, other)
 
 
+def test_of_two_peers_the_first_ones_encoder_is_taken(folder):
+    peers = {name: smp.Unet("resnet18", encoder_weights=None) for name in ("net_b", "net_a")}
+    path = folder / "peers.ckpt"
+    state = {f"{n}.{k}": v for n, net in peers.items() for k, v in net.state_dict().items()}
+    torch.save({"state_dict": state}, path)
+    network = build_network("unet", encoder_name="resnet18", encoder_weights=str(path))
+    assert torch.equal(network.encoder.conv1.weight, peers["net_a"].encoder.conv1.weight)
+
+
 def test_the_encoders_own_state_is_loaded_too(folder):
     given = smp.encoders.get_encoder("resnet18", weights=None)
     path = folder / "encoder.pt"
@@ -70,6 +79,9 @@ def test_weights_that_do_not_fit_are_refused(folder):
 
     with pytest.raises(InputError, match=r"nowhere.pth: there is no such file"):
         build("nowhere.pth")
+    for path in ("lite0.safetensor", "weights/lite0"):  # or else smp would download timm's own
+        with pytest.raises(InputError, match="there is no such file"):
+            build(path)
     with pytest.raises(InputError, match=r"has no model.conv_stem.weight, which the encoder needs"):
         build(weights_of("resnet18", folder), "tu-tf_efficientnet_lite0")
     state = timm.create_model("resnet18").state_dict()

@@ -18,7 +18,6 @@ from coseg_lightning.data.preparation import Statistics
 from coseg_lightning.errors import InputError, unknown_name_message
 from coseg_lightning.files.images import decoding
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 PRETRAINED_CHANNELS = 3  # encoders are pretrained on colour images
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -70,8 +69,12 @@ def check_encoder(name: str) -> None:
 
 
 def weights_file(weights: str | None) -> Path | None:
-    """The file that `encoder_weights` names, or None if it is a name, such as `imagenet`."""
-    if not isinstance(weights, str) or not weights.endswith(SUFFIXES):
+    """The file that `encoder_weights` names, or None if it is a name, such as `imagenet`.
+
+    No name has a dot or a slash. For timm's encoders smp takes any other text for a name, and would
+    download weights that nobody asked for.
+    """
+    if not isinstance(weights, str) or not any(mark in weights for mark in "./\\"):
         return None
     return Path(weights).expanduser()
 
@@ -168,7 +171,8 @@ def _without_prefix(given: dict[str, Tensor], wanted: set[str]) -> dict[str, Ten
     def found(prefix: str) -> int:
         return sum(prefix + name in plain for name in wanted)
 
-    best = max(sorted(prefixes, key=len), key=found)
+    # The shortest and first one, where there are several, as in a checkpoint of two peers.
+    best = max(sorted(prefixes, key=lambda prefix: (len(prefix), prefix)), key=found)
     return {
         name.removeprefix(best): tensor for name, tensor in plain.items() if name.startswith(best)
     }
