@@ -9,7 +9,8 @@ A pretrained EfficientNet-Lite0 U-Net at 128 x 128, half of the masks replaced, 
 normalised by itself. Each row is a network with averaged weights; `steps` counts all steps of all
 networks that it and its labels rest on, after the first peers'. `test` is the Dice on
 test images, `labels` that of the labels it learns from to the original masks, and `auroc` ranks the
-replaced masks by the peers that corrected them. Rows that are there already are not trained again. Writes `benchmarks/results/taught.csv`.
+replaced masks by the peers that corrected them. Rows that are there already
+are not trained again. Writes `benchmarks/results/taught.csv`.
 """
 
 import csv
