@@ -3,9 +3,10 @@
     python benchmarks/kept.py --jobs 2                       # about three hours on two cores
     python benchmarks/kept.py --jobs 2 --pretrained WEIGHTS  # 128 x 128, EfficientNet-Lite0
 
-Half of the masks are replaced as in `grid.py`. Predictions lie in `benchmarks/evidence/kept/`
-(`COSEG_EVIDENCE`), which is not committed, and are read by `ranking.py joint`. WEIGHTS is what
-`lite0.py` writes.
+Half of the masks are replaced as in `grid.py`, or none (`bubil-none`), or as many as the name says
+(`bubil-worst-0.3`). Predictions at half time and at the end lie in `benchmarks/evidence/kept/`
+(`COSEG_EVIDENCE`), which is not committed, and are read by `ranking.py joint`, `votes.py`,
+`told.py` and `taught.py`. WEIGHTS is what `lite0.py` writes.
 """
 
 import argparse
@@ -48,6 +49,9 @@ UNSEEN = {
     "bubil-polygon": ["noise=polygon"],
     "usgra-affine": ["noise=affine"],
 }
+# Half of the clean masks count as noisy in the first ones.
+OTHER_LEVELS = ["bubil-none", "usgra-none", "phantom-none"]
+OTHER_LEVELS += [f"{name}-0.3" for name in grid.SETS]
 REGIMES = ("small", "pretrained")
 PRETRAINED = ["model=unet", "model.encoder_name=tu-tf_efficientnet_lite0", "data.image_size=128"]
 PRETRAINED += ["data.normalization=image", "data.in_channels=3", "trainer.max_epochs=20"]
@@ -56,17 +60,22 @@ REPLACED = ("model", "data.image_size", "data.in_channels", "trainer.max_epochs"
 Cell = tuple[str, str, int]  # the regime, the set, the seed
 
 
-def path_of(cell: Cell) -> Path:
-    """Where the predictions of a cell lie."""
+def path_of(cell: Cell, *, half: bool = False) -> Path:
+    """Where the predictions of a cell lie, those at the end or at half time."""
     regime, name, seed = cell
-    return KEPT / f"{regime}_{name}_{seed}.npz"
+    return KEPT / f"{regime}_{name}_{seed}{'_half' if half else ''}.npz"
 
 
 def settings(cell: Cell, weights: str | None = None) -> list[str]:
     """The app's settings of a cell."""
-    regime, name, seed = cell
+    regime, full_name, seed = cell
     grid.HELD_OUT |= SEEN | UNSEEN
-    made = grid.overrides((name, 0.5, "coseg", seed), large=False)
+    name = "-".join(full_name.split("-")[:2])
+    level = float(full_name.removeprefix(name)[1:] or 0.5)
+    if name.endswith("-none"):
+        made = [*grid.overrides((name, 0.0, "coseg", seed), large=False), "nol=0.5"]
+    else:
+        made = grid.overrides((name, level, "coseg", seed), large=False)
     if regime == "pretrained":
         made = [one for one in made if not one.startswith(REPLACED)] + PRETRAINED
         made.append(f"model.encoder_weights={weights}")
@@ -87,7 +96,8 @@ def train(cell: Cell, weights: str | None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run(cfg, Path(folder) / "run")
         KEPT.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(Path(folder) / "run" / "predictions.npz", path_of(cell))
+        for half, name in ((True, "predictions_half.npz"), (False, "predictions.npz")):
+            shutil.copyfile(Path(folder) / "run" / name, path_of(cell, half=half))
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ class Judged:
     probabilities: Any
 
 
-def judged(cell: Cell) -> Judged:
+def judged(cell: Cell, *, half: bool = False) -> Judged:
     """Compute the evidence of the kept predictions, as the ranking of stage 1 does."""
     import torch
     from hydra import compose, initialize_config_dir
@@ -127,7 +137,7 @@ def judged(cell: Cell) -> Judged:
     torch.set_num_threads(1)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", settings(cell))
-    with np.load(path_of(cell)) as file, tempfile.TemporaryDirectory() as folder:
+    with np.load(path_of(cell, half=half)) as file, tempfile.TemporaryDirectory() as folder:
         data = make_data(cfg, Path(folder))
         data.prepare_data()
         samples = data.given_samples().plain()
@@ -189,7 +199,7 @@ def main() -> None:
     if given.cell:
         train((regime, given.cell[0], int(given.cell[1])), given.pretrained)
         return
-    names = [*SEEN, *UNSEEN]
+    names = [*SEEN, *UNSEEN] + ([] if given.pretrained else OTHER_LEVELS)
     cells: list[Cell] = [(regime, name, seed) for seed in grid.SEEDS for name in names]
 
     def one(cell: Cell) -> None:

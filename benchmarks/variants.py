@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection
-from coseg_lightning.callbacks.evidence_sum import PredictionObserver
+from coseg_lightning.callbacks.evidence_sum import PredictionObserver, evidence_pass
 from coseg_lightning.functional.equations import vote
 from coseg_lightning.methods import coseg
 from coseg_lightning.methods.coteaching import robust_training
@@ -74,10 +74,14 @@ RANKED_BY_THE_TRUTH = replace(coseg.METHOD, ranking=RankingByTheTruth)
 
 
 class Kept(CorruptionRanking, PredictionObserver):
-    """Keeps the peers' last predictions beside `scores.csv`, as rounded log odds."""
+    """Keeps the peers' predictions at the first ranking and at the end, as rounded log odds.
+
+    They lie beside `scores.csv`, in `predictions_half.npz` and `predictions.npz`.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.half: dict[int, Any] = {}
         self.kept: dict[int, Any] = {}
 
     def observe(self, indices: Any, sample: Batch, logits: Any) -> None:
@@ -86,15 +90,27 @@ class Kept(CorruptionRanking, PredictionObserver):
         quarters = (4 * peers.logit(1e-4).clamp(-8, 8)).round().to(torch.int8).cpu().numpy()
         self.kept |= dict(zip(indices, quarters, strict=True))
 
+    def judge(self, trainer: Any, module: CoSegModule) -> Any:
+        """Make the pass of a ranking in training, and keep the first one's predictions."""
+        if self.half:
+            return super().judge(trainer, module)
+        observers = [self, *self.observers(trainer, module)]
+        judged = self.judged_dataset(trainer)
+        result = evidence_pass(trainer, module, judged, observers=observers)
+        self.half, self.kept = self.kept, {}
+        return result
+
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """Rank, and write the predictions of the ranking's pass."""
+        """Rank, and write the predictions of both passes."""
         super().on_train_end(trainer, pl_module)
         assert self.ranking is not None
-        np.savez_compressed(
-            self.path.with_name("predictions.npz"),
-            ids=np.array(self.ranking.ids),
-            foreground=np.stack([self.kept[index] for index in sorted(self.kept)]),
-        )
+        for name, kept in (("predictions_half", self.half), ("predictions", self.kept)):
+            if kept:
+                np.savez_compressed(
+                    self.path.with_name(f"{name}.npz"),
+                    ids=np.array(self.ranking.ids),
+                    foreground=np.stack([kept[index] for index in sorted(kept)]),
+                )
 
 
 KEPT = Method("coseg", (robust_training,), ranking=Kept)
