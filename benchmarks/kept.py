@@ -2,6 +2,7 @@
 
     python benchmarks/kept.py --jobs 2                       # about three hours on two cores
     python benchmarks/kept.py --jobs 2 --pretrained WEIGHTS  # 128 x 128, EfficientNet-Lite0
+    COSEG_EVIDENCE=short python benchmarks/kept.py --jobs 2 --epochs 5
 
 Half of the masks are replaced as in `grid.py`, or none (`bubil-none`), or as many as the name says
 (`bubil-worst-0.3`). Predictions at half time and at the end lie in `benchmarks/evidence/kept/`
@@ -82,7 +83,7 @@ def settings(cell: Cell, weights: str | None = None) -> list[str]:
     return [*made, "rehearse=false", "+method.object=variants.KEPT"]
 
 
-def train(cell: Cell, weights: str | None) -> None:
+def train(cell: Cell, weights: str | None, epochs: int | None) -> None:
     """Train the peers of a cell, and keep their predictions."""
     warnings.filterwarnings("ignore")
     from hydra import compose, initialize_config_dir
@@ -92,7 +93,8 @@ def train(cell: Cell, weights: str | None) -> None:
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", settings(cell, weights))
+        made = settings(cell, weights)
+        cfg = compose("config", made + ([f"trainer.max_epochs={epochs}"] if epochs else []))
     with tempfile.TemporaryDirectory() as folder:
         run(cfg, Path(folder) / "run")
         KEPT.mkdir(parents=True, exist_ok=True)
@@ -193,11 +195,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--pretrained", metavar="WEIGHTS")
+    parser.add_argument("--epochs", type=int)
     parser.add_argument("--cell", nargs=2)
     given = parser.parse_args()
     regime = REGIMES[given.pretrained is not None]
     if given.cell:
-        train((regime, given.cell[0], int(given.cell[1])), given.pretrained)
+        train((regime, given.cell[0], int(given.cell[1])), given.pretrained, given.epochs)
         return
     names = [*SEEN, *UNSEEN] + ([] if given.pretrained else OTHER_LEVELS)
     cells: list[Cell] = [(regime, name, seed) for seed in grid.SEEDS for name in names]
@@ -205,6 +208,7 @@ def main() -> None:
     def one(cell: Cell) -> None:
         command = [sys.executable, __file__, "--cell", cell[1], str(cell[2])]
         command += ["--pretrained", given.pretrained] if given.pretrained else []
+        command += ["--epochs", str(given.epochs)] if given.epochs else []
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         print(*cell, flush=True)
 
