@@ -77,6 +77,7 @@ def settings(cell: Cell, weights: str | None = None) -> list[str]:
         made = [*grid.overrides((name, 0.0, "coseg", seed), large=False), "nol=0.5"]
     else:
         made = grid.overrides((name, level, "coseg", seed), large=False)
+    made = [one for one in made if not one.startswith("trainer.precision")]  # the app's default
     if regime == "pretrained":
         made = [one for one in made if not one.startswith(REPLACED)] + PRETRAINED
         made.append(f"model.encoder_weights={weights}")
