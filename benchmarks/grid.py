@@ -1,16 +1,19 @@
 """Runs the app over data, noise, noise levels, methods and seeds; draws the tables.
 
     python benchmarks/grid.py run core --jobs 2    # what has no result yet, most telling first
+    python benchmarks/grid.py list core            # what that is
     python benchmarks/grid.py table core           # its tables
     python benchmarks/grid.py run heldout --jobs 2 # on noise that nothing was chosen on
     python benchmarks/grid.py docs                 # writes them into README.md and docs/
     python benchmarks/grid.py run core --large --jobs 4    # at 256 x 256 with ResNet-18, for a GPU
+    python benchmarks/grid.py run real --jobs 2    # pretrained, 128 x 128; with --large 256 x 256
 
 Every cell is one run of the app (`coseg_lightning.run.run` of a composed configuration). Results
 are appended to `benchmarks/results/<grid>.csv`, one row a cell, with a hash of the configuration:
 finished cells are not run again unless it has changed. Take rows out of the file to run them again
 with changed code, whose hash they carry too. Real data lies in `COSEG_DATA`; it is
-shrunk once, into a temporary folder, to the size that the networks see.
+shrunk once, into a temporary folder, to the size that the networks see. The grid `real` sees it as
+it is, and has the encoder's weights in `COSEG_WEIGHTS`, which `lite0.py` writes.
 """
 
 import argparse
@@ -33,8 +36,11 @@ DATA = Path(os.environ.get("COSEG_DATA", HERE.parents[1] / "shared" / "data"))
 SMALL = ["model=unet_classic", "model.base_channels=12", "data.image_size=64"]
 SMALL += ["trainer.precision=bf16-mixed"]
 LARGE = ["model=unet", "data.image_size=256"]
+WEIGHTS = Path(os.environ.get("COSEG_WEIGHTS", HERE / "evidence" / "lite0.safetensors"))
+REAL = ["model=unet", "model.encoder_name=tu-tf_efficientnet_lite0", "data.image_size=128"]
+REAL += ["data.in_channels=3", "trainer.max_epochs=20"]
 SEEDS = (0, 1, 2)
-GRIDS = ("core", "ablation", "heldout")
+GRIDS = ("core", "ablation", "heldout", "real")
 
 # What is trained on: the data, and the noise.
 SETS = {
@@ -116,8 +122,23 @@ COLUMNS += ["contradiction", "corrected", "seconds", "hash", "code"]
 Cell = tuple[str, float, str, int]
 
 
+# What users have: pretrained encoders. All networks learn for as many steps as our final one.
+REAL_SETS = ("bubil-worst", "bubil-large", "bubil-crowd1", "bubil-type2")
+REAL_SETS += ("usgra-type1", "usgra-type2")
+REAL_METHODS = ("supervised x2", "gce x2", "coseg", "one network", "forward_correction x2")
+
+
 def cells(grid: str) -> Iterator[Cell]:
     """Set, noise level, method and seed, the most telling first."""
+    if grid == "real":
+        for level in (0.5, 0.3):
+            for seed in SEEDS:
+                for name in ("bubil-none", "usgra-none"):
+                    yield name, 0.0, "supervised x2", seed
+                for name in REAL_SETS:
+                    for method in REAL_METHODS:
+                        yield name, level, method, seed
+        return
     if grid == "ablation":
         for seed in SEEDS:
             for name in ("bubil-large", "bubil-worst", "phantom-type2", "phantom-type1"):
@@ -166,8 +187,8 @@ def cells(grid: str) -> Iterator[Cell]:
                 yield name, 0.5, method, seed
 
 
-def overrides(cell: Cell, large: bool) -> list[str]:
-    """The app's arguments that make a cell."""
+def overrides(cell: Cell, large: bool, *, real: bool = False) -> list[str]:
+    """The app's arguments that make a cell; of the grid `real`, or of another one."""
     name, level, method, seed = cell
     dataset, noise = name.split("-")
     told = level
@@ -185,10 +206,16 @@ def overrides(cell: Cell, large: bool) -> list[str]:
     made += ["noise=none"] if noise == "none" else (SETS | HELD_OUT)[name]
     made += [f"nol={'auto' if method == 'nol=auto' else told}", f"noise.level={level}"]
     made += ABLATIONS.get(method, [])
+    if real:
+        replaced = ("model", "data.image_size", "data.in_channels", "trainer.precision")
+        made = [one for one in made if not one.startswith((*replaced, "trainer.max_epochs"))]
+        made += [*REAL, f"model.encoder_weights={WEIGHTS}"]
+        made += ["data.image_size=256"] if large else []
+        made += [f"trainer.max_epochs={20 * int(longer)}"] if longer else []
     return [*made, f"seed={seed}", "+trainer.enable_progress_bar=false"]
 
 
-def composed(cell: Cell, large: bool):  # -> DictConfig
+def composed(cell: Cell, large: bool, *, real: bool = False):  # -> DictConfig
     """The app's configuration of a cell, and its hash."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -197,7 +224,7 @@ def composed(cell: Cell, large: bool):  # -> DictConfig
     from coseg_lightning.modules.renamed import MOVED
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = compose("config", overrides(cell, large))
+        cfg = compose("config", overrides(cell, large, real=real))
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     for key in ("resume", "baselines", "on_bad_sample", "stages", "review", "trust"):
@@ -215,13 +242,20 @@ def composed(cell: Cell, large: bool):  # -> DictConfig
     if "object" in plain["method"]:
         plain["method"]["module"] = VARIANTS_BEFORE[plain["method"].pop("object")]
     text = json.dumps(plain, sort_keys=True, default=str).replace(str(DATA), "DATA")
+    text = text.replace(str(WEIGHTS), "WEIGHTS")
     for before, now in MOVED.items():
         text = text.replace(now, before)
     return cfg, hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def measure(cell: Cell, large: bool, images: str) -> dict[str, str]:
-    """Run a cell; in a process of its own, which may run others after it."""
+def measure(cell: Cell, large: bool, images: str | None) -> dict[str, str]:
+    """Run a cell; in a process of its own, which may run others after it.
+
+    Args:
+        cell: The cell.
+        large: Whether at 256 x 256.
+        images: The folder of the shrunk images; None for the grid `real`.
+    """
     import logging
 
     from coseg_lightning.run import run
@@ -229,8 +263,8 @@ def measure(cell: Cell, large: bool, images: str) -> dict[str, str]:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     sys.path.insert(0, str(HERE))  # the ablation's variants
     version = code()  # before anything is trained, of what this process has imported
-    cfg, digest = composed(cell, large)
-    if "root" in cfg.data.source:
+    cfg, digest = composed(cell, large, real=images is None)
+    if "root" in cfg.data.source and images is not None:
         cfg.data.root = str(Path(images) / cell[0].split("-")[0])  # all others refer to it
     with tempfile.TemporaryDirectory() as folder, Path(os.devnull).open("w") as nowhere:
         sys.stdout, sys.stderr = nowhere, nowhere
@@ -299,6 +333,22 @@ def read(grid: str) -> list[dict[str, str]]:
     return list(rows.values())
 
 
+def left_of(
+    grid: str, large: bool, seeds: Sequence[int] = SEEDS, sets: Sequence[str] = ()
+) -> Iterator[Cell]:
+    """The cells without a result yet, of these seeds and sets (all if none is named)."""
+    rows = read(f"{grid}{'_large' * large}")
+    done = {(tuple(row[key] for key in KEYS), row["hash"]) for row in rows}
+    for cell in dict.fromkeys(cells(grid)):
+        if cell[3] not in seeds or (sets and cell[0] not in sets):
+            continue
+        if not cell[0].startswith("phantom") and not DATA.is_dir():
+            print(f"{cell} is left out: there is no folder {DATA}, set COSEG_DATA.", flush=True)
+            continue
+        if (tuple(map(str, cell)), composed(cell, large, real=grid == "real")[1]) not in done:
+            yield cell
+
+
 def run(
     grid: str,
     jobs: int,
@@ -306,24 +356,20 @@ def run(
     seeds: Sequence[int] = SEEDS,
     sets: Sequence[str] = (),
 ) -> None:
-    """Run what has no result yet, of these seeds and sets (all if none is named)."""
-    name = f"{grid}_large" if large else grid
-    done = {(tuple(row[key] for key in KEYS), row["hash"]) for row in read(name)}
-    left = []
-    for cell in dict.fromkeys(cells(grid)):
-        if cell[3] not in seeds or (sets and cell[0] not in sets):
-            continue
-        if not cell[0].startswith("phantom") and not DATA.is_dir():
-            print(f"{cell} is left out: there is no folder {DATA}, set COSEG_DATA.", flush=True)
-            continue
-        if (tuple(map(str, cell)), composed(cell, large)[1]) not in done:
-            left.append(cell)
+    """Run what has no result yet."""
+    name, real = f"{grid}{'_large' * large}", grid == "real"
+    if real and not WEIGHTS.is_file():
+        print(f"There are no weights in {WEIGHTS}: python benchmarks/lite0.py {WEIGHTS}")
+        return
+    left = list(left_of(grid, large, seeds, sets))
     path = RESULTS / f"{name}.csv"
     with tempfile.TemporaryDirectory() as images:
-        if DATA.is_dir():
+        if DATA.is_dir() and not real:
             shrunk(Path(images), 256 if large else 64)
         with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-            futures = {pool.submit(measure, cell, large, images): cell for cell in left}
+            futures = {
+                pool.submit(measure, cell, large, None if real else images): cell for cell in left
+            }
             for number, future in enumerate(as_completed(futures), start=1):
                 try:
                     row = future.result()
@@ -346,6 +392,8 @@ def rows_of(grid: str, size: str = "") -> list[dict[str, str]]:
         sets = {row["set"] for row in rows}
         of_default = [row for row in core if row["noise_level"] == "0.5" and row["set"] in sets]
         return rows + [row for row in of_default if row["method"] == "coseg"]
+    if grid == "real":
+        return rows
     if grid == "heldout":  # plain networks on clean labels
         clean = [row for row in core if row["set"].endswith("-none")]
         return rows + [row for row in clean if row["method"].startswith("supervised")]
@@ -356,7 +404,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("what", choices=("run", "table", "docs"))
+    parser.add_argument("what", choices=("run", "list", "table", "docs"))
     parser.add_argument("grid", choices=GRIDS, nargs="?", default="core")
     parser.add_argument("--jobs", type=int, default=1, help="cells at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="only these")
@@ -367,6 +415,10 @@ def main() -> None:
     if arguments.what == "run":
         os.environ.setdefault("OMP_NUM_THREADS", "1" if arguments.jobs > 1 else "2")
         run(arguments.grid, arguments.jobs, arguments.large, arguments.seeds, arguments.sets)
+    if arguments.what == "list":
+        for cell in left_of(arguments.grid, arguments.large, arguments.seeds, arguments.sets):
+            print(*cell)
+        return
     from tables import filled, tables
 
     if arguments.what == "docs":

@@ -296,6 +296,7 @@ def main() -> None:
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--compile", action="store_true", help="torch.compile the networks")
     parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # those who wait do not spin
     kinds = list(dict.fromkeys(["plain", *options.kinds]))
@@ -325,9 +326,9 @@ def main() -> None:
         import torch
 
         machine = torch.cuda.get_device_name()
-    new = not RESULTS.is_file()
+    new = not options.results.is_file()
     told = [n for n in ("channels_last", "compile") if getattr(options, n)]
-    with RESULTS.open("a", newline="") as file:
+    with options.results.open("a", newline="") as file:
         table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         if new:
             table.writeheader()
