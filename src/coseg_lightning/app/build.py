@@ -496,6 +496,7 @@ def make_trainer(
     Raises:
         InputError: If the trainer would start processes that cannot join this run.
     """
+    from coseg_lightning.callbacks.enough_epochs import EnoughEpochs
     from coseg_lightning.modules.compat import loses_results
 
     for name in ("logger", "default_root_dir", "enable_checkpointing"):
@@ -506,6 +507,10 @@ def make_trainer(
             )
     own = instantiate(cfg.trainer.get("callbacks")) or []
     rest["callbacks"] = [*rest.get("callbacks", ()), *own]
+    if cfg.trainer.get("max_epochs") == "auto":
+        rest["max_epochs"] = -1
+        if not any(cfg.trainer.get(limit) for limit in ("max_steps", "max_time")):
+            rest["callbacks"].insert(0, EnoughEpochs())
     loggers = list(logger) if isinstance(logger, list) else [logger] if logger else []
     if loggers and "_target_" in cfg.logger:
         loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))

@@ -26,7 +26,6 @@ COUNTS = {  # whole numbers, and the smallest value of each
     "data.classes": 1,
     "data.batch_size": 1,
     "data.num_workers": 0,
-    "trainer.max_epochs": 1,
 }
 
 
@@ -112,7 +111,11 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     for key, least in COUNTS.items():
         if not has_own_data or key in ("data.in_channels", "data.classes", "seed"):
             check_count(cfg, key, least)
-    check_count(cfg, "trainer.max_epochs", COUNTS["trainer.max_epochs"])
+    epochs = OmegaConf.select(cfg, "trainer.max_epochs")
+    if epochs != "auto" and not is_count(epochs, least=1):
+        raise InputError(
+            f"trainer.max_epochs={epochs} must be a whole number of at least 1, or auto."
+        )
     _check_callbacks(cfg.trainer.get("callbacks"))
     if str(cfg.objective).partition("/")[0] not in ("val", "test", "train"):
         raise InputError(

@@ -133,7 +133,8 @@ def walk(
         The content of `summary.json`.
     """
     outcome = Outcome()
-    for stage in run.method.stages:
+    for number, stage in enumerate(run.method.stages, start=1):
+        run.runner.expect(len(run.method.stages) - number)
         outcome = stage(run, outcome)
         after_stage()
     summary = finish(run, outcome, config, tested or {})

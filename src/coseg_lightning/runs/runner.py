@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, StageCheckpoint
+from coseg_lightning.callbacks.time_left import TimeLeft
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.checkpoints import check_fits, load_checkpoint, load_plain
@@ -50,7 +51,12 @@ class StageRunner:
         self.averaging = averaging
         self.seed = seed
         self.stages: dict[str, dict[str, Any]] = {}  # the seconds and epochs of each fit
+        self.later_stages = 0
         self._begun = False
+
+    def expect(self, later_stages: int) -> None:
+        """Tell how many stages follow the current one, for the progress bar."""
+        self.later_stages = later_stages
 
     @overload
     def stage(
@@ -173,7 +179,11 @@ class StageRunner:
         averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
         # Averaging comes first, so that the others use the averaged network when training ends.
         averaging = [AveragedWeights(self.averaging)] if averages else []
-        always = [EpochSeeds(self.seed), StageCheckpoint(stage_folder)]
+        always = [
+            EpochSeeds(self.seed),
+            StageCheckpoint(stage_folder),
+            TimeLeft(self.later_stages),
+        ]
         logger = CSVLogger(stage_folder, name="", version=self.folder.log_folder(stage))
         trainer = self.trainer(
             callbacks=[*averaging, *own, *callbacks, *always],

@@ -1,0 +1,104 @@
+"""The number of epochs follows from the data, and the progress bar tells how long is left."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, IterableDataset
+
+from coseg_lightning import SegmentationModule
+from coseg_lightning.app.checks import check
+from coseg_lightning.callbacks.enough_epochs import EnoughEpochs, enough_epochs
+from coseg_lightning.callbacks.time_left import TimeLeft
+from coseg_lightning.errors import InputError
+from coseg_lightning.run import run
+from support import PHANTOM, SMALL, Halves, OwnData, TinyNetwork, composed, trainer_of
+
+
+@pytest.mark.parametrize(
+    ("samples", "epochs"), [(8, 200), (20, 200), (80, 68), (137, 40), (2000, 10), (20_000, 10)]
+)
+def test_few_samples_are_seen_more_often(samples, epochs):
+    assert enough_epochs(samples // 8) == epochs
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return map(Halves().__getitem__, range(8))
+
+
+class Streamed(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(Stream(), batch_size=4)
+
+
+def epochs_of(tmp_path, data, monkeypatch, **options):
+    monkeypatch.setattr("coseg_lightning.callbacks.enough_epochs.STEPS", 9)
+    monkeypatch.setattr("coseg_lightning.callbacks.enough_epochs.MIN_EPOCHS", 2)
+    monkeypatch.setattr("coseg_lightning.callbacks.enough_epochs.UNKNOWN", 5)
+    options = {"max_epochs": -1, "callbacks": [EnoughEpochs()], **options}
+    trainer = trainer_of(tmp_path, **options)
+    trainer.fit(SegmentationModule(TinyNetwork()), datamodule=data)
+    return trainer.current_epoch
+
+
+def test_the_trainer_trains_for_them(tmp_path, monkeypatch):
+    # 12 samples in batches of 4 are 3 batches, of which 3 epochs make 9.
+    assert epochs_of(tmp_path, OwnData(), monkeypatch) == 3
+
+
+def test_a_limit_that_is_given_stays(tmp_path, monkeypatch):
+    assert epochs_of(tmp_path, OwnData(), monkeypatch, max_epochs=1) == 1
+
+
+def test_of_a_stream_the_number_of_batches_is_unknown(tmp_path, monkeypatch):
+    assert epochs_of(tmp_path, Streamed(), monkeypatch) == 5
+
+
+def test_it_is_the_same_on_several_processes(tmp_path, monkeypatch):
+    options = {"strategy": "ddp_fork", "devices": 2}
+
+    class Epochs(pl.Callback):
+        def on_train_end(self, trainer, pl_module):
+            torch.save(torch.tensor(trainer.max_epochs), tmp_path / f"{trainer.global_rank}")
+
+    options["callbacks"] = [EnoughEpochs(), Epochs()]
+    epochs_of(tmp_path, OwnData(), monkeypatch, **options)
+    epochs = [int(torch.load(tmp_path / f"{rank}", weights_only=True)) for rank in range(2)]
+    assert epochs == [3, 3]
+
+
+@pytest.mark.slow
+def test_all_stages_of_a_run_have_as_many(tmp_path, monkeypatch):
+    monkeypatch.setattr("coseg_lightning.callbacks.enough_epochs.MAX_EPOCHS", 3)
+    settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "data.batch_size=4"]
+    summary = run(composed(*settings, "trainer.max_epochs=auto"), tmp_path / "run")
+    epochs = {stage: facts["epochs"] for stage, facts in summary["stages"].items()}
+    assert epochs["robust_training"] == 3
+    assert epochs["retraining"] in (3, 6)  # 6 from new weights, where the labels were left alone
+
+
+@pytest.mark.parametrize("epochs", ["0", "-1", "often", "2.5", "null"])
+def test_other_numbers_are_refused(epochs):
+    with pytest.raises(InputError, match=r"trainer.max_epochs=.* must be a whole number of at"):
+        check(composed(f"trainer.max_epochs={epochs}"))
+
+
+class Shown(pl.Callback):
+    """Keeps what the progress bar would show after each batch."""
+
+    def __init__(self):
+        self.minutes = []
+
+    def on_train_batch_end(self, trainer, *_):
+        self.minutes.append(float(trainer.progress_bar_metrics.get("minutes_left", -1)))
+
+
+@pytest.mark.parametrize("later", [0, 2])
+def test_the_progress_bar_tells_how_long_is_left(tmp_path, monkeypatch, later):
+    seconds = iter(range(0, 10_000, 60))  # every batch takes a minute
+    monkeypatch.setattr("coseg_lightning.callbacks.time_left.time.perf_counter", seconds.__next__)
+    shown = Shown()
+    trainer = trainer_of(tmp_path, max_epochs=2, callbacks=[TimeLeft(later), shown])
+    trainer.fit(SegmentationModule(TinyNetwork()), datamodule=OwnData())
+    of_later_stages = later * 2 * 3  # epochs and batches
+    assert shown.minutes == [-1, *(left + of_later_stages for left in (4, 3, 2, 1, 0))]
