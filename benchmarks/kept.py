@@ -151,13 +151,14 @@ def judged(cell: Cell, *, half: bool = False) -> Judged:
         peers = peers / peers.sum(dim=2, keepdim=True)
         every = range(len(samples))
         images = [samples.dataset.image(n) for n in every]
-        masks, truth = [samples.mask(n) for n in every], [samples.truth.mask(n) for n in every]
+        masks = [samples.mask(n) for n in every]
+        original = samples.truth
+        truth = masks if original is None else [original.mask(n) for n in every]
         labels = torch.stack([samples[n]["mask"] for n in every])
         replaced = np.array([sample_id in (samples.replaced or ()) for sample_id in samples.ids])
-        dice = label_dice(samples)
+        dice = np.ones(len(ids := samples.ids)) if original is None else label_dice(samples)
     evidence = evidence_of(images, masks, labels, peers)
-    ids = list(samples.ids)
-    return Judged(ids, evidence, replaced, dice, images, masks, truth, labels, peers)
+    return Judged(list(ids), evidence, replaced, dice, images, masks, truth, labels, peers)
 
 
 def evidence_of(images: list[Any], masks: list[Any], labels: Any, peers: Any) -> list[Any]:
