@@ -156,9 +156,9 @@ def judged(cell: Cell, *, half: bool = False) -> Judged:
         truth = masks if original is None else [original.mask(n) for n in every]
         labels = torch.stack([samples[n]["mask"] for n in every])
         replaced = np.array([sample_id in (samples.replaced or ()) for sample_id in samples.ids])
-        dice = np.ones(len(ids := samples.ids)) if original is None else label_dice(samples)
+        dice = np.ones(len(samples)) if original is None else label_dice(samples)
     evidence = evidence_of(images, masks, labels, peers)
-    return Judged(list(ids), evidence, replaced, dice, images, masks, truth, labels, peers)
+    return Judged(list(samples.ids), evidence, replaced, dice, images, masks, truth, labels, peers)
 
 
 def evidence_of(images: list[Any], masks: list[Any], labels: Any, peers: Any) -> list[Any]:
