@@ -24,6 +24,7 @@ if [ "${1:-}" = --dry ]; then
   device=(--accelerator cpu --batch 2 --threads 1 --rounds 1)
   sizes=(32 64)
   results=$(mktemp -d)
+  trap 'rm -r "$results"' EXIT
 else
   device=(--accelerator gpu --batch 32 --precision bf16-mixed --channels-last --rounds 5)
   sizes=(256 512)
@@ -43,6 +44,8 @@ if [ "${1:-}" = --dry ]; then
   "$python" benchmarks/grid.py list real --large | sed -n 1,3p || failed=1
 elif [ "$(left)" -gt 60 ]; then
   timeout "$(left)" "$python" benchmarks/grid.py run real --large --jobs 3
+  status=$?
+  [ "$status" -eq 0 ] || [ "$status" -eq 124 ] || failed=1 # 124: the time is up
 fi
 echo "$((SECONDS - began)) s"
 exit $failed

@@ -343,7 +343,7 @@ def left_of(
         if cell[3] not in seeds or (sets and cell[0] not in sets):
             continue
         if not cell[0].startswith("phantom") and not DATA.is_dir():
-            print(f"{cell} is left out: there is no folder {DATA}, set COSEG_DATA.", flush=True)
+            print(f"{cell} is left out: there is no folder {DATA}.", file=sys.stderr)
             continue
         if (tuple(map(str, cell)), composed(cell, large, real=grid == "real")[1]) not in done:
             yield cell
@@ -359,8 +359,7 @@ def run(
     """Run what has no result yet."""
     name, real = f"{grid}{'_large' * large}", grid == "real"
     if real and not WEIGHTS.is_file():
-        print(f"There are no weights in {WEIGHTS}: python benchmarks/lite0.py {WEIGHTS}")
-        return
+        raise SystemExit(f"There are no weights: python benchmarks/lite0.py {WEIGHTS}")
     left = list(left_of(grid, large, seeds, sets))
     path = RESULTS / f"{name}.csv"
     with tempfile.TemporaryDirectory() as images:

@@ -65,6 +65,8 @@ def main() -> None:
     names = [*SEEN, *UNSEEN, *OTHER_LEVELS]
     cells = list(itertools.product(REGIMES, names, grid.SEEDS))
     rows = [measure(cell) for cell in cells if path_of(cell).exists()]
+    if not rows:
+        raise SystemExit("No predictions are kept: python benchmarks/kept.py --jobs 2")
     with RESULTS.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()

@@ -73,8 +73,8 @@ def test_peers_correct_the_masks_in_every_precision(tmp_path, accelerator, preci
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 def test_channels_last_stays_and_changes_little(tmp_path, accelerator, precision):
     """Networks of smp are kept in that order, and learn what they learn in the other one."""
-    if accelerator == "cpu":
-        precision = "bf16-mixed"
+    if accelerator == "cpu" and precision == "16-mixed":
+        pytest.skip("torch has no gradient scaling for float16 on a CPU")
     losses = []
     for layout in (torch.channels_last, torch.contiguous_format):
         torch.manual_seed(0)
@@ -174,8 +174,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_bit(
 
     with monkeypatch.context() as patch:
         patch.setattr(stopped, "on_train_epoch_start", stop)
-        with pytest.raises(BaseException, match="|"):  # Lightning turns an interrupt into an exit
+        with pytest.raises((KeyboardInterrupt, SystemExit)):  # Lightning may make it an exit
             run(composed(*settings), tmp_path / "stopped")
+    assert list((tmp_path / "stopped").rglob("unfinished.ckpt"))
     cfg = composed(*settings)
     cfg.resume = str(tmp_path / "stopped")
     run(cfg, tmp_path / "stopped")

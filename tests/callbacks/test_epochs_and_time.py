@@ -6,12 +6,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from coseg_lightning import SegmentationModule
+from coseg_lightning.app.build import make_network
 from coseg_lightning.app.checks import check
 from coseg_lightning.callbacks.enough_epochs import EnoughEpochs, enough_epochs
 from coseg_lightning.callbacks.time_left import TimeLeft
 from coseg_lightning.errors import InputError
 from coseg_lightning.run import run
-from support import PHANTOM, SMALL, Halves, OwnData, TinyNetwork, composed, trainer_of
+from support import PHANTOM, SMALL, Halves, OwnData, TinyNetwork, composed, module_of, trainer_of
 
 
 @pytest.mark.parametrize(
@@ -50,6 +51,29 @@ def test_a_limit_that_is_given_stays(tmp_path, monkeypatch):
     assert epochs_of(tmp_path, OwnData(), monkeypatch, max_epochs=1) == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ({"limit_train_batches": 1}, 9),
+        ({"limit_train_batches": 0.67}, 5),  # 2 of 3 batches
+        ({"overfit_batches": 1}, 9),
+        ({"max_steps": 20}, 7),
+        ({"max_steps": 20, "accumulate_grad_batches": 3}, 20),
+        ({"max_steps": -1}, 3),
+        ({"max_time": {"minutes": 5}}, 3),
+    ],
+)
+def test_other_limits_of_the_trainer_count_too(tmp_path, monkeypatch, options, epochs):
+    assert epochs_of(tmp_path, OwnData(), monkeypatch, **options) == epochs
+
+
+def test_peers_that_accumulate_gradients_take_all_steps(tmp_path, monkeypatch):
+    options = {"max_epochs": -1, "max_steps": 8, "accumulate_grad_batches": 3}
+    trainer = trainer_of(tmp_path, callbacks=[EnoughEpochs()], **options)
+    trainer.fit(module_of(), datamodule=OwnData())
+    assert trainer.global_step == 8
+
+
 def test_of_a_stream_the_number_of_batches_is_unknown(tmp_path, monkeypatch):
     assert epochs_of(tmp_path, Streamed(), monkeypatch) == 5
 
@@ -70,11 +94,37 @@ def test_it_is_the_same_on_several_processes(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_all_stages_of_a_run_have_as_many(tmp_path, monkeypatch):
     monkeypatch.setattr("coseg_lightning.callbacks.enough_epochs.MAX_EPOCHS", 3)
-    settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "data.batch_size=4"]
+    settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "~data.max_epochs"]
     summary = run(composed(*settings, "trainer.max_epochs=auto"), tmp_path / "run")
     epochs = {stage: facts["epochs"] for stage, facts in summary["stages"].items()}
     assert epochs["robust_training"] == 3
     assert epochs["retraining"] in (3, 6)  # 6 from new weights, where the labels were left alone
+
+
+@pytest.mark.parametrize("limit", ["max_steps=20", "max_steps=-1", "max_time=00:00:10:00"])
+def test_it_is_a_number_for_all_who_read_it(tmp_path, monkeypatch, limit):
+    """The estimate of the noise level needs the first half of the epochs."""
+    monkeypatch.setattr("coseg_lightning.callbacks.enough_epochs.STEPS", 8)
+    monkeypatch.setattr("coseg_lightning.callbacks.enough_epochs.MIN_EPOCHS", 4)
+    settings = [*SMALL, *PHANTOM, "noise=type2", "noise.level=0.3", "nol=auto", "~data.max_epochs"]
+    settings += ["trainer.max_epochs=auto", f"+trainer.{limit}", "method=coteaching"]
+    summary = run(composed(*settings), tmp_path / "run")
+    epochs = summary["stages"]["robust_training"]["epochs"]
+    assert epochs == (20 if "=20" in limit else 8)  # one batch of 11 samples an epoch
+
+
+def test_phantoms_have_a_number_of_their_own(tmp_path):
+    assert composed().trainer.max_epochs == "auto"
+    settings = [*SMALL, *PHANTOM, "trainer.max_epochs=auto", "data.max_epochs=1"]
+    summary = run(composed(*settings, "method=supervised"), tmp_path / "run")
+    assert summary["stages"]["supervised_training"]["epochs"] == 1
+
+
+def test_a_schedule_that_must_know_it_is_refused():
+    schedule = "{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, T_max: auto}"
+    cfg = composed(*SMALL, *PHANTOM, f"+optimizer.scheduler={schedule}")
+    with pytest.raises(InputError, match=r"T_max=auto: .*; give trainer\.max_epochs a number\.$"):
+        make_network(cfg)
 
 
 @pytest.mark.parametrize("epochs", ["0", "-1", "often", "2.5", "null"])

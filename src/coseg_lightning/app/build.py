@@ -417,6 +417,11 @@ def _schedule(cfg: DictConfig) -> "Schedule | None":
         if name not in known and not str(name).startswith("_"):
             arguments = [f"optimizer.scheduler.{key}" for key in known]
             raise unknown_setting(f"optimizer.scheduler.{name}", arguments)
+        if node[name] == "auto":
+            raise InputError(
+                f"optimizer.scheduler.{name}=auto: the number of epochs is known once the data is; "
+                "give trainer.max_epochs a number."
+            )
     schedule: Schedule = instantiate(node, _partial_=True)
     return schedule
 
@@ -509,8 +514,8 @@ def make_trainer(
     rest["callbacks"] = [*rest.get("callbacks", ()), *own]
     if cfg.trainer.get("max_epochs") == "auto":
         rest["max_epochs"] = -1
-        if not any(cfg.trainer.get(limit) for limit in ("max_steps", "max_time")):
-            rest["callbacks"].insert(0, EnoughEpochs())
+        of_data = None if "_target_" in cfg.data else cfg.data.get("max_epochs")
+        rest["callbacks"].insert(0, EnoughEpochs(of_data))
     loggers = list(logger) if isinstance(logger, list) else [logger] if logger else []
     if loggers and "_target_" in cfg.logger:
         loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))

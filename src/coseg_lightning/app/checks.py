@@ -111,6 +111,8 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     for key, least in COUNTS.items():
         if not has_own_data or key in ("data.in_channels", "data.classes", "seed"):
             check_count(cfg, key, least)
+    if not has_own_data and cfg.data.get("max_epochs") is not None:
+        check_count(cfg, "data.max_epochs", 1)
     epochs = OmegaConf.select(cfg, "trainer.max_epochs")
     if epochs != "auto" and not is_count(epochs, least=1):
         raise InputError(

@@ -42,7 +42,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "data": (
         *("root", "classes", "in_channels", "image_size", "batch_size", "num_workers", "augment"),
-        *("cache", "clean_ids", "kinds", "normalization", "source"),
+        *("cache", "clean_ids", "kinds", "normalization", "source", "max_epochs"),
     ),
     "loss": Recipe.SETTINGS["loss"],
     "method": (

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
@@ -12,7 +13,7 @@ from coseg_lightning.modules.steps import SegmentationSteps
 
 
 class TimeLeft(Callback):
-    """Shows the minutes that are left of this stage and those that follow.
+    """Shows about how many minutes are left of this stage and those that follow.
 
     The batches to come are taken to be as slow as those that were, and later stages to train one
     network for as many epochs. Peers that select get faster, so that it is rather too much.
@@ -41,7 +42,12 @@ class TimeLeft(Callback):
         if self.done == 1 or epochs is None or epochs < 0 or math.isinf(batches):
             return
         left = (epochs - trainer.current_epoch) * batches - batch_idx - 1
+        if trainer.max_steps >= 0:
+            steps = trainer.max_steps - trainer.global_step
+            left = min(left, steps * trainer.accumulate_grad_batches)
         networks = len(pl_module.network_names) if isinstance(pl_module, SegmentationSteps) else 1
         left += self.later_stages * epochs * batches / networks
         minutes = left * (now - self.start) / (self.done - 1) / 60
-        pl_module.log("minutes_left", minutes, prog_bar=True, logger=False, batch_size=1)
+        # A number would be copied to the GPU, which waits for that.
+        shown = torch.tensor(minutes, dtype=torch.float32)
+        pl_module.log("minutes_left", shown, prog_bar=True, logger=False, batch_size=1)

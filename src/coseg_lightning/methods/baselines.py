@@ -22,7 +22,8 @@ def train_baselines(run: Run) -> dict[str, Any]:
     if isinstance(run.data, CoSegDataModule) and run.data.noise is not None:
         datasets["clean"] = run.data.with_original_masks()
     figures: dict[str, Any] = {}
-    for name, data in datasets.items():
+    for number, (name, data) in enumerate(datasets.items(), start=1):
+        run.runner.expect(len(datasets) - number + len(run.method.stages))
         stage = f"{name}_baseline"
         figures[name] = run.runner.stage(stage, partial(_train, run, stage, data))["test"]
     return figures

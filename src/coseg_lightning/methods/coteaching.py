@@ -21,7 +21,9 @@ def robust_training(run: Run, outcome: Outcome) -> Outcome:
     corrected masks then replace those of the training set. Of several rounds, the last one has the
     names without a number, and its labels take precedence over those of earlier rounds.
     """
+    later = run.runner.later_stages
     for number in range(1, run.recipe.rounds + 1):
+        run.runner.expect(later + run.recipe.rounds - number)
         suffix = "" if number == run.recipe.rounds else f"_{number}"
         peers = run.runner.stage(
             f"robust_training{suffix}",

@@ -80,6 +80,11 @@ def restore_settings(trainer: pl.Trainer) -> None:
         trainer.gradient_clip_val, trainer.accumulate_grad_batches = HIDDEN.pop(trainer)
 
 
+def accumulation(trainer: pl.Trainer) -> int:
+    """The number of batches whose gradients are added up, also while it is hidden."""
+    return HIDDEN.get(trainer, (None, trainer.accumulate_grad_batches))[1]
+
+
 def set_max_epochs(trainer: pl.Trainer, max_epochs: int) -> None:
     """Change a trainer's number of epochs before it fits.
 
@@ -112,6 +117,16 @@ def shorten(
     stay = {id(callback) for callback in callbacks}
     trainer.callbacks[:] = [c for c in trainer.callbacks if id(c) in stay]  # type: ignore[attr-defined]
     trainer.loggers = list(logger) if isinstance(logger, list) else []
+
+
+def batch_limits(trainer: pl.Trainer) -> list[int | float]:
+    """The most training batches of an epoch, by number (int) or as a share of them (float).
+
+    Private: the fact that the trainer keeps these arguments of its own.
+    """
+    overfit: int | float = trainer.overfit_batches  # type: ignore[attr-defined]
+    limits: list[int | float] = [trainer.limit_train_batches]
+    return [*limits, overfit] if overfit else limits
 
 
 def reload_interval(trainer: pl.Trainer) -> int:
