@@ -3,19 +3,20 @@
     python benchmarks/lite0.py lite0.safetensors
     python benchmarks/kept.py --pretrained lite0.safetensors --jobs 2   # the first peers, once
     python benchmarks/taught.py lite0.safetensors bubil-worst 0         # hours on one core
+    python benchmarks/taught.py lite0.safetensors bubil-worst 0 --size 64
     python benchmarks/taught.py table
 
-A pretrained EfficientNet-Lite0 U-Net at 128 x 128, half of the masks replaced, each image
-normalised by itself. Each row is a network with averaged weights; `steps` counts all steps of all
-networks that it and its labels rest on, after the first peers'. `test` is the Dice on
-test images, `labels` that of the labels it learns from to the original masks, and `auroc` ranks the
-replaced masks by the peers that corrected them. Rows that are there already
-are not trained again. Writes `benchmarks/results/taught.csv`.
+A pretrained EfficientNet-Lite0 U-Net at 128 x 128 (or `--size`, after first peers at 128 x 128),
+half of the masks replaced, each image normalised by itself. Each row is a network with averaged
+weights; `steps` counts all steps of all networks that it and its labels rest on, after the first
+peers'. `test` is the Dice on test images, `labels` that of the labels it learns from to the
+original masks, and `auroc` ranks the replaced masks by the peers that corrected them. Rows that are
+there already are not trained again. Writes `benchmarks/results/taught.csv`.
 """
 
+import argparse
 import csv
 import logging
-import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -36,12 +37,13 @@ from coseg_lightning import AveragedWeights, LabelStore
 from coseg_lightning.app.build import make_data, make_network
 from coseg_lightning.app.command import CONF
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
+from coseg_lightning.callbacks.label_correction import resize_probabilities
 from coseg_lightning.data.samples import EpochSampler
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.ranking.scores import mask_scores
 
 RESULTS = Path(__file__).parent / "results" / "taught.csv"
-COLUMNS = ("set", "seed", "variant", "steps", "test", "labels", "auroc", "ratio")
+COLUMNS = ("set", "seed", "size", "variant", "steps", "test", "labels", "auroc", "ratio")
 STEPS = 680  # 40 epochs of 137 samples in batches of 8
 NOISE_LEVEL = 0.5
 
@@ -52,14 +54,16 @@ class School:
     Args:
         cell: The cell, whose first peers' predictions are kept.
         weights: The encoder's weights.
+        size: Height and width of the images that the networks get.
     """
 
-    def __init__(self, cell: Cell, weights: str) -> None:
+    def __init__(self, cell: Cell, weights: str, size: int) -> None:
         from hydra import compose, initialize_config_dir
 
         self.cell, self.seed = cell, cell[2]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            self.cfg = compose("config", settings(cell, weights))
+            made = [*settings(cell, weights), f"data.image_size={size}"]
+            self.cfg = compose("config", made)
         self.first = judged(cell)
         self.folder = tempfile.TemporaryDirectory()
 
@@ -123,13 +127,14 @@ class School:
     def looked_at(self, *modules: Any) -> Any:
         """What a pair says of all training images, as what the first peers said."""
         samples = self.data().given_samples().plain()
-        parts = []
+        parts, labels = [], []
         for batch in DataLoader(samples, 16):
             parts.append(torch.stack([m(batch["image"]).softmax(dim=1) for m in modules], dim=1))
-        peers = torch.cat(parts).float().clamp(1e-6, 1)
+            labels.append(batch["mask"])
+        peers, given = torch.cat(parts).float().clamp(1e-6, 1), torch.cat(labels)
         c = self.first
-        evidence = evidence_of(c.images, c.masks, c.labels, peers)
-        return replace(c, peers=evidence, probabilities=peers)
+        evidence = evidence_of(c.images, c.masks, given, peers)
+        return replace(c, peers=evidence, labels=given, probabilities=peers)
 
     def auroc(self, cell: Any) -> float:
         """How well a pair ranks the replaced masks."""
@@ -150,12 +155,22 @@ class School:
             n: corrections.corrected(n, c) for n, c in zip(found, confidence, strict=True)
         }, guard
 
-    def kept(self, cell: Any) -> np.ndarray:
+    def kept(self, cell: Any, noise_level: float = NOISE_LEVEL) -> np.ndarray:
         """`(N,)` whether a mask counts as right."""
         order = Corrections(cell).worst_first
         result = np.ones(len(order), bool)
-        result[order[: round(NOISE_LEVEL * len(order))]] = False
+        result[order[: round(noise_level * len(order))]] = False
         return result
+
+    def predicted(self, surely: float = 0.0) -> dict[int, Any]:
+        """What the first peers predict of the rejected; 255 where they are less sure than this."""
+        c, masks = self.first, {}
+        for n in np.flatnonzero(~self.first_kept):
+            label = torch.from_numpy(c.masks[n].astype(np.int64))
+            pair = [resize_probabilities(p[None], label)[0] for p in c.probabilities[n]]
+            probability, mask = torch.stack(pair).mean(dim=0).max(dim=0)
+            masks[n] = torch.where(probability >= surely, mask, 255).numpy().astype(np.uint8)
+        return masks
 
     def label_dice(self, masks: Mapping[int, Any], kept: np.ndarray | None = None) -> float:
         """The mean Dice of the labels that are learnt from."""
@@ -213,6 +228,41 @@ def noisy_gce(s: School) -> Row:
     return {"test": s.tested(module), "labels": s.label_dice({}), "steps": STEPS}
 
 
+def by_labels(s: School, masks: dict[int, Any], loss: str = "cross_entropy") -> Row:
+    """New weights, on what the first peers kept and other masks of the rest."""
+    module = s.trained(s.data(masks=masks), STEPS, loss=loss)
+    return {"test": s.tested(module), "steps": STEPS}
+
+
+def clean_half(s: School) -> Row:
+    right = ~s.first.replaced
+    return {"test": s.tested(s.trained(s.data(right), STEPS)), "labels": 1, "steps": STEPS}
+
+
+def kept_third(s: School) -> Row:
+    kept = s.kept(s.first, 0.65)
+    module = s.trained(s.data(kept), STEPS)
+    return {"test": s.tested(module), "labels": s.label_dice({}, kept), "steps": STEPS}
+
+
+def kept_by_gce(s: School) -> Row:
+    module = s.trained(s.data(s.first_kept), STEPS, loss=GCE)
+    return {"test": s.tested(module), "labels": s.label_dice({}, s.first_kept), "steps": STEPS}
+
+
+def sure_pixels(s: School) -> Row:
+    return by_labels(s, s.predicted(surely=0.95))
+
+
+def all_predicted(s: School) -> Row:
+    masks = s.predicted()
+    return by_labels(s, masks) | {"labels": s.label_dice(masks)}
+
+
+def first_vote_by_cross_entropy(s: School) -> Row:
+    return by_labels(s, s.first_masks) | {"labels": s.label_dice(s.first_masks)}
+
+
 def kept_alone(s: School) -> Row:
     module = s.trained(s.data(s.first_kept), STEPS)
     dice = s.label_dice({}, s.first_kept)
@@ -265,6 +315,12 @@ VARIANTS: dict[str, Callable[[School], Row]] = {
     "fresh pair's ranking and vote": fresh_ranking,
     "first peers' vote, new weights": first_vote,
     "noisy, GCE": noisy_gce,
+    "the clean half": clean_half,
+    "the 35 % ranked best": kept_third,
+    "the kept half, GCE": kept_by_gce,
+    "kept, and sure pixels of the rest": sure_pixels,
+    "kept, and predictions of the rest": all_predicted,
+    "first peers' vote, new weights, cross-entropy": first_vote_by_cross_entropy,
     "fresh pair's vote, new weights": fresh_vote_from_new,
 }
 
@@ -285,20 +341,21 @@ def note(row: Row) -> None:
         table.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
 
 
-def run(weights: str, name: str, seed: int, variants: list[str]) -> None:
-    done = {(row["set"], int(row["seed"]), row["variant"]) for row in read()}
-    wanted = [v for v in variants or VARIANTS if (name, seed, v) not in done]
+def run(weights: str, name: str, seed: int, size: int, variants: list[str]) -> None:
+    done = {(row["set"], int(row["seed"]), int(row["size"]), row["variant"]) for row in read()}
+    wanted = [v for v in variants or VARIANTS if (name, seed, size, v) not in done]
     if not wanted:
         return
-    school = School(("pretrained", name, seed), weights)
+    school = School(("pretrained", name, seed), weights, size)
     for variant in wanted:
-        row = {"set": name, "seed": seed, "variant": variant, **VARIANTS[variant](school)}
+        row = {"set": name, "seed": seed, "size": size, "variant": variant}
+        row |= VARIANTS[variant](school)
         note(row)
         print(row, flush=True)
 
 
-def table() -> None:
-    rows = read()
+def table(size: int) -> None:
+    rows = [row for row in read() if int(row["size"]) == size]
     sets = list(dict.fromkeys(row["set"] for row in rows))
     columns = [f"{name}: {part}" for name in sets for part in ("test", "labels", "AUROC")]
     print(f"| learnt from | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
@@ -308,21 +365,30 @@ def table() -> None:
             of = [row for row in rows if (row["set"], row["variant"]) == (name, variant)]
             for part in ("test", "labels", "auroc"):
                 values = [100 * float(row[part]) for row in of if row[part]]
-                spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+                many = len(values) > 1
+                spread = f" ± {np.std(values, ddof=1):.1f} ({len(values)})" if many else ""
                 cells.append(f"{np.mean(values):.1f}{spread}" if values else "-")
-        print(f"| {variant} | {' | '.join(cells)} |")
+        if any(cell != "-" for cell in cells):
+            print(f"| {variant} | {' | '.join(cells)} |")
 
 
 def main() -> None:
     """Train what is missing, or print the table."""
-    if sys.argv[1:] == ["table"]:
-        table()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("weights", help="the encoder's weights; or table")
+    parser.add_argument("set", nargs="?")
+    parser.add_argument("seed", nargs="?", type=int, default=0)
+    parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=[])
+    given = parser.parse_args()
+    if given.weights == "table":
+        table(given.size)
         return
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    weights, name, seed, *variants = sys.argv[1:]
-    run(str(Path(weights).absolute()), name, int(seed), variants)
+    weights = str(Path(given.weights).absolute())
+    run(weights, given.set, given.seed, given.size, given.variants)
 
 
 if __name__ == "__main__":
