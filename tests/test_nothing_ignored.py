@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
 from coseg_lightning.app.build import make_method, make_network
 from coseg_lightning.app.checks import check, check_used
+from coseg_lightning.app.command import with_folder
 from coseg_lightning.errors import InputError
 from coseg_lightning.run import run
 from support import (
@@ -230,3 +231,26 @@ def test_classes_are_ranked_by_themselves_without_a_correction_too(tmp_path):
         rows = rows_of(tmp_path / str(by_class) / "scores.csv")
         noisy.append(sum(row["noisy"] == "1" for row in rows))
     assert noisy[0] > noisy[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["data.root=a", "nol=0.2"], ["data=folder", "data.root=a", "nol=0.2"]),
+        (["-m", "data.root=a"], ["data=folder", "-m", "data.root=a"]),
+        *(
+            ([other, "data.root=a"], [other, "data.root=a"])
+            for other in ("data=jsrt", "resume=a", "experiment=b", "--config-dir=c")
+        ),
+        (["nol=0.2"], ["nol=0.2"]),
+    ],
+)
+def test_a_folder_that_is_named_is_taken(given, expected):
+    assert with_folder(given) == expected
+
+
+def test_phantoms_do_not_stand_in_for_a_folder():
+    with pytest.raises(
+        InputError, match=r"^data.root=a would not be read, .*; give data=folder\.$"
+    ):
+        check(composed("data.root=a"))

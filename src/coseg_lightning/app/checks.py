@@ -89,6 +89,12 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     check_nothing_missing(cfg)
     check_known(cfg, also)
     has_own_data = "_target_" in cfg.data
+    source = str(OmegaConf.select(cfg, "data.source._target_"))
+    if source.endswith(".phantom_splits") and cfg.data.get("root") is not None:
+        raise InputError(
+            f"data.root={cfg.data.root} would not be read, since data=phantom draws its pictures; "
+            "give data=folder."
+        )
     for key in ("baselines", "rehearse", "trust", *(() if has_own_data else ("data.augment",))):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, bool):

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +79,23 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
         @functools.wraps(body)
         def main() -> None:
+            if config_name == "config":  # the others have a folder, or no choice of data
+                sys.argv[1:] = with_folder(sys.argv[1:])
             _composed(app)
 
         return main
 
     return decorate
+
+
+def with_folder(given: Sequence[str]) -> list[str]:
+    """Add `data=folder` to the arguments if `data.root` is given and nothing chooses the data."""
+    keys = [argument.lstrip("+~").partition("=")[0] for argument in given]
+    others = {"data", "data._target_", "data.source._target_", "experiment", "resume"}
+    others |= {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path"}
+    if "data.root" not in keys or others & set(keys):
+        return list(given)
+    return ["data=folder", *given]
 
 
 def arguments(
