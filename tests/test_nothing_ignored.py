@@ -237,7 +237,7 @@ def test_classes_are_ranked_by_themselves_without_a_correction_too(tmp_path):
     ("given", "expected"),
     [
         (["data.root=a", "nol=0.2"], ["data=folder", "data.root=a", "nol=0.2"]),
-        (["-m", "data.root=a"], ["data=folder", "-m", "data.root=a"]),
+        (["-m", "data.root=a"], ["-m", "data=folder", "data.root=a"]),
         *(
             ([other, "data.root=a"], [other, "data.root=a"])
             for other in ("data=jsrt", "resume=a", "experiment=b", "--config-dir=c")

@@ -95,7 +95,8 @@ def with_folder(given: Sequence[str]) -> list[str]:
     others |= {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path"}
     if "data.root" not in keys or others & set(keys):
         return list(given)
-    return ["data=folder", *given]
+    place = keys.index("data.root")  # options between the settings would part them
+    return [*given[:place], "data=folder", *given[place:]]
 
 
 def arguments(
