@@ -2,6 +2,8 @@
 
     python benchmarks/kept.py --jobs 2     # the predictions, once
     python benchmarks/told.py              # ten minutes on one core
+    COSEG_EVIDENCE=short python benchmarks/kept.py --jobs 2 --epochs 5
+    COSEG_EVIDENCE=short python benchmarks/told.py --epochs 5    # peers that learnt too little
 
 `estimate` is that of the noise level after half of the epochs, when both peers have learnt from
 all masks, or else, where that cannot tell, at the end. `joint_distance` is by how many deviations
@@ -29,7 +31,7 @@ RESULTS = Path(__file__).parent / "results" / "told.csv"
 REGIMES = ("small", "pretrained")
 
 
-def measure(cell: tuple[str, str, int]) -> dict:
+def measure(cell: tuple[str, str, int], epochs: str) -> dict:
     """One row."""
     regime, name, seed = cell
     end = judged(cell)
@@ -44,6 +46,7 @@ def measure(cell: tuple[str, str, int]) -> dict:
     noisy, guard = corrections.guard(told)
     masks = [corrections.corrected(n, c) for n, c in zip(noisy, guard.confidence, strict=True)]
     return {
+        "epochs": epochs,
         "regime": regime,
         "set": name,
         "seed": seed,
@@ -70,18 +73,24 @@ def read() -> list[dict]:
 
 def main() -> None:
     """Measure what is kept, write and print."""
-    argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--epochs", default="default", help="which were kept, to tell them apart")
+    epochs = parser.parse_args().epochs
     torch.set_num_threads(1)
     names = [*SEEN, *UNSEEN, *OTHER_LEVELS]
     cells = list(itertools.product(REGIMES, names, grid.SEEDS))
-    done = {(row["regime"], row["set"], int(row["seed"])): row for row in read()}
-    rows = [done.get(cell) or measure(cell) for cell in cells if path_of(cell).exists()]
+    before = {(r["epochs"], r["regime"], r["set"], int(r["seed"])): r for r in read()}
+    rows = [
+        before.pop((epochs, *cell), None) or measure(cell, epochs)
+        for cell in cells
+        if path_of(cell).exists()
+    ]
     if not rows:
         raise SystemExit("No predictions are kept: python benchmarks/kept.py --jobs 2")
     with RESULTS.open("w", newline="", encoding="utf-8") as file:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
-        table.writerows(rows)
+        table.writerows([*before.values(), *rows])
     print("| masks | NoL | told by `nol=auto` | ratio | corrects | points won if it did |")
     print("|---|---|---|---|---|---|")
     for regime, name in itertools.product(REGIMES, names):
