@@ -72,9 +72,11 @@ def test_settings_are_hidden_and_come_back():
     for _ in range(2):  # also where a fit failed in between
         assert compat.hide_settings(trainer) == (0.5, 3)
         assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches) == (None, 1)
+        assert compat.accumulation(trainer) == 3
     for _ in range(2):
         compat.restore_settings(trainer)
         assert (trainer.gradient_clip_val, trainer.accumulate_grad_batches) == (0.5, 3)
+        assert compat.accumulation(trainer) == 3
 
 
 def test_a_number_of_epochs_is_followed(tmp_path, module):
@@ -215,6 +217,21 @@ def test_the_interval_of_new_loaders(tmp_path, every):
     """`trainer.reload_dataloaders_every_n_epochs`."""
     trainer = trainer_of(tmp_path, reload_dataloaders_every_n_epochs=every)
     assert compat.reload_interval(trainer) == every
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        ({}, [1.0]),
+        ({"limit_train_batches": 3}, [3]),
+        ({"limit_train_batches": 0.5}, [0.5]),
+        ({"overfit_batches": 2}, [1.0, 2]),
+    ],
+)
+def test_the_limits_of_batches(options, limits):
+    found = compat.batch_limits(pl.Trainer(logger=False, **options))
+    assert found == limits
+    assert list(map(type, found)) == list(map(type, limits))
 
 
 def test_a_loader_reads_other_batches():
