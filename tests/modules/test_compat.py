@@ -220,18 +220,19 @@ def test_the_interval_of_new_loaders(tmp_path, every):
 
 
 @pytest.mark.parametrize(
-    ("options", "limits"),
+    ("options", "batches"),
     [
-        ({}, [1.0]),
-        ({"limit_train_batches": 3}, [3]),
-        ({"limit_train_batches": 0.5}, [0.5]),
-        ({"overfit_batches": 2}, [1.0, 2]),
+        ({}, 8),
+        ({"limit_train_batches": 3}, 3),
+        ({"limit_train_batches": 20}, 8),
+        ({"limit_train_batches": 0.5}, 4),
+        ({"overfit_batches": 2}, 2),
+        ({"overfit_batches": 0.5}, 4),
     ],
 )
-def test_the_limits_of_batches(options, limits):
-    found = compat.batch_limits(pl.Trainer(logger=False, **options))
-    assert found == limits
-    assert list(map(type, found)) == list(map(type, limits))
+def test_the_most_batches(options, batches):
+    """`trainer.limit_train_batches`."""
+    assert compat.most_batches(pl.Trainer(logger=False, **options), 8) == batches
 
 
 def test_a_loader_reads_other_batches():

@@ -55,7 +55,5 @@ def batches_of(trainer: pl.Trainer) -> int | None:
         batches = len(loader)  # type: ignore[arg-type]
     except (TypeError, NotImplementedError):  # a stream, or no datamodule
         return None
-    for limit in compat.batch_limits(trainer):
-        batches = min(batches, limit) if isinstance(limit, int) else int(limit * batches)
     replicas = getattr(getattr(loader, "sampler", None), "num_replicas", 1)
-    return max(1, batches * int(replicas))
+    return max(1, compat.most_batches(trainer, batches) * int(replicas))

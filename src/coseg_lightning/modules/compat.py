@@ -119,14 +119,13 @@ def shorten(
     trainer.loggers = list(logger) if isinstance(logger, list) else []
 
 
-def batch_limits(trainer: pl.Trainer) -> list[int | float]:
-    """The most training batches of an epoch, by number (int) or as a share of them (float).
+def most_batches(trainer: pl.Trainer, batches: int) -> int:
+    """How many of an epoch's training batches a trainer takes; it may have a limit or a share.
 
-    Private: the fact that the trainer keeps these arguments of its own.
+    Private: the fact that `limit_train_batches` is kept, and that `overfit_batches` sets it.
     """
-    overfit: int | float = trainer.overfit_batches  # type: ignore[attr-defined]
-    limits: list[int | float] = [trainer.limit_train_batches]
-    return [*limits, overfit] if overfit else limits
+    limit: int | float = trainer.limit_train_batches  # type: ignore[attr-defined]
+    return min(batches, limit) if isinstance(limit, int) else int(limit * batches)
 
 
 def reload_interval(trainer: pl.Trainer) -> int:
