@@ -124,7 +124,7 @@ def most_batches(trainer: pl.Trainer, batches: int) -> int:
 
     Private: the fact that `limit_train_batches` is kept, and that `overfit_batches` sets it.
     """
-    limit: int | float = trainer.limit_train_batches  # type: ignore[attr-defined]
+    limit: int | float = trainer.limit_train_batches
     return min(batches, limit) if isinstance(limit, int) else int(limit * batches)
 
 
