@@ -5,7 +5,7 @@ labels. A mixture of two normal distributions is fitted to them, as Arazo et al.
 arXiv 1904.11238) fit a mixture to losses. The share of the upper distribution is the noise level,
 if the two are separable. On heterogeneous images they often are not, and different scores then
 give different shares. Several scores are therefore used, and an estimate is only accepted if they
-agree. Its accuracy was measured: `benchmarks/ranking.py levels`.
+agree. Its accuracy was measured: `benchmarks/told.py`, and `ranking.py levels` for networks alone.
 
 scikit-learn's `GaussianMixture` does not replace the fit, because with the same starts it takes
 2.4 times as long (195 against 81 ms for 1000 scores), moves the shares by up to 0.004, and adds
