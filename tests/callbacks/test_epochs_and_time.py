@@ -3,6 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import CombinedLoader
 from torch.utils.data import DataLoader, IterableDataset
 
 from coseg_lightning import SegmentationModule
@@ -12,7 +13,17 @@ from coseg_lightning.callbacks.enough_epochs import EnoughEpochs, enough_epochs
 from coseg_lightning.callbacks.time_left import TimeLeft
 from coseg_lightning.errors import InputError
 from coseg_lightning.run import run
-from support import PHANTOM, SMALL, Halves, OwnData, TinyNetwork, composed, module_of, trainer_of
+from support import (
+    PHANTOM,
+    SMALL,
+    Halves,
+    OwnData,
+    TinyNetwork,
+    composed,
+    data_of,
+    module_of,
+    trainer_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,15 +89,25 @@ def test_of_a_stream_the_number_of_batches_is_unknown(tmp_path, monkeypatch):
     assert epochs_of(tmp_path, Streamed(), monkeypatch) == 5
 
 
-def test_it_is_the_same_on_several_processes(tmp_path, monkeypatch):
-    options = {"strategy": "ddp_fork", "devices": 2}
+class Combined(OwnData):
+    def train_dataloader(self):
+        return CombinedLoader(super().train_dataloader())
 
+
+def test_lightnings_own_wrapper_of_a_loader(tmp_path, monkeypatch):
+    assert epochs_of(tmp_path, Combined(), monkeypatch) == 3
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_it_is_the_same_on_several_processes(tmp_path, monkeypatch, own):
     class Epochs(pl.Callback):
         def on_train_end(self, trainer, pl_module):
             torch.save(torch.tensor(trainer.max_epochs), tmp_path / f"{trainer.global_rank}")
 
-    options["callbacks"] = [EnoughEpochs(), Epochs()]
-    epochs_of(tmp_path, OwnData(), monkeypatch, **options)
+    # 13 samples in batches of 4 are 3 batches for one process, and 1 for each of two.
+    data = OwnData() if own else data_of(tmp_path, size=13)
+    options = {"strategy": "ddp_fork", "devices": 2, "callbacks": [EnoughEpochs(), Epochs()]}
+    epochs_of(tmp_path, data, monkeypatch, **options)
     epochs = [int(torch.load(tmp_path / f"{rank}", weights_only=True)) for rank in range(2)]
     assert epochs == [3, 3]
 

@@ -1,12 +1,14 @@
 """EnoughEpochs: the number of epochs follows from the number of training samples."""
 
 import math
+from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
 from coseg_lightning.modules import compat
+from coseg_lightning.modules.loaders import inner_loader
 
 STEPS = 680  # of one network; half of them were too few to rank masks (docs/benchmarks.md)
 MIN_EPOCHS = 10  # half of them before peers select, and some with the selection
@@ -48,12 +50,24 @@ def enough_epochs(batches: int | None) -> int:
 
 
 def batches_of(trainer: pl.Trainer) -> int | None:
-    """Return the number of batches that all processes together train on in an epoch."""
+    """Return how many batches an epoch has, those of a single process if there are several."""
     data = trainer.datamodule  # type: ignore[attr-defined]
     loader = None if data is None else data.train_dataloader()
-    try:
-        batches = len(loader)  # type: ignore[arg-type]
-    except (TypeError, NotImplementedError):  # a stream, or no datamodule
+    inner = inner_loader(loader)
+    batches = _length(loader) or _length(inner)  # Lightning's CombinedLoader does not tell
+    if batches is None:
         return None
-    replicas = getattr(getattr(loader, "sampler", None), "num_replicas", 1)
-    return max(1, compat.most_batches(trainer, batches) * int(replicas))
+    sampler: Any = getattr(inner, "sampler", None)
+    replicas, size = int(getattr(sampler, "num_replicas", 1)), getattr(inner, "batch_size", None)
+    taken = compat.most_batches(trainer, batches)
+    if replicas > 1 and size and taken == batches:  # what the processes drop does not count twice
+        return max(1, int(len(sampler.dataset) // size))
+    return max(1, taken * replicas)
+
+
+def _length(loader: Any) -> int | None:
+    """Return a loader's number of batches, or None if it cannot tell."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError, RuntimeError):
+        return None
