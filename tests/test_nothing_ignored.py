@@ -240,9 +240,10 @@ def test_classes_are_ranked_by_themselves_without_a_correction_too(tmp_path):
         (["-m", "data.root=a"], ["-m", "data=folder", "data.root=a"]),
         *(
             ([other, "data.root=a"], [other, "data.root=a"])
-            for other in ("data=jsrt", "resume=a", "experiment=b", "--config-dir=c")
+            for other in ("data=jsrt", "review=a", "experiment=b", "--config-dir=c")
         ),
         (["nol=0.2"], ["nol=0.2"]),
+        (["resume=a", "data.root=b"], ["resume=a", "data=folder", "data.root=b"]),
     ],
 )
 def test_a_folder_that_is_named_is_taken(given, expected):

@@ -91,7 +91,8 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 def with_folder(given: Sequence[str]) -> list[str]:
     """Add `data=folder` to the arguments if `data.root` is given and nothing chooses the data."""
     keys = [argument.lstrip("+~").partition("=")[0] for argument in given]
-    others = {"data", "data._target_", "data.source._target_", "experiment", "resume"}
+    others = {"data", "data._target_", "data.source._target_", "experiment"}
+    others |= {"review", "stages"}  # of a finished run, whose data may have been moved
     others |= {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path"}
     if "data.root" not in keys or others & set(keys):
         return list(given)
