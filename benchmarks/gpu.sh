@@ -18,6 +18,7 @@ began=$SECONDS
 python=${PYTHON:-python}
 left() { echo $((530 - (SECONDS - began))); }
 export NO_ALBUMENTATIONS_UPDATE=1
+export CUBLAS_WORKSPACE_CONFIG=:4096:8 # read once, before the first product of matrices
 
 if [ "${1:-}" = --dry ]; then
   export COSEG_DRY=1 OMP_NUM_THREADS=1
