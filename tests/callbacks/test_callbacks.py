@@ -503,6 +503,16 @@ def test_an_error_while_a_mask_is_written_is_raised(tmp_path):
         write()
 
 
+def test_torch_is_told_its_threads_before_masks_are_written_in_threads(monkeypatch):
+    """Else two threads of a forked process could rebuild torch's pool at once ("Invalid pool")."""
+    told = []
+    monkeypatch.setattr(torch, "set_num_threads", told.append)
+    with background_writer() as do:
+        before = list(told)
+        do(lambda: None)
+    assert before == told == [torch.get_num_threads()]
+
+
 def test_dice_of_a_batch_is_that_of_its_masks():
     generator = torch.Generator().manual_seed(0)
     first, second = (torch.randint(0, 4, (6, 8, 8), generator=generator) for _ in range(2))

@@ -6,6 +6,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
 MAX_PENDING = 8  # each pending job holds a mask in memory, which may be large
 
 
@@ -16,6 +18,9 @@ def background_writer() -> Iterator[Callable[..., None]]:
     If too many jobs are pending, `submit` waits for the oldest one. An exception of a job is
     raised again in the calling thread.
     """
+    # In a forked process, the first thread that uses torch rebuilds torch's pool of threads, and a
+    # second one that comes meanwhile finds none and fails. So it is rebuilt before any starts.
+    torch.set_num_threads(torch.get_num_threads())
     pending: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(max_workers=2) as threads:
 
