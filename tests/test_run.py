@@ -747,7 +747,7 @@ def test_an_estimated_noise_level_is_used_and_told(tmp_path, capsys):
 
 
 def test_auto_does_not_say_how_much_noise_to_make():
-    with pytest.raises(InputError, match="say with noise.level=0.3"):
+    with pytest.raises(InputError, match="noise.level=0.3 beside nol=auto"):
         check(composed("noise=type1", "nol=auto"))
     check(composed("noise=none", "nol=auto"))
 

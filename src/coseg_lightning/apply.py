@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from coseg_lightning.app.command import TRUST, arguments, cli_errors
+from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
@@ -18,11 +18,7 @@ from coseg_lightning.labels.store import LabelStore
 
 def main() -> None:
     """Read the command line, write the folder, and print how many masks were corrected."""
-    options = arguments(
-        "Write a complete folder of masks in your own format, with the run's corrections.",
-        {"run": "the folder of a finished run", "dest": "a new folder"},
-        {"root": ("", "where its data is now, if it was moved"), "trust": TRUST},
-    )
+    options = arguments("apply")
     corrected, newer, masks = apply(**options)
     print(f"{corrected} of {masks} masks in {options['dest']} were corrected.")
     if newer:

@@ -42,7 +42,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         The content of `summary.json`. It is written into the folder, with `scores.csv`, the
         contact sheet `worst.png`, and the masks that a person should judge.
     """
-    from coseg_lightning.app.build import make_data
+    from coseg_lightning.app.build import make_data, settle_folders
     from coseg_lightning.app.checks import check, quiet
     from coseg_lightning.app.unaided import check_training
 
@@ -53,6 +53,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     check_training(cfg)
     quiet()
     _check_free(folder)
+    settle_folders(cfg)
     if cfg.training == "none":
         return _without_training(cfg, folder)
     data = make_data(cfg, folder, everything=True)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from coseg_lightning.app.build import normalization_of
-from coseg_lightning.app.command import TRUST, arguments, cli_errors
+from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.data.preparation import Statistics
 from coseg_lightning.errors import InputError
@@ -31,15 +31,7 @@ BY_ITSELF = "subtract its mean, divide by its standard deviation"
 
 def main() -> None:
     """Read the command line, export the network, and print the path of the file."""
-    options = arguments(
-        "Export the network of a finished run, checked against torch's own output.",
-        {"run": "the folder of a finished run"},
-        {
-            "format": ("onnx", "or torchscript, safetensors (the weights alone)"),
-            "out": ("", "the file; default RUN/export/model.SUFFIX"),
-            "trust": TRUST,
-        },
-    )
+    options = arguments("export")
     path, difference = export(
         options["run"], options["format"], options["out"] or None, trust=options["trust"]
     )

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from coseg_lightning.app.build import normalization_of
-from coseg_lightning.app.command import TRUST, arguments, cli_errors
+from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.data.preparation import Statistics, preprocess
 from coseg_lightning.data.samples import network_input
@@ -27,22 +27,7 @@ from coseg_lightning.networks.forward import any_size
 
 def main() -> None:
     """Read the command line, predict the masks, and print where they are."""
-    options = arguments(
-        "Predict masks of new images, at their own size, with the network of a finished run.",
-        {
-            "run": "the folder of a finished run",
-            "images": "a folder of images",
-            "out": "a new folder for the masks",
-        },
-        {
-            "probabilities": (False, "also write out/probabilities/ID.npy, (K, H, W) float16"),
-            "flips": (False, "average over the image and its mirror image"),
-            "batch_size": (8, "images per batch"),
-            "num_workers": (0, "processes that read images"),
-            "device": ("auto", "or cpu, cuda, cuda:1, mps"),
-            "trust": TRUST,
-        },
-    )
+    options = arguments("predict")
     count = predict(**options)
     print(f"{count} masks are in {options['out']}.")
 

@@ -1,6 +1,7 @@
 """Runs a method: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
 import logging
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from coseg_lightning.app.build import (
     read_clean_ids,
     read_kinds,
     rehearsal_settings,
+    settle_folders,
 )
 from coseg_lightning.app.checks import (
     check,
@@ -31,6 +33,7 @@ from coseg_lightning.app.checks import (
 )
 from coseg_lightning.app.command import command
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.inspection import is_first_process
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningDataModule
@@ -40,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@command("config")
+@command("run")
 def main(cfg: DictConfig) -> float | None:
     """Compose, check, run the stages, and show the results.
 
@@ -49,6 +52,7 @@ def main(cfg: DictConfig) -> float | None:
         and nothing is optimised.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    cfg = as_it_began(cfg, task_overrides())
     summary = run(cfg, folder)
     from coseg_lightning.runs.summary import objective
 
@@ -70,6 +74,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
     quiet()
     depend_on_data_alone(cfg)
+    _say_if_level_is_estimated(cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_used(make_method(cfg), task_overrides())
     # Compare with an earlier run before anything is written; the data is compared once it is read.
@@ -85,9 +90,42 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     return _show(cfg, folder, summary, data)
 
 
+def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """Return the settings of the run that is resumed, with those that the command gives.
+
+    One that changes the results is refused later, when both are compared.
+
+    Args:
+        cfg: The configuration that was composed now.
+        overrides: The settings as they were given.
+    """
+    if cfg.resume is None or cfg.review is not None or cfg.stages is not None:
+        return cfg
+    from coseg_lightning.app.rebuild import settings_begun_with
+
+    begun = settings_begun_with(cfg.resume, cfg, trust=cfg.trust is True)
+    if begun is None:
+        return cfg
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0].rpartition("@")[2]
+        OmegaConf.update(begun, key, OmegaConf.select(cfg, key), force_add=True)
+    return begun
+
+
 def task_overrides() -> list[str]:
     """Return the settings as they were given to the command."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def _say_if_level_is_estimated(cfg: DictConfig) -> None:
+    """Say that nobody told the noise level, where it matters."""
+    keys = {override.partition("=")[0] for override in task_overrides()}
+    is_default = cfg.nol == "auto" and "nol" not in keys
+    if is_default and make_method(cfg).trains_peers and is_first_process():
+        log.info(
+            "nol is not given, so the share of bad masks is estimated (nol=auto); if you know it, "
+            "say so, as in nol=0.2."
+        )
 
 
 def depend_on_data_alone(cfg: DictConfig) -> None:
@@ -99,6 +137,7 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
 
     if cfg.data.get("root") is not None:
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
+    settle_folders(cfg)
     if isinstance(cfg.data.get("clean_ids"), str):
         cfg.data.clean_ids = read_clean_ids(cfg)
     if isinstance(cfg.data.get("kinds"), str):

@@ -11,14 +11,7 @@ FORMATS = ("text", "csv", "markdown", "latex")
 
 def main() -> None:
     """Read the command line, write and print the table, and list the missing runs."""
-    options = arguments(
-        "The table of a sweep: mean and standard deviation over seeds, also while it still runs.",
-        {"folder": "a multirun's folder, or any folder of runs"},
-        {
-            "metric": ("dice", "or accuracy"),
-            "format": ("text", "or csv, markdown, latex: the format printed; all are written"),
-        },
-    )
+    options = arguments("table")
     file_format = options["format"]
     if file_format not in FORMATS:
         raise InputError(f"format={file_format} must be {', '.join(FORMATS)}.")

@@ -205,7 +205,10 @@ def same_stem(root):
         (wrong_class, "s01.png holds the class id 7, but data.classes=2 allows 0 to 1"),
         (truncate_mask, "s01.png cannot be read as a mask"),
         (empty_images, "images holds no image files"),
-        (remove_masks, "There is no folder .*masks"),
+        (
+            remove_masks,
+            "holds no folder masks .* but images, masks_rough; say which",
+        ),
         (unknown_split, "puts s00 into 'training'"),
         (split_of_nobody, "names the sample s77"),
         (twice_in_split, "names the sample s01 2 times"),

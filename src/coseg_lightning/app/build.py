@@ -21,6 +21,7 @@ from coseg_lightning.app.checks import recipe_of
 from coseg_lightning.app.command import first_cause, one_line
 from coseg_lightning.app.settings import unknown_setting
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.inspection import is_first_process
 from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, is_number
 from coseg_lightning.modules.renamed import home_now
 
@@ -109,6 +110,34 @@ def make_data(
         kinds=read_kinds(cfg),
         normalization=normalization_of(cfg),
     )
+
+
+def settle_folders(cfg: DictConfig) -> None:
+    """Find the folders of images and of masks by their usual names, and say what was found.
+
+    Raises:
+        InputError: If one is missing, or several may be meant.
+    """
+    from coseg_lightning.data.folder import IMAGES, MASKS, find_folder
+
+    source = str(OmegaConf.select(cfg, "data.source._target_"))
+    if not source.endswith(".folder_splits") or "images" not in cfg.data:
+        return
+    root = Path(cfg.data.root).expanduser()
+    if not root.is_dir():
+        return  # reading it says so
+    images, masks = cfg.data.images, cfg.data.masks
+    cfg.data.images = find_folder(root, str(images), IMAGES, "images")
+    cfg.data.masks = find_folder(root, str(masks), MASKS, "masks")
+    guessed = {
+        what: cfg.data[what]
+        for what, name, usual in (("images", images, IMAGES), ("masks", masks, MASKS))
+        if name == "auto" and cfg.data[what] != usual[0]
+    }
+    if guessed and is_first_process():
+        found = " and ".join(f"{what} from {root / name}" for what, name in guessed.items())
+        others = " or ".join(f"{what}=NAME" for what in guessed)
+        log.info("Reading %s, by the name; %s names another folder.", found, others)
 
 
 def normalization_of(cfg: DictConfig) -> "Statistics | None":

@@ -101,12 +101,13 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
             raise InputError(f"{key}={value} must be true or false.")
     if cfg.nol != "auto":
         check_share(cfg, "nol")
-    elif cfg.noise.level == "auto":
+    elif cfg.noise.level == "auto" and not has_own_data:
         raise InputError(
-            "nol=auto estimates the noise level; say with noise.level=0.3 how many masks this "
-            "experiment is to make noisy."
+            "An experiment with noise must be told how many masks to make noisy: give nol=0.3, or "
+            "noise.level=0.3 beside nol=auto."
         )
-    check_share(cfg, "noise.level")
+    if not has_own_data:  # noise is refused there
+        check_share(cfg, "noise.level")
     if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
         raise InputError(
             f"method.options={cfg.method.options} must hold arguments, as in "

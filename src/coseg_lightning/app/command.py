@@ -1,6 +1,7 @@
 """The frame of all commands: Hydra composes, and a user's mistake ends in one sentence."""
 
-import argparse
+import contextlib
+import difflib
 import errno
 import functools
 import os
@@ -24,18 +25,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from coseg_lightning.app.commands import COMMANDS, Command
+from coseg_lightning.app.help import CONF, help_of
 from coseg_lightning.app.settings import register, unknown_setting
 from coseg_lightning.errors import BadSamplesError, InputError, unknown_name_message
+from coseg_lightning.files.inspection import is_first_process
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
-HERE = Path(__file__).resolve().parents[1]
-# An installed wheel holds conf/ inside the package; in a checkout it lies at the top.
-CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
-
-
-# The setting of commands that make what the folder of a run names.
-TRUST = (False, "also import and call whatever the run names, not only well-known libraries")
 
 
 def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) -> str:
@@ -62,30 +59,78 @@ OmegaConf.register_new_resolver("coseg.run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("coseg.hydra_dir", _hydra_dir, replace=True)
 
 
-def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Turn a function of a composed configuration into a command.
 
     With `HYDRA_FULL_ERROR=1` in the environment, every mistake shows its whole traceback.
 
     Args:
-        config_name: The primary configuration in `conf/`.
+        name: The command, see `COMMANDS`.
     """
+    spec = COMMANDS[name]
 
     def decorate(body: Callable[[DictConfig], Any]) -> Callable[[], None]:
-        @hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
+        @hydra.main(config_path=str(CONF), config_name=spec.config, version_base="1.3")
         @functools.wraps(body)
         def app(cfg: DictConfig) -> Any:
             return _run_body(body, cfg)
 
         @functools.wraps(body)
         def main() -> None:
-            if config_name == "config":  # the others have a folder, or no choice of data
-                sys.argv[1:] = with_folder(sys.argv[1:])
+            if {"--help", "-h"} & set(sys.argv[1:]):
+                print(help_of(name))
+                return
+            given = ["--help" if word == "--help-all" else word for word in sys.argv[1:]]
+            try:
+                given = with_settings(given, spec)
+            except InputError as error:
+                sys.exit(str(error))
+            sys.argv[1:] = with_folder(given) if name == "run" else given
             _composed(app)
 
         return main
 
     return decorate
+
+
+# Options of Hydra that take the next word as their value.
+TAKE_A_WORD = {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p"}
+TAKE_A_WORD |= {"--package", "--experimental-rerun"}
+SHORT = {"images": "data.images", "masks": "data.masks"}
+
+
+def with_settings(given: Sequence[str], spec: Command) -> list[str]:
+    """Write positional arguments and short names as settings: `DIR` as `data.root=DIR`.
+
+    Raises:
+        InputError: If there are more positional arguments than the command takes.
+    """
+    result: list[str] = []
+    free = list(spec.stands_for.values())
+    after_option = False
+    for word in given:
+        key, sign, value = word.partition("=")
+        if after_option or word.startswith(("-", "~", "+")):
+            result.append(word)
+        elif sign:
+            takes_data = "data.root" in spec.stands_for.values()
+            result.append(f"{SHORT[key]}={value}" if takes_data and key in SHORT else word)
+        elif free:
+            result.append(f"{free.pop(0)}={_quoted(word)}")
+        else:
+            names = " ".join(name.upper() for name in spec.stands_for) or "no folder"
+            raise InputError(
+                f"{word}: the command takes {names}, and settings as key=value; --help lists them."
+            )
+        after_option = word in TAKE_A_WORD
+    return result
+
+
+def _quoted(text: str) -> str:
+    """Return a text as a value in Hydra's grammar, whatever signs are in it."""
+    text = re.sub(r"(\\+)(?='|$)", r"\1\1", text)
+    text = text.replace("'", "\\'").replace("${", "\\${")
+    return f"'{text}'"
 
 
 def with_folder(given: Sequence[str]) -> list[str]:
@@ -100,52 +145,44 @@ def with_folder(given: Sequence[str]) -> list[str]:
     return [*given[:place], "data=folder", *given[place:]]
 
 
-def arguments(
-    description: str,
-    positional: Mapping[str, str],
-    options: Mapping[str, tuple[Any, str]],
-) -> dict[str, Any]:
+def arguments(name: str) -> dict[str, Any]:
     """Parse the arguments of a command without a configuration: `NAME ... key=value ...`.
 
     Args:
-        description: The purpose of the command, for `--help`.
-        positional: The meaning of each positional argument, by its name.
-        options: The default and the meaning of each key.
+        name: The command, see `COMMANDS`.
 
     Raises:
-        InputError: If there is no such key, or its value has another type than the default.
+        InputError: If there is no such key, its value has another type than the default, or the
+            positional arguments are too few or too many.
     """
-    parsed = vars(_parser(description, positional, options).parse_args())
-    values = {key: default for key, (default, _) in options.items()}
-    for setting in parsed.pop("settings", []):
-        key, value = _read_setting(setting, options)
-        values[key] = value
-    return {**parsed, **values}
-
-
-def _parser(
-    description: str, positional: Mapping[str, str], options: Mapping[str, tuple[Any, str]]
-) -> argparse.ArgumentParser:
-    lines = [f"  {key}={str(value).lower()}  {text}" for key, (value, text) in options.items()]
-    module = getattr(sys.modules["__main__"].__spec__, "name", "")
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}".removesuffix(".__main__"),
-        description=description,
-        epilog="\n".join(["settings:", *lines]) if lines else None,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for name, text in positional.items():
-        parser.add_argument(name, metavar=name.upper(), help=text)
-    if options:
-        parser.add_argument("settings", metavar="key=value", nargs="*", help="see below")
-    return parser
+    spec, given = COMMANDS[name], sys.argv[1:]
+    if {"--help", "-h"} & set(given):
+        print(help_of(name))
+        sys.exit(0)
+    values = {key: default for key, (default, _) in spec.options.items()}
+    words = []
+    for word in given:
+        if "=" in word and not Path(word).exists():
+            key, value = _read_setting(word, spec.options)
+            values[key] = value
+        elif word.startswith("-"):
+            raise InputError(f"{word}: there is no such option; settings are written key=value.")
+        else:
+            words.append(word)
+    if len(words) != len(spec.positional):
+        names = " ".join(key.upper() for key in spec.positional)
+        shown = " ".join(words) or "nothing"
+        raise InputError(f"{shown} was given, but coseg {name} takes {names}; see --help.")
+    return {**dict(zip(spec.positional, words, strict=True)), **values}
 
 
 def _read_setting(setting: str, options: Mapping[str, tuple[Any, str]]) -> tuple[str, Any]:
     """Read one `key=value`, whose value must have the type of the key's default."""
-    key, sign, text = setting.partition("=")
-    if not sign or key not in options:
-        raise InputError(f"{setting}: there is no such setting; take {', '.join(options)}.")
+    key, _, text = setting.partition("=")
+    if key not in options:
+        near = difflib.get_close_matches(key, options, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"take {', '.join(options)}."
+        raise InputError(f"{setting}: there is no such setting; {hint}")
     default = options[key][0]
     try:
         value = text if isinstance(default, str) else yaml.safe_load(text)
@@ -211,7 +248,27 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
             raise
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # its other jobs continue
             raise CompactHydraException(message) from error
+        _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
         sys.exit(message)
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Remove the folder of a command that was refused, if it holds only what Hydra put there."""
+    hydra_folder, log_file = folder / ".hydra", folder / f"{HydraConfig.get().job.name}.log"
+    if not folder.is_dir() or folder.resolve() == Path.cwd() or not is_first_process():
+        return
+    if set(folder.iterdir()) - {hydra_folder, log_file}:
+        return
+    log_file.unlink(missing_ok=True)
+    for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
+        (hydra_folder / name).unlink(missing_ok=True)
+    empty = [hydra_folder, folder]
+    if folder.parent.parent.name in ("outputs", "audits"):  # FOLDER/DATE/TIME by default
+        empty += [folder.parent, folder.parent.parent]
+    with contextlib.suppress(OSError):  # another run is beside it
+        for path in empty:
+            if path.exists():
+                path.rmdir()
 
 
 def explain(error: Exception) -> str | None:

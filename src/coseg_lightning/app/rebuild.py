@@ -1,11 +1,12 @@
 """AppRun: a finished run of the app, whose data and network can be rebuilt."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from coseg_lightning.app.trust import check_trust
+from coseg_lightning.app.trust import check_trust, named_objects
 from coseg_lightning.errors import InputError
 from coseg_lightning.runs.finished import FinishedRun
 
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from coseg_lightning.data.datamodule import CoSegDataModule
+
+
+NOT_SET = ("recipe", "samples", "version")  # parts of a run's identity that are no settings
 
 
 class AppRun(FinishedRun):
@@ -117,6 +121,36 @@ class AppRun(FinishedRun):
         except (RuntimeError, OSError, SafetensorError) as error:
             raise InputError(f"{folder} cannot be loaded; restore the run's folder.") from error
         return network.eval()
+
+
+def settings_begun_with(folder: str | Path, now: DictConfig, *, trust: bool) -> DictConfig | None:
+    """Read the settings that a run of the app was begun with, finished or not.
+
+    Args:
+        folder: The run's folder.
+        now: The settings of the command, which may name objects too.
+        trust: See `AppRun`.
+
+    Returns:
+        The settings, or None if the folder holds no run, or one that was started from Python.
+
+    Raises:
+        InputError: If they cannot be read, or name what is not trusted.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        return None
+    try:
+        config = dict(json.loads(path.read_text(encoding="utf-8"))["config"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} was changed and cannot be read; restore it.") from error
+    settings = {key: value for key, value in config.items() if key not in NOT_SET}
+    if not {"data", "model", "method", "trainer"} <= settings.keys() or "reviewed_run" in config:
+        return None
+    if not trust:
+        named_now = named_objects(OmegaConf.to_container(now))
+        check_trust(settings, Path(folder), {name for _, name in named_now})
+    return OmegaConf.create(settings)
 
 
 def _moved(value: Any, old: Any, new: str) -> Any:

@@ -41,7 +41,18 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         *("optimizer", "loss", "averaging"),
     ),
     "data": (
-        *("root", "classes", "in_channels", "image_size", "batch_size", "num_workers", "augment"),
+        *(
+            "root",
+            "images",
+            "masks",
+            "nol",
+            "classes",
+            "in_channels",
+            "image_size",
+            "batch_size",
+            "num_workers",
+            "augment",
+        ),
         *("cache", "clean_ids", "kinds", "normalization", "source", "max_epochs"),
     ),
     "loss": Recipe.SETTINGS["loss"],
@@ -75,4 +86,6 @@ def unknown_setting(name: str, arguments: Sequence[str] = ()) -> InputError:
         by_last = {key.rpartition(".")[2]: key for key in keys}
         near += [by_last[key] for key in difflib.get_close_matches(last, by_last, n=1)]
     hint = f"did you mean {near[0]}?" if near else "--help lists those that there are."
+    if group == "trainer" and not near:
+        hint = f"other arguments of Lightning's Trainer need a plus, as in +{name}=..."
     return InputError(f"There is no setting {name}, so it would have no effect; {hint}")

@@ -4,7 +4,7 @@ A configuration names Python objects, by `_target_` and by some settings. Making
 only those of a short list are made without asking.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,13 @@ SAFE_FUNCTIONS_OF = ("torchvision.models.segmentation",)
 UNSAFE_ARGUMENTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "hf_hub")
 
 
-def check_trust(config: Mapping[str, Any], folder: Path) -> None:
+def check_trust(config: Mapping[str, Any], folder: Path, named_now: Collection[str] = ()) -> None:
     """Refuse a run's configuration that names objects beyond the short list.
 
     Args:
         config: The configuration in plain values.
         folder: The run's folder, for the message.
+        named_now: Objects that the command itself names, which are trusted.
 
     Raises:
         InputError: If it does.
@@ -57,7 +58,7 @@ def check_trust(config: Mapping[str, Any], folder: Path) -> None:
                 "summary.json."
             )
     for key, name in named_objects(config):
-        if not is_safe(key, name):
+        if name not in named_now and not is_safe(key, name):
             raise InputError(
                 f"{folder} names {name} as its {key}, which would be imported or read here; if "
                 "you know what it does and trust whoever made the folder, add trust=true."

@@ -27,6 +27,12 @@ from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.seeding import derive_rng
 
 SPLITS = ("train", "val", "test")
+# Names that people give the two folders; the first one is preferred, of the others one alone.
+IMAGES = ("images", "image", "imgs", "img", "photos", "pictures", "scans", "radiographs")
+MASKS = (
+    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth"),
+    *("groundtruth", "segmentations", "segmentation", "seg"),
+)
 
 
 class Splits(NamedTuple):
@@ -75,14 +81,15 @@ def folder_splits(
     root: str | Path,
     *,
     classes: int = 2,
-    masks: str = "masks",
+    images: str = "auto",
+    masks: str = "auto",
     val_share: float = 0.0,
     test_share: float = 0.2,
     seed: int = 0,
     on_bad_sample: OnBadSample = "error",
     problems: str | Path | None = None,
 ) -> Splits:
-    """Open a dataset of `root/images` and `root/<masks>`, with files of the same stem.
+    """Open a dataset of a folder of images and one of masks, with files of the same stem.
 
     Every file is read once before training, and all problems are reported together. If there is a
     `root/split.csv` with the columns `id` and `split` (train, val or test), it decides the split.
@@ -91,7 +98,8 @@ def folder_splits(
     Args:
         root: The folder.
         classes: Number of classes, background included.
-        masks: Name of the folder of masks.
+        images: Name of the folder of images in `root`; `auto` finds it, see `find_folder`.
+        masks: Name of the folder of masks in `root`; `auto` finds it.
         val_share: Share of the samples for validation, if there is no `split.csv`.
         test_share: Share of the samples for the test, if there is no `split.csv`.
         seed: Seed of the random split, if there is no `split.csv`.
@@ -108,40 +116,71 @@ def folder_splits(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise InputError(
-            f"data.root={root}: there is no such folder; it must hold images/ and {masks}/."
+            f"data.root={root}: there is no such folder; it must hold a folder of images and one "
+            "of masks."
         )
-    by_stem = files_by_stem(root / "images")
-    images = {stem: paths[0] for stem, paths in by_stem.items()}
+    images_folder = root / find_folder(root, images, IMAGES, "images")
+    masks_folder = root / find_folder(root, masks, MASKS, "masks")
+    by_stem = files_by_stem(images_folder)
+    files = {stem: paths[0] for stem, paths in by_stem.items()}
     table = root / "split.csv"
     has_table = table.exists() or table.is_symlink()
-    split = read_split(table) if has_table else _draw_split(images, val_share, test_share, seed)
+    split = read_split(table) if has_table else _draw_split(files, val_share, test_share, seed)
     split = dict(sorted(split.items()))
     if "train" not in split.values():
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
 
     inspection = Inspection(root)
-    check_image_files(split, by_stem, root, inspection)
+    check_image_files(split, by_stem, images_folder, inspection)
     check_ids_name_different_files(split, inspection)
-    image_infos = inspect_images(split, images, inspection)
-    with_image = [sample_id for sample_id in split if sample_id in images]
-    mask_folder = MaskFolder(root / masks, classes=classes, ids=with_image, inspection=inspection)
+    image_infos = inspect_images(split, files, inspection)
+    with_image = [sample_id for sample_id in split if sample_id in files]
+    mask_folder = MaskFolder(masks_folder, classes=classes, ids=with_image, inspection=inspection)
     if not has_table:  # a split.csv says which files are wanted
-        check_masks_have_an_image(mask_folder, images, root, inspection)
+        check_masks_have_an_image(mask_folder, images_folder, files, inspection)
     check_sizes_agree(image_infos, mask_folder, inspection)
     unusable = inspection.unusable_ids
     good_images = {i: info for i, info in image_infos.items() if i not in unusable}
-    warn_of_blank_images(good_images, images, inspection)
-    check_duplicates(good_images, images, mask_folder, split, inspection)
+    warn_of_blank_images(good_images, files, inspection)
+    check_duplicates(good_images, files, mask_folder, split, inspection)
     inspection.report(skip=on_bad_sample == "skip", table=problems)
 
     parts = _usable_parts(split, inspection.unusable_ids)
     if not parts["train"]:
         raise InputError(f"{root} holds no sample for training that can be used.")
     train, val, test = (
-        FolderImages(ids, images, mask_folder, _digest(ids, image_infos, mask_folder))
+        FolderImages(ids, files, mask_folder, _digest(ids, image_infos, mask_folder))
         for ids in parts.values()
     )
     return Splits(train, val if len(val) else None, test if len(test) else None)
+
+
+def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
+    """Find the folder of images or of masks in a dataset's folder.
+
+    Args:
+        root: The dataset's folder.
+        name: The folder's name in `root`, or `auto`.
+        usual: The names that `auto` knows, in any case; the first is preferred to the others.
+        what: `images` or `masks`.
+
+    Raises:
+        InputError: If there is no such folder, or several that may be meant.
+    """
+    if name != "auto":
+        if not (root / name).is_dir():
+            raise InputError(f"data.{what}={name}: there is no such folder in {root}.")
+        return name
+    there = sorted(path.name for path in root.iterdir() if path.is_dir())
+    found = [folder for folder in there if folder.lower() in usual]
+    if usual[0] in found:
+        return usual[0]
+    if len(found) == 1:
+        return found[0]
+    reason = f"no folder {usual[0]} or with another usual name, but {', '.join(there) or 'none'}"
+    if found:
+        reason = f"{' and '.join(found)}, and each may be the folder of {what}"
+    raise InputError(f"{root} holds {reason}; say which one it is, {what}=NAME.")
 
 
 def check_on_bad_sample(value: str) -> None:

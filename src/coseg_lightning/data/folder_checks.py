@@ -20,7 +20,7 @@ from coseg_lightning.labels.masks import mask_digest
 def check_image_files(
     split: Mapping[str, str],
     by_stem: Mapping[str, list[Path]],
-    root: Path,
+    folder: Path,
     inspection: Inspection,
 ) -> None:
     """Report samples without exactly one image file of a usable name."""
@@ -30,12 +30,12 @@ def check_image_files(
             inspection.add(
                 "no image",
                 [sample_id],
-                f"{root / 'split.csv'} names the sample {sample_id}, but {root / 'images'} has no "
+                f"{folder.parent / 'split.csv'} names the sample {sample_id}, but {folder} has no "
                 "such image.",
             )
         elif len(paths) > 1:
             inspection.add("same stem", [sample_id], same_stem(paths))
-        elif links_outside(paths[0], [root, root / "images"]):
+        elif links_outside(paths[0], [folder.parent, folder]):
             inspection.add("link", [sample_id], link_message(paths[0]))
         else:
             try:
@@ -72,7 +72,7 @@ def inspect_images(
 
 
 def check_masks_have_an_image(
-    masks: MaskFolder, images: Mapping[str, Path], root: Path, inspection: Inspection
+    masks: MaskFolder, folder: Path, images: Mapping[str, Path], inspection: Inspection
 ) -> None:
     """Report masks of samples that have no image."""
     for sample_id in masks.ids:
@@ -80,7 +80,7 @@ def check_masks_have_an_image(
             inspection.add(
                 "no image",
                 [sample_id],
-                f"{masks.path(sample_id)} is the mask of no image in {root / 'images'}; add "
+                f"{masks.path(sample_id)} is the mask of no image in {folder}; add "
                 "the image, or remove the mask.",
             )
 

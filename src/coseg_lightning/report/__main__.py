@@ -2,16 +2,12 @@
 
 from pathlib import Path
 
-from coseg_lightning.app.command import TRUST, arguments, cli_errors
+from coseg_lightning.app.command import arguments, cli_errors
 
 
 def main() -> None:
     """Read the command line, write the report, and print its path."""
-    options = arguments(
-        "Write report.html and the figures of a finished run again.",
-        {"run": "the folder of a finished run"},
-        {"root": ("", "where its data is now, if it was moved"), "trust": TRUST},
-    )
+    options = arguments("report")
     from coseg_lightning.app.rebuild import AppRun
     from coseg_lightning.errors import InputError
     from coseg_lightning.report.page import write_report

@@ -1,0 +1,129 @@
+"""All commands: what each does and takes, with examples. It imports nothing heavy."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+TRUST = (False, "also import and call whatever the run names, not only well-known libraries")
+ROOT = ("", "where the run's data is now, if it was moved")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command, `coseg NAME` or `python -m coseg_lightning.NAME`.
+
+    Args:
+        task: What it belongs to, for the list of all commands.
+        summary: What it does, in one sentence.
+        positional: The meaning of each positional argument, by its name. Those of a composed
+            command are optional; the setting that each stands for is in `stands_for`.
+        options: The default and the meaning of each further setting of a command that is not
+            composed by Hydra.
+        examples: Arguments and what they do.
+        config: The configuration in `conf/` of a command that Hydra composes.
+        stands_for: The setting that each positional argument of a composed command gives.
+    """
+
+    task: str
+    summary: str
+    positional: Mapping[str, str]
+    options: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    examples: Sequence[tuple[str, str]] = ()
+    config: str | None = None
+    stands_for: Mapping[str, str] = field(default_factory=dict)
+
+
+FOLDER = "a folder that holds your images and your masks"
+TRAIN, LOOK, USE = "Train", "Look at your masks", "Use a finished run"
+COMMANDS: dict[str, Command] = {
+    "run": Command(
+        TRAIN,
+        "Train a segmentation network on masks that you do not trust, rank the masks, and correct "
+        "them.",
+        {"dir": f"{FOLDER}; without it, phantoms are drawn"},
+        examples=(
+            ("", "phantoms: a first look"),
+            ("DIR", "your own images and masks; how many masks are bad is estimated"),
+            ("DIR nol=0.2 data.classes=3", "a fifth of the masks is bad; three classes"),
+            ("DIR model=fpn model.encoder_name=resnet50", "another network"),
+            ("resume=outputs/DATE/TIME", "go on with a run that was interrupted"),
+            ("-m noise=type1,type2 nol=0.1,0.3", "a sweep, one folder a job"),
+        ),
+        config="config",
+        stands_for={"dir": "data.root"},
+    ),
+    "table": Command(
+        TRAIN,
+        "Show the table of a sweep: mean and standard deviation over seeds, also while it runs.",
+        {"folder": "a sweep's folder, or any folder of runs"},
+        {
+            "metric": ("dice", "or accuracy"),
+            "format": ("text", "or csv, markdown, latex: what is printed; all are written"),
+        },
+        (("multirun/DATE/TIME format=markdown", "a table for a text"),),
+    ),
+    "audit": Command(
+        LOOK,
+        "Rank all masks of a folder, worst first, and correct none.",
+        {"dir": FOLDER},
+        examples=(
+            ("DIR training=none", "by outlines and shapes alone, in seconds"),
+            ("DIR data.image_size=128", "by two networks, which are trained on them"),
+            ("DIR predictions=FOLDER", "by the predictions of your own network"),
+            ("review=audits/DATE/TIME", "how many are bad, once you judged ten of them"),
+        ),
+        config="audit",
+        stands_for={"dir": "data.root"},
+    ),
+    "corrupt": Command(
+        LOOK,
+        "Write a corrupted copy of a folder of masks, to test any method on the same noise.",
+        {"masks": "a folder of masks, which is only read", "out": "a new folder for all of them"},
+        examples=(("DIR/masks DIR/masks_type2 noise=type2 nol=0.3", "three of ten masks change"),),
+        config="corrupt",
+        stands_for={"masks": "masks", "out": "out"},
+    ),
+    "predict": Command(
+        USE,
+        "Predict masks of new images, at their own size, with the network of a finished run.",
+        {
+            "run": "the folder of a finished run",
+            "images": "a folder of images",
+            "out": "a new folder for the masks",
+        },
+        {
+            "probabilities": (False, "also write out/probabilities/ID.npy, (K, H, W) float16"),
+            "flips": (False, "average over the image and its mirror image"),
+            "batch_size": (8, "images per batch"),
+            "num_workers": (0, "processes that read images"),
+            "device": ("auto", "or cpu, cuda, cuda:1, mps"),
+            "trust": TRUST,
+        },
+        (("RUN IMAGES OUT flips=true", "slower, and a bit better"),),
+    ),
+    "apply": Command(
+        USE,
+        "Write a complete folder of masks in your own format, with the run's corrections.",
+        {"run": "the folder of a finished run", "dest": "a new folder"},
+        {"root": ROOT, "trust": TRUST},
+        (("RUN DEST", "your masks, corrected where the run corrected them"),),
+    ),
+    "export": Command(
+        USE,
+        "Export the network of a finished run, checked against torch's own output.",
+        {"run": "the folder of a finished run"},
+        {
+            "format": ("onnx", "or torchscript, safetensors (the weights alone)"),
+            "out": ("", "the file; default RUN/export/model.SUFFIX"),
+            "trust": TRUST,
+        },
+        (("RUN format=torchscript", "one file that needs no Python code"),),
+    ),
+    "report": Command(
+        USE,
+        "Write report.html and the figures of a finished run again.",
+        {"run": "the folder of a finished run"},
+        {"root": ROOT, "trust": TRUST},
+        (("RUN root=/new/place", "its data was moved"),),
+    ),
+}

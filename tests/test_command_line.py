@@ -1,0 +1,195 @@
+"""The command `coseg`, its help, its grammar, and what it leaves behind."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coseg_lightning.app.command import with_settings
+from coseg_lightning.app.commands import COMMANDS
+from coseg_lightning.app.help import CONF, TASKS, completion, help_of, meanings, overview
+from coseg_lightning.app.settings import SETTINGS
+from coseg_lightning.data.folder import IMAGES, MASKS, find_folder
+from coseg_lightning.errors import InputError
+from support import ROOT, SHORT, command, rows_of
+
+HELP_WITHOUT_LIBRARIES = """
+import sys
+from coseg_lightning.__main__ import main
+try:
+    main()
+finally:
+    print("heavy:", sorted({"torch", "hydra", "omegaconf", "numpy", "yaml"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["run", "--help"], ["predict", "-h"]])
+def test_help_imports_no_library(arguments):
+    result = subprocess.run(
+        [sys.executable, "-c", HELP_WITHOUT_LIBRARIES, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.stdout.splitlines()[-1] == "heavy: []", result.stderr
+
+
+def test_every_command_is_listed_with_what_it_does():
+    text = re.sub(r"\s+", " ", overview())
+    for name, spec in COMMANDS.items():
+        assert f"coseg {name} {spec.summary}" in text
+        shown = re.sub(r"\s+", " ", help_of(name))
+        assert spec.summary in shown
+        for arguments, meaning in spec.examples:
+            assert re.sub(r"\s+", " ", f"coseg {name} {arguments}".rstrip()) in shown
+            assert meaning in shown
+
+
+def test_every_setting_has_one_place_and_a_meaning():
+    places = [key for keys in TASKS.values() for key in keys]
+    assert len(places) == len(set(places))
+    groups = {"optimizer", "loss", "source"}  # their parts are listed
+    inner = {"name", "module", "object", "stages", "options", "pixel_loss"}  # of methods
+    not_shown = {f"method.{key}" for key in inner} | {"data.source", "data.nol", "data.max_epochs"}
+    wanted = {f"{group}.{key}".lstrip(".") for group, keys in SETTINGS.items() for key in keys}
+    wanted -= groups | not_shown | {"peer_b"}
+    assert wanted <= set(places)
+    known = meanings()
+    for key in places:
+        assert len(known[key][1]) > 8, key
+    for name in COMMANDS:
+        assert all(len(line) <= 100 for line in help_of(name).splitlines())
+
+
+@given(st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1))
+def test_any_folder_may_be_given(name):
+    if name[0] in "-~+" or "=" in name:
+        name = f"./{name}".replace("=", "-")
+    (setting,) = with_settings([name], COMMANDS["run"])
+    override = OverridesParser.create().parse_override(setting)
+    assert override.key_or_group == "data.root"
+    assert str(override.value()).replace("\\${", "${") == name
+
+
+def test_arguments_become_settings():
+    run, corrupt = COMMANDS["run"], COMMANDS["corrupt"]
+    given = ["-m", "DIR", "masks=labels", "images=imgs", "nol=0.1,0.2", "--config-dir", "conf"]
+    assert with_settings(given, run) == [
+        *("-m", "data.root='DIR'", "data.masks=labels", "data.images=imgs", "nol=0.1,0.2"),
+        *("--config-dir", "conf"),
+    ]
+    assert with_settings(["masks=a", "B"], corrupt) == ["masks=a", "masks='B'"]
+    with pytest.raises(InputError, match="^b: the command takes DIR, and settings as key=value"):
+        with_settings(["a", "b"], run)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["rum"], "There is no command coseg rum; did you mean coseg run?"),
+        (["train"], "There is no command coseg train; there are run, "),
+        (["run", "modle=unet"], "There is no setting modle, .* did you mean model?"),
+        (["run", "trainer.gradient_clip=1"], "arguments of Lightning's Trainer need a plus"),
+        (["predict", "run"], "run was given, but coseg predict takes RUN IMAGES OUT; see --help."),
+        (["predict", "a", "b", "c", "flip=true"], "flip=true: there is no such setting; did you"),
+        (["export", "--format", "onnx"], "--format: there is no such option; settings are written"),
+        (["run", "nol=7"], "nol=7 must be a number of at least 0"),
+        (["run", "nowhere"], "data.root=.*nowhere: there is no such folder"),
+        (["audit", "nowhere"], "data.root=.*nowhere: there is no such folder"),
+    ],
+)
+def test_a_refused_command_says_one_sentence_and_leaves_nothing(tmp_path, arguments, sentence):
+    result = command("__main__", *arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert re.search(sentence, result.stderr), result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refused_command_leaves_what_others_put_there(tmp_path):
+    for name in ("outputs/2026-01-01/00-00-00", "mine"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "notes.txt").write_text("mine")
+    command("__main__", "run", "nol=7", "hydra.run.dir=mine", cwd=tmp_path)
+    command("__main__", "run", "nol=7", cwd=tmp_path)
+    left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("**/notes.txt"))
+    assert left == ["mine/notes.txt", "outputs/2026-01-01/00-00-00/notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "found"),
+    [
+        (["images", "masks"], "auto", "masks"),
+        (["images", "masks", "labels"], "auto", "masks"),
+        (["imgs", "Labels"], "auto", "Labels"),
+        (["imgs", "labels", "other"], "other", "other"),
+    ],
+)
+def test_masks_are_found_by_their_usual_names(tmp_path, there, name, found):
+    for folder in there:
+        (tmp_path / folder).mkdir()
+    assert find_folder(tmp_path, name, MASKS, "masks") == found
+
+
+@pytest.mark.parametrize(
+    ("there", "name", "sentence"),
+    [
+        (["labels", "gt"], "auto", "holds gt and labels, and each may be the folder of masks; say"),
+        (["a", "b"], "auto", "no folder masks or with another usual name, but a, b; say which"),
+        ([], "auto", "usual name, but none; say which one it is, masks=NAME"),
+        (["masks"], "labels", "data.masks=labels: there is no such folder"),
+    ],
+)
+def test_it_is_asked_which_folder_holds_the_masks(tmp_path, there, name, sentence):
+    for folder in there:
+        (tmp_path / folder).mkdir()
+    with pytest.raises(InputError, match=sentence):
+        find_folder(tmp_path, name, MASKS, "masks")
+    assert not set(IMAGES) & set(MASKS)
+
+
+@pytest.mark.slow
+def test_the_first_command_of_somebody_who_knows_nothing(tmp_path, make_folder):
+    """`coseg run DIR`, with folders of other names, and `resume=FOLDER` alone."""
+    root = make_folder()
+    (root / "images").rename(root / "imgs")
+    (root / "masks").rename(root / "labels")
+    settings = [*SHORT, "model=unet_classic", "model.base_channels=2", "data.image_size=32"]
+    result = command("__main__", "run", root, *settings, "hydra.run.dir=run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    text = result.stdout + result.stderr
+    assert f"Reading images from {root / 'imgs'} and masks from {root / 'labels'}" in text
+    assert "nol is not given, so the share of bad masks is estimated (nol=auto)" in text
+    assert rows_of(tmp_path / "run" / "scores.csv")
+
+    again = command("__main__", "run", "resume=run", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "Test Dice" in again.stdout
+    for path in ("summary.json", "report.html", "retraining/done.json"):
+        (tmp_path / "run" / path).unlink()
+    goes_on = command("__main__", "run", "resume=run", "data.num_workers=1", cwd=tmp_path)
+    assert goes_on.returncode == 0, goes_on.stderr
+    assert (tmp_path / "run" / "report.html").is_file()
+    other = command("__main__", "run", "resume=run", "nol=0.1", cwd=tmp_path)
+    assert "run holds another run, which differs in nol=0.1 (it was auto); resume" in other.stderr
+
+
+def test_completion_is_a_script_that_bash_reads():
+    result = subprocess.run(["bash", "-n"], input=completion(), text=True, capture_output=True)
+    assert result.returncode == 0, result.stderr
+    asked = f"{completion()}\nCOMP_WORDS=(coseg run model=se) COMP_CWORD=2; _coseg 2> /dev/null\n"
+    asked += 'echo "${COMPREPLY[@]}"'
+    result = subprocess.run(["bash"], input=asked, text=True, capture_output=True)
+    assert result.stdout.split() == ["model=segformer"]
+
+
+def test_the_console_script_is_declared():
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert 'coseg = "coseg_lightning.__main__:main"' in text
+    assert (CONF / "config.yaml").is_file()
+    assert Path(sys.executable).exists()
