@@ -179,6 +179,35 @@ def test_the_first_command_of_somebody_who_knows_nothing(tmp_path, make_folder):
     assert "run holds another run, which differs in nol=0.1 (it was auto); resume" in other.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.rehearsed
+def test_check_says_what_is_there_and_writes_nothing(tmp_path, make_folder):
+    """Sizes, classes, split, groups, copies, blunders, time and memory, and the command to run."""
+    root = make_folder(size=12)
+    for n in range(4):  # two patients, one of them with the same picture twice
+        for folder in ("images", "masks"):
+            source, target = root / folder / f"s{n:02}.png", root / folder / f"p1-{n}.png"
+            target.write_bytes(source.read_bytes())
+            (root / folder / f"s{n + 4:02}.png").rename(root / folder / f"p2-{n}.png")
+    before = sorted(tmp_path.rglob("*"))
+    settings = ["data.image_size=32", "trainer.max_epochs=2", "model.encoder_name=resnet18"]
+    result = command("__main__", "check", root, *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    text = re.sub(r"\s+", " ", result.stdout)
+    for found in (
+        "Images 16, 32 x 32, grey, uint8; the networks get 3 channels",
+        "Masks 16; class 1 in 16 of them",
+        "Split 13 train, 3 test, drawn by seed=0",
+        "have images in training and in another part",
+        "Twice 4 pictures are there more than once, such as p1-0, s00; remove the copies",
+        "16 images: 13 train, 3 test; CPU; about",
+        "GiB at the most",
+        f"To train: coseg run {root} data.image_size=32 trainer.max_epochs=2",
+    ):
+        assert found in text, result.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_completion_is_a_script_that_bash_reads():
     result = subprocess.run(["bash", "-n"], input=completion(), text=True, capture_output=True)
     assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ import coseg_lightning
 
 PACKAGE = Path(coseg_lightning.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-COMMANDS = {"run", "audit", "corrupt", "predict", "apply", "export", "table"}
+COMMANDS = {"run", "check", "audit", "corrupt", "predict", "apply", "export", "table"}
 # Each room may import from those before it.
 ROOMS = ("errors", "seeding", "functional", "files", "ranking", "labels", "noise", "data")
 ROOMS += ("networks", "modules", "callbacks", "report", "runs", "methods", "app")

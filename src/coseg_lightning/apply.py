@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.store import LabelStore
 
@@ -64,7 +64,7 @@ def apply(
     with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
         unfinished = Path(temporary) / "masks"
         unfinished.mkdir()
-        for sample_id in tqdm(masks.ids, desc="Masks", leave=False):
+        for sample_id in progress(masks.ids, "Masks"):
             mask, is_newer = _label_of_run(sample_id, masks, noise, layers)
             if is_newer:
                 newer.append(sample_id)

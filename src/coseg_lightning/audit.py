@@ -69,7 +69,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Rank by outlines, and name blunders; see `audit`."""
     from coseg_lightning.app.unaided import rank_without_training
-    from coseg_lightning.files.inspection import is_first_process
+    from coseg_lightning.files.progress import is_first_process
 
     found = rank_without_training(cfg, folder)
     names = Counter(name for names in found.ranking.blunders or () for name in names)

@@ -88,10 +88,9 @@ def corrupt_folder(
     Raises:
         InputError: If `out` exists or lies in `masks`, or a mask is missing or cannot be written.
     """
-    from tqdm import tqdm
-
     from coseg_lightning.files.csv import write_table
     from coseg_lightning.files.mask_folder import MaskFolder
+    from coseg_lightning.files.progress import progress
     from coseg_lightning.noise.noisy_layer import choose_noisy
 
     out = Path(out)
@@ -109,7 +108,7 @@ def corrupt_folder(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         unfinished = Path(temporary) / "masks"
         unfinished.mkdir()
-        for sample_id in tqdm(source.ids, desc="Masks", leave=False):
+        for sample_id in progress(source.ids, "Masks"):
             path, changed, dice = source.path(sample_id), False, 1.0
             if sample_id in chosen:
                 changed, dice = _write_noisy(source, sample_id, unfinished, noise, seed)

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from coseg_lightning.app.build import normalization_of
 from coseg_lightning.app.command import arguments, cli_errors
@@ -21,6 +20,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
 from coseg_lightning.files.images import files_by_stem, read_image, smallest_type
 from coseg_lightning.files.mask_folder import same_stem
+from coseg_lightning.files.progress import progress
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.forward import any_size
 
@@ -81,7 +81,10 @@ def predict(
     )
     unreadable: list[str] = []
     written = 0
-    with tqdm(total=len(dataset), desc="Masks", unit="image") as bar, torch.inference_mode():
+    with (
+        progress(title="Masks", total=len(dataset)) as bar,
+        torch.inference_mode(),
+    ):
         for samples, errors in loader:
             unreadable += errors
             bar.update(len(errors))

@@ -1,6 +1,7 @@
 """Runs a method: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
 import logging
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -31,9 +32,9 @@ from coseg_lightning.app.checks import (
     quiet,
     recipe_of,
 )
-from coseg_lightning.app.command import command
+from coseg_lightning.app.command import command, task_overrides
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.inspection import is_first_process
+from coseg_lightning.files.progress import is_first_process
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningDataModule
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from coseg_lightning.app.rebuild import AppRun
 
 log = logging.getLogger(__name__)
+START = time.perf_counter()
 
 
 @command("run")
@@ -110,11 +112,6 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         key = override.lstrip("+~").partition("=")[0].rpartition("@")[2]
         OmegaConf.update(begun, key, OmegaConf.select(cfg, key), force_add=True)
     return begun
-
-
-def task_overrides() -> list[str]:
-    """Return the settings as they were given to the command."""
-    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def _say_if_level_is_estimated(cfg: DictConfig) -> None:
@@ -193,7 +190,7 @@ def _show(
     figures = write_report(folder, data if isinstance(data, CoSegDataModule) else None)
     if figures and "_target_" in cfg.logger:
         log_figures(instantiate(cfg.logger, save_dir=str(folder / "figures")), figures)
-    show_summary(folder, summary)
+    show_summary(folder, summary, time.perf_counter() - START)
     return summary
 
 

@@ -10,7 +10,7 @@ from coseg_lightning import SegmentationModule
 from coseg_lightning.app.build import make_network
 from coseg_lightning.app.checks import check
 from coseg_lightning.callbacks.enough_epochs import EnoughEpochs, enough_epochs
-from coseg_lightning.callbacks.time_left import TimeLeft
+from coseg_lightning.callbacks.stage_progress import StageProgress, duration
 from coseg_lightning.errors import InputError
 from coseg_lightning.run import run
 from support import (
@@ -161,15 +161,30 @@ class Shown(pl.Callback):
         self.minutes = []
 
     def on_train_batch_end(self, trainer, *_):
-        self.minutes.append(float(trainer.progress_bar_metrics.get("minutes_left", -1)))
+        left = trainer.progress_bar_callback.seconds_left
+        self.minutes.append(None if left is None else left / 60)
 
 
 @pytest.mark.parametrize("later", [0, 2])
-def test_the_progress_bar_tells_how_long_is_left(tmp_path, monkeypatch, later):
+def test_the_progress_bar_tells_how_long_is_left(tmp_path, monkeypatch, capsys, later):
     seconds = iter(range(0, 10_000, 60))  # every batch takes a minute
-    monkeypatch.setattr("coseg_lightning.callbacks.time_left.time.perf_counter", seconds.__next__)
-    shown = Shown()
-    trainer = trainer_of(tmp_path, max_epochs=2, callbacks=[TimeLeft(later), shown])
+    clock = "coseg_lightning.callbacks.stage_progress.time.perf_counter"
+    monkeypatch.setattr(clock, seconds.__next__)
+    shown, bar = Shown(), StageProgress("Retraining", later)
+    options = {"max_epochs": 2, "enable_progress_bar": True}
+    trainer = trainer_of(tmp_path, **options, callbacks=[bar, shown])
     trainer.fit(SegmentationModule(TinyNetwork()), datamodule=OwnData())
     of_later_stages = later * 2 * 3  # epochs and batches
-    assert shown.minutes == [-1, *(left + of_later_stages for left in (4, 3, 2, 1, 0))]
+    assert shown.minutes == [None, *(left + of_later_stages for left in (4, 3, 2, 1, 0))]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("Retraining: epoch 1 of 2; loss ")
+    assert lines[0].endswith(f"about {3 + of_later_stages} min left")
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.2, "1 s"), (119, "119 s"), (150, "2 min"), (5000, "83 min"), (9000, "2.5 h")],
+)
+def test_durations_are_told_as_people_tell_them(seconds, text):
+    assert duration(seconds) == text

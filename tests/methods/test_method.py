@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
+import pytorch_lightning as pl
 
 from coseg_lightning import LabelCorrection, LabelStore, Recipe, run_stages
 from coseg_lightning.app.build import make_method, make_network, make_peers
@@ -125,7 +126,7 @@ def test_a_stage_writes_into_no_folder_that_is_not_its_own(tmp_path):
 
 def test_a_method_needs_the_modules_of_its_stages(tmp_path):
     with pytest.raises(InputError, match="method=coseg needs peers"):
-        run_stages(OwnTested(), tmp_path / "run", trainer=None)
+        run_stages(OwnTested(), tmp_path / "run", trainer=pl.Trainer)
 
 
 def test_each_sentence_of_the_paper_has_its_function():

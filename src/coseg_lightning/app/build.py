@@ -21,7 +21,7 @@ from coseg_lightning.app.checks import recipe_of
 from coseg_lightning.app.command import first_cause, one_line
 from coseg_lightning.app.settings import unknown_setting
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.inspection import is_first_process
+from coseg_lightning.files.progress import is_first_process
 from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, is_number
 from coseg_lightning.modules.renamed import home_now
 

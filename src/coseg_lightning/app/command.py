@@ -29,7 +29,7 @@ from coseg_lightning.app.commands import COMMANDS, Command
 from coseg_lightning.app.help import CONF, help_of
 from coseg_lightning.app.settings import register, unknown_setting
 from coseg_lightning.errors import BadSamplesError, InputError, unknown_name_message
-from coseg_lightning.files.inspection import is_first_process
+from coseg_lightning.files.progress import is_first_process
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
@@ -143,6 +143,11 @@ def with_folder(given: Sequence[str]) -> list[str]:
         return list(given)
     place = keys.index("data.root")  # options between the settings would part them
     return [*given[:place], "data=folder", *given[place:]]
+
+
+def task_overrides() -> list[str]:
+    """Return the settings as they were given to the command."""
+    return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
 def arguments(name: str) -> dict[str, Any]:

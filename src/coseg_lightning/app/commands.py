@@ -62,6 +62,17 @@ COMMANDS: dict[str, Command] = {
         },
         (("multirun/DATE/TIME format=markdown", "a table for a text"),),
     ),
+    "check": Command(
+        LOOK,
+        "Say what a folder holds, what a run of it would do, and how long it would take.",
+        {"dir": FOLDER},
+        examples=(
+            ("DIR", "images, masks, split, blunders, time and memory; nothing is written"),
+            ("DIR data.image_size=128 model=fpn", "the same, of a run with these settings"),
+        ),
+        config="check",
+        stands_for={"dir": "data.root"},
+    ),
     "audit": Command(
         LOOK,
         "Rank all masks of a folder, worst first, and correct none.",

@@ -16,11 +16,10 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from coseg_lightning.app.build import make_all_masks
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.inspection import is_first_process
+from coseg_lightning.files.progress import is_first_process, progress
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.ranking.blunders import Fit, find_blunders, look_again, same_masks
 from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
@@ -183,7 +182,7 @@ def _looking(looker: _Looker, processes: int) -> Iterator[Callable[..., list[Any
     """Give a function that looks at masks in order: `look(method, indices, title)`."""
     if processes <= 1:
         yield lambda method, indices, title: list(
-            _shown(map(getattr(looker, method), indices), len(indices), title)
+            progress(map(getattr(looker, method), indices), title, total=len(indices))
         )
         return
     threads = cv2.getNumThreads()
@@ -196,7 +195,9 @@ def _looking(looker: _Looker, processes: int) -> Iterator[Callable[..., list[Any
             def look(method: str, indices: Sequence[int], title: str) -> list[Any]:
                 chunk = max(1, min(16, len(indices) // (4 * processes)))
                 tasks = [(method, index) for index in indices]
-                return list(_shown(pool.map(_do, tasks, chunksize=chunk), len(tasks), title))
+                return list(
+                    progress(pool.map(_do, tasks, chunksize=chunk), title, total=len(tasks))
+                )
 
             try:
                 yield look
@@ -210,12 +211,6 @@ def _looking(looker: _Looker, processes: int) -> Iterator[Callable[..., list[Any
         ) from error
     finally:
         cv2.setNumThreads(threads)
-
-
-def _shown(results: Any, total: int, title: str) -> Any:
-    return tqdm(
-        results, desc=title, total=total, delay=1, leave=False, disable=not is_first_process()
-    )
 
 
 _looker_of_process: list[_Looker] = []

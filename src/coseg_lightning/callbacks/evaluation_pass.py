@@ -9,10 +9,10 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
 from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Subset
-from tqdm import tqdm
 
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.updated import over_dataset
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
@@ -136,8 +136,8 @@ def evaluation_pass(
     # A module's batch hooks may augment while training, so they see a validation stage.
     with compat.validating(trainer), evaluating(module), torch.no_grad(), forward_context():
         batches_of_share = taken(reading(loader, dataset, share), share)
-        progress = tqdm(batches_of_share, total=len(share), desc=description, disable=not shown)
-        for batch_indices, batch in zip(share, progress, strict=True):
+        bar = progress(batches_of_share, description or "", total=len(share), shown=bool(shown))
+        for batch_indices, batch in zip(share, bar, strict=True):
             sample = module.as_trained(compat.prepare_batch(trainer, batch))
             check_count(sample, len(batch_indices), patches=patches)
             step(batch_indices, sample)

@@ -153,6 +153,12 @@ class CoSegDataModule(pl.LightningDataModule):
                 identities[part] = f"{len(dataset.ids)} samples {digest}"
         return identities
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The number of samples of each part: train, and val and test if there are any."""
+        parts = self._datasets.items()
+        return {part: len(dataset.ids) for part, dataset in parts if dataset is not None}
+
     def shortened(self, batches: int, folder: Path) -> "CoSegDataModule":
         """Return the same data with few training samples, and neither label layers nor a cache.
 

@@ -51,15 +51,22 @@ class FolderImages:
         images: The image file of each sample.
         masks: The folder of masks.
         digest: A digest of the files' content.
+        digests: A digest of each image's pixels, None if they are all equal.
 
     Attributes:
         sizes: Height and width of each sample.
     """
 
     def __init__(
-        self, ids: Sequence[str], images: Mapping[str, Path], masks: MaskFolder, digest: str
+        self,
+        ids: Sequence[str],
+        images: Mapping[str, Path],
+        masks: MaskFolder,
+        digest: str,
+        digests: Mapping[str, str | None] | None = None,
     ) -> None:
         self.ids = list(ids)
+        self.digests = {sample_id: (digests or {}).get(sample_id) for sample_id in ids}
         self.digest = digest
         self.sizes = {sample_id: masks.file_info[sample_id]["size"] for sample_id in ids}
         self._images = images
@@ -148,8 +155,9 @@ def folder_splits(
     parts = _usable_parts(split, inspection.unusable_ids)
     if not parts["train"]:
         raise InputError(f"{root} holds no sample for training that can be used.")
+    digests = {sample_id: info["digest"] for sample_id, info in image_infos.items()}
     train, val, test = (
-        FolderImages(ids, files, mask_folder, _digest(ids, image_infos, mask_folder))
+        FolderImages(ids, files, mask_folder, _digest(ids, image_infos, mask_folder), digests)
         for ids in parts.values()
     )
     return Splits(train, val if len(val) else None, test if len(test) else None)

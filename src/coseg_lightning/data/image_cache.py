@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from coseg_lightning.data.preparation import preprocess
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
-from coseg_lightning.files.inspection import is_first_process
+from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import MaskedImages
 
 FORMAT_VERSION = 1
@@ -70,7 +69,7 @@ class ImageCache:
             shape = (count, self.side, self.side, self.channels)
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
-            bar = tqdm(total=count, desc="Caching images", disable=not is_first_process())
+            bar = progress(title="Caching images", total=count)
             with bar, ThreadPoolExecutor(max_workers=4) as threads:
                 for start in range(0, count, CHUNK):
                     indices = range(start, min(start + CHUNK, count))

@@ -13,26 +13,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning_utilities.core.rank_zero import rank_zero_only
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
-from tqdm import tqdm
 
 from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.files.atomic import write_text
 from coseg_lightning.files.csv import write_table
 from coseg_lightning.files.images import check_image
+from coseg_lightning.files.progress import is_first_process, progress
 
 OnBadSample = Literal["error", "skip"]
 FileInfo = dict[str, Any]
 MAX_LISTED = 5  # problems of one kind that are listed one by one
 
 log = logging.getLogger(__name__)
-
-
-def is_first_process() -> bool:
-    """Whether this is a run's first process. All processes would show the same messages."""
-    return bool(getattr(rank_zero_only, "rank", 0) == 0)
 
 
 @dataclass(frozen=True)
@@ -186,14 +180,7 @@ def scan_files(
             return error
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        bar = tqdm(
-            pool.map(info_or_error, new_files),
-            desc=title,
-            total=len(new_files),
-            delay=1,
-            leave=False,
-            disable=not is_first_process(),
-        )
+        bar = progress(pool.map(info_or_error, new_files), title, total=len(new_files))
         results: dict[Path, FileInfo | InputError] = dict(zip(new_files, bar, strict=True))
     if new_files:
         cache.add({path: info for path, info in results.items() if isinstance(info, dict)})

@@ -1,5 +1,6 @@
 """run_stages: all stages of a method in one call, in one folder."""
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
@@ -8,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_only
 
+from coseg_lightning.callbacks.stage_progress import duration
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.checkpoints import plain_values
@@ -25,6 +29,8 @@ from coseg_lightning.runs.folder import RunFolder
 from coseg_lightning.runs.runner import StageRunner
 from coseg_lightning.runs.summary import training_label_dice, write_summary
 from coseg_lightning.runs.wrapped import Data, wrap_datamodule
+
+log = logging.getLogger(__name__)
 
 
 def run_stages(
@@ -105,11 +111,83 @@ def run_stages(
     if not method.trains_peers:
         run.network().check_data(data)
 
+    expected = None
     if rehearse and not run_folder.resumed:
         quick_trainer = rehearsal.alone(trainer) if rehearse is True else rehearse
-        rehearsal.rehearse(run, partial(walk, config={**config, **parts}), quick_trainer)
+        expected = rehearsal.rehearse(run, partial(walk, config={**config, **parts}), quick_trainer)
+    rank_zero_only(log.info)("%s.", what_will_happen(run, expected))
     tested = train_baselines(run) if baselines else {}
     return walk(run, config=config, tested=tested, reports=not is_app)
+
+
+def foresee(
+    data: pl.LightningDataModule,
+    folder: Path,
+    *,
+    method: Method,
+    recipe: Recipe,
+    peers: Callable[[], CoSegModule],
+    network: Callable[[], SegmentationModule],
+    trainer: Callable[..., pl.Trainer],
+    rehearsal_trainer: Callable[..., pl.Trainer],
+    config: Mapping[str, Any],
+    seed: int = 0,
+) -> str:
+    """Rehearse a run, and say what it would do; the arguments are those of `run_stages`.
+
+    Args:
+        data: The datasets.
+        folder: A folder that need not exist; beside it the rehearsal has its own.
+        method: The method.
+        recipe: The recipe.
+        peers: Makes the module of stage 1.
+        network: Makes the module of a single network.
+        trainer: Makes the run's trainers.
+        rehearsal_trainer: Makes those of the rehearsal.
+        config: Plain values that identify the run.
+        seed: The run's seed.
+
+    Returns:
+        What `what_will_happen` says.
+
+    Raises:
+        Exception: Whatever would stop the run on its way.
+    """
+    wrapped = prepare_data(data, method)
+    runner = StageRunner(RunFolder(folder, {}), trainer, recipe.averaging, seed)
+    run = Run(method, recipe, wrapped, runner, peers, network)
+    if not method.trains_peers:
+        run.network().check_data(wrapped)
+    parts = {"recipe": {**recipe.of_stages, "baselines": False}, "samples": {}}
+    walked = partial(walk, config={**config, **parts})
+    return what_will_happen(run, rehearsal.rehearse(run, walked, rehearsal_trainer))
+
+
+def what_will_happen(run: Run, expected: "rehearsal.Forecast | None") -> str:
+    """Say what a run is about to do: `60 images: 48 train, 12 test; CPU; about 6 min`.
+
+    Args:
+        run: The run.
+        expected: How long it will take, if it was rehearsed.
+    """
+    parts = []
+    if isinstance(run.data, CoSegDataModule):
+        sizes = run.data.sizes
+        each = ", ".join(f"{size} {part}" for part, size in sizes.items())
+        parts.append(f"{sum(sizes.values())} images: {each}")
+    parts.append(device_name(run.runner.tester()))
+    if expected is not None:
+        if expected.seconds is not None:
+            parts.append(f"about {duration(expected.seconds)}")
+        parts.append(f"all stages were rehearsed in {duration(expected.rehearsal)}")
+    return "; ".join(parts)
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    """Name what a trainer computes on, such as `CPU` or `2 x NVIDIA A100`."""
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
 
 
 def walk(

@@ -13,21 +13,25 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.seed import isolate_rng
 from tqdm import tqdm
 
+from coseg_lightning.callbacks.enough_epochs import EnoughEpochs, enough_epochs
+from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.method import Run
 from coseg_lightning.modules import compat
 from coseg_lightning.runs.folder import RunFolder
 from coseg_lightning.runs.runner import StageRunner
+from coseg_lightning.runs.wrapped import Data
 
 log = logging.getLogger(__name__)
 Module = TypeVar("Module", bound=pl.LightningModule)
@@ -39,7 +43,7 @@ EPOCHS = 2  # so that the peers are ranked within training too
 @rank_zero_only  # the other processes would only repeat it
 def rehearse(
     run: Run, walk: Callable[[Run, Callable[[], Any]], Any], trainer: Callable[..., pl.Trainer]
-) -> None:
+) -> "Forecast | None":
     """Walk the whole way of a run with two batches of their real size, in a folder that is removed.
 
     Random states are as before, and only copies of networks are trained.
@@ -50,6 +54,9 @@ def rehearse(
             with what to call after each stage.
         trainer: Makes the trainers, see `alone`.
 
+    Returns:
+        How long the run will take, or None if that is unknown.
+
     Raises:
         Exception: Whatever stops the run on its way.
     """
@@ -58,6 +65,7 @@ def rehearse(
     stages = len(run.method.stages) + 1
     keywords = getattr(run.runner.trainer, "keywords", {})
     silent = keywords.get("enable_progress_bar") is False or not sys.stderr.isatty()
+    watches: list[Stopwatch] = []
     with (
         tempfile.TemporaryDirectory(prefix="rehearsal-", dir=_beside(run.runner.folder)) as folder,
         tqdm(total=stages, desc="Rehearsal", leave=False, disable=silent) as bar,
@@ -67,12 +75,12 @@ def rehearse(
         short_folder = Path(folder) / "run"
         runner = StageRunner(
             RunFolder(short_folder, {"rehearsal": True}),
-            partial(_short_trainer, trainer, run.runner.own_callbacks),
+            partial(_short_trainer, trainer, run.runner.own_callbacks, watches),
             run.runner.averaging,
             run.runner.seed,
         )
         if runner.tester().world_size > 1:
-            return  # what makes the trainer cannot be told to take one process
+            return None  # what makes the trainer cannot be told to take one process
         short_data = run.data.shortened(BATCHES, short_folder)
         try:
             walk(
@@ -89,7 +97,72 @@ def rehearse(
             error.add_note("The rehearsal before training found this.")
             raise
     gc.collect()  # networks and trainers refer to each other, and would keep a device's memory
-    log.info("The rehearsal of all stages took %.1f s.", time.perf_counter() - start)
+    return forecast(run, watches, time.perf_counter() - start)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a rehearsal tells of the run.
+
+    Args:
+        seconds: How long its stages will take; None if the data does not tell how much it is.
+        rehearsal: How long the rehearsal took.
+    """
+
+    seconds: float | None
+    rehearsal: float
+
+
+def forecast(run: Run, watches: "Sequence[Stopwatch]", rehearsal: float) -> Forecast:
+    """Compute how long a run will take, from the batches of its rehearsal."""
+    batches = batches_in_epoch(run.data, run.runner.tester().world_size)
+    if batches is None:
+        return Forecast(None, rehearsal)
+    seconds = 0.0
+    for watch in watches:
+        share = run.recipe.retraining_share if watch.stage == "retraining" else 1.0
+        epochs = watch.epochs or enough_epochs(batches)
+        seconds += share * epochs * batches * watch.seconds
+    return Forecast(seconds, rehearsal)
+
+
+def batches_in_epoch(data: Data, processes: int) -> int | None:
+    """Return the number of training batches of one process, or None if the data does not tell."""
+    if not isinstance(data, CoSegDataModule):
+        return None
+    size = data.batch_size * processes
+    return max(1, data.sizes["train"] // size)
+
+
+class Stopwatch(pl.Callback):
+    """Measures how long a batch of a stage takes, its loading included.
+
+    Args:
+        stage: The stage.
+        epochs: The number of epochs that the run itself will take; None for enough of them.
+    """
+
+    def __init__(self, stage: str, epochs: int | None) -> None:
+        self.stage = stage
+        self.epochs = epochs
+        self.intervals: list[float] = []
+        self._last = 0.0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
+    ) -> None:
+        """Note the time since the batch before; the first batch of an epoch has none."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        now, batch_idx = time.perf_counter(), rest[-1]
+        if batch_idx > 0:
+            self.intervals.append(now - self._last)
+        self._last = now
+
+    @property
+    def seconds(self) -> float:
+        """Mean seconds a batch; 0 if there was but one."""
+        return sum(self.intervals) / max(1, len(self.intervals))
 
 
 def _beside(folder: RunFolder) -> Path:
@@ -153,13 +226,27 @@ class Monitors(pl.Callback):
 
 
 def _short_trainer(
-    make: Callable[..., pl.Trainer], own: Sequence[Any], **options: Any
+    make: Callable[..., pl.Trainer], own: Sequence[Any], watches: list[Stopwatch], **options: Any
 ) -> pl.Trainer:
-    if options["logger"]:  # a stage, and not the test
+    is_stage = bool(options["logger"])  # and not the test
+    if is_stage:
         options["callbacks"] = [*options["callbacks"], Monitors(own)]
     trainer = make(**options)
-    compat.shorten(trainer, BATCHES, EPOCHS, options["callbacks"], options["logger"])
+    stay = options["callbacks"]
+    if is_stage:
+        watches.append(Stopwatch(Path(options["default_root_dir"]).name, epochs_of(trainer)))
+        trainer.callbacks.append(watches[-1])  # type: ignore[attr-defined]
+        stay = [*stay, watches[-1]]
+    compat.shorten(trainer, BATCHES, EPOCHS, stay, options["logger"])
     return trainer
+
+
+def epochs_of(trainer: pl.Trainer) -> int | None:
+    """Return for how many epochs a trainer would train; None for enough of them."""
+    if trainer.max_epochs is not None and trainer.max_epochs != -1:
+        return trainer.max_epochs
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((c.epochs for c in callbacks if isinstance(c, EnoughEpochs)), None)
 
 
 @contextmanager

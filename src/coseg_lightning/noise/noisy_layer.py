@@ -3,9 +3,8 @@
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.progress import progress
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
@@ -82,7 +81,7 @@ def write_noisy_layer(
     chosen = set(choose_noisy(dataset.ids, noise_level, seed, clean))
     writer = LabelStore.create(folder)
     facts = {}
-    for index, sample_id in enumerate(tqdm(dataset.ids, desc="Noisy masks", leave=False)):
+    for index, sample_id in enumerate(progress(dataset.ids, "Noisy masks")):
         if sample_id in chosen:
             original = dataset.mask(index)
             noisy = noise(original, id=sample_id, seed=seed)

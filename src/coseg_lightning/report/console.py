@@ -5,6 +5,7 @@ from typing import Any
 
 from pytorch_lightning.utilities import rank_zero_only
 
+from coseg_lightning.callbacks.stage_progress import duration
 from coseg_lightning.report.figures import read_rows
 
 # The outputs that people look for, in the order in which they are listed.
@@ -18,16 +19,19 @@ OUTPUTS = {
 
 
 @rank_zero_only
-def show_summary(folder: Path, summary: dict[str, Any]) -> None:
+def show_summary(folder: Path, summary: dict[str, Any], wall: float | None = None) -> None:
     """Print test metrics, the numbers of noisy and corrected labels, and the run's outputs.
 
     Args:
         folder: The run's folder.
         summary: The run's summary.
+        wall: Seconds that the command took, if it ran the stages.
     """
     rows = _result_rows(summary) | _label_rows(folder, summary)
     seconds = sum(stage["seconds"] for stage in summary["stages"].values())
-    rows["Time"] = f"{seconds:.0f} s"
+    rows["Time"] = f"{duration(seconds)} of training and testing"
+    if wall is not None:
+        rows["Time"] = f"{duration(wall)}, {duration(seconds)} of them training and testing"
     width = max(map(len, rows))
     print()
     for name, value in rows.items():

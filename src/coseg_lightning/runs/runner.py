@@ -18,7 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, StageCheckpoint
-from coseg_lightning.callbacks.time_left import TimeLeft
+from coseg_lightning.callbacks.stage_progress import StageProgress, show_progress
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.checkpoints import check_fits, load_checkpoint, load_plain
@@ -140,9 +140,8 @@ class StageRunner:
             compat.set_max_epochs(trainer, max_epochs)
         self._begin(data)
         checkpoint = self.folder.checkpoint(stage, module)
-        if trainer.is_global_zero:
-            resumed = "" if checkpoint is None else " goes on"
-            log.info("%s%s ...", stage.replace("_", " ").capitalize(), resumed)
+        if trainer.is_global_zero and checkpoint is not None:
+            log.info("%s goes on.", stage.replace("_", " ").capitalize())
         with self.timed(stage):
             # The seed is the same for each stage, since a datamodule's setup may split at random.
             pl.seed_everything(self.seed, verbose=False)
@@ -182,7 +181,6 @@ class StageRunner:
         always = [
             EpochSeeds(self.seed),
             StageCheckpoint(stage_folder),
-            TimeLeft(self.later_stages),
         ]
         logger = CSVLogger(stage_folder, name="", version=self.folder.log_folder(stage))
         trainer = self.trainer(
@@ -191,6 +189,8 @@ class StageRunner:
             logger=[logger, *self._brought_along("logger")],
             default_root_dir=stage_folder,
         )
+        title = stage.replace("_", " ").capitalize()
+        show_progress(trainer, StageProgress(title, self.later_stages), own)
         if compat.loses_results(trainer.strategy):
             raise InputError(
                 f"The strategy {type(trainer.strategy).__name__} started by fork or spawn keeps "
@@ -239,12 +239,14 @@ class StageRunner:
 
     def tester(self) -> pl.Trainer:
         """Make a trainer that writes no files."""
-        return self.trainer(
+        trainer = self.trainer(
             callbacks=[],
             default_root_dir=self.folder.path,
             logger=False,
             enable_checkpointing=False,
         )
+        show_progress(trainer, None)
+        return trainer
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -1,0 +1,157 @@
+"""StageProgress: one bar for a whole stage, with the time that the run will still take."""
+
+import math
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from tqdm import tqdm
+from typing_extensions import override
+
+from coseg_lightning.modules.steps import SegmentationSteps
+
+
+class StageProgress(ProgressBar):
+    """Shows one bar for all epochs of a stage; where nobody watches, one line for each epoch.
+
+    The batches to come are taken to be as slow as those that were, and later stages to train one
+    network for as many epochs. Peers that select get faster, so that it is rather too much.
+
+    Args:
+        title: What is shown before the bar, such as the stage's name.
+        later_stages: The number of stages that follow.
+    """
+
+    def __init__(self, title: str = "Training", later_stages: int = 0) -> None:
+        super().__init__()
+        self.title = title
+        self.later_stages = later_stages
+        self.seconds_left: float | None = None
+        self._enabled = True
+        self._bar: Any = None
+        self._start = 0.0
+        self._done = 0
+
+    @override
+    def disable(self) -> None:
+        self._enabled = False
+
+    @override
+    def enable(self) -> None:
+        self._enabled = True
+
+    @override
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        if self._bar is None:
+            print(*args, **kwargs)
+        else:
+            self._bar.write(" ".join(map(str, args)))
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._done, self.seconds_left = 0, None
+        if not self._enabled or not sys.stderr.isatty():
+            return
+        batches, epochs = trainer.num_training_batches, trainer.max_epochs
+        is_known = epochs is not None and epochs > 0 and not math.isinf(batches)
+        self._bar = tqdm(
+            desc=self.title,
+            total=int(epochs * batches) if epochs and is_known else None,
+            initial=int(trainer.current_epoch * batches) if is_known else 0,
+            bar_format="{desc} {percentage:3.0f} % |{bar:30}| {elapsed}{postfix}",
+            mininterval=0.5,
+            dynamic_ncols=True,
+        )
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        if self._done == 0:
+            self._start = now  # the first batch also prepares what later ones find
+        self._done += 1
+        self.seconds_left = self._left(trainer, pl_module, batch_idx, now)
+        if self._bar is not None:
+            if self.seconds_left is not None:
+                text = f"about {duration(self.seconds_left)} left"
+                self._bar.set_postfix_str(text, refresh=False)
+            self._bar.update()
+
+    def _left(
+        self, trainer: pl.Trainer, pl_module: Any, batch_idx: int, now: float
+    ) -> float | None:
+        """Return how long this stage and those that follow will take, None if it is unknown."""
+        epochs, batches = trainer.max_epochs, trainer.num_training_batches
+        if self._done == 1 or epochs is None or epochs < 0 or math.isinf(batches):
+            return None
+        left = (epochs - trainer.current_epoch) * batches - batch_idx - 1
+        if trainer.max_steps >= 0:
+            steps = trainer.max_steps - trainer.global_step
+            left = min(left, steps * trainer.accumulate_grad_batches)
+        networks = len(pl_module.network_names) if isinstance(pl_module, SegmentationSteps) else 1
+        left += self.later_stages * epochs * batches / networks
+        return float(left * (now - self._start) / (self._done - 1))
+
+    @override
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._enabled or self._bar is not None:
+            return
+        metrics = trainer.progress_bar_metrics.items()
+        shown = [f"{name} {value:.3f}" for name, value in metrics if isinstance(value, float)]
+        if self.seconds_left:
+            shown.append(f"about {duration(self.seconds_left)} left")
+        of = f" of {trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        print(
+            f"{self.title}: epoch {trainer.current_epoch + 1}{of}; {'; '.join(shown)}", flush=True
+        )
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+    @override
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str("", refresh=False)
+            self._bar.close()
+            self._bar = None
+
+
+def show_progress(
+    trainer: pl.Trainer, bar: StageProgress | None, own: Sequence[pl.Callback] = ()
+) -> None:
+    """Put a bar in the place of Lightning's own, if the trainer has one that nobody gave it.
+
+    Args:
+        trainer: The trainer.
+        bar: The bar, or None for no bar.
+        own: The callbacks that the user gave.
+    """
+    callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    kept: list[pl.Callback] = []
+    for callback in callbacks:
+        is_lightnings = isinstance(callback, ProgressBar) and callback not in own
+        kept += (
+            [] if is_lightnings and bar is None else [bar if is_lightnings and bar else callback]
+        )
+    callbacks[:] = kept
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in the unit that people use: `40 s`, `6 min`, `2.5 h`.
+
+    Args:
+        seconds: The duration in seconds.
+    """
+    if seconds < 120:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,196 @@
+"""Says what a folder holds and what a run of it would do: python -m coseg_lightning.check DIR."""
+
+import re
+import shlex
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from coseg_lightning.app.checks import check, quiet, recipe_of
+from coseg_lightning.app.command import command, task_overrides
+from coseg_lightning.files.inspection import groups_of_equal
+
+if TYPE_CHECKING:
+    from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.labels.masks import MaskedImages
+
+SAMPLE = 200  # images or masks that are read to tell about all of them
+
+
+@command("check")
+def main(cfg: DictConfig) -> None:
+    """Compose and check the configuration, look at the data, and print what was found."""
+    for line in describe(cfg):
+        print(line, flush=True)
+
+
+def describe(cfg: DictConfig) -> Iterator[str]:
+    """Look at a dataset and rehearse a run of it; nothing is written.
+
+    Yields:
+        What was found, line by line.
+
+    Raises:
+        InputError: If the data cannot be used, or the rehearsal finds what would stop the run.
+    """
+    from coseg_lightning.app.build import make_data, settle_folders
+    from coseg_lightning.data.subsets import JoinedImages
+    from coseg_lightning.runs.summary import peak_memory
+
+    check(cfg)
+    quiet()
+    settle_folders(cfg)
+    with tempfile.TemporaryDirectory() as folder:
+        data = make_data(cfg, Path(folder) / "run", tells_problems=False)
+        parts = {part: samples.dataset for part, samples in _parts(data).items()}
+        everything = JoinedImages(list(parts.values()))
+        yield f"\n  {'Images':<10}{_images(everything, cfg.data.in_channels)}"
+        yield f"  {'Masks':<10}{_masks(everything, max(2, cfg.data.classes))}"
+        yield f"  {'Split':<10}{_split(cfg, data.sizes)}"
+        yield from (f"  {'Groups':<10}{line}" for line in _groups(parts))
+        yield from (f"  {'Twice':<10}{line}" for line in _duplicates(parts))
+        yield from (f"  {'Blunders':<10}{line}" for line in _blunders(everything, cfg))
+        yield f"  {'Run':<10}{_rehearsed(cfg, data, Path(folder) / 'run')}"
+        yield f"  {'Memory':<10}{peak_memory() / 2**30:.1f} GiB at the most, in the rehearsal"
+    yield f"\n  To train: {_command(cfg)}"
+    yield "  To see which masks are bad: " + _command(cfg, "audit", "training=none")
+
+
+def _parts(data: "CoSegDataModule") -> dict[str, Any]:
+    found = {part: data.samples(part) for part in ("train", "val", "test")}
+    return {part: samples for part, samples in found.items() if samples is not None}
+
+
+def _spread(count: int) -> list[int]:
+    """Return up to `SAMPLE` indices, evenly spread."""
+    return [int(index) for index in np.linspace(0, count - 1, min(count, SAMPLE))]
+
+
+def _images(dataset: "MaskedImages", in_channels: int) -> str:
+    kinds = Counter[str]()
+    for index in _spread(len(dataset.ids)):
+        image = dataset.image(index)
+        bands = 1 if image.ndim == 2 else image.shape[2]
+        height, width = image.shape[:2]
+        names = {1: "grey", 3: "colour", 4: "colour with alpha"}
+        kinds[f"{width} x {height}, {names.get(bands, f'{bands} bands')}, {image.dtype}"] += 1
+    (first, _), *others = kinds.most_common()
+    text = f"{len(dataset.ids)}, {first}"
+    if others:
+        text += f" and {len(others)} other kinds" if len(others) > 1 else f" and {others[0][0]}"
+    return f"{text}; the networks get {in_channels} channel{'s' if in_channels > 1 else ''}"
+
+
+def _masks(dataset: "MaskedImages", classes: int) -> str:
+    indices = _spread(len(dataset.ids))
+    holds, shares = np.zeros(classes, int), np.zeros(classes)
+    empty = 0
+    for index in indices:
+        counts = np.bincount(dataset.mask(index).ravel(), minlength=256)[:classes]
+        holds += counts > 0
+        shares += counts / max(1, counts.sum())
+        empty += not counts[1:].any()
+    each = [
+        f"class {k} in {holds[k]} of them, {100 * shares[k] / len(indices):.1f} % of the pixels"
+        for k in range(1, classes)
+    ]
+    read = len(dataset.ids) if len(indices) == len(dataset.ids) else f"{len(indices)} were read"
+    return "; ".join([str(read), *each, *([f"{empty} are empty"] if empty else [])])
+
+
+def _split(cfg: DictConfig, sizes: dict[str, int]) -> str:
+    text = ", ".join(f"{size} {part}" for part, size in sizes.items())
+    root = cfg.data.get("root")
+    if root is not None and (Path(root).expanduser() / "split.csv").exists():
+        return f"{text}, by split.csv"
+    return f"{text}, drawn by seed={cfg.seed} (write a split.csv to decide it)"
+
+
+def _groups(parts: dict[str, Any]) -> Iterator[str]:
+    """Say so if names that differ by their last number alone are in two parts of the split."""
+    groups = {part: {_stem(i) for i in dataset.ids} for part, dataset in parts.items()}
+    count = len(set().union(*groups.values()))
+    samples = sum(len(dataset.ids) for dataset in parts.values())
+    if not 2 <= count <= 0.8 * samples:  # names that say nothing, or one image a group
+        return
+    shared = sorted(groups["train"] & set().union(*(groups[p] for p in groups if p != "train")))
+    if shared:
+        yield (
+            f"{len(shared)} of {count}, such as {shared[0]}, have images in training and in "
+            "another part: if they are of one patient or place, figures are too good; keep each "
+            "in one part by split.csv"
+        )
+
+
+def _duplicates(parts: dict[str, Any]) -> Iterator[str]:
+    digests: dict[str, str | None] = {}
+    for dataset in parts.values():
+        digests |= getattr(dataset, "digests", {})
+    groups = groups_of_equal(digests)
+    if groups:
+        yield (
+            f"{len(groups)} pictures are there more than once, such as {', '.join(groups[0][:3])}; "
+            "remove the copies"
+        )
+
+
+def _stem(sample_id: str) -> str:
+    return re.sub(r"[-_. ]?[a-zA-Z]?\d+$", "", sample_id)
+
+
+def _blunders(dataset: "MaskedImages", cfg: DictConfig) -> Iterator[str]:
+    from coseg_lightning.app.unaided import judge_masks
+    from coseg_lightning.ranking.blunders import MEANINGS
+
+    _, blunders = judge_masks(dataset, classes=max(2, cfg.data.classes))
+    found: dict[str, list[str]] = {}
+    for sample_id, names in zip(dataset.ids, blunders, strict=True):
+        for name in names:
+            found.setdefault(name, []).append(sample_id)
+    if not found:
+        yield "none that can be named without a network"
+    for name, ids in found.items():
+        yield f"{name}: {MEANINGS[name]} ({len(ids)}, such as {', '.join(ids[:3])})"
+
+
+def _rehearsed(cfg: DictConfig, data: "CoSegDataModule", folder: Path) -> str:
+    """Rehearse a run in a folder that is removed, and say what it would do."""
+    from coseg_lightning.app.build import (
+        make_method,
+        make_network,
+        make_peers,
+        make_trainer,
+        rehearsal_settings,
+    )
+    from coseg_lightning.methods.pipeline import foresee
+
+    return foresee(
+        data,
+        folder,
+        method=make_method(cfg),
+        recipe=recipe_of(cfg),
+        peers=partial(make_peers, cfg),
+        network=partial(make_network, cfg),
+        trainer=partial(make_trainer, cfg),
+        rehearsal_trainer=partial(make_trainer, rehearsal_settings(cfg)),
+        config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
+        seed=cfg.seed,
+    )
+
+
+def _command(cfg: DictConfig, name: str = "run", *more: str) -> str:
+    own = [o for o in task_overrides() if not o.startswith(("data=folder", "data.root="))]
+    of_data = [o for o in own if o.startswith(("data.images=", "data.masks=", "data.classes="))]
+    given: Sequence[str] = own if name == "run" else of_data
+    root = [str(cfg.data.root)] if cfg.data.get("root") is not None else []
+    return shlex.join(["coseg", name, *root, *given, *more])
+
+
+if __name__ == "__main__":
+    main()
