@@ -372,6 +372,7 @@ MINE = Method("mine", (robust_training, second_look), ranking=LastFirst, correct
 
 SHORT = [
     "rehearse=false",
+    "keep_checkpoints=true",
     "data.image_size=32",
     "trainer.accelerator=cpu",
     "trainer.precision=32-true",

@@ -49,8 +49,18 @@ def finished(tmp_path_factory):
         picture.save(finished / "data" / "masks" / f"{sample_id}.png", transparency=0)
         Image.fromarray(squares.image(i)).save(finished / "data" / "images" / f"{sample_id}.png")
     options = ["data=folder", f"data.root={finished / 'data'}", "data.in_channels=1"]
+    options.append("keep_checkpoints=false")  # what finished runs are used for needs no more
     run(composed(*CLASSIC, *SHORT, *options, *LEARNING), finished / "run")
     return finished
+
+
+@pytest.mark.slow
+def test_no_checkpoint_is_left_but_the_peers_weights(finished):
+    (path,) = (finished / "run").rglob("*.ckpt")
+    assert path.parent.name == "robust_training"
+    checkpoint = torch.load(path, weights_only=True)
+    assert checkpoint.keys() == {"state_dict"}
+    assert {name.partition(".")[0] for name in checkpoint["state_dict"]} == {"net_a", "net_b"}
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from coseg_lightning.app.build import (
     make_trainer,
     precision_of,
     read_clean_ids,
+    read_ids,
     read_kinds,
     rehearsal_settings,
     settle_folders,
@@ -137,6 +138,8 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
     settle_folders(cfg)
     if isinstance(cfg.data.get("clean_ids"), str):
         cfg.data.clean_ids = read_clean_ids(cfg)
+    if isinstance(cfg.data.get("trusted_ids"), str):
+        cfg.data.trusted_ids = read_ids("data.trusted_ids", cfg.data.trusted_ids)
     if isinstance(cfg.data.get("kinds"), str):
         cfg.data.kinds = read_kinds(cfg)
     for group in ("model", "peer_b"):
@@ -169,6 +172,7 @@ def _run_stages(
             baselines=cfg.baselines,
             config=config,
             resume=cfg.resume is not None,
+            keep_checkpoints=bool(cfg.get("keep_checkpoints", True)),
             rehearse=cfg.rehearse and partial(make_trainer, rehearsal_settings(cfg)),
         )
     except BaseException as error:

@@ -219,6 +219,8 @@ def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
 
 def _read_splits(cfg: DictConfig, problems: Path | None) -> Any:
     """Read the training, validation and test images; list unusable files in `problems`."""
+    if isinstance(cfg.data.get("trusted_ids"), str):
+        cfg.data.trusted_ids = read_ids("data.trusted_ids", cfg.data.trusted_ids)
     lists_problems = problems is not None and "on_bad_sample" in cfg.data.source
     options = {"problems": problems} if lists_problems else {}
     try:
@@ -246,17 +248,30 @@ def read_clean_ids(cfg: DictConfig) -> list[str] | int:
         InputError: If the setting is none of these.
     """
     clean_ids = cfg.data.get("clean_ids")
-    if clean_ids is None:
-        return []
     if isinstance(clean_ids, int) and not isinstance(clean_ids, bool):
         return clean_ids
-    if OmegaConf.is_list(clean_ids):
-        return [str(sample_id) for sample_id in clean_ids]
-    path = Path(str(clean_ids)).expanduser()
+    return read_ids("data.clean_ids", clean_ids, ", or how many an experiment leaves clean")
+
+
+def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
+    """Read ids of samples: a list, or the lines of a file; none if nothing is given.
+
+    Args:
+        key: The setting.
+        given: Its value.
+        otherwise: What else it may be, for the message.
+
+    Raises:
+        InputError: If it is neither.
+    """
+    if given is None:
+        return []
+    if OmegaConf.is_list(given):
+        return [str(sample_id) for sample_id in given]
+    path = Path(str(given)).expanduser()
     if not path.is_file():
         raise InputError(
-            f"data.clean_ids={clean_ids} must be a list of ids, a file with one id a line, or how "
-            "many an experiment leaves clean."
+            f"{key}={given} must be a list of ids, a file with one id a line{otherwise}."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -95,7 +95,13 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
             f"data.root={cfg.data.root} would not be read, since data=phantom draws its pictures; "
             "give data=folder."
         )
-    for key in ("baselines", "rehearse", "trust", *(() if has_own_data else ("data.augment",))):
+    for key in (
+        "baselines",
+        "rehearse",
+        "trust",
+        "keep_checkpoints",
+        *(() if has_own_data else ("data.augment",)),
+    ):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, bool):
             raise InputError(f"{key}={value} must be true or false.")
@@ -118,6 +124,13 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     for key, least in COUNTS.items():
         if not has_own_data or key in ("data.in_channels", "data.classes", "seed"):
             check_count(cfg, key, least)
+    names = None if has_own_data else cfg.data.get("class_names")
+    wanted = max(2, cfg.data.classes) - 1
+    if names is not None and not (OmegaConf.is_list(names) and len(names) == wanted):
+        raise InputError(
+            f"data.class_names={names} must be a list of {wanted}, the names of the classes after "
+            "the background."
+        )
     if not has_own_data and cfg.data.get("max_epochs") is not None:
         check_count(cfg, "data.max_epochs", 1)
     epochs = OmegaConf.select(cfg, "trainer.max_epochs")

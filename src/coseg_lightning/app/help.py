@@ -18,8 +18,10 @@ CHOICES = ("model", "data", "noise", "method", "trainer", "logger", "experiment"
 # and the docstring of `Recipe`.
 TASKS: dict[str, tuple[str, ...]] = {
     "Your images and masks": (
-        *("data", "data.root", "data.images", "data.masks", "data.classes", "data.in_channels"),
-        *("on_bad_sample", "data.kinds", "data.clean_ids", "nol"),
+        *("data", "data.root", "data.images", "data.masks", "data.classes", "data.class_names"),
+        "data.in_channels",
+        *("on_bad_sample", "data.kinds", "data.trusted_ids", "data.clean_ids"),
+        "nol",
     ),
     "The network": (
         *("model", "model.encoder_name", "model.encoder_weights", "model@peer_b"),
@@ -41,7 +43,8 @@ TASKS: dict[str, tuple[str, ...]] = {
         "experiment",
     ),
     "The run itself": (
-        *("hydra.run.dir", "resume", "stages", "review", "rehearse", "logger", "trust"),
+        *("hydra.run.dir", "resume", "stages", "review", "rehearse", "keep_checkpoints"),
+        *("logger", "trust"),
     ),
 }
 NAMES = {"score": SCORES, "retraining_loss": PIXEL_LOSSES}

@@ -37,23 +37,13 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "": (
         *("model", "peer_b", "data", "noise", "method", "trainer", "logger", "experiment", "nol"),
         *("seed", "baselines", "rehearse", "resume", "stages", "review", "trust", "objective"),
-        *("on_bad_sample",),
+        *("on_bad_sample", "keep_checkpoints"),
         *("optimizer", "loss", "averaging"),
     ),
     "data": (
-        *(
-            "root",
-            "images",
-            "masks",
-            "nol",
-            "classes",
-            "in_channels",
-            "image_size",
-            "batch_size",
-            "num_workers",
-            "augment",
-        ),
-        *("cache", "clean_ids", "kinds", "normalization", "source", "max_epochs"),
+        *("root", "images", "masks", "nol", "classes", "class_names", "in_channels", "image_size"),
+        *("batch_size", "num_workers", "augment", "trusted_ids", "cache", "clean_ids", "kinds"),
+        *("normalization", "source", "max_epochs"),
     ),
     "loss": Recipe.SETTINGS["loss"],
     "method": (

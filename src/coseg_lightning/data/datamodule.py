@@ -245,6 +245,14 @@ class CoSegDataModule(pl.LightningDataModule):
         return self._datasets["test"] is not None
 
     @property
+    def trusted_test(self) -> bool | None:
+        """Whether the test masks are right; None if nobody says so.
+
+        They are if the dataset says so (its attribute `trusted`), and in experiments with noise.
+        """
+        return True if self.noise is not None else getattr(self._datasets["test"], "trusted", None)
+
+    @property
     def _train(self) -> MaskedImages:
         train = self._datasets["train"]
         assert train is not None

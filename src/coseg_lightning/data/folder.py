@@ -52,6 +52,7 @@ class FolderImages:
         masks: The folder of masks.
         digest: A digest of the files' content.
         digests: A digest of each image's pixels, None if they are all equal.
+        trusted: Whether somebody checked the masks, so that figures on them are of the network.
 
     Attributes:
         sizes: Height and width of each sample.
@@ -64,7 +65,9 @@ class FolderImages:
         masks: MaskFolder,
         digest: str,
         digests: Mapping[str, str | None] | None = None,
+        trusted: bool = False,
     ) -> None:
+        self.trusted = trusted
         self.ids = list(ids)
         self.digests = {sample_id: (digests or {}).get(sample_id) for sample_id in ids}
         self.digest = digest
@@ -93,6 +96,7 @@ def folder_splits(
     val_share: float = 0.0,
     test_share: float = 0.2,
     seed: int = 0,
+    trusted_ids: Collection[str] | None = None,
     on_bad_sample: OnBadSample = "error",
     problems: str | Path | None = None,
 ) -> Splits:
@@ -110,6 +114,9 @@ def folder_splits(
         val_share: Share of the samples for validation, if there is no `split.csv`.
         test_share: Share of the samples for the test, if there is no `split.csv`.
         seed: Seed of the random split, if there is no `split.csv`.
+        trusted_ids: Samples whose masks somebody checked; the test is on them alone. A column
+            `trusted` of `split.csv`, with 1 or 0, names them too. Without a `split.csv`, all of
+            them are test samples, and all others are not.
         on_bad_sample: `error`, or `skip` to skip samples that cannot be used.
         problems: A CSV file that is written if there are problems or warnings.
 
@@ -132,8 +139,16 @@ def folder_splits(
     files = {stem: paths[0] for stem, paths in by_stem.items()}
     table = root / "split.csv"
     has_table = table.exists() or table.is_symlink()
-    split = read_split(table) if has_table else _draw_split(files, val_share, test_share, seed)
+    trusted = frozenset(trusted_ids or ()) | (_trusted_of(table) if has_table else frozenset())
+    if has_table:
+        split = _tested_on(trusted, read_split(table), table)
+    elif trusted:
+        others = [stem for stem in files if stem not in trusted]
+        split = _draw_split(others, val_share, 0.0, seed) | dict.fromkeys(trusted, "test")
+    else:
+        split = _draw_split(files, val_share, test_share, seed)
     split = dict(sorted(split.items()))
+    _check_trusted(trusted, split, root)
     if "train" not in split.values():
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
 
@@ -157,8 +172,15 @@ def folder_splits(
         raise InputError(f"{root} holds no sample for training that can be used.")
     digests = {sample_id: info["digest"] for sample_id, info in image_infos.items()}
     train, val, test = (
-        FolderImages(ids, files, mask_folder, _digest(ids, image_infos, mask_folder), digests)
-        for ids in parts.values()
+        FolderImages(
+            ids,
+            files,
+            mask_folder,
+            _digest(ids, image_infos, mask_folder),
+            digests,
+            trusted=bool(trusted) and part == "test",
+        )
+        for part, ids in parts.items()
     )
     return Splits(train, val if len(val) else None, test if len(test) else None)
 
@@ -221,6 +243,40 @@ def read_split(path: Path) -> dict[str, str]:
         if times > 1:
             raise InputError(f"{path} names the sample {sample_id} {times} times; once is wanted.")
     return {row["id"]: row["split"] for row in rows}
+
+
+def _trusted_of(table: Path) -> frozenset[str]:
+    """Read the samples that the column `trusted` of a `split.csv` names, if it has one.
+
+    Raises:
+        InputError: If a cell is neither 1 nor 0.
+    """
+    rows = read_table(table, ["id"], guarded=False)
+    for row in rows:
+        if row.get("trusted", "").strip() not in ("", "0", "1"):
+            raise InputError(f"{table} has trusted={row['trusted']} for {row['id']}; give 1 or 0.")
+    return frozenset(row["id"] for row in rows if row.get("trusted", "").strip() == "1")
+
+
+def _tested_on(trusted: Collection[str], split: Mapping[str, str], table: Path) -> dict[str, str]:
+    """Leave test samples out whose masks are not trusted, if some are."""
+    if not trusted:
+        return dict(split)
+    if not any(part == "test" and sample_id in trusted for sample_id, part in split.items()):
+        raise InputError(
+            f"{table} puts none of the {len(trusted)} trusted masks into the test, which is to be "
+            "on them; put some of them there."
+        )
+    return {i: part for i, part in split.items() if part != "test" or i in trusted}
+
+
+def _check_trusted(trusted: Collection[str], split: Mapping[str, str], root: Path) -> None:
+    unknown = sorted(set(trusted) - set(split))
+    if unknown:
+        raise InputError(
+            f"data.trusted_ids names {unknown[0]}, but {root} has no such sample; give ids that "
+            "are files' names without their ending."
+        )
 
 
 def _draw_split(

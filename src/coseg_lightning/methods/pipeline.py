@@ -48,6 +48,7 @@ def run_stages(
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
     rehearse: bool | Callable[..., pl.Trainer] = True,
+    keep_checkpoints: bool = True,
     **settings: Any,
 ) -> dict[str, Any]:
     """Run the stages of a method, test its network, and write everything into one folder.
@@ -81,6 +82,8 @@ def run_stages(
             would stop the run late stops it at once. By default this takes the same trainer, in
             one process and without callbacks and loggers; give what makes another. A resumed run
             is not rehearsed.
+        keep_checkpoints: Whether Lightning's checkpoint of each stage stays after success, with the
+            state of its optimizers. Otherwise only the peers' weights do, for a review.
         settings: Single fields of the recipe; deprecated, give a `recipe`.
 
     Returns:
@@ -117,7 +120,10 @@ def run_stages(
         expected = rehearsal.rehearse(run, partial(walk, config={**config, **parts}), quick_trainer)
     rank_zero_only(log.info)("%s.", what_will_happen(run, expected))
     tested = train_baselines(run) if baselines else {}
-    return walk(run, config=config, tested=tested, reports=not is_app)
+    summary = walk(run, config=config, tested=tested, reports=not is_app)
+    if not keep_checkpoints:
+        run_folder.remove_checkpoints()
+    return summary
 
 
 def foresee(

@@ -1,6 +1,7 @@
 """Building networks by name, and saving them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,13 @@ def default_encoder(name: str) -> str:
     return DEFAULT_ENCODERS.get(name, DEFAULT_ENCODER)
 
 
-def save_network(network: nn.Module, folder: str | Path) -> None:
+def save_network(
+    network: nn.Module,
+    folder: str | Path,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    dataset: str | None = None,
+) -> None:
     """Write a network so that it can be used without this package.
 
     smp's networks load with `smp.from_pretrained(folder)`. For other networks, `model.safetensors`
@@ -127,10 +134,12 @@ def save_network(network: nn.Module, folder: str | Path) -> None:
     Args:
         network: The network.
         folder: The folder for its files.
+        metrics: Figures for the model card of smp's networks, and what they were measured on.
+        dataset: What the network learnt from, for the same.
     """
     folder = Path(folder)
     if isinstance(network, smp.base.SegmentationModel):
-        network.save_pretrained(folder)
+        network.save_pretrained(folder, metrics=metrics, dataset=dataset)
         return
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}

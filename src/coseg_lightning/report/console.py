@@ -1,5 +1,6 @@
 """The summary that a run prints at its end."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +8,24 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.stage_progress import duration
 from coseg_lightning.report.figures import read_rows
+from coseg_lightning.report.results import MASKS, class_names
 
+NOT_RELIABLE = (
+    "No mask was corrected: the networks were not reliable enough to overrule your masks. The "
+    "ranking is there to look at, and the last network learnt from your masks as they are."
+)
+NOT_SURE = "No mask was corrected: both networks never agreed surely enough against one of them."
+# The measures of test images beside Dice and accuracy, with their titles and units.
+MEASURES = (
+    ("iou", "Test IoU", ""),
+    ("hd95", "HD95", " pixels"),
+    ("surface_distance", "Mean surface distance", " pixels"),
+)
 # The outputs that people look for, in the order in which they are listed.
 OUTPUTS = {
     "report.html": "the report",
     "model": "the network",
+    "test.csv": "the figures of each test image",
     "scores.csv": "the masks, worst first",
     "labels": "the corrected masks",
     "summary.json": "these figures",
@@ -36,21 +50,41 @@ def show_summary(folder: Path, summary: dict[str, Any], wall: float | None = Non
     print()
     for name, value in rows.items():
         print(f"  {name:<{width}}  {value}")
+    for sentence in _cautions(folder, summary):
+        print(textwrap.fill(sentence, 96, initial_indent="\n  ", subsequent_indent="  "))
     estimate = summary["ranking"]["estimate"]
     if estimate is not None:
         print(f"\n  Noise level: {estimate['sentence']}")
     print(f"\n  In {folder}:")
     for name, description in OUTPUTS.items():
+        if name == "labels" and not summary["correction"]["corrected"]:
+            continue
         if (folder / name).exists():
             print(f"    {name:<12}  {description}")
 
 
 def _result_rows(summary: dict[str, Any]) -> dict[str, str]:
-    return {
+    test = summary["test"]
+    rows = {
         "Method": summary["config"]["method"]["name"],
-        "Test Dice": _decimals(summary["test"]["dice"]),
-        "Test accuracy": _decimals(summary["test"]["accuracy"]),
+        "Test Dice": _decimals(test["dice"]) + _interval(test),
+        "Test accuracy": _decimals(test["accuracy"]),
     }
+    for key, title, unit in MEASURES:
+        if test.get(key) is not None:
+            rows[title] = f"{test[key]:.{2 if unit else 4}f}{unit}"
+    dice = test.get("per_class_dice") or []
+    if len(dice) > 2:
+        for name, value in zip(class_names(summary), dice[1:], strict=True):
+            rows[f"Test Dice of {name}"] = _decimals(value)
+    return rows
+
+
+def _interval(test: dict[str, Any]) -> str:
+    ends = test.get("interval", {}).get("dice")
+    if ends is None:
+        return ""
+    return f" (95 % interval {ends[0]:.3f} to {ends[1]:.3f}, of {test['images']} images)"
 
 
 def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
@@ -61,10 +95,7 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
         if summary["ranking"]["auroc"] is not None:
             rows["AUROC of the ranking"] = _decimals(summary["ranking"]["auroc"])
     if (folder / "labels").is_dir():
-        reason = ""
-        if correction["left_alone"]:
-            reason = " (the peers are no better than the labels: see the report)"
-        rows["Labels corrected"] = f"{correction['corrected']}{reason}"
+        rows["Labels corrected"] = str(correction["corrected"] or "none")
     if correction["left_out"]:
         rows["Samples left out"] = str(correction["left_out"])
     if correction["label_dice_before"] is not None:
@@ -73,6 +104,19 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
         dice = before if before == after else f"{before} -> {after}"
         rows["Training labels' Dice to the originals"] = dice
     return rows
+
+
+def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
+    """Say what the figures do not mean."""
+    sentences = []
+    if summary["test"].get("masks") == MASKS[False]:
+        sentences.append(
+            "The test figures are the agreement with your own, unchecked test masks, not with the "
+            "truth. Name masks that somebody checked by data.trusted_ids=FILE."
+        )
+    if (folder / "labels").is_dir() and not summary["correction"]["corrected"]:
+        sentences.append(NOT_RELIABLE if summary["correction"]["left_alone"] else NOT_SURE)
+    return sentences
 
 
 def _decimals(value: float | None) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coseg_lightning.report.results import method_settings
+from coseg_lightning.report.results import MASKS, method_settings
 
 
 def doubts(
@@ -86,6 +86,16 @@ def _noise_level_not_measured(run: _Run) -> str | None:
     return (
         f"The noise level of {noise_level:g} was given, not measured: it determined how many "
         "samples were ranked noisy."
+    )
+
+
+def _test_masks_unchecked(run: _Run) -> str | None:
+    if run.summary["test"].get("masks") != MASKS[False]:
+        return None
+    return (
+        "The test figures say how well the network agrees with your own test masks, which nobody "
+        "checked: where it is right and they are wrong, it scores low. Name masks that somebody "
+        "checked by data.trusted_ids, and the test is on those."
     )
 
 
@@ -172,6 +182,7 @@ def _correction_changed_nothing(run: _Run) -> str | None:
 
 
 CHECKS: tuple[Callable[[_Run], str | None], ...] = (
+    _test_masks_unchecked,
     _method_did_not_help,
     _trained_longer,
     _noise_level_not_measured,

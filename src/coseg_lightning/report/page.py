@@ -28,7 +28,13 @@ from coseg_lightning.report.figures import (
     training_curves,
 )
 from coseg_lightning.report.pictures import add_pictures
-from coseg_lightning.report.results import method_settings, result_in_a_sentence, results
+from coseg_lightning.report.results import (
+    certainty,
+    class_names,
+    method_settings,
+    result_in_a_sentence,
+    results,
+)
 from coseg_lightning.report.rows import sample_rows
 
 ROWS = 10_000  # at most in the table; all are in scores.csv
@@ -77,6 +83,8 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         "run": _run_id(folder),
         "sentence": result_in_a_sentence(summary),
         "results": results(summary),
+        "certainty": certainty(summary),
+        "class_names": class_names(summary),
         "figures": [
             (TITLES[name], _save(figure, folder / "figures" / name))
             for name, figure in figures.items()

@@ -3,6 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
+# Whose masks the test is against, by whether they are trusted; None if nobody says so.
+MASKS = {
+    True: "trusted test masks",
+    False: "your own, unchecked test masks",
+    None: "the test masks as given",
+}
 METHODS = {
     "coseg": "The network retrained on corrected labels",
     "coteaching": "The first of two peers, trained by co-teaching,",
@@ -46,7 +52,13 @@ def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
     dice, accuracy = summary["test"]["dice"], summary["test"]["accuracy"]
     if dice is None:
         return f"{subject} was not tested: there is no test set."
-    sentence = f"{subject} reached a test Dice of {dice:.4f} and a pixel accuracy of {accuracy:.4f}"
+    reached = f"a test Dice of {dice:.4f} and a pixel accuracy of {accuracy:.4f}"
+    masks = summary["test"].get("masks")
+    sentence = f"{subject} reached {reached}"
+    if masks == MASKS[False]:
+        sentence = f"{subject} agrees with {masks} to {reached}"
+    elif masks == MASKS[True]:
+        sentence += f" on {masks}"
     gaps = [
         _gap_in_words(dice - test["dice"], BASELINES[name][1])
         for name, test in summary.get("baselines", {}).items()
@@ -55,6 +67,30 @@ def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
     if len(gaps) > 2:
         gaps = [", ".join(gaps[:-1]), gaps[-1]]
     return f"{sentence}, {' and '.join(gaps)}." if gaps else f"{sentence}."
+
+
+def certainty(summary: Mapping[str, Any]) -> str | None:
+    """Say what can be concluded from the number of test images; None if it is not known."""
+    test = summary["test"]
+    count, ends = test.get("images"), test.get("interval", {}).get("dice")
+    if not count:
+        return None
+    if ends is None:
+        return f"There are {count} test images, too few to tell what other images would give."
+    return (
+        f"There are {count} test images: for other sets of as many such images, the mean Dice "
+        f"would be between {ends[0]:.3f} and {ends[1]:.3f} (95 % bootstrap interval), so that "
+        "smaller differences may be chance."
+    )
+
+
+def class_names(summary: Mapping[str, Any]) -> list[str]:
+    """Return the names of the classes after the background: as given, or class 1 and so on."""
+    names = (summary["config"].get("data") or {}).get("class_names")
+    count = len(summary["test"].get("per_class_dice") or ()) - 1
+    if names is not None and len(names) == count:
+        return [str(name) for name in names]
+    return [f"class {k}" for k in range(1, count + 1)]
 
 
 def _subject(summary: Mapping[str, Any]) -> str:

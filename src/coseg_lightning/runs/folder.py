@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, UNFINISHED
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.atomic import is_temporary, temporary_name, write_text
+from coseg_lightning.files.atomic import is_temporary, replacing, temporary_name, write_text
 from coseg_lightning.files.checkpoints import check_fits, load_checkpoint, plain_names
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules.renamed import home_now
@@ -25,12 +26,13 @@ log = logging.getLogger(__name__)
 RUN = "run.json"
 SUMMARY = "summary.json"
 DONE = "done.json"
+PEERS = ("net_a.", "net_b.")  # before the names of their weights
 IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 # The names of all files and folders that a run writes into its folder.
 OUTPUT_NAMES = re.compile(
     r"run\.json|summary\.json|metrics\.csv|report\.html|figures|model|noise|reviewed|export|table"
     r"|(scores(_\d+)?\.csv)|((labels|robust_training|early_learning)(_\d+)?)"
-    r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv"
+    r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv|test\.csv"
 )
 # Settings that may change when a run is resumed: they say where and how it computes, not what.
 MAY_CHANGE = (
@@ -39,6 +41,7 @@ MAY_CHANGE = (
     "reviewed_run",
     "objective",
     "rehearse",
+    "keep_checkpoints",
     "logger",
     "data.num_workers",
     "data.cache",
@@ -261,6 +264,22 @@ class RunFolder:
                     f"{self.path / name} was changed or removed after the run wrote it; restore "
                     "it, or start the run in a new folder."
                 )
+
+    @rank_zero_only
+    def remove_checkpoints(self) -> None:
+        """Remove what a finished run needs no more of its stages' final states.
+
+        The peers' weights stay, in the same file, since a review retrains from the first; the
+        final network is in `model/`.
+        """
+        for path in self.path.glob(f"*/{CHECKPOINT}"):
+            state = load_checkpoint(path)["state_dict"]
+            weights = {k: v for k, v in plain_names(state).items() if k.startswith(PEERS)}
+            if weights:
+                with replacing(path) as temporary:
+                    torch.save({"state_dict": weights}, temporary)
+            else:
+                path.unlink()
 
     @rank_zero_only
     def clear(self, *names: str) -> None:

@@ -15,10 +15,13 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import label_dice
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing, write_text
+from coseg_lightning.files.csv import write_table
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.build import save_network
+from coseg_lightning.report.results import MASKS
 from coseg_lightning.runs.runner import StageRunner
+from coseg_lightning.runs.test_images import figures_of_images, image_rows
 from coseg_lightning.runs.wrapped import Data
 
 
@@ -44,6 +47,7 @@ def write_summary(
     folder, tester = runner.folder.path, runner.tester()
     with runner.timed("test"):
         test = test_figures(tester, module, data, runner.seed)
+        test |= images_tested(tester, module, data, folder)
     summary = {
         "config": config,
         "test": test,
@@ -53,7 +57,9 @@ def write_summary(
     }
     if tester.is_global_zero:
         network = module.net_a if isinstance(module, CoSegModule) else module.net
-        save_network(network, folder / "model")
+        measured = {name: value for name, value in test.items() if value is not None}
+        root = (config.get("data") or {}).get("root")
+        save_network(network, folder / "model", metrics=measured, dataset=root)
         merge_metrics(folder, [name for name in runner.stages if name != "test"])
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     tester.strategy.barrier("run finished")
@@ -93,6 +99,29 @@ def test_figures(
         return figures()
     each = [figures(f"/dataloader_idx_{index}") for index in range(loaders)]
     return {**each[0], "dataloaders": each}
+
+
+def images_tested(
+    trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: Data, folder: Path
+) -> dict[str, Any]:
+    """Write `test.csv`, the figures of each test image.
+
+    Returns:
+        Whose the test masks are, and means over the images, see `figures_of_images`; the images
+        of a datamodule of a user's own are not looked at one by one.
+    """
+    if not data.has_test:
+        return {}
+    if not isinstance(data, CoSegDataModule):
+        return {"masks": MASKS[None]}
+    found: dict[str, Any] = {"masks": MASKS[data.trusted_test]}
+    if trainer.is_global_zero:  # alone, so that no image counts twice
+        samples = data.samples("test")
+        assert samples is not None
+        rows = image_rows(trainer, module, samples, data.batch_size)
+        write_table(folder / "test.csv", rows)
+        found |= figures_of_images(rows)
+    return dict(trainer.strategy.broadcast(found))
 
 
 def objective(

@@ -1,0 +1,143 @@
+"""The figures of every test image, and their means with intervals."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from numpy.typing import NDArray
+from scipy import stats
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from coseg_lightning.callbacks.label_correction import resize_probabilities
+from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.functional.dice import dice_by_class
+from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits
+from coseg_lightning.functional.surface import surface_distances
+from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.modules.segmentation import SegmentationModule
+
+MEANS = ("dice", "iou", "hd95", "surface_distance")  # those that are averaged over the images
+RESAMPLES = 2000
+FEWEST = 5  # images; fewer tell nothing of others
+
+Row = dict[str, Any]
+
+
+@torch.no_grad()
+def image_rows(
+    trainer: pl.Trainer,
+    module: CoSegModule | SegmentationModule,
+    samples: SampleDataset,
+    batch_size: int,
+) -> list[Row]:
+    """Compute the figures of each test image; of two peers the first is tested.
+
+    Overlaps are those of the images as the networks get them, and their means are the figures of
+    `trainer.test`. Distances are in pixels of the mask as it is stored.
+
+    Args:
+        trainer: The trainer, whose device and precision are used.
+        module: The module with the network.
+        samples: The test samples.
+        batch_size: Images per batch.
+
+    Returns:
+        One row per image: `id`, `dice`, `iou`, `hd95`, `surface_distance`, means over the
+        foreground classes that are in mask or prediction, and the same of each class.
+    """
+    device = trainer.strategy.root_device
+    module.to(device).eval()
+    rows: list[Row] = []
+    for batch in DataLoader(samples, batch_size):
+        with trainer.precision_plugin.forward_context():
+            output = module(batch["image"].to(device))
+        logits = class_logits(output[0] if isinstance(module, CoSegModule) else output)
+        probabilities = logits.float().softmax(dim=1).cpu()
+        labels = batch["mask"]
+        dice, present = dice_by_class(
+            probabilities.argmax(dim=1),
+            labels,
+            max(2, module.classes),
+            labels != module.ignore_index,
+        )
+        for n, sample_id in enumerate(batch["id"]):
+            index = len(rows)
+            stored = torch.from_numpy(samples.mask(index).astype(np.int64))
+            larger = resize_probabilities(probabilities[n : n + 1], stored).argmax(dim=1)[0]
+            rows.append(_row(str(sample_id), dice[n], present[n], larger, stored))
+    module.to("cpu")
+    return rows
+
+
+def _row(sample_id: str, dice: Tensor, present: Tensor, prediction: Tensor, label: Tensor) -> Row:
+    """Return the figures of one image; None where there is nothing to measure."""
+    each: list[dict[str, float | None]] = []
+    there = (label != IGNORE_INDEX).numpy()
+    for k in range(1, len(dice)):
+        values: dict[str, float | None] = dict.fromkeys(MEANS)
+        if present[k]:
+            overlap = float(dice[k])
+            values |= {"dice": overlap, "iou": overlap / (2 - overlap)}
+        regions = [(mask.numpy() == k) & there for mask in (prediction, label)]
+        if any(region.any() for region in regions):
+            distances = surface_distances(*regions)
+            if distances is not None:
+                values |= {"hd95": distances.hd95, "surface_distance": distances.average}
+        each.append(values)
+    row: Row = {"id": sample_id}
+    for name in MEANS:
+        known = [value for values in each if (value := values[name]) is not None]
+        if known:
+            row[name] = float(np.mean(known))
+        else:  # right about nothing: Dice 1; no distance where one of the two is empty
+            row[name] = 1.0 if name in ("dice", "iou") else None
+    if len(each) > 1:
+        for k, values in enumerate(each, start=1):
+            row |= {f"{name}_class_{k}": value for name, value in values.items()}
+    return row
+
+
+def figures_of_images(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the means over images, and what they can be for other such images.
+
+    Returns:
+        `images`, `iou`, `hd95`, `surface_distance`, `without_distance` (images of which either
+        mask or prediction is empty), and `interval`: 95 % bootstrap intervals of the means over
+        images by name, for at least five images.
+    """
+    values = {name: _known(rows, name) for name in MEANS}
+    means = {name: float(column.mean()) if len(column) else None for name, column in values.items()}
+    intervals = {name: interval(column) for name, column in values.items()}
+    return {
+        "images": len(rows),
+        **{name: mean for name, mean in means.items() if name != "dice"},
+        "without_distance": len(rows) - len(values["hd95"]),
+        "interval": {name: ends for name, ends in intervals.items() if ends is not None},
+    }
+
+
+def _known(rows: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
+    return np.array([row[name] for row in rows if row[name] is not None], dtype=float)
+
+
+def interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
+    """Return the 95 % bootstrap interval of a mean over images; None for fewer than five."""
+    if len(values) < FEWEST:
+        return None
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = stats.bootstrap(
+            (values,),
+            np.mean,
+            n_resamples=RESAMPLES,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        )
+    low, high = result.confidence_interval
+    return float(low), float(high)
