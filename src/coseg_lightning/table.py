@@ -1,5 +1,6 @@
 """The table of a sweep, like Table 1 of the paper: python -m coseg_lightning.table FOLDER."""
 
+import sys
 from pathlib import Path
 
 from coseg_lightning.app.command import arguments, cli_errors
@@ -18,9 +19,15 @@ def main() -> None:
     table = sweep_table(options["folder"], metric=options["metric"])
     folder = table.write(Path(options["folder"]) / "table")
     print(table.written_as(file_format))
+    if file_format == "text" and table.pairs:
+        print("\nImage by image (95 % interval; Wilcoxon's test, by Holm for all pairs):")
+        print("\n".join(f"  {pair}" for pair in table.pairs))
+    # Not into what is written by `coseg table ... > file`.
     for sentence in table.missing:
-        print(sentence)
-    print(f"In {folder}: table.csv, table.md, table.tex, {table.metric}.png and .svg")
+        print(sentence, file=sys.stderr)
+    names = ["table.csv", "table.md", "table.tex", *(["pairs.csv"] if table.pairs else [])]
+    names += [f"{table.metric}.png and .svg"]
+    print(f"In {folder}: {', '.join(names)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -140,15 +140,21 @@ def folder_splits(
     table = root / "split.csv"
     has_table = table.exists() or table.is_symlink()
     trusted = frozenset(trusted_ids or ()) | (_trusted_of(table) if has_table else frozenset())
+    given = read_split(table) if has_table else dict.fromkeys(files, "")
+    unknown = sorted(trusted - given.keys())
+    if unknown:
+        raise InputError(
+            f"data.trusted_ids names {unknown[0]}, but {root} has no such sample; give ids that "
+            "are files' names without their ending."
+        )
     if has_table:
-        split = _tested_on(trusted, read_split(table), table)
+        split = _tested_on(trusted, given, table)
     elif trusted:
         others = [stem for stem in files if stem not in trusted]
         split = _draw_split(others, val_share, 0.0, seed) | dict.fromkeys(trusted, "test")
     else:
         split = _draw_split(files, val_share, test_share, seed)
     split = dict(sorted(split.items()))
-    _check_trusted(trusted, split, root)
     if "train" not in split.values():
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
 
@@ -268,15 +274,6 @@ def _tested_on(trusted: Collection[str], split: Mapping[str, str], table: Path) 
             "on them; put some of them there."
         )
     return {i: part for i, part in split.items() if part != "test" or i in trusted}
-
-
-def _check_trusted(trusted: Collection[str], split: Mapping[str, str], root: Path) -> None:
-    unknown = sorted(set(trusted) - set(split))
-    if unknown:
-        raise InputError(
-            f"data.trusted_ids names {unknown[0]}, but {root} has no such sample; give ids that "
-            "are files' names without their ending."
-        )
 
 
 def _draw_split(

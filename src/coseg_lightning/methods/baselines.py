@@ -6,7 +6,7 @@ from typing import Any
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.methods.method import Run
 from coseg_lightning.modules.segmentation import SegmentationModule
-from coseg_lightning.runs.summary import test_figures
+from coseg_lightning.runs.summary import images_tested, test_figures
 from coseg_lightning.runs.wrapped import Data
 
 
@@ -34,7 +34,9 @@ def _train(run: Run, stage: str, data: Data) -> dict[str, Any]:
     if not run.method.trains_peers:  # the module may be the method's own
         module = plain(module)
     run.runner.fit(stage, module, data)
-    return {"test": test_figures(run.runner.tester(), module, data, run.runner.seed)}
+    tester, folder = run.runner.tester(), run.runner.folder.path / stage
+    test = test_figures(tester, module, data, run.runner.seed)
+    return {"test": test | images_tested(tester, module, data, folder)}
 
 
 def plain(module: SegmentationModule) -> SegmentationModule:

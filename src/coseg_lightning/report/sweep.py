@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing, write_text
+from coseg_lightning.files.csv import write_table
 from coseg_lightning.report.jobs import Job, missing_jobs, read_jobs, varied_keys
+from coseg_lightning.report.pairs import Figures, Pair, compare, read_figures
 from coseg_lightning.report.table_formats import as_csv, as_latex, as_markdown, as_text
 
 METRICS = ("dice", "accuracy")
@@ -67,12 +69,14 @@ class SweepTable:
         cells: The cells by row, then by noise and level.
         clean: The results of plain networks without added noise, if they are of one kind.
         missing: The runs that the sweep still lacks, in sentences.
+        pairs: All pairs of rows in each column, compared over the test images.
     """
 
     metric: str
     cells: Mapping[str, Mapping[Column, Cell]]
     clean: Cell | None
     missing: Sequence[str]
+    pairs: Sequence[Pair] = ()
 
     @property
     def columns(self) -> list[Column]:
@@ -125,21 +129,27 @@ class SweepTable:
         return figure
 
     def _draw_panel(self, axes: Axes, noise: str) -> None:
+        levels = {level for other, level in self.columns if other == noise}
         for n, (name, row) in enumerate(self.cells.items()):
             points = sorted((level, cell) for (other, level), cell in row.items() if other == noise)
             if points:
                 axes.errorbar(
-                    [level for level, _ in points],
+                    [level for level, _ in points] if len(levels) > 1 else [n],
                     [cell.mean for _, cell in points],
                     [cell.deviation or 0 for _, cell in points],
                     label=name,
                     capsize=3,
+                    linestyle="-" if len(levels) > 1 else "none",
                     color=COLOURS[n % len(COLOURS)],
                     marker=MARKERS[n % len(MARKERS)],
                 )
         if self.clean is not None:
             axes.axhline(self.clean.mean, color="#333333", linestyle="--", label="no noise")
-        axes.set(xlabel="Noise level", title=noise)
+        if len(levels) > 1:
+            axes.set(xlabel="Noise level", title=noise)
+        else:  # one point a method, side by side
+            at = "" if noise == "none" else f" {next(iter(levels)):g}"
+            axes.set(xticks=[], xlim=(-0.5, len(self.cells) - 0.5), title=f"{noise}{at}")
         axes.title.set_parse_math(False)
         axes.grid(alpha=0.3)
 
@@ -147,6 +157,8 @@ class SweepTable:
         """Write the table in every format, and its figure, into a folder."""
         for suffix, file_format in (("csv", "csv"), ("md", "markdown"), ("tex", "latex")):
             write_text(folder / f"table.{suffix}", self.written_as(file_format))
+        if self.pairs:
+            write_table(folder / "pairs.csv", [pair.as_row() for pair in self.pairs])
         figure = self.drawn()
         for suffix in ("png", "svg"):
             with replacing(folder / f"{self.metric}.{suffix}") as temporary:
@@ -187,7 +199,8 @@ def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
             f"None of the {len(ended)} runs below {folder} has a test {metric}; run them with a "
             "test set."
         )
-    return SweepTable(metric, results.cells(), results.clean(), missing)
+    pairs = compare(results.images)
+    return SweepTable(metric, results.cells(), results.clean(), missing, pairs)
 
 
 class _Results:
@@ -203,6 +216,8 @@ class _Results:
         self.varied = varied
         self.values: defaultdict[tuple[str, Column], dict[Any, float]] = defaultdict(dict)
         self.settings: dict[str, tuple[str | None, ...]] = {}  # by row
+        # The figures of each test image, by column, row and seed.
+        self.images: defaultdict[str, dict[str, dict[Any, Figures]]] = defaultdict(dict)
         self.plain: defaultdict[tuple[str | None, ...], dict[Any, float]] = defaultdict(dict)
 
     def add(self, job: Job, metric: str) -> None:
@@ -214,6 +229,10 @@ class _Results:
         settings = tuple(job.overrides.get(key) for key in self.varied)
         self.settings[row] = settings
         self.values[row, column][seed] = 100 * value
+        figures = read_figures(job.folder, metric)
+        if figures:
+            name = "none" if column[0] == "none" else f"{column[0]} {column[1]:g}"
+            self.images[name].setdefault(row, {})[seed] = figures
         if column[0] == "none" and job.method == "supervised":
             self.plain[settings][seed] = 100 * value
 

@@ -19,6 +19,7 @@ from coseg_lightning.files.csv import write_table
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.build import save_network
+from coseg_lightning.report.pairs import gain
 from coseg_lightning.report.results import MASKS
 from coseg_lightning.runs.runner import StageRunner
 from coseg_lightning.runs.test_images import figures_of_images, image_rows
@@ -56,6 +57,8 @@ def write_summary(
         "peak_memory_bytes": peak_memory(),
     }
     if tester.is_global_zero:
+        for name, figures in facts.get("baselines", {}).items():
+            figures["gain_interval"] = gain(folder, folder / f"{name}_baseline")
         network = module.net_a if isinstance(module, CoSegModule) else module.net
         measured = {name: value for name, value in test.items() if value is not None}
         root = (config.get("data") or {}).get("root")

@@ -1,6 +1,5 @@
 """The figures of every test image, and their means with intervals."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,7 +7,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -19,10 +17,9 @@ from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits
 from coseg_lightning.functional.surface import surface_distances
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
+from coseg_lightning.report.pairs import interval
 
 MEANS = ("dice", "iou", "hd95", "surface_distance")  # those that are averaged over the images
-RESAMPLES = 2000
-FEWEST = 5  # images; fewer tell nothing of others
 
 Row = dict[str, Any]
 
@@ -122,22 +119,3 @@ def figures_of_images(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _known(rows: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
     return np.array([row[name] for row in rows if row[name] is not None], dtype=float)
-
-
-def interval(values: NDArray[np.float64]) -> tuple[float, float] | None:
-    """Return the 95 % bootstrap interval of a mean over images; None for fewer than five."""
-    if len(values) < FEWEST:
-        return None
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result = stats.bootstrap(
-            (values,),
-            np.mean,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        )
-    low, high = result.confidence_interval
-    return float(low), float(high)

@@ -1,0 +1,155 @@
+"""What a run says of its test: of whose masks, of each image, and how sure it is."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from coseg_lightning import CoSegDataModule, SegmentationModule
+from coseg_lightning.data.folder import folder_splits
+from coseg_lightning.errors import InputError
+from coseg_lightning.functional.surface import surface_distances
+from coseg_lightning.report.results import certainty, class_names, result_in_a_sentence
+from coseg_lightning.run import run
+from coseg_lightning.runs.test_images import figures_of_images, image_rows
+from support import CLASSIC, PHANTOM, SHORT, Squares, command, composed, rows_of, trainer_of
+
+
+class Constant(nn.Module):
+    """Predicts the same square for every image."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images):
+        logits = torch.zeros(len(images), 2, *images.shape[-2:])
+        logits[:, 1, 4:12, 4:12] = 9.0
+        logits[:, 0] = 1.0 + self.bias
+        return logits
+
+
+def test_each_image_has_its_figures_at_its_own_size(tmp_path):
+    data = CoSegDataModule(Squares(6), None, Squares(7, 64), image_size=16, in_channels=1)
+    module = SegmentationModule(Constant(), in_channels=1)
+    trainer = trainer_of(tmp_path)
+    rows = image_rows(trainer, module, data.samples("test"), 4)
+    (tested,) = trainer.test(module, datamodule=data, verbose=False)
+    assert [row["id"] for row in rows] == list(data.samples("test").ids)
+    assert np.mean([row["dice"] for row in rows]) == pytest.approx(tested["test/dice"], abs=1e-6)
+    predicted = np.zeros((64, 64), bool)
+    predicted[16:48, 16:48] = True  # four times as large as what the network gets
+    for row, mask in zip(rows, (data.samples("test").mask(i) for i in range(7)), strict=True):
+        expected = surface_distances(predicted, mask == 1)
+        assert row["hd95"] == pytest.approx(expected.hd95, abs=2)
+        assert row["iou"] == pytest.approx(row["dice"] / (2 - row["dice"]))
+
+
+def test_means_are_over_what_can_be_measured():
+    rows = [{"dice": n / 10, "iou": n / 20, "hd95": 3.0, "surface_distance": 1.0} for n in range(8)]
+    rows.append({"dice": 0.0, "iou": 0.0, "hd95": None, "surface_distance": None})
+    found = figures_of_images(rows)
+    assert found["images"] == 9
+    assert found["without_distance"] == 1
+    assert found["hd95"] == 3
+    low, high = found["interval"]["dice"]
+    assert 0 < low < 2.8 / 9 < high < 0.6
+
+
+@pytest.mark.parametrize(
+    ("split", "ids", "test", "trusted"),
+    [
+        (None, None, 2, False),
+        (None, ["s01", "s05", "s06"], 3, True),
+        ("id,split\n" + "\n".join(f"s{n:02},{'test' if n < 4 else 'train'}" for n in range(8)),
+         ["s01", "s07"], 1, True),
+        ("id,split,trusted\ns00,test,1\ns01,test,0\ns02,train,\ns03,train,1\n", None, 1, True),
+    ],
+)  # fmt: skip
+def test_the_test_is_on_masks_that_somebody_checked(make_folder, split, ids, test, trusted):
+    root = make_folder()
+    if split is not None:
+        (root / "split.csv").write_text(split)
+    splits = folder_splits(root, trusted_ids=ids)
+    assert len(splits.test) == test
+    assert splits.test.trusted == trusted
+    assert not splits.train.trusted
+    data = CoSegDataModule(splits.train, splits.val, splits.test)
+    assert data.trusted_test is trusted
+    if ids is not None and split is None:
+        assert set(splits.test.ids) == set(ids)
+        assert len(splits.train) == 5
+
+
+@pytest.mark.parametrize(
+    ("split", "ids", "sentence"),
+    [
+        (None, ["s99"], "data.trusted_ids names s99, but .* has no such sample"),
+        ("id,split\ns00,test\ns01,train\n", ["s01"], "puts none of the 1 trusted masks into the"),
+        ("id,split,trusted\ns00,test,yes\ns01,train,\n", None, "has trusted=yes for s00; give 1"),
+    ],
+)
+def test_trusted_masks_that_cannot_be_tested_on_are_refused(make_folder, split, ids, sentence):
+    root = make_folder()
+    if split is not None:
+        (root / "split.csv").write_text(split)
+    with pytest.raises(InputError, match=sentence):
+        folder_splits(root, trusted_ids=ids)
+
+
+def test_what_is_said_of_figures():
+    test = {"dice": 0.6878, "accuracy": 0.9, "per_class_dice": [0.9, 0.7, 0.6], "images": 12}
+    test |= {"interval": {"dice": (0.6, 0.75)}, "masks": "your own, unchecked test masks"}
+    config = {"method": {"name": "supervised"}, "data": {"class_names": ["lung", "heart"]}}
+    summary = {"test": test, "config": config, "correction": {"corrected": 0}}
+    assert "agrees with your own, unchecked test masks to a test Dice" in (
+        result_in_a_sentence(summary)
+    )
+    assert class_names(summary) == ["lung", "heart"]
+    assert certainty(summary).startswith("There are 12 test images: for other sets of as many")
+    test["masks"] = "trusted test masks"
+    assert "reached a test Dice of 0.6878" in result_in_a_sentence(summary)
+    assert "on trusted test masks" in result_in_a_sentence(summary)
+    del test["interval"], config["data"]
+    assert "too few to tell" in certainty(summary)
+    assert class_names(summary) == ["class 1", "class 2"]
+
+
+@pytest.mark.slow
+def test_a_folder_of_unchecked_masks_is_not_called_the_truth(tmp_path, make_folder):
+    root = make_folder(size=16)
+    settings = [*SHORT, *CLASSIC, "data.image_size=32", "data.in_channels=1", "nol=0.3"]
+    settings.append("data.class_names=[square]")
+    result = command("run", f"data.root={root}", *settings, "hydra.run.dir=run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    text = " ".join(result.stdout.split())
+    assert "agreement with your own, unchecked test masks, not with the truth" in text
+    assert "No mask was corrected" in text
+    assert "the corrected masks" not in text
+    report = (tmp_path / "run" / "report.html").read_text()
+    assert "agrees with your own, unchecked test masks" in report
+    assert "which nobody checked" in report
+    assert "square" in report
+    (tmp_path / "trusted.txt").write_text("s01\ns02\ns03\ns04\ns05\ns06\n")
+    settings += ["data.trusted_ids=trusted.txt", "hydra.run.dir=again"]
+    result = command("run", f"data.root={root}", *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "your own, unchecked" not in " ".join(result.stdout.split())
+    summary = json.loads((tmp_path / "again" / "summary.json").read_text())
+    assert summary["test"]["masks"] == "trusted test masks"
+    assert summary["test"]["images"] == 6
+    assert len(rows_of(tmp_path / "again" / "test.csv")) == 6
+
+
+@pytest.mark.slow
+def test_a_gain_on_a_baseline_has_its_interval(tmp_path):
+    settings = [*SHORT, *CLASSIC, *PHANTOM, "noise=type2", "nol=0.3", "baselines=true"]
+    summary = run(composed(*settings, "data.source.test=6"), tmp_path / "run")
+    for name in ("noisy", "clean"):
+        low, high = summary["baselines"][name]["gain_interval"]
+        gap = summary["test"]["dice"] - summary["baselines"][name]["dice"]
+        assert low - 1e-6 <= gap <= high + 1e-6
+        assert summary["baselines"][name]["images"] == 6
+    assert " to +" in (tmp_path / "run" / "report.html").read_text()
