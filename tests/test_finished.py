@@ -127,7 +127,7 @@ def test_bad_images_do_not_keep_the_others_from_their_masks(finished, tmp_path):
         predict(finished / "run", tmp_path / "images", tmp_path / "other", device="cuda:99")
     result = command("predict", finished / "run", "images", "new", "flip=true", cwd=tmp_path)
     assert result.returncode == 1
-    assert result.stderr.startswith("flip=true: there is no such setting; take probabilities,")
+    assert result.stderr.startswith("flip=true: there is no such setting; did you mean flips?")
     for value in ("often", "["):
         result = command(
             "predict", finished / "run", "images", "new", f"flips={value}", cwd=tmp_path

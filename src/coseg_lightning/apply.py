@@ -14,6 +14,7 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.runs.finished import FinishedRun
 
 
 def main() -> None:
@@ -21,9 +22,21 @@ def main() -> None:
     options = arguments("apply")
     corrected, newer, masks = apply(**options)
     print(f"{corrected} of {masks} masks in {options['dest']} were corrected.")
+    others = not_looked_at(options["run"])
+    if others:
+        print(
+            f"{others} masks were not looked at by the run, those of validation and test, and "
+            "were copied as they are."
+        )
     if newer:
         shown = ", ".join(newer[:10]) + (", ..." if len(newer) > 10 else "")
         print(f"{len(newer)} changed after the run and were copied as they are now: {shown}")
+
+
+def not_looked_at(run: str | Path) -> int:
+    """Return how many masks a run did not look at, as far as it says so."""
+    sizes: dict[str, int] = FinishedRun(run).summary.get("samples") or {}
+    return sum(size for part, size in sizes.items() if part != "train")
 
 
 def apply(

@@ -59,7 +59,7 @@ def test_the_page_stands_alone(folder):
     page = Page((folder / "report.html").read_text())
     assert page.open == []
     assert page.sources
-    local = ("scores.csv", "data:,")
+    local = ("scores.csv", "test.csv", "data:,")
     assert all(s.startswith("data:image/") or s in local for s in page.sources)
 
 
@@ -71,7 +71,9 @@ def test_the_page_shows_the_runs_own_figures(folder):
     for name in ("noisy", "clean"):
         dice = summary["baselines"][name]["dice"]
         assert f'<td class="number">{dice:.4f}</td>' in text
-        assert f'<td class="number">{summary["test"]["dice"] - dice:+.4f}</td>' in text
+        low, high = summary["gain_intervals"][name]
+        gain = f"{summary['test']['dice'] - dice:+.4f} ({low:+.3f} to {high:+.3f})"
+        assert f'<td class="number">{gain}</td>' in text
     assert f"<td>{summary['ranking']['auroc']:.4f}</td>" in text
     worst = (folder / "scores.csv").read_text().splitlines()[1].split(",")[0]
     assert f"<td>{worst}</td>" in text

@@ -148,7 +148,7 @@ def test_a_gain_on_a_baseline_has_its_interval(tmp_path):
     settings = [*SHORT, *CLASSIC, *PHANTOM, "noise=type2", "nol=0.3", "baselines=true"]
     summary = run(composed(*settings, "data.source.test=6"), tmp_path / "run")
     for name in ("noisy", "clean"):
-        low, high = summary["baselines"][name]["gain_interval"]
+        low, high = summary["gain_intervals"][name]
         gap = summary["test"]["dice"] - summary["baselines"][name]["dice"]
         assert low - 1e-6 <= gap <= high + 1e-6
         assert summary["baselines"][name]["images"] == 6

@@ -102,8 +102,21 @@ class LabelCorrection(Callback, PredictionObserver):
         self.label_peer_ratio: float | None = None
         self.correction_skipped = False
         self.wrong_half_suspected = False
+        self.uncertainty: Path | None = None
+        self.proposals: Path | None = None
         self._names = FileNames()
         self._store: PredictionStore | None = None
+
+    def show_in(self, uncertainty: str | Path, proposals: str | Path) -> None:
+        """Also write pictures of the samples ranked noisy, one PNG a sample.
+
+        Args:
+            uncertainty: A new folder for how much the peers disagree at each pixel: 0 to 255 for
+                the total variation distance of their class probabilities, 0 to 1.
+            proposals: A new folder for what the peers would draw, the class of the highest mean
+                probability; it is written only if correction is skipped.
+        """
+        self.uncertainty, self.proposals = Path(uncertainty), Path(proposals)
 
     def vote(
         self, peer_a: Tensor, peer_b: Tensor, label: Tensor, confidence: float, ignore_index: int
@@ -138,7 +151,9 @@ class LabelCorrection(Callback, PredictionObserver):
                 "pixels."
             )
         if trainer.is_global_zero:
-            LabelStore.check_free(self.folder)
+            for folder in (self.folder, self.uncertainty, self.proposals):
+                if folder is not None:
+                    LabelStore.check_free(folder)
         ranking = ranking_callback(trainer)
         if self.by_class:
             ranking.check_ranks_classes()
@@ -178,10 +193,14 @@ class LabelCorrection(Callback, PredictionObserver):
         assert isinstance(pl_module, CoSegModule)
         ranking = replace(callback.ranking, by_class=self.by_class)
         self._names.add(ranking.ids)  # the ids of all processes
+        confidence = self._confidences(sorted(ranking.noisy), ranking)
+        shown = self._shown()
         if trainer.is_global_zero:
-            LabelStore.create(self.folder)
+            for folder in (self.folder, *shown):
+                LabelStore.create(folder)
         trainer.strategy.barrier("label layer begun")
-        rows = self._correct(trainer, pl_module, callback.judged_dataset(trainer), ranking)
+        dataset = callback.judged_dataset(trainer)
+        rows = self._correct(trainer, pl_module, dataset, ranking, confidence)
         self._store = None
         changed_pixels = {index: changed for index, changed, _, _ in rows}
         dice = {index: dice for index, _, dice, _ in rows if dice is not None}
@@ -193,11 +212,27 @@ class LabelCorrection(Callback, PredictionObserver):
             }
             writer = LabelStoreWriter(self.folder)
             writer.finish(facts, run_id=self.run_id, numbered=ranking.numbered)
+            for folder in shown:
+                LabelStoreWriter(folder).finish(
+                    {sample_id: {} for sample_id in facts},
+                    run_id=self.run_id,
+                    numbered=ranking.numbered,
+                )
         trainer.strategy.barrier("label layer written")
         self.layer = LabelStore(self.folder)
 
+    def _shown(self) -> list[Path]:
+        """Return the folders of pictures that are written beside the layer."""
+        proposals = self.proposals if self.correction_skipped else None
+        return [folder for folder in (self.uncertainty, proposals) if folder is not None]
+
     def _correct(
-        self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, ranking: Ranking
+        self,
+        trainer: pl.Trainer,
+        module: CoSegModule,
+        dataset: Any,
+        ranking: Ranking,
+        confidence: dict[int, float],
     ) -> list[tuple[Any, ...]]:
         """Write a corrected mask for every noisy sample.
 
@@ -206,24 +241,37 @@ class LabelCorrection(Callback, PredictionObserver):
             Dice to the original mask if that is known, and the digest of the mask before.
         """
         noisy, noisy_classes = sorted(ranking.noisy), ranking.noisy_classes
-        confidence = self._confidences(noisy, ranking)
         truth = dataset.truth if isinstance(dataset, SampleDataset) else None
         writer = LabelStoreWriter(self.folder)
         rows: list[tuple[Any, ...]] = []
 
-        def write(index: int, label: Mask, corrected: Mask, original: Mask | None) -> None:
+        def write(
+            index: int,
+            label: Mask,
+            corrected: Mask,
+            original: Mask | None,
+            pictures: list[tuple[Path, Mask]],
+        ) -> None:
             writer.write(ranking.ids[index], corrected)
+            for folder, picture in pictures:
+                LabelStoreWriter(folder).write(ranking.ids[index], picture)
             dice = None if original is None else mask_dice(corrected, original)
             rows.append((index, int((corrected != label).sum()), dice, mask_digest(label)))
 
         def correct(index: int, peers: Tensor, label: Tensor) -> None:
             label = label_at_own_size(dataset, index, label)
-            corrected = self._voted(peers, label, confidence[index], module.ignore_index)
+            both = [resize_probabilities(p[None], label) for p in peers]
+            corrected = self.vote(
+                both[0], both[1], label[None], confidence[index], module.ignore_index
+            )[0]
+            drawn = {self.uncertainty: disagreement(*both), self.proposals: proposal(*both)}
+            pictures = [(folder, drawn[folder]) for folder in self._shown()]
             if self.by_class:
                 corrected = only_of_classes(corrected, label, noisy_classes[index])
             masks = (smallest_type(mask.cpu().numpy()) for mask in (label, corrected))
             # The original is read here, since a dataset need not be safe to read in threads.
-            write_later(write, index, *masks, None if truth is None else truth.mask(index))
+            original = None if truth is None else truth.mask(index)
+            write_later(write, index, *masks, original, pictures)
 
         def predict(indices: list[int], sample: Batch) -> None:
             peers = dequantize(quantize(module(sample.images)))
@@ -240,11 +288,6 @@ class LabelCorrection(Callback, PredictionObserver):
             else:
                 evaluation_pass(trainer, module, dataset, noisy, predict, "Correction")
         return gather_rows(rows)
-
-    def _voted(self, peers: Tensor, label: Tensor, confidence: float, ignore_index: int) -> Tensor:
-        """Return a label after the vote, at its own resolution."""
-        peer_a, peer_b = (resize_probabilities(p[None], label) for p in peers)
-        return self.vote(peer_a, peer_b, label[None], confidence, ignore_index)[0]
 
     def _confidences(self, noisy: list[int], ranking: Ranking) -> dict[int, float]:
         """Return the confidence that the peers need to overrule each noisy label, by index."""
@@ -273,6 +316,26 @@ class LabelCorrection(Callback, PredictionObserver):
             excluded_size_bias=ranking.size_bias[is_noisy],
             kept_size_bias=ranking.size_bias[~is_noisy],
         )
+
+
+def disagreement(peer_a: Tensor, peer_b: Tensor) -> Mask:
+    """Return how much two peers disagree: the total variation distance, from 0 to 255.
+
+    Shape:
+        class probabilities `(1, K, H, W)`; returns `(H, W)`, uint8.
+    """
+    distance = (peer_a - peer_b).abs().sum(dim=1)[0] / 2
+    picture: Mask = (255 * distance).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return picture
+
+
+def proposal(peer_a: Tensor, peer_b: Tensor) -> Mask:
+    """Return the class of the highest mean probability of two peers at each pixel.
+
+    Shape:
+        class probabilities `(1, K, H, W)`; returns `(H, W)`.
+    """
+    return smallest_type((peer_a + peer_b)[0].argmax(dim=0).cpu().numpy())
 
 
 def label_at_own_size(dataset: Any, index: int, label: Tensor) -> Tensor:

@@ -28,7 +28,10 @@ def robust_training(run: Run, outcome: Outcome) -> Outcome:
         peers = run.runner.stage(
             f"robust_training{suffix}",
             partial(train_peers, run, suffix),
-            makes=(f"scores{suffix}.csv", f"labels{suffix}"),
+            makes=(
+                f"scores{suffix}.csv",
+                *(f"{name}{suffix}" for name in ("labels", "uncertainty", "proposals")),
+            ),
             returns=TrainedPeers,
         )
         run.runner.add_label_layers(run.data, peers.layers)
@@ -67,6 +70,7 @@ def train_peers(run: Run, suffix: str) -> TrainedPeers:
             by_class=recipe.by_class,
             run_id=folder.id,
         )
+        correction.show_in(folder.path / f"uncertainty{suffix}", folder.path / f"proposals{suffix}")
         callbacks.append(correction)
     run.runner.fit(f"robust_training{suffix}", module, run.data, callbacks)
     ranking = ranking_callback.ranking

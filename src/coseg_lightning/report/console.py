@@ -8,11 +8,11 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.stage_progress import duration
 from coseg_lightning.report.figures import read_rows
-from coseg_lightning.report.results import MASKS, class_names
+from coseg_lightning.report.results import MASKS, class_names, not_looked_at
 
 NOT_RELIABLE = (
-    "No mask was corrected: the networks were not reliable enough to overrule your masks. The "
-    "ranking is there to look at, and the last network learnt from your masks as they are."
+    "No mask was corrected: the networks were not reliable enough to overrule your masks. What "
+    "they would draw is in proposals/; the last network learnt from your masks as they are."
 )
 NOT_SURE = "No mask was corrected: both networks never agreed surely enough against one of them."
 # The measures of test images beside Dice and accuracy, with their titles and units.
@@ -28,6 +28,8 @@ OUTPUTS = {
     "test.csv": "the figures of each test image",
     "scores.csv": "the masks, worst first",
     "labels": "the corrected masks",
+    "proposals": "what the networks would draw, which changed nothing",
+    "uncertainty": "where the two networks disagree, white the most",
     "summary.json": "these figures",
 }
 
@@ -60,7 +62,7 @@ def show_summary(folder: Path, summary: dict[str, Any], wall: float | None = Non
         if name == "labels" and not summary["correction"]["corrected"]:
             continue
         if (folder / name).exists():
-            print(f"    {name:<12}  {description}")
+            print(f"    {name:<13} {description}")
 
 
 def _result_rows(summary: dict[str, Any]) -> dict[str, str]:
@@ -114,9 +116,19 @@ def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
             "The test figures are the agreement with your own, unchecked test masks, not with the "
             "truth. Name masks that somebody checked by data.trusted_ids=FILE."
         )
+    not_seen = not_looked_at(summary)
+    if not_seen is not None and _are_own(summary):
+        sentences.append(not_seen)
     if (folder / "labels").is_dir() and not summary["correction"]["corrected"]:
         sentences.append(NOT_RELIABLE if summary["correction"]["left_alone"] else NOT_SURE)
     return sentences
+
+
+def _are_own(summary: dict[str, Any]) -> bool:
+    """Whether the masks are a user's own, and no experiment with noise."""
+    return summary["test"].get("masks") in (MASKS[False], MASKS[None]) or bool(
+        (summary["config"].get("data") or {}).get("trusted_ids")
+    )
 
 
 def _decimals(value: float | None) -> str:

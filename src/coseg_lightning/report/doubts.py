@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coseg_lightning.report.results import MASKS, method_settings
+from coseg_lightning.report.results import MASKS, method_settings, not_looked_at
 
 
 def doubts(
@@ -99,6 +99,11 @@ def _test_masks_unchecked(run: _Run) -> str | None:
     )
 
 
+def _masks_not_looked_at(run: _Run) -> str | None:
+    is_experiment = run.summary["test"].get("masks") == MASKS[True]
+    return None if is_experiment else not_looked_at(run.summary)
+
+
 def _scores_not_separable(run: _Run) -> str | None:
     known_otherwise = run.ranking.get("estimate") is not None or run.ranking["auroc"] is not None
     if run.distance is None or run.distance >= 2 or known_otherwise:
@@ -183,6 +188,7 @@ def _correction_changed_nothing(run: _Run) -> str | None:
 
 CHECKS: tuple[Callable[[_Run], str | None], ...] = (
     _test_masks_unchecked,
+    _masks_not_looked_at,
     _method_did_not_help,
     _trained_longer,
     _noise_level_not_measured,

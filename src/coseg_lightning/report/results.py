@@ -38,7 +38,8 @@ def results(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     for name, test in summary.get("baselines", {}).items():
         known = own["dice"] is not None and test["dice"] is not None
         gap = own["dice"] - test["dice"] if known else None
-        rows.append({"name": BASELINES[name][0], **test, "gap": gap})
+        ends = summary.get("gain_intervals", {}).get(name)
+        rows.append({"name": BASELINES[name][0], **test, "gap": gap, "gain_interval": ends})
     return rows
 
 
@@ -81,6 +82,20 @@ def certainty(summary: Mapping[str, Any]) -> str | None:
         f"There are {count} test images: for other sets of as many such images, the mean Dice "
         f"would be between {ends[0]:.3f} and {ends[1]:.3f} (95 % bootstrap interval), so that "
         "smaller differences may be chance."
+    )
+
+
+def not_looked_at(summary: Mapping[str, Any]) -> str | None:
+    """Say how many masks a run neither ranked nor corrected; None if there are none."""
+    sizes = dict(summary.get("samples") or {})
+    if summary["ranking"]["noise_level"] is None or not sizes:
+        return None
+    others = sum(size for part, size in sizes.items() if part != "train")
+    if not others:
+        return None
+    return (
+        f"{others} of {sum(sizes.values())} masks were not looked at: those of validation and test "
+        "are neither ranked nor corrected."
     )
 
 

@@ -31,7 +31,7 @@ IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 # The names of all files and folders that a run writes into its folder.
 OUTPUT_NAMES = re.compile(
     r"run\.json|summary\.json|metrics\.csv|report\.html|figures|model|noise|reviewed|export|table"
-    r"|(scores(_\d+)?\.csv)|((labels|robust_training|early_learning)(_\d+)?)"
+    r"|(scores(_\d+)?\.csv)|((labels|uncertainty|proposals|robust_training|early_learning)(_\d+)?)"
     r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv|test\.csv"
 )
 # Settings that may change when a run is resumed: they say where and how it computes, not what.

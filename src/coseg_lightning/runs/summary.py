@@ -52,13 +52,19 @@ def write_summary(
     summary = {
         "config": config,
         "test": test,
+        "samples": data.sizes if isinstance(data, CoSegDataModule) else {},
         **facts,
         "stages": runner.stages,
         "peak_memory_bytes": peak_memory(),
     }
     if tester.is_global_zero:
-        for name, figures in facts.get("baselines", {}).items():
-            figures["gain_interval"] = gain(folder, folder / f"{name}_baseline")
+        gains = {
+            name: list(ends)
+            for name in facts.get("baselines", {})
+            if (ends := gain(folder, folder / f"{name}_baseline")) is not None
+        }
+        if gains:
+            summary["gain_intervals"] = gains
         network = module.net_a if isinstance(module, CoSegModule) else module.net
         measured = {name: value for name, value in test.items() if value is not None}
         root = (config.get("data") or {}).get("root")

@@ -113,7 +113,7 @@ def figures_of_images(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "images": len(rows),
         **{name: mean for name, mean in means.items() if name != "dice"},
         "without_distance": len(rows) - len(values["hd95"]),
-        "interval": {name: ends for name, ends in intervals.items() if ends is not None},
+        "interval": {name: list(ends) for name, ends in intervals.items() if ends is not None},
     }
 
 
