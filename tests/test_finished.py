@@ -22,7 +22,7 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
-from support import CLASSIC, SHORT, SMALL, Squares, command, composed, start
+from support import CLASSIC, SHORT, SMALL, Squares, command, composed, rows_of, start
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,40 @@ def finished(tmp_path_factory):
     options.append("keep_checkpoints=false")  # what finished runs are used for needs no more
     run(composed(*CLASSIC, *SHORT, *options, *LEARNING), finished / "run")
     return finished
+
+
+@pytest.mark.slow
+def test_where_the_peers_disagree_is_predicted_too(finished, tmp_path):
+    options = ["overlays=true", "uncertainty=true"]
+    result = command(
+        "predict", finished / "run", finished / "data" / "images", "out", *options, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    names = {path.stem for path in (tmp_path / "out").glob("*.png")}
+    assert len(names) == 24
+    unsure = 0
+    for name in names:
+        picture = np.asarray(Image.open(tmp_path / "out" / "uncertainty" / f"{name}.png"))
+        assert picture.shape == (40, 40)
+        unsure += int(picture.sum())
+        overlay = np.asarray(Image.open(tmp_path / "out" / "overlays" / f"{name}.jpg"))
+        assert overlay.shape == (512, 512, 3)
+        assert (np.ptp(overlay.astype(int), axis=2) > 60).any()  # an outline has a colour
+    assert unsure > 0
+    (folder,) = (finished / "run").glob("uncertainty")
+    noisy = [row["id"] for row in rows_of(finished / "run" / "scores.csv") if row["noisy"] == "1"]
+    assert sorted(path.stem for path in folder.glob("*.png")) == sorted(noisy)
+
+
+@pytest.mark.slow
+def test_there_is_no_disagreement_without_peers(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    (tmp_path / "run" / "robust_training" / "last.ckpt").unlink()
+    options = ["predict", "run", finished / "data" / "images", "out", "uncertainty=true"]
+    result = command(*options, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "where the run's two peers disagree, but " in result.stderr
+    assert "last.ckpt is missing; give a run of method=coseg" in result.stderr
 
 
 @pytest.mark.slow

@@ -126,6 +126,7 @@ MAY_BE_SET = {
     "cfg.data.root",
     "cfg.data.clean_ids",
     "cfg.data.kinds",
+    "cfg.data.augmentation",
     "cfg.data.trusted_ids",
     "cfg.data.images",
     "cfg.data.masks",

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -14,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from coseg_lightning.app.build import normalization_of
 from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
+from coseg_lightning.callbacks.label_correction import disagreement
+from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT
 from coseg_lightning.data.preparation import Statistics, preprocess
 from coseg_lightning.data.samples import network_input
 from coseg_lightning.errors import InputError
@@ -23,6 +27,9 @@ from coseg_lightning.files.mask_folder import same_stem
 from coseg_lightning.files.progress import progress
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.forward import any_size
+from coseg_lightning.report.pictures import outlined
+
+OVERLAY_SIDE = (512, 1024)  # pixels of an overlay's longer side, at least and at most
 
 
 def main() -> None:
@@ -39,6 +46,8 @@ def predict(
     *,
     probabilities: bool = False,
     flips: bool = False,
+    overlays: bool = False,
+    uncertainty: bool = False,
     batch_size: int = 8,
     num_workers: int = 0,
     device: str = "auto",
@@ -56,6 +65,10 @@ def predict(
         probabilities: Whether to write `OUT/probabilities/ID.npy` too, `(K, H, W)` float16, which
             `coseg_lightning.audit` reads as `predictions`.
         flips: Whether to average over the image and its mirror image.
+        overlays: Whether to write `OUT/overlays/ID.jpg` too, the image with the mask's outlines,
+            and red where the peers disagree, if `uncertainty` is asked for.
+        uncertainty: Whether to write `OUT/uncertainty/ID.png` too: how much the run's two peers
+            disagree at each pixel, 0 to 255, see `LabelCorrection.show_in`.
         batch_size: Images per batch.
         num_workers: Processes that read images.
         device: `auto`, or a device of torch.
@@ -73,6 +86,8 @@ def predict(
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = _network_on(finished, device)
+    peers = _peers_on(finished, device) if uncertainty else None
+    paths = dict(files)
     data = finished.cfg.data
     normalization = normalization_of(finished.cfg)
     dataset = _Images(files, data.image_size, data.in_channels, normalization)
@@ -88,8 +103,15 @@ def predict(
         for samples, errors in loader:
             unreadable += errors
             bar.update(len(errors))
-            for sample_id, p in _predict_batch(network, samples, device, flips):
+            predicted = _predict_batch(network, samples, device, flips)
+            disagreements = _disagreements(peers, samples, device)
+            for (sample_id, p), unsure in zip(predicted, disagreements, strict=True):
                 _write(out, sample_id, p, probabilities)
+                if unsure is not None:
+                    _write_picture(out / "uncertainty" / f"{sample_id}.png", unsure)
+                if overlays:
+                    picture = _overlay(read_image(paths[sample_id]), p, unsure)
+                    _write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
                 written += 1
                 bar.update()
     if unreadable:
@@ -121,6 +143,21 @@ def _network_on(finished: AppRun, device: str) -> torch.nn.Module:
         raise InputError(
             f"device={device} is not available; use device=auto or device=cpu ({error})."
         ) from error
+
+
+def _peers_on(finished: AppRun, device: str) -> list[torch.nn.Module]:
+    """Load the two peers of a run.
+
+    Raises:
+        InputError: If the run trained none, or their weights are gone.
+    """
+    path = finished.folder / "robust_training" / CHECKPOINT
+    if not path.is_file():
+        raise InputError(
+            f"uncertainty=true is where the run's two peers disagree, but {path} is missing; give "
+            "a run of method=coseg or coteaching."
+        )
+    return [finished.peer(name).to(device) for name in ("net_a", "net_b")]
 
 
 def _unreadable_message(errors: Sequence[str], images: int) -> str:
@@ -184,6 +221,42 @@ def _predict_batch(
     for sample, image_p in zip(samples, p, strict=True):
         resized = F.interpolate(image_p[None], sample.size, mode="bilinear", align_corners=False)
         yield sample.sample_id, resized[0].cpu()
+
+
+def _disagreements(
+    peers: Sequence[torch.nn.Module] | None, samples: Sequence[_Sample], device: str
+) -> Iterator[NDArray[Any] | None]:
+    """Yield how much the peers disagree on each sample, at the image's own size."""
+    if peers is None or not samples:
+        yield from (None for _ in samples)
+        return
+    images = torch.stack([sample.image for sample in samples]).to(device)
+    pair = [_probabilities(peer, images) for peer in peers]
+    for n, sample in enumerate(samples):
+        larger = [
+            F.interpolate(p[n : n + 1], sample.size, mode="bilinear", align_corners=False)
+            for p in pair
+        ]
+        yield disagreement(*larger)
+
+
+def _overlay(image: NDArray[Any], p: Tensor, unsure: NDArray[Any] | None) -> NDArray[Any]:
+    """Draw the mask's outlines over the image, and what is unsure in red."""
+    side = min(OVERLAY_SIDE[1], max(OVERLAY_SIDE[0], *image.shape[:2]))
+    picture = outlined(image, [(p.argmax(dim=0).numpy(), None)], side)
+    if unsure is None:
+        return picture
+    size = (picture.shape[1], picture.shape[0])
+    share = cv2.resize(unsure, size, interpolation=cv2.INTER_AREA)[..., None] / 255 * 0.8
+    red = np.array([255, 0, 0])
+    tinted: NDArray[Any] = (picture * (1 - share) + red * share).astype(np.uint8)
+    return tinted
+
+
+def _write_picture(path: Path, picture: NDArray[Any]) -> None:
+    with replacing(path) as temporary:
+        file_format = "JPEG" if path.suffix == ".jpg" else "PNG"
+        Image.fromarray(picture).save(temporary, format=file_format)
 
 
 def _probabilities(network: torch.nn.Module, images: Tensor) -> Tensor:

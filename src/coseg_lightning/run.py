@@ -19,6 +19,7 @@ from coseg_lightning.app.build import (
     make_peers,
     make_trainer,
     precision_of,
+    read_augmentation,
     read_clean_ids,
     read_ids,
     read_kinds,
@@ -140,6 +141,8 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
         cfg.data.clean_ids = read_clean_ids(cfg)
     if isinstance(cfg.data.get("trusted_ids"), str):
         cfg.data.trusted_ids = read_ids("data.trusted_ids", cfg.data.trusted_ids)
+    if isinstance(cfg.data.get("augmentation"), str):
+        cfg.data.augmentation = read_augmentation(cfg)
     if isinstance(cfg.data.get("kinds"), str):
         cfg.data.kinds = read_kinds(cfg)
     for group in ("model", "peer_b"):

@@ -12,6 +12,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import DataLoader
 
+from coseg_lightning.app.build import make_data
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.jsrt import jsrt_splits
@@ -20,7 +21,8 @@ from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_au
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import image_size, read_image, read_indices
 from coseg_lightning.files.mask_folder import MaskFolder
-from support import Squares
+from coseg_lightning.run import depend_on_data_alone
+from support import SMALL, Squares, composed
 
 GREY = (np.arange(48).reshape(6, 8) * 5).astype(np.uint8)
 
@@ -426,3 +428,42 @@ def test_real_masks_are_read(real_data):
     assert (len(splits.train.ids), len(splits.test.ids)) == (137, 133)
     assert set(np.unique(splits.train.mask(0))) == {0, 1}
     assert set(np.unique(folder_splits(real_data / "usgra", classes=3).train.mask(0))) <= {0, 1, 2}
+
+
+class Turned:
+    """Turns every picture upside down."""
+
+    def __call__(self, image, mask):
+        return {"image": image[::-1], "mask": mask[::-1]}
+
+
+def test_an_augmentation_of_ones_own(tmp_path, make_folder):
+    """From albumentations' own file, or any function; a run depends on the file no more."""
+    root, path = make_folder(), tmp_path / "mine.yaml"
+    A.save(A.Compose([A.VerticalFlip(p=1.0)]), path, data_format="yaml")
+    settings = [*SMALL, "data=folder", f"data.root={root}"]
+    plain = make_data(composed(*settings, "data.augment=false"), tmp_path).samples("train")
+    target = f"{{_target_: {Turned.__module__}.Turned}}"
+    sys.modules.setdefault(Turned.__module__, sys.modules[__name__])
+    for given, recorded in ((str(path), "VerticalFlip"), (target, "Turned")):
+        cfg = composed(*settings, f"data.augmentation={given}")
+        depend_on_data_alone(cfg)
+        assert recorded in str(cfg.data.augmentation)
+        flipped = make_data(cfg, tmp_path).samples("train")
+        for key in ("image", "mask"):
+            assert torch.equal(flipped[0, 0][key], plain[0, 0][key].flip(-2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (["data.augmentation=none.yaml"], "none.yaml cannot be read; give a YAML file of albument"),
+        (["data.augmentation={a: 1}"], "must be a YAML file of albumentations.save, or name a"),
+        (["data.augmentation={_target_: no.such}"], "data.augmentation=.*no.such"),
+        (["data.augment=false", "data.augmentation={a: 1}"], "would have no effect with"),
+    ],
+)
+def test_what_is_no_augmentation_is_refused(tmp_path, make_folder, settings, sentence):
+    cfg = composed(*SMALL, "data=folder", f"data.root={make_folder()}", *settings)
+    with pytest.raises(InputError, match=sentence):
+        make_data(cfg, tmp_path)

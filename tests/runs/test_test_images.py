@@ -1,16 +1,21 @@
 """What a run says of its test: of whose masks, of each image, and how sure it is."""
 
+import base64
+import io
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
-from coseg_lightning import CoSegDataModule, SegmentationModule
+from coseg_lightning import CoSegDataModule, LabelStore, SegmentationModule
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.surface import surface_distances
+from coseg_lightning.report.pictures import CLASS_COLOURS, outlined
 from coseg_lightning.report.results import certainty, class_names, result_in_a_sentence
 from coseg_lightning.run import run
 from coseg_lightning.runs.test_images import figures_of_images, image_rows
@@ -153,3 +158,32 @@ def test_a_gain_on_a_baseline_has_its_interval(tmp_path):
         assert low - 1e-6 <= gap <= high + 1e-6
         assert summary["baselines"][name]["images"] == 6
     assert " to +" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_swapped_classes_can_be_seen(tmp_path):
+    """Classes have their own colours, and what was given lies beside what the networks draw."""
+    folder = tmp_path / "run"
+    squares = Squares(12, 48)
+    root = tmp_path / "data"
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    for i, sample_id in enumerate(squares.ids):
+        mask = squares.mask(i) * np.uint8(1 + i % 2)
+        Image.fromarray(squares.image(i)).save(root / "images" / f"{sample_id}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{sample_id}.png")
+    settings = [*SHORT, *CLASSIC, "data=folder", f"data.root={root}", "data.classes=3", "nol=0.4"]
+    settings += ["data.in_channels=1", "data.class_names=[lung,heart]"]
+    run(composed(*settings), folder)
+    page = (folder / "report.html").read_text()
+    for text in ("></span>lung", "></span>heart", "side by side", "--panels: 2"):
+        assert text in page
+    picture = re.search(r"--panels: 2\" src=\"data:image/jpeg;base64,([^\"]+)", page)[1]
+    width, height = Image.open(io.BytesIO(base64.b64decode(picture))).size
+    assert width == 2 * height + 3
+    proposals, noisy = LabelStore(folder / "proposals"), rows_of(folder / "scores.csv")
+    assert set(proposals.ids) == {row["id"] for row in noisy if row["noisy"] == "1"}
+    assert proposals.read(proposals.ids[0]).shape == (48, 48)
+    assert set(LabelStore(folder / "uncertainty").ids) == set(proposals.ids)
+    one = outlined(np.zeros((20, 20)), [(np.full((20, 20), 2) * np.eye(20, dtype=int), None)], 20)
+    assert tuple(one[0, 0]) == CLASS_COLOURS[1]

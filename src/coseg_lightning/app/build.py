@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -100,7 +101,7 @@ def make_data(
         in_channels=cfg.data.in_channels,
         batch_size=cfg.data.batch_size,
         num_workers=cfg.data.num_workers,
-        augmentation="default" if cfg.data.augment else None,
+        augmentation=make_augmentation(cfg),
         seed=cfg.seed,
         noise=noise,
         noise_level=cfg.noise.level,
@@ -278,6 +279,53 @@ def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text with one id a line.") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def read_augmentation(cfg: DictConfig) -> Any:
+    """Read the file that `data.augmentation` names; another value is returned as it is.
+
+    Raises:
+        InputError: If it cannot be read.
+    """
+    given = cfg.data.get("augmentation")
+    if not isinstance(given, str):
+        return given
+    path = Path(given).expanduser()
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(
+            f"data.augmentation={given} cannot be read; give a YAML file of albumentations.save."
+        ) from error
+    return content
+
+
+def make_augmentation(cfg: DictConfig) -> Any:
+    """Build the augmentation: the default one, none, or the one that is given.
+
+    Raises:
+        InputError: If the setting is none, or there is to be no augmentation.
+    """
+    given = read_augmentation(cfg)
+    if given is None:
+        return "default" if cfg.data.augment else None
+    if not cfg.data.augment:
+        raise InputError("data.augmentation would have no effect with data.augment=false.")
+    content = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
+    if isinstance(content, dict) and "_target_" in content:
+        try:
+            return instantiate(content)
+        except InstantiationException as error:
+            raise InputError(f"data.augmentation={content}: {one_line(error)}") from error
+    import albumentations
+
+    try:
+        return albumentations.from_dict(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            "data.augmentation must be a YAML file of albumentations.save, or name a function of "
+            f"image= and mask=, as in '{{_target_: my.augmentation}}' ({one_line(error)})."
+        ) from error
 
 
 def read_kinds(cfg: DictConfig) -> dict[str, str] | None:

@@ -105,6 +105,8 @@ COMMANDS: dict[str, Command] = {
         {
             "probabilities": (False, "also write out/probabilities/ID.npy, (K, H, W) float16"),
             "flips": (False, "average over the image and its mirror image"),
+            "overlays": (False, "also write out/overlays/ID.jpg, the image with its outlines"),
+            "uncertainty": (False, "also write out/uncertainty/ID.png, where the peers disagree"),
             "batch_size": (8, "images per batch"),
             "num_workers": (0, "processes that read images"),
             "device": ("auto", "or cpu, cuda, cuda:1, mps"),

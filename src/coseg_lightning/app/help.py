@@ -26,6 +26,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "The network": (
         *("model", "model.encoder_name", "model.encoder_weights", "model@peer_b"),
         *("data.image_size", "data.normalization", "data.augment"),
+        "data.augmentation",
     ),
     "Training": (
         *("trainer", "trainer.max_epochs", "trainer.precision", "trainer.accelerator"),

@@ -122,6 +122,29 @@ class AppRun(FinishedRun):
             raise InputError(f"{folder} cannot be loaded; restore the run's folder.") from error
         return network.eval()
 
+    def peer(self, name: str) -> "nn.Module":
+        """Load one of the two peers that robust training ended with, in evaluation mode.
+
+        Args:
+            name: `net_a` or `net_b`.
+
+        Raises:
+            InputError: If its weights are missing, or do not fit.
+        """
+        from hydra.utils import instantiate
+
+        from coseg_lightning.files.checkpoints import check_fits
+        from coseg_lightning.runs.folder import stage_weights
+
+        other = self.cfg.get("peer_b") if name == "net_b" else None
+        model = other or self.cfg.model
+        network: nn.Module = instantiate(model, **_without_download(model))
+        folder = self.folder / "robust_training"
+        state = stage_weights(folder, of=f"{name}.")
+        check_fits(state, network, folder)
+        network.load_state_dict(state)
+        return network.eval()
+
 
 def settings_begun_with(folder: str | Path, now: DictConfig, *, trust: bool) -> DictConfig | None:
     """Read the settings that a run of the app was begun with, finished or not.

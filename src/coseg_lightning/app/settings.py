@@ -42,7 +42,16 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "data": (
         *("root", "images", "masks", "nol", "classes", "class_names", "in_channels", "image_size"),
-        *("batch_size", "num_workers", "augment", "trusted_ids", "cache", "clean_ids", "kinds"),
+        *(
+            "batch_size",
+            "num_workers",
+            "augment",
+            "augmentation",
+            "trusted_ids",
+            "cache",
+            "clean_ids",
+            "kinds",
+        ),
         *("normalization", "source", "max_epochs"),
     ),
     "loss": Recipe.SETTINGS["loss"],

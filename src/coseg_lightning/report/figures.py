@@ -1,6 +1,6 @@
 """The paper's figures, drawn from the files of a run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ from coseg_lightning.ranking.ranking import Ranking
 
 # Colours of Okabe and Ito, distinguishable with any colour vision.
 BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
+BY_CLASS = (ORANGE, SKY, GREEN, "#F0E442", "#CC79A7", "#D55E00", BLUE)  # of classes, in turn
+GIVEN_STYLE, NEW_STYLE = "solid", "dashed"  # where colours tell classes apart
 # Stages of baselines: plain networks trained on the labels as given, or on clean ones.
 BASELINES = {
     "noisy_baseline": (BLACK, "plain, labels as given"),
@@ -137,15 +139,16 @@ def corrected_examples(samples: Pictured, corrected: Mapping[str, Mask]) -> Figu
     """
     figure, grid = _image_grid(len(corrected), columns=4, cell=(2.6, 2.75))
     index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
+    given, new = _colours_of(corrected.values())
     for axes, (sample_id, mask) in zip(grid, corrected.items(), strict=False):
         index = index_of[sample_id]
         _show_image(axes, samples, index)
         if samples.truth is not None:
             _outline(axes, samples.truth.mask(index), "white", 2.6)
-        _outline(axes, samples.dataset.mask(index), ORANGE, 1.2)
-        _outline(axes, mask, SKY, 1.2)
+        _outline(axes, samples.dataset.mask(index), given, 1.2)
+        _outline(axes, mask, new, 1.2, "solid" if new else NEW_STYLE)
         axes.set_title(sample_id, fontsize=8, parse_math=False)
-    colours = {"label as given": ORANGE, "corrected label": SKY}
+    colours = {"label as given": given, "corrected label": new}
     if samples.truth is not None:
         colours = {"original label": "white", **colours}
     _outline_legend(figure, grid, colours, columns=3)
@@ -169,12 +172,13 @@ def contact_sheet(
         proposals: The predicted masks, by index; None where there is no network.
     """
     figure, grid = _image_grid(len(worst), columns=6, cell=(2.3, 2.5))
+    given, new = _colours_of(samples.dataset.mask(index) for index in worst)
     for rank, (axes, index) in enumerate(zip(grid, worst, strict=False), start=1):
         _show_image(axes, samples, index)
-        _outline(axes, samples.dataset.mask(index), ORANGE, 1.4)
+        _outline(axes, samples.dataset.mask(index), given, 1.4)
         proposal = proposals[index]
         if proposal is not None:
-            _outline(axes, proposal, SKY, 1.4)
+            _outline(axes, proposal, new, 1.4, "solid" if new else NEW_STYLE)
         title = f"{rank}: {ranking.ids[index]}"
         by_class = ranking.class_scores
         if by_class is not None and by_class.shape[1] > 1 and not np.isnan(by_class[index]).all():
@@ -182,9 +186,9 @@ def contact_sheet(
         if ranking.blunders is not None and ranking.blunders[index]:
             title += "\n" + ", ".join(ranking.blunders[index])
         axes.set_title(title, fontsize=8, parse_math=False)
-    colours = {"mask as given": ORANGE}
+    colours = {"mask as given": given}
     if any(proposals[index] is not None for index in worst):
-        colours["the network's proposal"] = SKY
+        colours["the network's proposal"] = new
     _outline_legend(figure, grid, colours, columns=2)
     return figure
 
@@ -208,6 +212,11 @@ def judging_sheet(samples: Pictured, chosen: Sequence[int]) -> Figure:
     return figure
 
 
+def _colours_of(masks: Iterable[NDArray[Any]]) -> tuple[str | None, str | None]:
+    """Return the colours of given and new outlines; None where colours tell classes apart."""
+    return (None, None) if _has_classes(masks) else (ORANGE, SKY)
+
+
 def _image_grid(
     count: int, *, columns: int, cell: tuple[float, float]
 ) -> tuple[Figure, NDArray[Any]]:
@@ -228,18 +237,32 @@ def _show_image(axes: Axes, samples: Pictured, index: int) -> None:
     axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
 
 
-def _outline(axes: Axes, mask: NDArray[Any], colour: str, width: float) -> None:
+def _outline(
+    axes: Axes, mask: NDArray[Any], colour: str | None, width: float, style: str = "solid"
+) -> None:
+    """Draw the outlines of a mask's classes in one colour, or each in its own."""
     for class_id in np.unique(mask):
         region = (mask == class_id).astype(float)
         if class_id not in (0, 255) and 0 < region.mean() < 1:
-            axes.contour(region, levels=[0.5], colors=colour, linewidths=width)
+            own = BY_CLASS[(int(class_id) - 1) % len(BY_CLASS)]
+            axes.contour(
+                region, levels=[0.5], colors=colour or own, linewidths=width, linestyles=style
+            )
+
+
+def _has_classes(masks: Iterable[NDArray[Any]]) -> bool:
+    """Whether any of some masks has a class beside the background and another one."""
+    return any(((mask > 1) & (mask != 255)).any() for mask in masks)
 
 
 def _outline_legend(
-    figure: Figure, grid: NDArray[Any], colours: Mapping[str, str], *, columns: int
+    figure: Figure, grid: NDArray[Any], colours: Mapping[str, str | None], *, columns: int
 ) -> None:
+    """Explain the outlines; None is a colour for each class, told apart by its style."""
+    styles = iter((GIVEN_STYLE, NEW_STYLE))
     for name, colour in colours.items():
-        grid[0].plot([], [], color=colour, linewidth=2, label=name)
+        style = "solid" if colour else next(styles)
+        grid[0].plot([], [], color=colour or BLACK, linewidth=2, linestyle=style, label=name)
     figure.legend(loc="outside lower center", ncols=columns, facecolor="#888888", fontsize=9)
 
 

@@ -27,7 +27,7 @@ from coseg_lightning.report.figures import (
     score_histogram,
     training_curves,
 )
-from coseg_lightning.report.pictures import add_pictures
+from coseg_lightning.report.pictures import CLASS_COLOURS, add_pictures
 from coseg_lightning.report.results import (
     certainty,
     class_names,
@@ -69,8 +69,10 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     samples = None if data is None else data.given_samples()
     corrected = {} if samples is None else _corrected_labels(folder, summary, samples)
     rows = sample_rows(scores, corrected, folder / "scores.csv")
+    by_class = len(summary["test"]["per_class_dice"]) > 2
+    proposals = _proposals(folder)
     if samples is not None:
-        add_pictures(rows[:ROWS], samples, corrected)
+        add_pictures(rows[:ROWS], samples, corrected or proposals, by_class=by_class)
     figures = {"training": training_curves(metrics)}
     if scores:
         settings = method_settings(summary["config"])
@@ -90,6 +92,8 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
             for name, figure in figures.items()
         ],
         "rows": rows[:ROWS],
+        "proposals": bool(proposals) and not corrected,
+        "colours": _colours(class_names(summary)) if by_class else [],
         "classes": bool(rows) and "suspicious_class" in scores[0],
         "samples": len(rows),
         "proposed": sum(row["proposed"] for row in rows),
@@ -110,6 +114,21 @@ def _corrected_labels(
 ) -> dict[str, LabelStore]:
     layers = [LabelStore(folder / name) for name in summary["correction"].get("layers", [])]
     return changed_labels(samples, layers)
+
+
+def _proposals(folder: Path) -> dict[str, LabelStore]:
+    """Return what the networks would have drawn, by id, if a run wrote that."""
+    if not LabelStore.is_finished(folder / "proposals"):
+        return {}
+    layer = LabelStore(folder / "proposals")
+    return dict.fromkeys(layer.ids, layer)
+
+
+def _colours(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the colour of each class in the pictures, with the class's name."""
+    colours = [CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(len(names))]
+    codes = ["#" + bytes(colour).hex() for colour in colours]
+    return list(zip(codes, names, strict=True))
 
 
 def _most_changed(

@@ -14,6 +14,13 @@ from coseg_lightning.labels.store import LabelStore
 
 # Colours of Okabe and Ito, distinguishable with any colour vision; RGB.
 GIVEN, CORRECTED, ORIGINAL = (230, 159, 0), (86, 180, 233), (255, 255, 255)
+# Of the classes after the background, in turn.
+CLASS_COLOURS = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167)),
+    *((213, 94, 0), (0, 114, 178)),
+)
+Colour = tuple[int, int, int]
+Outline = tuple[NDArray[Any], Colour | None]  # a mask and its colour; None for one of each class
 # How many pictures there are at most, and the pixels of their longer side.
 LARGE_PICTURES, LARGE_SIDE = 300, 240
 SMALL_PICTURES, SMALL_SIDE = 600, 96
@@ -21,14 +28,20 @@ MAX_CHARACTERS = 8_000_000  # of all pictures; images that compress badly get fe
 
 
 def add_pictures(
-    rows: Sequence[dict[str, Any]], samples: SampleDataset, corrected: Mapping[str, LabelStore]
+    rows: Sequence[dict[str, Any]],
+    samples: SampleDataset,
+    corrected: Mapping[str, LabelStore],
+    *,
+    by_class: bool = False,
 ) -> None:
     """Add a `picture` to the rows that are looked at first: corrected samples, then the worst.
 
     Args:
         rows: Rows of the page, with `id`, `rank` and `proposed`.
         samples: The samples with the masks given to the run.
-        corrected: The layer of each corrected mask, by id.
+        corrected: The layer of each corrected or proposed mask, by id.
+        by_class: Whether there are several classes. Then each has its colour, and the masks lie
+            side by side: the original, if it is known, the mask as given, and the correction.
     """
     index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
     by_priority = sorted(rows, key=lambda row: (not row["proposed"], row["rank"]))
@@ -39,14 +52,25 @@ def add_pictures(
             continue
         side = LARGE_SIDE if number < LARGE_PICTURES and row["proposed"] else SMALL_SIDE
         outlines = _outlines(samples, index, corrected.get(row["id"]))
-        row["picture"] = data_url(outlined(samples.dataset.image(index), outlines, side))
+        image = samples.dataset.image(index)
+        if by_class:
+            panels = [outlined(image, [(mask, None)], side) for mask, _ in outlines]
+            row["picture"] = data_url(side_by_side(panels))
+            row["panels"] = len(panels)
+        else:
+            row["picture"] = data_url(outlined(image, outlines, side))
         characters += len(row["picture"])
 
 
-def _outlines(
-    samples: SampleDataset, index: int, correction: LabelStore | None
-) -> list[tuple[NDArray[Any], tuple[int, int, int]]]:
-    outlines = [(samples.mask(index), GIVEN)]
+def side_by_side(panels: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Put pictures of one size beside each other, with a white line between them."""
+    line = np.full((panels[0].shape[0], 3, 3), 255, np.uint8)
+    parts = [part for panel in panels for part in (line, panel)]
+    return np.ascontiguousarray(np.concatenate(parts[1:], axis=1))
+
+
+def _outlines(samples: SampleDataset, index: int, correction: LabelStore | None) -> list[Outline]:
+    outlines: list[Outline] = [(samples.mask(index), GIVEN)]
     if samples.truth is not None:
         outlines.insert(0, (samples.truth.mask(index), ORIGINAL))
     if correction is not None:
@@ -56,14 +80,15 @@ def _outlines(
 
 def outlined(
     image: NDArray[Any],
-    outlines: Sequence[tuple[NDArray[Any], tuple[int, int, int]]],
+    outlines: Sequence[Outline],
     side: int,
 ) -> NDArray[Any]:
     """Draw the outlines of masks over a resized image.
 
     Args:
         image: `(H, W)` or `(H, W, C)` of any range.
-        outlines: Masks `(H, W)` of class ids and their colours; later ones are drawn on top.
+        outlines: Masks `(H, W)` of class ids and their colours, None for one of each class; later
+            ones are drawn on top.
         side: Pixels of the picture's longer side.
 
     Returns:
@@ -83,7 +108,8 @@ def outlined(
         for class_id in set(np.unique(classes).tolist()) - {0, 255}:
             region = (classes == class_id).astype(np.uint8)
             contours, _ = cv2.findContours(region, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-            cv2.drawContours(picture, contours, -1, colour, max(1, side // 100))
+            of_class = CLASS_COLOURS[(class_id - 1) % len(CLASS_COLOURS)]
+            cv2.drawContours(picture, contours, -1, colour or of_class, max(1, side // 100))
     return picture
 
 
