@@ -88,6 +88,8 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         show_summary(folder, earlier.summary)  # works even if its data is gone
         return earlier.summary
     is_own = "_target_" in cfg.data
+    if not is_own and cfg.data.get("folds") is not None:
+        return _run_folds(cfg, folder, config)
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
     check_objective(cfg, data)
     summary = _run_stages(cfg, folder, data, config)
@@ -183,6 +185,15 @@ def _run_stages(
             cause = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
             log.info("%s; what was finished is kept: go on with resume=%s", cause, folder)
         raise
+
+
+def _run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Run all folds, and show the results of all."""
+    from coseg_lightning.app.folds import check_folds, run_folds
+
+    check_folds(cfg)
+    summary = run_folds(cfg, folder, config)
+    return _show(cfg, folder, summary, make_data(cfg, folder, everything=True))
 
 
 def _show(

@@ -1,6 +1,7 @@
 """Builds data, noise, peers, networks and trainers from a composed configuration."""
 
 import inspect
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -85,18 +86,38 @@ def make_data(
     Raises:
         InputError: If the data cannot be used.
     """
-    from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.data.folder import Splits
     from coseg_lightning.data.subsets import JoinedImages
 
-    splits = _read_splits(cfg, folder / "problems.csv" if tells_problems else None)
+    splits = read_parts(cfg, folder / "problems.csv" if tells_problems else None)
     if everything:
         splits = Splits(JoinedImages([part for part in splits if part is not None]), None, None)
+    return make_split(cfg, splits.train, splits.val, splits.test, folder)
+
+
+def make_split(
+    cfg: DictConfig,
+    train: "MaskedImages",
+    val: "MaskedImages | None",
+    test: "MaskedImages | None",
+    folder: Path,
+) -> "CoSegDataModule":
+    """Build the datamodule of given parts, with the noise that the configuration asks for.
+
+    Args:
+        cfg: The composed configuration.
+        train: Images and masks to train on.
+        val: Those for monitoring.
+        test: Those for the results.
+        folder: The folder for the noisy masks.
+    """
+    from coseg_lightning.data.datamodule import CoSegDataModule
+
     noise = make_noise(cfg)
     return CoSegDataModule(
-        _without_bad_masks(cfg, splits.train, noise),
-        splits.val,
-        splits.test,
+        _without_bad_masks(cfg, train, noise),
+        val,
+        test,
         image_size=cfg.data.image_size,
         in_channels=cfg.data.in_channels,
         batch_size=cfg.data.batch_size,
@@ -125,8 +146,11 @@ def settle_folders(cfg: DictConfig) -> None:
     if not source.endswith(".folder_splits") or "images" not in cfg.data:
         return
     root = Path(cfg.data.root).expanduser()
-    if not root.is_dir():
-        return  # reading it says so
+    if not root.is_dir():  # a finished run is shown all the same; else reading it says so
+        before = _begun_data(cfg)
+        cfg.data.images = before.get("images", cfg.data.images)
+        cfg.data.masks = before.get("masks", cfg.data.masks)
+        return
     images, masks = cfg.data.images, cfg.data.masks
     cfg.data.images = find_folder(root, str(images), IMAGES, "images")
     cfg.data.masks = find_folder(root, str(masks), MASKS, "masks")
@@ -139,6 +163,15 @@ def settle_folders(cfg: DictConfig) -> None:
         found = " and ".join(f"{what} from {root / name}" for what, name in guessed.items())
         others = " or ".join(f"{what}=NAME" for what in guessed)
         log.info("Reading %s, by the name; %s names another folder.", found, others)
+
+
+def _begun_data(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings of the data of the run that is resumed, if it can be read."""
+    try:
+        text = (Path(str(cfg.resume)) / "run.json").read_text(encoding="utf-8")
+        return dict(json.loads(text)["config"]["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
 
 
 def normalization_of(cfg: DictConfig) -> "Statistics | None":
@@ -208,7 +241,7 @@ def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
     if not _noise_names(cfg):
         from coseg_lightning.data.subsets import JoinedImages
 
-        parts = _read_splits(cfg, folder / "problems.csv")
+        parts = read_parts(cfg, folder / "problems.csv")
         return GivenMasks(JoinedImages([part for part in parts if part is not None]))
     from coseg_lightning.data.samples import label_dice
 
@@ -218,7 +251,7 @@ def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
     return GivenMasks(samples.dataset, samples.replaced, samples.truth, label_dice(samples))
 
 
-def _read_splits(cfg: DictConfig, problems: Path | None) -> Any:
+def read_parts(cfg: DictConfig, problems: Path | None) -> Any:
     """Read the training, validation and test images; list unusable files in `problems`."""
     if isinstance(cfg.data.get("trusted_ids"), str):
         cfg.data.trusted_ids = read_ids("data.trusted_ids", cfg.data.trusted_ids)

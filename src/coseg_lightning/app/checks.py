@@ -66,6 +66,8 @@ def quiet() -> None:
     """Silence messages of libraries that would hide a command's own output."""
     # Lightning logs the hardware and tips for each trainer.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    # It says when it looks for fonts.
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
     # By default data is loaded in the training process, which suits small images and few cores.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
     # There may be no validation set.

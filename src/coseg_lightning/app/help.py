@@ -21,6 +21,7 @@ TASKS: dict[str, tuple[str, ...]] = {
         *("data", "data.root", "data.images", "data.masks", "data.classes", "data.class_names"),
         "data.in_channels",
         *("on_bad_sample", "data.kinds", "data.trusted_ids", "data.clean_ids"),
+        "data.folds",
         "nol",
     ),
     "The network": (

@@ -109,6 +109,11 @@ class AppRun(FinishedRun):
         from coseg_lightning.files.images import decoding
 
         folder = self.folder / "model"
+        if "folds" in self.summary:
+            raise InputError(
+                f"{self.folder} has a network for each fold, and none of all; give one of them, "
+                f"such as {self.folder / 'fold_1'}."
+            )
         network: nn.Module
         try:
             if (folder / "config.json").is_file():

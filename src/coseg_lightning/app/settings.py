@@ -52,7 +52,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
             "clean_ids",
             "kinds",
         ),
-        *("normalization", "source", "max_epochs"),
+        *("normalization", "source", "max_epochs", "folds"),
     ),
     "loss": Recipe.SETTINGS["loss"],
     "method": (

@@ -15,6 +15,10 @@ NOT_RELIABLE = (
     "they would draw is in proposals/; the last network learnt from your masks as they are."
 )
 NOT_SURE = "No mask was corrected: both networks never agreed surely enough against one of them."
+FOLDS = (
+    "Each fold has a network of its own, in fold_1 and so on; for one that learns from all masks, "
+    "run again with data.source.test_share=0 in place of data.folds."
+)
 # The measures of test images beside Dice and accuracy, with their titles and units.
 MEASURES = (
     ("iou", "Test IoU", ""),
@@ -116,6 +120,8 @@ def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
             "The test figures are the agreement with your own, unchecked test masks, not with the "
             "truth. Name masks that somebody checked by data.trusted_ids=FILE."
         )
+    if "folds" in summary:
+        sentences.append(FOLDS)
     not_seen = not_looked_at(summary)
     if not_seen is not None and _are_own(summary):
         sentences.append(not_seen)

@@ -95,7 +95,7 @@ def not_looked_at(summary: Mapping[str, Any]) -> str | None:
         return None
     return (
         f"{others} of {sum(sizes.values())} masks were not looked at: those of validation and test "
-        "are neither ranked nor corrected."
+        "are neither ranked nor corrected. data.folds=5 judges all masks."
     )
 
 
@@ -110,6 +110,8 @@ def class_names(summary: Mapping[str, Any]) -> list[str]:
 
 def _subject(summary: Mapping[str, Any]) -> str:
     method, correction = summary["config"]["method"]["name"], summary["correction"]
+    if "folds" in summary:
+        return f"Each of {len(summary['folds'])} networks, tested on the fold that it did not see,"
     if "rejected" in correction:
         return "The network retrained on reviewed labels"
     if method == "coseg" and not correction["corrected"]:

@@ -140,8 +140,11 @@ class StageRunner:
             compat.set_max_epochs(trainer, max_epochs)
         self._begin(data)
         checkpoint = self.folder.checkpoint(stage, module)
+        title = stage.replace("_", " ").capitalize()
         if trainer.is_global_zero and checkpoint is not None:
-            log.info("%s goes on.", stage.replace("_", " ").capitalize())
+            log.info("%s goes on.", title)
+        elif trainer.is_global_zero and trainer.progress_bar_callback is None:
+            log.info("%s.", title)
         with self.timed(stage):
             # The seed is the same for each stage, since a datamodule's setup may split at random.
             pl.seed_everything(self.seed, verbose=False)

@@ -1,0 +1,272 @@
+"""data.folds: every mask is judged by peers that did not learn from it, one run a fold."""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig
+from torch.utils.data import DataLoader
+
+from coseg_lightning.app.build import (
+    make_method,
+    make_network,
+    make_peers,
+    make_split,
+    make_trainer,
+    read_parts,
+    rehearsal_settings,
+)
+from coseg_lightning.app.checks import recipe_of
+from coseg_lightning.callbacks.label_correction import (
+    disagreement,
+    proposal,
+    resize_probabilities,
+)
+from coseg_lightning.data.datamodule import CoSegDataModule
+from coseg_lightning.data.subsets import JoinedImages, SomeImages
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.atomic import write_text
+from coseg_lightning.files.csv import read_table, write_table
+from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.methods.pipeline import run_stages
+from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.ranking.evidence import Evidence, compute_evidence, kind_numbers
+from coseg_lightning.ranking.noise_level import estimate_noise_level
+from coseg_lightning.ranking.outline import outline_evidence
+from coseg_lightning.ranking.ranking import Ranking
+from coseg_lightning.ranking.scores import mask_scores
+from coseg_lightning.report.results import MASKS
+from coseg_lightning.runs.folder import RunFolder, stage_weights
+from coseg_lightning.runs.summary import peak_memory
+from coseg_lightning.runs.test_images import MEANS, figures_of_images
+from coseg_lightning.seeding import derive_rng
+
+log = logging.getLogger(__name__)
+
+
+def check_folds(cfg: DictConfig) -> None:
+    """Raise an `InputError` for settings that do not go with folds."""
+    folds = cfg.data.folds
+    if not isinstance(folds, int) or isinstance(folds, bool) or folds < 2:
+        raise InputError(f"data.folds={folds} must be a whole number of at least 2, or null.")
+    if not make_method(cfg).trains_peers:
+        raise InputError(
+            f"data.folds={folds} judges each mask by two peers, which method={cfg.method.name} "
+            "does not train; take method=coseg or coteaching."
+        )
+    if any(isinstance(node, DictConfig) for node in cfg.noise.values()):
+        raise InputError(
+            f"data.folds={folds} judges masks as they are, so it does not go with noise; write "
+            "noisy masks by coseg corrupt first."
+        )
+    for key in ("baselines",):
+        if cfg[key]:
+            raise InputError(f"data.folds={folds} does not go with {key}=true; leave it out.")
+
+
+def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Run the method once for each fold, and judge the masks of the fold by its peers.
+
+    Args:
+        cfg: The composed configuration.
+        folder: The folder of all; each fold has its own run in it, `fold_1` and so on.
+        config: The configuration in plain values.
+
+    Returns:
+        The content of `summary.json`. Beside it lie `scores.csv` of all masks, `test.csv` of all
+        images, and for every mask `proposals/` and `uncertainty/`.
+
+    Raises:
+        InputError: If settings do not fit, or the folder holds something else.
+    """
+    parts = [part for part in read_parts(cfg, folder / "problems.csv") if part is not None]
+    everything = JoinedImages(parts)
+    ids, count = list(everything.ids), int(cfg.data.folds)
+    if len(ids) < 2 * count:
+        raise InputError(
+            f"data.folds={count} needs two images a fold, but there are {len(ids)}; give fewer."
+        )
+    whole = make_split(cfg, everything, None, None, folder)
+    identity = {"recipe": recipe_of(cfg).of_stages, "samples": whole.identity()}
+    run_folder = RunFolder(folder, {**config, **identity}, resume=cfg.resume is not None)
+    if run_folder.summary is not None:
+        return run_folder.summary
+    run_folder.begin()
+    run_folder.clear("scores.csv", "test.csv", "proposals", "uncertainty")
+    order = derive_rng(cfg.seed, "folds").permutation(len(ids))
+    folds = [sorted(ids[n] for n in order[start::count]) for start in range(count)]
+    log.info("%d folds of %d images; each is judged by a run on the others.", count, len(ids))
+    writers = [LabelStore.create(folder / name) for name in ("proposals", "uncertainty")]
+    judged: list[Judged] = []
+    for number, held_out in enumerate(folds, start=1):
+        others = [sample_id for sample_id in ids if sample_id not in set(held_out)]
+        data = make_split(
+            cfg, SomeImages(everything, held_out), None, SomeImages(everything, others), folder
+        )
+        log.info("Fold %d of %d:", number, count)
+        summary = _run_fold(cfg, data, folder / f"fold_{number}", config, rehearse=number == 1)
+        judged.append(_judge(cfg, data, folder / f"fold_{number}", summary, writers))
+    for writer in writers:
+        writer.finish({sample_id: {} for sample_id in ids}, run_id=run_folder.id)
+    trusted = [i for part in parts if getattr(part, "trusted", False) for i in part.ids]
+    return _write(cfg, folder, config, judged, whole, trusted)
+
+
+def _run_fold(
+    cfg: DictConfig, data: CoSegDataModule, folder: Path, config: dict[str, Any], rehearse: bool
+) -> dict[str, Any]:
+    return run_stages(
+        data,
+        folder,
+        method=make_method(cfg),
+        recipe=recipe_of(cfg),
+        peers=partial(make_peers, cfg),
+        network=partial(make_network, cfg),
+        trainer=partial(make_trainer, cfg),
+        seed=cfg.seed,
+        config={**config, "fold": folder.name},
+        resume=True,  # begins, or goes on where it was interrupted
+        rehearse=rehearse and cfg.rehearse and partial(make_trainer, rehearsal_settings(cfg)),
+        keep_checkpoints=cfg.keep_checkpoints,
+    )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the peers of a fold say of the masks that they did not learn from.
+
+    Args:
+        ids: The masks.
+        tables: Both peers' evidence, `(2, N, columns)`.
+        outlines: The outlines' evidence of label and prediction, one row a mask.
+        figures: The rows of the fold's `test.csv`.
+        summary: The fold's summary.
+    """
+
+    ids: Sequence[str]
+    tables: NDArray[Any]
+    outlines: Sequence[NDArray[Any]]
+    figures: list[dict[str, Any]]
+    summary: dict[str, Any]
+
+
+@torch.no_grad()
+def _judge(
+    cfg: DictConfig,
+    data: CoSegDataModule,
+    folder: Path,
+    summary: dict[str, Any],
+    writers: Sequence[Any],
+) -> Judged:
+    """Let a fold's peers judge its own masks, and write what they would draw of each."""
+    module = _peers(cfg, folder)
+    samples = data.samples("test")
+    assert samples is not None
+    tables, outlines = [], []
+    ids: list[str] = []
+    classes = max(2, cfg.data.classes)
+    for batch in DataLoader(samples, cfg.data.batch_size):
+        logits = [class_logits(part).float() for part in module(batch["image"])]
+        tables.append(np.stack([compute_evidence(part, batch["mask"]).numpy() for part in logits]))
+        for n, sample_id in enumerate(batch["id"]):
+            label = samples.mask(len(ids))
+            target = torch.empty(label.shape)
+            pair = [resize_probabilities(part[n : n + 1].softmax(dim=1), target) for part in logits]
+            drawn = proposal(*pair)
+            for writer, picture in zip(writers, (drawn, disagreement(*pair)), strict=True):
+                writer.write(str(sample_id), picture)
+            image = samples.dataset.image(len(ids))
+            both = [outline_evidence(image, mask, classes=classes) for mask in (label, drawn)]
+            outlines.append(np.concatenate(both, axis=1))
+            ids.append(str(sample_id))
+    rows: list[dict[str, Any]] = []
+    for row in read_table(folder / "test.csv", ["id"]):
+        rest = {key: float(value) if value else None for key, value in row.items() if key != "id"}
+        rows.append({"id": row["id"], "fold": folder.name, **rest})
+    return Judged(ids, np.concatenate(tables, axis=1), outlines, rows, summary)
+
+
+def _peers(cfg: DictConfig, folder: Path) -> CoSegModule:
+    module = make_peers(cfg)
+    for name in ("net_a", "net_b"):
+        state = stage_weights(folder / "robust_training", of=f"{name}.")
+        getattr(module, name).load_state_dict(state)
+    return module.eval()
+
+
+def _write(
+    cfg: DictConfig,
+    folder: Path,
+    config: dict[str, Any],
+    judged: Sequence[Judged],
+    whole: CoSegDataModule,
+    trusted: Sequence[str],
+) -> dict[str, Any]:
+    """Rank all masks, and write the tables and the summary of all folds."""
+    ids = [sample_id for fold in judged for sample_id in fold.ids]
+    tables = np.concatenate([fold.tables for fold in judged], axis=1)
+    outline = np.stack([row for fold in judged for row in fold.outlines])
+    pair = [replace(Evidence.from_table(table), outline=outline) for table in tables]
+    if whole.kinds:
+        pair = [replace(peer, kinds=kind_numbers(ids, whole.kinds)) for peer in pair]
+    score = recipe_of(cfg).score
+    estimate = estimate_noise_level(pair[0], pair[1]) if cfg.nol == "auto" else None
+    scores = [mask_scores(peer, score) for peer in pair]
+    level = cfg.nol if estimate is None else estimate.noise_level
+    ranking = Ranking.of_evidence(
+        ids, (pair[0], pair[1]), (scores[0], scores[1]), level, score=score
+    )
+    ranking.write(folder / "scores.csv")
+    rows = [row for fold in judged for row in fold.figures]
+    write_table(folder / "test.csv", rows)
+    tested = [row for row in rows if row["id"] in set(trusted)] or rows
+    sizes = np.array([len(fold.ids) for fold in judged])
+    tests = [fold.summary["test"] for fold in judged]
+    per_class = np.array([test["per_class_dice"] for test in tests], dtype=float)
+    is_own = str(cfg.data.source["_target_"]).endswith(".folder_splits")
+    summary = {
+        "config": config,
+        "test": {
+            "dice": float(np.mean([row["dice"] for row in tested])),
+            "accuracy": float(np.average([test["accuracy"] for test in tests], weights=sizes)),
+            "per_class_dice": [float(value) for value in np.nanmean(per_class, axis=0)],
+            "masks": MASKS[bool(trusted) or not is_own],
+            **figures_of_images([{name: row[name] for name in MEANS} for row in tested]),
+        },
+        "samples": {"train": len(ids)},
+        "folds": {f"fold_{n}": test["dice"] for n, test in enumerate(tests, start=1)},
+        "ranking": {
+            "noise_level": level,
+            "estimate": None if estimate is None else estimate.as_dict(),
+            "bias": ranking.bias,
+            "auroc": ranking.auroc,
+        },
+        "correction": {
+            "corrected": 0,
+            "contradiction": None,
+            "left_alone": False,
+            "kept_vary_more": False,
+            "layers": [],
+            "left_out": 0,
+            "label_dice_before": None,
+            "label_dice_after": None,
+        },
+        "stages": {
+            f"fold_{n}": {
+                "seconds": round(sum(s["seconds"] for s in fold.summary["stages"].values()), 3),
+                "epochs": sum(s["epochs"] for s in fold.summary["stages"].values()),
+            }
+            for n, fold in enumerate(judged, start=1)
+        },
+        "peak_memory_bytes": peak_memory(),
+    }
+    write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
+    return summary

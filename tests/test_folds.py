@@ -1,0 +1,97 @@
+"""data.folds: every mask is judged by peers that did not learn from it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import mannwhitneyu
+
+from coseg_lightning.labels.store import LabelStore
+from support import CLASSIC, SHORT, Squares, command, rows_of
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def folded(tmp_path_factory):
+    """Three folds of squares, a quarter of whose masks is off by six pixels."""
+    folder = tmp_path_factory.mktemp("folds")
+    squares = Squares(24, 40)
+    for name in ("imgs", "gt"):
+        (folder / "data" / name).mkdir(parents=True)
+    for i, sample_id in enumerate(squares.ids):
+        mask = squares.mask(i)
+        mask = np.roll(mask, 6, axis=1) if i % 4 == 0 else mask
+        Image.fromarray(255 * mask).save(folder / "data" / "gt" / f"{sample_id}.png")
+        Image.fromarray(squares.image(i)).save(folder / "data" / "imgs" / f"{sample_id}.png")
+    settings = [*CLASSIC, *SHORT, "data.in_channels=1", "nol=0.25", "trainer.max_epochs=12"]
+    settings += ["optimizer.lr=0.01", "data.folds=3", "hydra.run.dir=run"]
+    result = command("__main__", "run", folder / "data", *settings, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout, settings
+
+
+def test_every_mask_is_ranked_and_proposed_for(folded):
+    folder, output, _ = folded
+    run, ids = folder / "run", set(Squares(24, 40).ids)
+    rows = rows_of(run / "scores.csv")
+    assert {row["id"] for row in rows} == ids
+    assert sum(row["noisy"] == "1" for row in rows) == 6
+    bad = np.array([int(row["id"][1:]) % 4 == 0 for row in rows])
+    scores = np.array([float(row["score"]) for row in rows])
+    above = mannwhitneyu(scores[bad], scores[~bad]).statistic
+    assert above / (6 * 18) > 0.8  # the AUROC
+    for name in ("proposals", "uncertainty"):
+        layer = LabelStore(run / name)
+        assert set(layer.ids) == ids
+        assert layer.read(layer.ids[0]).shape == (40, 40)
+    assert "were not looked at" not in output
+    assert "3 folds of 24 images" in output
+
+
+def test_the_test_is_over_all_images(folded):
+    folder, output, _ = folded
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    rows = rows_of(folder / "run" / "test.csv")
+    assert len(rows) == summary["test"]["images"] == 24
+    mean = np.mean([float(row["dice"]) for row in rows])
+    assert summary["test"]["dice"] == pytest.approx(mean)
+    assert f"Test Dice              {mean:.4f} (95 % interval" in output
+    for number in (1, 2, 3):
+        fold = json.loads((folder / "run" / f"fold_{number}" / "summary.json").read_text())
+        held_out = {row["id"] for row in rows if row["fold"] == f"fold_{number}"}
+        learnt = {row["id"] for row in rows_of(folder / "run" / f"fold_{number}" / "scores.csv")}
+        assert len(held_out) == 8
+        assert not held_out & learnt
+        assert summary["folds"][f"fold_{number}"] == fold["test"]["dice"]
+    assert "<img" in (folder / "run" / "report.html").read_text()
+
+
+def test_folds_go_on_where_they_were_interrupted(folded):
+    folder, _, _ = folded
+    before = (folder / "run" / "scores.csv").read_bytes()
+    for path in ("summary.json", "report.html", "fold_3/summary.json"):
+        (folder / "run" / path).unlink()
+    result = command("__main__", "run", "resume=run", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert (folder / "run" / "scores.csv").read_bytes() == before
+    assert (folder / "run" / "report.html").is_file()
+
+
+def test_what_folds_cannot_do_is_said(folded):
+    folder, _, settings = folded
+    for more, sentence in (
+        (["data.folds=1"], "data.folds=1 must be a whole number of at least 2"),
+        (["data.folds=20"], "data.folds=20 needs two images a fold, but there are 24"),
+        (["method=supervised"], "judges each mask by two peers, which method=supervised does not"),
+        (["noise=type1"], "judges masks as they are, so it does not go with noise"),
+        (["baselines=true"], "does not go with baselines=true"),
+    ):
+        given = [*settings, *more, "hydra.run.dir=other"]
+        result = command("__main__", "run", folder / "data", *given, cwd=folder)
+        assert result.returncode == 1
+        assert sentence in result.stderr
+    images = folder / "data" / "imgs"
+    result = command("__main__", "predict", "run", images, "out", cwd=folder)
+    assert "has a network for each fold, and none of all; give one of them" in result.stderr
