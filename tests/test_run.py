@@ -104,10 +104,15 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
 
     summary = json.loads((folder / "summary.json").read_text())
     assert list(summary) == [
-        "config", "test", "ranking", "correction", "stages", "peak_memory_bytes",
+        "config", "test", "samples", "ranking", "correction", "stages", "peak_memory_bytes",
     ]  # fmt: skip
+    assert summary["samples"] == {"train": 11, "val": 2, "test": 5}
     assert summary["config"]["nol"] == 0.3
-    assert set(summary["test"]) == {"dice", "accuracy", "per_class_dice"}
+    assert set(summary["test"]) == {
+        "dice", "accuracy", "per_class_dice", "masks", "images", "iou", "hd95", "surface_distance",
+        "without_distance", "interval",
+    }  # fmt: skip
+    assert summary["test"]["masks"] == "trusted test masks"
     assert len(summary["test"]["per_class_dice"]) == 2
     assert set(summary["ranking"]) == {"noise_level", "estimate", "bias", "auroc"}
     assert set(summary["correction"]) == {
