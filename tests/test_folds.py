@@ -86,6 +86,7 @@ def test_what_folds_cannot_do_is_said(folded):
         (["data.folds=20"], "data.folds=20 needs two images a fold, but there are 24"),
         (["method=supervised"], "judges each mask by two peers, which method=supervised does not"),
         (["noise=type1"], "judges masks as they are, so it does not go with noise"),
+        (["final=best"], "leaves no validation masks, which final=best and early_stopping go by"),
         (["baselines=true"], "does not go with baselines=true"),
     ):
         given = [*settings, *more, "hydra.run.dir=other"]

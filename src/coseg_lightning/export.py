@@ -164,7 +164,7 @@ def _write_onnx(module: Probabilities, images: Tensor, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"format=onnx needs {error.name}: pip install 'coseg-lightning[onnx]'."
+            f"format=onnx needs {error.name}: pip install onnx onnxruntime onnxscript."
         ) from error
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"]}
     shapes = {"images": {0: torch.export.Dim("N")}}

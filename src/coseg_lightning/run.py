@@ -30,7 +30,9 @@ from coseg_lightning.app.checks import (
     check,
     check_objective,
     check_used,
+    check_validation,
     is_optimised,
+    keeps_best,
     quiet,
     recipe_of,
 )
@@ -92,6 +94,7 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         return _run_folds(cfg, folder, config)
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
     check_objective(cfg, data)
+    check_validation(cfg, data)
     summary = _run_stages(cfg, folder, data, config)
     return _show(cfg, folder, summary, data)
 
@@ -178,6 +181,8 @@ def _run_stages(
             config=config,
             resume=cfg.resume is not None,
             keep_checkpoints=bool(cfg.get("keep_checkpoints", True)),
+            keep_best=keeps_best(cfg),
+            patience=cfg.get("early_stopping"),
             rehearse=cfg.rehearse and partial(make_trainer, rehearsal_settings(cfg)),
         )
     except BaseException as error:

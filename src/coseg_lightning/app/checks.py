@@ -140,6 +140,10 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         raise InputError(
             f"trainer.max_epochs={epochs} must be a whole number of at least 1, or auto."
         )
+    if cfg.get("final", "last") not in ("last", "best"):
+        raise InputError(f"final={cfg.final} must be last or best.")
+    if cfg.get("early_stopping") is not None:
+        check_count(cfg, "early_stopping", 1)
     _check_callbacks(cfg.trainer.get("callbacks"))
     if str(cfg.objective).partition("/")[0] not in ("val", "test", "train"):
         raise InputError(
@@ -187,6 +191,30 @@ def check_objective(cfg: DictConfig, data: Any) -> None:
             f"objective={cfg.objective} is what the sweep optimises, but there are no "
             f"{'validation' if part == 'val' else 'test'} images; set some apart, or name another "
             "metric."
+        )
+
+
+def keeps_best(cfg: DictConfig) -> bool:
+    """Whether the last stage ends with the network of its best epoch."""
+    return cfg.get("final", "last") == "best" or cfg.get("early_stopping") is not None
+
+
+def check_validation(cfg: DictConfig, data: Any) -> None:
+    """Raise an `InputError` before training if no validation masks can choose a network."""
+    if not keeps_best(cfg):
+        return
+    given = "final=best" if cfg.early_stopping is None else f"early_stopping={cfg.early_stopping}"
+    if "_target_" in cfg.data:
+        return
+    if data.samples("val") is None:
+        raise InputError(
+            f"{given} goes by the Dice of validation images, and there are none; put some into the "
+            "part val of split.csv."
+        )
+    if data.trusted_val is False:
+        raise InputError(
+            f"{given} would go by validation masks that nobody checked, which choose a network "
+            "that repeats their mistakes; name them in data.trusted_ids once somebody did."
         )
 
 

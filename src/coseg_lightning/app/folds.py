@@ -23,7 +23,7 @@ from coseg_lightning.app.build import (
     read_parts,
     rehearsal_settings,
 )
-from coseg_lightning.app.checks import recipe_of
+from coseg_lightning.app.checks import keeps_best, recipe_of
 from coseg_lightning.callbacks.label_correction import (
     disagreement,
     proposal,
@@ -67,9 +67,13 @@ def check_folds(cfg: DictConfig) -> None:
             f"data.folds={folds} judges masks as they are, so it does not go with noise; write "
             "noisy masks by coseg corrupt first."
         )
-    for key in ("baselines",):
-        if cfg[key]:
-            raise InputError(f"data.folds={folds} does not go with {key}=true; leave it out.")
+    if cfg.baselines:
+        raise InputError(f"data.folds={folds} does not go with baselines=true; leave it out.")
+    if keeps_best(cfg):
+        raise InputError(
+            f"data.folds={folds} leaves no validation masks, which final=best and early_stopping "
+            "go by; leave those out."
+        )
 
 
 def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str, Any]:

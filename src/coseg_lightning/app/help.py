@@ -33,7 +33,8 @@ TASKS: dict[str, tuple[str, ...]] = {
         *("trainer", "trainer.max_epochs", "trainer.precision", "trainer.accelerator"),
         *("trainer.devices", "data.batch_size", "data.num_workers", "data.cache"),
         *("optimizer.name", "optimizer.lr", "loss.lambda_1", "loss.lambda_2"),
-        *("loss.include_background", "averaging", "seed"),
+        *("loss.include_background", "averaging", "final"),
+        *("early_stopping", "seed"),
     ),
     "Which masks are bad, and what becomes of them": (
         *("method", "method.score", "method.score_epochs", "method.selection", "method.step"),

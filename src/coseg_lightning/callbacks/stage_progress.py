@@ -1,6 +1,7 @@
 """StageProgress: one bar for a whole stage, with the time that the run will still take."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -53,7 +54,7 @@ class StageProgress(ProgressBar):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._done, self.seconds_left = 0, None
-        if not self._enabled or not sys.stderr.isatty():
+        if not self._enabled or not is_watched():
             return
         batches, epochs = trainer.num_training_batches, trainer.max_epochs
         is_known = epochs is not None and epochs > 0 and not math.isinf(batches)
@@ -124,6 +125,14 @@ class StageProgress(ProgressBar):
             self._bar.set_postfix_str("", refresh=False)
             self._bar.close()
             self._bar = None
+
+
+def is_watched() -> bool:
+    """Whether the output is a terminal that shows anything; a container's may have no width."""
+    try:
+        return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except (OSError, ValueError):
+        return False
 
 
 def show_progress(

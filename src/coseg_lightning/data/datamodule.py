@@ -250,7 +250,15 @@ class CoSegDataModule(pl.LightningDataModule):
 
         They are if the dataset says so (its attribute `trusted`), and in experiments with noise.
         """
-        return True if self.noise is not None else getattr(self._datasets["test"], "trusted", None)
+        return self._is_trusted("test")
+
+    @property
+    def trusted_val(self) -> bool | None:
+        """Whether the validation masks are right; None if nobody says so."""
+        return self._is_trusted("val")
+
+    def _is_trusted(self, part: str) -> bool | None:
+        return True if self.noise is not None else getattr(self._datasets[part], "trusted", None)
 
     @property
     def _train(self) -> MaskedImages:

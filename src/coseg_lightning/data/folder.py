@@ -184,7 +184,7 @@ def folder_splits(
             mask_folder,
             _digest(ids, image_infos, mask_folder),
             digests,
-            trusted=bool(trusted) and part == "test",
+            trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
         )
         for part, ids in parts.items()
     )

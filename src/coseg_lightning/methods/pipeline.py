@@ -49,6 +49,8 @@ def run_stages(
     resume: bool = False,
     rehearse: bool | Callable[..., pl.Trainer] = True,
     keep_checkpoints: bool = True,
+    keep_best: bool = False,
+    patience: int | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
     """Run the stages of a method, test its network, and write everything into one folder.
@@ -84,6 +86,9 @@ def run_stages(
             is not rehearsed.
         keep_checkpoints: Whether Lightning's checkpoint of each stage stays after success, with the
             state of its optimizers. Otherwise only the peers' weights do, for a review.
+        keep_best: Whether stages of one network end with that of the epoch with the best `val/dice`
+            in place of the last one. Validation masks that are wrong choose the wrong one.
+        patience: With `keep_best`, the number of epochs without a better one that end a stage.
         settings: Single fields of the recipe; deprecated, give a `recipe`.
 
     Returns:
@@ -108,6 +113,8 @@ def run_stages(
     if run_folder.summary is not None:
         return run_folder.summary
     runner = StageRunner(run_folder, trainer, recipe.averaging, seed)
+    if keep_best:
+        runner.keep_best(patience)
     make_peers = peers or refused("peers", method.name)
     make_network = network or refused("network", method.name)
     run = Run(method, recipe, data, runner, make_peers, make_network)

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from functools import partial
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -16,6 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights
+from coseg_lightning.callbacks.best_network import BestNetwork
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, StageCheckpoint
 from coseg_lightning.callbacks.stage_progress import StageProgress, show_progress
@@ -24,6 +26,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.checkpoints import check_fits, load_checkpoint, load_plain
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules import compat
+from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.runs.folder import RunFolder, stage_weights
 from coseg_lightning.runs.wrapped import Data
 
@@ -52,7 +55,12 @@ class StageRunner:
         self.seed = seed
         self.stages: dict[str, dict[str, Any]] = {}  # the seconds and epochs of each fit
         self.later_stages = 0
+        self.best: Callable[[], pl.Callback] | None = None
         self._begun = False
+
+    def keep_best(self, patience: int | None) -> None:
+        """Let stages of one network end with that of their best epoch, see `BestNetwork`."""
+        self.best = partial(BestNetwork, patience)
 
     def expect(self, later_stages: int) -> None:
         """Tell how many stages follow the current one, for the progress bar."""
@@ -135,6 +143,8 @@ class StageRunner:
             InputError: If nothing can be trained.
         """
         self._check_free(stage)
+        if self.best is not None and isinstance(module, SegmentationModule):
+            callbacks = [*callbacks, self.best()]
         trainer = self._new_trainer(stage, callbacks)
         if max_epochs is not None:  # set afterwards, since the factory may set its own number
             compat.set_max_epochs(trainer, max_epochs)

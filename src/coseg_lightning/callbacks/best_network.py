@@ -1,0 +1,73 @@
+"""BestNetwork: keeps the network of the epoch that validated best, and may stop early."""
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from typing_extensions import override
+
+from coseg_lightning.callbacks.averaged_weights import averaged
+from coseg_lightning.errors import InputError
+
+METRIC = "val/dice"
+
+
+class BestNetwork(Callback):
+    """Restores the weights of the epoch with the highest `val/dice` when training ends.
+
+    Of averaged weights, the average is kept, which is what was validated. It is worth something
+    only where the validation masks are right.
+
+    Args:
+        patience: The number of epochs without a better one after which training stops; None to
+            train for all epochs.
+
+    Attributes:
+        best: The highest `val/dice`, None before the first validation.
+        epoch: Its epoch.
+
+    Raises:
+        InputError: In training, if nothing logs `val/dice`.
+    """
+
+    def __init__(self, patience: int | None = None) -> None:
+        self.patience = patience
+        self.best: float | None = None
+        self.epoch = 0
+        self._weights: dict[str, Any] = {}
+
+    @override
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking:
+            return
+        metric = trainer.callback_metrics.get(METRIC)
+        if metric is None:
+            known = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            raise InputError(f"The best network has the best {METRIC}, but {known} is logged.")
+        if self.best is None or float(metric) > self.best:
+            self.best, self.epoch = float(metric), trainer.current_epoch
+            with averaged(trainer, pl_module):
+                state = pl_module.state_dict().items()
+                self._weights = {name: value.detach().cpu().clone() for name, value in state}
+        elif self.patience is not None and trainer.current_epoch - self.epoch >= self.patience:
+            trainer.should_stop = True
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._weights:
+            return
+        with averaged(trainer, pl_module):  # in the average, which a checkpoint holds
+            pl_module.load_state_dict(self._weights)
+        pl_module.load_state_dict(self._weights)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "epoch": self.epoch, "weights": self._weights}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.epoch = state_dict["best"], int(state_dict["epoch"])
+        self._weights = {
+            name: torch.as_tensor(value) for name, value in state_dict["weights"].items()
+        }
