@@ -144,6 +144,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
     from coseg_lightning.callbacks.noise_level_estimation import NoiseLevelEstimation
     from coseg_lightning.callbacks.proposals import Proposals
+    from coseg_lightning.callbacks.stage_progress import StageProgress, show_progress
 
     recipe = recipe_of(cfg)
     ranking = CorruptionRanking(
@@ -164,6 +165,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
         enable_checkpointing=False,
         default_root_dir=folder,
     )
+    show_progress(trainer, StageProgress("Training two peers"), callbacks)
     trainer.fit(module, datamodule=data)
     if ranking.ranking is None:
         raise KeyboardInterrupt

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -59,20 +60,27 @@ def main(cfg: DictConfig) -> float | None:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     cfg = as_it_began(cfg, task_overrides())
-    summary = run(cfg, folder)
+    is_job = HydraConfig.get().mode == RunMode.MULTIRUN
+    summary = run(cfg, folder, start=time.perf_counter() if is_job else START)
     from coseg_lightning.runs.summary import objective
 
     return objective(folder, summary, cfg.objective, required=is_optimised())
 
 
-def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[str, Any]:
     """Run the stages of a composed configuration in a folder, or resume them.
+
+    Args:
+        cfg: The configuration.
+        folder: The run's folder.
+        start: When the command began, by `time.perf_counter`; now by default.
 
     Returns:
         The content of `summary.json`.
     """
+    start = time.perf_counter() if start is None else start
     if cfg.review is not None or cfg.stages is not None:
-        return retrain_by_review(cfg, folder)
+        return retrain_by_review(cfg, folder, start)
     check(cfg)  # before the seconds that torch's import takes
 
     from coseg_lightning.report.console import show_summary
@@ -91,12 +99,12 @@ def run(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         return earlier.summary
     is_own = "_target_" in cfg.data
     if not is_own and cfg.data.get("folds") is not None:
-        return _run_folds(cfg, folder, config)
+        return _run_folds(cfg, folder, config, start)
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
     check_objective(cfg, data)
     check_validation(cfg, data)
     summary = _run_stages(cfg, folder, data, config)
-    return _show(cfg, folder, summary, data)
+    return _show(cfg, folder, summary, data, start)
 
 
 def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
@@ -192,17 +200,23 @@ def _run_stages(
         raise
 
 
-def _run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _run_folds(
+    cfg: DictConfig, folder: Path, config: dict[str, Any], start: float
+) -> dict[str, Any]:
     """Run all folds, and show the results of all."""
     from coseg_lightning.app.folds import check_folds, run_folds
 
     check_folds(cfg)
     summary = run_folds(cfg, folder, config)
-    return _show(cfg, folder, summary, make_data(cfg, folder, everything=True))
+    return _show(cfg, folder, summary, make_data(cfg, folder, everything=True), start)
 
 
 def _show(
-    cfg: DictConfig, folder: Path, summary: dict[str, Any], data: "LightningDataModule"
+    cfg: DictConfig,
+    folder: Path,
+    summary: dict[str, Any],
+    data: "LightningDataModule",
+    start: float,
 ) -> dict[str, Any]:
     """Write the report, log its figures, and print the summary."""
     from coseg_lightning.data.datamodule import CoSegDataModule
@@ -213,11 +227,11 @@ def _show(
     figures = write_report(folder, data if isinstance(data, CoSegDataModule) else None)
     if figures and "_target_" in cfg.logger:
         log_figures(instantiate(cfg.logger, save_dir=str(folder / "figures")), figures)
-    show_summary(folder, summary, time.perf_counter() - START)
+    show_summary(folder, summary, time.perf_counter() - start)
     return summary
 
 
-def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
+def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, Any]:
     """Retrain on the masks of a run that a person reviewed."""
     if not isinstance(cfg.trust, bool):
         raise InputError(f"trust={cfg.trust} must be true or false.")
@@ -244,7 +258,8 @@ def retrain_by_review(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         network=partial(make_network, settings),
         trainer=partial(make_trainer, settings),
     )
-    return _show(settings, folder, summary, AppRun(folder, root=root, trust=bool(cfg.trust)).data())
+    data = AppRun(folder, root=root, trust=bool(cfg.trust)).data()
+    return _show(settings, folder, summary, data, start)
 
 
 def settings_of(run: "AppRun", cfg: DictConfig, keys: dict[str, str]) -> DictConfig:

@@ -187,3 +187,24 @@ def test_swapped_classes_can_be_seen(tmp_path):
     assert set(LabelStore(folder / "uncertainty").ids) == set(proposals.ids)
     one = outlined(np.zeros((20, 20)), [(np.full((20, 20), 2) * np.eye(20, dtype=int), None)], 20)
     assert tuple(one[0, 0]) == CLASS_COLOURS[1]
+
+
+@pytest.mark.slow
+def test_the_table_of_a_sweep_compares_its_methods(tmp_path):
+    """What is printed can be written to a file; the comparison is image by image."""
+    settings = [*SHORT, *CLASSIC, *PHANTOM, "data.source.test=6", "noise=type2", "nol=0.3"]
+    sweep = ["method=supervised,coteaching", "seed=0,1", "hydra.sweep.dir=sweep"]
+    result = command("run", "-m", *settings, *sweep, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    text = command("table", "sweep", cwd=tmp_path)
+    assert "Image by image (95 % interval; Wilcoxon's test" in text.stdout
+    assert re.search(
+        r"is \d+\.\d ahead of .*p [=<] .*; 6 images, with [12] of 2 seeds", text.stdout
+    )
+    assert "In " not in text.stdout
+    assert "pairs.csv" in text.stderr
+    markdown = command("table", "sweep", "format=markdown", cwd=tmp_path)
+    assert all(line.startswith("|") for line in markdown.stdout.splitlines()[2:] if line)
+    (row,) = rows_of(tmp_path / "sweep" / "table" / "pairs.csv")
+    assert row["images"] == "6"
+    assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
