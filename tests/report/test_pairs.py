@@ -66,6 +66,7 @@ def test_what_shares_no_image_or_seed_is_not_compared():
     equal = compare({"none": {"a": {0: one}, "b": {0: one}}})
     assert equal[0].p == 1
     assert equal[0].difference == 0
+    assert "none: a and b are level" in str(equal[0])
 
 
 def test_the_interval_holds_the_truth_as_often_as_it_says():

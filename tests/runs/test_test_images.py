@@ -190,6 +190,7 @@ def test_swapped_classes_can_be_seen(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 def test_the_table_of_a_sweep_compares_its_methods(tmp_path):
     """What is printed can be written to a file; the comparison is image by image."""
     settings = [*SHORT, *CLASSIC, *PHANTOM, "data.source.test=6", "noise=type2", "nol=0.3"]

@@ -70,7 +70,10 @@ class Pair:
         }
 
     def __str__(self) -> str:
-        text = f"{self.column}: {self.first} is {100 * self.difference:.1f} ahead of {self.second}"
+        lead = f"{100 * self.difference:.1f}"
+        text = f"{self.column}: {self.first} is {lead} ahead of {self.second}"
+        if float(lead) == 0:
+            text = f"{self.column}: {self.first} and {self.second} are level"
         if self.interval is not None:
             low, high = (100 * end for end in self.interval)
             text += f" ({low:.1f} to {high:.1f})"
