@@ -110,7 +110,7 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert summary["config"]["nol"] == 0.3
     assert set(summary["test"]) == {
         "dice", "accuracy", "per_class_dice", "masks", "images", "iou", "hd95", "surface_distance",
-        "without_distance", "interval",
+        "without_distance", "interval", "unit",
     }  # fmt: skip
     assert summary["test"]["masks"] == "trusted test masks"
     assert len(summary["test"]["per_class_dice"]) == 2

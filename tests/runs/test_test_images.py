@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from coseg_lightning import CoSegDataModule, LabelStore, SegmentationModule
+from coseg_lightning.app.checks import check
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.surface import surface_distances
@@ -50,6 +51,9 @@ def test_each_image_has_its_figures_at_its_own_size(tmp_path):
         expected = surface_distances(predicted, mask == 1)
         assert row["hd95"] == pytest.approx(expected.hd95, abs=2)
         assert row["iou"] == pytest.approx(row["dice"] / (2 - row["dice"]))
+    in_mm = image_rows(trainer, module, data.samples("test"), 4, pixel_size=0.25)
+    assert in_mm[0]["hd95"] == rows[0]["hd95"] / 4
+    assert in_mm[0]["dice"] == rows[0]["dice"]
 
 
 def test_means_are_over_what_can_be_measured():
@@ -138,13 +142,20 @@ def test_a_folder_of_unchecked_masks_is_not_called_the_truth(tmp_path, make_fold
     assert "which nobody checked" in report
     assert "square" in report
     (tmp_path / "trusted.txt").write_text("s01\ns02\ns03\ns04\ns05\ns06\n")
-    settings += ["data.trusted_ids=trusted.txt", "hydra.run.dir=again"]
+    settings += [
+        "data.trusted_ids=trusted.txt",
+        "hydra.run.dir=again",
+        "data.pixel_size=0.1",
+        "data.unit=cm",
+    ]
     result = command("run", f"data.root={root}", *settings, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "your own, unchecked" not in " ".join(result.stdout.split())
     summary = json.loads((tmp_path / "again" / "summary.json").read_text())
     assert summary["test"]["masks"] == "trusted test masks"
     assert summary["test"]["images"] == 6
+    assert summary["test"]["unit"] == "cm"
+    assert "HD95, cm" in (tmp_path / "again" / "report.html").read_text()
     assert len(rows_of(tmp_path / "again" / "test.csv")) == 6
 
 
@@ -208,3 +219,16 @@ def test_the_table_of_a_sweep_compares_its_methods(tmp_path):
     (row,) = rows_of(tmp_path / "sweep" / "table" / "pairs.csv")
     assert row["images"] == "6"
     assert float(row["low"]) <= float(row["difference"]) <= float(row["high"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ("data.pixel_size=0", "data.pixel_size=0 must be a number above 0, or null for pixels"),
+        ("data.unit=cm", "data.unit=cm would have no effect without data.pixel_size"),
+        ("data.class_names=[a,b]", "must be a list of 1, the names of the classes after the back"),
+    ],
+)
+def test_units_and_names_that_fit_nothing_are_refused(setting, sentence):
+    with pytest.raises(InputError, match=sentence):
+        check(composed(*SHORT, setting))

@@ -131,6 +131,8 @@ def make_split(
         clean_ids=read_clean_ids(cfg),
         kinds=read_kinds(cfg),
         normalization=normalization_of(cfg),
+        pixel_size=cfg.data.get("pixel_size"),
+        unit=cfg.data.get("unit") or "mm",
     )
 
 

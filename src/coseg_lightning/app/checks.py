@@ -133,6 +133,14 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
             f"data.class_names={names} must be a list of {wanted}, the names of the classes after "
             "the background."
         )
+    size = None if has_own_data else cfg.data.get("pixel_size")
+    if size is not None and not (is_number(size) and size > 0):
+        raise InputError(f"data.pixel_size={size} must be a number above 0, or null for pixels.")
+    if not has_own_data and size is None and cfg.data.get("unit") is not None:
+        raise InputError(
+            f"data.unit={cfg.data.unit} would have no effect without data.pixel_size, the side of "
+            "a pixel in that unit."
+        )
     if not has_own_data and cfg.data.get("max_epochs") is not None:
         check_count(cfg, "data.max_epochs", 1)
     epochs = OmegaConf.select(cfg, "trainer.max_epochs")

@@ -244,6 +244,7 @@ def _write(
             "per_class_dice": [float(value) for value in np.nanmean(per_class, axis=0)],
             "masks": MASKS[bool(trusted) or not is_own],
             **figures_of_images([{name: row[name] for name in MEANS} for row in tested]),
+            "unit": whole.unit,
         },
         "samples": {"train": len(ids)},
         "folds": {f"fold_{n}": test["dice"] for n, test in enumerate(tests, start=1)},

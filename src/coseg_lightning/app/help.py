@@ -19,6 +19,7 @@ CHOICES = ("model", "data", "noise", "method", "trainer", "logger", "experiment"
 TASKS: dict[str, tuple[str, ...]] = {
     "Your images and masks": (
         *("data", "data.root", "data.images", "data.masks", "data.classes", "data.class_names"),
+        *("data.pixel_size", "data.unit"),
         "data.in_channels",
         *("on_bad_sample", "data.kinds", "data.trusted_ids", "data.clean_ids"),
         "data.folds",

@@ -41,18 +41,10 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         *("optimizer", "loss", "averaging"),
     ),
     "data": (
-        *("root", "images", "masks", "nol", "classes", "class_names", "in_channels", "image_size"),
-        *(
-            "batch_size",
-            "num_workers",
-            "augment",
-            "augmentation",
-            "trusted_ids",
-            "cache",
-            "clean_ids",
-            "kinds",
-        ),
-        *("normalization", "source", "max_epochs", "folds"),
+        *("root", "images", "masks", "nol", "classes", "class_names", "pixel_size", "unit"),
+        *("in_channels", "image_size", "batch_size", "num_workers", "augment", "augmentation"),
+        *("trusted_ids", "cache", "clean_ids", "kinds", "normalization", "source", "max_epochs"),
+        "folds",
     ),
     "loss": Recipe.SETTINGS["loss"],
     "method": (

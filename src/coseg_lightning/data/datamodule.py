@@ -56,6 +56,9 @@ class CoSegDataModule(pl.LightningDataModule):
         normalization: Mean and standard deviation of each channel, by which images in [0, 1] are
             normalised, such as `networks.pretraining_statistics("tu-resnet18", 3)` for pretrained
             encoders; by default each image is, by its own.
+        pixel_size: The side of a pixel of the stored masks, for distances in `unit`; by default
+            they are in pixels.
+        unit: The unit of `pixel_size`.
 
     Attributes:
         clean_ids: The ids of these samples, also if the argument was a number.
@@ -85,6 +88,8 @@ class CoSegDataModule(pl.LightningDataModule):
         clean_ids: Collection[str] | int = (),
         kinds: Mapping[str, str] | None = None,
         normalization: Statistics | None = None,
+        pixel_size: float | None = None,
+        unit: str = "mm",
     ) -> None:
         super().__init__()
         _check_noise_has_a_folder(noise, noise_folder)
@@ -107,6 +112,8 @@ class CoSegDataModule(pl.LightningDataModule):
         self.kinds = None if kinds is None else dict(kinds)
         _check_normalization(normalization, in_channels)
         self.normalization = normalization
+        self.pixel_size = pixel_size
+        self.unit = "pixels" if pixel_size is None else unit
         if noise is not None:  # raises an error if too few samples are left for the noise
             choose_noisy(train.ids, noise_level, seed, self.clean_ids)
         self.label_layers: list[Path] = []

@@ -19,12 +19,12 @@ FOLDS = (
     "Each fold has a network of its own, in fold_1 and so on; for one that learns from all masks, "
     "run again with data.source.test_share=0 in place of data.folds."
 )
-# The measures of test images beside Dice and accuracy, with their titles and units.
-MEASURES = (
-    ("iou", "Test IoU", ""),
-    ("hd95", "HD95", " pixels"),
-    ("surface_distance", "Mean surface distance", " pixels"),
-)
+# The measures of test images beside Dice and accuracy, with their titles.
+MEASURES = {
+    "iou": "Test IoU",
+    "hd95": "HD95",
+    "surface_distance": "Mean surface distance",
+}
 # The outputs that people look for, in the order in which they are listed.
 OUTPUTS = {
     "report.html": "the report",
@@ -76,9 +76,11 @@ def _result_rows(summary: dict[str, Any]) -> dict[str, str]:
         "Test Dice": _decimals(test["dice"]) + _interval(test),
         "Test accuracy": _decimals(test["accuracy"]),
     }
-    for key, title, unit in MEASURES:
+    for key, title in MEASURES.items():
         if test.get(key) is not None:
-            rows[title] = f"{test[key]:.{2 if unit else 4}f}{unit}"
+            is_length = key != "iou"
+            unit = f" {test.get('unit', 'pixels')}" if is_length else ""
+            rows[title] = f"{test[key]:.{2 if is_length else 4}f}{unit}"
     dice = test.get("per_class_dice") or []
     if len(dice) > 2:
         for name, value in zip(class_names(summary), dice[1:], strict=True):

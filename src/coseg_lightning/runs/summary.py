@@ -127,9 +127,9 @@ def images_tested(
     if trainer.is_global_zero:  # alone, so that no image counts twice
         samples = data.samples("test")
         assert samples is not None
-        rows = image_rows(trainer, module, samples, data.batch_size)
+        rows = image_rows(trainer, module, samples, data.batch_size, data.pixel_size)
         write_table(folder / "test.csv", rows)
-        found |= figures_of_images(rows)
+        found |= {**figures_of_images(rows), "unit": data.unit}
     return dict(trainer.strategy.broadcast(found))
 
 

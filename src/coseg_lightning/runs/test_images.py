@@ -30,17 +30,19 @@ def image_rows(
     module: CoSegModule | SegmentationModule,
     samples: SampleDataset,
     batch_size: int,
+    pixel_size: float | None = None,
 ) -> list[Row]:
     """Compute the figures of each test image; of two peers the first is tested.
 
     Overlaps are those of the images as the networks get them, and their means are the figures of
-    `trainer.test`. Distances are in pixels of the mask as it is stored.
+    `trainer.test`. Distances are between outlines of the mask as it is stored.
 
     Args:
         trainer: The trainer, whose device and precision are used.
         module: The module with the network.
         samples: The test samples.
         batch_size: Images per batch.
+        pixel_size: The side of a pixel of the stored masks; None for distances in pixels.
 
     Returns:
         One row per image: `id`, `dice`, `iou`, `hd95`, `surface_distance`, means over the
@@ -65,12 +67,20 @@ def image_rows(
             index = len(rows)
             stored = torch.from_numpy(samples.mask(index).astype(np.int64))
             larger = resize_probabilities(probabilities[n : n + 1], stored).argmax(dim=1)[0]
-            rows.append(_row(str(sample_id), dice[n], present[n], larger, stored))
+            row = _row(str(sample_id), dice[n], present[n], larger, stored, pixel_size or 1.0)
+            rows.append(row)
     module.to("cpu")
     return rows
 
 
-def _row(sample_id: str, dice: Tensor, present: Tensor, prediction: Tensor, label: Tensor) -> Row:
+def _row(
+    sample_id: str,
+    dice: Tensor,
+    present: Tensor,
+    prediction: Tensor,
+    label: Tensor,
+    pixel_size: float,
+) -> Row:
     """Return the figures of one image; None where there is nothing to measure."""
     each: list[dict[str, float | None]] = []
     there = (label != IGNORE_INDEX).numpy()
@@ -81,7 +91,7 @@ def _row(sample_id: str, dice: Tensor, present: Tensor, prediction: Tensor, labe
             values |= {"dice": overlap, "iou": overlap / (2 - overlap)}
         regions = [(mask.numpy() == k) & there for mask in (prediction, label)]
         if any(region.any() for region in regions):
-            distances = surface_distances(*regions)
+            distances = surface_distances(regions[0], regions[1], pixel_size)
             if distances is not None:
                 values |= {"hd95": distances.hd95, "surface_distance": distances.average}
         each.append(values)
