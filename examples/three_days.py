@@ -50,14 +50,15 @@ def first_run(folder: Path, epochs: list[str]) -> None:
     coseg("predict", folder / "run1", folder / "mine" / "imgs", folder / "new", "overlays=true")
 
 
-def crowd(folder: Path, epochs: list[str]) -> None:
-    """270 masks of a crowd, and 30 that somebody checked."""
-    root = folder / "crowd"
-    ids = draw(root, 300)
+def crowd(folder: Path, epochs: list[str], masks: int = 300) -> None:
+    """Masks of a crowd, and a tenth that somebody checked."""
+    root, checked = folder / "crowd", masks // 10
+    ids = draw(root, masks)
     with (root / "split.csv").open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["id", "split", "trusted"])
-        table.writerows([i, "test" if n < 30 else "train", int(n < 30)] for n, i in enumerate(ids))
+        for n, sample_id in enumerate(ids):
+            table.writerow([sample_id, "test" if n < checked else "train", int(n < checked)])
     drawn = root / "by_crowd"
     split = f"split={root / 'split.csv'}"
     coseg("corrupt", root / "labels", drawn, "noise=crowd", "nol=0.4", split)
@@ -66,7 +67,7 @@ def crowd(folder: Path, epochs: list[str]) -> None:
     coseg("run", root, "masks=by_crowd", "nol=0.4", *SMALL, *epochs, f"hydra.run.dir={run}")
     summary = json.loads((run / "summary.json").read_text())
     assert summary["test"]["masks"] == "trusted test masks"
-    assert summary["test"]["images"] == 30
+    assert summary["test"]["images"] == checked
     coseg("apply", run, folder / "corrected")
 
 

@@ -376,4 +376,4 @@ def test_causes_that_go_round_end():
     ],
 )
 def test_the_command_that_is_asked_for_can_be_pasted(folder, setting):
-    assert question(Path(folder)).endswith(f"python -m coseg_lightning.audit {setting}")
+    assert question(Path(folder)).endswith(f"coseg audit {setting}")

@@ -76,6 +76,12 @@ def test_any_folder_may_be_given(name):
     assert str(override.value()).replace("\\${", "${") == name
 
 
+def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a=b").mkdir()
+    assert with_settings(["a=b", "nol=0.2"], COMMANDS["run"]) == ["data.root='a=b'", "nol=0.2"]
+
+
 def test_arguments_become_settings():
     run, corrupt = COMMANDS["run"], COMMANDS["corrupt"]
     given = ["-m", "DIR", "masks=labels", "images=imgs", "nol=0.1,0.2", "--config-dir", "conf"]

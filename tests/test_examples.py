@@ -89,10 +89,27 @@ def test_oxford_pets(tmp_path):
     assert (tmp_path / "run" / "labels").is_dir()
 
 
+def test_three_days(tmp_path, monkeypatch):
+    module, shown = example("three_days"), []
+
+    def coseg(*arguments):
+        short = ["rehearse=false"] if arguments[0] == "run" else []
+        result = command("__main__", *arguments, *short)
+        assert result.returncode == 0, result.stderr
+        shown.append(result.stdout)
+
+    monkeypatch.setattr(module, "coseg", coseg)
+    module.crowd(tmp_path, ["trainer.max_epochs=2"], masks=40)
+    assert any("trusted test masks" in text for text in shown)
+    assert "4 masks were not looked at by the run" in shown[-1]
+    module.table(tmp_path, ["trainer.max_epochs=2"])
+    assert "Image by image" in shown[-1]
+
+
 def test_every_example_is_tested():
     here = Path(__file__).read_text()
     names = {path.stem for path in (ROOT / "examples").glob("*.py")}
-    assert len(names) == 5
+    assert len(names) == 6
     assert all(f'example("{name}")' in here for name in names)
 
 

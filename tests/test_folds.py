@@ -68,6 +68,30 @@ def test_the_test_is_over_all_images(folded):
     assert "<img" in (folder / "run" / "report.html").read_text()
 
 
+def test_the_test_of_folds_is_on_checked_masks_alone(folded):
+    folder, _, settings = folded
+    (folder / "split.csv").unlink(missing_ok=True)
+    (folder / "trusted.txt").write_text("s01\ns02\ns03\ns05\ns06\ns07\n")
+    given = [*settings, "data.trusted_ids=trusted.txt", "trainer.max_epochs=2", "data.folds=2"]
+    given.append("hydra.run.dir=checked")
+    result = command("__main__", "run", folder / "data", *given, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((folder / "checked" / "summary.json").read_text())
+    rows = [row for row in rows_of(folder / "checked" / "test.csv") if row["trusted"] == "1"]
+    assert len(rows) == summary["test"]["images"] == 6
+    for name in ("dice", "accuracy"):
+        mean = np.mean([float(row[name]) for row in rows])
+        assert summary["test"][name] == pytest.approx(mean)
+    assert summary["test"]["per_class_dice"][1] == pytest.approx(summary["test"]["dice"])
+    assert "Tested on              trusted test masks" in result.stdout
+    assert "Labels corrected       none" in result.stdout
+    folds = [
+        json.loads((folder / "checked" / f"fold_{n}" / "summary.json").read_text()) for n in (1, 2)
+    ]
+    skipped = all(fold["correction"]["left_alone"] for fold in folds)
+    assert summary["correction"]["left_alone"] == skipped
+
+
 def test_folds_go_on_where_they_were_interrupted(folded):
     folder, _, _ = folded
     before = (folder / "run" / "scores.csv").read_bytes()

@@ -131,7 +131,7 @@ def test_an_argument_that_a_scheduler_lacks_is_refused():
     ("setting", "near"),
     [
         ("+epochs=1", "trainer.max_epochs"),
-        ("+data.augmentation=false", "data.augment"),
+        ("+data.augmentt=false", "data.augment"),
         ("+method.noise_ramp=3", "it would have no effect"),
         ("+loss.class_weights=[1,2]", "did you mean"),
         ("+method.warmstart=false", "method.warm_start"),

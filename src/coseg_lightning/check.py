@@ -56,8 +56,11 @@ def describe(cfg: DictConfig) -> Iterator[str]:
         yield from (f"  {'Groups':<10}{line}" for line in _groups(parts))
         yield from (f"  {'Twice':<10}{line}" for line in _duplicates(parts))
         yield from (f"  {'Blunders':<10}{line}" for line in _blunders(everything, cfg))
-        yield f"  {'Run':<10}{_rehearsed(cfg, data, Path(folder) / 'run')}"
-        yield f"  {'Memory':<10}{peak_memory() / 2**30:.1f} GiB at the most, in the rehearsal"
+        if cfg.rehearse:
+            yield f"  {'Run':<10}{_rehearsed(cfg, data, Path(folder) / 'run')}"
+            yield f"  {'Memory':<10}{peak_memory() / 2**30:.1f} GiB at the most, in the rehearsal"
+        else:
+            yield f"  {'Run':<10}not rehearsed, so that time and memory are unknown"
     yield f"\n  To train: {_command(cfg)}"
     yield "  To see which masks are bad: " + _command(cfg, "audit", "training=none")
 

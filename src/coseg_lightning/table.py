@@ -18,7 +18,7 @@ def main() -> None:
         raise InputError(f"format={file_format} must be {', '.join(FORMATS)}.")
     table = sweep_table(options["folder"], metric=options["metric"])
     folder = table.write(Path(options["folder"]) / "table")
-    print(table.written_as(file_format))
+    print(table.written_as(file_format).rstrip("\n"))
     if file_format == "text" and table.pairs:
         print("\nImage by image (95 % interval; Wilcoxon's test, by Holm for all pairs):")
         print("\n".join(f"  {pair}" for pair in table.pairs))

@@ -457,7 +457,7 @@ def test_an_augmentation_of_ones_own(tmp_path, make_folder):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["data.augmentation=none.yaml"], "none.yaml cannot be read; give a YAML file of albument"),
+        (["data.augmentation=none.yaml"], "data.augmentation=none.yaml: there is no such file"),
         (["data.augmentation={a: 1}"], "must be a YAML file of albumentations.save, or name a"),
         (["data.augmentation={_target_: no.such}"], "data.augmentation=.*no.such"),
         (["data.augment=false", "data.augmentation={a: 1}"], "would have no effect with"),

@@ -15,11 +15,17 @@ from coseg_lightning import CoSegDataModule, LabelStore, SegmentationModule
 from coseg_lightning.app.checks import check
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.errors import InputError
+from coseg_lightning.functional.dice import dice_by_class
 from coseg_lightning.functional.surface import surface_distances
 from coseg_lightning.report.pictures import CLASS_COLOURS, outlined
-from coseg_lightning.report.results import certainty, class_names, result_in_a_sentence
+from coseg_lightning.report.results import (
+    certainty,
+    class_names,
+    never_right,
+    result_in_a_sentence,
+)
 from coseg_lightning.run import run
-from coseg_lightning.runs.test_images import figures_of_images, image_rows
+from coseg_lightning.runs.test_images import figures_of_images, image_rows, row_of
 from support import CLASSIC, PHANTOM, SHORT, Squares, command, composed, rows_of, trainer_of
 
 
@@ -97,7 +103,11 @@ def test_the_test_is_on_masks_that_somebody_checked(make_folder, split, ids, tes
     [
         (None, ["s99"], "data.trusted_ids names s99, but .* has no such sample"),
         ("id,split\ns00,test\ns01,train\n", ["s01"], "puts none of the 1 trusted masks into the"),
-        ("id,split,trusted\ns00,test,yes\ns01,train,\n", None, "has trusted=yes for s00; give 1"),
+        (
+            "id,split,trusted\ns00,test,maybe\ns01,train,\n",
+            None,
+            "has trusted=maybe for s00",
+        ),
     ],
 )
 def test_trusted_masks_that_cannot_be_tested_on_are_refused(make_folder, split, ids, sentence):
@@ -232,3 +242,31 @@ def test_the_table_of_a_sweep_compares_its_methods(tmp_path):
 def test_units_and_names_that_fit_nothing_are_refused(setting, sentence):
     with pytest.raises(InputError, match=sentence):
         check(composed(*SHORT, setting))
+
+
+def test_a_class_that_is_never_found_is_said():
+    test = {"per_class_dice": [0.9, 0.0, 0.8], "masks": "trusted test masks"}
+    summary = {"test": test, "config": {"data": {"class_names": ["lung", "heart"]}}}
+    assert never_right(summary).endswith("it never finds lung.")
+    test["per_class_dice"] = [0.0, 0.2, 0.3]
+    assert "never finds the background" in never_right(summary)
+    test["per_class_dice"] = [0.9, None, 0.3]
+    assert never_right(summary) is None
+
+
+def test_an_image_with_a_class_in_one_of_both_alone_has_no_distance(tmp_path):
+    """The distance of its other class would be no distance of the image."""
+    masks = np.zeros((2, 16, 16), np.int64)
+    masks[:, 2:6, 2:6] = 1
+    masks[1, 9:13, 9:13] = 2
+    prediction = torch.from_numpy(masks[0])
+    for label, known in ((masks[0], True), (masks[1], False)):
+        label = torch.from_numpy(label)
+        dice, present = dice_by_class(
+            prediction[None], label[None], 3, torch.ones(1, 16, 16, dtype=torch.bool)
+        )
+        row = row_of("a", dice[0], present[0], prediction, label, 1.0)
+        assert (row["hd95"] is not None) == known
+        assert row["hd95_class_1"] == 0
+        found = figures_of_images([row])
+        assert found["without_distance"] == int(not known)

@@ -307,7 +307,8 @@ def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
     path = Path(str(given)).expanduser()
     if not path.is_file():
         raise InputError(
-            f"{key}={given} must be a list of ids, a file with one id a line{otherwise}."
+            f"{key}={given}: there is no such file; give a list of ids, or a file with one id a "
+            f"line{otherwise}."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -326,11 +327,14 @@ def read_augmentation(cfg: DictConfig) -> Any:
     if not isinstance(given, str):
         return given
     path = Path(given).expanduser()
+    if not path.is_file():
+        raise InputError(f"data.augmentation={given}: there is no such file.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
-            f"data.augmentation={given} cannot be read; give a YAML file of albumentations.save."
+            f"data.augmentation={given} cannot be read; give a YAML or JSON file of "
+            "albumentations.save."
         ) from error
     return content
 

@@ -277,8 +277,9 @@ def check_share(cfg: DictConfig, key: str) -> None:
     """Raise an `InputError` unless a value is a share of noisy samples."""
     value = OmegaConf.select(cfg, key)
     if not is_number(value) or not 0 <= value < 1:
+        other = ", or auto" if key == "nol" else ""
         raise InputError(
-            f"{key}={value} must be a number of at least 0 and less than 1: the share of "
+            f"{key}={value} must be a number of at least 0 and less than 1{other}: the share of "
             "training samples with noisy labels."
         )
 

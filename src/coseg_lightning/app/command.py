@@ -110,6 +110,8 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
     after_option = False
     for word in given:
         key, sign, value = word.partition("=")
+        if free and Path(word).is_dir():  # its name may have an equals sign
+            sign = ""
         if after_option or word.startswith(("-", "~", "+")):
             result.append(word)
         elif sign:

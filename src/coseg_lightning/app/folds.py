@@ -108,6 +108,9 @@ def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str
     order = derive_rng(cfg.seed, "folds").permutation(len(ids))
     folds = [sorted(ids[n] for n in order[start::count]) for start in range(count)]
     log.info("%d folds of %d images; each is judged by a run on the others.", count, len(ids))
+    root = cfg.data.get("root")
+    if root is not None and (Path(root).expanduser() / "split.csv").exists():
+        log.info("split.csv names the images alone: folds are drawn, whatever part it gives them.")
     writers = [LabelStore.create(folder / name) for name in ("proposals", "uncertainty")]
     judged: list[Judged] = []
     for number, held_out in enumerate(folds, start=1):
@@ -206,6 +209,11 @@ def _peers(cfg: DictConfig, folder: Path) -> CoSegModule:
     return module.eval()
 
 
+def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
+    known = [row[name] for row in rows if row[name] is not None]
+    return float(np.mean(known)) if known else None
+
+
 def _write(
     cfg: DictConfig,
     folder: Path,
@@ -230,18 +238,24 @@ def _write(
     )
     ranking.write(folder / "scores.csv")
     rows = [row for fold in judged for row in fold.figures]
+    checked = set(trusted)
+    for row in rows:
+        row["trusted"] = int(row["id"] in checked)
+    tested = [row for row in rows if row["trusted"]] or rows
     write_table(folder / "test.csv", rows)
-    tested = [row for row in rows if row["id"] in set(trusted)] or rows
-    sizes = np.array([len(fold.ids) for fold in judged])
     tests = [fold.summary["test"] for fold in judged]
-    per_class = np.array([test["per_class_dice"] for test in tests], dtype=float)
+    guards = [fold.summary["correction"] for fold in judged]
+    ratios = [guard["contradiction"] for guard in guards if guard["contradiction"] is not None]
+    foreground = [f"dice_class_{k}" for k in range(1, cfg.data.classes)]
+    if len(tests[0]["per_class_dice"]) == 2:
+        foreground = ["dice"]
     is_own = str(cfg.data.source["_target_"]).endswith(".folder_splits")
     summary = {
         "config": config,
         "test": {
             "dice": float(np.mean([row["dice"] for row in tested])),
-            "accuracy": float(np.average([test["accuracy"] for test in tests], weights=sizes)),
-            "per_class_dice": [float(value) for value in np.nanmean(per_class, axis=0)],
+            "accuracy": _mean(tested, "accuracy"),
+            "per_class_dice": [_mean(tested, name) for name in ("dice_background", *foreground)],
             "masks": MASKS[bool(trusted) or not is_own],
             **figures_of_images([{name: row[name] for name in MEANS} for row in tested]),
             "unit": whole.unit,
@@ -256,9 +270,9 @@ def _write(
         },
         "correction": {
             "corrected": 0,
-            "contradiction": None,
-            "left_alone": False,
-            "kept_vary_more": False,
+            "contradiction": float(np.mean(ratios)) if ratios else None,
+            "left_alone": all(guard["left_alone"] for guard in guards),
+            "kept_vary_more": any(guard["kept_vary_more"] for guard in guards),
             "layers": [],
             "left_out": 0,
             "label_dice_before": None,

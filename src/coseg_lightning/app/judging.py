@@ -21,7 +21,7 @@ NEXT = "python -m coseg_lightning.run data=folder data.root=DIR"
 RESULT = "noise_level.json"
 ASKED = """
   How many are bad? Look at review.png, write good or bad of each mask into review.csv, and run
-    python -m coseg_lightning.audit {setting}"""
+    coseg audit {setting}"""
 
 
 def write_review(folder: Path, samples: "Pictured", ranking: "Ranking") -> None:

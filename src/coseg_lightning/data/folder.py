@@ -26,6 +26,7 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.seeding import derive_rng
 
+YES, NO = ("1", "yes", "true"), ("", "0", "no", "false")  # in the column trusted
 SPLITS = ("train", "val", "test")
 # Names that people give the two folders; the first one is preferred, of the others one alone.
 IMAGES = ("images", "image", "imgs", "img", "photos", "pictures", "scans", "radiographs")
@@ -259,9 +260,9 @@ def _trusted_of(table: Path) -> frozenset[str]:
     """
     rows = read_table(table, ["id"], guarded=False)
     for row in rows:
-        if row.get("trusted", "").strip() not in ("", "0", "1"):
+        if row.get("trusted", "").strip().lower() not in (*YES, *NO):
             raise InputError(f"{table} has trusted={row['trusted']} for {row['id']}; give 1 or 0.")
-    return frozenset(row["id"] for row in rows if row.get("trusted", "").strip() == "1")
+    return frozenset(row["id"] for row in rows if row.get("trusted", "").strip().lower() in YES)
 
 
 def _tested_on(trusted: Collection[str], split: Mapping[str, str], table: Path) -> dict[str, str]:

@@ -30,6 +30,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if isinstance(checkpoint, dict) and isinstance(checkpoint.get("state_dict"), dict):
             return checkpoint
         raise ValueError("it is no checkpoint")
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} is missing; restore it, or start the run in a new folder."
+        ) from error
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} holds more than plain values and tensors, which may be code and is not run; "

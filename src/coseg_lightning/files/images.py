@@ -32,6 +32,8 @@ def files_by_stem(folder: Path) -> dict[str, list[Path]]:
     Raises:
         InputError: If the folder does not exist, or holds no image files.
     """
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give the folder that holds it.")
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}; give the folder that holds the files.")
     by_stem: defaultdict[str, list[Path]] = defaultdict(list)

@@ -9,6 +9,9 @@ IGNORE_INDEX = 255  # of unlabelled pixels, as in functional.equations, which im
 HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
 
 
+MANY = 40  # classes; masks of more are rather grey pictures
+
+
 class MaskValues:
     """The values of all masks of a folder, and the rules that they must follow.
 
@@ -113,7 +116,7 @@ class MaskValues:
             allowed = set(range(self.classes)) | {IGNORE_INDEX}
             rule = (
                 f"data.classes={self.classes} allows 0 to {self.classes - 1} (and 255 for "
-                "unlabelled pixels); set data.classes or mend the mask."
+                f"unlabelled pixels); {self._advice(allowed)}"
             )
         else:
             allowed = {0, self.foreground}
@@ -127,6 +130,14 @@ class MaskValues:
             else:
                 valid[sample_id] = info
         return valid
+
+    def _advice(self, allowed: set[int]) -> str:
+        """Say what to do: mend the mask, or add classes if many masks have ids of more."""
+        wrong = [values - allowed for values in self.ambiguous.values() if values - allowed]
+        highest = max((max(values) for values in wrong), default=0)
+        if 2 * len(wrong) > len(self.file_info) and highest < MANY:
+            return f"set data.classes={highest + 1} if that many are meant, or mend the mask."
+        return "set data.classes or mend the mask."
 
     def _warn_of_single_value(
         self, valid: Mapping[str, FileInfo], value: int, meaning: str, inspection: Inspection

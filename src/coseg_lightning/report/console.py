@@ -8,7 +8,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.stage_progress import duration
 from coseg_lightning.report.figures import read_rows
-from coseg_lightning.report.results import MASKS, class_names, not_looked_at
+from coseg_lightning.report.results import MASKS, class_names, never_right, not_looked_at
 
 NOT_RELIABLE = (
     "No mask was corrected: the networks were not reliable enough to overrule your masks. What "
@@ -76,11 +76,16 @@ def _result_rows(summary: dict[str, Any]) -> dict[str, str]:
         "Test Dice": _decimals(test["dice"]) + _interval(test),
         "Test accuracy": _decimals(test["accuracy"]),
     }
+    if "masks" in test:
+        rows["Tested on"] = test["masks"]
     for key, title in MEASURES.items():
         if test.get(key) is not None:
             is_length = key != "iou"
             unit = f" {test.get('unit', 'pixels')}" if is_length else ""
             rows[title] = f"{test[key]:.{2 if is_length else 4}f}{unit}"
+            without = test.get("without_distance")
+            if is_length and without:
+                rows[title] += f" ({without} of {test['images']} images have none)"
     dice = test.get("per_class_dice") or []
     if len(dice) > 2:
         for name, value in zip(class_names(summary), dice[1:], strict=True):
@@ -104,6 +109,8 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
             rows["AUROC of the ranking"] = _decimals(summary["ranking"]["auroc"])
     if (folder / "labels").is_dir():
         rows["Labels corrected"] = str(correction["corrected"] or "none")
+    elif "folds" in summary:
+        rows["Labels corrected"] = "none"
     if correction["left_out"]:
         rows["Samples left out"] = str(correction["left_out"])
     if correction["label_dice_before"] is not None:
@@ -117,6 +124,9 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
 def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
     """Say what the figures do not mean."""
     sentences = []
+    missing = never_right(summary)
+    if missing is not None:
+        sentences.append(missing)
     if summary["test"].get("masks") == MASKS[False]:
         sentences.append(
             "The test figures are the agreement with your own, unchecked test masks, not with the "
@@ -127,7 +137,8 @@ def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
     not_seen = not_looked_at(summary)
     if not_seen is not None and _are_own(summary):
         sentences.append(not_seen)
-    if (folder / "labels").is_dir() and not summary["correction"]["corrected"]:
+    skipped = "folds" in summary and summary["correction"]["left_alone"]
+    if skipped or ((folder / "labels").is_dir() and not summary["correction"]["corrected"]):
         sentences.append(NOT_RELIABLE if summary["correction"]["left_alone"] else NOT_SURE)
     return sentences
 

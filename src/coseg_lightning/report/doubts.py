@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from coseg_lightning.report.results import MASKS, method_settings, not_looked_at
+from coseg_lightning.report.results import MASKS, method_settings, never_right, not_looked_at
 
 
 def doubts(
@@ -99,6 +99,11 @@ def _test_masks_unchecked(run: _Run) -> str | None:
     )
 
 
+def _predicts_too_little(run: _Run) -> str | None:
+    missing = never_right(run.summary)
+    return missing and f"{missing} Train longer, or look whether images and masks fit together."
+
+
 def _masks_not_looked_at(run: _Run) -> str | None:
     is_experiment = run.summary["test"].get("masks") == MASKS[True]
     return None if is_experiment else not_looked_at(run.summary)
@@ -174,10 +179,13 @@ def _correction_was_skipped(run: _Run) -> str | None:
     return (
         "The labels ranked noisy were left as they are, since the peers do not seem to "
         f"{reason} The network was therefore trained on all your labels as given."
+        + (" This is so in all folds." if "folds" in run.summary else "")
     )
 
 
 def _correction_changed_nothing(run: _Run) -> str | None:
+    if "folds" in run.summary:  # which correct nothing
+        return None
     any_noisy = any(row["noisy"] == "1" for row in run.scores)
     if run.correction.get("left_alone") or run.correction["corrected"]:
         return None
@@ -187,6 +195,7 @@ def _correction_changed_nothing(run: _Run) -> str | None:
 
 
 CHECKS: tuple[Callable[[_Run], str | None], ...] = (
+    _predicts_too_little,
     _test_masks_unchecked,
     _masks_not_looked_at,
     _method_did_not_help,

@@ -73,6 +73,10 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     proposals = _proposals(folder)
     if samples is not None:
         add_pictures(rows[:ROWS], samples, corrected or proposals, by_class=by_class)
+    names = dict(enumerate(class_names(summary), start=1))
+    for row in rows:
+        number = str(row["suspicious_class"])
+        row["suspicious_name"] = names.get(int(number), number) if number.isdigit() else number
     figures = {"training": training_curves(metrics)}
     if scores:
         settings = method_settings(summary["config"])

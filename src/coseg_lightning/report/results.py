@@ -9,6 +9,7 @@ MASKS = {
     False: "your own, unchecked test masks",
     None: "the test masks as given",
 }
+NEVER = 0.01  # a Dice on test images below which a network does not know a class
 METHODS = {
     "coseg": "The network retrained on corrected labels",
     "coteaching": "The first of two peers, trained by co-teaching,",
@@ -85,11 +86,27 @@ def certainty(summary: Mapping[str, Any]) -> str | None:
     )
 
 
+def never_right(summary: Mapping[str, Any]) -> str | None:
+    """Say which classes the network never gets right on the test images; None if there are none."""
+    per_class = summary["test"].get("per_class_dice") or []
+    names = ["the background", *class_names(summary)]
+    missing = [
+        name
+        for name, dice in zip(names, per_class, strict=False)
+        if dice is not None and dice < NEVER
+    ]
+    if not missing:
+        return None
+    return f"The network has learnt too little: it never finds {' and '.join(missing)}."
+
+
 def not_looked_at(summary: Mapping[str, Any]) -> str | None:
     """Say how many masks a run neither ranked nor corrected; None if there are none."""
     sizes = dict(summary.get("samples") or {})
     if summary["ranking"]["noise_level"] is None or not sizes:
         return None
+    if summary["test"].get("masks") == MASKS[True]:
+        sizes.pop("test", None)  # somebody looked at those
     others = sum(size for part, size in sizes.items() if part != "train")
     if not others:
         return None

@@ -24,6 +24,10 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#9
 MARKERS = "os^Dv<>"
 NAMED_FORMATS = {"text": as_text, "markdown": as_markdown, "latex": as_latex}
 
+SPLITS_DIFFER = (
+    "The seeds were tested on different images, since the split was drawn by the seed: their "
+    "spread is of images too, and few images are compared. A split.csv gives all the same test."
+)
 Column = tuple[str, float]  # noise and noise level
 
 
@@ -200,6 +204,8 @@ def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
             "test set."
         )
     pairs = compare(results.images)
+    if results.tests_differ:
+        missing = [*missing, SPLITS_DIFFER]
     return SweepTable(metric, results.cells(), results.clean(), missing, pairs)
 
 
@@ -235,6 +241,12 @@ class _Results:
             self.images[name].setdefault(row, {})[seed] = figures
         if column[0] == "none" and job.method == "supervised":
             self.plain[settings][seed] = 100 * value
+
+    @property
+    def tests_differ(self) -> bool:
+        """Whether the seeds of any row were tested on different images."""
+        seeds = (by_seed for rows in self.images.values() for by_seed in rows.values())
+        return any(len({frozenset(figures) for figures in s.values()}) > 1 for s in seeds)
 
     def cells(self) -> dict[str, dict[Column, Cell]]:
         cells: dict[str, dict[Column, Cell]] = {}

@@ -17,7 +17,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights
-from coseg_lightning.callbacks.best_network import BestNetwork
+from coseg_lightning.callbacks.best_network import METRIC, BestNetwork
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, StageCheckpoint
 from coseg_lightning.callbacks.stage_progress import StageProgress, show_progress
@@ -168,6 +168,18 @@ class StageRunner:
                 "drop_last=True and a batch_size above the number of samples."
             )
         self.stages[stage]["epochs"] = trainer.current_epoch
+        best = next((c for c in trainer.callbacks if isinstance(c, BestNetwork)), None)  # type: ignore[attr-defined]
+        if best is not None and best.best is not None:
+            self.stages[stage] |= {"best_epoch": best.epoch + 1, "best_val_dice": best.best}
+            if trainer.is_global_zero:
+                log.info(
+                    "%s: of %d epochs, the network of epoch %d is kept, with the best %s of %.4f.",
+                    title,
+                    trainer.current_epoch,
+                    best.epoch + 1,
+                    METRIC,
+                    best.best,
+                )
         return trainer
 
     @rank_zero_only  # the processes that the first one starts find what it wrote

@@ -19,7 +19,8 @@ from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.report.pairs import interval
 
-MEANS = ("dice", "iou", "hd95", "surface_distance")  # those that are averaged over the images
+DISTANCES = ("hd95", "surface_distance")
+MEANS = ("dice", "iou", *DISTANCES)  # those that are averaged over the images
 
 Row = dict[str, Any]
 
@@ -46,7 +47,8 @@ def image_rows(
 
     Returns:
         One row per image: `id`, `dice`, `iou`, `hd95`, `surface_distance`, means over the
-        foreground classes that are in mask or prediction, and the same of each class.
+        foreground classes that are in mask or prediction, and the same of each class; `accuracy`
+        and `dice_background`. Distances are None if any of these classes has none.
     """
     device = trainer.strategy.root_device
     module.to(device).eval()
@@ -67,13 +69,17 @@ def image_rows(
             index = len(rows)
             stored = torch.from_numpy(samples.mask(index).astype(np.int64))
             larger = resize_probabilities(probabilities[n : n + 1], stored).argmax(dim=1)[0]
-            row = _row(str(sample_id), dice[n], present[n], larger, stored, pixel_size or 1.0)
+            row = row_of(str(sample_id), dice[n], present[n], larger, stored, pixel_size or 1.0)
+            there = labels[n] != module.ignore_index
+            right = (probabilities[n].argmax(dim=0) == labels[n])[there]
+            row["accuracy"] = float(right.float().mean()) if len(right) else None
+            row["dice_background"] = float(dice[n][0]) if present[n][0] else None
             rows.append(row)
     module.to("cpu")
     return rows
 
 
-def _row(
+def row_of(
     sample_id: str,
     dice: Tensor,
     present: Tensor,
@@ -98,7 +104,10 @@ def _row(
     row: Row = {"id": sample_id}
     for name in MEANS:
         known = [value for values in each if (value := values[name]) is not None]
-        if known:
+        found = [values for values in each if values["dice"] is not None]
+        if name in DISTANCES and len(known) < len(found):  # one class alone would tell too little
+            row[name] = None
+        elif known:
             row[name] = float(np.mean(known))
         else:  # right about nothing: Dice 1; no distance where one of the two is empty
             row[name] = 1.0 if name in ("dice", "iou") else None
@@ -112,9 +121,9 @@ def figures_of_images(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the means over images, and what they can be for other such images.
 
     Returns:
-        `images`, `iou`, `hd95`, `surface_distance`, `without_distance` (images of which either
-        mask or prediction is empty), and `interval`: 95 % bootstrap intervals of the means over
-        images by name, for at least five images.
+        `images`, `iou`, `hd95`, `surface_distance`, `without_distance` (images where a class is
+        in the mask or in the prediction alone), and `interval`: 95 % bootstrap intervals of the
+        means over images by name, for at least five images.
     """
     values = {name: _known(rows, name) for name in MEANS}
     means = {name: float(column.mean()) if len(column) else None for name, column in values.items()}
