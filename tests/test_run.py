@@ -563,7 +563,7 @@ def test_clean_ids_are_a_list_a_file_or_a_number(tmp_path):
     assert ids(id_file) == ids(f"[{known[1]},{known[3]}]") == {known[1], known[3]}
     assert len(ids(4)) == 4
     for wrong in (tmp_path / "none.txt", "true", "0.5"):
-        with pytest.raises(InputError, match="must be a list of ids, a file with one id a line"):
+        with pytest.raises(InputError, match="there is no such file; give a list of ids, or a fi"):
             ids(wrong)
 
 
