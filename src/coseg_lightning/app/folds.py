@@ -174,14 +174,17 @@ def _judge(
     writers: Sequence[Any],
 ) -> Judged:
     """Let a fold's peers judge its own masks, and write what they would draw of each."""
-    module = _peers(cfg, folder)
+    on_gpu = torch.cuda.is_available() and cfg.trainer.get("accelerator") != "cpu"
+    device = torch.device("cuda" if on_gpu else "cpu")
+    module = _peers(cfg, folder).to(device)
     samples = data.samples("test")
     assert samples is not None
     tables, outlines = [], []
     ids: list[str] = []
     classes = max(2, cfg.data.classes)
     for batch in DataLoader(samples, cfg.data.batch_size):
-        logits = [class_logits(part).float() for part in module(batch["image"])]
+        outputs = module(batch["image"].to(device))
+        logits = [class_logits(part).float().cpu() for part in outputs]
         tables.append(np.stack([compute_evidence(part, batch["mask"]).numpy() for part in logits]))
         for n, sample_id in enumerate(batch["id"]):
             label = samples.mask(len(ids))

@@ -50,12 +50,12 @@ def image_rows(
         foreground classes that are in mask or prediction, and the same of each class; `accuracy`
         and `dice_background`. Distances are None if any of these classes has none.
     """
-    device = trainer.strategy.root_device
-    module.to(device).eval()
+    device, precision = trainer.strategy.root_device, trainer.precision_plugin
+    precision.convert_module(module.to(device)).eval()
     rows: list[Row] = []
     for batch in DataLoader(samples, batch_size):
-        with trainer.precision_plugin.forward_context():
-            output = module(batch["image"].to(device))
+        with precision.forward_context():
+            output = module(precision.convert_input(batch["image"].to(device)))
         logits = class_logits(output[0] if isinstance(module, CoSegModule) else output)
         probabilities = logits.float().softmax(dim=1).cpu()
         labels = batch["mask"]
