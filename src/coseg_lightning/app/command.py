@@ -27,7 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from coseg_lightning.app.commands import COMMANDS, Command
 from coseg_lightning.app.help import CONF, help_of
-from coseg_lightning.app.settings import register, unknown_setting
+from coseg_lightning.app.settings import SETTINGS, register, unknown_setting
 from coseg_lightning.errors import BadSamplesError, InputError, unknown_name_message
 from coseg_lightning.files.progress import is_first_process
 
@@ -96,6 +96,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 # Options of Hydra that take the next word as their value.
 TAKE_A_WORD = {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p"}
 TAKE_A_WORD |= {"--package", "--experimental-rerun"}
+# What settings begin with, so that a folder of the same name does not hide one.
+KNOWN = {*filter(None, SETTINGS), *SETTINGS[""], "hydra", "trainer", "noise", "logger"}
+KNOWN |= {"predictions", "worst", "training", "masks", "images", "out", "split"}
 SHORT = {"images": "data.images", "masks": "data.masks"}
 
 
@@ -110,7 +113,8 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
     after_option = False
     for word in given:
         key, sign, value = word.partition("=")
-        if free and Path(word).is_dir():  # its name may have an equals sign
+        is_setting = re.split(r"[./@]", key)[0] in KNOWN
+        if free and not is_setting and _is_there(word):  # its name may have an equals sign
             sign = ""
         if after_option or word.startswith(("-", "~", "+")):
             result.append(word)
@@ -126,6 +130,14 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
             )
         after_option = word in TAKE_A_WORD
     return result
+
+
+def _is_there(word: str) -> bool:
+    """Whether a word of the command line is a file or a folder; a long setting is neither."""
+    try:
+        return Path(word).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _quoted(text: str) -> str:
@@ -169,7 +181,8 @@ def arguments(name: str) -> dict[str, Any]:
     values = {key: default for key, (default, _) in spec.options.items()}
     words = []
     for word in given:
-        if "=" in word and not Path(word).exists():
+        is_setting = word.partition("=")[0] in spec.options
+        if is_setting or ("=" in word and not _is_there(word)):
             key, value = _read_setting(word, spec.options)
             values[key] = value
         elif word.startswith("-"):
