@@ -16,7 +16,7 @@ from coseg_lightning.app.help import CONF, TASKS, completion, help_of, meanings,
 from coseg_lightning.app.settings import SETTINGS
 from coseg_lightning.data.folder import IMAGES, MASKS, find_folder
 from coseg_lightning.errors import InputError
-from support import ROOT, SHORT, command, rows_of
+from support import CLASSIC, ROOT, SHORT, command, rows_of
 
 HELP_WITHOUT_LIBRARIES = """
 import sys
@@ -203,7 +203,7 @@ def test_check_says_what_is_there_and_writes_nothing(tmp_path, make_folder):
             target.write_bytes(source.read_bytes())
             (root / folder / f"s{n + 4:02}.png").rename(root / folder / f"p2-{n}.png")
     before = sorted(tmp_path.rglob("*"))
-    settings = ["data.image_size=32", "trainer.max_epochs=2", "model.encoder_name=resnet18"]
+    settings = ["data.image_size=32", "trainer.max_epochs=2", *CLASSIC]
     result = command("__main__", "check", root, *settings, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     text = re.sub(r"\s+", " ", result.stdout)
