@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -234,4 +233,3 @@ def test_the_console_script_is_declared():
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert 'coseg = "coseg_lightning.__main__:main"' in text
     assert (CONF / "config.yaml").is_file()
-    assert Path(sys.executable).exists()

@@ -102,6 +102,15 @@ def test_folds_go_on_where_they_were_interrupted(folded):
     assert (folder / "run" / "report.html").is_file()
 
 
+def test_the_report_of_folds_is_written_again_with_its_pictures(folded):
+    folder, _, _ = folded
+    (folder / "run" / "report.html").unlink()
+    result = command("__main__", "report", "run", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "no pictures" not in result.stdout
+    assert "data:image/jpeg" in (folder / "run" / "report.html").read_text()
+
+
 def test_what_folds_cannot_do_is_said(folded):
     folder, _, settings = folded
     for more, sentence in (
@@ -110,6 +119,7 @@ def test_what_folds_cannot_do_is_said(folded):
         (["method=supervised"], "judges each mask by two peers, which method=supervised does not"),
         (["noise=type1"], "judges masks as they are, so it does not go with noise"),
         (["final=best"], "leaves no validation masks, which final=best and early_stopping go by"),
+        (["trainer=ddp", "trainer.devices=2"], "judges masks in one process; leave trainer=ddp"),
         (["baselines=true"], "does not go with baselines=true"),
     ):
         given = [*settings, *more, "hydra.run.dir=other"]

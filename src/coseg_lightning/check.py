@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from coseg_lightning.app.checks import check, quiet, recipe_of
+from coseg_lightning.app.checks import check, quiet
 from coseg_lightning.app.command import command, task_overrides
 from coseg_lightning.files.inspection import groups_of_equal
 
@@ -164,26 +164,15 @@ def _blunders(dataset: "MaskedImages", cfg: DictConfig) -> Iterator[str]:
 
 def _rehearsed(cfg: DictConfig, data: "CoSegDataModule", folder: Path) -> str:
     """Rehearse a run in a folder that is removed, and say what it would do."""
-    from coseg_lightning.app.build import (
-        make_method,
-        make_network,
-        make_peers,
-        make_trainer,
-        rehearsal_settings,
-    )
+    from coseg_lightning.app.build import make_trainer, rehearsal_settings, run_arguments
     from coseg_lightning.methods.pipeline import foresee
 
     return foresee(
         data,
         folder,
-        method=make_method(cfg),
-        recipe=recipe_of(cfg),
-        peers=partial(make_peers, cfg),
-        network=partial(make_network, cfg),
-        trainer=partial(make_trainer, cfg),
+        **run_arguments(cfg),
         rehearsal_trainer=partial(make_trainer, rehearsal_settings(cfg)),
         config=OmegaConf.to_container(cfg, resolve=True),  # type: ignore[arg-type]
-        seed=cfg.seed,
     )
 
 

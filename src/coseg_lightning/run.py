@@ -17,7 +17,6 @@ from coseg_lightning.app.build import (
     make_method,
     make_network,
     make_own_data,
-    make_peers,
     make_trainer,
     precision_of,
     read_augmentation,
@@ -25,6 +24,7 @@ from coseg_lightning.app.build import (
     read_ids,
     read_kinds,
     rehearsal_settings,
+    run_arguments,
     settle_folders,
 )
 from coseg_lightning.app.checks import (
@@ -102,7 +102,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
         return _run_folds(cfg, folder, config, start)
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
     check_objective(cfg, data)
-    check_validation(cfg, data)
+    check_validation(cfg, make_method(cfg), data)
     summary = _run_stages(cfg, folder, data, config)
     return _show(cfg, folder, summary, data, start)
 
@@ -179,12 +179,7 @@ def _run_stages(
         return run_stages(
             data,
             folder,
-            method=make_method(cfg),
-            recipe=recipe_of(cfg),
-            peers=partial(make_peers, cfg),
-            network=partial(make_network, cfg),
-            trainer=partial(make_trainer, cfg),
-            seed=cfg.seed,
+            **run_arguments(cfg),
             baselines=cfg.baselines,
             config=config,
             resume=cfg.resume is not None,

@@ -76,6 +76,13 @@ def test_without_a_metric_there_is_no_best(tmp_path):
         trainer.fit(module, loader, loader)
 
 
+def test_without_validation_there_is_no_best(tmp_path):
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[BestNetwork()])
+    loader = torch.utils.data.DataLoader([tuple(part[0] for part in one_batch())] * 4, 2)
+    with pytest.raises(InputError, match="nothing was validated; give validation data"):
+        trainer.fit(SegmentationModule(TinyNetwork()), loader)
+
+
 @pytest.mark.slow
 def test_a_run_keeps_the_best_network_of_its_last_stage(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "trainer.max_epochs=6"]
@@ -93,6 +100,7 @@ def test_a_run_keeps_the_best_network_of_its_last_stage(tmp_path):
     [
         (["final=first"], "final=first must be last or best"),
         (["early_stopping=0"], "early_stopping=0 must be a whole number of at least 1"),
+        (["final=best", "method=coteaching"], "no effect, since method=coteaching trains peers al"),
         (["final=best"], "final=best goes by the Dice of validation images, and there are none"),
         (
             ["early_stopping=3", "data.source.val_share=0.2"],

@@ -98,6 +98,14 @@ def test_the_test_is_on_masks_that_somebody_checked(make_folder, split, ids, tes
         assert len(splits.train) == 5
 
 
+def test_it_is_said_which_test_masks_are_not_used(make_folder, caplog):
+    root = make_folder()
+    (root / "split.csv").write_text("id,split,trusted\ns00,test,1\ns01,test,0\ns02,train,\n")
+    assert len(folder_splits(root).test) == 1
+    assert "1 test masks of " in caplog.text
+    assert "such as s01, are not used, since the test is on trusted masks alone" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("split", "ids", "sentence"),
     [

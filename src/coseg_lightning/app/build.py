@@ -456,6 +456,18 @@ def make_method(cfg: DictConfig) -> "Method":
     return method
 
 
+def run_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """Return what `run_stages` needs of a configuration: method, recipe, makers and seed."""
+    return {
+        "method": make_method(cfg),
+        "recipe": recipe_of(cfg),
+        "peers": partial(make_peers, cfg),
+        "network": partial(make_network, cfg),
+        "trainer": partial(make_trainer, cfg),
+        "seed": cfg.seed,
+    }
+
+
 def make_peers(cfg: DictConfig) -> "CoSegModule":
     """Build a module of two networks, of the same or different kinds, with different weights."""
     from coseg_lightning.modules.coseg import CoSegModule

@@ -207,13 +207,18 @@ def keeps_best(cfg: DictConfig) -> bool:
     return cfg.get("final", "last") == "best" or cfg.get("early_stopping") is not None
 
 
-def check_validation(cfg: DictConfig, data: Any) -> None:
+def check_validation(cfg: DictConfig, method: "Method", data: Any) -> None:
     """Raise an `InputError` before training if no validation masks can choose a network."""
     if not keeps_best(cfg):
         return
     given = "final=best" if cfg.early_stopping is None else f"early_stopping={cfg.early_stopping}"
+    if method.trains_peers and len(method.stages) == 1:
+        raise InputError(
+            f"{given} would have no effect, since method={method.name} trains peers alone; leave "
+            "it out."
+        )
     if "_target_" in cfg.data:
-        return
+        return  # training says so if nothing is validated
     if data.samples("val") is None:
         raise InputError(
             f"{given} goes by the Dice of validation images, and there are none; put some into the "

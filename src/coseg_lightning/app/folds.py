@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader
 
 from coseg_lightning.app.build import (
     make_method,
-    make_network,
     make_peers,
     make_split,
     make_trainer,
     read_parts,
     rehearsal_settings,
+    run_arguments,
 )
 from coseg_lightning.app.checks import keeps_best, recipe_of
 from coseg_lightning.callbacks.label_correction import (
@@ -66,6 +66,11 @@ def check_folds(cfg: DictConfig) -> None:
         raise InputError(
             f"data.folds={folds} judges masks as they are, so it does not go with noise; write "
             "noisy masks by coseg corrupt first."
+        )
+    if cfg.trainer.get("devices") != 1:
+        raise InputError(
+            f"data.folds={folds} judges masks in one process; leave trainer=ddp and "
+            f"trainer.devices={cfg.trainer.get('devices')} out."
         )
     if cfg.baselines:
         raise InputError(f"data.folds={folds} does not go with baselines=true; leave it out.")
@@ -133,12 +138,7 @@ def _run_fold(
     return run_stages(
         data,
         folder,
-        method=make_method(cfg),
-        recipe=recipe_of(cfg),
-        peers=partial(make_peers, cfg),
-        network=partial(make_network, cfg),
-        trainer=partial(make_trainer, cfg),
-        seed=cfg.seed,
+        **run_arguments(cfg),
         config={**config, "fold": folder.name},
         resume=True,  # begins, or goes on where it was interrupted
         rehearse=rehearse and cfg.rehearse and partial(make_trainer, rehearsal_settings(cfg)),

@@ -81,7 +81,8 @@ class AppRun(FinishedRun):
 
         # Unusable files need not be listed again, since the identity shows any change.
         folder = self.folder if self.noise is None else self.noise.parent
-        data = make_data(self.cfg, folder, tells_problems=False)
+        of_folds = "folds" in self.summary  # whose data is all of it
+        data = make_data(self.cfg, folder, everything=of_folds, tells_problems=False)
         before = self.samples
         changed = [
             f"{part}: {now} (it was {before.get(part)})"

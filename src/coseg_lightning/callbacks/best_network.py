@@ -56,7 +56,12 @@ class BestNetwork(Callback):
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._weights:
-            return
+            if trainer.interrupted:
+                return
+            raise InputError(
+                f"The best network has the best {METRIC}, but nothing was validated; give "
+                "validation data, or keep the last network."
+            )
         with averaged(trainer, pl_module):  # in the average, which a checkpoint holds
             pl_module.load_state_dict(self._weights)
         pl_module.load_state_dict(self._weights)

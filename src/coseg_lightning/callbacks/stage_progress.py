@@ -146,13 +146,10 @@ def show_progress(
         own: The callbacks that the user gave.
     """
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    kept: list[pl.Callback] = []
-    for callback in callbacks:
-        is_lightnings = isinstance(callback, ProgressBar) and callback not in own
-        kept += (
-            [] if is_lightnings and bar is None else [bar if is_lightnings and bar else callback]
-        )
-    callbacks[:] = kept
+    lightnings = [c for c in callbacks if isinstance(c, ProgressBar) and c not in own]
+    callbacks[:] = [callback for callback in callbacks if callback not in lightnings]
+    if lightnings and bar is not None:
+        callbacks.insert(0, bar)
 
 
 def duration(seconds: float) -> str:

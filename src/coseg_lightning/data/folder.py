@@ -160,6 +160,14 @@ def folder_splits(
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
 
     inspection = Inspection(root)
+    dropped = [i for i, part in given.items() if part == "test" and i not in split]
+    if dropped:
+        inspection.warn(
+            "not checked",
+            dropped,
+            f"{len(dropped)} test masks of {table}, such as {dropped[0]}, are not used, since the "
+            "test is on trusted masks alone.",
+        )
     check_image_files(split, by_stem, images_folder, inspection)
     check_ids_name_different_files(split, inspection)
     image_infos = inspect_images(split, files, inspection)
