@@ -135,7 +135,7 @@ def test_what_is_said_of_figures():
         result_in_a_sentence(summary)
     )
     assert class_names(summary) == ["lung", "heart"]
-    assert certainty(summary).startswith("There are 12 test images: for other sets of as many")
+    assert certainty(summary).startswith("There are 12 test images: if they were drawn at random")
     test["masks"] = "trusted test masks"
     assert "reached a test Dice of 0.6878" in result_in_a_sentence(summary)
     assert "on trusted test masks" in result_in_a_sentence(summary)

@@ -11,9 +11,10 @@ from coseg_lightning.report.figures import read_rows
 from coseg_lightning.report.results import MASKS, class_names, never_right, not_looked_at
 
 NOT_RELIABLE = (
-    "No mask was corrected: the networks were not reliable enough to overrule your masks. What "
-    "they would draw is in proposals/; the last network learnt from your masks as they are."
+    "No mask was corrected: the networks were not reliable enough to overrule your masks, and the "
+    "last network learnt from your masks as they are."
 )
+LOOK = " What the networks would draw is in proposals/."
 NOT_SURE = "No mask was corrected: both networks never agreed surely enough against one of them."
 FOLDS = (
     "Each fold has a network of its own, in fold_1 and so on; for one that learns from all masks, "
@@ -139,7 +140,9 @@ def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
         sentences.append(not_seen)
     skipped = "folds" in summary and summary["correction"]["left_alone"]
     if skipped or ((folder / "labels").is_dir() and not summary["correction"]["corrected"]):
-        sentences.append(NOT_RELIABLE if summary["correction"]["left_alone"] else NOT_SURE)
+        sentence = NOT_RELIABLE if summary["correction"]["left_alone"] else NOT_SURE
+        # Runs before 0.2 have no proposals.
+        sentences.append(sentence + (LOOK if (folder / "proposals").is_dir() else ""))
     return sentences
 
 

@@ -22,12 +22,13 @@ from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture
 from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.figures import (
+    BY_CLASS,
     corrected_examples,
     read_rows,
     score_histogram,
     training_curves,
 )
-from coseg_lightning.report.pictures import CLASS_COLOURS, add_pictures
+from coseg_lightning.report.pictures import add_pictures
 from coseg_lightning.report.results import (
     certainty,
     class_names,
@@ -130,8 +131,7 @@ def _proposals(folder: Path) -> dict[str, LabelStore]:
 
 def _colours(names: Sequence[str]) -> list[tuple[str, str]]:
     """Return the colour of each class in the pictures, with the class's name."""
-    colours = [CLASS_COLOURS[n % len(CLASS_COLOURS)] for n in range(len(names))]
-    codes = ["#" + bytes(colour).hex() for colour in colours]
+    codes = [BY_CLASS[n % len(BY_CLASS)] for n in range(len(names))]
     return list(zip(codes, names, strict=True))
 
 

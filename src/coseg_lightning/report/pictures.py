@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from coseg_lightning.data.preparation import rescale_intensity
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.report.figures import BY_CLASS
 
 # Colours of Okabe and Ito, distinguishable with any colour vision; RGB.
 GIVEN, CORRECTED, ORIGINAL = (230, 159, 0), (86, 180, 233), (255, 255, 255)
 # Of the classes after the background, in turn.
-CLASS_COLOURS = (
-    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (204, 121, 167)),
-    *((213, 94, 0), (0, 114, 178)),
-)
+CLASS_COLOURS = [(r, g, b) for r, g, b in (bytes.fromhex(name[1:]) for name in BY_CLASS)]
 Colour = tuple[int, int, int]
 Outline = tuple[NDArray[Any], Colour | None]  # a mask and its colour; None for one of each class
 # How many pictures there are at most, and the pixels of their longer side.

@@ -80,9 +80,9 @@ def certainty(summary: Mapping[str, Any]) -> str | None:
     if ends is None:
         return f"There are {count} test images, too few to tell what other images would give."
     return (
-        f"There are {count} test images: for other sets of as many such images, the mean Dice "
-        f"would be between {ends[0]:.3f} and {ends[1]:.3f} (95 % bootstrap interval), so that "
-        "smaller differences may be chance."
+        f"There are {count} test images: if they were drawn at random, the mean Dice over all such "
+        f"images is between {ends[0]:.3f} and {ends[1]:.3f} (95 % bootstrap interval); smaller "
+        "differences may be chance."
     )
 
 
