@@ -9,6 +9,7 @@ import numpy as np
 
 from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
+from coseg_lightning.data.folder import judged_masks
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.progress import progress
@@ -71,19 +72,28 @@ def apply(
     noise = None if finished.noise is None else LabelStore(finished.noise)
     layers = [LabelStore(layer) for layer in finished.layers]
     source = finished.cfg.data.source
-    masks = MaskFolder(folder, classes=source.classes, skip=source.on_bad_sample == "skip")
+    judged = judged_masks(source, skip=source.on_bad_sample == "skip")
     dest.parent.mkdir(parents=True, exist_ok=True)
     changed, newer = 0, []
     with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
         unfinished = Path(temporary) / "masks"
         unfinished.mkdir()
-        for sample_id in progress(masks.ids, "Masks"):
-            mask, is_newer = _label_of_run(sample_id, masks, noise, layers)
+        for path in judged.others:
+            shutil.copyfile(path, _place(path, folder, unfinished))
+        for index, sample_id in enumerate(progress(judged.images.ids, "Masks")):
+            original = judged.images.mask(index)
+            mask, is_newer = _label_of_run(sample_id, original, noise, layers)
             if is_newer:
                 newer.append(sample_id)
-            changed += _write(sample_id, masks, unfinished, mask)
+            changed += _write(sample_id, judged.folder, unfinished, mask, original)
         unfinished.replace(dest)
-    return changed, newer, len(masks.ids)
+    return changed, newer, len(judged.images) + len(judged.others)
+
+
+def _place(path: Path, folder: Path, new: Path) -> Path:
+    place = new / path.relative_to(folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def _mask_folder(finished: AppRun) -> Path:
@@ -98,7 +108,7 @@ def _mask_folder(finished: AppRun) -> Path:
 
 
 def _label_of_run(
-    sample_id: str, masks: MaskFolder, noise: LabelStore | None, layers: Sequence[LabelStore]
+    sample_id: str, own: Mask, noise: LabelStore | None, layers: Sequence[LabelStore]
 ) -> tuple[Mask | None, bool]:
     """Return the mask that the run put in place of a sample's own, or None if it did not.
 
@@ -108,19 +118,24 @@ def _label_of_run(
     corrections = [layer for layer in layers if sample_id in layer]
     if not corrections:
         return noisy, False
-    original = masks.read(sample_id) if noisy is None else noisy
+    original = own if noisy is None else noisy
     if corrections[0].facts(sample_id).get("original") not in (None, mask_digest(original)):
         return None, True
     return corrections[-1].read(sample_id), False
 
 
-def _write(sample_id: str, masks: MaskFolder, folder: Path, mask: Mask | None) -> bool:
+def _write(
+    sample_id: str, masks: MaskFolder, folder: Path, mask: Mask | None, original: Mask
+) -> bool:
     """Write a mask into a folder, and return whether it differs from the sample's own."""
     path = masks.path(sample_id)
-    if mask is None or np.array_equal(mask, masks.read(sample_id)):
-        shutil.copyfile(path, folder / path.name)
+    place = _place(path, masks.folder, folder)
+    if mask is None or np.array_equal(mask, original):
+        shutil.copyfile(path, place)
         return False
-    masks.write_like(sample_id, folder / path.name, mask)
+    own = masks.read(sample_id)
+    mask = np.where(own != original, own, mask)  # where the image is missing, labels stay
+    masks.write_like(sample_id, place, mask)
     return True
 
 

@@ -177,6 +177,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     import torch
 
     from coseg_lightning.data.predictions import PredictionFolder
+    from coseg_lightning.data.preparation import without_gaps
     from coseg_lightning.data.samples import label_dice
     from coseg_lightning.ranking.evidence import Evidence, compute_evidence, kind_numbers
     from coseg_lightning.ranking.noise_level import estimate_noise_level
@@ -192,7 +193,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
         probabilities = predictions.read(sample_id, mask.shape)
         if score == "joint" or cfg.nol == "auto":
-            image, classes = samples.dataset.image(index), cfg.data.classes
+            image, classes = without_gaps(samples.dataset.image(index)), cfg.data.classes
             of_label = outline_evidence(image, mask.numpy(), classes=classes)
             of_prediction = outline_evidence(image, probabilities.argmax(axis=0), classes=classes)
             outlines.append(np.concatenate([of_label, of_prediction], axis=1))

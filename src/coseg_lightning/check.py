@@ -81,7 +81,7 @@ def _images(dataset: "MaskedImages", in_channels: int) -> str:
         image = dataset.image(index)
         bands = 1 if image.ndim == 2 else image.shape[2]
         height, width = image.shape[:2]
-        names = {1: "grey", 3: "colour", 4: "colour with alpha"}
+        names = {1: "grey", 3: "colour"}
         kinds[f"{width} x {height}, {names.get(bands, f'{bands} bands')}, {image.dtype}"] += 1
     (first, _), *others = kinds.most_common()
     text = f"{len(dataset.ids)}, {first}"

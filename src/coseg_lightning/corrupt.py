@@ -14,6 +14,7 @@ from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from coseg_lightning.files.mask_folder import MaskFolder
+    from coseg_lightning.files.mask_rules import MaskRules
     from coseg_lightning.noise.models import NoiseModel
 
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 def main(cfg: DictConfig) -> None:
     """Compose and check the configuration, write the folder, and print how many masks are noisy."""
     from coseg_lightning.app.build import make_noise, noise_name
+    from coseg_lightning.files.mask_rules import MaskRules
 
     check_share(cfg, "nol")
     check_share(cfg, "noise.level")
@@ -38,6 +40,8 @@ def main(cfg: DictConfig) -> None:
         seed=cfg.seed,
         classes=cfg.data.classes,
         candidates=None if cfg.split is None else _training_ids(Path(cfg.split)),
+        rules=MaskRules.from_settings(cfg.data),
+        mask_glob=cfg.data.mask_glob,
     )
     dice = [row["dice"] for row in rows if row["noisy"]]
     sentences = [f"{len(dice)} of {len(rows)} masks in {cfg.out} are noisy ({noise_name(cfg)})."]
@@ -64,6 +68,8 @@ def corrupt_folder(
     seed: int = 0,
     classes: int = 2,
     candidates: Iterable[str] | None = None,
+    rules: "MaskRules | None" = None,
+    mask_glob: str = "{id}.*",
 ) -> list[dict[str, Any]]:
     """Copy a folder of masks, making a share of them noisy, and add a `manifest.csv`.
 
@@ -80,6 +86,8 @@ def corrupt_folder(
         seed: Seed of the choice of masks and of the noise.
         classes: Number of classes, background included.
         candidates: Ids that may become noisy; by default all.
+        rules: What the values of the masks mean; by default class ids.
+        mask_glob: How masks are named, see `Names`.
 
     Returns:
         The manifest's rows: `id`, `file`, `noisy`, `noise`, `seed` and `dice` to the original. A
@@ -90,6 +98,7 @@ def corrupt_folder(
     """
     from coseg_lightning.files.csv import write_table
     from coseg_lightning.files.mask_folder import MaskFolder
+    from coseg_lightning.files.naming import Names
     from coseg_lightning.files.progress import progress
     from coseg_lightning.noise.noisy_layer import choose_noisy
 
@@ -98,7 +107,8 @@ def corrupt_folder(
         raise InputError(f"{out} exists and is never overwritten; give a new folder.")
     if Path(masks).resolve() in out.resolve().parents:
         raise InputError(f"{out} lies in {masks}, which is only read; give a folder elsewhere.")
-    source = MaskFolder(masks, classes=classes)
+    files = Names(Path(masks), mask_glob).files if Path(masks).is_dir() else None
+    source = MaskFolder(masks, classes=classes, rules=rules, files=files or None)
     candidates = source.ids if candidates is None else list(candidates)
     chosen = set(choose_noisy(candidates, noise_level, seed))
     for sample_id in chosen:
@@ -113,12 +123,19 @@ def corrupt_folder(
             if sample_id in chosen:
                 changed, dice = _write_noisy(source, sample_id, unfinished, noise, seed)
             else:
-                shutil.copyfile(path, unfinished / path.name)
-            row = {"id": sample_id, "file": path.name, "noisy": int(changed)}
+                shutil.copyfile(path, _place(source, sample_id, unfinished))
+            name_of_file = path.relative_to(source.folder).as_posix()
+            row = {"id": sample_id, "file": name_of_file, "noisy": int(changed)}
             rows.append(row | {"noise": name if changed else "", "seed": seed, "dice": dice})
         write_table(unfinished / "manifest.csv", rows)
         unfinished.replace(out)
     return rows
+
+
+def _place(source: "MaskFolder", sample_id: str, folder: Path) -> Path:
+    place = folder / source.path(sample_id).relative_to(source.folder)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
 
 
 def _write_noisy(
@@ -129,7 +146,7 @@ def _write_noisy(
 
     original = source.read(sample_id)
     noisy = noise(original, id=sample_id, seed=seed)
-    source.write_like(sample_id, folder / source.path(sample_id).name, noisy)
+    source.write_like(sample_id, _place(source, sample_id, folder), noisy)
     return bool((noisy != original).any()), mask_dice(noisy, original)
 
 

@@ -1,5 +1,6 @@
 """Predicts masks of new images: python -m coseg_lightning.predict RUN IMAGES OUT."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,16 +19,20 @@ from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.callbacks.label_correction import disagreement
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT
-from coseg_lightning.data.preparation import Statistics, preprocess
+from coseg_lightning.data.preparation import Statistics, preprocess, without_gaps
 from coseg_lightning.data.samples import network_input
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
-from coseg_lightning.files.images import files_by_stem, read_image, smallest_type
+from coseg_lightning.files.images import ImageRules, files_by_stem, smallest_type
 from coseg_lightning.files.mask_folder import same_stem
+from coseg_lightning.files.naming import PLAIN, Names, unread
 from coseg_lightning.files.progress import progress
+from coseg_lightning.files.tiff import is_georeferenced, write_at_place_of
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.forward import any_size
 from coseg_lightning.report.pictures import outlined
+
+log = logging.getLogger(__name__)
 
 OVERLAY_SIDE = (512, 1024)  # pixels of an overlay's longer side, at least and at most
 
@@ -56,7 +61,9 @@ def predict(
     """Write a mask of every image in a folder, batch by batch in constant memory.
 
     Masks are `OUT/ID.png` at the image's own size, with class ids, or with 0 and 255 if there are
-    two classes. If some images cannot be read, the others are predicted before the error is raised.
+    two classes; of a GeoTIFF they are `OUT/ID.tif`, with its place on the earth. Where an image is
+    missing, the mask is 0. If some images cannot be read, the others are predicted before the
+    error is raised.
 
     Args:
         run: The folder of a finished run.
@@ -82,15 +89,16 @@ def predict(
     """
     finished, out = AppRun(run, trust=trust), Path(out)
     _check_options(out, batch_size, num_workers)
-    files = _image_files(Path(images))
+    data = finished.cfg.data
+    rules = ImageRules.from_settings(data)
+    files = _image_files(Path(images), data.get("image_glob", PLAIN))
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = _network_on(finished, device)
     peers = _peers_on(finished, device) if uncertainty else None
     paths = dict(files)
-    data = finished.cfg.data
     normalization = normalization_of(finished.cfg)
-    dataset = _Images(files, data.image_size, data.in_channels, normalization)
+    dataset = _Images(files, data.image_size, data.in_channels, normalization, rules)
     loader: Any = DataLoader(
         dataset, batch_size, num_workers=num_workers, collate_fn=_split_readable, shuffle=False
     )
@@ -105,12 +113,15 @@ def predict(
             bar.update(len(errors))
             predicted = _predict_batch(network, samples, device, flips)
             disagreements = _disagreements(peers, samples, device)
-            for (sample_id, p), unsure in zip(predicted, disagreements, strict=True):
-                _write(out, sample_id, p, probabilities)
+            for sample, (sample_id, p), unsure in zip(
+                samples, predicted, disagreements, strict=True
+            ):
+                _write(out, sample, p, probabilities, paths[sample_id])
                 if unsure is not None:
                     _write_picture(out / "uncertainty" / f"{sample_id}.png", unsure)
                 if overlays:
-                    picture = _overlay(read_image(paths[sample_id]), p, unsure)
+                    image = without_gaps(rules.read(paths[sample_id]))
+                    picture = _overlay(image, p, unsure)
                     _write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
                 written += 1
                 bar.update()
@@ -128,8 +139,15 @@ def _check_options(out: Path, batch_size: int, num_workers: int) -> None:
         raise InputError(f"{out} is not empty, and nothing is ever overwritten; give a new folder.")
 
 
-def _image_files(folder: Path) -> list[tuple[str, Path]]:
-    by_stem = files_by_stem(folder)
+def _image_files(folder: Path, pattern: str) -> list[tuple[str, Path]]:
+    files_by_stem(folder)  # raises if there is none
+    names = Names(folder, pattern)
+    if not names.files:
+        names = Names(folder)
+    sentence = unread(names)
+    if sentence is not None:
+        log.warning("%s", sentence.partition("; data.")[0].rstrip(".") + ".")
+    by_stem = names.files
     for paths in by_stem.values():
         if len(paths) > 1:
             raise InputError(same_stem(paths))
@@ -171,6 +189,7 @@ class _Sample(NamedTuple):
     sample_id: str
     size: tuple[int, int]  # of the image in its file
     image: Tensor  # as the network takes it
+    missing: NDArray[np.bool_] | None  # pixels of the image that its file lacks
 
 
 class _Images(Dataset[Any]):
@@ -182,7 +201,9 @@ class _Images(Dataset[Any]):
         side: int,
         channels: int,
         normalization: Statistics | None,
+        rules: ImageRules,
     ) -> None:
+        self.rules = rules
         self.files = files
         self.side = side
         self.channels = channels
@@ -194,13 +215,15 @@ class _Images(Dataset[Any]):
     def __getitem__(self, index: int) -> _Sample | str:
         sample_id, path = self.files[index]
         try:
-            image = read_image(path)
+            image = self.rules.read(path)
             prepared = network_input(
                 preprocess(image, self.side, self.channels), self.normalization
             )
         except InputError as error:
             return str(error)
-        return _Sample(sample_id, (image.shape[0], image.shape[1]), prepared)
+        missing = np.isnan(image.reshape(*image.shape[:2], -1)).all(axis=2)
+        size = (image.shape[0], image.shape[1])
+        return _Sample(sample_id, size, prepared, missing if missing.any() else None)
 
 
 def _split_readable(items: list[_Sample | str]) -> tuple[list[_Sample], list[str]]:
@@ -263,12 +286,19 @@ def _probabilities(network: torch.nn.Module, images: Tensor) -> Tensor:
     return class_logits(any_size(network, images)).softmax(dim=1)
 
 
-def _write(out: Path, sample_id: str, p: Tensor, probabilities: bool) -> None:
+def _write(out: Path, sample: _Sample, p: Tensor, probabilities: bool, image: Path) -> None:
+    sample_id = sample.sample_id
     mask = smallest_type(p.argmax(dim=0).numpy())
     if len(p) == 2:
         mask = mask * np.uint8(255)
-    with replacing(out / f"{sample_id}.png") as temporary:
-        Image.fromarray(mask).save(temporary, format="PNG")
+    if sample.missing is not None:
+        mask[sample.missing] = 0
+    is_on_earth = is_georeferenced(image)
+    with replacing(out / f"{sample_id}.{'tif' if is_on_earth else 'png'}") as temporary:
+        if is_on_earth:
+            write_at_place_of(image, temporary, mask)
+        else:
+            Image.fromarray(mask).save(temporary, format="PNG")
     if probabilities:
         path = out / "probabilities" / f"{sample_id}.npy"
         with replacing(path) as temporary, temporary.open("wb") as file:

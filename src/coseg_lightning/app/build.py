@@ -142,7 +142,8 @@ def settle_folders(cfg: DictConfig) -> None:
     Raises:
         InputError: If one is missing, or several may be meant.
     """
-    from coseg_lightning.data.folder import IMAGES, MASKS, find_folder
+    from coseg_lightning.data.folder import IMAGES, MASKS, find_files, find_folder
+    from coseg_lightning.files.naming import PLAIN
 
     source = str(OmegaConf.select(cfg, "data.source._target_"))
     if not source.endswith(".folder_splits") or "images" not in cfg.data:
@@ -152,6 +153,9 @@ def settle_folders(cfg: DictConfig) -> None:
         before = _begun_data(cfg)
         cfg.data.images = before.get("images", cfg.data.images)
         cfg.data.masks = before.get("masks", cfg.data.masks)
+        for key in NAMING:
+            if key in cfg.data:
+                cfg.data[key] = before.get(key, PLAIN)
         return
     images, masks = cfg.data.images, cfg.data.masks
     cfg.data.images = find_folder(root, str(images), IMAGES, "images")
@@ -165,6 +169,27 @@ def settle_folders(cfg: DictConfig) -> None:
         found = " and ".join(f"{what} from {root / name}" for what, name in guessed.items())
         others = " or ".join(f"{what}=NAME" for what in guessed)
         log.info("Reading %s, by the name; %s names another folder.", found, others)
+    if "image_glob" not in cfg.data:  # of a run of an earlier version
+        return
+    files = find_files(
+        root, cfg.data.images, cfg.data.masks, cfg.data.image_glob, cfg.data.mask_glob
+    )
+    patterns = dict(zip(NAMING, (files.images.pattern, files.masks.pattern), strict=True))
+    guessed = {
+        key: pattern
+        for key, pattern in patterns.items()
+        if cfg.data[key] == "auto" and pattern != PLAIN
+    }
+    cfg.data.update(patterns)
+    if guessed and is_first_process():
+        found = " and ".join(
+            f"{key.partition('_')[0]}s are named {pattern}" for key, pattern in guessed.items()
+        )
+        settings = " ".join(f"data.{key}='{pattern}'" for key, pattern in guessed.items())
+        log.info("Taking it that %s; %s says so, another pattern otherwise.", found, settings)
+
+
+NAMING = ("image_glob", "mask_glob")
 
 
 def _begun_data(cfg: DictConfig) -> dict[str, Any]:

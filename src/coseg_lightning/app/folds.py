@@ -30,6 +30,7 @@ from coseg_lightning.callbacks.label_correction import (
     resize_probabilities,
 )
 from coseg_lightning.data.datamodule import CoSegDataModule
+from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.data.subsets import JoinedImages, SomeImages
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import write_text
@@ -193,7 +194,7 @@ def _judge(
             drawn = proposal(*pair)
             for writer, picture in zip(writers, (drawn, disagreement(*pair)), strict=True):
                 writer.write(str(sample_id), picture)
-            image = samples.dataset.image(len(ids))
+            image = without_gaps(samples.dataset.image(len(ids)))
             both = [outline_evidence(image, mask, classes=classes) for mask in (label, drawn)]
             outlines.append(np.concatenate(both, axis=1))
             ids.append(str(sample_id))

@@ -20,7 +20,9 @@ TASKS: dict[str, tuple[str, ...]] = {
     "Your images and masks": (
         *("data", "data.root", "data.images", "data.masks", "data.classes", "data.class_names"),
         *("data.pixel_size", "data.unit"),
-        "data.in_channels",
+        *("data.in_channels", "data.bands", "data.nodata"),
+        *("data.image_glob", "data.mask_glob", "data.allow_links", "data.group"),
+        *("data.class_ids", "data.colours", "data.mask_threshold", "data.instances"),
         *("on_bad_sample", "data.kinds", "data.trusted_ids", "data.clean_ids"),
         "data.folds",
         "nol",

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 
 from coseg_lightning.app.build import make_all_masks
+from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.progress import is_first_process, progress
 from coseg_lightning.labels.masks import MaskedImages
@@ -170,11 +171,11 @@ class _Looker:
 
     def first(self, index: int) -> Look:
         rng = derive_rng(0, "displacements", index) if index in self.drawn else None
-        image, mask = self.dataset.image(index), self.dataset.mask(index)
+        image, mask = without_gaps(self.dataset.image(index)), self.dataset.mask(index)
         return look_at(image, mask, classes=self.classes, rng=rng)
 
     def second(self, index: int) -> Fit:
-        return look_again(self.dataset.image(index), self.dataset.mask(index))
+        return look_again(without_gaps(self.dataset.image(index)), self.dataset.mask(index))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from typing_extensions import override
 from coseg_lightning.callbacks.evaluation_pass import stored_sample
 from coseg_lightning.callbacks.evidence_sum import PredictionObserver
 from coseg_lightning.callbacks.processes import gather_objects
+from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.modules.batch import Batch
@@ -50,7 +51,10 @@ class OutlineRecord(PredictionObserver):
                 image = sample.images[n].float().movedim(0, -1).cpu().numpy()
                 mask = sample.masks[n].cpu().numpy()
             else:
-                image, mask = stored[0].dataset.image(stored[1]), stored[0].mask(stored[1])
+                image, mask = (
+                    without_gaps(stored[0].dataset.image(stored[1])),
+                    stored[0].mask(stored[1]),
+                )
             label = None if is_patched else self._labels.get(name)
             if label is None:
                 label = self._labels[name] = judge(image, mask, ignore_index=self.ignore_index)

@@ -2,37 +2,51 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.data.folder_checks import (
+    check_channels,
+    check_classes_survive,
     check_duplicates,
+    check_groups,
     check_ids_name_different_files,
     check_image_files,
     check_masks_have_an_image,
     check_sizes_agree,
     inspect_images,
     warn_of_blank_images,
+    warn_of_gaps,
+    warn_of_turned_images,
+    warn_of_unread_files,
 )
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
-from coseg_lightning.files.images import files_by_stem, read_image
+from coseg_lightning.files.images import SUFFIXES, ImageRules
 from coseg_lightning.files.inspection import FileInfo, Inspection, OnBadSample
 from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
+from coseg_lightning.files.naming import PART_FOLDERS, PLAIN, Names, guess_patterns, match_ids
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.seeding import derive_rng
 
 YES, NO = ("1", "yes", "true"), ("", "0", "no", "false")  # in the column trusted
 SPLITS = ("train", "val", "test")
 # Names that people give the two folders; the first one is preferred, of the others one alone.
-IMAGES = ("images", "image", "imgs", "img", "photos", "pictures", "scans", "radiographs")
+IMAGES = (
+    *("images", "image", "imgs", "img", "photos", "pictures", "scans", "radiographs"),
+    *("imagestr", "jpegimages", "leftimg8bit"),
+)
 MASKS = (
     *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth"),
     *("groundtruth", "segmentations", "segmentation", "seg"),
+    *("labelstr", "segmentationclass", "gtfine"),
 )
 
 
@@ -54,6 +68,9 @@ class FolderImages:
         digest: A digest of the files' content.
         digests: A digest of each image's pixels, None if they are all equal.
         trusted: Whether somebody checked the masks, so that figures on them are of the network.
+        rules: What of the image files is read.
+        with_gaps: The samples with missing pixels.
+        groups: The group of each sample, such as its patient, if it is known.
 
     Attributes:
         sizes: Height and width of each sample.
@@ -67,8 +84,14 @@ class FolderImages:
         digest: str,
         digests: Mapping[str, str | None] | None = None,
         trusted: bool = False,
+        rules: ImageRules | None = None,
+        with_gaps: Collection[str] = (),
+        groups: Mapping[str, str] | None = None,
     ) -> None:
         self.trusted = trusted
+        self.groups = {i: groups[i] for i in ids if i in groups} if groups else {}
+        self._rules = ImageRules() if rules is None else rules
+        self._with_gaps = frozenset(with_gaps)
         self.ids = list(ids)
         self.digests = {sample_id: (digests or {}).get(sample_id) for sample_id in ids}
         self.digest = digest
@@ -80,12 +103,20 @@ class FolderImages:
         return len(self.ids)
 
     def image(self, index: int) -> NDArray[Any]:
-        """Read one image as it is stored."""
-        return read_image(self._images[self.ids[index]])
+        """Read one image as it is stored. Missing values are NaN."""
+        return self._rules.read(self._images[self.ids[index]])
 
     def mask(self, index: int) -> Mask:
-        """Read one mask as class ids, in the size that it is stored in."""
-        return self._masks.read(self.ids[index])
+        """Read one mask as class ids, in the size that it is stored in.
+
+        Where the image is missing, pixels are unlabelled.
+        """
+        mask = self._masks.read(self.ids[index])
+        if self.ids[index] in self._with_gaps:
+            image = self.image(index)
+            missing = np.isnan(image)
+            mask[missing if image.ndim == 2 else missing.all(axis=2)] = IGNORE_INDEX
+        return mask
 
 
 def folder_splits(
@@ -94,30 +125,58 @@ def folder_splits(
     classes: int = 2,
     images: str = "auto",
     masks: str = "auto",
+    image_glob: str = "auto",
+    mask_glob: str = "auto",
     val_share: float = 0.0,
     test_share: float = 0.2,
     seed: int = 0,
+    group: str | None = None,
     trusted_ids: Collection[str] | None = None,
+    in_channels: int | None = None,
+    bands: Sequence[int] | None = None,
+    nodata: float | None = None,
+    image_size: int | None = None,
+    class_ids: Sequence[int] | None = None,
+    colours: str | None = None,
+    mask_threshold: float | None = None,
+    instances: str | None = None,
+    allow_links: bool = False,
     on_bad_sample: OnBadSample = "error",
     problems: str | Path | None = None,
 ) -> Splits:
-    """Open a dataset of a folder of images and one of masks, with files of the same stem.
+    r"""Open a dataset of a folder of images and one of masks, with files of the same stem.
 
     Every file is read once before training, and all problems are reported together. If there is a
     `root/split.csv` with the columns `id` and `split` (train, val or test), it decides the split.
-    Images that it does not name are not used.
+    Images that it does not name are not used. With a column `group`, or without one of `split`,
+    the split is drawn, and no group is in two parts.
 
     Args:
         root: The folder.
         classes: Number of classes, background included.
         images: Name of the folder of images in `root`; `auto` finds it, see `find_folder`.
         masks: Name of the folder of masks in `root`; `auto` finds it.
+        image_glob: How images are named below their folder, see `Names`; `auto` is `{id}.*`, or
+            what fits the files, see `guess_patterns`.
+        mask_glob: How masks are named below theirs.
         val_share: Share of the samples for validation, if there is no `split.csv`.
         test_share: Share of the samples for the test, if there is no `split.csv`.
         seed: Seed of the random split, if there is no `split.csv`.
+        group: A regular expression, whose first group in an id is the sample's patient, place or
+            the like: `(P\d+)_.*`.
         trusted_ids: Samples whose masks somebody checked; the test is on them alone. A column
             `trusted` of `split.csv`, with 1 or 0, names them too. Without a `split.csv`, all of
             them are test samples, and all others are not.
+        in_channels: The bands that networks will get, if it is known; images of others are refused.
+        bands: The bands that are read, counted from 1.
+        nodata: The value of missing pixels; by default what a file's header says.
+        image_size: The side of what networks will get, if it is known; classes must be left in
+            masks of this size.
+        class_ids: The value of each class in the masks, where it is not 0, 1, 2 and so on.
+        colours: What the colours of masks mean, see `read_colours`.
+        mask_threshold: The value from which soft masks mean class 1.
+        instances: `foreground` if every value but 0 is an object of class 1.
+        allow_links: Whether links may lead out of `root`.
         on_bad_sample: `error`, or `skip` to skip samples that cannot be used.
         problems: A CSV file that is written if there are problems or warnings.
 
@@ -134,27 +193,40 @@ def folder_splits(
             f"data.root={root}: there is no such folder; it must hold a folder of images and one "
             "of masks."
         )
-    images_folder = root / find_folder(root, images, IMAGES, "images")
-    masks_folder = root / find_folder(root, masks, MASKS, "masks")
-    by_stem = files_by_stem(images_folder)
-    files = {stem: paths[0] for stem, paths in by_stem.items()}
+    image_rules = ImageRules.from_settings(
+        {"bands": bands, "in_channels": in_channels, "nodata": nodata}
+    )
+    mask_rules = MaskRules.from_settings(
+        {
+            "classes": classes,
+            "class_ids": class_ids,
+            "colours": colours,
+            "mask_threshold": mask_threshold,
+            "instances": instances,
+        }
+    )
+    found = find_files(root, images, masks, image_glob, mask_glob)
+    files = {sample_id: paths[0] for sample_id, paths in found.images.files.items()}
     table = root / "split.csv"
     has_table = table.exists() or table.is_symlink()
     trusted = frozenset(trusted_ids or ()) | (_trusted_of(table) if has_table else frozenset())
-    given = read_split(table) if has_table else dict.fromkeys(files, "")
+    given = read_split(table) if has_table else _split_of_folders(root, found.images)
     unknown = sorted(trusted - given.keys())
     if unknown:
         raise InputError(
             f"data.trusted_ids names {unknown[0]}, but {root} has no such sample; give ids that "
             "are files' names without their ending."
         )
-    if has_table:
+    groups = _groups(given, table if has_table else None, group, found.images.groups)
+    undecided = [i for i, part in given.items() if not part]
+    if not undecided:
         split = _tested_on(trusted, given, table)
     elif trusted:
-        others = [stem for stem in files if stem not in trusted]
-        split = _draw_split(others, val_share, 0.0, seed) | dict.fromkeys(trusted, "test")
+        others = [stem for stem in undecided if stem not in trusted]
+        split = _draw_split(others, val_share, 0.0, seed, groups)
+        split |= dict.fromkeys(sorted(trusted), "test")
     else:
-        split = _draw_split(files, val_share, test_share, seed)
+        split = given | _draw_split(undecided, val_share, test_share, seed, groups)
     split = dict(sorted(split.items()))
     if "train" not in split.values():
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
@@ -168,18 +240,36 @@ def folder_splits(
             f"{len(dropped)} test masks of {table}, such as {dropped[0]}, are not used, since the "
             "test is on trusted masks alone.",
         )
-    check_image_files(split, by_stem, images_folder, inspection)
+    check_image_files(split, found.images, inspection, allow_links=allow_links)
     check_ids_name_different_files(split, inspection)
-    image_infos = inspect_images(split, files, inspection)
+    image_infos = inspect_images(split, files, inspection, image_rules)
     with_image = [sample_id for sample_id in split if sample_id in files]
-    mask_folder = MaskFolder(masks_folder, classes=classes, ids=with_image, inspection=inspection)
+    mask_folder = MaskFolder(
+        found.masks.folder,
+        classes=classes,
+        ids=with_image,
+        inspection=inspection,
+        rules=mask_rules,
+        files=match_ids(files, found.masks.files),
+        side=image_size,
+        allow_links=allow_links,
+    )
     if not has_table:  # a split.csv says which files are wanted
-        check_masks_have_an_image(mask_folder, images_folder, files, inspection)
+        check_masks_have_an_image(mask_folder, found.images.folder, files, inspection)
+    for names in (found.images, found.masks):
+        warn_of_unread_files(names, inspection)
     check_sizes_agree(image_infos, mask_folder, inspection)
+    check_channels(image_infos, files, image_rules, inspection)
     unusable = inspection.unusable_ids
     good_images = {i: info for i, info in image_infos.items() if i not in unusable}
     warn_of_blank_images(good_images, files, inspection)
+    warn_of_gaps(good_images, files, inspection)
+    warn_of_turned_images(good_images, files, mask_folder, inspection)
     check_duplicates(good_images, files, mask_folder, split, inspection)
+    check_groups(groups, split, inspection)
+    training = [i for i, part in split.items() if part == "train" and i in good_images]
+    if image_size is not None:
+        check_classes_survive(mask_folder, training, image_size, inspection)
     inspection.report(skip=on_bad_sample == "skip", table=problems)
 
     parts = _usable_parts(split, inspection.unusable_ids)
@@ -191,13 +281,118 @@ def folder_splits(
             ids,
             files,
             mask_folder,
-            _digest(ids, image_infos, mask_folder),
+            _digest(ids, image_infos, mask_folder, image_rules),
             digests,
             trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
+            rules=image_rules,
+            with_gaps=[i for i in ids if image_infos[i]["missing"] > 0],
+            groups=groups,
         )
         for part, ids in parts.items()
     )
     return Splits(train, val if len(val) else None, test if len(test) else None)
+
+
+class JudgedMasks(NamedTuple):
+    """The masks of a dataset's folder, those that a run reads apart from all others.
+
+    Args:
+        images: The samples that a run reads, their masks as it reads them.
+        folder: Their mask files.
+        others: Mask files that it does not read.
+    """
+
+    images: FolderImages
+    folder: MaskFolder
+    others: list[Path]
+
+
+def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMasks:
+    """Open the masks of a dataset as `folder_splits` reads them, by its arguments.
+
+    Args:
+        source: The arguments of `folder_splits`.
+        skip: Whether unusable masks are skipped with a warning.
+
+    Raises:
+        InputError: If masks are missing or cannot be used, and are not skipped.
+    """
+    root = Path(source["root"]).expanduser()
+    # A run of version 0.1 knows no patterns.
+    patterns = (source.get("image_glob", PLAIN), source.get("mask_glob", PLAIN))
+    masks_folder = root / source["masks"]
+    mask_files = Names(masks_folder, patterns[1]).files
+    images_folder = root / source.get("images", "images")
+    image_files = Names(images_folder, patterns[0]).files if images_folder.is_dir() else {}
+    table = root / "split.csv"
+    ids = list(read_split(table)) if table.exists() else list(image_files)
+    if image_files:
+        mask_files = match_ids(image_files, mask_files)
+    read = [i for i in ids if i in mask_files and i in image_files] or list(mask_files)
+    rules = ImageRules.from_settings(source)
+    folder = MaskFolder(
+        masks_folder,
+        classes=source["classes"],
+        ids=read,
+        skip=skip,
+        rules=MaskRules.from_settings(source),
+        files=mask_files,
+        allow_links=bool(source.get("allow_links")),
+    )
+    read = [sample_id for sample_id in read if sample_id in folder.file_info]
+    files = {sample_id: paths[0] for sample_id, paths in image_files.items()}
+    infos = inspect_images(dict.fromkeys(read, ""), files, Inspection(root), rules)
+    gaps = [sample_id for sample_id, info in infos.items() if info["missing"] > 0]
+    images = FolderImages(read, files, folder, "", rules=rules, with_gaps=gaps)
+    used = {folder.path(sample_id) for sample_id in read}
+    others = [path for paths in mask_files.values() for path in paths if path not in used]
+    return JudgedMasks(images, folder, others)
+
+
+class FoundFiles(NamedTuple):
+    """The images and masks of a dataset's folder, by their ids."""
+
+    images: Names
+    masks: Names
+
+
+def find_files(
+    root: Path,
+    images: str = "auto",
+    masks: str = "auto",
+    image_glob: str = "auto",
+    mask_glob: str = "auto",
+) -> FoundFiles:
+    """Find the images and masks of a dataset; the arguments are those of `folder_splits`.
+
+    Raises:
+        InputError: If a folder is missing or holds none.
+    """
+    images_folder = root / find_folder(root, images, IMAGES, "images")
+    masks_folder = root / find_folder(root, masks, MASKS, "masks")
+    guessed = (PLAIN, PLAIN)
+    if "auto" in (image_glob, mask_glob):
+        guessed = guess_patterns(images_folder, masks_folder)
+    of_masks = Names(masks_folder, guessed[1] if mask_glob == "auto" else mask_glob)
+    of_images = Names(images_folder, guessed[0] if image_glob == "auto" else image_glob)
+    if images_folder == masks_folder:  # a mask is no image
+        of_images.exclude({path for paths in of_masks.files.values() for path in paths})
+    for what, names in (("image", of_images), ("mask", of_masks)):
+        if not names.files:
+            raise InputError(_nothing_message(what, names))
+    return FoundFiles(of_images, of_masks)
+
+
+def _nothing_message(what: str, names: Names) -> str:
+    others = sorted({p.suffix.lower() for p in names.folder.iterdir() if p.is_file()} - {""})
+    text = f"{names.folder} holds no image files ({', '.join(SUFFIXES)})"
+    if names.pattern != PLAIN:
+        text = f"{names.folder} holds no image files named {names.pattern}"
+    if ".json" in others and what == "mask":
+        return f"{text}, but lists of outlines (.json), as COCO's; draw them as PNG masks first."
+    if others:
+        text += f", but {', '.join(others[:4])}"
+    return f"{text}; set data.{what}_glob if they are named otherwise."
 
 
 def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
@@ -241,16 +436,18 @@ def read_split(path: Path) -> dict[str, str]:
         path: The file.
 
     Returns:
-        Train, val or test by sample id.
+        Train, val or test by sample id; an empty text where a column `group` leaves it open.
 
     Raises:
         InputError: If the file is no such table, or names a sample twice.
     """
-    rows = read_table(path, ["id", "split"], guarded=False)
-    if not rows:
+    rows = read_table(path, ["id"], guarded=False)
+    has_split = bool(rows) and "split" in rows[0]
+    if not rows or not (has_split or "group" in rows[0]):
         raise InputError(f"{path} must have the columns id and split, and a row for each sample.")
     for row in rows:
-        if row["split"] not in SPLITS:
+        row.setdefault("split", "")
+        if has_split and row["split"] not in SPLITS:
             raise InputError(
                 f"{path} puts {row['id']} into {row['split']!r}; a split is train, val or test."
             )
@@ -258,6 +455,54 @@ def read_split(path: Path) -> dict[str, str]:
         if times > 1:
             raise InputError(f"{path} names the sample {sample_id} {times} times; once is wanted.")
     return {row["id"]: row["split"] for row in rows}
+
+
+def _split_of_folders(root: Path, images: Names) -> dict[str, str]:
+    """The split that folders named train, val and test make, or lists in VOC's `ImageSets`."""
+    groups = {i: PART_FOLDERS.get(group.lower(), "") for i, group in images.groups.items()}
+    if groups and all(groups.values()):
+        return groups
+    lists = root / "ImageSets" / "Segmentation"
+    listed: dict[str, str] = {}
+    for part in SPLITS:
+        path = lists / f"{part}.txt"
+        if path.is_file():
+            names = path.read_text(encoding="utf-8").split()
+            listed |= {name: part for name in names if name not in listed}
+    return listed or dict.fromkeys(images.files, "")
+
+
+def _groups(
+    ids: Iterable[str], table: Path | None, pattern: str | None, by_folder: Mapping[str, str]
+) -> dict[str, str]:
+    """Read the group of each sample: by `data.group`, a column `group`, or its folder.
+
+    Raises:
+        InputError: If the pattern cannot be used.
+    """
+    if pattern is None:
+        rows = [] if table is None else read_table(table, ["id"], guarded=False)
+        if rows and "group" in rows[0]:
+            return {row["id"]: row["group"] for row in rows}
+        is_split = by_folder and all(g.lower() in PART_FOLDERS for g in by_folder.values())
+        return {} if is_split else dict(by_folder)
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"data.group={pattern} is no regular expression ({error}).") from error
+    if expression.groups != 1:
+        raise InputError(
+            f"data.group={pattern} must hold one pair of parentheses, around what names the group."
+        )
+    groups = {}
+    for sample_id in ids:
+        match = expression.fullmatch(sample_id)
+        if match is None or match[1] is None:
+            raise InputError(
+                f"data.group={pattern} does not fit the id {sample_id}; every id must have a group."
+            )
+        groups[sample_id] = match[1]
+    return groups
 
 
 def _trusted_of(table: Path) -> frozenset[str]:
@@ -286,7 +531,11 @@ def _tested_on(trusted: Collection[str], split: Mapping[str, str], table: Path) 
 
 
 def _draw_split(
-    ids: Iterable[str], val_share: float, test_share: float, seed: int
+    ids: Iterable[str],
+    val_share: float,
+    test_share: float,
+    seed: int,
+    groups: Mapping[str, str],
 ) -> dict[str, str]:
     if min(val_share, test_share) < 0 or val_share + test_share >= 1:
         raise InputError(
@@ -297,16 +546,43 @@ def _draw_split(
     order = [ranked[i] for i in derive_rng(seed, "split").permutation(len(ranked))]
     test_count = round(test_share * len(order))
     val_count = round(val_share * len(order))
+    if groups:
+        return _draw_groups(order, {"test": test_count, "val": val_count}, groups)
     train_count = len(order) - test_count - val_count
     parts = ["test"] * test_count + ["val"] * val_count + ["train"] * train_count
     return dict(zip(order, parts, strict=True))
+
+
+def _draw_groups(
+    order: Sequence[str], wanted: Mapping[str, int], groups: Mapping[str, str]
+) -> dict[str, str]:
+    """Fill test and val with whole groups, in a drawn order, as near to their sizes as can be."""
+    members: dict[str, list[str]] = {}
+    for sample_id in order:
+        members.setdefault(groups[sample_id], []).append(sample_id)
+    split = dict.fromkeys(order, "train")
+    left = list(members)
+    for part, count in wanted.items():
+        size = 0
+        for group in list(left):
+            if count and len(left) > 1 and size + len(members[group]) / 2 <= count:
+                split |= dict.fromkeys(members[group], part)
+                size += len(members[group])
+                left.remove(group)
+    return split
 
 
 def _usable_parts(split: Mapping[str, str], unusable: Collection[str]) -> dict[str, list[str]]:
     return {part: [i for i in split if split[i] == part and i not in unusable] for part in SPLITS}
 
 
-def _digest(ids: Sequence[str], images: Mapping[str, FileInfo], masks: MaskFolder) -> str:
-    """A digest of the images and masks of one part."""
-    content = [(images[i]["digest"], images[i]["size"], masks.file_info[i]["digest"]) for i in ids]
+def _digest(
+    ids: Sequence[str], images: Mapping[str, FileInfo], masks: MaskFolder, rules: ImageRules
+) -> str:
+    """A digest of the images and masks of one part, and of what else is read of them."""
+    content: list[Any] = [
+        (images[i]["digest"], images[i]["size"], masks.file_info[i]["digest"]) for i in ids
+    ]
+    if rules.bands is not None or rules.nodata is not None or masks.rules.class_ids is not None:
+        content.append([repr(rules), repr(masks.rules.class_ids)])
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()

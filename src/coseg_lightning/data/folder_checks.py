@@ -1,10 +1,13 @@
 """Checks of a folder of images and masks. Each check records the problems of its own kind."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.images import SUFFIXES, ImageRules
 from coseg_lightning.files.inspection import (
+    IMAGE_INFO,
     FileInfo,
     Inspection,
     groups_of_equal,
@@ -13,35 +16,44 @@ from coseg_lightning.files.inspection import (
     scan_files,
 )
 from coseg_lightning.files.mask_folder import MaskFolder, link_message, same_stem
+from coseg_lightning.files.naming import Names, unread
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
 
+# Images of a number of bands that are converted to another one.
+CONVERTED = ((1, 2), (1, 3), (3, 1))
+FLAT = 0.02  # share of the range of all bands that a band spans at least
+
 
 def check_image_files(
-    split: Mapping[str, str],
-    by_stem: Mapping[str, list[Path]],
-    folder: Path,
-    inspection: Inspection,
+    split: Mapping[str, str], images: Names, inspection: Inspection, *, allow_links: bool
 ) -> None:
     """Report samples without exactly one image file of a usable name."""
+    folder = images.folder
     for sample_id in split:
-        paths = by_stem.get(sample_id, [])
+        paths = images.files.get(sample_id, [])
         if not paths:
-            inspection.add(
-                "no image",
-                [sample_id],
-                f"{folder.parent / 'split.csv'} names the sample {sample_id}, but {folder} has no "
-                "such image.",
-            )
+            inspection.add("no image", [sample_id], _no_image_message(sample_id, images))
         elif len(paths) > 1:
             inspection.add("same stem", [sample_id], same_stem(paths))
-        elif links_outside(paths[0], [folder.parent, folder]):
+        elif not allow_links and links_outside(paths[0], [folder.parent, folder]):
             inspection.add("link", [sample_id], link_message(paths[0]))
         else:
             try:
                 check_id(sample_id)
             except InputError as error:
                 inspection.add("name", [sample_id], str(error))
+
+
+def _no_image_message(sample_id: str, images: Names) -> str:
+    folder = images.folder
+    text = (
+        f"{folder.parent / 'split.csv'} names the sample {sample_id}, but {folder} has no such "
+        "image."
+    )
+    name = Path(sample_id).stem if Path(sample_id).suffix.lower() in SUFFIXES else sample_id
+    near = next((i for i in (name, name.strip(), Path(name).name) if i in images.files), None)
+    return text if near is None else f"{text} An id is a name without its ending: {near}."
 
 
 def check_ids_name_different_files(split: Mapping[str, str], inspection: Inspection) -> None:
@@ -51,7 +63,10 @@ def check_ids_name_different_files(split: Mapping[str, str], inspection: Inspect
 
 
 def inspect_images(
-    split: Mapping[str, str], images: Mapping[str, Path], inspection: Inspection
+    split: Mapping[str, str],
+    images: Mapping[str, Path],
+    inspection: Inspection,
+    rules: ImageRules,
 ) -> dict[str, FileInfo]:
     """Report unreadable images, and return the information on the readable ones."""
     unusable = inspection.unusable_ids
@@ -60,7 +75,13 @@ def inspect_images(
         for sample_id in split
         if sample_id in images and sample_id not in unusable
     }
-    results = scan_files(list(paths.values()), image_info, kind="images", title="Inspecting images")
+    results = scan_files(
+        list(paths.values()),
+        partial(image_info, rules=rules),
+        kind=f"images {rules}",
+        title="Inspecting images",
+        names=IMAGE_INFO,
+    )
     infos: dict[str, FileInfo] = {}
     for sample_id, path in paths.items():
         result = results[path]
@@ -112,6 +133,148 @@ def warn_of_blank_images(
             blank,
             f"{len(blank)} images, such as {paths[blank[0]]}, are of one value everywhere.",
         )
+
+
+def check_channels(
+    image_infos: Mapping[str, FileInfo],
+    paths: Mapping[str, Path],
+    rules: ImageRules,
+    inspection: Inspection,
+) -> None:
+    """Report images whose bands cannot be what the networks get, if that is known."""
+    wanted = rules.channels
+    if wanted is None:
+        return
+    for sample_id, info in image_infos.items():
+        count = info["channels"]
+        if count != wanted and (count, wanted) not in CONVERTED:
+            names = f"{count} band{'s' * (count > 1)}"
+            hint = f"set data.in_channels={count}"
+            if wanted < count:
+                chosen = ",".join(map(str, range(1, wanted + 1)))
+                hint += f", or choose bands: data.bands=[{chosen}]"
+            inspection.add(
+                "bands",
+                [sample_id],
+                f"{paths[sample_id]} has {names}, but data.in_channels={wanted}; {hint}.",
+            )
+    flat = [
+        band
+        for band in range(wanted)
+        if wanted in (2, 3)  # more are rescaled each by its own range
+        and sum(
+            info["channels"] == wanted and info["spread"][band] < FLAT
+            for info in image_infos.values()
+        )
+        > len(image_infos) / 2
+    ]
+    if flat:
+        inspection.warn(
+            "flat band",
+            [],
+            f"Band {flat[0] + 1} spans less than {100 * FLAT:.0f} % of the range of all bands in "
+            "most images, so that the networks hardly see it; rescale it in the files.",
+        )
+
+
+def warn_of_unread_files(names: Names, inspection: Inspection) -> None:
+    """Warn of files and folders that are passed over."""
+    sentence = unread(names)
+    if sentence is not None:
+        inspection.warn("not read", [], sentence)
+
+
+def warn_of_gaps(
+    usable: Mapping[str, FileInfo], paths: Mapping[str, Path], inspection: Inspection
+) -> None:
+    """Report images without any pixel, and warn of missing ones and of transparency."""
+    for sample_id in [i for i, info in usable.items() if info["missing"] == 1]:
+        inspection.add("no data", [sample_id], f"{paths[sample_id]} holds missing pixels alone.")
+    gaps = [sample_id for sample_id, info in usable.items() if 0 < info["missing"] < 1]
+    if gaps:
+        share = sum(usable[i]["missing"] for i in gaps) / len(gaps)
+        inspection.warn(
+            "missing pixels",
+            gaps,
+            f"{len(gaps)} images, such as {paths[gaps[0]].name}, have missing pixels "
+            f"({100 * share:.0f} % in the mean); they count as unlabelled.",
+        )
+    transparent = [sample_id for sample_id, info in usable.items() if info["transparent"]]
+    if transparent:
+        bands = usable[transparent[0]]["channels"] + 1
+        inspection.warn(
+            "transparent",
+            transparent,
+            f"{len(transparent)} images, such as {paths[transparent[0]].name}, are transparent in "
+            f"places, which is not read; if it is a band, set data.in_channels={bands}.",
+        )
+
+
+def warn_of_turned_images(
+    usable: Mapping[str, FileInfo],
+    paths: Mapping[str, Path],
+    masks: MaskFolder,
+    inspection: Inspection,
+) -> None:
+    """Warn of photos that are turned as their header asks for, while their masks are not."""
+    turned = [
+        sample_id
+        for sample_id, info in usable.items()
+        if info["turned"] and not masks.file_info.get(sample_id, {"turned": True})["turned"]
+    ]
+    if turned:
+        inspection.warn(
+            "turned",
+            turned,
+            f"{len(turned)} images, such as {paths[turned[0]].name}, are turned as their "
+            "orientation tag (EXIF) asks for, and their masks have no such tag; if the masks were "
+            "drawn on the unturned pictures, remove the tag.",
+        )
+
+
+def check_groups(
+    groups: Mapping[str, str], split: Mapping[str, str], inspection: Inspection
+) -> None:
+    """Warn of groups that a given split puts into two parts."""
+    parts: dict[str, set[str]] = {}
+    for sample_id, part in split.items():
+        if sample_id in groups:
+            parts.setdefault(groups[sample_id], set()).add(part)
+    shared = [group for group, found in parts.items() if len(found) > 1]
+    if shared:
+        inspection.warn(
+            "group in two parts",
+            [i for i in split if groups.get(i) in shared],
+            f"{len(shared)} groups, such as {shared[0]}, are in "
+            f"{' and '.join(sorted(parts[shared[0]]))}: what is measured there is too good.",
+        )
+
+
+def check_classes_survive(
+    masks: MaskFolder, ids: Collection[str], side: int, inspection: Inspection
+) -> None:
+    """Report classes of which nothing is left at the networks' size; warn where some is lost."""
+    for class_id in range(1, masks.classes):
+        found = {i: masks.left_of(i, class_id) for i in ids if i in masks.file_info}
+        drawn = [sample_id for sample_id, (count, _) in found.items() if count]
+        lost = [sample_id for sample_id in drawn if not found[sample_id][1]]
+        what = "the foreground" if masks.classes == 2 else f"class {class_id}"
+        example = f"such as {masks.path(lost[0]).name}" if lost else ""
+        if drawn and len(lost) == len(drawn):
+            inspection.add(
+                "too small",
+                lost,
+                f"Nothing of {what} is left in any of {len(drawn)} training masks, {example}, when "
+                f"they are resized to data.image_size={side}; set a larger one.",
+            )
+        elif lost:
+            inspection.warn(
+                "too small",
+                lost,
+                f"{what[0].upper()}{what[1:]} vanishes in {len(lost)} of {len(drawn)} training "
+                f"masks ({100 * len(lost) / len(drawn):.0f} %), {example}, when they are resized "
+                f"to data.image_size={side}; a larger one keeps it.",
+            )
 
 
 def check_duplicates(

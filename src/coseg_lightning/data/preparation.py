@@ -15,6 +15,8 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 def preprocess(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
     """Convert an image to the networks' size and range, before augmentation.
 
+    More than three bands are rescaled each by its own range: they are rarely of one kind.
+
     Args:
         image: `(H, W)` or `(H, W, C)`, numbers of any type and range.
         side: Height and width of the result.
@@ -26,16 +28,32 @@ def preprocess(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
     Raises:
         InputError: If the channels cannot be converted.
     """
-    return rescale_intensity(resized(with_channels(image.astype(np.float32), channels), side))
+    image = resized(with_channels(image.astype(np.float32), channels), side)
+    return rescale_intensity(image, by_band=channels > 3)
 
 
-def rescale_intensity(image: NDArray[Any]) -> NDArray[Any]:
-    """Rescale values of any range to float32 in [0, 1], with one scale for all channels.
+def rescale_intensity(image: NDArray[Any], *, by_band: bool = False) -> NDArray[Any]:
+    """Rescale values of any range to float32 in [0, 1].
 
     The lowest and the highest 0.5 % of the values are clipped. The type says little about the
     range: 12 bits in a 16-bit file would be almost black, and augmentation that shifts the
-    brightness would wipe them out.
+    brightness would wipe them out. Missing values (NaN) get the mean of the others.
+
+    Args:
+        image: `(H, W)` or `(H, W, C)`.
+        by_band: Whether each band has its own scale, rather than one for all.
     """
+    if by_band and image.ndim == 3:
+        bands = [rescale_intensity(image[..., band]) for band in range(image.shape[2])]
+        return np.stack(bands, axis=2)
+    missing = np.isnan(image)
+    if missing.any():
+        if missing.all():
+            return np.zeros(image.shape, np.float32)
+        rescaled = rescale_intensity(image[~missing])
+        filled = np.full(image.shape, rescaled.mean(), np.float32)
+        filled[~missing] = rescaled
+        return filled
     low, high = np.percentile(image, (0.5, 99.5))
     result: NDArray[Any] = ((image - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
     return result
@@ -60,24 +78,62 @@ def normalised(image: NDArray[Any], statistics: Statistics | None = None) -> NDA
     return image.astype(np.float32)
 
 
+def without_gaps(image: NDArray[Any]) -> NDArray[Any]:
+    """Put the mean of each band in the place of missing values (NaN)."""
+    missing = np.isnan(image) if image.dtype.kind == "f" else None
+    if missing is None or not missing.any():
+        return image
+    bands = image.reshape(*image.shape[:2], -1)
+    means = [
+        band[~np.isnan(band)].mean() if (~np.isnan(band)).any() else 0
+        for band in np.moveaxis(bands, 2, 0)
+    ]
+    filled = np.where(np.isnan(bands), np.array(means, image.dtype), bands)
+    return filled.reshape(image.shape)
+
+
 def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Convert `(H, W)` or `(H, W, C)` to `(H, W, channels)`: grey to colour, or colour to grey."""
+    """Convert `(H, W)` or `(H, W, C)` to `(H, W, channels)`: grey to colour, or colour to grey.
+
+    Grey is repeated to three channels at the most: more would be bands that a file does not have.
+    """
     if image.ndim == 2:
         image = image[..., None]
     if image.shape[2] == channels:
         return image
-    if image.shape[2] == 1:
+    if image.shape[2] == 1 and channels <= 3:
         return np.repeat(image, channels, axis=2)
     if image.shape[2] == 3 and channels == 1:
         return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None]
+    count = image.shape[2]
     raise InputError(
-        f"The images have {image.shape[2]} channels; set data.in_channels={image.shape[2]}."
+        f"The images have {count} channel{'s' * (count > 1)}; set data.in_channels={count}."
     )
 
 
 def resized(image: NDArray[Any], side: int) -> NDArray[Any]:
-    """Resize `(H, W, C)` to `(side, side, C)`. Pixels are averaged if the image gets smaller."""
+    """Resize `(H, W, C)` to `(side, side, C)`. Pixels are averaged if the image gets smaller.
+
+    Where all values that a pixel is averaged from are missing (NaN), it is missing too.
+    """
+    missing = np.isnan(image) if image.dtype.kind == "f" else None
+    if missing is None or not missing.any():
+        return _resized(image, side)
+    weights = _resized((~missing).astype(np.float32), side)
+    values = _resized(np.where(missing, 0, image).astype(np.float32), side)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(weights > 0, values / weights, np.nan).astype(np.float32)
+
+
+def _resized(image: NDArray[Any], side: int) -> NDArray[Any]:
     shrinks = side < max(image.shape[:2])
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    result = cv2.resize(image, (side, side), interpolation=method)
-    return result.reshape(side, side, -1)
+    # OpenCV averages four channels at most.
+    parts = [image[..., k : k + 4] for k in range(0, image.shape[2], 4)]
+    results = [
+        cv2.resize(np.ascontiguousarray(part), (side, side), interpolation=method).reshape(
+            side, side, -1
+        )
+        for part in parts
+    ]
+    return results[0] if len(results) == 1 else np.concatenate(results, axis=2)

@@ -1,12 +1,13 @@
-"""Reading images and masks in the formats that people store them in."""
+"""Reading images and masks as their files' headers say, in the formats that people use."""
 
 import contextlib
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,10 +15,132 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.tiff import (
+    MAX_BANDS,
+    is_tiff,
+    oriented,
+    read_tiff,
+    tiff_size,
+)
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif")
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k"),
+    *(".jfif", ".jpe", ".tga", ".pgm", ".ppm", ".pnm", ".pbm", ".npy", ".btf", ".tf8"),
+)
 LARGE = 2**24  # pixels; images above this are checked one at a time, which bounds the memory
 _one_large_image = threading.Lock()
+# Beginnings of text files that stand for a file that was never fetched.
+POINTERS = {
+    b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself (git lfs pull)",
+    b"/annex/objects/": "is a pointer of git-annex; fetch the file itself (git annex get)",
+    b"<!DOCTYPE": "is a web page, as a failed download leaves; download the file again",
+    b"<html": "is a web page, as a failed download leaves; download the file again",
+}
+
+
+class Picture(NamedTuple):
+    """An image as the networks may see it.
+
+    Args:
+        values: `(H, W)` for one band, else `(H, W, C)`.
+        nodata: The value that the file's header calls missing, if it does.
+        turned: Whether the header asked for a rotation or reflection, which was made.
+        transparent: Whether there is a channel of transparency, with several values, that is not
+            among the bands.
+    """
+
+    values: NDArray[Any]
+    nodata: float | None = None
+    turned: bool = False
+    transparent: bool = False
+
+
+class Stored(NamedTuple):
+    """A mask's values as its file stores them.
+
+    Args:
+        values: `(H, W)` or `(H, W, C)`; of a palette image the indices.
+        mode: Pillow's mode of the file, such as `L`, `P`, or `1` for one bit per pixel; `tiff` and
+            `npy` for those files.
+        colours: `(N, 3)`, the palette.
+        alpha: Whether the last channel is transparency.
+        orientation: EXIF's; the values are turned already.
+        bits: Bits per value where the mode does not say it, as of a grey PNG of two bits.
+        is_jpeg: Whether values were changed by compression.
+    """
+
+    values: NDArray[Any]
+    mode: str
+    colours: NDArray[np.uint8] | None = None
+    alpha: bool = False
+    orientation: int = 1
+    bits: int = 8
+    is_jpeg: bool = False
+
+
+@dataclass(frozen=True)
+class ImageRules:
+    """What of the image files is read.
+
+    Args:
+        bands: See `read_picture`.
+        channels: See `read_picture`.
+        nodata: The value of missing pixels, also NaN; by default what a file's header says.
+    """
+
+    bands: tuple[int, ...] | None = None
+    channels: int | None = None
+    nodata: float | None = None
+
+    @classmethod
+    def from_settings(cls, source: Mapping[str, Any]) -> "ImageRules":
+        """Build the rules from the settings of a dataset, by the names of `folder_splits`."""
+        bands, nodata = source.get("bands"), source.get("nodata")
+        channels = source.get("in_channels")
+        if bands is not None and channels not in (None, len(bands)):
+            raise InputError(
+                f"data.bands={list(bands)} chooses {len(bands)} bands, but "
+                f"data.in_channels={channels}; set data.in_channels={len(bands)}."
+            )
+        return cls(
+            None if bands is None else tuple(int(band) for band in bands),
+            channels,
+            None if nodata is None else float(nodata),
+        )
+
+    def read(self, path: Path) -> NDArray[Any]:
+        """Read an image. Missing values are NaN.
+
+        Raises:
+            InputError: If it cannot be read, or holds other values that are no numbers.
+        """
+        return self._with_gaps(read_picture(path, bands=self.bands, channels=self.channels), path)
+
+    def check(self, path: Path) -> tuple[NDArray[Any], Picture]:
+        """Read an image to its last byte; return it as `read` does, and what the file says."""
+        picture = check_picture(path, bands=self.bands, channels=self.channels)
+        return self._with_gaps(picture, path), picture
+
+    def _with_gaps(self, picture: Picture, path: Path) -> NDArray[Any]:
+        values = picture.values
+        nodata = picture.nodata if self.nodata is None else self.nodata
+        missing = None
+        if nodata is not None:
+            missing = np.isnan(values) if np.isnan(nodata) else values == nodata
+        if values.dtype.kind == "f":
+            wrong = ~np.isfinite(values)
+            if missing is not None:
+                wrong &= ~missing
+            if wrong.any():
+                raise InputError(
+                    f"{path} holds {wrong.sum()} values that are no finite numbers; mend the file, "
+                    "or set data.nodata=nan if they are missing."
+                )
+        if missing is None or not missing.any():
+            return values
+        with_gaps = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
+        with_gaps[missing] = np.nan
+        return with_gaps
 
 
 def files_by_stem(folder: Path) -> dict[str, list[Path]]:
@@ -60,53 +183,258 @@ def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
             "as a file made to fill the memory would; make it smaller, or remove the file."
         ) from error
     except Exception as error:
-        raise InputError(f"{path} cannot be read as {kind}; restore or remove the file.") from error
+        raise InputError(_unreadable_message(path, kind, error)) from error
 
 
-def read_image(path: Path) -> NDArray[Any]:
-    """Read an image in its own bit depth, without transparency.
+def _unreadable_message(path: Path, kind: str, error: Exception) -> str:
+    if isinstance(error, PermissionError):
+        return f"{path} may not be read by you; change its rights, or remove the file."
+    start = b""
+    if path.is_file():
+        start = start_of(path)
+        if not start:
+            return f"{path} is empty; restore or remove the file."
+    for beginning, sentence in POINTERS.items():
+        if start.lstrip().lower().startswith(beginning.lower()):
+            return f"{path} {sentence}."
+    reason = ""
+    if is_tiff(start):
+        text = " ".join(str(error).split("\n")[0].split())
+        reason = f" ({text[:160]})" if text else ""
+    return f"{path} cannot be read as {kind}{reason}; restore or remove the file."
+
+
+def start_of(path: Path) -> bytes:
+    """Read the first bytes of a file, which say its format, whatever its name says."""
+    with path.open("rb") as file:
+        return file.read(32)
+
+
+def read_image(
+    path: Path, *, bands: Sequence[int] | None = None, channels: int | None = None
+) -> NDArray[Any]:
+    """Read an image in its own bit depth; see `read_picture`.
+
+    Shape:
+        `(H, W)` for images of one band, else `(H, W, C)`; colours are RGB.
+    """
+    return read_picture(path, bands=bands, channels=channels).values
+
+
+def read_picture(
+    path: Path, *, bands: Sequence[int] | None = None, channels: int | None = None
+) -> Picture:
+    """Read an image in its own bit depth, and what its header says of it.
+
+    The format is known by the content, not by the name. What the decoder returns is compared with
+    what the header says, since some decoders leave bands out.
 
     Args:
         path: The file.
-
-    Shape:
-        `(H, W)` for grey images, `(H, W, 3)` RGB for colour images.
+        bands: The bands to read, counted from 1 and in this order; transparency is the last one. By
+            default all but the transparency.
+        channels: The bands that are wanted. If there are so many only with the transparency, it
+            is a band.
 
     Raises:
-        InputError: If the file cannot be decoded, or has too many pixels.
+        InputError: If the file cannot be decoded as its header says, has too many pixels, or
+            lacks a band.
     """
     with decoding(path):
-        _refuse_bombs(path)
-        data = np.fromfile(path, dtype=np.uint8)  # imread cannot open every path on Windows
-        # Unlike IMREAD_UNCHANGED, these flags rotate a photo as viewers and annotators see it.
-        flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
-        image = cv2.imdecode(data, flags) if data.size else None
-        if image is None:
-            raise ValueError("OpenCV cannot decode it")
-    if image.ndim == 2:
-        return image
-    return np.ascontiguousarray(image[..., ::-1])  # OpenCV stores blue first
+        start = start_of(path)
+        if is_tiff(start):
+            picture, alpha = _read_tiff_image(path)
+        elif start.startswith(b"\x93NUMPY"):
+            picture, alpha = Picture(_array_image(path)), False
+        else:
+            picture, alpha = _read_with_opencv(path)
+    values = picture.values
+    if values.dtype.kind not in "uif":
+        raise InputError(f"{path} holds {values.dtype} values; save real numbers.")
+    if bands is not None:
+        return Picture(_chosen(values, bands, path), picture.nodata, picture.turned)
+    if alpha and values.shape[2] != channels:
+        transparent = bool((values[..., -1] != values[0, 0, -1]).any())
+        values = values[..., 0] if values.shape[2] == 2 else values[..., :-1]
+        shown = np.ascontiguousarray(values)
+        return Picture(shown, picture.nodata, picture.turned, transparent)
+    return picture
 
 
-def _refuse_bombs(path: Path) -> None:
-    """Raise Pillow's error if the header alone claims too many pixels."""
+def _chosen(values: NDArray[Any], bands: Sequence[int], path: Path) -> NDArray[Any]:
+    count = 1 if values.ndim == 2 else values.shape[2]
+    missing = [band for band in bands if not 1 <= band <= count]
+    if missing:
+        raise InputError(
+            f"{path} has {count} band{'s' * (count > 1)}, but data.bands={list(bands)} asks for "
+            f"band {missing[0]}; bands are counted from 1."
+        )
+    chosen = values.reshape(*values.shape[:2], count)[..., [band - 1 for band in bands]]
+    return np.ascontiguousarray(chosen[..., 0] if len(bands) == 1 else chosen)
+
+
+def _read_tiff_image(path: Path) -> tuple[Picture, bool]:
     try:
-        with Image.open(path):
-            pass
-    except Image.DecompressionBombError:
+        tiff = read_tiff(path)
+    except InputError as error:
+        if "SEPARATED" not in str(error):
+            raise
+        with Image.open(path) as file:  # inks, which Pillow converts
+            if file.mode != "CMYK":
+                raise
+            return Picture(np.asarray(file.convert("RGB"))), False
+    values = tiff.values
+    if tiff.colours is not None:
+        values = _painted(values, tiff.colours, path)
+    values = oriented(values, tiff.orientation)
+    return Picture(values, tiff.nodata, tiff.orientation != 1), tiff.alpha
+
+
+def _painted(indices: NDArray[Any], colours: NDArray[np.uint8], path: Path) -> NDArray[Any]:
+    if int(indices.max(initial=0)) >= len(colours):
+        raise InputError(
+            f"{path} holds the index {indices.max()}, but its palette has {len(colours)} colours; "
+            "save it anew."
+        )
+    painted: NDArray[Any] = colours[indices]
+    if (painted == painted[..., :1]).all():
+        return np.ascontiguousarray(painted[..., 0])
+    return painted
+
+
+def _array_image(path: Path) -> NDArray[Any]:
+    """An array `(H, W)`, `(H, W, C)` or `(C, H, W)`, with few bands, as the last axis."""
+    array = np.load(path, allow_pickle=False)
+    if array.dtype == bool:
+        array = array.astype(np.uint8)
+    if array.ndim == 2:
+        return np.asarray(array)
+    if array.ndim == 3:
+        first, last = (array.shape[n] <= MAX_BANDS for n in (0, 2))
+        if first != last:
+            return np.ascontiguousarray(np.moveaxis(array, 0, 2) if first else array)
+    raise InputError(
+        f"{path} holds an array of {array.shape}; (H, W), (H, W, bands) or (bands, H, W) with at "
+        f"most {MAX_BANDS} bands is wanted."
+    )
+
+
+def _read_with_opencv(path: Path) -> tuple[Picture, bool]:
+    """Read with OpenCV, or with Pillow what it cannot decode, and compare it with the header."""
+    header = _header(path)
+    data = np.fromfile(path, dtype=np.uint8)  # imread cannot open every path on Windows
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(data, flags) if data.size else None
+    if image is None:
+        image = _read_with_pillow(path)
+    elif image.ndim == 3:  # OpenCV stores blue first
+        is_grey = header is not None and header.mode in ("L", "LA")
+        image = np.ascontiguousarray(image[..., 0] if is_grey else image[..., ::-1])
+    if header is None:
+        return Picture(image), False
+    _check_agrees(path, image, header)
+    if header.alpha:
+        plane = _alpha_of(path, data, header)
+        image = np.dstack([image, plane.astype(image.dtype)])
+    image = oriented(image, header.orientation)
+    return Picture(image, turned=header.orientation != 1), header.alpha and image.shape[2] in (2, 4)
+
+
+class _Header(NamedTuple):
+    size: tuple[int, int]
+    mode: str
+    bits: int | None
+    alpha: bool
+    orientation: int
+    is_jpeg: bool
+
+
+def _header(path: Path) -> _Header | None:
+    """What Pillow reads of a file's header, or None if it does not know the format."""
+    try:
+        with Image.open(path) as file:
+            return _header_of(file, path)
+    except (InputError, Image.DecompressionBombError, PermissionError):
         raise
-    except Exception:  # OpenCV reads more formats, and has a limit of its own
-        pass
+    except Exception:  # OpenCV reads more formats
+        return None
 
 
-def check_image(path: Path) -> NDArray[Any]:
+def _header_of(file: Image.Image, path: Path) -> _Header:
+    frames = getattr(file, "n_frames", 1)
+    if frames > 1 and file.format != "MPO":  # a phone's second picture is a preview
+        raise InputError(
+            f"{path} holds {frames} pictures, as an animation or stack does; save each as a file "
+            "of its own."
+        )
+    return _Header(
+        (file.height, file.width),
+        file.mode,
+        _png_bits(path) if file.format == "PNG" else None,
+        file.mode in ("RGBA", "LA", "PA", "RGBa", "La"),
+        _orientation(file),
+        file.format in ("JPEG", "MPO"),
+    )
+
+
+def _orientation(file: Image.Image) -> int:
+    try:
+        value = file.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF
+        return 1
+    return int(value) if value in range(1, 9) else 1
+
+
+def _png_bits(path: Path) -> int:
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
+# Channels that OpenCV must return for a mode of Pillow's; a palette may be grey or coloured.
+CHANNELS = {"1": 1, "L": 1, "I": 1, "F": 1, "I;16": 1, "I;16B": 1, "LA": 1, "RGB": 3, "RGBA": 3}
+
+
+def _check_agrees(path: Path, image: NDArray[Any], header: _Header) -> None:
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    wanted = CHANNELS.get(header.mode, channels)
+    bits = 8 * image.dtype.itemsize
+    shallow = (header.bits or 8) > 8 >= bits or (header.mode[:2] in ("I;", "F") and bits == 8)
+    if image.shape[:2] != header.size or channels < wanted or shallow:
+        height, width = header.size
+        raise InputError(
+            f"{path} says that it is {width}x{height} with {wanted} channels of "
+            f"{header.bits or 'its own'} bits, but {image.shape[1]}x{image.shape[0]} with "
+            f"{channels} of {bits} bits was read; save it as a plain PNG or TIFF."
+        )
+
+
+def _alpha_of(path: Path, data: NDArray[Any], header: _Header) -> NDArray[Any]:
+    if header.bits == 16:
+        everything = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        if everything is not None and everything.ndim == 3 and everything.shape[2] == 4:
+            return np.asarray(everything[..., 3])
+        raise InputError(f"{path} has 16-bit transparency that cannot be read; save it without.")
+    with Image.open(path) as file:
+        return np.asarray(file.getchannel("A"))
+
+
+def _read_with_pillow(path: Path) -> NDArray[Any]:
+    """Read formats that OpenCV does not know, such as TGA."""
+    with Image.open(path) as file:
+        if file.mode in ("L", "RGB") or file.mode.startswith(("I", "F")):
+            return np.asarray(file)
+        return np.asarray(file.convert("L" if file.mode in ("1", "LA", "La") else "RGB"))
+
+
+def check_picture(
+    path: Path, *, bands: Sequence[int] | None = None, channels: int | None = None
+) -> Picture:
     """Read an image to its last byte.
 
     Args:
         path: The file.
-
-    Shape:
-        As for `read_image`.
+        bands: See `read_picture`.
+        channels: See `read_picture`.
 
     Raises:
         InputError: If the file is damaged, even where OpenCV would fill in the missing part.
@@ -116,11 +444,20 @@ def check_image(path: Path) -> NDArray[Any]:
             with Image.open(path) as file:
                 if file.width * file.height > LARGE:
                     stack.enter_context(_one_large_image)
-                if file.format != "TIFF":  # Pillow reads only some kinds of TIFF
+                if file.format != "TIFF":  # tifffile reads those
                     file.load()
         except (UnidentifiedImageError, ValueError):  # OpenCV reads more formats, or is laxer
             pass
-        return read_image(path)
+        return read_picture(path, bands=bands, channels=channels)
+
+
+def check_image(path: Path) -> NDArray[Any]:
+    """Read an image to its last byte; see `check_picture`.
+
+    Shape:
+        As for `read_image`.
+    """
+    return check_picture(path).values
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -136,13 +473,100 @@ def image_size(path: Path) -> tuple[int, int]:
         InputError: If the file is no image.
     """
     try:
+        if path.is_file() and is_tiff(start_of(path)):
+            return tiff_size(path)
         with Image.open(path) as file:
             width, height = file.size
-            sideways = file.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except Exception:  # Pillow cannot open, for example, colour TIFFs of floats
+            sideways = _orientation(file) >= 5
+    except InputError:
+        raise
+    except Exception:  # arrays, for example
         height, width = read_image(path).shape[:2]
         return height, width
     return (width, height) if sideways else (height, width)
+
+
+def read_stored(path: Path) -> Stored:
+    """Read a mask's values as they are stored, turned as viewers show them.
+
+    Args:
+        path: The file.
+
+    Raises:
+        InputError: If the file cannot be decoded, or holds several pictures.
+    """
+    with decoding(path, "a mask"):
+        start = start_of(path)
+        if is_tiff(start) and not _is_for_fax(path):
+            tiff = read_tiff(path)
+            values = oriented(tiff.values, tiff.orientation)
+            return Stored(values, "tiff", tiff.colours, tiff.alpha, tiff.orientation)
+        if start.startswith(b"\x93NUMPY"):
+            return Stored(_array_image(path), "npy")
+        return _stored_by_pillow(path)
+
+
+def _is_for_fax(path: Path) -> bool:
+    """Whether a TIFF has one bit per pixel, whose polarity and packing Pillow knows."""
+    try:
+        with Image.open(path) as file:
+            return file.mode == "1"
+    except Exception:  # Pillow does not know all kinds
+        return False
+
+
+def _stored_by_pillow(path: Path) -> Stored:
+    with Image.open(path) as file:
+        header = _header_of(file, path)
+        mode, file_format = file.mode, file.format
+        if (header.bits or 8) > 8 and mode in ("RGB", "RGBA", "LA"):
+            values = _deep_colours(path)  # Pillow drops the lower half of their bits
+        else:
+            values = np.asarray(file)
+        palette = file.getpalette() if mode == "P" else None
+    bits = header.bits or 8
+    if values.dtype == bool:
+        values = values.astype(np.uint8)
+    elif file_format == "PNG" and mode == "L" and bits < 8:
+        values = values // (255 // (2**bits - 1))  # Pillow stretches ids to 0 .. 255
+    elif file_format == "PPM" and mode in ("L", "I"):
+        values = _unstretched(values, path)
+    colours = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
+    return Stored(
+        oriented(values, header.orientation),
+        mode,
+        colours,
+        header.alpha,
+        header.orientation,
+        bits,
+        header.is_jpeg,
+    )
+
+
+def _deep_colours(path: Path) -> NDArray[Any]:
+    values = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None:
+        raise ValueError("OpenCV cannot decode it")
+    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}.get(values.shape[2] if values.ndim == 3 else 0)
+    return np.asarray(values if order is None else values[..., order])
+
+
+def _unstretched(values: NDArray[Any], path: Path) -> NDArray[Any]:
+    """Undo Pillow's stretching of a PGM whose largest value is no power of two."""
+    largest = largest_of_pgm(path)
+    top = 255 if largest < 256 else 65535
+    if largest == top:
+        return values
+    return np.asarray(np.rint(values.astype(np.float64) * largest / top).astype(np.uint16))
+
+
+def largest_of_pgm(path: Path) -> int:
+    """The largest value that a PGM's header allows."""
+    fields: list[bytes] = []
+    with path.open("rb") as file:
+        while len(fields) < 4 and (line := file.readline(1024)):
+            fields += line.partition(b"#")[0].split()
+    return int(fields[3])
 
 
 def read_indices(path: Path) -> NDArray[Any]:
@@ -157,42 +581,61 @@ def read_indices(path: Path) -> NDArray[Any]:
     Raises:
         InputError: If the file cannot be decoded, or holds colours instead of class ids.
     """
-    return read_indices_and_mode(path)[0]
+    return single_channel(path, read_stored(path))
 
 
-def read_indices_and_mode(path: Path) -> tuple[NDArray[Any], str]:
-    """Read the stored values of a mask as `read_indices` does, and Pillow's mode of the file.
+def single_channel(path: Path, stored: Stored) -> NDArray[Any]:
+    """Reduce a mask to one channel of integers, if it holds class ids.
 
-    Args:
-        path: The file.
-
-    Returns:
-        The `(H, W)` values, and a mode such as `L`, `P`, or `1` for one bit per pixel.
+    A grey mask that was saved in colour counts, and one that was drawn in the transparency alone.
 
     Raises:
-        InputError: If the file cannot be decoded, or holds colours instead of class ids.
+        InputError: If it holds colours, or values that are no integers.
     """
-    with decoding(path, "a mask"), Image.open(path) as file:
-        mode = file.mode
-        values = np.asarray(file)
-    if values.dtype == bool:
-        return values.astype(np.uint8), mode
+    values = stored.values
     if values.ndim == 3:
-        values = _single_channel(path, values)
-    if values.ndim != 2 or not np.issubdtype(values.dtype, np.integer):
+        colours = values[..., :-1] if stored.alpha else values
+        if (colours != colours[..., :1]).any():
+            raise InputError(
+                f"{path} is a colour picture, but a mask holds one class id a pixel; name what "
+                "the colours mean (data.colours=FILE), or save it as a grey or palette PNG."
+            )
+        grey = colours[..., 0]
+        values = _grey_or_alpha(path, grey, values[..., -1]) if stored.alpha else grey
+    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == values.round()).all():
+        values = values.astype(np.int64)
+    if not np.issubdtype(values.dtype, np.integer):
         raise InputError(f"{path} holds {values.dtype} values; save class ids as integers.")
-    return values, mode
+    return values
 
 
-def _single_channel(path: Path, values: NDArray[Any]) -> NDArray[Any]:
-    """Reduce a grey mask that was saved in colour to one channel."""
-    colours = values[..., :3] if values.shape[2] >= 3 else values[..., :1]
-    if (colours != colours[..., :1]).any():
-        raise InputError(
-            f"{path} is a colour picture, but a mask holds one class id a pixel; "
-            "save it as a grey or palette PNG."
-        )
-    return colours[..., 0]
+def _grey_or_alpha(path: Path, grey: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    return alpha if _is_drawn_in_alpha(path, grey, alpha) else grey
+
+
+def drawn_in_alpha(path: Path, stored: Stored) -> bool:
+    """Whether a grey mask with transparency was drawn in the transparency.
+
+    Raises:
+        InputError: If both hold different masks.
+    """
+    return _is_drawn_in_alpha(path, stored.values[..., 0], stored.values[..., -1])
+
+
+def _is_drawn_in_alpha(path: Path, grey: NDArray[Any], alpha: NDArray[Any]) -> bool:
+    """Paint programs export white or black on transparent."""
+    if (alpha == alpha[0, 0]).all():
+        return False
+    drawn = alpha > np.iinfo(alpha.dtype).max // 2
+    values = np.unique(grey[drawn])
+    if values.any() and (np.where(drawn, grey, 0) == grey).all():
+        return False  # class ids where it is opaque, 0 elsewhere
+    if len(values) <= 1:
+        return True
+    raise InputError(
+        f"{path} holds one mask in its grey values and another one in its transparency; save the "
+        "one that is meant without transparency."
+    )
 
 
 def smallest_type(mask: NDArray[Any]) -> NDArray[Any]:

@@ -14,16 +14,18 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from platformdirs import user_cache_path
 
 from coseg_lightning.errors import BadSamplesError, InputError
-from coseg_lightning.files.atomic import write_text
+from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.files.csv import write_table
-from coseg_lightning.files.images import check_image
+from coseg_lightning.files.images import ImageRules
 from coseg_lightning.files.progress import is_first_process, progress
 
 OnBadSample = Literal["error", "skip"]
 FileInfo = dict[str, Any]
+PICTURE = "doubtful_masks.png"  # of masks that a sentence cannot show, beside the table
 MAX_LISTED = 5  # problems of one kind that are listed one by one
 
 log = logging.getLogger(__name__)
@@ -55,6 +57,7 @@ class Inspection:
         self.dataset = dataset
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
+        self._shown: list[Path] = []
 
     def add(self, kind: str, ids: Iterable[str], sentence: str) -> None:
         """Record a problem that makes samples unusable."""
@@ -63,6 +66,10 @@ class Inspection:
     def warn(self, kind: str, ids: Iterable[str], sentence: str) -> None:
         """Record a warning about samples that can be used."""
         self.warnings.append(Problem(kind, tuple(ids), printable(sentence)))
+
+    def show(self, masks: Iterable[Path]) -> None:
+        """Draw these masks beside the table of problems, since a sentence cannot show them."""
+        self._shown += masks
 
     @property
     def unusable_ids(self) -> frozenset[str]:
@@ -83,6 +90,8 @@ class Inspection:
         if is_first_process():
             if table is not None:
                 self._write_table(Path(table))
+                if self._shown and self.problems and not skip:
+                    self._draw(Path(table).with_name(PICTURE))
             for line in _summary_lines(self.warnings):
                 log.warning("%s", line)
         if self.problems and skip:
@@ -98,13 +107,29 @@ class Inspection:
 
     def _error_message(self, skip: bool | None, table: str | Path | None) -> str:
         lines = _summary_lines(self.problems)
+        if self._shown and table is not None:
+            lines.append(f"Two of them are drawn in {Path(table).with_name(PICTURE)}.")
         hint = "" if skip is None else " on_bad_sample=skip leaves out such samples."
         if len(self.problems) == 1:
-            return lines[0] + hint
+            return " ".join(lines) + hint
         table_hint = "" if table is None else f" All are in {table}."
         count = len(self.problems)
         title = f"{count} problems in {self.dataset}: mend them.{hint}{table_hint}"
         return "\n  ".join([title, *lines])
+
+    def _draw(self, path: Path) -> None:
+        """Draw some masks side by side, their values stretched from black to white."""
+        panels = []
+        for mask in self._shown:
+            with Image.open(mask) as file:
+                values = np.asarray(file.convert("L"), np.float32)
+            values = 255 * (values - values.min()) / max(float(np.ptp(values)), 1.0)
+            panels.append(Image.fromarray(values.astype(np.uint8)).resize((256, 256), 0))
+        picture = Image.new("L", (260 * len(panels) - 4, 256), 128)
+        for number, panel in enumerate(panels):
+            picture.paste(panel, (260 * number, 0))
+        with replacing(path) as temporary:
+            picture.save(temporary, format="PNG")
 
     def _write_table(self, path: Path) -> None:
         """Write all problems and warnings. The table of an earlier inspection is replaced."""
@@ -245,11 +270,47 @@ def _stamp(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-def image_info(path: Path) -> FileInfo:
-    """Read height and width of an image, and a digest of its pixels, or None if all are equal."""
-    image = check_image(path)
+IMAGE_INFO = ("size", "digest", "channels", "missing", "spread", "turned", "transparent")
+
+
+def image_info(path: Path, rules: ImageRules) -> FileInfo:
+    """Read what is to be known of an image before training.
+
+    Args:
+        path: The file.
+        rules: What of the file is read.
+
+    Returns:
+        `size`, height and width; `digest` of the pixels, None if all are equal; the number of
+        `channels`; the share of `missing` pixels; the `spread` of each band, as a share of the
+        range that all bands are stretched over; whether it was `turned` as its header asks for;
+        whether it is `transparent` in part.
+    """
+    image, picture = rules.check(path)
     blank = bool((image == image[:1, :1]).all())
-    return {"size": list(image.shape[:2]), "digest": None if blank else pixel_digest(image)}
+    bands = image.reshape(*image.shape[:2], -1)
+    gaps = np.isnan(bands).all(axis=2) if bands.dtype.kind == "f" else np.zeros(1)
+    return {
+        "size": list(image.shape[:2]),
+        "digest": None if blank else pixel_digest(image),
+        "channels": bands.shape[2],
+        "missing": float(gaps.mean()),
+        "spread": _spread(bands),
+        "turned": picture.turned,
+        "transparent": picture.transparent,
+    }
+
+
+def _spread(bands: NDArray[Any]) -> list[float]:
+    """The range of each band but for 1 % of its values, as a share of that of all bands."""
+    step = max(1, int((bands.shape[0] * bands.shape[1] / 65536) ** 0.5))
+    some = bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float32)
+    some = some[np.isfinite(some).all(axis=1)]
+    if not len(some):
+        return [0.0] * bands.shape[2]
+    low, high = np.percentile(some, (0.5, 99.5))
+    lows, highs = np.percentile(some, (0.5, 99.5), axis=0)
+    return [round(float(s), 4) for s in (highs - lows) / max(float(high - low), 1e-6)]
 
 
 def pixel_digest(pixels: NDArray[Any]) -> str:

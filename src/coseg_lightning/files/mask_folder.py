@@ -1,16 +1,16 @@
 """MaskFolder: a folder of masks, one file per sample, read as class ids."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.images import files_by_stem, read_indices_and_mode, smallest_type
+from coseg_lightning.files.images import files_by_stem, smallest_type
 from coseg_lightning.files.inspection import (
     FileInfo,
     Inspection,
@@ -18,18 +18,11 @@ from coseg_lightning.files.inspection import (
     pixel_digest,
     scan_files,
 )
+from coseg_lightning.files.mask_file import read_mask_file, write_mask_like
+from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
 from coseg_lightning.files.mask_values import MaskValues
 
-ONE_BIT = "1"  # Pillow's mode of images with one bit per pixel
-
-
-class FileStyle(NamedTuple):
-    """The properties of a mask file that a new mask of the same sample shares."""
-
-    file_format: str | None
-    mode: str
-    palette: list[int] | None
-    options: dict[str, Any]
+INFO = ("size", "digest", "values", "two_valued", "counts", "border", "left", "turned", "palette")
 
 
 class MaskFolder:
@@ -37,7 +30,8 @@ class MaskFolder:
 
     Masks hold class ids `0 .. classes-1` and 255 for unlabelled pixels. If there are two classes
     and no file holds any value but 0 and 255 (or 0 and 65535), that value means class 1. Two-class
-    JPEG masks are thresholded at half of their range, because JPEG blurs values.
+    JPEG masks are thresholded at half of their range, because JPEG blurs values. `rules` are for
+    masks that mean their classes otherwise.
 
     Args:
         folder: The folder.
@@ -45,6 +39,10 @@ class MaskFolder:
         ids: The samples that will be read, and whose masks decide what 255 means. By default all.
         inspection: Receives the problems. By default they are raised, all together.
         skip: Whether unusable masks are skipped with a warning, if there is no `inspection`.
+        rules: What the values mean; by default class ids.
+        files: The files of each sample, if their names say more than the id.
+        side: The side to which the networks' masks are shrunk, to count what is left of them then.
+        allow_links: Whether links may lead out of the dataset's folder.
 
     Attributes:
         file_info: Size, digest and values of each usable mask, by sample.
@@ -62,10 +60,17 @@ class MaskFolder:
         ids: Iterable[str] | None = None,
         inspection: Inspection | None = None,
         skip: bool = False,
+        rules: MaskRules | None = None,
+        files: Mapping[str, list[Path]] | None = None,
+        side: int | None = None,
+        allow_links: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.classes = max(2, classes)  # the single output of a binary network has two classes
-        by_stem = files_by_stem(self.folder)
+        self.rules = MaskRules(self.classes) if rules is None else rules
+        self._side = side
+        self._allow_links = allow_links
+        by_stem = files_by_stem(self.folder) if files is None else dict(files)
         self._paths = {stem: paths[0] for stem, paths in by_stem.items()}
         self._foreground: int | None = None
         problems = Inspection(self.folder) if inspection is None else inspection
@@ -79,16 +84,16 @@ class MaskFolder:
             }
 
     def _inspect(
-        self, by_stem: dict[str, list[Path]], ids: Iterable[str], inspection: Inspection
+        self, by_stem: Mapping[str, list[Path]], ids: Iterable[str], inspection: Inspection
     ) -> dict[str, FileInfo]:
         """Read every mask once before training, and return the information on usable masks."""
         ids_with_file = self._check_files(by_stem, ids, inspection)
         results = scan_files(
             [self._paths[sample_id] for sample_id in ids_with_file],
             self._mask_info,
-            kind=f"masks of {'two' if self.classes == 2 else 'several'} classes",
+            kind=f"masks of {self.rules.key} at {self._side}",
             title=f"Inspecting {self.folder.name}",
-            names=("size", "digest", "values", "two_valued"),
+            names=INFO,
         )
         readable: dict[str, FileInfo] = {}
         for sample_id in ids_with_file:
@@ -97,12 +102,12 @@ class MaskFolder:
                 inspection.add("unreadable mask", [sample_id], str(result))
             else:
                 readable[sample_id] = result
-        values = MaskValues(self.folder, self._paths, self.classes, readable)
+        values = MaskValues(self.folder, self._paths, self.rules, readable)
         self._foreground = values.foreground
         return values.check(inspection)
 
     def _check_files(
-        self, by_stem: dict[str, list[Path]], ids: Iterable[str], inspection: Inspection
+        self, by_stem: Mapping[str, list[Path]], ids: Iterable[str], inspection: Inspection
     ) -> list[str]:
         """Report the samples that do not have exactly one file, and return the others."""
         ids_with_file = []
@@ -113,19 +118,34 @@ class MaskFolder:
                 inspection.add("no mask", [sample_id], self._no_mask_message(sample_id))
             elif len(paths) > 1:
                 inspection.add("same stem", [sample_id], same_stem(paths))
-            elif links_outside(paths[0], [self.folder, self.folder.parent, real_parent]):
+            elif not self._allow_links and links_outside(
+                paths[0], [self.folder, self.folder.parent, real_parent]
+            ):
                 inspection.add("link", [sample_id], link_message(paths[0]))
             else:
                 ids_with_file.append(sample_id)
         return ids_with_file
 
     def _mask_info(self, path: Path) -> FileInfo:
-        values, two_valued = self._read(path)
+        values, two_valued, stored = read_mask_file(path, self.rules)
+        found, counts = _values_of(values)
+        border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
+        left = values
+        if self._side is not None and max(values.shape) > self._side:
+            left = _at_side(values, found, self._side)
+        palette = None
+        if stored.colours is not None and len(stored.colours) > max(found):
+            palette = [stored.colours[value].tolist() for value in found]
         return {
             "size": list(values.shape),
-            "values": _values_of(values),
+            "values": found,
             "two_valued": two_valued,
             "digest": pixel_digest(values),
+            "counts": counts,
+            "border": [float((border == value).mean()) for value in found],
+            "left": [int((left == value).sum()) for value in found],
+            "turned": stored.orientation != 1,
+            "palette": palette,
         }
 
     @property
@@ -157,24 +177,34 @@ class MaskFolder:
         return self._class_ids(self.path(sample_id))
 
     def _class_ids(self, path: Path) -> NDArray[Any]:
-        values, two_valued = self._read(path)
-        if self._foreground is not None and not two_valued:
+        values, two_valued, _ = read_mask_file(path, self.rules)
+        if two_valued:
+            return smallest_type(values)
+        if self.rules.class_ids is not None:
+            return _numbered(values, self.rules.class_ids)
+        if self._foreground is not None:
             values = values == self._foreground
         return smallest_type(values)
 
-    def _read(self, path: Path) -> tuple[NDArray[Any], bool]:
-        """Stored values, and whether the file is two-valued. The file is opened only once."""
-        values, mode = read_indices_and_mode(path)
-        if _is_jpeg(path) and self.classes == 2 and values.max() > 1:
-            values = (values >= 128).astype(np.uint8)
-        return values, self._is_two_valued(path, mode)
-
-    def _is_two_valued(self, path: Path, mode: str) -> bool:
-        """Whether a file's format says that it holds two classes, which are read as 0 and 1."""
-        return self.classes == 2 and (_is_jpeg(path) or mode == ONE_BIT)
+    def left_of(self, sample_id: str, class_id: int) -> tuple[int, int]:
+        """The pixels of a class in a mask, and those left at the networks' size."""
+        info = self.file_info[sample_id]
+        value = class_id
+        if not info["two_valued"]:
+            if self.rules.class_ids is not None:
+                value = self.rules.class_ids[class_id]
+            elif self._foreground is not None:
+                value = self._foreground
+        if value not in info["values"]:
+            return 0, 0
+        index = info["values"].index(value)
+        return info["counts"][index], info["left"][index]
 
     def write_like(self, sample_id: str, path: Path, mask: NDArray[Any]) -> None:
         """Write class ids like a sample's own file: the same format, mode, palette and values.
+
+        Pixels whose class stays keep the value that they have in the file. A TIFF keeps its tags,
+        such as its place on the earth, its tiles and its compression.
 
         Args:
             sample_id: The sample.
@@ -182,14 +212,11 @@ class MaskFolder:
             mask: `(H, W)` class ids.
 
         Raises:
-            InputError: If such a file cannot hold the class ids, as a JPEG of several classes.
+            InputError: If such a file cannot hold the class ids.
         """
         original = self.path(sample_id)
-        style = _file_style(original)
-        foreground = self._foreground
-        if self._is_two_valued(original, style.mode):
-            foreground = 255 if _is_jpeg(original) else None
-        _save(mask if foreground is None else (mask > 0) * foreground, path, style)
+        given = self._class_ids(original)
+        write_mask_like(original, path, mask, given, self.rules, self._foreground)
         if (self._class_ids(path) != mask).any():
             raise InputError(
                 f"A noisy mask cannot be written like {original} without losing class ids; "
@@ -207,38 +234,36 @@ def same_stem(paths: list[Path]) -> str:
 
 def link_message(path: Path) -> str:
     """Describe the problem that a file is a link to a target outside the dataset's folder."""
+    target = os.path.realpath(path)
+    if not Path(target).exists():
+        return f"{path} is a link to {target}, which is not there; fetch or restore that file."
     return (
-        f"{path} is a link to {os.path.realpath(path)}, outside of the dataset's folder; put the "
-        "file itself there."
+        f"{path} is a link to {target}, outside of the dataset's folder; put the "
+        "file itself there, or set data.allow_links=true."
     )
 
 
-def _values_of(mask: NDArray[Any]) -> list[int]:
-    """Return the different values in rising order; of small types without sorting all pixels."""
-    if mask.dtype in (np.uint8, np.uint16):
-        return np.flatnonzero(np.bincount(mask.ravel())).tolist()
-    values: list[int] = np.unique(mask).tolist()
-    return values
+def _values_of(mask: NDArray[Any]) -> tuple[list[int], list[int]]:
+    """Return the different values in rising order, and how many pixels hold each."""
+    if mask.dtype in (np.uint8, np.uint16):  # without sorting all pixels
+        counts = np.bincount(mask.ravel())
+        found = np.flatnonzero(counts)
+        return found.tolist(), counts[found].tolist()
+    found, counts = np.unique(mask, return_counts=True)
+    return found.tolist(), counts.tolist()
 
 
-def _is_jpeg(path: Path) -> bool:
-    return path.suffix.lower() in (".jpg", ".jpeg")
+def _at_side(values: NDArray[Any], found: list[int], side: int) -> NDArray[Any]:
+    """The values that are left at the networks' size, where the nearest pixel is taken."""
+    indices = np.searchsorted(found, values).astype(np.uint16)  # OpenCV resizes few types
+    small = cv2.resize(indices, (side, side), interpolation=cv2.INTER_NEAREST_EXACT)
+    left: NDArray[Any] = np.asarray(found)[small]
+    return left
 
 
-def _file_style(path: Path) -> FileStyle:
-    with Image.open(path) as file:
-        options = {k: v for k, v in file.info.items() if k == "transparency"}
-        return FileStyle(file.format, file.mode, file.getpalette(), options)
-
-
-def _save(values: NDArray[Any], path: Path, style: FileStyle) -> None:
-    has_16_bits = style.mode.startswith("I;16")
-    image = Image.fromarray(values.astype(np.uint16) if has_16_bits else smallest_type(values))
-    if style.mode == "P" and style.palette is not None:
-        image.putpalette(style.palette)
-    elif style.mode == ONE_BIT:
-        image = image.point(lambda value: 255 if value else 0).convert(ONE_BIT)
-    elif style.mode in ("RGB", "RGBA", "LA", "I"):
-        image = image.convert(style.mode)
-    # Formats without a quality or a palette ignore these options.
-    image.save(path, format=style.file_format, quality=95, optimize=False, **style.options)
+def _numbered(values: NDArray[Any], class_ids: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Replace the value of each class by its number; 255 stays unlabelled, unless it is a class."""
+    result = np.full(values.shape, IGNORE_INDEX, np.uint8)
+    for number, value in enumerate(class_ids):
+        result[values == value] = number
+    return result

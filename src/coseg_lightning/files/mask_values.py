@@ -1,15 +1,19 @@
 """The meaning of the values in a folder of masks, above all of 255, and checks of them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from coseg_lightning.files.inspection import FileInfo, Inspection
+from coseg_lightning.files.mask_file import soft_mask_hint
+from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules, listed
 
-IGNORE_INDEX = 255  # of unlabelled pixels, as in functional.equations, which imports torch
 HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
-
-
 MANY = 40  # classes; masks of more are rather grey pictures
+FULL = 0.999  # share of the foreground from which a mask is called full
+# Masks of both polarities: some have foreground along most of the border and over most of the
+# picture, the others along little and over little, and none lies between.
+MOSTLY, HARDLY = 0.75, 0.25
+LEAST_OF_POLARITY, LEAST_SHARE_OF_POLARITY = 2, 0.1
 
 
 class MaskValues:
@@ -21,7 +25,7 @@ class MaskValues:
     Args:
         folder: The folder, for messages.
         paths: The file of each sample.
-        classes: Number of classes, background included.
+        rules: What the user says of the values.
         file_info: The information on each readable mask, by sample.
 
     Attributes:
@@ -32,12 +36,13 @@ class MaskValues:
         self,
         folder: Path,
         paths: Mapping[str, Path],
-        classes: int,
+        rules: MaskRules,
         file_info: Mapping[str, FileInfo],
     ) -> None:
         self.folder = folder
         self.paths = paths
-        self.classes = classes
+        self.rules = rules
+        self.classes = rules.classes
         self.file_info = dict(file_info)
         # The format of a two-valued file already says that it holds two classes.
         self.ambiguous = {
@@ -55,7 +60,7 @@ class MaskValues:
         return set[int]().union(*(values for values in self.ambiguous.values() if values <= known))
 
     def _foreground_value(self) -> int | None:
-        if self.classes == 2:
+        if self.classes == 2 and self.rules.class_ids is None and self.rules.colours is None:
             for highest in HIGHEST_VALUES:
                 if highest in self.all_values and self.all_values <= {0, highest}:
                     return highest
@@ -70,10 +75,14 @@ class MaskValues:
         Returns:
             The information on the masks whose class ids are valid.
         """
-        if self.foreground is None:
+        if self.foreground is None and self.rules == MaskRules(self.classes):
             self._check_masks_of_0_and_255(inspection)
+        self._check_palettes(inspection)
         valid = self._check_class_ids(inspection)
-        self._warn_of_single_value(valid, 0, "background", inspection)
+        if self.classes == 2 and self.rules.class_ids is None:
+            self._check_polarity(valid, inspection)
+        background = 0 if self.rules.class_ids is None else self.rules.class_ids[0]
+        self._warn_of_single_value(valid, background, "background", inspection)
         if self.foreground is None:
             self._warn_of_single_value(valid, IGNORE_INDEX, "unlabelled pixels", inspection)
         return valid
@@ -110,9 +119,33 @@ class MaskValues:
                 "there 255 counts as unlabelled. If it means class 1, save them as 0 and 1.",
             )
 
+    def _check_palettes(self, inspection: Inspection) -> None:
+        """Report palettes that show one index in different colours, unless ids are named."""
+        if self.rules.class_ids is not None or self.rules.colours is not None:
+            return
+        colours: dict[int, tuple[list[int], str]] = {}
+        for sample_id, info in self.file_info.items():
+            if info["palette"] is None or info["two_valued"]:
+                continue
+            for value, colour in zip(info["values"], info["palette"], strict=True):
+                first, other = colours.setdefault(value, (colour, sample_id))
+                if first != colour:
+                    inspection.add(
+                        "palettes",
+                        [sample_id],
+                        f"{self.paths[sample_id]} shows the index {value} as {tuple(colour)}, but "
+                        f"{self.paths[other].name} shows it as {tuple(first)}; name what the "
+                        "colours mean (data.colours=FILE), or the indices (data.class_ids=[0,1]).",
+                    )
+                    break
+
     def _check_class_ids(self, inspection: Inspection) -> dict[str, FileInfo]:
         """Report masks with values that are not allowed, and return the others."""
-        if self.foreground is None:
+        class_ids = self.rules.class_ids
+        if class_ids is not None:
+            allowed = {*class_ids, IGNORE_INDEX}
+            rule = f"data.class_ids={list(class_ids)} names others; {self._advice(allowed)}"
+        elif self.foreground is None:
             allowed = set(range(self.classes)) | {IGNORE_INDEX}
             rule = (
                 f"data.classes={self.classes} allows 0 to {self.classes - 1} (and 255 for "
@@ -125,8 +158,12 @@ class MaskValues:
         for sample_id, info in self.file_info.items():
             wrong = sorted(self.ambiguous.get(sample_id, set()) - allowed)
             if wrong:
-                sentence = f"{self.paths[sample_id]} holds the class id {wrong[0]}, but {rule}"
-                inspection.add("class id", [sample_id], sentence)
+                ids = "id" if len(wrong) == 1 else "ids"
+                text = f"{self.paths[sample_id]} holds the class {ids} {listed(wrong)}, but {rule}"
+                hint = soft_mask_hint(info["values"]) if self.classes == 2 else None
+                if hint is not None:
+                    text = f"{text.rstrip('.')}; {hint}."
+                inspection.add("class id", [sample_id], text)
             else:
                 valid[sample_id] = info
         return valid
@@ -135,9 +172,68 @@ class MaskValues:
         """Say what to do: mend the mask, or add classes if many masks have ids of more."""
         wrong = [values - allowed for values in self.ambiguous.values() if values - allowed]
         highest = max((max(values) for values in wrong), default=0)
-        if 2 * len(wrong) > len(self.file_info) and highest < MANY:
+        if 2 * len(wrong) <= len(self.file_info):
+            return "set data.classes or mend the mask."
+        everything = sorted(set[int]().union(*self.ambiguous.values()) - {IGNORE_INDEX})
+        if highest < MANY and everything == list(range(highest + 1)):
             return f"set data.classes={highest + 1} if that many are meant, or mend the mask."
-        return "set data.classes or mend the mask."
+        found = f"the folder holds {listed(everything)}"
+        if len(everything) <= MANY:
+            ids = ",".join(map(str, everything))
+            return (
+                f"{found}: set data.classes={len(everything)} data.class_ids=[{ids}] if these are "
+                "the classes, or mend the mask."
+            )
+        return f"{found}: set data.classes or mend the mask."
+
+    def _check_polarity(self, valid: Mapping[str, FileInfo], inspection: Inspection) -> None:
+        """Refuse a folder whose masks are mostly full, or light on dark and dark on light."""
+        foreground = 1 if self.foreground is None else self.foreground
+        shares, borders = {}, {}
+        for sample_id, info in valid.items():
+            value = 1 if info["two_valued"] else foreground
+            counts = dict(zip(info["values"], info["counts"], strict=True))
+            labelled = sum(n for v, n in counts.items() if v in (0, value))
+            shares[sample_id] = counts.get(value, 0) / max(1, labelled)
+            borders[sample_id] = dict(zip(info["values"], info["border"], strict=True)).get(
+                value, 0
+            )
+        full = [sample_id for sample_id, share in shares.items() if share >= FULL]
+        if 2 * len(full) > len(shares) and len(shares) > 1:
+            self._refuse(
+                inspection,
+                full,
+                [*full[:1], *[i for i in shares if i not in full][:1], *full[1:2]][:2],
+                f"{len(full)} of {len(shares)} masks in {self.folder}, such as "
+                f"{self.paths[full[0]].name}, are foreground from edge to edge; if that is what "
+                f"they mean, say data.class_ids=[0,{foreground}], else save masks of objects.",
+            )
+            return
+        light = [i for i, s in shares.items() if s > 0.5 and borders[i] >= MOSTLY]
+        dark = [i for i, s in shares.items() if 0 < s < 0.5 and borders[i] <= HARDLY]
+        between = sum(0 < s < 1 for s in shares.values()) - len(light) - len(dark)
+        few, many = sorted((light, dark), key=len)
+        if len(few) < max(LEAST_OF_POLARITY, LEAST_SHARE_OF_POLARITY * len(shares)) or between > 0:
+            return
+        sizes = sorted(shares[i] for i in dark)
+        alike = [i for i in light if sizes[0] / 2 <= 1 - shares[i] <= 2 * sizes[-1]]
+        if len(alike) == len(light):  # turned round, they would look like the others
+            self._refuse(
+                inspection,
+                few,
+                [few[0], many[0]],
+                f"{len(light)} masks in {self.folder}, such as {self.paths[light[0]].name}, are "
+                f"foreground all along the border, the {len(dark)} others, such as "
+                f"{self.paths[dark[0]].name}, hardly anywhere: some mean the background by what "
+                f"means the foreground in others. Save all alike, or say "
+                f"data.class_ids=[0,{foreground}] if they are right.",
+            )
+
+    def _refuse(
+        self, inspection: Inspection, ids: Collection[str], shown: Collection[str], sentence: str
+    ) -> None:
+        inspection.add("polarity", ids, sentence)
+        inspection.show(self.paths[sample_id] for sample_id in shown)
 
     def _warn_of_single_value(
         self, valid: Mapping[str, FileInfo], value: int, meaning: str, inspection: Inspection

@@ -234,6 +234,8 @@ def _image_grid(
 
 def _show_image(axes: Axes, samples: Pictured, index: int) -> None:
     image = rescale_intensity(samples.dataset.image(index).astype(np.float32))
+    if image.ndim == 3 and image.shape[2] != 3:  # three of many bands, or one of two
+        image = image[..., :3] if image.shape[2] > 3 else image[..., 0]
     axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
 
 
@@ -241,6 +243,8 @@ def _outline(
     axes: Axes, mask: NDArray[Any], colour: str | None, width: float, style: str = "solid"
 ) -> None:
     """Draw the outlines of a mask's classes in one colour, or each in its own."""
+    if min(mask.shape) < 2:  # one pixel wide, which has no outline
+        return
     for class_id in np.unique(mask):
         region = (mask == class_id).astype(float)
         if class_id not in (0, 255) and 0 < region.mean() < 1:

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coseg_lightning.data.preparation import rescale_intensity
+from coseg_lightning.data.preparation import rescale_intensity, without_gaps
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.report.figures import BY_CLASS
@@ -50,7 +50,7 @@ def add_pictures(
             continue
         side = LARGE_SIDE if number < LARGE_PICTURES and row["proposed"] else SMALL_SIDE
         outlines = _outlines(samples, index, corrected.get(row["id"]))
-        image = samples.dataset.image(index)
+        image = without_gaps(samples.dataset.image(index))
         if by_class:
             panels = [outlined(image, [(mask, None)], side) for mask, _ in outlines]
             row["picture"] = data_url(side_by_side(panels))
@@ -98,7 +98,7 @@ def outlined(
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(rescale_intensity(image.astype(np.float32)), size, interpolation=method)
     small = small[..., None] if small.ndim == 2 else small
-    colours = small if small.shape[2] == 3 else small[..., :1].repeat(3, axis=2)
+    colours = small[..., :3] if small.shape[2] >= 3 else small[..., :1].repeat(3, axis=2)
     picture = np.ascontiguousarray(255 * colours, np.uint8)
     for mask, colour in outlines:
         resized = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_NEAREST)

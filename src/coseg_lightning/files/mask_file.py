@@ -1,0 +1,341 @@
+"""One mask file: its values by the user's rules, and writing other values as it stores its own."""
+
+import struct
+import zlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.images import Stored, drawn_in_alpha, read_stored, single_channel
+from coseg_lightning.files.mask_rules import MaskRules, classes_of_colours, listed, nearest_values
+from coseg_lightning.files.tiff import can_write_like, stored_again, write_tiff_like
+
+BLACK_AND_WHITE = {(0, 0, 0), (255, 255, 255)}
+
+
+class MaskValuesOf(NamedTuple):
+    """The values of one mask.
+
+    Args:
+        values: `(H, W)` integers.
+        two_valued: Whether the file, or a rule, says that 0 and 1 are all that there can be.
+        stored: What the file stores.
+    """
+
+    values: NDArray[Any]
+    two_valued: bool
+    stored: Stored
+
+
+def read_mask_file(path: Path, rules: MaskRules) -> MaskValuesOf:
+    """Read the values of a mask by the rules, before `class_ids` and the meaning of 255.
+
+    Args:
+        path: The file.
+        rules: What the values mean.
+
+    Raises:
+        InputError: If it cannot be read, or holds what the rules do not allow.
+    """
+    stored = read_stored(path)
+    two = rules.classes == 2
+    if rules.colours is not None:
+        if stored.is_jpeg:
+            raise InputError(_jpeg_message(path))
+        return MaskValuesOf(
+            classes_of_colours(_as_colours(path, stored), rules.colours, path), False, stored
+        )
+    values = single_channel(path, stored)
+    if rules.threshold is not None:
+        return MaskValuesOf((values >= rules.threshold).astype(np.uint8), True, stored)
+    if rules.instances:
+        return MaskValuesOf((values != 0).astype(np.uint8), True, stored)
+    if stored.is_jpeg:
+        return MaskValuesOf(_of_jpeg(path, values, two) ^ rules.is_inverted, True, stored)
+    white = _white_index(stored, values) if two and rules.class_ids is None else None
+    if white is not None:
+        return MaskValuesOf((values == white).astype(np.uint8), True, stored)
+    if two and stored.mode == "1":
+        return MaskValuesOf(values ^ rules.is_inverted, True, stored)
+    return MaskValuesOf(values, False, stored)
+
+
+def _jpeg_message(path: Path) -> str:
+    return (
+        f"{path} is a JPEG, which changes class ids and colours as it is saved; save masks as PNG "
+        "(two classes as black and white can be read)."
+    )
+
+
+def _of_jpeg(path: Path, values: NDArray[Any], two_classes: bool) -> NDArray[np.uint8]:
+    if not two_classes or 0 < values.max() < 128:
+        raise InputError(_jpeg_message(path))
+    return (values >= 128).astype(np.uint8)
+
+
+def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
+    if stored.colours is not None:
+        return np.asarray(stored.colours[stored.values])
+    values = stored.values
+    if values.ndim == 3 and stored.alpha:
+        values = values[..., :-1]
+    if values.ndim == 2 or values.shape[2] == 1:
+        values = np.repeat(values.reshape(*values.shape[:2], 1), 3, axis=2)
+    if values.dtype != np.uint8 or values.shape[2] != 3:
+        raise InputError(
+            f"{path} holds {values.shape[2]} channels of {values.dtype}; data.colours wants RGB of "
+            "8 bits, or a palette."
+        )
+    return values
+
+
+def _white_index(stored: Stored, values: NDArray[Any]) -> int | None:
+    """The index of white in a palette of black and white alone, in whichever order."""
+    if stored.colours is None:
+        return None
+    used = np.unique(values)
+    if used.max(initial=0) >= len(stored.colours) or len(used) > 2:
+        return None
+    colours = {int(index): tuple(map(int, stored.colours[index])) for index in (*used, 0, 1)}
+    if {*colours.values()} != BLACK_AND_WHITE:
+        return None
+    return next(index for index, colour in colours.items() if colour == (255, 255, 255))
+
+
+def write_mask_like(
+    original: Path,
+    path: Path,
+    classes: NDArray[Any],
+    given: NDArray[Any],
+    rules: MaskRules,
+    foreground: int | None,
+) -> None:
+    """Write classes as a file stores its own; what is unchanged keeps its stored values.
+
+    Args:
+        original: The file.
+        path: The new file.
+        classes: `(H, W)` class ids.
+        given: `(H, W)` class ids of the original.
+        rules: What the original's values mean.
+        foreground: The value of class 1 where it is 255 or 65535.
+    """
+    read = read_mask_file(original, rules)
+    stored = read.stored
+    changed = classes != given
+    if stored.is_jpeg:
+        white = (classes > 0) ^ rules.is_inverted
+        drawn = stored_again(white.astype(np.uint8) * np.uint8(255), stored.orientation)
+        _save_with_pillow(drawn, original, path)
+        return
+    values = np.array(stored.values)
+    if rules.colours is not None:
+        _paint(values, changed, classes, stored, rules, original)
+    else:
+        _set(values, changed, classes, read, rules, foreground)
+    save_like(original, path, stored_again(values, stored.orientation), stored)
+
+
+def _paint(
+    values: NDArray[Any],
+    changed: NDArray[np.bool_],
+    classes: NDArray[Any],
+    stored: Stored,
+    rules: MaskRules,
+    original: Path,
+) -> None:
+    assert rules.colours is not None
+    for k in np.unique(classes[changed]):
+        colour = next((c for c, number in rules.colours.items() if number == k), None)
+        if colour is None:
+            raise InputError(f"data.colours names no colour of class {k}; add it.")
+        where = changed & (classes == k)
+        if stored.colours is not None:
+            index = np.flatnonzero((stored.colours == colour).all(axis=1))
+            if not len(index):
+                raise InputError(
+                    f"The palette of {original} has no colour {colour}, so that class {k} cannot "
+                    "be drawn in it; save the masks as RGB or with one palette."
+                )
+            values[where] = index[0]
+        elif values.ndim == 2:
+            values[where] = colour[0]
+        else:
+            values[where, :3] = colour[: min(3, values.shape[2])]
+
+
+def _set(
+    values: NDArray[Any],
+    changed: NDArray[np.bool_],
+    classes: NDArray[Any],
+    read: MaskValuesOf,
+    rules: MaskRules,
+    foreground: int | None,
+) -> None:
+    """Put values of the new classes into one channel, or into all that show the mask."""
+    flat = values if values.ndim == 2 else single_channel(Path(), read.stored)
+    new = _encoded(classes, flat, read, rules, foreground)
+    if values.ndim == 2:
+        values[changed] = new[changed].astype(values.dtype)
+    elif read.stored.alpha and drawn_in_alpha(Path(), read.stored):
+        values[changed, -1] = new[changed].astype(values.dtype)
+    else:
+        shown = values.shape[2] - read.stored.alpha
+        values[changed, :shown] = new[changed, None].astype(values.dtype)
+        if read.stored.alpha and (values[..., -1] != values[0, 0, -1]).any():  # opaque where drawn
+            top = np.iinfo(values.dtype).max
+            values[changed, -1] = np.where(new[changed] > 0, top, 0).astype(values.dtype)
+
+
+def _encoded(
+    classes: NDArray[Any],
+    flat: NDArray[Any],
+    read: MaskValuesOf,
+    rules: MaskRules,
+    foreground: int | None,
+) -> NDArray[Any]:
+    if rules.threshold is not None:
+        top = flat.max() if flat.max() >= rules.threshold else np.ceil(rules.threshold)
+        return np.where(classes > 0, top, 0)
+    if rules.instances:
+        return np.where(classes > 0, nearest_values(flat, flat != 0), 0)
+    if read.two_valued and read.stored.mode == "1":
+        return np.asarray((classes > 0) ^ rules.is_inverted)
+    if rules.class_ids is not None:
+        table = np.arange(65536)
+        table[: len(rules.class_ids)] = rules.class_ids
+        return np.asarray(table[classes])
+    white = _white_index(read.stored, flat) if rules.classes == 2 else None
+    if white is not None:
+        return np.where(classes > 0, white, 1 - white if white in (0, 1) else 0)
+    if foreground is not None and not read.two_valued:
+        return np.where(classes > 0, foreground, 0)
+    return classes
+
+
+def save_like(original: Path, path: Path, values: NDArray[Any], stored: Stored) -> None:
+    """Save stored values in the format of a file, with what it says besides.
+
+    Args:
+        original: The file whose format is taken.
+        path: The new file.
+        values: The values, on the grid that the file stores.
+        stored: What was read from the original.
+    """
+    if stored.mode == "npy":
+        array = np.load(original, allow_pickle=False)
+        with path.open("wb") as file:
+            np.save(file, values.astype(array.dtype).reshape(array.shape))
+    elif stored.mode == "tiff" and can_write_like(original):
+        write_tiff_like(original, path, values)
+    else:
+        _save_with_pillow(values, original, path, stored)
+
+
+def _save_with_pillow(
+    values: NDArray[Any], original: Path, path: Path, stored: Stored | None = None
+) -> None:
+    with Image.open(original) as file:
+        mode, file_format, palette = file.mode, file.format, file.getpalette()
+        info, exif = dict(file.info), file.getexif()
+    bits = 8 if stored is None else stored.bits
+    if file_format == "PNG" and mode == "L" and bits < 8:
+        path.write_bytes(_small_png(values, bits))
+        return
+    if file_format == "PNG" and bits == 16 and values.ndim == 3:
+        order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[2]]
+        path.write_bytes(cv2.imencode(".png", values[..., order])[1].tobytes())
+        return
+    if file_format == "PPM" and mode in ("L", "I"):
+        _write_pgm(original, path, values)
+        return
+    if mode == "1":
+        image = Image.fromarray((values > 0).astype(np.uint8) * np.uint8(255)).convert("1")
+    elif mode == "P":
+        image = Image.fromarray(values.astype(np.uint8), "L")
+        image.putpalette(palette or [])
+    elif mode.startswith("I;16"):
+        image = Image.fromarray(values.astype(np.uint16))
+    elif mode in ("I", "F"):
+        image = Image.fromarray(values.astype(np.int32 if mode == "I" else np.float32))
+    else:
+        image = Image.fromarray(values.astype(np.uint8))
+        if image.mode != mode:
+            image = image.convert(mode)
+    kept = ("transparency", "dpi", "gamma", "icc_profile")
+    options: dict[str, Any] = {key: info[key] for key in kept if key in info}
+    if file_format == "PNG":
+        text = PngImagePlugin.PngInfo()
+        for key, value in info.items():
+            if isinstance(value, str) and key not in options:
+                text.add_text(str(key), value)
+        options["pnginfo"] = text
+        if mode == "P":
+            options["bits"] = bits
+    if file_format == "TIFF" and "compression" in info:
+        options["compression"] = info["compression"]
+    if file_format == "WEBP":
+        options["lossless"] = True
+    if file_format == "JPEG2000":
+        options["irreversible"] = False
+    if len(exif):
+        options["exif"] = exif
+    if file_format in ("JPEG", "MPO"):
+        options |= {"quality": 95, "subsampling": 0}
+    image.save(path, format="JPEG" if file_format == "MPO" else file_format, **options)
+
+
+def _small_png(values: NDArray[Any], bits: int) -> bytes:
+    """A grey PNG of 1, 2 or 4 bits, which Pillow does not write.
+
+    Source: https://www.w3.org/TR/png-3/
+    """
+    height, width = values.shape
+    per_byte = 8 // bits
+    padded = np.zeros((height, -(-width // per_byte) * per_byte), np.uint8)
+    padded[:, :width] = values
+    shifts = np.arange(per_byte)[::-1] * bits
+    packed = (padded.reshape(height, -1, per_byte) << shifts).sum(axis=2).astype(np.uint8)
+    rows = np.hstack([np.zeros((height, 1), np.uint8), packed])  # each row begins with no filter
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+def _write_pgm(original: Path, path: Path, values: NDArray[Any]) -> None:
+    from coseg_lightning.files.images import largest_of_pgm
+
+    largest = largest_of_pgm(original)
+    if int(values.max(initial=0)) > largest:
+        raise InputError(
+            f"{original} has room for values to {largest} alone, but {values.max()} is to be "
+            "written; save the masks as PNG."
+        )
+    kind = np.uint8 if largest < 256 else np.dtype(">u2")
+    header = f"P5\n{values.shape[1]} {values.shape[0]}\n{largest}\n".encode()
+    path.write_bytes(header + values.astype(kind).tobytes())
+
+
+def soft_mask_hint(values: list[int]) -> str | None:
+    """Advise on values that are no class ids but grey levels, or numbers of objects."""
+    if len(values) > 40 and max(values) <= 255:
+        return (
+            f"it holds {len(values)} different values, as soft or smoothed masks do; "
+            "data.mask_threshold=128 reads values from there on as class 1"
+        )
+    if len(values) > 3 and max(values) < 65535 and max(values) - min(values) < 2 * len(values):
+        return (
+            f"it holds {listed(values, 6)}; if each number is an object, "
+            "data.instances=foreground reads all of them as class 1"
+        )
+    return None

@@ -1,0 +1,248 @@
+"""MaskRules: what the values of mask files mean, as the user says it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.csv import read_table
+
+IGNORE_INDEX = 255  # of unlabelled pixels, as in functional.equations, which imports torch
+VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "border", "boundary")
+MAX_CLASSES = 255
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class MaskRules:
+    """What the values of a folder's mask files mean.
+
+    Args:
+        classes: Number of classes, background included.
+        class_ids: The value of each class in the files, where it is not 0, 1, 2 and so on.
+        colours: The class of each colour, for masks that are painted in colours; 255 stands for
+            unlabelled pixels.
+        threshold: In files of soft masks, values from here on mean class 1, all others class 0.
+        instances: Whether every value but 0 is an object of class 1.
+
+    Raises:
+        InputError: If they contradict each other.
+    """
+
+    classes: int = 2
+    class_ids: tuple[int, ...] | None = None
+    colours: Mapping[Colour, int] | None = None
+    threshold: float | None = None
+    instances: bool = False
+
+    def __post_init__(self) -> None:
+        given = [
+            f"data.{name}"
+            for name, value in (
+                ("class_ids", self.class_ids),
+                ("colours", self.colours),
+                ("mask_threshold", self.threshold),
+                ("instances", self.instances or None),
+            )
+            if value is not None
+        ]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} contradict each other; give one of them.")
+        if self.classes != 2 and (self.threshold is not None or self.instances):
+            raise InputError(
+                f"{given[0]} makes two classes, but data.classes={self.classes}; give "
+                "data.classes=2."
+            )
+        if self.class_ids is not None:
+            self._check_class_ids(self.class_ids)
+        if self.colours is not None:
+            self._check_colours(self.colours)
+
+    def _check_class_ids(self, class_ids: tuple[int, ...]) -> None:
+        if len(class_ids) != self.classes or len(set(class_ids)) != self.classes:
+            raise InputError(
+                f"data.class_ids={list(class_ids)} must name the value of each of the "
+                f"data.classes={self.classes} classes once, the background's first."
+            )
+
+    def _check_colours(self, colours: Mapping[Colour, int]) -> None:
+        found = {value for value in colours.values() if value != IGNORE_INDEX}
+        if found and max(found) >= self.classes:
+            raise InputError(
+                f"data.colours names {max(found) + 1} classes, but data.classes={self.classes}; "
+                f"set data.classes={max(found) + 1}."
+            )
+
+    @classmethod
+    def from_settings(cls, source: Mapping[str, Any]) -> "MaskRules":
+        """Build the rules from the settings of a dataset, by the names of `folder_splits`."""
+        classes = max(2, int(source.get("classes", 2)))  # a single output has two classes
+        colours, instances = source.get("colours"), source.get("instances")
+        class_ids = source.get("class_ids")
+        if instances not in (None, "foreground"):
+            raise InputError(f"data.instances={instances} must be foreground, or null.")
+        threshold = source.get("mask_threshold")
+        return cls(
+            classes,
+            None if class_ids is None else tuple(int(value) for value in class_ids),
+            None if colours is None else read_colours(str(colours)),
+            None if threshold is None else float(threshold),
+            instances is not None,
+        )
+
+    @property
+    def key(self) -> str:
+        """A text that differs where masks would be read differently."""
+        return repr((self.classes, self.colours, self.threshold, self.instances, self.is_inverted))
+
+    @property
+    def is_inverted(self) -> bool:
+        """Whether the larger of two values means the background, also where they are 0 and 1."""
+        return (
+            self.class_ids is not None
+            and self.classes == 2
+            and self.class_ids[0] > self.class_ids[1]
+        )
+
+
+def read_colours(source: str) -> dict[Colour, int]:
+    """Read the class of each colour.
+
+    Args:
+        source: `voc` or `cityscapes`, or a file: a table with the columns `r`, `g` and `b`, and
+            perhaps `name` and `class`, or a `labelmap.txt` of CVAT. Without a column `class`, the
+            classes are numbered in the order of the rows; rows named void, unlabelled, ignore or
+            boundary are of no class.
+
+    Raises:
+        InputError: If there is no such file, or it is no such table.
+    """
+    known = {"voc": _voc, "cityscapes": _cityscapes}.get(source.lower())
+    if known is not None:
+        return known()
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise InputError(
+            f"data.colours={source}: there is no such file; give voc, cityscapes, or a table with "
+            "the columns name, r, g and b."
+        )
+    if path.suffix.lower() == ".txt":
+        rows = _labelmap(path)
+    else:
+        rows = [
+            (row.get("name", ""), [row[key] for key in "rgb"], row.get("class", ""))
+            for row in read_table(path, ["r", "g", "b"], guarded=False)
+        ]
+    colours: dict[Colour, int] = {}
+    count = 0
+    for name, channels, class_id in rows:
+        try:
+            r, g, b = (int(value) for value in channels)
+            number = int(class_id) if class_id.strip() else None
+        except ValueError:
+            raise InputError(
+                f"{path} names the colour {channels} of {name or 'a class'}; three numbers from 0 "
+                "to 255 are wanted."
+            ) from None
+        if (r, g, b) in colours:
+            raise InputError(f"{path} names the colour {(r, g, b)} twice; once is wanted.")
+        if number is None and name.strip().lower() in VOID:
+            number = IGNORE_INDEX
+        colours[r, g, b] = count if number is None else number
+        count += number is None
+    if not colours:
+        raise InputError(f"{path} names no colour; give a row with name, r, g and b to each class.")
+    return colours
+
+
+def _labelmap(path: Path) -> list[tuple[str, list[str], str]]:
+    """Read lines `name:r,g,b:parts:actions`, as CVAT writes them."""
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    rows = []
+    for line in lines:
+        if line.strip() and not line.startswith("#"):
+            name, _, rest = line.partition(":")
+            rows.append((name, re.split(r"[,\s]+", rest.partition(":")[0].strip()), ""))
+    return rows
+
+
+def _voc() -> dict[Colour, int]:
+    """Colours of PASCAL VOC's 21 classes; the outlines of objects are of no class."""
+    return {_voc_colour(k): k for k in range(21)} | {_voc_colour(255): IGNORE_INDEX}
+
+
+def _voc_colour(k: int) -> Colour:
+    channels = [0, 0, 0]
+    for bit in range(8):
+        for channel in range(3):
+            channels[channel] |= ((k >> (3 * bit + channel)) & 1) << (7 - bit)
+    return channels[0], channels[1], channels[2]
+
+
+def _cityscapes() -> dict[Colour, int]:
+    """Colours of the 19 classes of Cityscapes on which methods are compared; black is of none."""
+    colours = (
+        *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
+        *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
+        *((70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100)),
+        *((0, 80, 100), (0, 0, 230), (119, 11, 32)),
+    )
+    others = (
+        *((0, 0, 0), (111, 74, 0), (81, 0, 81), (250, 170, 160), (230, 150, 140)),
+        *((180, 165, 180), (150, 100, 100), (150, 120, 90), (0, 0, 90), (0, 0, 110)),
+    )
+    classes = {colour: k for k, colour in enumerate(colours)}
+    return classes | dict.fromkeys(others, IGNORE_INDEX)
+
+
+def classes_of_colours(
+    values: NDArray[Any], colours: Mapping[Colour, int], path: Path
+) -> NDArray[np.uint8]:
+    """Read the class of each pixel from its colour.
+
+    Args:
+        values: `(H, W, 3)` uint8.
+        colours: The class of each colour.
+        path: The file, for messages.
+
+    Raises:
+        InputError: If the file holds colours that are not named.
+    """
+    codes = (values.astype(np.uint32) * np.array([1 << 16, 1 << 8, 1], np.uint32)).sum(axis=2)
+    found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    named = {(r << 16) + (g << 8) + b: k for (r, g, b), k in colours.items()}
+    unknown = [(int(count), int(code)) for code, count in zip(found, counts, strict=True)]
+    unknown = sorted((one for one in unknown if one[1] not in named), reverse=True)
+    if unknown:
+        listed = [f"({c >> 16}, {c >> 8 & 255}, {c & 255}) in {n} pixels" for n, c in unknown[:5]]
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        raise InputError(
+            f"{path} holds colours that data.colours does not name: {', '.join(listed)}{more}; add "
+            "them, or save the mask without smooth edges and JPEG."
+        )
+    table = np.array([named[int(code)] for code in found], np.uint8)
+    return table[inverse.reshape(codes.shape)]
+
+
+def nearest_values(values: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[Any]:
+    """At each pixel the value of the nearest pixel of `where`; 1 if there is none."""
+    from scipy import ndimage
+
+    if not where.any():
+        return np.ones_like(values)
+    indices: Any = ndimage.distance_transform_edt(
+        ~where, return_distances=False, return_indices=True
+    )
+    return np.asarray(values[tuple(indices)])
+
+
+def listed(values: Sequence[int], limit: int = 12) -> str:
+    """List values for a sentence, the first ones if there are many."""
+    shown = ", ".join(map(str, values[:limit]))
+    return f"{shown} and {len(values) - limit} more" if len(values) > limit else shown

@@ -1,0 +1,329 @@
+"""TIFF files: bands, pages, pyramids and compressions are read as their header says, or refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from tifffile import COMPRESSION, PHOTOMETRIC
+
+from coseg_lightning.errors import InputError
+
+MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
+MAX_BANDS = 16  # more pages than these are slices or frames, not bands
+ORIENTATION, NODATA = 274, 42113
+# The sequence of a page's planes or pages, in tifffile's letters; Q and I are unnamed.
+BAND_AXES, SAMPLES = "CQIR", "S"
+PLAIN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
+JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG)
+FAX = (COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6)
+# Tags that tifffile writes itself; all others are handed on as they are.
+STRUCTURE = {
+    *range(254, 260),  # subfile type, size, bits, compression
+    *(262, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 296, 317, 320, 322, 323, 324),
+    *(325, 330, 338, 339, 347, 513, 514, 530, 531, 532),
+}
+DESCRIPTION, SOFTWARE, DATETIME = 270, 305, 306
+
+
+class Tiff(NamedTuple):
+    """What a TIFF file holds.
+
+    Shape:
+        `values` is `(H, W)`, or `(H, W, C)` if there are several bands. `colours` is `(N, 3)`.
+    """
+
+    values: NDArray[Any]
+    alpha: bool
+    colours: NDArray[np.uint8] | None
+    nodata: float | None
+    orientation: int
+
+
+def is_tiff(start: bytes) -> bool:
+    """Whether a file that starts with these bytes is a TIFF file."""
+    return start.startswith(MAGIC)
+
+
+def read_tiff(path: Path) -> Tiff:
+    """Read the only picture of a TIFF file, the largest level of a pyramid.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its values as they are stored; where the smallest value means white, they are inverted.
+
+    Raises:
+        InputError: If it holds several pictures, or colours that are no RGB.
+    """
+    with tifffile.TiffFile(path) as file:
+        series = _only_series(path, file)
+        page = series.keyframe
+        photometric = page.photometric
+        _check_colours(path, page)
+        values = _bands_last(path, series.asarray(), series.axes)
+        if photometric == PHOTOMETRIC.MINISWHITE:
+            values = _inverted(values, page.bitspersample)
+        if values.dtype == bool:
+            values = values.astype(np.uint8)
+        native = values.astype(values.dtype.newbyteorder("="), copy=False)
+        return Tiff(
+            native,
+            bool(page.extrasamples) and int(page.extrasamples[-1]) in (1, 2) and native.ndim == 3,
+            _colours(page) if photometric == PHOTOMETRIC.PALETTE else None,
+            _nodata(page),
+            _orientation(page),
+        )
+
+
+def tiff_size(path: Path) -> tuple[int, int]:
+    """Read height and width from the header, after the rotation that it asks for."""
+    with tifffile.TiffFile(path) as file:
+        page = _only_series(path, file).keyframe
+        height, width = page.imagelength, page.imagewidth
+        return (width, height) if _orientation(page) >= 5 else (height, width)
+
+
+def oriented(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn and flip stored values as EXIF's orientation asks for, as viewers do.
+
+    Args:
+        values: `(H, W)` or `(H, W, C)`.
+        orientation: 1 to 8.
+    """
+    if orientation >= 5:
+        values = values.swapaxes(0, 1)
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
+    return np.ascontiguousarray(np.flip(values, flips))
+
+
+def stored_again(values: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Undo `oriented`."""
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
+    values = np.flip(values, flips)
+    return np.ascontiguousarray(values.swapaxes(0, 1) if orientation >= 5 else values)
+
+
+def _only_series(path: Path, file: tifffile.TiffFile) -> Any:
+    """The picture of a file. Its smaller copies and masks of transparency are not counted."""
+    series = [one for one in file.series if not one.keyframe.subfiletype & 5]
+    if not series:
+        raise ValueError("it holds no picture")
+    if len(series) > 1:
+        sizes = ", ".join(f"{s.keyframe.imagewidth}x{s.keyframe.imagelength}" for s in series)
+        raise InputError(
+            f"{path} holds {len(series)} pictures ({sizes}), but one is wanted; save each as a "
+            "file of its own."
+        )
+    return series[0]
+
+
+def _check_colours(path: Path, page: Any) -> None:
+    photometric = page.photometric
+    if photometric in PLAIN or (photometric == PHOTOMETRIC.YCBCR and page.compression in JPEG):
+        return
+    if photometric == PHOTOMETRIC.YCBCR and not _is_subsampled(page):
+        return  # JPEG 2000 and WebP decode to RGB
+    name = getattr(photometric, "name", photometric)
+    raise InputError(f"{path} holds colours as {name}, which is not read; save them as RGB.")
+
+
+def _is_subsampled(page: Any) -> bool:
+    decoded = (COMPRESSION.WEBP, COMPRESSION.JPEG2000, COMPRESSION.APERIO_JP2000_RGB)
+    return page.compression not in decoded
+
+
+def _bands_last(path: Path, values: NDArray[Any], axes: str) -> NDArray[Any]:
+    others = [(n, axis) for n, axis in enumerate(axes) if axis not in "YX" and values.shape[n] > 1]
+    if axes.count("Y") != 1 or axes.count("X") != 1 or len(others) > 1:
+        raise InputError(
+            f"{path} holds {_several(values, axes)}, but one picture is wanted; save each page as "
+            "a file of its own."
+        )
+    order = [axes.index("Y"), axes.index("X")]
+    if not others:
+        return values.transpose(order + [n for n in range(len(axes)) if n not in order]).reshape(
+            values.shape[order[0]], values.shape[order[1]]
+        )
+    band, axis = others[0]
+    if axis not in SAMPLES and (axis not in BAND_AXES or values.shape[band] > MAX_BANDS):
+        raise InputError(
+            f"{path} holds {values.shape[band]} pages, as slices or frames; save each as a file of "
+            f"its own (pages of unnamed axes are read as bands, up to {MAX_BANDS})."
+        )
+    order.append(band)
+    rest = [n for n in range(len(axes)) if n not in order]
+    return values.transpose(order + rest).reshape([values.shape[n] for n in order])
+
+
+def _several(values: NDArray[Any], axes: str) -> str:
+    return " x ".join(f"{n} {axis}" for n, axis in zip(values.shape, axes, strict=True))
+
+
+def _inverted(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    if values.dtype == bool:
+        return ~values
+    if values.dtype.kind != "u":
+        return values
+    inverted: NDArray[Any] = values.dtype.type(2**bits - 1) - values
+    return inverted
+
+
+def _colours(page: Any) -> NDArray[np.uint8]:
+    table = np.asarray(page.colormap)  # (3, N) of 16 bits; some writers use 8
+    if table.max(initial=0) > 255:
+        table = table >> 8
+    return np.ascontiguousarray(table.T.astype(np.uint8))
+
+
+def _nodata(page: Any) -> float | None:
+    tag = page.tags.get(NODATA)
+    try:
+        return None if tag is None else float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return None
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
+def can_write_like(path: Path) -> bool:
+    """Whether `write_tiff_like` can write such a file; Pillow writes those of fax machines."""
+    with tifffile.TiffFile(path) as file:
+        page = file.series[0].keyframe
+        packed = page.bitspersample not in (1, 8, 16, 32, 64)
+        return not packed and page.compression not in FAX and page.compression not in JPEG
+
+
+def write_tiff_like(original: Path, path: Path, values: NDArray[Any]) -> None:
+    """Write stored values with all that a file says besides: tags, tiles, compression, pyramid.
+
+    Args:
+        original: The file whose tags are taken.
+        path: The new file.
+        values: `(H, W)` or `(H, W, C)` values as `read_tiff` returns them.
+    """
+    with tifffile.TiffFile(original) as file:
+        series = _only_series(original, file)
+        pages = [series.keyframe]
+        pages += [p for p in _pages(file) if p.subfiletype & 1 and p.subfiletype & 4 == 0]
+        levels = [level.keyframe for level in series.levels[1:]]
+        pages += [page for page in levels if page.offset not in {p.offset for p in pages}]
+        in_subifds = bool(levels) and series.keyframe.subifds is not None
+        with tifffile.TiffWriter(path, bigtiff=file.is_bigtiff, byteorder=file.byteorder) as out:
+            for number, page in enumerate(pages):
+                subifds = len(pages) - 1 if number == 0 and in_subifds else 0
+                _write_page(out, page, _shrunk(values, page), subifds=subifds)
+
+
+PLACE = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF's tags of transform and CRS
+
+
+def is_georeferenced(path: Path) -> bool:
+    """Whether a file is a TIFF that says where on the earth it lies."""
+    with path.open("rb") as start:
+        if not is_tiff(start.read(4)):
+            return False
+    with tifffile.TiffFile(path) as file:
+        return any(code in file.pages.first.tags for code in PLACE)
+
+
+def write_at_place_of(image: Path, path: Path, mask: NDArray[Any]) -> None:
+    """Write a mask as a TIFF that lies where a georeferenced image does.
+
+    Args:
+        image: The image.
+        path: The new file.
+        mask: `(H, W)` values, as viewers show the image.
+    """
+    with tifffile.TiffFile(image) as file:
+        page = file.series[0].keyframe
+        tags = [
+            (tag.code, tag.dtype, tag.count, tag.value, True)
+            for tag in page.tags
+            if tag.code in PLACE
+        ]
+        orientation = _orientation(page)
+        if orientation != 1:
+            tags.append((ORIENTATION, 3, 1, orientation, True))
+        tifffile.imwrite(
+            path,
+            stored_again(mask, orientation),
+            photometric="minisblack",
+            compression="zlib",
+            metadata=None,
+            extratags=tags,
+            software=False,
+        )
+
+
+def _pages(file: tifffile.TiffFile) -> Iterator[Any]:
+    for page in file.pages[1:]:
+        yield page.aspage()
+
+
+def _shrunk(values: NDArray[Any], page: Any) -> NDArray[Any]:
+    """The nearest values at the size of a level of the pyramid."""
+    height, width = page.imagelength, page.imagewidth
+    rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
+    small: NDArray[Any] = values[rows][:, columns]
+    return small
+
+
+def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, subifds: int) -> None:
+    values = values.astype(bool if page.bitspersample == 1 else page.dtype)
+    if page.photometric == PHOTOMETRIC.MINISWHITE:
+        values = _inverted(values, page.bitspersample)
+    separate = values.ndim == 3 and int(page.planarconfig) == 2
+    if separate:
+        values = np.moveaxis(values, 2, 0)
+    options: dict[str, Any] = {}
+    if page.is_tiled:
+        options["tile"] = (page.tilelength, page.tilewidth)
+    else:
+        options["rowsperstrip"] = page.rowsperstrip
+    if page.photometric == PHOTOMETRIC.PALETTE:
+        options["colormap"] = page.colormap
+    if page.extrasamples:
+        options["extrasamples"] = page.extrasamples
+    if values.ndim == 3:
+        options["planarconfig"] = page.planarconfig
+    resolution = [page.tags.get(code) for code in (282, 283)]
+    if all(resolution):
+        options["resolution"] = tuple(tag.value for tag in resolution if tag is not None)
+        unit = page.tags.get(296)
+        options["resolutionunit"] = 1 if unit is None else unit.value
+    # Every tag of the original is an extra one; none of tifffile's own is wanted.
+    tags = [
+        (tag.code, tag.dtype, tag.count, tag.value, True)
+        for tag in page.tags
+        if tag.code not in STRUCTURE and tag.code not in (DESCRIPTION, SOFTWARE, DATETIME)
+    ]
+    if _orientation(page) != 1:
+        tags.append((ORIENTATION, 3, 1, _orientation(page), True))
+    description = page.tags.get(DESCRIPTION)
+    out.write(
+        np.ascontiguousarray(values),
+        photometric=page.photometric,
+        compression=page.compression,
+        predictor=page.predictor if page.predictor != 1 else None,
+        subfiletype=page.subfiletype,
+        subifds=subifds or None,
+        metadata=None,
+        description=None if description is None else description.value,
+        software=_text(page, SOFTWARE),
+        datetime=_text(page, DATETIME),
+        extratags=tags,
+        **options,
+    )
+
+
+def _text(page: Any, code: int) -> str | bool:
+    tag = page.tags.get(code)
+    return False if tag is None else str(tag.value)

@@ -1,0 +1,494 @@
+"""Images and masks are read as their files' headers say, or refused; and written as they were."""
+
+import io
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.images import ImageRules, read_image, read_picture
+from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.files.mask_rules import MaskRules
+
+
+def bands(count, dtype=np.uint16, height=24, width=36):
+    values = np.random.default_rng(0).integers(0, 250, (height, width, count))
+    return values.astype(dtype)
+
+
+LAYOUTS = {
+    "interleaved": lambda path, a: tifffile.imwrite(
+        path, a, photometric="minisblack", planarconfig="contig"
+    ),
+    "planes": lambda path, a: tifffile.imwrite(
+        path, np.moveaxis(a, 2, 0).copy(), photometric="minisblack", planarconfig="separate"
+    ),
+    "pages": lambda path, a: tifffile.imwrite(
+        path, np.moveaxis(a, 2, 0).copy(), photometric="minisblack"
+    ),
+    "bigtiff, tiles": lambda path, a: tifffile.imwrite(
+        path, a, photometric="minisblack", planarconfig="contig", bigtiff=True, tile=(16, 16)
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.float32])
+@pytest.mark.parametrize("count", [2, 3, 4, 12])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_band_of_a_tiff_is_read(tmp_path, layout, count, dtype):
+    path, values = tmp_path / "a.tif", bands(count, dtype)
+    LAYOUTS[layout](path, values)
+    np.testing.assert_array_equal(read_image(path), values)
+
+
+@pytest.mark.parametrize(
+    "compression", ["zstd", "lzma", "lerc", "webp", "deflate", "lzw", "jpeg2000"]
+)
+def test_compressions_of_tiff_are_read(tmp_path, compression):
+    path, values = tmp_path / "a.tif", bands(3, np.uint8)
+    options = {"level": 100} if compression in ("webp",) else None
+    tifffile.imwrite(
+        path, values, photometric="rgb", compression=compression, compressionargs=options
+    )
+    np.testing.assert_allclose(
+        read_image(path).astype(int), values, atol=255 * (compression == "webp")
+    )
+
+
+def test_near_infrared_is_a_band_and_transparency_is_none_unless_it_is_asked_for(tmp_path):
+    values = bands(4, np.uint8)
+    nir, alpha, png = tmp_path / "nir.tif", tmp_path / "alpha.tif", tmp_path / "a.png"
+    tifffile.imwrite(nir, values, photometric="rgb", extrasamples=["unspecified"])
+    tifffile.imwrite(alpha, values, photometric="rgb", extrasamples=["unassalpha"])
+    Image.fromarray(values).save(png)
+    np.testing.assert_array_equal(read_image(nir), values)
+    for path in (alpha, png):
+        picture = read_picture(path, channels=3)
+        np.testing.assert_array_equal(picture.values, values[..., :3])
+        assert picture.transparent
+        np.testing.assert_array_equal(read_image(path, channels=4), values)
+        np.testing.assert_array_equal(read_image(path, bands=[4, 1]), values[..., [3, 0]])
+
+
+def test_bands_that_are_not_there_are_refused(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", bands(3, np.uint8), photometric="rgb")
+    with pytest.raises(InputError, match=r"has 3 bands, but data.bands=\[1, 5\] asks for band 5"):
+        read_image(tmp_path / "a.tif", bands=[1, 5])
+
+
+def test_the_largest_level_of_a_pyramid_is_read(tmp_path):
+    for subifds in (True, False):
+        path = tmp_path / f"{subifds}.tif"
+        with tifffile.TiffWriter(path) as file:
+            file.write(bands(1)[..., 0], subifds=int(subifds), metadata=None)
+            file.write(bands(1)[::2, ::2, 0], subfiletype=1, metadata=None)
+        np.testing.assert_array_equal(read_image(path), bands(1)[..., 0])
+
+
+def test_several_pictures_in_a_file_are_refused(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "sizes.tif") as file:
+        file.write(bands(1)[..., 0], metadata=None)
+        file.write(bands(1)[:8, :8, 0], metadata=None)
+    tifffile.imwrite(
+        tmp_path / "slices.tif", np.zeros((40, 8, 9), np.uint8), photometric="minisblack"
+    )
+    tifffile.imwrite(tmp_path / "pages.tif", np.zeros((3, 8, 9, 3), np.uint8), photometric="rgb")
+    frames = [Image.new("L", (8, 8), value) for value in (0, 90)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    for name, sentence in (
+        ("sizes.tif", "holds 2 pictures .36x24, 8x8."),
+        ("slices.tif", "holds 40 pages, as slices"),
+        ("pages.tif", "but one picture is wanted"),
+        ("a.gif", "holds 2 pictures, as an animation"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            read_image(tmp_path / name)
+
+
+def test_values_where_the_smallest_is_white_are_inverted_and_palettes_are_painted(tmp_path):
+    values = bands(1, np.uint8)[..., 0]
+    tifffile.imwrite(tmp_path / "white.tif", values, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "white.tif"), 255 - values)
+    table = np.random.default_rng(1).integers(0, 256, (3, 256))
+    tifffile.imwrite(
+        tmp_path / "palette.tif", values, photometric="palette", colormap=(table * 257).astype("u2")
+    )
+    np.testing.assert_array_equal(read_image(tmp_path / "palette.tif"), table.T[values])
+
+
+@pytest.mark.parametrize("suffix", ["webp", "jp2", "ppm", "tga", "bmp", "png", "gif", "jfif"])
+def test_a_format_is_known_by_its_content(tmp_path, suffix):
+    values = np.full((20, 30, 3), 40, np.uint8)
+    values[5:12, 8:20] = (200, 100, 50)
+    path = tmp_path / f"a.{suffix}"
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(values).save(path, **options)
+    lying = tmp_path / "b.jpg"
+    lying.write_bytes(path.read_bytes())
+    for one in (path, lying):
+        read = read_image(one)
+        assert read.shape == values.shape
+        assert abs(read.astype(int) - values).mean() < 8
+    assert {p.suffix for p in tmp_path.iterdir()} == {f".{suffix}", ".jpg"}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_turns_images_and_masks_alike(tmp_path, orientation):
+    values = np.zeros((20, 30), np.uint8)
+    values[2:9, 3:20] = 255
+    values[2:5, 3:8] = 0
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(values).save(tmp_path / folder / "a.png", exif=exif)
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    read = masks.read("a")
+    np.testing.assert_array_equal(read_image(tmp_path / "images/a.png") > 0, read > 0)
+    if orientation != 1:
+        assert read.shape != values.shape or (read != (values > 0)).any()
+    changed = read.copy()
+    changed[0, 0] = 1
+    masks.write_like("a", tmp_path / "a.png", changed)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png") > 0, changed > 0)
+
+
+def test_arrays_are_read_with_their_few_bands_last(tmp_path):
+    np.save(tmp_path / "a.npy", bands(5))
+    np.save(tmp_path / "b.npy", np.moveaxis(bands(5), 2, 0))
+    np.save(tmp_path / "c.npy", np.zeros((9, 10, 11)))
+    for name in "ab":
+        np.testing.assert_array_equal(read_image(tmp_path / f"{name}.npy"), bands(5))
+    with pytest.raises(InputError, match="holds an array of"):
+        read_image(tmp_path / "c.npy", channels=9)
+
+
+def test_missing_values_are_nan_and_others_that_are_no_numbers_are_refused(tmp_path):
+    values = bands(1, np.float32)[..., 0]
+    values[0, :3] = -9999
+    tag = (42113, "s", 0, "-9999", True)
+    tifffile.imwrite(tmp_path / "tag.tif", values, extratags=[tag])
+    tifffile.imwrite(tmp_path / "plain.tif", values)
+    values[0, 0] = np.nan
+    tifffile.imwrite(tmp_path / "nan.tif", values)
+    assert np.isnan(ImageRules().read(tmp_path / "tag.tif")).sum() == 3
+    assert np.isnan(ImageRules(nodata=-9999).read(tmp_path / "plain.tif")).sum() == 3
+    assert np.isnan(ImageRules(nodata=np.nan).read(tmp_path / "nan.tif")).sum() == 1
+    with pytest.raises(InputError, match="holds 1 values that are no finite numbers"):
+        ImageRules().read(tmp_path / "nan.tif")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "pointer of Git LFS"),
+        (b"/annex/objects/SHA256E-s1--0.png", "pointer of git-annex"),
+        (b"<!DOCTYPE html><html>", "is a web page"),
+        (b"II*\0\x08\0\0\0", "cannot be read as an image"),
+    ],
+)
+def test_what_is_no_image_is_said_with_its_cause(tmp_path, content, sentence):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        read_image(tmp_path / "a.png")
+
+
+def disc(height=24, width=36, value=1):
+    rows, columns = np.mgrid[:height, :width]
+    return (((rows - 11) ** 2 + (columns - 15) ** 2 < 40) * value).astype(np.uint8)
+
+
+def grey_png(values, bits):
+    """A grey PNG of few bits, by libpng."""
+    import struct
+    import zlib
+
+    rows = b""
+    for row in values:
+        text = "".join(format(int(value), f"0{bits}b") for value in row)
+        text += "0" * (-len(text) % 8)
+        rows += b"\0" + int(text, 2).to_bytes(len(text) // 8, "big")
+
+    def chunk(name, content):
+        return (
+            struct.pack(">I", len(content))
+            + name
+            + content
+            + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], bits, 0, 0, 0, 0)
+    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + parts
+
+
+def write_alpha(path, colour):
+    ids = disc()
+    Image.fromarray(np.dstack([np.full_like(ids, colour)] * 3 + [ids * 255])).save(path)
+
+
+def write_palette(path, order):
+    image = Image.fromarray(disc() if order == "black first" else 1 - disc(), "L")
+    image.putpalette(
+        [0, 0, 0, 255, 255, 255] if order == "black first" else [255, 255, 255, 0, 0, 0]
+    )
+    image.save(path)
+
+
+MASKS = {
+    "white on transparent.png": lambda p: write_alpha(p, 255),
+    "black on transparent.png": lambda p: write_alpha(p, 0),
+    "palette.png": lambda p: write_palette(p, "black first"),
+    "palette, white first.png": lambda p: write_palette(p, "white first"),
+    "two bits.png": lambda p: p.write_bytes(grey_png(disc(), 2)),
+    "four bits.png": lambda p: p.write_bytes(grey_png(disc(value=1), 4)),
+    "one bit.png": lambda p: Image.fromarray(disc() * 255).convert("1").save(p),
+    "int64.tif": lambda p: tifffile.imwrite(p, disc().astype(np.int64)),
+    "uint32.tif": lambda p: tifffile.imwrite(p, disc().astype(np.uint32)),
+    "float32.tif": lambda p: tifffile.imwrite(p, disc().astype(np.float32)),
+    "big endian.tif": lambda p: tifffile.imwrite(p, disc().astype(">u2"), byteorder=">"),
+    "zstd.tif": lambda p: tifffile.imwrite(p, disc(), compression="zstd", tile=(16, 16)),
+    "int64.npy": lambda p: np.save(p, disc().astype(np.int64)),
+    "bool.npy": lambda p: np.save(p, disc().astype(bool)),
+    "black and white.jpg": lambda p: Image.fromarray(disc() * 255).save(p),
+    "lossless.webp": lambda p: Image.fromarray(np.dstack([disc() * 255] * 3)).save(
+        p, lossless=True
+    ),
+    "two.pgm": lambda p: p.write_bytes(b"P5\n36 24\n2\n" + disc().tobytes()),
+    "grey in colour.png": lambda p: Image.fromarray(np.dstack([disc() * 255] * 3)).save(p),
+    "16 bits.png": lambda p: Image.fromarray(disc().astype(np.uint16) * 65535).save(p),
+    "a.gif": lambda p: Image.fromarray(disc() * 255).save(p),
+    "a.bmp": lambda p: Image.fromarray(disc() * 255).convert("1").save(p),
+    "fax.tif": lambda p: Image.fromarray(disc() * 255).convert("1").save(p, compression="group4"),
+    "jpeg named.png": lambda p: Image.fromarray(disc() * 255).save(p, format="JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_a_mask_means_what_its_pixels_mean_and_is_written_as_it_was(tmp_path, name):
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    path = folder / name
+    MASKS[name](path)
+    masks = MaskFolder(folder, classes=2)
+    (sample_id,) = masks.ids
+    np.testing.assert_array_equal(masks.read(sample_id), disc())
+    changed = disc()
+    changed[3:6, 20:30] = 1
+    changed[10:12] = 0
+    new = tmp_path / name
+    masks.write_like(sample_id, new, changed)
+    np.testing.assert_array_equal(masks.read(sample_id), disc())
+    if path.suffix != ".npy" and name != "int64.tif":  # which Pillow cannot open
+        with Image.open(path) as before, Image.open(new) as after:
+            assert (after.mode, after.format, after.getpalette()) == (
+                before.mode,
+                before.format,
+                before.getpalette(),
+            )
+        if path.suffix == ".png" and before.format == "PNG":
+            assert new.read_bytes()[24:26] == path.read_bytes()[24:26]  # bits and colour type
+    elif path.suffix == ".npy":
+        assert np.load(new).dtype == np.load(path).dtype
+    if path.suffix == ".tif":
+        with tifffile.TiffFile(path) as before, tifffile.TiffFile(new) as after:
+            for key in ("dtype", "compression", "is_tiled", "photometric"):
+                assert getattr(after.pages[0], key) == getattr(before.pages[0], key), key
+            assert after.byteorder == before.byteorder
+    again = tmp_path / "again"
+    again.mkdir()
+    new.rename(again / name)
+    np.testing.assert_array_equal(MaskFolder(again, classes=2).read(sample_id), changed)
+
+
+GEO = [
+    (33550, "d", 3, (10.0, 10.0, 0.0), True),
+    (33922, "d", 6, (0.0, 0.0, 0.0, 500000.0, 4600000.0, 0.0), True),
+    (34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True),
+    (42113, "s", 0, "9", True),
+]
+
+
+def test_a_georeferenced_mask_keeps_its_tags_tiles_compression_and_pyramid(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    (tmp_path / "masks").mkdir()
+    path = tmp_path / "masks/a.tif"
+    big = np.kron(disc(), np.ones((4, 4), np.uint8))
+    with tifffile.TiffWriter(path) as file:
+        options = {"compression": "lzw", "tile": (16, 16), "photometric": "minisblack"}
+        file.write(big, extratags=GEO, metadata=None, **options)
+        file.write(big[::2, ::2], subfiletype=1, metadata=None, **options)
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    changed = masks.read("a")
+    changed[:40, :40] = 1
+    masks.write_like("a", tmp_path / "a.tif", changed)
+    with rasterio.open(path) as before, rasterio.open(tmp_path / "a.tif") as after:
+        assert after.transform == before.transform
+        assert after.crs == before.crs
+        assert after.nodata == before.nodata
+        assert after.profile["tiled"]
+        assert after.compression == before.compression
+        assert after.overviews(1) == before.overviews(1) == [2]
+        np.testing.assert_array_equal(after.read(1), changed)
+        np.testing.assert_array_equal(after.read(1, out_shape=(48, 72)), changed[1::2, 1::2])
+
+
+def test_alpha_beside_class_ids_is_kept(tmp_path):
+    (tmp_path / "masks").mkdir()
+    alpha = np.full((24, 36), 77, np.uint8)
+    Image.fromarray(np.dstack([disc() * 255, alpha]), "LA").save(tmp_path / "masks/a.png")
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    changed = disc()
+    changed[:3] = 1
+    masks.write_like("a", tmp_path / "a.png", changed)
+    with Image.open(tmp_path / "a.png") as file:
+        values = np.asarray(file)
+    np.testing.assert_array_equal(values[..., 0], changed * 255)
+    np.testing.assert_array_equal(values[..., 1], alpha)
+
+
+def test_colours_name_classes(tmp_path):
+    (tmp_path / "masks").mkdir()
+    table = tmp_path / "colours.csv"
+    table.write_text(
+        "name,r,g,b\nbackground,0,0,0\nroad,128,64,128\nvoid,255,255,255\ntree,0,90,0\n"
+    )
+    ids = disc() + 2 * np.roll(disc(), 16, axis=1)
+    painted = np.array([(0, 0, 0), (128, 64, 128), (0, 90, 0)], np.uint8)[ids.clip(0, 2)]
+    painted[0] = 255
+    Image.fromarray(painted).save(tmp_path / "masks/a.png")
+    wanted = ids.clip(0, 2)
+    wanted[0] = 255
+    rules = MaskRules.from_settings({"classes": 3, "colours": str(table)})
+    masks = MaskFolder(tmp_path / "masks", classes=3, rules=rules)
+    np.testing.assert_array_equal(masks.read("a"), wanted)
+    wanted[5:9, 2:9] = 2
+    masks.write_like("a", tmp_path / "a.png", wanted)
+    with Image.open(tmp_path / "a.png") as file:
+        assert tuple(np.asarray(file)[6, 4]) == (0, 90, 0)
+    painted[3, 3] = (1, 2, 3)
+    Image.fromarray(painted).save(tmp_path / "masks/b.png")
+    with pytest.raises(InputError, match=r"does not name: \(1, 2, 3\) in 1 pixels"):
+        MaskFolder(tmp_path / "masks", classes=3, rules=rules)
+
+
+def test_known_palettes_are_those_of_their_datasets():
+    voc = MaskRules.from_settings({"classes": 21, "colours": "voc"}).colours
+    assert voc[(128, 0, 0)] == 1
+    assert voc[(0, 64, 128)] == 20
+    assert voc[(224, 224, 192)] == 255
+    cityscapes = MaskRules.from_settings({"classes": 19, "colours": "cityscapes"}).colours
+    assert cityscapes[(128, 64, 128)] == 0
+    assert cityscapes[(119, 11, 32)] == 18
+
+
+def test_gaps_thresholds_and_instances(tmp_path):
+    (tmp_path / "masks").mkdir()
+    path = tmp_path / "masks/a.png"
+    gaps = np.array([0, 4, 9], np.uint8)[disc() + (np.arange(36) > 30)]
+    Image.fromarray(gaps).save(path)
+    rules = MaskRules.from_settings({"classes": 3, "class_ids": [0, 4, 9]})
+    masks = MaskFolder(tmp_path / "masks", classes=3, rules=rules)
+    np.testing.assert_array_equal(masks.read("a"), np.searchsorted([0, 4, 9], gaps))
+    changed = masks.read("a")
+    changed[:4] = 2
+    masks.write_like("a", tmp_path / "a.png", changed)
+    with Image.open(tmp_path / "a.png") as file:
+        assert set(np.unique(np.asarray(file)[:4])) == {9}
+    soft = (np.linspace(0, 255, 24 * 36).reshape(24, 36)).astype(np.uint8)
+    Image.fromarray(soft).save(path)
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, threshold=128))
+    np.testing.assert_array_equal(masks.read("a"), soft >= 128)
+    changed = masks.read("a")
+    changed[0, 0] = 1
+    masks.write_like("a", tmp_path / "a.png", changed)
+    with Image.open(tmp_path / "a.png") as file:
+        same = np.asarray(file) == soft
+    assert same.sum() == soft.size - 1  # what stays as it is keeps its value
+    objects = disc(value=7) + np.roll(disc(value=3), 18, axis=1)
+    Image.fromarray(objects).save(path)
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
+    np.testing.assert_array_equal(masks.read("a"), objects > 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "classes", "sentence"),
+    [
+        (np.array([0, 1, 4, 9]), 3, r"holds the class ids 4, 9, .*data.class_ids=\[0,1,4,9\]"),
+        (np.arange(200), 2, "data.mask_threshold=128"),
+        (np.arange(8), 2, "data.instances=foreground"),
+    ],
+)
+def test_all_ids_are_named_and_so_is_the_remedy(tmp_path, values, classes, sentence):
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.resize(values, (24, 36)).astype(np.uint8)).save(tmp_path / "masks/a.png")
+    with pytest.raises(InputError, match=sentence):
+        MaskFolder(tmp_path / "masks", classes=classes)
+
+
+@pytest.mark.parametrize("classes", [3, 21])
+def test_jpeg_holds_no_class_ids(tmp_path, classes):
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(disc(value=2)).save(tmp_path / "masks/a.jpg")
+    with pytest.raises(InputError, match="is a JPEG, which changes class ids"):
+        MaskFolder(tmp_path / "masks", classes=classes)
+    with pytest.raises(InputError, match="is a JPEG, which changes class ids"):
+        MaskFolder(tmp_path / "masks", classes=2)
+
+
+def test_contradicting_rules_are_refused(tmp_path):
+    with pytest.raises(InputError, match="contradict each other"):
+        MaskRules.from_settings({"classes": 2, "class_ids": [0, 1], "mask_threshold": 5})
+    with pytest.raises(InputError, match="must name the value of each"):
+        MaskRules.from_settings({"classes": 3, "class_ids": [0, 1]})
+    with pytest.raises(InputError, match="set data.classes=21"):
+        MaskRules.from_settings({"classes": 2, "colours": "voc"})
+
+
+def test_damage_is_found_in_tiff_too(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, bands(3, np.uint8, 200, 300), photometric="rgb")
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        read_image(path)
+    assert imagecodecs.__version__
+    assert io.BytesIO(whole).getbuffer().nbytes > path.stat().st_size
+
+
+def test_polarity_is_checked_and_can_be_confirmed(tmp_path):
+    from coseg_lightning.files.inspection import Inspection
+
+    (tmp_path / "masks").mkdir()
+    for number in range(10):
+        values = np.roll(disc(), number, axis=1) * 255
+        Image.fromarray(255 - values if number < 4 else values).save(
+            tmp_path / f"masks/{number}.png"
+        )
+    inspection = Inspection(tmp_path)
+    MaskFolder(tmp_path / "masks", classes=2, inspection=inspection)
+    table = tmp_path / "problems.csv"
+    with pytest.raises(InputError, match="4 masks in .* are foreground all along the border"):
+        inspection.report(table=table)
+    with Image.open(tmp_path / "doubtful_masks.png") as picture:
+        assert picture.size == (516, 256)
+    rules = MaskRules.from_settings({"classes": 2, "class_ids": [0, 255]})
+    MaskFolder(tmp_path / "masks", classes=2, rules=rules)
+    inverted = MaskRules.from_settings({"classes": 2, "class_ids": [255, 0]})
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=inverted)
+    np.testing.assert_array_equal(masks.read("5"), np.roll(1 - disc(), 5, axis=1))
+
+
+def test_a_folder_of_full_masks_is_refused(tmp_path):
+    (tmp_path / "masks").mkdir()
+    for number in range(4):
+        Image.fromarray(np.full((24, 36), 255, np.uint8)).save(
+            Path(tmp_path, f"masks/{number}.png")
+        )
+    with pytest.raises(InputError, match="4 of 4 masks .* are foreground from edge to edge"):
+        MaskFolder(tmp_path / "masks", classes=2)
