@@ -1,6 +1,5 @@
 """Writes all masks of a run, with its corrections: python -m coseg_lightning.apply RUN DEST."""
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.data.folder import judged_masks
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.store import LabelStore
@@ -78,22 +77,18 @@ def apply(
     with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
         unfinished = Path(temporary) / "masks"
         unfinished.mkdir()
+        writer = MaskWriter(judged.folder, unfinished)
         for path in judged.others:
-            shutil.copyfile(path, _place(path, folder, unfinished))
+            writer.copy(path)
         for index, sample_id in enumerate(progress(judged.images.ids, "Masks")):
             original = judged.images.mask(index)
             mask, is_newer = _label_of_run(sample_id, original, noise, layers)
             if is_newer:
                 newer.append(sample_id)
-            changed += _write(sample_id, judged.folder, unfinished, mask, original)
+            changed += _write(sample_id, judged.folder, writer, mask, original)
+        writer.finish()
         unfinished.replace(dest)
     return changed, newer, len(judged.images) + len(judged.others)
-
-
-def _place(path: Path, folder: Path, new: Path) -> Path:
-    place = new / path.relative_to(folder)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return place
 
 
 def _mask_folder(finished: AppRun) -> Path:
@@ -125,17 +120,15 @@ def _label_of_run(
 
 
 def _write(
-    sample_id: str, masks: MaskFolder, folder: Path, mask: Mask | None, original: Mask
+    sample_id: str, masks: MaskFolder, writer: MaskWriter, mask: Mask | None, original: Mask
 ) -> bool:
     """Write a mask into a folder, and return whether it differs from the sample's own."""
-    path = masks.path(sample_id)
-    place = _place(path, masks.folder, folder)
     if mask is None or np.array_equal(mask, original):
-        shutil.copyfile(path, place)
+        writer.copy(masks.path(sample_id))
         return False
     own = masks.read(sample_id)
     mask = np.where(own != original, own, mask)  # where the image is missing, labels stay
-    masks.write_like(sample_id, place, mask)
+    writer.write(sample_id, mask)
     return True
 
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.labels.masks import MaskedImages
 
+# Settings that say how files are read, which every command of a folder needs.
+READING = [f"data.{key}" for key in ("images", "masks", "classes", "in_channels", "group")]
+READING += [f"data.{key}" for key in ("image_glob", "mask_glob", "allow_links", "bands", "nodata")]
+READING += [f"data.{key}" for key in ("class_ids", "colours", "mask_threshold", "instances")]
 SAMPLE = 200  # images or masks that are read to tell about all of them
 
 
@@ -178,7 +182,7 @@ def _rehearsed(cfg: DictConfig, data: "CoSegDataModule", folder: Path) -> str:
 
 def _command(cfg: DictConfig, name: str = "run", *more: str) -> str:
     own = [o for o in task_overrides() if not o.startswith(("data=folder", "data.root="))]
-    of_data = [o for o in own if o.startswith(("data.images=", "data.masks=", "data.classes="))]
+    of_data = [o for o in own if o.partition("=")[0] in READING]
     given: Sequence[str] = own if name == "run" else of_data
     root = [str(cfg.data.root)] if cfg.data.get("root") is not None else []
     return shlex.join(["coseg", name, *root, *given, *more])

@@ -1,6 +1,5 @@
 """Writes a corrupted copy of a folder of masks: python -m coseg_lightning.corrupt."""
 
-import shutil
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +12,7 @@ from coseg_lightning.app.command import command
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from coseg_lightning.files.mask_folder import MaskFolder
+    from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
     from coseg_lightning.files.mask_rules import MaskRules
     from coseg_lightning.noise.models import NoiseModel
 
@@ -97,7 +96,7 @@ def corrupt_folder(
         InputError: If `out` exists or lies in `masks`, or a mask is missing or cannot be written.
     """
     from coseg_lightning.files.csv import write_table
-    from coseg_lightning.files.mask_folder import MaskFolder
+    from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
     from coseg_lightning.files.naming import Names
     from coseg_lightning.files.progress import progress
     from coseg_lightning.noise.noisy_layer import choose_noisy
@@ -118,35 +117,31 @@ def corrupt_folder(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         unfinished = Path(temporary) / "masks"
         unfinished.mkdir()
+        writer = MaskWriter(source, unfinished)
         for sample_id in progress(source.ids, "Masks"):
             path, changed, dice = source.path(sample_id), False, 1.0
             if sample_id in chosen:
-                changed, dice = _write_noisy(source, sample_id, unfinished, noise, seed)
+                changed, dice = _write_noisy(source, sample_id, writer, noise, seed)
             else:
-                shutil.copyfile(path, _place(source, sample_id, unfinished))
+                writer.copy(path)
             name_of_file = path.relative_to(source.folder).as_posix()
             row = {"id": sample_id, "file": name_of_file, "noisy": int(changed)}
             rows.append(row | {"noise": name if changed else "", "seed": seed, "dice": dice})
+        writer.finish()
         write_table(unfinished / "manifest.csv", rows)
         unfinished.replace(out)
     return rows
 
 
-def _place(source: "MaskFolder", sample_id: str, folder: Path) -> Path:
-    place = folder / source.path(sample_id).relative_to(source.folder)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return place
-
-
 def _write_noisy(
-    source: "MaskFolder", sample_id: str, folder: Path, noise: "NoiseModel", seed: int
+    source: "MaskFolder", sample_id: str, writer: "MaskWriter", noise: "NoiseModel", seed: int
 ) -> tuple[bool, float]:
     """Write a noisy mask; return whether it differs from the original, and its Dice to it."""
     from coseg_lightning.functional.dice import mask_dice
 
     original = source.read(sample_id)
     noisy = noise(original, id=sample_id, seed=seed)
-    source.write_like(sample_id, _place(source, sample_id, folder), noisy)
+    writer.write(sample_id, noisy)
     return bool((noisy != original).any()), mask_dice(noisy, original)
 
 

@@ -28,6 +28,7 @@ from coseg_lightning.files.mask_folder import same_stem
 from coseg_lightning.files.naming import PLAIN, Names, unread
 from coseg_lightning.files.progress import progress
 from coseg_lightning.files.tiff import is_georeferenced, write_at_place_of
+from coseg_lightning.files.volumes import file_of, is_nifti_slice, write_mask_volume
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.forward import any_size
 from coseg_lightning.report.pictures import outlined
@@ -61,7 +62,8 @@ def predict(
     """Write a mask of every image in a folder, batch by batch in constant memory.
 
     Masks are `OUT/ID.png` at the image's own size, with class ids, or with 0 and 255 if there are
-    two classes; of a GeoTIFF they are `OUT/ID.tif`, with its place on the earth. Where an image is
+    two classes; of a GeoTIFF they are `OUT/ID.tif`, with its place on the earth, and of a NIfTI
+    volume one volume of its name. Where an image is
     missing, the mask is 0. If some images cannot be read, the others are predicted before the
     error is raised.
 
@@ -103,6 +105,7 @@ def predict(
         dataset, batch_size, num_workers=num_workers, collate_fn=_split_readable, shuffle=False
     )
     unreadable: list[str] = []
+    volumes: dict[Path, dict[int, NDArray[Any]]] = {}
     written = 0
     with (
         progress(title="Masks", total=len(dataset)) as bar,
@@ -116,7 +119,14 @@ def predict(
             for sample, (sample_id, p), unsure in zip(
                 samples, predicted, disagreements, strict=True
             ):
-                _write(out, sample, p, probabilities, paths[sample_id])
+                mask = _mask_of(sample, p)
+                path = paths[sample_id]
+                if is_nifti_slice(path):
+                    volumes.setdefault(path.parent, {})[int(path.name)] = mask
+                else:
+                    _write(out, sample_id, mask, path)
+                if probabilities:
+                    _write_probabilities(out, sample_id, p)
                 if unsure is not None:
                     _write_picture(out / "uncertainty" / f"{sample_id}.png", unsure)
                 if overlays:
@@ -125,6 +135,9 @@ def predict(
                     _write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
                 written += 1
                 bar.update()
+    for path, slices in volumes.items():
+        with replacing(out / path.name) as temporary:
+            write_mask_volume(path, temporary, slices)
     if unreadable:
         raise InputError(_unreadable_message(unreadable, len(dataset)))
     return written
@@ -286,23 +299,29 @@ def _probabilities(network: torch.nn.Module, images: Tensor) -> Tensor:
     return class_logits(any_size(network, images)).softmax(dim=1)
 
 
-def _write(out: Path, sample: _Sample, p: Tensor, probabilities: bool, image: Path) -> None:
-    sample_id = sample.sample_id
+def _mask_of(sample: _Sample, p: Tensor) -> NDArray[Any]:
+    """Class ids, or 0 and 255 if there are two classes; 0 where the image is missing."""
     mask = smallest_type(p.argmax(dim=0).numpy())
     if len(p) == 2:
         mask = mask * np.uint8(255)
     if sample.missing is not None:
         mask[sample.missing] = 0
-    is_on_earth = is_georeferenced(image)
+    return mask
+
+
+def _write(out: Path, sample_id: str, mask: NDArray[Any], image: Path) -> None:
+    is_on_earth = is_georeferenced(file_of(image))
     with replacing(out / f"{sample_id}.{'tif' if is_on_earth else 'png'}") as temporary:
         if is_on_earth:
             write_at_place_of(image, temporary, mask)
         else:
             Image.fromarray(mask).save(temporary, format="PNG")
-    if probabilities:
-        path = out / "probabilities" / f"{sample_id}.npy"
-        with replacing(path) as temporary, temporary.open("wb") as file:
-            np.save(file, p.numpy().astype(np.float16))
+
+
+def _write_probabilities(out: Path, sample_id: str, p: Tensor) -> None:
+    path = out / "probabilities" / f"{sample_id}.npy"
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, p.numpy().astype(np.float16))
 
 
 if __name__ == "__main__":

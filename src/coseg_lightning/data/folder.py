@@ -19,6 +19,7 @@ from coseg_lightning.data.folder_checks import (
     check_ids_name_different_files,
     check_image_files,
     check_masks_have_an_image,
+    check_places_agree,
     check_sizes_agree,
     inspect_images,
     warn_of_blank_images,
@@ -259,6 +260,7 @@ def folder_splits(
     for names in (found.images, found.masks):
         warn_of_unread_files(names, inspection)
     check_sizes_agree(image_infos, mask_folder, inspection)
+    check_places_agree(image_infos, mask_folder, inspection)
     check_channels(image_infos, files, image_rules, inspection)
     unusable = inspection.unusable_ids
     good_images = {i: info for i, info in image_infos.items() if i not in unusable}

@@ -4,6 +4,8 @@ from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES, ImageRules
 from coseg_lightning.files.inspection import (
@@ -119,6 +121,24 @@ def check_sizes_agree(
                 [sample_id],
                 f"{masks.path(sample_id)} is {width}x{height}, but its image is "
                 f"{image_width}x{image_height}; both must have the same size.",
+            )
+
+
+def check_places_agree(
+    image_infos: Mapping[str, FileInfo], masks: MaskFolder, inspection: Inspection
+) -> None:
+    """Report masks that lie elsewhere than their image, on the earth or in a scanner."""
+    for sample_id, image in image_infos.items():
+        mask = masks.file_info.get(sample_id)
+        if mask is None or image["place"] is None or mask["place"] is None:
+            continue
+        ours, others = image["place"], mask["place"]
+        if len(ours) != len(others) or not np.allclose(ours, others, rtol=1e-6, atol=1e-6):
+            inspection.add(
+                "place",
+                [sample_id],
+                f"{masks.path(sample_id)} lies elsewhere than its image, by the transform that "
+                "both files hold; resample the mask to the image's grid.",
             )
 
 

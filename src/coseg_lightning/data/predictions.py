@@ -53,7 +53,7 @@ class PredictionFolder:
         self._check_pictures_hold_no_class_ids()
 
     def _check_pictures_hold_no_class_ids(self) -> None:
-        pictures = [path for path in self._paths.values() if path.suffix.lower() in SUFFIXES]
+        pictures = [path for path in self._paths.values() if not _is_array(path)]
         if pictures and all(read_indices(path).max(initial=0) <= 1 for path in pictures):
             raise InputError(
                 f"The pictures in {self.folder} hold nothing but 0 and 1, which are class ids; "
@@ -108,7 +108,11 @@ def _check_probabilities(p: Floats, path: Path) -> None:
 
 
 def _read_values(path: Path) -> Floats:
-    return _read_picture(path) if path.suffix.lower() in SUFFIXES else _read_array(path)
+    return _read_array(path) if _is_array(path) else _read_picture(path)
+
+
+def _is_array(path: Path) -> bool:
+    return path.suffix.lower() in ARRAY_SUFFIXES
 
 
 def _read_picture(path: Path) -> Floats:

@@ -1,6 +1,7 @@
 """Reading images and masks as their files' headers say, in the formats that people use."""
 
 import contextlib
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,10 +23,12 @@ from coseg_lightning.files.tiff import (
     read_tiff,
     tiff_size,
 )
+from coseg_lightning.files.volumes import DICOM, NIFTI, ending, file_of, is_volume, read_slice
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k"),
     *(".jfif", ".jpe", ".tga", ".pgm", ".ppm", ".pnm", ".pbm", ".npy", ".btf", ".tf8"),
+    *(*NIFTI, *DICOM),
 )
 LARGE = 2**24  # pixels; images above this are checked one at a time, which bounds the memory
 _one_large_image = threading.Lock()
@@ -161,7 +164,7 @@ def files_by_stem(folder: Path) -> dict[str, list[Path]]:
         raise InputError(f"There is no folder {folder}; give the folder that holds the files.")
     by_stem: defaultdict[str, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith("."):
+        if ending(path) in SUFFIXES and not path.name.startswith("."):
             by_stem[path.stem].append(path)
     if not by_stem:
         raise InputError(f"{folder} holds no image files ({', '.join(SUFFIXES)}).")
@@ -172,7 +175,7 @@ def files_by_stem(folder: Path) -> dict[str, list[Path]]:
 def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
     """Turn a decoder's error into one sentence. On a damaged file it may be any exception."""
     try:
-        if not path.is_file():  # reading a pipe would block
+        if not file_of(path).is_file():  # reading a pipe would block
             raise FileNotFoundError(path)
         yield
     except InputError:
@@ -189,6 +192,11 @@ def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
 def _unreadable_message(path: Path, kind: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
         return f"{path} may not be read by you; change its rights, or remove the file."
+    if path.is_symlink() and not path.exists():
+        return (
+            f"{path} is a link to {os.path.realpath(path)}, which is not there; fetch or restore "
+            "that file."
+        )
     start = b""
     if path.is_file():
         start = start_of(path)
@@ -241,8 +249,10 @@ def read_picture(
             lacks a band.
     """
     with decoding(path):
-        start = start_of(path)
-        if is_tiff(start):
+        start = b"" if is_volume(file_of(path)) else start_of(path)
+        if not start and is_volume(file_of(path)):
+            picture, alpha = Picture(read_slice(path)), False
+        elif is_tiff(start):
             picture, alpha = _read_tiff_image(path)
         elif start.startswith(b"\x93NUMPY"):
             picture, alpha = Picture(_array_image(path)), False
@@ -441,6 +451,8 @@ def check_picture(
     """
     with decoding(path), contextlib.ExitStack() as stack:
         try:
+            if is_volume(file_of(path)):
+                raise ValueError("Pillow does not know it")
             with Image.open(path) as file:
                 if file.width * file.height > LARGE:
                     stack.enter_context(_one_large_image)
@@ -496,6 +508,8 @@ def read_stored(path: Path) -> Stored:
         InputError: If the file cannot be decoded, or holds several pictures.
     """
     with decoding(path, "a mask"):
+        if is_volume(file_of(path)):
+            return Stored(read_slice(path), "volume")
         start = start_of(path)
         if is_tiff(start) and not _is_for_fax(path):
             tiff = read_tiff(path)

@@ -22,6 +22,8 @@ from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.files.csv import write_table
 from coseg_lightning.files.images import ImageRules
 from coseg_lightning.files.progress import is_first_process, progress
+from coseg_lightning.files.tiff import tiff_place
+from coseg_lightning.files.volumes import file_of, volume_place
 
 OnBadSample = Literal["error", "skip"]
 FileInfo = dict[str, Any]
@@ -264,13 +266,15 @@ class FileInfoCache:
 
 def _stamp(path: Path) -> list[int] | None:
     try:
-        status = path.stat()
+        status = file_of(path).stat()
     except OSError:
         return None
     return [status.st_size, status.st_mtime_ns]
 
 
-IMAGE_INFO = ("size", "digest", "channels", "missing", "spread", "turned", "transparent")
+IMAGE_INFO = (
+    *("size", "digest", "channels", "missing", "spread", "turned", "transparent", "place"),
+)
 
 
 def image_info(path: Path, rules: ImageRules) -> FileInfo:
@@ -284,7 +288,7 @@ def image_info(path: Path, rules: ImageRules) -> FileInfo:
         `size`, height and width; `digest` of the pixels, None if all are equal; the number of
         `channels`; the share of `missing` pixels; the `spread` of each band, as a share of the
         range that all bands are stretched over; whether it was `turned` as its header asks for;
-        whether it is `transparent` in part.
+        whether it is `transparent` in part; its `place`, see `place_of`.
     """
     image, picture = rules.check(path)
     blank = bool((image == image[:1, :1]).all())
@@ -298,7 +302,14 @@ def image_info(path: Path, rules: ImageRules) -> FileInfo:
         "spread": _spread(bands),
         "turned": picture.turned,
         "transparent": picture.transparent,
+        "place": place_of(path),
     }
+
+
+def place_of(path: Path) -> list[float] | None:
+    """Where a file says that it lies, on the earth or in a scanner; None if it does not say so."""
+    file = file_of(path)
+    return volume_place(file) or tiff_place(file)
 
 
 def _spread(bands: NDArray[Any]) -> list[float]:

@@ -127,18 +127,31 @@ def write_mask_like(
     """
     read = read_mask_file(original, rules)
     stored = read.stored
-    changed = classes != given
     if stored.is_jpeg:
         white = (classes > 0) ^ rules.is_inverted
         drawn = stored_again(white.astype(np.uint8) * np.uint8(255), stored.orientation)
         _save_with_pillow(drawn, original, path)
         return
-    values = np.array(stored.values)
+    values = new_values(read, classes, given, rules, foreground, original)
+    save_like(original, path, stored_again(values, stored.orientation), stored)
+
+
+def new_values(
+    read: MaskValuesOf,
+    classes: NDArray[Any],
+    given: NDArray[Any],
+    rules: MaskRules,
+    foreground: int | None,
+    original: Path,
+) -> NDArray[Any]:
+    """The values that a file stores for other classes; the arguments are those above."""
+    values = np.array(read.stored.values)
+    changed = classes != given
     if rules.colours is not None:
-        _paint(values, changed, classes, stored, rules, original)
+        _paint(values, changed, classes, read.stored, rules, original)
     else:
         _set(values, changed, classes, read, rules, foreground)
-    save_like(original, path, stored_again(values, stored.orientation), stored)
+    return values
 
 
 def _paint(

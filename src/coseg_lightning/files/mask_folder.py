@@ -1,6 +1,7 @@
 """MaskFolder: a folder of masks, one file per sample, read as class ids."""
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,25 @@ from coseg_lightning.files.inspection import (
     Inspection,
     links_outside,
     pixel_digest,
+    place_of,
     scan_files,
 )
-from coseg_lightning.files.mask_file import read_mask_file, write_mask_like
+from coseg_lightning.files.mask_file import new_values, read_mask_file, write_mask_like
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
 from coseg_lightning.files.mask_values import MaskValues
+from coseg_lightning.files.volumes import file_of, write_slices
 
-INFO = ("size", "digest", "values", "two_valued", "counts", "border", "left", "turned", "palette")
+INFO: tuple[str, ...] = (
+    "size",
+    "digest",
+    "values",
+    "two_valued",
+    "counts",
+    "border",
+    "left",
+    "turned",
+)
+INFO += ("palette", "place")
 
 
 class MaskFolder:
@@ -146,6 +159,7 @@ class MaskFolder:
             "left": [int((left == value).sum()) for value in found],
             "turned": stored.orientation != 1,
             "palette": palette,
+            "place": place_of(path),
         }
 
     @property
@@ -200,6 +214,12 @@ class MaskFolder:
         index = info["values"].index(value)
         return info["counts"][index], info["left"][index]
 
+    def stored_values(self, sample_id: str, mask: NDArray[Any]) -> NDArray[Any]:
+        """The values that a sample's file stores for other class ids, `(H, W)`."""
+        path = self.path(sample_id)
+        read, given = read_mask_file(path, self.rules), self._class_ids(path)
+        return new_values(read, mask, given, self.rules, self._foreground, path)
+
     def write_like(self, sample_id: str, path: Path, mask: NDArray[Any]) -> None:
         """Write class ids like a sample's own file: the same format, mode, palette and values.
 
@@ -222,6 +242,52 @@ class MaskFolder:
                 f"A noisy mask cannot be written like {original} without losing class ids; "
                 "save your masks as PNG."
             )
+
+
+class MaskWriter:
+    """Writes a folder of masks like another one: some are copied, some hold other classes.
+
+    Slices of a volume are collected, and the volume is written when it is complete.
+
+    Args:
+        masks: The folder of the originals.
+        folder: The new folder.
+    """
+
+    def __init__(self, masks: MaskFolder, folder: Path) -> None:
+        self._masks = masks
+        self._folder = folder
+        self._volumes: dict[Path, dict[int, NDArray[Any]]] = {}
+
+    def copy(self, path: Path) -> None:
+        """Copy an original byte by byte, or leave a slice as it is."""
+        file = file_of(path)
+        if file != path:
+            self._volumes.setdefault(file, {})
+        else:
+            shutil.copyfile(path, self._place(path))
+
+    def write(self, sample_id: str, mask: NDArray[Any]) -> None:
+        """Write the class ids of one sample; see `MaskFolder.write_like`."""
+        path = self._masks.path(sample_id)
+        if file_of(path) == path:
+            self._masks.write_like(sample_id, self._place(path), mask)
+        else:
+            slices = self._volumes.setdefault(path.parent, {})
+            slices[int(path.name)] = self._masks.stored_values(sample_id, mask)
+
+    def finish(self) -> None:
+        """Write the volumes."""
+        for file, slices in self._volumes.items():
+            if slices:
+                write_slices(file, self._place(file), slices)
+            else:
+                shutil.copyfile(file, self._place(file))
+
+    def _place(self, path: Path) -> Path:
+        place = self._folder / path.relative_to(self._masks.folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return place
 
 
 def same_stem(paths: list[Path]) -> str:

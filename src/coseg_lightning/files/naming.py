@@ -9,6 +9,7 @@ from pathlib import Path
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES
+from coseg_lightning.files.volumes import ending, file_of, group_of, is_volume, slices_of
 
 PLAIN = "{id}.*"  # a file's name without its ending is the id
 NESTED = "{group}/{id}.*"  # in a folder for each patient, place or part of the split
@@ -59,14 +60,20 @@ class Names:
         self.groups: dict[str, str] = {}
         for path in sorted(_walk(folder, deep="/" in pattern)):
             name = path.relative_to(folder).as_posix()
+            if ending(path) == ".nii.gz":
+                name = name[: -len(".gz")]
             match = expression.fullmatch(name)
-            if match is None or path.suffix.lower() not in SUFFIXES:
+            if match is None or ending(path) not in SUFFIXES:
                 continue
             group = match.groupdict().get("group")
-            sample_id = match["id"] if group is None else f"{group}_{match['id']}"
-            files[sample_id].append(path)
-            if group is not None:
-                self.groups[sample_id] = group
+            stem = match["id"] if group is None else f"{group}_{match['id']}"
+            slices = slices_of(path) if is_volume(path) else [("", path)]
+            for number, place in slices:
+                files[stem + number].append(place)
+                if group is not None:
+                    self.groups[stem + number] = group
+                elif is_volume(path):
+                    self.groups[stem + number] = group_of(path, stem)
         self.files: Files = dict(files)
 
     def exclude(self, others: Collection[Path]) -> None:
@@ -132,7 +139,7 @@ def guess_patterns(images_folder: Path, masks_folder: Path) -> tuple[str, str]:
 
 def _holds_files(folder: Path) -> bool:
     return any(
-        path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+        ending(path) in SUFFIXES and not path.name.startswith(".") and path.is_file()
         for path in folder.iterdir()
     )
 
@@ -184,7 +191,7 @@ def unread(names: Names) -> str | None:
     Returns:
         A sentence, or None if there is nothing.
     """
-    used = {path for paths in names.files.values() for path in paths}
+    used = {file_of(path) for paths in names.files.values() for path in paths}
     endings: Counter[str] = Counter()
     folders: list[str] = []
     example = None

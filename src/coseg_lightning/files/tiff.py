@@ -233,6 +233,17 @@ def is_georeferenced(path: Path) -> bool:
         return any(code in file.pages.first.tags for code in PLACE)
 
 
+def tiff_place(path: Path) -> list[float] | None:
+    """The transform of a GeoTIFF: its tags of scale, tie points and matrix, one after the other."""
+    with path.open("rb") as start:
+        if not is_tiff(start.read(4)):
+            return None
+    with tifffile.TiffFile(path) as file:
+        tags = [file.pages.first.tags.get(code) for code in PLACE[:3]]
+        values = [float(value) for tag in tags if tag is not None for value in np.ravel(tag.value)]
+    return values or None
+
+
 def write_at_place_of(image: Path, path: Path, mask: NDArray[Any]) -> None:
     """Write a mask as a TIFF that lies where a georeferenced image does.
 

@@ -1,0 +1,207 @@
+"""NIfTI and DICOM files. A volume is read as if its file was a folder of its slices.
+
+Slice 7 of `ct.nii.gz` is the path `ct.nii.gz/7`, and its sample is `ct_007`.
+"""
+
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.errors import InputError
+
+NIFTI, DICOM = (".nii", ".nii.gz"), (".dcm", ".dicom")
+MAX_BANDS = 16  # more values in a fourth dimension are moments of time
+DIGITS = 3  # of a slice's number in an id, at least
+
+
+def ending(path: Path) -> str:
+    """The ending of a file's name in small letters, `.nii.gz` as one."""
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def is_volume(path: Path) -> bool:
+    """Whether a file is NIfTI or DICOM, by its name."""
+    return ending(path) in (*NIFTI, *DICOM)
+
+
+def file_of(path: Path) -> Path:
+    """The file that a path names, or whose slice it names."""
+    return path.parent if path.parent.is_file() else path
+
+
+def slices_of(path: Path) -> list[tuple[str, Path]]:
+    """List the slices of a volume: what follows the volume's name in their ids, and their paths.
+
+    Args:
+        path: The file. A DICOM file of one slice is a sample itself.
+
+    Raises:
+        InputError: If it cannot be read, or the library that reads it is missing.
+    """
+    if ending(path) in DICOM:
+        frames = int(getattr(_dicom_header(path), "NumberOfFrames", 1) or 1)
+        if frames == 1:
+            return [("", path)]
+        count = frames
+    else:
+        count = _nifti(path).shape[2] if len(_nifti(path).shape) > 2 else 1
+    digits = max(DIGITS, len(str(count - 1)))
+    return [(f"_{number:0{digits}d}", path / str(number)) for number in range(count)]
+
+
+def group_of(path: Path, stem: str) -> str:
+    """The volume that a slice is of: the file's name, or the series that a DICOM file names."""
+    if ending(path) in DICOM:
+        return str(getattr(_dicom_header(path), "SeriesInstanceUID", stem))
+    return stem
+
+
+def read_slice(path: Path) -> NDArray[Any]:
+    """Read one slice, `(H, W)`, or `(H, W, C)` if there are several bands.
+
+    Args:
+        path: A slice, or a DICOM file of one.
+
+    Raises:
+        InputError: If it holds what is no slice of numbers.
+    """
+    file = file_of(path)
+    if ending(file) in DICOM:
+        return _dicom_slice(file, 0 if file == path else int(path.name))
+    values = _nifti_values(file, file.stat().st_mtime_ns)
+    return _slice(values, int(path.name), file)
+
+
+def volume_place(path: Path) -> list[float] | None:
+    """Where a NIfTI volume lies in the scanner's space: its affine, row by row."""
+    if ending(path) in NIFTI:
+        return [round(float(value), 4) for value in np.ravel(_nifti(path).affine)]
+    return None
+
+
+def write_slices(original: Path, path: Path, slices: Mapping[int, NDArray[Any]]) -> None:
+    """Write a NIfTI volume like another one, with other values in some slices.
+
+    Args:
+        original: The volume whose header is taken.
+        path: The new file.
+        slices: `(H, W)` values by the number of the slice.
+
+    Raises:
+        InputError: If it is a DICOM file, which is only read.
+    """
+    if ending(original) in DICOM:
+        raise InputError(
+            f"{original} is DICOM, which is only read; save masks as PNG or NIfTI to have them "
+            "written."
+        )
+    nibabel = _library("nibabel")
+    image = _nifti(original)
+    values = np.array(image.dataobj)
+    for number, new in slices.items():
+        values[_index(values.ndim, number)] = new.T.reshape(
+            values[_index(values.ndim, number)].shape
+        )
+    changed = type(image)(values.astype(image.get_data_dtype()), image.affine, image.header)
+    nibabel.save(changed, path)
+
+
+def is_nifti_slice(path: Path) -> bool:
+    """Whether a path is a slice of a NIfTI volume."""
+    return file_of(path) != path and ending(path.parent) in NIFTI
+
+
+def write_mask_volume(image: Path, path: Path, slices: Mapping[int, NDArray[Any]]) -> None:
+    """Write masks of an image's slices as a volume that lies where the image does.
+
+    Args:
+        image: The NIfTI volume of the image.
+        path: The new file; `.gz` compresses it.
+        slices: `(H, W)` masks by the number of the slice; others are 0.
+    """
+    nibabel = _library("nibabel")
+    source = _nifti(image)
+    shape = source.shape[:3]
+    volume = np.zeros(shape, np.result_type(*slices.values()))
+    for number, mask in slices.items():
+        volume[_index(len(shape), number)] = mask.T.reshape(
+            volume[_index(len(shape), number)].shape
+        )
+    nibabel.save(type(source)(volume, source.affine), path)
+
+
+def _index(dimensions: int, number: int) -> tuple[Any, ...]:
+    return (slice(None), slice(None)) if dimensions == 2 else (slice(None), slice(None), number)
+
+
+def _slice(values: NDArray[Any], number: int, path: Path) -> NDArray[Any]:
+    if values.ndim > 4 or (values.ndim == 4 and values.shape[3] > MAX_BANDS):
+        raise InputError(
+            f"{path} holds {values.shape}, a volume at several moments; save each as a file of its "
+            "own."
+        )
+    picked = values[_index(values.ndim, number)]
+    if picked.ndim == 3 and picked.shape[2] == 1:
+        picked = picked[..., 0]
+    return np.ascontiguousarray(picked.swapaxes(0, 1))
+
+
+@lru_cache(maxsize=2)  # slices of one volume are read one after the other
+def _nifti_values(path: Path, modified: int) -> NDArray[Any]:
+    return np.asarray(_nifti(path).dataobj)
+
+
+def _nifti(path: Path) -> Any:
+    nibabel = _library("nibabel")
+    try:
+        return nibabel.load(path)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as NIfTI ({error}); restore the file.") from error
+
+
+def _dicom_header(path: Path) -> Any:
+    pydicom = _library("pydicom")
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as DICOM ({error}); restore the file.") from error
+
+
+def _dicom_slice(path: Path, number: int) -> NDArray[Any]:
+    data = _library("pydicom").dcmread(path)
+    try:
+        values = data.pixel_array
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"{path} cannot be decoded ({text}); install what it names, or save the file "
+            "uncompressed."
+        ) from error
+    frames = int(getattr(data, "NumberOfFrames", 1) or 1)
+    if frames > 1:
+        values = values[number]
+    kind = str(data.PhotometricInterpretation)
+    if kind.startswith("YBR") or kind == "PALETTE COLOR":
+        raise InputError(f"{path} holds colours as {kind}, which is not read; save them as RGB.")
+    slope = float(getattr(data, "RescaleSlope", 1) or 1)
+    intercept = float(getattr(data, "RescaleIntercept", 0) or 0)
+    if (slope, intercept) != (1, 0):
+        values = (values * slope + intercept).astype(np.float32)
+    if kind == "MONOCHROME1":  # small values are white
+        values = values.max() + values.min() - values
+    return np.ascontiguousarray(values)
+
+
+def _library(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise InputError(
+            f"NIfTI and DICOM files need {name}: pip install coseg-lightning[medical]."
+        ) from error

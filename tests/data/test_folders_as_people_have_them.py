@@ -1,0 +1,256 @@
+"""Names, folders, groups and bands of datasets as people have them: read right, or refused."""
+
+import logging
+import shutil
+import unicodedata
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from coseg_lightning.data.folder import folder_splits, judged_masks
+from coseg_lightning.data.preparation import preprocess, without_gaps
+from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.errors import InputError
+
+
+def rename(root, folder, new_name):
+    for path in sorted((root / folder).iterdir()):
+        new = root / folder / new_name(path)
+        new.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(new)
+
+
+def ids_of(splits):
+    return sorted(sample_id for part in splits if part is not None for sample_id in part.ids)
+
+
+NAMES = {
+    "a suffix of masks": (str, lambda p: f"{p.stem}_mask{p.suffix}"),
+    "one of segmentations": (str, lambda p: f"{p.stem}_segmentation.png"),
+    "nnU-Net's channel": (lambda p: f"{p.stem}_0000.png", str),
+    "both": (lambda p: f"{p.stem}_image.png", lambda p: f"{p.stem}_label.png"),
+    "Cityscapes": (
+        lambda p: f"train/aachen/{p.stem}_leftImg8bit.png",
+        lambda p: f"train/aachen/{p.stem}_gtFine_labelIds.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(NAMES)[:4])
+def test_usual_endings_are_found(make_folder, kind):
+    root = make_folder()
+    for folder, name in zip(("images", "masks"), NAMES[kind], strict=True):
+        if name is not str:
+            rename(root, folder, name)
+    splits = folder_splits(root)
+    assert len(ids_of(splits)) == 8
+    for part in splits:
+        for index in range(0 if part is None else len(part)):
+            bright = part.image(index) > 128
+            assert (bright == part.mask(index)).mean() > 0.9
+
+
+def test_patterns_are_obeyed_and_folders_make_groups(make_folder):
+    root = make_folder()
+    for folder in ("images", "masks"):
+        rename(root, folder, lambda p: f"P{int(p.stem[-1]) // 2}/{p.name}")
+    splits = folder_splits(root, test_share=0.5)
+    assert ids_of(splits)[0].startswith("P0_")
+    groups = [{part.groups[i] for i in part.ids} for part in splits if part is not None]
+    assert not groups[0] & groups[1]
+    assert [len(group) for group in groups] == [2, 2]
+    with pytest.raises(InputError, match="must hold {id} once"):
+        folder_splits(root, image_glob="*.png")
+
+
+def test_a_mask_beside_its_image_is_no_image(make_folder):
+    root = make_folder()
+    rename(root, "masks", lambda p: f"../images/{p.stem}_mask.png")
+    splits = folder_splits(root, masks="images")
+    assert len(ids_of(splits)) == 8
+
+
+def test_folders_named_train_and_val_are_the_split(make_folder):
+    root = make_folder()
+    for folder in ("images", "masks"):
+        rename(root, folder, lambda p: f"{'train' if int(p.stem[-1]) < 6 else 'val'}/{p.name}")
+    splits = folder_splits(root)
+    assert len(splits.train) == 6
+    assert len(splits.val) == 2
+    assert splits.test is None
+
+
+@pytest.mark.parametrize("images_form", ["NFC", "NFD"])
+def test_names_that_differ_in_their_unicode_form_are_of_one_sample(make_folder, images_form):
+    root = make_folder()
+    other = {"NFC": "NFD", "NFD": "NFC"}[images_form]
+    for folder, form in (("images", images_form), ("masks", other)):
+        rename(root, folder, lambda p, f=form: unicodedata.normalize(f, f"Gefäß{p.name}"))
+    assert len(ids_of(folder_splits(root))) == 8
+
+
+def test_what_is_not_read_is_counted_and_named(make_folder, caplog):
+    root = make_folder()
+    (root / "images/more").mkdir()
+    shutil.copy(next((root / "images").glob("*.png")), root / "images/more/x.png")
+    (root / "masks/notes.docx").touch()
+    with caplog.at_level(logging.WARNING):
+        folder_splits(root)
+    assert "the folders more with 1 files, which are not read" in caplog.text
+    assert "1 files (1 of .docx), such as notes.docx" in caplog.text
+
+
+def test_links_that_lead_out_are_refused_unless_they_are_allowed(make_folder, tmp_path):
+    root = make_folder()
+    store = tmp_path / "store"
+    shutil.move(root / "masks", store)
+    (root / "masks").mkdir()
+    for path in store.iterdir():
+        (root / "masks" / path.name).symlink_to(path)
+    with pytest.raises(InputError, match="data.allow_links=true"):
+        folder_splits(root)
+    assert len(ids_of(folder_splits(root, allow_links=True))) == 8
+    next(store.iterdir()).unlink()
+    with pytest.raises(InputError, match="which is not there"):
+        folder_splits(root, allow_links=True)
+
+
+def test_groups_are_never_on_both_sides_of_a_drawn_split(make_folder, caplog):
+    root = make_folder(size=16)
+    ids = ids_of(folder_splits(root))
+    table = root / "split.csv"
+    table.write_text("id,group\n" + "".join(f"{i},{int(i[-2:]) // 3}\n" for i in ids))
+    for seed in range(5):
+        splits = folder_splits(root, val_share=0.2, test_share=0.3, seed=seed)
+        parts = [{part.groups[i] for i in part.ids} for part in splits]
+        assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
+        assert 3 <= len(splits.test) <= 6
+    table.unlink()
+    with pytest.raises(InputError, match="does not fit the id"):
+        folder_splits(root, group="(P\\d)_.*")
+    splits = folder_splits(root, group=r".*?(\d)\d*")
+    assert splits.train.groups
+    table.write_text(
+        "id,split,group\n"
+        + "".join(f"{i},{'test' if n % 2 else 'train'},a\n" for n, i in enumerate(ids))
+    )
+    with caplog.at_level(logging.WARNING):
+        folder_splits(root)
+    assert "1 groups, such as a, are in test and train" in caplog.text
+
+
+def in_bands(root, count, dtype=np.uint16):
+    for path in sorted((root / "images").iterdir()):
+        with Image.open(path) as file:
+            grey = np.asarray(file)
+        noise = np.random.default_rng(0).integers(0, 99, (*grey.shape, count))
+        noise[..., -1] = grey
+        tifffile.imwrite(
+            path.with_suffix(".tif"),
+            noise.astype(dtype),
+            photometric="minisblack",
+            planarconfig="contig",
+        )
+        path.unlink()
+
+
+@pytest.mark.parametrize("count", [2, 4, 12])
+def test_bands_reach_the_networks_or_it_is_said_that_they_do_not(make_folder, count):
+    root = make_folder()
+    in_bands(root, count)
+    with pytest.raises(InputError, match=f"has {count} bands, but data.in_channels=3; set"):
+        folder_splits(root, in_channels=3)
+    splits = folder_splits(root, in_channels=count)
+    sample = SampleDataset(splits.train, image_size=16, in_channels=count)[0]
+    assert sample["image"].shape == (count, 16, 16)
+    assert len({band.numpy().tobytes() for band in sample["image"]}) == count
+    chosen = folder_splits(root, in_channels=1, bands=[count])
+    assert chosen.train.image(0).ndim == 2
+    with pytest.raises(InputError, match="set data.in_channels=2"):
+        folder_splits(root, in_channels=3, bands=[1, 2])
+
+
+def test_grey_is_repeated_to_three_channels_at_the_most(make_folder):
+    root = make_folder()
+    folder_splits(root, in_channels=3)
+    with pytest.raises(InputError, match="has 1 band, but data.in_channels=4"):
+        folder_splits(root, in_channels=4)
+
+
+def test_missing_pixels_are_unlabelled_and_out_of_the_stretching(make_folder):
+    root = make_folder()
+    for path in sorted((root / "images").iterdir()):
+        with Image.open(path) as file:
+            values = np.asarray(file).astype(np.float32)
+        values[:6] = -32768
+        tifffile.imwrite(
+            path.with_suffix(".tif"), values, extratags=[(42113, "s", 0, "-32768", True)]
+        )
+        path.unlink()
+    train = folder_splits(root, in_channels=1).train
+    assert (train.mask(0)[:6] == 255).all()
+    assert (train.mask(0)[6:] != 255).all()
+    image = train.image(0)
+    network = preprocess(image, 32, 1)
+    assert network[6:].min() < 0.01  # as if the others were not there
+    assert network[6:].max() > 0.99
+    assert np.isfinite(network).all()
+    assert np.isfinite(preprocess(image, 9, 1)).all()
+    assert np.isfinite(without_gaps(image)).all()
+    source = {"root": root, "images": "images", "masks": "masks", "classes": 2, "in_channels": 1}
+    judged = judged_masks(source)
+    index = judged.images.ids.index(train.ids[0])
+    np.testing.assert_array_equal(judged.images.mask(index), train.mask(0))
+
+
+def test_what_vanishes_at_the_networks_size_stops_the_run(make_folder, caplog):
+    root = make_folder(side=64)
+    paths = sorted((root / "masks").iterdir())
+    for number, path in enumerate(paths):
+        mask = np.zeros((64, 64), np.uint8)
+        mask[33, 41] = 1
+        if number >= 5:
+            mask[10:30, 10:30] = 1
+        Image.fromarray(mask).save(path)
+    with caplog.at_level(logging.WARNING):
+        folder_splits(root, image_size=16, test_share=0)
+    assert "The foreground vanishes in 5 of 8 training masks (62 %)" in caplog.text
+    for path in paths[5:]:
+        shutil.copy(paths[0], path)
+    folder_splits(root, image_size=64, test_share=0)
+    with pytest.raises(InputError, match="Nothing of the foreground is left in any of 8 training"):
+        folder_splits(root, image_size=16, test_share=0)
+
+
+def test_turned_photos_with_unturned_masks_are_warned_of(make_folder, caplog):
+    root = make_folder()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for path in (root / "images").iterdir():
+        with Image.open(path) as file:
+            image = file.copy()
+        image.save(path, exif=exif)
+    with caplog.at_level(logging.WARNING):
+        folder_splits(root)
+    assert "8 images" in caplog.text
+    assert "are turned as their orientation tag" in caplog.text
+
+
+def test_ids_with_an_ending_are_told_so(make_folder):
+    root = make_folder()
+    (root / "split.csv").write_text(
+        "id,split\n" + "".join(f"{path.name},train\n" for path in (root / "images").iterdir())
+    )
+    with pytest.raises(InputError, match="An id is a name without its ending: "):
+        folder_splits(root)
+
+
+def test_lists_of_outlines_are_no_masks(make_folder):
+    root = make_folder()
+    shutil.rmtree(root / "masks")
+    (root / "annotations").mkdir()
+    (root / "annotations/instances_train.json").write_text("{}")
+    with pytest.raises(InputError, match="but lists of outlines"):
+        folder_splits(root)
