@@ -11,21 +11,24 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from coseg_lightning.app.build import normalization_of
+from coseg_lightning.app.build import canvas_of, normalization_of
 from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
-from coseg_lightning.data.preparation import Statistics
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing, write_text
+from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.forward import any_size
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 TOLERANCE = 1e-3  # difference in probability between the arithmetic of two engines
-PREPARATION = (
-    "resize to the side (area average where it gets smaller, else linear), "
-    "map the image's 0.5 and 99.5 percent quantiles to 0 and 1 and clip, "
+STRETCHED = "resize to the side (area average where it gets smaller, else linear), "
+KEPT = (
+    "resize so that it fits in, its aspect ratio kept (area average where it gets smaller, else "
+    "linear), and lies in the upper left corner; after the next step fill the rest with its "
+    "reflection, the last pixel included, "
 )
+QUANTILES = "map {} 0.5 and 99.5 percent quantiles to 0 and 1 and clip, "
 BY_ITSELF = "subtract its mean, divide by its standard deviation"
 
 
@@ -85,14 +88,15 @@ def export(
         raise InputError(f"format={file_format} must be {', '.join(SUFFIXES)}.")
     finished = AppRun(run, trust=trust)
     path = _new_path(finished, file_format, out)
-    images = _random_images(finished.cfg.data)
+    canvas = canvas_of(finished.cfg)
+    images = _random_images(canvas, int(finished.cfg.data.in_channels))
     module = Probabilities(finished.network()).eval()
     with torch.no_grad():
         expected = module(images).numpy()
     with replacing(path) as temporary:
         WRITERS[file_format](module, images[:2], temporary)
         difference = _checked_difference(file_format, temporary, images, expected)
-    description = _description(images, expected, normalization_of(finished.cfg))
+    description = _description(images, expected, finished.cfg, canvas)
     write_text(_description_path(path), json.dumps(description, indent=1))
     return path, difference
 
@@ -110,10 +114,9 @@ def _description_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def _random_images(data: DictConfig) -> Tensor:
-    side, channels = int(data.image_size), int(data.in_channels)
+def _random_images(canvas: Canvas, channels: int) -> Tensor:
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(3, channels, side, side, generator=generator)
+    return torch.randn(3, channels, canvas.height, canvas.width, generator=generator)
 
 
 def _checked_difference(
@@ -132,22 +135,30 @@ def _checked_difference(
 
 
 def _description(
-    images: Tensor, probabilities: NDArray[Any], normalization: Statistics | None
+    images: Tensor, probabilities: NDArray[Any], cfg: DictConfig, canvas: Canvas
 ) -> dict[str, Any]:
-    last = BY_ITSELF
+    last, normalization = BY_ITSELF, normalization_of(cfg)
     if normalization is not None:
         mean, std = (list(values) for values in normalization)
         last = f"subtract {mean} from the channels, divide them by {std}"
     _, channels, height, width = images.shape
     return {
         "input": {"name": "images", "shape": ["N", channels, height, width], "type": "float32"},
-        "preparation": PREPARATION + last,
+        "preparation": _preparation(cfg, canvas) + last,
         "output": {
             "name": "probabilities",
             "shape": ["N", int(probabilities.shape[1]), height, width],
             "of": "classes, background first",
         },
     }
+
+
+def _preparation(cfg: DictConfig, canvas: Canvas) -> str:
+    text = KEPT if canvas.keeps_shape else STRETCHED
+    if cfg.data.get("bands") is not None:
+        text = f"take the bands {list(cfg.data.bands)}, counted from 1, {text}"
+    whose = "each band's" if cfg.data.in_channels > 3 else "the image's"
+    return text + QUANTILES.format(whose)
 
 
 def _write_safetensors(module: Probabilities, images: Tensor, path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from coseg_lightning.app.build import normalization_of
+from coseg_lightning.app.build import canvas_of, normalization_of
 from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.callbacks.label_correction import disagreement
@@ -23,6 +23,7 @@ from coseg_lightning.data.preparation import Statistics, preprocess, without_gap
 from coseg_lightning.data.samples import network_input
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
+from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import ImageRules, files_by_stem, smallest_type
 from coseg_lightning.files.mask_folder import same_stem
 from coseg_lightning.files.naming import PLAIN, Names, unread
@@ -100,7 +101,8 @@ def predict(
     peers = _peers_on(finished, device) if uncertainty else None
     paths = dict(files)
     normalization = normalization_of(finished.cfg)
-    dataset = _Images(files, data.image_size, data.in_channels, normalization, rules)
+    canvas = canvas_of(finished.cfg)
+    dataset = _Images(files, canvas, data.in_channels, normalization, rules)
     loader: Any = DataLoader(
         dataset, batch_size, num_workers=num_workers, collate_fn=_split_readable, shuffle=False
     )
@@ -114,8 +116,8 @@ def predict(
         for samples, errors in loader:
             unreadable += errors
             bar.update(len(errors))
-            predicted = _predict_batch(network, samples, device, flips)
-            disagreements = _disagreements(peers, samples, device)
+            predicted = _predict_batch(network, samples, device, flips, canvas)
+            disagreements = _disagreements(peers, samples, device, canvas)
             for sample, (sample_id, p), unsure in zip(
                 samples, predicted, disagreements, strict=True
             ):
@@ -211,14 +213,14 @@ class _Images(Dataset[Any]):
     def __init__(
         self,
         files: Sequence[tuple[str, Path]],
-        side: int,
+        canvas: Canvas,
         channels: int,
         normalization: Statistics | None,
         rules: ImageRules,
     ) -> None:
         self.rules = rules
         self.files = files
-        self.side = side
+        self.canvas = canvas
         self.channels = channels
         self.normalization = normalization
 
@@ -230,7 +232,7 @@ class _Images(Dataset[Any]):
         try:
             image = self.rules.read(path)
             prepared = network_input(
-                preprocess(image, self.side, self.channels), self.normalization
+                preprocess(image, self.canvas, self.channels), self.normalization
             )
         except InputError as error:
             return str(error)
@@ -245,7 +247,11 @@ def _split_readable(items: list[_Sample | str]) -> tuple[list[_Sample], list[str
 
 
 def _predict_batch(
-    network: torch.nn.Module, samples: Sequence[_Sample], device: str, flips: bool
+    network: torch.nn.Module,
+    samples: Sequence[_Sample],
+    device: str,
+    flips: bool,
+    canvas: Canvas,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield each sample's id and its `(K, H, W)` probabilities at the image's own size."""
     if not samples:
@@ -255,12 +261,20 @@ def _predict_batch(
     if flips:
         p = (p + _probabilities(network, images.flip(-1)).flip(-1)) / 2
     for sample, image_p in zip(samples, p, strict=True):
-        resized = F.interpolate(image_p[None], sample.size, mode="bilinear", align_corners=False)
-        yield sample.sample_id, resized[0].cpu()
+        yield sample.sample_id, _at_own_size(image_p[None], sample, canvas)[0].cpu()
+
+
+def _at_own_size(p: Tensor, sample: _Sample, canvas: Canvas) -> Tensor:
+    height, width = canvas.content(sample.size)
+    content = p[..., :height, :width]
+    return F.interpolate(content, sample.size, mode="bilinear", align_corners=False)
 
 
 def _disagreements(
-    peers: Sequence[torch.nn.Module] | None, samples: Sequence[_Sample], device: str
+    peers: Sequence[torch.nn.Module] | None,
+    samples: Sequence[_Sample],
+    device: str,
+    canvas: Canvas,
 ) -> Iterator[NDArray[Any] | None]:
     """Yield how much the peers disagree on each sample, at the image's own size."""
     if peers is None or not samples:
@@ -269,10 +283,7 @@ def _disagreements(
     images = torch.stack([sample.image for sample in samples]).to(device)
     pair = [_probabilities(peer, images) for peer in peers]
     for n, sample in enumerate(samples):
-        larger = [
-            F.interpolate(p[n : n + 1], sample.size, mode="bilinear", align_corners=False)
-            for p in pair
-        ]
+        larger = [_at_own_size(p[n : n + 1], sample, canvas) for p in pair]
         yield disagreement(*larger)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.data.preparation import Statistics
+    from coseg_lightning.files.canvas import Canvas
     from coseg_lightning.labels.masks import MaskedImages
     from coseg_lightning.methods.method import Method
     from coseg_lightning.modules.coseg import CoSegModule
@@ -118,7 +119,8 @@ def make_split(
         _without_bad_masks(cfg, train, noise),
         val,
         test,
-        image_size=cfg.data.image_size,
+        image_size=_size(cfg),
+        keep_shape=canvas_of(cfg).keeps_shape,
         in_channels=cfg.data.in_channels,
         batch_size=cfg.data.batch_size,
         num_workers=cfg.data.num_workers,
@@ -134,6 +136,23 @@ def make_split(
         pixel_size=cfg.data.get("pixel_size"),
         unit=cfg.data.get("unit") or "mm",
     )
+
+
+def _size(cfg: DictConfig) -> int | tuple[int, int]:
+    canvas = canvas_of(cfg)
+    return canvas[:2] if OmegaConf.is_list(cfg.data.image_size) else canvas.height
+
+
+def canvas_of(cfg: DictConfig) -> "Canvas":
+    """Return the size of what the networks get, and whether images keep their shape on it.
+
+    Runs before version 0.2 stretched them.
+    """
+    from coseg_lightning.files.canvas import Canvas
+
+    size = cfg.data.image_size
+    size = [int(side) for side in size] if OmegaConf.is_list(size) else int(size)
+    return Canvas.of(size, keeps_shape=bool(cfg.data.get("keep_shape", False)))
 
 
 def settle_folders(cfg: DictConfig) -> None:

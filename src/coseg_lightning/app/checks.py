@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 COUNTS = {  # whole numbers, and the smallest value of each
     "seed": 0,
-    "data.image_size": 1,
     "data.in_channels": 1,
     "data.classes": 1,
     "data.batch_size": 1,
@@ -123,6 +122,8 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         )
     if cfg.on_bad_sample not in ("error", "skip"):
         raise InputError(f"on_bad_sample={cfg.on_bad_sample} must be error or skip.")
+    if not has_own_data:
+        _check_image_size(cfg)
     for key, least in COUNTS.items():
         if not has_own_data or key in ("data.in_channels", "data.classes", "seed"):
             check_count(cfg, key, least)
@@ -287,6 +288,17 @@ def check_share(cfg: DictConfig, key: str) -> None:
             f"{key}={value} must be a number of at least 0 and less than 1{other}: the share of "
             "training samples with noisy labels."
         )
+
+
+def _check_image_size(cfg: DictConfig) -> None:
+    size = cfg.data.image_size
+    sides = list(size) if OmegaConf.is_list(size) else [size]
+    if len(sides) > 2 or not sides or not all(is_count(side, least=1) for side in sides):
+        raise InputError(
+            f"data.image_size={size} must be a whole number of at least 1, or [height,width]."
+        )
+    if OmegaConf.is_list(size) and len(sides) != 2:
+        raise InputError(f"data.image_size={size} must be one number, or [height,width].")
 
 
 def check_count(cfg: DictConfig, key: str, least: int) -> None:

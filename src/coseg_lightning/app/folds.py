@@ -24,6 +24,7 @@ from coseg_lightning.app.build import (
     run_arguments,
 )
 from coseg_lightning.app.checks import keeps_best, recipe_of
+from coseg_lightning.callbacks.evaluation_pass import of_content
 from coseg_lightning.callbacks.label_correction import (
     disagreement,
     proposal,
@@ -190,7 +191,8 @@ def _judge(
         for n, sample_id in enumerate(batch["id"]):
             label = samples.mask(len(ids))
             target = torch.empty(label.shape)
-            pair = [resize_probabilities(part[n : n + 1].softmax(dim=1), target) for part in logits]
+            shown = [of_content(samples, len(ids), part[n : n + 1], label.shape) for part in logits]
+            pair = [resize_probabilities(part.softmax(dim=1), target) for part in shown]
             drawn = proposal(*pair)
             for writer, picture in zip(writers, (drawn, disagreement(*pair)), strict=True):
                 writer.write(str(sample_id), picture)

@@ -29,7 +29,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     ),
     "The network": (
         *("model", "model.encoder_name", "model.encoder_weights", "model@peer_b"),
-        *("data.image_size", "data.normalization", "data.augment"),
+        *("data.image_size", "data.keep_shape", "data.normalization", "data.augment"),
         "data.augmentation",
     ),
     "Training": (

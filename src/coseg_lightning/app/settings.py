@@ -42,7 +42,15 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     ),
     "data": (
         *("root", "images", "masks", "nol", "classes", "class_names", "pixel_size", "unit"),
-        *("in_channels", "image_size", "batch_size", "num_workers", "augment", "augmentation"),
+        *(
+            "in_channels",
+            "image_size",
+            "keep_shape",
+            "batch_size",
+            "num_workers",
+            "augment",
+            "augmentation",
+        ),
         *("trusted_ids", "cache", "clean_ids", "kinds", "normalization", "source", "max_epochs"),
         *("folds", "image_glob", "mask_glob", "allow_links", "group", "bands", "nodata"),
         *("class_ids", "colours", "mask_threshold", "instances"),

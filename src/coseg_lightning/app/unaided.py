@@ -38,7 +38,16 @@ OF_TRAINING = (
     *("experiment", "baselines", "rehearse", "resume", "stages", "trust", "objective"),
 )
 OF_NETWORKS = (
-    *("in_channels", "image_size", "batch_size", "augment", "cache", "kinds", "clean_ids"),
+    *(
+        "in_channels",
+        "image_size",
+        "keep_shape",
+        "batch_size",
+        "augment",
+        "cache",
+        "kinds",
+        "clean_ids",
+    ),
     "normalization",
 )
 

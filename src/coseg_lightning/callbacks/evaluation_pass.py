@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.seed import isolate_rng
+from torch import Tensor
 from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Subset
 
 from coseg_lightning.data.samples import SampleDataset
@@ -95,6 +96,22 @@ def stored_mask(dataset: Any, index: int) -> Any:
     """Return a sample's mask at its own resolution, or None if the dataset does not know it."""
     stored = stored_sample(dataset, index)
     return None if stored is None else stored[0].mask(stored[1])
+
+
+def of_content(dataset: Any, index: int, probabilities: Tensor, shape: Sequence[int]) -> Tensor:
+    """Leave out what was predicted around an image that does not fill the networks' input.
+
+    Args:
+        dataset: A dataset of samples; of others nothing is left out.
+        index: The sample.
+        probabilities: `(..., h, w)` of the whole input.
+        shape: Height and width of the image.
+    """
+    stored = stored_sample(dataset, index)
+    if stored is None:
+        return probabilities
+    height, width = stored[0].canvas.content(shape)
+    return probabilities[..., :height, :width]
 
 
 def evaluation_pass(

@@ -21,6 +21,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
     check_count,
     check_none_dropped,
     evaluation_pass,
+    of_content,
     stored_mask,
 )
 from coseg_lightning.callbacks.evidence_sum import PredictionObserver
@@ -260,7 +261,10 @@ class LabelCorrection(Callback, PredictionObserver):
 
         def correct(index: int, peers: Tensor, label: Tensor) -> None:
             label = label_at_own_size(dataset, index, label)
-            both = [resize_probabilities(p[None], label) for p in peers]
+            both = [
+                resize_probabilities(of_content(dataset, index, p[None], label.shape), label)
+                for p in peers
+            ]
             corrected = self.vote(
                 both[0], both[1], label[None], confidence[index], module.ignore_index
             )[0]

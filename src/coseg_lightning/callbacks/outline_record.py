@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
-from coseg_lightning.callbacks.evaluation_pass import stored_sample
+from coseg_lightning.callbacks.evaluation_pass import of_content, stored_sample
 from coseg_lightning.callbacks.evidence_sum import PredictionObserver
 from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.data.preparation import without_gaps
@@ -58,7 +58,10 @@ class OutlineRecord(PredictionObserver):
             label = None if is_patched else self._labels.get(name)
             if label is None:
                 label = self._labels[name] = judge(image, mask, ignore_index=self.ignore_index)
-            prediction = judge(image, predicted_mask(mean[n], mask.shape), ignore_index=-1)
+            shown = mean[n]
+            if stored is not None:
+                shown = of_content(*stored, shown, mask.shape)
+            prediction = judge(image, predicted_mask(shown, mask.shape), ignore_index=-1)
             rows.setdefault(name, []).append(np.concatenate([label, prediction], axis=1))
         self._rows |= {name: mean_of_known(np.stack(r), axis=0) for name, r in rows.items()}
 

@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from coseg_lightning.callbacks.evaluation_pass import (
     evaluation_pass,
+    of_content,
     stored_mask,
 )
 from coseg_lightning.callbacks.label_correction import ranking_callback, resize_probabilities
@@ -56,7 +57,8 @@ class Proposals(Callback):
             for n, index in enumerate(indices):
                 stored = stored_mask(dataset, index)
                 target = sample.masks[n] if stored is None else torch.empty(stored.shape)
-                mask = resize_probabilities(mean[n : n + 1], target)[0].argmax(dim=0)
+                shown = of_content(dataset, index, mean[n : n + 1], target.shape)
+                mask = resize_probabilities(shown, target)[0].argmax(dim=0)
                 rows.append((index, smallest_type(mask.cpu().numpy())))
 
         worst = sorted(callback.ranking.worst_first[: self.count])

@@ -22,6 +22,7 @@ from coseg_lightning.data.samples import (
 )
 from coseg_lightning.data.subsets import SomeImages
 from coseg_lightning.errors import InputError, renamed
+from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.labels.ids import check_ids
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
@@ -38,7 +39,10 @@ class CoSegDataModule(pl.LightningDataModule):
         train: Images and masks to train on.
         val: Images and masks for monitoring. Nothing is selected by them.
         test: Images and masks for the final results.
-        image_size: Height and width of the images that the networks get.
+        image_size: Height and width of the images that the networks get, or both apart.
+        keep_shape: Whether images keep their aspect ratio: the rest is filled with their
+            reflection, and unlabelled. Otherwise they are stretched. Square images on a square are
+            the same either way.
         in_channels: Channels of the images that the networks get.
         batch_size: Batch size of every loader, per process.
         num_workers: Number of workers of every loader, per process.
@@ -75,7 +79,8 @@ class CoSegDataModule(pl.LightningDataModule):
         val: MaskedImages | None = None,
         test: MaskedImages | None = None,
         *,
-        image_size: int = 256,
+        image_size: int | Sequence[int] = 256,
+        keep_shape: bool = True,
         in_channels: int = 3,
         batch_size: int = 8,
         num_workers: int = 0,
@@ -93,10 +98,12 @@ class CoSegDataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         _check_noise_has_a_folder(noise, noise_folder)
-        _check_sizes(image_size, batch_size)
+        canvas = Canvas.of(image_size, keeps_shape=keep_shape)
+        _check_sizes(canvas, batch_size)
         _check_training_ids(train.ids)
         _check_kinds(kinds, train.ids)
         self.image_size = image_size
+        self.keep_shape = keep_shape
         self.in_channels = in_channels
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -122,7 +129,7 @@ class CoSegDataModule(pl.LightningDataModule):
         self._caches: dict[str, ImageCache] = {}
         for part, dataset in self._datasets.items():
             if cache is not None and dataset is not None:
-                self._caches[part] = ImageCache(cache, dataset, image_size, in_channels)
+                self._caches[part] = ImageCache(cache, dataset, canvas, in_channels)
 
     lay = renamed("lay", "add_label_layer")
     leave_out = renamed("leave_out", "exclude")
@@ -286,6 +293,7 @@ class CoSegDataModule(pl.LightningDataModule):
         return SampleDataset(
             dataset,
             image_size=self.image_size,
+            keep_shape=self.keep_shape,
             in_channels=self.in_channels,
             augmentation=augmentation,
             seed=self.seed,
@@ -355,9 +363,10 @@ def _check_noise_has_a_folder(noise: NoiseModel | None, noise_folder: str | Path
         raise InputError("noise needs a noise_folder, where the noisy masks are kept.")
 
 
-def _check_sizes(image_size: int, batch_size: int) -> None:
-    if image_size < 1 or batch_size < 1:
-        raise InputError(f"image_size={image_size} and batch_size={batch_size} must be at least 1.")
+def _check_sizes(canvas: Canvas, batch_size: int) -> None:
+    if min(canvas[:2]) < 1 or batch_size < 1:
+        size = canvas.height if canvas.height == canvas.width else list(canvas[:2])
+        raise InputError(f"image_size={size} and batch_size={batch_size} must be at least 1.")
 
 
 def _check_normalization(normalization: Statistics | None, in_channels: int) -> None:

@@ -28,6 +28,7 @@ from coseg_lightning.data.folder_checks import (
     warn_of_unread_files,
 )
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.images import SUFFIXES, ImageRules
 from coseg_lightning.files.inspection import FileInfo, Inspection, OnBadSample
@@ -136,7 +137,8 @@ def folder_splits(
     in_channels: int | None = None,
     bands: Sequence[int] | None = None,
     nodata: float | None = None,
-    image_size: int | None = None,
+    image_size: int | Sequence[int] | None = None,
+    keep_shape: bool = True,
     class_ids: Sequence[int] | None = None,
     colours: str | None = None,
     mask_threshold: float | None = None,
@@ -171,8 +173,9 @@ def folder_splits(
         in_channels: The bands that networks will get, if it is known; images of others are refused.
         bands: The bands that are read, counted from 1.
         nodata: The value of missing pixels; by default what a file's header says.
-        image_size: The side of what networks will get, if it is known; classes must be left in
-            masks of this size.
+        image_size: The side of what networks will get, or its height and width, if it is known;
+            classes must be left in masks of this size.
+        keep_shape: See `CoSegDataModule`.
         class_ids: The value of each class in the masks, where it is not 0, 1, 2 and so on.
         colours: What the colours of masks mean, see `read_colours`.
         mask_threshold: The value from which soft masks mean class 1.
@@ -252,7 +255,7 @@ def folder_splits(
         inspection=inspection,
         rules=mask_rules,
         files=match_ids(files, found.masks.files),
-        side=image_size,
+        canvas=None if image_size is None else Canvas.of(image_size, keeps_shape=keep_shape),
         allow_links=allow_links,
     )
     if not has_table:  # a split.csv says which files are wanted
@@ -271,7 +274,8 @@ def folder_splits(
     check_groups(groups, split, inspection)
     training = [i for i, part in split.items() if part == "train" and i in good_images]
     if image_size is not None:
-        check_classes_survive(mask_folder, training, image_size, inspection)
+        size = image_size if isinstance(image_size, int) else [int(n) for n in image_size]
+        check_classes_survive(mask_folder, training, size, inspection)
     inspection.report(skip=on_bad_sample == "skip", table=problems)
 
     parts = _usable_parts(split, inspection.unusable_ids)

@@ -271,7 +271,7 @@ def check_groups(
 
 
 def check_classes_survive(
-    masks: MaskFolder, ids: Collection[str], side: int, inspection: Inspection
+    masks: MaskFolder, ids: Collection[str], side: int | list[int], inspection: Inspection
 ) -> None:
     """Report classes of which nothing is left at the networks' size; warn where some is lost."""
     for class_id in range(1, masks.classes):

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from coseg_lightning.data.preparation import preprocess
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
+from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import MaskedImages
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CHUNK = 64  # images that are preprocessed before they are written
 
 
@@ -32,14 +33,16 @@ class ImageCache:
     Args:
         folder: The folder of the file. Runs and datasets may share it.
         dataset: Images with a `digest`.
-        side: Height and width of the images that the networks get.
+        canvas: Height and width of the images that the networks get, and how they lie on it.
         channels: Channels of the images that the networks get.
 
     Raises:
         InputError: If the dataset has no `digest`.
     """
 
-    def __init__(self, folder: str | Path, dataset: MaskedImages, side: int, channels: int) -> None:
+    def __init__(
+        self, folder: str | Path, dataset: MaskedImages, canvas: Canvas, channels: int
+    ) -> None:
         digest = getattr(dataset, "digest", None)
         if digest is None:
             raise InputError(
@@ -47,9 +50,9 @@ class ImageCache:
                 "know what its files hold; leave out data.cache."
             )
         self.dataset = dataset
-        self.side = side
+        self.canvas = canvas
         self.channels = channels
-        key = json.dumps([FORMAT_VERSION, list(dataset.ids), digest, side, channels])
+        key = json.dumps([FORMAT_VERSION, list(dataset.ids), digest, canvas, channels])
         name = hashlib.blake2b(key.encode(), digest_size=12).hexdigest()
         self.path = Path(folder).expanduser() / f"{name}.npy"
         self._indices = {sample_id: index for index, sample_id in enumerate(dataset.ids)}
@@ -66,7 +69,7 @@ class ImageCache:
         count = len(self.dataset.ids)
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             # Writing raises an error on a full disk. A mapped file would kill the process.
-            shape = (count, self.side, self.side, self.channels)
+            shape = (count, *self.canvas[:2], self.channels)
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
             bar = progress(title="Caching images", total=count)
@@ -78,7 +81,7 @@ class ImageCache:
                         bar.update()
 
     def _preprocessed(self, index: int) -> NDArray[Any]:
-        return preprocess(self.dataset.image(index), self.side, self.channels)
+        return preprocess(self.dataset.image(index), self.canvas, self.channels)
 
     def image(self, sample_id: str) -> NDArray[np.float32]:
         """Read one image as a copy, which the caller may change.
@@ -87,7 +90,7 @@ class ImageCache:
             sample_id: The sample.
 
         Shape:
-            `(side, side, channels)` in [0, 1].
+            `(height, width, channels)` in [0, 1].
         """
         if self._images is None:
             self.build()  # the file may have been deleted

@@ -7,29 +7,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.canvas import Canvas
 
 # Mean and standard deviation of each channel.
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def preprocess(image: NDArray[Any], side: int, channels: int) -> NDArray[Any]:
+def preprocess(image: NDArray[Any], canvas: Canvas | int, channels: int) -> NDArray[Any]:
     """Convert an image to the networks' size and range, before augmentation.
 
     More than three bands are rescaled each by its own range: they are rarely of one kind.
 
     Args:
         image: `(H, W)` or `(H, W, C)`, numbers of any type and range.
-        side: Height and width of the result.
+        canvas: The size of the result.
         channels: Channels of the result.
 
     Shape:
-        `(side, side, channels)` float32 in [0, 1].
+        `(height, width, channels)` float32 in [0, 1].
 
     Raises:
         InputError: If the channels cannot be converted.
     """
-    image = resized(with_channels(image.astype(np.float32), channels), side)
-    return rescale_intensity(image, by_band=channels > 3)
+    canvas = Canvas.of(canvas) if isinstance(canvas, int) else canvas
+    image = with_channels(image.astype(np.float32), channels)
+    image = resized(image, canvas.content(image.shape))
+    image = rescale_intensity(image, by_band=channels > 3)
+    padding = canvas.height - image.shape[0], canvas.width - image.shape[1]
+    if any(padding):
+        image = np.pad(image, ((0, padding[0]), (0, padding[1]), (0, 0)), mode="symmetric")
+    return image
 
 
 def rescale_intensity(image: NDArray[Any], *, by_band: bool = False) -> NDArray[Any]:
@@ -111,28 +118,29 @@ def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
     )
 
 
-def resized(image: NDArray[Any], side: int) -> NDArray[Any]:
-    """Resize `(H, W, C)` to `(side, side, C)`. Pixels are averaged if the image gets smaller.
+def resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    """Resize `(H, W, C)` to a height and width. Pixels are averaged if the image gets smaller.
 
     Where all values that a pixel is averaged from are missing (NaN), it is missing too.
     """
     missing = np.isnan(image) if image.dtype.kind == "f" else None
     if missing is None or not missing.any():
-        return _resized(image, side)
-    weights = _resized((~missing).astype(np.float32), side)
-    values = _resized(np.where(missing, 0, image).astype(np.float32), side)
+        return _resized(image, size)
+    weights = _resized((~missing).astype(np.float32), size)
+    values = _resized(np.where(missing, 0, image).astype(np.float32), size)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(weights > 0, values / weights, np.nan).astype(np.float32)
 
 
-def _resized(image: NDArray[Any], side: int) -> NDArray[Any]:
-    shrinks = side < max(image.shape[:2])
+def _resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    height, width = size
+    shrinks = height < image.shape[0] or width < image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     # OpenCV averages four channels at most.
     parts = [image[..., k : k + 4] for k in range(0, image.shape[2], 4)]
     results = [
-        cv2.resize(np.ascontiguousarray(part), (side, side), interpolation=method).reshape(
-            side, side, -1
+        cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=method).reshape(
+            height, width, -1
         )
         for part in parts
     ]

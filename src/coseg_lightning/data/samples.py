@@ -19,8 +19,10 @@ from torch.utils.data import Dataset, DistributedSampler
 from coseg_lightning.data.image_cache import ImageCache
 from coseg_lightning.data.preparation import Statistics, normalised, preprocess
 from coseg_lightning.data.subsets import SomeImages
+from coseg_lightning.files.canvas import Canvas, shrunk_mask
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.functional.dice import mask_dice
+from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import UpdatedImages
@@ -60,7 +62,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
 
     Args:
         dataset: Images and masks at their own resolution.
-        image_size: S, the height and width of the images that the networks get.
+        image_size: S, the height and width of the images that the networks get, or both apart.
+        keep_shape: Whether images keep their aspect ratio, see `Canvas`; else they are stretched.
         in_channels: C, their channels. 1 makes colour images grey, 3 repeats grey ones.
         augmentation: `callable(image=, mask=) -> dict` on `(S, S, C)` float32 in [0, 1] and
             `(S, S)` uint8 or uint16. It is reseeded through its `set_random_seed` if it has one.
@@ -80,7 +83,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
         self,
         dataset: MaskedImages,
         *,
-        image_size: int = 256,
+        image_size: int | Sequence[int] = 256,
+        keep_shape: bool = True,
         in_channels: int = 3,
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -92,7 +96,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
     ) -> None:
         self.dataset = dataset
         self.cache = cache
-        self.image_size = image_size
+        self.canvas = Canvas.of(image_size, keeps_shape=keep_shape)
         self.in_channels = in_channels
         self.augmentation = augmentation
         self.seed = seed
@@ -133,7 +137,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
     ) -> "SampleDataset":
         return SampleDataset(
             dataset,
-            image_size=self.image_size,
+            image_size=self.canvas[:2],
+            keep_shape=self.canvas.keeps_shape,
             in_channels=self.in_channels,
             augmentation=augmentation,
             seed=self.seed,
@@ -170,12 +175,11 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def _resized_image(self, index: int) -> NDArray[Any]:
         if self.cache is not None:
             return self.cache.image(self.dataset.ids[index])
-        return preprocess(self.dataset.image(index), self.image_size, self.in_channels)
+        return preprocess(self.dataset.image(index), self.canvas, self.in_channels)
 
     def _resized_mask(self, index: int) -> NDArray[Any]:
         mask = smallest_type(self.dataset.mask(index))
-        size = (self.image_size, self.image_size)
-        return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        return shrunk_mask(mask, self.canvas, IGNORE_INDEX)
 
 
 class EpochSampler(DistributedSampler[Any]):

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import files_by_stem, smallest_type
 from coseg_lightning.files.inspection import (
     FileInfo,
@@ -54,7 +55,7 @@ class MaskFolder:
         skip: Whether unusable masks are skipped with a warning, if there is no `inspection`.
         rules: What the values mean; by default class ids.
         files: The files of each sample, if their names say more than the id.
-        side: The side to which the networks' masks are shrunk, to count what is left of them then.
+        canvas: What networks will get, to count what is left of the masks then.
         allow_links: Whether links may lead out of the dataset's folder.
 
     Attributes:
@@ -75,13 +76,13 @@ class MaskFolder:
         skip: bool = False,
         rules: MaskRules | None = None,
         files: Mapping[str, list[Path]] | None = None,
-        side: int | None = None,
+        canvas: Canvas | None = None,
         allow_links: bool = False,
     ) -> None:
         self.folder = Path(folder)
         self.classes = max(2, classes)  # the single output of a binary network has two classes
         self.rules = MaskRules(self.classes) if rules is None else rules
-        self._side = side
+        self._canvas = canvas
         self._allow_links = allow_links
         by_stem = files_by_stem(self.folder) if files is None else dict(files)
         self._paths = {stem: paths[0] for stem, paths in by_stem.items()}
@@ -104,7 +105,7 @@ class MaskFolder:
         results = scan_files(
             [self._paths[sample_id] for sample_id in ids_with_file],
             self._mask_info,
-            kind=f"masks of {self.rules.key} at {self._side}",
+            kind=f"masks of {self.rules.key} at {self._canvas}",
             title=f"Inspecting {self.folder.name}",
             names=INFO,
         )
@@ -144,8 +145,8 @@ class MaskFolder:
         found, counts = _values_of(values)
         border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
         left = values
-        if self._side is not None and max(values.shape) > self._side:
-            left = _at_side(values, found, self._side)
+        if self._canvas is not None:
+            left = _left_on(self._canvas, values, found)
         palette = None
         if stored.colours is not None and len(stored.colours) > max(found):
             palette = [stored.colours[value].tolist() for value in found]
@@ -319,10 +320,11 @@ def _values_of(mask: NDArray[Any]) -> tuple[list[int], list[int]]:
     return found.tolist(), counts.tolist()
 
 
-def _at_side(values: NDArray[Any], found: list[int], side: int) -> NDArray[Any]:
+def _left_on(canvas: Canvas, values: NDArray[Any], found: list[int]) -> NDArray[Any]:
     """The values that are left at the networks' size, where the nearest pixel is taken."""
     indices = np.searchsorted(found, values).astype(np.uint16)  # OpenCV resizes few types
-    small = cv2.resize(indices, (side, side), interpolation=cv2.INTER_NEAREST_EXACT)
+    height, width = canvas.content(values.shape)
+    small = cv2.resize(indices, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
     left: NDArray[Any] = np.asarray(found)[small]
     return left
 

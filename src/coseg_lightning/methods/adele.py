@@ -21,7 +21,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from coseg_lightning.callbacks.epoch_end import EpochEndCallback
-from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_training_set
+from coseg_lightning.callbacks.evaluation_pass import (
+    evaluation_pass,
+    of_content,
+    plain_training_set,
+)
 from coseg_lightning.callbacks.label_correction import label_at_own_size, resize_probabilities
 from coseg_lightning.callbacks.processes import gather_rows
 from coseg_lightning.functional.equations import class_logits, labelled_mean, predicted_classes
@@ -150,7 +154,8 @@ class EarlyLearningCorrection(EpochEndCallback):
             names = map(sample_name, ids)
             for n, (index, name) in enumerate(zip(indices, names, strict=True)):
                 label = label_at_own_size(dataset, index, sample.masks[n])
-                resized = resize_probabilities(probabilities[n : n + 1], label)[0]
+                shown = of_content(dataset, index, probabilities[n : n + 1], label.shape)
+                resized = resize_probabilities(shown, label)[0]
                 corrected = confident_correction(resized, label, self.corrected)
                 writer.write(name, corrected.cpu().numpy())
                 rows.append((index, name, int((corrected != label).sum())))

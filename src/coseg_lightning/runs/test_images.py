@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from coseg_lightning.callbacks.evaluation_pass import of_content
 from coseg_lightning.callbacks.label_correction import resize_probabilities
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.functional.dice import dice_by_class
@@ -68,7 +69,8 @@ def image_rows(
         for n, sample_id in enumerate(batch["id"]):
             index = len(rows)
             stored = torch.from_numpy(samples.mask(index).astype(np.int64))
-            larger = resize_probabilities(probabilities[n : n + 1], stored).argmax(dim=1)[0]
+            shown = of_content(samples, index, probabilities[n : n + 1], stored.shape)
+            larger = resize_probabilities(shown, stored).argmax(dim=1)[0]
             row = row_of(str(sample_id), dice[n], present[n], larger, stored, pixel_size or 1.0)
             there = labels[n] != module.ignore_index
             right = (probabilities[n].argmax(dim=0) == labels[n])[there]
