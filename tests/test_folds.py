@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 from scipy.stats import mannwhitneyu
 
+from coseg_lightning.app.folds import draw_folds
+from coseg_lightning.errors import InputError
 from coseg_lightning.labels.store import LabelStore
 from support import CLASSIC, SHORT, Squares, command, rows_of
 
@@ -129,3 +131,16 @@ def test_what_folds_cannot_do_is_said(folded):
     images = folder / "data" / "imgs"
     result = command("__main__", "predict", "run", images, "out", cwd=folder)
     assert "has a network for each fold, and none of all; give one of them" in result.stderr
+
+
+def test_no_group_is_in_two_folds():
+    ids = [f"s{n:02d}" for n in range(23)]
+    groups = {sample_id: str(n // 3) for n, sample_id in enumerate(ids)}
+    folds = draw_folds(ids, 4, 0, groups)
+    assert sorted(i for fold in folds for i in fold) == ids
+    assert max(map(len, folds)) - min(map(len, folds)) <= 3
+    seen = [{groups[i] for i in fold} for fold in folds]
+    assert sum(map(len, seen)) == len(set().union(*seen))
+    assert draw_folds(ids, 4, 1, groups) != folds
+    with pytest.raises(InputError, match="there are 8 groups; give fewer folds"):
+        draw_folds(ids, 9, 0, groups)

@@ -130,6 +130,8 @@ MAY_BE_SET = {
     "cfg.data.trusted_ids",
     "cfg.data.images",
     "cfg.data.masks",
+    "cfg.data.colours",
+    "cfg.data.normalization",
     "cfg.method.retraining_loss",
     "copied.__class__",
     "copied.label_layers",

@@ -121,6 +121,8 @@ def _split(cfg: DictConfig, sizes: dict[str, int]) -> str:
 
 def _groups(parts: dict[str, Any]) -> Iterator[str]:
     """Say so if names that differ by their last number alone are in two parts of the split."""
+    if any(getattr(dataset, "groups", {}) for dataset in parts.values()):
+        return  # somebody said which they are
     groups = {part: {_stem(i) for i in dataset.ids} for part, dataset in parts.items()}
     count = len(set().union(*groups.values()))
     samples = sum(len(dataset.ids) for dataset in parts.values())
@@ -131,7 +133,7 @@ def _groups(parts: dict[str, Any]) -> Iterator[str]:
         yield (
             f"{len(shared)} of {count}, such as {shared[0]}, have images in training and in "
             "another part: if they are of one patient or place, figures are too good; keep each "
-            "in one part by split.csv"
+            "in one part by data.group, or by split.csv"
         )
 
 

@@ -13,6 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.build import (
+    begun_data,
     make_data,
     make_method,
     make_network,
@@ -39,6 +40,7 @@ from coseg_lightning.app.checks import (
 )
 from coseg_lightning.app.command import command, task_overrides
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.mask_rules import read_colours
 from coseg_lightning.files.progress import is_first_process
 
 if TYPE_CHECKING:
@@ -101,6 +103,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     if not is_own and cfg.data.get("folds") is not None:
         return _run_folds(cfg, folder, config, start)
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
+    config = OmegaConf.to_container(cfg, resolve=True)  # with what was measured of the data
     check_objective(cfg, data)
     check_validation(cfg, make_method(cfg), data)
     summary = _run_stages(cfg, folder, data, config)
@@ -158,6 +161,11 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
         cfg.data.augmentation = read_augmentation(cfg)
     if isinstance(cfg.data.get("kinds"), str):
         cfg.data.kinds = read_kinds(cfg)
+    if isinstance(cfg.data.get("colours"), str):
+        cfg.data.colours = [[*rgb, k] for rgb, k in read_colours(cfg.data.colours).items()]
+    measured = begun_data(cfg).get("normalization") if cfg.resume is not None else None
+    if cfg.data.get("normalization") == "training" and isinstance(measured, list):
+        cfg.data.normalization = measured
     for group in ("model", "peer_b"):
         key = f"{group}.encoder_weights"
         file = weights_file(OmegaConf.select(cfg, key))

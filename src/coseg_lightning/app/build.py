@@ -113,8 +113,12 @@ def make_split(
         folder: The folder for the noisy masks.
     """
     from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.data.preparation import training_statistics
 
     noise = make_noise(cfg)
+    if cfg.data.get("normalization") == "training":
+        statistics = training_statistics(train, canvas_of(cfg), cfg.data.in_channels)
+        cfg.data.normalization = [list(values) for values in statistics]
     return CoSegDataModule(
         _without_bad_masks(cfg, train, noise),
         val,
@@ -169,7 +173,7 @@ def settle_folders(cfg: DictConfig) -> None:
         return
     root = Path(cfg.data.root).expanduser()
     if not root.is_dir():  # a finished run is shown all the same; else reading it says so
-        before = _begun_data(cfg)
+        before = begun_data(cfg)
         cfg.data.images = before.get("images", cfg.data.images)
         cfg.data.masks = before.get("masks", cfg.data.masks)
         for key in NAMING:
@@ -211,7 +215,7 @@ def settle_folders(cfg: DictConfig) -> None:
 NAMING = ("image_glob", "mask_glob")
 
 
-def _begun_data(cfg: DictConfig) -> dict[str, Any]:
+def begun_data(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings of the data of the run that is resumed, if it can be read."""
     try:
         text = (Path(str(cfg.resume)) / "run.json").read_text(encoding="utf-8")
@@ -223,7 +227,8 @@ def _begun_data(cfg: DictConfig) -> dict[str, Any]:
 def normalization_of(cfg: DictConfig) -> "Statistics | None":
     """Mean and deviation by which images in [0, 1] are normalised; None for each image's own.
 
-    With `auto` they are those of the encoder's pretraining, if its weights are pretrained.
+    With `auto` they are those of the encoder's pretraining, if its weights are pretrained. With
+    `training`, `make_split` has put those of the training images in its place.
 
     Raises:
         InputError: If the setting is none, or does not fit the images' channels.
@@ -246,8 +251,8 @@ def normalization_of(cfg: DictConfig) -> "Statistics | None":
         mean, std = (tuple(float(value) for value in values) for values in given)
     except (TypeError, ValueError):
         raise InputError(
-            f"data.normalization={given} must be auto, image, or the mean and the standard "
-            "deviation of each channel, as in '[[0.5],[0.25]]'."
+            f"data.normalization={given} must be auto, image, training, or the mean and the "
+            "standard deviation of each channel, as in '[[0.5],[0.25]]'."
         ) from None
     return mean, std
 

@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -83,6 +83,37 @@ def check_folds(cfg: DictConfig) -> None:
         )
 
 
+def draw_folds(
+    ids: Sequence[str], count: int, seed: int, groups: Mapping[str, str]
+) -> list[list[str]]:
+    """Draw folds of about equal size; samples of one group are in one fold.
+
+    Args:
+        ids: The samples.
+        count: The number of folds.
+        seed: The seed.
+        groups: The group of each sample, if it is known.
+
+    Raises:
+        InputError: If there are fewer groups than folds.
+    """
+    order = [ids[n] for n in derive_rng(seed, "folds").permutation(len(ids))]
+    if not groups:
+        return [sorted(order[start::count]) for start in range(count)]
+    members: dict[str, list[str]] = {}
+    for sample_id in order:
+        members.setdefault(groups.get(sample_id, sample_id), []).append(sample_id)
+    if len(members) < count:
+        raise InputError(
+            f"data.folds={count} keeps each group in one fold, but there are {len(members)} "
+            "groups; give fewer folds."
+        )
+    folds: list[list[str]] = [[] for _ in range(count)]
+    for group in sorted(members.values(), key=len, reverse=True):
+        min(folds, key=len).extend(group)
+    return [sorted(fold) for fold in folds]
+
+
 def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
     """Run the method once for each fold, and judge the masks of the fold by its peers.
 
@@ -112,8 +143,10 @@ def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str
         return run_folder.summary
     run_folder.begin()
     run_folder.clear("scores.csv", "test.csv", "proposals", "uncertainty")
-    order = derive_rng(cfg.seed, "folds").permutation(len(ids))
-    folds = [sorted(ids[n] for n in order[start::count]) for start in range(count)]
+    groups: dict[str, str] = {}
+    for part in parts:
+        groups |= getattr(part, "groups", {})
+    folds = draw_folds(ids, count, cfg.seed, groups)
     log.info("%d folds of %d images; each is judged by a run on the others.", count, len(ids))
     root = cfg.data.get("root")
     if root is not None and (Path(root).expanduser() / "split.csv").exists():

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas
+from coseg_lightning.files.progress import progress
+from coseg_lightning.labels.masks import MaskedImages
 
 # Mean and standard deviation of each channel.
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
@@ -64,6 +66,24 @@ def rescale_intensity(image: NDArray[Any], *, by_band: bool = False) -> NDArray[
     low, high = np.percentile(image, (0.5, 99.5))
     result: NDArray[Any] = ((image - low) / max(high - low, 1e-6)).clip(0, 1).astype(np.float32)
     return result
+
+
+def training_statistics(dataset: MaskedImages, canvas: Canvas, channels: int) -> Statistics:
+    """Mean and standard deviation of each channel over the images of a dataset.
+
+    Args:
+        dataset: The images, which are read once.
+        canvas: What the networks get.
+        channels: Channels of what the networks get.
+    """
+    sums = np.zeros((2, channels))
+    for index in progress(range(len(dataset.ids)), "Measuring bands"):
+        image = preprocess(dataset.image(index), canvas, channels).astype(np.float64)
+        sums += image.mean(axis=(0, 1)), (image**2).mean(axis=(0, 1))
+    mean, square = sums / len(dataset.ids)
+    std = np.sqrt((square - mean**2).clip(1e-12))
+    first, second = (tuple(round(float(value), 6) for value in values) for values in (mean, std))
+    return first, second
 
 
 def normalised(image: NDArray[Any], statistics: Statistics | None = None) -> NDArray[Any]:

@@ -91,7 +91,7 @@ class MaskRules:
         return cls(
             classes,
             None if class_ids is None else tuple(int(value) for value in class_ids),
-            None if colours is None else read_colours(str(colours)),
+            None if colours is None else _colours_of(colours),
             None if threshold is None else float(threshold),
             instances is not None,
         )
@@ -109,6 +109,13 @@ class MaskRules:
             and self.classes == 2
             and self.class_ids[0] > self.class_ids[1]
         )
+
+
+def _colours_of(given: Any) -> dict[Colour, int]:
+    """Read what names colours, or rows of red, green, blue and class, as a run keeps them."""
+    if isinstance(given, str):
+        return read_colours(given)
+    return {(int(r), int(g), int(b)): int(k) for r, g, b, k in given}
 
 
 def read_colours(source: str) -> dict[Colour, int]:

@@ -46,7 +46,8 @@ class Names:
 
     Attributes:
         files: The files of each sample, in order.
-        groups: The group of each sample, if the pattern has one.
+        groups: The group of each sample, if the pattern has one; of a slice its volume.
+        stems: What stands for `{id}` in the names, before slices are numbered.
 
     Raises:
         InputError: If the pattern has no `{id}`.
@@ -58,6 +59,7 @@ class Names:
         expression = _expression(pattern)
         files: defaultdict[str, list[Path]] = defaultdict(list)
         self.groups: dict[str, str] = {}
+        self.stems: set[str] = set()
         for path in sorted(_walk(folder, deep="/" in pattern)):
             name = path.relative_to(folder).as_posix()
             if ending(path) == ".nii.gz":
@@ -67,6 +69,7 @@ class Names:
                 continue
             group = match.groupdict().get("group")
             stem = match["id"] if group is None else f"{group}_{match['id']}"
+            self.stems.add(stem)
             slices = slices_of(path) if is_volume(path) else [("", path)]
             for number, place in slices:
                 files[stem + number].append(place)
@@ -126,13 +129,13 @@ def guess_patterns(images_folder: Path, masks_folder: Path) -> tuple[str, str]:
         images, masks = Names(images_folder, base), Names(masks_folder, base)
         if not images.files or not masks.files:
             continue
-        plain = len(images.files.keys() & masks.files.keys())
-        if images_folder != masks_folder and 2 * plain >= len(images.files):
+        plain = len(images.stems & masks.stems)
+        if images_folder != masks_folder and 2 * plain >= len(images.stems):
             return base, base
-        for image_end, mask_end in _endings(images.files, masks.files):
+        for image_end, mask_end in _endings(images.stems, masks.stems):
             image = base.replace("{id}", "{id}" + image_end)
             mask = base.replace("{id}", "{id}" + mask_end)
-            if _fits(images.files, masks.files, image_end, mask_end):
+            if _fits(images.stems, masks.stems, image_end, mask_end):
                 return image, mask
     return pairs[0]
 
@@ -161,7 +164,7 @@ def _share(names: Collection[str], end: str) -> float:
     return sum(name.endswith(end) for name in names) / max(1, len(names))
 
 
-def _fits(images: Files, masks: Files, image_end: str, mask_end: str) -> bool:
+def _fits(images: set[str], masks: set[str], image_end: str, mask_end: str) -> bool:
     of_masks = {name.removesuffix(mask_end) for name in masks if name.endswith(mask_end)}
     of_images = {name.removesuffix(image_end) for name in images if name.endswith(image_end)}
     of_images -= {name for name in of_images if mask_end and name.endswith(mask_end)}

@@ -1,0 +1,212 @@
+"""From files to files: GeoTIFFs of four bands, and slices of NIfTI volumes and DICOM files."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from coseg_lightning.apply import apply
+from coseg_lightning.data.folder import folder_splits
+from coseg_lightning.errors import InputError
+from coseg_lightning.export import export
+from coseg_lightning.predict import predict
+from support import SMALL, command
+
+PLACE = [
+    (33550, "d", 3, (10.0, 10.0, 0.0), True),
+    (33922, "d", 6, (0.0, 0.0, 0.0, 500000.0, 4600000.0, 0.0), True),
+    (34735, "H", 8, (1, 1, 0, 1, 1024, 0, 1, 1), True),
+]
+
+
+def field(number, height=30, width=40):
+    """A mask of a rectangle, whose right part is missing in every third one."""
+    rng = np.random.default_rng(number)
+    mask = np.zeros((height, width), np.uint8)
+    top, left = rng.integers(2, 12), rng.integers(2, 12)
+    mask[top : top + 14, left : left + 22] = 1
+    given = mask.copy()
+    if number % 3 == 0:
+        given[:, left + 9 :] = 0
+    return mask, given
+
+
+def write_earth(root, count=15):
+    """Four bands of which the last alone shows the field; the upper left corner is missing."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True)
+    nodata = (42113, "s", 0, "65535", True)
+    for number in range(count):
+        mask, given = field(number)
+        image = np.random.default_rng(number).normal(3000, 400, (*mask.shape, 4))
+        image[..., 3] += 4000.0 * mask
+        image[:3, :3] = 65535
+        tifffile.imwrite(
+            root / f"images/t{number:02d}.tif",
+            image.clip(0, 65535).astype(np.uint16),
+            photometric="minisblack",
+            planarconfig="contig",
+            compression="zstd",
+            extratags=[*PLACE, nodata],
+            metadata=None,
+        )
+        tifffile.imwrite(
+            root / f"masks/t{number:02d}.tif",
+            given,
+            compression="lzw",
+            tile=(16, 16),
+            extratags=PLACE,
+            metadata=None,
+        )
+    return root
+
+
+def train(root, folder, *more):
+    settings = ["data=folder", f"data.root={root}", "data.image_size=32", "trainer.max_epochs=40"]
+    settings += ["optimizer.lr=0.01", "seed=0", "method.confidence=0"]
+    result = command("run", *SMALL, f"hydra.run.dir={folder}", *settings, *more)
+    assert result.returncode == 0, result.stderr
+    return json.loads((folder / "summary.json").read_text()), result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_four_bands_of_the_earth(tmp_path):
+    rasterio = pytest.importorskip("rasterio")
+    root, folder = write_earth(tmp_path / "data"), tmp_path / "run"
+    bands = ["data.in_channels=4", "data.normalization=training", "nol=0.4"]
+    summary, told = train(root, folder, *bands)
+    assert "have missing pixels (1 % in the mean); they count as unlabelled" in told
+    assert summary["test"]["dice"] > 0.6
+    mean, std = json.loads((folder / "run.json").read_text())["config"]["data"]["normalization"]
+    assert len(mean) == len(std) == 4
+    assert min(std) > 0
+    changed, newer, count = apply(folder, tmp_path / "applied", trust=True)
+    assert (newer, count) == ([], 15)
+    assert changed > 0
+    for path in sorted((root / "masks").iterdir()):
+        with (
+            rasterio.open(path) as before,
+            rasterio.open(tmp_path / "applied" / path.name) as after,
+        ):
+            assert (after.transform, after.crs) == (before.transform, before.crs)
+            assert after.profile["compress"] == before.profile["compress"]
+            np.testing.assert_array_equal(after.read(1)[:3, :3], before.read(1)[:3, :3])
+    assert predict(folder, root / "images", tmp_path / "out", trust=True) == 15
+    with (
+        rasterio.open(root / "images/t01.tif") as image,
+        rasterio.open(tmp_path / "out/t01.tif") as mask,
+    ):
+        assert (mask.transform, mask.crs) == (image.transform, image.crs)
+        predicted = mask.read(1)
+    wanted = field(1)[0]
+    assert not predicted[:3, :3].any()
+    overlap = 2 * ((predicted > 0) & (wanted > 0)).sum() / ((predicted > 0).sum() + wanted.sum())
+    assert overlap > 0.8
+    path, _ = export(folder, "torchscript", trust=True)
+    description = json.loads(path.with_name(f"{path.name}.json").read_text())
+    assert "each band's 0.5 and 99.5 percent" in description["preparation"]
+    assert f"subtract {mean}" in description["preparation"]
+
+
+def write_body(root, volumes=4, slices=5):
+    nibabel = pytest.importorskip("nibabel")
+    affine = np.diag([0.7, 0.7, 3.0, 1.0])
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).mkdir(parents=True)
+    for volume in range(volumes):
+        pairs = [field(volume * slices + k) for k in range(slices)]
+        rng = np.random.default_rng(volume)
+        image = np.stack([rng.normal(40 + 200 * mask, 20) for mask, _ in pairs], axis=2)
+        given = np.stack([mask for _, mask in pairs], axis=2)
+        for name, values in (
+            (f"imagesTr/ct{volume}_0000.nii.gz", image.astype(np.int16)),
+            (f"labelsTr/ct{volume}.nii.gz", given),
+        ):
+            nibabel.save(nibabel.Nifti1Image(values.swapaxes(0, 1), affine), root / name)
+    return root
+
+
+@pytest.mark.slow
+def test_slices_of_volumes(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    root, folder = write_body(tmp_path / "data"), tmp_path / "run"
+    summary, told = train(root, folder, "data.in_channels=1", "nol=0.4")
+    assert "images are named {id}_0000.*" in told
+    assert summary["samples"] == {"train": 15, "test": 5}
+    with (folder / "scores.csv").open() as file:
+        ids = {row["id"] for row in csv.DictReader(file)}
+    volumes = {sample_id[:3] for sample_id in ids}
+    assert len(volumes) == 3  # no volume is in two parts
+    assert {f"{volume}_004" for volume in volumes} <= ids
+    changed, newer, count = apply(folder, tmp_path / "applied", trust=True)
+    assert (newer, count) == ([], 20)
+    assert changed > 0
+    different = 0
+    for path in sorted((root / "labelsTr").iterdir()):
+        before, after = nibabel.load(path), nibabel.load(tmp_path / "applied" / path.name)
+        np.testing.assert_array_equal(before.affine, after.affine)
+        assert before.get_data_dtype() == after.get_data_dtype()
+        different += (
+            (np.asarray(before.dataobj) != np.asarray(after.dataobj)).any(axis=(0, 1)).sum()
+        )
+    assert different == changed
+    assert predict(folder, root / "imagesTr", tmp_path / "out", trust=True) == 20
+    masks = nibabel.load(tmp_path / "out/ct0_0000.nii.gz")
+    assert masks.shape == (40, 30, 5)
+    result = command(
+        "corrupt",
+        f"masks={root / 'labelsTr'}",
+        f"out={tmp_path / 'noisy'}",
+        "noise=type1",
+        "nol=0.5",
+    )
+    assert result.returncode == 0, result.stderr
+    noisy = nibabel.load(tmp_path / "noisy/ct0.nii.gz")
+    assert noisy.shape == (40, 30, 5)
+
+
+def test_a_mask_on_another_grid_than_its_image_is_refused(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    root = write_body(tmp_path / "data")
+    path = root / "labelsTr/ct1.nii.gz"
+    image = nibabel.load(path)
+    moved = nibabel.Nifti1Image(np.asarray(image.dataobj), np.diag([-0.7, 0.7, 3.0, 1.0]))
+    nibabel.save(moved, path)
+    with pytest.raises(InputError, match="lies elsewhere than its image"):
+        folder_splits(root)
+
+
+def test_dicom_files_are_slices_grouped_by_series(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    from PIL import Image
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for series in range(3):
+        series_uid = generate_uid(entropy_srcs=[str(series)])
+        for number in range(2):
+            mask, _ = field(2 * series + number)
+            data = pydicom.Dataset()
+            data.file_meta = pydicom.dataset.FileMetaDataset()
+            data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            data.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+            data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+            data.SOPClassUID = pydicom.uid.CTImageStorage
+            data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID
+            data.SeriesInstanceUID = series_uid
+            data.Rows, data.Columns = mask.shape
+            data.SamplesPerPixel, data.BitsAllocated, data.BitsStored = 1, 16, 12
+            data.HighBit, data.PixelRepresentation = 11, 0
+            data.PhotometricInterpretation = "MONOCHROME1"
+            data.RescaleSlope, data.RescaleIntercept = 2, -1024
+            data.PixelData = (1000 - 400.0 * mask).astype("<u2").tobytes()
+            data.save_as(tmp_path / f"images/{series}_{number}.dcm", enforce_file_format=True)
+            Image.fromarray(mask * 255).save(tmp_path / f"masks/{series}_{number}.png")
+    splits = folder_splits(tmp_path, test_share=0.3)
+    assert len(splits.train) == 4
+    assert len(set(splits.train.groups.values())) == 2
+    bright = splits.train.image(0) > splits.train.image(0).mean()
+    np.testing.assert_array_equal(bright, splits.train.mask(0))
