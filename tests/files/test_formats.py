@@ -461,6 +461,15 @@ def test_damage_is_found_in_tiff_too(tmp_path):
     assert io.BytesIO(whole).getbuffer().nbytes > path.stat().st_size
 
 
+def test_files_that_claim_too_many_pixels_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 30), np.uint8))
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "a.png")
+    for name in ("a.tif", "a.png"):
+        with pytest.raises(InputError, match="as a file made to fill the memory would"):
+            read_image(tmp_path / name)
+
+
 def test_polarity_is_checked_and_can_be_confirmed(tmp_path):
     from coseg_lightning.files.inspection import Inspection
 

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import threading
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ SUFFIXES = (
     *(".jfif", ".jpe", ".tga", ".pgm", ".ppm", ".pnm", ".pbm", ".npy", ".btf", ".tf8"),
     *(*NIFTI, *DICOM),
 )
+# Above its limit Pillow raises an error, which is told in a sentence; below it only warns.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 LARGE = 2**24  # pixels; images above this are checked one at a time, which bounds the memory
 _one_large_image = threading.Lock()
 # Beginnings of text files that stand for a file that was never fetched.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
+from PIL import Image
 from tifffile import COMPRESSION, PHOTOMETRIC
 
 from coseg_lightning.errors import InputError
@@ -62,6 +63,8 @@ def read_tiff(path: Path) -> Tiff:
     with tifffile.TiffFile(path) as file:
         series = _only_series(path, file)
         page = series.keyframe
+        if page.imagelength * page.imagewidth > 2 * (Image.MAX_IMAGE_PIXELS or 2**62):
+            raise Image.DecompressionBombError(path)
         photometric = page.photometric
         _check_colours(path, page)
         values = _bands_last(path, series.asarray(), series.axes)
