@@ -235,7 +235,8 @@ class _Images(Dataset[Any]):
                 preprocess(image, self.canvas, self.channels), self.normalization
             )
         except InputError as error:
-            return str(error)
+            sentence = str(error)
+            return sentence if str(path) in sentence else f"{path}: {sentence}"
         missing = np.isnan(image.reshape(*image.shape[:2], -1)).all(axis=2)
         size = (image.shape[0], image.shape[1])
         return _Sample(sample_id, size, prepared, missing if missing.any() else None)

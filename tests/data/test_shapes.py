@@ -1,9 +1,11 @@
 """Images of any shape keep it: what lies around them is neither learnt from, judged nor written."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
@@ -13,6 +15,7 @@ from coseg_lightning.callbacks.label_correction import resize_probabilities
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.predict import predict
@@ -112,7 +115,7 @@ def test_the_cache_knows_the_shape(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_of_long_images_from_training_to_predicted_masks(tmp_path):
+def test_a_run_of_long_images_from_training_to_predicted_masks(tmp_path, caplog):
     root = rectangles(tmp_path / "data")
     for number in range(0, 12, 2):  # masks that are far too small
         path = root / f"masks/s{number:02d}.png"
@@ -145,9 +148,41 @@ def test_a_run_of_long_images_from_training_to_predicted_masks(tmp_path):
             mask = np.asarray(file) > 0
         assert predicted.shape == mask.shape
         assert 2 * (predicted & mask).sum() / (predicted.sum() + mask.sum()) > 0.75
+    mixed = tmp_path / "mixed"
+    (mixed / "more").mkdir(parents=True)
+    grey = np.asarray(Image.open(root / "images/s00.png"))
+    Image.fromarray(grey).save(mixed / "a.JPG")
+    Image.fromarray(np.dstack([grey] * 3)).save(mixed / "b.webp", lossless=True)
+    Image.fromarray(grey).save(mixed / "more/c.png")
+    four = np.dstack([grey] * 4)
+    tifffile.imwrite(mixed / "d.tif", four, photometric="minisblack", planarconfig="contig")
+    values = grey.astype(np.float32)
+    values[3, 3] = np.nan
+    tifffile.imwrite(mixed / "e.tif", values)
+    with caplog.at_level(logging.WARNING), pytest.raises(InputError) as error:
+        predict(tmp_path / "run", mixed, tmp_path / "some", trust=True)
+    assert "2 of 4 images have no mask" in str(error.value)
+    assert "d.tif: The images have 4 channels" in str(error.value)
+    assert "e.tif holds 1 values that are no finite numbers" in str(error.value)
+    assert "the folders more with 1 files, which are not read" in caplog.text
+    assert sorted(path.name for path in (tmp_path / "some").iterdir()) == ["a.png", "b.png"]
     _, newer, count = apply(tmp_path / "run", tmp_path / "applied", trust=True)
     assert (newer, count) == ([], 16)
     path, _ = export(tmp_path / "run", "torchscript", trust=True)
     description = json.loads(path.with_name(f"{path.name}.json").read_text())
     assert description["input"]["shape"] == ["N", 1, 16, 64]
     assert "aspect ratio kept" in description["preparation"]
+
+
+@pytest.mark.slow
+@pytest.mark.drawn
+def test_an_audit_draws_images_of_one_pixel(tmp_path):
+    root = rectangles(tmp_path / "data", count=6)
+    for name, shape in (("narrow", (24, 1)), ("dot", (1, 1))):
+        Image.fromarray(np.full(shape, 90, np.uint8)).save(root / f"images/{name}.png")
+        Image.fromarray(np.ones(shape, np.uint8)).save(root / f"masks/{name}.png")
+    arguments = ["data.in_channels=1", "nol=0.3", "seed=0"]
+    folder = tmp_path / "audit"
+    result = command("audit", *SMALL, f"data.root={root}", *arguments, f"hydra.run.dir={folder}")
+    assert result.returncode == 0, result.stderr
+    assert (folder / "worst.png").is_file()
