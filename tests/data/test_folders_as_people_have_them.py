@@ -11,8 +11,9 @@ from PIL import Image
 
 from coseg_lightning.data.folder import folder_splits, judged_masks
 from coseg_lightning.data.preparation import preprocess, without_gaps
-from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.data.samples import SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
+from coseg_lightning.report.pictures import outlined
 
 
 def rename(root, folder, new_name):
@@ -38,7 +39,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("kind", list(NAMES)[:4])
+@pytest.mark.parametrize("kind", list(NAMES))
 def test_usual_endings_are_found(make_folder, kind):
     root = make_folder()
     for folder, name in zip(("images", "masks"), NAMES[kind], strict=True):
@@ -50,6 +51,21 @@ def test_usual_endings_are_found(make_folder, kind):
         for index in range(0 if part is None else len(part)):
             bright = part.image(index) > 128
             assert (bright == part.mask(index)).mean() > 0.9
+
+
+def test_cityscapes_folders_are_its_split(make_folder):
+    root = make_folder()
+    for folder, end in (("images", "leftImg8bit"), ("masks", "gtFine_labelIds")):
+        rename(
+            root,
+            folder,
+            lambda p, e=end: f"{'val' if p.stem[-1] == '7' else 'train'}/a/{p.stem}_{e}.png",
+        )
+    (root / "images").rename(root / "leftImg8bit")
+    (root / "masks").rename(root / "gtFine")
+    splits = folder_splits(root)
+    assert len(splits.train) == 7
+    assert list(splits.val.ids) == ["s07"]
 
 
 def test_patterns_are_obeyed_and_folders_make_groups(make_folder):
@@ -166,6 +182,13 @@ def test_bands_reach_the_networks_or_it_is_said_that_they_do_not(make_folder, co
     sample = SampleDataset(splits.train, image_size=16, in_channels=count)[0]
     assert sample["image"].shape == (count, 16, 16)
     assert len({band.numpy().tobytes() for band in sample["image"]}) == count
+    augmented = SampleDataset(
+        splits.train, image_size=16, in_channels=count, augmentation=default_augmentation()
+    )
+    for epoch in range(6):
+        assert augmented[epoch, 0]["image"].shape == (count, 16, 16)
+    picture = outlined(splits.train.image(0), [(splits.train.mask(0), None)], 64)
+    assert picture.shape == (64, 64, 3)
     chosen = folder_splits(root, in_channels=1, bands=[count])
     assert chosen.train.image(0).ndim == 2
     with pytest.raises(InputError, match="set data.in_channels=2"):

@@ -265,6 +265,7 @@ MASKS = {
     "a.gif": lambda p: Image.fromarray(disc() * 255).save(p),
     "a.bmp": lambda p: Image.fromarray(disc() * 255).convert("1").save(p),
     "fax.tif": lambda p: Image.fromarray(disc() * 255).convert("1").save(p, compression="group4"),
+    "jpeg inside.tif": lambda p: tifffile.imwrite(p, disc() * 255, compression="jpeg"),
     "jpeg named.png": lambda p: Image.fromarray(disc() * 255).save(p, format="JPEG"),
 }
 

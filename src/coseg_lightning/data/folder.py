@@ -465,9 +465,9 @@ def read_split(path: Path) -> dict[str, str]:
 
 def _split_of_folders(root: Path, images: Names) -> dict[str, str]:
     """The split that folders named train, val and test make, or lists in VOC's `ImageSets`."""
-    groups = {i: PART_FOLDERS.get(group.lower(), "") for i, group in images.groups.items()}
-    if groups and all(groups.values()):
-        return groups
+    parts = {i: PART_FOLDERS.get(images.folders.get(i, "").lower(), "") for i in images.files}
+    if all(parts.values()):
+        return parts
     lists = root / "ImageSets" / "Segmentation"
     listed: dict[str, str] = {}
     for part in SPLITS:

@@ -517,7 +517,14 @@ def read_stored(path: Path) -> Stored:
         if is_tiff(start) and not _is_for_fax(path):
             tiff = read_tiff(path)
             values = oriented(tiff.values, tiff.orientation)
-            return Stored(values, "tiff", tiff.colours, tiff.alpha, tiff.orientation)
+            return Stored(
+                values,
+                "tiff",
+                tiff.colours,
+                tiff.alpha,
+                tiff.orientation,
+                is_jpeg=tiff.is_jpeg,
+            )
         if start.startswith(b"\x93NUMPY"):
             return Stored(_array_image(path), "npy")
         return _stored_by_pillow(path)

@@ -13,6 +13,7 @@ from coseg_lightning.files.volumes import ending, file_of, group_of, is_volume, 
 
 PLAIN = "{id}.*"  # a file's name without its ending is the id
 NESTED = "{group}/{id}.*"  # in a folder for each patient, place or part of the split
+DEEP = "**/{id}.*"  # in any folders
 # What people add to the names of one of the two; longer ones first.
 IMAGE_ENDS = ("_leftImg8bit", "_image", "_img", "_sat", "_rgb", "_0000")
 MASK_ENDS = (
@@ -48,6 +49,7 @@ class Names:
         files: The files of each sample, in order.
         groups: The group of each sample, if the pattern has one; of a slice its volume.
         stems: What stands for `{id}` in the names, before slices are numbered.
+        folders: The first folder on the way to each sample, if there is one.
 
     Raises:
         InputError: If the pattern has no `{id}`.
@@ -60,6 +62,7 @@ class Names:
         files: defaultdict[str, list[Path]] = defaultdict(list)
         self.groups: dict[str, str] = {}
         self.stems: set[str] = set()
+        self.folders: dict[str, str] = {}
         for path in sorted(_walk(folder, deep="/" in pattern)):
             name = path.relative_to(folder).as_posix()
             if ending(path) == ".nii.gz":
@@ -73,6 +76,8 @@ class Names:
             slices = slices_of(path) if is_volume(path) else [("", path)]
             for number, place in slices:
                 files[stem + number].append(place)
+                if "/" in name:
+                    self.folders[stem + number] = name.partition("/")[0]
                 if group is not None:
                     self.groups[stem + number] = group
                 elif is_volume(path):
@@ -122,10 +127,10 @@ def guess_patterns(images_folder: Path, masks_folder: Path) -> tuple[str, str]:
     Returns:
         The patterns of images and masks; those of equal names unless others fit far better.
     """
-    pairs = [(PLAIN, PLAIN)]
+    bases = [PLAIN]
     if images_folder == masks_folder or not _holds_files(images_folder):
-        pairs = [(NESTED, NESTED), (PLAIN, PLAIN)]
-    for base in dict.fromkeys(image for image, _ in pairs):
+        bases = [NESTED, DEEP, PLAIN]
+    for base in bases:
         images, masks = Names(images_folder, base), Names(masks_folder, base)
         if not images.files or not masks.files:
             continue
@@ -137,7 +142,7 @@ def guess_patterns(images_folder: Path, masks_folder: Path) -> tuple[str, str]:
             mask = base.replace("{id}", "{id}" + mask_end)
             if _fits(images.stems, masks.stems, image_end, mask_end):
                 return image, mask
-    return pairs[0]
+    return bases[0], bases[0]
 
 
 def _holds_files(folder: Path) -> bool:

@@ -18,13 +18,13 @@ ORIENTATION, NODATA = 274, 42113
 # The sequence of a page's planes or pages, in tifffile's letters; Q and I are unnamed.
 BAND_AXES, SAMPLES = "CQIR", "S"
 PLAIN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
-JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG)
+JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.JPEG_LOSSY)
 FAX = (COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6)
 # Tags that tifffile writes itself; all others are handed on as they are.
 STRUCTURE = {
     *range(254, 260),  # subfile type, size, bits, compression
     *(262, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 296, 317, 320, 322, 323, 324),
-    *(325, 330, 338, 339, 347, 513, 514, 530, 531, 532),
+    *(325, 330, 338, 339, 347, 513, 514, 530, 531, 532, 50674),
 }
 DESCRIPTION, SOFTWARE, DATETIME = 270, 305, 306
 
@@ -41,6 +41,7 @@ class Tiff(NamedTuple):
     colours: NDArray[np.uint8] | None
     nodata: float | None
     orientation: int
+    is_jpeg: bool
 
 
 def is_tiff(start: bytes) -> bool:
@@ -79,6 +80,7 @@ def read_tiff(path: Path) -> Tiff:
             _colours(page) if photometric == PHOTOMETRIC.PALETTE else None,
             _nodata(page),
             _orientation(page),
+            page.compression in JPEG,
         )
 
 
