@@ -13,6 +13,8 @@ from coseg_lightning.data.folder import folder_splits, judged_masks
 from coseg_lightning.data.preparation import preprocess, without_gaps
 from coseg_lightning.data.samples import SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.mask_rules import MaskRules
+from coseg_lightning.noise.models import Annotator
 from coseg_lightning.report.pictures import outlined
 
 
@@ -277,3 +279,15 @@ def test_lists_of_outlines_are_no_masks(make_folder):
     (root / "annotations/instances_train.json").write_text("{}")
     with pytest.raises(InputError, match="but lists of outlines"):
         folder_splits(root)
+
+
+def test_masks_of_another_annotator_are_read_as_the_datasets_own(make_folder):
+    root = make_folder(foreground=7)
+    rename(root, "masks_rough", lambda p: f"{p.stem}_mask.png")
+    rules = MaskRules(2, class_ids=(0, 7))
+    splits = folder_splits(root, class_ids=[0, 7], test_share=0)
+    model = Annotator("masks_rough", root, rules=rules, mask_glob="{id}_mask.*")
+    assert not model.validate_masks(splits.train)
+    drawn = model(splits.train.mask(0), id=splits.train.ids[0], seed=0)
+    assert drawn.sum() > splits.train.mask(0).sum()
+    assert set(np.unique(drawn)) == {0, 1}

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.inspection import Inspection
 from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.files.mask_rules import MaskRules
+from coseg_lightning.files.naming import PLAIN, Names
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.noise.geometry import size_of
@@ -38,6 +40,8 @@ class Annotator:
         masks: Folder of the masks, absolute or relative to `root`.
         root: The dataset's folder.
         classes: Number of classes, as for the dataset's own masks.
+        rules: What the values of the masks mean; by default class ids.
+        mask_glob: How they are named, see `Names`; if none are named so, `{id}.*`.
 
     Raises:
         InputError: If `masks` is relative, and there is no `root`.
@@ -45,7 +49,14 @@ class Annotator:
 
     adjustable = False
 
-    def __init__(self, masks: str | Path, root: str | Path | None = None, classes: int = 2) -> None:
+    def __init__(
+        self,
+        masks: str | Path,
+        root: str | Path | None = None,
+        classes: int = 2,
+        rules: MaskRules | None = None,
+        mask_glob: str = PLAIN,
+    ) -> None:
         folder = Path(masks).expanduser()
         if not folder.is_absolute():
             if root is None:
@@ -56,11 +67,18 @@ class Annotator:
             folder = Path(root).expanduser() / folder
         self.folder = folder
         self.classes = classes
+        self.rules = rules
+        self.mask_glob = mask_glob
 
     @cached_property
     def masks(self) -> MaskFolder:
         """The folder of masks. All masks are inspected, unless `validate_masks` chose some."""
-        return MaskFolder(self.folder, classes=self.classes)
+        return MaskFolder(self.folder, classes=self.classes, rules=self.rules, files=self._files())
+
+    def _files(self) -> dict[str, list[Path]] | None:
+        if not self.folder.is_dir():
+            return None
+        return Names(self.folder, self.mask_glob).files or None
 
     def validate_masks(self, dataset: MaskedImages, *, skip: bool = False) -> frozenset[str]:
         """Inspect the masks of some samples before they are needed.
@@ -78,7 +96,12 @@ class Annotator:
         """
         inspection = Inspection(self.folder)
         self.masks = MaskFolder(
-            self.folder, classes=self.classes, ids=dataset.ids, inspection=inspection
+            self.folder,
+            classes=self.classes,
+            ids=dataset.ids,
+            inspection=inspection,
+            rules=self.rules,
+            files=self._files(),
         )
         sizes: dict[str, list[int]] = getattr(dataset, "sizes", {})
         for sample_id, info in self.masks.file_info.items():
