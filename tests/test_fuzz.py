@@ -156,7 +156,9 @@ def test_samples_and_batches_of_any_mask(mask, as_float):
     squares.mask = lambda index: mask
     sample = SampleDataset(squares, image_size=8, in_channels=1)[0]
     assert sample["mask"].shape == (8, 8)
-    assert set(sample["mask"].unique().tolist()) <= set(np.unique(mask).astype(int).tolist())
+    content = sample["mask"][:5]  # of 4 x 6 pixels on 8 x 8
+    assert set(content.unique().tolist()) <= set(np.unique(mask).astype(int).tolist())
+    assert (sample["mask"][5:] == 255).all()
     given = torch.from_numpy(mask.astype(np.int64))[None, None]
     batch = read_batch((torch.zeros(1, 1, 4, 6), given.float() if as_float else given))
     assert batch.masks.shape == (1, 4, 6)

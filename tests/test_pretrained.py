@@ -64,7 +64,7 @@ def test_images_are_normalised_as_the_encoder_knows_them(weights):
 
 @pytest.mark.parametrize("given", ["encoder", "[0.5,0.5]", "[[0.5],[a]]", "null", "2"])
 def test_a_normalisation_that_is_none_is_refused(given):
-    with pytest.raises(InputError, match="must be auto, image, or the mean and the standard"):
+    with pytest.raises(InputError, match="must be auto, image, training, or the mean"):
         normalization_of(composed(f"data.normalization={given}"))
 
 
