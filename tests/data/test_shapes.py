@@ -140,6 +140,7 @@ def test_a_run_of_long_images_from_training_to_predicted_masks(tmp_path, caplog)
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["test"]["dice"] > 0.8
+    assert "resized to 16 x 64" in (tmp_path / "run/report.html").read_text(encoding="utf-8")
     predict(tmp_path / "run", root / "images", tmp_path / "out", overlays=True, trust=True)
     for number in range(1, 16, 2):
         with Image.open(tmp_path / f"out/s{number:02d}.png") as file:
