@@ -210,3 +210,26 @@ def test_dicom_files_are_slices_grouped_by_series(tmp_path):
     assert len(set(splits.train.groups.values())) == 2
     bright = splits.train.image(0) > splits.train.image(0).mean()
     np.testing.assert_array_equal(bright, splits.train.mask(0))
+
+
+@pytest.mark.parametrize(
+    ("tags", "is_refused"),
+    [
+        (PLACE, False),
+        ([PLACE[0], (33922, "d", 6, (0.0, 30.0, 0.0, 500000.0, 4599700.0, 0.0), True)], False),
+        ([PLACE[0], (33922, "d", 6, (0.0, 0.0, 0.0, 500000.0, 4600020.0, 0.0), True)], True),
+        ([*PLACE[:2], (34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, 32633), True)], True),
+    ],
+)
+def test_places_are_compared_in_pixels(tmp_path, tags, is_refused):
+    root = write_earth(tmp_path / "data", count=3)
+    ours = [*PLACE[:2], (34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, 32632), True)]
+    for path in (root / "images").iterdir():
+        tifffile.imwrite(path, np.arange(1200, dtype=np.uint16).reshape(30, 40), extratags=ours)
+    for path in (root / "masks").iterdir():
+        tifffile.imwrite(path, field(1)[0], extratags=tags)
+    if is_refused:
+        with pytest.raises(InputError, match="lies elsewhere than its image"):
+            folder_splits(root, test_share=0)
+    else:
+        folder_splits(root, test_share=0)

@@ -260,7 +260,7 @@ def test_turned_photos_with_unturned_masks_are_warned_of(make_folder, caplog):
     with caplog.at_level(logging.WARNING):
         folder_splits(root)
     assert "8 images" in caplog.text
-    assert "are turned as their orientation tag" in caplog.text
+    assert "are turned as an orientation tag" in caplog.text
 
 
 def test_ids_with_an_ending_are_told_so(make_folder):

@@ -442,6 +442,42 @@ def test_jpeg_holds_no_class_ids(tmp_path, classes):
         MaskFolder(tmp_path / "masks", classes=2)
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.jp2", "a.tif"])
+def test_lossy_files_hold_no_class_ids(tmp_path, name):
+    (tmp_path / "masks").mkdir()
+    options = {"a.webp": {"quality": 80}, "a.jp2": {"irreversible": True}, "a.tif": {}}[name]
+    values = disc(value=7)
+    if name == "a.tif":
+        tifffile.imwrite(tmp_path / "masks" / name, values, compression="jpeg")
+    else:
+        Image.fromarray(values).save(tmp_path / "masks" / name, **options)
+    with pytest.raises(InputError, match="changes class ids"):
+        MaskFolder(tmp_path / "masks", classes=40)
+
+
+def test_soft_masks_of_floats_and_scaled_ids(tmp_path):
+    (tmp_path / "masks").mkdir()
+    soft = np.linspace(0, 1, 24 * 36, dtype=np.float32).reshape(24, 36)
+    tifffile.imwrite(tmp_path / "masks/a.tif", soft)
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, threshold=0.5))
+    np.testing.assert_array_equal(masks.read("a"), soft >= 0.5)
+    with pytest.raises(InputError, match="or set data.mask_threshold if it is a soft mask"):
+        MaskFolder(tmp_path / "masks", classes=2)
+    tifffile.imwrite(tmp_path / "masks/a.tif", disc() + np.float32(1e-5))
+    np.testing.assert_array_equal(MaskFolder(tmp_path / "masks", classes=2).read("a"), disc())
+    tifffile.imwrite(tmp_path / "masks/a.tif", disc().astype(np.int32) - 1)
+    with pytest.raises(InputError, match="holds -1, but data.instances=foreground"):
+        MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
+
+
+def test_255_is_among_the_ids_that_are_named(tmp_path):
+    (tmp_path / "masks").mkdir()
+    trimap = np.array([0, 127, 255], np.uint8)[disc() + 2 * (np.arange(36) > 30)]
+    Image.fromarray(trimap).save(tmp_path / "masks/a.png")
+    with pytest.raises(InputError, match=r"data.classes=3 data.class_ids=\[0,127,255\] if"):
+        MaskFolder(tmp_path / "masks", classes=2)
+
+
 def test_contradicting_rules_are_refused(tmp_path):
     with pytest.raises(InputError, match="contradict each other"):
         MaskRules.from_settings({"classes": 2, "class_ids": [0, 1], "mask_threshold": 5})

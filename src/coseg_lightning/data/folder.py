@@ -468,6 +468,12 @@ def _split_of_folders(root: Path, images: Names) -> dict[str, str]:
     parts = {i: PART_FOLDERS.get(images.folders.get(i, "").lower(), "") for i in images.files}
     if all(parts.values()):
         return parts
+    if any(parts.values()):
+        other = next(sample_id for sample_id, part in parts.items() if not part)
+        raise InputError(
+            f"{images.folder} has folders named train, val or test, and others, such as that of "
+            f"{other}; name the part of each image in {root / 'split.csv'}, or rename the folders."
+        )
     lists = root / "ImageSets" / "Segmentation"
     listed: dict[str, str] = {}
     for part in SPLITS:

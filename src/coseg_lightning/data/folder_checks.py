@@ -1,6 +1,6 @@
 """Checks of a folder of images and masks. Each check records the problems of its own kind."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -132,14 +132,27 @@ def check_places_agree(
         mask = masks.file_info.get(sample_id)
         if mask is None or image["place"] is None or mask["place"] is None:
             continue
-        ours, others = image["place"], mask["place"]
-        if len(ours) != len(others) or not np.allclose(ours, others, rtol=1e-6, atol=1e-6):
+        if not _at_one_place(image["place"], mask["place"]):
             inspection.add(
                 "place",
                 [sample_id],
-                f"{masks.path(sample_id)} lies elsewhere than its image, by the transform that "
-                "both files hold; resample the mask to the image's grid.",
+                f"{masks.path(sample_id)} lies elsewhere than its image, by the transform or the "
+                "CRS that both files hold; resample the mask to the image's grid.",
             )
+
+
+def _at_one_place(ours: Sequence[float], others: Sequence[float]) -> bool:
+    """Whether origins agree to a tenth of a pixel, axes to a thousandth, and CRSs, if both know."""
+    if len(ours) != len(others):
+        return False
+    dimensions = 2 if len(ours) == 7 else 3
+    one, other = np.array(ours), np.array(others)
+    axes, pixel = slice(dimensions, dimensions + dimensions**2), slice(0, dimensions)
+    size = abs(one[axes]).max()
+    if dimensions == 2 and one[-1] and other[-1] and one[-1] != other[-1]:
+        return False
+    near = abs(one[pixel] - other[pixel]).max() <= 0.1 * size
+    return bool(near and abs(one[axes] - other[axes]).max() <= 1e-3 * size)
 
 
 def warn_of_blank_images(
@@ -240,14 +253,14 @@ def warn_of_turned_images(
     turned = [
         sample_id
         for sample_id, info in usable.items()
-        if info["turned"] and not masks.file_info.get(sample_id, {"turned": True})["turned"]
+        if info["turned"] != masks.file_info.get(sample_id, info)["turned"]
     ]
     if turned:
         inspection.warn(
             "turned",
             turned,
-            f"{len(turned)} images, such as {paths[turned[0]].name}, are turned as their "
-            "orientation tag (EXIF) asks for, and their masks have no such tag; if the masks were "
+            f"{len(turned)} images, such as {paths[turned[0]].name}, or their masks are turned as "
+            "an orientation tag (EXIF) asks for, and the other one has no such tag; if masks were "
             "drawn on the unturned pictures, remove the tag.",
         )
 

@@ -33,6 +33,7 @@ SUFFIXES = (
 )
 # Above its limit Pillow raises an error, which is told in a sentence; below it only warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+ROUNDING = 1e-3  # of class ids that a volume stores scaled
 LARGE = 2**24  # pixels; images above this are checked one at a time, which bounds the memory
 _one_large_image = threading.Lock()
 # Beginnings of text files that stand for a file that was never fetched.
@@ -563,8 +564,19 @@ def _stored_by_pillow(path: Path) -> Stored:
         header.alpha,
         header.orientation,
         bits,
-        header.is_jpeg,
+        header.is_jpeg or _is_lossy(path, file_format),
     )
+
+
+def _is_lossy(path: Path, file_format: str | None) -> bool:
+    """Whether a WebP or JPEG 2000 file was compressed with loss."""
+    if file_format == "WEBP":
+        return b"VP8 " in path.read_bytes()[12:4096]
+    if file_format == "JPEG2000":
+        content = path.read_bytes()
+        at = content.find(b"\xff\x52")  # the coding style, whose last byte names the transform
+        return 0 <= at < len(content) - 13 and content[at + 13] == 0
+    return False
 
 
 def _deep_colours(path: Path) -> NDArray[Any]:
@@ -608,7 +620,7 @@ def read_indices(path: Path) -> NDArray[Any]:
     return single_channel(path, read_stored(path))
 
 
-def single_channel(path: Path, stored: Stored) -> NDArray[Any]:
+def single_channel(path: Path, stored: Stored, *, integers: bool = True) -> NDArray[Any]:
     """Reduce a mask to one channel of integers, if it holds class ids.
 
     A grey mask that was saved in colour counts, and one that was drawn in the transparency alone.
@@ -626,10 +638,17 @@ def single_channel(path: Path, stored: Stored) -> NDArray[Any]:
             )
         grey = colours[..., 0]
         values = _grey_or_alpha(path, grey, values[..., -1]) if stored.alpha else grey
-    if values.dtype.kind == "f" and np.isfinite(values).all() and (values == values.round()).all():
-        values = values.astype(np.int64)
+    if not integers:
+        return values
+    if values.dtype.kind == "f" and np.isfinite(values).all():
+        rounded = values.round()
+        if (abs(values - rounded) < ROUNDING).all():
+            values = rounded.astype(np.int64)
     if not np.issubdtype(values.dtype, np.integer):
-        raise InputError(f"{path} holds {values.dtype} values; save class ids as integers.")
+        raise InputError(
+            f"{path} holds {values.dtype} values; save class ids as integers, or set "
+            "data.mask_threshold if it is a soft mask."
+        )
     return values
 
 

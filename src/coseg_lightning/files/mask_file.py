@@ -50,10 +50,16 @@ def read_mask_file(path: Path, rules: MaskRules) -> MaskValuesOf:
         return MaskValuesOf(
             classes_of_colours(_as_colours(path, stored), rules.colours, path), False, stored
         )
-    values = single_channel(path, stored)
     if rules.threshold is not None:
-        return MaskValuesOf((values >= rules.threshold).astype(np.uint8), True, stored)
+        levels = single_channel(path, stored, integers=False)
+        return MaskValuesOf((levels >= rules.threshold).astype(np.uint8), True, stored)
+    values = single_channel(path, stored)
     if rules.instances:
+        if values.min() < 0:
+            raise InputError(
+                f"{path} holds {values.min()}, but data.instances=foreground takes 0 for the "
+                "background and numbers above it for objects; mend the mask."
+            )
         return MaskValuesOf((values != 0).astype(np.uint8), True, stored)
     if stored.is_jpeg:
         return MaskValuesOf(_of_jpeg(path, values, two) ^ rules.is_inverted, True, stored)
@@ -191,7 +197,10 @@ def _set(
     foreground: int | None,
 ) -> None:
     """Put values of the new classes into one channel, or into all that show the mask."""
-    flat = values if values.ndim == 2 else single_channel(Path(), read.stored)
+    integers = rules.threshold is None
+    flat = values
+    if values.ndim != 2:
+        flat = single_channel(Path(), read.stored, integers=integers)
     new = _encoded(classes, flat, read, rules, foreground)
     if values.ndim == 2:
         values[changed] = new[changed].astype(values.dtype)

@@ -174,15 +174,19 @@ class MaskValues:
         highest = max((max(values) for values in wrong), default=0)
         if 2 * len(wrong) <= len(self.file_info):
             return "set data.classes or mend the mask."
-        everything = sorted(set[int]().union(*self.ambiguous.values()) - {IGNORE_INDEX})
-        if highest < MANY and everything == list(range(highest + 1)):
+        everything = sorted(set[int]().union(*self.ambiguous.values()))
+        is_ignored = IGNORE_INDEX in everything
+        if highest < MANY and [value for value in everything if value != IGNORE_INDEX] == list(
+            range(highest + 1)
+        ):
             return f"set data.classes={highest + 1} if that many are meant, or mend the mask."
         found = f"the folder holds {listed(everything)}"
         if len(everything) <= MANY:
             ids = ",".join(map(str, everything))
+            left_out = " (without 255, if that is unlabelled)" if is_ignored else ""
             return (
                 f"{found}: set data.classes={len(everything)} data.class_ids=[{ids}] if these are "
-                "the classes, or mend the mask."
+                f"the classes{left_out}, or mend the mask."
             )
         return f"{found}: set data.classes or mend the mask."
 

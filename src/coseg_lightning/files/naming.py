@@ -142,7 +142,7 @@ def guess_patterns(images_folder: Path, masks_folder: Path) -> tuple[str, str]:
             mask = base.replace("{id}", "{id}" + mask_end)
             if _fits(images.stems, masks.stems, image_end, mask_end):
                 return image, mask
-    return bases[0], bases[0]
+    return PLAIN, PLAIN
 
 
 def _holds_files(folder: Path) -> bool:

@@ -239,14 +239,30 @@ def is_georeferenced(path: Path) -> bool:
 
 
 def tiff_place(path: Path) -> list[float] | None:
-    """The transform of a GeoTIFF: its tags of scale, tie points and matrix, one after the other."""
+    """Where a GeoTIFF lies: its origin, its two axes in steps of a pixel, and its CRS's number.
+
+    Returns:
+        `[x, y, dx/dcolumn, dy/dcolumn, dx/drow, dy/drow, EPSG code or 0]`, or None.
+    """
     with path.open("rb") as start:
         if not is_tiff(start.read(4)):
             return None
     with tifffile.TiffFile(path) as file:
-        tags = [file.pages.first.tags.get(code) for code in PLACE[:3]]
-        values = [float(value) for tag in tags if tag is not None for value in np.ravel(tag.value)]
-    return values or None
+        tags = {tag.code: tag.value for tag in file.pages.first.tags if tag.code in PLACE}
+    scale, tie, matrix = (tags.get(code) for code in PLACE[:3])
+    crs = _epsg(tags.get(34735))
+    if matrix is not None:
+        return [*(float(matrix[k]) for k in (3, 7, 0, 4, 1, 5)), crs]
+    if scale is None or tie is None:
+        return None
+    x, y = tie[3] - tie[0] * scale[0], tie[4] + tie[1] * scale[1]
+    return [float(x), float(y), float(scale[0]), 0.0, 0.0, -float(scale[1]), crs]
+
+
+def _epsg(keys: Any) -> float:
+    """The code of the projected, else of the geographic CRS, among GeoTIFF's keys."""
+    entries = {} if keys is None else {keys[n]: keys[n + 3] for n in range(4, len(keys) - 3, 4)}
+    return float(entries.get(3072, entries.get(2048, 0)))
 
 
 def write_at_place_of(image: Path, path: Path, mask: NDArray[Any]) -> None:

@@ -79,9 +79,10 @@ def read_slice(path: Path) -> NDArray[Any]:
 
 
 def volume_place(path: Path) -> list[float] | None:
-    """Where a NIfTI volume lies in the scanner's space: its affine, row by row."""
+    """Where a NIfTI volume lies in the scanner's space: its origin, then its three axes."""
     if ending(path) in NIFTI:
-        return [round(float(value), 4) for value in np.ravel(_nifti(path).affine)]
+        affine = np.asarray(_nifti(path).affine)
+        return [float(value) for value in (*affine[:3, 3], *affine[:3, :3].T.ravel())]
     return None
 
 
@@ -108,6 +109,8 @@ def write_slices(original: Path, path: Path, slices: Mapping[int, NDArray[Any]])
         values[_index(values.ndim, number)] = new.T.reshape(
             values[_index(values.ndim, number)].shape
         )
+    if np.issubdtype(image.get_data_dtype(), np.integer):
+        values = np.rint(values)
     changed = type(image)(values.astype(image.get_data_dtype()), image.affine, image.header)
     nibabel.save(changed, path)
 
