@@ -461,9 +461,16 @@ def _cache(cfg: DictConfig) -> Path | None:
 
 def make_noise(cfg: DictConfig) -> "NoiseModel | None":
     """Build the configured noise model; several models are applied one after the other."""
-    from coseg_lightning.noise.models import AtLabelDice, Combined
+    from coseg_lightning.files.mask_rules import MaskRules
+    from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined
 
-    models = [instantiate(cfg.noise[name], **_reading_of(cfg, name)) for name in _noise_names(cfg)]
+    models = [instantiate(cfg.noise[name]) for name in _noise_names(cfg)]
+    if (
+        cfg.data.get("mask_glob", "auto") != "auto"
+    ):  # other annotators' masks are like the dataset's
+        for model in models:
+            if isinstance(model, Annotator):
+                model.read_as(MaskRules.from_settings(cfg.data), cfg.data.mask_glob)
     if not models:
         return None
     noise = models[0] if len(models) == 1 else Combined(models)
@@ -472,15 +479,6 @@ def make_noise(cfg: DictConfig) -> "NoiseModel | None":
     if not is_number(cfg.noise.label_dice):
         raise InputError(f"noise.label_dice={cfg.noise.label_dice} must be a number, or null.")
     return AtLabelDice(noise, cfg.noise.label_dice)
-
-
-def _reading_of(cfg: DictConfig, name: str) -> dict[str, Any]:
-    """How another annotator's masks are read: as the dataset's own."""
-    from coseg_lightning.files.mask_rules import MaskRules
-
-    if name != "annotator" or cfg.data.get("mask_glob", "auto") == "auto":
-        return {}
-    return {"rules": MaskRules.from_settings(cfg.data), "mask_glob": cfg.data.mask_glob}
 
 
 def noise_name(cfg: DictConfig) -> str:

@@ -67,6 +67,10 @@ class Annotator:
             folder = Path(root).expanduser() / folder
         self.folder = folder
         self.classes = classes
+        self.read_as(rules, mask_glob)
+
+    def read_as(self, rules: MaskRules | None, mask_glob: str) -> None:
+        """Say how the masks are read, before any of them is; the arguments are those above."""
         self.rules = rules
         self.mask_glob = mask_glob
 
