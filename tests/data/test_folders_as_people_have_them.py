@@ -145,6 +145,8 @@ def test_groups_are_never_on_both_sides_of_a_drawn_split(make_folder, caplog):
         parts = [{part.groups[i] for i in part.ids} for part in splits]
         assert not parts[0] & parts[1] | parts[0] & parts[2] | parts[1] & parts[2]
         assert 3 <= len(splits.test) <= 6
+    table.write_text("id,group\n" + "".join(f"{i},\n" for i in ids))
+    assert len(set(folder_splits(root).train.groups.values())) == len(folder_splits(root).train)
     table.unlink()
     with pytest.raises(InputError, match="does not fit the id"):
         folder_splits(root, group="(P\\d)_.*")

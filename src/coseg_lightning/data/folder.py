@@ -495,7 +495,7 @@ def _groups(
     if pattern is None:
         rows = [] if table is None else read_table(table, ["id"], guarded=False)
         if rows and "group" in rows[0]:
-            return {row["id"]: row["group"] for row in rows}
+            return {row["id"]: row["group"].strip() or row["id"] for row in rows}
         is_split = by_folder and all(g.lower() in PART_FOLDERS for g in by_folder.values())
         return {} if is_split else dict(by_folder)
     try:
