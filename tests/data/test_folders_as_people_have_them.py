@@ -293,3 +293,16 @@ def test_masks_of_another_annotator_are_read_as_the_datasets_own(make_folder):
     drawn = model(splits.train.mask(0), id=splits.train.ids[0], seed=0)
     assert drawn.sum() > splits.train.mask(0).sum()
     assert set(np.unique(drawn)) == {0, 1}
+
+
+def test_folders_that_are_links_are_not_entered(make_folder, tmp_path):
+    root = make_folder()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(outside / "secret.png")
+    for folder in ("images", "masks"):
+        (root / folder / "out").symlink_to(outside)
+        (root / folder / "circle").symlink_to(root / folder)
+    splits = folder_splits(root, image_glob="**/{id}.*", mask_glob="**/{id}.*")
+    assert "secret" not in ids_of(splits)
+    assert len(ids_of(splits)) == 8

@@ -438,8 +438,9 @@ def test_jpeg_holds_no_class_ids(tmp_path, classes):
     Image.fromarray(disc(value=2)).save(tmp_path / "masks/a.jpg")
     with pytest.raises(InputError, match="is a JPEG, which changes class ids"):
         MaskFolder(tmp_path / "masks", classes=classes)
-    with pytest.raises(InputError, match="is a JPEG, which changes class ids"):
-        MaskFolder(tmp_path / "masks", classes=2)
+    for rules in (None, MaskRules(2, instances=True)):
+        with pytest.raises(InputError, match="is a JPEG, which changes class ids"):
+            MaskFolder(tmp_path / "masks", classes=2, rules=rules)
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.jp2", "a.tif"])

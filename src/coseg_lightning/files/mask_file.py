@@ -55,6 +55,8 @@ def read_mask_file(path: Path, rules: MaskRules) -> MaskValuesOf:
         return MaskValuesOf((levels >= rules.threshold).astype(np.uint8), True, stored)
     values = single_channel(path, stored)
     if rules.instances:
+        if stored.is_jpeg:
+            raise InputError(_jpeg_message(path))
         if values.min() < 0:
             raise InputError(
                 f"{path} holds {values.min()}, but data.instances=foreground takes 0 for the "

@@ -1,6 +1,5 @@
 """How files are named: which image and which mask belong to a sample, and what is not read."""
 
-import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -107,13 +106,16 @@ def _expression(pattern: str) -> re.Pattern[str]:
 
 
 def _walk(folder: Path, *, deep: bool) -> Iterator[Path]:
-    """All files of a folder, without hidden ones, and of its folders, if they are wanted."""
+    """All files of a folder, without hidden ones, and of its folders, if they are wanted.
+
+    Folders that are links are not entered: they may lead out of the dataset, or in a circle.
+    """
     for path in folder.iterdir():
         if path.name.startswith("."):
             continue
         if not path.is_dir():
             yield path
-        elif deep:
+        elif deep and not path.is_symlink():
             yield from _walk(path, deep=True)
 
 
@@ -224,8 +226,3 @@ def unread(names: Names) -> str | None:
         return None
     hint = "; data.image_glob='**/{id}.*' reads folders in it too" if folders else ""
     return f"{names.folder} holds {' and '.join(parts)}, which are not read{hint}."
-
-
-def relative(path: Path, folder: Path) -> Path:
-    """The place of a file below a folder."""
-    return Path(os.path.relpath(path, folder))

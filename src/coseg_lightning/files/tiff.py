@@ -15,6 +15,8 @@ from coseg_lightning.errors import InputError
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 MAX_BANDS = 16  # more pages than these are slices or frames, not bands
 ORIENTATION, NODATA = 274, 42113
+# The axes that each orientation reverses, after those from 5 on have been exchanged.
+FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
 # The sequence of a page's planes or pages, in tifffile's letters; Q and I are unnamed.
 BAND_AXES, SAMPLES = "CQIR", "S"
 PLAIN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
@@ -101,14 +103,12 @@ def oriented(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     """
     if orientation >= 5:
         values = values.swapaxes(0, 1)
-    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
-    return np.ascontiguousarray(np.flip(values, flips))
+    return np.ascontiguousarray(np.flip(values, FLIPS.get(orientation, ())))
 
 
 def stored_again(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     """Undo `oriented`."""
-    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}.get(orientation, ())
-    values = np.flip(values, flips)
+    values = np.flip(values, FLIPS.get(orientation, ()))
     return np.ascontiguousarray(values.swapaxes(0, 1) if orientation >= 5 else values)
 
 
