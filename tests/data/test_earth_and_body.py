@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -233,3 +234,20 @@ def test_places_are_compared_in_pixels(tmp_path, tags, is_refused):
             folder_splits(root, test_share=0)
     else:
         folder_splits(root, test_share=0)
+
+
+def test_a_mask_of_valid_pixels_is_warned_of(tmp_path, caplog):
+    rasterio = pytest.importorskip("rasterio")
+    root = write_earth(tmp_path / "data", count=3)
+    for number, path in enumerate((root / "images").iterdir()):
+        values = (np.arange(1200).reshape(1, 30, 40) + 7 * number) % 256
+        size = {"height": 30, "width": 40, "count": 1, "dtype": "uint8"}
+        with (
+            rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+            rasterio.open(path, "w", driver="GTiff", **size) as file,
+        ):
+            file.write(values.astype(np.uint8))
+            file.write_mask(np.arange(1200).reshape(30, 40) > 99)
+    with caplog.at_level(logging.WARNING):
+        folder_splits(root, test_share=0)
+    assert "have a mask of valid pixels, which is not read" in caplog.text

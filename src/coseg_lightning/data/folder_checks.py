@@ -239,7 +239,8 @@ def warn_of_gaps(
             "transparent",
             transparent,
             f"{len(transparent)} images, such as {paths[transparent[0]].name}, are transparent in "
-            f"places, which is not read; if it is a band, set data.in_channels={bands}.",
+            "places, or have a mask of valid pixels, which is not read; if it is a band, set "
+            f"data.in_channels={bands}.",
         )
 
 

@@ -301,7 +301,7 @@ def _read_tiff_image(path: Path) -> tuple[Picture, bool]:
     if tiff.colours is not None:
         values = _painted(values, tiff.colours, path)
     values = oriented(values, tiff.orientation)
-    return Picture(values, tiff.nodata, tiff.orientation != 1), tiff.alpha
+    return Picture(values, tiff.nodata, tiff.orientation != 1, tiff.has_mask), tiff.alpha
 
 
 def _painted(indices: NDArray[Any], colours: NDArray[np.uint8], path: Path) -> NDArray[Any]:

@@ -34,6 +34,8 @@ DESCRIPTION, SOFTWARE, DATETIME = 270, 305, 306
 class Tiff(NamedTuple):
     """What a TIFF file holds.
 
+    `has_mask` says that another page holds which pixels are valid, which is not read.
+
     Shape:
         `values` is `(H, W)`, or `(H, W, C)` if there are several bands. `colours` is `(N, 3)`.
     """
@@ -44,6 +46,7 @@ class Tiff(NamedTuple):
     nodata: float | None
     orientation: int
     is_jpeg: bool
+    has_mask: bool
 
 
 def is_tiff(start: bytes) -> bool:
@@ -83,6 +86,7 @@ def read_tiff(path: Path) -> Tiff:
             _nodata(page),
             _orientation(page),
             page.compression in JPEG,
+            any(one.keyframe.subfiletype & 4 for one in file.series),
         )
 
 
