@@ -121,14 +121,15 @@ class ImageRules:
         Raises:
             InputError: If it cannot be read, or holds other values that are no numbers.
         """
-        return self._with_gaps(read_picture(path, bands=self.bands, channels=self.channels), path)
+        return self.with_gaps(read_picture(path, bands=self.bands, channels=self.channels), path)
 
     def check(self, path: Path) -> tuple[NDArray[Any], Picture]:
         """Read an image to its last byte; return it as `read` does, and what the file says."""
         picture = check_picture(path, bands=self.bands, channels=self.channels)
-        return self._with_gaps(picture, path), picture
+        return self.with_gaps(picture, path), picture
 
-    def _with_gaps(self, picture: Picture, path: Path) -> NDArray[Any]:
+    def with_gaps(self, picture: Picture, path: Path) -> NDArray[Any]:
+        """Put NaN in the place of missing values; see `read`."""
         values = picture.values
         nodata = picture.nodata if self.nodata is None else self.nodata
         missing = None
@@ -262,6 +263,25 @@ def read_picture(
             picture, alpha = Picture(_array_image(path)), False
         else:
             picture, alpha = _read_with_opencv(path)
+    return shown_bands(picture, alpha, bands, channels, path)
+
+
+def shown_bands(
+    picture: Picture,
+    alpha: bool,
+    bands: Sequence[int] | None,
+    channels: int | None,
+    path: Path,
+) -> Picture:
+    """Choose the bands of a decoded picture; see `read_picture`.
+
+    Args:
+        picture: All bands, or a window of them.
+        alpha: Whether the last one is transparency.
+        bands: See `read_picture`.
+        channels: See `read_picture`.
+        path: The file.
+    """
     values = picture.values
     if values.dtype.kind not in "uif":
         raise InputError(f"{path} holds {values.dtype} values; save real numbers.")
@@ -317,16 +337,20 @@ def _painted(indices: NDArray[Any], colours: NDArray[np.uint8], path: Path) -> N
 
 
 def _array_image(path: Path) -> NDArray[Any]:
-    """An array `(H, W)`, `(H, W, C)` or `(C, H, W)`, with few bands, as the last axis."""
     array = np.load(path, allow_pickle=False)
     if array.dtype == bool:
         array = array.astype(np.uint8)
+    return np.ascontiguousarray(bands_last(array, path))
+
+
+def bands_last(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    """View an array `(H, W)`, `(H, W, C)` or `(C, H, W)`, with few bands, as the last axis."""
     if array.ndim == 2:
-        return np.asarray(array)
+        return array
     if array.ndim == 3:
         first, last = (array.shape[n] <= MAX_BANDS for n in (0, 2))
         if first != last:
-            return np.ascontiguousarray(np.moveaxis(array, 0, 2) if first else array)
+            return np.moveaxis(array, 0, 2) if first else array
     raise InputError(
         f"{path} holds an array of {array.shape}; (H, W), (H, W, bands) or (bands, H, W) with at "
         f"most {MAX_BANDS} bands is wanted."

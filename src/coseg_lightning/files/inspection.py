@@ -6,24 +6,25 @@ import json
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from PIL import Image
 from platformdirs import user_cache_path
 
 from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.files.csv import write_table
-from coseg_lightning.files.images import ImageRules
+from coseg_lightning.files.images import ImageRules, Picture
 from coseg_lightning.files.progress import is_first_process, progress
 from coseg_lightning.files.tiff import tiff_place
 from coseg_lightning.files.volumes import file_of, volume_place
+from coseg_lightning.files.windows import ImageWindows, has_tiff_windows, parts_of_rows
 
 OnBadSample = Literal["error", "skip"]
 FileInfo = dict[str, Any]
@@ -277,6 +278,94 @@ IMAGE_INFO = (
 )
 
 
+TILE_INFO = (*IMAGE_INFO, "scale")
+
+
+def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
+    """Read what is to be known of an image that is used by tiles.
+
+    Args:
+        path: The file.
+        rules: What of the file is read.
+
+    Returns:
+        What `image_info` returns, and the `scale` of the values, see `Scale`.
+    """
+    if not has_tiff_windows(path):
+        image, picture = rules.check(path)
+        some = _some_pixels([(0, image.reshape(*image.shape[:2], -1))], image.shape)
+        return {**_info_of(path, image, picture), "scale": scale_of(some)}
+    windows = ImageWindows(path, rules, Path())
+    height, width = windows.size
+    digest, blank, missing = PixelDigest((height, width), np.float64), True, 0
+    first: NDArray[Any] | None = None
+    samples: list[NDArray[Any]] = []
+    for top, rows in parts_of_rows(windows.size):
+        values = windows.read(top, 0, rows, width).reshape(rows, width, -1)
+        first = values[:1, :1].copy() if first is None else first
+        blank = blank and bool((values == first).all())
+        if values.dtype.kind == "f":
+            missing += int(np.isnan(values).all(axis=2).sum())
+        digest.add(values.reshape(rows, -1))
+        samples.append(_some_pixels([(top, values)], (height, width)))
+    assert first is not None
+    some = np.concatenate(samples)
+    return {
+        "size": [height, width],
+        "digest": None if blank else digest.value,
+        "channels": first.shape[2],
+        "missing": missing / (height * width),
+        "spread": _spread_of(some),
+        "turned": False,
+        "transparent": windows.is_transparent,
+        "place": place_of(path),
+        "scale": scale_of(some),
+    }
+
+
+def _some_pixels(
+    parts: Iterable[tuple[int, NDArray[Any]]], shape: Sequence[int]
+) -> NDArray[np.float32]:
+    """About a million pixels of an image on a grid, `(n, bands)`, from parts of its rows."""
+    step = max(1, int((shape[0] * shape[1] / 2**20) ** 0.5))
+    some = [
+        part[-top % step :: step, ::step].reshape(-1, part.shape[2]).astype(np.float32)
+        for top, part in parts
+    ]
+    return np.concatenate(some)
+
+
+def scale_of(some: NDArray[np.float32]) -> dict[str, Any]:
+    """The ranges of an image's values, by which all of its tiles are rescaled alike.
+
+    Args:
+        some: `(n, bands)` of its pixels, NaN where they are missing.
+
+    Returns:
+        For all bands together and for each apart (`all` and `bands`): the `low` and the `high` end
+        without 0.5 % of the values each, and of the rescaled values the `mean` of each band, and
+        the `centre` and `deviation` of all.
+    """
+    some = some[np.isfinite(some).all(axis=1)]
+    if not len(some):
+        some = np.zeros((1, some.shape[1]), np.float32)
+    low, high = np.percentile(some, (0.5, 99.5))
+    lows, highs = np.percentile(some, (0.5, 99.5), axis=0)
+    count = some.shape[1]
+    scales = {}
+    for name, ends in (("all", ([low] * count, [high] * count)), ("bands", (lows, highs))):
+        span = np.maximum(np.subtract(ends[1], ends[0]), 1e-6)
+        rescaled = ((some - ends[0]) / span).clip(0, 1)
+        scales[name] = {
+            "low": [float(value) for value in ends[0]],
+            "high": [float(value) for value in ends[1]],
+            "mean": [float(value) for value in rescaled.mean(axis=0)],
+            "centre": float(rescaled.mean()),
+            "deviation": float(rescaled.std()),
+        }
+    return scales
+
+
 def image_info(path: Path, rules: ImageRules) -> FileInfo:
     """Read what is to be known of an image before training.
 
@@ -290,7 +379,10 @@ def image_info(path: Path, rules: ImageRules) -> FileInfo:
         range that all bands are stretched over; whether it was `turned` as its header asks for;
         whether it is `transparent` in part; its `place`, see `place_of`.
     """
-    image, picture = rules.check(path)
+    return _info_of(path, *rules.check(path))
+
+
+def _info_of(path: Path, image: NDArray[Any], picture: Picture) -> FileInfo:
     blank = bool((image == image[:1, :1]).all())
     bands = image.reshape(*image.shape[:2], -1)
     gaps = np.isnan(bands).all(axis=2) if bands.dtype.kind == "f" else np.zeros(1)
@@ -315,10 +407,13 @@ def place_of(path: Path) -> list[float] | None:
 def _spread(bands: NDArray[Any]) -> list[float]:
     """The range of each band but for 1 % of its values, as a share of that of all bands."""
     step = max(1, int((bands.shape[0] * bands.shape[1] / 65536) ** 0.5))
-    some = bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float32)
+    return _spread_of(bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float32))
+
+
+def _spread_of(some: NDArray[np.float32]) -> list[float]:
     some = some[np.isfinite(some).all(axis=1)]
     if not len(some):
-        return [0.0] * bands.shape[2]
+        return [0.0] * some.shape[1]
     low, high = np.percentile(some, (0.5, 99.5))
     lows, highs = np.percentile(some, (0.5, 99.5), axis=0)
     return [round(float(s), 4) for s in (highs - lows) / max(float(high - low), 1e-6)]
@@ -326,11 +421,32 @@ def _spread(bands: NDArray[Any]) -> list[float]:
 
 def pixel_digest(pixels: NDArray[Any]) -> str:
     """Digest pixel values. Equal values have equal digests, whatever file format holds them."""
-    if np.issubdtype(pixels.dtype, np.integer):
-        pixels = pixels.astype(np.int32)
-    digest = hashlib.blake2b(f"{pixels.shape} {pixels.dtype}".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
+    digest = PixelDigest(pixels.shape, pixels.dtype)
+    digest.add(pixels)
+    return digest.value
+
+
+class PixelDigest:
+    """Digests pixel values in parts: rows from the first to the last.
+
+    Args:
+        shape: The shape of the whole.
+        dtype: Its type; all whole numbers are digested alike.
+    """
+
+    def __init__(self, shape: Sequence[int], dtype: DTypeLike) -> None:
+        self.dtype = np.dtype(np.int32) if np.issubdtype(dtype, np.integer) else np.dtype(dtype)
+        start = f"{tuple(shape)} {self.dtype}"
+        self._digest = hashlib.blake2b(start.encode(), digest_size=16)
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Add the next rows."""
+        self._digest.update(np.ascontiguousarray(rows.astype(self.dtype, copy=False)).data)
+
+    @property
+    def value(self) -> str:
+        """The digest."""
+        return self._digest.hexdigest()
 
 
 def links_outside(path: Path, folders: Iterable[Path]) -> bool:

@@ -42,7 +42,20 @@ def read_mask_file(path: Path, rules: MaskRules) -> MaskValuesOf:
     Raises:
         InputError: If it cannot be read, or holds what the rules do not allow.
     """
-    stored = read_stored(path)
+    return interpreted(path, read_stored(path), rules)
+
+
+def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
+    """Read the values of a mask, or of a window of one, from what its file stores.
+
+    Args:
+        path: The file.
+        stored: What it stores.
+        rules: What the values mean.
+
+    Raises:
+        InputError: If it holds what the rules do not allow.
+    """
     two = rules.classes == 2
     if rules.colours is not None:
         if stored.is_jpeg:

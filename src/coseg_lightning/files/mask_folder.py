@@ -2,7 +2,9 @@
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +14,33 @@ from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas
-from coseg_lightning.files.images import files_by_stem, smallest_type
+from coseg_lightning.files.images import Stored, files_by_stem, smallest_type
 from coseg_lightning.files.inspection import (
     FileInfo,
     Inspection,
+    PixelDigest,
     links_outside,
-    pixel_digest,
     place_of,
     scan_files,
 )
-from coseg_lightning.files.mask_file import new_values, read_mask_file, write_mask_like
+from coseg_lightning.files.mask_file import (
+    MaskValuesOf,
+    interpreted,
+    new_values,
+    read_mask_file,
+    write_mask_like,
+)
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
 from coseg_lightning.files.mask_values import MaskValues
 from coseg_lightning.files.volumes import file_of, write_slices
+from coseg_lightning.files.windows import (
+    ROWS,
+    ArrayWindows,
+    TiffWindows,
+    decoded_copy,
+    has_tiff_windows,
+    parts_of_rows,
+)
 
 INFO: tuple[str, ...] = (
     "size",
@@ -60,6 +76,7 @@ class MaskFolder:
 
     Attributes:
         file_info: Size, digest and values of each usable mask, by sample.
+        foreground: The value that means class 1, if it is 255 or 65535.
 
     Raises:
         InputError: If the folder does not exist, or if files are missing, unreadable, or hold a
@@ -86,7 +103,7 @@ class MaskFolder:
         self._allow_links = allow_links
         by_stem = files_by_stem(self.folder) if files is None else dict(files)
         self._paths = {stem: paths[0] for stem, paths in by_stem.items()}
-        self._foreground: int | None = None
+        self.foreground: int | None = None
         problems = Inspection(self.folder) if inspection is None else inspection
         self.file_info = self._inspect(by_stem, list(by_stem) if ids is None else ids, problems)
         if inspection is None:
@@ -117,7 +134,7 @@ class MaskFolder:
             else:
                 readable[sample_id] = result
         values = MaskValues(self.folder, self._paths, self.rules, readable)
-        self._foreground = values.foreground
+        self.foreground = values.foreground
         return values.check(inspection)
 
     def _check_files(
@@ -141,27 +158,55 @@ class MaskFolder:
         return ids_with_file
 
     def _mask_info(self, path: Path) -> FileInfo:
-        values, two_valued, stored = read_mask_file(path, self.rules)
-        found, counts = _values_of(values)
-        border = np.concatenate([values[0], values[-1], values[:, 0], values[:, -1]])
-        left = values
+        counts: Counter[int] = Counter()
+        border: Counter[int] = Counter()
+        digest: PixelDigest | None = None
+        rows, last, wholes = 0, np.empty(0), []
+        part: MaskValuesOf | None = None
+        for part in self._parts(path):
+            values = part.values
+            rows += len(values)
+            last = values[-1]
+            sides = [values[:, 0], values[:, -1], *([values[0]] if digest is None else [])]
+            digest = PixelDigest(_size_of(path, values), values.dtype) if digest is None else digest
+            digest.add(values)
+            counts.update(_counts_of(values))
+            border.update(_counts_of(np.concatenate(sides)))
+            wholes += [] if self._canvas is None else [values]
+        assert digest is not None
+        assert part is not None
+        stored = part.stored
+        border.update(_counts_of(last))
+        width = len(last)
+        found = sorted(counts)
+        left = dict(counts)
         if self._canvas is not None:
-            left = _left_on(self._canvas, values, found)
+            left = _counts_of(_left_on(self._canvas, np.concatenate(wholes), found))
         palette = None
         if stored.colours is not None and len(stored.colours) > max(found):
             palette = [stored.colours[value].tolist() for value in found]
         return {
-            "size": list(values.shape),
+            "size": [rows, width],
             "values": found,
-            "two_valued": two_valued,
-            "digest": pixel_digest(values),
-            "counts": counts,
-            "border": [float((border == value).mean()) for value in found],
-            "left": [int((left == value).sum()) for value in found],
+            "two_valued": part.two_valued,
+            "digest": digest.value,
+            "counts": [counts[value] for value in found],
+            "border": [border[value] / (2 * (rows + width)) for value in found],
+            "left": [left.get(value, 0) for value in found],
             "turned": stored.orientation != 1,
             "palette": palette,
             "place": place_of(path),
         }
+
+    def _parts(self, path: Path) -> Iterator[MaskValuesOf]:
+        """Read a mask's rows from the first to the last; all at once unless it is large."""
+        windows = windows_of_mask(path)
+        if windows is None:
+            yield read_mask_file(path, self.rules)
+            return
+        for top, rows in parts_of_rows(windows.shape[:2]):
+            values = windows.read(top, 0, rows, windows.shape[1])[..., 0]
+            yield interpreted(path, Stored(values, "tiff"), self.rules)
 
     @property
     def ids(self) -> list[str]:
@@ -189,17 +234,35 @@ class MaskFolder:
         Raises:
             InputError: If the sample has no mask, or it cannot be read.
         """
-        return self._class_ids(self.path(sample_id))
+        return self.class_ids(self.path(sample_id))
 
-    def _class_ids(self, path: Path) -> NDArray[Any]:
-        values, two_valued, _ = read_mask_file(path, self.rules)
+    def class_ids(self, path: Path) -> NDArray[Any]:
+        """The class ids of a mask file, `(H, W)`."""
+        parts = [self._as_class_ids(part) for part in self._parts(path)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _as_class_ids(self, part: MaskValuesOf) -> NDArray[Any]:
+        values, two_valued, _ = part
         if two_valued:
             return smallest_type(values)
         if self.rules.class_ids is not None:
             return _numbered(values, self.rules.class_ids)
-        if self._foreground is not None:
-            values = values == self._foreground
+        if self.foreground is not None:
+            values = values == self.foreground
         return smallest_type(values)
+
+    def windows(self, sample_id: str, folder: Path) -> "MaskWindows":
+        """Open one mask to read class ids by windows.
+
+        Args:
+            sample_id: The sample.
+            folder: A folder for decoded copies of files that cannot be read by windows.
+        """
+        return MaskWindows(self, self.path(sample_id), folder)
+
+    def class_ids_of(self, path: Path, values: NDArray[Any]) -> NDArray[Any]:
+        """The class ids of a window `(H, W)` of stored values."""
+        return self._as_class_ids(interpreted(path, Stored(values, "tiff"), self.rules))
 
     def left_of(self, sample_id: str, class_id: int) -> tuple[int, int]:
         """The pixels of a class in a mask, and those left at the networks' size."""
@@ -208,8 +271,8 @@ class MaskFolder:
         if not info["two_valued"]:
             if self.rules.class_ids is not None:
                 value = self.rules.class_ids[class_id]
-            elif self._foreground is not None:
-                value = self._foreground
+            elif self.foreground is not None:
+                value = self.foreground
         if value not in info["values"]:
             return 0, 0
         index = info["values"].index(value)
@@ -218,8 +281,8 @@ class MaskFolder:
     def stored_values(self, sample_id: str, mask: NDArray[Any]) -> NDArray[Any]:
         """The values that a sample's file stores for other class ids, `(H, W)`."""
         path = self.path(sample_id)
-        read, given = read_mask_file(path, self.rules), self._class_ids(path)
-        return new_values(read, mask, given, self.rules, self._foreground, path)
+        read, given = read_mask_file(path, self.rules), self.class_ids(path)
+        return new_values(read, mask, given, self.rules, self.foreground, path)
 
     def write_like(self, sample_id: str, path: Path, mask: NDArray[Any]) -> None:
         """Write class ids like a sample's own file: the same format, mode, palette and values.
@@ -236,13 +299,55 @@ class MaskFolder:
             InputError: If such a file cannot hold the class ids.
         """
         original = self.path(sample_id)
-        given = self._class_ids(original)
-        write_mask_like(original, path, mask, given, self.rules, self._foreground)
-        if (self._class_ids(path) != mask).any():
+        given = self.class_ids(original)
+        write_mask_like(original, path, mask, given, self.rules, self.foreground)
+        if (self.class_ids(path) != mask).any():
             raise InputError(
                 f"A noisy mask cannot be written like {original} without losing class ids; "
                 "save your masks as PNG."
             )
+
+
+class MaskWindows:
+    """A mask that is read by windows.
+
+    Args:
+        masks: The folder of the mask.
+        path: The mask's file.
+        folder: A folder for a decoded copy, if the file cannot be read by windows.
+    """
+
+    def __init__(self, masks: MaskFolder, path: Path, folder: Path) -> None:
+        self._masks, self._path = masks, path
+        self._tiff = windows_of_mask(path, least=0)
+        self._copy: ArrayWindows | None = None
+        if self._tiff is None:
+            kind = f"mask {masks.rules.key} {masks.foreground}"
+            read = partial(masks.class_ids, path)
+            self._copy = ArrayWindows(decoded_copy(path, kind, folder, read))
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Read the class ids of a window, `(height, width)`."""
+        if self._copy is not None:
+            return self._copy.read(top, left, height, width)[..., 0]
+        assert self._tiff is not None
+        values = self._tiff.read(top, left, height, width)[..., 0]
+        return self._masks.class_ids_of(self._path, values)
+
+
+def windows_of_mask(path: Path, least: int = ROWS) -> TiffWindows | None:
+    """Open a mask that can be read by windows: a large TIFF of one band.
+
+    Args:
+        path: The file.
+        least: The number of pixels from which on a mask is large.
+    """
+    if not has_tiff_windows(path):
+        return None
+    windows = TiffWindows(path)
+    height, width, bands = windows.shape
+    is_plain = bands == 1 and not windows.is_jpeg
+    return windows if is_plain and height * width >= least else None
 
 
 class MaskWriter:
@@ -310,14 +415,23 @@ def link_message(path: Path) -> str:
     )
 
 
-def _values_of(mask: NDArray[Any]) -> tuple[list[int], list[int]]:
-    """Return the different values in rising order, and how many pixels hold each."""
+def _size_of(path: Path, values: NDArray[Any]) -> tuple[int, int]:
+    """Height and width of a mask, of which some rows or all were read."""
+    windows = windows_of_mask(path)
+    return (len(values), values.shape[1]) if windows is None else windows.shape[:2]
+
+
+def _counts_of(mask: NDArray[Any]) -> dict[int, int]:
+    """How many pixels hold each value."""
     if mask.dtype in (np.uint8, np.uint16):  # without sorting all pixels
-        counts = np.bincount(mask.ravel())
-        found = np.flatnonzero(counts)
-        return found.tolist(), counts[found].tolist()
-    found, counts = np.unique(mask, return_counts=True)
-    return found.tolist(), counts.tolist()
+        counts: dict[int, int] = {}
+        for start in range(0, mask.size, ROWS):  # since bincount makes 64 bits of each
+            part = np.bincount(mask.reshape(-1)[start : start + ROWS])
+            for value in np.flatnonzero(part):
+                counts[int(value)] = counts.get(int(value), 0) + int(part[value])
+        return counts
+    found, times = np.unique(mask, return_counts=True)
+    return dict(zip(found.tolist(), times.tolist(), strict=True))
 
 
 def _left_on(canvas: Canvas, values: NDArray[Any], found: list[int]) -> NDArray[Any]:

@@ -67,15 +67,15 @@ def read_tiff(path: Path) -> Tiff:
         InputError: If it holds several pictures, or colours that are no RGB.
     """
     with tifffile.TiffFile(path) as file:
-        series = _only_series(path, file)
+        series = only_series(path, file)
         page = series.keyframe
         if page.imagelength * page.imagewidth > 2 * (Image.MAX_IMAGE_PIXELS or 2**62):
             raise Image.DecompressionBombError(path)
         photometric = page.photometric
-        _check_colours(path, page)
+        check_colours(path, page)
         values = _bands_last(path, series.asarray(), series.axes)
         if photometric == PHOTOMETRIC.MINISWHITE:
-            values = _inverted(values, page.bitspersample)
+            values = inverted(values, page.bitspersample)
         if values.dtype == bool:
             values = values.astype(np.uint8)
         native = values.astype(values.dtype.newbyteorder("="), copy=False)
@@ -83,8 +83,8 @@ def read_tiff(path: Path) -> Tiff:
             native,
             bool(page.extrasamples) and int(page.extrasamples[-1]) in (1, 2) and native.ndim == 3,
             _colours(page) if photometric == PHOTOMETRIC.PALETTE else None,
-            _nodata(page),
-            _orientation(page),
+            nodata_of(page),
+            orientation_of(page),
             page.compression in JPEG,
             any(one.keyframe.subfiletype & 4 for one in file.series),
         )
@@ -93,9 +93,9 @@ def read_tiff(path: Path) -> Tiff:
 def tiff_size(path: Path) -> tuple[int, int]:
     """Read height and width from the header, after the rotation that it asks for."""
     with tifffile.TiffFile(path) as file:
-        page = _only_series(path, file).keyframe
+        page = only_series(path, file).keyframe
         height, width = page.imagelength, page.imagewidth
-        return (width, height) if _orientation(page) >= 5 else (height, width)
+        return (width, height) if orientation_of(page) >= 5 else (height, width)
 
 
 def oriented(values: NDArray[Any], orientation: int) -> NDArray[Any]:
@@ -116,7 +116,7 @@ def stored_again(values: NDArray[Any], orientation: int) -> NDArray[Any]:
     return np.ascontiguousarray(values.swapaxes(0, 1) if orientation >= 5 else values)
 
 
-def _only_series(path: Path, file: tifffile.TiffFile) -> Any:
+def only_series(path: Path, file: tifffile.TiffFile) -> Any:
     """The picture of a file. Its smaller copies and masks of transparency are not counted."""
     series = [one for one in file.series if not one.keyframe.subfiletype & 5]
     if not series:
@@ -130,7 +130,8 @@ def _only_series(path: Path, file: tifffile.TiffFile) -> Any:
     return series[0]
 
 
-def _check_colours(path: Path, page: Any) -> None:
+def check_colours(path: Path, page: Any) -> None:
+    """Raise an `InputError` for colours that are not decoded to RGB."""
     photometric = page.photometric
     if photometric in PLAIN or (photometric == PHOTOMETRIC.YCBCR and page.compression in JPEG):
         return
@@ -172,7 +173,8 @@ def _several(values: NDArray[Any], axes: str) -> str:
     return " x ".join(f"{n} {axis}" for n, axis in zip(values.shape, axes, strict=True))
 
 
-def _inverted(values: NDArray[Any], bits: int) -> NDArray[Any]:
+def inverted(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Invert values of which the smallest means white."""
     if values.dtype == bool:
         return ~values
     if values.dtype.kind != "u":
@@ -188,7 +190,8 @@ def _colours(page: Any) -> NDArray[np.uint8]:
     return np.ascontiguousarray(table.T.astype(np.uint8))
 
 
-def _nodata(page: Any) -> float | None:
+def nodata_of(page: Any) -> float | None:
+    """The value that a page's header calls missing."""
     tag = page.tags.get(NODATA)
     try:
         return None if tag is None else float(str(tag.value).strip("\0 "))
@@ -196,7 +199,8 @@ def _nodata(page: Any) -> float | None:
         return None
 
 
-def _orientation(page: Any) -> int:
+def orientation_of(page: Any) -> int:
+    """How viewers turn a page, see `oriented`."""
     tag = page.tags.get(ORIENTATION)
     return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
@@ -218,7 +222,7 @@ def write_tiff_like(original: Path, path: Path, values: NDArray[Any]) -> None:
         values: `(H, W)` or `(H, W, C)` values as `read_tiff` returns them.
     """
     with tifffile.TiffFile(original) as file:
-        series = _only_series(original, file)
+        series = only_series(original, file)
         pages = [series.keyframe]
         pages += [p for p in _pages(file) if p.subfiletype & 1 and p.subfiletype & 4 == 0]
         levels = [level.keyframe for level in series.levels[1:]]
@@ -284,7 +288,7 @@ def write_at_place_of(image: Path, path: Path, mask: NDArray[Any]) -> None:
             for tag in page.tags
             if tag.code in PLACE
         ]
-        orientation = _orientation(page)
+        orientation = orientation_of(page)
         if orientation != 1:
             tags.append((ORIENTATION, 3, 1, orientation, True))
         tifffile.imwrite(
@@ -315,7 +319,7 @@ def _shrunk(values: NDArray[Any], page: Any) -> NDArray[Any]:
 def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, subifds: int) -> None:
     values = values.astype(bool if page.bitspersample == 1 else page.dtype)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
-        values = _inverted(values, page.bitspersample)
+        values = inverted(values, page.bitspersample)
     separate = values.ndim == 3 and int(page.planarconfig) == 2
     if separate:
         values = np.moveaxis(values, 2, 0)
@@ -341,8 +345,8 @@ def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, su
         for tag in page.tags
         if tag.code not in STRUCTURE and tag.code not in (DESCRIPTION, SOFTWARE, DATETIME)
     ]
-    if _orientation(page) != 1:
-        tags.append((ORIENTATION, 3, 1, _orientation(page), True))
+    if orientation_of(page) != 1:
+        tags.append((ORIENTATION, 3, 1, orientation_of(page), True))
     description = page.tags.get(DESCRIPTION)
     out.write(
         np.ascontiguousarray(values),

@@ -1,0 +1,329 @@
+"""Windows of large images and masks: read from disk in pieces, never as a whole."""
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from tifffile import PHOTOMETRIC
+
+from coseg_lightning.files.atomic import replacing
+from coseg_lightning.files.images import (
+    ImageRules,
+    Picture,
+    bands_last,
+    decoding,
+    shown_bands,
+    start_of,
+)
+from coseg_lightning.files.tiff import (
+    BAND_AXES,
+    JPEG,
+    SAMPLES,
+    check_colours,
+    inverted,
+    is_tiff,
+    nodata_of,
+    only_series,
+    orientation_of,
+)
+from coseg_lightning.files.volumes import file_of, is_volume
+
+MOST_PIXELS = 2**33  # of a file that is read by windows; more is a mistake
+PIECE = 2**27  # bytes of a compressed piece of a TIFF that may be decoded to read a window
+KEPT = 2**27  # bytes of decoded pieces that a file keeps in the memory
+ROWS = 2**23  # pixels that are read at a time when a file is passed through
+
+
+class Windows(Protocol):
+    """Values of a file that can be read window by window."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and bands of the whole."""
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Read a window, `(height, width, bands)`."""
+
+
+class ArrayWindows:
+    """Windows of a `.npy` file, which the system maps into the memory.
+
+    Args:
+        path: The file, an array of `(H, W)`, `(H, W, C)` or `(C, H, W)`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._array: NDArray[Any] | None = None
+        height, width, *bands = self._mapped().shape
+        self.shape = (height, width, bands[0] if bands else 1)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_array": None}  # another process maps the file itself
+
+    def _mapped(self) -> NDArray[Any]:
+        if self._array is None:
+            with decoding(self.path):
+                array = np.load(self.path, mmap_mode="r", allow_pickle=False)
+                self._array = bands_last(array, self.path)
+        return self._array
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Read a window, `(height, width, bands)`."""
+        window = np.array(self._mapped()[top : top + height, left : left + width])
+        if window.dtype == bool:
+            window = window.astype(np.uint8)
+        return window.reshape(*window.shape[:2], -1)
+
+
+class TiffWindows:
+    """Windows of a TIFF file, of which only the strips or tiles are decoded that lie in them.
+
+    Args:
+        path: The file, for which `has_tiff_windows` is true.
+
+    Attributes:
+        alpha: Whether the last band is transparency.
+        is_jpeg: Whether values were changed by compression.
+        nodata: The value that the header calls missing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with tifffile.TiffFile(path) as file:
+            series = only_series(path, file)
+            page = series.keyframe
+            bands = len(series.pages) if len(series.pages) > 1 else page.samplesperpixel
+            self.shape = (page.imagelength, page.imagewidth, bands)
+            self.alpha = _has_alpha(page) and bands > 1
+            self.is_jpeg = page.compression in JPEG
+            self.nodata = nodata_of(page)
+            self.dtype = np.dtype(page.dtype).newbyteorder("=")
+        self._pages: list[Any] = []
+        self._kept: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        others = ("_pages", "_kept", "_lock")
+        return {name: value for name, value in self.__dict__.items() if name not in others}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._pages, self._kept, self._lock = [], OrderedDict(), threading.Lock()
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Read a window, `(height, width, bands)`."""
+        with self._lock:
+            if not self._pages:
+                self._open()
+            result = np.zeros((height, width, self.shape[2]), self.dtype)
+            for number, page in enumerate(self._pages):
+                several = len(self._pages) > 1
+                into = result[..., number : number + 1] if several else result
+                self._read_page(number, page, top, left, into)
+            page = self._pages[0]
+        if page.photometric == PHOTOMETRIC.MINISWHITE:
+            result = inverted(result, page.bitspersample)
+        return result
+
+    def _open(self) -> None:
+        with tifffile.TiffFile(self.path) as file:
+            pages = [page.aspage() for page in only_series(self.path, file).pages]
+            for page in pages:
+                page.decode  # noqa: B018  prepared while the file is open
+            self._pages = pages
+
+    def _read_page(self, number: int, page: Any, top: int, left: int, into: NDArray[Any]) -> None:
+        """Put the pieces of a page that lie in a window into the window."""
+        rows, columns = _piece_size(page)
+        down, across = -(-page.imagelength // rows), -(-page.imagewidth // columns)
+        bottom, right = top + into.shape[0], left + into.shape[1]
+        planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
+        for plane in range(planes):
+            for row in range(top // rows, -(-bottom // rows)):
+                for column in range(left // columns, -(-right // columns)):
+                    piece = self._piece(number, page, (plane * down + row) * across + column)
+                    y, x = row * rows, column * columns
+                    y0, x0 = max(top, y), max(left, x)
+                    y1, x1 = min(bottom, y + rows), min(right, x + columns)
+                    place = into[y0 - top : y1 - top, x0 - left : x1 - left]
+                    part = piece[y0 - y : y1 - y, x0 - x : x1 - x]
+                    if planes > 1:
+                        place[..., plane] = part[..., 0]
+                    else:
+                        place[...] = part
+
+    def _piece(self, number: int, page: Any, index: int) -> NDArray[Any]:
+        """A decoded strip or tile, `(rows, columns, samples)`."""
+        key = (number, index)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        rows, columns = _piece_size(page)
+        with decoding(self.path):
+            piece = self._plain_rows(page, index) if _is_plain(page) else self._decoded(page, index)
+        if piece is None:  # a sparse file leaves it out
+            piece = np.full((rows, columns, 1), page.nodata, self.dtype)
+        self._kept[key] = piece
+        while len(self._kept) > max(1, KEPT // piece.nbytes):
+            self._kept.popitem(last=False)
+        return piece
+
+    def _plain_rows(self, page: Any, index: int) -> NDArray[Any]:
+        """Some rows of a page that is stored in one piece, without compression."""
+        rows, columns = _piece_size(page)
+        planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
+        samples = page.samplesperpixel // planes
+        plane, number = divmod(index, -(-page.imagelength // rows))
+        kind = np.dtype(page.parent.byteorder + page.dtype.char)
+        first = plane * page.imagelength + number * rows
+        count = min(rows, page.imagelength - number * rows)
+        offset = page.dataoffsets[0] + first * columns * samples * kind.itemsize
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            values = np.fromfile(file, kind, count * columns * samples)
+        return values.reshape(count, columns, samples).astype(self.dtype)
+
+    def _decoded(self, page: Any, index: int) -> NDArray[Any] | None:
+        offset, count = page.dataoffsets[index], page.databytecounts[index]
+        if not count:
+            return None
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            data = file.read(count)
+        if len(data) < count:
+            raise ValueError("the file ends too early")
+        decoded, _, _ = page.decode(data, index, jpegtables=page.jpegtables)
+        return None if decoded is None else np.asarray(decoded[0])
+
+
+def _has_alpha(page: Any) -> bool:
+    return bool(page.extrasamples) and int(page.extrasamples[-1]) in (1, 2)
+
+
+def _is_plain(page: Any) -> bool:
+    """Whether the values lie one after the other in the file."""
+    return bool(page.is_contiguous) and not page.is_tiled and page.predictor == 1
+
+
+def _piece_size(page: Any) -> tuple[int, int]:
+    if page.is_tiled:
+        return page.tilelength, page.tilewidth
+    if _is_plain(page):  # of any number of rows
+        row = page.imagewidth * page.samplesperpixel * page.dtype.itemsize
+        return max(1, min(page.imagelength, 2**20 // row)), page.imagewidth
+    return min(page.rowsperstrip, page.imagelength), page.imagewidth
+
+
+def has_tiff_windows(path: Path) -> bool:
+    """Whether a file is a TIFF whose windows can be read without decoding the whole.
+
+    Raises:
+        InputError: If it holds several pictures, or colours that are no RGB.
+    """
+    with decoding(path):
+        if is_volume(file_of(path)) or not is_tiff(start_of(path)):
+            return False
+        with tifffile.TiffFile(path) as file:
+            series = only_series(path, file)
+            page = series.keyframe
+            check_colours(path, page)
+            axes = {a: n for a, n in zip(series.axes, series.shape, strict=True) if n > 1}
+            others = [axis for axis in axes if axis not in "YX"]
+            if others and (len(others) > 1 or others[0] not in SAMPLES + BAND_AXES):
+                return False
+            if page.photometric == PHOTOMETRIC.PALETTE or orientation_of(page) != 1:
+                return False
+            if page.bitspersample not in (8, 16, 32, 64):
+                return False
+            if len(series.pages) > 1 and page.samplesperpixel > 1:
+                return False
+            rows, columns = _piece_size(page)
+            piece = rows * columns * page.samplesperpixel * page.dtype.itemsize
+            return bool(piece <= PIECE and page.imagelength * page.imagewidth <= MOST_PIXELS)
+
+
+class ImageWindows:
+    """An image that is read by windows, with the values that `ImageRules.read` would give.
+
+    Args:
+        path: The file.
+        rules: What of it is read.
+        folder: A folder for decoded copies of files that cannot be read by windows.
+
+    Attributes:
+        size: Height and width.
+        is_transparent: Whether a window had transparency, of several values, that is no band.
+    """
+
+    def __init__(self, path: Path, rules: ImageRules, folder: Path) -> None:
+        self.path = path
+        self._rules: ImageRules | None = rules
+        self._nodata: float | None = None
+        self._alpha = False
+        self.is_transparent = False
+        self._values: Windows
+        if has_tiff_windows(path):
+            tiff = TiffWindows(path)
+            self._values, self._nodata, self._alpha = tiff, tiff.nodata, tiff.alpha
+        elif not is_volume(file_of(path)) and start_of(path).startswith(b"\x93NUMPY"):
+            self._values = ArrayWindows(path)
+        else:
+            copy = decoded_copy(path, f"image {rules}", folder, partial(rules.read, path))
+            self._values, self._rules = ArrayWindows(copy), None
+        self.size = self._values.shape[:2]
+
+    def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
+        """Read a window: `(height, width)` for one band, else `(height, width, C)`."""
+        values = self._values.read(top, left, height, width)
+        values = values[..., 0] if values.shape[2] == 1 else values
+        if self._rules is None:
+            return values
+        shown = shown_bands(
+            Picture(values, self._nodata),
+            self._alpha,
+            self._rules.bands,
+            self._rules.channels,
+            self.path,
+        )
+        self.is_transparent |= shown.transparent
+        return self._rules.with_gaps(shown, self.path)
+
+
+def decoded_copy(path: Path, kind: str, folder: Path, read: Any) -> Path:
+    """Decode a file as a whole, once, into a file whose windows can be read.
+
+    Args:
+        path: The file.
+        kind: What is read of it, so that other rules have other copies.
+        folder: The folder of the copies. Those of files that have changed are not used again.
+        read: Reads the file.
+
+    Returns:
+        The copy, a `.npy` file.
+    """
+    status = file_of(path).stat()
+    key = json.dumps([str(path.absolute()), status.st_size, status.st_mtime_ns, kind])
+    name = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=12).hexdigest()
+    copy = folder / f"{name}.npy"
+    if not copy.exists():
+        values = read()
+        with replacing(copy) as temporary, temporary.open("wb") as file:
+            np.save(file, np.ascontiguousarray(values))
+    return copy
+
+
+def parts_of_rows(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Cut a height into parts of at most `ROWS` pixels: their first row, and how many they have."""
+    height, width = size
+    rows = max(1, ROWS // width)
+    for top in range(0, height, rows):
+        yield top, min(rows, height - top)
