@@ -129,6 +129,7 @@ MAY_BE_SET = {
     "cfg.data.augmentation",
     "cfg.data.trusted_ids",
     "cfg.data.images",
+    "cfg.data.image_size",  # that of tiles
     "cfg.data.masks",
     "cfg.data.colours",
     "cfg.data.normalization",

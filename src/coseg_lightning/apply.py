@@ -5,12 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from omegaconf import DictConfig
 
 from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
-from coseg_lightning.data.folder import judged_masks
+from coseg_lightning.data.folder import JudgedMasks, judged_masks, judged_tiles
+from coseg_lightning.data.tiles import TiledImages
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
+from coseg_lightning.files.mask_rules import IGNORE_INDEX
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.store import LabelStore
@@ -73,14 +76,18 @@ def apply(
     source = finished.cfg.data.source
     judged = judged_masks(source, skip=source.on_bad_sample == "skip")
     dest.parent.mkdir(parents=True, exist_ok=True)
-    changed, newer = 0, []
+    changed = 0
+    newer: list[str] = []
     with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
         unfinished = Path(temporary) / "masks"
         unfinished.mkdir()
         writer = MaskWriter(judged.folder, unfinished)
         for path in judged.others:
             writer.copy(path)
-        for index, sample_id in enumerate(progress(judged.images.ids, "Masks")):
+        if source.get("tile") is not None:
+            tiled = judged_tiles(judged, source, Path(temporary) / "copies")
+            changed, newer = _write_tiled(tiled, judged.folder, writer, noise, layers)
+        for index, sample_id in enumerate(progress(_whole(judged, source), "Masks")):
             original = judged.images.mask(index)
             mask, is_newer = _label_of_run(sample_id, original, noise, layers)
             if is_newer:
@@ -89,6 +96,51 @@ def apply(
         writer.finish()
         unfinished.replace(dest)
     return changed, newer, len(judged.images) + len(judged.others)
+
+
+def _whole(judged: JudgedMasks, source: DictConfig) -> list[str]:
+    """The samples that are whole images."""
+    return judged.images.ids if source.get("tile") is None else []
+
+
+def _write_tiled(
+    tiled: TiledImages,
+    masks: MaskFolder,
+    writer: MaskWriter,
+    noise: LabelStore | None,
+    layers: Sequence[LabelStore],
+) -> tuple[int, list[str]]:
+    """Write the masks of images that were judged by tiles, each with the cores of its tiles.
+
+    Returns:
+        How many masks differ from the originals, and the ids of the tiles that were changed after
+        the run.
+    """
+    tiles, count, newer = tiled.tiles, 0, []
+    of_image: dict[str, list[str]] = {}
+    for tile_id in tiled.ids:
+        of_image.setdefault(tiles.tiles[tile_id].image_id, []).append(tile_id)
+    for image_id, tile_ids in progress(list(of_image.items()), "Masks"):
+        whole: Mask | None = None
+        for tile_id in tile_ids:
+            if not any(tile_id in layer for layer in (*layers, *([noise] if noise else []))):
+                continue
+            own = tiles.mask(tile_id)
+            mask, is_newer = _label_of_run(tile_id, own, noise, layers)
+            newer += [tile_id] if is_newer else []
+            if mask is None or np.array_equal(mask, own):
+                continue
+            whole = masks.read(image_id) if whole is None else whole
+            tile = tiles.tiles[tile_id]
+            place = whole[tile.core_in_image]
+            known = own[tile.core] != IGNORE_INDEX  # else labels stay, as where pixels are missing
+            place[known] = mask[tile.core][known]
+        if whole is None:
+            writer.copy(masks.path(image_id))
+        else:
+            writer.write(image_id, whole)
+            count += 1
+    return count, newer
 
 
 def _mask_folder(finished: AppRun) -> Path:

@@ -111,6 +111,7 @@ def _finish(
     """Write `summary.json` and `worst.png`."""
     from coseg_lightning.files.atomic import replacing, write_text
     from coseg_lightning.report.figures import contact_sheet
+    from coseg_lightning.report.joined import write_image_scores
 
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     worst = [index for index in ranking.worst_first if index in proposals]
@@ -118,11 +119,22 @@ def _finish(
     with replacing(folder / "worst.png") as temporary:
         figure.savefig(temporary, dpi=100)
     write_review(folder, samples, ranking)
+    tiles = getattr(samples, "tiles", None)
+    if tiles is not None:
+        write_image_scores(folder, tiles)
 
 
 def _check_free(folder: Path) -> None:
     """Raise an `InputError` if the folder holds another audit."""
-    for name in ("summary.json", "scores.csv", "worst.png", *FILES, "training", "noise"):
+    for name in (
+        "summary.json",
+        "scores.csv",
+        "worst.png",
+        "images.csv",
+        *FILES,
+        "training",
+        "noise",
+    ):
         if (folder / name).exists():
             raise InputError(
                 f"{folder} holds another audit ({name}), and nothing is ever overwritten; choose "

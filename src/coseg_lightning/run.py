@@ -224,9 +224,13 @@ def _show(
     """Write the report, log its figures, and print the summary."""
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.report.console import show_summary
+    from coseg_lightning.report.joined import write_image_scores
     from coseg_lightning.report.loggers import log_figures
     from coseg_lightning.report.page import write_report
 
+    tiles = data.tiles if isinstance(data, CoSegDataModule) else None
+    if tiles is not None and (folder / "scores.csv").is_file():
+        write_image_scores(folder, tiles)
     figures = write_report(folder, data if isinstance(data, CoSegDataModule) else None)
     if figures and "_target_" in cfg.logger:
         log_figures(instantiate(cfg.logger, save_dir=str(folder / "figures")), figures)

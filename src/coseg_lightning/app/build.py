@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.data.preparation import Statistics
+    from coseg_lightning.data.tiles import Tiles
     from coseg_lightning.files.canvas import Canvas
     from coseg_lightning.labels.masks import MaskedImages
     from coseg_lightning.methods.method import Method
@@ -133,7 +134,7 @@ def make_split(
         noise=noise,
         noise_level=cfg.noise.level,
         noise_folder=None if noise is None else folder / "noise",
-        cache=_cache(cfg),
+        cache=_cache(cfg) if cfg.data.get("tile") is None else None,
         clean_ids=read_clean_ids(cfg),
         kinds=read_kinds(cfg),
         normalization=normalization_of(cfg),
@@ -168,6 +169,7 @@ def settle_folders(cfg: DictConfig) -> None:
     from coseg_lightning.data.folder import IMAGES, MASKS, find_files, find_folder
     from coseg_lightning.files.naming import PLAIN
 
+    settle_tile(cfg)
     source = str(OmegaConf.select(cfg, "data.source._target_"))
     if not source.endswith(".folder_splits") or "images" not in cfg.data:
         return
@@ -210,6 +212,34 @@ def settle_folders(cfg: DictConfig) -> None:
         )
         settings = " ".join(f"data.{key}='{pattern}'" for key, pattern in guessed.items())
         log.info("Taking it that %s; %s says so, another pattern otherwise.", found, settings)
+
+
+def settle_tile(cfg: DictConfig) -> None:
+    """Let the networks get tiles as they are, if images are cut into tiles.
+
+    Raises:
+        InputError: If another size is asked for too, or something else that tiles cannot do.
+    """
+    tile = cfg.data.get("tile")
+    if tile is None:
+        return
+    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+    given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if not isinstance(tile, int) or isinstance(tile, bool):
+        raise InputError(
+            f"data.tile={tile} must be a whole number of pixels, such as 512, or null."
+        )
+    if "data.image_size" in given and cfg.data.image_size != tile:
+        raise InputError(
+            f"data.image_size={cfg.data.image_size} and data.tile={tile}: the networks get tiles "
+            "as they are; leave data.image_size out."
+        )
+    if cfg.get("predictions") is not None:
+        raise InputError(
+            f"predictions={cfg.predictions} are of whole images, which data.tile={tile} cuts; "
+            "leave data.tile out."
+        )
+    cfg.data.image_size = tile
 
 
 NAMING = ("image_glob", "mask_glob")
@@ -278,6 +308,11 @@ class GivenMasks:
         """The ids of the samples."""
         return self.dataset.ids
 
+    @property
+    def tiles(self) -> "Tiles | None":
+        """The samples as tiles of large images, if they are."""
+        return getattr(self.dataset, "tiles", None)
+
 
 def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
     """Build the dataset of all masks, without torch and Lightning unless noise is asked for.
@@ -307,7 +342,9 @@ def read_parts(cfg: DictConfig, problems: Path | None) -> Any:
     if isinstance(cfg.data.get("trusted_ids"), str):
         cfg.data.trusted_ids = read_ids("data.trusted_ids", cfg.data.trusted_ids)
     lists_problems = problems is not None and "on_bad_sample" in cfg.data.source
-    options = {"problems": problems} if lists_problems else {}
+    options: dict[str, Any] = {"problems": problems} if lists_problems else {}
+    if cfg.data.get("tile") is not None and (cache := _cache(cfg)) is not None:
+        options["copies"] = cache
     try:
         return instantiate(cfg.data.source, **options)
     except InstantiationException as error:

@@ -23,6 +23,7 @@ TASKS: dict[str, tuple[str, ...]] = {
         *("data.in_channels", "data.bands", "data.nodata"),
         *("data.image_glob", "data.mask_glob", "data.allow_links", "data.group"),
         *("data.class_ids", "data.colours", "data.mask_threshold", "data.instances"),
+        *("data.tile", "data.overlap"),
         *("on_bad_sample", "data.kinds", "data.trusted_ids", "data.clean_ids"),
         "data.folds",
         "nol",

@@ -123,6 +123,7 @@ def evaluation_pass(
     description: str | None = None,
     *,
     patches: bool = False,
+    shared: bool = True,
 ) -> None:
     """Call `step(indices, batch)` for this process's share of the samples, without gradients.
 
@@ -138,6 +139,7 @@ def evaluation_pass(
         description: Text of a progress bar that process 0 shows; without it there is no bar.
         patches: Whether several samples may be made of one, such as patches of an image. Then
             `step` gets the index of one sample, and a batch of what was made of it.
+        shared: Whether the processes share the samples; else each has samples of its own.
     """
     average_buffers(module)  # training may have been stopped within an epoch
     loader = trainer.train_dataloader
@@ -147,7 +149,7 @@ def evaluation_pass(
     if patches and size > 1 and not is_ours and makes_patches(trainer, module, dataset, indices):
         size = 1
     batches = [list(indices[i : i + size]) for i in range(0, len(indices), size)]
-    share = batches[trainer.global_rank :: trainer.world_size]
+    share = batches[trainer.global_rank :: trainer.world_size] if shared else batches
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
     forward_context = trainer.precision_plugin.forward_context
     # A module's batch hooks may augment while training, so they see a validation stage.

@@ -1,7 +1,7 @@
 """LabelCorrection: the peers' vote on the labels of noisy samples (section 2.2)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from coseg_lightning.callbacks.evidence_sum import PredictionObserver
 from coseg_lightning.callbacks.prediction_store import PredictionStore, dequantize, quantize
 from coseg_lightning.callbacks.processes import gather_objects, gather_rows
 from coseg_lightning.data.samples import SampleDataset
+from coseg_lightning.data.tiles import Tiles
 from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.files.background import background_writer
 from coseg_lightning.files.images import smallest_type
@@ -42,6 +43,9 @@ from coseg_lightning.modules.recipe import Recipe, is_number
 from coseg_lightning.modules.steps import look_at_batches
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.ranking.ranking import Ranking
+
+# Takes a sample's index, both peers' probabilities `(1, K, H, W)`, and its label `(H, W)`.
+Then = Callable[[int, Sequence[Tensor], Tensor], None]
 
 
 class LabelCorrection(Callback, PredictionObserver):
@@ -171,7 +175,8 @@ class LabelCorrection(Callback, PredictionObserver):
                 f"and a corrected mask could not follow; {REMEDY}."
             )
         assert isinstance(pl_module, CoSegModule)
-        self._store = PredictionStore(len(dataset), pl_module.ignore_index)
+        keeps = tiles_of(dataset) is None
+        self._store = PredictionStore(len(dataset), pl_module.ignore_index, keeps=keeps)
         look_at_batches(pl_module, partial(self.check_batch, trainer))
 
     def check_batch(self, trainer: pl.Trainer, sample: Batch) -> None:
@@ -259,12 +264,7 @@ class LabelCorrection(Callback, PredictionObserver):
             dice = None if original is None else mask_dice(corrected, original)
             rows.append((index, int((corrected != label).sum()), dice, mask_digest(label)))
 
-        def correct(index: int, peers: Tensor, label: Tensor) -> None:
-            label = label_at_own_size(dataset, index, label)
-            both = [
-                resize_probabilities(of_content(dataset, index, p[None], label.shape), label)
-                for p in peers
-            ]
+        def correct(index: int, both: Sequence[Tensor], label: Tensor) -> None:
             corrected = self.vote(
                 both[0], both[1], label[None], confidence[index], module.ignore_index
             )[0]
@@ -277,21 +277,86 @@ class LabelCorrection(Callback, PredictionObserver):
             original = None if truth is None else truth.mask(index)
             write_later(write, index, *masks, original, pictures)
 
+        with background_writer() as write_later:
+            if tiles_of(dataset) is not None:
+                self._predict_tiles(trainer, module, dataset, noisy, correct)
+            else:
+                self._predict(trainer, module, dataset, noisy, correct)
+        return gather_rows(rows)
+
+    def _predict(
+        self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, noisy: list[int], then: Then
+    ) -> None:
+        """Call `then` for the samples ranked noisy, each on one process."""
+
+        def at_own_size(index: int, peers: Tensor, label: Tensor) -> None:
+            label = label_at_own_size(dataset, index, label)
+            then(index, probabilities_at_own_size(dataset, index, peers, label), label)
+
         def predict(indices: list[int], sample: Batch) -> None:
             peers = dequantize(quantize(module(sample.images)))
             for n, index in enumerate(indices):
-                correct(index, peers[:, n], sample.masks[n])
+                at_own_size(index, peers[:, n], sample.masks[n])
 
         assert self._store is not None
-        with background_writer() as write_later:
-            if all(gather_objects(self._store.keeps_predictions)):
-                for index in noisy:
-                    prediction = self._store.prediction(index)
-                    if prediction is not None:  # otherwise another process holds it
-                        correct(index, *prediction)
-            else:
-                evaluation_pass(trainer, module, dataset, noisy, predict, "Correction")
-        return gather_rows(rows)
+        if all(gather_objects(self._store.keeps_predictions)):
+            for index in noisy:
+                prediction = self._store.prediction(index)
+                if prediction is not None:  # otherwise another process holds it
+                    at_own_size(index, *prediction)
+        else:
+            evaluation_pass(trainer, module, dataset, noisy, predict, "Correction")
+
+    def _predict_tiles(
+        self,
+        trainer: pl.Trainer,
+        module: CoSegModule,
+        dataset: SampleDataset,
+        noisy: list[int],
+        then: Then,
+    ) -> None:
+        """Call `then` for the tiles ranked noisy, blended with what their neighbours share.
+
+        Tiles are predicted in their order, and kept while a noisy one needs them.
+        """
+        tiles = tiles_of(dataset)
+        assert tiles is not None
+        own = noisy[trainer.global_rank :: trainer.world_size]
+        index_of = {tile_id: index for index, tile_id in enumerate(dataset.ids)}
+        needs = {
+            index: [index_of[i] for i in tiles.overlapping(dataset.ids[index]) if i in index_of]
+            for index in own
+        }
+        waiting = sorted(own, key=lambda index: max(needs[index]))
+        last_use = {other: index for index in waiting for other in needs[index]}
+        kept: dict[int, Tensor] = {}
+
+        def predict(indices: list[int], sample: Batch) -> None:
+            peers = quantize(module(sample.images)).cpu()
+            for n, index in enumerate(indices):
+                kept[index] = peers[:, n]
+                while waiting and max(needs[waiting[0]]) <= index:
+                    blend(waiting.pop(0))
+
+        def blend(index: int) -> None:
+            label = label_at_own_size(dataset, index, torch.empty(0, dtype=torch.long))
+
+            def prediction(tile_id: str) -> Tensor | None:
+                other = index_of.get(tile_id)
+                if other is None:
+                    return None
+                target = torch.empty([span.size for span in tiles.tiles[tile_id][1:]])
+                peers = dequantize(kept[other])
+                return torch.stack(probabilities_at_own_size(dataset, other, peers, target))
+
+            blended = tiles.blend(dataset.ids[index], prediction)
+            then(index, list(blended), label)
+            for other in needs[index]:
+                if last_use[other] == index:
+                    kept.pop(other, None)
+
+        every = sorted(last_use)
+        evaluation_pass(trainer, module, dataset, every, predict, "Correction", shared=False)
 
     def _confidences(self, noisy: list[int], ranking: Ranking) -> dict[int, float]:
         """Return the confidence that the peers need to overrule each noisy label, by index."""
@@ -320,6 +385,24 @@ class LabelCorrection(Callback, PredictionObserver):
             excluded_size_bias=ranking.size_bias[is_noisy],
             kept_size_bias=ranking.size_bias[~is_noisy],
         )
+
+
+def tiles_of(dataset: Any) -> Tiles | None:
+    """The tiles that the samples of a dataset are; None if they are none, or it is another's."""
+    return dataset.tiles if isinstance(dataset, SampleDataset) else None
+
+
+def probabilities_at_own_size(
+    dataset: Any, index: int, peers: Tensor, label: Tensor
+) -> list[Tensor]:
+    """Resize both peers' probabilities to a sample's own size.
+
+    Shape:
+        peers `(2, K, h, w)`, label `(H, W)`; returns two of `(1, K, H, W)`.
+    """
+    return [
+        resize_probabilities(of_content(dataset, index, p[None], label.shape), label) for p in peers
+    ]
 
 
 def disagreement(peer_a: Tensor, peer_b: Tensor) -> Mask:

@@ -24,17 +24,18 @@ class PredictionStore:
     Args:
         samples: The number of training samples.
         ignore_index: Class id of unlabelled pixels.
+        keeps: Whether predictions are kept at all, rather than their distances alone.
 
     Attributes:
         keeps_predictions: Whether the predictions are kept.
     """
 
-    def __init__(self, samples: int, ignore_index: int) -> None:
+    def __init__(self, samples: int, ignore_index: int, *, keeps: bool = True) -> None:
         self.samples = samples
         self.ignore_index = ignore_index
         self._distances: list[NDArray[np.float64]] = []
         self._predictions: dict[int, tuple[Tensor, Tensor]] = {}
-        self.keeps_predictions = True
+        self.keeps_predictions = keeps
 
     def add(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
         """Add one batch, given the indices of its samples in the dataset."""

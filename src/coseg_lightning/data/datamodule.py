@@ -21,12 +21,13 @@ from coseg_lightning.data.samples import (
     default_augmentation,
 )
 from coseg_lightning.data.subsets import SomeImages
+from coseg_lightning.data.tiles import Tiles
 from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.labels.ids import check_ids
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
-from coseg_lightning.noise.models import NoiseModel
+from coseg_lightning.noise.models import NoiseModel, annotators
 from coseg_lightning.noise.noisy_layer import choose_clean, choose_noisy, write_noisy_layer
 
 
@@ -68,6 +69,7 @@ class CoSegDataModule(pl.LightningDataModule):
         clean_ids: The ids of these samples, also if the argument was a number.
         label_layers: The label layers over the training masks. The last one is on top.
         excluded: The training samples that are not trained on.
+        tiles: The samples as tiles of large images, if they are.
 
     Raises:
         InputError: If an argument is out of range, or does not fit the training samples.
@@ -126,6 +128,9 @@ class CoSegDataModule(pl.LightningDataModule):
         self.label_layers: list[Path] = []
         self.excluded: frozenset[str] = frozenset()
         self._datasets = {"train": train, "val": val, "test": test}
+        self.tiles: Tiles | None = getattr(train, "tiles", None)
+        if self.tiles is not None:
+            _check_tiles(self.tiles, canvas, noise, cache)
         self._caches: dict[str, ImageCache] = {}
         for part, dataset in self._datasets.items():
             if cache is not None and dataset is not None:
@@ -202,6 +207,8 @@ class CoSegDataModule(pl.LightningDataModule):
     @override
     def prepare_data(self) -> None:
         """Write the noisy masks and the cached images, in one process only."""
+        if self.tiles is not None:
+            self.tiles.build()
         for cache in self._caches.values():
             cache.build()
         if self.noise is None or self.noise_folder is None:
@@ -302,6 +309,7 @@ class CoSegDataModule(pl.LightningDataModule):
             cache=self._caches.get(part),
             kinds=self.kinds,
             normalization=self.normalization,
+            tiles=self.tiles,
         )
 
     @override
@@ -310,7 +318,11 @@ class CoSegDataModule(pl.LightningDataModule):
         dataset = self.samples("train")
         assert dataset is not None
         sampler = EpochSampler(
-            dataset, num_replicas=self._world_size, rank=self._rank, seed=self.seed
+            dataset,
+            None if self.tiles is None else self.tiles.has_content(dataset.ids),
+            num_replicas=self._world_size,
+            rank=self._rank,
+            seed=self.seed,
         )
         if self.trainer is not None:
             # In a resumed fit, workers start to load before Lightning sets the sampler's epoch.
@@ -367,6 +379,26 @@ def _check_sizes(canvas: Canvas, batch_size: int) -> None:
     if min(canvas[:2]) < 1 or batch_size < 1:
         size = canvas.height if canvas.height == canvas.width else list(canvas[:2])
         raise InputError(f"image_size={size} and batch_size={batch_size} must be at least 1.")
+
+
+def _check_tiles(
+    tiles: Tiles, canvas: Canvas, noise: NoiseModel | None, cache: str | Path | None
+) -> None:
+    if canvas[:2] != (tiles.tile, tiles.tile):
+        raise InputError(
+            f"data.image_size={canvas.height} must be data.tile={tiles.tile}: the networks get the "
+            "tiles as they are; leave data.image_size out."
+        )
+    if noise is not None and annotators(noise):
+        raise InputError(
+            "noise=annotator lays whole masks over images, which data.tile cuts into tiles; put "
+            "the other masks into the folder of masks."
+        )
+    if cache is not None:
+        raise InputError(
+            "data.cache keeps whole images at the networks' size, but data.tile reads tiles of "
+            "them; leave data.cache out."
+        )
 
 
 def _check_normalization(normalization: Statistics | None, in_channels: int) -> None:

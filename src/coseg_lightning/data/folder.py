@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from coseg_lightning.data.folder_checks import (
     check_channels,
@@ -27,6 +28,7 @@ from coseg_lightning.data.folder_checks import (
     warn_of_turned_images,
     warn_of_unread_files,
 )
+from coseg_lightning.data.tiles import TiledImages, Tiles, check_tile
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.csv import read_table
@@ -144,6 +146,9 @@ def folder_splits(
     mask_threshold: float | None = None,
     instances: str | None = None,
     allow_links: bool = False,
+    tile: int | None = None,
+    overlap: int = 64,
+    copies: str | Path | None = None,
     on_bad_sample: OnBadSample = "error",
     problems: str | Path | None = None,
 ) -> Splits:
@@ -181,6 +186,10 @@ def folder_splits(
         mask_threshold: The value from which soft masks mean class 1.
         instances: `foreground` if every value but 0 is an object of class 1.
         allow_links: Whether links may lead out of `root`.
+        tile: Side of the tiles that images are cut into, see `Tiles`; by default they are whole.
+        overlap: What tiles share with their neighbours at least.
+        copies: With tiles, the folder for decoded copies of files that cannot be read by windows,
+            which are all but TIFF and `.npy`; by default one in the user's cache folder.
         on_bad_sample: `error`, or `skip` to skip samples that cannot be used.
         problems: A CSV file that is written if there are problems or warnings.
 
@@ -246,7 +255,9 @@ def folder_splits(
         )
     check_image_files(split, found.images, inspection, allow_links=allow_links)
     check_ids_name_different_files(split, inspection)
-    image_infos = inspect_images(split, files, inspection, image_rules)
+    if tile is not None:
+        check_tile(tile, overlap)
+    image_infos = inspect_images(split, files, inspection, image_rules, by_tiles=tile is not None)
     with_image = [sample_id for sample_id in split if sample_id in files]
     mask_folder = MaskFolder(
         found.masks.folder,
@@ -255,7 +266,9 @@ def folder_splits(
         inspection=inspection,
         rules=mask_rules,
         files=match_ids(files, found.masks.files),
-        canvas=None if image_size is None else Canvas.of(image_size, keeps_shape=keep_shape),
+        canvas=None
+        if image_size is None or tile is not None
+        else Canvas.of(image_size, keeps_shape=keep_shape),
         allow_links=allow_links,
     )
     if not has_table:  # a split.csv says which files are wanted
@@ -273,7 +286,7 @@ def folder_splits(
     check_duplicates(good_images, files, mask_folder, split, inspection)
     check_groups(groups, split, inspection)
     training = [i for i, part in split.items() if part == "train" and i in good_images]
-    if image_size is not None:
+    if image_size is not None and tile is None:
         size = image_size if isinstance(image_size, int) else [int(n) for n in image_size]
         check_classes_survive(mask_folder, training, size, inspection)
     inspection.report(skip=on_bad_sample == "skip", table=problems)
@@ -281,6 +294,28 @@ def folder_splits(
     parts = _usable_parts(split, inspection.unusable_ids)
     if not parts["train"]:
         raise InputError(f"{root} holds no sample for training that can be used.")
+    if tile is not None:
+        good = {i: image_infos[i] for ids in parts.values() for i in ids}
+        tiles = Tiles(
+            files,
+            mask_folder,
+            good,
+            image_rules,
+            tile=tile,
+            overlap=overlap,
+            folder=tile_copies() if copies is None else Path(copies),
+        )
+        tiled = [
+            TiledImages(
+                ids,
+                tiles,
+                _digest(ids, image_infos, mask_folder, image_rules),
+                trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
+                groups=groups,
+            )
+            for part, ids in parts.items()
+        ]
+        return Splits(tiled[0], *(part if len(part) else None for part in tiled[1:]))
     digests = {sample_id: info["digest"] for sample_id, info in image_infos.items()}
     train, val, test = (
         FolderImages(
@@ -299,6 +334,11 @@ def folder_splits(
     return Splits(train, val if len(val) else None, test if len(test) else None)
 
 
+def tile_copies() -> Path:
+    """The folder of decoded copies, where none is given."""
+    return user_cache_path("coseg-lightning") / "tiles"
+
+
 class JudgedMasks(NamedTuple):
     """The masks of a dataset's folder, those that a run reads apart from all others.
 
@@ -306,11 +346,15 @@ class JudgedMasks(NamedTuple):
         images: The samples that a run reads, their masks as it reads them.
         folder: Their mask files.
         others: Mask files that it does not read.
+        files: The image file of each sample.
+        infos: What is known of each image, if there are images.
     """
 
     images: FolderImages
     folder: MaskFolder
     others: list[Path]
+    files: Mapping[str, Path]
+    infos: Mapping[str, FileInfo]
 
 
 def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMasks:
@@ -347,12 +391,35 @@ def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMask
     )
     read = [sample_id for sample_id in read if sample_id in folder.file_info]
     files = {sample_id: paths[0] for sample_id, paths in image_files.items()}
-    infos = inspect_images(dict.fromkeys(read, ""), files, Inspection(root), rules)
+    by_tiles = source.get("tile") is not None
+    infos = inspect_images(
+        dict.fromkeys(read, ""), files, Inspection(root), rules, by_tiles=by_tiles
+    )
     gaps = [sample_id for sample_id, info in infos.items() if info["missing"] > 0]
     images = FolderImages(read, files, folder, "", rules=rules, with_gaps=gaps)
     used = {folder.path(sample_id) for sample_id in read}
     others = [path for paths in mask_files.values() for path in paths if path not in used]
-    return JudgedMasks(images, folder, others)
+    return JudgedMasks(images, folder, others, files, infos)
+
+
+def judged_tiles(judged: JudgedMasks, source: Mapping[str, Any], copies: Path) -> TiledImages:
+    """Cut the masks that a run reads into tiles, as it did.
+
+    Args:
+        judged: The masks.
+        source: The arguments of `folder_splits`.
+        copies: The folder of decoded copies.
+    """
+    tiles = Tiles(
+        judged.files,
+        judged.folder,
+        {image_id: judged.infos[image_id] for image_id in judged.images.ids},
+        ImageRules.from_settings(source),
+        tile=source["tile"],
+        overlap=source["overlap"],
+        folder=copies,
+    )
+    return TiledImages(judged.images.ids, tiles, "")
 
 
 class FoundFiles(NamedTuple):

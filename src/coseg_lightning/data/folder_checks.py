@@ -10,12 +10,14 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES, ImageRules
 from coseg_lightning.files.inspection import (
     IMAGE_INFO,
+    TILE_INFO,
     FileInfo,
     Inspection,
     groups_of_equal,
     image_info,
     links_outside,
     scan_files,
+    tiled_image_info,
 )
 from coseg_lightning.files.mask_folder import MaskFolder, link_message, same_stem
 from coseg_lightning.files.naming import Names, unread
@@ -69,8 +71,11 @@ def inspect_images(
     images: Mapping[str, Path],
     inspection: Inspection,
     rules: ImageRules,
+    *,
+    by_tiles: bool = False,
 ) -> dict[str, FileInfo]:
     """Report unreadable images, and return the information on the readable ones."""
+    read_info = tiled_image_info if by_tiles else image_info
     unusable = inspection.unusable_ids
     paths = {
         sample_id: images[sample_id]
@@ -79,10 +84,10 @@ def inspect_images(
     }
     results = scan_files(
         list(paths.values()),
-        partial(image_info, rules=rules),
+        partial(read_info, rules=rules),
         kind=f"images {rules}",
         title="Inspecting images",
-        names=IMAGE_INFO,
+        names=TILE_INFO if by_tiles else IMAGE_INFO,
     )
     infos: dict[str, FileInfo] = {}
     for sample_id, path in paths.items():

@@ -1,6 +1,7 @@
 """Preprocessing: images of any size, range and number of channels become network inputs."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -15,7 +16,36 @@ from coseg_lightning.labels.masks import MaskedImages
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
-def preprocess(image: NDArray[Any], canvas: Canvas | int, channels: int) -> NDArray[Any]:
+class Scale(NamedTuple):
+    """The range of an image's values, by which its tiles are rescaled alike.
+
+    Args:
+        low: What becomes 0 in each band.
+        high: What becomes 1.
+        mean: The rescaled mean, which missing values get.
+    """
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    mean: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], channels: int) -> "Scale":
+        """Read one of the scales of `scale_of`, for some number of channels."""
+        parts = [np.array(values[name], np.float32) for name in ("low", "high", "mean")]
+        if len(parts[0]) != channels:  # grey is repeated, or colours become grey
+            parts = [np.full(channels, part.mean(), np.float32) for part in parts]
+        return cls(*parts)
+
+    def rescale(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Rescale `(H, W, C)` to float32 in [0, 1]."""
+        rescaled = ((image - self.low) / np.maximum(self.high - self.low, 1e-6)).clip(0, 1)
+        return np.where(np.isnan(rescaled), self.mean, rescaled).astype(np.float32)
+
+
+def preprocess(
+    image: NDArray[Any], canvas: Canvas | int, channels: int, scale: Scale | None = None
+) -> NDArray[Any]:
     """Convert an image to the networks' size and range, before augmentation.
 
     More than three bands are rescaled each by its own range: they are rarely of one kind.
@@ -24,6 +54,7 @@ def preprocess(image: NDArray[Any], canvas: Canvas | int, channels: int) -> NDAr
         image: `(H, W)` or `(H, W, C)`, numbers of any type and range.
         canvas: The size of the result.
         channels: Channels of the result.
+        scale: The range of the values; by default that of the image itself.
 
     Shape:
         `(height, width, channels)` float32 in [0, 1].
@@ -34,7 +65,10 @@ def preprocess(image: NDArray[Any], canvas: Canvas | int, channels: int) -> NDAr
     canvas = Canvas.of(canvas) if isinstance(canvas, int) else canvas
     image = with_channels(image.astype(np.float32), channels)
     image = resized(image, canvas.content(image.shape))
-    image = rescale_intensity(image, by_band=channels > 3)
+    if scale is None:
+        image = rescale_intensity(image, by_band=channels > 3)
+    else:
+        image = scale.rescale(image)
     padding = canvas.height - image.shape[0], canvas.width - image.shape[1]
     if any(padding):
         image = np.pad(image, ((0, padding[0]), (0, padding[1]), (0, 0)), mode="symmetric")

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset, DistributedSampler
 from coseg_lightning.data.image_cache import ImageCache
 from coseg_lightning.data.preparation import Statistics, normalised, preprocess
 from coseg_lightning.data.subsets import SomeImages
+from coseg_lightning.data.tiles import Tiles
 from coseg_lightning.files.canvas import Canvas, shrunk_mask
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.functional.dice import mask_dice
@@ -26,7 +27,7 @@ from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import UpdatedImages
-from coseg_lightning.seeding import derive_seed
+from coseg_lightning.seeding import derive_rng, derive_seed
 
 Augmentation = Callable[..., Mapping[str, Any]]
 
@@ -74,6 +75,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
         cache: The dataset's preprocessed images, if they are cached.
         kinds: The kind of each image by its id, if that is known: see `CorruptionRanking`.
         normalization: Mean and standard deviation of each channel; by default each image's own.
+        tiles: The samples as tiles of large images, if they are. While training, windows are moved
+            at random as far as they keep their core.
 
     Shape:
         `image` is `(C, S, S)` float32. `mask` is `(S, S)` int64.
@@ -93,8 +96,10 @@ class SampleDataset(Dataset[dict[str, Any]]):
         cache: ImageCache | None = None,
         kinds: Mapping[str, str] | None = None,
         normalization: Statistics | None = None,
+        tiles: Tiles | None = None,
     ) -> None:
         self.dataset = dataset
+        self.tiles = tiles
         self.cache = cache
         self.canvas = Canvas.of(image_size, keeps_shape=keep_shape)
         self.in_channels = in_channels
@@ -147,6 +152,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             cache=self.cache,
             kinds=self.kinds,
             normalization=self.normalization,
+            tiles=self.tiles,
         )
 
     def mask(self, index: int) -> NDArray[Any]:
@@ -156,7 +162,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         sample_id = self.dataset.ids[index]
-        image, mask = self._resized_image(index), self._resized_mask(index)
+        shift = self._shift(epoch, sample_id)
+        image, mask = self._resized_image(index, shift), self._resized_mask(index, shift)
         if self.augmentation is not None:
             if hasattr(self.augmentation, "set_random_seed"):
                 # Its own random numbers are equal in all workers and start anew in every epoch.
@@ -164,7 +171,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             augmented = self.augmentation(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
         sample: dict[str, Any] = {
-            "image": network_input(image, self.normalization),
+            "image": network_input(image, self._statistics(sample_id)),
             "mask": torch.from_numpy(np.ascontiguousarray(mask, np.int64)),
             "id": sample_id,
         }
@@ -172,14 +179,49 @@ class SampleDataset(Dataset[dict[str, Any]]):
             sample["replaced"] = sample_id in self.replaced
         return sample
 
-    def _resized_image(self, index: int) -> NDArray[Any]:
+    def _shift(self, epoch: int, sample_id: str) -> tuple[int, int]:
+        """How far a tile's window is moved in an epoch of training."""
+        if self.tiles is None or self.augmentation is None:
+            return 0, 0
+        rng = derive_rng(self.seed, epoch, sample_id, "shift")
+        tile = self.tiles.tiles[sample_id]
+        down, right = (int(rng.integers(*s.shifts(), endpoint=True)) for s in (tile[1], tile[2]))
+        return down, right
+
+    def _statistics(self, sample_id: str) -> Statistics | None:
+        if self.tiles is None or self.normalization is not None:
+            return self.normalization
+        return self.tiles.statistics(sample_id, self.in_channels)
+
+    def _resized_image(self, index: int, shift: tuple[int, int]) -> NDArray[Any]:
+        sample_id = self.dataset.ids[index]
+        if self.tiles is not None:
+            image = self.tiles.image(sample_id, shift)
+            scale = self.tiles.scale(sample_id, self.in_channels)
+            return preprocess(image, self.canvas, self.in_channels, scale)
         if self.cache is not None:
-            return self.cache.image(self.dataset.ids[index])
+            return self.cache.image(sample_id)
         return preprocess(self.dataset.image(index), self.canvas, self.in_channels)
 
-    def _resized_mask(self, index: int) -> NDArray[Any]:
-        mask = smallest_type(self.dataset.mask(index))
+    def _resized_mask(self, index: int, shift: tuple[int, int]) -> NDArray[Any]:
+        mask = shifted(smallest_type(self.dataset.mask(index)), shift)
         return shrunk_mask(mask, self.canvas, IGNORE_INDEX)
+
+
+def shifted(mask: NDArray[Any], shift: tuple[int, int]) -> NDArray[Any]:
+    """Move a window over a mask; what comes into it is unlabelled.
+
+    Args:
+        mask: `(H, W)`.
+        shift: Rows and columns by which the window is moved.
+    """
+    if shift == (0, 0):
+        return mask
+    moved = np.full_like(mask, IGNORE_INDEX)
+    into = tuple(slice(max(0, -s), min(n, n - s)) for s, n in zip(shift, mask.shape, strict=True))
+    part = tuple(slice(max(0, s), min(n, n + s)) for s, n in zip(shift, mask.shape, strict=True))
+    moved[into] = mask[part]
+    return moved
 
 
 class EpochSampler(DistributedSampler[Any]):
@@ -187,10 +229,37 @@ class EpochSampler(DistributedSampler[Any]):
 
     It is a `DistributedSampler`, so Lightning does not replace it, and always sets its epoch. A
     single process draws the same order on every machine and after every resume.
+
+    Args:
+        dataset: The samples.
+        has_content: Whether each sample has more than background. If fewer than half have, an
+            epoch holds those, and as many others, drawn anew.
+        options: See `DistributedSampler`.
     """
 
+    def __init__(
+        self, dataset: Any, has_content: NDArray[np.bool_] | None = None, **options: Any
+    ) -> None:
+        super().__init__(dataset, **options)
+        self._full = self._empty = torch.empty(0, dtype=torch.long)
+        if has_content is not None and 0 < 2 * has_content.sum() < len(has_content):
+            found = torch.from_numpy(has_content)
+            self._full, self._empty = found.nonzero().flatten(), (~found).nonzero().flatten()
+            self.num_samples = -(-2 * len(self._full) // self.num_replicas)
+            self.total_size = self.num_samples * self.num_replicas
+
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self.epoch, index) for index in super().__iter__()])
+        indices = self._balanced() if len(self._full) else super().__iter__()
+        return iter([(self.epoch, index) for index in indices])
+
+    def _balanced(self) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        drawn = torch.randperm(len(self._empty), generator=generator)[: len(self._full)]
+        every = torch.cat([self._full, self._empty[drawn]])
+        every = every[torch.randperm(len(every), generator=generator)]
+        repeated = torch.cat([every, every[: self.total_size - len(every)]])
+        own: list[int] = repeated[self.rank :: self.num_replicas].tolist()
+        return own
 
 
 def network_input(image: NDArray[Any], normalization: Statistics | None) -> Tensor:

@@ -17,6 +17,7 @@ class SomeImages:
 
     Attributes:
         digest: The digest of the whole dataset, if it has one.
+        tiles: The samples as tiles of large images, if they are.
     """
 
     def __init__(self, dataset: MaskedImages, excluded: Collection[str]) -> None:
@@ -26,6 +27,7 @@ class SomeImages:
         ]
         self.ids = [dataset.ids[index] for index in self._indices]
         self.digest = getattr(dataset, "digest", None)
+        self.tiles = getattr(dataset, "tiles", None)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -47,6 +49,7 @@ class JoinedImages:
 
     Attributes:
         digest: The digests of all parts, or None if a part has none.
+        tiles: The samples as tiles of large images, if they are.
     """
 
     def __init__(self, parts: Sequence[MaskedImages]) -> None:
@@ -54,6 +57,7 @@ class JoinedImages:
         self._indices = [(part, index) for part in parts for index in range(len(part.ids))]
         digests = [getattr(part, "digest", None) for part in parts]
         self.digest = None if None in digests else " ".join(map(str, digests))
+        self.tiles = getattr(parts[0], "tiles", None) if parts else None
 
     def __len__(self) -> int:
         return len(self.ids)

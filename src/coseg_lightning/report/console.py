@@ -32,6 +32,7 @@ OUTPUTS = {
     "model": "the network",
     "test.csv": "the figures of each test image",
     "scores.csv": "the masks, worst first",
+    "images.csv": "the images that the tiles are of, worst first",
     "labels": "the corrected masks",
     "proposals": "what the networks would draw, which changed nothing",
     "uncertainty": "where the two networks disagree, white the most",

@@ -22,7 +22,7 @@ from coseg_lightning.networks.build import save_network
 from coseg_lightning.report.pairs import gain
 from coseg_lightning.report.results import MASKS
 from coseg_lightning.runs.runner import StageRunner
-from coseg_lightning.runs.test_images import figures_of_images, image_rows
+from coseg_lightning.runs.test_images import figures_of_images, figures_of_joined, image_rows
 from coseg_lightning.runs.wrapped import Data
 
 
@@ -130,6 +130,8 @@ def images_tested(
         rows = image_rows(trainer, module, samples, data.batch_size, data.pixel_size)
         write_table(folder / "test.csv", rows)
         found |= {**figures_of_images(rows), "unit": data.unit}
+        if data.tiles is not None:
+            found |= figures_of_joined(rows, module.classes) | {"without_distance": 0}
     return dict(trainer.strategy.broadcast(found))
 
 

@@ -47,19 +47,29 @@ def image_rows(
         pixel_size: The side of a pixel of the stored masks; None for distances in pixels.
 
     Returns:
-        One row per image: `id`, `dice`, `iou`, `hd95`, `surface_distance`, means over the
-        foreground classes that are in mask or prediction, and the same of each class; `accuracy`
-        and `dice_background`. Distances are None if any of these classes has none.
+        One row per image, also of one that was tested by tiles: `id`, `dice`, `iou`, `hd95`,
+        `surface_distance`, means over the foreground classes that are in mask or prediction, and
+        the same of each class; `accuracy` and `dice_background`. Distances are None if any of
+        these classes has none.
     """
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     precision.convert_module(module.to(device)).eval()
     rows: list[Row] = []
+    counts: dict[str, NDArray[np.int64]] = {}
     for batch in DataLoader(samples, batch_size):
         with precision.forward_context():
             output = module(precision.convert_input(batch["image"].to(device)))
         logits = class_logits(output[0] if isinstance(module, CoSegModule) else output)
         probabilities = logits.float().softmax(dim=1).cpu()
         labels = batch["mask"]
+        if samples.tiles is not None:
+            for tile_id, predicted, label in zip(
+                batch["id"], probabilities.argmax(dim=1).numpy(), labels.numpy(), strict=True
+            ):
+                image_id = samples.tiles.tiles[tile_id].image_id
+                of_tile = class_counts(predicted, label, max(2, module.classes))
+                counts[image_id] = counts.get(image_id, 0) + of_tile
+            continue
         dice, present = dice_by_class(
             probabilities.argmax(dim=1),
             labels,
@@ -78,7 +88,60 @@ def image_rows(
             row["dice_background"] = float(dice[n][0]) if present[n][0] else None
             rows.append(row)
     module.to("cpu")
-    return rows
+    return rows or [joined_row(image_id, of_image) for image_id, of_image in counts.items()]
+
+
+def class_counts(predicted: NDArray[Any], label: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Count the labelled pixels of each class: in both masks, in the predicted, in the label.
+
+    Shape:
+        masks `(H, W)`; returns `(classes, 3)`.
+    """
+    there = label != IGNORE_INDEX
+    predicted, label = predicted[there], label[there]
+    both = predicted[predicted == label]
+    parts = [np.bincount(part, minlength=classes)[:classes] for part in (both, predicted, label)]
+    return np.stack(parts, axis=1).astype(np.int64)
+
+
+def joined_row(image_id: str, counts: NDArray[np.int64]) -> Row:
+    """The figures of an image from the counts of its tiles; distances are not measured.
+
+    Args:
+        image_id: The image.
+        counts: The sum of `class_counts` over its tiles, `(K, 3)`.
+    """
+    overlap, predicted, label = counts.T
+    size = predicted + label
+    dice = [float(2 * a / b) if b else None for a, b in zip(overlap, size, strict=True)]
+    known = [value for value in dice[1:] if value is not None]
+    row: Row = {
+        "id": image_id,
+        "dice": float(np.mean(known)) if known else 1.0,
+        "iou": float(np.mean([d / (2 - d) for d in known])) if known else 1.0,
+        **dict.fromkeys(DISTANCES),
+    }
+    if len(dice) > 2:
+        for k, value in enumerate(dice[1:], start=1):
+            iou = None if value is None else value / (2 - value)
+            of_class = {"dice": value, "iou": iou, **dict.fromkeys(DISTANCES)}
+            row |= {f"{name}_class_{k}": of_class[name] for name in MEANS}
+    row["accuracy"] = float(overlap.sum() / label.sum()) if label.sum() else None
+    row["dice_background"] = dice[0]
+    return row
+
+
+def figures_of_joined(rows: Sequence[Mapping[str, Any]], classes: int) -> dict[str, Any]:
+    """The test figures of images that were tested by tiles, in place of those of the tiles.
+
+    Args:
+        rows: The rows of `joined_row`.
+        classes: K, or 1 for the single output of a binary network.
+    """
+    names = ["dice"] if classes <= 2 else [f"dice_class_{k}" for k in range(1, classes)]
+    columns = [_known(rows, name) for name in ("dice", "accuracy", "dice_background", *names)]
+    dice, accuracy, *by_class = [float(c.mean()) if len(c) else None for c in columns]
+    return {"dice": dice, "accuracy": accuracy, "per_class_dice": by_class}
 
 
 def row_of(

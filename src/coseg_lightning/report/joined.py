@@ -1,0 +1,40 @@
+"""The scores of tiles, joined to the images that they are of."""
+
+from pathlib import Path
+from typing import Any
+
+from coseg_lightning.data.tiles import Tiles
+from coseg_lightning.files.csv import write_table
+from coseg_lightning.report.figures import read_rows
+
+
+def write_image_scores(folder: Path, tiles: Tiles) -> None:
+    """Write `images.csv` beside a `scores.csv` of tiles: one row an image, worst first.
+
+    The score of an image is the mean of its tiles', weighted by the area of their cores.
+
+    Args:
+        folder: The folder of `scores.csv`.
+        tiles: The tiles.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    for row in read_rows(folder / "scores.csv"):  # worst first
+        tile = tiles.tiles[row["id"]]
+        height, width = (span.core_stop - span.core_start for span in (tile.rows, tile.columns))
+        of_image = rows.setdefault(
+            tile.image_id,
+            {"id": tile.image_id, "score": 0.0, "tiles": 0, "noisy_tiles": 0, "noisy_share": 0.0}
+            | {"worst_tile": row["id"], "worst_score": float(row["score"]), "changed_pixels": 0},
+        )
+        is_noisy = row["noisy"] == "1"
+        share = height * width / (tile.rows.length * tile.columns.length)
+        of_image["score"] += share * float(row["score"])
+        of_image["tiles"] += 1
+        of_image["noisy_tiles"] += int(is_noisy)
+        of_image["noisy_share"] += share * is_noisy
+        of_image["changed_pixels"] += int(row["changed_pixels"] or 0)
+    if rows:
+        by_score = sorted(rows.values(), key=lambda row: (-row["score"], row["id"]))
+        path = folder / "images.csv"
+        path.unlink(missing_ok=True)
+        write_table(path, by_score)
