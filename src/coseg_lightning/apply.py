@@ -12,6 +12,7 @@ from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.data.folder import JudgedMasks, judged_masks, judged_tiles
 from coseg_lightning.data.tiles import TiledImages
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
 from coseg_lightning.files.mask_rules import IGNORE_INDEX
 from coseg_lightning.files.progress import progress
@@ -25,7 +26,7 @@ def main() -> None:
     options = arguments("apply")
     corrected, newer, masks = apply(**options)
     print(f"{corrected} of {masks} masks in {options['dest']} were corrected.")
-    others = not_looked_at(options["run"])
+    others = not_looked_at(options["run"], masks)
     if others:
         print(
             f"{others} masks were not looked at by the run, those of validation and test, and "
@@ -36,8 +37,11 @@ def main() -> None:
         print(f"{len(newer)} changed after the run and were copied as they are now: {shown}")
 
 
-def not_looked_at(run: str | Path) -> int:
-    """Return how many masks a run did not look at, as far as it says so."""
+def not_looked_at(run: str | Path, masks: int) -> int:
+    """Return how many of all masks a run did not look at, as far as it says so."""
+    joined = Path(run) / "images.csv"
+    if joined.is_file():  # judged by tiles
+        return masks - len(read_table(joined, ["id"]))
     sizes: dict[str, int] = FinishedRun(run).summary.get("samples") or {}
     return sum(size for part, size in sizes.items() if part != "train")
 

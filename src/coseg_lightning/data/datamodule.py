@@ -178,6 +178,13 @@ class CoSegDataModule(pl.LightningDataModule):
         parts = self._datasets.items()
         return {part: len(dataset.ids) for part, dataset in parts if dataset is not None}
 
+    @property
+    def drawn_in_epoch(self) -> int:
+        """How many training samples an epoch draws."""
+        ids = self._train.ids
+        found = None if self.tiles is None else self.tiles.has_content(ids)
+        return len(EpochSampler(ids, found, num_replicas=1, rank=0))
+
     def shortened(self, batches: int, folder: Path) -> "CoSegDataModule":
         """Return the same data with few training samples, and neither label layers nor a cache.
 

@@ -187,7 +187,8 @@ def what_will_happen(run: Run, expected: "rehearsal.Forecast | None") -> str:
     if isinstance(run.data, CoSegDataModule):
         sizes = run.data.sizes
         each = ", ".join(f"{size} {part}" for part, size in sizes.items())
-        parts.append(f"{sum(sizes.values())} images: {each}")
+        what = "images" if run.data.tiles is None else "tiles"
+        parts.append(f"{sum(sizes.values())} {what}: {each}")
     parts.append(device_name(run.runner.tester()))
     if expected is not None:
         if expected.seconds is not None:

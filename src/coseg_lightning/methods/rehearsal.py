@@ -131,7 +131,7 @@ def batches_in_epoch(data: Data, processes: int) -> int | None:
     if not isinstance(data, CoSegDataModule):
         return None
     size = data.batch_size * processes
-    return max(1, data.sizes["train"] // size)
+    return max(1, data.drawn_in_epoch // size)
 
 
 class Stopwatch(pl.Callback):

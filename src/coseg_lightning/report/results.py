@@ -78,7 +78,8 @@ def certainty(summary: Mapping[str, Any]) -> str | None:
     if not count:
         return None
     if ends is None:
-        return f"There are {count} test images, too few to tell what other images would give."
+        there = "is 1 test image" if count == 1 else f"are {count} test images"
+        return f"There {there}, too few to tell what other images would give."
     return (
         f"There are {count} test images: if they were drawn at random, the mean Dice over all such "
         f"images is between {ends[0]:.3f} and {ends[1]:.3f} (95 % bootstrap interval); smaller "
@@ -110,9 +111,10 @@ def not_looked_at(summary: Mapping[str, Any]) -> str | None:
     others = sum(size for part, size in sizes.items() if part != "train")
     if not others:
         return None
+    what = "tiles" if (summary["config"].get("data") or {}).get("tile") else "masks"
     return (
-        f"{others} of {sum(sizes.values())} masks were not looked at: those of validation and test "
-        "are neither ranked nor corrected. data.folds=5 judges all masks."
+        f"{others} of {sum(sizes.values())} {what} were not looked at: those of validation and "
+        "test are neither ranked nor corrected. data.folds=5 judges all masks."
     )
 
 
