@@ -23,7 +23,7 @@ import tifffile
 
 RESULTS = Path(__file__).parent / "results" / "tiles.csv"
 BANDS, PIECE = 4, 512
-NETWORK = ["model.encoder_name=timm-mobilenetv3_small_minimal_100", "model.encoder_weights=null"]
+NETWORK = ["model.encoder_name=tu-mobilenetv3_small_050", "model.encoder_weights=null"]
 SETTINGS = [
     *("data.tile=512", "data.overlap=64", f"data.in_channels={BANDS}", "data.batch_size=4"),
     *("data.source.test_share=0", "trainer.max_epochs=1", "rehearse=false", "nol=0.2"),
@@ -31,7 +31,7 @@ SETTINGS = [
 
 
 def pieces(side: int, *, of_mask: bool) -> Iterator[np.ndarray]:
-    """Draw an image, or its mask, in pieces: discs in a tenth of it, some of them not in the mask."""
+    """Draw an image, or its mask, in pieces: discs in a tenth, not all of them in the mask."""
     y, x = np.mgrid[:PIECE, :PIECE]
     noise = np.random.default_rng(0).normal(0, 12, (PIECE, PIECE, BANDS))
     across = -(-side // PIECE)
@@ -91,12 +91,16 @@ def main() -> None:
             folder = Path(name)
             write(folder / "data", side)
             run = folder / "run"
+            images, settings = folder / "data" / "images", [*SETTINGS, *NETWORK]
+            at = ["data=folder", f"data.root={folder / 'data'}", f"hydra.run.dir={run}"]
+            more = ["uncertainty=true", "batch_size=4"]
             commands = {
-                "run": ["coseg_lightning.run", "data=folder", f"data.root={folder / 'data'}"]
-                + [*SETTINGS, *NETWORK, f"hydra.run.dir={run}"],
+                "run": ["coseg_lightning.run", *at, *settings],
                 "apply": ["coseg_lightning.apply", str(run), str(folder / "masks")],
-                "predict": ["coseg_lightning.predict", str(run), str(folder / "data" / "images")]
-                + [str(folder / "predicted"), "uncertainty=true", "batch_size=4"],
+                "predict": [
+                    *("coseg_lightning.predict", str(run), str(images)),
+                    *(str(folder / "predicted"), *more),
+                ],
             }
             for command, arguments in commands.items():
                 seconds, memory = measure(arguments)
