@@ -23,7 +23,10 @@ import tifffile
 
 RESULTS = Path(__file__).parent / "results" / "tiles.csv"
 BANDS, PIECE = 4, 512
-NETWORK = ["model.encoder_name=tu-mobilenetv3_small_050", "model.encoder_weights=null"]
+NETWORK = [
+    *("model.encoder_name=tu-mobilenetv3_small_050", "model.encoder_weights=null"),
+    "+model.decoder_channels=[64,32,16,16,8]",
+]
 SETTINGS = [
     *("data.tile=512", "data.overlap=64", f"data.in_channels={BANDS}", "data.batch_size=4"),
     *("data.source.test_share=0", "trainer.max_epochs=1", "rehearse=false", "nol=0.2"),

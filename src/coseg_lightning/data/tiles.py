@@ -74,14 +74,18 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 
 def weights(span: Span, overlap: int) -> NDArray[np.float32]:
-    """How much a window counts at each of its pixels: less towards an end that others overlap."""
+    """How much a window counts at each of its pixels.
+
+    Where another window overlaps it, its outer quarter of the overlap does not count, since a
+    network sees too little there, and its weight rises over the next half.
+    """
     place = np.arange(span.size) + 0.5
-    ramp = np.full(span.size, max(1, overlap), np.float32)
+    ends = np.full(span.size, np.inf)
     if span.start > 0:
-        ramp = np.minimum(ramp, place)
+        ends = np.minimum(ends, place)
     if span.stop < span.length:
-        ramp = np.minimum(ramp, span.size - place)
-    return (ramp / max(1, overlap)).astype(np.float32)
+        ends = np.minimum(ends, span.size - place)
+    return ((ends - overlap / 4) / max(1, overlap / 2)).clip(0, 1).astype(np.float32)
 
 
 class Tile(NamedTuple):
