@@ -297,7 +297,7 @@ class _ByTiles:
         own = (scales["centre"],) * channels, (max(scales["deviation"], 1e-6),) * channels
         statistics = own if self._normalization is None else self._normalization
 
-        def predict(tiles: Sequence[Tile]) -> list[Tensor]:
+        def predict(tiles: Sequence[Tile]) -> list[NDArray[np.float32]]:
             values = [windows.read(*tile.window) for tile in tiles]
             inputs = torch.stack(
                 [
@@ -308,13 +308,13 @@ class _ByTiles:
             parts = [_mean_of_flips(self._network, inputs, self._flips)]
             parts += [_probabilities(peer, inputs) for peer in self.peers or ()]
             return [
-                torch.stack([self._at_own_size(p[n], v.shape[:2]) for p in parts])
+                torch.stack([self._at_own_size(p[n], v.shape[:2]) for p in parts]).numpy()
                 for n, v in enumerate(values)
             ]
 
         grid = Grid.of(windows.size, self._data.tile, overlap)
         for top, predicted in blended_rows(grid, overlap, predict, batch_size):
-            p, *pair = predicted
+            p, *pair = torch.from_numpy(predicted)
             unsure = (pair[0] - pair[1]).abs().sum(dim=0) / 2 if pair else torch.empty(0)
             yield top, p, unsure
 

@@ -9,13 +9,14 @@ from safetensors.torch import load_file
 from torch import nn
 
 from coseg_lightning import CoSegModule
+from coseg_lightning.app.build import make_network
 from coseg_lightning.errors import InputError
 from coseg_lightning.networks.build import OWN, build_network, save_network
 from coseg_lightning.networks.ce_net import CENet, DenseAtrousConvolution, ResidualPooling
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
-from support import ROOT, TinyNetwork, loader, trainer_of
+from support import ROOT, TinyNetwork, composed, loader, trainer_of
 
 pytestmark = pytest.mark.usefixtures("quick_vgg")
 
@@ -203,3 +204,12 @@ def test_other_networks_leave_weights_and_their_class(tmp_path):
     torch.testing.assert_close(other.state_dict(), network.state_dict())
     kind = json.loads((tmp_path / "model" / "network.json").read_text())["class"]
     assert kind.endswith("TinyNetwork")
+
+
+def test_a_network_of_listed_channels_is_saved_as_it_is(tmp_path):
+    """smp leaves an argument out that is no plain list, and loads another network then."""
+    settings = ["data=phantom", "+model.decoder_channels=[32,16,8]", "+model.encoder_depth=3"]
+    module = make_network(composed(*settings, "model.encoder_weights=null"))
+    save_network(module.net, tmp_path)
+    again = smp.from_pretrained(tmp_path)
+    assert again.state_dict().keys() == module.net.state_dict().keys()

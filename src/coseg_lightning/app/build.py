@@ -570,8 +570,8 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
         raise InputError(f"method.module={cfg.method.module} must be derived from CoSegModule.")
     try:
         module: CoSegModule = kind(
-            instantiate(cfg.model),
-            instantiate(cfg.get("peer_b") or cfg.model),
+            instantiate(cfg.model, _convert_="all"),
+            instantiate(cfg.get("peer_b") or cfg.model, _convert_="all"),
             noise_level=cfg.nol,
             **recipe_of(cfg).of_peers,
             **_training(cfg),
@@ -605,7 +605,10 @@ def make_network(cfg: DictConfig) -> "SegmentationModule":
         options = {"pixel_loss": cfg.method.pixel_loss, **options}
     try:
         module: SegmentationModule = kind(
-            instantiate(cfg.model), **recipe_of(cfg).of_networks, **_training(cfg), **options
+            instantiate(cfg.model, _convert_="all"),
+            **recipe_of(cfg).of_networks,
+            **_training(cfg),
+            **options,
         )
     except TypeError as error:
         raise InputError(f"method.options={_options(cfg)}: {error}.") from error

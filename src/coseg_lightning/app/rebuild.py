@@ -121,7 +121,7 @@ class AppRun(FinishedRun):
                 network = smp.from_pretrained(str(folder))
             else:
                 cfg = self.cfg.model
-                network = instantiate(cfg, **_without_download(cfg))
+                network = instantiate(cfg, **_without_download(cfg), _convert_="all")
                 with decoding(folder / "model.safetensors", "weights"):
                     network.load_state_dict(load_file(folder / "model.safetensors"))
         except (RuntimeError, OSError, SafetensorError) as error:
@@ -144,7 +144,7 @@ class AppRun(FinishedRun):
 
         other = self.cfg.get("peer_b") if name == "net_b" else None
         model = other or self.cfg.model
-        network: nn.Module = instantiate(model, **_without_download(model))
+        network: nn.Module = instantiate(model, **_without_download(model), _convert_="all")
         folder = self.folder / "robust_training"
         state = stage_weights(folder, of=f"{name}.")
         check_fits(state, network, folder)

@@ -39,7 +39,6 @@ OF_TRAINING = (
 )
 OF_NETWORKS = (
     *(
-        "in_channels",
         "image_size",
         "keep_shape",
         "batch_size",

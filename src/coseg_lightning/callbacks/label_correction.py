@@ -11,6 +11,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 from typing_extensions import override
@@ -341,15 +342,16 @@ class LabelCorrection(Callback, PredictionObserver):
         def blend(index: int) -> None:
             label = label_at_own_size(dataset, index, torch.empty(0, dtype=torch.long))
 
-            def prediction(tile_id: str) -> Tensor | None:
+            def prediction(tile_id: str) -> NDArray[np.float32] | None:
                 other = index_of.get(tile_id)
                 if other is None:
                     return None
                 target = torch.empty([span.size for span in tiles.tiles[tile_id][1:]])
                 peers = dequantize(kept[other])
-                return torch.stack(probabilities_at_own_size(dataset, other, peers, target))
+                sized = probabilities_at_own_size(dataset, other, peers, target)
+                return torch.stack(sized).numpy()
 
-            blended = tiles.blend(dataset.ids[index], prediction)
+            blended = torch.from_numpy(tiles.blend(dataset.ids[index], prediction))
             then(index, list(blended), label)
             for other in needs[index]:
                 if last_use[other] == index:

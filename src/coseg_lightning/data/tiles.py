@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from coseg_lightning.data.preparation import Scale, Statistics
 from coseg_lightning.errors import InputError
@@ -21,6 +19,7 @@ from coseg_lightning.files.progress import progress
 from coseg_lightning.files.windows import ImageWindows
 from coseg_lightning.labels.masks import Mask
 
+Floats = NDArray[np.float32]
 OPEN_FILES = 16  # images, and masks, that are kept open
 
 
@@ -85,7 +84,7 @@ def weights(span: Span, overlap: int) -> NDArray[np.float32]:
         ends = np.minimum(ends, place)
     if span.stop < span.length:
         ends = np.minimum(ends, span.size - place)
-    return ((ends - overlap / 4) / max(1, overlap / 2)).clip(0, 1).astype(np.float32)
+    return ((ends - overlap / 4) / max(0.5, overlap / 2)).clip(0, 1).astype(np.float32)
 
 
 class Tile(NamedTuple):
@@ -281,7 +280,7 @@ class Tiles:
             )
         ]
 
-    def blend(self, tile_id: str, prediction: Callable[[str], Tensor | None]) -> Tensor:
+    def blend(self, tile_id: str, prediction: Callable[[str], Floats | None]) -> Floats:
         """Blend what was predicted of a tile and of its neighbours, where their windows overlap.
 
         Each pixel is a mean of all windows that have it. A window counts less towards its ends,
@@ -295,27 +294,23 @@ class Tiles:
             `(..., height, width)` of the tile's window. Around the core it is not complete.
         """
         tile = self.tiles[tile_id]
-        total: Tensor | None = None
-        count: Tensor | None = None
+        size = tile.window[2:]
+        total, count = np.zeros(size, np.float32), np.zeros(size, np.float32)
         for other_id in self.overlapping(tile_id):
             predicted = prediction(other_id)
             if predicted is None:
                 continue
+            if total.ndim < predicted.ndim:
+                total = np.zeros((*predicted.shape[:-2], *size), np.float32)
             other = self.tiles[other_id]
-            if total is None or count is None:
-                total = torch.zeros((*predicted.shape[:-2], tile.rows.size, tile.columns.size))
-                count = torch.zeros(total.shape[-2:])
-            weight = torch.from_numpy(
-                np.outer(weights(other.rows, self.overlap), weights(other.columns, self.overlap))
+            weight = np.outer(
+                weights(other.rows, self.overlap), weights(other.columns, self.overlap)
             )
             into, part = zip(*map(_shared, tile[1:], other[1:]), strict=True)
-            total[..., into[0], into[1]] += (weight * predicted.float().cpu())[
-                ..., part[0], part[1]
-            ]
-            count[into[0], into[1]] += weight[part[0], part[1]]
-        assert total is not None
-        assert count is not None
-        return total / count
+            total[(..., *into)] += (weight * predicted)[(..., *part)]
+            count[into] += weight[part]
+        blended: Floats = (total / np.maximum(count, 1e-6)).astype(np.float32)
+        return blended
 
 
 def _shared(own: Span, other: Span) -> tuple[slice, slice]:
@@ -378,9 +373,9 @@ class TiledImages:
 def blended_rows(
     grid: Grid,
     overlap: int,
-    predict: Callable[[Sequence[Tile]], Sequence[Tensor]],
+    predict: Callable[[Sequence[Tile]], Sequence[Floats]],
     batch_size: int,
-) -> Iterator[tuple[int, Tensor]]:
+) -> Iterator[tuple[int, Floats]]:
     """Predict a large image by its tiles, blended as `Tiles.blend` does, in parts of its rows.
 
     Args:
@@ -392,30 +387,22 @@ def blended_rows(
     Yields:
         The first row of each part, and what was predicted, `(..., rows, width)`.
     """
-    width = grid.columns[0].length
-    total: Tensor | None = None
-    count = torch.zeros((grid.rows[0].size, width))
+    count = np.zeros((grid.rows[0].size, grid.columns[0].length), np.float32)
+    total = count
     for number, rows in enumerate(grid.rows):
         tiles = [Tile("", rows, columns) for columns in grid.columns]
         for first in range(0, len(tiles), batch_size):
             batch = tiles[first : first + batch_size]
             for tile, predicted in zip(batch, predict(batch), strict=True):
-                if total is None:
-                    total = torch.zeros((*predicted.shape[:-2], *count.shape))
-                weight = torch.from_numpy(
-                    np.outer(weights(rows, overlap), weights(tile.columns, overlap))
-                )
+                if total is count:
+                    total = np.zeros((*predicted.shape[:-2], *count.shape), np.float32)
+                weight = np.outer(weights(rows, overlap), weights(tile.columns, overlap))
                 place = slice(tile.columns.start, tile.columns.stop)
-                total[..., place] += weight * predicted.float().cpu()
+                total[..., place] += weight * predicted
                 count[:, place] += weight
-        assert total is not None
         is_last = number + 1 == len(grid.rows)
         done = rows.size if is_last else grid.rows[number + 1].start - rows.start
         yield rows.start, total[..., :done, :] / count[:done]
-        total, count = _moved_up(total, done), _moved_up(count, done)
-
-
-def _moved_up(values: Tensor, rows: int) -> Tensor:
-    moved = torch.zeros_like(values)
-    moved[..., : values.shape[-2] - rows, :] = values[..., rows:, :]
-    return moved
+        for sums in (total, count):
+            sums[..., :-done, :] = sums[..., done:, :].copy()
+            sums[..., sums.shape[-2] - done :, :] = 0

@@ -84,6 +84,10 @@ class Stored(NamedTuple):
     bits: int = 8
     is_jpeg: bool = False
 
+    def of_rows(self, rows: slice) -> "Stored":
+        """Some rows of the mask."""
+        return self._replace(values=self.values[rows])
+
 
 @dataclass(frozen=True)
 class ImageRules:

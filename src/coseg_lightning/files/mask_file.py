@@ -174,7 +174,7 @@ def new_values(
             part = MaskValuesOf(
                 read.values[rows],
                 read.two_valued,
-                read.stored._replace(values=values[rows]),
+                read.stored.of_rows(rows),
             )
             changed = classes[rows] != given[rows]
             if changed.any():
