@@ -415,6 +415,65 @@ def test_gaps_thresholds_and_instances(tmp_path):
     Image.fromarray(objects).save(path)
     masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
     np.testing.assert_array_equal(masks.read("a"), objects > 0)
+    objects[:2] = 255
+    Image.fromarray(objects).save(path)
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
+    wanted = np.where(objects == 255, 255, objects > 0)
+    np.testing.assert_array_equal(masks.read("a"), wanted)  # unlabelled, and no 255th object
+    changed = wanted.copy()
+    changed[3] = 1
+    masks.write_like("a", tmp_path / "a.png", changed)
+    with Image.open(tmp_path / "a.png") as file:
+        assert set(np.unique(np.asarray(file)[3])) <= {3, 7}
+    Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path)
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
+    assert masks.read("a").sum() == 255
+
+
+@pytest.mark.parametrize(("missing", "kind"), [("2", "u1"), ("-9999", "i2"), ("nan", "f4")])
+def test_what_a_masks_own_header_calls_missing_is_unlabelled(tmp_path, missing, kind):
+    (tmp_path / "masks").mkdir()
+    values = disc().astype(kind)
+    values[:3] = float(missing)
+    tags = [(42113, 2, len(missing) + 1, missing, True)]
+    tifffile.imwrite(tmp_path / "masks/a.tif", values, extratags=tags, metadata=None)
+    masks = MaskFolder(tmp_path / "masks", classes=3)
+    wanted = disc().copy()
+    wanted[:3] = 255
+    np.testing.assert_array_equal(masks.read("a"), wanted)
+    np.testing.assert_array_equal(
+        masks.windows("a", tmp_path).read(1, 2, 10, 20), wanted[1:11, 2:22]
+    )
+    changed = wanted.copy()
+    changed[5] = 1
+    masks.write_like("a", tmp_path / "a.tif", changed)
+    stored = tifffile.imread(tmp_path / "a.tif")
+    np.testing.assert_array_equal(stored[:3], values[:3])
+
+
+def test_what_a_dicom_header_calls_padding_is_missing(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    data = FileDataset(str(tmp_path / "a.dcm"), {}, file_meta=meta, preamble=b"\0" * 128)
+    values = np.full((12, 10), 30, np.int16)
+    values[:, 4:] = 90
+    values[:2] = -2000
+    data.Rows, data.Columns = values.shape
+    data.BitsAllocated = data.BitsStored = 16
+    data.HighBit, data.PixelRepresentation, data.SamplesPerPixel = 15, 1, 1
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.RescaleSlope, data.RescaleIntercept = 2, -100
+    data.add_new("PixelPaddingValue", "SS", -2000)
+    data.PixelData = values.tobytes()
+    data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    image = ImageRules().read(tmp_path / "a.dcm")
+    assert np.isnan(image[:2]).all()
+    np.testing.assert_array_equal(image[2:], 2 * values[2:] - 100)
 
 
 @pytest.mark.parametrize(

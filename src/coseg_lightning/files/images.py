@@ -24,7 +24,15 @@ from coseg_lightning.files.tiff import (
     read_tiff,
     tiff_size,
 )
-from coseg_lightning.files.volumes import DICOM, NIFTI, ending, file_of, is_volume, read_slice
+from coseg_lightning.files.volumes import (
+    DICOM,
+    NIFTI,
+    ending,
+    file_of,
+    is_nifti_slice,
+    is_volume,
+    read_slice,
+)
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2", ".j2k"),
@@ -74,6 +82,7 @@ class Stored(NamedTuple):
         orientation: EXIF's; the values are turned already.
         bits: Bits per value where the mode does not say it, as of a grey PNG of two bits.
         is_jpeg: Whether values were changed by compression.
+        nodata: The value that a TIFF's header calls missing.
     """
 
     values: NDArray[Any]
@@ -83,10 +92,15 @@ class Stored(NamedTuple):
     orientation: int = 1
     bits: int = 8
     is_jpeg: bool = False
+    nodata: float | None = None
 
     def of_rows(self, rows: slice) -> "Stored":
         """Some rows of the mask."""
         return self._replace(values=self.values[rows])
+
+    def with_values(self, values: NDArray[Any]) -> "Stored":
+        """The same mask with other values."""
+        return self._replace(values=values)
 
 
 @dataclass(frozen=True)
@@ -192,7 +206,8 @@ def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path} claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels, "
-            "as a file made to fill the memory would; make it smaller, or remove the file."
+            "as a file made to fill the memory would; remove it, or save a large image as a tiled "
+            "TIFF and set data.tile=512."
         ) from error
     except Exception as error:
         raise InputError(_unreadable_message(path, kind, error)) from error
@@ -260,7 +275,10 @@ def read_picture(
     with decoding(path):
         start = b"" if is_volume(file_of(path)) else start_of(path)
         if not start and is_volume(file_of(path)):
-            picture, alpha = Picture(read_slice(path)), False
+            values = read_slice(path)
+            padded = values.dtype.kind == "f" and bool(np.isnan(values).any())
+            is_padded = padded and not is_nifti_slice(path)
+            picture, alpha = Picture(values, np.nan if is_padded else None), False
         elif is_tiff(start):
             picture, alpha = _read_tiff_image(path)
         elif start.startswith(b"\x93NUMPY"):
@@ -553,6 +571,7 @@ def read_stored(path: Path) -> Stored:
                 tiff.alpha,
                 tiff.orientation,
                 is_jpeg=tiff.is_jpeg,
+                nodata=tiff.nodata,
             )
         if start.startswith(b"\x93NUMPY"):
             return Stored(_array_image(path), "npy")

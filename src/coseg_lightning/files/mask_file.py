@@ -12,7 +12,14 @@ from PIL import Image, PngImagePlugin
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import Stored, drawn_in_alpha, read_stored, single_channel
-from coseg_lightning.files.mask_rules import MaskRules, classes_of_colours, listed, nearest_values
+from coseg_lightning.files.mask_rules import (
+    HIGHEST_VALUES,
+    IGNORE_INDEX,
+    MaskRules,
+    classes_of_colours,
+    listed,
+    nearest_values,
+)
 from coseg_lightning.files.tiff import can_write_like, stored_again, write_tiff_like
 
 MANY_ROWS = 1024  # of a mask whose values are set at a time
@@ -67,7 +74,7 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
     if rules.threshold is not None:
         levels = single_channel(path, stored, integers=False)
         return MaskValuesOf((levels >= rules.threshold).astype(np.uint8), True, stored)
-    values = single_channel(path, stored)
+    values = single_channel(path, _with_missing(stored, rules))
     if rules.instances:
         if stored.is_jpeg:
             raise InputError(_jpeg_message(path))
@@ -76,7 +83,10 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
                 f"{path} holds {values.min()}, but data.instances=foreground takes 0 for the "
                 "background and numbers above it for objects; mend the mask."
             )
-        return MaskValuesOf((values != 0).astype(np.uint8), True, stored)
+        objects = (values != 0).astype(np.uint8)
+        if (values == IGNORE_INDEX).any() and not (values == IGNORE_INDEX - 1).any():
+            objects[values == IGNORE_INDEX] = IGNORE_INDEX  # no 255th object, but unlabelled
+        return MaskValuesOf(objects, True, stored)
     if stored.is_jpeg:
         return MaskValuesOf(_of_jpeg(path, values, two) ^ rules.is_inverted, True, stored)
     white = _white_index(stored, values) if two and rules.class_ids is None else None
@@ -85,6 +95,20 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
     if two and stored.mode == "1":
         return MaskValuesOf(values ^ rules.is_inverted, True, stored)
     return MaskValuesOf(values, False, stored)
+
+
+def _with_missing(stored: Stored, rules: MaskRules) -> Stored:
+    """Call pixels unlabelled that the file's own header calls missing.
+
+    Many programs write 0 there, which is the background then, and 255 has its own meaning.
+    """
+    missing, own = stored.nodata, rules.class_ids or ()
+    if missing is None or missing in (0, *HIGHEST_VALUES, *own) or IGNORE_INDEX in own:
+        return stored
+    where = np.isnan(stored.values) if np.isnan(missing) else stored.values == missing
+    return stored.with_values(
+        np.where(where, stored.values.dtype.type(IGNORE_INDEX), stored.values)
+    )
 
 
 def _jpeg_message(path: Path) -> str:
@@ -253,7 +277,7 @@ def _encoded(
         top = flat.max() if flat.max() >= rules.threshold else np.ceil(rules.threshold)
         return np.where(classes > 0, top, 0)
     if rules.instances:
-        return np.where(classes > 0, nearest_values(flat, flat != 0), 0)
+        return np.where(classes > 0, nearest_values(flat, read.values == 1), 0)
     if read.two_valued and read.stored.mode == "1":
         return np.asarray((classes > 0) ^ rules.is_inverted)
     if rules.class_ids is not None:

@@ -200,13 +200,14 @@ class MaskFolder:
 
     def _parts(self, path: Path) -> Iterator[MaskValuesOf]:
         """Read a mask's rows from the first to the last; all at once unless it is large."""
-        windows = windows_of_mask(path)
+        windows = None if self.rules.instances else windows_of_mask(path)
         if windows is None:
             yield read_mask_file(path, self.rules)
             return
         for top, rows in parts_of_rows(windows.shape[:2]):
             values = windows.read(top, 0, rows, windows.shape[1])[..., 0]
-            yield interpreted(path, Stored(values, "tiff"), self.rules)
+            stored = Stored(values, "tiff", nodata=windows.nodata)
+            yield interpreted(path, stored, self.rules)
 
     @property
     def ids(self) -> list[str]:
@@ -260,9 +261,12 @@ class MaskFolder:
         """
         return MaskWindows(self, self.path(sample_id), folder)
 
-    def class_ids_of(self, path: Path, values: NDArray[Any]) -> NDArray[Any]:
-        """The class ids of a window `(H, W)` of stored values."""
-        return self._as_class_ids(interpreted(path, Stored(values, "tiff"), self.rules))
+    def class_ids_of(
+        self, path: Path, values: NDArray[Any], nodata: float | None = None
+    ) -> NDArray[Any]:
+        """The class ids of a window `(H, W)` of stored values, some of which may be missing."""
+        stored = Stored(values, "tiff", nodata=nodata)
+        return self._as_class_ids(interpreted(path, stored, self.rules))
 
     def left_of(self, sample_id: str, class_id: int) -> tuple[int, int]:
         """The pixels of a class in a mask, and those left at the networks' size."""
@@ -319,7 +323,8 @@ class MaskWindows:
 
     def __init__(self, masks: MaskFolder, path: Path, folder: Path) -> None:
         self._masks, self._path = masks, path
-        self._tiff = windows_of_mask(path, least=0)
+        # Which value is no object can be seen of the whole alone.
+        self._tiff = None if masks.rules.instances else windows_of_mask(path, least=0)
         self._copy: ArrayWindows | None = None
         if self._tiff is None:
             kind = f"mask {masks.rules.key} {masks.foreground}"
@@ -332,7 +337,7 @@ class MaskWindows:
             return self._copy.read(top, left, height, width)[..., 0]
         assert self._tiff is not None
         values = self._tiff.read(top, left, height, width)[..., 0]
-        return self._masks.class_ids_of(self._path, values)
+        return self._masks.class_ids_of(self._path, values, self._tiff.nodata)
 
 
 def windows_of_mask(path: Path, least: int = ROWS) -> TiffWindows | None:

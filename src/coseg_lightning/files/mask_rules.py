@@ -13,6 +13,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
 
 IGNORE_INDEX = 255  # of unlabelled pixels, as in functional.equations, which imports torch
+HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
 VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "border", "boundary")
 MAX_CLASSES = 255
 

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from coseg_lightning.files.inspection import FileInfo, Inspection
 from coseg_lightning.files.mask_file import soft_mask_hint
-from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules, listed
+from coseg_lightning.files.mask_rules import HIGHEST_VALUES, IGNORE_INDEX, MaskRules, listed
 
-HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
 MANY = 40  # classes; masks of more are rather grey pictures
 FULL = 0.999  # share of the foreground from which a mask is called full
 # Masks of both polarities: some have foreground along most of the border and over most of the

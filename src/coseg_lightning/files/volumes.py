@@ -192,13 +192,28 @@ def _dicom_slice(path: Path, number: int) -> NDArray[Any]:
     kind = str(data.PhotometricInterpretation)
     if kind.startswith("YBR") or kind == "PALETTE COLOR":
         raise InputError(f"{path} holds colours as {kind}, which is not read; save them as RGB.")
+    missing = _is_padding(values, data)
     slope = float(getattr(data, "RescaleSlope", 1) or 1)
     intercept = float(getattr(data, "RescaleIntercept", 0) or 0)
     if (slope, intercept) != (1, 0):
         values = (values * slope + intercept).astype(np.float32)
+    if missing.any():
+        values = values.astype(np.float32)
+        values[missing] = np.nan
     if kind == "MONOCHROME1":  # small values are white
-        values = values.max() + values.min() - values
+        values = np.nanmax(values) + np.nanmin(values) - values
     return np.ascontiguousarray(values)
+
+
+def _is_padding(values: NDArray[Any], data: Any) -> NDArray[np.bool_]:
+    """Where a DICOM file's header says that there is no picture."""
+    padding = getattr(data, "PixelPaddingValue", None)
+    if padding is None:
+        return np.zeros(values.shape, np.bool_)
+    limit = getattr(data, "PixelPaddingRangeLimit", None)
+    low, high = sorted((int(padding), int(padding if limit is None else limit)))
+    inside: NDArray[np.bool_] = (values >= low) & (values <= high)
+    return inside if not inside.all() else np.zeros(values.shape, np.bool_)
 
 
 def _library(name: str) -> Any:
