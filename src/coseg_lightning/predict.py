@@ -1,48 +1,44 @@
 """Predicts masks of new images: python -m coseg_lightning.predict RUN IMAGES OUT."""
 
-import contextlib
 import logging
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from omegaconf import DictConfig
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from coseg_lightning.app.build import canvas_of, normalization_of
 from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.app.prediction import (
+    ByTiles,
+    mean_of_flips,
+    overlay,
+    predict_large,
+    probabilities_of,
+    unreadable_message,
+    write_mask,
+    write_picture,
+)
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.callbacks.label_correction import disagreement
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT
-from coseg_lightning.data.preparation import Scale, Statistics, preprocess, without_gaps
+from coseg_lightning.data.preparation import Statistics, preprocess, without_gaps
 from coseg_lightning.data.samples import network_input
-from coseg_lightning.data.tiles import Grid, Tile, blended_rows
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import ImageRules, files_by_stem, smallest_type
-from coseg_lightning.files.inspection import FileInfo, tiled_image_info
 from coseg_lightning.files.mask_folder import same_stem
 from coseg_lightning.files.naming import PLAIN, Names, unread
 from coseg_lightning.files.progress import progress
-from coseg_lightning.files.tiff import is_georeferenced, write_at_place_of
-from coseg_lightning.files.volumes import file_of, is_nifti_slice, write_mask_volume
-from coseg_lightning.files.windows import ImageWindows
-from coseg_lightning.functional.equations import class_logits
-from coseg_lightning.networks.forward import any_size
-from coseg_lightning.report.pictures import outlined
+from coseg_lightning.files.volumes import is_nifti_slice, write_mask_volume
 
 log = logging.getLogger(__name__)
-
-OVERLAY_SIDE = (512, 1024)  # pixels of an overlay's longer side, at least and at most
 
 
 def main() -> None:
@@ -109,9 +105,9 @@ def predict(
     normalization = normalization_of(finished.cfg)
     canvas = canvas_of(finished.cfg)
     if data.get("tile") is not None:
-        by_tiles = _ByTiles(network, peers, canvas, data, normalization, rules, device, flips)
+        by_tiles = ByTiles(network, peers, canvas, data, normalization, rules, device, flips)
         wanted = {"probabilities": probabilities, "overlays": overlays}
-        return _predict_large(by_tiles, files, out, batch_size, **wanted)
+        return predict_large(by_tiles, files, out, batch_size, **wanted)
     dataset = _Images(files, canvas, data.in_channels, normalization, rules)
     loader: Any = DataLoader(
         dataset, batch_size, num_workers=num_workers, collate_fn=_split_readable, shuffle=False
@@ -136,22 +132,22 @@ def predict(
                 if is_nifti_slice(path):
                     volumes.setdefault(path.parent, {})[int(path.name)] = mask
                 else:
-                    _write(out, sample_id, mask, path)
+                    write_mask(out, sample_id, mask, path)
                 if probabilities:
                     _write_probabilities(out, sample_id, p)
                 if unsure is not None:
-                    _write_picture(out / "uncertainty" / f"{sample_id}.png", unsure)
+                    write_picture(out / "uncertainty" / f"{sample_id}.png", unsure)
                 if overlays:
                     image = without_gaps(rules.read(paths[sample_id]))
-                    picture = _overlay(image, p, unsure)
-                    _write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
+                    picture = overlay(image, p, unsure)
+                    write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
                 written += 1
                 bar.update()
     for path, slices in volumes.items():
         with replacing(out / path.name) as temporary:
             write_mask_volume(path, temporary, slices)
     if unreadable:
-        raise InputError(_unreadable_message(unreadable, len(dataset)))
+        raise InputError(unreadable_message(unreadable, len(dataset)))
     return written
 
 
@@ -203,13 +199,6 @@ def _peers_on(finished: AppRun, device: str) -> list[torch.nn.Module]:
     return [finished.peer(name).to(device) for name in ("net_a", "net_b")]
 
 
-def _unreadable_message(errors: Sequence[str], images: int) -> str:
-    shown = " ".join(errors[:3])
-    if len(errors) > 3:
-        shown += f" And {len(errors) - 3} more."
-    return f"{len(errors)} of {images} images have no mask: {shown}"
-
-
 class _Sample(NamedTuple):
     sample_id: str
     size: tuple[int, int]  # of the image in its file
@@ -252,176 +241,6 @@ class _Images(Dataset[Any]):
         return _Sample(sample_id, size, prepared, missing if missing.any() else None)
 
 
-class _ByTiles:
-    """Predicts large images by overlapping tiles, whose predictions are blended.
-
-    Args:
-        network: The network.
-        peers: The run's two peers, if their disagreement is asked for.
-        canvas: What the networks get.
-        data: The settings of the run's data.
-        normalization: By which images are normalised; None for each image's own.
-        rules: What of the image files is read.
-        device: Where the networks are.
-        flips: Whether to average over tiles and their mirror images.
-    """
-
-    def __init__(
-        self,
-        network: torch.nn.Module,
-        peers: Sequence[torch.nn.Module] | None,
-        canvas: Canvas,
-        data: DictConfig,
-        normalization: Statistics | None,
-        rules: ImageRules,
-        device: str,
-        flips: bool,
-    ) -> None:
-        self.peers = peers
-        self.rules = rules
-        self._network, self._canvas, self._data = network, canvas, data
-        self._normalization, self._device, self._flips = normalization, device, flips
-
-    def rows(
-        self, windows: ImageWindows, info: FileInfo, batch_size: int
-    ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Predict an image in parts of its rows.
-
-        Yields:
-            The first row of each part; its class probabilities, `(K, rows, width)`; and how much
-            the peers disagree, `(rows, width)` from 0 to 1, which is empty without peers.
-        """
-        channels, overlap = self._data.in_channels, self._data.overlap
-        scales = info["scale"]["bands" if channels > 3 else "all"]
-        scale = Scale.of(scales, channels)
-        own = (scales["centre"],) * channels, (max(scales["deviation"], 1e-6),) * channels
-        statistics = own if self._normalization is None else self._normalization
-
-        def predict(tiles: Sequence[Tile]) -> list[NDArray[np.float32]]:
-            values = [windows.read(*tile.window) for tile in tiles]
-            inputs = torch.stack(
-                [
-                    network_input(preprocess(v, self._canvas, channels, scale), statistics)
-                    for v in values
-                ]
-            ).to(self._device)
-            parts = [_mean_of_flips(self._network, inputs, self._flips)]
-            parts += [_probabilities(peer, inputs) for peer in self.peers or ()]
-            return [
-                torch.stack([self._at_own_size(p[n], v.shape[:2]) for p in parts]).numpy()
-                for n, v in enumerate(values)
-            ]
-
-        grid = Grid.of(windows.size, self._data.tile, overlap)
-        for top, predicted in blended_rows(grid, overlap, predict, batch_size):
-            p, *pair = torch.from_numpy(predicted)
-            unsure = (pair[0] - pair[1]).abs().sum(dim=0) / 2 if pair else torch.empty(0)
-            yield top, p, unsure
-
-    def _at_own_size(self, p: Tensor, size: tuple[int, int]) -> Tensor:
-        height, width = self._canvas.content(size)
-        content = p[None, :, :height, :width]
-        if content.shape[-2:] != size:
-            content = F.interpolate(content, size, mode="bilinear", align_corners=False)
-        return content[0].cpu()
-
-
-@torch.inference_mode()
-def _predict_large(
-    by_tiles: _ByTiles,
-    files: Sequence[tuple[str, Path]],
-    out: Path,
-    batch_size: int,
-    *,
-    probabilities: bool,
-    overlays: bool,
-) -> int:
-    """Write a mask of every image by its tiles; memory grows with the masks alone."""
-    errors: list[str] = []
-    written = 0
-    for sample_id, path in files:
-        try:
-            info = tiled_image_info(path, by_tiles.rules)
-            with tempfile.TemporaryDirectory() as copies:
-                windows = ImageWindows(path, by_tiles.rules, Path(copies))
-                _predict_one(
-                    by_tiles,
-                    (sample_id, path),
-                    windows,
-                    info,
-                    out,
-                    batch_size,
-                    probabilities,
-                    overlays,
-                )
-        except InputError as error:
-            sentence = str(error)
-            errors.append(sentence if str(path) in sentence else f"{path}: {sentence}")
-        else:
-            written += 1
-    if errors:
-        raise InputError(_unreadable_message(errors, len(files)))
-    return written
-
-
-def _predict_one(
-    by_tiles: _ByTiles,
-    file: tuple[str, Path],
-    windows: ImageWindows,
-    info: FileInfo,
-    out: Path,
-    batch_size: int,
-    probabilities: bool,
-    overlays: bool,
-) -> None:
-    sample_id, path = file
-    height, width = windows.size
-    mask = np.zeros((height, width), np.uint8)
-    unsure = np.zeros((height, width), np.uint8) if by_tiles.peers else None
-    stored: NDArray[Any] | None = None
-    place = out / "probabilities" / f"{sample_id}.npy"
-    with progress(title=sample_id, total=height) as bar, contextlib.ExitStack() as stack:
-        for top, p, disagreed in by_tiles.rows(windows, info, batch_size):
-            rows = slice(top, top + p.shape[1])
-            of_rows = smallest_type(p.argmax(dim=0).numpy())
-            mask[rows] = of_rows * np.uint8(255) if len(p) == 2 else of_rows
-            if info["missing"] > 0:
-                values = windows.read(top, 0, p.shape[1], width).reshape(p.shape[1], width, -1)
-                mask[rows][np.isnan(values).all(axis=2)] = 0
-            if unsure is not None:
-                unsure[rows] = (255 * disagreed).round().clamp(0, 255).to(torch.uint8).numpy()
-            if probabilities:
-                if stored is None:
-                    temporary = stack.enter_context(replacing(place))
-                    shape = (len(p), height, width)
-                    stored = np.lib.format.open_memmap(temporary, "w+", np.float16, shape)
-                stored[:, rows] = p.numpy().astype(np.float16)
-            bar.update(p.shape[1])
-        if isinstance(stored, np.memmap):
-            stored.flush()
-    _write(out, sample_id, mask, path)
-    if unsure is not None:
-        _write_picture(out / "uncertainty" / f"{sample_id}.png", unsure)
-    if overlays:
-        image = without_gaps(_shrunk(windows))
-        size = (image.shape[1], image.shape[0])
-        small = cv2.resize(mask // 255 if mask.max() == 255 else mask, size, interpolation=0)
-        grown = None if unsure is None else cv2.resize(unsure, size, interpolation=cv2.INTER_AREA)
-        classes = np.eye(int(small.max()) + 1, dtype=np.float32)[small]
-        picture = _overlay(image, torch.from_numpy(np.moveaxis(classes, 2, 0)), grown)
-        _write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
-
-
-def _shrunk(windows: ImageWindows) -> NDArray[Any]:
-    """A small copy of a large image, of every so many rows and columns."""
-    step = max(1, max(windows.size) // OVERLAY_SIDE[1])
-    rows = [
-        windows.read(top, 0, 1, windows.size[1])[:, ::step]
-        for top in range(0, windows.size[0], step)
-    ]
-    return np.concatenate(rows)
-
-
 def _split_readable(items: list[_Sample | str]) -> tuple[list[_Sample], list[str]]:
     samples = [item for item in items if not isinstance(item, str)]
     return samples, [item for item in items if isinstance(item, str)]
@@ -438,7 +257,7 @@ def _predict_batch(
     if not samples:
         return
     images = torch.stack([sample.image for sample in samples]).to(device)
-    p = _mean_of_flips(network, images, flips)
+    p = mean_of_flips(network, images, flips)
     for sample, image_p in zip(samples, p, strict=True):
         yield sample.sample_id, _at_own_size(image_p[None], sample, canvas)[0].cpu()
 
@@ -460,38 +279,10 @@ def _disagreements(
         yield from (None for _ in samples)
         return
     images = torch.stack([sample.image for sample in samples]).to(device)
-    pair = [_probabilities(peer, images) for peer in peers]
+    pair = [probabilities_of(peer, images) for peer in peers]
     for n, sample in enumerate(samples):
         larger = [_at_own_size(p[n : n + 1], sample, canvas) for p in pair]
         yield disagreement(*larger)
-
-
-def _overlay(image: NDArray[Any], p: Tensor, unsure: NDArray[Any] | None) -> NDArray[Any]:
-    """Draw the mask's outlines over the image, and what is unsure in red."""
-    side = min(OVERLAY_SIDE[1], max(OVERLAY_SIDE[0], *image.shape[:2]))
-    picture = outlined(image, [(p.argmax(dim=0).numpy(), None)], side)
-    if unsure is None:
-        return picture
-    size = (picture.shape[1], picture.shape[0])
-    share = cv2.resize(unsure, size, interpolation=cv2.INTER_AREA)[..., None] / 255 * 0.8
-    red = np.array([255, 0, 0])
-    tinted: NDArray[Any] = (picture * (1 - share) + red * share).astype(np.uint8)
-    return tinted
-
-
-def _write_picture(path: Path, picture: NDArray[Any]) -> None:
-    with replacing(path) as temporary:
-        file_format = "JPEG" if path.suffix == ".jpg" else "PNG"
-        Image.fromarray(picture).save(temporary, format=file_format)
-
-
-def _mean_of_flips(network: torch.nn.Module, images: Tensor, flips: bool) -> Tensor:
-    p = _probabilities(network, images)
-    return (p + _probabilities(network, images.flip(-1)).flip(-1)) / 2 if flips else p
-
-
-def _probabilities(network: torch.nn.Module, images: Tensor) -> Tensor:
-    return class_logits(any_size(network, images)).softmax(dim=1)
 
 
 def _mask_of(sample: _Sample, p: Tensor) -> NDArray[Any]:
@@ -502,15 +293,6 @@ def _mask_of(sample: _Sample, p: Tensor) -> NDArray[Any]:
     if sample.missing is not None:
         mask[sample.missing] = 0
     return mask
-
-
-def _write(out: Path, sample_id: str, mask: NDArray[Any], image: Path) -> None:
-    is_on_earth = is_georeferenced(file_of(image))
-    with replacing(out / f"{sample_id}.{'tif' if is_on_earth else 'png'}") as temporary:
-        if is_on_earth:
-            write_at_place_of(image, temporary, mask)
-        else:
-            Image.fromarray(mask).save(temporary, format="PNG")
 
 
 def _write_probabilities(out: Path, sample_id: str, p: Tensor) -> None:
