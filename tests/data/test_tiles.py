@@ -24,7 +24,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import ImageRules
 from coseg_lightning.files.inspection import image_info, scale_of, tiled_image_info
 from coseg_lightning.files.mask_folder import MaskFolder
-from coseg_lightning.files.windows import ImageWindows, TiffWindows, has_tiff_windows
+from coseg_lightning.files.windows import ImageWindows, PieceCache, TiffWindows, has_tiff_windows
 from coseg_lightning.noise.models import Annotator
 from coseg_lightning.predict import predict
 from coseg_lightning.runs.test_images import class_counts, joined_row, row_of
@@ -165,6 +165,19 @@ def test_only_the_pieces_of_a_window_are_read(tmp_path):
     np.testing.assert_array_equal(windows.read(3, 5, 60, 50), image[3:63, 5:55])
     with pytest.raises(InputError, match=r"a\.tif cannot be read as an image"):
         windows.read(60, 60, 10, 10)
+
+
+def test_a_process_keeps_few_pieces_however_many_files_it_reads(tmp_path):
+    cache = PieceCache(3 * 64 * 64)
+    for number in range(10):
+        cache.add((number,), np.full((64, 64), number, np.uint8))
+        assert cache.get((number,))[0, 0] == number
+    assert [number for number in range(10) if cache.get((number,)) is not None] == [7, 8, 9]
+    cache.get((7,))
+    cache.add((10,), np.zeros((64, 64), np.uint8))
+    assert cache.get((8,)) is None
+    cache.add((11,), np.zeros((640, 640), np.uint8))  # larger than all that is kept
+    assert cache.get((11,)) is None
 
 
 def test_what_is_found_of_a_large_image_is_what_is_found_of_the_whole(tmp_path, monkeypatch):

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,7 +40,7 @@ from coseg_lightning.files.volumes import file_of, is_volume
 
 MOST_PIXELS = 2**33  # of a file that is read by windows; more is a mistake
 PIECE = 2**27  # bytes of a compressed piece of a TIFF that may be decoded to read a window
-KEPT = 2**27  # bytes of decoded pieces that a file keeps in the memory
+KEPT = 2**27  # bytes of decoded pieces that a process keeps in the memory, of all files
 ROWS = 2**23  # pixels that are read at a time when a file is passed through
 
 
@@ -84,6 +86,46 @@ class ArrayWindows:
         return window.reshape(*window.shape[:2], -1)
 
 
+class PieceCache:
+    """Decoded pieces of files, of which those stay that were used last.
+
+    Args:
+        most: The bytes that are kept.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all pieces."""
+        self._bytes = 0
+        self._pieces: OrderedDict[tuple[int, ...], NDArray[Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: tuple[int, ...]) -> NDArray[Any] | None:
+        """Return a piece, if it is kept."""
+        with self._lock:
+            if key in self._pieces:
+                self._pieces.move_to_end(key)
+            return self._pieces.get(key)
+
+    def add(self, key: tuple[int, ...], piece: NDArray[Any]) -> None:
+        """Keep a piece, and drop others that were not used for longest."""
+        with self._lock:
+            if key not in self._pieces:
+                self._pieces[key] = piece
+                self._bytes += piece.nbytes
+            while self._bytes > self._most:
+                self._bytes -= self._pieces.popitem(last=False)[1].nbytes
+
+
+_kept = PieceCache(KEPT)
+_numbers = count(1)
+if hasattr(os, "register_at_fork"):  # another thread may hold the lock just then
+    os.register_at_fork(after_in_child=_kept.forget)
+
+
 class TiffWindows:
     """Windows of a TIFF file, of which only the strips or tiles are decoded that lie in them.
 
@@ -107,17 +149,20 @@ class TiffWindows:
             self.is_jpeg = page.compression in JPEG
             self.nodata = nodata_of(page)
             self.dtype = np.dtype(page.dtype).newbyteorder("=")
+        self._begin()
+
+    def _begin(self) -> None:
         self._pages: list[Any] = []
-        self._kept: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self._number = next(_numbers)
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict[str, Any]:
-        others = ("_pages", "_kept", "_lock")
+        others = ("_pages", "_number", "_lock")
         return {name: value for name, value in self.__dict__.items() if name not in others}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._pages, self._kept, self._lock = [], OrderedDict(), threading.Lock()
+        self._begin()
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Read a window, `(height, width, bands)`."""
@@ -163,18 +208,16 @@ class TiffWindows:
 
     def _piece(self, number: int, page: Any, index: int) -> NDArray[Any]:
         """A decoded strip or tile, `(rows, columns, samples)`."""
-        key = (number, index)
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
+        key = (self._number, number, index)
+        kept = _kept.get(key)
+        if kept is not None:
+            return kept
         rows, columns = _piece_size(page)
         with decoding(self.path):
             piece = self._plain_rows(page, index) if _is_plain(page) else self._decoded(page, index)
         if piece is None:  # a sparse file leaves it out
             piece = np.full((rows, columns, 1), page.nodata, self.dtype)
-        self._kept[key] = piece
-        while len(self._kept) > max(1, KEPT // piece.nbytes):
-            self._kept.popitem(last=False)
+        _kept.add(key, piece)
         return piece
 
     def _plain_rows(self, page: Any, index: int) -> NDArray[Any]:
