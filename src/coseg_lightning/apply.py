@@ -1,5 +1,7 @@
 """Writes all masks of a run, with its corrections: python -m coseg_lightning.apply RUN DEST."""
 
+import logging
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +22,8 @@ from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.runs.finished import FinishedRun
 
+log = logging.getLogger(__name__)
+
 
 def main() -> None:
     """Read the command line, write the folder, and print how many masks were corrected."""
@@ -28,13 +32,15 @@ def main() -> None:
     print(f"{corrected} of {masks} masks in {options['dest']} were corrected.")
     others = not_looked_at(options["run"], masks)
     if others:
+        many = "masks were" if others > 1 else "mask was"
         print(
-            f"{others} masks were not looked at by the run, those of validation and test, and "
-            "were copied as they are."
+            f"{others} {many} not looked at by the run, since it was for validation or test, and "
+            f"{'were' if others > 1 else 'was'} copied."
         )
     if newer:
         shown = ", ".join(newer[:10]) + (", ..." if len(newer) > 10 else "")
-        print(f"{len(newer)} changed after the run and were copied as they are now: {shown}")
+        what = " tiles" if Path(options["run"], "images.csv").is_file() else ""
+        print(f"{len(newer)}{what} changed after the run and were copied as they are now: {shown}")
 
 
 def not_looked_at(run: str | Path, masks: int) -> int:
@@ -42,6 +48,8 @@ def not_looked_at(run: str | Path, masks: int) -> int:
     joined = Path(run) / "images.csv"
     if joined.is_file():  # judged by tiles
         return masks - len(read_table(joined, ["id"]))
+    if (FinishedRun(run).summary["config"].get("data") or {}).get("tile"):
+        return 0  # by tiles too, but nothing was judged
     sizes: dict[str, int] = FinishedRun(run).summary.get("samples") or {}
     return sum(size for part, size in sizes.items() if part != "train")
 
@@ -79,6 +87,7 @@ def apply(
     layers = [LabelStore(layer) for layer in finished.layers]
     source = finished.cfg.data.source
     judged = judged_masks(source, skip=source.on_bad_sample == "skip")
+    _warn_of_lost(judged, layers, noise)
     dest.parent.mkdir(parents=True, exist_ok=True)
     changed = 0
     newer: list[str] = []
@@ -100,6 +109,21 @@ def apply(
         writer.finish()
         unfinished.replace(dest)
     return changed, newer, len(judged.images) + len(judged.others)
+
+
+def _warn_of_lost(
+    judged: JudgedMasks, layers: Sequence[LabelStore], noise: LabelStore | None
+) -> None:
+    """Warn of corrections that are not written, since the image or the mask is gone."""
+    read = set(judged.images.ids)
+    ids = {i for layer in (*layers, *([noise] if noise else [])) for i in layer.ids}
+    lost = sorted(i for i in ids if i not in read and re.sub(r"_r\d+_c\d+$", "", i) not in read)
+    if lost:
+        log.warning(
+            "%d corrections, such as that of %s, are not written, since its image or mask is gone.",
+            len(lost),
+            lost[0],
+        )
 
 
 def _whole(judged: JudgedMasks, source: DictConfig) -> list[str]:

@@ -89,7 +89,8 @@ def _images(dataset: "MaskedImages", in_channels: int) -> str:
         names = {1: "grey", 3: "colour"}
         kinds[f"{width} x {height}, {names.get(bands, f'{bands} bands')}, {image.dtype}"] += 1
     (first, _), *others = kinds.most_common()
-    text = f"{len(dataset.ids)}, {first}"
+    what = "" if getattr(dataset, "tiles", None) is None else " tiles"
+    text = f"{len(dataset.ids)}{what}, {first}"
     if others:
         text += f" and {len(others)} other kinds" if len(others) > 1 else f" and {others[0][0]}"
     return f"{text}; the networks get {in_channels} channel{'s' if in_channels > 1 else ''}"
@@ -122,11 +123,14 @@ def _split(cfg: DictConfig, sizes: dict[str, int]) -> str:
 
 def _groups(parts: dict[str, Any]) -> Iterator[str]:
     """Say so if names that differ by their last number alone are in two parts of the split."""
-    if any(getattr(dataset, "groups", {}) for dataset in parts.values()):
+    if any(
+        getattr(dataset, "has_groups", getattr(dataset, "groups", {})) for dataset in parts.values()
+    ):
         return  # somebody said which they are
-    groups = {part: {_stem(i) for i in dataset.ids} for part, dataset in parts.items()}
+    images = {part: _image_ids(dataset) for part, dataset in parts.items()}
+    groups = {part: {_stem(i) for i in ids} for part, ids in images.items()}
     count = len(set().union(*groups.values()))
-    samples = sum(len(dataset.ids) for dataset in parts.values())
+    samples = sum(map(len, images.values()))
     if not 2 <= count <= 0.8 * samples:  # names that say nothing, or one image a group
         return
     shared = sorted(groups["train"] & set().union(*(groups[p] for p in groups if p != "train")))
@@ -136,6 +140,11 @@ def _groups(parts: dict[str, Any]) -> Iterator[str]:
             "another part: if they are of one patient or place, figures are too good; keep each "
             "in one part by data.group, or by split.csv"
         )
+
+
+def _image_ids(dataset: Any) -> set[str]:
+    tiles = getattr(dataset, "tiles", None)
+    return {i if tiles is None else tiles.tiles[i].image_id for i in dataset.ids}
 
 
 def _duplicates(parts: dict[str, Any]) -> Iterator[str]:
@@ -158,6 +167,9 @@ def _blunders(dataset: "MaskedImages", cfg: DictConfig) -> Iterator[str]:
     from coseg_lightning.app.unaided import judge_masks
     from coseg_lightning.ranking.blunders import MEANINGS
 
+    if getattr(dataset, "tiles", None) is not None:
+        yield "not looked for in tiles, where objects are cut; leave data.tile out to do so"
+        return
     _, blunders = judge_masks(dataset, classes=max(2, cfg.data.classes))
     found: dict[str, list[str]] = {}
     for sample_id, names in zip(dataset.ids, blunders, strict=True):

@@ -105,6 +105,11 @@ def predict(
     normalization = normalization_of(finished.cfg)
     canvas = canvas_of(finished.cfg)
     if data.get("tile") is not None:
+        if num_workers:
+            raise InputError(
+                f"num_workers={num_workers} has no effect on a run by tiles, which are read in "
+                "order; leave it out."
+            )
         by_tiles = ByTiles(network, peers, canvas, data, normalization, rules, device, flips)
         wanted = {"probabilities": probabilities, "overlays": overlays}
         return predict_large(by_tiles, files, out, batch_size, **wanted)

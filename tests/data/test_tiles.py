@@ -18,13 +18,16 @@ from torch import nn
 from coseg_lightning.apply import apply
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
+from coseg_lightning.data.preparation import training_statistics
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.data.tiles import Grid, Tile, blended_rows, spans, weights
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import ImageRules
 from coseg_lightning.files.inspection import image_info, scale_of, tiled_image_info
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.windows import ImageWindows, PieceCache, TiffWindows, has_tiff_windows
+from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise.models import Annotator
 from coseg_lightning.predict import predict
 from coseg_lightning.runs.test_images import class_counts, joined_row, row_of
@@ -407,7 +410,7 @@ def test_an_image_smaller_than_a_tile_is_one(tmp_path):
     ("options", "sentence"),
     [
         ({"tile": 16}, "data.tile=16 must be at least 32 pixels"),
-        ({"tile": 64, "overlap": 40}, "data.overlap=40 from 0 to half of it"),
+        ({"tile": 64, "overlap": 40}, "data.overlap=40 must be from 0 to half of data.tile=64"),
     ],
 )
 def test_tiles_that_cannot_be(tmp_path, options, sentence):
@@ -428,6 +431,51 @@ def test_a_datamodule_refuses_what_tiles_cannot_do(tmp_path):
         CoSegDataModule(
             train, image_size=64, in_channels=4, noise=others, noise_folder=tmp_path / "noise"
         )
+
+
+def test_what_is_said_of_an_image_is_said_of_its_tiles(tmp_path):
+    root = write_large(tmp_path)
+    train = folder_splits(root, in_channels=4, tile=64, overlap=16, test_share=0).train
+    kinds = {f"f{n}": "ab"[n % 2] for n in range(5)}
+    data = CoSegDataModule(train, image_size=64, in_channels=4, clean_ids=["f1"], kinds=kinds)
+    assert data.clean_ids == set(train.tiles.ids_of("f1"))
+    assert data.kinds["f3_r02_c01"] == "b"
+    data = CoSegDataModule(train, image_size=64, in_channels=4, clean_ids=["f1_r01_c01"])
+    assert data.clean_ids == {"f1_r01_c01"}
+    with pytest.raises(InputError, match="clean_ids names 'f9'"):
+        CoSegDataModule(train, image_size=64, in_channels=4, clean_ids=["f9"])
+
+
+def test_statistics_of_tiles_are_of_what_the_networks_get(tmp_path):
+    root = write_large(tmp_path)
+    train = folder_splits(root, in_channels=4, tile=64, overlap=16, test_share=0).train
+    mean, std = training_statistics(train, Canvas.of(64), 4)
+    plain = SampleDataset(
+        train,
+        image_size=64,
+        in_channels=4,
+        tiles=train.tiles,
+        normalization=((0.0,) * 4, (1.0,) * 4),
+    )
+    inputs = torch.stack([plain[n]["image"] for n in range(len(plain))])
+    np.testing.assert_allclose(mean, inputs.mean(dim=(0, 2, 3)), atol=1e-5)
+    np.testing.assert_allclose(std, inputs.std(dim=(0, 2, 3)), atol=1e-4)
+
+
+def test_an_epoch_is_drawn_by_the_labels_that_are_learnt_from(tmp_path):
+    root = write_large(tmp_path)
+    train = folder_splits(root, in_channels=4, tile=64, overlap=16, test_share=0).train
+    data = CoSegDataModule(train, image_size=64, in_channels=4)
+    content = train.tiles.has_content(train.ids)
+    before = data.drawn_in_epoch
+    assert before == 2 * content.sum() < len(train)
+    emptied = [i for i, full in zip(train.ids, content, strict=True) if full][:3]
+    layer = LabelStore.create(tmp_path / "layer")
+    for tile_id in emptied:
+        layer.write(tile_id, np.zeros((64, 64), np.uint8))
+    layer.finish({tile_id: {} for tile_id in emptied})
+    data.add_label_layer(tmp_path / "layer")
+    assert data.drawn_in_epoch == before - 6
 
 
 def test_figures_of_tiles_are_joined_to_those_of_the_image():
@@ -493,6 +541,7 @@ def test_a_run_by_tiles(tiled_run):
     scores = rows_of(run / "scores.csv")
     images = rows_of(run / "images.csv")
     assert len(scores) == 60
+    assert sum(int(row["labelled_pixels"]) for row in images) == 4 * (150 * 210 - 600)
     assert sum(int(row["tiles"]) for row in images) == 60
     assert sum(int(row["noisy_tiles"]) for row in images) == sum(r["noisy"] == "1" for r in scores)
     assert images == sorted(images, key=lambda row: -float(row["score"]))
@@ -564,7 +613,8 @@ def test_an_audit_by_tiles_needs_no_network(tmp_path):
     [
         (["data.image_size=32"], "data.image_size=32 and data.tile=64: the networks get tiles"),
         (["data.tile=64.5"], "data.tile=64.5 must be a whole number of pixels"),
-        (["data.overlap=60"], "data.overlap=60 from 0 to half of it"),
+        (["data.overlap=60"], "data.overlap=60 must be from 0 to half of data.tile=64"),
+        (["data.overlap=null"], "data.overlap=None must be a whole number of pixels"),
     ],
 )
 def test_settings_of_tiles_are_refused_in_a_sentence(tmp_path, settings, sentence):

@@ -229,6 +229,9 @@ def settle_tile(cfg: DictConfig) -> None:
         raise InputError(
             f"data.tile={tile} must be a whole number of pixels, such as 512, or null."
         )
+    overlap = cfg.data.get("overlap")
+    if not isinstance(overlap, int) or isinstance(overlap, bool):
+        raise InputError(f"data.overlap={overlap} must be a whole number of pixels, such as 64.")
     if "data.image_size" in given and cfg.data.image_size != tile:
         raise InputError(
             f"data.image_size={cfg.data.image_size} and data.tile={tile}: the networks get tiles "

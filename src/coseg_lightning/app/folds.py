@@ -164,6 +164,8 @@ def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str
     for writer in writers:
         writer.finish({sample_id: {} for sample_id in ids}, run_id=run_folder.id)
     trusted = [i for part in parts if getattr(part, "trusted", False) for i in part.ids]
+    if everything.tiles is not None:  # figures are of whole images
+        trusted = sorted({everything.tiles.tiles[i].image_id for i in trusted})
     return _write(cfg, folder, config, judged, whole, trusted)
 
 
@@ -297,6 +299,7 @@ def _write(
             "per_class_dice": [_mean(tested, name) for name in ("dice_background", *foreground)],
             "masks": MASKS[bool(trusted) or not is_own],
             **figures_of_images([{name: row[name] for name in MEANS} for row in tested]),
+            **({} if whole.tiles is None else {"without_distance": 0}),
             "unit": whole.unit,
         },
         "samples": {"train": len(ids)},

@@ -60,6 +60,7 @@ class ByTiles:
         flips: bool,
     ) -> None:
         self.peers = peers
+        self.classes = max(2, int(data.classes))
         self.rules = rules
         self._network, self._canvas, self._data = network, canvas, data
         self._normalization, self._device, self._flips = normalization, device, flips
@@ -158,7 +159,8 @@ def _predict_one(
 ) -> None:
     sample_id, path = file
     height, width = windows.size
-    mask = np.zeros((height, width), np.uint8)
+    kind = np.uint8 if by_tiles.classes <= 256 else np.uint16
+    mask = np.zeros((height, width), kind)
     unsure = np.zeros((height, width), np.uint8) if by_tiles.peers else None
     stored: NDArray[Any] | None = None
     place = out / "probabilities" / f"{sample_id}.npy"

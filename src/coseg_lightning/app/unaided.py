@@ -152,6 +152,8 @@ def judge_masks(
             copies = [*chain(*same_masks(shapes))][:MOST_SUSPECTS]
             again = sorted({*_suspects(opinion.misfit), *copies, *drawn})
             fits = dict(zip(again, look("second", again, "Looking again"), strict=True))
+    if getattr(dataset, "tiles", None) is not None:  # a part of an object has no usual shape
+        return opinion, [[] for _ in looks]
     return opinion, find_blunders(shapes, fits, [i for i in drawn if i in fits])
 
 

@@ -7,7 +7,9 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytorch_lightning as pl
+from numpy.typing import NDArray
 from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 from typing_extensions import override
@@ -21,7 +23,7 @@ from coseg_lightning.data.samples import (
     default_augmentation,
 )
 from coseg_lightning.data.subsets import SomeImages
-from coseg_lightning.data.tiles import Tiles
+from coseg_lightning.data.tiles import Tiles, is_content
 from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.labels.ids import check_ids
@@ -103,6 +105,12 @@ class CoSegDataModule(pl.LightningDataModule):
         canvas = Canvas.of(image_size, keeps_shape=keep_shape)
         _check_sizes(canvas, batch_size)
         _check_training_ids(train.ids)
+        self.tiles: Tiles | None = getattr(train, "tiles", None)
+        if self.tiles is not None:
+            _check_tiles(self.tiles, canvas, noise, cache)
+            kinds = None if kinds is None else self.tiles.with_kinds(kinds)
+            if not isinstance(clean_ids, int):
+                clean_ids = self.tiles.expanded(clean_ids)
         _check_kinds(kinds, train.ids)
         self.image_size = image_size
         self.keep_shape = keep_shape
@@ -128,9 +136,6 @@ class CoSegDataModule(pl.LightningDataModule):
         self.label_layers: list[Path] = []
         self.excluded: frozenset[str] = frozenset()
         self._datasets = {"train": train, "val": val, "test": test}
-        self.tiles: Tiles | None = getattr(train, "tiles", None)
-        if self.tiles is not None:
-            _check_tiles(self.tiles, canvas, noise, cache)
         self._caches: dict[str, ImageCache] = {}
         for part, dataset in self._datasets.items():
             if cache is not None and dataset is not None:
@@ -181,9 +186,22 @@ class CoSegDataModule(pl.LightningDataModule):
     @property
     def drawn_in_epoch(self) -> int:
         """How many training samples an epoch draws."""
-        ids = self._train.ids
-        found = None if self.tiles is None else self.tiles.has_content(ids)
-        return len(EpochSampler(ids, found, num_replicas=1, rank=0))
+        ids = [i for i in self._train.ids if i not in self.excluded]
+        return len(EpochSampler(ids, self._has_content(ids), num_replicas=1, rank=0))
+
+    def _has_content(self, ids: Sequence[str]) -> NDArray[np.bool_] | None:
+        """Whether each tile has more than background in the labels that are learnt from."""
+        if self.tiles is None:
+            return None
+        layers = list(self.label_layers)
+        if self.noise_folder is not None and LabelStore.is_finished(self.noise_folder):
+            layers.insert(0, self.noise_folder)
+        found = self.tiles.has_content(ids)
+        for layer in map(LabelStore, layers):  # the last one is on top
+            for index, tile_id in enumerate(ids):
+                if tile_id in layer:
+                    found[index] = is_content(layer.read(tile_id))
+        return found
 
     def shortened(self, batches: int, folder: Path) -> "CoSegDataModule":
         """Return the same data with few training samples, and neither label layers nor a cache.
@@ -326,7 +344,7 @@ class CoSegDataModule(pl.LightningDataModule):
         assert dataset is not None
         sampler = EpochSampler(
             dataset,
-            None if self.tiles is None else self.tiles.has_content(dataset.ids),
+            self._has_content(dataset.ids),
             num_replicas=self._world_size,
             rank=self._rank,
             seed=self.seed,

@@ -410,6 +410,12 @@ def judged_tiles(judged: JudgedMasks, source: Mapping[str, Any], copies: Path) -
         source: The arguments of `folder_splits`.
         copies: The folder of decoded copies.
     """
+    lost = [image_id for image_id in judged.images.ids if image_id not in judged.infos]
+    if lost:
+        raise InputError(
+            f"The image of {lost[0]} is not there or cannot be read, and a run by tiles needs it; "
+            "restore the images, or name their folder's place by root=DIR."
+        )
     tiles = Tiles(
         judged.files,
         judged.folder,

@@ -111,8 +111,10 @@ def training_statistics(dataset: MaskedImages, canvas: Canvas, channels: int) ->
         channels: Channels of what the networks get.
     """
     sums = np.zeros((2, channels))
+    tiles = getattr(dataset, "tiles", None)
     for index in progress(range(len(dataset.ids)), "Measuring bands"):
-        image = preprocess(dataset.image(index), canvas, channels).astype(np.float64)
+        scale = None if tiles is None else tiles.scale(dataset.ids[index], channels)
+        image = preprocess(dataset.image(index), canvas, channels, scale).astype(np.float64)
         sums += image.mean(axis=(0, 1)), (image**2).mean(axis=(0, 1))
     mean, square = sums / len(dataset.ids)
     std = np.sqrt((square - mean**2).clip(1e-12))

@@ -1,6 +1,6 @@
 """Tiles: large images as samples, each a window of an image that overlaps its neighbours."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -148,10 +148,12 @@ class Grid(NamedTuple):
 
 def check_tile(tile: int, overlap: int) -> None:
     """Raise an `InputError` unless images can be cut into such tiles."""
-    if tile < 32 or not 0 <= overlap <= tile // 2:
+    if tile < 32:
+        raise InputError(f"data.tile={tile} must be at least 32 pixels.")
+    if not 0 <= overlap <= tile // 2:
         raise InputError(
-            f"data.tile={tile} must be at least 32 pixels, and data.overlap={overlap} from 0 to "
-            "half of it."
+            f"data.overlap={overlap} must be from 0 to half of data.tile={tile}; set "
+            f"data.overlap={tile // 8}."
         )
 
 
@@ -225,6 +227,22 @@ class Tiles:
         """The ids of an image's tiles, row by row."""
         return self._ids[image_id]
 
+    def labelled_pixels(self, tile_id: str) -> int:
+        """How many pixels of a tile are labelled."""
+        return int((self.mask(tile_id) != IGNORE_INDEX).sum())
+
+    def digests(self, image_ids: Iterable[str]) -> dict[str, str | None]:
+        """A digest of the pixels of each image, None if they are all equal."""
+        return {image_id: self._infos[image_id]["digest"] for image_id in image_ids}
+
+    def expanded(self, ids: Iterable[str]) -> list[str]:
+        """Replace the ids of images by those of their tiles; others stay."""
+        return [tile_id for i in ids for tile_id in self._ids.get(i, [i])]
+
+    def with_kinds(self, kinds: Mapping[str, str]) -> dict[str, str]:
+        """Give the tiles of an image the kind that is named for the image."""
+        return {tile_id: kind for i, kind in kinds.items() for tile_id in self._ids.get(i, [i])}
+
     def image(self, tile_id: str, shift: tuple[int, int] = (0, 0)) -> NDArray[Any]:
         """Read the values of a tile, as the image's file holds them. Missing values are NaN.
 
@@ -264,8 +282,7 @@ class Tiles:
         """Whether the core of each tile has a pixel of a class other than the background."""
         new = [tile_id for tile_id in tile_ids if tile_id not in self._has_content]
         for tile_id in progress(new, "Looking for content"):
-            mask = self.mask(tile_id)
-            self._has_content[tile_id] = bool(((mask != 0) & (mask != IGNORE_INDEX)).any())
+            self._has_content[tile_id] = is_content(self.mask(tile_id))
         return np.array([self._has_content[tile_id] for tile_id in tile_ids])
 
     def overlapping(self, tile_id: str) -> list[str]:
@@ -313,6 +330,11 @@ class Tiles:
         return blended
 
 
+def is_content(mask: Mask) -> bool:
+    """Whether a mask has a pixel of a class other than the background."""
+    return bool(((mask != 0) & (mask != IGNORE_INDEX)).any())
+
+
 def _shared(own: Span, other: Span) -> tuple[slice, slice]:
     """What two windows share, in the one and in the other."""
     start, stop = max(own.start, other.start), min(own.stop, other.stop)
@@ -333,6 +355,8 @@ class TiledImages:
 
     Attributes:
         ids: The ids of the tiles.
+        has_groups: Whether somebody said what the groups are.
+        digests: A digest of each image's pixels, None if they are all equal.
     """
 
     def __init__(
@@ -346,6 +370,8 @@ class TiledImages:
     ) -> None:
         self.tiles = tiles
         self.trusted = trusted
+        self.has_groups = bool(groups)
+        self.digests = tiles.digests(image_ids)
         self.digest = f"{digest} {tiles.tile} {tiles.overlap}"
         self.ids = [tile_id for image_id in image_ids for tile_id in tiles.ids_of(image_id)]
         self.groups = {
