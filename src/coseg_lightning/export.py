@@ -30,6 +30,14 @@ KEPT = (
 )
 QUANTILES = "map {} 0.5 and 99.5 percent quantiles to 0 and 1 and clip, "
 BY_ITSELF = "subtract its mean, divide by its standard deviation"
+TILES = (
+    "cut the image into tiles of {tile} pixels that share {overlap} at least and are not resized; for "
+    "all tiles of an image alike, by the values of the whole image: "
+)
+BLENDED = (
+    "; blend the probabilities where tiles overlap: the outer quarter of the overlap does not "
+    "count, and the weight rises from 0 to 1 over the next half"
+)
 
 
 def main() -> None:
@@ -144,7 +152,7 @@ def _description(
     _, channels, height, width = images.shape
     return {
         "input": {"name": "images", "shape": ["N", channels, height, width], "type": "float32"},
-        "preparation": _preparation(cfg, canvas) + last,
+        "preparation": _preparation(cfg, canvas) + last + (BLENDED if cfg.data.get("tile") else ""),
         "output": {
             "name": "probabilities",
             "shape": ["N", int(probabilities.shape[1]), height, width],
@@ -155,6 +163,8 @@ def _description(
 
 def _preparation(cfg: DictConfig, canvas: Canvas) -> str:
     text = KEPT if canvas.keeps_shape else STRETCHED
+    if cfg.data.get("tile") is not None:
+        text = TILES.format(tile=cfg.data.tile, overlap=cfg.data.overlap)
     if cfg.data.get("bands") is not None:
         text = f"take the bands {list(cfg.data.bands)}, counted from 1, {text}"
     whose = "each band's" if cfg.data.in_channels > 3 else "the image's"

@@ -22,6 +22,7 @@ from coseg_lightning.data.preparation import training_statistics
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.data.tiles import Grid, Tile, blended_rows, spans, weights
 from coseg_lightning.errors import InputError
+from coseg_lightning.export import export
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import ImageRules
 from coseg_lightning.files.inspection import image_info, scale_of, tiled_image_info
@@ -595,6 +596,17 @@ def test_masks_of_new_large_images(tiled_run):
     np.testing.assert_allclose(p.sum(axis=0, dtype=np.float32), 1, atol=2e-3)
     assert np.array(Image.open(out / "uncertainty/f1.png")).shape == (150, 210)
     assert np.array(Image.open(out / "overlays/f1.jpg")).ndim == 3
+
+
+@pytest.mark.slow
+def test_an_exported_network_says_how_tiles_are_made(tiled_run):
+    folder, _ = tiled_run
+    path, _ = export(folder / "run", "torchscript", folder / "network.pt", trust=True)
+    text = json.loads(path.with_name(f"{path.name}.json").read_text())["preparation"]
+    assert "cut the image into tiles of 64 pixels that share 16 at least" in text
+    assert "by the values of the whole image" in text
+    assert "resize so that it fits" not in text
+    assert "blend the probabilities where tiles overlap" in text
 
 
 @pytest.mark.slow
