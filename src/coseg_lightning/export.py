@@ -31,8 +31,8 @@ KEPT = (
 QUANTILES = "map {} 0.5 and 99.5 percent quantiles to 0 and 1 and clip, "
 BY_ITSELF = "subtract its mean, divide by its standard deviation"
 TILES = (
-    "cut the image into tiles of {tile} pixels that share {overlap} at least and are not resized; for "
-    "all tiles of an image alike, by the values of the whole image: "
+    "cut the image into tiles of {tile} pixels that share {overlap} at least and are not resized; "
+    "for all tiles of an image alike, by the values of the whole image: "
 )
 BLENDED = (
     "; blend the probabilities where tiles overlap: the outer quarter of the overlap does not "

@@ -521,7 +521,9 @@ TILED += ["trainer.max_epochs=8", "optimizer.lr=0.01", "method.confidence=0"]
 def tiled_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiled")
     root = write_large(folder / "data")
-    result = command("run", *TILED, f"data.root={root}", f"hydra.run.dir={folder / 'run'}")
+    with pytest.MonkeyPatch.context() as patch:  # as if the images were too large to be read
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
+        result = command("run", *TILED, f"data.root={root}", f"hydra.run.dir={folder / 'run'}")
     assert result.returncode == 0, result.stderr
     return folder, result.stdout + result.stderr
 
@@ -550,10 +552,11 @@ def test_a_run_by_tiles(tiled_run):
 
 
 @pytest.mark.slow
-def test_corrected_masks_are_whole_images(tiled_run):
+def test_corrected_masks_are_whole_images(tiled_run, monkeypatch):
     rasterio = pytest.importorskip("rasterio")
     folder, _ = tiled_run
     root = folder / "data"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
     changed, newer, count = apply(folder / "run", folder / "applied", trust=True)
     assert newer == []
     assert count == 5
@@ -574,12 +577,14 @@ def test_corrected_masks_are_whole_images(tiled_run):
 
 
 @pytest.mark.slow
-def test_masks_of_new_large_images(tiled_run):
+def test_masks_of_new_large_images(tiled_run, monkeypatch):
     rasterio = pytest.importorskip("rasterio")
     folder, _ = tiled_run
     options = {"uncertainty": True, "overlays": True, "probabilities": True, "batch_size": 3}
     out = folder / "out"
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
     assert predict(folder / "run", folder / "data/images", out, trust=True, **options) == 5
+    monkeypatch.undo()
     with (
         rasterio.open(folder / "data/images/f1.tif") as image,
         rasterio.open(out / "f1.tif") as new,

@@ -41,6 +41,7 @@ SUFFIXES = (
 )
 # Above its limit Pillow raises an error, which is told in a sentence; below it only warns.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+MOST_MASK = 2**31  # pixels of a mask; that of an image by tiles is written as a whole
 ROUNDING = 1e-3  # of class ids that a volume stores scaled
 LARGE = 2**24  # pixels; images above this are checked one at a time, which bounds the memory
 _one_large_image = threading.Lock()
@@ -562,7 +563,7 @@ def read_stored(path: Path) -> Stored:
             return Stored(read_slice(path), "volume")
         start = start_of(path)
         if is_tiff(start) and not _is_for_fax(path):
-            tiff = read_tiff(path)
+            tiff = read_tiff(path, most_pixels=MOST_MASK)
             values = oriented(tiff.values, tiff.orientation)
             return Stored(
                 values,

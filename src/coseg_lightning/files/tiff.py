@@ -54,11 +54,12 @@ def is_tiff(start: bytes) -> bool:
     return start.startswith(MAGIC)
 
 
-def read_tiff(path: Path) -> Tiff:
+def read_tiff(path: Path, *, most_pixels: int = 0) -> Tiff:
     """Read the only picture of a TIFF file, the largest level of a pyramid.
 
     Args:
         path: The file.
+        most_pixels: Of a picture of one band, if it may be larger than Pillow's limit.
 
     Returns:
         Its values as they are stored; where the smallest value means white, they are inverted.
@@ -69,7 +70,10 @@ def read_tiff(path: Path) -> Tiff:
     with tifffile.TiffFile(path) as file:
         series = only_series(path, file)
         page = series.keyframe
-        if page.imagelength * page.imagewidth > 2 * (Image.MAX_IMAGE_PIXELS or 2**62):
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
+        if page.samplesperpixel == 1:
+            limit = max(limit, most_pixels)
+        if page.imagelength * page.imagewidth > limit:
             raise Image.DecompressionBombError(path)
         photometric = page.photometric
         check_colours(path, page)

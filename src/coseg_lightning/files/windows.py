@@ -40,8 +40,8 @@ from coseg_lightning.files.volumes import file_of, is_volume
 
 MOST_PIXELS = 2**33  # of a file that is read by windows; more is a mistake
 PIECE = 2**27  # bytes of a compressed piece of a TIFF that may be decoded to read a window
-KEPT = 2**27  # bytes of decoded pieces that a process keeps in the memory, of all files
-ROWS = 2**23  # pixels that are read at a time when a file is passed through
+KEPT = 2**26  # bytes of decoded pieces that a process keeps in the memory, of all files
+ROWS = 2**22  # pixels that are read at a time when a file is passed through
 
 
 class Windows(Protocol):
