@@ -314,6 +314,8 @@ def _pages(file: tifffile.TiffFile) -> Iterator[Any]:
 def _shrunk(values: NDArray[Any], page: Any) -> NDArray[Any]:
     """The nearest values at the size of a level of the pyramid."""
     height, width = page.imagelength, page.imagewidth
+    if values.shape[:2] == (height, width):
+        return values
     rows = ((np.arange(height) + 0.5) * values.shape[0] / height).astype(int)
     columns = ((np.arange(width) + 0.5) * values.shape[1] / width).astype(int)
     small: NDArray[Any] = values[rows][:, columns]
@@ -321,7 +323,7 @@ def _shrunk(values: NDArray[Any], page: Any) -> NDArray[Any]:
 
 
 def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, subifds: int) -> None:
-    values = values.astype(bool if page.bitspersample == 1 else page.dtype)
+    values = values.astype(bool if page.bitspersample == 1 else page.dtype, copy=False)
     if page.photometric == PHOTOMETRIC.MINISWHITE:
         values = inverted(values, page.bitspersample)
     separate = values.ndim == 3 and int(page.planarconfig) == 2
