@@ -39,8 +39,10 @@ def main() -> None:
         )
     if newer:
         shown = ", ".join(newer[:10]) + (", ..." if len(newer) > 10 else "")
-        what = " tiles" if Path(options["run"], "images.csv").is_file() else ""
-        print(f"{len(newer)}{what} changed after the run and were copied as they are now: {shown}")
+        if Path(options["run"], "images.csv").is_file():  # by tiles
+            print(f"{len(newer)} tiles changed after the run and stay as they are now: {shown}")
+        else:
+            print(f"{len(newer)} changed after the run and were copied as they are now: {shown}")
 
 
 def not_looked_at(run: str | Path, masks: int) -> int:

@@ -4,6 +4,7 @@ import csv
 import itertools
 import json
 import pickle
+import shutil
 
 import cv2
 import numpy as np
@@ -207,6 +208,7 @@ def test_a_large_mask_is_read_in_parts_as_it_is_as_a_whole(tmp_path, monkeypatch
         "coseg_lightning.files.mask_folder.windows_of_mask",
         lambda path, least=0: TiffWindows(path),
     )
+    monkeypatch.setattr("coseg_lightning.files.mask_folder.ROWS", 1)
     monkeypatch.setattr("coseg_lightning.files.inspection.user_cache_path", lambda _: tmp_path)
     parts = MaskFolder(root / "masks", classes=2)
     assert parts.file_info == whole.file_info
@@ -574,6 +576,32 @@ def test_corrected_masks_are_whole_images(tiled_run, monkeypatch):
         np.testing.assert_array_equal(one[:20, :30], other[:20, :30])
         differing += (one != other).any()
     assert changed == differing > 0
+
+
+@pytest.mark.slow
+def test_what_changed_after_a_run_by_tiles_stays_and_is_said(tiled_run):
+    folder, _ = tiled_run
+    shutil.copytree(folder / "data", folder / "moved")
+    (first, *_) = (
+        r["id"] for r in rows_of(folder / "run/scores.csv") if int(r["changed_pixels"] or 0)
+    )
+    path = folder / "moved/masks" / f"{first.partition('_')[0]}.tif"
+    tifffile.imwrite(path, 255 - tifffile.imread(path))
+    arguments = [folder / "run", folder / "again", f"root={folder / 'moved'}", "trust=true"]
+    result = command("apply", *arguments)
+    assert result.returncode == 0, result.stderr
+    assert "tiles changed after the run and stay as they are now" in result.stdout
+    np.testing.assert_array_equal(
+        tifffile.imread(folder / "again" / path.name), tifffile.imread(path)
+    )
+    next((folder / "moved/images").iterdir()).unlink()
+    gone = command("apply", folder / "run", folder / "third", *arguments[2:])
+    assert gone.returncode == 0, gone.stderr
+    shutil.rmtree(folder / "moved/images")
+    (folder / "moved/images").mkdir()
+    none = command("apply", folder / "run", folder / "fourth", *arguments[2:])
+    assert none.returncode == 1
+    assert "is not there or cannot be read, and a run by tiles needs it" in none.stderr
 
 
 @pytest.mark.slow

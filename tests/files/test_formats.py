@@ -430,7 +430,9 @@ def test_gaps_thresholds_and_instances(tmp_path):
     assert masks.read("a").sum() == 255
 
 
-@pytest.mark.parametrize(("missing", "kind"), [("2", "u1"), ("-9999", "i2"), ("nan", "f4")])
+@pytest.mark.parametrize(
+    ("missing", "kind"), [("2", "u1"), ("-9999", "i2"), ("nan", "f4"), ("-7", "i1")]
+)
 def test_what_a_masks_own_header_calls_missing_is_unlabelled(tmp_path, missing, kind):
     (tmp_path / "masks").mkdir()
     values = disc().astype(kind)

@@ -414,7 +414,7 @@ def judged_tiles(judged: JudgedMasks, source: Mapping[str, Any], copies: Path) -
     if lost:
         raise InputError(
             f"The image of {lost[0]} is not there or cannot be read, and a run by tiles needs it; "
-            "restore the images, or name their folder's place by root=DIR."
+            "restore the images, or say where the data is now, root=DIR."
         )
     tiles = Tiles(
         judged.files,

@@ -105,10 +105,9 @@ def _with_missing(stored: Stored, rules: MaskRules) -> Stored:
     missing, own = stored.nodata, rules.class_ids or ()
     if missing is None or missing in (0, *HIGHEST_VALUES, *own) or IGNORE_INDEX in own:
         return stored
-    where = np.isnan(stored.values) if np.isnan(missing) else stored.values == missing
-    return stored.with_values(
-        np.where(where, stored.values.dtype.type(IGNORE_INDEX), stored.values)
-    )
+    values = stored.values.astype(np.promote_types(stored.values.dtype, np.uint8))
+    values[np.isnan(values) if np.isnan(missing) else values == missing] = IGNORE_INDEX
+    return stored.with_values(values)
 
 
 def _jpeg_message(path: Path) -> str:

@@ -104,8 +104,14 @@ class MaskFolder:
         by_stem = files_by_stem(self.folder) if files is None else dict(files)
         self._paths = {stem: paths[0] for stem, paths in by_stem.items()}
         self.foreground: int | None = None
+        self._small: frozenset[Path] = frozenset()  # masks that are known to be read as a whole
         problems = Inspection(self.folder) if inspection is None else inspection
         self.file_info = self._inspect(by_stem, list(by_stem) if ids is None else ids, problems)
+        self._small = frozenset(
+            self._paths[sample_id]
+            for sample_id, info in self.file_info.items()
+            if info["size"][0] * info["size"][1] < ROWS
+        )
         if inspection is None:
             problems.report(skip=skip or None)
             self._paths = {
@@ -122,7 +128,7 @@ class MaskFolder:
         results = scan_files(
             [self._paths[sample_id] for sample_id in ids_with_file],
             self._mask_info,
-            kind=f"masks of {self.rules.key} at {self._canvas}",
+            kind=f"masks, 2, of {self.rules.key} at {self._canvas}",
             title=f"Inspecting {self.folder.name}",
             names=INFO,
         )
@@ -163,12 +169,15 @@ class MaskFolder:
         digest: PixelDigest | None = None
         rows, last, wholes = 0, np.empty(0), []
         part: MaskValuesOf | None = None
-        for part in self._parts(path):
+        windows = self._windows_if_large(path)
+        for part in self._parts(path, windows):
             values = part.values
             rows += len(values)
             last = values[-1]
             sides = [values[:, 0], values[:, -1], *([values[0]] if digest is None else [])]
-            digest = PixelDigest(_size_of(path, values), values.dtype) if digest is None else digest
+            if digest is None:
+                size = values.shape if windows is None else windows.shape[:2]
+                digest = PixelDigest(size, values.dtype)
             digest.add(values)
             counts.update(_counts_of(values))
             border.update(_counts_of(np.concatenate(sides)))
@@ -198,9 +207,14 @@ class MaskFolder:
             "place": place_of(path),
         }
 
-    def _parts(self, path: Path) -> Iterator[MaskValuesOf]:
+    def _windows_if_large(self, path: Path) -> TiffWindows | None:
+        """The windows of a mask that is read in parts; None if it is read as a whole."""
+        if self.rules.instances or path in self._small:
+            return None
+        return windows_of_mask(path)
+
+    def _parts(self, path: Path, windows: TiffWindows | None) -> Iterator[MaskValuesOf]:
         """Read a mask's rows from the first to the last; all at once unless it is large."""
-        windows = None if self.rules.instances else windows_of_mask(path)
         if windows is None:
             yield read_mask_file(path, self.rules)
             return
@@ -239,7 +253,9 @@ class MaskFolder:
 
     def class_ids(self, path: Path) -> NDArray[Any]:
         """The class ids of a mask file, `(H, W)`."""
-        parts = [self._as_class_ids(part) for part in self._parts(path)]
+        parts = [
+            self._as_class_ids(part) for part in self._parts(path, self._windows_if_large(path))
+        ]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _as_class_ids(self, part: MaskValuesOf) -> NDArray[Any]:
@@ -306,7 +322,7 @@ class MaskFolder:
         given = self.class_ids(original)
         write_mask_like(original, path, mask, given, self.rules, self.foreground)
         start, is_same = 0, True
-        for part in self._parts(path):
+        for part in self._parts(path, self._windows_if_large(path)):
             written = self._as_class_ids(part)
             is_same = is_same and np.array_equal(written, mask[start : start + len(written)])
             start += len(written)
@@ -423,12 +439,6 @@ def link_message(path: Path) -> str:
         f"{path} is a link to {target}, outside of the dataset's folder; put the "
         "file itself there, or set data.allow_links=true."
     )
-
-
-def _size_of(path: Path, values: NDArray[Any]) -> tuple[int, int]:
-    """Height and width of a mask, of which some rows or all were read."""
-    windows = windows_of_mask(path)
-    return (len(values), values.shape[1]) if windows is None else windows.shape[:2]
 
 
 def _counts_of(mask: NDArray[Any]) -> dict[int, int]:
