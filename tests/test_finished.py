@@ -323,6 +323,73 @@ def test_retraining_by_a_review(finished, tmp_path):
     assert refused.stderr.startswith("nol=0.4: the settings are those of")
 
 
+def drawn_masks(folder, masks):
+    (folder / "masks").mkdir(parents=True)
+    for sample_id, mask in masks.items():
+        Image.fromarray(mask).save(folder / "masks" / f"{sample_id}.png")
+    return folder
+
+
+def test_every_mask_can_be_reviewed_and_drawn_masks_are_learnt_from(finished, tmp_path):
+    """Also masks that were not corrected: ok, the proposal, or a mask that was drawn anew."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    proposals = LabelStore(tmp_path / "run" / "proposals")
+    corrected = LabelStore(tmp_path / "run" / "labels")
+    ranked = [row["id"] for row in rows_of(tmp_path / "run" / "scores.csv")]
+    assert sorted(proposals.ids) == sorted(ranked)
+    ok, take, redraw, later = [i for i in ranked if i not in corrected][:4]
+    drawn = np.eye(40, dtype=np.uint8)
+    drawn[0, 1] = 255
+    folder = drawn_masks(tmp_path / "answer", {redraw: drawn})
+    review_of(folder / "review.csv", **{ok: "ok", take: "take", redraw: "redraw", later: "redraw"})
+    archive = shutil.make_archive(str(tmp_path / "review"), "zip", folder)
+    options = ["stages=[retraining]", f"resume={tmp_path / 'run'}"]
+    tests = []
+    for review in (folder, archive):
+        out = tmp_path / f"reviewed-{len(tests)}"
+        summary = run(composed(*options, f"review={review}"), out)
+        layer = LabelStore(out / "labels")
+        np.testing.assert_array_equal(layer.read(take), proposals.read(take))
+        np.testing.assert_array_equal(layer.read(redraw), drawn)
+        assert not {ok, later} & set(layer.ids)
+        assert (out / "redraw.csv").read_text() == f"id\n{later}\n"
+        counts = {"taken": 1, "redrawn": 1, "redraw": 1, "decided": 4}
+        assert {name: summary["correction"][name] for name in counts} == counts
+        tests.append(summary["test"])
+    assert tests[0] == tests[1]
+
+
+def test_a_mask_drawn_anew_in_its_place_is_taken_and_all_other_decisions_are_kept(
+    finished, tmp_path
+):
+    shutil.copytree(finished, tmp_path / "all")
+    folder, data = tmp_path / "all" / "run", tmp_path / "all" / "data"
+    layer = LabelStore(folder / "labels")
+    first, second, *_ = [i for i in layer.ids if layer.facts(i)["changed_pixels"]]
+    Image.fromarray(np.eye(40, dtype=np.uint8) * 255).save(data / "masks" / f"{first}.png")
+    options = ["stages=[retraining]", f"resume={folder}", f"data.root={data}"]
+
+    def reviewed(out, name, **decisions):
+        review = review_of(tmp_path / f"{name}.csv", **decisions)
+        where = [f"review={review}", f"hydra.run.dir={tmp_path / out}"]
+        return command("run", *options, *where, cwd=tmp_path)
+
+    refused = reviewed("no", "others", **{second: "redraw"})
+    assert f"such as that of {first}, and the review does not say redraw" in refused.stderr
+    result = reviewed("yes", "review", **{first: "redraw", second: "reject"})
+    assert result.returncode == 0, result.stderr
+    assert not {first, second} & set(LabelStore(tmp_path / "yes" / "labels").ids)
+    assert not (tmp_path / "yes" / "redraw.csv").exists()
+    correction = json.loads((tmp_path / "yes" / "summary.json").read_text())["correction"]
+    wanted = {"redrawn": 1, "rejected": 1, "redraw": 0}
+    assert {name: correction[name] for name in wanted} == wanted
+    image = next((data / "images").glob(f"{first}.*"))
+    Image.fromarray(np.zeros((40, 40), np.uint8)).save(image)
+    refused = reviewed("no", "review", **{first: "redraw", second: "reject"})
+    assert "is not what it was" in refused.stderr
+    assert not (tmp_path / "no").exists()
+
+
 def test_keeping_everything_is_the_run_itself(finished, tmp_path):
     shutil.copytree(finished / "run", tmp_path / "run")
     review = review_of(tmp_path / "review.csv")
@@ -336,8 +403,9 @@ def test_keeping_everything_is_the_run_itself(finished, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"s00": "maybe"}, "says 'maybe' of s00; it must be keep, reject or redraw"),
-        ({"nobody": "keep"}, "names nobody, whose mask the run did not change"),
+        ({"s00": "maybe"}, "says 'maybe' of s00; it must be ok, take or redraw"),
+        ({"nobody": "redraw"}, "names nobody, which is no training mask of the run"),
+        ({"nobody": "keep"}, "names nobody, which is no training mask of the run"),
     ],
 )
 def test_a_review_of_something_else_is_refused(finished, tmp_path, rows, message):
@@ -378,9 +446,13 @@ def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
     result = command("report", tmp_path / "elsewhere", "trust=true", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "elsewhere" / "report.html").read_text() == page
+    # A second look goes on from the first, with the peers of the run.
     options[1] = f"resume={tmp_path / 'elsewhere'}"
-    with pytest.raises(InputError, match="is itself a reviewed run; give the run that it came"):
-        run(composed(*options), tmp_path / "again")
+    options[2] = f"review={review_of(tmp_path / 'second.csv', **{first: 'take'})}"
+    summary = run(composed(*options), tmp_path / "again")
+    assert first in LabelStore(tmp_path / "again" / "labels")
+    assert (tmp_path / "again" / "redraw.csv").read_text() == f"id\n{second}\n"
+    assert summary["correction"]["rejected"] == 0
 
 
 def test_leaving_samples_out_does_not_improve_the_labels(finished, tmp_path):

@@ -248,6 +248,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
             "retrained by stages=[retraining] resume=RUN review=FILE."
         )
     from coseg_lightning.app.rebuild import AppRun
+    from coseg_lightning.labels.review import opened_review
     from coseg_lightning.methods.review import check_review, retrain_reviewed
 
     keys = {override: override.lstrip("+~").partition("=")[0] for override in task_overrides()}
@@ -255,18 +256,27 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
     reviewed = AppRun(cfg.resume, root=root, trust=bool(cfg.trust))
     settings = settings_of(reviewed, cfg, keys)
     quiet()
-    check_review(reviewed, cfg.review)  # before the data is read, which takes longer
-    summary = retrain_reviewed(
-        reviewed,
-        reviewed.data(),
-        folder,
-        cfg.review,
-        recipe=recipe_of(settings),
-        network=partial(make_network, settings),
-        trainer=partial(make_trainer, settings),
-    )
+    check_review(reviewed)
+    with opened_review(review_paths(cfg.review)) as review:  # refused before the data is read
+        data = reviewed.data(review.to_redraw)
+        summary = retrain_reviewed(
+            reviewed,
+            data,
+            folder,
+            review,
+            recipe=recipe_of(settings),
+            network=partial(make_network, settings),
+            trainer=partial(make_trainer, settings),
+            classes=max(2, settings.data.classes),
+            drawn_anew=reviewed.drawn_anew(data),
+        )
     data = AppRun(folder, root=root, trust=bool(cfg.trust)).data()
     return _show(settings, folder, summary, data, start)
+
+
+def review_paths(review: Any) -> list[str]:
+    """Return the paths that the setting `review` names: one, or a list of several people's."""
+    return [str(path) for path in review] if OmegaConf.is_list(review) else [str(review)]
 
 
 def settings_of(run: "AppRun", cfg: DictConfig, keys: dict[str, str]) -> DictConfig:

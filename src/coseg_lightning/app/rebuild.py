@@ -1,6 +1,7 @@
 """AppRun: a finished run of the app, whose data and network can be rebuilt."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,8 +72,11 @@ class AppRun(FinishedRun):
             cfg.method.retraining_loss = "cross_entropy"  # the app's default of that version
         return cfg
 
-    def data(self) -> "CoSegDataModule":
+    def data(self, redrawn: Collection[str] = ()) -> "CoSegDataModule":
         """Build the run's data with the masks that the run was given, without its corrections.
+
+        Args:
+            redrawn: Training samples whose mask files may have been changed since the run.
 
         Raises:
             InputError: If the data is missing or was changed.
@@ -89,12 +93,40 @@ class AppRun(FinishedRun):
             for part, now in data.identity().items()
             if now != before.get(part)
         ]
-        if changed:
+        if changed and not self._only_redrawn(data, redrawn):
             raise InputError(
                 f"The data of {self.folder} is not what it was: {'; '.join(changed)}. Restore it, "
                 "or run anew on the data as it is."
             )
         return data
+
+    def drawn_anew(self, data: "CoSegDataModule") -> set[str]:
+        """Return the training samples whose mask files were changed since the run."""
+        before = self.file_digests
+        now = data.file_digests
+        return {i for i, (_, mask) in now.items() if before.get(i, ("", mask))[1] != mask}
+
+    def _only_redrawn(self, data: "CoSegDataModule", redrawn: Collection[str]) -> bool:
+        """Whether the data differs in the masks of some training samples and in nothing else.
+
+        Raises:
+            InputError: If masks of others differ as well.
+        """
+        before, now = self.file_digests, data.file_digests
+        parts = self.samples.keys() | data.identity().keys()
+        others = [p for p in parts - {"train"} if self.samples.get(p) != data.identity().get(p)]
+        images = {i: image for i, (image, _) in now.items()}
+        same_images = images == {i: image for i, (image, _) in before.items()}
+        if not redrawn or not before or others or not same_images:
+            return False
+        unnamed = sorted(self.drawn_anew(data) - set(redrawn))
+        if unnamed:
+            raise InputError(
+                f"The masks of {len(unnamed)} samples were changed since the run, such as that of "
+                f"{unnamed[0]}, and the review does not say redraw of them; say so, or restore "
+                "them."
+            )
+        return True
 
     def network(self) -> "nn.Module":
         """Load the run's network, in evaluation mode.

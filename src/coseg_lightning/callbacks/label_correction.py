@@ -114,13 +114,14 @@ class LabelCorrection(Callback, PredictionObserver):
         self._store: PredictionStore | None = None
 
     def show_in(self, uncertainty: str | Path, proposals: str | Path) -> None:
-        """Also write pictures of the samples ranked noisy, one PNG a sample.
+        """Also write pictures for a person's review, one PNG a sample.
 
         Args:
-            uncertainty: A new folder for how much the peers disagree at each pixel: 0 to 255 for
-                the total variation distance of their class probabilities, 0 to 1.
-            proposals: A new folder for what the peers would draw, the class of the highest mean
-                probability; it is written only if correction is skipped.
+            uncertainty: A new folder for how much the peers disagree at each pixel of the samples
+                ranked noisy: 0 to 255 for the total variation distance of their class
+                probabilities, 0 to 1.
+            proposals: A new folder for what the peers would draw of every sample, the class of the
+                highest mean probability.
         """
         self.uncertainty, self.proposals = Path(uncertainty), Path(proposals)
 
@@ -201,9 +202,9 @@ class LabelCorrection(Callback, PredictionObserver):
         ranking = replace(callback.ranking, by_class=self.by_class)
         self._names.add(ranking.ids)  # the ids of all processes
         confidence = self._confidences(sorted(ranking.noisy), ranking)
-        shown = self._shown()
+        pictures = [folder for folder in (self.uncertainty, self.proposals) if folder is not None]
         if trainer.is_global_zero:
-            for folder in (self.folder, *shown):
+            for folder in (self.folder, *pictures):
                 LabelStore.create(folder)
         trainer.strategy.barrier("label layer begun")
         dataset = callback.judged_dataset(trainer)
@@ -219,19 +220,15 @@ class LabelCorrection(Callback, PredictionObserver):
             }
             writer = LabelStoreWriter(self.folder)
             writer.finish(facts, run_id=self.run_id, numbered=ranking.numbered)
-            for folder in shown:
+            for folder in pictures:
+                ids = ranking.ids if folder == self.proposals else facts
                 LabelStoreWriter(folder).finish(
-                    {sample_id: {} for sample_id in facts},
+                    {sample_id: {} for sample_id in ids},
                     run_id=self.run_id,
                     numbered=ranking.numbered,
                 )
         trainer.strategy.barrier("label layer written")
         self.layer = LabelStore(self.folder)
-
-    def _shown(self) -> list[Path]:
-        """Return the folders of pictures that are written beside the layer."""
-        proposals = self.proposals if self.correction_skipped else None
-        return [folder for folder in (self.uncertainty, proposals) if folder is not None]
 
     def _correct(
         self,
@@ -241,54 +238,53 @@ class LabelCorrection(Callback, PredictionObserver):
         ranking: Ranking,
         confidence: dict[int, float],
     ) -> list[tuple[Any, ...]]:
-        """Write a corrected mask for every noisy sample.
+        """Write a corrected mask for every noisy sample, and a proposal for every sample.
 
         Returns:
-            On all processes, one row per sample: its index, the number of changed pixels, the
+            On all processes, one row per noisy sample: its index, the number of changed pixels, the
             Dice to the original mask if that is known, and the digest of the mask before.
         """
-        noisy, noisy_classes = sorted(ranking.noisy), ranking.noisy_classes
+        noisy_classes = ranking.noisy_classes
         truth = dataset.truth if isinstance(dataset, SampleDataset) else None
         writer = LabelStoreWriter(self.folder)
         rows: list[tuple[Any, ...]] = []
 
-        def write(
-            index: int,
-            label: Mask,
-            corrected: Mask,
-            original: Mask | None,
-            pictures: list[tuple[Path, Mask]],
-        ) -> None:
-            writer.write(ranking.ids[index], corrected)
-            for folder, picture in pictures:
+        def draw(folder: Path | None, index: int, picture: Mask) -> None:
+            if folder is not None:
                 LabelStoreWriter(folder).write(ranking.ids[index], picture)
+
+        def write(index: int, label: Mask, corrected: Mask, original: Mask | None) -> None:
+            writer.write(ranking.ids[index], corrected)
             dice = None if original is None else mask_dice(corrected, original)
             rows.append((index, int((corrected != label).sum()), dice, mask_digest(label)))
 
         def correct(index: int, both: Sequence[Tensor], label: Tensor) -> None:
+            write_later(draw, self.proposals, index, proposal(*both))
+            if index not in confidence:
+                return
+            write_later(draw, self.uncertainty, index, disagreement(*both))
             corrected = self.vote(
                 both[0], both[1], label[None], confidence[index], module.ignore_index
             )[0]
-            drawn = {self.uncertainty: disagreement(*both), self.proposals: proposal(*both)}
-            pictures = [(folder, drawn[folder]) for folder in self._shown()]
             if self.by_class:
                 corrected = only_of_classes(corrected, label, noisy_classes[index])
             masks = (smallest_type(mask.cpu().numpy()) for mask in (label, corrected))
             # The original is read here, since a dataset need not be safe to read in threads.
             original = None if truth is None else truth.mask(index)
-            write_later(write, index, *masks, original, pictures)
+            write_later(write, index, *masks, original)
 
+        wanted = sorted(confidence) if self.proposals is None else list(range(len(ranking.ids)))
         with background_writer() as write_later:
             if tiles_of(dataset) is not None:
-                self._predict_tiles(trainer, module, dataset, noisy, correct)
+                self._predict_tiles(trainer, module, dataset, wanted, correct)
             else:
-                self._predict(trainer, module, dataset, noisy, correct)
+                self._predict(trainer, module, dataset, wanted, correct)
         return gather_rows(rows)
 
     def _predict(
-        self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, noisy: list[int], then: Then
+        self, trainer: pl.Trainer, module: CoSegModule, dataset: Any, wanted: list[int], then: Then
     ) -> None:
-        """Call `then` for the samples ranked noisy, each on one process."""
+        """Call `then` for the wanted samples, each on one process."""
 
         def at_own_size(index: int, peers: Tensor, label: Tensor) -> None:
             label = label_at_own_size(dataset, index, label)
@@ -301,28 +297,28 @@ class LabelCorrection(Callback, PredictionObserver):
 
         assert self._store is not None
         if all(gather_objects(self._store.keeps_predictions)):
-            for index in noisy:
+            for index in wanted:
                 prediction = self._store.prediction(index)
                 if prediction is not None:  # otherwise another process holds it
                     at_own_size(index, *prediction)
         else:
-            evaluation_pass(trainer, module, dataset, noisy, predict, "Correction")
+            evaluation_pass(trainer, module, dataset, wanted, predict, "Correction")
 
     def _predict_tiles(
         self,
         trainer: pl.Trainer,
         module: CoSegModule,
         dataset: SampleDataset,
-        noisy: list[int],
+        wanted: list[int],
         then: Then,
     ) -> None:
-        """Call `then` for the tiles ranked noisy, blended with what their neighbours share.
+        """Call `then` for the wanted tiles, blended with what their neighbours share.
 
-        Tiles are predicted in their order, and kept while a noisy one needs them.
+        Tiles are predicted in their order, and kept while another one needs them.
         """
         tiles = tiles_of(dataset)
         assert tiles is not None
-        own = noisy[trainer.global_rank :: trainer.world_size]
+        own = wanted[trainer.global_rank :: trainer.world_size]
         index_of = {tile_id: index for index, tile_id in enumerate(dataset.ids)}
         needs = {
             index: [index_of[i] for i in tiles.overlapping(dataset.ids[index]) if i in index_of]

@@ -178,6 +178,11 @@ class CoSegDataModule(pl.LightningDataModule):
         return identities
 
     @property
+    def file_digests(self) -> dict[str, tuple[str, str]]:
+        """Digests of each training image and of its mask's file, by id, if the files are known."""
+        return dict(getattr(self._datasets["train"], "file_digests", {}))
+
+    @property
     def sizes(self) -> dict[str, int]:
         """The number of samples of each part: train, and val and test if there are any."""
         parts = self._datasets.items()

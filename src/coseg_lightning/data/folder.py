@@ -78,6 +78,7 @@ class FolderImages:
 
     Attributes:
         sizes: Height and width of each sample.
+        file_digests: Digests of each sample's image and of its mask file, if they are known.
     """
 
     def __init__(
@@ -99,6 +100,9 @@ class FolderImages:
         self.ids = list(ids)
         self.digests = {sample_id: (digests or {}).get(sample_id) for sample_id in ids}
         self.digest = digest
+        self.file_digests = {
+            i: (str(self.digests[i]), str(masks.file_info[i]["digest"])) for i in ids
+        }
         self.sizes = {sample_id: masks.file_info[sample_id]["size"] for sample_id in ids}
         self._images = images
         self._masks = masks

@@ -1,7 +1,9 @@
-"""Reads a person's review of a run's corrections, and retrains accordingly."""
+"""Retrains a run's network on its masks as reviewed by people."""
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
 from coseg_lightning.files.csv import read_table, write_table
-from coseg_lightning.labels.masks import mask_digest
+from coseg_lightning.labels.masks import Mask, mask_digest
+from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import changed_labels
 from coseg_lightning.methods.coseg import retrain
@@ -24,96 +27,171 @@ from coseg_lightning.runs.folder import RunFolder, stage_weights
 from coseg_lightning.runs.runner import StageRunner
 from coseg_lightning.runs.summary import training_label_dice, write_summary
 
-DECISIONS = ("keep", "reject", "redraw")
 
-
-def read_review(path: str | Path, corrected: Collection[str]) -> dict[str, str]:
-    """Read a `review.csv`, with the columns `id` and `decision`: keep, reject or redraw.
+@dataclass(frozen=True)
+class ReviewedMasks:
+    """The training masks of a run after a review.
 
     Args:
-        path: The file, as saved by the report.
-        corrected: The ids of the samples that the run corrected.
-
-    Returns:
-        The decision on each of these samples; those that the file does not name are kept.
-
-    Raises:
-        InputError: If the file names another sample, a sample twice, or another decision.
+        samples: The samples with the masks that the run was given, as they are now.
+        classes: The number of classes, background included.
+        corrected: The layer of each mask that the run changed, by id.
+        proposals: What the networks would draw, if the run wrote that.
+        review: The review.
+        drawn_anew: The samples whose mask files were changed since the run.
+        left_out: The samples that an earlier review left out.
     """
-    decisions: dict[str, str] = {}
-    for row in read_table(Path(path), ["id", "decision"]):
-        sample_id, decision = row["id"], row["decision"]
-        if decision not in DECISIONS:
-            raise InputError(
-                f"{path} says {decision!r} of {sample_id}; it must be keep, reject or redraw."
-            )
-        if sample_id not in corrected:
-            raise InputError(
-                f"{path} names {sample_id}, whose mask the run did not change; give its own review."
-            )
-        if sample_id in decisions:
-            raise InputError(f"{path} names {sample_id} twice; decide once.")
-        decisions[sample_id] = decision
-    return {sample_id: decisions.get(sample_id, "keep") for sample_id in corrected}
+
+    samples: SampleDataset
+    classes: int
+    corrected: Mapping[str, LabelStore]
+    proposals: LabelStore | None
+    review: Review
+    drawn_anew: Collection[str] = ()
+    left_out: Collection[str] = ()
+
+    def __post_init__(self) -> None:
+        for sample_id, decision in self.review.decisions.items():
+            if sample_id not in self._index_of:
+                raise InputError(
+                    f"The review names {sample_id}, which is no training mask of the run; give its "
+                    "own review."
+                )
+            if decision == TAKE and self._proposed(sample_id) is None:
+                raise InputError(
+                    f"The review takes the proposal for {sample_id}, but the run proposes none; "
+                    "say ok or redraw."
+                )
+        for sample_id in self.review.files:
+            self.mask(sample_id)  # a drawn mask that cannot be used is refused before training
+
+    def mask(self, sample_id: str) -> Mask | None:
+        """Return the mask that replaces a sample's given one; None if the given one stays."""
+        decision = self.review.decisions.get(sample_id, TAKE if sample_id in self.corrected else OK)
+        if decision == TAKE:
+            layer = self._proposed(sample_id)
+            return None if layer is None else layer.read(sample_id)
+        if decision == REDRAW and sample_id in self.review.files:
+            like = self.samples.mask(self._index_of[sample_id])
+            return self.review.read(sample_id, like, self.classes)
+        return None
+
+    @cached_property
+    def _index_of(self) -> dict[str, int]:
+        return {sample_id: index for index, sample_id in enumerate(self.samples.ids)}
+
+    @property
+    def excluded(self) -> list[str]:
+        """The samples that wait for a mask, and are left out of training."""
+        before = set(self.left_out) - set(self.review.decisions)
+        return sorted((self.review.to_redraw | before) - set(self.drawn_anew))
+
+    def counts(self) -> dict[str, int]:
+        """Count what was decided."""
+        decisions = self.review.decisions
+        undecided = set(self.corrected) - set(decisions)
+        kept = [i for i, decision in decisions.items() if decision == TAKE]
+        taken = [i for i in kept if i not in self.corrected]
+        redrawn = {*self.review.files, *(set(self.drawn_anew) & set(decisions))}
+        return {
+            "corrected": len(undecided) + len(kept) - len(taken),
+            "rejected": sum(decisions.get(i) == OK for i in self.corrected),
+            "redraw": len(self.excluded),
+            "redrawn": len(redrawn),
+            "taken": len(taken),
+            "decided": len(decisions),
+        }
+
+    def _proposed(self, sample_id: str) -> LabelStore | None:
+        if sample_id in self.corrected:
+            return self.corrected[sample_id]
+        has_proposal = self.proposals is not None and sample_id in self.proposals
+        return self.proposals if has_proposal else None
+
+    @rank_zero_only
+    def write(self, folder: Path, run_id: str) -> None:
+        """Write the masks that replace given ones as a label layer."""
+        writer, facts = LabelStore.create(folder), {}
+        for index, sample_id in enumerate(self.samples.ids):
+            mask = self.mask(sample_id)
+            if mask is not None:
+                writer.write(sample_id, mask)
+                facts[sample_id] = {"original": mask_digest(self.samples.mask(index))}
+        writer.finish(facts, run_id=run_id)
 
 
 def retrain_reviewed(
     run: FinishedRun,
     data: CoSegDataModule,
     folder: str | Path,
-    review: str | Path,
+    review: Review,
     *,
     recipe: Recipe,
     network: Callable[[], SegmentationModule],
     trainer: Callable[..., pl.Trainer],
+    classes: int,
+    drawn_anew: Collection[str] = (),
 ) -> dict[str, Any]:
     """Retrain a run's network on its masks as reviewed by a person.
 
-    Kept corrections replace the run's given masks, and rejected ones do not. Samples to be redrawn
-    are excluded from training and listed in `redraw.csv`. The run itself is not changed.
+    Masks that were taken or drawn anew replace the run's given ones, and rejected corrections do
+    not. Samples that are still to be redrawn are excluded from training and listed in `redraw.csv`.
+    The run itself is not changed.
 
     Args:
-        run: A finished run that corrected masks.
+        run: A finished run that trained peers, or an earlier review of one.
         data: The run's data, with the masks that it was given.
         folder: The folder for the reviewed layer, the network, and its `summary.json`. An
             interrupted retraining in it is continued.
-        review: The review's file, see `read_review`.
+        review: The review.
         recipe: The run's recipe.
         network: Makes the module that is trained.
         trainer: Makes a new trainer, see `run_stages`.
+        classes: The number of classes, background included.
+        drawn_anew: The samples whose mask files were changed since the run.
 
     Returns:
         The content of `summary.json`.
 
     Raises:
-        InputError: If the run corrected nothing, or the review belongs to another run.
+        InputError: If the review belongs to another run.
     """
-    corrected = changed_labels(data.given_samples(), [LabelStore(layer) for layer in run.layers])
-    if not corrected:
-        raise InputError(f"{run.folder} changed no mask, so that there is nothing to review.")
-    decisions = read_review(review, corrected)
-    config = {**run.config, "review": decisions, "reviewed_run": str(run.folder.absolute())}
+    samples, origin = data.given_samples(), run.origin
+    masks = ReviewedMasks(
+        samples,
+        classes,
+        changed_labels(samples, [LabelStore(layer) for layer in run.layers]),
+        run.proposals,
+        review,
+        drawn_anew,
+        left_out=_left_out(run),
+    )
+    config = {
+        **run.config,
+        "review": _decided_before(run) | review.decisions,
+        "drawn": {i: mask_digest(m) for i in review.files if (m := masks.mask(i)) is not None},
+        "reviewed_run": str(run.folder.absolute()),
+    }
     run_folder = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
     if run_folder.summary is not None:
         return run_folder.summary
     runner = StageRunner(run_folder, trainer, recipe.averaging, config["seed"])
-    redraw = sorted(sample_id for sample_id, choice in decisions.items() if choice == "redraw")
 
     def retrain_network() -> None:
         run_folder.begin()
         labels = run_folder.path / "labels"
-        _write_layer(labels, corrected, decisions, data.given_samples(), run_folder.id)
-        _use_decisions(data, labels, redraw)
+        masks.write(labels, run_folder.id)
+        _use_masks(data, labels, masks.excluded)
         module = runner.built(network)
-        weights, epochs = None, run.epochs("robust_training") or 0
+        weights, epochs = None, origin.epochs("robust_training") or 0
         if recipe.warm_start:
-            weights = stage_weights(run.folder / "robust_training", of="net_a.")
+            weights = stage_weights(origin.folder / "robust_training", of="net_a.")
         retrain(runner, data, module, recipe, weights, epochs)
 
     runner.stage("retraining", retrain_network, makes=["labels"])
-    _use_decisions(data, run_folder.path / "labels", redraw)
+    _use_masks(data, run_folder.path / "labels", masks.excluded)
     module = runner.restored(runner.built(network), "retraining")
-    _write_tables(run_folder.path, run.folder / "scores.csv", redraw)
+    _write_tables(run_folder.path, run.folder / "scores.csv", masks.excluded)
     return write_summary(
         runner,
         module,
@@ -122,71 +200,59 @@ def retrain_reviewed(
         baselines={"before": run.summary["test"], **run.summary.get("baselines", {})},
         ranking=run.summary["ranking"],
         correction={
-            "corrected": sum(decision == "keep" for decision in decisions.values()),
-            "rejected": sum(decision == "reject" for decision in decisions.values()),
-            "redraw": len(redraw),
+            **masks.counts(),
             "contradiction": run.summary["correction"]["contradiction"],
             "left_alone": False,
             "kept_vary_more": run.summary["correction"].get("kept_vary_more", False),
             "layers": ["labels"],
-            "left_out": len(redraw),
+            "left_out": len(masks.excluded),
             **training_label_dice(data),
         },
     )
 
 
-def check_review(run: FinishedRun, review: str | Path) -> None:
-    """Raise an `InputError` if a run cannot be reviewed, or a file is no review.
+def check_review(run: FinishedRun) -> None:
+    """Raise an `InputError` if a run cannot be reviewed.
 
     This check is quick, so that it can be made before the data is read.
     """
-    if run.is_reviewed:
+    if "folds" in run.summary:
         raise InputError(
-            f"{run.folder} is itself a reviewed run; give the run that it came from, and the new "
-            "decisions with hydra.run.dir=FOLDER."
+            f"{run.folder} has peers for each fold, and none of all to retrain from; write the "
+            f"reviewed masks with coseg apply {run.folder} DEST review=FILE, and run on those."
         )
-    read_table(Path(review), ["id", "decision"])
-    if run.epochs("robust_training") is None:
+    if run.origin.epochs("robust_training") is None:
         raise InputError(
             f"{run.folder} has no peers to retrain from, since its method is "
             f"{run.config['method']['name']}; review a run of method=coseg."
         )
 
 
-def _use_decisions(data: CoSegDataModule, labels: Path, redraw: list[str]) -> None:
+def _decided_before(run: FinishedRun) -> dict[str, str]:
+    """The decisions of earlier reviews of a run."""
+    return dict(run.config["review"]) if run.is_reviewed else {}
+
+
+def _left_out(run: FinishedRun) -> set[str]:
+    """The samples that an earlier review left out of training."""
+    path = run.folder / "redraw.csv"
+    if not run.is_reviewed or not path.is_file():
+        return set()
+
+    return {row["id"] for row in read_table(path, ["id"])}
+
+
+def _use_masks(data: CoSegDataModule, labels: Path, excluded: list[str]) -> None:
     """Add the reviewed layer to the training masks, and exclude the samples to be redrawn."""
     if labels not in data.label_layers:
         data.add_label_layer(labels)
-        data.exclude(redraw)
+        data.exclude(excluded)
 
 
 @rank_zero_only
-def _write_layer(
-    folder: Path,
-    corrected: dict[str, LabelStore],
-    decisions: dict[str, str],
-    samples: SampleDataset,
-    run_id: str,
-) -> None:
-    writer = LabelStore.create(folder)
-    layers = {
-        sample_id: layer for sample_id, layer in corrected.items() if decisions[sample_id] == "keep"
-    }
-    for sample_id, layer in layers.items():
-        writer.write(sample_id, layer.read(sample_id))
-    originals = {
-        sample_id: mask_digest(samples.mask(index))
-        for index, sample_id in enumerate(samples.ids)
-        if sample_id in layers
-    }
-    facts = {sample_id: {"original": originals[sample_id]} for sample_id in layers}
-    writer.finish(facts, run_id=run_id)
-
-
-@rank_zero_only
-def _write_tables(folder: Path, scores: Path, redraw: list[str]) -> None:
+def _write_tables(folder: Path, scores: Path, excluded: list[str]) -> None:
     """Write the run's ranking, and the list of masks to redraw."""
     with replacing(folder / "scores.csv") as temporary:
         shutil.copyfile(scores, temporary)
-    if redraw:
-        write_table(folder / "redraw.csv", [{"id": sample_id} for sample_id in redraw])
+    if excluded:
+        write_table(folder / "redraw.csv", [{"id": sample_id} for sample_id in excluded])

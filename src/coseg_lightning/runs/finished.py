@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.csv import read_table
+from coseg_lightning.labels.store import LabelStore
 
 
 class FinishedRun:
@@ -53,13 +55,42 @@ class FinishedRun:
         return None if fit is None else int(fit["epochs"])
 
     @property
+    def origin(self) -> "FinishedRun":
+        """The run that trained the peers: this one, or that which was reviewed first.
+
+        Raises:
+            InputError: If its folder is gone.
+        """
+        if not self.is_reviewed:
+            return self
+        places = [Path(self.config["reviewed_run"]), self.folder.parent]
+        found = next((place for place in places if (place / "summary.json").is_file()), None)
+        if found is None:
+            raise InputError(
+                f"{self.folder} is a review of {places[0]}, which is not there; restore that run."
+            )
+        return FinishedRun(found).origin
+
+    @property
     def noise(self) -> Path | None:
         """The layer of noisy masks that replaced the data's own masks, if there is one."""
-        folders = [self.folder]
-        if self.is_reviewed:  # the layer lies in the reviewed run's folder
-            folders += [Path(self.config["reviewed_run"]), self.folder.parent]
-        layers = [folder / "noise" for folder in folders]
-        return next((layer for layer in layers if layer.is_dir()), None)
+        layer = self.origin.folder / "noise"
+        return layer if layer.is_dir() else None
+
+    @property
+    def proposals(self) -> LabelStore | None:
+        """What the networks would draw of the training samples, if the run wrote that."""
+        for folder in (self.folder / "proposals", self.origin.folder / "proposals"):
+            if LabelStore.is_finished(folder):
+                return LabelStore(folder)
+        return None
+
+    @property
+    def file_digests(self) -> dict[str, tuple[str, str]]:
+        """Digests of the training images and masks by id, as far as they are known."""
+        path = self.folder / "inputs.csv"
+        rows = read_table(path, ["id", "image", "mask"]) if path.is_file() else []
+        return {row["id"]: (row["image"], row["mask"]) for row in rows}
 
     @property
     def samples(self) -> dict[str, str]:

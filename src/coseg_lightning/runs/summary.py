@@ -69,10 +69,19 @@ def write_summary(
         measured = {name: value for name, value in test.items() if value is not None}
         root = (config.get("data") or {}).get("root")
         save_network(network, folder / "model", metrics=measured, dataset=root)
+        write_inputs(folder, data)
         merge_metrics(folder, [name for name in runner.stages if name != "test"])
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     tester.strategy.barrier("run finished")
     return summary
+
+
+def write_inputs(folder: Path, data: Data) -> None:
+    """Write `inputs.csv`, digests of the training images and masks, if their files are known."""
+    known = data.file_digests if isinstance(data, CoSegDataModule) else {}
+    if known:
+        rows = ({"id": i, "image": image, "mask": mask} for i, (image, mask) in known.items())
+        write_table(folder / "inputs.csv", rows)
 
 
 def test_figures(

@@ -1,0 +1,236 @@
+"""What people say of masks: their decisions, notes, and the masks that they drew anew."""
+
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.csv import read_table
+from coseg_lightning.files.images import read_indices, smallest_type
+from coseg_lightning.labels.ids import check_id
+from coseg_lightning.labels.masks import Mask
+
+TABLE, DRAWN = "review.csv", "masks"
+OK, TAKE, REDRAW = DECISIONS = ("ok", "take", "redraw")
+EARLIER = {"keep": TAKE, "reject": OK}  # the words of version 0.2
+MOST_BYTES = 2**33  # of all files in a review.zip, unpacked
+MOST_SHOWN = 10  # conflicts that a message lists
+
+
+@dataclass
+class Review:
+    """Decisions of one or several people on the masks of a run or an audit.
+
+    Args:
+        decisions: By sample: `ok`, the mask as given is right; `take`, the proposal is right;
+            `redraw`, neither is.
+        notes: What was written beside a mask, by sample.
+        reviewers: Who decided, by sample, if that is known.
+        files: The mask that was drawn anew, a PNG of class ids, by sample.
+    """
+
+    decisions: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    reviewers: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def to_redraw(self) -> set[str]:
+        """The samples that are to be drawn anew, and of which the review holds no such mask."""
+        return {i for i, decision in self.decisions.items() if decision == REDRAW} - set(self.files)
+
+    def read(self, sample_id: str, like: Mask, classes: int) -> Mask:
+        """Read a mask that was drawn anew.
+
+        Args:
+            sample_id: The sample.
+            like: The mask that it replaces, `(H, W)`.
+            classes: The number of classes, background included.
+
+        Returns:
+            `(H, W)` class ids, 255 for unlabelled pixels.
+
+        Raises:
+            InputError: If it has another size, or values that are no class ids.
+        """
+        path = self.files[sample_id]
+        mask = read_indices(path)
+        if mask.shape != like.shape:
+            raise InputError(
+                f"{path.name} is {mask.shape[1]} x {mask.shape[0]} pixels, but the mask of "
+                f"{sample_id} has {like.shape[1]} x {like.shape[0]}; draw it in that size."
+            )
+        others = sorted(set(np.unique(mask).tolist()) - {*range(classes), 255})
+        if others:
+            raise InputError(
+                f"{path.name} has the value {others[0]}, but a mask that was drawn for {sample_id} "
+                f"holds class ids, 0 to {classes - 1}, or 255 for unlabelled pixels."
+            )
+        return smallest_type(mask)
+
+
+@contextmanager
+def opened_review(paths: str | Path | Sequence[str | Path]) -> Iterator[Review]:
+    """Open a review, or those of several people as one.
+
+    Args:
+        paths: One or several of these: a `review.csv` with the columns `id` and `decision`, and if
+            wanted `note` and `reviewer`; a folder with such a file, drawn masks `masks/ID.png`, or
+            both; or a `review.zip` of such a folder.
+
+    Yields:
+        The review. Its drawn masks can be read as long as it is open.
+
+    Raises:
+        InputError: If it cannot be read, or two people decided differently.
+    """
+    several = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not several:
+        raise InputError("review=[]: there is no review; give its file, folder or review.zip.")
+    with tempfile.TemporaryDirectory(prefix="coseg-review-") as folder:
+        merged = Review()
+        places: dict[str, str] = {}  # where each decision was found
+        conflicts: dict[str, str] = {}
+        for number, path in enumerate(several):
+            review = _read(Path(path).expanduser(), Path(folder) / str(number))
+            for sample_id, decision in review.decisions.items():
+                before = merged.decisions.get(sample_id, decision)
+                if before != decision or _drawn_differ(sample_id, merged, review):
+                    conflicts[sample_id] = (
+                        f"{sample_id} ({before} in {places[sample_id]}, {decision} in {path})"
+                    )
+                places.setdefault(sample_id, str(path))
+            for name in ("decisions", "notes", "reviewers", "files"):
+                getattr(merged, name).update(
+                    {
+                        k: v
+                        for k, v in getattr(review, name).items()
+                        if k not in getattr(merged, name)
+                    }
+                )
+        if conflicts:
+            shown = list(conflicts.values())[:MOST_SHOWN]
+            more = len(conflicts) - len(shown)
+            raise InputError(
+                f"The reviews disagree on {len(conflicts)} masks: {'; '.join(shown)}"
+                f"{f'; and {more} more' if more else ''}. Load all of them into the page, settle "
+                "these, and save one review."
+            )
+        yield merged
+
+
+def _drawn_differ(sample_id: str, one: Review, other: Review) -> bool:
+    """Whether two reviews hold different masks that were drawn for a sample."""
+    if sample_id not in one.files or sample_id not in other.files:
+        return False
+    return not np.array_equal(
+        read_indices(one.files[sample_id]), read_indices(other.files[sample_id])
+    )
+
+
+def _read(path: Path, unpacked: Path) -> Review:
+    """Read one review; see `opened_review`.
+
+    Args:
+        path: The review.
+        unpacked: A folder that need not exist, for what is in a zip file.
+    """
+    if not path.exists():
+        raise InputError(
+            f"review={path}: there is no such file or folder; give what the page saved."
+        )
+    if path.is_dir():
+        return _read_folder(path, path)
+    if zipfile.is_zipfile(path):
+        _unpack(path, unpacked)
+        return _read_folder(unpacked, path)
+    return _read_table(path)
+
+
+def _read_folder(folder: Path, source: Path) -> Review:
+    table, drawn = folder / TABLE, folder / DRAWN
+    review = _read_table(table) if table.is_file() else Review()
+    masks = sorted(drawn.glob("*.png")) if drawn.is_dir() else []
+    if not table.is_file() and not masks:
+        raise InputError(
+            f"review={source} holds neither {TABLE} nor {DRAWN}/ID.png; give what the page saved."
+        )
+    for path in masks:
+        sample_id = path.stem
+        check_id(sample_id)
+        if review.decisions.setdefault(sample_id, REDRAW) != REDRAW:
+            raise InputError(
+                f"{source} decides {review.decisions[sample_id]} on {sample_id}, but holds a mask "
+                f"that was drawn for it; say redraw, or remove {DRAWN}/{path.name}."
+            )
+        review.files[sample_id] = path
+    return review
+
+
+def _read_table(path: Path) -> Review:
+    review = Review()
+    seen: set[str] = set()
+    for row in read_table(path, ["id", "decision"]):
+        sample_id = row["id"]
+        decision = row["decision"].strip().lower()
+        if sample_id in seen:
+            raise InputError(f"{path} names {sample_id} twice; decide once.")
+        seen.add(sample_id)
+        decision = EARLIER.get(decision, decision)
+        if decision and decision not in DECISIONS:
+            raise InputError(
+                f"{path} says {row['decision']!r} of {sample_id}; it must be ok, take or redraw "
+                "(or keep and reject of a correction)."
+            )
+        if decision:
+            review.decisions[sample_id] = decision
+        for name, values in (("note", review.notes), ("reviewer", review.reviewers)):
+            if row.get(name, "").strip():
+                values[sample_id] = row[name].strip()
+    return review
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    """Unpack the table and the masks of a review.zip, and nothing else.
+
+    Raises:
+        InputError: If a name leads elsewhere, or the content is too large.
+    """
+    folder.mkdir()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = [
+                (info, PurePosixPath(info.filename).parts)
+                for info in archive.infolist()
+                if not info.is_dir()
+            ]
+            # An archive made by hand holds the folder itself, and what a Mac adds to it.
+            files = [(info, parts) for info, parts in files if not _is_of_the_system(parts)]
+            tops = {parts[0] for _, parts in files if len(parts) > 1 or parts != (TABLE,)}
+            inside = len(tops) == 1 and tops != {DRAWN} and all(len(p) > 1 for _, p in files)
+            if sum(info.file_size for info, _ in files) > MOST_BYTES:
+                raise InputError(f"{path} is too large for a review; give a folder instead.")
+            for info, parts in files:
+                parts = parts[1:] if inside else parts
+                is_mask = len(parts) == 2 and parts[0] == DRAWN and parts[1].endswith(".png")
+                if parts != (TABLE,) and not is_mask:
+                    raise InputError(
+                        f"{path} holds {info.filename}; a review.zip holds {TABLE} and "
+                        f"{DRAWN}/ID.png alone."
+                    )
+                if is_mask:
+                    check_id(parts[1].removesuffix(".png"))
+                place = folder.joinpath(*parts)
+                place.parent.mkdir(exist_ok=True)
+                place.write_bytes(archive.read(info))
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
+        raise InputError(f"{path} cannot be unpacked ({error}); save the review again.") from error
+
+
+def _is_of_the_system(parts: Sequence[str]) -> bool:
+    return parts[0] == "__MACOSX" or parts[-1] in (".DS_Store", "Thumbs.db", "desktop.ini")

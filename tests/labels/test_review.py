@@ -1,0 +1,111 @@
+"""Reading what people say of masks: one or several review.csv, folders and zip files."""
+
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.labels.review import opened_review
+
+
+def written(folder, text="id,decision\n", **masks):
+    folder.mkdir(parents=True, exist_ok=True)
+    if text is not None:
+        (folder / "review.csv").write_text(text, encoding="utf-8")
+    for sample_id, mask in masks.items():
+        (folder / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(folder / "masks" / f"{sample_id}.png")
+    return folder
+
+
+MASK = np.array([[0, 1, 2], [255, 0, 1]], np.uint8)
+
+
+def test_words_notes_and_reviewers(tmp_path):
+    text = 'id,decision,note,reviewer\na,keep,,\nb,Reject,"two, discs",ann\nc,,look again,\n'
+    written(tmp_path, text, d=MASK)
+    with opened_review(tmp_path) as review:
+        assert review.decisions == {"a": "take", "b": "ok", "d": "redraw"}
+        assert review.notes == {"b": "two, discs", "c": "look again"}
+        assert review.reviewers == {"b": "ann"}
+        np.testing.assert_array_equal(review.read("d", np.zeros((2, 3), np.uint8), 3), MASK)
+        assert review.to_redraw == set()
+        with pytest.raises(InputError, match=r"d.png is 3 x 2 pixels, but the mask of d has 3 x 3"):
+            review.read("d", np.zeros((3, 3), np.uint8), 3)
+        with pytest.raises(InputError, match=r"d.png has the value 2, but .* 0 to 1, or 255"):
+            review.read("d", MASK, 2)
+
+
+@pytest.mark.parametrize("inside", ["", "my review"])
+def test_a_zip_file_as_people_make_it(tmp_path, inside):
+    written(tmp_path / "all" / inside, "id,decision\na,redraw\nb,redraw\n", a=MASK)
+    mac = tmp_path / "all" / "__MACOSX"
+    mac.mkdir()
+    (mac / "._review.csv").write_text("x")
+    archive = shutil.make_archive(str(tmp_path / "review"), "zip", tmp_path / "all")
+    with opened_review(archive) as review:
+        assert review.to_redraw == {"b"}
+        np.testing.assert_array_equal(review.read("a", MASK, 3), MASK)
+
+
+def test_reviews_of_several_people_are_merged_and_conflicts_are_listed(tmp_path):
+    one = written(tmp_path / "1", "id,decision\na,ok\nb,take\nc,redraw\n", c=MASK)
+    other = written(tmp_path / "2", "id,decision\na,ok\nd,redraw\n", c=MASK)
+    with opened_review([one, other / "review.csv"]) as review:
+        assert review.decisions == {"a": "ok", "b": "take", "c": "redraw", "d": "redraw"}
+    with opened_review([one, other]):
+        pass  # the same mask twice is no conflict
+    third = written(tmp_path / "3", "id,decision\na,redraw\nb,ok\n", c=MASK[::-1])
+    message = r"disagree on 3 masks: a \(ok in .*1, redraw in .*3\); b"
+    with pytest.raises(InputError, match=message), opened_review([one, other, third]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("text", "masks", "message"),
+    [
+        ("id,decision\na,maybe\n", {}, "says 'maybe' of a; it must be ok, take or redraw"),
+        ("id,decision\na,ok\na,ok\n", {}, "names a twice; decide once"),
+        ("id,decision\na,ok\n", {"a": MASK}, "decides ok on a, but holds a mask that was drawn"),
+        ("id,what\na,ok\n", {}, "has no column decision"),
+        (None, {}, "holds neither review.csv nor masks/ID.png"),
+    ],
+)
+def test_what_is_no_review_is_refused(tmp_path, text, masks, message):
+    written(tmp_path / "x", text, **masks)
+    with pytest.raises(InputError, match=message), opened_review(tmp_path / "x"):
+        pass
+
+
+@pytest.mark.parametrize(
+    "name", ["../review.csv", "masks/../../a.png", "/etc/a", "masks/a/b.png", "run.sh"]
+)
+def test_a_zip_file_leads_nowhere(tmp_path, name):
+    with zipfile.ZipFile(tmp_path / "review.zip", "w") as archive:
+        archive.writestr("review.csv", "id,decision\n")
+        archive.writestr(name, "x")
+    message = "a review.zip holds|cannot be a file name"
+    with pytest.raises(InputError, match=message), opened_review(tmp_path / "review.zip"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["review.zip"]
+
+
+def test_a_broken_or_missing_file_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "review.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("review.csv", "id,decision\n" + "a" * 1000)
+    content = bytearray((tmp_path / "review.zip").read_bytes())
+    content[45:50] = b"\0\0\0\0\0"
+    (tmp_path / "review.zip").write_bytes(content)
+    with (
+        pytest.raises(InputError, match="cannot be unpacked"),
+        opened_review(tmp_path / "review.zip"),
+    ):
+        pass
+    with (
+        pytest.raises(InputError, match="no such file or folder"),
+        opened_review(tmp_path / "none"),
+    ):
+        pass
