@@ -13,13 +13,17 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
+import support
 from coseg_lightning.app.command import CONF, first_cause
 from coseg_lightning.app.judging import judge, question
 from coseg_lightning.app.unaided import check_training
+from coseg_lightning.apply import apply
 from coseg_lightning.audit import audit
 from coseg_lightning.data.phantom import PhantomImages
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.errors import InputError
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.run import run
 from support import Squares, start
 
 pytestmark = pytest.mark.drawn
@@ -93,6 +97,42 @@ def test_given_predictions_need_no_training(with_predictions, tmp_path, score):
     assert not (tmp_path / "audit" / "training").exists()
     with pytest.raises(InputError, match=r"holds another audit \(summary.json\)"):
         audit(cfg, tmp_path / "audit")
+
+
+def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_path):
+    folder, root = tmp_path / "audit", with_predictions
+    audit(composed(f"data.root={root}", f"predictions={root}/predictions"), folder)
+    proposals, squares = LabelStore(folder / "proposals"), Squares(10)
+    assert sorted(proposals.ids) == squares.ids
+    np.testing.assert_array_equal(proposals.read("s03"), squares.mask(3))
+    answer = tmp_path / "answer"
+    (answer / "masks").mkdir(parents=True)
+    Image.fromarray(squares.mask(7)).save(answer / "masks" / "s07.png")
+    (answer / "review.csv").write_text("id,decision,note\ns03,take,\ns01,ok,fine\ns02,redraw,\n")
+    result = start("apply", folder, tmp_path / "out", f"review={answer}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "2 of 10 masks" in result.stdout
+    assert "1 masks are still to be redrawn, such as that of s02" in result.stderr
+    for index, sample_id in enumerate(squares.ids):
+        mask = np.asarray(Image.open(tmp_path / "out" / f"{sample_id}.png"))
+        np.testing.assert_array_equal(mask, squares.mask(index))
+    (answer / "review.csv").write_text("id,decision\nelse,ok\n")
+    with pytest.raises(InputError, match="names else, which is no mask of the run's data"):
+        apply(folder, tmp_path / "no", review=answer)
+    run_again = ["stages=[retraining]", f"resume={folder}", f"review={answer}"]
+    with pytest.raises(InputError, match=r"is an audit, and holds none to retrain from; .* apply"):
+        run(support.composed(*run_again), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_audit_without_training_proposes_nothing(with_predictions, tmp_path):
+    folder = tmp_path / "audit"
+    audit(composed(f"data.root={with_predictions}", "training=none"), folder)
+    (tmp_path / "review.csv").write_text("id,decision\ns03,take\n")
+    with pytest.raises(InputError, match=r"for s03, but the run proposes none; say ok or redraw"):
+        apply(folder, tmp_path / "no", review=tmp_path / "review.csv")
+    (tmp_path / "review.csv").write_text("id,decision\ns03,redraw\n")
+    assert apply(folder, tmp_path / "out", review=tmp_path / "review.csv") == (0, [], 10)
 
 
 def test_a_given_level_is_not_estimated(with_predictions, tmp_path):

@@ -4,12 +4,13 @@ import logging
 import re
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
 
-from coseg_lightning.app.command import arguments, cli_errors
+from coseg_lightning.app.command import arguments, cli_errors, review_paths
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.data.folder import JudgedMasks, judged_masks, judged_tiles
 from coseg_lightning.data.tiles import TiledImages
@@ -19,6 +20,7 @@ from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
 from coseg_lightning.files.mask_rules import IGNORE_INDEX
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import Mask, mask_digest
+from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, opened_review
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.runs.finished import FinishedRun
 
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 def main() -> None:
     """Read the command line, write the folder, and print how many masks were corrected."""
     options = arguments("apply")
+    options["review"] = review_paths(options["review"])
     corrected, newer, masks = apply(**options)
     print(f"{corrected} of {masks} masks in {options['dest']} were corrected.")
     others = not_looked_at(options["run"], masks)
@@ -57,7 +60,12 @@ def not_looked_at(run: str | Path, masks: int) -> int:
 
 
 def apply(
-    run: str | Path, dest: str | Path, root: str | Path | None = None, *, trust: bool = False
+    run: str | Path,
+    dest: str | Path,
+    root: str | Path | None = None,
+    *,
+    review: str | Path | Sequence[str | Path] = (),
+    trust: bool = False,
 ) -> tuple[int, list[str], int]:
     """Write all masks of a run's mask folder, with the run's corrections, into a new folder.
 
@@ -66,9 +74,11 @@ def apply(
     the noisy masks that it did not correct stay noisy.
 
     Args:
-        run: The folder of a finished run of `data=folder`.
+        run: The folder of a finished run of `data=folder`, or of an audit.
         dest: A new folder. It appears only when it is complete.
         root: Where the run's data is now, if it was moved.
+        review: What people decided on the masks, see `opened_review`: rejected corrections are not
+            written, and proposals and drawn masks are.
         trust: See `AppRun`.
 
     Returns:
@@ -85,47 +95,114 @@ def apply(
     folder = _mask_folder(finished)
     if folder.resolve() in dest.resolve().parents:
         raise InputError(f"{dest} lies in {folder}, which is only read; give a folder elsewhere.")
-    noise = None if finished.noise is None else LabelStore(finished.noise)
-    layers = [LabelStore(layer) for layer in finished.layers]
     source = finished.cfg.data.source
     judged = judged_masks(source, skip=source.on_bad_sample == "skip")
-    _warn_of_lost(judged, layers, noise)
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    changed = 0
-    newer: list[str] = []
-    with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
-        unfinished = Path(temporary) / "masks"
-        unfinished.mkdir()
-        writer = MaskWriter(judged.folder, unfinished)
-        for path in judged.others:
-            writer.copy(path)
-        if source.get("tile") is not None:
-            tiled = judged_tiles(judged, source, Path(temporary) / "copies")
-            changed, newer = _write_tiled(tiled, judged.folder, writer, noise, layers)
-        for index, sample_id in enumerate(progress(_whole(judged, source), "Masks")):
-            original = judged.images.mask(index)
-            mask, is_newer = _label_of_run(sample_id, original, noise, layers)
-            if is_newer:
-                newer.append(sample_id)
-            changed += _write(sample_id, judged.folder, writer, mask, original)
-        writer.finish()
-        unfinished.replace(dest)
+    with opened_review(review) if review else nullcontext(Review()) as opened:
+        labels = _Labels(finished, opened, classes=max(2, source.classes))
+        labels.check(judged)
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
+            unfinished = Path(temporary) / "masks"
+            unfinished.mkdir()
+            writer = MaskWriter(judged.folder, unfinished)
+            for path in judged.others:
+                writer.copy(path)
+            changed = 0
+            if source.get("tile") is not None:
+                tiled = judged_tiles(judged, source, Path(temporary) / "copies")
+                changed = _write_tiled(tiled, judged.folder, writer, labels)
+            for index, sample_id in enumerate(progress(_whole(judged, source), "Masks")):
+                original = judged.images.mask(index)
+                mask = labels.of(sample_id, original)
+                changed += _write(sample_id, judged.folder, writer, mask, original)
+            writer.finish()
+            unfinished.replace(dest)
+    newer = labels.newer
     return changed, newer, len(judged.images) + len(judged.others)
 
 
-def _warn_of_lost(
-    judged: JudgedMasks, layers: Sequence[LabelStore], noise: LabelStore | None
-) -> None:
-    """Warn of corrections that are not written, since the image or the mask is gone."""
-    read = set(judged.images.ids)
-    ids = {i for layer in (*layers, *([noise] if noise else [])) for i in layer.ids}
-    lost = sorted(i for i in ids if i not in read and re.sub(r"_r\d+_c\d+$", "", i) not in read)
-    if lost:
-        log.warning(
-            "%d corrections, such as that of %s, are not written, since its image or mask is gone.",
-            len(lost),
-            lost[0],
-        )
+class _Labels:
+    """The masks that a run and a review put in place of the samples' own.
+
+    Args:
+        run: The run.
+        review: The review; without decisions, the run's corrections are taken.
+        classes: The number of classes, background included.
+
+    Attributes:
+        newer: The samples whose own masks were changed after the run, and stay.
+    """
+
+    def __init__(self, run: AppRun, review: Review, classes: int) -> None:
+        self.newer: list[str] = []
+        self._noise = None if run.noise is None else LabelStore(run.noise)
+        self._layers = [LabelStore(layer) for layer in run.layers]
+        self._proposals = run.proposals if review.decisions else None
+        self._review, self._classes = review, classes
+
+    def check(self, judged: JudgedMasks) -> None:
+        """Refuse a review of other masks, and warn of what is not written.
+
+        Raises:
+            InputError: If the review names a mask that the run did not look at.
+        """
+        layers = [*self._layers, *([self._noise] if self._noise is not None else [])]
+        corrected = {sample_id for layer in layers for sample_id in layer.ids}
+        proposed = set() if self._proposals is None else set(self._proposals.ids)
+        read = set(judged.images.ids)
+        lost = []
+        for sample_id in sorted(corrected | set(self._review.decisions)):
+            is_read = sample_id in read or re.sub(r"_r\d+_c\d+$", "", sample_id) in read
+            decision = self._review.decisions.get(sample_id)
+            if is_read and (decision != TAKE or sample_id in corrected | proposed):
+                continue
+            if decision is None:
+                lost.append(sample_id)
+            elif is_read:
+                raise InputError(
+                    f"The review takes the proposal for {sample_id}, but the run proposes none; "
+                    "say ok or redraw."
+                )
+            else:
+                raise InputError(
+                    f"The review names {sample_id}, which is no mask of the run's data; give the "
+                    "review of this run."
+                )
+        if lost:
+            log.warning(
+                "%d corrections, such as that of %s, are not written, since its image or mask is "
+                "gone.",
+                len(lost),
+                lost[0],
+            )
+        if self._review.to_redraw:
+            log.warning(
+                "%d masks are still to be redrawn, such as that of %s, and are copied as they are.",
+                len(self._review.to_redraw),
+                min(self._review.to_redraw),
+            )
+
+    def __contains__(self, sample_id: str) -> bool:
+        layers = [*self._layers, *([self._noise] if self._noise is not None else [])]
+        return sample_id in self._review.decisions or any(sample_id in layer for layer in layers)
+
+    def of(self, sample_id: str, own: Mask) -> Mask | None:
+        """Return the mask in place of a sample's own, or None if that one stays."""
+        noise, decision = self._noise, self._review.decisions.get(sample_id)
+        noisy = noise.read(sample_id) if noise is not None and sample_id in noise else None
+        if sample_id in self._review.files:
+            return self._review.read(sample_id, own, self._classes)
+        corrections = [layer for layer in self._layers if sample_id in layer]
+        if decision in (OK, REDRAW) or not (corrections or decision):
+            return noisy
+        if not corrections:
+            assert self._proposals is not None
+            return self._proposals.read(sample_id)
+        original = own if noisy is None else noisy
+        if corrections[0].facts(sample_id).get("original") not in (None, mask_digest(original)):
+            self.newer.append(sample_id)
+            return None
+        return corrections[-1].read(sample_id)
 
 
 def _whole(judged: JudgedMasks, source: DictConfig) -> list[str]:
@@ -137,27 +214,24 @@ def _write_tiled(
     tiled: TiledImages,
     masks: MaskFolder,
     writer: MaskWriter,
-    noise: LabelStore | None,
-    layers: Sequence[LabelStore],
-) -> tuple[int, list[str]]:
+    labels: _Labels,
+) -> int:
     """Write the masks of images that were judged by tiles, each with the cores of its tiles.
 
     Returns:
-        How many masks differ from the originals, and the ids of the tiles that were changed after
-        the run.
+        How many masks differ from the originals.
     """
-    tiles, count, newer = tiled.tiles, 0, []
+    tiles, count = tiled.tiles, 0
     of_image: dict[str, list[str]] = {}
     for tile_id in tiled.ids:
         of_image.setdefault(tiles.tiles[tile_id].image_id, []).append(tile_id)
     for image_id, tile_ids in progress(list(of_image.items()), "Masks"):
         whole: Mask | None = None
         for tile_id in tile_ids:
-            if not any(tile_id in layer for layer in (*layers, *([noise] if noise else []))):
+            if tile_id not in labels:
                 continue
             own = tiles.mask(tile_id)
-            mask, is_newer = _label_of_run(tile_id, own, noise, layers)
-            newer += [tile_id] if is_newer else []
+            mask = labels.of(tile_id, own)
             if mask is None or np.array_equal(mask, own):
                 continue
             whole = masks.read(image_id) if whole is None else whole
@@ -170,7 +244,7 @@ def _write_tiled(
         else:
             writer.write(image_id, whole)
             count += 1
-    return count, newer
+    return count
 
 
 def _mask_folder(finished: AppRun) -> Path:
@@ -182,23 +256,6 @@ def _mask_folder(finished: AppRun) -> Path:
         )
     folder: Path = Path(source.root).expanduser() / source.masks
     return folder
-
-
-def _label_of_run(
-    sample_id: str, own: Mask, noise: LabelStore | None, layers: Sequence[LabelStore]
-) -> tuple[Mask | None, bool]:
-    """Return the mask that the run put in place of a sample's own, or None if it did not.
-
-    The second value says whether the sample's own mask was changed after the run.
-    """
-    noisy = noise.read(sample_id) if noise is not None and sample_id in noise else None
-    corrections = [layer for layer in layers if sample_id in layer]
-    if not corrections:
-        return noisy, False
-    original = own if noisy is None else noisy
-    if corrections[0].facts(sample_id).get("original") not in (None, mask_digest(original)):
-        return None, True
-    return corrections[-1].read(sample_id), False
 
 
 def _write(

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
+from coseg_lightning import __version__
 from coseg_lightning.app.checks import check_count, recipe_of
 from coseg_lightning.app.command import command
 from coseg_lightning.app.judging import FILES, judge, question, write_review
@@ -19,6 +19,7 @@ from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.labels.store import LabelStore
     from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
     from coseg_lightning.ranking.ranking import Ranking
     from coseg_lightning.report.figures import Pictured
@@ -59,7 +60,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     data = make_data(cfg, folder, everything=True)
     rank = _by_training if cfg.predictions is None else _by_predictions
     ranking, estimate, proposals, is_global_zero = rank(cfg, folder, data)
-    summary = _summary(cfg, ranking, estimate)
+    summary = _summary(cfg, ranking, estimate, data.identity())
     if is_global_zero:
         _finish(folder, summary, data.given_samples(), ranking, proposals)
         _show(folder, ranking, estimate)
@@ -74,10 +75,9 @@ def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     found = rank_without_training(cfg, folder)
     names = Counter(name for names in found.ranking.blunders or () for name in names)
     more = {"doubt": found.doubt, "blunders": dict(names)}
-    summary = _summary(cfg, found.ranking, found.estimate, more)
+    summary = _summary(cfg, found.ranking, found.estimate, found.samples.identity, more)
     if is_first_process():
-        worst = dict.fromkeys(found.ranking.worst_first[: cfg.worst])
-        _finish(folder, summary, found.samples, found.ranking, worst)
+        _finish(folder, summary, found.samples, found.ranking, None)
         _show(folder, found.ranking, found.estimate, found.doubt)
     return summary
 
@@ -86,10 +86,12 @@ def _summary(
     cfg: DictConfig,
     ranking: "Ranking",
     estimate: "NoiseLevelEstimate | None",
+    identity: Mapping[str, str],
     more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of `summary.json`, with `more` on the ranking."""
     return {
+        "begun": {"samples": dict(identity), "version": __version__},
         "config": OmegaConf.to_container(cfg, resolve=True),
         "ranking": {
             "noise_level": ranking.noise_level,
@@ -98,6 +100,8 @@ def _summary(
             "auroc": ranking.auroc,
             **(more or {}),
         },
+        "correction": {"layers": []},
+        "stages": {},
     }
 
 
@@ -106,16 +110,17 @@ def _finish(
     summary: dict[str, Any],
     samples: "Pictured",
     ranking: "Ranking",
-    proposals: Mapping[int, NDArray[Any] | None],
+    proposals: "LabelStore | None",
 ) -> None:
-    """Write `summary.json` and `worst.png`."""
+    """Write `summary.json`, the pictures, and what a review needs."""
     from coseg_lightning.files.atomic import replacing, write_text
     from coseg_lightning.report.figures import contact_sheet
     from coseg_lightning.report.joined import write_image_scores
 
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
-    worst = [index for index in ranking.worst_first if index in proposals]
-    figure = contact_sheet(samples, ranking, worst, proposals)
+    worst = ranking.worst_first[: summary["config"]["worst"]]
+    drawn = {i: None if proposals is None else proposals.read(ranking.ids[i]) for i in worst}
+    figure = contact_sheet(samples, ranking, worst, drawn)
     with replacing(folder / "worst.png") as temporary:
         figure.savefig(temporary, dpi=100)
     write_review(folder, samples, ranking)
@@ -131,6 +136,7 @@ def _check_free(folder: Path) -> None:
         "scores.csv",
         "worst.png",
         "images.csv",
+        "proposals",
         *FILES,
         "training",
         "noise",
@@ -142,8 +148,8 @@ def _check_free(folder: Path) -> None:
             )
 
 
-# The ranking, the estimated noise level, the proposed masks by index, and whether to write files.
-Result = tuple["Ranking", "NoiseLevelEstimate | None", dict[int, NDArray[Any]], bool]
+# The ranking, the estimated noise level, the proposed masks, and whether to write files.
+Result = tuple["Ranking", "NoiseLevelEstimate | None", "LabelStore | None", bool]
 
 
 def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Result:
@@ -162,7 +168,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     ranking = CorruptionRanking(
         folder / "scores.csv", score=recipe.score, epochs=recipe.score_epochs
     )
-    proposals = Proposals(cfg.worst)
+    proposals = Proposals(folder / "proposals")
     callbacks: list[pl.Callback] = [ranking, proposals]
     if cfg.nol == "auto":
         callbacks.insert(0, NoiseLevelEstimation())  # before the ranking, which uses the estimate
@@ -181,7 +187,7 @@ def _by_training(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Resu
     trainer.fit(module, datamodule=data)
     if ranking.ranking is None:
         raise KeyboardInterrupt
-    return ranking.ranking, module.noise.estimate, proposals.masks, trainer.is_global_zero
+    return ranking.ranking, module.noise.estimate, proposals.layer, trainer.is_global_zero
 
 
 def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> Result:
@@ -191,6 +197,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     from coseg_lightning.data.predictions import PredictionFolder
     from coseg_lightning.data.preparation import without_gaps
     from coseg_lightning.data.samples import label_dice
+    from coseg_lightning.labels.store import LabelStore
     from coseg_lightning.ranking.evidence import Evidence, compute_evidence, kind_numbers
     from coseg_lightning.ranking.noise_level import estimate_noise_level
     from coseg_lightning.ranking.outline import outline_evidence
@@ -200,6 +207,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     data.prepare_data()
     samples = data.given_samples()
     predictions = PredictionFolder(cfg.predictions, classes=cfg.data.classes)
+    writer = LabelStore.create(folder / "proposals")
     rows, outlines, score = [], [], recipe_of(cfg).score
     for index, sample_id in enumerate(samples.ids):
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
@@ -209,6 +217,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
             of_label = outline_evidence(image, mask.numpy(), classes=classes)
             of_prediction = outline_evidence(image, probabilities.argmax(axis=0), classes=classes)
             outlines.append(np.concatenate([of_label, of_prediction], axis=1))
+        writer.write(sample_id, probabilities.argmax(axis=0))
         logits = torch.from_numpy(probabilities).log()
         rows.append(compute_evidence(logits[None], mask[None])[0].numpy())
     evidence = Evidence.from_table(np.array(rows))
@@ -228,10 +237,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
         label_dice=label_dice(samples),
     )
     ranking.write(folder / "scores.csv")
-    proposals = {
-        index: predictions.read(samples.ids[index], samples.mask(index).shape).argmax(axis=0)
-        for index in ranking.worst_first[: cfg.worst]
-    }
+    proposals = writer.finish({sample_id: {} for sample_id in samples.ids})
     return ranking, estimate, proposals, True
 
 

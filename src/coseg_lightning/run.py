@@ -38,7 +38,7 @@ from coseg_lightning.app.checks import (
     quiet,
     recipe_of,
 )
-from coseg_lightning.app.command import command, task_overrides
+from coseg_lightning.app.command import command, review_paths, task_overrides
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_rules import read_colours
 from coseg_lightning.files.progress import is_first_process
@@ -272,11 +272,6 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
         )
     data = AppRun(folder, root=root, trust=bool(cfg.trust)).data()
     return _show(settings, folder, summary, data, start)
-
-
-def review_paths(review: Any) -> list[str]:
-    """Return the paths that the setting `review` names: one, or a list of several people's."""
-    return [str(path) for path in review] if OmegaConf.is_list(review) else [str(review)]
 
 
 def settings_of(run: "AppRun", cfg: DictConfig, keys: dict[str, str]) -> DictConfig:

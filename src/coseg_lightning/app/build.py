@@ -4,8 +4,8 @@ import inspect
 import json
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -299,12 +299,14 @@ class GivenMasks:
         replaced: The samples whose masks were replaced by noisy ones, if that is known.
         truth: The dataset with the original masks, if they are known.
         label_dice: `(N,)` Dice of each mask to the original one, if that is known.
+        identity: Identifies the files, see `CoSegDataModule.identity`.
     """
 
     dataset: "MaskedImages"
     replaced: frozenset[str] | None = None
     truth: "MaskedImages | None" = None
     label_dice: Any = None
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ids(self) -> Sequence[str]:
@@ -328,16 +330,23 @@ def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
         InputError: If the data cannot be used.
     """
     if not _noise_names(cfg):
-        from coseg_lightning.data.subsets import JoinedImages
+        from coseg_lightning.data.subsets import JoinedImages, identity_of
 
         parts = read_parts(cfg, folder / "problems.csv")
-        return GivenMasks(JoinedImages([part for part in parts if part is not None]))
+        joined = JoinedImages([part for part in parts if part is not None])
+        return GivenMasks(joined, identity={"train": identity_of(joined)})
     from coseg_lightning.data.samples import label_dice
 
     data = make_data(cfg, folder, everything=True)
     data.prepare_data()
     samples = data.given_samples()
-    return GivenMasks(samples.dataset, samples.replaced, samples.truth, label_dice(samples))
+    return GivenMasks(
+        samples.dataset,
+        samples.replaced,
+        samples.truth,
+        label_dice(samples),
+        identity=data.identity(),
+    )
 
 
 def read_parts(cfg: DictConfig, problems: Path | None) -> Any:

@@ -213,6 +213,19 @@ def _read_setting(setting: str, options: Mapping[str, tuple[Any, str]]) -> tuple
     return key, value
 
 
+def review_paths(review: Any) -> list[str]:
+    """Return the paths that a setting `review` names: one, or `[A,B]` of several people.
+
+    Args:
+        review: The setting, as Hydra composed it or as text; an empty text names none.
+    """
+    if isinstance(review, str) and review.startswith("[") and review.endswith("]"):
+        review = yaml.safe_load(review)
+    if isinstance(review, str | Path):
+        return [str(review)] if str(review) else []
+    return [str(path) for path in review]
+
+
 def cli_errors(body: Callable[[], None]) -> None:
     """Run a command without a configuration; a user's mistake ends in one sentence."""
     try:

@@ -117,9 +117,16 @@ COMMANDS: dict[str, Command] = {
     "apply": Command(
         USE,
         "Write a complete folder of masks in your own format, with the run's corrections.",
-        {"run": "the folder of a finished run", "dest": "a new folder"},
-        {"root": ROOT, "trust": TRUST},
-        (("RUN DEST", "your masks, corrected where the run corrected them"),),
+        {"run": "the folder of a finished run or audit", "dest": "a new folder"},
+        {
+            "root": ROOT,
+            "review": ("", "what the report's page saved; [A,B] of several people"),
+            "trust": TRUST,
+        },
+        (
+            ("RUN DEST", "your masks, corrected where the run corrected them"),
+            ("RUN DEST review=review.zip", "as people decided, with the masks that they drew"),
+        ),
     ),
     "export": Command(
         USE,

@@ -85,8 +85,8 @@ class AppRun(FinishedRun):
 
         # Unusable files need not be listed again, since the identity shows any change.
         folder = self.folder if self.noise is None else self.noise.parent
-        of_folds = "folds" in self.summary  # whose data is all of it
-        data = make_data(self.cfg, folder, everything=of_folds, tells_problems=False)
+        everything = "folds" in self.summary or self.is_audit  # they judge all masks
+        data = make_data(self.cfg, folder, everything=everything, tells_problems=False)
         before = self.samples
         changed = [
             f"{part}: {now} (it was {before.get(part)})"

@@ -1,8 +1,6 @@
 """CoSegDataModule: the datasets of a run, with noise for experiments and corrected labels."""
 
 import copy
-import hashlib
-import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +20,7 @@ from coseg_lightning.data.samples import (
     SampleDataset,
     default_augmentation,
 )
-from coseg_lightning.data.subsets import SomeImages
+from coseg_lightning.data.subsets import SomeImages, identity_of
 from coseg_lightning.data.tiles import Tiles, is_content
 from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.files.canvas import Canvas
@@ -166,16 +164,10 @@ class CoSegDataModule(pl.LightningDataModule):
         """Identify the data, so that a change of the data is noticed.
 
         Returns:
-            The number of samples and a digest, by part. The digest is computed from the ids, and
-            from the files' content if the dataset knows it (its `digest`).
+            The number of samples and a digest, by part; see `identity_of`.
         """
-        identities = {}
-        for part, dataset in self._datasets.items():
-            if dataset is not None:
-                content = (list(dataset.ids), getattr(dataset, "digest", None))
-                digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=6).hexdigest()
-                identities[part] = f"{len(dataset.ids)} samples {digest}"
-        return identities
+        parts = self._datasets.items()
+        return {part: identity_of(dataset) for part, dataset in parts if dataset is not None}
 
     @property
     def file_digests(self) -> dict[str, tuple[str, str]]:

@@ -1,5 +1,7 @@
 """Datasets made of other datasets: one without some samples, and several joined into one."""
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -41,6 +43,18 @@ class SomeImages:
         return self.dataset.mask(self._indices[index])
 
 
+def identity_of(dataset: MaskedImages) -> str:
+    """Identify a dataset, so that a change of it is noticed.
+
+    Returns:
+        The number of samples, and a digest of their ids, and of the files' content if the dataset
+        knows it (its `digest`).
+    """
+    content = (list(dataset.ids), getattr(dataset, "digest", None))
+    digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=6).hexdigest()
+    return f"{len(dataset.ids)} samples {digest}"
+
+
 class JoinedImages:
     """Several `MaskedImages`, one after the other.
 
@@ -50,9 +64,15 @@ class JoinedImages:
     Attributes:
         digest: The digests of all parts, or None if a part has none.
         tiles: The samples as tiles of large images, if they are.
+        file_digests: Those of all parts, see `FolderImages`.
     """
 
     def __init__(self, parts: Sequence[MaskedImages]) -> None:
+        self.file_digests = {
+            sample_id: pair
+            for part in parts
+            for sample_id, pair in getattr(part, "file_digests", {}).items()
+        }
         self.ids = [sample_id for part in parts for sample_id in part.ids]
         self._indices = [(part, index) for part in parts for index in range(len(part.ids))]
         digests = [getattr(part, "digest", None) for part in parts]

@@ -216,10 +216,11 @@ def check_review(run: FinishedRun) -> None:
 
     This check is quick, so that it can be made before the data is read.
     """
-    if "folds" in run.summary:
+    if run.is_audit or "folds" in run.summary:
+        what = "is an audit" if run.is_audit else "has peers for each fold"
         raise InputError(
-            f"{run.folder} has peers for each fold, and none of all to retrain from; write the "
-            f"reviewed masks with coseg apply {run.folder} DEST review=FILE, and run on those."
+            f"{run.folder} {what}, and holds none to retrain from; write the reviewed masks with "
+            f"coseg apply {run.folder} DEST review=FILE, and run on those."
         )
     if run.origin.epochs("robust_training") is None:
         raise InputError(

@@ -45,6 +45,11 @@ class FinishedRun:
         return "reviewed_run" in self.config
 
     @property
+    def is_audit(self) -> bool:
+        """Whether this is an audit, which ranked all masks and kept no network."""
+        return "begun" in self.summary
+
+    @property
     def is_of_the_app(self) -> bool:
         """Whether the run was started by the app, so that its data and network can be rebuilt."""
         return "source" in (self.config.get("data") or {}) and "model" in self.config
@@ -113,6 +118,8 @@ class FinishedRun:
     @property
     def _begun(self) -> dict[str, Any]:
         """The settings with which the run began."""
+        if self.is_audit:
+            return dict(self.summary["begun"])
         path = self.folder / "run.json"
         try:
             config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["config"]
