@@ -1,0 +1,119 @@
+"""review_order.csv: all masks of a run or an audit, in the order in which to look at them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.csv import read_table, write_table
+from coseg_lightning.files.mask_rules import IGNORE_INDEX
+from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.ranking.priority import (
+    Recalibration,
+    Views,
+    expected_gain,
+    prior_probability,
+    recalibrate,
+    review_order,
+)
+from coseg_lightning.report.figures import Pictured
+
+ORDER = "review_order.csv"
+
+
+def write_review_order(
+    folder: Path,
+    samples: Pictured,
+    proposals: Mapping[str, LabelStore],
+    noise_level: float | None,
+    decisions: Mapping[str, str] | None = None,
+) -> Recalibration | None:
+    """Write `review_order.csv` beside the `scores.csv` of a run or an audit.
+
+    Its columns are `id`, `order` from 1, `gain` (the wrong pixels that a look is expected to find),
+    `probability` of being bad, `wrong_pixels` in which mask and proposal differ, and with decisions
+    `suggested`, the decision of a mask like it.
+
+    Args:
+        folder: The folder.
+        samples: The samples with the masks as given.
+        proposals: The layer of each proposal, by id.
+        noise_level: The share of bad masks as estimated or given; a tenth if nobody knows.
+        decisions: Decisions `ok`, `take` and `redraw` by id.
+
+    Returns:
+        What the decisions say of all masks; None without decisions.
+    """
+    path = folder / "scores.csv"
+    ids, views = read_views(path, samples, proposals)
+    level = 0.1 if noise_level is None else noise_level
+    found, probability = None, prior_probability(views, level)
+    index_of = {sample_id: i for i, sample_id in enumerate(ids)}
+    decided = {index_of[i]: word for i, word in (decisions or {}).items() if i in index_of}
+    if decided:
+        found = recalibrate(views, {i: word != "ok" for i, word in decided.items()}, level)
+        probability = found.probability
+    gain = expected_gain(views, probability)
+    rows = []
+    for place, i in enumerate(review_order(views, probability, list(decided)), start=1):
+        row: dict[str, Any] = {
+            "id": ids[i],
+            "order": place,
+            "gain": round(float(gain[i]), 2),
+            "probability": round(float(probability[i]), 4),
+            "wrong_pixels": int(views.wrong[i]),
+        }
+        if found is not None:
+            like = found.suggested.get(i)
+            row |= {
+                "decision": decided.get(i, ""),
+                "suggested": "" if like is None else decided[like],
+                "like": "" if like is None else ids[like],
+            }
+        rows.append(row)
+    write_table(folder / ORDER, rows)
+    return found
+
+
+def read_views(
+    path: Path, samples: Pictured, proposals: Mapping[str, LabelStore]
+) -> tuple[list[str], Views]:
+    """Read what is known of each mask from `scores.csv`, the masks and the proposals.
+
+    Raises:
+        InputError: If the table was changed and cannot be read.
+    """
+    rows = read_table(path, ["id", "score"])
+    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
+    try:
+        rows = [row for row in rows if row["id"] in index_of]
+        score = _column(rows, "score")
+        disagreement = 1 - _column(rows, "prediction_dice")
+        size_bias = _column(rows, "excess")
+    except ValueError as error:
+        raise InputError(
+            f"{path} was changed and cannot be read; restore the file that the run wrote."
+        ) from error
+    wrong = np.array([_wrong(row["id"], index_of, samples, proposals) for row in rows], float)
+    return [row["id"] for row in rows], Views(score, disagreement, size_bias, wrong)
+
+
+def _column(rows: Sequence[Mapping[str, str]], name: str) -> NDArray[np.float64]:
+    return np.array([float(row.get(name) or "nan") for row in rows], np.float64)
+
+
+def _wrong(
+    sample_id: str,
+    index_of: Mapping[str, int],
+    samples: Pictured,
+    proposals: Mapping[str, LabelStore],
+) -> int:
+    """The pixels in which a mask and its proposal differ; of the mask itself without one."""
+    mask = samples.dataset.mask(index_of[sample_id])
+    labelled = mask != IGNORE_INDEX
+    if sample_id not in proposals:
+        return int((labelled & (mask > 0)).sum())
+    return int((labelled & (mask != proposals[sample_id].read(sample_id))).sum())
