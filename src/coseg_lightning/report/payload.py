@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 FOLDER = "review"  # beside the page, with the parts that are not in it
 MAX_SIDE = 2048  # pixels of an image's longer side; masks stay as they are
-MAX_CHARACTERS = 5_500_000  # of the parts in the page
+MAX_CHARACTERS = 4_800_000  # of the parts in the page
 MAX_BYTES = 300_000_000  # of all parts
 PART_CHARACTERS = 1_000_000  # a part is closed when it is longer
 JPEG_QUALITY = 88
@@ -41,6 +41,7 @@ class Payload:
         part_of: The number of the part with a sample's pictures, by id.
         change: The share of the marked area in which proposal and given mask differ, by id.
         classes: The classes that differ, or that are there if nothing is proposed, by id.
+        limit: The bytes that were not enough for all samples; None if they were.
     """
 
     inside: list[str] = field(default_factory=list)
@@ -48,6 +49,7 @@ class Payload:
     part_of: dict[str, int] = field(default_factory=dict)
     change: dict[str, float] = field(default_factory=dict)
     classes: dict[str, list[int]] = field(default_factory=dict)
+    limit: int | None = None
 
 
 def write_payload(
@@ -55,7 +57,6 @@ def write_payload(
     samples: "Pictured",
     order: Sequence[str],
     proposals: Proposals,
-    characters: int = MAX_CHARACTERS,
 ) -> Payload:
     """Encode samples in the order of their review, and write the parts that are not in the page.
 
@@ -64,7 +65,6 @@ def write_payload(
         samples: The samples with the masks that were given.
         order: The ids of the samples that can be reviewed, first those that are looked at first.
         proposals: The proposed masks or their layers, by id.
-        characters: How much of it lies in the page.
     """
     payload = Payload()
     used = 0
@@ -72,12 +72,13 @@ def write_payload(
     for part in _parts(samples, order, proposals, payload):
         text = safe_json(part)
         if used + len(text) > MAX_BYTES:
+            payload.limit = MAX_BYTES
             break
         used += len(text)
         number = len(payload.digests)
         payload.digests.append(hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
         payload.part_of |= dict.fromkeys(part, number)
-        if not files and used <= characters:
+        if not files and used <= MAX_CHARACTERS:
             payload.inside.append(text)
             continue
         files += 1

@@ -19,7 +19,7 @@ CLASS_COLOURS = [(r, g, b) for r, g, b in (bytes.fromhex(name[1:]) for name in B
 Colour = tuple[int, int, int]
 Outline = tuple[NDArray[Any], Colour | None]  # a mask and its colour; None for one of each class
 MAX_PICTURES, SIDE = 900, 96  # how many there are, and the pixels of their longer side
-MAX_CHARACTERS = 2_500_000  # of all pictures; images that compress badly get fewer pictures
+MAX_CHARACTERS = 2_200_000  # of all pictures; images that compress badly get fewer pictures
 
 
 def add_pictures(

@@ -4,15 +4,14 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
 from coseg_lightning.files.atomic import write_text
+from coseg_lightning.report.figures import BY_CLASS, Pictured
 from coseg_lightning.report.payload import (
     FOLDER,
-    MAX_BYTES,
-    MAX_CHARACTERS,
     Payload,
     Proposals,
     part_name,
@@ -20,27 +19,22 @@ from coseg_lightning.report.payload import (
     write_payload,
 )
 
-if TYPE_CHECKING:
-    from coseg_lightning.report.figures import Pictured
-
 HERE = Path(__file__).parent
 # One script: each file knows the names of those before it.
-SCRIPTS = ("bytes", "png", "zip", "csv", "memory", "parts", "raster", "view", "mend", "pointer")
-SCRIPTS += ("review", "merge", "save", "bench", "keys")
-BINARY, BY_CLASS = ("#e69f00",), (
-    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#d55e00", "#0072b2",
-)  # fmt: skip
+SCRIPTS = (
+    *("bytes", "png", "zip", "csv", "memory", "parts", "raster", "view", "mend", "pointer"),
+    *("review", "merge", "save", "bench", "keys"),
+)
 
 
 def add_workbench(
     folder: str | Path,
-    samples: "Pictured | None",
+    samples: Pictured | None,
     rows: Sequence[Mapping[str, Any]],
     proposals: Proposals,
     classes: Sequence[str] = (),
     *,
     key: str = "",
-    characters: int = MAX_CHARACTERS,
 ) -> dict[str, Any]:
     """Write the files of a page's workbench, and return what the template needs of it.
 
@@ -54,7 +48,6 @@ def add_workbench(
         classes: The names of the classes after the background.
         key: What the browser keeps decisions under, such as the run's id; by default a digest of
             the ids.
-        characters: How much of the pictures lies in the page itself.
 
     Returns:
         The variable `bench` of `workbench.html.jinja`.
@@ -63,35 +56,16 @@ def add_workbench(
     ids = [row["id"] for row in ordered]
     payload = Payload()
     if samples is not None:
-        payload = write_payload(Path(folder), samples, ids, proposals, characters)
-    index = {
-        "key": key or hashlib.blake2b("\n".join(ids).encode(), digest_size=8).hexdigest(),
-        "classes": list(classes),
-        "colours": list(BINARY if len(classes) < 2 else BY_CLASS),
-        "inside": len(payload.inside),
-        "digests": payload.digests,
-        "files": [
-            f"{FOLDER}/{part_name(number)}"
-            for number in range(len(payload.digests) - len(payload.inside))
-        ],
-        "ids": ids,
-        "ranks": [row["rank"] for row in ordered],
-        "parts": [payload.part_of.get(sample_id, -1) for sample_id in ids],
-        "proposed": [int(sample_id in proposals) for sample_id in ids],
-        "noisy": [int(bool(row.get("noisy"))) for row in ordered],
-        "change": [round(payload.change.get(sample_id, 0.0), 4) for sample_id in ids],
-        "present": [_classes(row, payload) for row in ordered],
-    }
-    if any(row.get("annotator") for row in rows):
-        index["annotators"] = [str(row.get("annotator") or "") for row in ordered]
-    without = sum(number < 0 for number in index["parts"])
+        payload = write_payload(Path(folder), samples, ids, proposals)
+    index = _index(ordered, proposals, payload, classes)
+    index["key"] = key or hashlib.blake2b("\n".join(ids).encode(), digest_size=8).hexdigest()
     return {
         "index": safe_json(index),
         "inside": payload.inside,
         "files": len(index["files"]),
         "ordered": any(row.get("order") is not None for row in rows),
-        "without": without,
-        "limit": MAX_BYTES // 1_000_000 if samples is not None and without else None,
+        "without": sum(number < 0 for number in index["parts"]),
+        "limit": payload.limit and payload.limit // 1_000_000,
         "annotators": sorted({name for name in index.get("annotators", ()) if name}),
         "classes": list(enumerate(classes, start=1)) if len(classes) > 1 else [],
         "only": classes[0] if classes else "class 1",
@@ -103,7 +77,7 @@ def add_workbench(
 
 def write_review_page(
     folder: str | Path,
-    samples: "Pictured",
+    samples: Pictured,
     rows: Sequence[Mapping[str, Any]],
     proposals: Proposals,
     classes: Sequence[str] = (),
@@ -147,6 +121,36 @@ def script() -> str:
     """Return the script of the workbench, of which nothing but `coseg` is visible outside."""
     texts = [(HERE / "browser" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     return "(() => {\n" + "\n".join(['"use strict";', *texts]) + "})();"
+
+
+def _index(
+    rows: Sequence[Mapping[str, Any]],
+    proposals: Proposals,
+    payload: Payload,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """What the page knows of all samples before it has their pictures, as columns."""
+    ids = [row["id"] for row in rows]
+    index = {
+        "classes": list(classes),
+        "colours": list(BY_CLASS),
+        "inside": len(payload.inside),
+        "digests": payload.digests,
+        "files": [
+            f"{FOLDER}/{part_name(number)}"
+            for number in range(len(payload.digests) - len(payload.inside))
+        ],
+        "ids": ids,
+        "ranks": [row["rank"] for row in rows],
+        "parts": [payload.part_of.get(sample_id, -1) for sample_id in ids],
+        "proposed": [int(sample_id in proposals) for sample_id in ids],
+        "noisy": [int(bool(row.get("noisy"))) for row in rows],
+        "change": [round(payload.change.get(sample_id, -1), 4) for sample_id in ids],
+        "present": [_classes(row, payload) for row in rows],
+    }
+    if any(row.get("annotator") for row in rows):
+        index["annotators"] = [str(row.get("annotator") or "") for row in rows]
+    return index
 
 
 def _order(row: Mapping[str, Any]) -> tuple[float, float]:

@@ -92,6 +92,7 @@ const showMending = () => {
   $("bench-size").value = mend.size;
   $("bench-size-text").textContent = `${mend.size} px`;
   $("bench-class").value = mend.value;
+  bench.querySelector("[data-do=closePath]").hidden = mend.tool !== "polygon";
   $("bench-from-proposal").disabled = !view.sample?.proposal;
   bench.querySelector("[data-do=redo]").disabled = !mend.undone.length;
   bench.querySelector("[data-do=discard]").disabled = !view.sample || !drawings.has(idOf(view.sample.n));
@@ -118,7 +119,6 @@ const open = async (id) => {
   await show(id === undefined ? firstOpen() : numberOf.get(id));
 };
 const close = () => {
-  if (view.mending) mend.end();
   if (document.fullscreenElement) document.exitFullscreen();
   dialog?.close();
 };
@@ -140,6 +140,8 @@ bench.addEventListener("click", (event) => {
   else if (mode) setView(mode);
   else if (decision) decide(decision);
   else if (tool) mend.use(tool);
+  // After the mouse, Enter and Space are those of the tool again.
+  if (event.detail && event.target.closest(".bench-views, .bench-mend, .bench-decide, .bench-steps, .bench-zoom") && event.target.closest("button")) stage.focus();
 });
 
 const slide = (name, action) => $(name).addEventListener("input", (event) => action(Number(event.target.value)));

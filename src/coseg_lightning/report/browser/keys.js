@@ -64,7 +64,8 @@ document.addEventListener("keydown", (event) => {
     else escape();
     return;
   }
-  if (event.target.matches("input, textarea, select, summary")) return;
+  const slider = event.target.matches("input[type=range]") && !/^(Arrow|Page|Home|End)/.test(event.key);
+  if (event.target.matches("input, textarea, select, summary") && !slider) return;
   if (!$("bench-help").hidden) return event.key === "?" ? toggleHelp(false) : undefined;
   const onButton = event.target.matches("button") && (event.key === "Enter" || event.key === " ");
   if (onButton || !view.sample && event.key in MEND_KEYS && view.mending) return;
@@ -78,7 +79,10 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 dialog?.addEventListener("cancel", (event) => event.preventDefault()); // Escape goes back step by step
-dialog?.addEventListener("close", () => listeners.forEach((listener) => listener(null)));
+dialog?.addEventListener("close", () => {
+  if (view.mending) mend.end();
+  listeners.forEach((listener) => listener(null));
+});
 
 const start = async () => {
   readItems();

@@ -11,6 +11,7 @@ const mend = {
     if (!view.drawn) view.drawn = copyOf(view.mode === "proposal" && sample.proposal ? sample.proposal : sample.given);
     this.touched = drawings.has(idOf(sample.n));
     view.mending = true;
+    if (view.mode !== "sides") view.mode = "drawn";
     this.show();
   },
 
@@ -19,8 +20,10 @@ const mend = {
     if (!view.mending) return;
     this.dropPolygon();
     view.mending = false;
-    if (!this.touched) view.drawn = null;
-    else view.mode = "drawn";
+    if (!this.touched) {
+      view.drawn = null;
+      if (view.mode === "drawn") view.mode = "given";
+    }
     this.show();
   },
 
@@ -62,6 +65,7 @@ const mend = {
   },
 
   press(point) {
+    if (view.mode !== "sides") setView("drawn"); // other masks can be looked at in between
     if (this.tool === "polygon") {
       const [first] = view.path;
       const closes = view.path.length > 2 && Math.hypot(first[0] - point[0], first[1] - point[1]) * view.scale < 10;
@@ -139,8 +143,8 @@ const mend = {
       this.touched = false;
       restoreItem(view.sample.n, stroke.first.item);
     }
-    changedMask(view.drawn);
     this.keep();
+    changedMask(view.drawn);
     showMending();
     return true;
   },
@@ -161,6 +165,7 @@ const mend = {
   keep() {
     const { sample, drawn } = view, touched = this.touched;
     const id = idOf(sample.n), png = touched ? encodePng(drawn) : null;
+    if (!touched) drawings.delete(id);
     this.saving = (async () => {
       await this.saving;
       await setDrawing(id, touched ? await png : null);

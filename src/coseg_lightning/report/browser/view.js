@@ -109,11 +109,10 @@ const difference = (a, b) => {
 // What the panes show, from left to right or from top to bottom.
 const panes = () => {
   const { sample, drawn, mode } = view;
-  const width = stage.clientWidth, height = stage.clientHeight;
+  const { width, height } = stage.getBoundingClientRect(); // which may be fractions
   const other = drawn || sample.proposal;
   let shown = { given: ["given"], proposal: ["proposal"], drawn: ["drawn"], difference: ["difference"], image: ["image"] }[mode];
-  if (view.mending) shown = mode === "sides" ? ["image", "drawn"] : ["drawn"];
-  else if (mode === "sides") shown = other ? ["given", drawn ? "drawn" : "proposal"] : ["image", "given"];
+  if (mode === "sides") shown = other ? ["given", drawn ? "drawn" : "proposal"] : ["image", "given"];
   if (!shown) shown = ["given"];
   const across = shown.length === 2 && width >= height;
   return shown.map((kind, n) => ({
@@ -135,7 +134,8 @@ const draw = () => {
 
 const drawNow = () => {
   const ratio = window.devicePixelRatio || 1;
-  const width = Math.max(1, Math.round(stage.clientWidth * ratio)), height = Math.max(1, Math.round(stage.clientHeight * ratio));
+  const box = stage.getBoundingClientRect();
+  const [width, height] = [box.width, box.height].map((length) => Math.max(1, Math.round(length * ratio)));
   for (const canvas of [pictureCanvas, marksCanvas]) {
     if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   }
@@ -161,7 +161,7 @@ const drawNow = () => {
     picture.imageSmoothingQuality = "high";
     picture.drawImage(view.sample.image, 0, 0, view.sample.width, view.sample.height);
     if (!view.hidden) drawMarks(marks, pane.kind);
-    if (view.mending && pane.kind !== "image") drawTool(marks);
+    if (view.mending) drawTool(marks);
     picture.restore();
     marks.restore();
   }
