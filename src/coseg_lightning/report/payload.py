@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,17 @@ class Payload:
     classes: dict[str, list[int]] = field(default_factory=dict)
     limit: int | None = None
 
+    def add(self, ids: Iterable[str], text: str) -> int:
+        """Add a part, and return its number."""
+        self.digests.append(hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
+        number = len(self.digests) - 1
+        self.part_of |= dict.fromkeys(ids, number)
+        return number
+
+    def end(self, limit: int) -> None:
+        """Leave out all further samples."""
+        self.limit = limit
+
 
 def write_payload(
     folder: Path,
@@ -72,12 +83,10 @@ def write_payload(
     for part in _parts(samples, order, proposals, payload):
         text = safe_json(part)
         if used + len(text) > MAX_BYTES:
-            payload.limit = MAX_BYTES
+            payload.end(MAX_BYTES)
             break
         used += len(text)
-        number = len(payload.digests)
-        payload.digests.append(hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
-        payload.part_of |= dict.fromkeys(part, number)
+        number = payload.add(part, text)
         if not files and used <= MAX_CHARACTERS:
             payload.inside.append(text)
             continue
@@ -135,11 +144,15 @@ def read_proposal(proposals: Proposals, sample_id: str) -> Mask | None:
 
 
 def compared(given: Mask, proposal: Mask | None) -> tuple[float, list[int]]:
-    """Return the share of the marked area that differs, and the classes that differ."""
+    """Return the share of the marked area that differs, and the classes that differ.
+
+    Nothing differs where the given mask says nothing.
+    """
     if proposal is None or proposal.shape != given.shape:
         return 0.0, _classes(given)
-    different = given != proposal
-    marked = int(((given > 0) | (proposal > 0)).sum())
+    labelled = given != 255
+    different = labelled & (given != proposal)
+    marked = int((labelled & ((given > 0) | (proposal > 0))).sum())
     classes = sorted({*_classes(given[different]), *_classes(proposal[different])})
     return int(different.sum()) / max(marked, 1), classes
 
@@ -149,23 +162,21 @@ def _classes(mask: Mask) -> list[int]:
     return sorted(set(np.unique(mask).tolist()) - {0, 255})
 
 
-def displayed(image: NDArray[Any]) -> NDArray[Any]:
-    """Stretch an image of any range and number of bands to colours, `(H, W, 3)` uint8, RGB."""
-    bands = without_gaps(image).astype(np.float32)
-    bands = bands[..., None] if bands.ndim == 2 else bands
-    bands = rescale_intensity(bands, by_band=bands.shape[2] > 3)
-    colours = bands[..., :3] if bands.shape[2] >= 3 else bands[..., :1].repeat(3, axis=2)
-    return np.ascontiguousarray(255 * colours, np.uint8)
-
-
 def image_url(image: NDArray[Any]) -> str:
-    """Encode an image as the `src` of an image element."""
-    scale = MAX_SIDE / max(image.shape[:2])
-    picture = displayed(image)
+    """Encode an image of any range and number of bands as the `src` of an image element.
+
+    Two bands are shown as the first one, more than three as the first three, each by its range.
+    """
+    bands = image[..., None] if image.ndim == 2 else image
+    by_band = bands.shape[2] > 3
+    bands = without_gaps(bands[..., : 3 if bands.shape[2] >= 3 else 1]).astype(np.float32)
+    scale = MAX_SIDE / max(bands.shape[:2])
     if scale < 1:
-        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    return jpeg_url(picture, JPEG_QUALITY)
+        size = [max(1, round(side * scale)) for side in bands.shape[1::-1]]
+        bands = cv2.resize(bands, size, interpolation=cv2.INTER_AREA)
+        bands = bands[..., None] if bands.ndim == 2 else bands
+    colours = np.broadcast_to(rescale_intensity(bands, by_band=by_band), (*bands.shape[:2], 3))
+    return jpeg_url(np.ascontiguousarray(255 * colours, np.uint8), JPEG_QUALITY)
 
 
 def jpeg_url(picture: NDArray[Any], quality: int) -> str:

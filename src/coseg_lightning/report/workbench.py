@@ -68,6 +68,7 @@ def add_workbench(
         "limit": payload.limit and payload.limit // 1_000_000,
         "annotators": sorted({name for name in index.get("annotators", ()) if name}),
         "classes": list(enumerate(classes, start=1)) if len(classes) > 1 else [],
+        "colours": BY_CLASS,
         "only": classes[0] if classes else "class 1",
         "proposed": any(index["proposed"]),
         "style": (HERE / "browser" / "bench.css").read_text(encoding="utf-8"),

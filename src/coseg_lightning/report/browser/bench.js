@@ -60,6 +60,7 @@ const refresh = () => {
   mendButton.disabled = !view.sample;
   $("bench-note").value = item.note || "";
   $("bench-difference").hidden = view.mode !== "difference";
+  if ($("bench-colours")) $("bench-colours").hidden = view.mode === "difference" || view.mode === "image";
   const state = item.sides ? "reviewers differ" : item.decision ? `decided: ${item.decision}` : "undecided";
   $("bench-state").textContent = `${state}${drawings.has(idOf(n)) ? ", with a drawn mask" : ""}`;
   stage.setAttribute("aria-label", `Picture of ${idOf(n)}, ${view.mode}, ${state}`);
@@ -89,6 +90,7 @@ const showMending = () => {
   bench.classList.toggle("mending", view.mending);
   mendButton.setAttribute("aria-pressed", view.mending);
   every("[data-tool]", (button) => button.setAttribute("aria-pressed", button.dataset.tool === mend.tool));
+  $("bench-size").max = mend.most() | 1; // odd, as its steps
   $("bench-size").value = mend.size;
   $("bench-size-text").textContent = `${mend.size} px`;
   $("bench-class").value = mend.value;

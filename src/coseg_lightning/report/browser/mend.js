@@ -1,7 +1,7 @@
 // Mending: brush, eraser, polygon and fill on a copy of a mask, at its own size.
 const KEPT_STROKES = 200;
 const mend = {
-  tool: "brush", size: 9, value: 1,
+  tool: "brush", size: 0, value: 1,
   strokes: [], undone: [], // of the sample that is shown
   before: null, box: null, last: null, // of the stroke that is being drawn
 
@@ -11,8 +11,13 @@ const mend = {
     if (!view.drawn) view.drawn = copyOf(view.mode === "proposal" && sample.proposal ? sample.proposal : sample.given);
     this.touched = drawings.has(idOf(sample.n));
     view.mending = true;
+    this.size ||= Math.max(9, (Math.max(sample.width, sample.height) / 60) | 1);
     if (view.mode !== "sides") view.mode = "drawn";
     this.show();
+  },
+
+  most() {
+    return view.sample ? Math.max(99, Math.round(Math.max(view.sample.width, view.sample.height) / 8)) : 99;
   },
 
   // End mending. A copy on which nothing was drawn is dropped.
