@@ -29,6 +29,7 @@ MEASURES = {
 # The outputs that people look for, in the order in which they are listed.
 OUTPUTS = {
     "report.html": "the report",
+    "review": "pictures for the review in the report, more than fit into it",
     "model": "the network",
     "test.csv": "the figures of each test image",
     "scores.csv": "the masks, worst first",

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from matplotlib.figure import Figure
 from pytorch_lightning.utilities import rank_zero_only
@@ -37,6 +36,7 @@ from coseg_lightning.report.results import (
     results,
 )
 from coseg_lightning.report.rows import sample_rows
+from coseg_lightning.report.workbench import add_workbench, environment
 
 ROWS = 10_000  # at most in the table; all are in scores.csv
 EXAMPLES = 8  # labels in the figure of those that were changed most
@@ -51,7 +51,8 @@ TITLES = {
 def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, Figure]:
     """Draw the figures of a finished run into `figures/`, and write `report.html` beside them.
 
-    The page needs no network. It needs JavaScript only to sort, filter and review.
+    The page needs no network. It needs JavaScript only to sort, filter and review. Pictures for the
+    review that do not fit into it are written to `review/`.
 
     Args:
         folder: The run's folder, with its `summary.json`.
@@ -87,7 +88,8 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     content = {
         "summary": summary,
         "config": summary["config"],
-        "run": _run_id(folder),
+        "bench": _workbench(folder, summary, samples, rows[:ROWS], {**proposals, **corrected}),
+        "dialog": True,
         "sentence": result_in_a_sentence(summary),
         "results": results(summary),
         "certainty": certainty(summary),
@@ -119,6 +121,23 @@ def _corrected_labels(
 ) -> dict[str, LabelStore]:
     layers = [LabelStore(folder / name) for name in summary["correction"].get("layers", [])]
     return changed_labels(samples, layers)
+
+
+def _workbench(
+    folder: Path,
+    summary: Mapping[str, Any],
+    samples: SampleDataset | None,
+    rows: Sequence[Mapping[str, Any]],
+    proposals: Mapping[str, LabelStore],
+) -> dict[str, Any] | None:
+    """Add the workbench to the page of a run whose samples were ranked."""
+    if not rows:
+        return None
+    if samples is None:  # without pictures a person may still say whether to take a correction
+        layers = [LabelStore(folder / name) for name in summary["correction"].get("layers", [])]
+        proposals = {**proposals, **{name: layer for layer in layers for name in layer.ids}}
+    names = class_names(summary)
+    return add_workbench(folder, samples, rows, proposals, names, key=_run_id(folder))
 
 
 def _proposals(folder: Path) -> dict[str, LabelStore]:
@@ -184,15 +203,13 @@ def _save(figure: Figure, path: Path) -> str:
 
 
 def _render(content: Mapping[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("coseg_lightning.report", "."),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     folder = Path(__file__).parent
-    return environment.get_template("report.html.jinja").render(
-        **content,
-        style=(folder / "report.css").read_text(encoding="utf-8"),
-        script=(folder / "report.js").read_text(encoding="utf-8"),
+    return (
+        environment()
+        .get_template("report.html.jinja")
+        .render(
+            **content,
+            style=(folder / "report.css").read_text(encoding="utf-8"),
+            script=(folder / "report.js").read_text(encoding="utf-8"),
+        )
     )

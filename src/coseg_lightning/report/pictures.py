@@ -1,6 +1,5 @@
 """Small pictures of samples with the outlines of their masks, embedded in the page."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.data.preparation import rescale_intensity, without_gaps
-from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.labels.store import LabelStore
-from coseg_lightning.report.figures import BY_CLASS
+from coseg_lightning.report.figures import BY_CLASS, Pictured
+from coseg_lightning.report.payload import jpeg_url
 
 # Colours of Okabe and Ito, distinguishable with any colour vision; RGB.
 GIVEN, CORRECTED, ORIGINAL = (230, 159, 0), (86, 180, 233), (255, 255, 255)
@@ -19,15 +18,13 @@ GIVEN, CORRECTED, ORIGINAL = (230, 159, 0), (86, 180, 233), (255, 255, 255)
 CLASS_COLOURS = [(r, g, b) for r, g, b in (bytes.fromhex(name[1:]) for name in BY_CLASS)]
 Colour = tuple[int, int, int]
 Outline = tuple[NDArray[Any], Colour | None]  # a mask and its colour; None for one of each class
-# How many pictures there are at most, and the pixels of their longer side.
-LARGE_PICTURES, LARGE_SIDE = 300, 240
-SMALL_PICTURES, SMALL_SIDE = 600, 96
-MAX_CHARACTERS = 8_000_000  # of all pictures; images that compress badly get fewer pictures
+MAX_PICTURES, SIDE = 900, 96  # how many there are, and the pixels of their longer side
+MAX_CHARACTERS = 2_200_000  # of all pictures; images that compress badly get fewer pictures
 
 
 def add_pictures(
     rows: Sequence[dict[str, Any]],
-    samples: SampleDataset,
+    samples: Pictured,
     corrected: Mapping[str, LabelStore],
     *,
     by_class: bool = False,
@@ -44,19 +41,18 @@ def add_pictures(
     index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
     by_priority = sorted(rows, key=lambda row: (not row["proposed"], row["rank"]))
     characters = 0
-    for number, row in enumerate(by_priority[: LARGE_PICTURES + SMALL_PICTURES]):
+    for row in by_priority[:MAX_PICTURES]:
         index = index_of.get(row["id"])
         if index is None or characters > MAX_CHARACTERS:
             continue
-        side = LARGE_SIDE if number < LARGE_PICTURES and row["proposed"] else SMALL_SIDE
         outlines = _outlines(samples, index, corrected.get(row["id"]))
         image = without_gaps(samples.dataset.image(index))
         if by_class:
-            panels = [outlined(image, [(mask, None)], side) for mask, _ in outlines]
+            panels = [outlined(image, [(mask, None)], SIDE) for mask, _ in outlines]
             row["picture"] = data_url(side_by_side(panels))
             row["panels"] = len(panels)
         else:
-            row["picture"] = data_url(outlined(image, outlines, side))
+            row["picture"] = data_url(outlined(image, outlines, SIDE))
         characters += len(row["picture"])
 
 
@@ -67,8 +63,8 @@ def side_by_side(panels: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return np.ascontiguousarray(np.concatenate(parts[1:], axis=1))
 
 
-def _outlines(samples: SampleDataset, index: int, correction: LabelStore | None) -> list[Outline]:
-    outlines: list[Outline] = [(samples.mask(index), GIVEN)]
+def _outlines(samples: Pictured, index: int, correction: LabelStore | None) -> list[Outline]:
+    outlines: list[Outline] = [(samples.dataset.mask(index), GIVEN)]
     if samples.truth is not None:
         outlines.insert(0, (samples.truth.mask(index), ORIGINAL))
     if correction is not None:
@@ -113,6 +109,4 @@ def outlined(
 
 def data_url(picture: NDArray[Any]) -> str:
     """Encode an RGB picture as the `src` of an image element."""
-    encoded, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
-    assert encoded
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+    return jpeg_url(picture, 80)

@@ -3,7 +3,7 @@
   const table = document.getElementById("samples");
   document.documentElement.classList.add("js");
   if (!table) return;
-  const body = table.tBodies[0];
+  const body = table.tBodies[0], review = window.coseg;
   const rows = [...body.rows];
   const $ = (id) => document.getElementById(id);
 
@@ -35,7 +35,7 @@
     all: () => true,
     noisy: (row) => row.dataset.noisy === "1",
     corrected: (row) => "proposed" in row.dataset,
-    undecided: (row) => "proposed" in row.dataset && !decisions[row.dataset.id],
+    undecided: (row) => !review.decision(row.dataset.id),
   };
   const filter = () => {
     const wanted = $("find").value.toLowerCase();
@@ -50,72 +50,25 @@
   $("find").addEventListener("input", filter);
   $("kind").addEventListener("change", filter);
 
-  // Reviewing: the browser stores the decisions too, so that they survive closing the page.
-  const storageKey = `coseg review ${table.dataset.run}`;
-  let decisions = Object.create(null);
-  try { Object.assign(decisions, JSON.parse(localStorage.getItem(storageKey) || "{}")); } catch { /* no stored decisions */ }
-  const proposed = rows.filter((row) => "proposed" in row.dataset);
-  const known = new Set(proposed.map((row) => row.dataset.id));
-  for (const id of Object.keys(decisions)) if (!known.has(id)) delete decisions[id];
-  let current = null;
-  const showProgress = () => {
-    const decided = Object.keys(decisions).length;
-    if ($("progress")) $("progress").textContent = `${decided} of ${proposed.length} decided`;
+  // Reviewing: a row opens its sample in the workbench, and shows what was decided.
+  const buttons = new Map(rows.map((row) => [row.dataset.id, row.querySelector(".decide button")]));
+  const tell = (id) => {
+    const button = buttons.get(id), decision = review.decision(id);
+    if (!button || button.textContent === (decision || "review")) return;
+    button.textContent = decision || "review";
+    button.classList.toggle("decided", Boolean(decision));
+    button.setAttribute("aria-label", `${decision ? `${decision}: review` : "Review"} ${id}`);
   };
-  const decide = (row, decision) => {
-    decisions[row.dataset.id] = decision;
-    const input = row.querySelector(`input[value=${decision}]`);
-    if (input) input.checked = true;
-    try { localStorage.setItem(storageKey, JSON.stringify(decisions)); } catch { /* not stored */ }
-    showProgress();
-    filter(); // the filter may show undecided samples only
-  };
-  const show = (row) => {
-    if (current) current.classList.remove("current");
-    current = row;
-    row.classList.add("current");
-    row.scrollIntoView({ block: "center" });
-  };
-  const step = (by) => {
-    const open = rows.filter((row) => !row.hidden && "proposed" in row.dataset);
-    if (!open.length) return;
-    const at = open.indexOf(current);
-    show(open[at < 0 ? (by > 0 ? 0 : open.length - 1) : Math.min(open.length - 1, Math.max(0, at + by))]);
-  };
-  for (const row of proposed) {
-    const decision = decisions[row.dataset.id];
-    const input = decision && row.querySelector(`input[value=${decision}]`);
-    if (input) input.checked = true;
-    row.addEventListener("change", (event) => decide(row, event.target.value));
-    row.addEventListener("click", () => { if (current !== row) { if (current) current.classList.remove("current"); current = row; row.classList.add("current"); } });
-  }
-  const keys = { k: "keep", r: "reject", d: "redraw" };
-  document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input[type=search], select")) return;
-    if (event.key === "n") step(1);
-    else if (event.key === "p") step(-1);
-    else if (keys[event.key] && current && !current.hidden && "proposed" in current.dataset) {
-      const open = rows.filter((row) => !row.hidden && "proposed" in row.dataset);
-      const next = open[open.indexOf(current) + 1] || current;
-      decide(current, keys[event.key]);
-      show(next);
-    } else return;
-    event.preventDefault();
+  body.addEventListener("click", (event) => {
+    if (event.target.closest(".decide button, img")) review.open(event.target.closest("tr").dataset.id);
   });
-  const quoted = (text) => {
-    const guarded = /^[=+\-@\t\r']/.test(text) ? `'${text}` : text; // a spreadsheet must not read it as a formula
-    return /[",\n\r]/.test(guarded) ? `"${guarded.replaceAll('"', '""')}"` : guarded;
-  };
-  if ($("save")) {
-    $("save").addEventListener("click", () => {
-      const lines = Object.entries(decisions).map(([id, decision]) => `${quoted(id)},${decision}\n`);
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(new Blob(["id,decision\n", ...lines], { type: "text/csv" }));
-      link.download = "review.csv";
-      link.click();
-      URL.revokeObjectURL(link.href);
-    });
-  }
-  showProgress();
+  $("review").addEventListener("click", () => review.open());
+  $("save").addEventListener("click", () => review.save());
+  review.listen((id) => { // of one sample, or of all
+    if (id === null) rows.forEach((row) => tell(row.dataset.id));
+    else tell(id);
+    $("progress").textContent = review.progress();
+    if (id === null) filter();
+  });
   filter();
 })();

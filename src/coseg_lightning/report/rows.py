@@ -46,4 +46,6 @@ def _row(row: Mapping[str, str]) -> dict[str, Any]:
         "label_dice": number("label_dice"),
         "corrected_dice": number("corrected_dice"),
         "suspicious_class": row.get("suspicious_class", ""),
+        "annotator": row.get("annotator", ""),
+        "order": number("order"),
     }

@@ -1,0 +1,64 @@
+// What survives closing the page: decisions in localStorage, drawn masks in IndexedDB. A browser may
+// refuse either; then the page says that nothing is kept.
+const memory = {
+  refused: false,
+  database: null,
+
+  read(name) {
+    try { return JSON.parse(localStorage.getItem(name)); } catch { return null; }
+  },
+
+  write(name, value) {
+    try { localStorage.setItem(name, JSON.stringify(value)); } catch { this.refuse(); }
+  },
+
+  refuse() {
+    if (!this.refused) say("This browser keeps nothing when the page is closed; save the review before.");
+    this.refused = true;
+  },
+
+  async open() {
+    this.database = await new Promise((resolve) => {
+      setTimeout(() => resolve(null), 3000); // a browser may never answer
+      try {
+        const request = indexedDB.open("coseg review", 1);
+        request.onupgradeneeded = () => request.result.createObjectStore("masks");
+        request.onsuccess = () => resolve(request.result);
+        request.onerror = () => resolve(null);
+      } catch { resolve(null); }
+    });
+  },
+
+  // Every drawn mask of this page, by name, as PNG.
+  async masks(key) {
+    const found = new Map();
+    const prefix = `coseg mask ${key} `;
+    try {
+      for (const name of Object.keys(localStorage)) {
+        if (name.startsWith(prefix)) found.set(name.slice(prefix.length), fromBase64(localStorage.getItem(name)));
+      }
+    } catch { /* no storage */ }
+    if (!this.database) return found;
+    const masks = this.database.transaction("masks").objectStore("masks");
+    const range = IDBKeyRange.bound([key], [key, []]);
+    const [names, pngs] = await Promise.all([masks.getAllKeys(range), masks.getAll(range)].map(answer)).catch(() => [[], []]);
+    names.forEach((name, n) => found.set(name[1], pngs[n]));
+    return found;
+  },
+
+  async keepMask(key, name, png) {
+    try {
+      if (this.database) {
+        const masks = this.database.transaction("masks", "readwrite").objectStore("masks");
+        await answer(png ? masks.put(png, [key, name]) : masks.delete([key, name]));
+      } else if (png) localStorage.setItem(`coseg mask ${key} ${name}`, toBase64(png));
+      if (!png) localStorage.removeItem(`coseg mask ${key} ${name}`);
+    } catch { this.refuse(); }
+  },
+};
+
+const answer = (request) =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });

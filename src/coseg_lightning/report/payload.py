@@ -1,0 +1,202 @@
+"""What the workbench shows of samples, in parts: some in the page itself, the others in files."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.data.preparation import rescale_intensity, without_gaps
+from coseg_lightning.files.atomic import write_text
+from coseg_lightning.files.progress import progress
+from coseg_lightning.labels.masks import Mask
+from coseg_lightning.labels.store import LabelStore
+
+if TYPE_CHECKING:
+    from coseg_lightning.report.figures import Pictured
+
+FOLDER = "review"  # beside the page, with the parts that are not in it
+MAX_SIDE = 2048  # pixels of an image's longer side; masks stay as they are
+MAX_CHARACTERS = 4_800_000  # of the parts in the page
+MAX_BYTES = 300_000_000  # of all parts
+PART_CHARACTERS = 1_000_000  # a part is closed when it is longer
+JPEG_QUALITY = 88
+
+Proposals = Mapping[str, LabelStore | Mask]
+
+
+@dataclass
+class Payload:
+    """The parts of a page, and what is known of each sample after its masks were read.
+
+    Attributes:
+        inside: The parts that lie in the page, as JSON that is safe in a script element.
+        digests: One for each part, so that a file of another page is not taken for one of this.
+        part_of: The number of the part with a sample's pictures, by id.
+        change: The share of the marked area in which proposal and given mask differ, by id.
+        classes: The classes that differ, or that are there if nothing is proposed, by id.
+        limit: The bytes that were not enough for all samples; None if they were.
+    """
+
+    inside: list[str] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    part_of: dict[str, int] = field(default_factory=dict)
+    change: dict[str, float] = field(default_factory=dict)
+    classes: dict[str, list[int]] = field(default_factory=dict)
+    limit: int | None = None
+
+    def add(self, ids: Iterable[str], text: str) -> int:
+        """Add a part, and return its number."""
+        self.digests.append(hashlib.blake2b(text.encode(), digest_size=8).hexdigest())
+        number = len(self.digests) - 1
+        self.part_of |= dict.fromkeys(ids, number)
+        return number
+
+    def end(self, limit: int) -> None:
+        """Leave out all further samples."""
+        self.limit = limit
+
+
+def write_payload(
+    folder: Path,
+    samples: "Pictured",
+    order: Sequence[str],
+    proposals: Proposals,
+) -> Payload:
+    """Encode samples in the order of their review, and write the parts that are not in the page.
+
+    Args:
+        folder: The page's folder.
+        samples: The samples with the masks that were given.
+        order: The ids of the samples that can be reviewed, first those that are looked at first.
+        proposals: The proposed masks or their layers, by id.
+    """
+    payload = Payload()
+    used = 0
+    files = 0
+    for part in _parts(samples, order, proposals, payload):
+        text = safe_json(part)
+        if used + len(text) > MAX_BYTES:
+            payload.end(MAX_BYTES)
+            break
+        used += len(text)
+        number = payload.add(part, text)
+        if not files and used <= MAX_CHARACTERS:
+            payload.inside.append(text)
+            continue
+        files += 1
+        call = f'cosegPart({number}, "{payload.digests[-1]}", {text});\n'
+        write_text(folder / FOLDER / part_name(number - len(payload.inside)), call)
+    _remove_parts(folder / FOLDER, files)
+    return payload
+
+
+def part_name(number: int) -> str:
+    """Name the file of one of the parts that are not in the page, counted from 0."""
+    return f"part-{number + 1:04d}.js"
+
+
+def _remove_parts(folder: Path, first: int) -> None:
+    """Remove the parts that an earlier, larger page left."""
+    for path in folder.glob("part-*.js"):
+        number = path.stem.removeprefix("part-")
+        if number.isdigit() and int(number) > first:
+            path.unlink()
+
+
+def _parts(
+    samples: "Pictured", order: Sequence[str], proposals: Proposals, payload: Payload
+) -> Iterator[dict[str, Any]]:
+    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
+    part: dict[str, Any] = {}
+    length = 0
+    for sample_id in progress([i for i in order if i in index_of], "Writing pictures"):
+        given = samples.dataset.mask(index_of[sample_id])
+        proposal = read_proposal(proposals, sample_id)
+        payload.change[sample_id], payload.classes[sample_id] = compared(given, proposal)
+        content = {
+            "image": image_url(samples.dataset.image(index_of[sample_id])),
+            "width": given.shape[1],
+            "height": given.shape[0],
+            "given": mask_text(given),
+        }
+        if proposal is not None:
+            content["proposal"] = mask_text(proposal)
+        part[sample_id] = content
+        length += sum(len(value) for value in content.values() if isinstance(value, str))
+        if length > PART_CHARACTERS:
+            yield part
+            part, length = {}, 0
+    if part:
+        yield part
+
+
+def read_proposal(proposals: Proposals, sample_id: str) -> Mask | None:
+    """Return what is proposed for a sample; None if nothing is."""
+    proposal = proposals.get(sample_id)
+    return proposal.read(sample_id) if isinstance(proposal, LabelStore) else proposal
+
+
+def compared(given: Mask, proposal: Mask | None) -> tuple[float, list[int]]:
+    """Return the share of the marked area that differs, and the classes that differ.
+
+    Nothing differs where the given mask says nothing.
+    """
+    if proposal is None or proposal.shape != given.shape:
+        return 0.0, _classes(given)
+    labelled = given != 255
+    different = labelled & (given != proposal)
+    marked = int((labelled & ((given > 0) | (proposal > 0))).sum())
+    classes = sorted({*_classes(given[different]), *_classes(proposal[different])})
+    return int(different.sum()) / max(marked, 1), classes
+
+
+def _classes(mask: Mask) -> list[int]:
+    """The classes of a mask but the background and what is unlabelled."""
+    return sorted(set(np.unique(mask).tolist()) - {0, 255})
+
+
+def image_url(image: NDArray[Any]) -> str:
+    """Encode an image of any range and number of bands as the `src` of an image element.
+
+    Two bands are shown as the first one, more than three as the first three, each by its range.
+    """
+    bands = image[..., None] if image.ndim == 2 else image
+    by_band = bands.shape[2] > 3
+    bands = without_gaps(bands[..., : 3 if bands.shape[2] >= 3 else 1]).astype(np.float32)
+    scale = MAX_SIDE / max(bands.shape[:2])
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in bands.shape[1::-1]]
+        bands = cv2.resize(bands, size, interpolation=cv2.INTER_AREA)
+        bands = bands[..., None] if bands.ndim == 2 else bands
+    colours = np.broadcast_to(rescale_intensity(bands, by_band=by_band), (*bands.shape[:2], 3))
+    return jpeg_url(np.ascontiguousarray(255 * colours, np.uint8), JPEG_QUALITY)
+
+
+def jpeg_url(picture: NDArray[Any], quality: int) -> str:
+    """Encode an RGB picture as the `src` of an image element."""
+    encoded, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    assert encoded
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
+
+
+def mask_text(mask: Mask) -> str:
+    """Encode class ids as a grey PNG of 8 or 16 bits, in base64."""
+    narrow = np.uint8 if mask.max(initial=0) < 256 else np.uint16
+    encoded, png = cv2.imencode(".png", np.ascontiguousarray(mask, narrow))
+    assert encoded
+    return base64.b64encode(png.tobytes()).decode()
+
+
+def safe_json(value: Any) -> str:
+    """Write JSON that no text in it can end the script element that it lies in."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII, so no U+2028
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return text

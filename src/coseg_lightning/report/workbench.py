@@ -1,0 +1,167 @@
+"""The workbench: every mask large, beside its proposal, to be judged and mended in the browser."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from coseg_lightning.files.atomic import write_text
+from coseg_lightning.report.figures import BY_CLASS, Pictured
+from coseg_lightning.report.payload import (
+    FOLDER,
+    Payload,
+    Proposals,
+    part_name,
+    safe_json,
+    write_payload,
+)
+
+HERE = Path(__file__).parent
+# One script: each file knows the names of those before it.
+SCRIPTS = (
+    *("bytes", "png", "zip", "csv", "memory", "parts", "raster", "view", "mend", "pointer"),
+    *("review", "merge", "save", "bench", "keys"),
+)
+
+
+def add_workbench(
+    folder: str | Path,
+    samples: Pictured | None,
+    rows: Sequence[Mapping[str, Any]],
+    proposals: Proposals,
+    classes: Sequence[str] = (),
+    *,
+    key: str = "",
+) -> dict[str, Any]:
+    """Write the files of a page's workbench, and return what the template needs of it.
+
+    Args:
+        folder: The page's folder. Parts that do not fit into the page are written to `review/`.
+        samples: The samples with the masks that were given; None if there are no pictures.
+        rows: One for each sample that can be reviewed, with `id` and `rank`. If known also
+            `order` (when it is reviewed; by default by rank), `noisy`, `suspicious_class`,
+            `annotator` and `changed` pixels.
+        proposals: The proposed masks, or the layers that hold them, by id.
+        classes: The names of the classes after the background.
+        key: What the browser keeps decisions under, such as the run's id; by default a digest of
+            the ids.
+
+    Returns:
+        The variable `bench` of `workbench.html.jinja`.
+    """
+    ordered = sorted(rows, key=_order)
+    ids = [row["id"] for row in ordered]
+    payload = Payload()
+    if samples is not None:
+        payload = write_payload(Path(folder), samples, ids, proposals)
+    index = _index(ordered, proposals, payload, classes)
+    index["key"] = key or hashlib.blake2b("\n".join(ids).encode(), digest_size=8).hexdigest()
+    return {
+        "index": safe_json(index),
+        "inside": payload.inside,
+        "files": len(index["files"]),
+        "ordered": any(row.get("order") is not None for row in rows),
+        "without": sum(number < 0 for number in index["parts"]),
+        "limit": payload.limit and payload.limit // 1_000_000,
+        "annotators": sorted({name for name in index.get("annotators", ()) if name}),
+        "classes": list(enumerate(classes, start=1)) if len(classes) > 1 else [],
+        "colours": BY_CLASS,
+        "only": classes[0] if classes else "class 1",
+        "proposed": any(index["proposed"]),
+        "style": (HERE / "browser" / "bench.css").read_text(encoding="utf-8"),
+        "script": script(),
+    }
+
+
+def write_review_page(
+    folder: str | Path,
+    samples: Pictured,
+    rows: Sequence[Mapping[str, Any]],
+    proposals: Proposals,
+    classes: Sequence[str] = (),
+    *,
+    key: str = "",
+    title: str = "Review of masks",
+) -> Path:
+    """Write `review.html`: the workbench alone, for masks that no run has corrected.
+
+    Args:
+        folder: Where the page is written.
+        samples: The samples with the masks that were given.
+        rows: See `add_workbench`.
+        proposals: See `add_workbench`; empty if there are none.
+        classes: The names of the classes after the background.
+        key: See `add_workbench`.
+        title: The page's heading.
+
+    Returns:
+        The page's path.
+    """
+    path = Path(folder) / "review.html"
+    bench = add_workbench(folder, samples, rows, proposals, classes, key=key)
+    template = environment().get_template("review.html.jinja")
+    style = (HERE / "report.css").read_text(encoding="utf-8")
+    write_text(path, template.render(bench=bench, title=title, style=style, dialog=False))
+    return path
+
+
+def environment() -> jinja2.Environment:
+    """Return what the templates of the pages are read by. All text in them is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("coseg_lightning.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def script() -> str:
+    """Return the script of the workbench, of which nothing but `coseg` is visible outside."""
+    texts = [(HERE / "browser" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    return "(() => {\n" + "\n".join(['"use strict";', *texts]) + "})();"
+
+
+def _index(
+    rows: Sequence[Mapping[str, Any]],
+    proposals: Proposals,
+    payload: Payload,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """What the page knows of all samples before it has their pictures, as columns."""
+    ids = [row["id"] for row in rows]
+    index = {
+        "classes": list(classes),
+        "colours": list(BY_CLASS),
+        "inside": len(payload.inside),
+        "digests": payload.digests,
+        "files": [
+            f"{FOLDER}/{part_name(number)}"
+            for number in range(len(payload.digests) - len(payload.inside))
+        ],
+        "ids": ids,
+        "ranks": [row["rank"] for row in rows],
+        "parts": [payload.part_of.get(sample_id, -1) for sample_id in ids],
+        "proposed": [int(sample_id in proposals) for sample_id in ids],
+        "noisy": [int(bool(row.get("noisy"))) for row in rows],
+        "change": [round(payload.change.get(sample_id, -1), 4) for sample_id in ids],
+        "present": [_classes(row, payload) for row in rows],
+    }
+    if any(row.get("annotator") for row in rows):
+        index["annotators"] = [str(row.get("annotator") or "") for row in rows]
+    return index
+
+
+def _order(row: Mapping[str, Any]) -> tuple[float, float]:
+    order = row.get("order")
+    return (math.inf if order in (None, "") else float(order)), float(row["rank"])
+
+
+def _classes(row: Mapping[str, Any], payload: Payload) -> list[int]:
+    """The classes by which a sample is found: the suspicious one, or all that differ."""
+    suspicious = str(row.get("suspicious_class") or "")
+    if suspicious.isdigit():
+        return [int(suspicious)]
+    return payload.classes.get(row["id"], [])
