@@ -147,6 +147,7 @@ MAY_BE_SET = {
     "other.noise",
     "other.noise_folder",
     "other.label_layers",
+    "parser.StartDoctypeDeclHandler",  # expat's way to be told of something
     "part.training",
     "module.training",
     "layer.training",

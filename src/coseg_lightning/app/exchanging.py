@@ -65,6 +65,7 @@ def write_tasks(
     kind = tool_named(tool)
     _check_choice("masks", masks, ("proposal", "given"))
     _check_worst(worst)
+    _check_free(out)
     reviewable = Reviewable(run, root, trust=trust)
     names, classes = ImageNames(reviewable.worst_first), classes_of(reviewable)
     beginnings: Counter[str] = Counter()
@@ -76,7 +77,7 @@ def write_tasks(
             beginnings["given masks" if proposal is None else "proposals"] += 1
             name = names.name(sample_id)
             with replacing(folder / kind.images / f"{name}.png") as temporary:
-                picture = _as_people_see_it(reviewable.image(sample_id), given.shape)
+                picture = as_people_see_it(reviewable.image(sample_id), given.shape)
                 Image.fromarray(picture).save(temporary, format="PNG")
             mask = given if proposal is None else proposal
             rows.append({"file": f"{name}.png", "id": sample_id})
@@ -159,8 +160,9 @@ def read_answers(
     for key, value in (("masks", masks), ("unchanged", unchanged), ("empty", empty)):
         _check_choice(key, value, CHOICES[key])
     _check_worst(worst)
-    reviewable = Reviewable(run, root, trust=trust)
+    _check_free(out)
     files = Source(source)
+    reviewable = Reviewable(run, root, trust=trust)
     answers = kind.read(files, classes := classes_of(reviewable))
     labels = {layer.label for answer in answers.found for layer in answer.layers}
     named = [label for label in labels if isinstance(label, str)]
@@ -184,7 +186,7 @@ def read_answers(
             skipped["same"] += is_same
             decision = _decision(mask, given, proposal)
             if decision == "redraw":
-                _write_mask(folder / "masks", sample_id, mask)
+                write_mask(folder / "masks", sample_id, mask)
             decisions[sample_id] = decision
             row = {"id": sample_id, "decision": decision}
             rows.append({**row, "note": answer.note, "reviewer": answer.reviewer})
@@ -274,7 +276,7 @@ def _asked(source: Path) -> list[str]:
     return []
 
 
-def _write_mask(folder: Path, sample_id: str, mask: Mask) -> None:
+def write_mask(folder: Path, sample_id: str, mask: Mask) -> None:
     """Write a mask; an id with slashes lies in folders, and never leads out of the given one."""
     parts = sample_id.split("/")
     for part in parts:
@@ -283,7 +285,7 @@ def _write_mask(folder: Path, sample_id: str, mask: Mask) -> None:
         Image.fromarray(smallest_type(mask)).save(temporary, format="PNG")
 
 
-def _as_people_see_it(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def as_people_see_it(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """An image of any bands and range as 8 bits, grey or in colours, in the size of its mask."""
     values = image.astype(np.float32)
     if values.ndim == 3 and values.shape[2] != 3:  # three of many bands, or one of two
@@ -304,8 +306,6 @@ def _new_folder(out: str | Path, reviewable: Reviewable) -> Iterator[Path]:
         reviewable: Whose data it must not lie in.
     """
     out = Path(out).expanduser()
-    if out.exists():
-        raise InputError(f"{out} exists and is never overwritten; give a new folder.")
     data = reviewable.config.data
     for key in ("images", "masks"):
         if data.get("root") and data.get(key):
@@ -320,6 +320,11 @@ def _new_folder(out: str | Path, reviewable: Reviewable) -> Iterator[Path]:
         unfinished.mkdir()
         yield unfinished
         unfinished.replace(out)
+
+
+def _check_free(out: str | Path) -> None:
+    if Path(out).expanduser().exists():
+        raise InputError(f"{out} exists and is never overwritten; give a new folder.")
 
 
 def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 
@@ -39,7 +40,10 @@ class Reviewable:
         # An audit is no run that can go on, so it has no run.json.
         is_run = (self.folder / "run.json").is_file()
         read = _read_run if is_run else _read_audit
-        self.config, self._images, self._layers = read(self.folder, root, trust=trust)
+        self.config, self._images, self._corrections = read(self.folder, root, trust=trust)
+        proposals = self.folder / "proposals"
+        is_there = LabelStore.is_finished(proposals)
+        self._proposals = LabelStore(proposals) if is_there else None
         self._index = {sample_id: index for index, sample_id in enumerate(self._images.ids)}
         self.worst_first = self._ranked()
 
@@ -70,26 +74,32 @@ class Reviewable:
         return self._images.mask(self._index[sample_id])
 
     def proposal(self, sample_id: str) -> Mask | None:
-        """Return the correction of a sample's mask, else what the networks would draw, if known."""
-        for layer in self._layers:
-            if sample_id in layer:
-                return layer.read(sample_id)
+        """Return the correction of a sample's mask, else what the networks would draw, if known.
+
+        A correction that changed nothing is none.
+        """
+        given = self.mask(sample_id)
+        for layer in self._corrections:
+            if sample_id in layer and not np.array_equal(mask := layer.read(sample_id), given):
+                return mask
+        if self._proposals is not None and sample_id in self._proposals:
+            return self._proposals.read(sample_id)
         return None
 
 
 class _Read(NamedTuple):
-    """Settings, samples as given, and the layers with proposals, the best first."""
+    """Settings, samples as given, and the layers with corrections, the uppermost first."""
 
     config: DictConfig
     images: MaskedImages
-    layers: list[LabelStore]
+    corrections: list[LabelStore]
 
 
 def _read_run(folder: Path, root: str | Path | None, *, trust: bool) -> _Read:
     run = AppRun(folder, root=root, trust=trust)
     layers = [LabelStore(layer) for layer in reversed(run.layers)]
     samples = run.data().given_samples()
-    return _Read(run.cfg, samples.dataset, [*layers, *_proposals(folder)])
+    return _Read(run.cfg, samples.dataset, layers)
 
 
 def _read_audit(folder: Path, root: str | Path | None, *, trust: bool) -> _Read:
@@ -119,7 +129,7 @@ def _read_audit(folder: Path, root: str | Path | None, *, trust: bool) -> _Read:
     noise = folder / "noise"
     if LabelStore.is_finished(noise):
         images = UpdatedImages(images, LabelStore(noise))
-    return _Read(cfg, images, _proposals(folder))
+    return _Read(cfg, images, [])
 
 
 def _moved(config: dict[str, Any], root: str) -> dict[str, Any]:
@@ -134,9 +144,3 @@ def _moved(config: dict[str, Any], root: str) -> dict[str, Any]:
         return root if before is not None and value == before else value
 
     return {key: replaced(value) for key, value in config.items()}
-
-
-def _proposals(folder: Path) -> list[LabelStore]:
-    """What the networks would draw, if the folder holds it."""
-    proposals = folder / "proposals"
-    return [LabelStore(proposals)] if LabelStore.is_finished(proposals) else []

@@ -1,5 +1,6 @@
 """Names of image files that no tool changes beyond recognition, and the way back to the ids."""
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -53,10 +54,11 @@ def _plain(sample_id: str) -> str:
 
 def _forms(image: str) -> Iterator[str]:
     """What may be the name or the id in a path or an address, the longest first."""
-    address = urlsplit(image) if re.match(r"^(https?|s3|gs|file)://|^/data/", image) else None
     paths = [image]
-    if address is not None:
-        paths = [*parse_qs(address.query).get("d", []), address.path]
+    if re.match(r"^(https?|s3|gs|file)://|^/data/", image):
+        with contextlib.suppress(ValueError):  # it is no address after all
+            address = urlsplit(image)
+            paths = [*parse_qs(address.query).get("d", []), address.path]
     for path in dict.fromkeys([*paths, *map(unquote, paths)]):
         parts = [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")]
         for start in range(len(parts)):
