@@ -5,6 +5,7 @@ import io
 import json
 import zipfile
 import zlib
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -106,6 +107,20 @@ def test_every_pixel_of_every_mask_survives(tool, tmp_path):
         np.testing.assert_array_equal(mask, masks[names.find(image)], err_msg=image)
     if tool == "label_studio":
         assert {answer.sample_id for answer in answers.found} == set(masks)
+
+
+def test_what_readers_of_cvats_format_want_besides(tmp_path):
+    written("cvat", tmp_path, {"one": np.ones((4, 5), np.uint8)})
+    root = ElementTree.parse(tmp_path / "annotations.xml").getroot()
+    names = [label.findtext("name") for label in root.iterfind("meta/task/labels/label")]
+    assert names == [*CLASSES.names, "background", "unlabelled"]
+    labels = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))
+    assert [label["name"] for label in labels] == names
+    (mask,) = root.iter("mask")
+    assert dict(mask.attrib, label="") == {
+        **{"label": "", "source": "auto", "occluded": "0", "z_order": "0"},
+        **{"rle": "0, 20", "left": "0", "top": "0", "width": "5", "height": "4"},
+    }
 
 
 @settings(derandomize=True, deadline=None, max_examples=15)

@@ -62,6 +62,32 @@ def rle_pack(values, word, lengths, literal):
     return [int(bits[k : k + 8], 2) for k in range(0, len(bits), 8)]
 
 
+def rle_unpack(rle):
+    """Decode bytes as thi.ng's rle-pack does, by its definition, slowly."""
+    bits = "".join(f"{byte:08b}" for byte in rle)
+
+    def read(count):
+        nonlocal bits
+        value, bits = int(bits[:count], 2), bits[count:]
+        return value
+
+    size, word = read(32), read(5) + 1
+    lengths = [read(4) + 1 for _ in range(4)]
+    values = []
+    while len(values) < size:
+        is_run = read(1)
+        count = read(lengths[read(2)]) + 1
+        values += [read(word)] * count if is_run else [read(word) for _ in range(count)]
+    return values
+
+
+@PROPERTY
+@given(REGIONS)
+def test_brushes_are_what_other_programs_read(region):
+    values = np.reshape(rle_unpack(brush_rle(region)), (*region.shape, 4))
+    assert (values == 255 * region[..., None]).all()
+
+
 @PROPERTY
 @given(REGIONS, st.booleans(), st.sampled_from([1, 255]), st.sampled_from([8, 9]))
 def test_brushes_of_other_programs(region, literal, opaque, word):

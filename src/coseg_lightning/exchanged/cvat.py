@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.parsers import expat
-from xml.sax.saxutils import quoteattr
+from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +43,15 @@ WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
 def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
     """Write `annotations.xml`, to be uploaded to a task of the images, and `labels.json`."""
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>"]
+    names = (*classes.names, BACKGROUND, UNLABELLED)
+    lines += ["  <meta>", "    <task>", "      <labels>"]
+    for name in names:  # CVAT does without, but other readers of its format do not
+        lines.append(f"        <label><name>{escape(name)}</name><attributes></attributes></label>")
+    lines += ["      </labels>", "    </task>", "  </meta>"]
     for number, task in enumerate(tasks):
         height, width = task.mask.shape
-        name = quoteattr(f"{task.name}.png")
-        lines.append(f'  <image id="{number}" name={name} width="{width}" height="{height}">')
+        file = quoteattr(f"{task.name}.png")
+        lines.append(f'  <image id="{number}" name={file} width="{width}" height="{height}">')
         for label, region in classes.regions(task.mask):
             left, top, columns, rows = bounds(region)
             part = region[top : top + rows, left : left + columns]
@@ -58,7 +63,7 @@ def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
             lines.append("    </mask>")
         lines.append("  </image>")
     write_text(folder / "annotations.xml", "\n".join([*lines, "</annotations>", ""]))
-    labels = [{"name": n, "attributes": []} for n in (*classes.names, BACKGROUND, UNLABELLED)]
+    labels = [{"name": name, "attributes": []} for name in names]
     write_text(folder / "labels.json", json.dumps(labels, indent=1, ensure_ascii=False))
 
 
