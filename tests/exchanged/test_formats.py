@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import shutil
 import zipfile
 import zlib
 from xml.etree import ElementTree
@@ -133,6 +134,63 @@ def test_any_mask_survives_any_format(tmp_path_factory, seed, height, width):
         answers = answers_of(tool, as_annotated(tool, folder))
         (read,) = masks_of(answers, lambda _: (height, width)).values()
         np.testing.assert_array_equal(read, mask)
+
+
+JUNK = [None, "x", "", -1, 0, 10**30, 1e300, True, [], {}, [[1, 2], 3], {"id": 1}]
+
+
+def places_of(value, path=()):
+    """The paths of the parts of a JSON value; of a list those of its first parts."""
+    parts = value.items() if isinstance(value, dict) else list(enumerate(value))[:3]
+    for key, part in parts:
+        yield (*path, key)
+        if isinstance(part, dict | list):
+            yield from places_of(part, (*path, key))
+
+
+def damage(file, rng, *, as_json):
+    """Put something else in the place of a value, or of some bytes."""
+    if as_json:
+        content = json.loads(file.read_text())
+        places = list(places_of(content))
+        *way, last = places[int(rng.integers(len(places)))]
+        part = content
+        for key in way:
+            part = part[key]
+        part[last] = JUNK[int(rng.integers(len(JUNK)))]
+        file.write_text(json.dumps(content))
+        return
+    data = bytearray(file.read_bytes())
+    place, length = (int(rng.integers(n)) for n in (len(data), 20))
+    data[place : place + length] = rng.bytes(int(rng.integers(4)))
+    file.write_bytes(bytes(data))
+
+
+def test_whatever_is_wrong_in_an_export_is_told_in_a_sentence(tool, tmp_path):
+    masks = {"one": drawn(0, (12, 9)), "two": drawn(1, (7, 8))}
+    names = written(tool, tmp_path / "whole", masks)
+    shapes = {"one": (12, 9), "two": (7, 8), None: (7, 8)}
+    export = as_annotated(tool, tmp_path / "whole")
+    folder = export if export.is_dir() else export.parent
+    for name in ("tasks.json", "labels.json", "config.xml", "mask_targets.json"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "data", ignore_errors=True)
+    for path in (folder / "images").glob("*.png"):
+        path.unlink()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for number in range(150):
+        shutil.copytree(folder, tmp_path / "damaged")
+        files = sorted(path for path in (tmp_path / "damaged").rglob("*") if path.is_file())
+        file = files[int(rng.integers(len(files)))]
+        damage(file, rng, as_json=file.suffix == ".json" and number % 5 > 0)
+        try:
+            answers = answers_of(tool, tmp_path / "damaged")
+            masks_of(answers, lambda answer: shapes[names.find(answer.image)])
+        except InputError:
+            refused += 1
+        shutil.rmtree(tmp_path / "damaged")
+    assert refused > 30
 
 
 def test_an_export_is_read_from_a_zip_as_from_a_folder(tool, tmp_path):
@@ -475,10 +533,12 @@ def test_label_studios_short_json_and_an_older_one(tmp_path):
         "updated_at": "2024-01-01",
     }
     untouched = {"image": "/data/upload/1/0a1b2c3d-two.png", "id": 6}
+    older = {**minimal, "tag": [], "annotation_id": 3, "updated_at": "2023-01-01"}
     old = {"id": 7, "data": {"img": "/x/three.png"}, "completions": [{"result": [brush(REGION)]}]}
-    answers = in_label_studio(tmp_path, minimal, untouched, old)
+    answers = in_label_studio(tmp_path, minimal, older, untouched, old)
     one, three = answers.found
     assert (one.reviewer, three.image) == ("2", "/x/three.png")
+    assert answers.remarks == ["1 tasks have several annotations; the newest of each was taken."]
     for answer in (one, three):
         np.testing.assert_array_equal(painted(answer, (6, 8), {"cat": 1}), REGION)
 
@@ -564,7 +624,10 @@ def test_coco_is_what_pycocotools_reads(tmp_path):
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ({"size": [8, 6], "counts": [48]}, r"has 6 x 8 pixels, but the run's mask has 8 x 6"),
+        (
+            {"size": [8, 6], "counts": [48]},
+            r"one%20.png has 6 x 8 pixels, but .* has 8 x 6",
+        ),
         ({"size": [6, 8], "counts": [40, 9]}, "the runs have 49 pixels instead of 48"),
         ({"size": [6, 8], "counts": "not packed"}, "cannot be read"),
         ({"size": [6, 8]}, "KeyError"),
@@ -653,7 +716,7 @@ def test_labelme_that_is_damaged(tmp_path):
     (answer,) = in_labelme(tmp_path, [shape]).found
     with pytest.raises(InputError, match=r"one.json, .*one.png, cannot be read"):
         painted(answer, (10, 12), {"cat": 1})
-    with pytest.raises(InputError, match="says that .* has 12 x 10 pixels, but .* has 9 x 9"):
+    with pytest.raises(InputError, match=r"one.png has 12 x 10 pixels, but .* has 9 x 9"):
         painted(answer, (9, 9), {"cat": 1})
     with pytest.raises(InputError, match="cannot be read as labelme's JSON"):
         in_labelme(tmp_path, [{"points": []}])

@@ -212,10 +212,11 @@ def classes_of(reviewable: Reviewable) -> Classes:
 def _by_sample(answers: Sequence[Answer], reviewable: Reviewable) -> dict[str, list[Answer]]:
     """The answers on each sample, the worst samples first."""
     names = ImageNames(reviewable.worst_first)
+    ranks = {sample_id: rank for rank, sample_id in enumerate(reviewable.worst_first)}
     by_sample: dict[str, list[Answer]] = {}
     for answer in answers:
         sample_id = answer.sample_id
-        if sample_id is None or sample_id not in reviewable.worst_first:
+        if sample_id is None or sample_id not in ranks:
             sample_id = names.find(answer.image)
         if sample_id is None:
             raise InputError(
@@ -223,10 +224,7 @@ def _by_sample(answers: Sequence[Answer], reviewable: Reviewable) -> dict[str, l
                 f"{reviewable.folder}; give the run that the tasks were written of, or delete it."
             )
         by_sample.setdefault(sample_id, []).append(answer)
-    ranks = {sample_id: rank for rank, sample_id in enumerate(reviewable.worst_first)}
-    return {
-        sample_id: by_sample[sample_id] for sample_id in sorted(by_sample, key=ranks.__getitem__)
-    }
+    return dict(sorted(by_sample.items(), key=lambda item: ranks[item[0]]))
 
 
 def _one_mask(

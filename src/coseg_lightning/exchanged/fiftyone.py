@@ -37,7 +37,7 @@ from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.files.mask_rules import IGNORE_INDEX
 
-MOST_PIXELS = 2**28  # of an embedded mask, which says its size itself
+MOST_PIXELS = 2**27  # of an embedded mask, which says its size itself
 AREAS = ("Segmentation", "Detections", "Detection")
 
 

@@ -31,6 +31,7 @@ from coseg_lightning.files.atomic import write_text
 
 WANTED = "Label Studio's JSON"
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
+_Task = tuple[str, Mapping[str, Any]]  # where it was read, and its content
 CONFIG = """<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
   <BrushLabels name="tag" toName="image">
@@ -83,6 +84,7 @@ def read(source: Source, classes: Classes) -> Answers:
     """
     answers, ignored = Answers(), Ignored()
     tasks = [task for name in source.of_type(".json") for task in _tasks(source, name)]
+    tasks = _joined(tasks)
     if not tasks:
         pictures = source.of_type(".png", ".npy")
         aside = " (PNG files alone do not say of which image they are)" if pictures else ""
@@ -92,7 +94,7 @@ def read(source: Source, classes: Classes) -> Answers:
     several = 0
     for place, task in tasks:
         with reading(place, WANTED):
-            given = [one for one in _annotations(task) if not one.get("was_cancelled")]
+            given = [one for one in task["annotations"] if not one.get("was_cancelled")]
             several += len(given) > 1
             if given:
                 newest = max(given, key=_age)
@@ -105,11 +107,24 @@ def read(source: Source, classes: Classes) -> Answers:
     return answers
 
 
-def _tasks(source: Source, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _tasks(source: Source, name: str) -> Iterator[_Task]:
     content = source.read_json(name)
     for task in content if isinstance(content, list) else [content]:
         if isinstance(task, dict) and {"data", "image", "annotation_id"} & task.keys():
             yield source.place(name), task
+
+
+def _joined(tasks: list[_Task]) -> list[_Task]:
+    """Join what JSON-MIN has apart: a task for each of its annotations."""
+    joined: dict[Any, _Task] = {}
+    for number, (place, task) in enumerate(tasks):
+        is_flat = "data" not in task and task.get("id") is not None
+        key = (place, str(task["id"])) if is_flat else number
+        before = joined.get(key)
+        with reading(place, WANTED):
+            given = [*(before[1]["annotations"] if before else ()), *_annotations(task)]
+        joined[key] = place, {"data": task.get("data", task), **task, "annotations": given}
+    return list(joined.values())
 
 
 def _annotations(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -145,13 +160,13 @@ def _answer(
     data = task.get("data", task)
     image = str(data.get("image") or task.get("file_upload") or _first_path(data))
     results = [item for item in annotation.get("result") or () if isinstance(item, dict)]
-    label_of_region = {item.get("id"): _label(item) for item in results if _label(item)}
+    label_of_region = {item.get("id", ""): _label(item) for item in results if _label(item)}
     layers, sizes, notes = [], set(), []
     for item in results:
         value = item.get("value") or {}
         notes += [str(text) for text in _texts(value)]
         draw = _drawn(value)
-        label = _label(item) or label_of_region.get(item.get("id"))
+        label = _label(item) or (item.get("id") and label_of_region.get(item["id"]))
         if draw is None:
             if label is None and not _texts(value):
                 ignored.add(str(item.get("type") or "part of another kind"))

@@ -11,7 +11,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.exchanged.tasks import reading
 
 MOST_FILES = 200_000
-MOST_BYTES = 2**30  # of one file; a mask of a hundred million pixels takes less in any format
+MOST_BYTES = 2**28  # of one file; as JSON it takes some times that in memory
 
 
 class Source:

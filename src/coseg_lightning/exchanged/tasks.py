@@ -22,7 +22,7 @@ BACKGROUND, UNLABELLED = "background", "unlabelled"
 # What decoders raise on content that is not what its format says.
 MALFORMED = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError),
-    *(RecursionError, EOFError, OSError, zlib.error, binascii.Error, SyntaxError),
+    *(RecursionError, EOFError, OSError, MemoryError, zlib.error, binascii.Error, SyntaxError),
     Image.DecompressionBombError,
 )
 
@@ -200,14 +200,14 @@ def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
         InputError: If the answer is of another size, or damaged.
     """
     if answer.size is not None and answer.size != shape:
-        raise InputError(
-            f"{answer.place} says that {answer.image} has {_sides(answer.size)} pixels, but the "
-            f"run's mask has {_sides(shape)}; draw on the image that was written."
-        )
+        raise _other_size(answer, answer.size, shape)
     mask = np.zeros(shape, np.uint16)
     for layer in answer.layers:
-        with reading(f"{answer.place}, {answer.image},"):
-            region = layer.draw(shape)
+        try:
+            with reading(f"{answer.place}, {answer.image},"):
+                region = layer.draw(shape)
+        except OtherSizeError as error:
+            raise _other_size(answer, error.shape, shape) from error
         mask[region] = layer.label if isinstance(layer.label, int) else ids[layer.label]
     return smallest_type(mask)
 
@@ -227,15 +227,27 @@ def reading(place: object, wanted: str = "an export") -> Iterator[None]:
         ) from error
 
 
+class OtherSizeError(InputError):
+    """A part of an answer has another size than the image.
+
+    Args:
+        shape: The part's height and width.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(f"a part has {shape[1]} x {shape[0]} pixels")
+        self.shape = shape
+
+
 def check_size(size: Sequence[int], shape: Shape) -> None:
-    """Raise an `InputError` unless a part of an answer has the image's height and width."""
+    """Raise an `OtherSizeError` unless a part of an answer has the image's height and width."""
     height, width = (int(side) for side in size)
     if (height, width) != shape:
-        raise InputError(
-            f"A part of the answer has {_sides((height, width))} pixels, but the run's mask has "
-            f"{_sides(shape)}; draw on the image that was written."
-        )
+        raise OtherSizeError((height, width))
 
 
-def _sides(shape: Shape) -> str:
-    return f"{shape[1]} x {shape[0]}"
+def _other_size(answer: Answer, size: Shape, shape: Shape) -> InputError:
+    return InputError(
+        f"{answer.place}: {answer.image} has {size[1]} x {size[0]} pixels, but the run's mask has "
+        f"{shape[1]} x {shape[0]}; draw on the image that was written."
+    )
