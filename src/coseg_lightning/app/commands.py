@@ -128,6 +128,29 @@ COMMANDS: dict[str, Command] = {
             ("RUN DEST review=review.zip", "as people decided, with the masks that they drew"),
         ),
     ),
+    "exchange": Command(
+        USE,
+        "Write the worst masks as tasks for an annotation tool, and read back what was drawn.",
+        {"run": "the folder of a finished run or of an audit", "out": "a new folder"},
+        {
+            "to": ("", "write tasks for cvat, label_studio, coco, labelme or fiftyone"),
+            "from": ("", "read the answers of one of these"),
+            "source": ("", "with from: the file, zip or folder that the tool exported"),
+            "worst": (50, "how many masks, the worst first"),
+            "masks": (
+                "proposal",
+                "or given: what a person begins with; proposal where there is one",
+            ),
+            "unchanged": ("count", "or skip: answers that are as they were written count as none"),
+            "empty": ("skip", "or background: what an image without any area means"),
+            "root": ROOT,
+            "trust": TRUST,
+        },
+        (
+            ("RUN OUT to=cvat worst=20", "images and proposals, see docs/exchange.md"),
+            ("RUN REVIEW from=cvat source=annotations.zip", "REVIEW/review.csv and REVIEW/masks"),
+        ),
+    ),
     "export": Command(
         USE,
         "Export the network of a finished run, checked against torch's own output.",

@@ -1,0 +1,255 @@
+"""Label Studio: tasks with brushes as predictions, and its exports `JSON` and `JSON-MIN`.
+
+Format: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.exchanged.regions import box, ellipse, polygon, turned
+from coseg_lightning.exchanged.rle import brush_rle, from_brush_rle
+from coseg_lightning.exchanged.source import Source
+from coseg_lightning.exchanged.tasks import (
+    BACKGROUND,
+    UNLABELLED,
+    Answer,
+    Answers,
+    Classes,
+    Ignored,
+    Layer,
+    Region,
+    Shape,
+    Task,
+    reading,
+)
+from coseg_lightning.files.atomic import write_text
+
+WANTED = "Label Studio's JSON"
+LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
+_Task = tuple[str, Mapping[str, Any]]  # where it was read, and its content
+CONFIG = """<View>
+  <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
+  <BrushLabels name="tag" toName="image">
+{labels}
+  </BrushLabels>
+  <PolygonLabels name="polygon" toName="image">
+{labels}
+  </PolygonLabels>
+</View>
+"""
+
+
+def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
+    """Write `tasks.json`, whose images are local files, and the labelling's `config.xml`."""
+    content = []
+    for task in tasks:
+        height, width = task.mask.shape
+        size = {"original_width": width, "original_height": height, "image_rotation": 0}
+        result = [
+            {
+                "id": f"{task.name[:8]}-{number}",
+                "type": "brushlabels",
+                "from_name": "tag",
+                "to_name": "image",
+                **size,
+                "value": {"format": "rle", "rle": brush_rle(region), "brushlabels": [label]},
+            }
+            for number, (label, region) in enumerate(classes.regions(task.mask))
+        ]
+        content.append(
+            {
+                "data": {
+                    "image": f"/data/local-files/?d=images/{task.name}.png",
+                    "sample": task.sample_id,
+                },
+                "predictions": [{"model_version": "coseg-lightning", "result": result}],
+            }
+        )
+    write_text(folder / "tasks.json", json.dumps(content))
+    names = (*classes.names, BACKGROUND, UNLABELLED)
+    labels = "\n".join(f"    <Label value={quoteattr(name)}/>" for name in names)
+    write_text(folder / "config.xml", CONFIG.format(labels=labels))
+
+
+def read(source: Source, classes: Classes) -> Answers:
+    """Read the newest annotation of each task.
+
+    Raises:
+        InputError: If there are no tasks, or they cannot be read.
+    """
+    answers, ignored = Answers(), Ignored()
+    tasks = [task for name in source.of_type(".json") for task in _tasks(source, name)]
+    tasks = _joined(tasks)
+    if not tasks:
+        pictures = source.of_type(".png", ".npy")
+        aside = " (PNG files alone do not say of which image they are)" if pictures else ""
+        raise InputError(
+            f"{source.path} holds no tasks{aside}; export the project from Label Studio as JSON."
+        )
+    several = 0
+    for place, task in tasks:
+        with reading(place, WANTED):
+            given = [one for one in task["annotations"] if not one.get("was_cancelled")]
+            several += len(given) > 1
+            if given:
+                newest = max(given, key=_age)
+                answers.found.append(_answer(task, newest, place, ignored))
+    if several:
+        answers.remarks.append(
+            f"{several} tasks have several annotations; the newest of each was taken."
+        )
+    answers.remarks.extend(ignored.remarks())
+    return answers
+
+
+def _tasks(source: Source, name: str) -> Iterator[_Task]:
+    content = source.read_json(name)
+    for task in content if isinstance(content, list) else [content]:
+        if isinstance(task, dict) and {"data", "image", "annotation_id"} & task.keys():
+            yield source.place(name), task
+
+
+def _joined(tasks: list[_Task]) -> list[_Task]:
+    """Join what JSON-MIN has apart: a task for each of its annotations."""
+    joined: dict[Any, _Task] = {}
+    for number, (place, task) in enumerate(tasks):
+        is_flat = "data" not in task and task.get("id") is not None
+        key = (place, str(task["id"])) if is_flat else number
+        before = joined.get(key)
+        with reading(place, WANTED):
+            given = [*(before[1]["annotations"] if before else ()), *_annotations(task)]
+        joined[key] = place, {"data": task.get("data", task), **task, "annotations": given}
+    return list(joined.values())
+
+
+def _annotations(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The annotations of a task; of JSON-MIN the one that it is."""
+    if "data" in task:
+        return list(task.get("annotations") or task.get("completions") or ())
+    results = [
+        item
+        for value in task.values()
+        if isinstance(value, list)
+        for item in value
+        if isinstance(item, dict)
+    ]
+    if not results and "annotation_id" not in task:
+        return []
+    flat = [{"value": item, **{key: item.get(key) for key in _SIZE}} for item in results]
+    return [{**task, "result": flat, "completed_by": task.get("annotator")}]
+
+
+_SIZE = ("original_width", "original_height", "image_rotation")
+
+
+def _age(annotation: Mapping[str, Any]) -> tuple[str, int]:
+    """What grows with the time of an annotation: ISO dates, and the number it was given."""
+    time = annotation.get("updated_at") or annotation.get("created_at") or ""
+    number = annotation.get("id") or 0
+    return str(time), number if isinstance(number, int) else 0
+
+
+def _answer(
+    task: Mapping[str, Any], annotation: Mapping[str, Any], place: str, ignored: Ignored
+) -> Answer:
+    data = task.get("data", task)
+    image = str(data.get("image") or task.get("file_upload") or _first_path(data))
+    results = [item for item in annotation.get("result") or () if isinstance(item, dict)]
+    label_of_region = {item.get("id", ""): _label(item) for item in results if _label(item)}
+    layers, sizes, notes = [], set(), []
+    for item in results:
+        value = item.get("value") or {}
+        notes += [str(text) for text in _texts(value)]
+        draw = _drawn(value)
+        label = _label(item) or (item.get("id") and label_of_region.get(item["id"]))
+        if draw is None:
+            if label is None and not _texts(value):
+                ignored.add(str(item.get("type") or "part of another kind"))
+            continue
+        if item.get("image_rotation"):
+            raise InputError(
+                f"{place}: {image} was turned by {item['image_rotation']} degrees in Label Studio; "
+                "turn it back and submit it again."
+            )
+        if item.get("original_height") and item.get("original_width"):
+            sizes.add((int(item["original_height"]), int(item["original_width"])))
+        if label is None:
+            ignored.add("area without a label")
+            continue
+        layers.append(Layer(label, draw))
+    if len(sizes) > 1:
+        raise InputError(f"{place}: {image} has parts of several sizes; export it again.")
+    return Answer(
+        image,
+        layers,
+        place,
+        sizes.pop() if sizes else None,
+        _reviewer(annotation.get("completed_by")),
+        " ".join(notes),
+        str(data["sample"]) if data.get("sample") is not None else None,
+    )
+
+
+def _first_path(data: Mapping[str, Any]) -> str:
+    """The first text of a task that may be an image's address, whatever the project calls it."""
+    texts = [value for value in data.values() if isinstance(value, str) and "." in value]
+    return texts[0] if texts else ""
+
+
+def _label(item: Mapping[str, Any]) -> str | None:
+    value = item.get("value") or {}
+    for key in LABELS:
+        if value.get(key):
+            return str(value[key][0])
+    return None
+
+
+def _texts(value: Mapping[str, Any]) -> Sequence[Any]:
+    text = value.get("text") or ()
+    return [text] if isinstance(text, str) else list(text)
+
+
+def _drawn(value: Mapping[str, Any]) -> Callable[[Shape], Region] | None:
+    """How a part is drawn; None if it is no area. Lengths are percent of the image's sides."""
+    if "rle" in value:
+        return partial(from_brush_rle, value["rle"])
+    if "points" in value:
+        return partial(_polygon, value["points"])
+    if "radiusX" in value:
+        return partial(_ellipse, value)
+    if "width" in value and "height" in value and "x" in value:
+        return partial(_rectangle, value)
+    return None
+
+
+def _polygon(points: Sequence[Sequence[float]], shape: Shape) -> Region:
+    height, width = shape
+    return polygon([(x * width / 100, y * height / 100) for x, y in points], shape)
+
+
+def _rectangle(value: Mapping[str, Any], shape: Shape) -> Region:
+    height, width = (side / 100 for side in shape)
+    left, top = value["x"] * width, value["y"] * height
+    corners = box(left, top, left + value["width"] * width, top + value["height"] * height)
+    # It is turned about its upper left corner.
+    return polygon(turned(corners, (left, top), float(value.get("rotation") or 0)), shape)
+
+
+def _ellipse(value: Mapping[str, Any], shape: Shape) -> Region:
+    height, width = (side / 100 for side in shape)
+    centre = value["x"] * width, value["y"] * height
+    radii = value["radiusX"] * width, value["radiusY"] * height
+    return ellipse(centre, radii, float(value.get("rotation") or 0), shape)
+
+
+def _reviewer(person: Any) -> str:
+    """The name of who completed an annotation, which may be a number or a record."""
+    if isinstance(person, dict):
+        names = [person.get(key) for key in ("email", "username", "first_name", "id")]
+        return str(next((name for name in names if name), ""))
+    return "" if person is None else str(person)

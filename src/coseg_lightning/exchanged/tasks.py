@@ -1,0 +1,253 @@
+"""What all tools share: tasks that are written, answers that are read, and the classes' names."""
+
+import binascii
+import re
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.images import smallest_type
+from coseg_lightning.files.mask_rules import IGNORE_INDEX, VOID
+from coseg_lightning.labels.masks import Mask
+
+Shape = tuple[int, int]  # height and width
+Region = NDArray[np.bool_]
+BACKGROUND, UNLABELLED = "background", "unlabelled"
+# What decoders raise on content that is not what its format says.
+MALFORMED = (
+    *(ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError),
+    *(RecursionError, EOFError, OSError, MemoryError, zlib.error, binascii.Error, SyntaxError),
+    Image.DecompressionBombError,
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """An image with a mask to begin with.
+
+    Args:
+        sample_id: The sample.
+        name: The name of its image file, without the ending.
+        mask: `(H, W)` class ids, 255 for unlabelled pixels.
+    """
+
+    sample_id: str
+    name: str
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A part of an answer. Later layers lie over earlier ones.
+
+    Args:
+        label: The name of its class, or its class id where a tool keeps that.
+        draw: Returns the pixels of an image of some height and width.
+    """
+
+    label: str | int
+    draw: Callable[[Shape], Region]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person drew on one image.
+
+    Args:
+        image: The image as the tool names it.
+        layers: The parts, the lowest first.
+        place: Where it was read, for messages.
+        size: Height and width of the image, if the tool says them.
+        reviewer: Who drew it, if the tool says so.
+        note: What that person wrote.
+        sample_id: The sample, if the tool kept it.
+        is_sure: Whether an empty answer was surely given by a person.
+    """
+
+    image: str
+    layers: Sequence[Layer]
+    place: str
+    size: Shape | None = None
+    reviewer: str = ""
+    note: str = ""
+    sample_id: str | None = None
+    is_sure: bool = True
+
+
+@dataclass
+class Answers:
+    """The answers of an export.
+
+    Args:
+        found: The answers.
+        remarks: What a person should know of them, in sentences.
+    """
+
+    found: list[Answer] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+
+
+class Ignored:
+    """Counts the parts of answers that are no areas, and so are left out."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+
+    def add(self, kind: str) -> None:
+        """Count a part of some kind."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+
+    def remarks(self) -> list[str]:
+        """Say how many of which kinds there were, in a sentence, if there were any."""
+        if not self._counts:
+            return []
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
+        return [f"Left out, since they are no areas of a class: {kinds}."]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The names of a run's classes.
+
+    Args:
+        names: Those of class 1, 2 and so on.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, names: Sequence[object] | None, count: int) -> "Classes":
+        """Name the classes as the run does, or else class 1 and so on.
+
+        Args:
+            names: The names that the run was given, if any. They count if there is one for each
+                class, and no two are alike.
+            count: Number of classes, background included.
+        """
+        given = tuple(str(name) for name in names or ())
+        reserved = {_plain(BACKGROUND), _plain(UNLABELLED), ""}
+        distinct = {_plain(name) for name in given} - reserved
+        if len(given) == len(distinct) == count - 1:
+            return cls(given)
+        return cls(tuple(f"class {k}" for k in range(1, count)))
+
+    def name(self, class_id: int) -> str:
+        """The name of a class."""
+        if class_id == IGNORE_INDEX:
+            return UNLABELLED
+        return [BACKGROUND, *self.names][class_id]
+
+    def regions(self, mask: Mask) -> Iterator[tuple[str, Region]]:
+        """The name and the pixels of each class of a mask but the background."""
+        for class_id in np.unique(mask).tolist():
+            if class_id:
+                yield self.name(class_id), mask == class_id
+
+    def ids(self, labels: Collection[str], source: object) -> tuple[dict[str, int], list[str]]:
+        """Find the class of each label.
+
+        Args:
+            labels: All labels of an export.
+            source: The export, for messages.
+
+        Returns:
+            The class ids, and what a person should know of them.
+
+        Raises:
+            InputError: If a label is none of the run's classes.
+        """
+        known = {_plain(name): k for k, name in enumerate([BACKGROUND, *self.names])}
+        for name in VOID:
+            known.setdefault(_plain(name), IGNORE_INDEX)
+        ids = {label: known[_plain(label)] for label in labels if _plain(label) in known}
+        unknown = sorted(set(labels) - set(ids))
+        is_foreground = len(self.names) == len(unknown) == 1 and 1 not in ids.values()
+        if is_foreground:  # the one class besides the background, by whatever name
+            ids[unknown[0]] = 1
+            return ids, [f"The label {unknown[0]!r} was taken for {self.names[0]!r}."]
+        if unknown:
+            raise InputError(
+                f"{source} has the label {unknown[0]!r}, which is no class of the run; the labels "
+                f"are {', '.join(self.names)}, {BACKGROUND} and {UNLABELLED}: rename it in the "
+                "tool, or delete what has it."
+            )
+        return ids, []
+
+
+def _plain(name: str) -> str:
+    """A name without what tools change: letter case, and spaces that become underscores."""
+    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+
+
+def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
+    """Paint the mask that an answer means.
+
+    Args:
+        answer: The answer.
+        shape: Height and width of the sample's own mask.
+        ids: The class of each label.
+
+    Returns:
+        `(H, W)` class ids.
+
+    Raises:
+        InputError: If the answer is of another size, or damaged.
+    """
+    if answer.size is not None and answer.size != shape:
+        raise _other_size(answer, answer.size, shape)
+    mask = np.zeros(shape, np.uint16)
+    for layer in answer.layers:
+        try:
+            with reading(f"{answer.place}, {answer.image},"):
+                region = layer.draw(shape)
+        except OtherSizeError as error:
+            raise _other_size(answer, error.shape, shape) from error
+        mask[region] = layer.label if isinstance(layer.label, int) else ids[layer.label]
+    return smallest_type(mask)
+
+
+@contextmanager
+def reading(place: object, wanted: str = "an export") -> Iterator[None]:
+    """Turn what a decoder raises on damaged content into one sentence."""
+    try:
+        yield
+    except InputError:
+        raise
+    except MALFORMED as error:
+        reason = " ".join(str(error).split())[:120]
+        raise InputError(
+            f"{place} cannot be read as {wanted} ({type(error).__name__}: {reason}); export it "
+            "again."
+        ) from error
+
+
+class OtherSizeError(InputError):
+    """A part of an answer has another size than the image.
+
+    Args:
+        shape: The part's height and width.
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(f"a part has {shape[1]} x {shape[0]} pixels")
+        self.shape = shape
+
+
+def check_size(size: Sequence[int], shape: Shape) -> None:
+    """Raise an `OtherSizeError` unless a part of an answer has the image's height and width."""
+    height, width = (int(side) for side in size)
+    if (height, width) != shape:
+        raise OtherSizeError((height, width))
+
+
+def _other_size(answer: Answer, size: Shape, shape: Shape) -> InputError:
+    return InputError(
+        f"{answer.place}: {answer.image} has {size[1]} x {size[0]} pixels, but the run's mask has "
+        f"{shape[1]} x {shape[0]}; draw on the image that was written."
+    )
