@@ -227,8 +227,16 @@ def composed(cell: Cell, large: bool, *, real: bool = False):  # -> DictConfig
         cfg = compose("config", overrides(cell, large, real=real))
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    for key in ("resume", "baselines", "on_bad_sample", "stages", "review", "trust"):
-        plain.pop(key)  # is nothing that a result depends on
+    for key in (
+        "resume",
+        "baselines",
+        "on_bad_sample",
+        "stages",
+        "review",
+        "review_budget",
+        "trust",
+    ):
+        plain.pop(key, None)  # is nothing that a result depends on
     plain["data"]["source"].pop("on_bad_sample", None)
     plain["data"].pop("cache", None)
     # Options that came later: as they are here, a run is as it was before.

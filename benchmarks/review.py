@@ -2,7 +2,7 @@
 
     python benchmarks/review.py run bubil-large bubil-worst --seeds 0 1 2   # the runs, then orders
     python benchmarks/review.py retrain bubil-large bubil-worst --seeds 0 --looked 20
-    python benchmarks/review.py table                                       # and docs/images/review.svg
+    python benchmarks/review.py table      # and docs/images/review.svg
 
 Each run is that of `grid.py`'s grid `real` (pretrained, 128 x 128; phantoms at 64 x 64 as in its
 other grids), half of the masks replaced. The replaced masks' originals answer for the person: a
@@ -77,7 +77,7 @@ class Masks:
         return [index[row["id"]] for row in rows]
 
     def _softmin(self) -> np.ndarray:
-        """cleanlab's score of each mask: low for bad ones."""
+        """The score of cleanlab for each mask, low for bad ones."""
         import torch
         from torch.utils.data import DataLoader
 
@@ -88,7 +88,8 @@ class Masks:
         found = []
         with torch.no_grad():
             for batch in DataLoader(self.samples, 8):
-                mean = sum(class_logits(peer(batch["image"])).softmax(dim=1) for peer in peers) / 2
+                both = [class_logits(peer(batch["image"])).softmax(dim=1) for peer in peers]
+                mean = (both[0] + both[1]) / 2
                 table = compute_evidence(mean.log(), batch["mask"])
                 found.append(table[:, MASK_COLUMNS.index("softmin")].numpy())
         return -np.concatenate(found)  # the evidence is high for bad masks

@@ -46,6 +46,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from coseg_lightning.app.build import make_data, settle_folders
     from coseg_lightning.app.checks import check, quiet
     from coseg_lightning.app.unaided import check_training
+    from coseg_lightning.report.review_order import show_review_order
 
     check(cfg, also=("predictions", "worst", "training"))
     check_count(cfg, "worst", 1)
@@ -64,6 +65,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if is_global_zero:
         _finish(folder, summary, data.given_samples(), ranking, proposals)
         _show(folder, ranking, estimate)
+        show_review_order(folder, cfg.review_budget)
     return summary
 
 
@@ -71,6 +73,7 @@ def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Rank by outlines, and name blunders; see `audit`."""
     from coseg_lightning.app.unaided import rank_without_training
     from coseg_lightning.files.progress import is_first_process
+    from coseg_lightning.report.review_order import show_review_order
 
     found = rank_without_training(cfg, folder)
     names = Counter(name for names in found.ranking.blunders or () for name in names)
@@ -79,6 +82,7 @@ def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if is_first_process():
         _finish(folder, summary, found.samples, found.ranking, None)
         _show(folder, found.ranking, found.estimate, found.doubt)
+        show_review_order(folder, cfg.review_budget)
     return summary
 
 
@@ -124,9 +128,38 @@ def _finish(
     with replacing(folder / "worst.png") as temporary:
         figure.savefig(temporary, dpi=100)
     write_review(folder, samples, ranking)
+    _write_page(folder, summary, samples, {} if proposals is None else proposals)
     tiles = getattr(samples, "tiles", None)
     if tiles is not None:
         write_image_scores(folder, tiles)
+
+
+def _write_page(
+    folder: Path,
+    summary: dict[str, Any],
+    samples: "Pictured",
+    proposals: "LabelStore | dict[str, LabelStore]",
+) -> None:
+    """Write `review_order.csv`, and the page on which every mask is reviewed."""
+    from coseg_lightning.files.csv import read_table
+    from coseg_lightning.report.review_order import read_order, write_review_order
+    from coseg_lightning.report.rows import sample_rows
+    from coseg_lightning.report.workbench import write_review_page
+
+    by_id = proposals if isinstance(proposals, dict) else dict.fromkeys(proposals.ids, proposals)
+    write_review_order(folder, samples, by_id, summary["ranking"]["noise_level"])
+    order, path = read_order(folder), folder / "scores.csv"
+    rows = sample_rows(read_table(path, ["id"]), (), path)
+    for row in rows:
+        row["order"] = order[row["id"]]["order"]
+    data = summary["config"]["data"]
+    count = max(2, data["classes"]) - 1
+    names = data.get("class_names") or [f"class {k}" for k in range(1, count + 1)]
+    write_review_page(folder, samples, rows, by_id, names, title=f"Masks of {_name_of(data)}")
+
+
+def _name_of(data: dict[str, Any]) -> str:
+    return Path(data["root"]).name if data.get("root") else str(data.get("name", "an audit"))
 
 
 def _check_free(folder: Path) -> None:
@@ -137,6 +170,9 @@ def _check_free(folder: Path) -> None:
         "worst.png",
         "images.csv",
         "proposals",
+        "review_order.csv",
+        "review.html",
+        "review",
         *FILES,
         "training",
         "noise",
@@ -268,6 +304,7 @@ def _show(
             "worst.png",
             "the worst masks" + ("" if ranking.blunders else ", with the proposal over them"),
         ),
+        ("review.html", "every mask, to judge and mend in the browser; then coseg apply"),
         ("summary.json", "the noise level, and the settings"),
         *FILES.items(),
     ):

@@ -227,6 +227,7 @@ def _show(
     from coseg_lightning.report.joined import write_image_scores
     from coseg_lightning.report.loggers import log_figures
     from coseg_lightning.report.page import write_report
+    from coseg_lightning.report.review_order import show_review_order
 
     tiles = data.tiles if isinstance(data, CoSegDataModule) else None
     if tiles is not None and (folder / "scores.csv").is_file():
@@ -235,6 +236,7 @@ def _show(
     if figures and "_target_" in cfg.logger:
         log_figures(instantiate(cfg.logger, save_dir=str(folder / "figures")), figures)
     show_summary(folder, summary, time.perf_counter() - start)
+    show_review_order(folder, cfg.get("review_budget"))
     return summary
 
 

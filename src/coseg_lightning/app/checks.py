@@ -153,6 +153,8 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         raise InputError(f"final={cfg.final} must be last or best.")
     if cfg.get("early_stopping") is not None:
         check_count(cfg, "early_stopping", 1)
+    if cfg.get("review_budget") is not None:
+        check_count(cfg, "review_budget", 1)
     _check_callbacks(cfg.trainer.get("callbacks"))
     if str(cfg.objective).partition("/")[0] not in ("val", "test", "train"):
         raise InputError(

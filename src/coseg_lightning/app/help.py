@@ -50,7 +50,8 @@ TASKS: dict[str, tuple[str, ...]] = {
         "experiment",
     ),
     "The run itself": (
-        *("hydra.run.dir", "resume", "stages", "review", "rehearse", "keep_checkpoints"),
+        *("hydra.run.dir", "resume", "stages", "review", "review_budget"),
+        *("rehearse", "keep_checkpoints"),
         *("logger", "trust"),
     ),
 }

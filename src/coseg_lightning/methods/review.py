@@ -22,6 +22,8 @@ from coseg_lightning.labels.updated import changed_labels
 from coseg_lightning.methods.coseg import retrain
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
+from coseg_lightning.ranking.priority import LEAST_DECIDED
+from coseg_lightning.report.review_order import write_review_order
 from coseg_lightning.runs.finished import FinishedRun
 from coseg_lightning.runs.folder import RunFolder, stage_weights
 from coseg_lightning.runs.runner import StageRunner
@@ -101,6 +103,22 @@ class ReviewedMasks:
             "taken": len(taken),
             "decided": len(decisions),
         }
+
+    @rank_zero_only
+    def recalibrated(
+        self, folder: Path, noise_level: float | None, decisions: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """Write `review_order.csv`: what all decisions say of the masks without one.
+
+        Returns:
+            The part of the summary's ranking; empty if there are too few decisions.
+        """
+        proposals = {i: p for i in self.samples.ids if (p := self._proposed(i)) is not None}
+        enough = len(decisions) >= LEAST_DECIDED
+        found = write_review_order(
+            folder, self.samples, proposals, noise_level, decisions if enough else None
+        )
+        return {} if found is None else {"review": found.as_dict()}
 
     def _proposed(self, sample_id: str) -> LabelStore | None:
         if sample_id in self.corrected:
@@ -192,13 +210,15 @@ def retrain_reviewed(
     _use_masks(data, run_folder.path / "labels", masks.excluded)
     module = runner.restored(runner.built(network), "retraining")
     _write_tables(run_folder.path, run.folder / "scores.csv", masks.excluded)
+    level = run.summary["ranking"]["noise_level"]
+    learnt = masks.recalibrated(run_folder.path, level, config["review"]) or {}
     return write_summary(
         runner,
         module,
         data,
         config,
         baselines={"before": run.summary["test"], **run.summary.get("baselines", {})},
-        ranking=run.summary["ranking"],
+        ranking={**run.summary["ranking"], **learnt},
         correction={
             **masks.counts(),
             "contradiction": run.summary["correction"]["contradiction"],

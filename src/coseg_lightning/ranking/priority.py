@@ -33,7 +33,7 @@ BATCH = 20  # masks that a person looks at in one go, and that should not be ali
 DRAWN_EVERY = 5  # of the order, one mask is drawn from all that are left
 MOST_ORDERED = 2000  # masks that are ordered so; all others by their gain alone
 ALIKE = 0.5  # distance of standardised views, at which masks are alike
-SURE = 0.9  # probability from which an undecided mask gets the decision of one like it
+SURE = 0.85  # probability from which an undecided mask gets the decision of one like it
 DRAWS = 2000  # of the model's weights, for the interval
 TAIL = 0.05  # the probability of a miss on either side of the interval
 # The prior of the model: mean and deviation of the weight of the score, of the other views, and of

@@ -35,7 +35,8 @@ OUTPUTS = {
     "scores.csv": "the masks, worst first",
     "images.csv": "the images that the tiles are of, worst first",
     "labels": "the corrected masks",
-    "proposals": "what the networks would draw, which changed nothing",
+    "review_order.csv": "all masks, in the order in which a review finds most",
+    "proposals": "what the networks would draw of every mask",
     "uncertainty": "where the two networks disagree, white the most",
     "summary.json": "these figures",
 }
@@ -64,6 +65,8 @@ def show_summary(folder: Path, summary: dict[str, Any], wall: float | None = Non
     estimate = summary["ranking"]["estimate"]
     if estimate is not None:
         print(f"\n  Noise level: {estimate['sentence']}")
+    if "review" in summary["ranking"]:
+        print(f"\n  Noise level after the review: {summary['ranking']['review']['sentence']}")
     print(f"\n  In {folder}:")
     for name, description in OUTPUTS.items():
         if name == "labels" and not summary["correction"]["corrected"]:

@@ -35,6 +35,7 @@ from coseg_lightning.report.results import (
     result_in_a_sentence,
     results,
 )
+from coseg_lightning.report.review_order import ORDER, read_order, write_review_order
 from coseg_lightning.report.rows import sample_rows
 from coseg_lightning.report.workbench import add_workbench, environment
 
@@ -73,6 +74,13 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     rows = sample_rows(scores, corrected, folder / "scores.csv")
     by_class = len(summary["test"]["per_class_dice"]) > 2
     proposals = _proposals(folder)
+    if samples is not None and rows and not (folder / ORDER).is_file():
+        level = summary["ranking"]["noise_level"]
+        write_review_order(folder, samples, {**proposals, **corrected}, level)
+    order = read_order(folder)
+    for row in rows:
+        row["order"] = order.get(row["id"], {}).get("order")
+        row["suggested"] = order.get(row["id"], {}).get("suggested")
     if samples is not None:
         add_pictures(rows[:ROWS], samples, corrected or proposals, by_class=by_class)
     names = dict(enumerate(class_names(summary), start=1))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.files.mask_rules import IGNORE_INDEX
+from coseg_lightning.files.progress import is_first_process
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.ranking.priority import (
     Recalibration,
@@ -76,6 +77,35 @@ def write_review_order(
         rows.append(row)
     write_table(folder / ORDER, rows)
     return found
+
+
+def read_order(folder: Path) -> dict[str, dict[str, str]]:
+    """Read `review_order.csv`, its rows by id in order; empty if there is none."""
+    path = folder / ORDER
+    rows = read_table(path, ["id", "order"]) if path.is_file() else []
+    return {row["id"]: row for row in rows}
+
+
+def show_review_order(folder: Path, budget: int | None) -> None:
+    """Print the masks that are worth a look first.
+
+    Args:
+        folder: The folder of a run or an audit.
+        budget: How many masks a person would look at; None to print none.
+    """
+    order = [] if budget is None or not is_first_process() else list(read_order(folder).values())
+    if not order:
+        return
+    undecided = [row for row in order if not row.get("decision")][:budget]
+    expected = sum(float(row["gain"]) for row in undecided)
+    of_all = sum(float(row["gain"]) for row in order) or 1.0
+    print(
+        f"\n  Look at these {len(undecided)} first, with about {100 * expected / of_all:.0f} % of "
+        f"all wrong pixels of {len(order)} masks:"
+    )
+    for row in undecided:
+        what = f"bad with {100 * float(row['probability']):.0f} %, {row['wrong_pixels']} pixels"
+        print(f"    {row['order']:>4}  {row['id']:<24}  {what} differ from the proposal")
 
 
 def read_views(
