@@ -99,9 +99,18 @@ def test_given_predictions_need_no_training(with_predictions, tmp_path, score):
         audit(cfg, tmp_path / "audit")
 
 
-def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_path):
+def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_path, capsys):
     folder, root = tmp_path / "audit", with_predictions
-    audit(composed(f"data.root={root}", f"predictions={root}/predictions"), folder)
+    settings = [f"data.root={root}", f"predictions={root}/predictions", "review_budget=2"]
+    audit(composed(*settings), folder)
+    told = capsys.readouterr().out
+    assert "Look at these 2 first, with about" in told
+    first = [row["id"] for row in rows_of(folder / "review_order.csv")][:2]
+    assert set(first) == {"s03", "s07"}
+    assert told.index(first[0]) < told.index("Look at these") < told.rindex(first[1])
+    page = (folder / "review.html").read_text(encoding="utf-8")
+    assert "s07" in page
+    assert "://" not in page.replace("http://www.w3.org", "")
     proposals, squares = LabelStore(folder / "proposals"), Squares(10)
     assert sorted(proposals.ids) == squares.ids
     np.testing.assert_array_equal(proposals.read("s03"), squares.mask(3))
@@ -123,6 +132,46 @@ def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_pa
     with pytest.raises(InputError, match=r"is an audit, and holds none to retrain from; .* apply"):
         run(support.composed(*run_again), tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_the_pages_decisions_tell_of_all_other_masks(make_folder, tmp_path):
+    """Twelve of forty masks are another image's; the first fourteen of the order are decided."""
+    root, folder = make_folder(size=40), tmp_path / "audit"
+    squares = Squares(40)
+    (root / "predictions").mkdir()
+    wrong = {i for i in range(40) if i % 10 in (2, 5, 7)}
+    for i, sample_id in enumerate(squares.ids):
+        foreground = 0.02 + 0.96 * squares.mask(i).astype(np.float32)
+        np.save(root / "predictions" / f"{sample_id}.npy", foreground)
+        if i in wrong:
+            mask = np.roll(squares.mask(i), 5, axis=1)
+            Image.fromarray(mask).save(root / "masks" / f"{sample_id}.png")
+    given = [f"data.root={root}", f"predictions={root}/predictions", "review_budget=14"]
+    audit(composed(*given, "nol=0.2"), folder)
+    order = rows_of(folder / "review_order.csv")
+    bad = {squares.ids[i] for i in wrong}
+    assert len(bad & {row["id"] for row in order[:14]}) >= 10
+    lines = [f"{row['id']},{'take' if row['id'] in bad else 'ok'}\n" for row in order[:14]]
+    (folder / "review.csv").write_text("id,decision\n" + "".join(lines))
+    result = start("audit", f"review={folder}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    estimate = json.loads((folder / "noise_level.json").read_text())
+    low, high = estimate["interval"]
+    assert low <= 0.3 <= high
+    assert "of 14 masks that were looked at are bad" in result.stdout
+    again = rows_of(folder / "reordered.csv")
+    assert {row["decision"] for row in again[:26]} == {""}
+    assert all(
+        (row["suggested"] == "take") == (row["id"] in bad) for row in again if row["suggested"]
+    )
+    assert any(row["suggested"] for row in again)
+    (folder / "noise_level.json").unlink()
+    (folder / "review.csv").write_text("id,decision\n" + "".join(lines[:5]))
+    with pytest.raises(InputError, match="5 masks were decided, but at least 10 must be"):
+        judge(folder)
+    (tmp_path / "review.csv").write_text("id,decision\ns01,ok\n")
+    with pytest.raises(InputError, match="lies in no folder of an audit or a run"):
+        judge(tmp_path / "review.csv")
 
 
 def test_an_audit_without_training_proposes_nothing(with_predictions, tmp_path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from coseg_lightning.errors import InputError
 
 if TYPE_CHECKING:
+    from coseg_lightning.ranking.priority import Recalibration
     from coseg_lightning.ranking.ranking import Ranking
     from coseg_lightning.report.figures import Pictured
 
@@ -18,7 +19,7 @@ FILES = {
     "review.png": "the pictures of these",
 }
 NEXT = "python -m coseg_lightning.run data=folder data.root=DIR"
-RESULT = "noise_level.json"
+RESULT, REORDERED = "noise_level.json", "reordered.csv"
 ASKED = """
   How many are bad? Look at review.png, write good or bad of each mask into review.csv, and run
     coseg audit {setting}"""
@@ -56,7 +57,8 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
     """Estimate the noise level of an audit from its filled review, write it there, and show it.
 
     Args:
-        review: The audit's folder, or its `review.csv`.
+        review: The audit's folder, or its `review.csv`; or one that the page saved, put into the
+            folder of the audit or the run.
         settings: All settings that the user gave; no other has an effect.
     """
     from coseg_lightning.files.atomic import write_text
@@ -69,14 +71,62 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
             "folder; leave it out."
         )
     path = Path(str(review)).expanduser()
-    path = path / "review.csv" if path.is_dir() else path
+    if path.is_dir():
+        found = [path / name for name in ("review.zip", "review.csv") if (path / name).is_file()]
+        path = found[0] if found else path / "review.csv"
     result = path.with_name(RESULT)
     if result.exists():
         raise InputError(
             f"{result} exists, and nothing is ever overwritten; move it away to judge once more."
         )
-    estimate = noise_level_of_review(path)
+    estimate = _of_decisions(path) if _is_of_the_page(path) else noise_level_of_review(path)
     write_text(result, json.dumps(estimate.as_dict(), indent=2, allow_nan=False))
     level = f"nol={min(estimate.noise_level, 0.95):.2f}"
     print(f"\n  Noise level: {estimate}\n  It is kept in {result}.")
+    if path.with_name(REORDERED).is_file():
+        print(
+            f"  In {path.with_name(REORDERED)}: which masks to look at next, and what they are like."
+        )
     print(f"\n  Next, with your other settings:\n    {NEXT} {level}")
+
+
+def _is_of_the_page(path: Path) -> bool:
+    """Whether a review says ok, take and redraw, as the page does, and not good and bad."""
+    from coseg_lightning.files.csv import read_table
+    from coseg_lightning.labels.review import DECISIONS, EARLIER
+
+    if path.suffix == ".zip":
+        return True
+    words = {row["decision"].strip().lower() for row in read_table(path, ["id", "decision"])}
+    return bool(words & {*DECISIONS, *EARLIER})
+
+
+def _of_decisions(path: Path) -> "Recalibration":
+    """Learn from the page's decisions, and write `reordered.csv`.
+
+    Raises:
+        InputError: If the review lies in no folder of a run or an audit, is of another one, or has
+            too few decisions.
+    """
+    from coseg_lightning.labels.review import opened_review
+    from coseg_lightning.report.review_order import ORDER, read_order, read_views, write_order
+
+    folder = path.parent
+    if not (folder / ORDER).is_file() or not (folder / "summary.json").is_file():
+        raise InputError(
+            f"{path} lies in no folder of an audit or a run ({ORDER}); put it into the one that it "
+            "is a review of."
+        )
+    with opened_review(path) as review:
+        decisions = review.decisions
+    wrong = {i: int(row["wrong_pixels"]) for i, row in read_order(folder).items()}
+    unknown = sorted(decisions.keys() - wrong.keys())
+    if unknown:
+        raise InputError(f"{path} names {unknown[0]}, which is no mask of {folder}.")
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    ids, views = read_views(folder / "scores.csv", wrong)
+    level = summary["ranking"]["noise_level"]
+    found = write_order(folder / REORDERED, ids, views, level, decisions)
+    if found is None:
+        raise InputError(f"{path} decides on no mask; look at some of {folder / 'review.html'}.")
+    return found

@@ -34,22 +34,53 @@ def write_review_order(
 ) -> Recalibration | None:
     """Write `review_order.csv` beside the `scores.csv` of a run or an audit.
 
-    Its columns are `id`, `order` from 1, `gain` (the wrong pixels that a look is expected to find),
-    `probability` of being bad, `wrong_pixels` in which mask and proposal differ, and with decisions
-    `suggested`, the decision of a mask like it.
-
     Args:
         folder: The folder.
         samples: The samples with the masks as given.
         proposals: The layer of each proposal, by id.
+        noise_level: The share of bad masks as estimated or given.
+        decisions: Decisions `ok`, `take` and `redraw` by id; see `write_order`.
+
+    Returns:
+        What the decisions say of all masks; None without decisions.
+    """
+    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
+    wrong = {
+        row["id"]: _wrong(row["id"], index_of[row["id"]], samples, proposals)
+        for row in read_table(folder / "scores.csv", ["id"])
+        if row["id"] in index_of
+    }
+    ids, views = read_views(folder / "scores.csv", wrong)
+    return write_order(folder / ORDER, ids, views, noise_level, decisions)
+
+
+def write_order(
+    path: Path,
+    ids: Sequence[str],
+    views: Views,
+    noise_level: float | None,
+    decisions: Mapping[str, str] | None = None,
+) -> Recalibration | None:
+    """Write in which order masks are worth a look.
+
+    The columns are `id`, `order` from 1, `gain` (the wrong pixels that a look is expected to find),
+    `probability` of being bad, and `wrong_pixels`, in which mask and proposal differ. With
+    decisions there are also `decision`, and of other masks `suggested`, the decision of a mask
+    that is like it, and `like`, which one that is.
+
+    Args:
+        path: The file.
+        ids: The ids of the masks.
+        views: What is known of them.
         noise_level: The share of bad masks as estimated or given; a tenth if nobody knows.
         decisions: Decisions `ok`, `take` and `redraw` by id.
 
     Returns:
         What the decisions say of all masks; None without decisions.
+
+    Raises:
+        InputError: If there are decisions, but too few.
     """
-    path = folder / "scores.csv"
-    ids, views = read_views(path, samples, proposals)
     level = 0.1 if noise_level is None else noise_level
     found, probability = None, prior_probability(views, level)
     index_of = {sample_id: i for i, sample_id in enumerate(ids)}
@@ -75,7 +106,7 @@ def write_review_order(
                 "like": "" if like is None else ids[like],
             }
         rows.append(row)
-    write_table(folder / ORDER, rows)
+    write_table(path, rows)
     return found
 
 
@@ -108,18 +139,18 @@ def show_review_order(folder: Path, budget: int | None) -> None:
         print(f"    {row['order']:>4}  {row['id']:<24}  {what} differ from the proposal")
 
 
-def read_views(
-    path: Path, samples: Pictured, proposals: Mapping[str, LabelStore]
-) -> tuple[list[str], Views]:
-    """Read what is known of each mask from `scores.csv`, the masks and the proposals.
+def read_views(path: Path, wrong: Mapping[str, int]) -> tuple[list[str], Views]:
+    """Read what is known of each mask.
+
+    Args:
+        path: The `scores.csv`.
+        wrong: In how many pixels mask and proposal differ, by id; others are left out.
 
     Raises:
         InputError: If the table was changed and cannot be read.
     """
-    rows = read_table(path, ["id", "score"])
-    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
+    rows = [row for row in read_table(path, ["id", "score"]) if row["id"] in wrong]
     try:
-        rows = [row for row in rows if row["id"] in index_of]
         score = _column(rows, "score")
         disagreement = 1 - _column(rows, "prediction_dice")
         size_bias = _column(rows, "excess")
@@ -127,8 +158,8 @@ def read_views(
         raise InputError(
             f"{path} was changed and cannot be read; restore the file that the run wrote."
         ) from error
-    wrong = np.array([_wrong(row["id"], index_of, samples, proposals) for row in rows], float)
-    return [row["id"] for row in rows], Views(score, disagreement, size_bias, wrong)
+    ids = [row["id"] for row in rows]
+    return ids, Views(score, disagreement, size_bias, np.array([wrong[i] for i in ids], float))
 
 
 def _column(rows: Sequence[Mapping[str, str]], name: str) -> NDArray[np.float64]:
@@ -136,13 +167,10 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> NDArray[np.float64]
 
 
 def _wrong(
-    sample_id: str,
-    index_of: Mapping[str, int],
-    samples: Pictured,
-    proposals: Mapping[str, LabelStore],
+    sample_id: str, index: int, samples: Pictured, proposals: Mapping[str, LabelStore]
 ) -> int:
     """The pixels in which a mask and its proposal differ; of the mask itself without one."""
-    mask = samples.dataset.mask(index_of[sample_id])
+    mask = samples.dataset.mask(index)
     labelled = mask != IGNORE_INDEX
     if sample_id not in proposals:
         return int((labelled & (mask > 0)).sum())
