@@ -9,13 +9,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from coseg_lightning.app.command import CONF
-from coseg_lightning.app.exchanging import (
-    as_people_see_it,
-    classes_of,
-    read_answers,
-    write_mask,
-    write_tasks,
-)
+from coseg_lightning.app.exchange_answers import read_answers, write_mask
+from coseg_lightning.app.exchange_tasks import as_people_see_it, write_tasks
 from coseg_lightning.app.reviewable import Reviewable
 from coseg_lightning.audit import audit
 from coseg_lightning.errors import InputError
@@ -25,7 +20,7 @@ from coseg_lightning.labels.masks import mask_digest
 from coseg_lightning.run import run
 from support import CLASSIC, SHORT, command, composed, layer_of
 
-IDS = ["a.b", "ä ö", "日本", "-dash", "UPPER", "s05", "s06", "s07", "s08", "s09"]
+IDS = ["a.b", "ä ö", "λμ", "-dash", "UPPER", "s05", "s06", "s07", "s08", "s09"]
 NAMES = ["left lung", "heart"]
 
 
@@ -167,6 +162,7 @@ def test_as_a_user_does_it(finished, folder, tmp_path):
     content["description"] = "=the rim"
     drawn.write_text(json.dumps(content))
     drawn.with_name(rows[2]["file"].replace(".png", ".json")).unlink()
+    (tmp_path / "tasks" / "images" / "ids.csv").write_text("name\nanother table\n")
     options = ["from=labelme", "source=tasks/images"]
     result = command("exchange", finished, "review", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -216,7 +212,7 @@ def test_an_audit_has_masks_to_review_too(audited, folder, tmp_path, tool):
     assert moved.worst_first == worst
     assert moved.config.data.root == str(tmp_path / "moved")
     assert mask_digest(moved.mask(worst[0])) == mask_digest(mask_of(folder, worst[0]))
-    assert classes_of(moved).names == ("left lung", "heart")
+    assert moved.classes.names == ("left lung", "heart")
 
 
 def in_cvat(tmp_path, *images):
@@ -278,7 +274,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(finished, folder, tmp_p
     def fail(*_):
         raise OSError(28, "no space")
 
-    monkeypatch.setattr("coseg_lightning.app.exchanging.write_table", fail)
+    monkeypatch.setattr("coseg_lightning.app.exchange_tasks.write_table", fail)
     with pytest.raises(OSError, match="no space"):
         write_tasks(finished, tmp_path / "new", "coco")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

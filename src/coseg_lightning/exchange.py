@@ -1,7 +1,8 @@
 """Masks into annotation tools and back: python -m coseg_lightning.exchange RUN OUT to=cvat."""
 
 from coseg_lightning.app.command import arguments, cli_errors
-from coseg_lightning.app.exchanging import DEFAULTS, read_answers, write_tasks
+from coseg_lightning.app.exchange_answers import read_answers
+from coseg_lightning.app.exchange_tasks import DEFAULTS, write_tasks
 from coseg_lightning.errors import InputError
 from coseg_lightning.exchanged.tools import TOOLS
 

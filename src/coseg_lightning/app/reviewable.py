@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.app.trust import check_trust
 from coseg_lightning.errors import InputError
+from coseg_lightning.exchanged.tasks import Classes
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.labels.store import LabelStore
@@ -64,6 +65,20 @@ class Reviewable:
             named = f"the sample {lost[0]}, which is not in the data" if lost else "no samples"
             raise InputError(f"{path} names {named}; restore it, or give root=DIR.")
         return ids
+
+    @property
+    def classes(self) -> Classes:
+        """The names of the classes."""
+        data = self.config.data
+        count = max(2, int(data.get("classes", 2)))  # a single output has two classes
+        return Classes.of(data.get("class_names"), count)
+
+    @property
+    def data_folders(self) -> list[Path]:
+        """The folders of the images and of the masks, if they are known."""
+        data = self.config.data
+        parts = [data.get(key) for key in ("images", "masks") if data.get("root")]
+        return [Path(str(data.root), str(part)).expanduser() for part in parts if part]
 
     def image(self, sample_id: str) -> NDArray[Any]:
         """Return a sample's image at its own size, any bands and range."""

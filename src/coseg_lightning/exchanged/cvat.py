@@ -178,6 +178,11 @@ def _painted_masks(source: Source, labelmap: str) -> Iterator[Answer]:
         for line in source.read(labelmap).decode("utf-8-sig").splitlines():
             if line.strip() and not line.startswith("#"):
                 label, rgb = line.rsplit(":", 3)[:2]  # a name may hold colons
+                if not rgb.strip():
+                    raise InputError(
+                        f"{source.place(labelmap)} names no colour of {label}; export it from "
+                        "CVAT, which names all of them."
+                    )
                 red, green, blue = (int(value) for value in rgb.split(","))
                 colours[(red << 16) + (green << 8) + blue] = label
     folder = labelmap.removesuffix("labelmap.txt") + "SegmentationClass/"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import parse_qs, unquote, urlsplit
 
+MANIFEST = "ids.csv"  # beside written tasks: the file of each id
 UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio writes it before what is uploaded
 ENDINGS = re.compile(r"\.(png|jpe?g|tiff?|bmp|webp|gif|json|npy|nii|dcm)$", re.IGNORECASE)
 MOST_LETTERS = 60

@@ -5,6 +5,7 @@ counts of a file and writes beyond its memory where they are wrong, and knows on
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -116,7 +117,7 @@ def from_brush_rle(rle: Sequence[int], shape: Shape) -> Region:
         raise ValueError(f"the brush has {size // 4} pixels instead of {shape[0] * shape[1]}")
     if word > 16:
         raise ValueError(f"the brush has values of {word} bits")
-    values = np.zeros(size, np.uint16)
+    values: NDArray[Any] = np.zeros(size, np.uint8 if word <= 8 else np.uint16)
     place = 0
     while place < size:
         is_run = bits.read(1)
@@ -128,8 +129,8 @@ def from_brush_rle(rle: Sequence[int], shape: Shape) -> Region:
         else:
             values[place:end] = [bits.read(word) for _ in range(end - place)]
         place = end
-    alpha: NDArray[np.int64] = values.reshape(*shape, 4)[..., 3].astype(np.int64)
-    return np.asarray(2 * alpha > alpha.max())
+    alpha = values.reshape(*shape, 4)[..., 3]
+    return np.asarray(alpha > alpha.max() // 2)
 
 
 class _Bits:

@@ -2,9 +2,12 @@
 
 import os
 import re
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from coseg_lightning.errors import InputError
 
 
 @contextmanager
@@ -36,3 +39,35 @@ def write_text(path: str | Path, text: str) -> None:
     """Write a UTF-8 text file atomically. Text that is not valid UTF-8 gets backslash escapes."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def check_free(folder: str | Path) -> None:
+    """Raise an `InputError` if a folder that is to be written exists."""
+    if Path(folder).expanduser().exists():
+        raise InputError(f"{folder} exists and is never overwritten; give a new folder.")
+
+
+@contextmanager
+def new_folder(folder: str | Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]:
+    """Yield an empty folder, which gets its name when it is complete, and is removed otherwise.
+
+    Args:
+        folder: The name of a new folder.
+        apart_from: Folders that are only read, in which it must not lie.
+
+    Raises:
+        InputError: If it exists, or lies in one of these.
+    """
+    check_free(folder)
+    path = Path(folder).expanduser()
+    for other in apart_from:
+        if other.resolve() in path.resolve().parents:
+            raise InputError(
+                f"{folder} lies in {other}, which is only read; give a folder elsewhere."
+            )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:
+        unfinished = Path(temporary) / "new"
+        unfinished.mkdir()
+        yield unfinished
+        unfinished.replace(path)

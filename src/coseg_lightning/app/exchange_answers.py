@@ -1,93 +1,27 @@
-"""Tasks for annotation tools of the worst masks, and a review of what was drawn there."""
+"""What was drawn in an annotation tool, as a review."""
 
-import tempfile
+import contextlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from coseg_lightning.app.exchange_tasks import check_options
 from coseg_lightning.app.reviewable import Reviewable
-from coseg_lightning.data.preparation import rescale_intensity, resized
 from coseg_lightning.errors import InputError
-from coseg_lightning.exchanged.names import ImageNames
+from coseg_lightning.exchanged.names import MANIFEST, ImageNames
 from coseg_lightning.exchanged.source import Source
-from coseg_lightning.exchanged.tasks import Answer, Classes, Task, painted
+from coseg_lightning.exchanged.tasks import Answer, painted
 from coseg_lightning.exchanged.tools import tool_named
-from coseg_lightning.files.atomic import replacing
+from coseg_lightning.files.atomic import check_free, new_folder, replacing
 from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.ids import check_id
 from coseg_lightning.labels.masks import Mask
-
-CHOICES = {
-    "masks": ("proposal", "given"),
-    "unchanged": ("count", "skip"),
-    "empty": ("skip", "background"),
-}
-DEFAULTS = {key: choices[0] for key, choices in CHOICES.items()}
-MANIFEST = "ids.csv"  # of the written tasks: the file of each id
-
-
-def write_tasks(
-    run: str | Path,
-    out: str | Path,
-    tool: str,
-    *,
-    worst: int = 50,
-    masks: str = "proposal",
-    root: str | Path | None = None,
-    trust: bool = False,
-) -> tuple[int, dict[str, int]]:
-    """Write the worst masks of a run or an audit as tasks of an annotation tool.
-
-    Args:
-        run: The folder of the run or the audit.
-        out: A new folder. It appears only when it is complete.
-        tool: `cvat`, `label_studio`, `coco`, `labelme` or `fiftyone`.
-        worst: How many tasks; all masks if there are fewer.
-        masks: What a person begins with: `proposal`, where there is one, or `given`.
-        root: Where the run's data is now, if it was moved.
-        trust: See `AppRun`.
-
-    Returns:
-        The number of tasks, and how many begin with which masks.
-
-    Raises:
-        InputError: If `out` exists, or the masks cannot be read.
-    """
-    kind = tool_named(tool)
-    _check_choice("masks", masks, ("proposal", "given"))
-    _check_worst(worst)
-    _check_free(out)
-    reviewable = Reviewable(run, root, trust=trust)
-    names, classes = ImageNames(reviewable.worst_first), classes_of(reviewable)
-    beginnings: Counter[str] = Counter()
-
-    def tasks(folder: Path) -> Iterator[Task]:
-        for sample_id in progress(reviewable.worst_first[:worst], "Tasks"):
-            given = reviewable.mask(sample_id)
-            proposal = reviewable.proposal(sample_id) if masks == "proposal" else None
-            beginnings["given masks" if proposal is None else "proposals"] += 1
-            name = names.name(sample_id)
-            with replacing(folder / kind.images / f"{name}.png") as temporary:
-                picture = as_people_see_it(reviewable.image(sample_id), given.shape)
-                Image.fromarray(picture).save(temporary, format="PNG")
-            mask = given if proposal is None else proposal
-            rows.append({"file": f"{name}.png", "id": sample_id})
-            yield Task(sample_id, name, mask)
-
-    rows: list[dict[str, str]] = []
-    with _new_folder(out, reviewable) as folder:
-        kind.write(folder, tasks(folder), classes)
-        write_table(folder / MANIFEST, rows)
-    return len(rows), dict(beginnings)
 
 
 @dataclass
@@ -96,7 +30,7 @@ class Read:
 
     Args:
         decisions: The decision on each answered sample, worst first.
-        asked: How many tasks there were, or None if nobody knows.
+        asked: How many tasks there were.
         answered: How many of these were answered.
         remarks: What a person should know, in sentences.
         out: The folder.
@@ -157,21 +91,19 @@ def read_answers(
         InputError: If `out` exists, or an answer cannot be read or does not belong to the run.
     """
     kind = tool_named(tool)
-    for key, value in (("masks", masks), ("unchanged", unchanged), ("empty", empty)):
-        _check_choice(key, value, CHOICES[key])
-    _check_worst(worst)
-    _check_free(out)
+    check_options(worst, masks=masks, unchanged=unchanged, empty=empty)
+    check_free(out)
     files = Source(source)
     reviewable = Reviewable(run, root, trust=trust)
-    answers = kind.read(files, classes := classes_of(reviewable))
+    answers = kind.read(files, reviewable.classes)
     labels = {layer.label for answer in answers.found for layer in answer.layers}
     named = [label for label in labels if isinstance(label, str)]
-    ids, remarks = classes.ids(named, files.path)
+    ids, remarks = reviewable.classes.ids(named, files.path)
     by_sample = _by_sample(answers.found, reviewable)
     skipped: Counter[str] = Counter()
     decisions: dict[str, str] = {}
     rows = []
-    with _new_folder(out, reviewable) as folder:
+    with new_folder(out, apart_from=reviewable.data_folders) as folder:
         for sample_id in progress(list(by_sample), "Answers"):
             given, proposal = reviewable.mask(sample_id), reviewable.proposal(sample_id)
             answer, mask = _one_mask(by_sample[sample_id], given.shape, ids)
@@ -200,13 +132,6 @@ def read_answers(
     remarks += answers.remarks + _doubts(skipped, kind.title, knows=kind.knows_answered)
     answered = sum(sample_id in decisions for sample_id in asked)
     return Read(decisions, len(asked), answered, Path(out), remarks)
-
-
-def classes_of(reviewable: Reviewable) -> Classes:
-    """The names of a run's classes."""
-    data = reviewable.config.data
-    count = max(2, int(data.get("classes", 2)))  # a single output has two classes
-    return Classes.of(data.get("class_names"), count)
 
 
 def _by_sample(answers: Sequence[Answer], reviewable: Reviewable) -> dict[str, list[Answer]]:
@@ -269,7 +194,7 @@ def _doubts(skipped: Counter[str], tool: str, *, knows: bool) -> list[str]:
 def _asked(source: Path) -> list[str]:
     """The ids of the written tasks, if their manifest lies beside the export or in it."""
     for folder in (source, source.parent, source.parent.parent):
-        if (folder / MANIFEST).is_file():
+        with contextlib.suppress(InputError):  # there is none, or it is another table
             return [row["id"] for row in read_table(folder / MANIFEST, ["file", "id"])]
     return []
 
@@ -281,55 +206,3 @@ def write_mask(folder: Path, sample_id: str, mask: Mask) -> None:
         check_id(part)
     with replacing(folder.joinpath(*parts[:-1], f"{parts[-1]}.png")) as temporary:
         Image.fromarray(smallest_type(mask)).save(temporary, format="PNG")
-
-
-def as_people_see_it(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An image of any bands and range as 8 bits, grey or in colours, in the size of its mask."""
-    values = image.astype(np.float32)
-    if values.ndim == 3 and values.shape[2] != 3:  # three of many bands, or one of two
-        values = values[..., :3] if values.shape[2] > 3 else values[..., 0]
-    values = rescale_intensity(values)
-    if values.shape[:2] != shape:
-        channels = values.reshape(*values.shape[:2], -1)
-        values = resized(channels, (shape[0], shape[1])).reshape(*shape, *values.shape[2:])
-    return (255 * values).round().astype(np.uint8)
-
-
-@contextmanager
-def _new_folder(out: str | Path, reviewable: Reviewable) -> Iterator[Path]:
-    """Yield a folder that gets its name only when it is complete.
-
-    Args:
-        out: Its name.
-        reviewable: Whose data it must not lie in.
-    """
-    out = Path(out).expanduser()
-    data = reviewable.config.data
-    for key in ("images", "masks"):
-        if data.get("root") and data.get(key):
-            folder = Path(str(data.root), str(data[key])).expanduser()
-            if folder.resolve() in out.resolve().parents:
-                raise InputError(
-                    f"{out} lies in {folder}, which is only read; give a folder elsewhere."
-                )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
-        unfinished = Path(temporary) / "new"
-        unfinished.mkdir()
-        yield unfinished
-        unfinished.replace(out)
-
-
-def _check_free(out: str | Path) -> None:
-    if Path(out).expanduser().exists():
-        raise InputError(f"{out} exists and is never overwritten; give a new folder.")
-
-
-def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise InputError(f"{key}={value} must be {' or '.join(choices)}.")
-
-
-def _check_worst(worst: int) -> None:
-    if worst < 1:
-        raise InputError(f"worst={worst} must be at least 1.")
