@@ -11,6 +11,7 @@ const mend = {
     if (!view.drawn) view.drawn = copyOf(view.mode === "proposal" && sample.proposal ? sample.proposal : sample.given);
     this.touched = drawings.has(idOf(sample.n));
     view.mending = true;
+    view.hidden = false;
     this.size ||= Math.max(9, (Math.max(sample.width, sample.height) / 60) | 1);
     if (view.mode !== "sides") view.mode = "drawn";
     this.show();
@@ -177,7 +178,8 @@ const mend = {
     })();
   },
 
-  discard() {
+  async discard() {
+    await this.saving;
     if (!view.drawn || !drawings.has(idOf(view.sample.n))) return;
     remember(view.sample.n);
     this.forget();
@@ -196,3 +198,5 @@ const mend = {
     view.stroking = false;
   },
 };
+// Whether a sample has a drawn mask, which may not be encoded yet.
+const isDrawn = (n) => drawings.has(idOf(n)) || Boolean(mend.touched && view.sample?.n === n);
