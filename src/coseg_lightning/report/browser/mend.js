@@ -3,6 +3,7 @@ const KEPT_STROKES = 200;
 const mend = {
   tool: "brush", size: 0, value: 1,
   strokes: [], undone: [], // of the sample that is shown
+  saving: null, turn: 0, // of the drawing
   before: null, box: null, last: null, // of the stroke that is being drawn
 
   start() {
@@ -171,10 +172,12 @@ const mend = {
   keep() {
     const { sample, drawn } = view, touched = this.touched;
     const id = idOf(sample.n), png = touched ? encodePng(drawn) : null;
+    const turn = ++this.turn;
     if (!touched) drawings.delete(id);
     this.saving = (async () => {
       await this.saving;
-      await setDrawing(id, touched ? await png : null);
+      const bytes = await png;
+      if (turn === this.turn) await setDrawing(id, bytes); // else a later stroke is kept next
     })();
   },
 
