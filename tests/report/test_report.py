@@ -251,6 +251,8 @@ def test_narrow_and_wide_screens_in_light_and_dark(page, width, scheme, tmp_path
     ink, paper = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
     assert (ink > paper) == (scheme == "dark")
     assert abs(ink - paper) > 450
+    button = page.locator("td.decide button").first.bounding_box()
+    assert button["x"] + button["width"] <= width
     page.screenshot(path=tmp_path / "page.png", full_page=True)
 
 

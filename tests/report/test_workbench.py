@@ -468,9 +468,10 @@ def test_reviews_of_others_are_merged_and_conflicts_settled(opened, tmp_path):
         archive.writestr("review.csv", "id,decision\ns0,ok\ns1,redraw\ns2,keep\n")
         archive.write(tmp_path / "m.png", "masks/s1.png")
         archive.write(tmp_path / "m.png", "masks/s3.png")  # without a line
+        archive.writestr("masks/s5.png", "damaged")
     page = opened(path)
     page.locator("#bench-files").set_input_files([anna, tmp_path / "ben.zip"])
-    page.get_by_text("ben.zip: 1 added, 1 the same, 2 in conflict.").wait_for()
+    page.get_by_text("ben.zip: 1 added, 1 the same, 2 in conflict, 1 with no").wait_for()
     told = page.locator("#bench-status").text_content()
     assert "anna.csv: 4 added, 0 the same, 0 in conflict, 2 of other samples left out." in told
     conflicts = page.locator("#bench-conflict-list li")
@@ -661,26 +662,82 @@ def test_ten_thousand_samples_are_listed_at_once(opened, tmp_path):
     assert name(page) == "sample-9999"
 
 
+FAKE_FOLDER = """
+    const missing = () => { throw new DOMException("none", "NotFoundError"); };
+    const folder = (name, entries) => ({
+      name,
+      entries,
+      async *keys() { yield* Object.keys(entries); },
+      getDirectoryHandle: async (n, o) => folder(n, (entries[n] ??= o?.create ? {} : missing())),
+      getFileHandle: async (n, o) => {
+        if (!(n in entries) && !o?.create) missing();
+        return {
+          getFile: async () => ({ text: async () => entries[n] }),
+          createWritable: async () => ({
+            write: async (content) => {
+              entries[n] = typeof content === "string" ? content : `${content.length} bytes`;
+            },
+            close: async () => {},
+          }),
+        };
+      },
+      removeEntry: async (n) => { delete entries[n]; },
+    });
+    window.entries = ENTRIES;
+    window.showDirectoryPicker = async () => folder("chosen", window.entries);
+"""
+
+
 @pytest.mark.slow
 def test_a_folder_is_written_where_the_browser_may(opened, tmp_path):
-    fake = """
-        window.written = {};
-        const folder = (path) => ({
-          name: "chosen",
-          getDirectoryHandle: async (name) => folder(`${path}${name}/`),
-          getFileHandle: async (name) => ({ createWritable: async () => ({
-            write: async (content) => { window.written[path + name] = content.length; },
-            close: async () => {},
-          }) }),
-        });
-        window.showDirectoryPicker = async () => folder("");
-    """
-    page = opened(write(tmp_path, ["folder/one", "b"]), script=fake)
+    entries = {
+        "review.csv": "id,decision,note,reviewer\nb,redraw,,\n",
+        "masks": {"b.png": "", "other.png": ""},
+    }
+    script = FAKE_FOLDER.replace("ENTRIES", json.dumps(entries))
+    page = opened(write(tmp_path, ["folder/one", "b"]), script=script)
     press(page, "m")
     stroke(page, Place(page), (15.2, 45.3), (65.7, 52.1))
     page.get_by_role("button", name="Save into a folder").click()
     page.get_by_text("Saved review.csv and 1 drawn mask in the folder chosen.").wait_for()
-    assert sorted(page.evaluate("Object.keys(window.written)")) == [
-        "masks/folder/one.png",
-        "review.csv",
-    ]
+    entries = page.evaluate("window.entries")
+    assert entries["review.csv"] == "id,decision,note,reviewer\nfolder/one,redraw,,\n"
+    assert list(entries["masks"]["folder"]) == ["one.png"]
+    assert "b.png" not in entries["masks"]  # an earlier drawing that was undone
+    assert "other.png" in entries["masks"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "entries", [{"masks": {"s0.png": "precious"}}, {"review.csv": "id,decision\ns0,good\n"}]
+)
+def test_a_folder_of_something_else_is_never_written(opened, tmp_path, entries):
+    script = FAKE_FOLDER.replace("ENTRIES", json.dumps(entries))
+    page = opened(write(tmp_path, IDS), script=script)
+    press(page, "m")
+    stroke(page, Place(page), (15.2, 45.3), (65.7, 52.1))
+    page.get_by_role("button", name="Save into a folder").click()
+    page.get_by_text("choose an empty one").wait_for()
+    assert page.evaluate("window.entries") == entries
+
+
+@pytest.mark.slow
+def test_undo_leaves_notes_alone_and_a_double_click_decides_once(opened, tmp_path):
+    page = opened(write(tmp_path, IDS))
+    page.locator("[data-decision=ok]").dblclick()
+    wait(page)
+    assert name(page) == "s1"
+    press(page, "p", "i")
+    page.keyboard.type("too large")
+    press(page, "Escape", "z")
+    assert state(page) == "undecided"
+    rows = read_table(saved(page, tmp_path, "Save review.csv"))
+    assert rows == [{"id": "s0", "decision": "", "note": "too large", "reviewer": ""}]
+
+
+@pytest.mark.slow
+def test_classes_without_a_name_are_numbered(opened, tmp_path):
+    samples = Pairs(IDS)
+    page = opened(write_review_page(tmp_path, samples, rows_of(IDS), {}))
+    options = page.locator("#bench-class option").all_text_contents()
+    assert options == ["class 1", "class 2", "background", "unlabelled"]

@@ -42,6 +42,7 @@ class Payload:
         change: The share of the marked area in which proposal and given mask differ, by id.
         classes: The classes that differ, or that are there if nothing is proposed, by id.
         limit: The bytes that were not enough for all samples; None if they were.
+        highest: The highest class id.
     """
 
     inside: list[str] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Payload:
     change: dict[str, float] = field(default_factory=dict)
     classes: dict[str, list[int]] = field(default_factory=dict)
     limit: int | None = None
+    highest: int = 0
 
     def add(self, ids: Iterable[str], text: str) -> int:
         """Add a part, and return its number."""
@@ -57,6 +59,12 @@ class Payload:
         number = len(self.digests) - 1
         self.part_of |= dict.fromkeys(ids, number)
         return number
+
+    def compare(self, sample_id: str, given: Mask, proposal: Mask | None) -> None:
+        """Note how much a proposal differs, and by which classes a sample is found."""
+        self.change[sample_id], self.classes[sample_id] = compared(given, proposal)
+        highest = int(given.max(where=given != 255, initial=0))
+        self.highest = max(self.highest, highest, *self.classes[sample_id])
 
     def end(self, limit: int) -> None:
         """Leave out all further samples."""
@@ -119,7 +127,7 @@ def _parts(
     for sample_id in progress([i for i in order if i in index_of], "Writing pictures"):
         given = samples.dataset.mask(index_of[sample_id])
         proposal = read_proposal(proposals, sample_id)
-        payload.change[sample_id], payload.classes[sample_id] = compared(given, proposal)
+        payload.compare(sample_id, given, proposal)
         content = {
             "image": image_url(samples.dataset.image(index_of[sample_id])),
             "width": given.shape[1],

@@ -1,7 +1,6 @@
 "use strict";
 (() => {
   const table = document.getElementById("samples");
-  document.documentElement.classList.add("js");
   if (!table) return;
   const body = table.tBodies[0], review = window.coseg;
   const rows = [...body.rows];
@@ -54,9 +53,11 @@
   const buttons = new Map(rows.map((row) => [row.dataset.id, row.querySelector(".decide button")]));
   const tell = (id) => {
     const button = buttons.get(id), decision = review.decision(id);
-    if (!button || button.textContent === (decision || "review")) return;
-    button.textContent = decision || "review";
-    button.classList.toggle("decided", Boolean(decision));
+    if (!button) return;
+    if (button.textContent !== (decision || "review")) { // a text that is set lays the table out
+      button.textContent = decision || "review";
+      button.classList.toggle("decided", Boolean(decision));
+    }
     button.setAttribute("aria-label", `${decision ? `${decision}: review` : "Review"} ${id}`);
   };
   body.addEventListener("click", (event) => {
@@ -65,6 +66,7 @@
   $("review").addEventListener("click", () => review.open());
   $("save").addEventListener("click", () => review.save());
   review.listen((id) => { // of one sample, or of all
+    if (review.isOpen()) return; // the table is laid out once, when the workbench is closed
     if (id === null) rows.forEach((row) => tell(row.dataset.id));
     else tell(id);
     $("progress").textContent = review.progress();

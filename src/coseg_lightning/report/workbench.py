@@ -20,6 +20,7 @@ from coseg_lightning.report.payload import (
 )
 
 HERE = Path(__file__).parent
+MOST_CLASSES = 64  # that are numbered; more are no classes, but objects
 # One script: each file knows the names of those before it.
 SCRIPTS = (
     *("bytes", "png", "zip", "csv", "memory", "parts", "raster", "view", "mend", "pointer"),
@@ -45,20 +46,24 @@ def add_workbench(
             `order` (when it is reviewed; by default by rank), `noisy`, `suspicious_class`,
             `annotator` and `changed` pixels.
         proposals: The proposed masks, or the layers that hold them, by id.
-        classes: The names of the classes after the background.
+        classes: The names of the classes after the background; those without one are numbered.
         key: What the browser keeps decisions under, such as the run's id; by default a digest of
-            the ids.
+            ids and pictures, so that masks that were changed are reviewed anew.
 
     Returns:
         The variable `bench` of `workbench.html.jinja`.
     """
     ordered = sorted(rows, key=_order)
     ids = [row["id"] for row in ordered]
+    named = len(classes)
     payload = Payload()
     if samples is not None:
         payload = write_payload(Path(folder), samples, ids, proposals)
+    classes = [*classes, *(f"class {k}" for k in range(len(classes) + 1, payload.highest + 1))]
+    classes = classes[: max(named, MOST_CLASSES)]
     index = _index(ordered, proposals, payload, classes)
-    index["key"] = key or hashlib.blake2b("\n".join(ids).encode(), digest_size=8).hexdigest()
+    content = "\n".join([*ids, *payload.digests]).encode(errors="backslashreplace")
+    index["key"] = key or hashlib.blake2b(content, digest_size=8).hexdigest()
     return {
         "index": safe_json(index),
         "inside": payload.inside,

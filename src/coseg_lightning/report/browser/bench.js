@@ -58,11 +58,11 @@ const refresh = () => {
     button.disabled = button.dataset.decision === "take" && !index.proposed[n];
   });
   mendButton.disabled = !view.sample;
-  $("bench-note").value = item.note || "";
+  if ($("bench-note").value !== (item.note || "")) $("bench-note").value = item.note || "";
   $("bench-difference").hidden = view.mode !== "difference";
   if ($("bench-colours")) $("bench-colours").hidden = view.mode === "difference" || view.mode === "image";
   const state = item.sides ? "reviewers differ" : item.decision ? `decided: ${item.decision}` : "undecided";
-  $("bench-state").textContent = `${state}${drawings.has(idOf(n)) ? ", with a drawn mask" : ""}`;
+  $("bench-state").textContent = `${state}${isDrawn(n) ? ", with a drawn mask" : ""}`;
   stage.setAttribute("aria-label", `Picture of ${idOf(n)}, ${view.mode}, ${state}`);
 };
 
@@ -97,7 +97,7 @@ const showMending = () => {
   bench.querySelector("[data-do=closePath]").hidden = mend.tool !== "polygon";
   $("bench-from-proposal").disabled = !view.sample?.proposal;
   bench.querySelector("[data-do=redo]").disabled = !mend.undone.length;
-  bench.querySelector("[data-do=discard]").disabled = !view.sample || !drawings.has(idOf(view.sample.n));
+  bench.querySelector("[data-do=discard]").disabled = !view.sample || !isDrawn(view.sample.n);
   refresh();
 };
 
@@ -140,7 +140,7 @@ bench.addEventListener("click", (event) => {
   const { action, view: mode, decision, tool } = { action: event.target.closest("[data-do]")?.dataset.do, ...event.target.closest("[data-view], [data-decision], [data-tool]")?.dataset };
   if (action) ACTIONS[action]();
   else if (mode) setView(mode);
-  else if (decision) decide(decision);
+  else if (decision && event.detail < 2) decide(decision); // a double click decides once
   else if (tool) mend.use(tool);
   // After the mouse, Enter and Space are those of the tool again.
   if (event.detail && event.target.closest(".bench-views, .bench-mend, .bench-decide, .bench-steps, .bench-zoom") && event.target.closest("button")) stage.focus();

@@ -48,7 +48,7 @@ const escape = () => {
 
 const isActive = () => !dialog || dialog.open;
 document.addEventListener("keydown", (event) => {
-  if (!isActive() || event.altKey) return;
+  if (!isActive() || event.altKey || (event.repeat && "otd".includes(event.key))) return;
   if (event.ctrlKey || event.metaKey) {
     const key = event.key.toLowerCase();
     if (event.target.matches("input, textarea") || !["z", "y", "s"].includes(key)) return;
@@ -97,6 +97,7 @@ const start = async () => {
 };
 window.coseg = {
   open, save,
+  isOpen: () => Boolean(dialog?.open),
   decision: (id) => (items[id]?.sides ? "conflict" : items[id]?.decision || ""),
   progress: () => progressText(),
   listen: (listener) => { listeners.push(listener); listener(null); },

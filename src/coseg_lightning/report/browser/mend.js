@@ -3,6 +3,7 @@ const KEPT_STROKES = 200;
 const mend = {
   tool: "brush", size: 0, value: 1,
   strokes: [], undone: [], // of the sample that is shown
+  saving: null, turn: 0, // of the drawing
   before: null, box: null, last: null, // of the stroke that is being drawn
 
   start() {
@@ -11,6 +12,7 @@ const mend = {
     if (!view.drawn) view.drawn = copyOf(view.mode === "proposal" && sample.proposal ? sample.proposal : sample.given);
     this.touched = drawings.has(idOf(sample.n));
     view.mending = true;
+    view.hidden = false;
     this.size ||= Math.max(9, (Math.max(sample.width, sample.height) / 60) | 1);
     if (view.mode !== "sides") view.mode = "drawn";
     this.show();
@@ -170,14 +172,17 @@ const mend = {
   keep() {
     const { sample, drawn } = view, touched = this.touched;
     const id = idOf(sample.n), png = touched ? encodePng(drawn) : null;
+    const turn = ++this.turn;
     if (!touched) drawings.delete(id);
     this.saving = (async () => {
       await this.saving;
-      await setDrawing(id, touched ? await png : null);
+      const bytes = await png;
+      if (turn === this.turn) await setDrawing(id, bytes); // else a later stroke is kept next
     })();
   },
 
-  discard() {
+  async discard() {
+    await this.saving;
     if (!view.drawn || !drawings.has(idOf(view.sample.n))) return;
     remember(view.sample.n);
     this.forget();
@@ -196,3 +201,5 @@ const mend = {
     view.stroking = false;
   },
 };
+// Whether a sample has a drawn mask, which may not be encoded yet.
+const isDrawn = (n) => drawings.has(idOf(n)) || Boolean(mend.touched && view.sample?.n === n);

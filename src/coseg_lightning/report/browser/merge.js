@@ -35,6 +35,7 @@ const addRecord = async (record, png, fallback, counts) => {
   if (!read || (read.decision === "take" && !index.proposed[n])) return void counts.invalid++;
   const item = itemOf(n), note = record.note || "", reviewer = record.reviewer || fallback;
   const drawing = read.decision === "redraw" ? png : undefined;
+  if (drawing && !(await decodePng(drawing).catch(() => null))) return void counts.invalid++;
   const side = { decision: read.decision, note, reviewer };
   const notes = [...new Set([item.note, note].filter(Boolean))].join("; ");
   if (!side.decision) {
@@ -76,7 +77,7 @@ const mergeReviews = async (files) => {
       for (const record of records) await addRecord(record, masks.get(record.id), fallback, counts);
       const parts = [`${counts.added} added`, `${counts.same} the same`, `${counts.conflicts} in conflict`];
       if (counts.unknown) parts.push(`${counts.unknown} of other samples left out`);
-      if (counts.invalid) parts.push(`${counts.invalid} that are no decision left out`);
+      if (counts.invalid) parts.push(`${counts.invalid} with no decision or mask of this page left out`);
       told.push(`${file.name}: ${parts.join(", ")}.`);
     } catch (error) {
       told.push(`${file.name} cannot be read: ${error.message}.`);

@@ -9,7 +9,7 @@ const listeners = [];
 const idOf = (n) => index.ids[n];
 const itemOf = (n) => items[idOf(n)] || {};
 const decided = (n) => Boolean(itemOf(n).decision);
-const current = { n: -1, since: 0, times: [], newly: false };
+const current = { n: -1, since: 0, times: [], newly: false, loading: false };
 const filters = { find: "", class: "", annotator: "", change: "", decision: "", kind: "", sort: "order" };
 const undoable = [];
 
@@ -32,9 +32,11 @@ const setItem = (n, change) => {
   listeners.forEach((listener) => listener(idOf(n)));
   refresh();
 };
+// Notes stay, since they are written apart from decisions.
 const restoreItem = (n, item) => {
+  const note = itemOf(n).note ?? item.note;
   delete items[idOf(n)];
-  setItem(n, item || {});
+  setItem(n, note === undefined ? item : { ...item, note });
 };
 const setDrawing = (id, png) => {
   if (png) drawings.set(id, png);
@@ -60,7 +62,7 @@ const undo = () => (view.mending && mend.undo() ? undefined : undoDecision());
 
 const decide = (decision) => {
   const { n } = current;
-  if (n < 0) return;
+  if (n < 0 || current.loading) return; // nobody has seen it yet
   if (decision === "take" && !index.proposed[n]) return say("There is no proposal to take; mend the mask, or have it redrawn.");
   remember(n);
   current.newly = true;
@@ -161,10 +163,10 @@ const progressText = () => {
 };
 
 const show = async (n) => {
-  if (n < 0) return;
+  if (n < 0) return say("No sample is listed; change the filters.");
   if (view.mending) mend.end();
   if (current.n >= 0) countTime();
-  Object.assign(current, { n, since: performance.now(), newly: false });
+  Object.assign(current, { n, since: performance.now(), newly: false, loading: true });
   mend.forget();
   Object.assign(view, { sample: null, drawn: null, cursor: null });
   tellStage("Loading …");
@@ -173,11 +175,11 @@ const show = async (n) => {
   try {
     await mend.saving;
     const sample = await loadSample(n), png = drawings.get(idOf(n));
-    const drawn = png ? await decodePng(png) : null;
+    const drawn = png ? await decodePng(png).catch(() => newMask(0, 0)) : null;
     if (current.n !== n) return;
     view.sample = sample;
     view.drawn = drawn && drawn.width === sample.width && drawn.height === sample.height ? drawn : null;
-    if (drawn && !view.drawn) say("The drawn mask of this sample has another size, and is not shown.");
+    if (drawn && !view.drawn) say("The drawn mask of this sample is damaged or has another size, and is not shown.");
     tellStage("");
     refresh();
     view.fitted = true;
@@ -185,6 +187,7 @@ const show = async (n) => {
   } catch (error) {
     if (current.n === n) tellStage(error.message);
   }
+  if (current.n === n) current.loading = false;
   const next = nextOpen(n);
   if (next >= 0 && current.n === n) loadSample(next).catch(() => {}); // ahead
 };

@@ -1,7 +1,8 @@
 // Saving: review.csv, review.zip with the drawn masks, or both in a folder.
+const REVIEW_COLUMNS = ["id", "decision", "note", "reviewer"];
 const reviewRows = () => {
   const reviewer = $("bench-reviewer").value.trim();
-  const rows = [["id", "decision", "note", "reviewer"]];
+  const rows = [REVIEW_COLUMNS];
   for (const id of index.ids) {
     const item = items[id];
     if (!item || !(item.decision || item.note)) continue;
@@ -57,11 +58,36 @@ const writeInto = async (folder, path, content) => {
   await stream.close();
 };
 
+const readIn = async (folder, name) => {
+  try { return await (await (await folder.getFileHandle(name)).getFile()).text(); } catch { return null; }
+};
+
+// Another folder's masks or tables are never replaced, such as those of the data itself.
+const isReviewFolder = async (folder) => {
+  const table = await readIn(folder, "review.csv");
+  if (table !== null) return table.startsWith(REVIEW_COLUMNS.join(","));
+  for await (const name of folder.keys()) if (name === "masks") return false;
+  return true;
+};
+
+// A mask that is not in the review any more would count as drawn.
+const removeOld = async (folder, kept) => {
+  let masks;
+  try { masks = await folder.getDirectoryHandle("masks"); } catch { return; }
+  const names = [];
+  for await (const name of masks.keys()) names.push(name);
+  for (const name of names) {
+    if (name.endsWith(".png") && numberOf.has(name.slice(0, -4)) && !kept.has(`masks/${name}`)) await masks.removeEntry(name);
+  }
+};
+
 const saveFolder = async () => {
   await mend.saving;
   try {
     const folder = await window.showDirectoryPicker({ id: "coseg", mode: "readwrite" });
+    if (!(await isReviewFolder(folder))) return say(`The folder ${folder.name} holds masks or a review.csv of something else; choose an empty one.`);
     const masks = savedMasks();
+    await removeOld(folder, new Set(masks.map(([path]) => path)));
     for (const [path, png] of masks) await writeInto(folder, path, png);
     await writeInto(folder, "review.csv", reviewCsv()); // last, so that it never names what is not there
     tellSaved(`review.csv and ${masks.length} drawn mask${masks.length === 1 ? "" : "s"} in the folder ${folder.name}`);
