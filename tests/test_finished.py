@@ -390,6 +390,44 @@ def test_a_mask_drawn_anew_in_its_place_is_taken_and_all_other_decisions_are_kep
     assert not (tmp_path / "no").exists()
 
 
+def test_a_second_look_finds_what_the_first_left(finished, tmp_path):
+    """The masks are ranked again, by the retrained network and a peer, and a review goes on."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    squares, first_order = Squares(24, 40), rows_of(tmp_path / "run" / "review_order.csv")
+    looked = [row["id"] for row in first_order[:10]]
+    right = {i: squares.mask(squares.ids.index(i)) for i in looked if squares.ids.index(i) % 4 == 0}
+    folder = drawn_masks(tmp_path / "answer", right)
+    review_of(folder / "review.csv", **{i: "redraw" if i in right else "ok" for i in looked})
+    result = command(
+        "run", f"resume={tmp_path / 'run'}", f"review={folder}", "rounds=review",
+        "review_budget=3", cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "Noise level after the review: estimated" in result.stdout
+    assert "Look at these 3 first" in result.stdout
+    reviewed = tmp_path / "run" / "reviewed"
+    before, after = (rows_of(path / "scores.csv") for path in (tmp_path / "run", reviewed))
+    assert {row["id"] for row in before} == {row["id"] for row in after}
+    assert [row["score"] for row in before] != [row["score"] for row in after]
+    order = rows_of(reviewed / "review_order.csv")
+    assert {row["id"] for row in order[-10:]} == set(looked)
+    assert all(not row["decision"] for row in order[:-10])
+    proposals = LabelStore(reviewed / "proposals")
+    take = next(row["id"] for row in order if row["id"] not in LabelStore(reviewed / "labels"))
+    second = review_of(tmp_path / "second.csv", **{take: "take"})
+    summary = run(composed(f"resume={reviewed}", f"review={second}"), tmp_path / "again")
+    layer = LabelStore(tmp_path / "again" / "labels")
+    np.testing.assert_array_equal(layer.read(take), proposals.read(take))
+    assert set(right) <= set(layer.ids)
+    assert summary["ranking"]["review"]["decided"] == 11
+
+
+def test_rounds_of_a_review_need_one(tmp_path):
+    for settings in (["rounds=review"], ["rounds=2"]):
+        with pytest.raises(InputError, match="must be review, with review=FILE; rounds of correc"):
+            run(composed(*SMALL, *settings), tmp_path)
+
+
 def test_keeping_everything_is_the_run_itself(finished, tmp_path):
     shutil.copytree(finished / "run", tmp_path / "run")
     review = review_of(tmp_path / "review.csv")

@@ -31,6 +31,7 @@ from coseg_lightning.app.build import (
 from coseg_lightning.app.checks import (
     check,
     check_objective,
+    check_rounds,
     check_used,
     check_validation,
     is_optimised,
@@ -244,6 +245,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
     """Retrain on the masks of a run that a person reviewed."""
     if not isinstance(cfg.trust, bool):
         raise InputError(f"trust={cfg.trust} must be true or false.")
+    check_rounds(cfg)
     if cfg.review is None or cfg.resume is None or cfg.stages not in (None, ["retraining"]):
         raise InputError(
             f"stages={cfg.stages} review={cfg.review} resume={cfg.resume}: a reviewed run is "
@@ -271,6 +273,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
             trainer=partial(make_trainer, settings),
             classes=max(2, settings.data.classes),
             drawn_anew=reviewed.drawn_anew(data),
+            peer=partial(reviewed.peer, "net_b") if cfg.rounds == "review" else None,
         )
     data = AppRun(folder, root=root, trust=bool(cfg.trust)).data()
     return _show(settings, folder, summary, data, start)
@@ -291,7 +294,7 @@ def settings_of(run: "AppRun", cfg: DictConfig, keys: dict[str, str]) -> DictCon
 
     settings = run.cfg
     for override, key in keys.items():
-        if key in ("stages", "review", "resume", "data.root", "trust"):
+        if key in ("stages", "review", "rounds", "resume", "data.root", "trust"):
             continue
         if key not in MAY_CHANGE:
             raise InputError(f"{override}: the settings are those of {cfg.resume}; leave it out.")

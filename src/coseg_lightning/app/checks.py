@@ -153,6 +153,7 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         raise InputError(f"final={cfg.final} must be last or best.")
     if cfg.get("early_stopping") is not None:
         check_count(cfg, "early_stopping", 1)
+    check_rounds(cfg)
     if cfg.get("review_budget") is not None:
         check_count(cfg, "review_budget", 1)
     _check_callbacks(cfg.trainer.get("callbacks"))
@@ -163,6 +164,16 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         )
     _check_one_folder()
     recipe_of(cfg)
+
+
+def check_rounds(cfg: DictConfig) -> None:
+    """Raise an `InputError` unless `rounds` is left out, or says to rank again after a review."""
+    rounds = cfg.get("rounds")
+    if rounds is not None and (rounds != "review" or cfg.get("review") is None):
+        raise InputError(
+            f"rounds={rounds} must be review, with review=FILE; rounds of correction by the peers "
+            "are method.rounds."
+        )
 
 
 def _check_callbacks(callbacks: Any) -> None:

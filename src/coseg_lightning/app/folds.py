@@ -3,16 +3,14 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from omegaconf import DictConfig
-from torch.utils.data import DataLoader
 
 from coseg_lightning.app.build import (
     make_method,
@@ -24,25 +22,16 @@ from coseg_lightning.app.build import (
     run_arguments,
 )
 from coseg_lightning.app.checks import keeps_best, recipe_of
-from coseg_lightning.callbacks.evaluation_pass import of_content
-from coseg_lightning.callbacks.label_correction import (
-    disagreement,
-    proposal,
-    resize_probabilities,
-)
 from coseg_lightning.data.datamodule import CoSegDataModule
-from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.data.subsets import JoinedImages, SomeImages
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import write_text
 from coseg_lightning.files.csv import read_table, write_table
-from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.methods.pipeline import run_stages
+from coseg_lightning.methods.second_look import Judgement, evidence_of, judge
 from coseg_lightning.modules.coseg import CoSegModule
-from coseg_lightning.ranking.evidence import Evidence, compute_evidence, kind_numbers
 from coseg_lightning.ranking.noise_level import estimate_noise_level
-from coseg_lightning.ranking.outline import outline_evidence
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.scores import mask_scores
 from coseg_lightning.report.results import MASKS
@@ -185,24 +174,19 @@ def _run_fold(
 
 @dataclass(frozen=True)
 class Judged:
-    """What the peers of a fold say of the masks that they did not learn from.
+    """A fold.
 
     Args:
-        ids: The masks.
-        tables: Both peers' evidence, `(2, N, columns)`.
-        outlines: The outlines' evidence of label and prediction, one row a mask.
+        judgement: What its peers say of the masks that they did not learn from.
         figures: The rows of the fold's `test.csv`.
         summary: The fold's summary.
     """
 
-    ids: Sequence[str]
-    tables: NDArray[Any]
-    outlines: Sequence[NDArray[Any]]
+    judgement: Judgement
     figures: list[dict[str, Any]]
     summary: dict[str, Any]
 
 
-@torch.no_grad()
 def _judge(
     cfg: DictConfig,
     data: CoSegDataModule,
@@ -216,30 +200,19 @@ def _judge(
     module = _peers(cfg, folder).to(device)
     samples = data.samples("test")
     assert samples is not None
-    tables, outlines = [], []
-    ids: list[str] = []
-    classes = max(2, cfg.data.classes)
-    for batch in DataLoader(samples, cfg.data.batch_size):
-        outputs = module(batch["image"].to(device))
-        logits = [class_logits(part).float().cpu() for part in outputs]
-        tables.append(np.stack([compute_evidence(part, batch["mask"]).numpy() for part in logits]))
-        for n, sample_id in enumerate(batch["id"]):
-            label = samples.mask(len(ids))
-            target = torch.empty(label.shape)
-            shown = [of_content(samples, len(ids), part[n : n + 1], label.shape) for part in logits]
-            pair = [resize_probabilities(part.softmax(dim=1), target) for part in shown]
-            drawn = proposal(*pair)
-            for writer, picture in zip(writers, (drawn, disagreement(*pair)), strict=True):
-                writer.write(str(sample_id), picture)
-            image = without_gaps(samples.dataset.image(len(ids)))
-            both = [outline_evidence(image, mask, classes=classes) for mask in (label, drawn)]
-            outlines.append(np.concatenate(both, axis=1))
-            ids.append(str(sample_id))
+    judgement = judge(
+        lambda images: module(images.to(device)),
+        samples,
+        batch_size=cfg.data.batch_size,
+        classes=max(2, cfg.data.classes),
+        proposals=writers[0],
+        uncertainty=writers[1],
+    )
     rows: list[dict[str, Any]] = []
     for row in read_table(folder / "test.csv", ["id"]):
         rest = {key: float(value) if value else None for key, value in row.items() if key != "id"}
         rows.append({"id": row["id"], "fold": folder.name, **rest})
-    return Judged(ids, np.concatenate(tables, axis=1), outlines, rows, summary)
+    return Judged(judgement, rows, summary)
 
 
 def _peers(cfg: DictConfig, folder: Path) -> CoSegModule:
@@ -264,19 +237,13 @@ def _write(
     trusted: Sequence[str],
 ) -> dict[str, Any]:
     """Rank all masks, and write the tables and the summary of all folds."""
-    ids = [sample_id for fold in judged for sample_id in fold.ids]
-    tables = np.concatenate([fold.tables for fold in judged], axis=1)
-    outline = np.stack([row for fold in judged for row in fold.outlines])
-    pair = [replace(Evidence.from_table(table), outline=outline) for table in tables]
-    if whole.kinds:
-        pair = [replace(peer, kinds=kind_numbers(ids, whole.kinds)) for peer in pair]
+    ids = [sample_id for fold in judged for sample_id in fold.judgement.ids]
+    pair = evidence_of([fold.judgement for fold in judged], whole.kinds)
     score = recipe_of(cfg).score
     estimate = estimate_noise_level(pair[0], pair[1]) if cfg.nol == "auto" else None
     scores = [mask_scores(peer, score) for peer in pair]
     level = cfg.nol if estimate is None else estimate.noise_level
-    ranking = Ranking.of_evidence(
-        ids, (pair[0], pair[1]), (scores[0], scores[1]), level, score=score
-    )
+    ranking = Ranking.of_evidence(ids, pair, (scores[0], scores[1]), level, score=score)
     ranking.write(folder / "scores.csv")
     rows = [row for fold in judged for row in fold.figures]
     checked = set(trusted)

@@ -50,7 +50,7 @@ TASKS: dict[str, tuple[str, ...]] = {
         "experiment",
     ),
     "The run itself": (
-        *("hydra.run.dir", "resume", "stages", "review", "review_budget"),
+        *("hydra.run.dir", "resume", "stages", "review", "rounds", "review_budget"),
         *("rehearse", "keep_checkpoints"),
         *("logger", "trust"),
     ),

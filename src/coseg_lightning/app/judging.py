@@ -84,9 +84,7 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
     level = f"nol={min(estimate.noise_level, 0.95):.2f}"
     print(f"\n  Noise level: {estimate}\n  It is kept in {result}.")
     if path.with_name(REORDERED).is_file():
-        print(
-            f"  In {path.with_name(REORDERED)}: which masks to look at next, and what they are like."
-        )
+        print(f"  Which masks to look at next: {path.with_name(REORDERED)}")
     print(f"\n  Next, with your other settings:\n    {NEXT} {level}")
 
 

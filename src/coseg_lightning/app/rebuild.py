@@ -177,7 +177,7 @@ class AppRun(FinishedRun):
         other = self.cfg.get("peer_b") if name == "net_b" else None
         model = other or self.cfg.model
         network: nn.Module = instantiate(model, **_without_download(model), _convert_="all")
-        folder = self.folder / "robust_training"
+        folder = self.origin.folder / "robust_training"
         state = stage_weights(folder, of=f"{name}.")
         check_fits(state, network, folder)
         network.load_state_dict(state)

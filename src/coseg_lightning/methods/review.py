@@ -2,13 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
 
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import SampleDataset
@@ -20,6 +21,7 @@ from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import changed_labels
 from coseg_lightning.methods.coseg import retrain
+from coseg_lightning.methods.second_look import rank_again
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.ranking.priority import LEAST_DECIDED
@@ -149,6 +151,7 @@ def retrain_reviewed(
     trainer: Callable[..., pl.Trainer],
     classes: int,
     drawn_anew: Collection[str] = (),
+    peer: Callable[[], nn.Module] | None = None,
 ) -> dict[str, Any]:
     """Retrain a run's network on its masks as reviewed by a person.
 
@@ -167,6 +170,8 @@ def retrain_reviewed(
         trainer: Makes a new trainer, see `run_stages`.
         classes: The number of classes, background included.
         drawn_anew: The samples whose mask files were changed since the run.
+        peer: Makes the run's second peer. If it is given, all masks are ranked again by it and the
+            retrained network, so that a second look finds what the first one left.
 
     Returns:
         The content of `summary.json`.
@@ -211,6 +216,10 @@ def retrain_reviewed(
     module = runner.restored(runner.built(network), "retraining")
     _write_tables(run_folder.path, run.folder / "scores.csv", masks.excluded)
     level = run.summary["ranking"]["noise_level"]
+    if peer is not None:
+        rank_masks_again(run_folder, data, (module.net, peer()), level, classes, recipe.score)
+        layer = LabelStore(run_folder.path / "proposals")
+        masks = replace(masks, proposals=layer)
     learnt = masks.recalibrated(run_folder.path, level, config["review"]) or {}
     return write_summary(
         runner,
@@ -229,6 +238,33 @@ def retrain_reviewed(
             **training_label_dice(data),
         },
     )
+
+
+@rank_zero_only
+def rank_masks_again(
+    folder: RunFolder,
+    data: CoSegDataModule,
+    networks: tuple[nn.Module, nn.Module],
+    noise_level: float,
+    classes: int,
+    score: str,
+) -> None:
+    """Write `scores.csv` and `proposals/` of the reviewed masks, by trained networks."""
+    folder.clear("proposals")
+    writer = LabelStore.create(folder.path / "proposals")
+    for network in networks:
+        network.eval()
+    ranking = rank_again(
+        networks,
+        data.relabelled_samples(),
+        noise_level,
+        batch_size=data.batch_size,
+        classes=classes,
+        score=score,
+        proposals=writer,
+    )
+    writer.finish({sample_id: {} for sample_id in ranking.ids}, run_id=folder.id)
+    ranking.write(folder.path / "scores.csv")
 
 
 def check_review(run: FinishedRun) -> None:

@@ -72,7 +72,7 @@ def show_summary(folder: Path, summary: dict[str, Any], wall: float | None = Non
         if name == "labels" and not summary["correction"]["corrected"]:
             continue
         if (folder / name).exists():
-            print(f"    {name:<13} {description}")
+            print(f"    {name:<16} {description}")
 
 
 def _result_rows(summary: dict[str, Any]) -> dict[str, str]:
@@ -115,6 +115,10 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
             rows["AUROC of the ranking"] = _decimals(summary["ranking"]["auroc"])
     if (folder / "labels").is_dir():
         rows["Labels corrected"] = str(correction["corrected"] or "none")
+    if "decided" in correction:  # by people
+        rows["Masks decided on"] = str(correction["decided"])
+        rows["Proposals taken"] = str(correction["taken"])
+        rows["Masks drawn anew"] = str(correction["redrawn"])
     elif "folds" in summary:
         rows["Labels corrected"] = "none"
     if correction["left_out"]:
@@ -143,6 +147,8 @@ def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
     not_seen = not_looked_at(summary)
     if not_seen is not None and _are_own(summary):
         sentences.append(not_seen)
+    if "decided" in summary["correction"]:  # a review, whatever the networks corrected
+        return sentences
     skipped = "folds" in summary and summary["correction"]["left_alone"]
     if skipped or ((folder / "labels").is_dir() and not summary["correction"]["corrected"]):
         sentence = NOT_RELIABLE if summary["correction"]["left_alone"] else NOT_SURE

@@ -1,0 +1,140 @@
+"""Judges masks by networks that are trained already: those of folds, and again after a review."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from coseg_lightning.callbacks.evaluation_pass import of_content
+from coseg_lightning.callbacks.label_correction import (
+    disagreement,
+    proposal,
+    resize_probabilities,
+)
+from coseg_lightning.data.preparation import without_gaps
+from coseg_lightning.data.samples import SampleDataset, label_dice
+from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.labels.store import LabelStoreWriter
+from coseg_lightning.ranking.evidence import Evidence, compute_evidence, kind_numbers
+from coseg_lightning.ranking.outline import outline_evidence
+from coseg_lightning.ranking.ranking import Ranking
+from coseg_lightning.ranking.scores import mask_scores
+
+Predict = Callable[[Tensor], Sequence[Tensor]]  # images to the logits of two networks
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What two networks say of masks.
+
+    Args:
+        ids: The masks.
+        tables: Both networks' evidence, `(2, N, columns)`.
+        outlines: The outlines' evidence of label and prediction, one row a mask.
+    """
+
+    ids: Sequence[str]
+    tables: NDArray[Any]
+    outlines: Sequence[NDArray[Any]]
+
+
+@torch.no_grad()
+def judge(
+    predict: Predict,
+    samples: SampleDataset,
+    *,
+    batch_size: int,
+    classes: int,
+    proposals: LabelStoreWriter,
+    uncertainty: LabelStoreWriter | None = None,
+) -> Judgement:
+    """Let two networks judge masks, and write what they would draw of each.
+
+    Args:
+        predict: Both networks.
+        samples: The samples, without augmentation.
+        batch_size: Images a batch.
+        classes: K, background included.
+        proposals: Takes the class of the highest mean probability.
+        uncertainty: Takes how much the networks disagree.
+    """
+    tables, outlines = [], []
+    ids: list[str] = []
+    for batch in DataLoader(samples, batch_size):
+        logits = [class_logits(part).float().cpu() for part in predict(batch["image"])]
+        tables.append(np.stack([compute_evidence(part, batch["mask"]).numpy() for part in logits]))
+        for n, sample_id in enumerate(batch["id"]):
+            label = samples.mask(len(ids))
+            target = torch.empty(label.shape)
+            shown = [of_content(samples, len(ids), part[n : n + 1], label.shape) for part in logits]
+            pair = [resize_probabilities(part.softmax(dim=1), target) for part in shown]
+            drawn = proposal(*pair)
+            proposals.write(str(sample_id), drawn)
+            if uncertainty is not None:
+                uncertainty.write(str(sample_id), disagreement(*pair))
+            image = without_gaps(samples.dataset.image(len(ids)))
+            both = [outline_evidence(image, mask, classes=classes) for mask in (label, drawn)]
+            outlines.append(np.concatenate(both, axis=1))
+            ids.append(str(sample_id))
+    return Judgement(ids, np.concatenate(tables, axis=1), outlines)
+
+
+def evidence_of(
+    judgements: Sequence[Judgement], kinds: Mapping[str, str] | None
+) -> tuple[Evidence, Evidence]:
+    """Return both networks' evidence on all masks.
+
+    Args:
+        judgements: Those of all parts, in order.
+        kinds: The kind of each image, if it is known.
+    """
+    ids = [sample_id for part in judgements for sample_id in part.ids]
+    outline = np.stack([row for part in judgements for row in part.outlines])
+    tables = np.concatenate([part.tables for part in judgements], axis=1)
+    pair = [replace(Evidence.from_table(table), outline=outline) for table in tables]
+    if kinds:
+        pair = [replace(one, kinds=kind_numbers(ids, kinds)) for one in pair]
+    return pair[0], pair[1]
+
+
+def rank_again(
+    networks: tuple[nn.Module, nn.Module],
+    samples: SampleDataset,
+    noise_level: float,
+    *,
+    batch_size: int,
+    classes: int,
+    score: str,
+    proposals: LabelStoreWriter,
+) -> Ranking:
+    """Rank the masks of a dataset by two trained networks, and write what they would draw.
+
+    Args:
+        networks: The networks, in evaluation mode.
+        samples: The samples, without augmentation.
+        noise_level: The share of bad masks that is still expected.
+        batch_size: Images a batch.
+        classes: K, background included.
+        score: The score, see `Recipe`.
+        proposals: The writer of a new layer, which is not finished here.
+    """
+
+    def predict(images: Tensor) -> list[Tensor]:
+        return [network(images.to(next(network.parameters()).device)) for network in networks]
+
+    found = judge(predict, samples, batch_size=batch_size, classes=classes, proposals=proposals)
+    pair = evidence_of([found], samples.kinds)
+    return Ranking.of_evidence(
+        list(found.ids),
+        pair,
+        (mask_scores(pair[0], score), mask_scores(pair[1], score)),
+        noise_level,
+        score=score,
+        replaced=samples.replaced,
+        label_dice=label_dice(samples),
+    )
