@@ -81,6 +81,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     for row in rows:
         row["order"] = order.get(row["id"], {}).get("order")
         row["suggested"] = order.get(row["id"], {}).get("suggested")
+        row["like"] = order.get(row["id"], {}).get("like")
     if samples is not None:
         add_pictures(rows[:ROWS], samples, corrected or proposals, by_class=by_class)
     names = dict(enumerate(class_names(summary), start=1))

@@ -44,7 +44,8 @@ def add_workbench(
         samples: The samples with the masks that were given; None if there are no pictures.
         rows: One for each sample that can be reviewed, with `id` and `rank`. If known also
             `order` (when it is reviewed; by default by rank), `noisy`, `suspicious_class`,
-            `annotator` and `changed` pixels.
+            `annotator` and `changed` pixels, and the decision that is `suggested`, since the
+            sample is `like` a decided one.
         proposals: The proposed masks, or the layers that hold them, by id.
         classes: The names of the classes after the background; those without one are numbered.
         key: What the browser keeps decisions under, such as the run's id; by default a digest of
@@ -76,6 +77,7 @@ def add_workbench(
         "colours": BY_CLASS,
         "only": classes[0] if classes else "class 1",
         "proposed": any(index["proposed"]),
+        "suggests": "suggested" in index,
         "style": (HERE / "browser" / "bench.css").read_text(encoding="utf-8"),
         "script": script(),
     }
@@ -154,6 +156,9 @@ def _index(
         "change": [round(payload.change.get(sample_id, -1), 4) for sample_id in ids],
         "present": [_classes(row, payload) for row in rows],
     }
+    if any(row.get("suggested") for row in rows):
+        index["suggested"] = [str(row.get("suggested") or "") for row in rows]
+        index["like"] = [str(row.get("like") or "") for row in rows]
     if any(row.get("annotator") for row in rows):
         index["annotators"] = [str(row.get("annotator") or "") for row in rows]
     return index

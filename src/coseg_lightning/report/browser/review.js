@@ -92,6 +92,7 @@ const BY_DECISION = {
   decided: (item) => Boolean(item.decision),
   note: (item) => Boolean(item.note),
   conflicts: (item) => Boolean(item.sides),
+  suggested: (item, n) => !item.decision && Boolean(index.suggested?.[n]),
 };
 const fits = (n) =>
   (!filters.find || idOf(n).toLowerCase().includes(filters.find)) &&
@@ -102,7 +103,7 @@ const fits = (n) =>
 const fitsDecision = (n) => {
   if (!filters.decision) return true;
   const item = itemOf(n);
-  return BY_DECISION[filters.decision]?.(item) ?? item.decision === filters.decision;
+  return BY_DECISION[filters.decision]?.(item, n) ?? item.decision === filters.decision;
 };
 const SORTS = {
   order: (a, b) => a - b,
