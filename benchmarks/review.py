@@ -158,6 +158,45 @@ def retrain(name: str, seed: int, level: float, looked: int, order: str) -> None
     print(row, flush=True)
 
 
+def table() -> None:
+    """Print the tables, and draw the curves into `docs/images/review.svg`."""
+    from matplotlib.figure import Figure
+
+    with FOUND.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    figure = Figure(figsize=(3.2 * len(sets), 3), layout="constrained")
+    axes = figure.subplots(1, len(sets), sharey=True, squeeze=False)[0]
+    print("| set | order | " + " | ".join(f"{10 * k} %" for k in (1, 2, 3, 5)) + " | seeds |")
+    print("|---" * 7 + "|")
+    for name, axis in zip(sets, axes, strict=True):
+        for order in ORDERS:
+            found: dict[float, list[float]] = {}
+            for row in rows:
+                if (row["set"], row["order"]) == (name, order):
+                    share = round(int(row["looked"]) / int(row["masks"]), 1)
+                    found.setdefault(share, []).append(100 * float(row["found"]))
+            shares = sorted(found)
+            means = [sum(found[share]) / len(found[share]) for share in shares]
+            axis.plot([0, *(100 * s for s in shares)], [0, *means], label=order, marker=".")
+            cells = [f"{sum(found[s]) / len(found[s]):.0f}" for s in (0.1, 0.2, 0.3, 0.5)]
+            print(f"| {name} | {order} | {' | '.join(cells)} | {len(found[0.3])} |")
+        axis.set(title=name, xlabel="% of the masks looked at")
+    axes[0].set_ylabel("% of the wrong pixels found")
+    axes[0].legend(frameon=False)
+    figure.savefig(grid.HERE.parent / "docs" / "images" / "review.svg", metadata={"Date": None})
+    if not DICE.is_file():
+        return
+    with DICE.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    print("\n| set | order | looked at | test Dice before | after | seeds |\n" + "|---" * 6 + "|")
+    for key in dict.fromkeys((row["set"], row["order"], row["looked"]) for row in rows):
+        of = [row for row in rows if (row["set"], row["order"], row["looked"]) == key]
+        means = [sum(float(row[c]) for row in of) / len(of) for c in ("before", "dice")]
+        cells = [f"{100 * mean:.1f}" for mean in means]
+        print(f"| {key[0]} | {key[1]} | {key[2]} | {' | '.join(cells)} | {len(of)} |")
+
+
 def main() -> None:
     """Run what is asked for."""
     parser = argparse.ArgumentParser()
@@ -168,6 +207,8 @@ def main() -> None:
     parser.add_argument("--looked", type=int, nargs="+", default=[20])
     parser.add_argument("--orders", nargs="+", default=["gain", "score", "random"])
     options = parser.parse_args()
+    if options.what == "table":
+        table()
     for seed in options.seeds:
         for name in options.sets:
             if options.what == "run":

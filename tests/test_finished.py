@@ -412,6 +412,8 @@ def test_a_second_look_finds_what_the_first_left(finished, tmp_path):
     order = rows_of(reviewed / "review_order.csv")
     assert {row["id"] for row in order[-10:]} == set(looked)
     assert all(not row["decision"] for row in order[:-10])
+    page = (reviewed / "report.html").read_text(encoding="utf-8")
+    assert '"before":[' in page.replace(": ", ":")
     proposals = LabelStore(reviewed / "proposals")
     take = next(row["id"] for row in order if row["id"] not in LabelStore(reviewed / "labels"))
     second = review_of(tmp_path / "second.csv", **{take: "take"})

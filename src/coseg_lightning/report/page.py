@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +79,8 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         write_review_order(folder, samples, {**proposals, **corrected}, level)
     order = read_order(folder)
     for row in rows:
-        row["order"] = order.get(row["id"], {}).get("order")
-        row["suggested"] = order.get(row["id"], {}).get("suggested")
-        row["like"] = order.get(row["id"], {}).get("like")
+        for name in ("order", "decision", "suggested", "like"):
+            row[name] = order.get(row["id"], {}).get(name)
     if samples is not None:
         add_pictures(rows[:ROWS], samples, corrected or proposals, by_class=by_class)
     names = dict(enumerate(class_names(summary), start=1))
@@ -150,11 +149,23 @@ def _workbench(
 
 
 def _proposals(folder: Path) -> dict[str, LabelStore]:
-    """Return what the networks would have drawn, by id, if a run wrote that."""
-    if not LabelStore.is_finished(folder / "proposals"):
-        return {}
-    layer = LabelStore(folder / "proposals")
-    return dict.fromkeys(layer.ids, layer)
+    """Return what the networks would draw, by id, if a run wrote that, or the one it reviews."""
+    for place in (folder, *_reviewed_folders(folder)):
+        if LabelStore.is_finished(place / "proposals"):
+            layer = LabelStore(place / "proposals")
+            return dict.fromkeys(layer.ids, layer)
+    return {}
+
+
+def _reviewed_folders(folder: Path) -> Iterator[Path]:
+    """The folders of the runs that a reviewed run comes from, the nearest first."""
+    while (path := folder / "summary.json").is_file():
+        reviewed = json.loads(path.read_text(encoding="utf-8"))["config"].get("reviewed_run")
+        if reviewed is None:
+            return
+        there = (Path(reviewed) / "summary.json").is_file()
+        folder = Path(reviewed) if there else folder.parent  # moved together
+        yield folder
 
 
 def _colours(names: Sequence[str]) -> list[tuple[str, str]]:

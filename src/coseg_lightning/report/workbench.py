@@ -44,8 +44,8 @@ def add_workbench(
         samples: The samples with the masks that were given; None if there are no pictures.
         rows: One for each sample that can be reviewed, with `id` and `rank`. If known also
             `order` (when it is reviewed; by default by rank), `noisy`, `suspicious_class`,
-            `annotator` and `changed` pixels, and the decision that is `suggested`, since the
-            sample is `like` a decided one.
+            `annotator` and `changed` pixels; the `decision` of an earlier review; and the decision
+            that is `suggested`, since the sample is `like` a decided one.
         proposals: The proposed masks, or the layers that hold them, by id.
         classes: The names of the classes after the background; those without one are numbered.
         key: What the browser keeps decisions under, such as the run's id; by default a digest of
@@ -159,6 +159,8 @@ def _index(
     if any(row.get("suggested") for row in rows):
         index["suggested"] = [str(row.get("suggested") or "") for row in rows]
         index["like"] = [str(row.get("like") or "") for row in rows]
+    if any(row.get("decision") for row in rows):
+        index["before"] = [str(row.get("decision") or "") for row in rows]
     if any(row.get("annotator") for row in rows):
         index["annotators"] = [str(row.get("annotator") or "") for row in rows]
     return index

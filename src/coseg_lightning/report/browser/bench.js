@@ -36,6 +36,7 @@ const facts = (n) => {
   if (index.proposed[n] && index.parts[n] >= 0) texts.push(index.change[n] ? `${percent(index.change[n])} of the marked area differs` : "proposal equals the given mask");
   if (!index.proposed[n]) texts.push("no proposal");
   if (index.annotators?.[n]) texts.push(index.annotators[n]);
+  if (index.before?.[n]) texts.push(`decided before: ${index.before[n]}`);
   if (index.suggested?.[n] && !decided(n)) texts.push(`like ${index.like[n]}: ${index.suggested[n]}?`);
   return texts.join(" · ");
 };
