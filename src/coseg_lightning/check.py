@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 READING = [f"data.{key}" for key in ("images", "masks", "classes", "in_channels", "group")]
 READING += [f"data.{key}" for key in ("image_glob", "mask_glob", "allow_links", "bands", "nodata")]
 READING += [f"data.{key}" for key in ("class_ids", "colours", "mask_threshold", "instances")]
-READING += ["data.tile", "data.overlap"]
+READING += ["data.tile", "data.overlap", "data.annotators", "data.label"]
 SAMPLE = 200  # images or masks that are read to tell about all of them
 
 
