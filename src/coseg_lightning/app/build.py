@@ -30,6 +30,7 @@ from coseg_lightning.modules.renamed import home_now
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from coseg_lightning.data.annotators import SeveralMasks
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.data.preparation import Statistics
     from coseg_lightning.data.tiles import Tiles
@@ -351,6 +352,16 @@ class GivenMasks:
     def tiles(self) -> "Tiles | None":
         """The samples as tiles of large images, if they are."""
         return getattr(self.dataset, "tiles", None)
+
+    @property
+    def annotators(self) -> dict[str, str]:
+        """Who drew the masks, by id, of samples of one mask whose person is known."""
+        return dict(getattr(self.dataset, "annotators", {}))
+
+    @property
+    def several(self) -> "SeveralMasks | None":
+        """The masks of samples of which several people drew one, if there are any."""
+        return getattr(self.dataset, "several", None)
 
 
 def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
