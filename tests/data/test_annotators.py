@@ -15,6 +15,7 @@ from coseg_lightning import CoSegDataModule
 from coseg_lightning.app.build import settle_folders
 from coseg_lightning.apply import apply
 from coseg_lightning.audit import audit
+from coseg_lightning.check import describe
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.subsets import JoinedImages, SomeImages, identity_of
 from coseg_lightning.errors import BadSamplesError, InputError
@@ -436,6 +437,13 @@ def composed_audit(*overrides):
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return compose("audit", overrides=list(overrides))
+
+
+def test_the_check_says_who_drew_what(make_several):
+    cfg = composed(*settings(make_several("folders")), "rehearse=false")
+    lines = "\n".join(describe(cfg))
+    assert "7 images have masks by several of 3 people; two agree to a Dice of 0." in lines
+    assert "1 masks are by 1 named people, most by anna (1)" in lines
 
 
 def test_a_file_of_names_is_kept_by_the_run(make_folder, tmp_path):
