@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import pickle
 import shutil
 
 import numpy as np
@@ -208,6 +209,35 @@ def test_ids_and_names_with_two_underscores_are_split_by_the_images(make_several
     train = opened(root)
     assert train.several.names("a__s00") == ["anna", "ben__lee", "cem"]
     assert train.several.names("s01") == ["anna", "ben__lee", "cem"]
+
+
+def test_slices_of_volumes_may_have_several_masks(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    rng = np.random.default_rng(0)
+    masks = {name: np.zeros((16, 12, 3), np.uint8) for name in PEOPLE}
+    for number, name in enumerate(PEOPLE):
+        masks[name][2 + number : 9, 3:8] = 1
+    files = {"images/ct.nii.gz": rng.integers(0, 99, (16, 12, 3)).astype(np.int16)}
+    files |= {f"masks/{name}/ct.nii.gz": masks[name] for name in PEOPLE}
+    for place_of, values in files.items():
+        (tmp_path / place_of).parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / place_of)
+    train = folder_splits(tmp_path, test_share=0).train
+    assert len(train) == 3
+    for index, sample_id in enumerate(train.ids):
+        assert train.several.names(sample_id) == list(PEOPLE)
+        each = [train.several.mask(sample_id, name) for name in PEOPLE]
+        np.testing.assert_array_equal(train.mask(index), majority(each))
+        np.testing.assert_array_equal(train.mask(index), each[1])
+
+
+def test_a_dataset_can_be_sent_to_other_processes(make_several):
+    root = make_several()
+    for label in ("majority", "best", "random"):
+        train = opened(root, label=label)
+        again = pickle.loads(pickle.dumps(train))
+        for index in range(8):
+            np.testing.assert_array_equal(again.mask(index), train.mask(index))
 
 
 def test_endings_of_all_masks_are_no_people(make_folder):

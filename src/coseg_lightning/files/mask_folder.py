@@ -416,8 +416,8 @@ class MaskWriter:
         path = self._masks.path(key)
         if file_of(path) != path:
             raise InputError(
-                f"{path.parent} is a volume, and those that several people drew cannot be written "
-                "as one; save its slices as single files."
+                f"{path.parent} is a volume, and where files name persons, single masks are "
+                "written, one an image; save its slices as single files."
             )
         place = self._folder / f"{sample_id}{path.suffix}"
         if mask is None:

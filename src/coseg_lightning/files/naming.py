@@ -232,10 +232,10 @@ def _guess_people(images_folder: Path, masks_folder: Path) -> tuple[str, str] | 
         return None  # their folders are groups
     names = Names(images_folder, PLAIN).stems
     for image_end in ["", *(end for end in IMAGE_ENDS if _share(names, end) > 0.5)]:
-        stems = {name.removesuffix(image_end) for name in names}
         image = PLAIN.replace("{id}", "{id}" + image_end)
+        images = Names(images_folder, image)
         for pattern in [*([OF_PEOPLE] if has_folders else []), BY_PEOPLE]:
-            people = _people_of(Names(masks_folder, pattern, stems).files, stems)
+            people = _people_of(Names(masks_folder, pattern, images.stems).files, images.files)
             named = {i: found - {None} for i, found in people.items()}
             everybody = {name for found in named.values() for name in found}
             if any(str(name).lower() in PART_FOLDERS for name in everybody):
@@ -247,16 +247,16 @@ def _guess_people(images_folder: Path, masks_folder: Path) -> tuple[str, str] | 
             if pattern == BY_PEOPLE and len(everybody) > 1:
                 if any(len(found) > 1 for found in people.values()):
                     return image, pattern
-                if sum(map(bool, named.values())) >= 0.8 * len(stems):
+                if sum(map(bool, named.values())) >= 0.8 * len(images.files):
                     return image, pattern
     return None
 
 
-def _people_of(files: Files, stems: Collection[str]) -> dict[str, set[str | None]]:
+def _people_of(files: Files, ids: Collection[str]) -> dict[str, set[str | None]]:
     """The persons of each sample's masks, by the keys of `Names.files`."""
     people: defaultdict[str, set[str | None]] = defaultdict(set)
     for sample_id, annotator in map(split_key, files):
-        if sample_id in stems:
+        if sample_id in ids:
             people[sample_id].add(annotator)
     return people
 
