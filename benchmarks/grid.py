@@ -235,6 +235,7 @@ def composed(cell: Cell, large: bool, *, real: bool = False):  # -> DictConfig
         "stages",
         "review",
         "review_budget",
+        "rounds",
         "trust",
     ):
         plain.pop(key, None)  # is nothing that a result depends on
