@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -22,6 +22,7 @@ from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.progress import is_first_process, progress
 from coseg_lightning.labels.masks import MaskedImages
+from coseg_lightning.ranking.annotators import People
 from coseg_lightning.ranking.blunders import Fit, find_blunders, look_again, same_masks
 from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
 from coseg_lightning.ranking.ranking import Ranking
@@ -127,7 +128,11 @@ def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
 
 
 def judge_masks(
-    dataset: MaskedImages, *, classes: int = 2, processes: int = 0
+    dataset: MaskedImages,
+    *,
+    classes: int = 2,
+    processes: int = 0,
+    annotators: Mapping[str, str] | None = None,
 ) -> tuple[Opinion, list[list[str]]]:
     """Judge all masks of a dataset by themselves; the result does not depend on the processes.
 
@@ -135,6 +140,7 @@ def judge_masks(
         dataset: Images and masks at their own resolution.
         classes: K, background included.
         processes: How many look at the masks; 0 for one on each core, if there are many masks.
+        annotators: Who drew them, by id, if that is known.
 
     Returns:
         What the masks tell, and the names of each mask's blunders.
@@ -143,9 +149,11 @@ def judge_masks(
     generator = derive_rng(0, "drawn masks")
     drawn = np.sort(generator.choice(count, min(DRAWN, count), replace=False)).tolist()
     processes = processes or min(_cores(), -(-count // LEAST_PER_PROCESS))
-    with _looking(_Looker(dataset, classes, frozenset(drawn)), processes) as look:
+    people = People.of([annotators.get(i) for i in dataset.ids]) if annotators else None
+    looker = _Looker(dataset, classes, frozenset(drawn), moved=people is not None)
+    with _looking(looker, processes) as look:
         looks: list[Look] = look("first", range(count), "Looking at masks")
-        opinion = judge(looks)
+        opinion = judge(looks, people)
         shapes = [each.shape for each in looks]
         fits: dict[int, Fit] = {}
         if opinion.doubt is None:
@@ -178,11 +186,12 @@ class _Looker:
     dataset: MaskedImages
     classes: int
     drawn: frozenset[int]
+    moved: bool = False
 
     def first(self, index: int) -> Look:
         rng = derive_rng(0, "displacements", index) if index in self.drawn else None
         image, mask = without_gaps(self.dataset.image(index)), self.dataset.mask(index)
-        return look_at(image, mask, classes=self.classes, rng=rng)
+        return look_at(image, mask, classes=self.classes, rng=rng, moved=self.moved)
 
     def second(self, index: int) -> Fit:
         return look_again(without_gaps(self.dataset.image(index)), self.dataset.mask(index))

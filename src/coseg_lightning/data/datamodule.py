@@ -28,7 +28,12 @@ from coseg_lightning.labels.ids import check_ids
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise.models import NoiseModel, annotators
-from coseg_lightning.noise.noisy_layer import choose_clean, choose_noisy, write_noisy_layer
+from coseg_lightning.noise.noisy_layer import (
+    choose_clean,
+    choose_noisy,
+    drawn_ids,
+    write_noisy_layer,
+)
 
 
 class CoSegDataModule(pl.LightningDataModule):
@@ -248,7 +253,8 @@ class CoSegDataModule(pl.LightningDataModule):
         )
 
     def _check_noisy_ids(self, folder: Path) -> None:
-        chosen = choose_noisy(self._train.ids, self.noise_level, self.seed, self.clean_ids)
+        assert self.noise is not None
+        chosen = drawn_ids(self.noise, self._train.ids, self.noise_level, self.seed, self.clean_ids)
         if set(LabelStore(folder).ids) != set(chosen):
             raise InputError(
                 f"{folder} holds the noisy masks of another setting; give a new noise_folder."
@@ -260,9 +266,16 @@ class CoSegDataModule(pl.LightningDataModule):
             return self._sample_dataset("train", self.augmentation)
         noisy = LabelStore(self.noise_folder)
         # A noise model may leave a mask unchanged, for example an empty one.
-        replaced = frozenset(i for i in noisy.ids if noisy.facts(i)["dice"] < 1)
+        replaced = frozenset(
+            i for i in noisy.ids if noisy.facts(i)["dice"] < 1 and noisy.facts(i).get("bad", True)
+        )
+        drawn_by = {i: noisy.facts(i).get("annotator") for i in noisy.ids}
         samples = self._sample_dataset(
-            "train", self.augmentation, replaced=replaced, truth=self._train
+            "train",
+            self.augmentation,
+            replaced=replaced,
+            truth=self._train,
+            annotators={i: str(name) for i, name in drawn_by.items() if name} or None,
         )
         return samples.updated(noisy)
 
@@ -316,6 +329,7 @@ class CoSegDataModule(pl.LightningDataModule):
         *,
         replaced: Collection[str] | None = None,
         truth: MaskedImages | None = None,
+        annotators: Mapping[str, str] | None = None,
     ) -> SampleDataset:
         dataset = self._datasets[part]
         assert dataset is not None
@@ -331,6 +345,7 @@ class CoSegDataModule(pl.LightningDataModule):
             cache=self._caches.get(part),
             kinds=self.kinds,
             normalization=self.normalization,
+            annotators=annotators,
             tiles=self.tiles,
         )
 

@@ -75,6 +75,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
         cache: The dataset's preprocessed images, if they are cached.
         kinds: The kind of each image by its id, if that is known: see `CorruptionRanking`.
         normalization: Mean and standard deviation of each channel; by default each image's own.
+        annotators: Who drew the mask of each sample, by its id, as far as it is known; default what
+            the dataset says.
         tiles: The samples as tiles of large images, if they are. While training, windows are moved
             at random as far as they keep their core.
 
@@ -96,9 +98,13 @@ class SampleDataset(Dataset[dict[str, Any]]):
         cache: ImageCache | None = None,
         kinds: Mapping[str, str] | None = None,
         normalization: Statistics | None = None,
+        annotators: Mapping[str, str] | None = None,
         tiles: Tiles | None = None,
     ) -> None:
         self.dataset = dataset
+        if annotators is None:
+            annotators = getattr(dataset, "annotators", {})
+        self.annotators = dict(annotators)
         self.tiles = tiles
         self.cache = cache
         self.canvas = Canvas.of(image_size, keeps_shape=keep_shape)
@@ -152,6 +158,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             cache=self.cache,
             kinds=self.kinds,
             normalization=self.normalization,
+            annotators=self.annotators,
             tiles=self.tiles,
         )
 

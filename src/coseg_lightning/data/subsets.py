@@ -20,6 +20,7 @@ class SomeImages:
     Attributes:
         digest: The digest of the whole dataset, if it has one.
         tiles: The samples as tiles of large images, if they are.
+        annotators: Who drew the mask of each sample, by its id, as far as it is known.
     """
 
     def __init__(self, dataset: MaskedImages, excluded: Collection[str]) -> None:
@@ -30,6 +31,8 @@ class SomeImages:
         self.ids = [dataset.ids[index] for index in self._indices]
         self.digest = getattr(dataset, "digest", None)
         self.tiles = getattr(dataset, "tiles", None)
+        drawn_by = getattr(dataset, "annotators", {})
+        self.annotators = {i: drawn_by[i] for i in self.ids if i in drawn_by}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,6 +68,7 @@ class JoinedImages:
         digest: The digests of all parts, or None if a part has none.
         tiles: The samples as tiles of large images, if they are.
         file_digests: Those of all parts, see `FolderImages`.
+        annotators: Who drew the mask of each sample, by its id, as far as it is known.
     """
 
     def __init__(self, parts: Sequence[MaskedImages]) -> None:
@@ -74,6 +78,11 @@ class JoinedImages:
             for sample_id, pair in getattr(part, "file_digests", {}).items()
         }
         self.ids = [sample_id for part in parts for sample_id in part.ids]
+        self.annotators = {
+            sample_id: name
+            for part in parts
+            for sample_id, name in getattr(part, "annotators", {}).items()
+        }
         self._indices = [(part, index) for part in parts for index in range(len(part.ids))]
         digests = [getattr(part, "digest", None) for part in parts]
         self.digest = None if None in digests else " ".join(map(str, digests))
