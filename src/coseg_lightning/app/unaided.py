@@ -22,7 +22,7 @@ from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.progress import is_first_process, progress
 from coseg_lightning.labels.masks import MaskedImages
-from coseg_lightning.ranking.annotators import People
+from coseg_lightning.ranking.annotators import People, with_record
 from coseg_lightning.ranking.blunders import Fit, find_blunders, look_again, same_masks
 from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
 from coseg_lightning.ranking.ranking import Ranking
@@ -107,11 +107,21 @@ def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
     `data.num_workers` processes look at the masks, by default one for each core.
     """
     samples = make_all_masks(cfg, folder)
+    drawn_by = samples.annotators
     opinion, blunders = judge_masks(
-        samples.dataset, classes=max(2, cfg.data.classes), processes=cfg.data.num_workers
+        samples.dataset,
+        classes=max(2, cfg.data.classes),
+        processes=cfg.data.num_workers,
+        annotators=drawn_by,
     )
     estimate = opinion.estimate if cfg.nol == "auto" else None
-    score = misplaced_first(opinion.score, blunders)
+    own = misplaced_first(opinion.score, blunders)
+    score, known = own, dict[str, Any]()
+    if drawn_by:
+        level = cfg.nol if estimate is None else estimate.noise_level
+        names = [drawn_by.get(i, "") for i in samples.ids]
+        score = with_record(own, names, noise_level=level)
+        known = {"annotators": names, "own_score": own, "displacement": opinion.displacement}
     ranking = Ranking(
         list(samples.ids),
         score,
@@ -121,6 +131,7 @@ def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
         label_dice=samples.label_dice,
         class_scores=opinion.class_scores,
         blunders=blunders,
+        **known,
     )
     if is_first_process():
         ranking.write(folder / "scores.csv")

@@ -63,6 +63,8 @@ class CoSegDataModule(pl.LightningDataModule):
             draws them.
         kinds: The kind of each image by its id, such as its scanner or site, within which masks are
             judged; see `CorruptionRanking`.
+        annotators: Who drew the mask of each training sample, by its id, as far as it is known;
+            default what `train` says.
         normalization: Mean and standard deviation of each channel, by which images in [0, 1] are
             normalised, such as `networks.pretraining_statistics("tu-resnet18", 3)` for pretrained
             encoders; by default each image is, by its own.
@@ -99,6 +101,7 @@ class CoSegDataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         clean_ids: Collection[str] | int = (),
         kinds: Mapping[str, str] | None = None,
+        annotators: Mapping[str, str] | None = None,
         normalization: Statistics | None = None,
         pixel_size: float | None = None,
         unit: str = "mm",
@@ -129,6 +132,7 @@ class CoSegDataModule(pl.LightningDataModule):
             clean_ids = _draw_clean_ids(train.ids, clean_ids, noise, seed)
         _check_are_training_ids(clean_ids, train.ids)
         self.clean_ids = frozenset(clean_ids)
+        self.annotators = None if annotators is None else dict(annotators)
         self.kinds = None if kinds is None else dict(kinds)
         _check_normalization(normalization, in_channels)
         self.normalization = normalization
@@ -345,7 +349,7 @@ class CoSegDataModule(pl.LightningDataModule):
             cache=self._caches.get(part),
             kinds=self.kinds,
             normalization=self.normalization,
-            annotators=annotators,
+            annotators=self.annotators if annotators is None and part == "train" else annotators,
             tiles=self.tiles,
         )
 

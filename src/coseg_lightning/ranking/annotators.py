@@ -17,7 +17,7 @@ Legend of shapes: N masks, K classes, P persons, G points of a grid.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,6 +29,7 @@ from scipy.special import expit, logit
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.outline import mean_of_known
 from coseg_lightning.ranking.priority import SCORE_PRIOR, Views, prior_probability
+from coseg_lightning.seeding import derive_rng
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -234,6 +235,14 @@ def bad_probability(bad: ArrayLike, noise_level: float | None = None) -> Floats:
     return values
 
 
+def numbered_names(names: Iterable[str]) -> dict[str, str]:
+    """Return `person 1` and so on for each name, in an order that does not tell the names."""
+    given = sorted(set(names))
+    order = derive_rng(0, "hidden annotators", *given).permutation(len(given))
+    width = len(str(len(given)))
+    return {given[n]: f"person {place:0{width}}" for place, n in enumerate(order, start=1)}
+
+
 @dataclass(frozen=True)
 class People:
     """Who drew each mask, and of which kind its image is, in numbers.
@@ -249,7 +258,9 @@ class People:
     kinds: Ints
 
     @classmethod
-    def of(cls, annotators: Sequence[str | None], kinds: Sequence[Any] | None = None) -> "People":
+    def of(
+        cls, annotators: Sequence[str | None], kinds: Sequence[Any] | NDArray[Any] | None = None
+    ) -> "People":
         """Number persons and kinds.
 
         Raises:
@@ -264,6 +275,10 @@ class People:
         if kinds is not None:
             of_kind = np.unique(np.array([str(kind) for kind in kinds]), return_inverse=True)[1]
         return cls(names, numbers, of_kind.astype(np.int64))
+
+    def of_masks(self) -> list[str]:
+        """List who drew each mask; an empty text if nobody knows."""
+        return [self.names[number] if number >= 0 else "" for number in self.numbers.tolist()]
 
 
 class Shares:

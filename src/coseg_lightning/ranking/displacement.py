@@ -7,7 +7,9 @@ are judged. Outlines alone show it (`Ladder`), and the networks' evidence too (`
 Legend of shapes: N samples, K classes, L places of the ladder.
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,8 @@ PLACES = np.arange(-REACH, REACH + 1)  # of an outline that is moved inwards, in
 LEAST = 5  # masks, with fewer of which nothing is learnt on how scores depend on displacements
 
 
-class Ladder(NamedTuple):
+@dataclass(frozen=True)
+class Ladder:
     """The outlines of one mask, and how they would lie if they were moved.
 
     Args:
@@ -45,9 +48,9 @@ class Ladder(NamedTuple):
 
     def moved(self, inwards: Floats) -> Floats:
         """`(K - 1, 2)` the evidence on the outlines if they are moved by `(K - 1,)` own pixels."""
-        result = np.full(self.evidence.shape[1:], np.nan)
-        for k, distance in enumerate(inwards):
-            place = (np.nan_to_num(distance) / self.step[k]) if self.step[k] > 0 else 0.0
+        result = np.full((len(inwards), len(COLUMNS)), np.nan)
+        for k, distance in enumerate(inwards.tolist()):
+            place = np.nan_to_num(distance) / (float(self.step[k]) or 1.0)
             for column in range(result.shape[1]):
                 result[k, column] = np.interp(place, PLACES, self.evidence[:, k, column])
         return result
@@ -112,6 +115,29 @@ def habits(displacement: Floats, people: People) -> Floats:
         for person, habit in enumerate(of_people):
             column[people.numbers == person] = habit or 0.0
     return result
+
+
+def moved_back(
+    outline: Floats, ladders: Sequence[Ladder | None], people: People
+) -> tuple[Floats, Floats]:
+    """Judge the outlines of labels without the steady displacement of who drew them.
+
+    Args:
+        outline: `(N, K - 1, 4)` see `Evidence`.
+        ladders: Those of the labels; None of some.
+        people: Who drew them.
+
+    Returns:
+        The evidence on the moved outlines, and the displacement of each label, `(N, K - 1)`.
+    """
+    outline, displacement = outline.copy(), np.full(outline.shape[:2], np.nan)
+    for row, ladder in zip(displacement, ladders, strict=True):
+        if ladder is not None:
+            row[:] = ladder.displacement
+    for row, ladder, inwards in zip(outline, ladders, habits(displacement, people), strict=True):
+        if ladder is not None:
+            row[:, : len(COLUMNS)] = ladder.moved(inwards)
+    return outline, displacement
 
 
 def without_habit(scores: Floats, displacement: Floats, habit: Floats) -> Floats:
