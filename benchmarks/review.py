@@ -48,6 +48,9 @@ class Masks:
 
     def __init__(self, folder: Path) -> None:
         from coseg_lightning.app.rebuild import AppRun
+        from coseg_lightning.labels.store import LabelStore
+        from coseg_lightning.labels.updated import changed_labels
+        from coseg_lightning.report.review_order import write_review_order
 
         self.run = AppRun(folder, trust=True)
         self.data = self.run.data()
@@ -58,6 +61,12 @@ class Masks:
         count = range(len(self.ids))
         self.given = [self.samples.mask(i) for i in count]
         self.truth = [self.samples.truth.mask(i) for i in count]
+        layer = self.run.proposals
+        assert layer is not None
+        proposed = dict.fromkeys(layer.ids, layer)
+        proposed |= changed_labels(self.samples, [LabelStore(one) for one in self.run.layers])
+        level = self.run.summary["ranking"]["noise_level"]
+        write_review_order(folder, self.samples, proposed, level)  # by the code as it is now
         self.wrong = np.array(
             [(g != t).sum() for g, t in zip(self.given, self.truth, strict=True)], float
         )

@@ -104,7 +104,7 @@ def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_pa
     settings = [f"data.root={root}", f"predictions={root}/predictions", "review_budget=2"]
     audit(composed(*settings), folder)
     told = capsys.readouterr().out
-    assert "Look at these 2 first, with about" in told
+    assert "Look at these 2 first, with perhaps" in told
     first = [row["id"] for row in rows_of(folder / "review_order.csv")][:2]
     assert set(first) == {"s03", "s07"}
     assert told.index(first[0]) < told.index("Look at these") < told.rindex(first[1])

@@ -39,6 +39,16 @@ def test_words_notes_and_reviewers(tmp_path):
             review.read("d", MASK, 2)
 
 
+def test_a_mask_of_0_and_255_is_no_mask_of_unlabelled_pixels(tmp_path):
+    """As most tools save the foreground; but nothing else is left where it was unlabelled."""
+    drawn = np.array([[0, 255, 0]], np.uint8)
+    written(tmp_path, d=drawn)
+    with opened_review(tmp_path) as review:
+        with pytest.raises(InputError, match="holds 0 and 255 alone, .* save the foreground as 1"):
+            review.read("d", np.array([[0, 1, 0]], np.uint8), 2)
+        np.testing.assert_array_equal(review.read("d", np.array([[1, 255, 0]]), 2), drawn)
+
+
 @pytest.mark.parametrize("inside", ["", "my review"])
 def test_a_zip_file_as_people_make_it(tmp_path, inside):
     written(tmp_path / "all" / inside, "id,decision\na,redraw\nb,redraw\n", a=MASK)

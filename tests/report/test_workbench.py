@@ -488,7 +488,7 @@ def test_reviews_of_others_are_merged_and_conflicts_settled(opened, tmp_path):
     }  # fmt: skip
     assert "2 conflicts are not settled" in page.locator("#bench-status").text_content()
     page.get_by_role("button", name="ben: redraw").click()
-    page.wait_for_function("document.getElementById('bench-name').textContent === 's2'")
+    page.locator("#bench-name", has_text="s2").wait_for()
     wait(page)
     press(page, "o")  # a decision of one's own settles it too
     rows, masks = contents(saved(page, tmp_path), tmp_path / "settled")

@@ -2,6 +2,7 @@
 
 import contextlib
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -160,20 +161,20 @@ def _predict_one(
     sample_id, path = file
     height, width = windows.size
     kind = np.uint8 if by_tiles.classes <= 256 else np.uint16
-    mask = np.zeros((height, width), kind)
-    unsure = np.zeros((height, width), np.uint8) if by_tiles.peers else None
+    masks, unsures = CompressedRows(), CompressedRows()
     stored: NDArray[Any] | None = None
     place = out / "probabilities" / f"{sample_id}.npy"
     with progress(title=sample_id, total=height) as bar, contextlib.ExitStack() as stack:
         for top, p, disagreed in by_tiles.rows(windows, info, batch_size):
             rows = slice(top, top + p.shape[1])
             of_rows = smallest_type(p.argmax(dim=0).numpy())
-            mask[rows] = of_rows * np.uint8(255) if len(p) == 2 else of_rows
+            of_rows = (of_rows * np.uint8(255) if len(p) == 2 else of_rows).astype(kind)
             if info["missing"] > 0:
                 values = windows.read(top, 0, p.shape[1], width).reshape(p.shape[1], width, -1)
-                mask[rows][np.isnan(values).all(axis=2)] = 0
-            if unsure is not None:
-                unsure[rows] = (255 * disagreed).round().clamp(0, 255).to(torch.uint8).numpy()
+                of_rows[np.isnan(values).all(axis=2)] = 0
+            masks.add(of_rows)
+            if by_tiles.peers:
+                unsures.add((255 * disagreed).round().clamp(0, 255).to(torch.uint8).numpy())
             if probabilities:
                 if stored is None:
                     temporary = stack.enter_context(replacing(place))
@@ -183,17 +184,44 @@ def _predict_one(
             bar.update(p.shape[1])
         if isinstance(stored, np.memmap):
             stored.flush()
+    image = without_gaps(_shrunk(windows)) if overlays else np.empty((1, 1))
+    size = (image.shape[1], image.shape[0])
+    mask = masks.whole()
     write_mask(out, sample_id, mask, path)
-    if unsure is not None:
+    small = cv2.resize(mask // 255 if mask.max() == 255 else mask, size, interpolation=0)
+    del mask  # before the next one of its size
+    grown = None
+    if by_tiles.peers:
+        unsure = unsures.whole()
         write_picture(out / "uncertainty" / f"{sample_id}.png", unsure)
+        grown = cv2.resize(unsure, size, interpolation=cv2.INTER_AREA)
     if overlays:
-        image = without_gaps(_shrunk(windows))
-        size = (image.shape[1], image.shape[0])
-        small = cv2.resize(mask // 255 if mask.max() == 255 else mask, size, interpolation=0)
-        grown = None if unsure is None else cv2.resize(unsure, size, interpolation=cv2.INTER_AREA)
         classes = np.eye(int(small.max()) + 1, dtype=np.float32)[small]
         picture = overlay(image, torch.from_numpy(np.moveaxis(classes, 2, 0)), grown)
         write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
+
+
+class CompressedRows:
+    """A large picture that is made from the top to the bottom, and kept small until it is whole."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[bytes, tuple[int, ...], np.dtype[Any]]] = []
+
+    def add(self, rows: NDArray[Any]) -> None:
+        """Add the next rows, `(h, W)`."""
+        self._parts.append((zlib.compress(rows.tobytes(), 1), rows.shape, rows.dtype))
+
+    def whole(self) -> NDArray[Any]:
+        """Return the picture, `(H, W)`; it can be had once."""
+        height = sum(shape[0] for _, shape, _ in self._parts)
+        _, (_, width), dtype = self._parts[0]
+        picture, top = np.empty((height, width), dtype), 0
+        while self._parts:
+            content, shape, _ = self._parts.pop(0)
+            rows = np.frombuffer(zlib.decompress(content), dtype).reshape(shape)
+            picture[top : top + len(rows)] = rows
+            top += len(rows)
+        return picture
 
 
 def _shrunk(windows: ImageWindows) -> NDArray[Any]:

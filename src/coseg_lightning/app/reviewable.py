@@ -1,19 +1,16 @@
 """Reviewable: the masks of a run or an audit, worst first, with what the networks would draw."""
 
-import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.rebuild import AppRun
-from coseg_lightning.app.trust import check_trust
 from coseg_lightning.errors import InputError
 from coseg_lightning.exchanged.tasks import Classes
 from coseg_lightning.files.csv import read_table
-from coseg_lightning.labels.masks import Mask, MaskedImages
+from coseg_lightning.labels.masks import Mask
 from coseg_lightning.labels.store import LabelStore
 
 
@@ -38,13 +35,11 @@ class Reviewable:
         self, folder: str | Path, root: str | Path | None = None, *, trust: bool = False
     ) -> None:
         self.folder = Path(folder)
-        # An audit is no run that can go on, so it has no run.json.
-        is_run = (self.folder / "run.json").is_file()
-        read = _read_run if is_run else _read_audit
-        self.config, self._images, self._corrections = read(self.folder, root, trust=trust)
-        proposals = self.folder / "proposals"
-        is_there = LabelStore.is_finished(proposals)
-        self._proposals = LabelStore(proposals) if is_there else None
+        run = AppRun(folder, root=root, trust=trust)
+        self.config = run.cfg
+        self._images = run.data().given_samples().dataset
+        self._corrections = [LabelStore(layer) for layer in reversed(run.layers)]
+        self._proposals = run.proposals
         self._index = {sample_id: index for index, sample_id in enumerate(self._images.ids)}
         self.worst_first = self._ranked()
 
@@ -100,62 +95,3 @@ class Reviewable:
         if self._proposals is not None and sample_id in self._proposals:
             return self._proposals.read(sample_id)
         return None
-
-
-class _Read(NamedTuple):
-    """Settings, samples as given, and the layers with corrections, the uppermost first."""
-
-    config: DictConfig
-    images: MaskedImages
-    corrections: list[LabelStore]
-
-
-def _read_run(folder: Path, root: str | Path | None, *, trust: bool) -> _Read:
-    run = AppRun(folder, root=root, trust=trust)
-    layers = [LabelStore(layer) for layer in reversed(run.layers)]
-    samples = run.data().given_samples()
-    return _Read(run.cfg, samples.dataset, layers)
-
-
-def _read_audit(folder: Path, root: str | Path | None, *, trust: bool) -> _Read:
-    from coseg_lightning.app.build import read_parts
-    from coseg_lightning.data.subsets import JoinedImages
-    from coseg_lightning.labels.updated import UpdatedImages
-
-    path = folder / "summary.json"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} holds no finished run and no audit (no summary.json); give one."
-        )
-    try:
-        config = dict(json.loads(path.read_text(encoding="utf-8"))["config"])
-        if not {"data", "noise"} <= config.keys() or "source" not in config["data"]:
-            raise KeyError("data")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is none of a run or an audit; restore it.") from error
-    if not trust:
-        check_trust(config, folder)
-    if root:
-        config = _moved(config, str(Path(root).expanduser().absolute()))
-    cfg = OmegaConf.create(config)
-    images: MaskedImages = JoinedImages(
-        [part for part in read_parts(cfg, None) if part is not None]
-    )
-    noise = folder / "noise"
-    if LabelStore.is_finished(noise):
-        images = UpdatedImages(images, LabelStore(noise))
-    return _Read(cfg, images, [])
-
-
-def _moved(config: dict[str, Any], root: str) -> dict[str, Any]:
-    """Replace the folder of the data wherever the settings name it."""
-    before = config["data"].get("root")
-
-    def replaced(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: replaced(part) for key, part in value.items()}
-        if isinstance(value, list):
-            return [replaced(part) for part in value]
-        return root if before is not None and value == before else value
-
-    return {key: replaced(value) for key, value in config.items()}

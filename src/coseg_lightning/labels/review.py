@@ -71,6 +71,16 @@ class Review:
                 f"{path.name} has the value {others[0]}, but a mask that was drawn for {sample_id} "
                 f"holds class ids, 0 to {classes - 1}, or 255 for unlabelled pixels."
             )
+        unlabelled = mask == 255
+        if (
+            unlabelled.any()
+            and not (mask[~unlabelled] > 0).any()
+            and (unlabelled & (like != 255)).any()
+        ):
+            raise InputError(
+                f"{path.name} holds 0 and 255 alone, and 255 means unlabelled in a mask that was "
+                f"drawn for {sample_id}; save the foreground as 1."
+            )
         return smallest_type(mask)
 
 

@@ -7,7 +7,7 @@ Decisions recalibrate the scores: a logistic model of what is known of each mask
 how probably each undecided mask is bad. A few decisions cannot determine it, so its weights are
 drawn towards what the scores mean without any: the ranking, and the estimated noise level. Their
 posterior (Laplace's approximation; MacKay 1992) gives the interval of the noise level. Masks that
-were chosen since they look bad say little of all others; hence every fifth mask of the order is
+were chosen since they look bad say little of all others; hence every tenth mask of the order is
 drawn from all that are left. How often the interval holds is measured in
 `tests/ranking/test_priority.py`.
 
@@ -30,7 +30,7 @@ Floats = NDArray[np.float64]
 
 LEAST_DECIDED = 10  # masks; fewer say nothing of the others
 BATCH = 20  # masks that a person looks at in one go, and that should not be alike
-DRAWN_EVERY = 5  # of the order, one mask is drawn from all that are left
+DRAWN_EVERY = 10  # one of so many in the order is drawn from all that are left
 MOST_ORDERED = 2000  # masks that are ordered so; all others by their gain alone
 ALIKE = 0.5  # distance of standardised views, at which masks are alike
 SURE = 0.85  # probability from which an undecided mask gets the decision of one like it
@@ -93,7 +93,7 @@ def review_order(views: Views, probability: Floats, decided: Sequence[int] = ())
     """Order masks by the expected gain of looking at them.
 
     Within each batch, a mask like one that was chosen before it waits: its gain counts less the
-    nearer it is. Every fifth mask is drawn from all that are left, as `recalibrate` needs.
+    nearer it is. Every tenth mask is drawn from all that are left, as `recalibrate` needs.
 
     Args:
         views: The views.
@@ -127,8 +127,13 @@ def review_order(views: Views, probability: Floats, decided: Sequence[int] = ())
 
 
 def expected_gain(views: Views, probability: Floats) -> Floats:
-    """Return the number of wrong pixels that a look at each mask is expected to find, `(N,)`."""
-    return probability * views.wrong
+    """Return how much a look at each mask is expected to mend, `(N,)`, in pixels to the power 1/2.
+
+    The root of the pixels in which mask and proposal differ counts, and not their number, since a
+    proposal that differs much is often wrong itself: see `benchmarks/review.py`.
+    """
+    gain: Floats = probability * np.sqrt(views.wrong)
+    return gain
 
 
 def signed(views: Views) -> Floats:

@@ -63,8 +63,8 @@ def write_order(
 ) -> Recalibration | None:
     """Write in which order masks are worth a look.
 
-    The columns are `id`, `order` from 1, `gain` (the wrong pixels that a look is expected to find),
-    `probability` of being bad, and `wrong_pixels`, in which mask and proposal differ. With
+    The columns are `id`, `order` from 1, `gain` (see `expected_gain`), `probability` of being bad,
+    and `wrong_pixels`, in which mask and proposal differ. With
     decisions there are also `decision`, and of other masks `suggested`, the decision of a mask
     that is like it, and `like`, which one that is.
 
@@ -128,15 +128,19 @@ def show_review_order(folder: Path, budget: int | None) -> None:
     if not order:
         return
     undecided = [row for row in order if not row.get("decision")][:budget]
-    expected = sum(float(row["gain"]) for row in undecided)
-    of_all = sum(float(row["gain"]) for row in order) or 1.0
+    expected, of_all = map(_wrong_pixels, (undecided, order))
     print(
-        f"\n  Look at these {len(undecided)} first, with about {100 * expected / of_all:.0f} % of "
-        f"all wrong pixels of {len(order)} masks:"
+        f"\n  Look at these {len(undecided)} first, with perhaps "
+        f"{100 * expected / (of_all or 1):.0f} % of the wrong pixels of all {len(order)} masks:"
     )
     for row in undecided:
         what = f"bad with {100 * float(row['probability']):.0f} %, {row['wrong_pixels']} pixels"
         print(f"    {row['order']:>4}  {row['id']:<24}  {what} differ from the proposal")
+
+
+def _wrong_pixels(rows: Sequence[Mapping[str, str]]) -> float:
+    """How many pixels of some masks are wrong, as far as can be expected."""
+    return sum(float(row["probability"]) * int(row["wrong_pixels"]) for row in rows)
 
 
 def read_views(path: Path, wrong: Mapping[str, int]) -> tuple[list[str], Views]:

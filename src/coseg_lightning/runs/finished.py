@@ -29,6 +29,12 @@ class FinishedRun:
             )
         try:
             self.summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            is_run = "correction" in self.summary or (self.folder / "run.json").is_file()
+            if not is_run and "ranking" in self.summary:
+                raise InputError(
+                    f"{self.folder} is an audit of an earlier version, which kept too little for "
+                    "this; audit once more."
+                )
             self.config: dict[str, Any] = self.summary["config"]
             self.layers = [self.folder / name for name in self.summary["correction"]["layers"]]
             if not isinstance(self.config, dict):
