@@ -43,6 +43,7 @@ DEVIATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5)  # of persons' l
 ALIKE = 0.5  # prior probability of the deviation 0
 KIND_DEVIATION = 1.0  # of the terms of kinds of images, by which few masks of a kind change little
 SURE = 0.75  # probability that persons differ, from which their records change the ranking
+WEIGHT = 0.4  # of records beside own scores; with 1, scores that tell most by themselves are harmed
 SPREAD_SHRINKAGE = 10  # masks with the spread of all persons that a person's own is averaged with
 NO_VERDICT = f"fewer than {FEWEST} masks, which say little"
 
@@ -201,7 +202,7 @@ def record_shift(probability: Floats, people: "People") -> Floats:
     if len(people.names) < 2:
         return np.zeros(len(probability))
     shares = Shares(probability, people)
-    return shares.shift() if shares.differ >= SURE else np.zeros(len(probability))
+    return WEIGHT * shares.shift() if shares.differ >= SURE else np.zeros(len(probability))
 
 
 def moved_scores(score: Floats, shift: Floats) -> Floats:
@@ -289,6 +290,7 @@ class Shares:
         people: Who drew it.
 
     Attributes:
+        posterior: `(P, G)` that of the log odds of each.
         differ: The probability that persons differ at all.
         mean: `(P,)` estimated shares, on the mix of kinds of all images.
     """
@@ -319,14 +321,14 @@ class Shares:
         for _ in range(1 if len(self._steps) == 1 else 12):
             by_kind = [self._of_kind(k, steps) for k, steps in enumerate(self._steps)]
             likelihood = np.sum(by_kind, axis=0)
-            self._posterior, self._prior, self.differ = _posterior(likelihood)
+            self.posterior, self.differ = _posterior(likelihood)
             if len(self._steps) == 1:
                 break
             before = self._steps.copy()
             tried = np.arange(-MOST, MOST + 1)
             prior = np.square(STEP * tried / KIND_DEVIATION) / 2
             for k in range(len(before)):
-                values = [np.sum(self._posterior * self._of_kind(k, step)) for step in tried]
+                values = [np.sum(self.posterior * self._of_kind(k, step)) for step in tried]
                 self._steps[k] = tried[int(np.argmax(np.array(values) - prior))]
             mean = np.average(self._steps, weights=np.maximum(self._kind_sizes, 1e-9))
             self._steps = np.clip(self._steps - round(float(mean)), -MOST, MOST)
@@ -349,11 +351,11 @@ class Shares:
     @property
     def mean(self) -> Floats:
         """See the class."""
-        return self._posterior @ self._share
+        return self.posterior @ self._share
 
     def interval(self, person: int) -> tuple[float, float]:
         """Return the interval of one person's share."""
-        below = np.cumsum(self._posterior[person]) - self._posterior[person] / 2
+        below = np.cumsum(self.posterior[person]) - self.posterior[person] / 2
         tail = (1 - INTERVAL) / 2
         low, high = np.interp([tail, 1 - tail], below, self._share)
         return float(low), float(high)
@@ -365,7 +367,7 @@ class Shares:
         for person in range(len(self.people.names)):
             own = np.flatnonzero(self._person == person)
             x = GRID + STEP * self._steps[self._kind[own], None]
-            others = np.log(self._posterior[person] + 1e-300) - _log_likelihood(
+            others = np.log(self.posterior[person] + 1e-300) - _log_likelihood(
                 x, self._ratio[own, None]
             )
             weights = np.exp(others - others.max(axis=1, keepdims=True))
@@ -381,15 +383,14 @@ def _log_likelihood(log_odds: Floats, ratio: Floats) -> Floats:
     return result
 
 
-def _posterior(likelihood: Floats) -> tuple[Floats, Floats, float]:
+def _posterior(likelihood: Floats) -> tuple[Floats, float]:
     """Average over all normal distributions of persons' log odds.
 
     Args:
         likelihood: `(P, G)` the logarithm.
 
     Returns:
-        `(P, G)` each person's posterior; `(G,)` that of a further person; and how probably persons
-        differ.
+        `(P, G)` each person's posterior, and how probably persons differ.
     """
     peak = likelihood.max(axis=1, keepdims=True)
     relative = np.exp(likelihood - peak)
@@ -408,8 +409,7 @@ def _posterior(likelihood: Floats) -> tuple[Floats, Floats, float]:
     for prior, of_means in zip(priors, weights, strict=True):
         marginal = relative @ prior.T + 1e-300  # (P, means)
         posterior += relative * ((of_means / marginal) @ prior)
-    further = sum(w @ prior for w, prior in zip(weights, priors, strict=True))
-    return posterior / posterior.sum(axis=1, keepdims=True), further, 1 - weights[0].sum()
+    return posterior / posterior.sum(axis=1, keepdims=True), float(1 - weights[0].sum())
 
 
 def _displacements(displacement: ArrayLike | None, people: People) -> list[dict[str, Any]]:

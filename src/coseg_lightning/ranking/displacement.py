@@ -143,8 +143,8 @@ def moved_back(
 def without_habit(scores: Floats, displacement: Floats, habit: Floats) -> Floats:
     """Take off scores what a steady displacement adds to them.
 
-    How a score rises with the absolute displacement is learnt from all masks, by isotonic
-    regression.
+    How a score rises with the distance from the usual displacement is learnt from all masks, by
+    isotonic regression.
 
     Shape:
         scores, displacement and habit `(N, K - 1)`; NaN in the first two stays as it is.
@@ -156,7 +156,8 @@ def without_habit(scores: Floats, displacement: Floats, habit: Floats) -> Floats
         known = np.isfinite(values) & ~np.isnan(places)
         if known.sum() < LEAST or not habit_of[known].any():
             continue
-        distance = np.abs(places[known])
+        usual = np.median(habit_of[known])  # of all persons, which networks learn
+        distance = np.abs(places[known] - usual)
         order = np.argsort(distance, kind="stable")
         rising = isotonic_regression(values[known][order]).x
         left = np.abs(places[known] - habit_of[known])

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
+# Scores without steady displacements. Others would take these for bad masks, and so would records.
+SCORES_WITH_PEOPLE = ("joint", "directed")
 _DIRECTION_NAMES = {1: "too large", -1: "too small"}
 
 
@@ -107,7 +109,9 @@ class Ranking:
         people = peers[0].people
         if people is not None:
             mean = (scores[0] + scores[1]) / 2
-            shift = record_shift(bad_probability(mean, noise_level), people)
+            shift = np.zeros(len(ids))
+            if score in SCORES_WITH_PEOPLE:
+                shift = record_shift(bad_probability(mean, noise_level), people)
             scores = moved_scores(scores[0], shift), moved_scores(scores[1], shift)
             by_class = np.stack([moved_scores(column, shift) for column in by_class.T], axis=1)
             known |= {"annotators": people.of_masks(), "own_score": mean}
