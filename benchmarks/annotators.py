@@ -1,7 +1,8 @@
 """What is said of annotators, where the truth on each is known: a simulated crowd on phantoms.
 
     python benchmarks/annotators.py            # 3 seeds, about ten minutes on one core
-    python benchmarks/annotators.py --training none      # by outlines alone, two minutes
+    python benchmarks/annotators.py --training none      # by outlines alone
+    python benchmarks/annotators.py --training none --seeds 0 --picture docs/images/annotators.svg
 
 Ten persons draw 200 phantoms (`noise=crowd`, a fifth of the masks bad). Each set is judged by two
 small networks and the outlines (`peers`), and by outlines alone (`none`), at the same scores with
@@ -103,8 +104,8 @@ def by_outlines(data):
     return ids, scored, found["displacement"]
 
 
-def measure(seed, training):
-    """One row: a seed, judged with training or without."""
+def measure(seed, training, picture=None):
+    """One row: a seed, judged with training or without; the picture is that of the page."""
     from hydra import compose, initialize_config_dir
 
     from coseg_lightning.app.build import make_data
@@ -141,6 +142,17 @@ def measure(seed, training):
         abs(record.displacement * 256 / side - people[record.annotator].displacement)
         for record in records
     ]
+    if picture is not None:
+        from coseg_lightning.report.annotators import annotators_figure
+
+        figure = annotators_figure(records)
+        by_name = dict(zip([record.annotator for record in records], true, strict=True))
+        left, right = figure.axes
+        left.plot([100 * share for share in by_name.values()], range(len(by_name)), "kx")
+        moved = [people[name].displacement * side / 256 for name in by_name]
+        right.plot(moved, range(len(moved)), "kx", label="the truth")
+        right.legend()
+        figure.savefig(picture)
     figures = {
         "rank_correlation": spearmanr([r.bad_share for r in records], true).statistic,
         "share_held": np.mean(held),
@@ -160,11 +172,12 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--training", nargs="+", default=["none", "peers"])
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--picture", type=Path, help="draw the persons of the first seed there")
     args = parser.parse_args()
     rows = []
     for training in args.training:
         for seed in args.seeds:
-            rows.append(measure(seed, training))
+            rows.append(measure(seed, training, None if rows else args.picture))
             print(rows[-1], flush=True)
         of_training = [row for row in rows if row["training"] == training]
         for name in list(rows[0])[2:]:
