@@ -45,9 +45,9 @@ def by_peers(cfg, data, folder):
     from coseg_lightning import AveragedWeights, CorruptionRanking
     from coseg_lightning.app.build import make_peers, make_trainer
     from coseg_lightning.app.checks import recipe_of
-    from coseg_lightning.ranking.annotators import People
     from coseg_lightning.ranking.displacement import moved_back, outline_ladder
     from coseg_lightning.ranking.outline import outline_evidence
+    from coseg_lightning.ranking.people import People
     from coseg_lightning.ranking.scores import mask_scores
 
     class Kept(CorruptionRanking):

@@ -256,11 +256,11 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     from coseg_lightning.data.preparation import without_gaps
     from coseg_lightning.data.samples import label_dice
     from coseg_lightning.labels.store import LabelStore
-    from coseg_lightning.ranking.annotators import People
     from coseg_lightning.ranking.displacement import Ladder, moved_back, outline_ladder
     from coseg_lightning.ranking.evidence import Evidence, compute_evidence, kind_numbers
     from coseg_lightning.ranking.noise_level import estimate_noise_level
     from coseg_lightning.ranking.outline import outline_evidence
+    from coseg_lightning.ranking.people import People
     from coseg_lightning.ranking.ranking import Ranking
     from coseg_lightning.ranking.scores import mask_scores
 

@@ -8,21 +8,15 @@ from scipy.stats import mannwhitneyu, norm
 import coseg_lightning
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.annotators import (
-    ALIKE,
-    DEVIATIONS,
-    GRID,
-    STEP,
-    People,
-    Shares,
     annotator_report,
     bad_probability,
     moved_scores,
-    numbered_names,
-    steady_displacement,
     with_record,
 )
+from coseg_lightning.ranking.bad_shares import ALIKE, DEVIATIONS, GRID, Shares
 from coseg_lightning.ranking.displacement import Ladder, habits, outline_ladder, without_habit
 from coseg_lightning.ranking.outline import outline_evidence
+from coseg_lightning.ranking.people import People, numbered_names, steady_displacement
 
 
 def auroc_of(scores, bad):
@@ -292,4 +286,3 @@ def test_what_a_habit_adds_to_scores_is_taken_off():
     after = without_habit(score, moved, habits(moved, people))
     assert auroc_of(after[:, 0], bad[:, 0]) > auroc_of(score[:, 0], bad[:, 0]) + 0.1
     np.testing.assert_array_equal(without_habit(score, moved, np.zeros_like(moved)), score)
-    assert STEP > 0

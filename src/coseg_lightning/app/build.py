@@ -515,7 +515,7 @@ def shown_annotators(cfg: DictConfig, dataset: Any) -> dict[str, str]:
     Raises:
         InputError: If the setting that chooses between them is neither true nor false.
     """
-    from coseg_lightning.ranking.annotators import numbered_names
+    from coseg_lightning.ranking.people import numbered_names
 
     hide = cfg.get("hide_annotators", False)
     if not isinstance(hide, bool):

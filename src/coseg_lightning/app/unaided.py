@@ -22,9 +22,10 @@ from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.progress import is_first_process, progress
 from coseg_lightning.labels.masks import MaskedImages
-from coseg_lightning.ranking.annotators import People, with_record
+from coseg_lightning.ranking.annotators import with_record
 from coseg_lightning.ranking.blunders import Fit, find_blunders, look_again, same_masks
 from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
+from coseg_lightning.ranking.people import People
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.unaided import Look, Opinion, judge, look_at, misplaced_first
 from coseg_lightning.seeding import derive_rng

@@ -18,10 +18,10 @@ from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.modules.batch import Batch
-from coseg_lightning.ranking.annotators import People
 from coseg_lightning.ranking.displacement import Ladder, moved_back, outline_ladder
 from coseg_lightning.ranking.evidence import Evidence, Floats
 from coseg_lightning.ranking.outline import mean_of_known, outline_evidence
+from coseg_lightning.ranking.people import People
 
 
 class OutlineRecord(PredictionObserver):

@@ -20,10 +20,10 @@ from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.labels.store import LabelStoreWriter
-from coseg_lightning.ranking.annotators import People
 from coseg_lightning.ranking.displacement import Ladder, moved_back, outline_ladder
 from coseg_lightning.ranking.evidence import Evidence, Floats, compute_evidence, kind_numbers
 from coseg_lightning.ranking.outline import outline_evidence
+from coseg_lightning.ranking.people import People
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.scores import mask_scores
 

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
-from coseg_lightning.ranking.annotators import People, steady_displacement
 from coseg_lightning.ranking.outline import (
     COLUMNS,
     IGNORE_INDEX,
@@ -24,6 +23,7 @@ from coseg_lightning.ranking.outline import (
     class_profiles,
     evidence_of_profiles,
 )
+from coseg_lightning.ranking.people import People, steady_displacement
 
 Floats = NDArray[np.float64]
 

@@ -23,7 +23,7 @@ from coseg_lightning.functional.equations import (
 )
 
 if TYPE_CHECKING:
-    from coseg_lightning.ranking.annotators import People
+    from coseg_lightning.ranking.people import People
 
 Floats = NDArray[np.float64]
 

@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from coseg_lightning.ranking.annotators import People
 from coseg_lightning.ranking.blunders import MISPLACED, Shape, describe, mean_place, places
 from coseg_lightning.ranking.displacement import Ladder, habits, outline_ladder
 from coseg_lightning.ranking.noise_level import FALLBACK, NoiseLevelEstimate, estimate_of_scores
@@ -29,6 +28,7 @@ from coseg_lightning.ranking.outline import (
     outline_misfit,
     standardise,
 )
+from coseg_lightning.ranking.people import People
 
 Floats = NDArray[np.float64]
 

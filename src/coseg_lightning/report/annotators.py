@@ -16,8 +16,8 @@ from coseg_lightning.ranking.annotators import (
     FEWEST,
     AnnotatorRecord,
     annotator_report,
-    numbered_names,
 )
+from coseg_lightning.ranking.people import numbered_names
 from coseg_lightning.report.figures import BLACK, BLUE, ORANGE
 
 ANNOTATORS = "annotators.csv"
