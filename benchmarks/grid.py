@@ -114,6 +114,7 @@ VARIANTS_BEFORE = {
     "variants.VOTE_BY_THE_MEAN": "variants.VoteByTheMean",
     "variants.RANKED_BY_THE_TRUTH": "variants.RankedByTheTruth",
 }
+LATER = {"annotators": "auto", "label": None, "tile": None, "overlap": 64}  # of the data
 MISJUDGED = {"told 0.2 less": -0.2, "told 0.2 more": 0.2}
 KEYS = ("set", "noise_level", "method", "seed")
 COLUMNS = [*KEYS, "nol", "dice", "accuracy", "auroc", "label_dice_before", "label_dice_after"]
@@ -240,6 +241,10 @@ def composed(cell: Cell, large: bool, *, real: bool = False):  # -> DictConfig
     plain["data"]["source"].pop("on_bad_sample", None)
     plain["data"].pop("cache", None)
     # Options that came later: as they are here, a run is as it was before.
+    for key, value in LATER.items():
+        for settings in (plain["data"], plain["data"]["source"]):
+            if settings.get(key) == value:
+                settings.pop(key, None)
     for key, value in (("step", "joint"), ("retraining_share", 1.0)):
         if plain["method"].get(key) == value:
             del plain["method"][key]

@@ -125,6 +125,7 @@ MAY_BE_SET = {
     "trainer.should_stop",  # Lightning's way to end a fit
     "weight.grad",  # torch's way to leave a parameter out of a step
     "cfg.data.root",
+    "cfg.data.annotators",
     "cfg.data.clean_ids",
     "cfg.data.kinds",
     "cfg.data.augmentation",

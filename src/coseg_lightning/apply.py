@@ -18,6 +18,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
 from coseg_lightning.files.mask_rules import IGNORE_INDEX
+from coseg_lightning.files.naming import split_key
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, opened_review
@@ -71,7 +72,8 @@ def apply(
 
     A mask that was not corrected is copied byte by byte. A corrected one keeps its file's format,
     palette and values (0/255 stays 0/255). If the run put noise into the masks for an experiment,
-    the noisy masks that it did not correct stay noisy.
+    the noisy masks that it did not correct stay noisy. Where files name the persons who drew them,
+    one mask of each image is written, under its id: of several, what was made of them.
 
     Args:
         run: The folder of a finished run of `data=folder`, or of an audit.
@@ -92,9 +94,11 @@ def apply(
     finished, dest = AppRun(run, root=root, trust=trust), Path(dest)
     if dest.exists():
         raise InputError(f"{dest} exists and is never overwritten; give a new folder.")
-    folder = _mask_folder(finished)
-    if folder.resolve() in dest.resolve().parents:
-        raise InputError(f"{dest} lies in {folder}, which is only read; give a folder elsewhere.")
+    for folder in _mask_folders(finished):
+        if folder.resolve() in dest.resolve().parents:
+            raise InputError(
+                f"{dest} lies in {folder}, which is only read; give a folder elsewhere."
+            )
     source = finished.cfg.data.source
     judged = judged_masks(source, skip=source.on_bad_sample == "skip")
     with opened_review(review) if review else nullcontext(Review()) as opened:
@@ -114,7 +118,7 @@ def apply(
             for index, sample_id in enumerate(progress(_whole(judged, source), "Masks")):
                 original = judged.images.mask(index)
                 mask = labels.of(sample_id, original)
-                changed += _write(sample_id, judged.folder, writer, mask, original)
+                changed += _write(sample_id, judged, writer, mask, original)
             writer.finish()
             unfinished.replace(dest)
     newer = labels.newer
@@ -247,27 +251,37 @@ def _write_tiled(
     return count
 
 
-def _mask_folder(finished: AppRun) -> Path:
+def _mask_folders(finished: AppRun) -> list[Path]:
     source = finished.cfg.data.source
     if "masks" not in source or "root" not in source:
         raise InputError(
             f"{finished.folder} is not a run of data=folder, so its masks are not in a folder; "
             "give a run of data=folder."
         )
-    folder: Path = Path(source.root).expanduser() / source.masks
-    return folder
+    root = Path(source.root).expanduser()
+    names = [source.masks] if isinstance(source.masks, str) else source.masks
+    return [root / name for name in names]
 
 
 def _write(
-    sample_id: str, masks: MaskFolder, writer: MaskWriter, mask: Mask | None, original: Mask
+    sample_id: str, judged: JudgedMasks, writer: MaskWriter, mask: Mask | None, original: Mask
 ) -> bool:
     """Write a mask into a folder, and return whether it differs from the sample's own."""
+    key, masks, several = judged.keys[sample_id], judged.folder, judged.images.several
+    is_fused = several is not None and sample_id in several
+    by_id = is_fused or split_key(key)[1] is not None  # its file names a person
+    own = several.fused(sample_id) if several is not None and is_fused else masks.read(key)
     if mask is None or np.array_equal(mask, original):
-        writer.copy(masks.path(sample_id))
+        if by_id:
+            writer.write_once(sample_id, key, own if is_fused else None)
+        else:
+            writer.copy(masks.path(key))
         return False
-    own = masks.read(sample_id)
     mask = np.where(own != original, own, mask)  # where the image is missing, labels stay
-    writer.write(sample_id, mask)
+    if by_id:
+        writer.write_once(sample_id, key, mask)
+    else:
+        writer.write(key, mask)
     return True
 
 

@@ -46,6 +46,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from coseg_lightning.app.build import make_data, settle_folders
     from coseg_lightning.app.checks import check, quiet
     from coseg_lightning.app.unaided import check_training
+    from coseg_lightning.data.annotators import label_facts
     from coseg_lightning.report.review_order import show_review_order
 
     check(cfg, also=("predictions", "worst", "training"))
@@ -61,7 +62,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     data = make_data(cfg, folder, everything=True)
     rank = _by_training if cfg.predictions is None else _by_predictions
     ranking, estimate, proposals, is_global_zero = rank(cfg, folder, data)
-    summary = _summary(cfg, ranking, estimate, data.identity())
+    summary = _summary(cfg, ranking, estimate, data.identity(), label_facts(data))
     if is_global_zero:
         _finish(folder, summary, data.given_samples(), ranking, proposals)
         _show(folder, ranking, estimate)
@@ -72,13 +73,15 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     """Rank by outlines, and name blunders; see `audit`."""
     from coseg_lightning.app.unaided import rank_without_training
+    from coseg_lightning.data.annotators import label_facts
     from coseg_lightning.files.progress import is_first_process
     from coseg_lightning.report.review_order import show_review_order
 
     found = rank_without_training(cfg, folder)
     names = Counter(name for names in found.ranking.blunders or () for name in names)
     more = {"doubt": found.doubt, "blunders": dict(names)}
-    summary = _summary(cfg, found.ranking, found.estimate, found.samples.identity, more)
+    labels = label_facts(found.samples.dataset)
+    summary = _summary(cfg, found.ranking, found.estimate, found.samples.identity, labels, more)
     if is_first_process():
         _finish(folder, summary, found.samples, found.ranking, None)
         _show(folder, found.ranking, found.estimate, found.doubt)
@@ -91,12 +94,14 @@ def _summary(
     ranking: "Ranking",
     estimate: "NoiseLevelEstimate | None",
     identity: Mapping[str, str],
+    labels: Mapping[str, Any],
     more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the content of `summary.json`, with `more` on the ranking."""
     return {
         "begun": {"samples": dict(identity), "version": __version__},
         "config": OmegaConf.to_container(cfg, resolve=True),
+        **labels,
         "ranking": {
             "noise_level": ranking.noise_level,
             "estimate": None if estimate is None else estimate.as_dict(),

@@ -18,13 +18,14 @@ from coseg_lightning.files.inspection import groups_of_equal
 
 if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
+    from coseg_lightning.data.subsets import JoinedImages
     from coseg_lightning.labels.masks import MaskedImages
 
 # Settings that say how files are read, which every command of a folder needs.
 READING = [f"data.{key}" for key in ("images", "masks", "classes", "in_channels", "group")]
 READING += [f"data.{key}" for key in ("image_glob", "mask_glob", "allow_links", "bands", "nodata")]
 READING += [f"data.{key}" for key in ("class_ids", "colours", "mask_threshold", "instances")]
-READING += ["data.tile", "data.overlap"]
+READING += ["data.tile", "data.overlap", "data.annotators", "data.label"]
 SAMPLE = 200  # images or masks that are read to tell about all of them
 
 
@@ -57,6 +58,7 @@ def describe(cfg: DictConfig) -> Iterator[str]:
         everything = JoinedImages(list(parts.values()))
         yield f"\n  {'Images':<10}{_images(everything, cfg.data.in_channels)}"
         yield f"  {'Masks':<10}{_masks(everything, max(2, cfg.data.classes))}"
+        yield from (f"  {'People':<10}{line}" for line in _people(everything))
         yield f"  {'Split':<10}{_split(cfg, data.sizes)}"
         yield from (f"  {'Groups':<10}{line}" for line in _groups(parts))
         yield from (f"  {'Twice':<10}{line}" for line in _duplicates(parts))
@@ -156,6 +158,25 @@ def _duplicates(parts: dict[str, Any]) -> Iterator[str]:
         yield (
             f"{len(groups)} pictures are there more than once, such as {', '.join(groups[0][:3])}; "
             "remove the copies"
+        )
+
+
+def _people(dataset: "JoinedImages") -> Iterator[str]:
+    """Say who drew the masks, as far as it is known, and how far those of one image agree."""
+    if dataset.several is not None:
+        facts = dataset.several.facts()
+        people, agreement = len(facts["annotators"]), facts["agreement"]
+        told = "" if agreement is None else f"; two agree to a Dice of {agreement:.2f}"
+        yield (
+            f"{facts['images_with_several']} images have masks by several of {people} people"
+            f"{told}; data.label={facts['fusion']} is made of them"
+        )
+    if dataset.annotators:
+        count = Counter(dataset.annotators.values())
+        (name, most), *_ = count.most_common(1)
+        yield (
+            f"{len(dataset.annotators)} masks are by {len(count)} named people, most by {name} "
+            f"({most})"
         )
 
 

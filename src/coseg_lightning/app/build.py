@@ -30,10 +30,12 @@ from coseg_lightning.modules.renamed import home_now
 if TYPE_CHECKING:
     import pytorch_lightning as pl
 
+    from coseg_lightning.data.annotators import SeveralMasks
     from coseg_lightning.data.datamodule import CoSegDataModule
     from coseg_lightning.data.preparation import Statistics
     from coseg_lightning.data.tiles import Tiles
     from coseg_lightning.files.canvas import Canvas
+    from coseg_lightning.files.naming import Files
     from coseg_lightning.labels.masks import MaskedImages
     from coseg_lightning.methods.method import Method
     from coseg_lightning.modules.coseg import CoSegModule
@@ -167,7 +169,13 @@ def settle_folders(cfg: DictConfig) -> None:
     Raises:
         InputError: If one is missing, or several may be meant.
     """
-    from coseg_lightning.data.folder import IMAGES, MASKS, find_files, find_folder
+    from coseg_lightning.data.folder import (
+        IMAGES,
+        MASKS,
+        find_files,
+        find_folder,
+        find_mask_folders,
+    )
     from coseg_lightning.files.naming import PLAIN
 
     settle_tile(cfg)
@@ -175,6 +183,7 @@ def settle_folders(cfg: DictConfig) -> None:
     if not source.endswith(".folder_splits") or "images" not in cfg.data:
         return
     root = Path(cfg.data.root).expanduser()
+    settle_annotators(cfg, root)
     if not root.is_dir():  # a finished run is shown all the same; else reading it says so
         before = begun_data(cfg)
         cfg.data.images = before.get("images", cfg.data.images)
@@ -185,7 +194,7 @@ def settle_folders(cfg: DictConfig) -> None:
         return
     images, masks = cfg.data.images, cfg.data.masks
     cfg.data.images = find_folder(root, str(images), IMAGES, "images")
-    cfg.data.masks = find_folder(root, str(masks), MASKS, "masks")
+    cfg.data.masks = find_mask_folders(root, masks if isinstance(masks, str) else list(masks))
     guessed = {
         what: cfg.data[what]
         for what, name, usual in (("images", images, IMAGES), ("masks", masks, MASKS))
@@ -200,7 +209,7 @@ def settle_folders(cfg: DictConfig) -> None:
     files = find_files(
         root, cfg.data.images, cfg.data.masks, cfg.data.image_glob, cfg.data.mask_glob
     )
-    patterns = dict(zip(NAMING, (files.images.pattern, files.masks.pattern), strict=True))
+    patterns = dict(zip(NAMING, (files.images.pattern, files.masks[0].pattern), strict=True))
     guessed = {
         key: pattern
         for key, pattern in patterns.items()
@@ -212,7 +221,33 @@ def settle_folders(cfg: DictConfig) -> None:
             f"{key.partition('_')[0]}s are named {pattern}" for key, pattern in guessed.items()
         )
         settings = " ".join(f"data.{key}='{pattern}'" for key, pattern in guessed.items())
+        if "{annotator}" in guessed.get("mask_glob", ""):
+            found += _people_found(files.mask_files)
         log.info("Taking it that %s; %s says so, another pattern otherwise.", found, settings)
+
+
+def _people_found(mask_files: "Files") -> str:
+    """Say how many people drew masks of how many images."""
+    from coseg_lightning.data.annotators import keys_by_image
+
+    by_image = keys_by_image(mask_files)
+    people = sorted({name for keys in by_image.values() for name in keys if name})
+    several = sum(len(keys) > 1 for keys in by_image.values())
+    shown = ", ".join(people[:3]) + (", ..." if len(people) > 3 else "")
+    return f", by {len(people)} people ({shown}), several of {several} images"
+
+
+def settle_annotators(cfg: DictConfig, root: Path) -> None:
+    """Read the file that names who drew which mask, unless it lies with the data.
+
+    Raises:
+        InputError: If it is no such table.
+    """
+    from coseg_lightning.data.annotators import annotator_rows
+
+    given = cfg.data.get("annotators")
+    if isinstance(given, str) and given != "auto":
+        cfg.data.annotators = [list(row) for row in annotator_rows(given, root)[1]]
 
 
 def settle_tile(cfg: DictConfig) -> None:
@@ -325,6 +360,11 @@ class GivenMasks:
     def tiles(self) -> "Tiles | None":
         """The samples as tiles of large images, if they are."""
         return getattr(self.dataset, "tiles", None)
+
+    @property
+    def several(self) -> "SeveralMasks | None":
+        """The masks of samples of which several people drew one, if there are any."""
+        return getattr(self.dataset, "several", None)
 
 
 def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
@@ -537,6 +577,7 @@ def _cache(cfg: DictConfig) -> Path | None:
 def make_noise(cfg: DictConfig) -> "NoiseModel | None":
     """Build the configured noise model; several models are applied one after the other."""
     from coseg_lightning.files.mask_rules import MaskRules
+    from coseg_lightning.files.naming import without_annotator
     from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined
 
     models = [instantiate(cfg.noise[name]) for name in _noise_names(cfg)]
@@ -545,7 +586,8 @@ def make_noise(cfg: DictConfig) -> "NoiseModel | None":
     ):  # other annotators' masks are like the dataset's
         for model in models:
             if isinstance(model, Annotator):
-                model.read_as(MaskRules.from_settings(cfg.data), cfg.data.mask_glob)
+                glob = without_annotator(cfg.data.mask_glob)
+                model.read_as(MaskRules.from_settings(cfg.data), glob)
     if not models:
         return None
     noise = models[0] if len(models) == 1 else Combined(models)

@@ -22,6 +22,7 @@ from coseg_lightning.app.build import (
     run_arguments,
 )
 from coseg_lightning.app.checks import keeps_best, recipe_of
+from coseg_lightning.data.annotators import label_facts
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.subsets import JoinedImages, SomeImages
 from coseg_lightning.errors import InputError
@@ -273,6 +274,7 @@ def _write(
             "unit": whole.unit,
         },
         "samples": {"train": len(ids)},
+        **label_facts(whole),
         "folds": {f"fold_{n}": test["dice"] for n, test in enumerate(tests, start=1)},
         "ranking": {
             "noise_level": level,

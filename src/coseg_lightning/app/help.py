@@ -22,6 +22,7 @@ TASKS: dict[str, tuple[str, ...]] = {
         *("data.pixel_size", "data.unit"),
         *("data.in_channels", "data.bands", "data.nodata"),
         *("data.image_glob", "data.mask_glob", "data.allow_links", "data.group"),
+        *("data.annotators", "data.label"),
         *("data.class_ids", "data.colours", "data.mask_threshold", "data.instances"),
         *("data.tile", "data.overlap"),
         *("on_bad_sample", "data.kinds", "data.trusted_ids", "data.clean_ids"),

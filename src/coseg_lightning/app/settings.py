@@ -55,6 +55,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         *("trusted_ids", "cache", "clean_ids", "kinds", "normalization", "source", "max_epochs"),
         *("folds", "image_glob", "mask_glob", "allow_links", "group", "bands", "nodata"),
         *("class_ids", "colours", "mask_threshold", "instances", "tile", "overlap"),
+        *("annotators", "label"),
     ),
     "loss": Recipe.SETTINGS["loss"],
     "method": (

@@ -12,6 +12,7 @@ from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
+from coseg_lightning.data.annotators import SeveralMasks, annotators_of, several_of
 from coseg_lightning.data.image_cache import ImageCache
 from coseg_lightning.data.preparation import Statistics
 from coseg_lightning.data.samples import (
@@ -132,7 +133,7 @@ class CoSegDataModule(pl.LightningDataModule):
             clean_ids = _draw_clean_ids(train.ids, clean_ids, noise, seed)
         _check_are_training_ids(clean_ids, train.ids)
         self.clean_ids = frozenset(clean_ids)
-        self.annotators = None if annotators is None else dict(annotators)
+        self._drawn_by = None if annotators is None else dict(annotators)
         self.kinds = None if kinds is None else dict(kinds)
         _check_normalization(normalization, in_channels)
         self.normalization = normalization
@@ -182,6 +183,16 @@ class CoSegDataModule(pl.LightningDataModule):
     def file_digests(self) -> dict[str, tuple[str, str]]:
         """Digests of each training image and of its mask's file, by id, if the files are known."""
         return dict(getattr(self._datasets["train"], "file_digests", {}))
+
+    @property
+    def annotators(self) -> dict[str, str]:
+        """Who drew the training masks, by id, of samples of one mask whose person is known."""
+        return annotators_of(self._train) if self._drawn_by is None else dict(self._drawn_by)
+
+    @property
+    def several(self) -> SeveralMasks | None:
+        """The masks of the training samples of which several people drew one, if there are any."""
+        return several_of(self._train)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -349,7 +360,7 @@ class CoSegDataModule(pl.LightningDataModule):
             cache=self._caches.get(part),
             kinds=self.kinds,
             normalization=self.normalization,
-            annotators=self.annotators if annotators is None and part == "train" else annotators,
+            annotators=self._drawn_by if annotators is None and part == "train" else annotators,
             tiles=self.tiles,
         )
 
@@ -358,6 +369,8 @@ class CoSegDataModule(pl.LightningDataModule):
         """Load shuffled and augmented samples. An incomplete last batch is dropped."""
         dataset = self.samples("train")
         assert dataset is not None
+        if self.several is not None:
+            self.several.fuse()  # once, and not in each worker of each epoch
         sampler = EpochSampler(
             dataset,
             self._has_content(dataset.ids),

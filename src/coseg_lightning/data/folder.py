@@ -5,6 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from coseg_lightning.data.annotators import (
+    FusedMasks,
+    Fusion,
+    annotator_rows,
+    check_annotators,
+    check_label,
+    check_several,
+    keys_by_image,
+    warn_of_similar_names,
+)
 from coseg_lightning.data.folder_checks import (
     check_channels,
     check_classes_survive,
@@ -28,6 +39,7 @@ from coseg_lightning.data.folder_checks import (
     warn_of_turned_images,
     warn_of_unread_files,
 )
+from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.data.tiles import TiledImages, Tiles, check_tile
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas
@@ -36,7 +48,16 @@ from coseg_lightning.files.images import SUFFIXES, ImageRules
 from coseg_lightning.files.inspection import FileInfo, Inspection, OnBadSample
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
-from coseg_lightning.files.naming import PART_FOLDERS, PLAIN, Names, guess_patterns, match_ids
+from coseg_lightning.files.naming import (
+    PART_FOLDERS,
+    PLAIN,
+    Files,
+    Names,
+    guess_patterns,
+    mask_key,
+    match_ids,
+    split_key,
+)
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.seeding import derive_rng
 
@@ -51,6 +72,10 @@ MASKS = (
     *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth"),
     *("groundtruth", "segmentations", "segmentation", "seg"),
     *("labelstr", "segmentationclass", "gtfine"),
+)
+# What precedes a person's name in that of a folder, as in masks_anna.
+OF_A_PERSON = re.compile(
+    r"^(masks?|labels?|annotations?|segmentations?|seg|gt)[-_. ]+(?=.)", re.IGNORECASE
 )
 
 
@@ -68,15 +93,18 @@ class FolderImages:
     Args:
         ids: The samples.
         images: The image file of each sample.
-        masks: The folder of masks.
+        masks: The folder of masks, or what is made of it where images have several.
         digest: A digest of the files' content.
         digests: A digest of each image's pixels, None if they are all equal.
         trusted: Whether somebody checked the masks, so that figures on them are of the network.
         rules: What of the image files is read.
         with_gaps: The samples with missing pixels.
         groups: The group of each sample, such as its patient, if it is known.
+        annotators: Who drew the mask of each sample, if it is known.
 
     Attributes:
+        annotators: Who drew the mask of each sample of one mask, as far as it is known.
+        several: The masks of the samples of which several people drew one; None if there are none.
         sizes: Height and width of each sample.
         file_digests: Digests of each sample's image and of its mask file, if they are known.
     """
@@ -85,14 +113,19 @@ class FolderImages:
         self,
         ids: Sequence[str],
         images: Mapping[str, Path],
-        masks: MaskFolder,
+        masks: MaskFolder | FusedMasks,
         digest: str,
         digests: Mapping[str, str | None] | None = None,
         trusted: bool = False,
         rules: ImageRules | None = None,
         with_gaps: Collection[str] = (),
         groups: Mapping[str, str] | None = None,
+        annotators: Mapping[str, str] | None = None,
     ) -> None:
+        people = masks if isinstance(masks, FusedMasks) else None
+        named = (people.annotators if people else {}) | dict(annotators or {})
+        self.annotators = {i: named[i] for i in ids if i in named}
+        self.several = people.several.only(ids) if people and people.several else None
         self.trusted = trusted
         self.groups = {i: groups[i] for i in ids if i in groups} if groups else {}
         self._rules = ImageRules() if rules is None else rules
@@ -132,9 +165,11 @@ def folder_splits(
     *,
     classes: int = 2,
     images: str = "auto",
-    masks: str = "auto",
+    masks: str | Sequence[str] = "auto",
     image_glob: str = "auto",
     mask_glob: str = "auto",
+    annotators: Any = "auto",
+    label: str | None = None,
     val_share: float = 0.0,
     test_share: float = 0.2,
     seed: int = 0,
@@ -167,10 +202,15 @@ def folder_splits(
         root: The folder.
         classes: Number of classes, background included.
         images: Name of the folder of images in `root`; `auto` finds it, see `find_folder`.
-        masks: Name of the folder of masks in `root`; `auto` finds it.
+        masks: Name of the folder of masks in `root`; `auto` finds it. Several are those of several
+            people, of which images may have one or more masks.
         image_glob: How images are named below their folder, see `Names`; `auto` is `{id}.*`, or
             what fits the files, see `guess_patterns`.
-        mask_glob: How masks are named below theirs.
+        mask_glob: How masks are named below theirs; `{annotator}` stands for the person.
+        annotators: Who drew which mask: a table with the columns `id` and `annotator`, `auto` for
+            `root/annotators.csv` if it is there, pairs of both, or None.
+        label: How one label is made of several masks of an image, one of `labels.fusion.LABELS`;
+            by default the majority.
         val_share: Share of the samples for validation, if there is no `split.csv`.
         test_share: Share of the samples for the test, if there is no `split.csv`.
         seed: Seed of the random split, if there is no `split.csv`.
@@ -204,6 +244,7 @@ def folder_splits(
         InputError: If anything is missing or does not fit together.
     """
     check_on_bad_sample(on_bad_sample)
+    check_label(label)
     root = Path(root).expanduser()
     if not root.is_dir():
         raise InputError(
@@ -263,13 +304,25 @@ def folder_splits(
         check_tile(tile, overlap)
     image_infos = inspect_images(split, files, inspection, image_rules, by_tiles=tile is not None)
     with_image = [sample_id for sample_id in split if sample_id in files]
+    mask_files = match_ids(files, found.mask_files)
+    by_image = keys_by_image(mask_files)
+    own = {i: by_image.get(i, {"": i}) for i in with_image}
+    check_several(label, own, tile=tile)
+    keys = [key for masks_of_image in own.values() for key in masks_of_image.values()]
+    named = check_annotators(
+        *annotator_rows(annotators, root),
+        files,
+        {i: [split_key(key)[1] for key in own[i].values()] for i in own},
+        inspection,
+    )
     mask_folder = MaskFolder(
-        found.masks.folder,
+        found.mask_root,
         classes=classes,
-        ids=with_image,
+        ids=keys,
         inspection=inspection,
         rules=mask_rules,
-        files=match_ids(files, found.masks.files),
+        files=mask_files,
+        dataset=root if found.mask_root == root else None,
         canvas=None
         if image_size is None or tile is not None
         else Canvas.of(image_size, keeps_shape=keep_shape),
@@ -277,25 +330,35 @@ def folder_splits(
     )
     if not has_table:  # a split.csv says which files are wanted
         check_masks_have_an_image(mask_folder, found.images.folder, files, inspection)
-    for names in (found.images, found.masks):
+    for names in (found.images, *found.masks):
         warn_of_unread_files(names, inspection)
-    check_sizes_agree(image_infos, mask_folder, inspection)
-    check_places_agree(image_infos, mask_folder, inspection)
+    of_masks = {key: image_infos[i] for key in keys if (i := split_key(key)[0]) in image_infos}
+    check_sizes_agree(of_masks, mask_folder, inspection)
+    check_places_agree(of_masks, mask_folder, inspection)
     check_channels(image_infos, files, image_rules, inspection)
-    unusable = inspection.unusable_ids
+    usable, unusable = _usable_masks(own, mask_folder, inspection)
     good_images = {i: info for i, info in image_infos.items() if i not in unusable}
+    good_masks = {key: image_infos[i] for i in good_images for key in usable[i].values()}
     warn_of_blank_images(good_images, files, inspection)
     warn_of_gaps(good_images, files, inspection)
-    warn_of_turned_images(good_images, files, mask_folder, inspection)
-    check_duplicates(good_images, files, mask_folder, split, inspection)
+    image_of_mask = {key: files[split_key(key)[0]] for key in good_masks}
+    warn_of_turned_images(good_masks, image_of_mask, mask_folder, inspection)
+    label_masks: MaskFolder | FusedMasks = mask_folder
+    if any(split_key(key)[1] is not None for key in keys):
+        fusion = Fusion(mask_folder, label or "majority", seed, _Reader(files, image_rules))
+        label_masks = FusedMasks(fusion, usable)
+    drawn_by = {split_key(key)[1] or "" for key in good_masks} | set(named.values())
+    warn_of_similar_names(drawn_by, inspection)
+    check_duplicates(good_images, files, label_masks, split, inspection)
     check_groups(groups, split, inspection)
-    training = [i for i, part in split.items() if part == "train" and i in good_images]
+    training = [key for key in good_masks if split[split_key(key)[0]] == "train"]
     if image_size is not None and tile is None:
         size = image_size if isinstance(image_size, int) else [int(n) for n in image_size]
         check_classes_survive(mask_folder, training, size, inspection)
     inspection.report(skip=on_bad_sample == "skip", table=problems)
 
-    parts = _usable_parts(split, inspection.unusable_ids)
+    _, unusable = _usable_masks(own, mask_folder, inspection)
+    parts = _usable_parts(split, unusable)
     if not parts["train"]:
         raise InputError(f"{root} holds no sample for training that can be used.")
     if tile is not None:
@@ -316,6 +379,7 @@ def folder_splits(
                 _digest(ids, image_infos, mask_folder, image_rules),
                 trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
                 groups=groups,
+                annotators=named,
             )
             for part, ids in parts.items()
         ]
@@ -325,17 +389,45 @@ def folder_splits(
         FolderImages(
             ids,
             files,
-            mask_folder,
-            _digest(ids, image_infos, mask_folder, image_rules),
+            label_masks,
+            _digest(ids, image_infos, label_masks, image_rules),
             digests,
             trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
             rules=image_rules,
             with_gaps=[i for i in ids if image_infos[i]["missing"] > 0],
             groups=groups,
+            annotators=named,
         )
         for part, ids in parts.items()
     )
     return Splits(train, val if len(val) else None, test if len(test) else None)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the image of a sample, without gaps."""
+
+    files: Mapping[str, Path]
+    rules: ImageRules
+
+    def __call__(self, sample_id: str) -> NDArray[Any]:
+        return without_gaps(self.rules.read(self.files[sample_id]))
+
+
+def _usable_masks(
+    keys: Mapping[str, Mapping[str, str]], masks: MaskFolder, inspection: Inspection
+) -> tuple[dict[str, dict[str, str]], frozenset[str]]:
+    """The usable masks of each image, by person, and the samples that cannot be used.
+
+    One person's bad mask costs the image no more than this mask, if others are left.
+    """
+    unusable = inspection.unusable_ids
+    usable = {
+        i: {n: key for n, key in of.items() if key in masks.file_info and key not in unusable}
+        for i, of in keys.items()
+    }
+    lost = frozenset(i for i, of in usable.items() if not of)
+    return {i: of for i, of in usable.items() if of}, unusable | lost
 
 
 def tile_copies() -> Path:
@@ -352,6 +444,7 @@ class JudgedMasks(NamedTuple):
         others: Mask files that it does not read.
         files: The image file of each sample.
         infos: What is known of each image, if there are images.
+        keys: The mask file of each sample, see `files.naming.mask_key`; of several the first.
     """
 
     images: FolderImages
@@ -359,6 +452,7 @@ class JudgedMasks(NamedTuple):
     others: list[Path]
     files: Mapping[str, Path]
     infos: Mapping[str, FileInfo]
+    keys: Mapping[str, str]
 
 
 def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMasks:
@@ -374,36 +468,67 @@ def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMask
     root = Path(source["root"]).expanduser()
     # A run of version 0.1 knows no patterns.
     patterns = (source.get("image_glob", PLAIN), source.get("mask_glob", PLAIN))
-    masks_folder = root / source["masks"]
-    mask_files = Names(masks_folder, patterns[1]).files
     images_folder = root / source.get("images", "images")
-    image_files = Names(images_folder, patterns[0]).files if images_folder.is_dir() else {}
+    images = Names(images_folder, patterns[0]) if images_folder.is_dir() else None
+    image_files = images.files if images is not None else {}
+    stems = images.stems if images is not None else None
+    names, mask_root = _mask_names(root, source["masks"], patterns[1], stems)
+    mask_files = _files_of(names, mask_root)
     table = root / "split.csv"
     ids = list(read_split(table)) if table.exists() else list(image_files)
     if image_files:
         mask_files = match_ids(image_files, mask_files)
-    read = [i for i in ids if i in mask_files and i in image_files] or list(mask_files)
+    by_image = keys_by_image(mask_files)
+    read = [i for i in ids if i in by_image and i in image_files] or list(by_image)
     rules = ImageRules.from_settings(source)
     folder = MaskFolder(
-        masks_folder,
+        mask_root,
         classes=source["classes"],
-        ids=read,
+        ids=[key for sample_id in read for key in by_image[sample_id].values()],
         skip=skip,
         rules=MaskRules.from_settings(source),
         files=mask_files,
         allow_links=bool(source.get("allow_links")),
+        dataset=root if mask_root == root else None,
     )
-    read = [sample_id for sample_id in read if sample_id in folder.file_info]
     files = {sample_id: paths[0] for sample_id, paths in image_files.items()}
     by_tiles = source.get("tile") is not None
     infos = inspect_images(
-        dict.fromkeys(read, ""), files, Inspection(root), rules, by_tiles=by_tiles
+        {i: "" for i in read if any(key in folder.file_info for key in by_image[i].values())},
+        files,
+        Inspection(root),
+        rules,
+        by_tiles=by_tiles,
     )
+    keys = {i: _of_its_size(by_image[i], folder, infos.get(i)) for i in read}
+    keys = {sample_id: usable for sample_id, usable in keys.items() if usable}
+    read = list(keys)
     gaps = [sample_id for sample_id, info in infos.items() if info["missing"] > 0]
-    images = FolderImages(read, files, folder, "", rules=rules, with_gaps=gaps)
-    used = {folder.path(sample_id) for sample_id in read}
-    others = [path for paths in mask_files.values() for path in paths if path not in used]
-    return JudgedMasks(images, folder, others, files, infos)
+    masks: MaskFolder | FusedMasks = folder
+    if any(split_key(key)[1] is not None for key in mask_files):
+        label = source.get("label") or "majority"
+        seed = int(source.get("seed") or 0)
+        masks = FusedMasks(Fusion(folder, label, seed, _Reader(files, rules)), keys)
+    judged = FolderImages(read, files, masks, "", rules=rules, with_gaps=gaps)
+    used = {folder.path(key) for of in keys.values() for key in of.values()}
+    others = [
+        path
+        for key, paths in mask_files.items()
+        for path in paths
+        if path not in used and (split_key(key)[1] is None or split_key(key)[0] not in keys)
+    ]
+    first = {sample_id: next(iter(of.values())) for sample_id, of in keys.items()}
+    return JudgedMasks(judged, folder, others, files, infos, first)
+
+
+def _of_its_size(
+    keys: Mapping[str, str], masks: MaskFolder, image: FileInfo | None
+) -> dict[str, str]:
+    """The usable masks of an image; of several, those of its size, as those that a run reads."""
+    usable = {name: key for name, key in keys.items() if key in masks.file_info}
+    if len(keys) == 1 or image is None:
+        return usable
+    return {n: key for n, key in usable.items() if masks.file_info[key]["size"] == image["size"]}
 
 
 def judged_tiles(judged: JudgedMasks, source: Mapping[str, Any], copies: Path) -> TiledImages:
@@ -433,16 +558,74 @@ def judged_tiles(judged: JudgedMasks, source: Mapping[str, Any], copies: Path) -
 
 
 class FoundFiles(NamedTuple):
-    """The images and masks of a dataset's folder, by their ids."""
+    """The images and masks of a dataset's folder, by their ids.
+
+    Args:
+        images: The images.
+        masks: The masks; in several folders those of several people.
+        mask_root: The folder of all masks.
+    """
 
     images: Names
-    masks: Names
+    masks: list[Names]
+    mask_root: Path
+
+    @property
+    def mask_files(self) -> Files:
+        """The files of each mask, see `files.naming.mask_key`."""
+        return _files_of(self.masks, self.mask_root)
+
+
+def _files_of(names: Sequence[Names], root: Path) -> Files:
+    """The files of each mask; those of several folders, which are below the root, by person."""
+    if names[0].folder == root:
+        return names[0].files
+    people = _people_of([each.folder for each in names])
+    return {
+        mask_key(sample_id, person): paths
+        for each, person in zip(names, people, strict=True)
+        for sample_id, paths in each.files.items()
+    }
+
+
+def _people_of(folders: Sequence[Path]) -> list[str]:
+    """Name a person for each folder: by its name without `masks_`, or by what tells them apart."""
+    names = [OF_A_PERSON.sub("", folder.name) for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    levels = zip(*(folder.parts for folder in folders), strict=False)
+    shared = next((n for n, parts in enumerate(levels) if len(set(parts)) > 1), 0)
+    return ["/".join(folder.parts[shared:]) for folder in folders]
+
+
+def _mask_names(
+    root: Path, masks: Any, pattern: str, stems: Collection[str] | None
+) -> tuple[list[Names], Path]:
+    """The masks in one folder, or in those of several people, and the folder of all.
+
+    Raises:
+        InputError: If folders and pattern contradict each other, or a folder is named twice.
+    """
+    if isinstance(masks, str):
+        return [Names(root / masks, pattern, stems)], root / masks
+    if "{annotator}" in pattern:
+        raise InputError(
+            f"data.mask_glob={pattern} and data.masks={list(masks)} both say whose each mask is; "
+            "give one folder, or a pattern without {annotator}."
+        )
+    twice = [name for name, count in Counter(masks).items() if count > 1]
+    if not masks or twice:
+        raise InputError(
+            f"data.masks={list(masks)} must name each person's folder once, as in "
+            "'[masks_anna,masks_ben]'."
+        )
+    return [Names(root / name, pattern) for name in masks], root
 
 
 def find_files(
     root: Path,
     images: str = "auto",
-    masks: str = "auto",
+    masks: str | Sequence[str] = "auto",
     image_glob: str = "auto",
     mask_glob: str = "auto",
 ) -> FoundFiles:
@@ -452,23 +635,46 @@ def find_files(
         InputError: If a folder is missing or holds none.
     """
     images_folder = root / find_folder(root, images, IMAGES, "images")
-    masks_folder = root / find_folder(root, masks, MASKS, "masks")
+    places = find_mask_folders(root, masks)
+    masks_folder = root / (places if isinstance(places, str) else places[0])
     guessed = (PLAIN, PLAIN)
     if "auto" in (image_glob, mask_glob):
-        guessed = guess_patterns(images_folder, masks_folder)
-    of_masks = Names(masks_folder, guessed[1] if mask_glob == "auto" else mask_glob)
-    of_images = Names(images_folder, guessed[0] if image_glob == "auto" else image_glob)
+        may_be_people = mask_glob == "auto" and isinstance(places, str)
+        guessed = guess_patterns(images_folder, masks_folder, may_be_people=may_be_people)
+    image_glob = guessed[0] if image_glob == "auto" else image_glob
+    mask_glob = guessed[1] if mask_glob == "auto" else mask_glob
+    if "{annotator}" in image_glob or (
+        "{annotator}" in mask_glob and images_folder == masks_folder
+    ):
+        raise InputError(
+            f"data.image_glob={image_glob} data.mask_glob={mask_glob}: {{annotator}} tells masks "
+            "apart that lie in a folder of their own; put images and masks into two folders."
+        )
+    of_images = Names(images_folder, image_glob)
+    of_masks, mask_root = _mask_names(root, places, mask_glob, of_images.stems)
     if images_folder == masks_folder:  # a mask is no image
-        of_images.exclude({path for paths in of_masks.files.values() for path in paths})
-    for what, names in (("image", of_images), ("mask", of_masks)):
+        of_images.exclude({path for paths in of_masks[0].files.values() for path in paths})
+    for what, names in (("image", of_images), *(("mask", each) for each in of_masks)):
         if not names.files:
             raise InputError(_nothing_message(what, names))
-    return FoundFiles(of_images, of_masks)
+    return FoundFiles(of_images, of_masks, mask_root)
+
+
+def find_mask_folders(root: Path, masks: str | Sequence[str]) -> str | list[str]:
+    """Find the folder of masks, or those of several people, see `find_folder`."""
+    if isinstance(masks, str):
+        return find_folder(root, masks, MASKS, "masks")
+    return [find_folder(root, str(name), (), "masks") for name in masks]
 
 
 def _nothing_message(what: str, names: Names) -> str:
     others = sorted({p.suffix.lower() for p in names.folder.iterdir() if p.is_file()} - {""})
     text = f"{names.folder} holds no image files ({', '.join(SUFFIXES)})"
+    if what == "mask" and names.pattern == PLAIN and (inside := _folders_of_masks(names.folder)):
+        return (
+            f"{text}, but folders of them, such as {inside}; say data.mask_glob="
+            "'{annotator}/{id}.*' if they are of persons, or '**/{id}.*' if they are of groups."
+        )
     if names.pattern != PLAIN:
         text = f"{names.folder} holds no image files named {names.pattern}"
     if ".json" in others and what == "mask":
@@ -476,6 +682,11 @@ def _nothing_message(what: str, names: Names) -> str:
     if others:
         text += f", but {', '.join(others[:4])}"
     return f"{text}; set data.{what}_glob if they are named otherwise."
+
+
+def _folders_of_masks(folder: Path) -> str | None:
+    inside = sorted(path for path in folder.iterdir() if path.is_dir())
+    return next((path.name for path in inside if Names(path).files), None)
 
 
 def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
@@ -666,7 +877,10 @@ def _usable_parts(split: Mapping[str, str], unusable: Collection[str]) -> dict[s
 
 
 def _digest(
-    ids: Sequence[str], images: Mapping[str, FileInfo], masks: MaskFolder, rules: ImageRules
+    ids: Sequence[str],
+    images: Mapping[str, FileInfo],
+    masks: MaskFolder | FusedMasks,
+    rules: ImageRules,
 ) -> str:
     """A digest of the images and masks of one part, and of what else is read of them."""
     content: list[Any] = [

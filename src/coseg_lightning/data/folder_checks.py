@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from coseg_lightning.data.annotators import FusedMasks
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES, ImageRules
 from coseg_lightning.files.inspection import (
@@ -20,7 +21,7 @@ from coseg_lightning.files.inspection import (
     tiled_image_info,
 )
 from coseg_lightning.files.mask_folder import MaskFolder, link_message, same_stem
-from coseg_lightning.files.naming import Names, unread
+from coseg_lightning.files.naming import Names, split_key, unread
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
 
@@ -103,12 +104,12 @@ def check_masks_have_an_image(
     masks: MaskFolder, folder: Path, images: Mapping[str, Path], inspection: Inspection
 ) -> None:
     """Report masks of samples that have no image."""
-    for sample_id in masks.ids:
-        if sample_id not in images:
+    for key in masks.ids:
+        if split_key(key)[0] not in images:
             inspection.add(
                 "no image",
-                [sample_id],
-                f"{masks.path(sample_id)} is the mask of no image in {folder}; add "
+                [key],
+                f"{masks.path(key)} is the mask of no image in {folder}; add "
                 "the image, or remove the mask.",
             )
 
@@ -319,7 +320,7 @@ def check_classes_survive(
 def check_duplicates(
     usable: Mapping[str, FileInfo],
     paths: Mapping[str, Path],
-    masks: MaskFolder,
+    masks: MaskFolder | FusedMasks,
     split: Mapping[str, str],
     inspection: Inspection,
 ) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
+from coseg_lightning.data.annotators import SeveralMasks, annotators_of, several_of
 from coseg_lightning.data.image_cache import ImageCache
 from coseg_lightning.data.preparation import Statistics, normalised, preprocess
 from coseg_lightning.data.subsets import SomeImages
@@ -75,10 +76,11 @@ class SampleDataset(Dataset[dict[str, Any]]):
         cache: The dataset's preprocessed images, if they are cached.
         kinds: The kind of each image by its id, if that is known: see `CorruptionRanking`.
         normalization: Mean and standard deviation of each channel; by default each image's own.
-        annotators: Who drew the mask of each sample, by its id, as far as it is known; default what
-            the dataset says.
         tiles: The samples as tiles of large images, if they are. While training, windows are moved
             at random as far as they keep their core.
+        annotators: Who drew the masks, by id; by default what the dataset knows. If it is known of
+            any, each sample has a key `annotator`, empty where it is not.
+        several: The masks of samples that have several; by default those that the dataset has.
 
     Shape:
         `image` is `(C, S, S)` float32. `mask` is `(S, S)` int64.
@@ -98,13 +100,13 @@ class SampleDataset(Dataset[dict[str, Any]]):
         cache: ImageCache | None = None,
         kinds: Mapping[str, str] | None = None,
         normalization: Statistics | None = None,
-        annotators: Mapping[str, str] | None = None,
         tiles: Tiles | None = None,
+        annotators: Mapping[str, str] | None = None,
+        several: SeveralMasks | None = None,
     ) -> None:
         self.dataset = dataset
-        if annotators is None:
-            annotators = getattr(dataset, "annotators", {})
-        self.annotators = dict(annotators)
+        self.annotators = annotators_of(dataset) if annotators is None else dict(annotators)
+        self.several = several_of(dataset) if several is None else several
         self.tiles = tiles
         self.cache = cache
         self.canvas = Canvas.of(image_size, keeps_shape=keep_shape)
@@ -158,8 +160,9 @@ class SampleDataset(Dataset[dict[str, Any]]):
             cache=self.cache,
             kinds=self.kinds,
             normalization=self.normalization,
-            annotators=self.annotators,
             tiles=self.tiles,
+            annotators=self.annotators,
+            several=self.several,
         )
 
     def mask(self, index: int) -> NDArray[Any]:
@@ -182,6 +185,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
             "mask": torch.from_numpy(np.ascontiguousarray(mask, np.int64)),
             "id": sample_id,
         }
+        if self.annotators:
+            sample["annotator"] = self.annotators.get(sample_id, "")
         if self.replaced is not None:
             sample["replaced"] = sample_id in self.replaced
         return sample

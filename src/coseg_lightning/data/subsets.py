@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from coseg_lightning.data.annotators import SeveralMasks, annotators_of, several_of
 from coseg_lightning.labels.masks import Mask, MaskedImages
 
 
@@ -20,7 +21,8 @@ class SomeImages:
     Attributes:
         digest: The digest of the whole dataset, if it has one.
         tiles: The samples as tiles of large images, if they are.
-        annotators: Who drew the mask of each sample, by its id, as far as it is known.
+        annotators: Who drew the masks, see `FolderImages`.
+        several: The masks of samples that have several, see `FolderImages`.
     """
 
     def __init__(self, dataset: MaskedImages, excluded: Collection[str]) -> None:
@@ -31,8 +33,9 @@ class SomeImages:
         self.ids = [dataset.ids[index] for index in self._indices]
         self.digest = getattr(dataset, "digest", None)
         self.tiles = getattr(dataset, "tiles", None)
-        drawn_by = getattr(dataset, "annotators", {})
-        self.annotators = {i: drawn_by[i] for i in self.ids if i in drawn_by}
+        named, several = annotators_of(dataset), several_of(dataset)
+        self.annotators = {i: named[i] for i in self.ids if i in named}
+        self.several = None if several is None else several.only(self.ids)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -68,7 +71,8 @@ class JoinedImages:
         digest: The digests of all parts, or None if a part has none.
         tiles: The samples as tiles of large images, if they are.
         file_digests: Those of all parts, see `FolderImages`.
-        annotators: Who drew the mask of each sample, by its id, as far as it is known.
+        annotators: Who drew the masks of all parts, see `FolderImages`.
+        several: The masks of samples that have several, see `FolderImages`.
     """
 
     def __init__(self, parts: Sequence[MaskedImages]) -> None:
@@ -78,15 +82,14 @@ class JoinedImages:
             for sample_id, pair in getattr(part, "file_digests", {}).items()
         }
         self.ids = [sample_id for part in parts for sample_id in part.ids]
-        self.annotators = {
-            sample_id: name
-            for part in parts
-            for sample_id, name in getattr(part, "annotators", {}).items()
-        }
         self._indices = [(part, index) for part in parts for index in range(len(part.ids))]
         digests = [getattr(part, "digest", None) for part in parts]
         self.digest = None if None in digests else " ".join(map(str, digests))
         self.tiles = getattr(parts[0], "tiles", None) if parts else None
+        self.annotators = {i: name for part in parts for i, name in annotators_of(part).items()}
+        self.several: SeveralMasks | None = None
+        for several in filter(None, map(several_of, parts)):
+            self.several = several if self.several is None else self.several.joined(several)
 
     def __len__(self) -> int:
         return len(self.ids)

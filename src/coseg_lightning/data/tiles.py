@@ -352,11 +352,13 @@ class TiledImages:
         digest: A digest of the files' content.
         trusted: See `FolderImages`.
         groups: The group of each image, if it is known; else each image is a group of its tiles.
+        annotators: Who drew the mask of each image, if it is known.
 
     Attributes:
         ids: The ids of the tiles.
         has_groups: Whether somebody said what the groups are.
         digests: A digest of each image's pixels, None if they are all equal.
+        annotators: Who drew the mask of each tile, as far as it is known.
     """
 
     def __init__(
@@ -367,6 +369,7 @@ class TiledImages:
         *,
         trusted: bool = False,
         groups: Mapping[str, str] | None = None,
+        annotators: Mapping[str, str] | None = None,
     ) -> None:
         self.tiles = tiles
         self.trusted = trusted
@@ -378,6 +381,12 @@ class TiledImages:
             tile_id: (groups or {}).get(image_id, image_id)
             for image_id in image_ids
             for tile_id in tiles.ids_of(image_id)
+        }
+        self.annotators = {
+            tile_id: (annotators or {})[image_id]
+            for image_id in image_ids
+            for tile_id in tiles.ids_of(image_id)
+            if image_id in (annotators or {})
         }
         self.sizes = {
             tile_id: [tiles.tiles[tile_id].rows.size, tiles.tiles[tile_id].columns.size]

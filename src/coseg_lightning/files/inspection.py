@@ -104,9 +104,17 @@ class Inspection:
 
     def _log_skipped(self) -> None:
         if is_first_process():
-            log.warning("%d samples of %s are left out:", len(self.unusable_ids), self.dataset)
+            log.warning("%s of %s are left out:", self._unusable(), self.dataset)
             for line in _summary_lines(self.problems):
                 log.warning("  %s", line)
+
+    def _unusable(self) -> str:
+        """Count the samples that cannot be used, and single masks of those that have several."""
+        if not self.unusable_ids:
+            return "Parts of tables"
+        masks = sum("/" in sample_id for sample_id in self.unusable_ids)
+        samples = f"{len(self.unusable_ids) - masks} samples"
+        return f"{samples} and {masks} of several people's masks" if masks else samples
 
     def _error_message(self, skip: bool | None, table: str | Path | None) -> str:
         lines = _summary_lines(self.problems)

@@ -73,6 +73,7 @@ class MaskFolder:
         files: The files of each sample, if their names say more than the id.
         canvas: What networks will get, to count what is left of the masks then.
         allow_links: Whether links may lead out of the dataset's folder.
+        dataset: The dataset's folder; by default that above the folder of masks.
 
     Attributes:
         file_info: Size, digest and values of each usable mask, by sample.
@@ -95,8 +96,10 @@ class MaskFolder:
         files: Mapping[str, list[Path]] | None = None,
         canvas: Canvas | None = None,
         allow_links: bool = False,
+        dataset: Path | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self._dataset = self.folder.parent if dataset is None else dataset
         self.classes = max(2, classes)  # the single output of a binary network has two classes
         self.rules = MaskRules(self.classes) if rules is None else rules
         self._canvas = canvas
@@ -148,16 +151,16 @@ class MaskFolder:
     ) -> list[str]:
         """Report the samples that do not have exactly one file, and return the others."""
         ids_with_file = []
-        real_parent = Path(os.path.realpath(self.folder)).parent
+        allowed = [self.folder, self._dataset]
+        if self._dataset == self.folder.parent:
+            allowed.append(Path(os.path.realpath(self.folder)).parent)
         for sample_id in ids:
             paths = by_stem.get(sample_id, [])
             if not paths:
                 inspection.add("no mask", [sample_id], self._no_mask_message(sample_id))
             elif len(paths) > 1:
                 inspection.add("same stem", [sample_id], same_stem(paths))
-            elif not self._allow_links and links_outside(
-                paths[0], [self.folder, self.folder.parent, real_parent]
-            ):
+            elif not self._allow_links and links_outside(paths[0], allowed):
                 inspection.add("link", [sample_id], link_message(paths[0]))
             else:
                 ids_with_file.append(sample_id)
@@ -398,6 +401,29 @@ class MaskWriter:
             self._volumes.setdefault(file, {})
         else:
             shutil.copyfile(path, self._place(path))
+
+    def write_once(self, sample_id: str, key: str, mask: NDArray[Any] | None) -> None:
+        """Write the one mask of a sample whose files name persons, under the sample's id.
+
+        Args:
+            sample_id: The sample.
+            key: The mask whose file says the format and the values.
+            mask: `(H, W)` class ids; None to copy the file byte by byte.
+
+        Raises:
+            InputError: If it is a slice of a volume, or a file of such a kind cannot hold it.
+        """
+        path = self._masks.path(key)
+        if file_of(path) != path:
+            raise InputError(
+                f"{path.parent} is a volume, and where files name persons, single masks are "
+                "written, one an image; save its slices as single files."
+            )
+        place = self._folder / f"{sample_id}{path.suffix}"
+        if mask is None:
+            shutil.copyfile(path, place)
+        else:
+            self._masks.write_like(key, place, mask)
 
     def write(self, sample_id: str, mask: NDArray[Any]) -> None:
         """Write the class ids of one sample; see `MaskFolder.write_like`."""

@@ -13,6 +13,9 @@ from coseg_lightning.files.volumes import ending, file_of, group_of, is_volume, 
 PLAIN = "{id}.*"  # a file's name without its ending is the id
 NESTED = "{group}/{id}.*"  # in a folder for each patient, place or part of the split
 DEEP = "**/{id}.*"  # in any folders
+OF_PEOPLE = "{annotator}/{id}.*"  # several masks of an image, each person's in a folder
+BY_PEOPLE = "{id}__{annotator}.*"  # the same, beside each other
+UNNAMED = "unnamed"  # the person of a mask without a name beside others of the same image
 # What people add to the names of one of the two; longer ones first.
 IMAGE_ENDS = ("_leftImg8bit", "_image", "_img", "_sat", "_rgb", "_0000")
 MASK_ENDS = (
@@ -42,10 +45,14 @@ class Names:
     Args:
         folder: The folder.
         pattern: A path below it, in which `{id}` stands for the sample, `*` for any text within a
-            name, `**` for any folders, and `{group}` for a folder whose name precedes the id.
+            name, `**` for any folders, `{group}` for a folder whose name precedes the id, and
+            `{annotator}` for the person who drew the mask. Files that fit without the latter are
+            read too, as nobody's.
+        stems: What may stand for `{id}`, if that is known: where a name can be split into id and
+            person in several ways, the longest id of these is meant.
 
     Attributes:
-        files: The files of each sample, in order.
+        files: The files of each sample, in order; of each mask of a person, see `mask_key`.
         groups: The group of each sample, if the pattern has one; of a slice its volume.
         stems: What stands for `{id}` in the names, before slices are numbered.
         folders: The first folder on the way to each sample, if there is one.
@@ -54,10 +61,12 @@ class Names:
         InputError: If the pattern has no `{id}`.
     """
 
-    def __init__(self, folder: Path, pattern: str = PLAIN) -> None:
+    def __init__(
+        self, folder: Path, pattern: str = PLAIN, stems: Collection[str] | None = None
+    ) -> None:
         self.folder = folder
         self.pattern = pattern
-        expression = _expression(pattern)
+        found_in = _Pattern(pattern, stems)
         files: defaultdict[str, list[Path]] = defaultdict(list)
         self.groups: dict[str, str] = {}
         self.stems: set[str] = set()
@@ -66,15 +75,15 @@ class Names:
             name = path.relative_to(folder).as_posix()
             if ending(path) == ".nii.gz":
                 name = name[: -len(".gz")]
-            match = expression.fullmatch(name)
-            if match is None or ending(path) not in SUFFIXES:
+            match = found_in.match(name) if ending(path) in SUFFIXES else None
+            if match is None:
                 continue
-            group = match.groupdict().get("group")
-            stem = match["id"] if group is None else f"{group}_{match['id']}"
+            group, stem = match.groupdict().get("group"), _stem(match)
             self.stems.add(stem)
+            annotator = match.groupdict().get("annotator")
             slices = slices_of(path) if is_volume(path) else [("", path)]
             for number, place in slices:
-                files[stem + number].append(place)
+                files[mask_key(stem + number, annotator)].append(place)
                 if "/" in name:
                     self.folders[stem + number] = name.partition("/")[0]
                 if group is not None:
@@ -89,16 +98,68 @@ class Names:
         self.files = {sample_id: paths for sample_id, paths in kept.items() if paths}
 
 
-def _expression(pattern: str) -> re.Pattern[str]:
-    if pattern.count("{id}") != 1 or pattern.count("{group}") > 1:
+def mask_key(sample_id: str, annotator: str | None) -> str:
+    """Name one mask of a sample by its person. Ids hold no slash, so that no id is such a name."""
+    return sample_id if annotator is None else f"{sample_id}/{annotator}"
+
+
+def split_key(key: str) -> tuple[str, str | None]:
+    """Return the sample and the person of `mask_key`."""
+    sample_id, slash, annotator = key.partition("/")
+    return sample_id, annotator if slash else None
+
+
+def without_annotator(pattern: str) -> str:
+    """Return the pattern of masks that are nobody's, beside those of persons."""
+    return re.sub(r"\{annotator\}/|[-_. ]+\{annotator\}|\{annotator\}[-_. ]*", "", pattern)
+
+
+class _Pattern:
+    """Finds group, id and person in names; the arguments are those of `Names`."""
+
+    def __init__(self, pattern: str, stems: Collection[str] | None) -> None:
+        self._pattern, self._stems = pattern, stems
+        self._expression = _expression(pattern)
+        self._plain = None
+        if "{annotator}" in pattern:
+            self._plain = _expression(without_annotator(pattern))
+        self._of_length: dict[int, re.Pattern[str]] = {}
+
+    def match(self, name: str) -> re.Match[str] | None:
+        match = self._expression.fullmatch(name)
+        if self._plain is None:
+            return match
+        plain = self._plain.fullmatch(name)
+        if match is None or self._stems is None:
+            return match or plain
+        if plain is not None and _stem(plain) in self._stems:
+            return plain
+        for length in range(len(match["id"]), 0, -1):
+            if length not in self._of_length:
+                self._of_length[length] = _expression(self._pattern, length)
+            other = self._of_length[length].fullmatch(name)
+            if other is not None and _stem(other) in self._stems:
+                return other
+        return match
+
+
+def _stem(match: re.Match[str]) -> str:
+    group = match.groupdict().get("group")
+    return match["id"] if group is None else f"{group}_{match['id']}"
+
+
+def _expression(pattern: str, length: int | None = None) -> re.Pattern[str]:
+    """Compile a pattern, whose id may have a given length."""
+    if pattern.count("{id}") != 1 or max(map(pattern.count, ("{group}", "{annotator}"))) > 1:
         raise InputError(
             f"The pattern {pattern!r} must hold {{id}} once, as in '{{id}}_mask.png' or "
             "'{group}/{id}.*'."
         )
-    parts = re.split(r"(\{id\}|\{group\}|\*\*/|\*)", pattern)
+    parts = re.split(r"(\{id\}|\{group\}|\{annotator\}|\*\*/|\*)", pattern)
     meanings = {
-        "{id}": r"(?P<id>[^/]+)",
+        "{id}": r"(?P<id>[^/]+)" if length is None else rf"(?P<id>[^/]{{{length}}})",
         "{group}": r"(?P<group>[^/]+)",
+        "{annotator}": r"(?P<annotator>[^/]+)",
         "**/": r"(?:.*/)?",
         "*": r"[^/]*",
     }
@@ -119,16 +180,26 @@ def _walk(folder: Path, *, deep: bool) -> Iterator[Path]:
             yield from _walk(path, deep=True)
 
 
-def guess_patterns(images_folder: Path, masks_folder: Path) -> tuple[str, str]:
+def guess_patterns(
+    images_folder: Path, masks_folder: Path, *, may_be_people: bool = True
+) -> tuple[str, str]:
     """Find the patterns by which most images have a mask.
 
     Args:
         images_folder: The folder of images.
         masks_folder: The folder of masks.
+        may_be_people: Whether masks may be those of several people.
 
     Returns:
         The patterns of images and masks; those of equal names unless others fit far better.
+
+    Raises:
+        InputError: If masks lie both beside and in folders that may be people's.
     """
+    if may_be_people and images_folder != masks_folder:
+        of_people = _guess_people(images_folder, masks_folder)
+        if of_people is not None:
+            return of_people
     bases = [PLAIN]
     if images_folder == masks_folder or not _holds_files(images_folder):
         bases = [NESTED, DEEP, PLAIN]
@@ -145,6 +216,61 @@ def guess_patterns(images_folder: Path, masks_folder: Path) -> tuple[str, str]:
             if _fits(images.stems, masks.stems, image_end, mask_end):
                 return image, mask
     return PLAIN, PLAIN
+
+
+def _guess_people(images_folder: Path, masks_folder: Path) -> tuple[str, str] | None:
+    """Find the patterns of masks by several people; None if no image has two of them.
+
+    Raises:
+        InputError: If masks lie both beside and in folders that may be people's.
+    """
+    inside = list(masks_folder.iterdir())
+    has_folders = any(path.is_dir() for path in inside)
+    if not (has_folders or any("__" in path.name for path in inside)):
+        return None
+    if not _holds_files(images_folder):
+        return None  # their folders are groups
+    names = Names(images_folder, PLAIN).stems
+    for image_end in ["", *(end for end in IMAGE_ENDS if _share(names, end) > 0.5)]:
+        image = PLAIN.replace("{id}", "{id}" + image_end)
+        images = Names(images_folder, image)
+        for pattern in [*([OF_PEOPLE] if has_folders else []), BY_PEOPLE]:
+            people = _people_of(Names(masks_folder, pattern, images.stems).files, images.files)
+            named = {i: found - {None} for i, found in people.items()}
+            everybody = {name for found in named.values() for name in found}
+            if any(str(name).lower() in PART_FOLDERS for name in everybody):
+                continue
+            if pattern == OF_PEOPLE and any(len(found) > 1 for found in named.values()):
+                _check_beside(masks_folder, people)
+                return image, pattern
+            # One name a mask is a person's only if there are several; else it is an ending.
+            if pattern == BY_PEOPLE and len(everybody) > 1:
+                if any(len(found) > 1 for found in people.values()):
+                    return image, pattern
+                if sum(map(bool, named.values())) >= 0.8 * len(images.files):
+                    return image, pattern
+    return None
+
+
+def _people_of(files: Files, ids: Collection[str]) -> dict[str, set[str | None]]:
+    """The persons of each sample's masks, by the keys of `Names.files`."""
+    people: defaultdict[str, set[str | None]] = defaultdict(set)
+    for sample_id, annotator in map(split_key, files):
+        if sample_id in ids:
+            people[sample_id].add(annotator)
+    return people
+
+
+def _check_beside(folder: Path, people: Mapping[str, set[str | None]]) -> None:
+    """Raise an `InputError` if an image has a mask beside those in folders."""
+    both = sorted(i for i, found in people.items() if None in found and len(found) > 1)
+    if both:
+        names = sorted({str(name) for i in both for name in people[i] - {None}})
+        raise InputError(
+            f"{folder} holds a mask of {both[0]} and others of it in the folders "
+            f"{', '.join(names[:3])}, which may be other people's or old ones; say "
+            f"data.mask_glob='{OF_PEOPLE}' to read them all, or '{PLAIN}' to leave the folders out."
+        )
 
 
 def _holds_files(folder: Path) -> bool:
@@ -189,9 +315,12 @@ def match_ids(ids: Iterable[str], files: Mapping[str, list[Path]]) -> Files:
     composed = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in ids}
     wanted = set(composed.values())
     matched: defaultdict[str, list[Path]] = defaultdict(list)
-    for name, paths in files.items():
+    for key, paths in files.items():
+        name, annotator = split_key(key)
         same = name if name in wanted else composed.get(unicodedata.normalize("NFC", name), name)
-        matched[same] += paths
+        if annotator is not None:
+            annotator = unicodedata.normalize("NFC", annotator)
+        matched[mask_key(same, annotator)] += paths
     return dict(matched)
 
 

@@ -75,7 +75,9 @@ def write_disputed(folder: Path, samples: Any, *, hidden: bool = False) -> list[
     Returns:
         The rows: `id`, `masks`, the mean Dice of all pairs, and who agrees least with the others.
     """
-    several = getattr(getattr(samples, "dataset", samples), "several", None)
+    several = getattr(samples, "several", None)
+    if several is None:
+        several = getattr(getattr(samples, "dataset", None), "several", None)
     if several is None:
         return []
     rows = []

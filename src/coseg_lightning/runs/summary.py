@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from coseg_lightning.data.annotators import label_facts
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import label_dice
 from coseg_lightning.errors import InputError
@@ -53,6 +54,7 @@ def write_summary(
         "config": config,
         "test": test,
         "samples": data.sizes if isinstance(data, CoSegDataModule) else {},
+        **(label_facts(data) if isinstance(data, CoSegDataModule) else {}),
         **facts,
         "stages": runner.stages,
         "peak_memory_bytes": peak_memory(),

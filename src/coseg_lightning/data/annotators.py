@@ -1,0 +1,427 @@
+"""Who drew which mask, and images of which several people drew a mask."""
+
+import hashlib
+import json
+import unicodedata
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.files.csv import read_table
+from coseg_lightning.files.inspection import FileInfo, Inspection
+from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.files.mask_rules import MaskRules
+from coseg_lightning.files.naming import UNNAMED, mask_key, split_key
+from coseg_lightning.labels.fusion import LABELS, Votes, best, majority, staple
+from coseg_lightning.labels.masks import Mask
+from coseg_lightning.seeding import derive_rng
+
+TABLE = "annotators.csv"
+COLUMNS = ("id", "annotator")
+# What spreadsheets leave in a cell whose formula failed.
+ERRORS = ("#REF!", "#N/A", "#NAME?", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!")
+
+Rows = Sequence[tuple[str, str]]
+
+
+def read_annotators(path: Path) -> list[tuple[str, str]]:
+    """Read id and person of each row of a table; further columns may be there.
+
+    Args:
+        path: A CSV file with the columns `id` and `annotator`.
+
+    Raises:
+        InputError: If it is no such table.
+    """
+    rows = read_table(path, COLUMNS, guarded=False)
+    return [(row["id"].strip(), row["annotator"].strip()) for row in rows]
+
+
+def annotator_rows(given: Any, root: Path) -> tuple[str, list[tuple[str, str]]]:
+    """Read who drew which mask, as `data.annotators` says it.
+
+    Args:
+        given: `auto`, a file, pairs of id and person, a person by id, or None.
+        root: The dataset's folder, in which `auto` looks for `annotators.csv`.
+
+    Returns:
+        What names them, for messages, and the pairs.
+
+    Raises:
+        InputError: If there is no such file, or it is no such table.
+    """
+    if given is None:
+        return "", []
+    if isinstance(given, str | Path):
+        path = Path(root / TABLE if given == "auto" else given).expanduser()
+        if given == "auto" and not (path.exists() or path.is_symlink()):
+            return "", []
+        if not path.exists() and (root / path).exists():
+            path = root / path
+        return str(path), read_annotators(path)
+    if isinstance(given, Mapping):
+        return "data.annotators", [(str(i), str(name)) for i, name in given.items()]
+    try:
+        return "data.annotators", [(str(i), str(name)) for i, name in given]
+    except (TypeError, ValueError):
+        raise InputError(
+            f"data.annotators={given} must be auto, null, or a CSV file with the columns id and "
+            "annotator."
+        ) from None
+
+
+def check_annotators(
+    source: str,
+    rows: Rows,
+    ids: Collection[str],
+    by_file: Mapping[str, Collection[str | None]],
+    inspection: Inspection,
+) -> dict[str, str]:
+    """Report rows that cannot be meant.
+
+    Args:
+        source: What names the persons, for messages.
+        rows: Id and person.
+        ids: The images.
+        by_file: The persons of each image's masks by their files' names.
+        inspection: Receives the problems.
+
+    Returns:
+        The person of each image of one mask, by its id.
+    """
+    composed = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in ids}
+    names: dict[str, str] = {}
+    for given, count in Counter(given for given, _ in rows).items():
+        if count > 1:
+            inspection.add(
+                "annotator twice", [], f"{source} names {given} {count} times; once is wanted."
+            )
+    for given, text in dict(reversed(rows)).items():
+        sample_id = composed.get(unicodedata.normalize("NFC", given))
+        name = unicodedata.normalize("NFC", text)
+        problem = _problem_of_name(name)
+        if sample_id is None:
+            inspection.add("annotator of no image", [], _unknown(source, given, composed))
+        elif problem is not None:
+            inspection.add(
+                "annotator", [], f"{source} calls the annotator of {sample_id} {name!r}{problem}"
+            )
+        elif len(by_file.get(sample_id, ())) > 1:
+            inspection.add(
+                "annotator",
+                [],
+                f"{source} names one annotator of {sample_id}, which has several masks, and their "
+                "files' names say whose each is; remove the row.",
+            )
+        else:
+            others = {other for other in by_file.get(sample_id, ()) if other not in (None, name)}
+            if others:
+                inspection.add(
+                    "annotator",
+                    [],
+                    f"{source} says that {name} drew the mask of {sample_id}, but its file's name "
+                    f"says {min(map(str, others))}; correct one of them.",
+                )
+            names[sample_id] = name
+    return names
+
+
+def _problem_of_name(name: str) -> str | None:
+    if not name:
+        return "; give a name, or remove the row."
+    if name.upper() in ERRORS:
+        return ", a spreadsheet's error; give a name."
+    if not name.isprintable():
+        return "; give a name on one line, without control characters."
+    return None
+
+
+def _unknown(source: str, given: str, composed: Mapping[str, str]) -> str:
+    text = f"{source} names {given or 'an empty id'}, but there is no such image"
+    near = [i for i in composed if i.lstrip("0") == given.lstrip("0") != ""]
+    if near:
+        return f"{text}. A spreadsheet drops zeros in front: {near[0]} is meant, perhaps."
+    stem = Path(given).stem
+    if stem in composed and stem != given:
+        return f"{text}. An id is a name without its ending: {stem}."
+    near = [i for i in composed if i.casefold() == given.casefold()]
+    return f"{text}. Letter case counts: {near[0]}." if near else f"{text}; remove the row."
+
+
+def warn_of_similar_names(names: Iterable[str], inspection: Inspection) -> None:
+    """Warn of persons whose names differ in letter case or spaces alone."""
+    alike: defaultdict[str, set[str]] = defaultdict(set)
+    for name in names:
+        alike["".join(name.casefold().split())].add(name)
+    for found in alike.values():
+        if len(found) > 1:
+            inspection.warn(
+                "similar names",
+                [],
+                f"The annotators {' and '.join(map(repr, sorted(found)))} count as different "
+                "persons; if they are one, write the name in one way.",
+            )
+
+
+def keys_by_image(files: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Sort the masks of each image by their persons.
+
+    Args:
+        files: The masks, see `files.naming.mask_key`.
+
+    Returns:
+        For each image the key of each person's mask, by name.
+    """
+    found: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for key in sorted(files):
+        sample_id, name = split_key(key)
+        found[sample_id][name or ""] = key
+    for sample_id, keys in found.items():  # a mask of nobody's
+        if len(keys) > 1 and "" in keys and UNNAMED not in keys:
+            found[sample_id] = {UNNAMED: keys[""], **{n: k for n, k in keys.items() if n}}
+    return dict(found)
+
+
+@dataclass(frozen=True, eq=False)
+class Fusion:
+    """Makes one mask of those that several people drew of an image.
+
+    What is made depends on the image's own masks alone, and on the seed if it is drawn, so that it
+    is the same in all processes, parts and runs. It is kept in memory, compressed.
+
+    Args:
+        folder: The mask files.
+        label: One of `LABELS`.
+        seed: For `random`.
+        image: Reads an image by its id, for `best`.
+    """
+
+    folder: MaskFolder
+    label: str = "majority"
+    seed: int = 0
+    image: Callable[[str], NDArray[Any]] | None = None
+    _made: dict[str, tuple[tuple[int, ...], str, bytes]] = field(default_factory=dict, repr=False)
+
+    def read(self, sample_id: str, keys: Mapping[str, str]) -> Mask:
+        """Return the fused mask `(H, W)` of an image.
+
+        Args:
+            sample_id: The image.
+            keys: Its masks in `folder`, by person.
+        """
+        if sample_id not in self._made:
+            mask = self._make(sample_id, keys)
+            self._made[sample_id] = (
+                mask.shape,
+                mask.dtype.str,
+                zlib.compress(np.ascontiguousarray(mask).tobytes(), 1),
+            )
+        shape, dtype, content = self._made[sample_id]
+        return np.frombuffer(bytearray(zlib.decompress(content)), dtype).reshape(shape)
+
+    def _make(self, sample_id: str, keys: Mapping[str, str]) -> Mask:
+        if self.label == "random":
+            drawn = derive_rng(self.seed, "label", sample_id).integers(len(keys))
+            return self.folder.read(list(keys.values())[int(drawn)])
+        masks = [self.folder.read(key) for key in keys.values()]
+        if self.label == "best":
+            assert self.image is not None
+            return masks[best(self.image(sample_id), masks)]
+        return staple(masks) if self.label == "staple" else majority(masks)
+
+    def digest(self, keys: Mapping[str, str]) -> str:
+        """Identify the files and the way in which they are fused."""
+        files = [[name, self.folder.file_info[key]["digest"]] for name, key in keys.items()]
+        how = [self.label, self.seed if self.label == "random" else None]
+        content = json.dumps([how, files]).encode(errors="surrogatepass")
+        return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+class SeveralMasks:
+    """The images of which several people drew a mask.
+
+    Args:
+        entries: Of each image, what fuses its masks, and their keys in its folder, by person.
+    """
+
+    def __init__(self, entries: Mapping[str, tuple[Fusion, Mapping[str, str]]]) -> None:
+        self._entries = dict(entries)
+
+    @property
+    def ids(self) -> list[str]:
+        """The images."""
+        return list(self._entries)
+
+    def __contains__(self, sample_id: str) -> bool:
+        return sample_id in self._entries
+
+    def names(self, sample_id: str) -> list[str]:
+        """Return the persons who drew a mask of an image, in order."""
+        return list(self._entries[sample_id][1])
+
+    def mask(self, sample_id: str, name: str) -> Mask:
+        """Read one person's mask of an image, `(H, W)` class ids in its own size."""
+        fusion, keys = self._entries[sample_id]
+        return fusion.folder.read(keys[name])
+
+    def fuse(self) -> None:
+        """Fuse the masks of all images, so that processes that start later need not."""
+        for sample_id in self.ids:
+            self.fused(sample_id)
+
+    def fused(self, sample_id: str) -> Mask:
+        """Return the label that was made of all masks of an image, `(H, W)`."""
+        fusion, keys = self._entries[sample_id]
+        return fusion.read(sample_id, keys)
+
+    def only(self, ids: Iterable[str]) -> "SeveralMasks | None":
+        """Return those of some images; None if there are none."""
+        entries = {i: self._entries[i] for i in ids if i in self._entries}
+        return SeveralMasks(entries) if entries else None
+
+    def joined(self, other: "SeveralMasks") -> "SeveralMasks":
+        """Return these images and those of another part."""
+        return SeveralMasks({**self._entries, **{i: other._entries[i] for i in other.ids}})
+
+    def facts(self) -> dict[str, Any]:
+        """Measure how far the persons agree, in foreground Dice, for `summary.json`.
+
+        Returns:
+            The `fusion`; the number of `images_with_several` masks; the mean `agreement` of two
+            persons on an image; and of each person of `annotators` the number of `masks` and their
+            mean `agreement`: where three or more drew an image, with the majority of the others,
+            else with the fused label.
+        """
+        of_pairs: list[float] = []
+        of_person: defaultdict[str, list[float]] = defaultdict(list)
+        for sample_id in self.ids:
+            names = self.names(sample_id)
+            votes = Votes.of([self.mask(sample_id, name) for name in names])
+            pairs = votes.pairwise()[np.triu_indices(len(names), 1)]
+            if not np.isnan(pairs).all():
+                of_pairs.append(float(np.nanmean(pairs)))
+            with_label = votes.agreement_with_label(self.fused(sample_id))
+            for name, value in zip(names, with_label, strict=True):
+                of_person[name].append(float(value))
+        fusions = {fusion.label for fusion, _ in self._entries.values()}
+        return {
+            "fusion": "+".join(sorted(fusions)),
+            "images_with_several": len(self._entries),
+            "agreement": _mean(of_pairs),
+            "annotators": {
+                name: {"masks": len(of_person[name]), "agreement": _mean(of_person[name])}
+                for name in sorted(of_person)
+            },
+        }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else None
+
+
+def label_facts(dataset: Any) -> dict[str, Any]:
+    """Return the part `labels` of `summary.json`; nothing where each image has one mask."""
+    several = several_of(dataset)
+    return {} if several is None else {"labels": several.facts()}
+
+
+def several_of(dataset: Any) -> SeveralMasks | None:
+    """Return the several masks that a dataset has, if it has any."""
+    several: SeveralMasks | None = getattr(dataset, "several", None)
+    return several
+
+
+def annotators_of(dataset: Any) -> dict[str, str]:
+    """Return who drew the masks of a dataset, by id, as far as it knows."""
+    return dict(getattr(dataset, "annotators", {}))
+
+
+class FusedMasks:
+    """The masks of a folder in which images may have several; it reads like a `MaskFolder`.
+
+    Args:
+        fusion: Fuses those of one image.
+        keys: The usable masks of each image, by person.
+
+    Attributes:
+        file_info: Size and digest of each image's label.
+        several: The images of several masks, if there are any.
+        annotators: The person of each image of one mask whose file's name says it.
+    """
+
+    def __init__(self, fusion: Fusion, keys: Mapping[str, Mapping[str, str]]) -> None:
+        self._fusion = fusion
+        self._keys = {sample_id: dict(masks) for sample_id, masks in keys.items() if masks}
+        infos = fusion.folder.file_info
+        self.file_info: dict[str, FileInfo] = {}
+        self.annotators: dict[str, str] = {}
+        for sample_id, masks in self._keys.items():
+            first = infos[next(iter(masks.values()))]
+            self.file_info[sample_id] = first
+            if len(masks) > 1:
+                self.file_info[sample_id] = {**first, "digest": fusion.digest(masks)}
+            elif (name := next(iter(masks))) not in ("", UNNAMED):
+                self.annotators[sample_id] = name
+        several = {i: (fusion, masks) for i, masks in self._keys.items() if len(masks) > 1}
+        self.several = SeveralMasks(several) if several else None
+
+    @property
+    def rules(self) -> MaskRules:
+        """What the values of the files mean."""
+        return self._fusion.folder.rules
+
+    def key(self, sample_id: str) -> str:
+        """The first mask of an image, see `files.naming.mask_key`."""
+        return next(iter(self._keys[sample_id].values()))
+
+    def read(self, sample_id: str) -> Mask:
+        """Read the label of one image, `(H, W)` class ids, 255 for unlabelled pixels."""
+        masks = self._keys.get(sample_id, {"": mask_key(sample_id, None)})
+        if len(masks) == 1:
+            return self._fusion.folder.read(next(iter(masks.values())))
+        return self._fusion.read(sample_id, masks)
+
+
+def check_label(label: str | None) -> None:
+    """Raise an `InputError` unless `data.label` is a known way to fuse masks, or null."""
+    if label == "soft":
+        raise InputError(
+            "data.label=soft: no loss of this package learns from shares of votes yet; take "
+            "data.label=majority, or train on labels.fusion.soft_label in a project of your own."
+        )
+    if label is not None and label not in LABELS:
+        raise InputError(f"data.label={label} must be {', '.join(LABELS[:-1])} or {LABELS[-1]}.")
+
+
+def check_several(
+    label: str | None,
+    keys: Mapping[str, Mapping[str, str]],
+    *,
+    tile: int | None,
+) -> None:
+    """Raise an `InputError` if `data.label` has nothing to fuse, or masks that it cannot.
+
+    Args:
+        label: `data.label`.
+        keys: The masks of each image, by person.
+        tile: `data.tile`.
+    """
+    example = next((i for i, masks in keys.items() if len(masks) > 1), None)
+    if example is None and label is not None:
+        raise InputError(
+            f"data.label={label} would have no effect, since no image has several masks; leave it "
+            "out, or name the masks' folders, as in 'data.masks=[masks_anna,masks_ben]'."
+        )
+    if example is not None and tile is not None:
+        raise InputError(
+            f"data.tile={tile} does not go with several masks of an image, such as {example}; fuse "
+            "them first (a run or an audit without data.tile, and coseg apply), or leave it out."
+        )

@@ -1,0 +1,494 @@
+"""Who drew which mask, and several masks of one image: read right, or refused."""
+
+import csv
+import json
+import logging
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from coseg_lightning import CoSegDataModule
+from coseg_lightning.app.build import settle_folders
+from coseg_lightning.apply import apply
+from coseg_lightning.audit import audit
+from coseg_lightning.check import describe
+from coseg_lightning.data.folder import folder_splits
+from coseg_lightning.data.subsets import JoinedImages, SomeImages, identity_of
+from coseg_lightning.errors import BadSamplesError, InputError
+from coseg_lightning.labels.fusion import best, majority, staple
+from coseg_lightning.run import run
+from support import CLASSIC, SHORT, Squares, composed
+
+PEOPLE = ("anna", "ben", "cem")
+
+
+def drawn(index, person, squares):
+    """A mask as one of three people draws it: right, moved, or too large."""
+    mask = squares.mask(index)
+    if person == "ben":
+        return np.roll(mask, 2, axis=1)
+    if person == "cem":
+        return np.maximum.reduce([np.roll(mask, (r, c), (0, 1)) for r in (-1, 1) for c in (-1, 1)])
+    return mask
+
+
+PLACES = {
+    "beside": "masks/{id}__{name}.png",
+    "folders": "masks/{name}/{id}.png",
+    "list": "masks_{name}/{id}.png",
+}
+
+
+@pytest.fixture
+def make_several(tmp_path):
+    """Write images of which three people drew a mask each, but the last, which only anna drew."""
+
+    def make(layout="beside", size=8, people=PEOPLE):
+        root, squares = tmp_path / "several", Squares(size)
+        (root / "images").mkdir(parents=True)
+        for i, sample_id in enumerate(squares.ids):
+            Image.fromarray(squares.image(i)).save(root / "images" / f"{sample_id}.png")
+            for name in people if i < size - 1 else people[:1]:
+                path = root / PLACES[layout].format(id=sample_id, name=name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(255 * drawn(i, name, squares)).save(path)
+        return root
+
+    return make
+
+
+LIST = [f"masks_{name}" for name in PEOPLE]
+
+
+def opened(root, layout="beside", **options):
+    masks = {"masks": LIST} if layout == "list" else {}
+    return folder_splits(root, **{"test_share": 0, **masks, **options}).train
+
+
+def place(root, sample_id, name):
+    return root / PLACES["beside"].format(id=sample_id, name=name)
+
+
+def annotators(root, text):
+    (root / "annotators.csv").write_text(text, encoding="utf-8")
+    return root
+
+
+# Names of people, of images of one mask
+
+
+def test_a_table_says_who_drew_which_mask(make_folder):
+    root = annotators(
+        make_folder(), "\ufeffid, annotator,years\r\ns00,Änne,3\r\n,,\r\ns03, =2+3 ,1\r\n"
+    )
+    splits = folder_splits(root)
+    names = {i: n for part in splits if part is not None for i, n in part.annotators.items()}
+    assert names == {"s00": "Änne", "s03": "=2+3"}
+    assert all(part.several is None for part in splits if part is not None)
+    assert folder_splits(root, annotators=None).train.annotators == {}
+    assert folder_splits(root, annotators={"s01": "b"}, test_share=0).train.annotators == {
+        "s01": "b"
+    }
+    other = root.parent / "who.csv"
+    other.write_text("id,annotator\ns02,c\n")
+    named = folder_splits(root, annotators=str(other), test_share=0).train
+    assert named.annotators == {"s02": "c"}
+    assert identity_of(named) == identity_of(folder_splits(root, test_share=0).train)
+
+
+def test_names_reach_every_dataset_and_every_batch(make_folder):
+    root = annotators(make_folder(), "id,annotator\ns00,a\ns01,b\ns02,a\n")
+    train = folder_splits(root, test_share=0).train
+    assert SomeImages(train, ["s00"]).annotators == {"s01": "b", "s02": "a"}
+    assert JoinedImages([train]).annotators == train.annotators
+    data = CoSegDataModule(train, image_size=32, in_channels=1, batch_size=4)
+    assert data.annotators == {"s00": "a", "s01": "b", "s02": "a"}
+    samples = data.samples("train")
+    assert [samples[i]["annotator"] for i in range(4)] == ["a", "b", "a", ""]
+    assert samples.plain().without(["s00"])[0]["annotator"] == "b"
+    batch = next(iter(DataLoader(samples.plain(), batch_size=4)))
+    assert batch["annotator"] == ["a", "b", "a", ""]
+    unknown = CoSegDataModule(folder_splits(root, annotators=None).train, in_channels=1)
+    assert "annotator" not in unknown.samples("train")[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("s00,a\ns00,b", "names s00 2 times; once is wanted"),
+        ("s00,", "calls the annotator of s00 ''; give a name, or remove the row"),
+        ("s00,#REF!", "'#REF!', a spreadsheet's error"),
+        ('s00,"a\nb"', "give a name on one line"),
+        ("zz,a", "names zz, but there is no such image; remove the row"),
+        ("s00.png,a", "An id is a name without its ending: s00"),
+        ("S00,a", "Letter case counts: s00"),
+    ],
+)
+def test_rows_that_cannot_be_meant_are_told(make_folder, tmp_path, rows, message):
+    root = annotators(make_folder(), f"id,annotator\n{rows}\ns01,b\n")
+    with pytest.raises(BadSamplesError, match=message):
+        folder_splits(root, problems=tmp_path / "problems.csv")
+    train = folder_splits(root, on_bad_sample="skip", test_share=0).train
+    assert len(train) == 8  # a doubtful name costs no sample
+    assert train.annotators["s01"] == "b"
+
+
+def test_what_spreadsheets_make_of_a_table_is_told(make_folder):
+    root = make_folder()
+    annotators(root, "id;annotator\ns00;a\n")
+    with pytest.raises(InputError, match="it begins with 'id;annotator', and must have the col"):
+        folder_splits(root)
+    for folder in ("images", "masks"):
+        for number, path in enumerate(sorted((root / folder).iterdir())):
+            path.rename(path.with_name(f"{number:03}.png"))
+    annotators(root, "id,annotator\n7,a\n")
+    with pytest.raises(BadSamplesError, match="drops zeros in front: 007 is meant, perhaps"):
+        folder_splits(root)
+    with pytest.raises(InputError, match="must be auto, null, or a CSV file"):
+        folder_splits(root, annotators=3)
+
+
+def test_names_that_differ_little_are_warned_of(make_folder, caplog):
+    root = annotators(make_folder(), "id,annotator\ns00,Anna\ns01,anna\n")
+    with caplog.at_level(logging.WARNING):
+        folder_splits(root)
+    assert "The annotators 'Anna' and 'anna' count as different persons" in caplog.text
+
+
+# Several masks of one image
+
+
+@pytest.mark.parametrize("layout", list(PLACES))
+def test_several_masks_are_read_in_three_layouts(make_several, layout):
+    train = opened(make_several(layout), layout)
+    squares = Squares(8)
+    assert train.several.ids == squares.ids[:7]
+    assert train.several.names("s00") == list(PEOPLE)
+    for i, sample_id in enumerate(squares.ids[:7]):
+        masks = [drawn(i, name, squares) for name in PEOPLE]
+        for name, mask in zip(PEOPLE, masks, strict=True):
+            np.testing.assert_array_equal(train.several.mask(sample_id, name), mask)
+        np.testing.assert_array_equal(train.mask(i), majority(masks))
+        np.testing.assert_array_equal(train.several.fused(sample_id), train.mask(i))
+    np.testing.assert_array_equal(train.mask(7), squares.mask(7))
+    assert train.annotators == {"s07": "anna"}
+    if layout != "list":
+        assert [*train.annotators] == ["s07"]
+
+
+def test_what_is_guessed_is_said_in_one_sentence(make_several, caplog):
+    cfg = composed("data=folder", f"data.root={make_several('folders')}")
+    with caplog.at_level(logging.INFO):
+        settle_folders(cfg)
+    assert cfg.data.mask_glob == "{annotator}/{id}.*"
+    (line,) = [r.getMessage() for r in caplog.records if "Taking it" in r.getMessage()]
+    assert "by 3 people (anna, ben, cem), several of 7 images" in line
+    assert "data.mask_glob='{annotator}/{id}.*' says so" in line
+
+
+def test_a_mask_without_a_name_may_lie_beside_others(make_several):
+    root = make_several()
+    shutil.copy(place(root, "s00", "ben"), root / "masks" / "s00.png")
+    place(root, "s07", "anna").rename(root / "masks" / "s07.png")
+    train = opened(root)
+    assert train.several.names("s00") == ["unnamed", *PEOPLE]
+    assert train.annotators == {}
+
+
+def test_ids_and_names_with_two_underscores_are_split_by_the_images(make_several):
+    root = make_several()
+    for folder in ("images", "masks"):
+        for path in sorted((root / folder).glob("s0[01]*")):
+            new = path.name.replace("s00", "a__s00").replace("ben", "ben__lee")
+            path.rename(path.with_name(new))
+    train = opened(root)
+    assert train.several.names("a__s00") == ["anna", "ben__lee", "cem"]
+    assert train.several.names("s01") == ["anna", "ben__lee", "cem"]
+
+
+def test_slices_of_volumes_may_have_several_masks(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    rng = np.random.default_rng(0)
+    masks = {name: np.zeros((16, 12, 3), np.uint8) for name in PEOPLE}
+    for number, name in enumerate(PEOPLE):
+        masks[name][2 + number : 9, 3:8] = 1
+    files = {"images/ct.nii.gz": rng.integers(0, 99, (16, 12, 3)).astype(np.int16)}
+    files |= {f"masks/{name}/ct.nii.gz": masks[name] for name in PEOPLE}
+    for place_of, values in files.items():
+        (tmp_path / place_of).parent.mkdir(parents=True, exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / place_of)
+    train = folder_splits(tmp_path, test_share=0).train
+    assert len(train) == 3
+    for index, sample_id in enumerate(train.ids):
+        assert train.several.names(sample_id) == list(PEOPLE)
+        each = [train.several.mask(sample_id, name) for name in PEOPLE]
+        np.testing.assert_array_equal(train.mask(index), majority(each))
+        np.testing.assert_array_equal(train.mask(index), each[1])
+
+
+def test_a_dataset_can_be_sent_to_other_processes(make_several):
+    root = make_several()
+    for label in ("majority", "best", "random"):
+        train = opened(root, label=label)
+        again = pickle.loads(pickle.dumps(train))
+        for index in range(8):
+            np.testing.assert_array_equal(again.mask(index), train.mask(index))
+
+
+def test_endings_of_all_masks_are_no_people(make_folder):
+    root = make_folder()
+    for path in (root / "masks").iterdir():
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    train = folder_splits(root).train
+    assert train.several is None
+    assert train.annotators == {}
+
+
+def test_one_mask_an_image_by_different_people_is_read_too(make_folder):
+    root = make_folder()
+    for number, path in enumerate(sorted((root / "masks").iterdir())):
+        path.rename(path.with_name(f"{path.stem}__{PEOPLE[number % 3]}.png"))
+    train = folder_splits(root, test_share=0).train
+    assert train.several is None
+    assert train.annotators["s04"] == "ben"
+    annotators(root, "id,annotator\ns04,ben\ns05,ben\n")
+    with pytest.raises(BadSamplesError, match="says that ben drew the mask of s05, but its file's"):
+        folder_splits(root)
+
+
+def test_folders_that_may_be_groups_are_refused(make_folder, make_several):
+    root = make_folder()
+    for path in sorted((root / "masks").iterdir()):
+        new = root / "masks" / f"P{int(path.stem[-1]) // 2}" / path.name
+        new.parent.mkdir(exist_ok=True)
+        path.rename(new)
+    with pytest.raises(InputError, match="but folders of them, such as P0; say data.mask_glob="):
+        folder_splits(root)
+    train = folder_splits(root, mask_glob="**/{id}.*", test_share=0).train
+    assert train.several is None
+    named = folder_splits(root, mask_glob="{annotator}/{id}.*", test_share=0).train
+    assert named.annotators["s00"] == "P0"
+    several = make_several("folders")
+    shutil.copy(several / "masks/anna/s00.png", several / "masks/s00.png")
+    with pytest.raises(InputError, match="which may be other people's or old ones; say data.mask"):
+        folder_splits(several)
+    assert len(opened(several, mask_glob="{annotator}/{id}.*").several.names("s00")) == 4
+
+
+def test_folders_of_one_name_are_told_apart_by_those_above(make_several):
+    root = make_several("list")
+    for name in PEOPLE:
+        (root / name).mkdir()
+        (root / f"masks_{name}").rename(root / name / "masks")
+    train = opened(root, masks=[f"{name}/masks" for name in PEOPLE])
+    assert train.several.names("s00") == [f"{name}/masks" for name in PEOPLE]
+
+
+def test_bad_files_are_told_as_those_of_single_masks(make_several, tmp_path, caplog):
+    root = make_several()
+    place(root, "s00", "ben").write_bytes(b"nothing")
+    Image.new("L", (8, 8)).save(place(root, "s01", "cem"))
+    place(root, "s02", "anna").with_suffix(".tif").write_bytes(
+        place(root, "s02", "ben").read_bytes()
+    )
+    shutil.copy(place(root, "s03", "ben"), place(root, "zz", "ben"))
+    place(root, "s07", "anna").write_bytes(b"")
+    with pytest.raises(BadSamplesError, match="5 problems") as error:
+        opened(root, problems=tmp_path / "problems.csv")
+    for sentence in (
+        "s00__ben.png",
+        "s01__cem.png is 8x8, but its image is 32x32",
+        "have the same stem",
+        "zz__ben.png is the mask of no image",
+        "s07__anna.png",
+    ):
+        assert sentence in str(error.value)
+    with (tmp_path / "problems.csv").open() as file:
+        assert {row["ids"] for row in csv.DictReader(file) if row["usable"] == "0"} >= {
+            "s00/ben",
+            "s01/cem",
+            "s02/anna",
+        }
+    train = opened(root, on_bad_sample="skip")
+    assert "0 samples and 5 of several people's masks" in caplog.text
+    assert list(train.ids) == [f"s{i:02}" for i in range(7)]
+    assert train.several.names("s00") == ["anna", "cem"]
+    assert train.several.names("s02") == ["ben", "cem"]
+
+
+def test_a_missing_image_of_all_people_is_told(make_several):
+    root = make_several()
+    place(root, "s07", "anna").unlink()
+    with pytest.raises(BadSamplesError, match="holds no mask of s07; every sample needs one"):
+        opened(root)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"label": "mean"}, "data.label=mean must be majority, staple, random or best"),
+        ({"label": "soft"}, "no loss of this package learns from shares of votes yet"),
+        ({"tile": 32, "overlap": 4}, "data.tile=32 does not go with several masks"),
+        ({"masks": ["masks", "masks"]}, "must name each person's folder once"),
+        ({"masks": ["masks", "none"]}, "data.masks=none: there is no such folder"),
+        ({"masks": ["masks"], "mask_glob": "{annotator}/{id}.*"}, "both say whose each mask is"),
+        ({"image_glob": "{annotator}/{id}.*"}, "put images and masks into two folders"),
+        ({"annotators": {"s00": "x"}}, "names one annotator of s00, which has several masks"),
+    ],
+)
+def test_what_cannot_work_is_refused(make_several, options, message):
+    with pytest.raises(InputError, match=message):
+        opened(make_several(), **options)
+
+
+def test_a_label_that_nothing_needs_is_refused(make_folder):
+    with pytest.raises(InputError, match="data.label=staple would have no effect"):
+        folder_splits(make_folder(), label="staple")
+
+
+# What is made of them
+
+
+def test_every_label_is_what_it_says(make_several):
+    root, squares = make_several(), Squares(8)
+    for i in range(7):
+        masks = [drawn(i, name, squares) for name in PEOPLE]
+        made = {label: opened(root, label=label).mask(i) for label in ("staple", "best")}
+        np.testing.assert_array_equal(made["staple"], staple(masks))
+        np.testing.assert_array_equal(made["best"], masks[best(squares.image(i), masks)])
+    picks = []
+    for seed in range(4):
+        train, again = (opened(root, label="random", seed=seed) for _ in range(2))
+        for i in range(7):
+            np.testing.assert_array_equal(train.mask(i), again.mask(i))
+            masks = [drawn(i, name, squares) for name in PEOPLE]
+            picks.append([np.array_equal(train.mask(i), mask) for mask in masks].index(True))
+    assert set(picks) == {0, 1, 2}
+
+
+def test_any_change_of_a_mask_or_of_the_label_is_another_dataset(make_several):
+    root = make_several()
+    seen = {identity_of(opened(root, label=label)) for label in (None, "staple", "best")}
+    seen |= {identity_of(opened(root, label="random", seed=seed)) for seed in (0, 1)}
+    assert len(seen) == 5
+    assert identity_of(opened(root, label="majority")) in seen
+    Image.fromarray(255 * Squares(8).mask(3)).save(place(root, "s00", "cem"))
+    assert identity_of(opened(root)) not in seen
+
+
+def test_gaps_of_the_image_are_unlabelled_in_fused_masks_too(make_several):
+    root = make_several()
+    with Image.open(root / "images/s00.png") as file:
+        pixels = np.asarray(file).copy()
+    pixels[:4] = 0
+    Image.fromarray(pixels).save(root / "images/s00.png")
+    train = opened(root, nodata=0)
+    assert (train.mask(0)[:4] == 255).all()
+    assert (train.several.fused("s00")[:4] != 255).all()
+    assert (opened(root, nodata=0, label="best").mask(0)[:4] == 255).all()
+
+
+def test_agreement_is_measured(make_several):
+    facts = opened(make_several()).several.facts()
+    assert facts["fusion"] == "majority"
+    assert facts["images_with_several"] == 7
+    assert 0.5 < facts["agreement"] < 1
+    people = facts["annotators"]
+    assert [people[name]["masks"] for name in PEOPLE] == [7, 7, 7]
+    assert people["anna"]["agreement"] > people["ben"]["agreement"]
+
+
+# From the command line
+
+
+def settings(root, layout="beside"):
+    masks = [f"data.masks=[{','.join(LIST)}]"] if layout == "list" else []
+    return ["data=folder", f"data.root={root}", "data.in_channels=1", "nol=0.3", *masks]
+
+
+def read(path):
+    with Image.open(path) as file:
+        return (np.asarray(file) > 0).astype(np.uint8)
+
+
+def copy_of(root, masks):
+    """The same images with other masks, which must be a dataset again."""
+    new = root.parent / "new"
+    shutil.copytree(root / "images", new / "images")
+    shutil.copytree(masks, new / "masks")
+    return new
+
+
+@pytest.mark.parametrize("layout", ["beside", "list"])
+def test_a_run_of_several_masks_from_training_to_one_mask_an_image(make_several, tmp_path, layout):
+    root = make_several(layout, size=12)
+    given = [*settings(root, layout), "data.source.test_share=0.25", "data.label=staple"]
+    folder = tmp_path / "run"
+    summary = run(
+        composed(*CLASSIC, *SHORT, *given, "++method.confidence=0", "data.num_workers=1"), folder
+    )
+    assert summary["labels"]["fusion"] == "staple"
+    assert summary["labels"]["annotators"]["ben"]["masks"] >= 8
+    assert json.loads((folder / "summary.json").read_text())["labels"] == summary["labels"]
+    _, newer, count = apply(folder, tmp_path / "out")
+    assert newer == []
+    assert count == 12
+    squares = Squares(12)
+    written = sorted(path.name for path in (tmp_path / "out").rglob("*"))
+    assert written == [f"{sample_id}.png" for sample_id in squares.ids]
+    assert folder_splits(copy_of(root, tmp_path / "out")).train.several is None
+    corrected = {path.stem for path in (folder / "labels").glob("*.png")}
+    for i, sample_id in enumerate(squares.ids[:11]):
+        if sample_id not in corrected:
+            fused = staple([drawn(i, name, squares) for name in PEOPLE])
+            np.testing.assert_array_equal(read(tmp_path / "out" / f"{sample_id}.png"), fused)
+    with pytest.raises(InputError, match="which is only read"):
+        apply(folder, root / ("masks" if layout == "beside" else "masks_ben") / "out")
+
+
+@pytest.mark.drawn
+def test_an_audit_without_training_takes_the_fused_masks(make_several, tmp_path):
+    cfg = composed_audit(*settings(make_several("folders")), "training=none", "nol=0.2")
+    summary = audit(cfg, tmp_path / "audit")
+    assert summary["labels"]["images_with_several"] == 7
+    assert summary["config"]["data"]["mask_glob"] == "{annotator}/{id}.*"
+    assert len((tmp_path / "audit/scores.csv").read_text().splitlines()) == 9
+
+
+def composed_audit(*overrides):
+    from hydra import compose, initialize_config_dir
+
+    from coseg_lightning.app.command import CONF
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("audit", overrides=list(overrides))
+
+
+def test_the_check_says_who_drew_what(make_several):
+    cfg = composed(*settings(make_several("folders")), "rehearse=false")
+    lines = "\n".join(describe(cfg))
+    assert "7 images have masks by several of 3 people; two agree to a Dice of 0." in lines
+    assert "1 masks are by 1 named people, most by anna (1)" in lines
+
+
+def test_a_file_of_names_is_kept_by_the_run(make_folder, tmp_path):
+    table = tmp_path / "who.csv"
+    table.write_text("id,annotator\ns00,a\ns01,b\n")
+    cfg = composed("data=folder", f"data.root={make_folder()}", f"data.annotators={table}")
+    settle_folders(cfg)
+    assert cfg.data.annotators == [["s00", "a"], ["s01", "b"]]
+    table.unlink()
+    settle_folders(cfg)
+
+
+def test_augmented_samples_of_fused_masks_do_not_change_them(make_several):
+    data = CoSegDataModule(opened(make_several()), image_size=32, in_channels=1)
+    samples = data.samples("train")
+    before = samples.plain()[0]["mask"]
+    samples[(3, 0)]
+    assert torch.equal(samples.plain()[0]["mask"], before)
