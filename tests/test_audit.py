@@ -19,10 +19,12 @@ from coseg_lightning.app.judging import judge, question
 from coseg_lightning.app.unaided import check_training
 from coseg_lightning.apply import apply
 from coseg_lightning.audit import audit
+from coseg_lightning.data.folder import Splits
 from coseg_lightning.data.phantom import PhantomImages
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.noise import Crowd
 from coseg_lightning.run import run
 from support import Squares, start
 
@@ -466,3 +468,81 @@ def test_causes_that_go_round_end():
 )
 def test_the_command_that_is_asked_for_can_be_pasted(folder, setting):
     assert question(Path(folder)).endswith(f"coseg audit {setting}")
+
+
+# Who drew the masks
+
+
+class Crowded(PhantomImages):
+    """Phantoms whose masks a crowd drew, as a dataset of files tells it."""
+
+    def __init__(self, size, title=""):
+        super().__init__("train", size, 128, 0)
+        self.crowd = Crowd(count=4)
+        self.draws = self.crowd.draws(self.ids, 0.25, 0)
+        self.annotators = {i: title + drawn.person.name for i, drawn in self.draws.items()}
+
+    def mask(self, index):
+        sample_id = self.ids[index]
+        right = super().mask(index)
+        return self.crowd.draw(right, self.draws[sample_id], id=sample_id, seed=0)
+
+
+def crowded_splits(train, title="", **_):
+    return Splits(Crowded(train, title), None, None)
+
+
+CROWDED = [
+    *("data=phantom", "training=none", "nol=0.25", "data.num_workers=1"),
+    *("data.source._target_=test_audit.crowded_splits", "data.source.train=80"),
+]
+
+
+def test_an_audit_without_training_tells_of_each_person(tmp_path, capsys):
+    audit(composed(*CROWDED), tmp_path / "audit")
+    images = Crowded(80)
+    rows = rows_of(tmp_path / "audit" / "annotators.csv")
+    assert {row["annotator"] for row in rows} == set(images.annotators.values())
+    assert sum(int(row["masks"]) for row in rows) == 80
+    shares = [float(row["bad_share"]) for row in rows]
+    assert shares == sorted(shares, reverse=True)
+    people = {drawn.person.name: drawn.person for drawn in images.draws.values()}
+    for row in rows:
+        low, share, high = (float(row[f"bad_share{end}"]) for end in ("_low", "", "_high"))
+        assert 0 <= low <= share <= high <= 1
+        of_128 = people[row["annotator"]].displacement / 2
+        assert float(row["displacement_pixels"]) == pytest.approx(of_128, abs=0.5)
+    scores = rows_of(tmp_path / "audit" / "scores.csv")
+    assert all(row["annotator"] == images.annotators[row["id"]] for row in scores)
+    assert (tmp_path / "audit" / "annotators.png").is_file()
+    assert "annotators.csv" in capsys.readouterr().out
+    bad = {i for i, drawn in images.draws.items() if drawn.is_bad}
+    found = [row["id"] in bad for row in scores[: len(bad)]]
+    assert np.mean(found) > 0.5
+    page = (tmp_path / "audit" / "review.html").read_text()
+    assert "person 1" in page
+
+
+def test_names_are_replaced_by_numbers_everywhere(tmp_path):
+    settings = [*CROWDED, "data.source.train=24", "+data.source.title='Dr. '"]
+    for hide in (False, True):
+        folder = tmp_path / str(hide)
+        audit(composed(*settings, f"hide_annotators={hide}".lower()), folder)
+        text = "".join(
+            (folder / name).read_text() for name in ("annotators.csv", "scores.csv", "review.html")
+        )
+        assert ("Dr. " in text) is not hide
+        assert ("person 4" in (folder / "annotators.csv").read_text()) or not hide
+    with pytest.raises(InputError, match="hide_annotators=perhaps must be true or false"):
+        audit(composed(*settings, "hide_annotators=perhaps"), tmp_path / "perhaps")
+
+
+@pytest.mark.slow
+def test_peers_rank_without_the_habits_of_persons(tmp_path):
+    settings = [*SMALL, *CROWDED, "training=peers", "trainer.max_epochs=2", "data.source.train=24"]
+    audit(composed(*settings), tmp_path / "audit")
+    rows = rows_of(tmp_path / "audit" / "annotators.csv")
+    people = {drawn.person.name: drawn.person for drawn in Crowded(24).draws.values()}
+    for row in rows:
+        of_128 = people[row["annotator"]].displacement / 2
+        assert float(row["displacement_pixels"]) == pytest.approx(of_128, abs=0.8)

@@ -10,7 +10,7 @@ from coseg_lightning.corrupt import corrupt_folder
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.functional.dice import mask_dice
-from coseg_lightning.noise import BoundaryNoise
+from coseg_lightning.noise import BoundaryNoise, Crowd
 from coseg_lightning.noise.noisy_layer import write_noisy_layer
 from support import Squares, start
 
@@ -128,3 +128,15 @@ def test_what_did_not_change_is_not_noisy(tmp_path):
     assert {row["id"]: row["noisy"] for row in rows} == {"empty": 0, "full": 1}
     with pytest.raises(InputError, match="which is only read"):
         corrupt_folder(masks, masks / "o", BoundaryNoise(), name="x", noise_level=0.5)
+
+
+def test_a_crowd_draws_all_masks_and_the_manifest_says_who(make_folder, tmp_path):
+    root = make_folder(size=12)
+    crowd = Crowd(count=3)
+    rows = corrupt_folder(
+        root / "masks", tmp_path / "out", crowd, name="crowd", noise_level=0.25, seed=1
+    )
+    draws = crowd.draws([row["id"] for row in rows], 0.25, 1)
+    assert [row["annotator"] for row in rows] == [draws[row["id"]].person.name for row in rows]
+    assert [bool(row["noisy"]) for row in rows] == [draws[row["id"]].is_bad for row in rows]
+    assert sum(row["dice"] < 1 for row in rows) > 3

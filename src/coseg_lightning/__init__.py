@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from coseg_lightning.modules.coseg import CoSegModule
     from coseg_lightning.modules.recipe import Recipe
     from coseg_lightning.modules.segmentation import SegmentationModule
+    from coseg_lightning.ranking.annotators import annotator_report
     from coseg_lightning.ranking.outline import outline_scores
 
 __version__ = "0.2.0"
@@ -29,6 +30,7 @@ __all__ = [
     "NoiseLevelEstimation",
     "Recipe",
     "SegmentationModule",
+    "annotator_report",
     "outline_scores",
     "run_stages",
     "updated",
@@ -44,6 +46,7 @@ _HOMES = {
     "NoiseLevelEstimation": "callbacks.noise_level_estimation",
     "Recipe": "modules.recipe",
     "SegmentationModule": "modules.segmentation",
+    "annotator_report": "ranking.annotators",
     "outline_scores": "ranking.outline",
     "run_stages": "methods.pipeline",
     "updated": "labels.updated",

@@ -133,10 +133,29 @@ def _finish(
     with replacing(folder / "worst.png") as temporary:
         figure.savefig(temporary, dpi=100)
     write_review(folder, samples, ranking)
+    _write_persons(folder, summary, samples)
     _write_page(folder, summary, samples, {} if proposals is None else proposals)
     tiles = getattr(samples, "tiles", None)
     if tiles is not None:
         write_image_scores(folder, tiles)
+
+
+def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -> None:
+    """Write what is said of annotators, if it is known who drew the masks."""
+    from coseg_lightning.files.atomic import replacing
+    from coseg_lightning.report.annotators import (
+        annotators_figure,
+        write_annotators,
+        write_disputed,
+    )
+
+    kinds = getattr(samples, "kinds", None)
+    records = write_annotators(folder, summary["ranking"]["noise_level"], kinds)
+    write_disputed(folder, samples, hidden=bool(summary["config"].get("hide_annotators")))
+    if records:
+        figure = annotators_figure(records)
+        with replacing(folder / "annotators.png") as temporary:
+            figure.savefig(temporary, dpi=100)
 
 
 def _write_page(
@@ -178,6 +197,9 @@ def _check_free(folder: Path) -> None:
         "review_order.csv",
         "review.html",
         "review",
+        "annotators.csv",
+        "annotators.png",
+        "disputed.csv",
         *FILES,
         "training",
         "noise",
@@ -239,9 +261,11 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     from coseg_lightning.data.preparation import without_gaps
     from coseg_lightning.data.samples import label_dice
     from coseg_lightning.labels.store import LabelStore
+    from coseg_lightning.ranking.displacement import Ladder, moved_back, outline_ladder
     from coseg_lightning.ranking.evidence import Evidence, compute_evidence, kind_numbers
     from coseg_lightning.ranking.noise_level import estimate_noise_level
     from coseg_lightning.ranking.outline import outline_evidence
+    from coseg_lightning.ranking.people import People
     from coseg_lightning.ranking.ranking import Ranking
     from coseg_lightning.ranking.scores import mask_scores
 
@@ -250,14 +274,19 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     predictions = PredictionFolder(cfg.predictions, classes=cfg.data.classes)
     writer = LabelStore.create(folder / "proposals")
     rows, outlines, score = [], [], recipe_of(cfg).score
+    ladders: list[Ladder | None] = []
     for index, sample_id in enumerate(samples.ids):
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
         probabilities = predictions.read(sample_id, mask.shape)
-        if score == "joint" or cfg.nol == "auto":
+        if score == "joint" or cfg.nol == "auto" or samples.annotators:
             image, classes = without_gaps(samples.dataset.image(index)), cfg.data.classes
             of_label = outline_evidence(image, mask.numpy(), classes=classes)
             of_prediction = outline_evidence(image, probabilities.argmax(axis=0), classes=classes)
             outlines.append(np.concatenate([of_label, of_prediction], axis=1))
+            ladder = None
+            if sample_id in samples.annotators:
+                ladder = outline_ladder(image, mask.numpy(), classes=classes)
+            ladders.append(ladder)
         writer.write(sample_id, probabilities.argmax(axis=0))
         logits = torch.from_numpy(probabilities).log()
         rows.append(compute_evidence(logits[None], mask[None])[0].numpy())
@@ -266,6 +295,11 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
         evidence = replace(evidence, outline=np.stack(outlines))
     if samples.kinds:
         evidence = replace(evidence, kinds=kind_numbers(samples.ids, samples.kinds))
+    displacement = None
+    if samples.annotators and evidence.outline is not None:
+        people = People.of([samples.annotators.get(i) for i in samples.ids], evidence.kinds)
+        moved, displacement = moved_back(evidence.outline, ladders, people)
+        evidence = replace(evidence, outline=moved, people=people)
     estimate = estimate_noise_level(evidence, evidence) if cfg.nol == "auto" else None
     scores = mask_scores(evidence, score)
     ranking = Ranking.of_evidence(
@@ -276,6 +310,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
         score=score,
         replaced=samples.replaced,
         label_dice=label_dice(samples),
+        displacement=displacement,
     )
     ranking.write(folder / "scores.csv")
     proposals = writer.finish({sample_id: {} for sample_id in samples.ids})
@@ -311,10 +346,20 @@ def _show(
         ),
         ("review.html", "every mask, to judge and mend in the browser; then coseg apply"),
         ("summary.json", "the noise level, and the settings"),
+        *_files_of_persons(folder),
         *FILES.items(),
     ):
         print(f"    {name:<12}  {content}")
     print(question(folder))
+
+
+def _files_of_persons(folder: Path) -> list[tuple[str, str]]:
+    contents = {
+        "annotators.csv": "who drew the masks: shares of bad ones, displacements, intervals",
+        "annotators.png": "the same side by side",
+        "disputed.csv": "images of which several masks disagree, most disputed first",
+    }
+    return [(name, text) for name, text in contents.items() if (folder / name).is_file()]
 
 
 def _blunders(ranking: "Ranking", index: int) -> str:

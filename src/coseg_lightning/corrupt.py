@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,7 +91,8 @@ def corrupt_folder(
 
     Returns:
         The manifest's rows: `id`, `file`, `noisy`, `noise`, `seed` and `dice` to the original. A
-        mask that the noise does not change, such as an empty one, is not noisy.
+        mask that the noise does not change, such as an empty one, is not noisy. A crowd draws all
+        candidates, of which the bad ones are noisy, and `annotator` says who.
 
     Raises:
         InputError: If `out` exists or lies in `masks`, or a mask is missing or cannot be written.
@@ -99,7 +101,8 @@ def corrupt_folder(
     from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
     from coseg_lightning.files.naming import Names
     from coseg_lightning.files.progress import progress
-    from coseg_lightning.noise.noisy_layer import choose_noisy
+    from coseg_lightning.noise.crowd import Crowd
+    from coseg_lightning.noise.noisy_layer import drawn_ids
 
     out = Path(out)
     if out.exists():
@@ -109,7 +112,8 @@ def corrupt_folder(
     files = Names(Path(masks), mask_glob).files if Path(masks).is_dir() else None
     source = MaskFolder(masks, classes=classes, rules=rules, files=files or None)
     candidates = source.ids if candidates is None else list(candidates)
-    chosen = set(choose_noisy(candidates, noise_level, seed))
+    chosen = set(drawn_ids(noise, candidates, noise_level, seed))
+    draws = noise.draws(candidates, noise_level, seed) if isinstance(noise, Crowd) else {}
     for sample_id in chosen:
         source.path(sample_id)  # raises if the mask is missing
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -121,12 +125,20 @@ def corrupt_folder(
         for sample_id in progress(source.ids, "Masks"):
             path, changed, dice = source.path(sample_id), False, 1.0
             if sample_id in chosen:
-                changed, dice = _write_noisy(source, sample_id, writer, noise, seed)
+                drawn = draws.get(sample_id)
+                draw = noise
+                if isinstance(noise, Crowd) and drawn is not None:
+                    draw = partial(noise.draw, drawn=drawn)
+                changed, dice = _write_noisy(source, sample_id, writer, draw, seed)
+                changed = changed and (drawn is None or drawn.is_bad)
             else:
                 writer.copy(path)
             name_of_file = path.relative_to(source.folder).as_posix()
             row = {"id": sample_id, "file": name_of_file, "noisy": int(changed)}
-            rows.append(row | {"noise": name if changed else "", "seed": seed, "dice": dice})
+            row |= {"noise": name if changed else "", "seed": seed, "dice": dice}
+            if isinstance(noise, Crowd):
+                row["annotator"] = draws[sample_id].person.name if sample_id in draws else ""
+            rows.append(row)
         writer.finish()
         write_table(unfinished / "manifest.csv", rows)
         unfinished.replace(out)

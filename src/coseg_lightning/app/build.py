@@ -139,6 +139,7 @@ def make_split(
         cache=_cache(cfg) if cfg.data.get("tile") is None else None,
         clean_ids=read_clean_ids(cfg),
         kinds=read_kinds(cfg),
+        annotators=shown_annotators(cfg, train),
         normalization=normalization_of(cfg),
         pixel_size=cfg.data.get("pixel_size"),
         unit=cfg.data.get("unit") or "mm",
@@ -335,6 +336,7 @@ class GivenMasks:
         truth: The dataset with the original masks, if they are known.
         label_dice: `(N,)` Dice of each mask to the original one, if that is known.
         identity: Identifies the files, see `CoSegDataModule.identity`.
+        drawn_by: Who drew each mask, by id, if noise says so; else the dataset does.
     """
 
     dataset: "MaskedImages"
@@ -342,6 +344,7 @@ class GivenMasks:
     truth: "MaskedImages | None" = None
     label_dice: Any = None
     identity: Mapping[str, str] = field(default_factory=dict)
+    drawn_by: Mapping[str, str] | None = None
 
     @property
     def ids(self) -> Sequence[str]:
@@ -349,14 +352,14 @@ class GivenMasks:
         return self.dataset.ids
 
     @property
+    def annotators(self) -> Mapping[str, str]:
+        """Who drew each mask, by id, as far as it is known."""
+        return getattr(self.dataset, "annotators", {}) if self.drawn_by is None else self.drawn_by
+
+    @property
     def tiles(self) -> "Tiles | None":
         """The samples as tiles of large images, if they are."""
         return getattr(self.dataset, "tiles", None)
-
-    @property
-    def annotators(self) -> dict[str, str]:
-        """Who drew the masks, by id, of samples of one mask whose person is known."""
-        return dict(getattr(self.dataset, "annotators", {}))
 
     @property
     def several(self) -> "SeveralMasks | None":
@@ -379,7 +382,8 @@ def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
 
         parts = read_parts(cfg, folder / "problems.csv")
         joined = JoinedImages([part for part in parts if part is not None])
-        return GivenMasks(joined, identity={"train": identity_of(joined)})
+        identity = {"train": identity_of(joined)}
+        return GivenMasks(joined, identity=identity, drawn_by=shown_annotators(cfg, joined))
     from coseg_lightning.data.samples import label_dice
 
     data = make_data(cfg, folder, everything=True)
@@ -391,6 +395,7 @@ def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
         samples.truth,
         label_dice(samples),
         identity=data.identity(),
+        drawn_by=samples.annotators,
     )
 
 
@@ -542,6 +547,22 @@ def read_kinds(cfg: DictConfig) -> dict[str, str] | None:
         twice = next(i for i, n in Counter(row["id"] for row in rows).items() if n > 1)
         raise InputError(f"{kinds} names {twice} twice; give each image one kind.")
     return result
+
+
+def shown_annotators(cfg: DictConfig, dataset: Any) -> dict[str, str]:
+    """Return who drew each mask of a dataset, by id: the names, or numbers in their place.
+
+    Raises:
+        InputError: If the setting that chooses between them is neither true nor false.
+    """
+    from coseg_lightning.ranking.people import numbered_names
+
+    hide = cfg.get("hide_annotators", False)
+    if not isinstance(hide, bool):
+        raise InputError(f"hide_annotators={hide} must be true or false.")
+    drawn_by: dict[str, str] = dict(getattr(dataset, "annotators", {}))
+    numbers = numbered_names(drawn_by.values()) if hide else {}
+    return {sample_id: numbers.get(name, name) for sample_id, name in drawn_by.items()}
 
 
 def _cache(cfg: DictConfig) -> Path | None:

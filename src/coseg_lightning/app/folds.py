@@ -239,12 +239,15 @@ def _write(
 ) -> dict[str, Any]:
     """Rank all masks, and write the tables and the summary of all folds."""
     ids = [sample_id for fold in judged for sample_id in fold.judgement.ids]
-    pair = evidence_of([fold.judgement for fold in judged], whole.kinds)
+    drawn_by = whole.given_samples().annotators
+    pair, displacement = evidence_of([fold.judgement for fold in judged], whole.kinds, drawn_by)
     score = recipe_of(cfg).score
     estimate = estimate_noise_level(pair[0], pair[1]) if cfg.nol == "auto" else None
     scores = [mask_scores(peer, score) for peer in pair]
     level = cfg.nol if estimate is None else estimate.noise_level
-    ranking = Ranking.of_evidence(ids, pair, (scores[0], scores[1]), level, score=score)
+    ranking = Ranking.of_evidence(
+        ids, pair, (scores[0], scores[1]), level, score=score, displacement=displacement
+    )
     ranking.write(folder / "scores.csv")
     rows = [row for fold in judged for row in fold.figures]
     checked = set(trusted)

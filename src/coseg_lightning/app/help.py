@@ -26,6 +26,7 @@ TASKS: dict[str, tuple[str, ...]] = {
         *("data.class_ids", "data.colours", "data.mask_threshold", "data.instances"),
         *("data.tile", "data.overlap"),
         *("on_bad_sample", "data.kinds", "data.trusted_ids", "data.clean_ids"),
+        "hide_annotators",
         "data.folds",
         "nol",
     ),

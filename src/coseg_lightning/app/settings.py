@@ -38,7 +38,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         *("model", "peer_b", "data", "noise", "method", "trainer", "logger", "experiment", "nol"),
         *("seed", "baselines", "rehearse", "resume", "stages", "review", "trust", "objective"),
         *("review_budget", "rounds"),
-        *("on_bad_sample", "keep_checkpoints", "final", "early_stopping"),
+        *("hide_annotators", "on_bad_sample", "keep_checkpoints", "final", "early_stopping"),
         *("optimizer", "loss", "averaging"),
     ),
     "data": (

@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -22,8 +22,10 @@ from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.progress import is_first_process, progress
 from coseg_lightning.labels.masks import MaskedImages
+from coseg_lightning.ranking.annotators import with_record
 from coseg_lightning.ranking.blunders import Fit, find_blunders, look_again, same_masks
 from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
+from coseg_lightning.ranking.people import People
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.unaided import Look, Opinion, judge, look_at, misplaced_first
 from coseg_lightning.seeding import derive_rng
@@ -106,11 +108,21 @@ def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
     `data.num_workers` processes look at the masks, by default one for each core.
     """
     samples = make_all_masks(cfg, folder)
+    drawn_by = samples.annotators
     opinion, blunders = judge_masks(
-        samples.dataset, classes=max(2, cfg.data.classes), processes=cfg.data.num_workers
+        samples.dataset,
+        classes=max(2, cfg.data.classes),
+        processes=cfg.data.num_workers,
+        annotators=drawn_by,
     )
     estimate = opinion.estimate if cfg.nol == "auto" else None
-    score = misplaced_first(opinion.score, blunders)
+    own = misplaced_first(opinion.score, blunders)
+    score, known = own, dict[str, Any]()
+    if drawn_by:
+        level = cfg.nol if estimate is None else estimate.noise_level
+        names = [drawn_by.get(i, "") for i in samples.ids]
+        score = with_record(own, names, noise_level=level)
+        known = {"annotators": names, "own_score": own, "displacement": opinion.displacement}
     ranking = Ranking(
         list(samples.ids),
         score,
@@ -120,6 +132,7 @@ def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
         label_dice=samples.label_dice,
         class_scores=opinion.class_scores,
         blunders=blunders,
+        **known,
     )
     if is_first_process():
         ranking.write(folder / "scores.csv")
@@ -127,7 +140,11 @@ def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
 
 
 def judge_masks(
-    dataset: MaskedImages, *, classes: int = 2, processes: int = 0
+    dataset: MaskedImages,
+    *,
+    classes: int = 2,
+    processes: int = 0,
+    annotators: Mapping[str, str] | None = None,
 ) -> tuple[Opinion, list[list[str]]]:
     """Judge all masks of a dataset by themselves; the result does not depend on the processes.
 
@@ -135,6 +152,7 @@ def judge_masks(
         dataset: Images and masks at their own resolution.
         classes: K, background included.
         processes: How many look at the masks; 0 for one on each core, if there are many masks.
+        annotators: Who drew them, by id, if that is known.
 
     Returns:
         What the masks tell, and the names of each mask's blunders.
@@ -143,9 +161,11 @@ def judge_masks(
     generator = derive_rng(0, "drawn masks")
     drawn = np.sort(generator.choice(count, min(DRAWN, count), replace=False)).tolist()
     processes = processes or min(_cores(), -(-count // LEAST_PER_PROCESS))
-    with _looking(_Looker(dataset, classes, frozenset(drawn)), processes) as look:
+    people = People.of([annotators.get(i) for i in dataset.ids]) if annotators else None
+    looker = _Looker(dataset, classes, frozenset(drawn), moved=people is not None)
+    with _looking(looker, processes) as look:
         looks: list[Look] = look("first", range(count), "Looking at masks")
-        opinion = judge(looks)
+        opinion = judge(looks, people)
         shapes = [each.shape for each in looks]
         fits: dict[int, Fit] = {}
         if opinion.doubt is None:
@@ -178,11 +198,12 @@ class _Looker:
     dataset: MaskedImages
     classes: int
     drawn: frozenset[int]
+    moved: bool = False
 
     def first(self, index: int) -> Look:
         rng = derive_rng(0, "displacements", index) if index in self.drawn else None
         image, mask = without_gaps(self.dataset.image(index)), self.dataset.mask(index)
-        return look_at(image, mask, classes=self.classes, rng=rng)
+        return look_at(image, mask, classes=self.classes, rng=rng, moved=self.moved)
 
     def second(self, index: int) -> Fit:
         return look_again(without_gaps(self.dataset.image(index)), self.dataset.mask(index))

@@ -62,6 +62,10 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             dataset's `kinds`. Peers are worse on some kinds, and annotators err differently, so
             their scores are standardised within each kind. Samples that are not named are of one
             further kind.
+        annotators: Who drew each mask, by its id; default the dataset's `annotators`, or with
+            score=joint what the batches say under the key `annotator`. Masks are judged without the
+            steady displacement of each person, and a person's record on other masks counts too; see
+            `coseg_lightning.annotator_report`.
         run_id: Identifies the run in the file.
 
     Attributes:
@@ -81,6 +85,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         epochs: int = Recipe.score_epochs,
         by_class: bool = Recipe.by_class,
         kinds: Mapping[str, str] | None = None,
+        annotators: Mapping[str, str] | None = None,
         run_id: str | None = None,
     ) -> None:
         check_score(score)
@@ -92,6 +97,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.score = score
         self.by_class = by_class
         self.kinds = kinds
+        self.annotators = annotators
+        self._displacement: Floats | None = None
         self.run_id = run_id
         self.ranking: Ranking | None = None
         self.selected = False
@@ -186,10 +193,13 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     @override
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
-        if self.score != "joint" and module.noise.known:
+        dataset, drawn_by = self.judged_dataset(trainer), self.annotators
+        if drawn_by is None:
+            drawn_by = getattr(dataset, "annotators", None)
+        if self.score != "joint" and module.noise.known and not drawn_by:
             return []
         if self._outlines is None:
-            self._outlines = OutlineRecord(self.judged_dataset(trainer), module.ignore_index)
+            self._outlines = OutlineRecord(dataset, module.ignore_index, drawn_by)
         return [self._outlines]
 
     @override
@@ -259,6 +269,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         if kinds:
             numbers = kind_numbers(ids, kinds)
             peers = replace(peers[0], kinds=numbers), replace(peers[1], kinds=numbers)
+        if self._outlines is not None:
+            peers, self._displacement = self._outlines.without_habits(ids, peers)
         return ids, peers
 
     def _ranking(
@@ -280,6 +292,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             score=self.score,
             numbered=numbered,
             by_class=self.by_class,
+            displacement=self._displacement,
         )
 
     def scores(self, evidence: Evidence, ids: list[str], dataset: Any) -> Floats:

@@ -1,6 +1,6 @@
 """OutlineRecord: outline evidence on labels and predictions, collected in the evidence passes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,8 +18,10 @@ from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.modules.batch import Batch
+from coseg_lightning.ranking.displacement import Ladder, moved_back, outline_ladder
 from coseg_lightning.ranking.evidence import Evidence, Floats
 from coseg_lightning.ranking.outline import mean_of_known, outline_evidence
+from coseg_lightning.ranking.people import People
 
 
 class OutlineRecord(PredictionObserver):
@@ -30,11 +32,25 @@ class OutlineRecord(PredictionObserver):
     Args:
         dataset: The dataset of the passes.
         ignore_index: Class id of unlabelled pixels.
+        annotators: Who drew the labels, by the samples' ids; None to take what the batches say. Of
+            labels whose annotator is known, the outlines are looked at also as they would lie if
+            they were moved, by which steady displacements are found.
+
+    Attributes:
+        annotators: Who drew the labels that were seen.
     """
 
-    def __init__(self, dataset: Any, ignore_index: int = IGNORE_INDEX) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        ignore_index: int = IGNORE_INDEX,
+        annotators: Mapping[str, str] | None = None,
+    ) -> None:
         self.dataset = dataset
         self.ignore_index = ignore_index
+        self.annotators = dict(annotators or {})
+        self._asks_batches = annotators is None
+        self._ladders: dict[str, Ladder] = {}
         self._labels: dict[str, Floats] = {}  # labels do not change within a fit
         self._rows: dict[str, Floats] = {}  # of the latest pass
 
@@ -55,9 +71,15 @@ class OutlineRecord(PredictionObserver):
                     without_gaps(stored[0].dataset.image(stored[1])),
                     stored[0].mask(stored[1]),
                 )
+            if self._asks_batches and sample.annotators is not None:
+                self.annotators[name] = sample.annotators[n]
             label = None if is_patched else self._labels.get(name)
             if label is None:
                 label = self._labels[name] = judge(image, mask, ignore_index=self.ignore_index)
+                if self.annotators and not is_patched:
+                    self._ladders[name] = outline_ladder(
+                        image, mask, ignore_index=self.ignore_index, classes=mean.shape[1]
+                    )
             shown = mean[n]
             if stored is not None:
                 shown = of_content(*stored, shown, mask.shape)
@@ -79,6 +101,32 @@ class OutlineRecord(PredictionObserver):
             rows |= part
         outline = np.stack([rows[name] for name in ids])
         return replace(peers[0], outline=outline), replace(peers[1], outline=outline)
+
+    def without_habits(
+        self, ids: Sequence[str], peers: tuple[Evidence, Evidence]
+    ) -> tuple[tuple[Evidence, Evidence], Floats | None]:
+        """Judge labels without the steady displacement of who drew them, where that is known.
+
+        Args:
+            ids: The ids of the samples of the latest pass.
+            peers: Each peer's evidence on them, with outlines.
+
+        Returns:
+            The peers' evidence, and the displacement of each label, `(N, K - 1)`; None if of no
+            label it is known who drew it.
+        """
+        ladders: dict[str, Ladder] = {}
+        drawn_by: dict[str, str] = {}
+        for some_ladders, some_names in gather_objects((self._ladders, self.annotators)):
+            ladders |= some_ladders
+            drawn_by |= some_names
+        people = People.of([drawn_by.get(name) for name in ids], peers[0].kinds)
+        outline = peers[0].outline
+        if not people.names or outline is None:
+            return peers, None
+        outline, displacement = moved_back(outline, [ladders.get(name) for name in ids], people)
+        pair = [replace(peer, outline=outline, people=people) for peer in peers]
+        return (pair[0], pair[1]), displacement
 
 
 def predicted_mask(probabilities: Tensor, size: tuple[int, ...]) -> Any:

@@ -29,7 +29,12 @@ from coseg_lightning.labels.ids import check_ids
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise.models import NoiseModel, annotators
-from coseg_lightning.noise.noisy_layer import choose_clean, choose_noisy, write_noisy_layer
+from coseg_lightning.noise.noisy_layer import (
+    choose_clean,
+    choose_noisy,
+    drawn_ids,
+    write_noisy_layer,
+)
 
 
 class CoSegDataModule(pl.LightningDataModule):
@@ -59,6 +64,8 @@ class CoSegDataModule(pl.LightningDataModule):
             draws them.
         kinds: The kind of each image by its id, such as its scanner or site, within which masks are
             judged; see `CorruptionRanking`.
+        annotators: Who drew the mask of each training sample, by its id, as far as it is known;
+            default what `train` says.
         normalization: Mean and standard deviation of each channel, by which images in [0, 1] are
             normalised, such as `networks.pretraining_statistics("tu-resnet18", 3)` for pretrained
             encoders; by default each image is, by its own.
@@ -95,6 +102,7 @@ class CoSegDataModule(pl.LightningDataModule):
         cache: str | Path | None = None,
         clean_ids: Collection[str] | int = (),
         kinds: Mapping[str, str] | None = None,
+        annotators: Mapping[str, str] | None = None,
         normalization: Statistics | None = None,
         pixel_size: float | None = None,
         unit: str = "mm",
@@ -125,6 +133,7 @@ class CoSegDataModule(pl.LightningDataModule):
             clean_ids = _draw_clean_ids(train.ids, clean_ids, noise, seed)
         _check_are_training_ids(clean_ids, train.ids)
         self.clean_ids = frozenset(clean_ids)
+        self._drawn_by = None if annotators is None else dict(annotators)
         self.kinds = None if kinds is None else dict(kinds)
         _check_normalization(normalization, in_channels)
         self.normalization = normalization
@@ -178,7 +187,7 @@ class CoSegDataModule(pl.LightningDataModule):
     @property
     def annotators(self) -> dict[str, str]:
         """Who drew the training masks, by id, of samples of one mask whose person is known."""
-        return annotators_of(self._train)
+        return annotators_of(self._train) if self._drawn_by is None else dict(self._drawn_by)
 
     @property
     def several(self) -> SeveralMasks | None:
@@ -259,7 +268,8 @@ class CoSegDataModule(pl.LightningDataModule):
         )
 
     def _check_noisy_ids(self, folder: Path) -> None:
-        chosen = choose_noisy(self._train.ids, self.noise_level, self.seed, self.clean_ids)
+        assert self.noise is not None
+        chosen = drawn_ids(self.noise, self._train.ids, self.noise_level, self.seed, self.clean_ids)
         if set(LabelStore(folder).ids) != set(chosen):
             raise InputError(
                 f"{folder} holds the noisy masks of another setting; give a new noise_folder."
@@ -271,9 +281,16 @@ class CoSegDataModule(pl.LightningDataModule):
             return self._sample_dataset("train", self.augmentation)
         noisy = LabelStore(self.noise_folder)
         # A noise model may leave a mask unchanged, for example an empty one.
-        replaced = frozenset(i for i in noisy.ids if noisy.facts(i)["dice"] < 1)
+        replaced = frozenset(
+            i for i in noisy.ids if noisy.facts(i)["dice"] < 1 and noisy.facts(i).get("bad", True)
+        )
+        drawn_by = {i: noisy.facts(i).get("annotator") for i in noisy.ids}
         samples = self._sample_dataset(
-            "train", self.augmentation, replaced=replaced, truth=self._train
+            "train",
+            self.augmentation,
+            replaced=replaced,
+            truth=self._train,
+            annotators={i: str(name) for i, name in drawn_by.items() if name} or None,
         )
         return samples.updated(noisy)
 
@@ -327,6 +344,7 @@ class CoSegDataModule(pl.LightningDataModule):
         *,
         replaced: Collection[str] | None = None,
         truth: MaskedImages | None = None,
+        annotators: Mapping[str, str] | None = None,
     ) -> SampleDataset:
         dataset = self._datasets[part]
         assert dataset is not None
@@ -342,6 +360,7 @@ class CoSegDataModule(pl.LightningDataModule):
             cache=self._caches.get(part),
             kinds=self.kinds,
             normalization=self.normalization,
+            annotators=self._drawn_by if annotators is None and part == "train" else annotators,
             tiles=self.tiles,
         )
 

@@ -20,8 +20,10 @@ from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.labels.store import LabelStoreWriter
-from coseg_lightning.ranking.evidence import Evidence, compute_evidence, kind_numbers
+from coseg_lightning.ranking.displacement import Ladder, moved_back, outline_ladder
+from coseg_lightning.ranking.evidence import Evidence, Floats, compute_evidence, kind_numbers
 from coseg_lightning.ranking.outline import outline_evidence
+from coseg_lightning.ranking.people import People
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.scores import mask_scores
 
@@ -36,11 +38,14 @@ class Judgement:
         ids: The masks.
         tables: Both networks' evidence, `(2, N, columns)`.
         outlines: The outlines' evidence of label and prediction, one row a mask.
+        ladders: The labels' outlines as they would lie if they were moved, where it is known who
+            drew the label; else None.
     """
 
     ids: Sequence[str]
     tables: NDArray[Any]
     outlines: Sequence[NDArray[Any]]
+    ladders: Sequence[Ladder | None]
 
 
 @torch.no_grad()
@@ -64,6 +69,7 @@ def judge(
         uncertainty: Takes how much the networks disagree.
     """
     tables, outlines = [], []
+    ladders: list[Ladder | None] = []
     ids: list[str] = []
     for batch in DataLoader(samples, batch_size):
         logits = [class_logits(part).float().cpu() for part in predict(batch["image"])]
@@ -80,18 +86,25 @@ def judge(
             image = without_gaps(samples.dataset.image(len(ids)))
             both = [outline_evidence(image, mask, classes=classes) for mask in (label, drawn)]
             outlines.append(np.concatenate(both, axis=1))
+            ladder = None
+            if str(sample_id) in samples.annotators:
+                ladder = outline_ladder(image, label, classes=classes)
+            ladders.append(ladder)
             ids.append(str(sample_id))
-    return Judgement(ids, np.concatenate(tables, axis=1), outlines)
+    return Judgement(ids, np.concatenate(tables, axis=1), outlines, ladders)
 
 
 def evidence_of(
-    judgements: Sequence[Judgement], kinds: Mapping[str, str] | None
-) -> tuple[Evidence, Evidence]:
-    """Return both networks' evidence on all masks.
+    judgements: Sequence[Judgement],
+    kinds: Mapping[str, str] | None,
+    annotators: Mapping[str, str] | None = None,
+) -> tuple[tuple[Evidence, Evidence], Floats | None]:
+    """Return both networks' evidence on all masks, and the displacements of their outlines.
 
     Args:
         judgements: Those of all parts, in order.
         kinds: The kind of each image, if it is known.
+        annotators: Who drew each mask, if it is known; without, there are no displacements.
     """
     ids = [sample_id for part in judgements for sample_id in part.ids]
     outline = np.stack([row for part in judgements for row in part.outlines])
@@ -99,7 +112,13 @@ def evidence_of(
     pair = [replace(Evidence.from_table(table), outline=outline) for table in tables]
     if kinds:
         pair = [replace(one, kinds=kind_numbers(ids, kinds)) for one in pair]
-    return pair[0], pair[1]
+    displacement = None
+    if annotators:
+        people = People.of([annotators.get(i) for i in ids], pair[0].kinds)
+        ladders = [ladder for part in judgements for ladder in part.ladders]
+        outline, displacement = moved_back(outline, ladders, people)
+        pair = [replace(one, outline=outline, people=people) for one in pair]
+    return (pair[0], pair[1]), displacement
 
 
 def rank_again(
@@ -128,7 +147,7 @@ def rank_again(
         return [network(images.to(next(network.parameters()).device)) for network in networks]
 
     found = judge(predict, samples, batch_size=batch_size, classes=classes, proposals=proposals)
-    pair = evidence_of([found], samples.kinds)
+    pair, displacement = evidence_of([found], samples.kinds, samples.annotators)
     return Ranking.of_evidence(
         list(found.ids),
         pair,
@@ -137,4 +156,5 @@ def rank_again(
         score=score,
         replaced=samples.replaced,
         label_dice=label_dice(samples),
+        displacement=displacement,
     )

@@ -22,6 +22,7 @@ class Batch:
         masks: The labels.
         ids: The samples' ids, if known.
         replaced: Which masks were replaced by noisy ones, if known.
+        annotators: Who drew each mask, if known.
 
     Shape:
         images `(N, C, H, W)` float, masks `(N, H, W)` int64, ids N strings or numbers, replaced
@@ -32,6 +33,7 @@ class Batch:
     masks: Tensor
     ids: Sequence[Any] | None = None
     replaced: Tensor | None = None
+    annotators: Sequence[str] | None = None
 
 
 def one_of(sample: Batch, n: int) -> Batch:
@@ -46,13 +48,15 @@ def read_batch(batch: Any) -> Batch:
     Raises:
         InputError: If the batch is none of these.
     """
+    annotators = None
     if isinstance(batch, Mapping) and "image" in batch and ("mask" in batch or "label" in batch):
         masks = batch["mask"] if "mask" in batch else batch["label"]
         fields = batch["image"], masks, batch.get("id"), batch.get("replaced")
+        annotators = batch.get("annotator")
     elif isinstance(batch, Sequence) and len(batch) in (2, 3) and isinstance(batch[1], Tensor):
         rest = batch[2] if len(batch) == 3 else None
         if isinstance(rest, Mapping):  # a project's own metadata
-            rest = rest.get("id")
+            annotators, rest = rest.get("annotator"), rest.get("id")
         fields = batch[0], batch[1], rest, None
     else:
         content = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
@@ -82,7 +86,19 @@ def read_batch(batch: Any) -> Batch:
             f"The batch's masks are {tuple(masks.shape)} and its images {tuple(images.shape)}; "
             "masks must be (N, H, W) or (N, 1, H, W) with the images' height and width."
         )
-    return Batch(images, masks.long(), ids, replaced)
+    return Batch(images, masks.long(), ids, replaced, _names(annotators, len(images)))
+
+
+def _names(annotators: Any, count: int) -> list[str] | None:
+    """The names of annotators, where a batch holds one a sample."""
+    if annotators is None:
+        return None
+    names = annotators.tolist() if isinstance(annotators, Tensor) else annotators
+    if isinstance(names, str) or not isinstance(names, Sequence) or len(names) != count:
+        raise InputError(
+            f"The batch's annotator is {annotators!r:.60}; it must be {count} names, one a sample."
+        )
+    return ["" if name is None else str(name) for name in names]
 
 
 def _are_ids(ids: Any, count: int) -> bool:

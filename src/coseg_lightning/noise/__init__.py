@@ -13,6 +13,7 @@ from coseg_lightning.noise.boundaries import (
     EdgeCircles,
     PolygonOutline,
 )
+from coseg_lightning.noise.crowd import Crowd
 from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined, NoiseModel
 from coseg_lightning.noise.noisy_layer import choose_noisy, write_noisy_layer
 from coseg_lightning.noise.regions import (
@@ -34,6 +35,7 @@ __all__ = [
     "ClassMerge",
     "ClassSwap",
     "Combined",
+    "Crowd",
     "EdgeCircles",
     "MissingComponent",
     "MissingRegion",

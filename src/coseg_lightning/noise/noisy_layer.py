@@ -2,12 +2,14 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.progress import progress
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.noise.crowd import Crowd
 from coseg_lightning.noise.models import NoiseModel
 from coseg_lightning.seeding import derive_rng
 
@@ -52,6 +54,30 @@ def _shuffled(ids: Sequence[str], seed: int) -> list[str]:
     return [ranked[i] for i in derive_rng(seed, "noisy samples").permutation(len(ids))]
 
 
+def drawn_ids(
+    noise: NoiseModel,
+    ids: Sequence[str],
+    noise_level: float,
+    seed: int,
+    clean: Collection[str] = (),
+) -> list[str]:
+    """List the samples whose masks are drawn anew: all by a crowd, else the noisy ones.
+
+    Args:
+        noise: The noise model.
+        ids: The ids of all N samples.
+        noise_level: Share of the samples with noisy masks.
+        seed: Seed of the choice.
+        clean: The samples that are never changed.
+
+    Raises:
+        InputError: If `clean` leaves too few samples.
+    """
+    if isinstance(noise, Crowd):
+        return list(noise.draws(ids, noise_level, seed, clean))
+    return choose_noisy(ids, noise_level, seed, clean)
+
+
 def write_noisy_layer(
     dataset: MaskedImages,
     noise: NoiseModel,
@@ -62,7 +88,8 @@ def write_noisy_layer(
 ) -> LabelStore:
     """Write noisy masks for a share of the samples into a new label layer.
 
-    The layer's manifest records each noisy mask's Dice to the original.
+    The layer's manifest records each noisy mask's Dice to the original. A `Crowd` draws all masks,
+    of which the share is bad; the manifest then also says who drew it and whether it is `bad`.
 
     Args:
         dataset: Images and masks.
@@ -78,13 +105,20 @@ def write_noisy_layer(
     Raises:
         InputError: If `clean` leaves too few samples, or the folder is not free.
     """
-    chosen = set(choose_noisy(dataset.ids, noise_level, seed, clean))
+    draws = noise.draws(dataset.ids, noise_level, seed, clean) if isinstance(noise, Crowd) else {}
+    chosen = set(drawn_ids(noise, dataset.ids, noise_level, seed, clean))
     writer = LabelStore.create(folder)
-    facts = {}
+    facts: dict[str, dict[str, Any]] = {}
     for index, sample_id in enumerate(progress(dataset.ids, "Noisy masks")):
         if sample_id in chosen:
             original = dataset.mask(index)
-            noisy = noise(original, id=sample_id, seed=seed)
+            drawn = draws.get(sample_id)
+            if isinstance(noise, Crowd) and drawn is not None:
+                noisy = noise.draw(original, drawn, id=sample_id, seed=seed)
+                facts[sample_id] = {"annotator": drawn.person.name, "bad": drawn.is_bad}
+            else:
+                noisy = noise(original, id=sample_id, seed=seed)
+                facts[sample_id] = {}
             writer.write(sample_id, noisy)
-            facts[sample_id] = {"dice": mask_dice(noisy, original)}
+            facts[sample_id]["dice"] = mask_dice(noisy, original)
     return writer.finish(facts)

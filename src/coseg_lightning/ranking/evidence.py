@@ -5,6 +5,7 @@ Legend of shapes: N samples, K classes, H x W pixels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from coseg_lightning.functional.equations import (
     labelled_mean,
     predicted_classes,
 )
+
+if TYPE_CHECKING:
+    from coseg_lightning.ranking.people import People
 
 Floats = NDArray[np.float64]
 
@@ -46,6 +50,8 @@ class Evidence:
         outline: `ranking.outline.outline_evidence` of the labels and of the predictions, if it was
             computed.
         kinds: The number of the kind of image of each sample, if images are of several kinds.
+        people: Who drew each label, if that is known. Labels are then judged without each person's
+            steady displacement.
 
     Shape:
         eq1, pixels, softmin and kinds `(N,)`; outline `(N, K - 1, 4)`; all others `(N, K - 1)`,
@@ -66,6 +72,7 @@ class Evidence:
     class_softmin: Floats
     outline: Floats | None = None
     kinds: NDArray[np.int64] | None = None
+    people: "People | None" = None
 
     @classmethod
     def from_table(cls, table: Floats) -> "Evidence":

@@ -151,22 +151,47 @@ def _class_evidence(
     image: NDArray[Any], inside: NDArray[Any], labelled: NDArray[Any], largest_scale: float
 ) -> Floats:
     """`(2,)` the evidence on one class, in a window around it."""
-    unknown: Floats = np.full(len(COLUMNS), np.nan)
+    profiles, _ = class_profiles(image, inside, labelled, largest_scale)
+    return np.full(len(COLUMNS), np.nan) if profiles is None else evidence_of_profiles(profiles)
+
+
+def class_profiles(
+    image: NDArray[Any],
+    inside: NDArray[Any],
+    labelled: NDArray[Any],
+    largest_scale: float,
+    reach: int = REACH,
+) -> tuple[Floats | None, float]:
+    """Return the gradient along lines across the outline of one class, from outside to inside.
+
+    Args:
+        image: `(H, W)` or `(H, W, C)`.
+        inside: `(H, W)` the pixels of the class.
+        labelled: `(H, W)` the pixels that are judged.
+        largest_scale: Images of a larger scale are shrunk to this one.
+        reach: R, how far the lines reach to either side of the outline.
+
+    Returns:
+        `(P, 2 R + 1)` profiles, None if the outline cannot be judged; and the length of their steps
+        in the image's own pixels.
+    """
+    unknown = None, 0.0
     if min(inside.shape) < MIN_POINTS or not inside.any() or inside.all():
         return unknown
     scale = _scale_of(inside[_window_around(inside, 0)], max(inside.shape))
     judged = labelled & _off_the_border(inside.shape, max(1, round(MARGIN * scale)))
-    window = _window_around(inside, round((REACH + 4 * SIGMA) * scale) + 2)
+    window = _window_around(inside, round((reach + 4 * SIGMA) * scale) + 2)
     parts = image[window], inside[window], judged[window]
     if not np.isfinite(parts[0]).all():
         return unknown
+    step = scale
     if scale > largest_scale:
         parts, scale = _shrunk(*parts, largest_scale / scale), largest_scale
     bands, inside, judged = parts
     points, normals = _outline_points(inside, judged, scale)
     if len(points) < MIN_POINTS:
         return unknown
-    return _of_profiles(_profiles(_gradient_magnitude(bands, scale), points, normals, scale))
+    return _profiles(_gradient_magnitude(bands, scale), points, normals, scale, reach), step
 
 
 def _scale_of(inside: NDArray[Any], side: int) -> float:
@@ -251,10 +276,10 @@ def _gradient_magnitude(image: NDArray[Any], scale: float) -> NDArray[np.float32
 
 
 def _profiles(
-    magnitude: NDArray[np.float32], points: Floats, normals: Floats, scale: float
+    magnitude: NDArray[np.float32], points: Floats, normals: Floats, scale: float, reach: int
 ) -> Floats:
-    """`(P, 2 * REACH + 1)` the gradient along the lines that cross the outline in its points."""
-    steps = scale * np.arange(-REACH, REACH + 1)
+    """`(P, 2 R + 1)` the gradient along the lines that cross the outline in its points."""
+    steps = scale * np.arange(-reach, reach + 1)
     rows, columns = (points[:, [axis]] + normals[:, [axis]] * steps for axis in (0, 1))
     profiles = cv2.remap(
         magnitude,
@@ -266,7 +291,7 @@ def _profiles(
     return profiles.astype(np.float64)
 
 
-def _of_profiles(profiles: Floats) -> Floats:
+def evidence_of_profiles(profiles: Floats) -> Floats:
     """`(2,)` contrast and rank of the middle of profiles, without contrast NaN."""
     mean = profiles.mean()
     if mean <= 0:

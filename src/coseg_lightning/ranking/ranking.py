@@ -12,12 +12,16 @@ from numpy.typing import NDArray
 
 from coseg_lightning.errors import renamed
 from coseg_lightning.files.csv import write_table
+from coseg_lightning.ranking.annotators import bad_probability, moved_scores, record_shift
+from coseg_lightning.ranking.outline import mean_of_known
 
 if TYPE_CHECKING:
     from coseg_lightning.ranking.evidence import Evidence
 
 Floats = NDArray[np.float64]
 
+# Scores without steady displacements. Others would take these for bad masks, and so would records.
+SCORES_WITH_PEOPLE = ("joint", "directed")
 _DIRECTION_NAMES = {1: "too large", -1: "too small"}
 
 
@@ -46,6 +50,10 @@ class Ranking:
         changed_pixels: Number of pixels that a correction changed, by sample index.
         corrected_dice: Dice of the corrected mask to the original one, by sample index, if known.
         blunders: `(N,)` the names of each mask's blunders, if they were looked for.
+        annotators: `(N,)` who drew each mask, empty if nobody knows; None if of no mask.
+        own_score: `(N,)` the score without the annotators' records, if there are any.
+        displacement: `(N, K - 1)` how far the outlines of each mask lie outside of where they
+            should, in pixels; NaN where it is not known.
     """
 
     ids: Sequence[str]
@@ -64,6 +72,9 @@ class Ranking:
     changed_pixels: dict[int, int] = field(default_factory=dict)
     corrected_dice: dict[int, float] = field(default_factory=dict)
     blunders: Sequence[Sequence[str]] | None = None
+    annotators: Sequence[str] | None = None
+    own_score: Floats | None = None
+    displacement: Floats | None = None
 
     excess = renamed("excess", "size_bias")
 
@@ -80,6 +91,8 @@ class Ranking:
     ) -> "Ranking":
         """Rank samples by two peers' evidence on their labels.
 
+        If it is known who drew them, each person's record on other labels counts too.
+
         Args:
             ids: The samples' ids.
             peers: Each peer's evidence.
@@ -93,6 +106,15 @@ class Ranking:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the mean of two NaN is NaN
             by_class = np.nanmean([class_scores(peer, score) for peer in peers], axis=0)
+        people = peers[0].people
+        if people is not None:
+            mean = (scores[0] + scores[1]) / 2
+            shift = np.zeros(len(ids))
+            if score in SCORES_WITH_PEOPLE:
+                shift = record_shift(bad_probability(mean, noise_level), people)
+            scores = moved_scores(scores[0], shift), moved_scores(scores[1], shift)
+            by_class = np.stack([moved_scores(column, shift) for column in by_class.T], axis=1)
+            known |= {"annotators": people.of_masks(), "own_score": mean}
         return cls(
             ids,
             *scores,
@@ -217,11 +239,24 @@ class Ranking:
             }
             if self.class_scores is not None and self.class_scores.shape[1] > 1:
                 row |= _class_columns(self.class_scores[i], noisy_classes.get(i, []))
+            if self.annotators is not None:
+                row |= {"annotator": self.annotators[i], "own_score": _value_at(self.own_score, i)}
+                row |= self._displacement_of(i)
             if self.blunders is not None:
                 row["blunders"] = "; ".join(self.blunders[i])
             if self.run_id is not None:
                 row["run"] = self.run_id
             yield row
+
+    def _displacement_of(self, index: int) -> dict[str, Any]:
+        """Return the columns of a mask's displacement: the mean, and that of each class."""
+        if self.displacement is None:
+            return {}
+        values = self.displacement[index]
+        columns: dict[str, Any] = {"displacement_pixels": mean_of_known(values, axis=0)}
+        if len(values) > 1:
+            columns |= {f"displacement_class_{k}": v for k, v in enumerate(values, start=1)}
+        return {k: None if np.isnan(v) else round(float(v), 3) for k, v in columns.items()}
 
 
 def _value_at(values: Floats | None, index: int) -> float | None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.stats import lmoment, spearmanr
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.ranking.displacement import habits, without_habit
 from coseg_lightning.ranking.evidence import EPSILON, Evidence, Floats
 from coseg_lightning.ranking.outline import outline_misfit, standardise
 
@@ -38,6 +39,25 @@ def shift(e: Evidence) -> Floats:
     return e.size_bias / (e.entropy + EPSILON)
 
 
+def own_shift(e: Evidence) -> Floats:
+    """The shift of each label, without the steady one of the person who drew it if he is known."""
+    values = shift(e)
+    return values if e.people is None else values - habits(_of_concern(values, e), e.people)
+
+
+def _without_habit(values: Floats, e: Evidence) -> Floats:
+    """Take off scores what the steady displacement of each person adds to them."""
+    if e.people is None:
+        return values
+    moved = _of_concern(shift(e), e)
+    return without_habit(values, moved, habits(moved, e.people))
+
+
+def _of_concern(values: Floats, e: Evidence) -> Floats:
+    """The values, and NaN where a class is neither labelled nor predicted."""
+    return np.where(e.concerns, values, np.nan)
+
+
 def per_boundary(e: Evidence) -> Floats:
     """Cross-entropy over the length of the label's boundary, along which labels are uncertain."""
     return e.cross_entropy / (e.boundary + EPSILON)
@@ -57,10 +77,12 @@ def directed(e: Evidence) -> Floats:
     displacement in that direction then counts in full, and a label that deviates in the other
     direction is less suspicious. All terms are standardised over the dataset by median and median
     absolute deviation; where kinds of images are given, within each kind, which has its own
-    direction too.
+    direction too. Where it is known who drew the labels, the steady displacement of each person is
+    taken off first.
     """
-    misfits = [standardised(score(e), e) for score in (relative, per_boundary, worst_pixels)]
-    displacement, sides = standardised(shift(e), e), sides_by_sample(e)
+    scores = (relative, per_boundary, worst_pixels)
+    misfits = [standardised(_without_habit(score(e), e), e) for score in scores]
+    displacement, sides = standardised(own_shift(e), e), sides_by_sample(e)
     two_sided = (1 - np.abs(sides)) * np.abs(displacement)
     one_sided = sides * displacement
     result: Floats = np.mean(misfits, axis=0) + 0.5 * two_sided + one_sided
@@ -143,7 +165,7 @@ def sides_by_sample(e: Evidence) -> Floats:
 
 def _skewness(e: Evidence, samples: NDArray[np.bool_] | Literal[True] = True) -> Floats:
     """`(K - 1,)` the L-skewness of the displacements of some or all samples."""
-    values = standardised(shift(e), e, squashed=False).clip(-4, 4)
+    values = standardised(own_shift(e), e, squashed=False).clip(-4, 4)
     return np.array(
         [l_skewness(values[samples & of_class, k]) for k, of_class in enumerate(e.concerns.T)]
     )

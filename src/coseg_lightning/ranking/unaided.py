@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.ranking.blunders import MISPLACED, Shape, describe, mean_place, places
+from coseg_lightning.ranking.displacement import Ladder, habits, outline_ladder
 from coseg_lightning.ranking.noise_level import FALLBACK, NoiseLevelEstimate, estimate_of_scores
 from coseg_lightning.ranking.outline import (
     mean_of_known,
@@ -27,6 +28,7 @@ from coseg_lightning.ranking.outline import (
     outline_misfit,
     standardise,
 )
+from coseg_lightning.ranking.people import People
 
 Floats = NDArray[np.float64]
 
@@ -47,11 +49,13 @@ class Look(NamedTuple):
         outline: `(K - 1, 2)` see `outline_evidence`.
         displaced: `(D, K - 1, 2)` the same of the displaced mask, if it was looked at.
         shape: See `Shape`.
+        ladder: The outlines as they would lie if they were moved, if that was looked at.
     """
 
     outline: Floats
     displaced: Floats | None
     shape: Shape
+    ladder: Ladder | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Opinion:
         misfit: `(N,)` its mean, NaN where it is not known.
         estimate: The noise level.
         doubt: Why the outlines tell nothing, in a sentence; None if they do.
+        displacement: `(N, K - 1)` how far each mask's outlines lie outside of the image's edges, in
+            its own pixels; None if it was not looked at, or tells nothing.
     """
 
     score: Floats
@@ -71,10 +77,16 @@ class Opinion:
     misfit: Floats
     estimate: NoiseLevelEstimate
     doubt: str | None
+    displacement: Floats | None = None
 
 
 def look_at(
-    image: NDArray[Any], mask: NDArray[Any], *, classes: int, rng: np.random.Generator | None = None
+    image: NDArray[Any],
+    mask: NDArray[Any],
+    *,
+    classes: int,
+    rng: np.random.Generator | None = None,
+    moved: bool = False,
 ) -> Look:
     """Look at a mask, and with `rng` also at displaced copies of it.
 
@@ -83,13 +95,15 @@ def look_at(
         mask: `(H, W)` class ids, 255 for unlabelled pixels.
         classes: K.
         rng: Draws the displacements.
+        moved: Whether to look at the outlines also as they would lie if they were moved.
     """
     copies = [] if rng is None else [_displaced(mask, rng) for _ in range(DISPLACEMENTS)]
     rows = [
         outline_evidence(image, some, classes=classes, largest_scale=SCALE)
         for some in (mask, *copies)
     ]
-    return Look(rows[0], np.stack(rows[1:]) if copies else None, describe(image, mask))
+    ladder = outline_ladder(image, mask, classes=classes, largest_scale=SCALE) if moved else None
+    return Look(rows[0], np.stack(rows[1:]) if copies else None, describe(image, mask), ladder)
 
 
 def _displaced(mask: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -102,9 +116,20 @@ def _displaced(mask: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return moved
 
 
-def judge(looks: Sequence[Look]) -> Opinion:
-    """Rank the masks of one dataset."""
+def judge(looks: Sequence[Look], people: People | None = None) -> Opinion:
+    """Rank the masks of one dataset.
+
+    Args:
+        looks: Those at all masks.
+        people: Who drew them. Then outlines are judged without each person's steady displacement.
+    """
     table = np.stack([look.outline for look in looks])
+    displacement = None
+    ladders = [look.ladder for look in looks if look.ladder is not None]
+    if people is not None and len(ladders) == len(looks):
+        displacement = np.stack([ladder.displacement for ladder in ladders])
+        inwards = habits(displacement, people)
+        table = np.stack([one.moved(by) for one, by in zip(ladders, inwards, strict=True)])
     agreement = np.nan_to_num(standardise(_distance_from_others([look.shape for look in looks])))
     by_class = outline_misfit(table)
     misfit = mean_of_known(by_class, axis=1)
@@ -112,7 +137,7 @@ def judge(looks: Sequence[Look]) -> Opinion:
     if doubt is not None:
         reason = "the outlines cannot tell good masks from bad ones"
         estimate = NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, None, reason)
-        return Opinion(agreement[:, 0], None, misfit, estimate, doubt)
+        return Opinion(agreement[:, 0], None, misfit, estimate, doubt)  # nor any displacement
     score = np.nan_to_num(misfit) + AGREEMENT * agreement[:, 0]
     halves = {
         name: np.nan_to_num(mean_of_known(-standardise(table[..., column]), axis=1))
@@ -121,7 +146,7 @@ def judge(looks: Sequence[Look]) -> Opinion:
     estimate = estimate_of_scores(
         {"unaided": score, **halves}, ~np.isnan(misfit), min_distance=MIN_DISTANCE
     )
-    return Opinion(score, by_class, misfit, estimate, None)
+    return Opinion(score, by_class, misfit, estimate, None, displacement)
 
 
 def misplaced_first(score: Floats, blunders: Sequence[Sequence[str]]) -> Floats:

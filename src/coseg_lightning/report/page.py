@@ -18,7 +18,14 @@ from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import changed_labels
 from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.ranking.annotators import AnnotatorRecord
 from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture
+from coseg_lightning.report.annotators import (
+    annotators_figure,
+    page_part,
+    write_annotators,
+    write_disputed,
+)
 from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.figures import (
     BY_CLASS,
@@ -93,6 +100,17 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         figures["scores"] = score_histogram(scores, settings.get("score", Recipe.score))
     if samples is not None and any(row["proposed"] for row in rows):
         figures["corrections"] = _most_changed(rows, samples, corrected)
+    records: list[AnnotatorRecord] = []
+    disputed: list[dict[str, Any]] = []
+    if scores:
+        kinds = None if data is None else data.kinds
+        records = write_annotators(folder, summary["ranking"]["noise_level"], kinds)
+    if samples is not None:
+        hidden = bool(summary["config"].get("hide_annotators"))
+        disputed = write_disputed(folder, samples, hidden=hidden)
+    if records:
+        figures["annotators"] = annotators_figure(records)
+    saved = {name: _save(figure, folder / "figures" / name) for name, figure in figures.items()}
     content = {
         "summary": summary,
         "config": summary["config"],
@@ -102,10 +120,9 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         "results": results(summary),
         "certainty": certainty(summary),
         "class_names": class_names(summary),
-        "figures": [
-            (TITLES[name], _save(figure, folder / "figures" / name))
-            for name, figure in figures.items()
-        ],
+        "figures": [(TITLES[name], saved[name]) for name in figures if name in TITLES],
+        "annotators": page_part(folder, records, disputed),
+        "annotators_figure": saved.get("annotators"),
         "rows": rows[:ROWS],
         "proposals": bool(proposals) and not corrected,
         "colours": _colours(class_names(summary)) if by_class else [],

@@ -1,0 +1,153 @@
+"""Who drew each mask, and how far each person steadily displaces all outlines.
+
+Legend of shapes: N masks, P persons.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.seeding import derive_rng
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SPREAD_SHRINKAGE = 10  # masks with the spread of all persons that a person's own is averaged with
+
+
+def numbered_names(names: Iterable[str]) -> dict[str, str]:
+    """Return `person 1` and so on for each name, in an order that does not tell the names."""
+    given = sorted(set(names))
+    order = derive_rng(0, "hidden annotators", *given).permutation(len(given))
+    width = len(str(len(given)))
+    return {given[n]: f"person {place:0{width}}" for place, n in enumerate(order, start=1)}
+
+
+@dataclass(frozen=True)
+class People:
+    """Who drew each mask, and of which kind its image is, in numbers.
+
+    Args:
+        names: The persons, in alphabetical order.
+        numbers: `(N,)` who drew each mask; -1 if nobody knows.
+        kinds: `(N,)` the kind of each image.
+    """
+
+    names: list[str]
+    numbers: Ints
+    kinds: Ints
+
+    @classmethod
+    def of(
+        cls, annotators: Sequence[str | None], kinds: Sequence[Any] | NDArray[Any] | None = None
+    ) -> "People":
+        """Number persons and kinds.
+
+        Raises:
+            InputError: If there are not as many kinds as masks.
+        """
+        if kinds is not None and len(kinds) != len(annotators):
+            raise InputError(f"There are {len(annotators)} annotators, but {len(kinds)} kinds.")
+        names = sorted({str(name) for name in annotators if name})
+        number = {name: n for n, name in enumerate(names)}
+        numbers = np.array([number[str(a)] if a else -1 for a in annotators], dtype=np.int64)
+        of_kind = np.zeros(len(numbers), np.int64)
+        if kinds is not None:
+            of_kind = np.unique(np.array([str(kind) for kind in kinds]), return_inverse=True)[1]
+        return cls(names, numbers, of_kind.astype(np.int64))
+
+    def of_masks(self) -> list[str]:
+        """List who drew each mask; an empty text if nobody knows."""
+        return [self.names[number] if number >= 0 else "" for number in self.numbers.tolist()]
+
+
+@dataclass(frozen=True)
+class Steady:
+    """The steady displacement of every person; None where nothing is known of it.
+
+    Args:
+        mean: The estimates.
+        error: Their standard deviations.
+        spread: The standard deviation from mask to mask.
+    """
+
+    mean: list[float | None]
+    error: list[float | None]
+    spread: list[float | None]
+
+    def interval(self, person: int) -> tuple[float, float] | None:
+        """Return the interval of one person's displacement."""
+        mean, error = self.mean[person], self.error[person]
+        if mean is None or error is None:
+            return None
+        reach = 1.645 * error
+        return mean - reach, mean + reach
+
+
+def steady_displacement(values: Floats, people: People) -> Steady:
+    """Estimate each person's steady displacement.
+
+    Args:
+        values: `(N,)` displacements of masks, NaN where unknown.
+        people: Who drew them.
+    """
+    count = len(people.names)
+    known = np.flatnonzero(~np.isnan(values) & (people.numbers >= 0))
+    if not len(known):
+        return Steady([None] * count, [None] * count, [None] * count)
+    person, kind, left = people.numbers[known], people.kinds[known], values[known].copy()
+    own = np.zeros(count)
+    for _ in range(1 if len(np.unique(kind)) == 1 else 10):  # median polish
+        for n in np.unique(person):
+            middle = float(np.median(left[person == n]))
+            own[n] += middle
+            left[person == n] -= middle
+        offsets = {k: float(np.median(left[kind == k])) for k in np.unique(kind)}
+        if len(offsets) > 1:
+            left -= np.array([offsets[k] for k in kind])
+    sizes = np.bincount(person, minlength=count)
+    usual = _deviation(left)
+    variance = np.full(count, usual**2)
+    for n in np.flatnonzero(sizes > 1):
+        part = _deviation(left[person == n]) ** 2 * sizes[n] / (sizes[n] - 1)
+        variance[n] = (sizes[n] * part + SPREAD_SHRINKAGE * usual**2) / (
+            sizes[n] + SPREAD_SHRINKAGE
+        )
+    error = np.sqrt(np.pi / 2 * variance / np.maximum(sizes, 1))
+    drawn = np.flatnonzero(sizes)
+    mean, posterior_error = _shrunk(own[drawn], error[drawn])
+    result = Steady([None] * count, [None] * count, [None] * count)
+    for n, value, reach in zip(drawn, mean, posterior_error, strict=True):
+        result.mean[n], result.error[n] = float(value), float(reach)
+        result.spread[n] = float(np.sqrt(variance[n]))
+    return result
+
+
+def _deviation(values: Floats) -> float:
+    """The standard deviation by the median absolute deviation, or by squares where that is 0."""
+    centred = values - np.median(values)
+    return float(1.4826 * np.median(np.abs(centred)) or centred.std())
+
+
+def _shrunk(means: Floats, errors: Floats) -> tuple[Floats, Floats]:
+    """Shrink means towards their own mean (DerSimonian and Laird 1986).
+
+    Returns:
+        The shrunk means and their standard deviations.
+    """
+    errors = np.maximum(errors, 1e-9)
+    weights = errors**-2
+    middle = float(np.average(means, weights=weights))
+    excess = float(weights @ np.square(means - middle)) - (len(means) - 1)
+    scale = float(weights.sum() - np.square(weights).sum() / weights.sum())
+    between = max(0.0, excess / scale) if len(means) > 1 else 0.0
+    if len(means) > 1:
+        weights = 1 / (errors**2 + between)
+        middle = float(np.average(means, weights=weights))
+    share = between / (between + errors**2)
+    variance = share * errors**2 + np.square(1 - share) / weights.sum()
+    return middle + share * (means - middle), np.sqrt(variance)

@@ -1,0 +1,99 @@
+"""Who drew the masks reaches the ranking: by the data, the callback, and the batches."""
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from coseg_lightning import CorruptionRanking, CoSegDataModule
+from coseg_lightning.errors import InputError
+from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.run import run
+from support import PHANTOM, SMALL, Squares, composed, module_of, trainer_of
+
+NAMES = {f"s{n:02}": "anna" if n % 2 else "ben" for n in range(12)}
+
+
+class Looking(CorruptionRanking):
+    """Keeps who drew the labels whose scores are computed."""
+
+    def scores(self, evidence, ids, dataset):
+        people = evidence.people
+        self.seen = {} if people is None else dict(zip(ids, people.of_masks(), strict=True))
+        return super().scores(evidence, ids, dataset)
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("score", ["joint", "directed"])
+@pytest.mark.parametrize("given", ["data", "dataset", "callback", "nothing"])
+def test_annotators_reach_the_scores(tmp_path, given, score):
+    squares = Squares(12)
+    if given == "dataset":
+        squares.annotators = NAMES
+    data = CoSegDataModule(
+        squares,
+        image_size=16,
+        in_channels=1,
+        batch_size=4,
+        annotators=NAMES if given == "data" else None,
+    )
+    of_callback = NAMES if given == "callback" else None
+    ranking = Looking(tmp_path / "scores.csv", annotators=of_callback, score=score)
+    trainer_of(tmp_path, max_epochs=1, callbacks=[ranking]).fit(module_of(0.25), data)
+    assert ranking.seen == ({} if given == "nothing" else NAMES)
+    rows = rows_of(tmp_path / "scores.csv")
+    assert ("annotator" in rows[0]) == (given != "nothing")
+    if given != "nothing":
+        assert all(row["annotator"] == NAMES[row["id"]] for row in rows)
+        assert all(float(row["own_score"]) == pytest.approx(float(row["score"])) for row in rows)
+
+
+class Own(torch.utils.data.Dataset):
+    """Somebody's own dataset, whose samples say who drew them."""
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        squares = Squares(12)
+        sample = {
+            "image": torch.from_numpy(squares.image(index)).float()[None] / 255,
+            "mask": torch.from_numpy(squares.mask(index).astype(np.int64)),
+            "id": squares.ids[index],
+        }
+        return sample | {"annotator": NAMES[squares.ids[index]]}
+
+
+def test_batches_say_who_drew_them(tmp_path):
+    ranking = Looking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[ranking])
+    trainer.fit(module_of(0.25), DataLoader(Own(), 4, shuffle=True))
+    assert ranking.seen == NAMES
+
+
+def test_names_that_do_not_fit_the_batch_are_refused():
+    image, mask = torch.zeros(2, 1, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
+    batch = {"image": image, "mask": mask, "annotator": "anna"}
+    with pytest.raises(InputError, match=r"annotator is 'anna'; it must be 2 names"):
+        read_batch(batch)
+    assert read_batch(batch | {"annotator": ["anna", None]}).annotators == ["anna", ""]
+    of_metadata = (image, mask, {"id": ["a", "b"], "annotator": ["anna", "ben"]})
+    assert read_batch(of_metadata).annotators == ["anna", "ben"]
+    assert read_batch((image, mask)).annotators is None
+
+
+@pytest.mark.slow
+def test_a_run_reports_on_persons(tmp_path):
+    run(composed(*SMALL, *PHANTOM, "noise=crowd", "noise.crowd.count=3", "nol=0.2"), tmp_path / "r")
+    rows = rows_of(tmp_path / "r" / "annotators.csv")
+    assert sum(int(row["masks"]) for row in rows) == 11
+    page = (tmp_path / "r" / "report.html").read_text()
+    assert '<h2 id="annotators">Annotators</h2>' in page
+    assert (tmp_path / "r" / "figures" / "annotators.svg").is_file()
+    assert all(row["annotator"] in page for row in rows)
