@@ -236,6 +236,7 @@ def composed(cell: Cell, large: bool, *, real: bool = False):  # -> DictConfig
         "review",
         "review_budget",
         "rounds",
+        "hide_annotators",
         "trust",
     ):
         plain.pop(key, None)  # is nothing that a result depends on
