@@ -167,7 +167,7 @@ def test_the_pages_decisions_tell_of_all_other_masks(make_folder, tmp_path):
         (row["suggested"] == "take") == (row["id"] in bad) for row in again if row["suggested"]
     )
     assert any(row["suggested"] for row in again)
-    (folder / "noise_level.json").unlink()
+    judge(folder)  # more decisions may follow
     (folder / "review.csv").write_text("id,decision\n" + "".join(lines[:5]))
     with pytest.raises(InputError, match="5 masks were decided, but at least 10 must be"):
         judge(folder)

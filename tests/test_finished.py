@@ -357,6 +357,28 @@ def test_every_mask_can_be_reviewed_and_drawn_masks_are_learnt_from(finished, tm
         assert {name: summary["correction"][name] for name in counts} == counts
         tests.append(summary["test"])
     assert tests[0] == tests[1]
+    # Few decisions say nothing of others, but decided masks are not to be looked at again.
+    order = rows_of(out / "review_order.csv")
+    assert {row["id"] for row in order[-4:]} == {ok, take, redraw, later}
+    other = review_of(tmp_path / "other.csv", **{ok: "redraw"})
+    with pytest.raises(InputError, match="holds an earlier review with other decisions; go on"):
+        run(composed(*options, f"review={other}"), out)
+
+
+def test_a_proposal_is_taken_also_where_the_correction_changed_nothing(finished, tmp_path):
+    """Of a mask that was ranked noisy, and that the vote left as it was."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    labels = tmp_path / "run" / "labels"
+    facts = LabelStore(labels)
+    noisy = facts.ids[0]
+    own = MaskFolder(finished / "data" / "masks", classes=2).read(noisy)
+    Image.fromarray(own).save(labels / f"{noisy}.png")
+    proposal = LabelStore(tmp_path / "run" / "proposals").read(noisy)
+    assert (proposal != own).any()
+    review = review_of(tmp_path / "review.csv", **{noisy: "take"})
+    apply(tmp_path / "run", tmp_path / "out", review=review)
+    written = MaskFolder(tmp_path / "out", classes=2).read(noisy)
+    np.testing.assert_array_equal(written, proposal)
 
 
 def test_a_mask_drawn_anew_in_its_place_is_taken_and_all_other_decisions_are_kept(

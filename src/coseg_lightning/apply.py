@@ -103,7 +103,7 @@ def apply(
     judged = judged_masks(source, skip=source.on_bad_sample == "skip")
     with opened_review(review) if review else nullcontext(Review()) as opened:
         labels = _Labels(finished, opened, classes=max(2, source.classes))
-        labels.check(judged)
+        labels.check(judged, by_tiles=source.get("tile") is not None)
         dest.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{dest.name}.", dir=dest.parent) as temporary:
             unfinished = Path(temporary) / "masks"
@@ -143,8 +143,9 @@ class _Labels:
         self._layers = [LabelStore(layer) for layer in run.layers]
         self._proposals = run.proposals if review.decisions else None
         self._review, self._classes = review, classes
+        self._digests = run.file_digests
 
-    def check(self, judged: JudgedMasks) -> None:
+    def check(self, judged: JudgedMasks, *, by_tiles: bool) -> None:
         """Refuse a review of other masks, and warn of what is not written.
 
         Raises:
@@ -156,7 +157,13 @@ class _Labels:
         read = set(judged.images.ids)
         lost = []
         for sample_id in sorted(corrected | set(self._review.decisions)):
-            is_read = sample_id in read or re.sub(r"_r\d+_c\d+$", "", sample_id) in read
+            image_id = re.sub(r"_r\d+_c\d+$", "", sample_id)
+            is_read = sample_id in read or image_id in read
+            if by_tiles and is_read and image_id == sample_id:
+                raise InputError(
+                    f"The review names {sample_id}, which is no tile; say which, as in "
+                    f"{sample_id}_r01_c01, since the run judged images by tiles."
+                )
             decision = self._review.decisions.get(sample_id)
             if is_read and (decision != TAKE or sample_id in corrected | proposed):
                 continue
@@ -179,11 +186,17 @@ class _Labels:
                 len(lost),
                 lost[0],
             )
-        if self._review.to_redraw:
+        known, infos = self._digests, judged.folder.file_info
+        waiting = sorted(
+            i
+            for i in self._review.to_redraw
+            if i not in known or i not in infos or known[i][1] == str(infos[i]["digest"])
+        )
+        if waiting:
             log.warning(
                 "%d masks are still to be redrawn, such as that of %s, and are copied as they are.",
-                len(self._review.to_redraw),
-                min(self._review.to_redraw),
+                len(waiting),
+                waiting[0],
             )
 
     def __contains__(self, sample_id: str) -> bool:
@@ -196,17 +209,20 @@ class _Labels:
         noisy = noise.read(sample_id) if noise is not None and sample_id in noise else None
         if sample_id in self._review.files:
             return self._review.read(sample_id, own, self._classes)
-        corrections = [layer for layer in self._layers if sample_id in layer]
-        if decision in (OK, REDRAW) or not (corrections or decision):
+        if decision in (OK, REDRAW):
             return noisy
-        if not corrections:
+        original = own if noisy is None else noisy
+        corrections = [layer for layer in self._layers if sample_id in layer]
+        corrected = corrections[-1].read(sample_id) if corrections else original
+        if decision == TAKE and np.array_equal(corrected, original):
             assert self._proposals is not None
             return self._proposals.read(sample_id)
-        original = own if noisy is None else noisy
+        if not corrections:
+            return noisy
         if corrections[0].facts(sample_id).get("original") not in (None, mask_digest(original)):
             self.newer.append(sample_id)
             return None
-        return corrections[-1].read(sample_id)
+        return corrected
 
 
 def _whole(judged: JudgedMasks, source: DictConfig) -> list[str]:

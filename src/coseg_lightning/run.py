@@ -253,7 +253,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
         )
     from coseg_lightning.app.rebuild import AppRun
     from coseg_lightning.labels.review import opened_review
-    from coseg_lightning.methods.review import check_review, retrain_reviewed
+    from coseg_lightning.methods.review import check_review, left_out, retrain_reviewed
 
     keys = {override: override.lstrip("+~").partition("=")[0] for override in task_overrides()}
     root = cfg.data.get("root") if "data.root" in keys.values() else None
@@ -262,7 +262,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
     quiet()
     check_review(reviewed)
     with opened_review(review_paths(cfg.review)) as review:  # refused before the data is read
-        data = reviewed.data(review.to_redraw)
+        data = reviewed.data(review.to_redraw | left_out(reviewed))
         summary = retrain_reviewed(
             reviewed,
             data,

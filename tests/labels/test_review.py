@@ -90,6 +90,17 @@ def test_what_is_no_review_is_refused(tmp_path, text, masks, message):
         pass
 
 
+def test_a_drawn_mask_of_another_format_is_not_passed_over(tmp_path):
+    written(tmp_path, "id,decision\na,redraw\n", b=MASK)
+    (tmp_path / "masks" / ".DS_Store").write_text("x")
+    with opened_review(tmp_path) as review:
+        assert review.to_redraw == {"a"}
+    Image.fromarray(MASK).save(tmp_path / "masks" / "a.tif")
+    message = "holds masks/a.tif, but .* save it as PNG"
+    with pytest.raises(InputError, match=message), opened_review(tmp_path):
+        pass
+
+
 @pytest.mark.parametrize(
     "name", ["../review.csv", "masks/../../a.png", "/etc/a", "masks/a/b.png", "run.sh"]
 )

@@ -75,11 +75,12 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
         found = [path / name for name in ("review.zip", "review.csv") if (path / name).is_file()]
         path = found[0] if found else path / "review.csv"
     result = path.with_name(RESULT)
-    if result.exists():
+    is_of_page = _is_of_the_page(path)
+    if result.exists() and not is_of_page:
         raise InputError(
             f"{result} exists, and nothing is ever overwritten; move it away to judge once more."
         )
-    estimate = _of_decisions(path) if _is_of_the_page(path) else noise_level_of_review(path)
+    estimate = _of_decisions(path) if is_of_page else noise_level_of_review(path)
     write_text(result, json.dumps(estimate.as_dict(), indent=2, allow_nan=False))
     level = f"nol={min(estimate.noise_level, 0.95):.2f}"
     print(f"\n  Noise level: {estimate}\n  It is kept in {result}.")
@@ -124,7 +125,7 @@ def _of_decisions(path: Path) -> "Recalibration":
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     ids, views = read_views(folder / "scores.csv", wrong)
     level = summary["ranking"]["noise_level"]
-    found = write_order(folder / REORDERED, ids, views, level, decisions)
+    found = write_order(folder / REORDERED, ids, views, level, decisions, needs_enough=True)
     if found is None:
         raise InputError(f"{path} decides on no mask; look at some of {folder / 'review.html'}.")
     return found

@@ -165,7 +165,14 @@ def _read(path: Path, unpacked: Path) -> Review:
 def _read_folder(folder: Path, source: Path) -> Review:
     table, drawn = folder / TABLE, folder / DRAWN
     review = _read_table(table) if table.is_file() else Review()
-    masks = sorted(drawn.glob("*.png")) if drawn.is_dir() else []
+    there = sorted(drawn.iterdir()) if drawn.is_dir() else []
+    masks = [path for path in there if not _is_of_the_system((path.name,))]
+    others = [path.name for path in masks if path.suffix != ".png"]
+    if others:
+        raise InputError(
+            f"{source} holds {DRAWN}/{others[0]}, but a mask that was drawn anew is named "
+            f"{DRAWN}/ID.png; save it as PNG."
+        )
     if not table.is_file() and not masks:
         raise InputError(
             f"review={source} holds neither {TABLE} nor {DRAWN}/ID.png; give what the page saved."
@@ -243,4 +250,8 @@ def _unpack(path: Path, folder: Path) -> None:
 
 
 def _is_of_the_system(parts: Sequence[str]) -> bool:
-    return parts[0] == "__MACOSX" or parts[-1] in (".DS_Store", "Thumbs.db", "desktop.ini")
+    return (
+        parts[0] == "__MACOSX"
+        or parts[-1].startswith("._")
+        or parts[-1] in (".DS_Store", "Thumbs.db", "desktop.ini")
+    )

@@ -1,5 +1,6 @@
 """Retrains a run's network on its masks as reviewed by people."""
 
+import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +25,6 @@ from coseg_lightning.methods.coseg import retrain
 from coseg_lightning.methods.second_look import rank_again
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
-from coseg_lightning.ranking.priority import LEAST_DECIDED
 from coseg_lightning.report.review_order import write_review_order
 from coseg_lightning.runs.finished import FinishedRun
 from coseg_lightning.runs.folder import RunFolder, stage_weights
@@ -116,10 +116,7 @@ class ReviewedMasks:
             The part of the summary's ranking; empty if there are too few decisions.
         """
         proposals = {i: p for i in self.samples.ids if (p := self._proposed(i)) is not None}
-        enough = len(decisions) >= LEAST_DECIDED
-        found = write_review_order(
-            folder, self.samples, proposals, noise_level, decisions if enough else None
-        )
+        found = write_review_order(folder, self.samples, proposals, noise_level, decisions)
         return {} if found is None else {"review": found.as_dict()}
 
     def _proposed(self, sample_id: str) -> LabelStore | None:
@@ -187,7 +184,7 @@ def retrain_reviewed(
         run.proposals,
         review,
         drawn_anew,
-        left_out=_left_out(run),
+        left_out=left_out(run),
     )
     config = {
         **run.config,
@@ -195,6 +192,7 @@ def retrain_reviewed(
         "drawn": {i: mask_digest(m) for i in review.files if (m := masks.mask(i)) is not None},
         "reviewed_run": str(run.folder.absolute()),
     }
+    _check_same_review(Path(folder), config)
     run_folder = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
     if run_folder.summary is not None:
         return run_folder.summary
@@ -285,18 +283,34 @@ def check_review(run: FinishedRun) -> None:
         )
 
 
-def _decided_before(run: FinishedRun) -> dict[str, str]:
-    """The decisions of earlier reviews of a run."""
-    return dict(run.config["review"]) if run.is_reviewed else {}
+def _check_same_review(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise an `InputError` if a folder holds another review of the same run."""
+    path = folder / "run.json"
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["config"]
+        same = all(before.get(name) == config[name] for name in ("review", "drawn"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return  # it is refused, with what is wrong, where it is opened
+    if not same and "reviewed_run" in before:
+        raise InputError(
+            f"{folder} holds an earlier review with other decisions; go on from that one, "
+            f"resume={folder} review=FILE, or give this one a folder, hydra.run.dir=FOLDER."
+        )
 
 
-def _left_out(run: FinishedRun) -> set[str]:
-    """The samples that an earlier review left out of training."""
+def left_out(run: FinishedRun) -> set[str]:
+    """The samples that an earlier review left out of training, until they are drawn anew."""
     path = run.folder / "redraw.csv"
     if not run.is_reviewed or not path.is_file():
         return set()
-
     return {row["id"] for row in read_table(path, ["id"])}
+
+
+def _decided_before(run: FinishedRun) -> dict[str, str]:
+    """The decisions of earlier reviews of a run."""
+    return dict(run.config["review"]) if run.is_reviewed else {}
 
 
 def _use_masks(data: CoSegDataModule, labels: Path, excluded: list[str]) -> None:

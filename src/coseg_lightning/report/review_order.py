@@ -13,6 +13,7 @@ from coseg_lightning.files.mask_rules import IGNORE_INDEX
 from coseg_lightning.files.progress import is_first_process
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.ranking.priority import (
+    LEAST_DECIDED,
     Recalibration,
     Views,
     expected_gain,
@@ -42,7 +43,7 @@ def write_review_order(
         decisions: Decisions `ok`, `take` and `redraw` by id; see `write_order`.
 
     Returns:
-        What the decisions say of all masks; None without decisions.
+        What the decisions say of all masks; None without enough of them.
     """
     index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
     wrong = {
@@ -60,6 +61,8 @@ def write_order(
     views: Views,
     noise_level: float | None,
     decisions: Mapping[str, str] | None = None,
+    *,
+    needs_enough: bool = False,
 ) -> Recalibration | None:
     """Write in which order masks are worth a look.
 
@@ -73,10 +76,11 @@ def write_order(
         ids: The ids of the masks.
         views: What is known of them.
         noise_level: The share of bad masks as estimated or given; a tenth if nobody knows.
-        decisions: Decisions `ok`, `take` and `redraw` by id.
+        decisions: Decisions `ok`, `take` and `redraw` by id. Decided masks come last.
+        needs_enough: Whether too few decisions are refused, rather than say nothing of others.
 
     Returns:
-        What the decisions say of all masks; None without decisions.
+        What the decisions say of all masks; None without enough of them.
 
     Raises:
         InputError: If there are decisions, but too few.
@@ -85,7 +89,7 @@ def write_order(
     found, probability = None, prior_probability(views, level)
     index_of = {sample_id: i for i, sample_id in enumerate(ids)}
     decided = {index_of[i]: word for i, word in (decisions or {}).items() if i in index_of}
-    if decided:
+    if len(decided) >= min(LEAST_DECIDED, len(ids)) or (decided and needs_enough):
         found = recalibrate(views, {i: word != "ok" for i, word in decided.items()}, level)
         probability = found.probability
     gain = expected_gain(views, probability)
@@ -98,8 +102,8 @@ def write_order(
             "probability": round(float(probability[i]), 4),
             "wrong_pixels": int(views.wrong[i]),
         }
-        if found is not None:
-            like = found.suggested.get(i)
+        if decided:
+            like = None if found is None else found.suggested.get(i)
             row |= {
                 "decision": decided.get(i, ""),
                 "suggested": "" if like is None else decided[like],
@@ -127,11 +131,12 @@ def show_review_order(folder: Path, budget: int | None) -> None:
     order = [] if budget is None or not is_first_process() else list(read_order(folder).values())
     if not order:
         return
-    undecided = [row for row in order if not row.get("decision")][:budget]
-    expected, of_all = map(_wrong_pixels, (undecided, order))
+    left = [row for row in order if not row.get("decision")]
+    undecided = left[:budget]
+    expected, of_all = map(_wrong_pixels, (undecided, left))
     print(
         f"\n  Look at these {len(undecided)} first, with perhaps "
-        f"{100 * expected / (of_all or 1):.0f} % of the wrong pixels of all {len(order)} masks:"
+        f"{100 * expected / (of_all or 1):.0f} % of the wrong pixels of {len(left)} masks:"
     )
     for row in undecided:
         what = f"bad with {100 * float(row['probability']):.0f} %, {row['wrong_pixels']} pixels"
