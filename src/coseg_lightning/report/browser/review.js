@@ -60,7 +60,7 @@ const undoDecision = async () => {
 };
 const undo = () => (view.mending && mend.undo() ? undefined : undoDecision());
 
-const decide = (decision) => {
+const decide = async (decision) => {
   const { n } = current;
   if (n < 0 || current.loading) return; // nobody has seen it yet
   if (decision === "take" && !index.proposed[n]) return say("There is no proposal to take; mend the mask, or have it redrawn.");
@@ -68,11 +68,12 @@ const decide = (decision) => {
   current.newly = true;
   const next = nextOpen(n);
   setItem(n, { decision, reviewer: "", sides: undefined });
-  if (next >= 0) show(next);
+  if (next >= 0) await show(next);
   else {
     countTime();
     say("All samples that are listed are decided. Save the review.");
   }
+  if (decision !== "redraw" && drawings.has(idOf(n))) say(`The mask drawn for ${idOf(n)} is not saved with ${decision}; undo (z) takes it back.`);
 };
 const decideDrawn = (n) => {
   current.newly = true;
