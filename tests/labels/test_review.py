@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.review import opened_review
 
 
@@ -130,3 +131,14 @@ def test_a_broken_or_missing_file_is_refused(tmp_path):
         opened_review(tmp_path / "none"),
     ):
         pass
+
+
+def test_unlabelled_pixels_do_not_go_into_a_mask_of_0_and_255(tmp_path):
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(np.eye(8, dtype=np.uint8) * 255).save(tmp_path / "masks" / "a.png")
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    drawn = np.eye(8, dtype=np.uint8)
+    drawn[0, 5] = 255
+    message = "new mask of a has unlabelled pixels, which a file like .*a.png cannot hold; label"
+    with pytest.raises(InputError, match=message):
+        masks.write_like("a", tmp_path / "b.png", drawn)

@@ -329,10 +329,15 @@ class MaskFolder:
             written = self._as_class_ids(part)
             is_same = is_same and np.array_equal(written, mask[start : start + len(written)])
             start += len(written)
+        if not is_same and (mask == IGNORE_INDEX).any() and not (given == IGNORE_INDEX).any():
+            raise InputError(
+                f"The new mask of {sample_id} has unlabelled pixels, which a file like {original} "
+                "cannot hold; label them, or save your masks with the class ids 0 and 1."
+            )
         if not is_same:
             raise InputError(
-                f"A noisy mask cannot be written like {original} without losing class ids; "
-                "save your masks as PNG."
+                f"The new mask of {sample_id} cannot be written like {original} without losing "
+                "class ids; save your masks as PNG."
             )
 
 
