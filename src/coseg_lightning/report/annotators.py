@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from coseg_lightning.files.csv import read_table, write_table
-from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.ranking.annotators import (
     FEWEST,
     AnnotatorRecord,
@@ -111,6 +110,8 @@ def _least(names: Sequence[str], least: str, numbers: Mapping[str, str]) -> str:
 
 def pairwise_dice(masks: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
     """`(M, M)` Dice of each pair of masks of one image; NaN on the diagonal."""
+    from coseg_lightning.functional.dice import mask_dice  # imports torch
+
     result = np.full((len(masks), len(masks)), np.nan)
     for i, j in combinations(range(len(masks)), 2):
         result[i, j] = result[j, i] = mask_dice(masks[i], masks[j])
