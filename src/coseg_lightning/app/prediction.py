@@ -188,7 +188,8 @@ def _predict_one(
     size = (image.shape[1], image.shape[0])
     mask = masks.whole()
     write_mask(out, sample_id, mask, path)
-    small = cv2.resize(mask // 255 if mask.max() == 255 else mask, size, interpolation=0)
+    small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    small = small // 255 if small.max() == 255 else small
     del mask  # before the next one of its size
     grown = None
     if by_tiles.peers:
