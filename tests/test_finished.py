@@ -446,6 +446,20 @@ def test_a_second_look_finds_what_the_first_left(finished, tmp_path):
     assert summary["ranking"]["review"]["decided"] == 11
 
 
+def test_a_reviewed_run_opens_where_the_run_itself_is_gone(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    path = tmp_path / "run" / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["config"] |= {"review": {}, "reviewed_run": str(tmp_path / "gone")}
+    path.write_text(json.dumps(summary))
+    run = AppRun(tmp_path / "run")
+    assert run.noise is None
+    assert run.proposals is not None
+    apply(tmp_path / "run", tmp_path / "out")
+    with pytest.raises(InputError, match="is a review of .*gone, which is not there; restore"):
+        run.origin  # noqa: B018
+
+
 def test_rounds_of_a_review_need_one(tmp_path):
     for settings in (["rounds=review"], ["rounds=2"]):
         with pytest.raises(InputError, match="must be review, with review=FILE; rounds of correc"):

@@ -1,6 +1,7 @@
 """FinishedRun: the results of a finished run, read from its folder without Hydra."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,28 +73,35 @@ class FinishedRun:
         Raises:
             InputError: If its folder is gone.
         """
-        if not self.is_reviewed:
-            return self
-        places = [Path(self.config["reviewed_run"]), self.folder.parent]
-        found = next((place for place in places if (place / "summary.json").is_file()), None)
-        if found is None:
+        *_, last = self._with_reviewed()
+        if last.is_reviewed:
             raise InputError(
-                f"{self.folder} is a review of {places[0]}, which is not there; restore that run."
+                f"{last.folder} is a review of {last.config['reviewed_run']}, which is not there; "
+                "restore that run."
             )
-        return FinishedRun(found).origin
+        return last
+
+    def _with_reviewed(self) -> Iterator["FinishedRun"]:
+        """This run, that which it is a review of, and so on, as far as they are there."""
+        yield self
+        if self.is_reviewed:
+            for place in (Path(self.config["reviewed_run"]), self.folder.parent):
+                if (place / "summary.json").is_file():
+                    yield from FinishedRun(place)._with_reviewed()
+                    return
 
     @property
     def noise(self) -> Path | None:
         """The layer of noisy masks that replaced the data's own masks, if there is one."""
-        layer = self.origin.folder / "noise"
-        return layer if layer.is_dir() else None
+        layers = [run.folder / "noise" for run in self._with_reviewed()]
+        return next((layer for layer in layers if layer.is_dir()), None)
 
     @property
     def proposals(self) -> LabelStore | None:
-        """What the networks would draw of the training samples, if the run wrote that."""
-        for folder in (self.folder / "proposals", self.origin.folder / "proposals"):
-            if LabelStore.is_finished(folder):
-                return LabelStore(folder)
+        """What the networks would draw of the training samples, if a run wrote that."""
+        for run in self._with_reviewed():
+            if LabelStore.is_finished(run.folder / "proposals"):
+                return LabelStore(run.folder / "proposals")
         return None
 
     @property
