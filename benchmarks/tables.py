@@ -1,4 +1,4 @@
-"""The tables of the docs: of `grid.py`, from its rows, and of docs/performance.md."""
+"""The tables of the docs: of `grid.py` from its rows, and of `results/performance.md`."""
 
 import csv
 import re
@@ -284,7 +284,7 @@ def dice_of(rows: Sequence[Row]) -> str:
 
 
 def performance(results: Path = Path(__file__).parent / "results") -> str:
-    """The tables of docs/performance.md, in Markdown: what the other scripts wrote, as it is."""
+    """Format what the other scripts wrote as the tables of docs/results/performance.md."""
     shown = {
         "step": ["kind", "model", "ratio", "lowest", "highest", "milliseconds", "memory", "rounds"],
         "recipe": [

@@ -79,9 +79,9 @@ def test_the_pages_hold_the_tables_of_the_committed_results():
 
 
 def test_every_method_has_its_page():
-    pages = {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")} - {"README"}
+    pages = {page.stem for page in (ROOT / "docs" / "methods").glob("*.md")} - {"index"}
     assert pages == set(METHODS) == {path.stem for path in (ROOT / "conf" / "method").glob("*")}
-    index = (ROOT / "docs" / "methods" / "README.md").read_text(encoding="utf-8")
+    index = (ROOT / "docs" / "methods" / "index.md").read_text(encoding="utf-8")
     for name in pages:
         page = (ROOT / "docs" / "methods" / f"{name}.md").read_text(encoding="utf-8")
         assert f"({name}.md)" in index

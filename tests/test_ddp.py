@@ -199,7 +199,7 @@ def test_a_process_whose_batch_is_doubted_throughout(tmp_path):
 
 @pytest.mark.slow
 def test_torchrun(tmp_path):
-    """The app runs under torchrun as docs/lightning.md says."""
+    """The app runs under torchrun as docs/how-to/lightning.md says."""
     arguments = ["model=unet_classic", "model.base_channels=2", "noise=type2", "nol=0.25"]
     arguments += ["data.source.train=8", "data.source.val=0", "data.source.test=3"]
     arguments += ["data.image_size=32", "data.batch_size=2", "trainer.max_epochs=1"]

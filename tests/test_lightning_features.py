@@ -1,4 +1,4 @@
-"""Features that Lightning's users expect to work; docs/lightning.md names these tests."""
+"""Features that Lightning's users expect to work; docs/how-to/lightning.md names these tests."""
 
 import copy
 

@@ -147,7 +147,7 @@ COMMANDS: dict[str, Command] = {
             "trust": TRUST,
         },
         (
-            ("RUN OUT to=cvat worst=20", "images and proposals, see docs/exchange.md"),
+            ("RUN OUT to=cvat worst=20", "images and proposals, see docs/how-to/exchange.md"),
             ("RUN REVIEW from=cvat source=annotations.zip", "REVIEW/review.csv and REVIEW/masks"),
         ),
     ),

@@ -10,7 +10,7 @@ from typing_extensions import override
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.loaders import inner_loader
 
-STEPS = 680  # of one network; half of them were too few to rank masks (docs/benchmarks.md)
+STEPS = 680  # of one network; half of them were too few to rank masks (docs/results/benchmarks.md)
 MIN_EPOCHS = 10  # half of them before peers select, and some with the selection
 MAX_EPOCHS = 200  # of a few samples, more teach nothing
 UNKNOWN = 40  # epochs of a loader without a length

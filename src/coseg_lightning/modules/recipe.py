@@ -26,8 +26,8 @@ SCORES_WITH_KINDS = ("joint", "directed", "shift")
 class Recipe:
     """The settings of robust training, ranking, label correction and retraining.
 
-    The default values were measured (docs/benchmarks.md). They are defined only here: modules,
-    callbacks, `run_stages` and the settings of the app take them from this class.
+    The default values were measured (docs/results/benchmarks.md). They are defined only here:
+    modules, callbacks, `run_stages` and the settings of the app take them from this class.
 
     Args:
         lambda_1: Weight of the Dice loss in Eq. (2).
