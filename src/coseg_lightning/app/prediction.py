@@ -184,21 +184,21 @@ def _predict_one(
             bar.update(p.shape[1])
         if isinstance(stored, np.memmap):
             stored.flush()
-    image = without_gaps(_shrunk(windows)) if overlays else np.empty((1, 1))
-    size = (image.shape[1], image.shape[0])
     mask = masks.whole()
     write_mask(out, sample_id, mask, path)
-    small = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-    small = small // 255 if small.max() == 255 else small
+    step = _step(windows.size)
+    small = np.ascontiguousarray(mask[::step, ::step])
     del mask  # before the next one of its size
-    grown = None
+    small_unsure = None
     if by_tiles.peers:
         unsure = unsures.whole()
         write_picture(out / "uncertainty" / f"{sample_id}.png", unsure)
-        grown = cv2.resize(unsure, size, interpolation=cv2.INTER_AREA)
+        small_unsure = np.ascontiguousarray(unsure[::step, ::step])
     if overlays:
+        small = small // 255 if small.max() == 255 else small
         classes = np.eye(int(small.max()) + 1, dtype=np.float32)[small]
-        picture = overlay(image, torch.from_numpy(np.moveaxis(classes, 2, 0)), grown)
+        image = without_gaps(_shrunk(windows))
+        picture = overlay(image, torch.from_numpy(np.moveaxis(classes, 2, 0)), small_unsure)
         write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
 
 
@@ -227,12 +227,17 @@ class CompressedRows:
 
 def _shrunk(windows: ImageWindows) -> NDArray[Any]:
     """A small copy of a large image, of every so many rows and columns."""
-    step = max(1, max(windows.size) // OVERLAY_SIDE[1])
+    step = _step(windows.size)
     rows = [
         windows.read(top, 0, 1, windows.size[1])[:, ::step]
         for top in range(0, windows.size[0], step)
     ]
     return np.concatenate(rows)
+
+
+def _step(size: tuple[int, int]) -> int:
+    """Of how many pixels in a row an overlay shows one; to average them would take 4 bytes each."""
+    return max(1, max(size) // OVERLAY_SIDE[1])
 
 
 def mean_of_flips(network: torch.nn.Module, images: Tensor, flips: bool) -> Tensor:
