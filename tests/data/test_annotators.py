@@ -20,9 +20,9 @@ from coseg_lightning.check import describe
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.subsets import JoinedImages, SomeImages, identity_of
 from coseg_lightning.errors import BadSamplesError, InputError
-from coseg_lightning.labels.fusion import best, majority, staple
+from coseg_lightning.labels.fusion import best, majority, soft_label, staple
 from coseg_lightning.run import run
-from support import CLASSIC, SHORT, Squares, composed
+from support import CLASSIC, SHORT, Squares, composed, layer_of
 
 PEOPLE = ("anna", "ben", "cem")
 
@@ -331,8 +331,7 @@ def test_a_missing_image_of_all_people_is_told(make_several):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label": "mean"}, "data.label=mean must be majority, staple, random or best"),
-        ({"label": "soft"}, "no loss of this package learns from shares of votes yet"),
+        ({"label": "mean"}, "data.label=mean must be majority, staple, random, best or soft"),
         ({"tile": 32, "overlap": 4}, "data.tile=32 does not go with several masks"),
         ({"masks": ["masks", "masks"]}, "must name each person's folder once"),
         ({"masks": ["masks", "none"]}, "data.masks=none: there is no such folder"),
@@ -369,6 +368,39 @@ def test_every_label_is_what_it_says(make_several):
             masks = [drawn(i, name, squares) for name in PEOPLE]
             picks.append([np.array_equal(train.mask(i), mask) for mask in masks].index(True))
     assert set(picks) == {0, 1, 2}
+
+
+def soft_samples(root, **options):
+    data = CoSegDataModule(opened(root, label="soft"), image_size=32, in_channels=1, **options)
+    return data.samples("train")
+
+
+def test_soft_samples_hold_the_shares_of_the_votes(make_several):
+    samples, squares = soft_samples(make_several()).plain(), Squares(8)
+    for i in range(8):
+        masks = [drawn(i, name, squares) for name in (PEOPLE if i < 7 else PEOPLE[:1])]
+        np.testing.assert_allclose(samples[i]["soft_mask"], soft_label(masks, 2), atol=1e-6)
+        np.testing.assert_array_equal(samples[i]["mask"], majority(masks))
+
+
+def test_soft_masks_follow_the_augmentation(make_several):
+    samples = soft_samples(make_several())
+    moved = [samples[(epoch, 0)] for epoch in range(8)]
+    assert any(not torch.equal(m["soft_mask"], moved[0]["soft_mask"]) for m in moved)
+    for sample in moved:
+        # Of three votes the majority has at least two, wherever it was moved to.
+        of_label = sample["soft_mask"].gather(0, sample["mask"][None])
+        assert (of_label > 0.6).all()
+
+
+def test_all_persons_say_what_was_corrected(make_several, tmp_path):
+    samples = soft_samples(make_several()).plain()
+    label = samples.mask(0).copy()
+    label[:4] = 1 - label[:4]
+    layer = layer_of(tmp_path / "layer", {"s00": label})
+    before, after = samples[0]["soft_mask"], samples.updated(layer)[0]["soft_mask"]
+    np.testing.assert_array_equal(after[1, :4], label[:4])
+    np.testing.assert_array_equal(after[:, 4:], before[:, 4:])
 
 
 def test_any_change_of_a_mask_or_of_the_label_is_another_dataset(make_several):
@@ -449,6 +481,21 @@ def test_a_run_of_several_masks_from_training_to_one_mask_an_image(make_several,
             np.testing.assert_array_equal(read(tmp_path / "out" / f"{sample_id}.png"), fused)
     with pytest.raises(InputError, match="which is only read"):
         apply(folder, root / ("masks" if layout == "beside" else "masks_ben") / "out")
+
+
+def test_networks_learn_from_soft_masks(make_several, tmp_path):
+    given = [*settings(make_several(size=12)), "data.source.test_share=0.25", "data.label=soft"]
+    summary = run(composed(*CLASSIC, *SHORT, *given), tmp_path / "run")
+    assert summary["labels"]["fusion"] == "soft"
+    assert len(read_rows(tmp_path / "run/scores.csv")) == 9
+    cfg = composed(*CLASSIC, *SHORT, *given, "method=jocor")
+    with pytest.raises(InputError, match="JoCoR learns from one label a pixel"):
+        run(cfg, tmp_path / "jocor")
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 @pytest.mark.drawn

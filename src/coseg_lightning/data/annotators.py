@@ -234,6 +234,7 @@ class Fusion:
         if self.label == "best":
             assert self.image is not None
             return masks[best(self.image(sample_id), masks)]
+        # Networks that learn from shares of the votes are ranked and corrected by the majority.
         return staple(masks) if self.label == "staple" else majority(masks)
 
     def digest(self, keys: Mapping[str, str]) -> str:
@@ -270,6 +271,14 @@ class SeveralMasks:
         """Read one person's mask of an image, `(H, W)` class ids in its own size."""
         fusion, keys = self._entries[sample_id]
         return fusion.folder.read(keys[name])
+
+    @property
+    def soft_classes(self) -> int | None:
+        """K, the number of classes, if networks learn from shares of the votes."""
+        for fusion, _ in self._entries.values():
+            if fusion.label == "soft":
+                return max(2, fusion.folder.classes)
+        return None
 
     def fuse(self) -> None:
         """Fuse the masks of all images, so that processes that start later need not."""
@@ -392,11 +401,6 @@ class FusedMasks:
 
 def check_label(label: str | None) -> None:
     """Raise an `InputError` unless `data.label` is a known way to fuse masks, or null."""
-    if label == "soft":
-        raise InputError(
-            "data.label=soft: no loss of this package learns from shares of votes yet; take "
-            "data.label=majority, or train on labels.fusion.soft_label in a project of your own."
-        )
     if label is not None and label not in LABELS:
         raise InputError(f"data.label={label} must be {', '.join(LABELS[:-1])} or {LABELS[-1]}.")
 

@@ -80,10 +80,13 @@ class SampleDataset(Dataset[dict[str, Any]]):
             at random as far as they keep their core.
         annotators: Who drew the masks, by id; by default what the dataset knows. If it is known of
             any, each sample has a key `annotator`, empty where it is not.
-        several: The masks of samples that have several; by default those that the dataset has.
+        several: The masks of samples that have several; by default those that the dataset has. If
+            networks are to learn from shares of their votes (`data.label=soft`), each sample has a
+            key `soft_mask`, and the augmentation gets a mask `(S, S, 1 + P)`: the label and, behind
+            it, each person's.
 
     Shape:
-        `image` is `(C, S, S)` float32. `mask` is `(S, S)` int64.
+        `image` is `(C, S, S)` float32, `mask` `(S, S)` int64, `soft_mask` `(K, S, S)` float32.
     """
 
     def __init__(
@@ -174,17 +177,25 @@ class SampleDataset(Dataset[dict[str, Any]]):
         sample_id = self.dataset.ids[index]
         shift = self._shift(epoch, sample_id)
         image, mask = self._resized_image(index, shift), self._resized_mask(index, shift)
+        soft_classes = None if self.several is None else self.several.soft_classes
+        if soft_classes is not None:
+            mask = np.stack([mask, *self._resized_votes(index)], axis=-1)
         if self.augmentation is not None:
             if hasattr(self.augmentation, "set_random_seed"):
                 # Its own random numbers are equal in all workers and start anew in every epoch.
                 self.augmentation.set_random_seed(derive_seed(self.seed, epoch, sample_id) % 2**32)
             augmented = self.augmentation(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
+        votes = mask[..., 1:] if soft_classes is not None else None
+        mask = mask if votes is None else mask[..., 0]
         sample: dict[str, Any] = {
             "image": network_input(image, self._statistics(sample_id)),
             "mask": torch.from_numpy(np.ascontiguousarray(mask, np.int64)),
             "id": sample_id,
         }
+        if votes is not None:
+            assert soft_classes is not None
+            sample["soft_mask"] = shares_of_votes(votes, soft_classes)
         if self.annotators:
             sample["annotator"] = self.annotators.get(sample_id, "")
         if self.replaced is not None:
@@ -218,6 +229,31 @@ class SampleDataset(Dataset[dict[str, Any]]):
     def _resized_mask(self, index: int, shift: tuple[int, int]) -> NDArray[Any]:
         mask = shifted(smallest_type(self.dataset.mask(index)), shift)
         return shrunk_mask(mask, self.canvas, IGNORE_INDEX)
+
+    def _resized_votes(self, index: int) -> list[NDArray[Any]]:
+        """Each person's mask of a sample; where the label was corrected, all say the correction."""
+        sample_id, label = self.dataset.ids[index], self.dataset.mask(index)
+        assert self.several is not None
+        if sample_id not in self.several:
+            return [shrunk_mask(smallest_type(label), self.canvas, IGNORE_INDEX)]
+        is_corrected = label != self.several.fused(sample_id)
+        votes = [self.several.mask(sample_id, name) for name in self.several.names(sample_id)]
+        votes = [np.where(is_corrected, label, vote) for vote in votes]
+        return [shrunk_mask(smallest_type(vote), self.canvas, IGNORE_INDEX) for vote in votes]
+
+
+def shares_of_votes(votes: NDArray[Any], classes: int) -> Tensor:
+    """Compute each class's share of the votes, of those who labelled the pixel.
+
+    Args:
+        votes: `(H, W, P)` class ids, 255 for unlabelled pixels.
+        classes: K.
+
+    Returns:
+        `(K, H, W)` float32, zero where nobody labelled the pixel.
+    """
+    count = np.stack([(votes == k).sum(axis=2, dtype=np.float32) for k in range(classes)])
+    return torch.from_numpy(count / count.sum(axis=0).clip(1))
 
 
 def shifted(mask: NDArray[Any], shift: tuple[int, int]) -> NDArray[Any]:

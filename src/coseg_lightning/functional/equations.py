@@ -2,7 +2,9 @@
 
 Legend of shapes: N samples, K classes, H x W pixels. Logits are `(N, K, H, W)` floats of any
 precision, or `(N, 1, H, W)` for a binary network with one sigmoid output. Masks are `(N, H, W)`
-int64 with class ids `0 .. K-1`, and `ignore_index` marks unlabelled pixels.
+int64 with class ids `0 .. K-1`, and `ignore_index` marks unlabelled pixels. The losses also take
+soft masks `(N, K, H, W)`: each class's share of the votes, as torch's cross-entropy does. Their
+unlabelled pixels are zero in all classes.
 
 Section and equation numbers are those of arXiv 2102.00523.
 """
@@ -55,6 +57,15 @@ def labelled_mean(values: Tensor, labelled: Tensor) -> Tensor:
     return values.where(labelled, 0).flatten(1).sum(dim=1) / pixels
 
 
+def labelled_pixels(masks: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Return where there is a label.
+
+    Shape:
+        masks `(N, H, W)`, or soft masks `(N, K, H, W)`; returns `(N, H, W)`.
+    """
+    return masks.any(dim=1) if masks.is_floating_point() else masks != ignore_index
+
+
 def corruption_score(
     logits: Tensor,
     masks: Tensor,
@@ -72,18 +83,19 @@ def corruption_score(
         ignore_index: Class id of unlabelled pixels, which do not count.
 
     Shape:
-        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)`. Returns `(N,)`.
+        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)` or soft `(N, K, H, W)`. Returns
+        `(N,)`.
 
     Returns:
         Scores in nats, small for reliable labels. A sample without any labelled pixel scores 0,
         because nothing in it contradicts the network.
     """
-    per_pixel = F.cross_entropy(
-        class_logits(logits), masks, ignore_index=ignore_index, reduction="none"
-    )
+    # torch takes no `ignore_index` with soft masks, whose unlabelled pixels add nothing anyway.
+    ignored = -100 if masks.is_floating_point() else ignore_index
+    per_pixel = F.cross_entropy(class_logits(logits), masks, ignore_index=ignored, reduction="none")
     if reduction == "sum":
         return per_pixel.flatten(1).sum(dim=1)
-    return labelled_mean(per_pixel, masks != ignore_index)
+    return labelled_mean(per_pixel, labelled_pixels(masks, ignore_index))
 
 
 def dice_loss(
@@ -102,15 +114,18 @@ def dice_loss(
         ignore_index: Class id of unlabelled pixels, which do not count.
 
     Shape:
-        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)`. Returns `(N,)`.
+        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)` or soft `(N, K, H, W)`. Returns
+        `(N,)`.
 
     Returns:
         Losses in [0, 1]. A class that is absent from the label adds the constant 1/k with zero
         gradient, as in the equation.
     """
     probabilities = class_logits(logits).softmax(dim=1)
-    labelled = masks != ignore_index
-    labels = F.one_hot(masks.where(labelled, 0), probabilities.shape[1]).movedim(-1, 1)
+    labelled = labelled_pixels(masks, ignore_index)
+    labels = masks
+    if not masks.is_floating_point():
+        labels = F.one_hot(masks.where(labelled, 0), probabilities.shape[1]).movedim(-1, 1)
     p = probabilities * labelled.unsqueeze(1)
     g = (labels * labelled.unsqueeze(1)).to(p.dtype)
     if not include_background:
@@ -144,7 +159,8 @@ def segmentation_loss(
         pixel_loss: Replaces the cross-entropy. It has the same signature as `corruption_score`.
 
     Shape:
-        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)`. Returns `(N,)`.
+        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)` or soft `(N, K, H, W)`. Returns
+        `(N,)`.
     """
     cross_entropy = pixel_loss(logits, masks, ignore_index=ignore_index)
     dice = dice_loss(

@@ -9,6 +9,7 @@ from coseg_lightning.functional.equations import (
     class_logits,
     corruption_score,
     labelled_mean,
+    labelled_pixels,
 )
 
 
@@ -26,13 +27,17 @@ def generalised_cross_entropy(
         ignore_index: Class id of unlabelled pixels, which do not count.
 
     Shape:
-        logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`. Returns `(N,)`.
+        logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`
+        or soft `(N, K, H, W)`. Returns `(N,)`.
 
     Source:
         Zhang and Sabuncu 2018, arXiv 1805.07836.
     """
-    p, labelled = _label_probability(logits, masks, ignore_index)
-    return labelled_mean((1 - p.clamp_min(1e-7) ** q) / q, labelled)
+
+    def loss(p: Tensor) -> Tensor:
+        return (1 - p.clamp_min(1e-7) ** q) / q
+
+    return _mean_loss(loss, logits, masks, ignore_index)
 
 
 def symmetric_cross_entropy(
@@ -58,20 +63,28 @@ def symmetric_cross_entropy(
         ignore_index: Class id of unlabelled pixels, which do not count.
 
     Shape:
-        logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`. Returns `(N,)`.
+        logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`
+        or soft `(N, K, H, W)`. Returns `(N,)`.
 
     Source:
         Wang et al. 2019, arXiv 1908.06112.
     """
-    p, labelled = _label_probability(logits, masks, ignore_index)
-    return labelled_mean(-alpha * p.clamp_min(1e-7).log() - beta * log_of_zero * (1 - p), labelled)
+
+    def loss(p: Tensor) -> Tensor:
+        return -alpha * p.clamp_min(1e-7).log() - beta * log_of_zero * (1 - p)
+
+    return _mean_loss(loss, logits, masks, ignore_index)
 
 
-def _label_probability(logits: Tensor, masks: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
-    """Return each pixel's probability of its label, and where a label exists, both `(N, H, W)`."""
-    labelled = masks != ignore_index
-    index = masks.where(labelled, 0).unsqueeze(1)
-    return class_logits(logits).softmax(dim=1).gather(1, index)[:, 0], labelled
+def _mean_loss(
+    loss: Callable[[Tensor], Tensor], logits: Tensor, masks: Tensor, ignore_index: int
+) -> Tensor:
+    """Average a loss of the label's probability over labelled pixels and over their votes."""
+    p, labelled = class_logits(logits).softmax(dim=1), labelled_pixels(masks, ignore_index)
+    if masks.is_floating_point():
+        return labelled_mean((masks * loss(p)).sum(dim=1), labelled)
+    of_label = p.gather(1, masks.where(labelled, 0).unsqueeze(1))[:, 0]
+    return labelled_mean(loss(of_label), labelled)
 
 
 PIXEL_LOSSES: dict[str, Callable[..., Tensor]] = {

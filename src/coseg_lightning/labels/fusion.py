@@ -23,7 +23,7 @@ from coseg_lightning.ranking.outline import (
     outline_misfit,
 )
 
-LABELS = ("majority", "staple", "random", "best")  # what a run makes of several masks
+LABELS = ("majority", "staple", "random", "best", "soft")  # what a run makes of several masks
 SURE = 0.99999  # of the performances that STAPLE begins with, as published
 MOST_STEPS = 200  # of STAPLE, which needs a few dozen
 

@@ -50,6 +50,8 @@ class MultiScaleModule(SegmentationModule):
     from their mean (Eq. (4) and (5) of the source, weight 1).
     """
 
+    takes_soft_masks = False
+
     @override
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
         outputs = [self._outputs_at(images, scale) for scale in SCALES]

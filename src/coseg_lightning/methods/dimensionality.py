@@ -43,6 +43,8 @@ class DimensionalityDriven(SegmentationModule):
         options: Further arguments of `SegmentationModule`.
     """
 
+    takes_soft_masks = False
+
     def __init__(self, *net: Any, neighbours: int = NEIGHBOURS, **options: Any) -> None:
         if not isinstance(neighbours, int) or not 2 <= neighbours < POINTS:
             raise InputError(

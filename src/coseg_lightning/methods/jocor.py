@@ -28,6 +28,8 @@ class JoCoR(CoSegModule):
             joint loss, so that `selection` has no effect.
     """
 
+    takes_soft_masks = False
+
     def __init__(self, *nets: Any, agreement_weight: float = 0.9, **options: Any) -> None:
         if not 0 <= agreement_weight < 1:
             raise InputError(

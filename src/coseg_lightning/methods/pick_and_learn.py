@@ -33,6 +33,8 @@ class PickAndLearn(SegmentationModule):
             is already built.
     """
 
+    takes_soft_masks = False
+
     def __init__(
         self,
         *net: Any,

@@ -28,6 +28,8 @@ class PixelCoTeaching(CoSegModule):
         options: Further arguments of `CoSegModule`; `selection` has no effect.
     """
 
+    takes_soft_masks = False
+
     def __init__(self, *nets: Any, select_ratio: float = 0.8, **options: Any) -> None:
         if not 0 < select_ratio <= 1:
             raise InputError(f"select_ratio={select_ratio} must be above 0 and at most 1.")

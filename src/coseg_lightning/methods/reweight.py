@@ -47,6 +47,8 @@ class Reweighted(SegmentationModule):
         options: Further arguments of `SegmentationModule`.
     """
 
+    takes_soft_masks = False
+
     def __init__(
         self,
         *net: Any,

@@ -51,6 +51,8 @@ class LabelTransition(SegmentationModule):
         options: Further arguments of `SegmentationModule`.
     """
 
+    takes_soft_masks = False
+
     def __init__(
         self,
         *net: Any,

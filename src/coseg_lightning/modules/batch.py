@@ -23,10 +23,11 @@ class Batch:
         ids: The samples' ids, if known.
         replaced: Which masks were replaced by noisy ones, if known.
         annotators: Who drew each mask, if known.
+        soft_masks: Each class's share of the votes, where several people drew masks.
 
     Shape:
         images `(N, C, H, W)` float, masks `(N, H, W)` int64, ids N strings or numbers, replaced
-        `(N,)` bool.
+        `(N,)` bool, soft_masks `(N, K, H, W)` float.
     """
 
     images: Tensor
@@ -34,6 +35,12 @@ class Batch:
     ids: Sequence[Any] | None = None
     replaced: Tensor | None = None
     annotators: Sequence[str] | None = None
+    soft_masks: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """What networks learn: the soft masks if there are any, else the masks."""
+        return self.masks if self.soft_masks is None else self.soft_masks
 
 
 def one_of(sample: Batch, n: int) -> Batch:
@@ -48,11 +55,11 @@ def read_batch(batch: Any) -> Batch:
     Raises:
         InputError: If the batch is none of these.
     """
-    annotators = None
+    annotators = soft_masks = None
     if isinstance(batch, Mapping) and "image" in batch and ("mask" in batch or "label" in batch):
         masks = batch["mask"] if "mask" in batch else batch["label"]
         fields = batch["image"], masks, batch.get("id"), batch.get("replaced")
-        annotators = batch.get("annotator")
+        annotators, soft_masks = batch.get("annotator"), batch.get("soft_mask")
     elif isinstance(batch, Sequence) and len(batch) in (2, 3) and isinstance(batch[1], Tensor):
         rest = batch[2] if len(batch) == 3 else None
         if isinstance(rest, Mapping):  # a project's own metadata
@@ -86,7 +93,17 @@ def read_batch(batch: Any) -> Batch:
             f"The batch's masks are {tuple(masks.shape)} and its images {tuple(images.shape)}; "
             "masks must be (N, H, W) or (N, 1, H, W) with the images' height and width."
         )
-    return Batch(images, masks.long(), ids, replaced, _names(annotators, len(images)))
+    if soft_masks is not None and (
+        not soft_masks.is_floating_point()
+        or soft_masks.ndim != 4
+        or soft_masks[:, 0].shape != masks.shape
+    ):
+        raise InputError(
+            f"The batch's soft_mask is {tuple(soft_masks.shape)}, {soft_masks.dtype}; it must be "
+            f"float, (N, K, H, W) for masks of {tuple(masks.shape)}."
+        )
+    names = _names(annotators, len(images))
+    return Batch(images, masks.long(), ids, replaced, names, soft_masks)
 
 
 def _names(annotators: Any, count: int) -> list[str] | None:

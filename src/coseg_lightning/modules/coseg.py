@@ -226,7 +226,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         logits, auxiliary = logits_of_picks(net, sample.images, picks)
         check_first_logits(self.checked_networks, **{name: logits})
         classes[picks] = predicted_classes(class_logits(logits.detach()))
-        masks = sample.masks[picks]
+        masks = sample.targets[picks]
         return self.mean_loss(logits, masks) + self.auxiliary_loss(net, auxiliary, masks), classes
 
     def backward_alone(self, loss: Tensor) -> Tensor:
@@ -245,8 +245,8 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         if picks is not None:  # auxiliary outputs learn from the same samples as their network
             for_a, for_b = self.exchange(*picks)
             aux_a, aux_b = ([part[for_a] for part in auxiliary_a], [p[for_b] for p in auxiliary_b])
-            loss_a = loss_a + self.auxiliary_loss(self.net_a, aux_a, sample.masks[for_a])
-            loss_b = loss_b + self.auxiliary_loss(self.net_b, aux_b, sample.masks[for_b])
+            loss_a = loss_a + self.auxiliary_loss(self.net_a, aux_a, sample.targets[for_a])
+            loss_b = loss_b + self.auxiliary_loss(self.net_b, aux_b, sample.targets[for_b])
         else:
             weight_a, weight_b = auxiliary_weight(self.net_a), auxiliary_weight(self.net_b)
             for part in auxiliary_a:
@@ -279,8 +279,8 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         """
         picks = self.selection(sample, lambda: (logits_a, logits_b), self.alpha)
         for_a, for_b = self.exchange(*picks)
-        loss_a = self.mean_loss(logits_a[for_a], sample.masks[for_a])
-        loss_b = self.mean_loss(logits_b[for_b], sample.masks[for_b])
+        loss_a = self.mean_loss(logits_a[for_a], sample.targets[for_a])
+        loss_b = self.mean_loss(logits_b[for_b], sample.targets[for_b])
         return loss_a, loss_b, picks
 
     def auxiliary_loss(

@@ -125,7 +125,7 @@ class SegmentationModule(SegmentationSteps):
     @override
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         sample = self.read(batch)
-        loss = self.losses(sample.images, sample.masks).mean()
+        loss = self.losses(sample.images, sample.targets).mean()
         self.log_epoch({"train/loss": loss.detach()}, batch_size=len(sample.images))
         self.log("loss", loss.detach(), prog_bar=True, logger=False)
         return loss

@@ -43,6 +43,7 @@ class SegmentationSteps(pl.LightningModule):
 
     scores = renamed("scores", "metrics")
     pixel_loss = "cross_entropy"  # takes its place in Eq. (2), see `PIXEL_LOSSES`
+    takes_soft_masks = True  # whether its losses do
     suffixes: ClassVar[tuple[str, ...]]  # one metric suffix for each output of `forward`
     network_names: ClassVar[tuple[str, ...]]  # the arguments that may be networks
 
@@ -84,11 +85,26 @@ class SegmentationSteps(pl.LightningModule):
             raise _Reached(sample)
         if self.current_epoch == 0:
             self.class_ids.check(sample.masks)
+            self._check_soft_masks(sample)
             for look in _LOOKS.get(self, ()):
                 look(sample)
         else:
             look_no_more(self)
         return sample
+
+    def _check_soft_masks(self, sample: Batch) -> None:
+        if sample.soft_masks is None:
+            return
+        if not self.takes_soft_masks:
+            raise InputError(
+                f"{type(self).__name__} learns from one label a pixel and not from shares of "
+                "votes; take data.label=majority, or leave soft_mask out of the batch."
+            )
+        if sample.soft_masks.shape[1] != self.classes:
+            raise InputError(
+                f"The batch's soft_mask has {sample.soft_masks.shape[1]} classes and the network "
+                f"has {self.classes}; give one share for each class."
+            )
 
     def as_trained(self, batch: Any) -> Batch:
         """Read a batch as `training_step` would, with what a subclass's own step does before.
