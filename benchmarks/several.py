@@ -1,14 +1,14 @@
-"""What are several masks of each image worth to a network? Test Dice by masks and what they become.
+"""What are several masks of each image worth to a network? Test Dice by number and label.
 
-    COSEG_DATA=/path/to/data python benchmarks/several.py run --seeds 0 1 2   # hours; can be resumed
+    COSEG_DATA=/path/to/data python benchmarks/several.py run --seeds 0 1 2   # hours; restartable
     python benchmarks/several.py table
 
 The training images of `bubil` have masks by seven slots of a crowd. A network (pretrained, 128 x
 128, as those of `grid.py`'s grid `real`, 20 epochs) learns from those of one, three or seven slots,
 fused by `data.label`, and is tested on the experts' masks. `experts` learns from the experts'
-masks. `coseg` ranks and corrects the fused labels with the noise level estimated (`nol=auto`), and has
-20 epochs in each stage; `x2` is a plain network of as many steps. Slots are drawn by the seed. Rows
-go to `results/several.csv`; cells that are there are not repeated.
+masks. `coseg` ranks and corrects the fused labels with the noise level estimated (`nol=auto`), and
+has 20 epochs in each stage; `x2` is a plain network of as many steps. Slots are drawn by the seed.
+Rows go to `results/several.csv`; cells that are there are not repeated.
 """
 
 import argparse
@@ -30,14 +30,9 @@ DATA = grid.DATA / "bubil"
 CELLS = (
     *(("supervised", 0, "experts"), ("supervised", 1, "one"), ("supervised", 7, "majority")),
     *(("supervised", 7, "soft"), ("supervised", 3, "majority"), ("supervised", 3, "soft")),
-    *(("supervised", 7, "random"), ("supervised", 7, "staple")),
-    *(("coseg", 1, "one"), ("coseg", 7, "majority"), ("coseg", 3, "majority")),
-    *(
-        ("supervised x2", 0, "experts"),
-        ("supervised x2", 1, "one"),
-        ("supervised x2", 7, "majority"),
-    ),
-    ("supervised x2", 3, "majority"),
+    *(("supervised", 7, "staple"), ("coseg", 1, "one"), ("coseg", 7, "majority")),
+    *(("coseg", 3, "majority"), ("supervised x2", 0, "experts"), ("supervised x2", 1, "one")),
+    *(("supervised x2", 7, "majority"), ("supervised x2", 3, "majority")),
 )
 KEYS = ("method", "masks", "label", "seed")
 
