@@ -146,12 +146,12 @@ def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -
     from coseg_lightning.report.annotators import (
         annotators_figure,
         write_annotators,
-        write_disputed,
+        write_masks,
     )
 
     kinds = getattr(samples, "kinds", None)
-    records = write_annotators(folder, summary["ranking"]["noise_level"], kinds)
-    write_disputed(folder, samples, hidden=bool(summary["config"].get("hide_annotators")))
+    masks, _ = write_masks(folder, samples)
+    records = write_annotators(folder, summary["ranking"]["noise_level"], kinds, masks=masks)
     if records:
         figure = annotators_figure(records)
         with replacing(folder / "annotators.png") as temporary:
@@ -200,6 +200,7 @@ def _check_free(folder: Path) -> None:
         "annotators.csv",
         "annotators.png",
         "disputed.csv",
+        "masks.csv",
         *FILES,
         "training",
         "noise",
@@ -357,6 +358,7 @@ def _files_of_persons(folder: Path) -> list[tuple[str, str]]:
     contents = {
         "annotators.csv": "who drew the masks: shares of bad ones, displacements, intervals",
         "annotators.png": "the same side by side",
+        "masks.csv": "each person's masks of images with several, worst first",
         "disputed.csv": "images of which several masks disagree, most disputed first",
     }
     return [(name, text) for name, text in contents.items() if (folder / name).is_file()]

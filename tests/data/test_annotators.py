@@ -499,9 +499,33 @@ def read_rows(path):
 
 
 @pytest.mark.drawn
+def test_hidden_names_are_in_no_file_of_an_audit(make_several, tmp_path):
+    root = make_several(people=("adalbert", "benedict", "cem"))
+    given = [*settings(root), "training=none", "nol=0.2", "hide_annotators=true"]
+    audit(composed_audit(*given), tmp_path / "audit")
+    rows = read_rows(tmp_path / "audit/masks.csv")
+    assert {row["annotator"] for row in rows} == {f"person {n}" for n in (1, 2, 3)}
+    for file in (tmp_path / "audit").rglob("*"):
+        if file.is_file() and file.suffix in (".csv", ".json", ".html"):
+            text = file.read_text(encoding="utf-8").replace(str(root), "")
+            assert not any(name in text for name in ("adalbert", "benedict")), file
+
+
+@pytest.mark.drawn
 def test_an_audit_without_training_takes_the_fused_masks(make_several, tmp_path):
     cfg = composed_audit(*settings(make_several("folders")), "training=none", "nol=0.2")
     summary = audit(cfg, tmp_path / "audit")
+    masks = read_rows(tmp_path / "audit/masks.csv")
+    assert len(masks) == 7 * 3
+    moved = [(row["annotator"], float(row["displacement_pixels"])) for row in masks]
+    mean = {name: np.mean([pixels for who, pixels in moved if who == name]) for name in PEOPLE}
+    assert mean["cem"] > 0.5 > abs(mean["anna"])
+    records = read_rows(tmp_path / "audit/annotators.csv")
+    assert {row["annotator"]: int(row["masks"]) for row in records} == {
+        "anna": 8,
+        "ben": 7,
+        "cem": 7,
+    }
     assert summary["labels"]["images_with_several"] == 7
     assert summary["config"]["data"]["mask_glob"] == "{annotator}/{id}.*"
     assert len((tmp_path / "audit/scores.csv").read_text().splitlines()) == 9

@@ -14,7 +14,13 @@ from coseg_lightning.ranking.annotators import (
     with_record,
 )
 from coseg_lightning.ranking.bad_shares import ALIKE, DEVIATIONS, GRID, Shares
-from coseg_lightning.ranking.displacement import Ladder, habits, outline_ladder, without_habit
+from coseg_lightning.ranking.displacement import (
+    Ladder,
+    displacement,
+    habits,
+    outline_ladder,
+    without_habit,
+)
 from coseg_lightning.ranking.outline import outline_evidence
 from coseg_lightning.ranking.people import People, numbered_names, steady_displacement
 
@@ -286,3 +292,21 @@ def test_what_a_habit_adds_to_scores_is_taken_off():
     after = without_habit(score, moved, habits(moved, people))
     assert auroc_of(after[:, 0], bad[:, 0]) > auroc_of(score[:, 0], bad[:, 0]) + 0.1
     np.testing.assert_array_equal(without_habit(score, moved, np.zeros_like(moved)), score)
+
+
+@pytest.mark.parametrize("pixels", [-3, -1, 0, 1, 4])
+def test_the_displacement_of_two_masks_is_in_pixels(pixels):
+    y, x = np.mgrid[:80, :80]
+    reference = (np.maximum(abs(y - 40), abs(x - 40)) < 20).astype(np.uint8)
+    mask = (np.maximum(abs(y - 40), abs(x - 40)) < 20 + pixels).astype(np.uint8)
+    assert displacement(mask, reference) == pytest.approx([pixels], abs=1e-6)
+
+
+def test_the_displacement_of_classes_that_are_not_there_is_unknown():
+    mask = np.zeros((20, 20), np.uint8)
+    mask[5:10, 5:10] = 1
+    other = mask.copy()
+    other[12:16, 12:16] = 2
+    np.testing.assert_array_equal(displacement(mask, other, classes=3), [0, np.nan])
+    mask[5:10, 5:10] = 255  # an outline that is unlabelled
+    assert np.isnan(displacement(mask, other)).all()

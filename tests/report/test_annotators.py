@@ -6,13 +6,19 @@ import numpy as np
 
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.ranking.annotators import annotator_report
-from coseg_lightning.report.annotators import annotators_figure, pairwise_dice, write_disputed
+from coseg_lightning.report.annotators import (
+    annotators_figure,
+    page_part,
+    write_annotators,
+    write_masks,
+)
 
 
 class Several:
     """Masks of three images by up to three persons."""
 
     ids = ("a", "b", "c")
+    classes = 2
 
     def names(self, sample_id):
         return {"a": ["anna", "ben", "carl"], "b": ["anna", "ben"], "c": ["ben"]}[sample_id]
@@ -23,25 +29,48 @@ class Several:
         mask[2:8, 2 + shift // 2 : 8 + shift // 2] = 1
         return mask
 
+    def fused(self, sample_id):
+        return self.mask(sample_id, "ben")
+
 
 class Samples:
     several = Several()
 
 
-def test_disputed_images_come_first(tmp_path):
-    rows = write_disputed(tmp_path, Samples())
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_disputed_images_and_masks_come_first(tmp_path):
+    masks, rows = write_masks(tmp_path, Samples())
     assert [row["id"] for row in rows] == ["a", "b"]
-    masks = [Several().mask("a", name) for name in ("anna", "ben", "carl")]
-    pairs = [mask_dice(masks[i], masks[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    drawn = [Several().mask("a", name) for name in ("anna", "ben", "carl")]
+    pairs = [mask_dice(drawn[i], drawn[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
     assert rows[0]["agreement"] == round(float(np.mean(pairs)), 4)
     assert rows[0]["least_like_others"] == "carl"
     assert rows[1] == {"id": "b", "masks": 2, "agreement": 1.0, "least_like_others": ""}
-    with (tmp_path / "disputed.csv").open(newline="") as file:
-        assert [row["id"] for row in csv.DictReader(file)] == ["a", "b"]
-    hidden = write_disputed(tmp_path, Samples(), hidden=True)
-    assert hidden[0]["least_like_others"].startswith("person ")
-    assert write_disputed(tmp_path, object()) == []
-    assert np.isnan(pairwise_dice(masks).diagonal()).all()
+    assert [row["id"] for row in read(tmp_path / "disputed.csv")] == ["a", "b"]
+    assert (masks[0]["id"], masks[0]["annotator"]) == ("a", "carl")
+    assert masks[0]["agreement"] == round((pairs[1] + pairs[2]) / 2, 4)
+    assert masks[0]["score"] == round(1 - (pairs[1] + pairs[2]) / 2, 4)
+    assert [row["rank"] for row in read(tmp_path / "masks.csv")] == ["1", "2", "3", "4", "5"]
+    assert write_masks(tmp_path, object()) == ([], [])
+
+
+def test_persons_of_images_with_several_masks_have_records(tmp_path):
+    (tmp_path / "scores.csv").write_text("id,score,annotator\na,0.5,\nc,0.1,ben\n")
+    masks, _ = write_masks(tmp_path, Samples())
+    records = {r.annotator: r for r in write_annotators(tmp_path, 0.3, masks=masks)}
+    assert {name: record.masks for name, record in records.items()} == {
+        "anna": 2,
+        "ben": 3,
+        "carl": 1,
+    }
+    assert records["carl"].bad_share > records["anna"].bad_share
+    assert len(read(tmp_path / "annotators.csv")) == 3
+    shown = page_part(tmp_path, list(records.values()), masks, [])
+    assert {r.annotator: ids for r, ids in shown["persons"]}["carl"] == ["a"]
 
 
 def test_persons_are_drawn_with_and_without_displacements():

@@ -122,6 +122,7 @@ def make_split(
     if cfg.data.get("normalization") == "training":
         statistics = training_statistics(train, canvas_of(cfg), cfg.data.in_channels)
         cfg.data.normalization = [list(values) for values in statistics]
+    drawn_by = shown_annotators(cfg, train)
     return CoSegDataModule(
         _without_bad_masks(cfg, train, noise),
         val,
@@ -139,7 +140,7 @@ def make_split(
         cache=_cache(cfg) if cfg.data.get("tile") is None else None,
         clean_ids=read_clean_ids(cfg),
         kinds=read_kinds(cfg),
-        annotators=shown_annotators(cfg, train),
+        annotators=drawn_by,
         normalization=normalization_of(cfg),
         pixel_size=cfg.data.get("pixel_size"),
         unit=cfg.data.get("unit") or "mm",
@@ -552,6 +553,8 @@ def read_kinds(cfg: DictConfig) -> dict[str, str] | None:
 def shown_annotators(cfg: DictConfig, dataset: Any) -> dict[str, str]:
     """Return who drew each mask of a dataset, by id: the names, or numbers in their place.
 
+    If names are hidden, those of images with several masks are replaced in the dataset too.
+
     Raises:
         InputError: If the setting that chooses between them is neither true nor false.
     """
@@ -561,7 +564,11 @@ def shown_annotators(cfg: DictConfig, dataset: Any) -> dict[str, str]:
     if not isinstance(hide, bool):
         raise InputError(f"hide_annotators={hide} must be true or false.")
     drawn_by: dict[str, str] = dict(getattr(dataset, "annotators", {}))
-    numbers = numbered_names(drawn_by.values()) if hide else {}
+    several = getattr(dataset, "several", None)
+    of_several = {name for i in several.ids for name in several.names(i)} if several else set()
+    numbers = numbered_names({*drawn_by.values(), *of_several}) if hide else {}
+    if numbers and several is not None:
+        several.rename(numbers)
     return {sample_id: numbers.get(name, name) for sample_id, name in drawn_by.items()}
 
 

@@ -273,12 +273,21 @@ class SeveralMasks:
         return fusion.folder.read(keys[name])
 
     @property
+    def classes(self) -> int:
+        """K, the number of classes, background included."""
+        return max(fusion.folder.classes for fusion, _ in self._entries.values())
+
+    @property
     def soft_classes(self) -> int | None:
-        """K, the number of classes, if networks learn from shares of the votes."""
-        for fusion, _ in self._entries.values():
-            if fusion.label == "soft":
-                return max(2, fusion.folder.classes)
-        return None
+        """K, if networks learn from shares of the votes."""
+        is_soft = any(fusion.label == "soft" for fusion, _ in self._entries.values())
+        return self.classes if is_soft else None
+
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Give the persons other names."""
+        for sample_id, (fusion, keys) in self._entries.items():
+            renamed = {names.get(name, name): key for name, key in keys.items()}
+            self._entries[sample_id] = (fusion, renamed)
 
     def fuse(self) -> None:
         """Fuse the masks of all images, so that processes that start later need not."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.optimize import isotonic_regression
 
 from coseg_lightning.ranking.outline import (
@@ -100,6 +101,36 @@ def _peak(profile: Floats) -> float:
     before, here, after = profile[top - 1 : top + 2]
     curvature = before - 2 * here + after
     return float(top - REACH + (0.5 * (before - after) / curvature if curvature else 0.0))
+
+
+def displacement(
+    mask: Any, reference: Any, *, classes: int = 2, ignore_index: int = IGNORE_INDEX
+) -> Floats:
+    """Measure how far the outlines of a mask lie outside of those of another mask.
+
+    Args:
+        mask: `(H, W)` class ids.
+        reference: `(H, W)` class ids, such as a proposal, or what was made of several masks.
+        classes: K, background included.
+        ignore_index: Marks pixels that are unlabelled in one of them, whose outlines do not count.
+
+    Returns:
+        `(K - 1,)` the median over each outline, in pixels, negative inside; NaN where a mask lacks
+        the class.
+    """
+    mask, reference = np.asarray(mask), np.asarray(reference)
+    labelled = (mask != ignore_index) & (reference != ignore_index)
+    result = np.full(classes - 1, np.nan)
+    for k in range(1, classes):
+        inside = reference == k
+        outline = (mask == k) & ~binary_erosion(mask == k, border_value=1) & labelled
+        if not inside.any() or inside.all() or not outline.any():
+            continue
+        # Centres of pixels lie half a pixel from the outline that is drawn between them.
+        outside = distance_transform_edt(~inside) - 0.5
+        distance = np.where(inside, 0.5 - distance_transform_edt(inside), outside)
+        result[k - 1] = np.median(distance[outline]) + 0.5
+    return result
 
 
 def habits(displacement: Floats, people: People) -> Floats:

@@ -1,25 +1,26 @@
-"""annotators.csv, and the part of the page on who drew the masks."""
+"""annotators.csv, masks.csv, disputed.csv, and the part of the page on who drew the masks."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from coseg_lightning.files.csv import read_table, write_table
+from coseg_lightning.labels.fusion import Votes
 from coseg_lightning.ranking.annotators import (
     FEWEST,
     AnnotatorRecord,
     annotator_report,
+    bad_probability,
 )
-from coseg_lightning.ranking.people import numbered_names
+from coseg_lightning.ranking.displacement import displacement
 from coseg_lightning.report.figures import BLACK, BLUE, ORANGE
 
 ANNOTATORS = "annotators.csv"
+MASKS = "masks.csv"
 DISPUTED = "disputed.csv"
 WORST = 5  # masks of a person that the page names
 DRAWN = 40  # persons in the figure, at most
@@ -27,7 +28,11 @@ SHOWN = 20  # disputed images on the page
 
 
 def write_annotators(
-    folder: Path, noise_level: float | None, kinds: Mapping[str, str] | None = None
+    folder: Path,
+    noise_level: float | None,
+    kinds: Mapping[str, str] | None = None,
+    *,
+    masks: Sequence[Mapping[str, Any]] = (),
 ) -> list[AnnotatorRecord]:
     """Write `annotators.csv` beside the `scores.csv` of a run or an audit, if persons are known.
 
@@ -35,94 +40,118 @@ def write_annotators(
         folder: The folder.
         noise_level: The share of bad masks as estimated or given; a tenth if nobody knows.
         kinds: The kind of each image, by id.
+        masks: The rows of `masks.csv`: each person's masks of images that have several.
 
     Returns:
         What the masks of each person say, the largest share of bad masks first.
     """
-    rows = read_table(folder / "scores.csv", ["id", "score"])
-    if not rows or not any(row.get("annotator") for row in rows):
+    single = [row for row in read_table(folder / "scores.csv", ["id", "score"]) if _name(row)]
+    rows = [*single, *masks]
+    if not rows:
         return []
+    level = 0.1 if noise_level is None else noise_level
     classes = [name for name in rows[0] if name.startswith("displacement_class_")]
     columns = classes or ["displacement_pixels"]
-    displacement = np.array([[_number(row.get(name)) for name in columns] for row in rows])
     records = annotator_report(
         [row["annotator"] for row in rows],
-        [_number(row.get("own_score") or row["score"]) for row in rows],
-        noise_level=0.1 if noise_level is None else noise_level,
-        displacement=displacement,
+        np.concatenate(  # the scores of the two tables are of different kinds
+            [
+                bad_probability(
+                    [_number(row.get("own_score") or row["score"]) for row in part], level
+                )
+                for part in (single, masks)
+            ]
+        ),
+        displacement=np.array([[_number(row.get(name)) for name in columns] for row in rows]),
         kinds=[kinds.get(row["id"], "") for row in rows] if kinds else None,
         blunders=[[word for word in row.get("blunders", "").split("; ") if word] for row in rows],
     )
-    path = folder / ANNOTATORS
-    path.unlink(missing_ok=True)  # that of the run before it was resumed
-    write_table(path, [record.as_row() for record in records])
+    _replace(folder / ANNOTATORS, [record.as_row() for record in records])
     return records
 
 
-def _number(text: str | None) -> float:
-    return float(text) if text else float("nan")
+def _name(row: Mapping[str, Any]) -> str:
+    return str(row.get("annotator") or "")
 
 
-def write_disputed(folder: Path, samples: Any, *, hidden: bool = False) -> list[dict[str, Any]]:
-    """Write `disputed.csv`: the images of which there are several masks, most disputed first.
+def _number(value: Any) -> float:
+    return float("nan") if value in (None, "") else float(value)
+
+
+def _replace(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a table in place of that of the run before it was resumed."""
+    path.unlink(missing_ok=True)
+    if rows:
+        write_table(path, rows)
+
+
+def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Write `masks.csv` and `disputed.csv`, if images have masks by several persons.
+
+    `masks.csv` ranks each person's mask of such an image by how little it agrees with the others':
+    one minus the mean Dice to each of them. Outlines add nothing to that, as was measured on
+    `bubil`. Of two masks of an image neither is worse. `disputed.csv` lists the images, those
+    first on which persons agree least.
 
     Args:
         folder: The folder.
         samples: The samples, whose dataset may have masks by several persons.
-        hidden: Whether names are replaced by numbers.
 
     Returns:
-        The rows: `id`, `masks`, the mean Dice of all pairs, and who agrees least with the others.
+        The rows of both.
     """
-    several = getattr(samples, "several", None)
+    several = getattr(samples, "several", None) or getattr(
+        getattr(samples, "dataset", None), "several", None
+    )
     if several is None:
-        several = getattr(getattr(samples, "dataset", None), "several", None)
-    if several is None:
-        return []
-    rows = []
-    numbers = numbered_names({name for i in several.ids for name in several.names(i)})
+        return [], []
+    classes = several.classes
+    masks, disputed = [], []
     for sample_id in several.ids:
         names = list(several.names(sample_id))
         if len(names) < 2:
             continue
-        agreement = pairwise_dice([several.mask(sample_id, name) for name in names])
-        least = names[int(np.nanmean(agreement, axis=1).argmin())]
-        rows.append(
-            {
-                "id": sample_id,
-                "masks": len(names),
-                "agreement": round(float(np.nanmean(agreement)), 4),
-                "least_like_others": _least(names, least, numbers if hidden else {}),
-            }
-        )
-    rows.sort(key=lambda row: (row["agreement"], row["id"]))
-    if rows:
-        path = folder / DISPUTED
-        path.unlink(missing_ok=True)
-        write_table(path, rows)
-    return rows
+        drawn, label = [several.mask(sample_id, name) for name in names], several.fused(sample_id)
+        agreement = Votes.of(drawn).agreement()
+        for name, mask, value in zip(names, drawn, agreement.tolist(), strict=True):
+            moved = displacement(mask, label, classes=classes)
+            known = moved[~np.isnan(moved)]
+            row = {"id": sample_id, "annotator": name, "score": _rounded(1 - value)}
+            row |= {"agreement": _rounded(value)}
+            row |= {"displacement_pixels": _rounded(known.mean()) if len(known) else ""}
+            if classes > 2:
+                of_class = enumerate(moved.tolist(), start=1)
+                row |= {f"displacement_class_{k}": _rounded(value) for k, value in of_class}
+            masks.append(row)
+        if not np.isnan(agreement).all():
+            least = names[int(np.nanargmin(agreement))] if len(names) > 2 else ""
+            mean = _rounded(np.nanmean(agreement))
+            row = {"id": sample_id, "masks": len(names), "agreement": mean}
+            disputed.append(row | {"least_like_others": least})
+    masks.sort(key=lambda row: (-_number(row["score"] or 0), row["id"], row["annotator"]))
+    disputed.sort(key=lambda row: (row["agreement"], row["id"]))
+    masks = [{**row, "rank": rank} for rank, row in enumerate(masks, start=1)]
+    _replace(folder / MASKS, masks)
+    _replace(folder / DISPUTED, disputed)
+    return masks, disputed
 
 
-def _least(names: Sequence[str], least: str, numbers: Mapping[str, str]) -> str:
-    """Who agrees least; of two persons neither does."""
-    return numbers.get(least, least) if len(names) > 2 else ""
-
-
-def pairwise_dice(masks: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
-    """`(M, M)` Dice of each pair of masks of one image; NaN on the diagonal."""
-    from coseg_lightning.functional.dice import mask_dice  # imports torch
-
-    result = np.full((len(masks), len(masks)), np.nan)
-    for i, j in combinations(range(len(masks)), 2):
-        result[i, j] = result[j, i] = mask_dice(masks[i], masks[j])
-    return result
+def _rounded(value: Any) -> float | str:
+    """A figure of a table, empty if it is not known."""
+    return "" if np.isnan(value) else round(float(value), 4)
 
 
 def page_part(
-    folder: Path, records: Sequence[AnnotatorRecord], disputed: Sequence[Mapping[str, Any]]
+    folder: Path,
+    records: Sequence[AnnotatorRecord],
+    masks: Sequence[Mapping[str, Any]],
+    disputed: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Return what the page shows of persons: their records, and their worst masks."""
     worst: dict[str, list[str]] = {}
+    for row in masks:  # of images with several, those that are least like the others'
+        worst.setdefault(row["annotator"], []).append(row["id"])
+    worst = {name: ids[:WORST] for name, ids in worst.items()}
     for row in read_table(folder / "scores.csv", ["id", "score"]) if records else []:
         of_person = worst.setdefault(row.get("annotator", ""), [])
         if row.get("noisy") == "1" and len(of_person) < WORST:

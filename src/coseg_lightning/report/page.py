@@ -24,7 +24,7 @@ from coseg_lightning.report.annotators import (
     annotators_figure,
     page_part,
     write_annotators,
-    write_disputed,
+    write_masks,
 )
 from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.figures import (
@@ -101,13 +101,14 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     if samples is not None and any(row["proposed"] for row in rows):
         figures["corrections"] = _most_changed(rows, samples, corrected)
     records: list[AnnotatorRecord] = []
+    masks: list[dict[str, Any]] = []
     disputed: list[dict[str, Any]] = []
+    if samples is not None:
+        masks, disputed = write_masks(folder, samples)
     if scores:
         kinds = None if data is None else data.kinds
-        records = write_annotators(folder, summary["ranking"]["noise_level"], kinds)
-    if samples is not None:
-        hidden = bool(summary["config"].get("hide_annotators"))
-        disputed = write_disputed(folder, samples, hidden=hidden)
+        level = summary["ranking"]["noise_level"]
+        records = write_annotators(folder, level, kinds, masks=masks)
     if records:
         figures["annotators"] = annotators_figure(records)
     saved = {name: _save(figure, folder / "figures" / name) for name, figure in figures.items()}
@@ -121,7 +122,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         "certainty": certainty(summary),
         "class_names": class_names(summary),
         "figures": [(TITLES[name], saved[name]) for name in figures if name in TITLES],
-        "annotators": page_part(folder, records, disputed),
+        "annotators": page_part(folder, records, masks, disputed),
         "annotators_figure": saved.get("annotators"),
         "rows": rows[:ROWS],
         "proposals": bool(proposals) and not corrected,

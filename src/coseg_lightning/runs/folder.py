@@ -32,7 +32,7 @@ IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 OUTPUT_NAMES = re.compile(
     r"run\.json|summary\.json|metrics\.csv|report\.html|figures|model|noise|reviewed|export|table"
     r"|(scores(_\d+)?\.csv)|((labels|uncertainty|proposals|robust_training|early_learning)(_\d+)?)"
-    r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv|inputs\.csv|review|review_order\.csv|reordered\.csv|noise_level\.json|review\.html|test\.csv|annotators\.csv|disputed\.csv|fold_\d+"
+    r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv|inputs\.csv|review|review_order\.csv|reordered\.csv|noise_level\.json|review\.html|test\.csv|annotators\.csv|masks\.csv|disputed\.csv|fold_\d+"
 )
 # Settings that may change when a run is resumed: they say where and how it computes, not what.
 MAY_CHANGE = (
