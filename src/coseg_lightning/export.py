@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +93,29 @@ def export(
     module = Probabilities(finished.network()).eval()
     with torch.no_grad():
         expected = module(images).numpy()
+    inputs, classes = _inputs(finished.cfg, canvas), int(expected.shape[1])
+    file = NetworkFile(path.name, file_format, classes)
+    card = _card(finished, module.network, images, file, inputs)
     with replacing(path) as temporary:
         WRITERS[file_format](module, images[:2], temporary)
         difference = _checked_difference(file_format, temporary, images, expected)
-    inputs, classes = _inputs(finished.cfg, canvas), int(expected.shape[1])
     write_text(_description_path(path), json.dumps(_description(inputs, classes), indent=1))
-    if file_format == "safetensors":  # the bare network, of which a binary one has one output
-        with torch.no_grad():
-            classes = int(any_size(module.network, images[:1]).shape[1])
-    file = NetworkFile(path.name, file_format, classes, output_stride(module.network))
-    card = model_card(finished.summary, file, inputs, trained_with=_version_of(finished))
     write_text(card_path(path), card)
     return path, difference
+
+
+def _card(
+    finished: AppRun, network: nn.Module, images: Tensor, file: NetworkFile, inputs: Inputs
+) -> str:
+    if not file.gives_probabilities:  # the bare network, of which a binary one has one output
+        with torch.no_grad():
+            outputs = int(any_size(network, images[:1]).shape[1])
+        file = replace(file, outputs=outputs, multiple_of=output_stride(network))
+    try:
+        return model_card(finished.summary, file, inputs, trained_with=_version_of(finished))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        path = finished.folder / "summary.json"
+        raise InputError(f"{path} was changed and cannot be read; restore it.") from error
 
 
 def _version_of(finished: AppRun) -> str | None:

@@ -80,14 +80,14 @@ class NetworkFile:
         name: Its name, without folders.
         kind: `smp` for a folder that smp loads; `weights` for a folder with `model.safetensors` and
             `network.json`; or a format of `export`: `onnx`, `torchscript` or `safetensors`.
-        outputs: The number of maps that the network returns.
+        outputs: The number of maps that the network returns; None if it is not known.
         multiple_of: The number that must divide height and width of the images.
         class_name: The name of the network's class.
     """
 
     name: str
     kind: str
-    outputs: int
+    outputs: int | None
     multiple_of: int = 1
     class_name: str | None = None
 
@@ -161,7 +161,7 @@ def _intended_use(summary: Mapping[str, Any]) -> list[str]:
     return [
         "Segmentation of 2-D images of the kind that it was trained on, prepared as below, in "
         "research. This card is no evidence that the network is fit for clinical use, or for "
-        "other decisions on which somebody's safety depends."
+        "other decisions on which a person's safety depends."
     ]
 
 
@@ -409,10 +409,13 @@ def _input_and_output(
     elif file.outputs == 1:
         items.append("Output: one logit for each pixel; its sigmoid is the probability of class 1")
     else:
+        of = "all" if file.outputs is None else str(file.outputs)
         items.append(
-            f"Output: logits of {file.outputs} classes, background first; their softmax over the "
-            "classes gives probabilities"
+            f"Output: logits of {of} classes, background first; their softmax over the classes "
+            "gives probabilities"
         )
+        if file.outputs is None:
+            items.append("A single output map is the logit of class 1, for a sigmoid")
     return [_list(items)]
 
 

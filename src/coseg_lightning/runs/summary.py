@@ -24,7 +24,7 @@ from coseg_lightning.files.csv import write_table
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.build import save_network
-from coseg_lightning.networks.forward import output_stride
+from coseg_lightning.networks.forward import any_size, output_stride
 from coseg_lightning.report.model_card import Inputs, NetworkFile, model_card
 from coseg_lightning.report.pairs import gain
 from coseg_lightning.report.results import MASKS
@@ -74,9 +74,7 @@ def write_summary(
         if gains:
             summary["gain_intervals"] = gains
         network = module.net_a if isinstance(module, CoSegModule) else module.net
-        save_network(
-            network, folder / "model", card=card_of(summary, network, module.classes, data)
-        )
+        save_network(network, folder / "model", card=card_of(summary, network, data))
         write_inputs(folder, data)
         merge_metrics(folder, [name for name in runner.stages if name != "test"])
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
@@ -84,16 +82,15 @@ def write_summary(
     return summary
 
 
-def card_of(summary: Mapping[str, Any], network: nn.Module, outputs: int, data: Data) -> str:
+def card_of(summary: Mapping[str, Any], network: nn.Module, data: Data) -> str:
     """Write the model card of a run's network.
 
     Args:
         summary: The run's summary.
         network: The network.
-        outputs: The number of maps that it returns.
         data: The run's data.
     """
-    inputs = None
+    inputs = outputs = None
     if isinstance(data, CoSegDataModule):
         canvas = Canvas.of(data.image_size, keeps_shape=data.keep_shape)
         tiles = data.tiles
@@ -106,6 +103,10 @@ def card_of(summary: Mapping[str, Any], network: nn.Module, outputs: int, data: 
             bands=(summary["config"].get("data") or {}).get("bands"),
         )
         inputs = Inputs(data.in_channels, canvas.height, canvas.width, preparation)
+        like = next(network.parameters(), torch.zeros(()))
+        images = like.new_zeros(1, data.in_channels, canvas.height, canvas.width)
+        with torch.no_grad():
+            outputs = int(any_size(network.eval(), images).shape[1])
     is_smp = isinstance(network, smp.base.SegmentationModel)
     kind, name = "smp" if is_smp else "weights", type(network).__name__
     return model_card(
