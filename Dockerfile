@@ -24,7 +24,8 @@ RUN useradd --create-home --uid 1000 coseg \
     && chmod 1777 /home/coseg \
     && install --directory --owner=coseg --mode=1777 /work
 
-# By itself, so that a change of the code does not install it again.
+# By itself, so that a change of the code does not install it again. Versions are those that pyproject.toml allows.
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir --root-user-action=ignore \
     ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} "torch>=2.6"
 
@@ -32,9 +33,10 @@ WORKDIR /opt/coseg-lightning
 COPY pyproject.toml README.md LICENSE ./
 COPY conf conf
 COPY src src
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir --root-user-action=ignore ".${EXTRAS:+[${EXTRAS}]}"
 
-USER coseg
+USER 1000:1000
 WORKDIR /work
 ENTRYPOINT ["coseg"]
 CMD ["--help"]
