@@ -83,14 +83,14 @@ def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):
     assert with_settings(["a=b", "nol=0.2"], COMMANDS["run"]) == ["data.root='a=b'", "nol=0.2"]
     (tmp_path / "nol=0.2").mkdir()  # as a sweep may name the folders of its jobs
     assert with_settings(["nol=0.2"], COMMANDS["run"]) == ["nol=0.2"]
+    assert with_settings(["./nol=0.2"], COMMANDS["run"]) == ["data.root='./nol=0.2'"]
+    long = f"+optimizer.scheduler={'x' * 300}"
+    assert with_settings([long], COMMANDS["run"]) == [long]
 
 
 @pytest.mark.parametrize("words", [["--cfg", "job"], ["-c", "all"], ["--info", "config"], ["-i"]])
 def test_words_after_options_of_hydra_are_no_folders(words):
     assert with_settings([*words, "x"], COMMANDS["run"]) == [*words, "data.root='x'"]
-    assert with_settings(["./nol=0.2"], COMMANDS["run"]) == ["data.root='./nol=0.2'"]
-    long = f"+optimizer.scheduler={'x' * 300}"
-    assert with_settings([long], COMMANDS["run"]) == [long]
 
 
 def test_arguments_become_settings():
