@@ -7,6 +7,11 @@ crowd. One label is made of the masks of `persons` slots, and compared with the 
 mean Dice over all images, and over seven choices of slots (each slot and the next ones, in a
 circle), so that every slot counts alike. Nothing is trained. Writes `results/fusion.csv`.
 `agreeing` is the mask that agrees best with the others, which `best` falls back to.
+
+How well single masks are ranked, as in `masks.csv`, goes to `results/agreement.csv`: the AUROC of
+the worst fifth of the masks by Dice to the experts', and the rank correlation with that Dice, of
+the test images. `agreement` is one minus the mean Dice to the other persons' masks, `majority` one
+minus the Dice to the majority of the others, `outline` the outline's misfit to the image.
 """
 
 import argparse
@@ -19,6 +24,8 @@ from pathlib import Path
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "fusion.csv"
+AGREEMENT = RESULTS.with_name("agreement.csv")
+SCORES = ("agreement", "majority", "outline")
 DATA = Path(os.environ.get("COSEG_DATA", "data")) / "bubil"
 SLOTS = [f"masks_crowd{number}" for number in range(1, 8)]
 CELLS = (
@@ -62,13 +69,59 @@ def measure(sample_id: str) -> list[float]:
     return figures
 
 
+def judge(sample_id: str) -> list[tuple[float, ...]]:
+    """The number of persons, the Dice to the experts and the scores of each single mask."""
+    from coseg_lightning.files.images import ImageRules
+    from coseg_lightning.functional.dice import mask_dice
+    from coseg_lightning.labels.fusion import Votes, majority
+    from coseg_lightning.ranking.outline import mean_of_known, outline_evidence, outline_misfit
+
+    image = ImageRules().read(next((DATA / "images").glob(f"{sample_id}.*")))
+    rows = []
+    for persons in (3, 7):
+        drawn = [folder(name).read(sample_id) for name in SLOTS[:persons]]
+        votes = Votes.of(drawn)
+        evidence = np.stack([outline_evidence(image, mask, classes=2) for mask in drawn])
+        scores = (
+            1 - votes.agreement(),
+            1 - votes.agreement_with_label(majority(drawn)),
+            mean_of_known(outline_misfit(evidence), axis=1),
+        )
+        experts = [mask_dice(mask, folder("masks").read(sample_id)) for mask in drawn]
+        rows += [(persons, *row) for row in zip(experts, *scores, strict=True)]
+    return rows
+
+
+def write_agreement(pool: ProcessPoolExecutor) -> None:
+    """Write and print how well single masks are ranked."""
+    from scipy.stats import mannwhitneyu, spearmanr
+
+    with (DATA / "split.csv").open(newline="") as file:
+        ids = [row["id"] for row in csv.DictReader(file) if row["split"] == "test"]
+    table = np.array([row for rows in pool.map(judge, ids, chunksize=8) for row in rows])
+    with AGREEMENT.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["persons", "score", "masks", "auroc", "rank_correlation"])
+        for persons in (3, 7):
+            _, dice, *scores = table[table[:, 0] == persons].T
+            bad = dice < np.quantile(dice, 0.2)
+            for name, score in zip(SCORES, scores, strict=True):
+                known = ~np.isnan(score)
+                parts = score[bad & known], score[~bad & known]
+                auroc = mannwhitneyu(*parts).statistic / (len(parts[0]) * len(parts[1]))
+                correlation = spearmanr(score[known], -dice[known]).statistic
+                writer.writerow([persons, name, known.sum(), f"{auroc:.3f}", f"{correlation:.3f}"])
+                print(f"{persons}  {name:<10}AUROC {auroc:.3f}  rank correlation {correlation:.3f}")
+
+
 def main() -> None:
-    """Measure all images, write the table and print it."""
+    """Measure all images, write the tables and print them."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     ids = folder("masks").ids
     with ProcessPoolExecutor(parser.parse_args().jobs) as pool:
         table = np.array(list(pool.map(measure, ids, chunksize=8)))
+        write_agreement(pool)
     with RESULTS.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["label", "persons", "images", "dice_to_experts"])

@@ -88,6 +88,11 @@ def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):
     assert with_settings([long], COMMANDS["run"]) == [long]
 
 
+@pytest.mark.parametrize("words", [["--cfg", "job"], ["-c", "all"], ["--info", "config"], ["-i"]])
+def test_words_after_options_of_hydra_are_no_folders(words):
+    assert with_settings([*words, "x"], COMMANDS["run"]) == [*words, "data.root='x'"]
+
+
 def test_arguments_become_settings():
     run, corrupt = COMMANDS["run"], COMMANDS["corrupt"]
     given = ["-m", "DIR", "masks=labels", "images=imgs", "nol=0.1,0.2", "--config-dir", "conf"]

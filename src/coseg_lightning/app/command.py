@@ -95,7 +95,9 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 
 # Options of Hydra that take the next word as their value.
 TAKE_A_WORD = {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p"}
-TAKE_A_WORD |= {"--package", "--experimental-rerun"}
+TAKE_A_WORD |= {"--package", "--experimental-rerun", "-c", "--cfg"}
+TAKE_A_PART = {"-i", "--info"}  # the same, but of these words alone
+PARTS = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 # What settings begin with, so that a folder of the same name does not hide one.
 KNOWN = {*filter(None, SETTINGS), *SETTINGS[""], "hydra", "trainer", "noise", "logger"}
 KNOWN |= {"predictions", "worst", "training", "masks", "images", "out", "split"}
@@ -110,13 +112,13 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
     """
     result: list[str] = []
     free = list(spec.stands_for.values())
-    after_option = False
+    after_option = of_part = False
     for word in given:
         key, sign, value = word.partition("=")
         is_setting = re.split(r"[./@]", key)[0] in KNOWN
         if free and not is_setting and _is_there(word):  # its name may have an equals sign
             sign = ""
-        if after_option or word.startswith(("-", "~", "+")):
+        if after_option or (of_part and word in PARTS) or word.startswith(("-", "~", "+")):
             result.append(word)
         elif sign:
             takes_data = "data.root" in spec.stands_for.values()
@@ -129,6 +131,7 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
                 f"{word}: the command takes {names}, and settings as key=value; --help lists them."
             )
         after_option = word in TAKE_A_WORD
+        of_part = word in TAKE_A_PART
     return result
 
 
