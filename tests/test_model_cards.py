@@ -67,3 +67,37 @@ def test_every_format_has_a_card_that_loads_it(finished, file_format, tmp_path, 
     np.testing.assert_allclose(np.asarray(found), expected, atol=1e-4)
     assert str(finished.parent) not in card
     assert path.is_file()
+
+
+def test_a_card_of_a_folder_can_be_published(make_folder, tmp_path):
+    """It names no image, no person and no folder above; nor does that of an export."""
+    root = make_folder(size=20)
+    lines = ["id,annotator"]
+    for number, image in enumerate(sorted((root / "images").iterdir())):
+        name = f"patient-{number:02}"
+        image.rename(root / "images" / f"{name}.png")
+        (root / "masks" / image.name).rename(root / "masks" / f"{name}.png")
+        lines.append(f"{name},{('Anna', 'Ben')[number % 2]}")
+    (root / "annotators.csv").write_text("\n".join(lines))
+    settings = ["data=folder", f"data.root={root}", "data.in_channels=1", "nol=auto"]
+    settings += ["hide_annotators=true", "data.trusted_ids=[patient-03,patient-04]"]
+    summary = run(composed(*CLASSIC, *SHORT, *settings), tmp_path / "run")
+    export(tmp_path / "run", "safetensors", tmp_path / "network")
+    for path in (tmp_path / "run" / "model" / "README.md", tmp_path / "network.md"):
+        card = path.read_text(encoding="utf-8")
+        for secret in ("patient", "Anna", "Ben", str(tmp_path), tmp_path.name):
+            assert secret not in card
+        assert "the folder dataset" in card
+        assert "Tested on trusted masks" in card
+        assert f"| Dice | {summary['test']['dice']:.4f} |" in card
+        assert "The share of bad masks is not known" in card  # of so few
+
+
+def test_without_a_test_set_the_card_has_no_figures(tmp_path):
+    settings = ["data.source.train=8", "data.source.val=2", "data.source.test=0"]
+    summary = run(composed(*CLASSIC, *SHORT, *settings, "method=supervised"), tmp_path / "run")
+    assert summary["test"]["dice"] is None
+    card = (tmp_path / "run" / "model" / "README.md").read_text(encoding="utf-8")
+    assert "The network was not tested" in card
+    assert "The method uses no noise level" in card
+    assert "metrics" not in ModelCard(card).data.to_dict()

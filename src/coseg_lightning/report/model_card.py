@@ -271,7 +271,7 @@ def _training(summary: Mapping[str, Any]) -> list[str]:
             if value is not None and value != ""
         ],
     )
-    return [table, _differences(config), *_labels(summary)]
+    return [table, *_differences(config), *_labels(summary)]
 
 
 def _augmentation(data: Mapping[str, Any]) -> str | None:
@@ -292,16 +292,18 @@ def _recipe_values(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _differences(config: Mapping[str, Any]) -> str:
+def _differences(config: Mapping[str, Any]) -> Iterator[str]:
+    """Say which values of the recipe are not the measured ones, as far as the run records them."""
     found = _recipe_values(config)
     differing = [
         f"`{field.name}`: {_shown(found[field.name])} (default {_shown(field.default)})"
         for field in fields(Recipe)
         if field.name in found and found[field.name] != field.default
     ]
-    if not differing:
-        return "The recipe has its default values."
-    return f"Values of the recipe that differ from the defaults:\n\n{_list(differing)}"
+    if differing:
+        yield f"Values of the recipe that differ from the defaults:\n\n{_list(differing)}"
+    elif found:
+        yield "The recipe has its default values."
 
 
 def _labels(summary: Mapping[str, Any]) -> Iterator[str]:
