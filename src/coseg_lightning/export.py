@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,30 +15,16 @@ from torch import Tensor, nn
 from coseg_lightning.app.build import canvas_of, normalization_of
 from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.rebuild import AppRun
+from coseg_lightning.data.instructions import preparation_in_words
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.functional.equations import class_logits
-from coseg_lightning.networks.forward import any_size
+from coseg_lightning.networks.forward import any_size, output_stride
+from coseg_lightning.report.model_card import Inputs, NetworkFile, model_card
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
 TOLERANCE = 1e-3  # difference in probability between the arithmetic of two engines
-STRETCHED = "resize to the side (area average where it gets smaller, else linear), "
-KEPT = (
-    "resize so that it fits in, its aspect ratio kept (area average where it gets smaller, else "
-    "linear), and lies in the upper left corner; after the next step fill the rest with its "
-    "reflection, the last pixel included, "
-)
-QUANTILES = "map {} 0.5 and 99.5 percent quantiles to 0 and 1 and clip, "
-BY_ITSELF = "subtract its mean, divide by its standard deviation"
-TILES = (
-    "cut the image into tiles of {tile} pixels that share {overlap} at least and are not resized; "
-    "for all tiles of an image alike, by the values of the whole image: "
-)
-BLENDED = (
-    "; blend the probabilities where tiles overlap: the outer quarter of the overlap does not "
-    "count, and the weight rises from 0 to 1 over the next half"
-)
 
 
 def main() -> None:
@@ -47,7 +34,10 @@ def main() -> None:
         options["run"], options["format"], options["out"] or None, trust=options["trust"]
     )
     check = "" if difference is None else f", at most {difference:.1e} off torch's probabilities"
-    print(f"{path}{check}; inputs and outputs are described in {_description_path(path)}")
+    print(
+        f"{path}{check}; inputs and outputs are described in {_description_path(path)}, and "
+        f"{card_path(path)} is its model card"
+    )
 
 
 class Probabilities(nn.Module):
@@ -75,6 +65,8 @@ def export(
 ) -> tuple[Path, float | None]:
     """Write a run's network as ONNX, TorchScript or safetensors, with a `.json` that describes it.
 
+    A model card, `.md`, lies beside it too.
+
     ONNX and TorchScript networks take `(N, C, S, S)` images for any N and return `(N, K, S, S)`
     class probabilities. The description says how the images must be prepared.
 
@@ -101,18 +93,42 @@ def export(
     module = Probabilities(finished.network()).eval()
     with torch.no_grad():
         expected = module(images).numpy()
+    inputs, classes = _inputs(finished.cfg, canvas), int(expected.shape[1])
+    file = NetworkFile(path.name, file_format, classes)
+    card = _card(finished, module.network, images, file, inputs)
     with replacing(path) as temporary:
         WRITERS[file_format](module, images[:2], temporary)
         difference = _checked_difference(file_format, temporary, images, expected)
-    description = _description(images, expected, finished.cfg, canvas)
-    write_text(_description_path(path), json.dumps(description, indent=1))
+    write_text(_description_path(path), json.dumps(_description(inputs, classes), indent=1))
+    write_text(card_path(path), card)
     return path, difference
+
+
+def _card(
+    finished: AppRun, network: nn.Module, images: Tensor, file: NetworkFile, inputs: Inputs
+) -> str:
+    if not file.gives_probabilities:  # the bare network, of which a binary one has one output
+        with torch.no_grad():
+            outputs = int(any_size(network, images[:1]).shape[1])
+        file = replace(file, outputs=outputs, multiple_of=output_stride(network))
+    try:
+        return model_card(finished.summary, file, inputs, trained_with=_version_of(finished))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        path = finished.folder / "summary.json"
+        raise InputError(f"{path} was changed and cannot be read; restore it.") from error
+
+
+def _version_of(finished: AppRun) -> str | None:
+    try:
+        return finished.version
+    except InputError:  # run.json is not needed for anything else
+        return None
 
 
 def _new_path(finished: AppRun, file_format: str, out: str | Path | None) -> Path:
     default = finished.folder / "export" / f"model{SUFFIXES[file_format]}"
     path = default if out is None else Path(out)
-    for file in (path, _description_path(path)):
+    for file in (path, _description_path(path), card_path(path)):
         if file.exists():
             raise InputError(f"{file} exists and is never overwritten; give another out=FILE.")
     return path
@@ -120,6 +136,11 @@ def _new_path(finished: AppRun, file_format: str, out: str | Path | None) -> Pat
 
 def _description_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
+
+
+def card_path(path: Path) -> Path:
+    """The model card beside an exported network."""
+    return path.with_name(f"{path.name}.md")
 
 
 def _random_images(canvas: Canvas, channels: int) -> Tensor:
@@ -142,33 +163,30 @@ def _checked_difference(
     return difference
 
 
-def _description(
-    images: Tensor, probabilities: NDArray[Any], cfg: DictConfig, canvas: Canvas
-) -> dict[str, Any]:
-    last, normalization = BY_ITSELF, normalization_of(cfg)
-    if normalization is not None:
-        mean, std = (list(values) for values in normalization)
-        last = f"subtract {mean} from the channels, divide them by {std}"
-    _, channels, height, width = images.shape
+def _inputs(cfg: DictConfig, canvas: Canvas) -> Inputs:
+    channels, bands = int(cfg.data.in_channels), cfg.data.get("bands")
+    preparation = preparation_in_words(
+        canvas,
+        channels,
+        normalization_of(cfg),
+        tile=cfg.data.get("tile"),
+        overlap=cfg.data.get("overlap") or 0,
+        bands=None if bands is None else list(bands),
+    )
+    return Inputs(channels, canvas.height, canvas.width, preparation)
+
+
+def _description(inputs: Inputs, classes: int) -> dict[str, Any]:
+    size = [inputs.height, inputs.width]
     return {
-        "input": {"name": "images", "shape": ["N", channels, height, width], "type": "float32"},
-        "preparation": _preparation(cfg, canvas) + last + (BLENDED if cfg.data.get("tile") else ""),
+        "input": {"name": "images", "shape": ["N", inputs.channels, *size], "type": "float32"},
+        "preparation": inputs.preparation,
         "output": {
             "name": "probabilities",
-            "shape": ["N", int(probabilities.shape[1]), height, width],
+            "shape": ["N", classes, *size],
             "of": "classes, background first",
         },
     }
-
-
-def _preparation(cfg: DictConfig, canvas: Canvas) -> str:
-    text = KEPT if canvas.keeps_shape else STRETCHED
-    if cfg.data.get("tile") is not None:
-        text = TILES.format(tile=cfg.data.tile, overlap=cfg.data.overlap)
-    if cfg.data.get("bands") is not None:
-        text = f"take the bands {list(cfg.data.bands)}, counted from 1, {text}"
-    whose = "each band's" if cfg.data.in_channels > 3 else "the image's"
-    return text + QUANTILES.format(whose)
 
 
 def _write_safetensors(module: Probabilities, images: Tensor, path: Path) -> None:

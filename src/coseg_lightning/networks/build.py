@@ -1,7 +1,6 @@
 """Building networks by name, and saving them."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +118,7 @@ def default_encoder(name: str) -> str:
     return DEFAULT_ENCODERS.get(name, DEFAULT_ENCODER)
 
 
-def save_network(
-    network: nn.Module,
-    folder: str | Path,
-    *,
-    metrics: Mapping[str, Any] | None = None,
-    dataset: str | None = None,
-) -> None:
+def save_network(network: nn.Module, folder: str | Path, *, card: str | None = None) -> None:
     """Write a network so that it can be used without this package.
 
     smp's networks load with `smp.from_pretrained(folder)`. For other networks, `model.safetensors`
@@ -134,15 +127,18 @@ def save_network(
     Args:
         network: The network.
         folder: The folder for its files.
-        metrics: Figures for the model card of smp's networks, and what they were measured on.
-        dataset: What the network learnt from, for the same.
+        card: The model card, for `README.md`; by default smp's networks get one of smp's, which
+            knows nothing of the training, and others none.
     """
     folder = Path(folder)
     if isinstance(network, smp.base.SegmentationModel):
-        network.save_pretrained(folder, metrics=metrics, dataset=dataset)
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    kind = type(network)
-    write_text(folder / "network.json", json.dumps({"class": f"{kind.__module__}.{kind.__name__}"}))
+        network.save_pretrained(folder)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
+        save_file(weights, folder / "model.safetensors")
+        kind = type(network)
+        class_name = json.dumps({"class": f"{kind.__module__}.{kind.__name__}"})
+        write_text(folder / "network.json", class_name)
+    if card is not None:
+        write_text(folder / "README.md", card)

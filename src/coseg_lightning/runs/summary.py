@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import segmentation_models_pytorch as smp
 import torch
+from torch import nn
 
 from coseg_lightning.data.annotators import label_facts
 from coseg_lightning.data.datamodule import CoSegDataModule
+from coseg_lightning.data.instructions import preparation_in_words
 from coseg_lightning.data.samples import label_dice
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing, write_text
+from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.csv import write_table
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.build import save_network
+from coseg_lightning.networks.forward import any_size, output_stride
+from coseg_lightning.report.model_card import Inputs, NetworkFile, model_card
 from coseg_lightning.report.pairs import gain
 from coseg_lightning.report.results import MASKS
 from coseg_lightning.runs.runner import StageRunner
@@ -68,14 +74,44 @@ def write_summary(
         if gains:
             summary["gain_intervals"] = gains
         network = module.net_a if isinstance(module, CoSegModule) else module.net
-        measured = {name: value for name, value in test.items() if value is not None}
-        root = (config.get("data") or {}).get("root")
-        save_network(network, folder / "model", metrics=measured, dataset=root)
+        save_network(network, folder / "model", card=card_of(summary, network, data))
         write_inputs(folder, data)
         merge_metrics(folder, [name for name in runner.stages if name != "test"])
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     tester.strategy.barrier("run finished")
     return summary
+
+
+def card_of(summary: Mapping[str, Any], network: nn.Module, data: Data) -> str:
+    """Write the model card of a run's network.
+
+    Args:
+        summary: The run's summary.
+        network: The network.
+        data: The run's data.
+    """
+    inputs = outputs = None
+    if isinstance(data, CoSegDataModule):
+        canvas = Canvas.of(data.image_size, keeps_shape=data.keep_shape)
+        tiles = data.tiles
+        preparation = preparation_in_words(
+            canvas,
+            data.in_channels,
+            data.normalization,
+            tile=None if tiles is None else tiles.tile,
+            overlap=0 if tiles is None else tiles.overlap,
+            bands=(summary["config"].get("data") or {}).get("bands"),
+        )
+        inputs = Inputs(data.in_channels, canvas.height, canvas.width, preparation)
+        like = next(network.parameters(), torch.zeros(()))
+        images = like.new_zeros(1, data.in_channels, canvas.height, canvas.width)
+        with torch.no_grad():
+            outputs = int(any_size(network.eval(), images).shape[1])
+    is_smp = isinstance(network, smp.base.SegmentationModel)
+    kind, name = "smp" if is_smp else "weights", type(network).__name__
+    return model_card(
+        summary, NetworkFile("model", kind, outputs, output_stride(network), name), inputs
+    )
 
 
 def write_inputs(folder: Path, data: Data) -> None:
