@@ -412,6 +412,25 @@ def test_a_mask_drawn_anew_in_its_place_is_taken_and_all_other_decisions_are_kep
     assert not (tmp_path / "no").exists()
 
 
+def test_a_mask_of_255_drawn_anew_among_masks_of_class_ids_is_refused(tmp_path):
+    """255 is unlabelled there, so that nothing of it would be learnt."""
+    squares, data = Squares(8, 32), tmp_path / "data"
+    for name in ("images", "masks"):
+        (data / name).mkdir(parents=True)
+    for i, sample_id in enumerate(squares.ids):
+        Image.fromarray(squares.image(i)).save(data / "images" / f"{sample_id}.png")
+        Image.fromarray(squares.mask(i)).save(data / "masks" / f"{sample_id}.png")
+    given = ["data=folder", f"data.root={data}", "data.in_channels=1", "nol=0.3"]
+    given += ["data.source.test_share=0"]
+    run(composed(*CLASSIC, *SHORT, *given), tmp_path / "run")
+    drawn = 255 * np.eye(32, dtype=np.uint8)
+    Image.fromarray(drawn).save(data / "masks" / f"{squares.ids[2]}.png")
+    review = review_of(tmp_path / "review.csv", **{squares.ids[2]: "redraw"})
+    again = ["stages=[retraining]", f"resume={tmp_path / 'run'}", f"review={review}"]
+    with pytest.raises(InputError, match=f"{squares.ids[2]}, drawn anew, holds 0 and 255 alone"):
+        run(composed(*again), tmp_path / "reviewed")
+
+
 def test_a_second_look_finds_what_the_first_left(finished, tmp_path):
     """The masks are ranked again, by the retrained network and a peer, and a review goes on."""
     shutil.copytree(finished / "run", tmp_path / "run")

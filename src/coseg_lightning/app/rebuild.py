@@ -5,10 +5,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.trust import check_trust, named_objects
 from coseg_lightning.errors import InputError
+from coseg_lightning.ranking.outline import IGNORE_INDEX
 from coseg_lightning.runs.finished import FinishedRun
 
 if TYPE_CHECKING:
@@ -98,7 +100,21 @@ class AppRun(FinishedRun):
                 f"The data of {self.folder} is not what it was: {'; '.join(changed)}. Restore it, "
                 "or run anew on the data as it is."
             )
+        if changed:
+            self._check_drawn_anew(data)
         return data
+
+    def _check_drawn_anew(self, data: "CoSegDataModule") -> None:
+        """Raise an `InputError` if a changed mask has no class at all, but unlabelled pixels."""
+        index = {sample_id: n for n, sample_id in enumerate(data.given_samples().ids)}
+        for sample_id in sorted(self.drawn_anew(data) & index.keys()):
+            mask = data.given_samples().mask(index[sample_id])
+            if set(np.unique(mask).tolist()) == {0, IGNORE_INDEX}:
+                raise InputError(
+                    f"The mask of {sample_id}, drawn anew, holds 0 and 255 alone, and the other "
+                    "masks hold class ids, among which 255 means unlabelled; save it with 0 and 1, "
+                    "or put it into the review's folder masks."
+                )
 
     def drawn_anew(self, data: "CoSegDataModule") -> set[str]:
         """Return the training samples whose mask files were changed since the run."""

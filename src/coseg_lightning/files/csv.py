@@ -71,7 +71,8 @@ def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
     """The line numbers and cells of all lines that are not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader(file, delimiter=_delimiter(file.readline()), strict=True)
+            file.seek(0)
             return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; give its path.") from error
@@ -79,6 +80,12 @@ def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
         raise InputError(f"{path} cannot be read ({error.strerror}); give a file.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table; save it as CSV in UTF-8.") from error
+
+
+def _delimiter(first_line: str) -> str:
+    """What separates cells: spreadsheets write semicolons where the comma is the decimal sign."""
+    others = [sign for sign in ";\t" if sign in first_line]
+    return others[0] if others and "," not in first_line else ","
 
 
 def _check_columns(
