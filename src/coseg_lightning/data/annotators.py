@@ -246,7 +246,7 @@ class Fusion:
 
 
 class SeveralMasks:
-    """The images that several annotators drew a mask of.
+    """The images with masks by several annotators.
 
     Args:
         entries: For each image, its `Fusion`, and the keys of its masks by annotator.
@@ -312,10 +312,10 @@ class SeveralMasks:
         """Measure the annotators' agreement in foreground Dice, for `summary.json`.
 
         Returns:
-            `fusion`; `images_with_several`, their number; `agreement`, the mean over pairs of
-            annotators of an image; and `annotators`. The latter has each annotator's number of
-            `masks` and mean `agreement`. If three or more drew an image, this is the agreement with
-            the majority of the others, else with the fused label.
+            `fusion`; `images_with_several`, the number of images; `agreement`, the mean over pairs
+            of annotators of an image; and `annotators`, with each annotator's number of `masks` and
+            mean `agreement`. The latter is the Dice with the majority of the others if three or
+            more drew the image, else with the fused label.
         """
         of_pairs: list[float] = []
         of_person: defaultdict[str, list[float]] = defaultdict(list)

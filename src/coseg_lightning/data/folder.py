@@ -236,7 +236,8 @@ def folder_splits(
         tile: Side of the tiles that images are cut into, see `Tiles`; by default they are not cut.
         overlap: The least overlap of neighbouring tiles.
         copies: With tiles, the folder for decoded copies of files that cannot be read by windows.
-            These are all files but TIFF and `.npy`. The default is in the user's cache folder.
+            These are all but most TIFF files and images in `.npy`. The default is in the user's
+            cache folder.
         on_bad_sample: `error`, or `skip` to skip samples that cannot be used.
         problems: A CSV file that is written if there are problems or warnings.
 

@@ -71,7 +71,7 @@ class Inspection:
         self.warnings.append(Problem(kind, tuple(ids), printable(sentence)))
 
     def show(self, masks: Iterable[Path]) -> None:
-        """Draw these masks in an image beside the table of problems when it is reported."""
+        """Draw these masks in an image beside the table when problems are reported."""
         self._shown += masks
 
     @property
@@ -351,8 +351,8 @@ def scale_of(some: NDArray[np.float32]) -> dict[str, Any]:
 
     Returns:
         Two scales: `all` with one range for all bands, and `bands` with a range for each. A scale
-        has each band's `low` and `high` (the 0.5 and 99.5 % quantiles), each band's rescaled
-        `mean`, and the mean `centre` and standard `deviation` of all rescaled values.
+        has each band's `low` and `high` (the 0.5 and 99.5 % quantiles) and rescaled `mean`. It also
+        has `centre` and `deviation`: mean and standard deviation of all rescaled values.
     """
     some = some[np.isfinite(some).all(axis=1)]
     if not len(some):

@@ -99,7 +99,7 @@ class MaskRules:
 
     @property
     def key(self) -> str:
-        """A text that differs if `read_mask_file` reads masks differently. It omits `class_ids`."""
+        """A text for caches that identifies how masks are read. It omits `class_ids`."""
         return repr((self.classes, self.colours, self.threshold, self.instances, self.is_inverted))
 
     @property
