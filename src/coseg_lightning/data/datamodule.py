@@ -60,8 +60,8 @@ class CoSegDataModule(pl.LightningDataModule):
         noise_folder: A new folder. The noisy masks are stored there as a label layer.
         cache: A folder for the preprocessed images, so that they are decoded only once.
         clean_ids: Training samples whose masks are known to be right. Some methods learn from them,
-            and noise does not change them. In experiments it may be a number: the seed then draws
-            so many samples.
+            and noise does not change them. In experiments it may be a number of samples, which the
+            seed draws.
         kinds: The kind of each image by its id, such as its scanner or site. Masks are compared
             within their kind, see `CorruptionRanking`.
         annotators: The known annotators of the training masks, by id. By default they are those
@@ -69,7 +69,7 @@ class CoSegDataModule(pl.LightningDataModule):
         normalization: Mean and standard deviation of each channel, for normalising images in
             [0, 1]. For pretrained encoders, give those of the pretraining, such as
             `networks.pretraining_statistics("tu-resnet18", 3)`. By default each image is normalised
-            by its own.
+            by its own mean and standard deviation.
         pixel_size: The side of a pixel of the stored masks, for distances in `unit`. By default
             distances are in pixels.
         unit: The unit of `pixel_size`.
@@ -367,7 +367,7 @@ class CoSegDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> Any:
-        """Load shuffled and augmented samples. An incomplete last batch is dropped."""
+        """Load shuffled and augmented samples. An incomplete last of several batches is dropped."""
         dataset = self.samples("train")
         assert dataset is not None
         if self.several is not None:

@@ -182,7 +182,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             mask = np.stack([mask, *self._resized_votes(index)], axis=-1)
         if self.augmentation is not None:
             if hasattr(self.augmentation, "set_random_seed"):
-                # Otherwise all workers draw the same random numbers, and start anew in every epoch.
+                # Otherwise all workers draw the same random numbers, and repeat them every epoch.
                 self.augmentation.set_random_seed(derive_seed(self.seed, epoch, sample_id) % 2**32)
             augmented = self.augmentation(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
@@ -281,7 +281,7 @@ class EpochSampler(DistributedSampler[Any]):
     Args:
         dataset: The samples.
         has_content: Whether each sample has more than background. If fewer than half do, an epoch
-            contains those and as many others, which are drawn anew.
+            contains those and the same number of others, which are drawn again for every epoch.
         options: See `DistributedSampler`.
     """
 

@@ -266,8 +266,8 @@ def read_picture(
         path: The file.
         bands: The bands to read, counted from 1 and in this order; transparency is the last one. By
             default all but the transparency are read.
-        channels: The wanted number of bands. If the file has so many only with its transparency,
-            the transparency counts as a band.
+        channels: The wanted number of bands. The transparency counts as a band if this number is
+            reached only with it.
 
     Raises:
         InputError: If the file cannot be decoded, disagrees with its header, has too many pixels,

@@ -29,7 +29,7 @@ from coseg_lightning.files.windows import ImageWindows, has_tiff_windows, parts_
 OnBadSample = Literal["error", "skip"]
 FileInfo = dict[str, Any]
 PICTURE = "doubtful_masks.png"  # shows doubtful masks; it is saved beside the table
-MAX_LISTED = 5  # at most so many problems of one kind are listed one by one
+MAX_LISTED = 5  # further problems of the same kind are only counted
 
 log = logging.getLogger(__name__)
 

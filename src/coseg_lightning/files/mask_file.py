@@ -22,7 +22,7 @@ from coseg_lightning.files.mask_rules import (
 )
 from coseg_lightning.files.tiff import can_write_like, stored_again, write_tiff_like
 
-MANY_ROWS = 1024  # a mask's values are set for so many rows at a time
+MANY_ROWS = 1024  # rows of a mask whose values are set at a time
 BLACK_AND_WHITE = {(0, 0, 0), (255, 255, 255)}
 
 

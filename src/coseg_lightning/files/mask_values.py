@@ -53,7 +53,7 @@ class MaskValues:
         self.foreground = self._foreground_value()
 
     def _union_of_valid_masks(self) -> set[int]:
-        """Collect the values of ambiguous masks, but not of bad ones, which must not change 255."""
+        """Collect the values of ambiguous masks. A bad mask must not change the meaning of 255."""
         highest = set(HIGHEST_VALUES) if self.classes == 2 else {IGNORE_INDEX}
         known = set(range(self.classes)) | highest
         return set[int]().union(*(values for values in self.ambiguous.values() if values <= known))

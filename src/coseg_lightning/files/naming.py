@@ -191,7 +191,7 @@ def guess_patterns(
         may_be_people: Whether masks may be by several annotators.
 
     Returns:
-        The patterns of images and masks. Equal names are preferred if at least half of them match.
+        The patterns of images and masks. Equal names are preferred if half of the images have one.
 
     Raises:
         InputError: If an image has masks both outside and inside of annotators' folders.
@@ -243,7 +243,7 @@ def _guess_people(images_folder: Path, masks_folder: Path) -> tuple[str, str] | 
             if pattern == OF_PEOPLE and any(len(found) > 1 for found in named.values()):
                 _check_beside(masks_folder, people)
                 return image, pattern
-            # A name behind the id is an annotator's only if there are several names.
+            # A name after the id is an annotator's only if there are several names.
             if pattern == BY_PEOPLE and len(everybody) > 1:
                 if any(len(found) > 1 for found in people.values()):
                     return image, pattern

@@ -19,7 +19,7 @@ TABLE, DRAWN = "review.csv", "masks"
 OK, TAKE, REDRAW = DECISIONS = ("ok", "take", "redraw")
 EARLIER = {"keep": TAKE, "reject": OK}  # the names in version 0.2
 MOST_BYTES = 2**33  # the largest unpacked size of all files in a review.zip
-MOST_SHOWN = 10  # a message lists at most so many conflicts
+MOST_SHOWN = 10  # most conflicts that a message lists
 
 
 @dataclass
