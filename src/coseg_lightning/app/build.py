@@ -306,7 +306,7 @@ def normalization_of(cfg: DictConfig) -> "Statistics | None":
     from coseg_lightning.networks.build import default_encoder
     from coseg_lightning.networks.encoders import pretraining_statistics
 
-    given = cfg.data.get("normalization", "image")  # runs before 0.3 know no other
+    given = cfg.data.get("normalization", "image")  # runs before 0.2 know no other
     if given == "image":
         return None
     if given == "auto":

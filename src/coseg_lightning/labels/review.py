@@ -17,7 +17,7 @@ from coseg_lightning.labels.masks import Mask
 
 TABLE, DRAWN = "review.csv", "masks"
 OK, TAKE, REDRAW = DECISIONS = ("ok", "take", "redraw")
-EARLIER = {"keep": TAKE, "reject": OK}  # the words of version 0.2
+EARLIER = {"keep": TAKE, "reject": OK}  # the words of version 0.1
 MOST_BYTES = 2**33  # of all files in a review.zip, unpacked
 MOST_SHOWN = 10  # conflicts that a message lists
 

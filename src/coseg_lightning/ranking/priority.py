@@ -76,7 +76,9 @@ class Views:
 def prior_probability(views: Views, noise_level: float) -> Floats:
     """Return how probably each mask is bad, `(N,)`, by its score and the noise level alone."""
     score = views.columns()[:, 0]
-    level = np.clip(noise_level, 0.5 / max(1, len(score)), 0.95)
+    if not len(score):
+        return score
+    level = np.clip(noise_level, 0.5 / len(score), 0.95)
     slope = SCORE_PRIOR[0]
     low, high = -50.0, 50.0
     for _ in range(60):  # the intercept with which the mean is the noise level
