@@ -107,11 +107,7 @@ def read_batch(batch: Any) -> Batch:
 
 
 def _names(annotators: Any, count: int) -> list[str] | None:
-    """The annotators' names, one per sample; None if the batch has none.
-
-    Raises:
-        InputError: If there is not one name per sample.
-    """
+    """The annotators' names, one per sample; None if the batch has none."""
     if annotators is None:
         return None
     names = annotators.tolist() if isinstance(annotators, Tensor) else annotators

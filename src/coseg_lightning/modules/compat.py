@@ -158,7 +158,7 @@ class FixedBatches(list[Sequence[int]]):
 
     @property
     def sampler(self) -> "FixedBatches":
-        """These batches, for wrappers that ask for the inner sampler."""
+        """These batches."""
         return self
 
 

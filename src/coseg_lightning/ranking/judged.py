@@ -112,8 +112,8 @@ def _worth(bad: Floats) -> float:
 def _variance(shares: Floats, sizes: NDArray[np.int64]) -> float:
     """Variance of the number of bad masks among groups of judged masks.
 
-    Half a good and half a bad mask are added to each group, since a few equal judgments do not
-    show that the rest of the group is equal too.
+    Half a good and half a bad mask are added to each group. A few equal judgments do not show that
+    the rest of the group is equal too.
 
     Args:
         shares: The share of bad masks in each group.

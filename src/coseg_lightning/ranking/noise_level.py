@@ -7,9 +7,9 @@ distribution is the noise level. On heterogeneous images they often are not, and
 between scores. Several scores are therefore used, and an estimate is only accepted if they agree.
 The accuracy is measured by `benchmarks/told.py`, and for networks alone by `ranking.py levels`.
 
-scikit-learn's `GaussianMixture` does not replace the fit, because with the same starts it takes
-2.4 times as long (195 against 81 ms for 1000 scores), moves the shares by up to 0.004, and adds
-10 MB of wheels (62 MB installed; scikit-learn 1.9).
+The fit is not left to scikit-learn's `GaussianMixture`. With the same starts, that takes 2.4 times
+as long (195 against 81 ms for 1000 scores) and moves the shares by up to 0.004. It also adds 10 MB
+of wheels (62 MB installed; scikit-learn 1.9).
 """
 
 from dataclasses import asdict, dataclass
