@@ -199,7 +199,7 @@ class EvidenceSum:
             InputError: If two samples share an id, or predictions are not numbers.
         """
         parts = self._of_all_processes()
-        # One process's share may have changed in the last pass while another's has not.
+        # One process may extend an earlier part while another has begun a new one.
         last = [part for part in parts if part.last == parts[-1].last]
         indices = np.concatenate([part.share.indices for part in last])
         _, order = np.unique(indices, return_index=True)
