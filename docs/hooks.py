@@ -21,7 +21,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import griffe
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,9 +31,12 @@ from coseg_lightning.app import help as command_line  # noqa: E402
 from coseg_lightning.app.commands import COMMANDS, Command  # noqa: E402
 
 MARK = re.compile(r"<!-- (settings|include|notebook)(?: (\S+))? -->.*?(?=^#|\Z)", re.M | re.S)
-LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-CODE = re.compile(
-    r"(^ *(`{3,}|~{3,})[^\n]*\n.*?^ *\2[ \t]*$|(?<!`)(`+)(?!`).+?(?<!`)\3(?!`))", re.M | re.S
+# A block of code, a link whose text may hold code, or code in a sentence. Pictures are no links.
+CODE_OR_LINK = re.compile(
+    r"^ *(?P<fence>`{3,}|~{3,})[^\n]*\n.*?^ *(?P=fence)[ \t]*$"
+    r"|(?<!!)\[(?P<text>(?:[^\[\]]|!?\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)"
+    r"|(?<!`)(?P<ticks>`+)(?!`).+?(?<!`)(?P=ticks)(?!`)",
+    re.M | re.S,
 )
 
 
@@ -120,12 +122,11 @@ def with_links(markdown: str, changed: Callable[[str, str], str]) -> str:
     """Replace each link to a file by what a function of its text and target returns."""
 
     def link(found: re.Match[str]) -> str:
-        is_file = not re.match(r"[a-z]+:|#", found[2])
-        return changed(found[1], found[2]) if is_file else found[0]
+        target = found["target"]
+        is_file = target is not None and not re.match(r"[a-z]+:|#", target)
+        return changed(found["text"], target) if is_file else found[0]
 
-    parts = CODE.split(markdown)  # text and code in turn, and two groups of each code
-    parts[::4] = [LINK.sub(link, part) for part in parts[::4]]
-    return "".join(part for n, part in enumerate(parts) if n % 4 < 2)
+    return CODE_OR_LINK.sub(link, markdown)
 
 
 def slug(text: str, separator: str = "-") -> str:
@@ -277,9 +278,16 @@ def more_settings() -> Iterator[str]:
     yield fenced("\n".join(line for line in text.splitlines() if not line.startswith("#")), "yaml")
 
 
+OWN_NETWORKS = {
+    "unet_classic": "coseg_lightning.networks.classic_unet.ClassicUNet",
+    "double_unet": "coseg_lightning.networks.double_unet.DoubleUNet",
+}
+
+
 def one_of(group: str, path: Path, values: Mapping[str, Any], prefix: str) -> Iterator[str]:
     """Return the settings of one choice of a group, with what docstring or comment say."""
     meanings = {**comments_of(path), **arguments_of(str(values["_target_"]))}
+    meanings |= arguments_of(OWN_NETWORKS.get(path.stem, "")) if group == "model" else {}
     rows = {
         f"{prefix}{key}={shown(value)}": meanings.get(key, "")
         for key, value in values.items()
@@ -304,12 +312,12 @@ def arguments_of(target: str) -> dict[str, str]:
     """Return what the docstring of a class or function says of each argument."""
     if not target.startswith("coseg_lightning."):
         return {}
+    from griffe import DocstringSectionKind
+
     item = package()[target.partition(".")[2]]
     sections = item.docstring.parse("google", warnings=False) if item.docstring else []
     found = [
-        section.value
-        for section in sections
-        if section.kind is griffe.DocstringSectionKind.parameters
+        section.value for section in sections if section.kind is DocstringSectionKind.parameters
     ]
     texts = {argument.name: argument.description for section in found for argument in section}
     return {name: as_meaning(text) for name, text in texts.items()}
@@ -324,6 +332,8 @@ def as_meaning(text: str) -> str:
 @cache
 def package() -> Any:
     """Return the package as griffe reads it, without importing it."""
+    import griffe  # only the page of settings needs it
+
     return griffe.load("coseg_lightning", search_paths=[ROOT / "src"])
 
 
