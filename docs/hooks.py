@@ -197,20 +197,33 @@ def command_section(name: str) -> str:
     if command.positional:
         lines += ["", "**Arguments**", ""]
         lines += [f"- `{key.upper()}`: {text}." for key, text in positional(command)]
-    groups = command_line._settings(name)
-    same = [title for title, keys in groups.items() if shared(name, title, keys)]
-    for title, keys in groups.items():
-        if title not in same:
-            lines += [
-                "",
-                f"### {title}" if name == "run" else f"**{title}**",
-                "",
-                table({key: escaped(text) for key, text in keys.items()}),
-            ]
+    of_run = command_line._settings("run") if name != "run" else {}
+    same = []
+    for title, keys in command_line._settings(name).items():
+        own = {key: text for key, text in keys.items() if of_run.get(title, {}).get(key) != text}
+        if title in of_run:
+            same.append(f"[{title}](#{slug(title)})")
+            title = f"{title}, where they differ"
+        if own:
+            rows = table({key: escaped(text) for key, text in own.items()})
+            lines += ["", f"### {title}" if name == "run" else f"**{title}**", "", rows]
+    others = chosen(command.config) if same else []
+    if others:
+        lines += ["", f"Defaults that differ from those of `coseg run`: {', '.join(others)}."]
     if same:
-        titles = ", ".join(f"[{title}](#{slug(title)})" for title in same)
-        lines += ["", f"It also takes these settings of `coseg run`: {titles}."]
+        lines += ["", f"It also takes these settings of `coseg run`: {', '.join(same)}."]
     return "\n".join(lines)
+
+
+def chosen(config: str) -> list[str]:
+    """Return what a command's configuration chooses otherwise than `coseg run`, as settings."""
+    parts = yaml.safe_load((CONF / f"{config}.yaml").read_text(encoding="utf-8"))["defaults"]
+    pairs = [pair for part in parts if isinstance(part, dict) for pair in part.items()]
+    return [
+        f"`{group.removeprefix('override ')}={choice}`"
+        for group, choice in pairs
+        if group.startswith("override ") and "/" not in group
+    ]
 
 
 def positional(command: Command) -> Iterator[tuple[str, str]]:
@@ -218,11 +231,6 @@ def positional(command: Command) -> Iterator[tuple[str, str]]:
     for key, text in command.positional.items():
         setting = command.stands_for.get(key)
         yield key, f"{text}; the same as `{setting}=`" if setting else text
-
-
-def shared(name: str, title: str, keys: dict[str, str]) -> bool:
-    """Return whether settings are those of `coseg run`."""
-    return name != "run" and command_line._settings("run").get(title) == keys
 
 
 def table(settings: Mapping[str, str]) -> str:
@@ -260,12 +268,12 @@ def more_settings() -> Iterator[str]:
         if values.get("options"):
             options = {"_target_": values["module"], **values["options"]}
             yield from one_of("method", path, options, "method.options.")
-    yield "\n## Settings of a network\n"
-    yield "With `model=NAME`. The second peer's network is `model@peer_b=NAME`, and its settings"
-    yield "begin with `peer_b.`.\n"
-    for path in sorted((CONF / "model").glob("*.yaml")):
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        yield from one_of("model", path, values, "model.")
+    yield "\n## Networks\n"
+    yield "With `model=NAME`. `model.encoder_name` and `model.encoder_weights` stand under "
+    yield "[The network](#the-network). The second peer's network is `model@peer_b=NAME`, and its "
+    yield "settings begin with `peer_b.`\n"
+    yield "| network | encoder | what to know |\n|---|---|---|"
+    yield from map(network, sorted((CONF / "model").glob("*.yaml")))
     yield "\n## Settings of a source of data\n"
     yield "With `data=NAME`. Settings that `data=folder` names itself stand under "
     yield "[Your images and masks](#your-images-and-masks).\n"
@@ -278,16 +286,30 @@ def more_settings() -> Iterator[str]:
     yield fenced("\n".join(line for line in text.splitlines() if not line.startswith("#")), "yaml")
 
 
+# The classes of the networks that have settings of their own.
 OWN_NETWORKS = {
     "unet_classic": "coseg_lightning.networks.classic_unet.ClassicUNet",
     "double_unet": "coseg_lightning.networks.double_unet.DoubleUNet",
 }
 
 
+def network(path: Path) -> str:
+    """Return a row of the table of networks."""
+    text = path.read_text(encoding="utf-8")
+    values, comments = yaml.safe_load(text), comments_of(path)
+    facts = [escaped(fact) for fact in re.findall(r"\A# (.*)", text)]
+    encoder = f"`{values['encoder_name']}`" if "encoder_name" in values else ""
+    if path.stem != "unet" and "encoder_name" in comments:  # unet's is what all take
+        encoder += f", {comments['encoder_name']}"
+    meanings = arguments_of(OWN_NETWORKS.get(path.stem, ""))
+    for key in set(values) & set(meanings) - {"in_channels", "classes", *comments}:
+        facts.append(f"`model.{key}={values[key]}`: {meanings[key]}")
+    return f"| `{path.stem}` | {encoder} | {'; '.join(fact.rstrip('.') for fact in facts)} |"
+
+
 def one_of(group: str, path: Path, values: Mapping[str, Any], prefix: str) -> Iterator[str]:
     """Return the settings of one choice of a group, with what docstring or comment say."""
     meanings = {**comments_of(path), **arguments_of(str(values["_target_"]))}
-    meanings |= arguments_of(OWN_NETWORKS.get(path.stem, "")) if group == "model" else {}
     rows = {
         f"{prefix}{key}={shown(value)}": meanings.get(key, "")
         for key, value in values.items()
