@@ -22,6 +22,7 @@ from pages import MANUAL, all_calls, inline_code
 from support import CLASSIC, PHANTOM, ROOT, SHORT, Squares, command
 
 OURS = [call for call in all_calls() if call.command is not None]
+DIFFERENT = {(call.command, call.arguments, call.folder): call for call in reversed(OURS)}.values()
 OTHERS = [call for call in all_calls() if call.command is None]
 # Plugins of Hydra that the tests do not install, and what only the plugin knows.
 PLUGINS = ("hydra/launcher", "hydra/sweeper", "hydra.launcher", "hydra.sweeper", "hydra.sweep.")
@@ -44,6 +45,9 @@ def overrides(call):
         elif word not in ("-m", "--multirun", *HELP) and not word.startswith(PLUGINS):
             given.append(word)
     given = with_settings(given, COMMANDS[call.command])
+    keys = {word.partition("=")[0] for word in given}
+    if not call.block.language and not keys & {"data", "data.root", "resume", "noise"}:
+        given.insert(0, "data.root=DIR")  # a sentence may leave it out
     given = with_folder(given) if call.command == "run" else given
     result = []
     for word in given:
@@ -65,7 +69,7 @@ def overrides(call):
     return result
 
 
-@pytest.mark.parametrize("call", OURS, ids=str)
+@pytest.mark.parametrize("call", DIFFERENT, ids=str)
 def test_every_command_line_names_what_there_is(call, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     name = call.command
@@ -181,6 +185,8 @@ NOT_RUN = {
 # Settings that fit the few small masks; lines with others are composed, and not run.
 FIT = {"nol", "noise", "seed", "data", "data.root", "model", "training", "worst", "split"}
 FIT |= {"masks", "out", "hydra.run.dir"}
+# Settings in whose place smaller ones are given.
+TAKEN = {"model", "nol", "seed", "format"}
 REVIEWED = {"resume", "review", "rounds"}  # the run itself has all other settings
 
 
@@ -190,7 +196,8 @@ def prepared(call):
     words = [word for word in given if "=" not in word]
     pairs = [word.partition("=")[::2] for word in given if "=" in word]
     keys = {key for key, _ in pairs}
-    if spec is None or not given or {call.command, *words, *keys} & {*NOT_RUN, *HELP}:
+    is_whole = call.block.language and given  # a sentence may name a part of a command
+    if spec is None or not is_whole or {call.command, *words, *keys} & {*NOT_RUN, *HELP}:
         return None
     if spec.config is not None and "data.root" in keys and not words:
         words, keys = ["DIR"], keys - {"data.root"}
@@ -199,35 +206,40 @@ def prepared(call):
         return None
     result = [ROLES[role] for role, _ in zip(spec.positional, words, strict=False)]
     for key, value in pairs:
-        wanted = ROLES.get(key) or VALUES.get(key, value)
-        if is_placeholder(wanted) and not wanted.isupper():
+        given_value = ROLES.get(key) or VALUES.get(key)
+        if given_value is None and is_placeholder(value):
             return None
-        if key != "model":  # the smallest takes its place
-            result.append(f"{key}={wanted}")
+        if key not in TAKEN:
+            result.append(f"{key}={given_value or value}")
+    if call.command == "export":
+        result.append("format=safetensors")
     if call.command in ("run", "audit", "check") and not keys & {*REVIEWED, "training"}:
-        result += [*CLASSIC, *SHORT, "data.batch_size=4"]
+        result += [*CLASSIC, *SHORT, "trainer.max_epochs=1", "data.batch_size=4", "nol=0.3"]
         result += ["data.in_channels=1"] if words else PHANTOM
-    takes_folder = call.command in ("run", "audit") and keys != {"resume"}
-    if (
-        takes_folder
-        and "hydra.run.dir" not in keys
-        and (call.command, keys) != ("audit", {"review"})
-    ):
+    is_written = call.command == "run" or (call.command == "audit" and keys != {"review"})
+    if is_written and keys != {"resume"} and "hydra.run.dir" not in keys:
         result.append("hydra.run.dir=new")
     return tuple(result)
 
 
 # Of lines that are alike in this, one is run.
 TO_RUN = {(call.command, prepared(call)): call for call in OURS if prepared(call) is not None}
-CASES = [pytest.param(*case, id=f"{' '.join((case[0], *case[1]))[:60]}") for case in TO_RUN]
+CASES = [
+    pytest.param(
+        *(name, given),
+        id=" ".join((name, *given))[:60],
+        marks=[pytest.mark.drawn] if name in ("audit", "table") else [],
+    )
+    for name, given in TO_RUN
+]
 
 
 @pytest.mark.slow
-@pytest.mark.drawn
 @pytest.mark.parametrize(("name", "given"), CASES)
 def test_the_fast_command_lines_run(name, given, workspace):
     done = command(name, *given, cwd=workspace)
-    shutil.rmtree(workspace / "new", ignore_errors=True)
+    for path in ("new", "RUN/export", "RUN/reviewed"):
+        shutil.rmtree(workspace / path, ignore_errors=True)
     assert done.returncode == 0, f"{TO_RUN[name, given]}: {done.stderr}"
 
 

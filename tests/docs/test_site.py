@@ -11,7 +11,7 @@ import yaml
 
 import coseg_lightning
 from coseg_lightning.app.commands import COMMANDS
-from coseg_lightning.app.help import TASKS
+from coseg_lightning.app.help import CONF, TASKS
 from pages import DOCS, hooks, name_of
 from support import ROOT
 
@@ -77,8 +77,12 @@ def test_the_page_of_settings_has_all_commands_and_settings():
     for setting in ("data.tile", "method.score", "noise.type2.bias", "method.options.limit"):
         assert f"| `{setting}` |" in text
     assert "| `data.source.test_share` | `0.2` |" in text
-    rows = re.findall(r"^\| `[^`]+` \| .*\|(.*)\|$", text, re.M)
-    assert len(rows) > 150
+    for path in (CONF / "model").glob("*.yaml"):
+        assert f"| `{path.stem}` |" in text
+    rows = re.findall(
+        r"^\| `[\w.@]+` \| (?:`.*`)? ?\|(.*)\|$", text.partition("## Networks")[0], re.M
+    )
+    assert len(rows) > 120
     assert all(meaning.strip() for meaning in rows)
 
 
