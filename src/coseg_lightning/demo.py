@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from statistics import fmean
 from coseg_lightning.app.command import arguments, cli_errors, quoted
 from coseg_lightning.errors import InputError
 
-TRAIN, TEST, SIDE, LEVEL = 60, 20, 64, 0.3
+TRAIN, TEST, SIDE, LEVEL = 60, 20, 96, 0.3
 # A small U-Net without pretrained weights, which two cores train in seconds.
-NETWORK = ("model=unet_classic", "model.base_channels=8", f"data.image_size={SIDE}")
+NETWORK: tuple[str, ...] = ("model=unet_classic", "model.base_channels=8", "data.image_size=48")
 NETWORK += ("data.in_channels=1",)
 TRAINING = ("optimizer.lr=0.003", "data.batch_size=4", "trainer.max_epochs=12", "rehearse=false")
 
@@ -66,10 +67,9 @@ def demonstrate(
     )
     audit, run, corrected = folder / "audit", folder / "run", folder / "corrected"
     _say("1. Rank the masks by their outlines, without a network:")
-    _coseg("audit", f"{folder}", "training=none", f"hydra.run.dir={quoted(f'{audit}')}")
+    _coseg("audit", f"{folder}", "training=none", _into(audit))
     _say("2. Train two networks that teach each other, correct masks, and retrain one network:")
-    run_dir = f"hydra.run.dir={quoted(f'{run}')}"
-    _coseg("run", f"{folder}", *NETWORK, *training, f"seed={seed}", run_dir)
+    _coseg("run", f"{folder}", *NETWORK, *training, f"seed={seed}", _into(run))
     _say("3. Write all masks in the format of the given ones, corrected where the run did so:")
     _coseg("apply", f"{run}", f"{corrected}")
     _show(folder, bad, train, seed, time.perf_counter() - begin)
@@ -97,11 +97,14 @@ def draw_folder(folder: Path, train: int, test: int, seed: int) -> list[str]:
 
     splits, annotator = phantom_splits(train, 0, test, side=SIDE, seed=seed), BiasedAnnotator()
     bad = sorted(choose_noisy(splits.train.ids, LEVEL, seed))
+    parts = {"train": splits.train, "test": splits.test}
     for name in ("images", "masks"):
         (folder / name).mkdir(parents=True)
     rows = []
-    for part, phantoms in (("train", splits.train), ("test", splits.test)):
-        for index, sample_id in enumerate(phantoms.ids if phantoms else ()):
+    for part, phantoms in parts.items():
+        if phantoms is None:
+            continue
+        for index, sample_id in enumerate(phantoms.ids):
             image, mask = phantoms.image(index), phantoms.mask(index)
             if sample_id in bad:
                 mask = annotator(mask, id=sample_id, seed=seed)
@@ -160,7 +163,8 @@ def _dice(masks: Path, train: int, seed: int) -> dict[str, float]:
     from coseg_lightning.files.mask_folder import MaskFolder
     from coseg_lightning.functional.dice import mask_dice
 
-    folder, phantoms = MaskFolder(masks), phantom_splits(train, 0, 0, side=SIDE, seed=seed).train
+    folder = MaskFolder(masks, classes=2)
+    phantoms = phantom_splits(train, 0, 0, side=SIDE, seed=seed).train
     return {
         sample_id: mask_dice(folder.read(sample_id), phantoms.mask(index))
         for index, sample_id in enumerate(phantoms.ids)
@@ -181,6 +185,12 @@ def _coseg(*words: str) -> None:
     done = subprocess.run([sys.executable, "-m", "coseg_lightning", *words], check=False)
     if done.returncode:
         sys.exit(done.returncode)
+
+
+def _into(folder: Path) -> str:
+    """Return the setting of a command's output folder, whatever signs are in its name."""
+    is_plain = re.fullmatch(r"[\w./-]+", str(folder))
+    return f"hydra.run.dir={folder if is_plain else quoted(str(folder))}"
 
 
 def _say(text: str) -> None:
