@@ -9,7 +9,8 @@ import coseg_lightning
 
 PACKAGE = Path(coseg_lightning.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-COMMANDS = {"run", "check", "audit", "corrupt", "predict", "apply", "exchange", "export", "table"}
+COMMANDS = {"demo", "run", "check", "audit", "corrupt", "predict", "apply", "exchange", "export"}
+COMMANDS |= {"table"}
 # Each room may import from those before it.
 ROOMS = ("errors", "seeding", "functional", "files", "ranking", "labels", "exchanged", "noise")
 ROOMS += ("data", "networks", "modules", "callbacks", "report", "runs", "methods", "app")

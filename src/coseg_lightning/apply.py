@@ -257,7 +257,7 @@ def _write_tiled(
             whole = masks.read(image_id) if whole is None else whole
             tile = tiles.tiles[tile_id]
             place = whole[tile.core_in_image]
-            known = own[tile.core] != IGNORE_INDEX  # other labels stay, as where pixels are missing
+            known = own[tile.core] != IGNORE_INDEX  # unlabelled pixels stay, as in missing parts
             place[known] = mask[tile.core][known]
         if whole is None:
             writer.copy(masks.path(image_id))

@@ -124,7 +124,7 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
             takes_data = "data.root" in spec.stands_for.values()
             result.append(f"{SHORT[key]}={value}" if takes_data and key in SHORT else word)
         elif free:
-            result.append(f"{free.pop(0)}={_quoted(word)}")
+            result.append(f"{free.pop(0)}={quoted(word)}")
         else:
             names = " ".join(name.upper() for name in spec.stands_for) or "no folder"
             raise InputError(
@@ -143,7 +143,7 @@ def _is_there(word: str) -> bool:
         return False
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Quote any text as a value in Hydra's grammar."""
     text = re.sub(r"(\\+)(?='|$)", r"\1\1", text)
     text = text.replace("'", "\\'").replace("${", "\\${")

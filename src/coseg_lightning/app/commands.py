@@ -34,8 +34,19 @@ class Command:
 
 
 FOLDER = "a folder that holds your images and your masks"
-TRAIN, LOOK, USE = "Train", "Look at your masks", "Use a finished run"
+TRY, TRAIN, LOOK, USE = "Try it", "Train", "Look at your masks", "Use a finished run"
 COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        TRY,
+        "Show in about a minute what the other commands do, on images that it draws.",
+        {},
+        {
+            "folder": ("demo", "a new folder for images, masks and results"),
+            "seed": (0, "of the images, of the errors in the masks, and of the networks"),
+            "open": (False, "open the report in the browser, if there is a display"),
+        },
+        (("", "audit, run and apply in demo/, with the figures"), ("open=true", "then the report")),
+    ),
     "run": Command(
         TRAIN,
         "Train a segmentation network on masks that you do not trust, rank the masks, and correct "

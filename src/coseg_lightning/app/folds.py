@@ -1,4 +1,4 @@
-"""data.folds: peers judge every mask that they did not learn from, with one run per fold."""
+"""data.folds: every mask is judged by peers that did not learn from it, one run per fold."""
 
 import json
 import logging

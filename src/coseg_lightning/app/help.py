@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
-from coseg_lightning.app.commands import COMMANDS, LOOK, TRAIN, USE, Command
+from coseg_lightning.app.commands import COMMANDS, LOOK, TRAIN, TRY, USE, Command
 from coseg_lightning.modules.recipe import PIXEL_LOSSES, SCORES, Recipe
 
 HERE = Path(__file__).resolve().parents[1]
@@ -71,7 +71,7 @@ def overview() -> str:
             "correct them, and learn from what is right."
         ),
     ]
-    for task in (TRAIN, LOOK, USE):
+    for task in (TRY, TRAIN, LOOK, USE):
         lines += ["", f"{task}:"]
         for name, command in COMMANDS.items():
             if command.task == task:

@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 
 
 class MultiScaleModule(SegmentationModule):
-    """Trains a network to predict the same for an image at every scale.
+    """Trains a network on labels, and to predict the same for an image at every scale.
 
     The loss is the mean supervised loss over scales, plus the divergence of each scale's prediction
     from their mean (Eq. (4) and (5) of the source, weight 1).
@@ -98,7 +98,7 @@ class EarlyLearningCorrection(EpochEndCallback):
         history: Each class's overlap of prediction and label in earlier fits, one row per epoch.
 
     Attributes:
-        corrected: The classes to correct; none if training reached its end.
+        corrected: The classes whose labels were corrected; none if training reached its end.
         history: The overlaps of earlier fits and of this one.
         changed_pixels: The number of changed pixels, by sample index.
     """

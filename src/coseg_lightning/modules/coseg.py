@@ -346,7 +346,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         return [self.optimization]
 
     def begin_fit(self, callbacks: Sequence[Callback]) -> None:
-        """Inspect the callbacks of a new fit for what they do for the peers."""
+        """Inspect the callbacks of a new fit; `PeerOptimization` calls this."""
         self.noise.begin_fit(callbacks)
         self.selection.begin_fit(ranked=any(isinstance(c, TrainingSetRanker) for c in callbacks))
 

@@ -206,7 +206,7 @@ class SegmentationSteps(pl.LightningModule):
     def _log_metrics(self, stage: str, loaders: int) -> None:
         """Log the metrics of each loader; the first of several is also logged without an index.
 
-        As in Lightning, `/dataloader_idx_1` and so on after the name identifies the loader.
+        As in Lightning, `/dataloader_idx_0` and so on after the name identifies the loader.
         """
         for suffix in self.suffixes:
             for index in range(loaders):

@@ -173,10 +173,10 @@ def with_record(
 ) -> Floats:
     """Add each person's record on the other masks to the scores of the masks.
 
-    Scores are mapped to log odds as in `priority.prior_probability`. The record shifts the log
-    odds by the difference between the person's share of bad masks and that of all persons. The
-    share is estimated without the mask itself. The scores are unchanged if persons hardly differ
-    (see `SURE`).
+    Scores are mapped to log odds as in `priority.prior_probability`. The record shifts them by
+    `WEIGHT` times the difference in log odds between the person's share of bad masks and that of
+    all persons. The share is estimated without the mask itself. The scores are unchanged if
+    persons hardly differ (see `SURE`).
 
     Args:
         score: `(N,)` corruption scores, higher for worse masks.

@@ -2,8 +2,8 @@
 
 A first look reduces each mask to a few hundred bytes (`Shape`). A second look at the few masks
 whose outlines fit worst (`Fit`) compares them with the edges of their own and of other images. A
-blunder is only reported if few masks have the property and if it explains the misfit. False reports
-would cost more than they help.
+blunder is only reported if few masks have the property and if it explains the misfit. Names that
+are often wrong help nobody.
 
 Legend of shapes: N samples, K classes, H x W pixels, C bands, S x S pixels of a thumbnail.
 """

@@ -27,7 +27,7 @@ MARGIN = 2  # points that are nearer to the image's border are not judged
 WIDTHS_PER_REACH = 4  # a profile reaches at most over the object's width divided by this
 LARGEST_SCALE = 2.0  # larger images are shrunk to this scale, at which no edge is lost
 MIN_POINTS = 8
-MOST_POINTS = 10_000  # longer outlines are subsampled to this number of points
+MOST_POINTS = 10_000  # longer outlines are subsampled to at most this number of points
 COLUMNS = ("outline_contrast", "outline_rank")
 
 

@@ -146,7 +146,7 @@ def direction(e: Evidence) -> Floats:
     Decided by the L-skewness (Hosking 1990) of the displacements, clipped at four deviations. An
     absolute L-skewness between 0.12 and 0.17 gives a value between 0 and 1. The L-skewness of 140
     symmetric values has a standard deviation of 0.04. A wrong direction costs more than a missed
-    one, so the threshold is far above that.
+    one, so the threshold is three times as high.
     """
     return _side(_skewness(e))
 

@@ -22,7 +22,7 @@ def doubts(
         scores: The rows of its scores.csv.
         agreement: The share of pixels on which the peers agreed in their last epoch, over samples
             that both learnt from.
-        dice_of_changes: The Dice of each changed label to the original label.
+        dice_of_changes: The Dice of each changed label to the label before correction.
         distance: Ashman's D of two normal distributions fitted to the scores.
     """
     run = _Run(summary, scores, agreement, dice_of_changes, distance)

@@ -204,7 +204,7 @@ def judging_sheet(samples: Pictured, chosen: Sequence[int]) -> Figure:
     for axes, index in zip(grid, chosen, strict=False):
         _show_image(axes, samples, index)
         mask = samples.dataset.mask(index)
-        inside = np.ma.masked_equal((mask > 0) & (mask != 255), 0)  # shows inverted masks
+        inside = np.ma.masked_equal((mask > 0) & (mask != 255), 0)  # reveals inverted masks
         axes.imshow(inside, cmap=ListedColormap([ORANGE]), alpha=0.2)
         _outline(axes, mask, ORANGE, 1.4)
         axes.set_title(samples.ids[index], fontsize=9, parse_math=False)

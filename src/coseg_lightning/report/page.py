@@ -182,7 +182,7 @@ def _reviewed_folders(folder: Path) -> Iterator[Path]:
         if reviewed is None:
             return
         there = (Path(reviewed) / "summary.json").is_file()
-        folder = Path(reviewed) if there else folder.parent  # both folders may have been moved
+        folder = Path(reviewed) if there else folder.parent  # both were moved together
         yield folder
 
 

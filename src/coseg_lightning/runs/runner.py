@@ -184,7 +184,7 @@ class StageRunner:
 
     @rank_zero_only  # other processes start later and find the first one's files
     def _check_free(self, stage: str) -> None:
-        """Raise an `InputError` if a new run would write into a folder that is in use."""
+        """Raise an `InputError` if a new run would write into a folder that is not empty."""
         folder = self.folder.path / stage
         if not self.folder.resumed and folder.is_dir() and any(folder.iterdir()):
             raise InputError(
