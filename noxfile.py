@@ -88,6 +88,15 @@ def examples(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/, and fail at a warning; `-- serve` shows it meanwhile."""
+    session.install(*group("docs"))
+    session.run(
+        "mkdocs", *(session.posargs or ["build", "--strict"]), env={"NO_MKDOCS_2_WARNING": "1"}
+    )
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build sdist and wheel, and run the app from the installed wheel in another folder."""
     session.install("build")

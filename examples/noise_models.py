@@ -1,6 +1,6 @@
 """Every noise model at its default strength on one phantom, as a picture.
 
-Run it with `python examples/noise_models.py [noise.png]`. It draws docs/images/noise.png.
+Run it with `python examples/noise_models.py [noise.png]`.
 """
 
 import sys

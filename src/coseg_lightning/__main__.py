@@ -9,7 +9,7 @@ from coseg_lightning.app.help import completion, help_of, overview
 
 
 def main() -> None:
-    """Show help, which needs no other library, or run the command that is named first."""
+    """Show help, which needs no other library, or run the command given as first argument."""
     name, *given = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help") and not given:
         print(overview())
@@ -27,7 +27,7 @@ def main() -> None:
         print(help_of(name))
     else:
         sys.argv[1:] = given
-        # As python -m does it: processes that the command starts begin as it did.
+        # This is what python -m does, so subprocesses of the command start in the same way.
         runpy.run_module(f"coseg_lightning.{name}", run_name="__main__", alter_sys=True)
 
 

@@ -50,12 +50,12 @@ def main() -> None:
 
 
 def not_looked_at(run: str | Path, masks: int) -> int:
-    """Return how many of all masks a run did not look at, as far as it says so."""
+    """Return how many of all masks a run did not look at, as far as it is recorded."""
     joined = Path(run) / "images.csv"
     if joined.is_file():  # judged by tiles
         return masks - len(read_table(joined, ["id"]))
     if (FinishedRun(run).summary["config"].get("data") or {}).get("tile"):
-        return 0  # by tiles too, but nothing was judged
+        return 0  # also by tiles, but nothing was judged
     sizes: dict[str, int] = FinishedRun(run).summary.get("samples") or {}
     return sum(size for part, size in sizes.items() if part != "train")
 
@@ -70,25 +70,25 @@ def apply(
 ) -> tuple[int, list[str], int]:
     """Write all masks of a run's mask folder, with the run's corrections, into a new folder.
 
-    A mask that was not corrected is copied byte by byte. A corrected one keeps its file's format,
-    palette and values (0/255 stays 0/255). If the run put noise into the masks for an experiment,
-    the noisy masks that it did not correct stay noisy. Where files name the persons who drew them,
-    one mask of each image is written, under its id: of several, what was made of them.
+    A mask that was not corrected is copied byte by byte. A corrected mask keeps its file's format,
+    palette and values (0/255 stays 0/255). If the run added noise for an experiment, noisy masks
+    that it did not correct stay noisy. If file names include the annotators, one mask per image is
+    written under its id; several masks of an image are fused into one.
 
     Args:
         run: The folder of a finished run of `data=folder`, or of an audit.
         dest: A new folder. It appears only when it is complete.
-        root: Where the run's data is now, if it was moved.
-        review: What people decided on the masks, see `opened_review`: rejected corrections are not
-            written, and proposals and drawn masks are.
+        root: The current place of the run's data, if it was moved.
+        review: People's decisions on the masks, see `opened_review`. Rejected corrections are not
+            written, while accepted proposals and drawn masks are.
         trust: See `AppRun`.
 
     Returns:
-        The number of masks that differ from yours; the ids of the masks that you changed after the
-        run, which are copied as they are now; and the number of all masks.
+        The number of masks that differ from yours; the ids of masks that you changed after the
+        run, which are copied in their current form; and the number of all masks.
 
     Raises:
-        InputError: If `dest` exists, the run is not a run of `data=folder`, or a mask cannot be
+        InputError: If `dest` exists, the run did not use `data=folder`, or a mask cannot be
             written.
     """
     finished, dest = AppRun(run, root=root, trust=trust), Path(dest)
@@ -126,15 +126,15 @@ def apply(
 
 
 class _Labels:
-    """The masks that a run and a review put in place of the samples' own.
+    """The masks with which a run and a review replace the samples' own.
 
     Args:
         run: The run.
-        review: The review; without decisions, the run's corrections are taken.
+        review: The review; without decisions, the run's corrections are used.
         classes: The number of classes, background included.
 
     Attributes:
-        newer: The samples whose own masks were changed after the run, and stay.
+        newer: The samples whose own masks were changed after the run, and are kept.
     """
 
     def __init__(self, run: AppRun, review: Review, classes: int) -> None:
@@ -146,7 +146,7 @@ class _Labels:
         self._digests = run.file_digests
 
     def check(self, judged: JudgedMasks, *, by_tiles: bool) -> None:
-        """Refuse a review of other masks, and warn of what is not written.
+        """Refuse a review of other masks, and warn about masks that are not written.
 
         Raises:
             InputError: If the review names a mask that the run did not look at.
@@ -204,7 +204,7 @@ class _Labels:
         return sample_id in self._review.decisions or any(sample_id in layer for layer in layers)
 
     def of(self, sample_id: str, own: Mask) -> Mask | None:
-        """Return the mask in place of a sample's own, or None if that one stays."""
+        """Return the mask that replaces a sample's own, or None to keep its own."""
         noise, decision = self._noise, self._review.decisions.get(sample_id)
         noisy = noise.read(sample_id) if noise is not None and sample_id in noise else None
         if sample_id in self._review.files:
@@ -239,7 +239,7 @@ def _write_tiled(
     """Write the masks of images that were judged by tiles, each with the cores of its tiles.
 
     Returns:
-        How many masks differ from the originals.
+        Number of masks that differ from the originals.
     """
     tiles, count = tiled.tiles, 0
     of_image: dict[str, list[str]] = {}
@@ -257,7 +257,7 @@ def _write_tiled(
             whole = masks.read(image_id) if whole is None else whole
             tile = tiles.tiles[tile_id]
             place = whole[tile.core_in_image]
-            known = own[tile.core] != IGNORE_INDEX  # else labels stay, as where pixels are missing
+            known = own[tile.core] != IGNORE_INDEX  # unlabelled pixels stay, as in missing parts
             place[known] = mask[tile.core][known]
         if whole is None:
             writer.copy(masks.path(image_id))
@@ -285,7 +285,7 @@ def _write(
     """Write a mask into a folder, and return whether it differs from the sample's own."""
     key, masks, several = judged.keys[sample_id], judged.folder, judged.images.several
     is_fused = several is not None and sample_id in several
-    by_id = is_fused or split_key(key)[1] is not None  # its file names a person
+    by_id = is_fused or split_key(key)[1] is not None  # its file names the annotator
     own = several.fused(sample_id) if several is not None and is_fused else masks.read(key)
     if mask is None or np.array_equal(mask, original):
         if by_id:
@@ -293,7 +293,7 @@ def _write(
         else:
             writer.copy(masks.path(key))
         return False
-    mask = np.where(own != original, own, mask)  # where the image is missing, labels stay
+    mask = np.where(own != original, own, mask)  # labels stay where the image is missing
     if by_id:
         writer.write_once(sample_id, key, mask)
     else:

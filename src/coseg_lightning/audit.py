@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @command("audit")
 def main(cfg: DictConfig) -> None:
-    """Compose, check and audit, and show the results; or read what a person says of an audit."""
+    """Compose, check and audit, and show the results; or evaluate a person's review of an audit."""
     if cfg.review is not None:
         judge(cfg.review, HydraConfig.get().overrides.task)
         return
@@ -35,13 +35,13 @@ def main(cfg: DictConfig) -> None:
 
 
 def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Rank all masks of a dataset, by trained peers, by given predictions, or by outlines alone.
+    """Rank all masks of a dataset, by trained peers, given predictions, or outlines alone.
 
-    Validation and test samples are used for training, too, so that their masks are also ranked.
+    Validation and test samples are used for training too, so that their masks are also ranked.
 
     Returns:
         The content of `summary.json`. It is written into the folder, with `scores.csv`, the
-        contact sheet `worst.png`, and the masks that a person should judge.
+        contact sheet `worst.png`, and the masks for a person to judge.
     """
     from coseg_lightning.app.build import make_data, settle_folders
     from coseg_lightning.app.checks import check, quiet
@@ -71,7 +71,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
 
 
 def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    """Rank by outlines, and name blunders; see `audit`."""
+    """Rank by outlines, and find blunders; see `audit`."""
     from coseg_lightning.app.unaided import rank_without_training
     from coseg_lightning.data.annotators import label_facts
     from coseg_lightning.files.progress import is_first_process
@@ -97,7 +97,7 @@ def _summary(
     labels: Mapping[str, Any],
     more: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return the content of `summary.json`, with `more` on the ranking."""
+    """Return the content of `summary.json`, with `more` entries about the ranking."""
     return {
         "begun": {"samples": dict(identity), "version": __version__},
         "config": OmegaConf.to_container(cfg, resolve=True),
@@ -121,7 +121,7 @@ def _finish(
     ranking: "Ranking",
     proposals: "LabelStore | None",
 ) -> None:
-    """Write `summary.json`, the pictures, and what a review needs."""
+    """Write `summary.json`, the pictures, and the files for a review."""
     from coseg_lightning.files.atomic import replacing, write_text
     from coseg_lightning.report.figures import contact_sheet
     from coseg_lightning.report.joined import write_image_scores
@@ -141,7 +141,7 @@ def _finish(
 
 
 def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -> None:
-    """Write what is said of annotators, if it is known who drew the masks."""
+    """Write the report on annotators, if they are known."""
     from coseg_lightning.files.atomic import replacing
     from coseg_lightning.report.annotators import (
         annotators_figure,
@@ -164,7 +164,7 @@ def _write_page(
     samples: "Pictured",
     proposals: "LabelStore | dict[str, LabelStore]",
 ) -> None:
-    """Write `review_order.csv`, and the page on which every mask is reviewed."""
+    """Write `review_order.csv`, and the page for reviewing every mask."""
     from coseg_lightning.files.csv import read_table
     from coseg_lightning.report.review_order import read_order, write_review_order
     from coseg_lightning.report.rows import sample_rows
@@ -373,7 +373,7 @@ def _blunders(ranking: "Ranking", index: int) -> str:
 
 
 def _show_more_blunders(ranking: "Ranking", shown: int = 10, most: int = 10) -> None:
-    """Print the named masks that are not among the worst ones shown."""
+    """Print the masks with blunders that are not among the worst masks already shown."""
     if ranking.blunders is None:
         return
     named = [index for index in ranking.worst_first[shown:] if ranking.blunders[index]]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from coseg_lightning.data.subsets import JoinedImages
     from coseg_lightning.labels.masks import MaskedImages
 
-# Settings that say how files are read, which every command of a folder needs.
+# Settings for reading files, which every command on a folder needs.
 READING = [f"data.{key}" for key in ("images", "masks", "classes", "in_channels", "group")]
 READING += [f"data.{key}" for key in ("image_glob", "mask_glob", "allow_links", "bands", "nodata")]
 READING += [f"data.{key}" for key in ("class_ids", "colours", "mask_threshold", "instances")]
@@ -31,19 +31,19 @@ SAMPLE = 200  # images or masks that are read to tell about all of them
 
 @command("check")
 def main(cfg: DictConfig) -> None:
-    """Compose and check the configuration, look at the data, and print what was found."""
+    """Compose and check the configuration, inspect the data, and print what was found."""
     for line in describe(cfg):
         print(line, flush=True)
 
 
 def describe(cfg: DictConfig) -> Iterator[str]:
-    """Look at a dataset and rehearse a run of it; nothing is written.
+    """Inspect a dataset and rehearse a run on it; nothing is written.
 
     Yields:
-        What was found, line by line.
+        The findings, line by line.
 
     Raises:
-        InputError: If the data cannot be used, or the rehearsal finds what would stop the run.
+        InputError: If the data cannot be used, or the rehearsal finds an error.
     """
     from coseg_lightning.app.build import make_data, settle_folders
     from coseg_lightning.data.subsets import JoinedImages
@@ -124,16 +124,16 @@ def _split(cfg: DictConfig, sizes: dict[str, int]) -> str:
 
 
 def _groups(parts: dict[str, Any]) -> Iterator[str]:
-    """Say so if names that differ by their last number alone are in two parts of the split."""
+    """Warn if names that only differ in their last number are in two parts of the split."""
     if any(
         getattr(dataset, "has_groups", getattr(dataset, "groups", {})) for dataset in parts.values()
     ):
-        return  # somebody said which they are
+        return  # the user has defined the groups
     images = {part: _image_ids(dataset) for part, dataset in parts.items()}
     groups = {part: {_stem(i) for i in ids} for part, ids in images.items()}
     count = len(set().union(*groups.values()))
     samples = sum(map(len, images.values()))
-    if not 2 <= count <= 0.8 * samples:  # names that say nothing, or one image a group
+    if not 2 <= count <= 0.8 * samples:  # uninformative names, or one image per group
         return
     shared = sorted(groups["train"] & set().union(*(groups[p] for p in groups if p != "train")))
     if shared:
@@ -162,7 +162,7 @@ def _duplicates(parts: dict[str, Any]) -> Iterator[str]:
 
 
 def _people(dataset: "JoinedImages") -> Iterator[str]:
-    """Say who drew the masks, as far as it is known, and how far those of one image agree."""
+    """Describe who drew the masks, if known, and how well the masks of one image agree."""
     if dataset.several is not None:
         facts = dataset.several.facts()
         people, agreement = len(facts["annotators"]), facts["agreement"]
@@ -203,7 +203,7 @@ def _blunders(dataset: "MaskedImages", cfg: DictConfig) -> Iterator[str]:
 
 
 def _rehearsed(cfg: DictConfig, data: "CoSegDataModule", folder: Path) -> str:
-    """Rehearse a run in a folder that is removed, and say what it would do."""
+    """Rehearse a run in a temporary folder, and describe what it would do."""
     from coseg_lightning.app.build import make_trainer, rehearsal_settings, run_arguments
     from coseg_lightning.methods.pipeline import foresee
 

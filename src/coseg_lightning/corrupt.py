@@ -71,7 +71,7 @@ def corrupt_folder(
     rules: "MaskRules | None" = None,
     mask_glob: str = "{id}.*",
 ) -> list[dict[str, Any]]:
-    """Copy a folder of masks, making a share of them noisy, and add a `manifest.csv`.
+    """Copy a folder of masks, corrupt a share of them, and add a `manifest.csv`.
 
     Unchanged masks are copied byte by byte. Noisy masks keep their file's format, palette and
     values (0/255 stays 0/255). With a run's candidates, seed and noise level, the same masks
@@ -85,14 +85,14 @@ def corrupt_folder(
         noise_level: Share of the candidates that become noisy.
         seed: Seed of the choice of masks and of the noise.
         classes: Number of classes, background included.
-        candidates: Ids that may become noisy; by default all.
-        rules: What the values of the masks mean; by default class ids.
-        mask_glob: How masks are named, see `Names`.
+        candidates: Ids of the masks that may become noisy; by default all.
+        rules: The meaning of the masks' values; by default class ids.
+        mask_glob: The pattern of the masks' names, see `Names`.
 
     Returns:
         The manifest's rows: `id`, `file`, `noisy`, `noise`, `seed` and `dice` to the original. A
-        mask that the noise does not change, such as an empty one, is not noisy. A crowd draws all
-        candidates, of which the bad ones are noisy, and `annotator` says who.
+        mask that the noise does not change, such as an empty one, is not noisy. A crowd redraws
+        all candidates, of which only the bad ones count as noisy; `annotator` names the person.
 
     Raises:
         InputError: If `out` exists or lies in `masks`, or a mask is missing or cannot be written.
@@ -148,7 +148,7 @@ def corrupt_folder(
 def _write_noisy(
     source: "MaskFolder", sample_id: str, writer: "MaskWriter", noise: "NoiseModel", seed: int
 ) -> tuple[bool, float]:
-    """Write a noisy mask; return whether it differs from the original, and its Dice to it."""
+    """Write a noisy mask; return whether it differs from the original, and their Dice."""
     from coseg_lightning.functional.dice import mask_dice
 
     original = source.read(sample_id)

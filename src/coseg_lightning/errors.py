@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 class InputError(ValueError):
-    """Wrong input. The message says what was given, what was wanted and what to do.
+    """Wrong input. The message states what was given, what was expected and what to do.
 
     It is a `ValueError`, so callers need not know this class. The app prints its message without
     a traceback.
@@ -20,11 +20,11 @@ class InputError(ValueError):
 
 
 class BadSamplesError(InputError):
-    """Some samples cannot be used. The message lists the problems, one on each line."""
+    """Some samples cannot be used. The message lists the problems, one per line."""
 
 
 def unknown_name_message(kind: str, name: str, known: Sequence[str]) -> str:
-    """Describe the problem that a name does not exist, and suggest a similar one."""
+    """Return a message that a name does not exist, with a similar known name."""
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"take one of {', '.join(known)}."
     return f"There is no {kind} {name!r}; {hint}"
@@ -33,11 +33,11 @@ def unknown_name_message(kind: str, name: str, known: Sequence[str]) -> str:
 def renamed_argument(
     before: str, now: str
 ) -> Callable[[Callable[Parameters, Result]], Callable[Parameters, Result]]:
-    """Let a function still take an argument by its old name.
+    """Make a function accept an argument by its old name too.
 
     Args:
         before: The old name.
-        now: The new one.
+        now: The new name.
     """
 
     def decorate(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
@@ -59,11 +59,11 @@ def renamed_argument(
 
 
 def renamed(before: str, now: str) -> property:
-    """A property that still gives what an attribute is called now.
+    """Return a property that gives a renamed attribute under its old name.
 
     Args:
         before: The old name.
-        now: The new one, which may be one of an attribute, `selection.exclude`.
+        now: The new name, which may have dots, as in `selection.exclude`.
     """
 
     def get(owner: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Masks into annotation tools and back: python -m coseg_lightning.exchange RUN OUT to=cvat."""
+"""Exchanges masks with annotation tools: python -m coseg_lightning.exchange RUN OUT to=cvat."""
 
 from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.exchange_answers import read_answers

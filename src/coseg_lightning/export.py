@@ -65,10 +65,10 @@ def export(
 ) -> tuple[Path, float | None]:
     """Write a run's network as ONNX, TorchScript or safetensors, with a `.json` that describes it.
 
-    A model card, `.md`, lies beside it too.
+    A model card, `.md`, is written beside it.
 
-    ONNX and TorchScript networks take `(N, C, S, S)` images for any N and return `(N, K, S, S)`
-    class probabilities. The description says how the images must be prepared.
+    ONNX and TorchScript networks take `(N, C, H, W)` images for any N and return `(N, K, H, W)`
+    class probabilities. The description states how images must be prepared.
 
     Args:
         run: The folder of a finished run.
@@ -77,13 +77,14 @@ def export(
         trust: See `AppRun`.
 
     Returns:
-        The file, and the largest difference of its probabilities to torch's (None for safetensors).
+        The file, and the largest difference of its probabilities from torch's (None for
+        safetensors).
 
     Raises:
         InputError: If the format is unknown, the file exists, a package is missing, or the
             probabilities of the written network differ from torch's.
     """
-    file_format = format  # the public keyword shadows a builtin
+    file_format = format  # the public argument shadows a builtin
     if file_format not in SUFFIXES:
         raise InputError(f"format={file_format} must be {', '.join(SUFFIXES)}.")
     finished = AppRun(run, trust=trust)
@@ -107,7 +108,7 @@ def export(
 def _card(
     finished: AppRun, network: nn.Module, images: Tensor, file: NetworkFile, inputs: Inputs
 ) -> str:
-    if not file.gives_probabilities:  # the bare network, of which a binary one has one output
+    if not file.gives_probabilities:  # the bare network, which may have a single output
         with torch.no_grad():
             outputs = int(any_size(network, images[:1]).shape[1])
         file = replace(file, outputs=outputs, multiple_of=output_stride(network))
@@ -139,7 +140,7 @@ def _description_path(path: Path) -> Path:
 
 
 def card_path(path: Path) -> Path:
-    """The model card beside an exported network."""
+    """Return the path of the model card beside an exported network."""
     return path.with_name(f"{path.name}.md")
 
 
@@ -155,7 +156,7 @@ def _checked_difference(
     if file_format not in READERS:
         return None
     difference = float(np.abs(READERS[file_format](path, images) - expected).max())
-    if not difference <= TOLERANCE:  # also if it is not a number
+    if not difference <= TOLERANCE:  # also true for NaN
         raise InputError(
             f"The {file_format} network's probabilities are up to {difference:.2g} off torch's; "
             "export it in another format."

@@ -65,22 +65,21 @@ def predict(
     """Write a mask of every image in a folder, batch by batch in constant memory.
 
     Masks are `OUT/ID.png` at the image's own size, with class ids, or with 0 and 255 if there are
-    two classes; of a GeoTIFF they are `OUT/ID.tif`, with its place on the earth, and of a NIfTI
-    volume one volume of its name. Where an image is
-    missing, the mask is 0. If some images cannot be read, the others are predicted before the
-    error is raised.
+    two classes. A GeoTIFF gives a georeferenced `OUT/ID.tif`, and a NIfTI volume gives one volume
+    of the same name. Where an image is missing, the mask is 0. If some images cannot be read, the
+    others are predicted before the error is raised.
 
     Args:
         run: The folder of a finished run.
         images: A folder of images.
         out: A new folder.
-        probabilities: Whether to write `OUT/probabilities/ID.npy` too, `(K, H, W)` float16, which
+        probabilities: Whether to also write `OUT/probabilities/ID.npy`, `(K, H, W)` float16, which
             `coseg_lightning.audit` reads as `predictions`.
         flips: Whether to average over the image and its mirror image.
-        overlays: Whether to write `OUT/overlays/ID.jpg` too, the image with the mask's outlines,
-            and red where the peers disagree, if `uncertainty` is asked for.
-        uncertainty: Whether to write `OUT/uncertainty/ID.png` too: how much the run's two peers
-            disagree at each pixel, 0 to 255, see `LabelCorrection.show_in`.
+        overlays: Whether to also write `OUT/overlays/ID.jpg`, the image with the mask's outlines.
+            With `uncertainty`, areas where the peers disagree are red.
+        uncertainty: Whether to also write `OUT/uncertainty/ID.png`: the disagreement of the run's
+            two peers at each pixel, 0 to 255, see `LabelCorrection.show_in`.
         batch_size: Images per batch.
         num_workers: Processes that read images.
         device: `auto`, or a device of torch.
@@ -193,7 +192,7 @@ def _peers_on(finished: AppRun, device: str) -> list[torch.nn.Module]:
     """Load the two peers of a run.
 
     Raises:
-        InputError: If the run trained none, or their weights are gone.
+        InputError: If the run trained no peers, or their weights are missing.
     """
     path = finished.folder / "robust_training" / CHECKPOINT
     if not path.is_file():
@@ -207,12 +206,12 @@ def _peers_on(finished: AppRun, device: str) -> list[torch.nn.Module]:
 class _Sample(NamedTuple):
     sample_id: str
     size: tuple[int, int]  # of the image in its file
-    image: Tensor  # as the network takes it
-    missing: NDArray[np.bool_] | None  # pixels of the image that its file lacks
+    image: Tensor  # input of the network
+    missing: NDArray[np.bool_] | None  # pixels that are missing in the file
 
 
 class _Images(Dataset[Any]):
-    """The images of a folder; an image that cannot be read is replaced by the error's sentence."""
+    """The images of a folder. An image that cannot be read is replaced by the error message."""
 
     def __init__(
         self,
@@ -279,7 +278,7 @@ def _disagreements(
     device: str,
     canvas: Canvas,
 ) -> Iterator[NDArray[Any] | None]:
-    """Yield how much the peers disagree on each sample, at the image's own size."""
+    """Yield the peers' disagreement on each sample, at the image's own size."""
     if peers is None or not samples:
         yield from (None for _ in samples)
         return

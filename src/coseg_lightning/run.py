@@ -58,8 +58,8 @@ def main(cfg: DictConfig) -> float | None:
     """Compose, check, run the stages, and show the results.
 
     Returns:
-        The metric that `objective` names, for sweepers such as Optuna's; None if there is none,
-        and nothing is optimised.
+        The metric that `objective` names, for sweepers such as Optuna's. It is None if the metric
+        is missing and no sweeper needs it.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     cfg = as_it_began(cfg, task_overrides())
@@ -76,7 +76,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     Args:
         cfg: The configuration.
         folder: The run's folder.
-        start: When the command began, by `time.perf_counter`; now by default.
+        start: Start time of the command by `time.perf_counter`; now by default.
 
     Returns:
         The content of `summary.json`.
@@ -84,7 +84,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     start = time.perf_counter() if start is None else start
     if cfg.review is not None or cfg.stages is not None:
         return retrain_by_review(cfg, folder, start)
-    check(cfg)  # before the seconds that torch's import takes
+    check(cfg)  # before torch is imported, which takes seconds
 
     from coseg_lightning.report.console import show_summary
     from coseg_lightning.runs.folder import RunFolder
@@ -94,7 +94,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     _say_if_level_is_estimated(cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_used(make_method(cfg), task_overrides())
-    # Compare with an earlier run before anything is written; the data is compared once it is read.
+    # Compare with an earlier run before writing anything; the data is compared after it is read.
     resume = cfg.resume is not None
     earlier = RunFolder(folder, config, resume=resume, not_compared=("recipe", "samples"))
     if earlier.summary is not None and (folder / "report.html").is_file():
@@ -104,7 +104,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     if not is_own and cfg.data.get("folds") is not None:
         return _run_folds(cfg, folder, config, start)
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
-    config = OmegaConf.to_container(cfg, resolve=True)  # with what was measured of the data
+    config = OmegaConf.to_container(cfg, resolve=True)  # with statistics of the data
     check_objective(cfg, data)
     check_validation(cfg, make_method(cfg), data)
     summary = _run_stages(cfg, folder, data, config)
@@ -112,13 +112,13 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
 
 
 def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """Return the settings of the run that is resumed, with those that the command gives.
+    """Return the settings of the run to resume, with overrides from the command.
 
-    One that changes the results is refused later, when both are compared.
+    An override that changes the results is refused later, when both are compared.
 
     Args:
-        cfg: The configuration that was composed now.
-        overrides: The settings as they were given.
+        cfg: The configuration of the current command.
+        overrides: The settings as given to the command.
     """
     if cfg.resume is None or cfg.review is not None or cfg.stages is not None:
         return cfg
@@ -134,7 +134,7 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def _say_if_level_is_estimated(cfg: DictConfig) -> None:
-    """Say that nobody told the noise level, where it matters."""
+    """Log that the noise level is estimated because it was not given, if it is used."""
     keys = {override.partition("=")[0] for override in task_overrides()}
     is_default = cfg.nol == "auto" and "nol" not in keys
     if is_default and make_method(cfg).trains_peers and is_first_process():
@@ -145,9 +145,10 @@ def _say_if_level_is_estimated(cfg: DictConfig) -> None:
 
 
 def depend_on_data_alone(cfg: DictConfig) -> None:
-    """Make paths absolute and read lists, so that a run depends on no file but its data.
+    """Make paths absolute and read lists, so that a run only depends on the data's files.
 
-    The precision is settled too: a run that is resumed elsewhere goes on as it began, or not.
+    The precision is fixed too, so that a run resumed elsewhere either continues as it began or
+    fails.
     """
     from coseg_lightning.networks.encoders import weights_file
 
@@ -207,7 +208,7 @@ def _run_stages(
 def _run_folds(
     cfg: DictConfig, folder: Path, config: dict[str, Any], start: float
 ) -> dict[str, Any]:
-    """Run all folds, and show the results of all."""
+    """Run all folds, and show the combined results."""
     from coseg_lightning.app.folds import check_folds, run_folds
 
     check_folds(cfg)
@@ -242,7 +243,7 @@ def _show(
 
 
 def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, Any]:
-    """Retrain on the masks of a run that a person reviewed."""
+    """Retrain on a run's masks after a person's review."""
     if not isinstance(cfg.trust, bool):
         raise InputError(f"trust={cfg.trust} must be true or false.")
     check_rounds(cfg)
@@ -261,7 +262,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
     settings = settings_of(reviewed, cfg, keys)
     quiet()
     check_review(reviewed)
-    with opened_review(review_paths(cfg.review)) as review:  # refused before the data is read
+    with opened_review(review_paths(cfg.review)) as review:  # raises before the data is read
         data = reviewed.data(review.to_redraw | left_out(reviewed))
         summary = retrain_reviewed(
             reviewed,
@@ -280,12 +281,12 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
 
 
 def settings_of(run: "AppRun", cfg: DictConfig, keys: dict[str, str]) -> DictConfig:
-    """Return the settings of a finished run, with the overrides of where and how it computes.
+    """Return the settings of a finished run, with overrides of where and how it computes.
 
     Args:
         run: The finished run.
-        cfg: The configuration that was composed now.
-        keys: The key that each override sets, by the override.
+        cfg: The configuration of the current command.
+        keys: Maps each override to the key that it sets.
 
     Raises:
         InputError: If an override would change the results.

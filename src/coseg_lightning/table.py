@@ -22,7 +22,7 @@ def main() -> None:
     if file_format == "text" and table.pairs:
         print("\nImage by image (95 % interval; Wilcoxon's test, by Holm for all pairs):")
         print("\n".join(f"  {pair}" for pair in table.pairs))
-    # Not into what is written by `coseg table ... > file`.
+    # Printed to stderr, so that `coseg table ... > file` does not include it.
     for sentence in table.missing:
         print(sentence, file=sys.stderr)
     names = ["table.csv", "table.md", "table.tex", *(["pairs.csv"] if table.pairs else [])]

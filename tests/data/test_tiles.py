@@ -686,3 +686,22 @@ def test_the_default_augmentation_takes_tiles(tmp_path):
     )
     assert samples[2, 5]["image"].shape == (4, 64, 64)
     assert isinstance(train.tiles.tiles[train.ids[0]], Tile)
+
+
+def test_decoded_copies_of_masks_are_of_their_class_ids(tmp_path):
+    """A run of other class ids does not take the copies of the run before."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    values = np.zeros((128, 128), np.uint8)
+    values[20:60, 20:60], values[70:90, 70:90] = 1, 2
+    for n in range(2):
+        Image.fromarray(60 * values + n).save(tmp_path / "images" / f"{n}.png")
+        Image.fromarray(values).save(tmp_path / "masks" / f"{n}.png")
+    shared = {"classes": 3, "tile": 64, "overlap": 16, "test_share": 0, "in_channels": 1}
+    shared["copies"] = tmp_path / "copies"
+    for class_ids in ([0, 1, 2], [0, 2, 1]):
+        train = folder_splits(tmp_path, class_ids=class_ids, **shared).train
+        train.tiles.build()
+        index = list(train.ids).index(next(i for i in train.ids if "0" in i))
+        mask = train.mask(index)
+        assert set(np.unique(mask[:40, :40]).tolist()) == {0, class_ids.index(1)}

@@ -48,13 +48,14 @@ log = logging.getLogger(__name__)
 
 
 def make_own_data(cfg: DictConfig) -> "pl.LightningDataModule":
-    """Build the datamodule of a user's own that `data._target_` names.
+    """Build the user's own datamodule, which `data._target_` names.
 
-    All keys of `data` are its arguments. Its number of classes and of channels, which the networks
-    need, are among them if it takes them.
+    All keys of `data` are its arguments. It only gets `classes` and `in_channels`, which the
+    networks need, if it has these arguments.
 
     Raises:
-        InputError: If it is none, or settings have nothing to act on.
+        InputError: If the class is not a datamodule, or noise is configured, which needs masks
+            that this package reads.
     """
     import pytorch_lightning as pl
 
@@ -79,13 +80,13 @@ def make_own_data(cfg: DictConfig) -> "pl.LightningDataModule":
 def make_data(
     cfg: DictConfig, folder: Path, *, everything: bool = False, tells_problems: bool = True
 ) -> "CoSegDataModule":
-    """Build the datasets, with the noise that the configuration asks for.
+    """Build the datasets, with the configured noise.
 
     Args:
         cfg: The composed configuration.
         folder: The folder for the noisy masks and the list of unusable files.
         everything: Whether validation and test samples become training samples too.
-        tells_problems: Whether unusable files are listed in `problems.csv`.
+        tells_problems: Whether to list unusable files in `problems.csv`.
 
     Raises:
         InputError: If the data cannot be used.
@@ -106,13 +107,13 @@ def make_split(
     test: "MaskedImages | None",
     folder: Path,
 ) -> "CoSegDataModule":
-    """Build the datamodule of given parts, with the noise that the configuration asks for.
+    """Build the datamodule from given parts, with the configured noise.
 
     Args:
         cfg: The composed configuration.
-        train: Images and masks to train on.
-        val: Those for monitoring.
-        test: Those for the results.
+        train: Images and masks for training.
+        val: Images and masks for monitoring, if any.
+        test: Images and masks for the results, if any.
         folder: The folder for the noisy masks.
     """
     from coseg_lightning.data.datamodule import CoSegDataModule
@@ -153,9 +154,9 @@ def _size(cfg: DictConfig) -> int | tuple[int, int]:
 
 
 def canvas_of(cfg: DictConfig) -> "Canvas":
-    """Return the size of what the networks get, and whether images keep their shape on it.
+    """Return the input size of the networks, and whether images keep their aspect ratio on it.
 
-    Runs before version 0.2 stretched them.
+    Runs before version 0.2 stretched images.
     """
     from coseg_lightning.files.canvas import Canvas
 
@@ -165,10 +166,10 @@ def canvas_of(cfg: DictConfig) -> "Canvas":
 
 
 def settle_folders(cfg: DictConfig) -> None:
-    """Find the folders of images and of masks by their usual names, and say what was found.
+    """Find the folders of images and masks by their usual names, and log what was found.
 
     Raises:
-        InputError: If one is missing, or several may be meant.
+        InputError: If a folder is missing or ambiguous.
     """
     from coseg_lightning.data.folder import (
         IMAGES,
@@ -185,7 +186,7 @@ def settle_folders(cfg: DictConfig) -> None:
         return
     root = Path(cfg.data.root).expanduser()
     settle_annotators(cfg, root)
-    if not root.is_dir():  # a finished run is shown all the same; else reading it says so
+    if not root.is_dir():  # a finished run can still be shown; otherwise reading fails later
         before = begun_data(cfg)
         cfg.data.images = before.get("images", cfg.data.images)
         cfg.data.masks = before.get("masks", cfg.data.masks)
@@ -205,7 +206,7 @@ def settle_folders(cfg: DictConfig) -> None:
         found = " and ".join(f"{what} from {root / name}" for what, name in guessed.items())
         others = " or ".join(f"{what}=NAME" for what in guessed)
         log.info("Reading %s, by the name; %s names another folder.", found, others)
-    if "image_glob" not in cfg.data:  # of a run of an earlier version
+    if "image_glob" not in cfg.data:  # a run of an earlier version
         return
     files = find_files(
         root, cfg.data.images, cfg.data.masks, cfg.data.image_glob, cfg.data.mask_glob
@@ -228,7 +229,7 @@ def settle_folders(cfg: DictConfig) -> None:
 
 
 def _people_found(mask_files: "Files") -> str:
-    """Say how many people drew masks of how many images."""
+    """Describe how many people drew masks, and how many images have several masks."""
     from coseg_lightning.data.annotators import keys_by_image
 
     by_image = keys_by_image(mask_files)
@@ -239,10 +240,10 @@ def _people_found(mask_files: "Files") -> str:
 
 
 def settle_annotators(cfg: DictConfig, root: Path) -> None:
-    """Read the file that names who drew which mask, unless it lies with the data.
+    """Read the file that names the annotator of each mask, unless it is part of the data.
 
     Raises:
-        InputError: If it is no such table.
+        InputError: If the file is not such a table.
     """
     from coseg_lightning.data.annotators import annotator_rows
 
@@ -252,10 +253,10 @@ def settle_annotators(cfg: DictConfig, root: Path) -> None:
 
 
 def settle_tile(cfg: DictConfig) -> None:
-    """Let the networks get tiles as they are, if images are cut into tiles.
+    """Set the networks' input size to that of the tiles, if images are cut into tiles.
 
     Raises:
-        InputError: If another size is asked for too, or something else that tiles cannot do.
+        InputError: If another size is given, or a setting that does not work with tiles.
     """
     tile = cfg.data.get("tile")
     if tile is None:
@@ -286,7 +287,7 @@ NAMING = ("image_glob", "mask_glob")
 
 
 def begun_data(cfg: DictConfig) -> dict[str, Any]:
-    """Return the settings of the data of the run that is resumed, if it can be read."""
+    """Return the data settings of the run to resume; empty if they cannot be read."""
     try:
         text = (Path(str(cfg.resume)) / "run.json").read_text(encoding="utf-8")
         return dict(json.loads(text)["config"]["data"])
@@ -295,18 +296,18 @@ def begun_data(cfg: DictConfig) -> dict[str, Any]:
 
 
 def normalization_of(cfg: DictConfig) -> "Statistics | None":
-    """Mean and deviation by which images in [0, 1] are normalised; None for each image's own.
+    """Mean and deviation that normalise images in [0, 1]; None to use each image's own.
 
     With `auto` they are those of the encoder's pretraining, if its weights are pretrained. With
-    `training`, `make_split` has put those of the training images in its place.
+    `training`, `make_split` has already replaced the setting by the training images' statistics.
 
     Raises:
-        InputError: If the setting is none, or does not fit the images' channels.
+        InputError: If the setting is invalid, or does not fit the images' channels.
     """
     from coseg_lightning.networks.build import default_encoder
     from coseg_lightning.networks.encoders import pretraining_statistics
 
-    given = cfg.data.get("normalization", "image")  # runs before 0.3 know no other
+    given = cfg.data.get("normalization", "image")  # the only choice before version 0.2
     if given == "image":
         return None
     if given == "auto":
@@ -333,11 +334,11 @@ class GivenMasks:
 
     Args:
         dataset: Images and masks at their own resolution.
-        replaced: The samples whose masks were replaced by noisy ones, if that is known.
-        truth: The dataset with the original masks, if they are known.
-        label_dice: `(N,)` Dice of each mask to the original one, if that is known.
+        replaced: The samples whose masks were replaced by noisy ones, if known.
+        truth: The dataset with the original masks, if known.
+        label_dice: `(N,)` Dice of each mask to the original one, if known.
         identity: Identifies the files, see `CoSegDataModule.identity`.
-        drawn_by: Who drew each mask, by id, if noise says so; else the dataset does.
+        drawn_by: Who drew each mask, by id; None to use the dataset's annotators.
     """
 
     dataset: "MaskedImages"
@@ -354,22 +355,22 @@ class GivenMasks:
 
     @property
     def annotators(self) -> Mapping[str, str]:
-        """Who drew each mask, by id, as far as it is known."""
+        """Who drew each mask, by id, if known."""
         return getattr(self.dataset, "annotators", {}) if self.drawn_by is None else self.drawn_by
 
     @property
     def tiles(self) -> "Tiles | None":
-        """The samples as tiles of large images, if they are."""
+        """The tiles, if the samples are tiles of large images."""
         return getattr(self.dataset, "tiles", None)
 
     @property
     def several(self) -> "SeveralMasks | None":
-        """The masks of samples of which several people drew one, if there are any."""
+        """The masks of samples that several people drew, if there are any."""
         return getattr(self.dataset, "several", None)
 
 
 def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
-    """Build the dataset of all masks, without torch and Lightning unless noise is asked for.
+    """Build the dataset of all masks, without torch and Lightning unless noise is configured.
 
     Args:
         cfg: The composed configuration.
@@ -416,7 +417,7 @@ def read_parts(cfg: DictConfig, problems: Path | None) -> Any:
 
 
 def _without_bad_masks(cfg: DictConfig, train: Any, noise: "NoiseModel | None") -> Any:
-    """Exclude training samples whose masks by other annotators are unusable, or refuse them."""
+    """Exclude or refuse training samples for which other annotators' masks are unusable."""
     from coseg_lightning.data.subsets import SomeImages
     from coseg_lightning.noise.models import annotators
 
@@ -430,7 +431,7 @@ def read_clean_ids(cfg: DictConfig) -> list[str] | int:
     """Read the ids of training samples with correct masks: a list, a file's lines, or a number.
 
     Raises:
-        InputError: If the setting is none of these.
+        InputError: If the setting has another form.
     """
     clean_ids = cfg.data.get("clean_ids")
     if isinstance(clean_ids, int) and not isinstance(clean_ids, bool):
@@ -439,15 +440,15 @@ def read_clean_ids(cfg: DictConfig) -> list[str] | int:
 
 
 def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
-    """Read ids of samples: a list, or the lines of a file; none if nothing is given.
+    """Read sample ids from a list or from the lines of a file; empty if nothing is given.
 
     Args:
         key: The setting.
         given: Its value.
-        otherwise: What else it may be, for the message.
+        otherwise: Further allowed values, for the message.
 
     Raises:
-        InputError: If it is neither.
+        InputError: If the value is neither.
     """
     if given is None:
         return []
@@ -467,10 +468,10 @@ def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
 
 
 def read_augmentation(cfg: DictConfig) -> Any:
-    """Read the file that `data.augmentation` names; another value is returned as it is.
+    """Read the file that `data.augmentation` names; other values are returned unchanged.
 
     Raises:
-        InputError: If it cannot be read.
+        InputError: If the file cannot be read.
     """
     given = cfg.data.get("augmentation")
     if not isinstance(given, str):
@@ -489,10 +490,10 @@ def read_augmentation(cfg: DictConfig) -> Any:
 
 
 def make_augmentation(cfg: DictConfig) -> Any:
-    """Build the augmentation: the default one, none, or the one that is given.
+    """Build the default augmentation, a given one, or none.
 
     Raises:
-        InputError: If the setting is none, or there is to be no augmentation.
+        InputError: If the setting is invalid, or contradicts `data.augment=false`.
     """
     given = read_augmentation(cfg)
     if given is None:
@@ -517,11 +518,11 @@ def make_augmentation(cfg: DictConfig) -> Any:
 
 
 def read_kinds(cfg: DictConfig) -> dict[str, str] | None:
-    """Read the kind of each image: a table with the columns id and kind, or what it holds.
+    """Read the kind of each image from a CSV file with columns id and kind, or from a mapping.
 
     Raises:
-        InputError: If the setting is neither, nothing is ranked by a score that knows kinds, or the
-            table names a sample twice or a kind that is none.
+        InputError: If the setting is neither, if no ranking uses kinds, or if the table repeats a
+            sample or has an invalid kind.
     """
     from coseg_lightning.files.csv import read_table
 
@@ -551,12 +552,12 @@ def read_kinds(cfg: DictConfig) -> dict[str, str] | None:
 
 
 def shown_annotators(cfg: DictConfig, dataset: Any) -> dict[str, str]:
-    """Return who drew each mask of a dataset, by id: the names, or numbers in their place.
+    """Return who drew each mask of a dataset, by id: the names, or numbers in place of names.
 
-    If names are hidden, those of images with several masks are replaced in the dataset too.
+    If names are hidden, they are also replaced in the dataset for images with several masks.
 
     Raises:
-        InputError: If the setting that chooses between them is neither true nor false.
+        InputError: If the setting `hide_annotators` is neither true nor false.
     """
     from coseg_lightning.ranking.people import numbered_names
 
@@ -582,7 +583,7 @@ def _cache(cfg: DictConfig) -> Path | None:
 
 
 def make_noise(cfg: DictConfig) -> "NoiseModel | None":
-    """Build the configured noise model; several models are applied one after the other."""
+    """Build the configured noise model; several models are applied in sequence."""
     from coseg_lightning.files.mask_rules import MaskRules
     from coseg_lightning.files.naming import without_annotator
     from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined
@@ -590,7 +591,7 @@ def make_noise(cfg: DictConfig) -> "NoiseModel | None":
     models = [instantiate(cfg.noise[name]) for name in _noise_names(cfg)]
     if (
         cfg.data.get("mask_glob", "auto") != "auto"
-    ):  # other annotators' masks are like the dataset's
+    ):  # other annotators' masks are read like the dataset's
         for model in models:
             if isinstance(model, Annotator):
                 glob = without_annotator(cfg.data.mask_glob)
@@ -637,7 +638,7 @@ def make_method(cfg: DictConfig) -> "Method":
 
 
 def run_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """Return what `run_stages` needs of a configuration: method, recipe, makers and seed."""
+    """Return the arguments of `run_stages`: method, recipe, functions that make parts, seed."""
     return {
         "method": make_method(cfg),
         "recipe": recipe_of(cfg),
@@ -670,7 +671,7 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
 
 
 def make_network(cfg: DictConfig) -> "SegmentationModule":
-    """Build a module of one network of the first peer's kind, for section 2.3 or a method."""
+    """Build a module with one network of the first peer's kind, for section 2.3 or a method."""
     from coseg_lightning.modules.segmentation import SegmentationModule
 
     kind: type[SegmentationModule] = SegmentationModule
@@ -717,7 +718,7 @@ def _training(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _optimizer(cfg: DictConfig) -> Any:
-    """Return the optimizer's class, with further settings such as `+optimizer.momentum=0.9`."""
+    """Return the optimizer's class, with further options such as `+optimizer.momentum=0.9`."""
     kind = _class("optimizer.name", cfg.optimizer.name)
     settings: Any = OmegaConf.to_container(cfg.optimizer)
     options = {k: v for k, v in settings.items() if k not in ("name", "lr", "scheduler")}
@@ -763,7 +764,7 @@ FULL_NAME = "give its full name, such as torch.optim.SGD."
 
 
 def _imported(key: str, name: str) -> Any:
-    """Import the object that a setting names, `package.module.NAME`.
+    """Import the object with the full name `package.module.NAME` that a setting gives.
 
     Raises:
         InputError: If it cannot be imported.
@@ -776,18 +777,18 @@ def _imported(key: str, name: str) -> Any:
     try:
         return getattr(import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if not name.startswith(str(error.name)):  # a module that it imports is missing
+        if not name.startswith(str(error.name)):  # a module that the named one imports is missing
             reason = f"{module} cannot be imported ({one_line(error)})"
     except (ImportError, AttributeError, ValueError):
         pass
     raise InputError(f"{key}={name}: {reason}; {FULL_NAME}")
 
 
-LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")  # they write nowhere but into a stage's folder
+LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")  # they only write into a stage's folder
 
 
 def rehearsal_settings(cfg: DictConfig) -> DictConfig:
-    """Return the settings of a rehearsal: one quiet process, and nothing that leaves its folder."""
+    """Return the settings of a rehearsal: one quiet process without output elsewhere."""
     settings: dict[str, Any] = dict(cfg)
     devices = cfg.trainer.get("devices")
     settings["trainer"] = {
@@ -805,7 +806,7 @@ def rehearsal_settings(cfg: DictConfig) -> DictConfig:
 
 
 def precision_of(trainer: DictConfig) -> Any:
-    """The precision that a trainer's settings mean: `auto` is bfloat16 where it is native."""
+    """Return the precision of a trainer's settings: `auto` is bfloat16 if it is native."""
     from coseg_lightning.modules.compat import computes_bfloat16
 
     if trainer.get("precision") != "auto":

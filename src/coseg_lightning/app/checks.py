@@ -19,7 +19,7 @@ from coseg_lightning.modules.recipe import Recipe, is_count, is_number
 if TYPE_CHECKING:
     from coseg_lightning.methods.method import Method
 
-COUNTS = {  # whole numbers, and the smallest value of each
+COUNTS = {  # whole numbers with their smallest values
     "seed": 0,
     "data.in_channels": 1,
     "data.classes": 1,
@@ -28,11 +28,11 @@ COUNTS = {  # whole numbers, and the smallest value of each
 }
 
 
-NAMED = {"optimizer": "optimizer.name", "loss": "loss.lambda_1"}  # to name in a message
+NAMED = {"optimizer": "optimizer.name", "loss": "loss.lambda_1"}  # examples for messages
 
 
 def check_known(cfg: DictConfig, also: Sequence[str] = ()) -> None:
-    """Raise an `InputError` for a setting that nothing would read, with the nearest known one.
+    """Raise an `InputError` for an unknown setting, with the most similar known one.
 
     Args:
         cfg: The composed configuration.
@@ -53,9 +53,9 @@ def check_known(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     for group, known in SETTINGS.items():
         node = OmegaConf.select(cfg, group) if group else cfg
         if group == "data" and "_target_" in node:
-            continue  # its keys are the arguments of a datamodule
+            continue  # the keys are the arguments of a user's datamodule
         for name in map(str, node if known is not None and OmegaConf.is_dict(node) else ()):
-            # Another setting may use it, as ${name}.
+            # Other settings may refer to it as ${name}.
             is_used = not group and re.search(rf"\$\{{{re.escape(name)}[}}.\[]", text)
             if name not in known and not is_used and (group or name not in also):
                 raise unknown_setting(f"{group}.{name}".lstrip("."))
@@ -65,7 +65,7 @@ def quiet() -> None:
     """Silence messages of libraries that would hide a command's own output."""
     # Lightning logs the hardware and tips for each trainer.
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    # It says when it looks for fonts.
+    # Matplotlib logs its search for fonts.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     # By default data is loaded in the training process, which suits small images and few cores.
     warnings.filterwarnings("ignore", ".*does not have many workers.*")
@@ -73,9 +73,9 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", "Total length of .* across ranks is zero.*")
     # The count need not be reduced, since all processes skip the same steps.
     warnings.filterwarnings("ignore", ".*train/skipped.*")
-    # The stage before used the same wandb run.
+    # The previous stage used the same wandb run.
     warnings.filterwarnings("ignore", ".*There is a wandb run already.*")
-    # These deprecated calls are Lightning's and torch's own.
+    # Lightning and torch make these deprecated calls themselves.
     warnings.filterwarnings("ignore", ".*treespec.*is deprecated.*")
     warnings.filterwarnings("ignore", ".*torch.jit.script.*is deprecated.*")
 
@@ -113,7 +113,7 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
             "An experiment with noise must be told how many masks to make noisy: give nol=0.3, or "
             "noise.level=0.3 beside nol=auto."
         )
-    if not has_own_data:  # noise is refused there
+    if not has_own_data:  # noise is refused for a user's own data
         check_share(cfg, "noise.level")
     if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
         raise InputError(
@@ -167,7 +167,7 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
 
 
 def check_rounds(cfg: DictConfig) -> None:
-    """Raise an `InputError` unless `rounds` is left out, or says to rank again after a review."""
+    """Raise an `InputError` unless `rounds` is absent, or is `review` with a review."""
     rounds = cfg.get("rounds")
     if rounds is not None and (rounds != "review" or cfg.get("review") is None):
         raise InputError(
@@ -186,7 +186,7 @@ def _check_callbacks(callbacks: Any) -> None:
 
 
 def is_optimised() -> bool:
-    """Whether a sweeper of Hydra's asks for a number to optimise; its basic one does not."""
+    """Whether a Hydra sweeper optimises a number; the basic sweeper does not."""
     if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
         return False
     return "BasicSweeper" not in str(HydraConfig.get().sweeper.get("_target_"))
@@ -196,7 +196,7 @@ MEASURED = r"(dice|accuracy)(_[ab])?|dice(_[ab])?_class_\d+"
 
 
 def check_objective(cfg: DictConfig, data: Any) -> None:
-    """Raise an `InputError` before training if the data does not give what a sweep optimises."""
+    """Raise an `InputError` before training if the metric that a sweep optimises is missing."""
     part, _, metric = cfg.objective.partition("/")
     if not is_optimised():
         return
@@ -217,12 +217,12 @@ def check_objective(cfg: DictConfig, data: Any) -> None:
 
 
 def keeps_best(cfg: DictConfig) -> bool:
-    """Whether the last stage ends with the network of its best epoch."""
+    """Whether the last stage ends with the network of the best epoch."""
     return cfg.get("final", "last") == "best" or cfg.get("early_stopping") is not None
 
 
 def check_validation(cfg: DictConfig, method: "Method", data: Any) -> None:
-    """Raise an `InputError` before training if no validation masks can choose a network."""
+    """Raise an `InputError` before training if no validation masks can select the best epoch."""
     if not keeps_best(cfg):
         return
     given = "final=best" if cfg.early_stopping is None else f"early_stopping={cfg.early_stopping}"
@@ -232,7 +232,7 @@ def check_validation(cfg: DictConfig, method: "Method", data: Any) -> None:
             "it out."
         )
     if "_target_" in cfg.data:
-        return  # training says so if nothing is validated
+        return  # training reports an error if nothing is validated
     if data.samples("val") is None:
         raise InputError(
             f"{given} goes by the Dice of validation images, and there are none; put some into the "
@@ -246,13 +246,13 @@ def check_validation(cfg: DictConfig, method: "Method", data: Any) -> None:
 
 
 def check_used(method: "Method", overrides: Sequence[str]) -> None:
-    """Raise an `InputError` for settings of the recipe that a method has no use for.
+    """Raise an `InputError` for settings of the recipe that a method does not use.
 
     Args:
         method: The method.
-        overrides: The settings as they were given. One that was added by `+`, since the method's
-            own file in conf/method/ lacks it, has no effect. By `++` it is meant for those of
-            several methods that have it.
+        overrides: The given settings. One added with `+`, since the method's own file in
+            conf/method/ lacks it, has no effect and is refused. One added with `++` is allowed,
+            for sweeps in which only some methods use it.
     """
     unused = [] if method.trains_peers else [*Recipe.SETTINGS["peers"], "rounds"]
     if method.correction is None:
@@ -272,9 +272,9 @@ def recipe_of(cfg: DictConfig) -> Recipe:
 
 
 def _check_one_folder() -> None:
-    """Raise an `InputError` if processes that were started separately are not given one folder.
+    """Raise an `InputError` if separately started processes are not given a common folder.
 
-    The default folder is named after the time, which differs between such processes.
+    The default folder is named after the time, which differs between processes.
     """
     launched = any(
         rank in os.environ and int(os.environ.get(size, 1)) > 1

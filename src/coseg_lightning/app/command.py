@@ -1,4 +1,4 @@
-"""The frame of all commands: Hydra composes, and a user's mistake ends in one sentence."""
+"""The frame of all commands: Hydra composes settings; a user's mistake ends in one sentence."""
 
 import contextlib
 import difflib
@@ -36,20 +36,20 @@ SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
 
 
 def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) -> str:
-    """Return a run's output folder; a reviewed run's lies inside the folder of the run itself."""
+    """Return a run's output folder; a review's folder is inside the folder of the run."""
     if resume is None:
         return default
     return str(resume) if review is None and stages is None else str(Path(resume) / "reviewed")
 
 
 def _hydra_dir(resume: str | None, review: str | None, stages: Any) -> str | None:
-    """Return the folder of Hydra's settings, or None if an earlier run's settings must stay."""
+    """Return the folder for Hydra's settings, or None to keep an earlier run's settings."""
     is_resumed = resume is not None and (Path(resume) / "run.json").exists()
     return None if is_resumed or review is not None or stages is not None else ".hydra"
 
 
 def _audit_dir(review: str | None, default: str) -> str:
-    """Return an audit's output folder; a review of it makes no other."""
+    """Return an audit's output folder; reviewing an audit makes no new folder."""
     return default if review is None else "."
 
 
@@ -60,12 +60,12 @@ OmegaConf.register_new_resolver("coseg.hydra_dir", _hydra_dir, replace=True)
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
-    """Turn a function of a composed configuration into a command.
+    """Decorate a function of a composed configuration, which turns it into a command.
 
-    With `HYDRA_FULL_ERROR=1` in the environment, every mistake shows its whole traceback.
+    With `HYDRA_FULL_ERROR=1` in the environment, every mistake shows its full traceback.
 
     Args:
-        name: The command, see `COMMANDS`.
+        name: The name of the command, see `COMMANDS`.
     """
     spec = COMMANDS[name]
 
@@ -96,16 +96,16 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
 # Options of Hydra that take the next word as their value.
 TAKE_A_WORD = {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path", "-p"}
 TAKE_A_WORD |= {"--package", "--experimental-rerun", "-c", "--cfg"}
-TAKE_A_PART = {"-i", "--info"}  # the same, but of these words alone
+TAKE_A_PART = {"-i", "--info"}  # the same, but only if the next word is one of these
 PARTS = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
-# What settings begin with, so that a folder of the same name does not hide one.
+# First parts of settings' names. A folder with such a name must not hide a setting.
 KNOWN = {*filter(None, SETTINGS), *SETTINGS[""], "hydra", "trainer", "noise", "logger"}
 KNOWN |= {"predictions", "worst", "training", "masks", "images", "out", "split"}
 SHORT = {"images": "data.images", "masks": "data.masks"}
 
 
 def with_settings(given: Sequence[str], spec: Command) -> list[str]:
-    """Write positional arguments and short names as settings: `DIR` as `data.root=DIR`.
+    """Rewrite positional arguments and short names as settings: `DIR` as `data.root=DIR`.
 
     Raises:
         InputError: If there are more positional arguments than the command takes.
@@ -116,7 +116,7 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
     for word in given:
         key, sign, value = word.partition("=")
         is_setting = re.split(r"[./@]", key)[0] in KNOWN
-        if free and not is_setting and _is_there(word):  # its name may have an equals sign
+        if free and not is_setting and _is_there(word):  # a path may contain an equals sign
             sign = ""
         if after_option or (of_part and word in PARTS) or word.startswith(("-", "~", "+")):
             result.append(word)
@@ -136,7 +136,7 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
 
 
 def _is_there(word: str) -> bool:
-    """Whether a word of the command line is a file or a folder; a long setting is neither."""
+    """Whether a word of the command line is a file or folder; very long settings are not."""
     try:
         return Path(word).exists()
     except (OSError, ValueError):
@@ -144,26 +144,26 @@ def _is_there(word: str) -> bool:
 
 
 def quoted(text: str) -> str:
-    """Return a text as a value in Hydra's grammar, whatever signs are in it."""
+    """Quote any text as a value in Hydra's grammar."""
     text = re.sub(r"(\\+)(?='|$)", r"\1\1", text)
     text = text.replace("'", "\\'").replace("${", "\\${")
     return f"'{text}'"
 
 
 def with_folder(given: Sequence[str]) -> list[str]:
-    """Add `data=folder` to the arguments if `data.root` is given and nothing chooses the data."""
+    """Add `data=folder` to the arguments if `data.root` is given without a choice of data."""
     keys = [argument.lstrip("+~").partition("=")[0] for argument in given]
     others = {"data", "data._target_", "data.source._target_", "experiment"}
-    others |= {"review", "stages"}  # of a finished run, whose data may have been moved
+    others |= {"review", "stages"}  # for a finished run, whose data may have been moved
     others |= {"-cd", "--config-dir", "-cn", "--config-name", "-cp", "--config-path"}
     if "data.root" not in keys or others & set(keys):
         return list(given)
-    place = keys.index("data.root")  # options between the settings would part them
+    place = keys.index("data.root")  # settings must not be separated by options
     return [*given[:place], "data=folder", *given[place:]]
 
 
 def task_overrides() -> list[str]:
-    """Return the settings as they were given to the command."""
+    """Return the settings as given to the command."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
 
 
@@ -171,11 +171,11 @@ def arguments(name: str) -> dict[str, Any]:
     """Parse the arguments of a command without a configuration: `NAME ... key=value ...`.
 
     Args:
-        name: The command, see `COMMANDS`.
+        name: The name of the command, see `COMMANDS`.
 
     Raises:
-        InputError: If there is no such key, its value has another type than the default, or the
-            positional arguments are too few or too many.
+        InputError: If a key is unknown, a value has another type than the default, or there are
+            too few or too many positional arguments.
     """
     spec, given = COMMANDS[name], sys.argv[1:]
     if {"--help", "-h"} & set(given):
@@ -200,7 +200,7 @@ def arguments(name: str) -> dict[str, Any]:
 
 
 def _read_setting(setting: str, options: Mapping[str, tuple[Any, str]]) -> tuple[str, Any]:
-    """Read one `key=value`, whose value must have the type of the key's default."""
+    """Read one `key=value`; the value must have the type of the default."""
     key, _, text = setting.partition("=")
     if key not in options:
         near = difflib.get_close_matches(key, options, n=1)
@@ -217,10 +217,10 @@ def _read_setting(setting: str, options: Mapping[str, tuple[Any, str]]) -> tuple
 
 
 def review_paths(review: Any) -> list[str]:
-    """Return the paths that a setting `review` names: one, or `[A,B]` of several people.
+    """Return the paths in a setting `review`: one path, or `[A,B]` for several people.
 
     Args:
-        review: The setting, as Hydra composed it or as text; an empty text names none.
+        review: The setting, as composed by Hydra or as text. An empty text gives no path.
     """
     if isinstance(review, str) and review.startswith("[") and review.endswith("]"):
         review = yaml.safe_load(review)
@@ -241,7 +241,7 @@ def cli_errors(body: Callable[[], None]) -> None:
 
 
 def _composed(app: Callable[[], Any]) -> None:
-    """Start the app; an error while composing ends in one sentence and exit status 1."""
+    """Start the app; an error in composing ends in one sentence and exit status 1."""
     if SHOW_TRACEBACK:
         app()
         return
@@ -259,7 +259,7 @@ def _composed(app: Callable[[], Any]) -> None:
     except HydraException as error:
         unknown = re.search(r"Could not override '([^']+)'", str(error))
         sys.exit(str(unknown_setting(unknown[1])) if unknown else one_line(error))
-    except OSError as error:  # such as a read-only folder, before the command's body starts
+    except OSError as error:  # for example a read-only folder, before the command itself starts
         message = _trouble(error)
         if message is None:
             raise
@@ -267,15 +267,15 @@ def _composed(app: Callable[[], Any]) -> None:
 
 
 def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Run a command; a mistake of the user or a failure of the machine ends in one sentence.
+    """Run a command; a user's mistake or a machine's failure ends in one sentence.
 
     Returns:
-        What the command returns, which is for Hydra's sweepers.
+        The command's result, for Hydra's sweepers.
     """
     if not SHOW_TRACEBACK:
         os.environ.pop(FULL_ERROR, None)
     try:
-        if cfg.get("review") is None:  # the settings of a review are those of what is reviewed
+        if cfg.get("review") is None:  # a review uses the settings of the reviewed run
             check_nothing_missing(cfg)
         return body(cfg)
     except Exception as error:
@@ -289,7 +289,7 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 
 
 def _remove_if_unused(folder: Path) -> None:
-    """Remove the folder of a command that was refused, if it holds only what Hydra put there."""
+    """Remove the folder of a refused command if it only holds Hydra's files."""
     hydra_folder, log_file = folder / ".hydra", folder / f"{HydraConfig.get().job.name}.log"
     if not folder.is_dir() or folder.resolve() == Path.cwd() or not is_first_process():
         return
@@ -301,7 +301,7 @@ def _remove_if_unused(folder: Path) -> None:
     empty = [hydra_folder, folder]
     if folder.parent.parent.name in ("outputs", "audits"):  # FOLDER/DATE/TIME by default
         empty += [folder.parent, folder.parent.parent]
-    with contextlib.suppress(OSError):  # another run is beside it
+    with contextlib.suppress(OSError):  # another run is in the same folder
         for path in empty:
             if path.exists():
                 path.rmdir()
@@ -323,9 +323,10 @@ def explain(error: Exception) -> str | None:
 
 
 def _lightnings_errors() -> tuple[type[Exception], ...]:
-    """Return Lightning's error about settings, or nothing if Lightning is not imported.
+    """Return Lightning's error about settings; nothing if Lightning is not imported.
 
-    Then it raised nothing, and its import would make a refusal ten seconds late.
+    If it is not imported, it cannot have raised the error. Importing it would delay the message
+    by ten seconds.
     """
     if "pytorch_lightning" not in sys.modules:
         return ()
@@ -349,13 +350,13 @@ TROUBLES = {
 
 
 def _trouble(error: BaseException) -> str | None:
-    """Explain a failure of the machine in one sentence; return None for any other error."""
+    """Explain a machine's failure in one sentence; return None for any other error."""
     cause = first_cause(error, OSError)
     if isinstance(cause, OSError) and cause.errno in TROUBLES:
         subject = cause.filename or "A file could not be written"
         return f"{subject}: {TROUBLES[cause.errno]} ({cause.strerror})."
     text = str(error)
-    if "DataLoader worker" in text:  # a killed worker leaves no more exact message
+    if "DataLoader worker" in text:  # a killed worker leaves no better message
         return (
             "A data loading worker died, as one does that needs more memory than there is; lower "
             f"data.num_workers, data.batch_size or data.image_size ({text.splitlines()[0]})."
@@ -369,7 +370,7 @@ def _trouble(error: BaseException) -> str | None:
 
 
 def check_nothing_missing(cfg: DictConfig) -> None:
-    """Raise an `InputError` if a key has no value, `???`."""
+    """Raise an `InputError` if a setting has no value (`???`)."""
     missing = sorted(_missing(OmegaConf.to_container(cfg, resolve=False)))
     if missing:
         raise InputError(
@@ -386,10 +387,10 @@ def _missing(node: Any, prefix: str = "") -> Iterator[str]:
 
 
 def first_cause(error: BaseException | None, kind: type[Exception]) -> BaseException | None:
-    """Return the first exception of a kind among an exception and its causes, or None."""
+    """Return the first exception of a kind in an exception and its causes, or None."""
     seen: set[int] = set()
     while error is not None and not isinstance(error, kind):
-        if id(error) in seen:  # causes may go round in a circle
+        if id(error) in seen:  # causes may form a cycle
             return None
         seen.add(id(error))
         error = error.__cause__
@@ -397,7 +398,7 @@ def first_cause(error: BaseException | None, kind: type[Exception]) -> BaseExcep
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message in one line, without Hydra's lines on the configuration key."""
+    """Return an error's message in one line, without Hydra's lines about configuration keys."""
     if isinstance(error, BadSamplesError):
         return str(error)
     # The message from a DataLoader's worker contains its whole traceback.

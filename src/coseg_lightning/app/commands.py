@@ -1,4 +1,4 @@
-"""All commands: what each does and takes, with examples. It imports nothing heavy."""
+"""All commands with their arguments and examples. This module imports nothing heavy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ class Command:
     """One command, `coseg NAME` or `python -m coseg_lightning.NAME`.
 
     Args:
-        task: What it belongs to, for the list of all commands.
-        summary: What it does, in one sentence.
-        positional: The meaning of each positional argument, by its name. Those of a composed
-            command are optional; the setting that each stands for is in `stands_for`.
-        options: The default and the meaning of each further setting of a command that is not
-            composed by Hydra.
-        examples: Arguments and what they do.
+        task: The group of the command in the list of all commands.
+        summary: What the command does, in one sentence.
+        positional: The meaning of each positional argument, by name. Those of a composed command
+            are optional; `stands_for` names their settings.
+        options: The default and the meaning of each further setting of a command that Hydra does
+            not compose.
+        examples: Arguments and their effects.
         config: The configuration in `conf/` of a command that Hydra composes.
-        stands_for: The setting that each positional argument of a composed command gives.
+        stands_for: The setting for each positional argument of a composed command.
     """
 
     task: str

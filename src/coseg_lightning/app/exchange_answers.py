@@ -1,4 +1,4 @@
-"""What was drawn in an annotation tool, as a review."""
+"""Reads the answers of an annotation tool as a review."""
 
 import contextlib
 from collections import Counter
@@ -26,14 +26,14 @@ from coseg_lightning.labels.masks import Mask
 
 @dataclass
 class Read:
-    """What was read back.
+    """The result of reading answers.
 
     Args:
         decisions: The decision on each answered sample, worst first.
-        asked: How many tasks there were.
-        answered: How many of these were answered.
-        remarks: What a person should know, in sentences.
-        out: The folder.
+        asked: Number of tasks.
+        answered: Number of tasks that were answered.
+        remarks: Sentences for the user.
+        out: The folder of the review.
     """
 
     decisions: dict[str, str]
@@ -43,7 +43,7 @@ class Read:
     remarks: list[str] = field(default_factory=list)
 
     def sentences(self) -> list[str]:
-        """Say what was read."""
+        """Summarise what was read."""
         counts = Counter(self.decisions.values())
         kinds = ", ".join(f"{counts[name]} {name}" for name in ("ok", "take", "redraw"))
         more = len(self.decisions) - self.answered
@@ -77,14 +77,14 @@ def read_answers(
         run: The folder of the run or the audit.
         out: A new folder. It appears only when it is complete.
         tool: See `write_tasks`.
-        source: What the tool exported: a file, a zip archive, or a folder.
-        worst: How many tasks were written, if no `ids.csv` beside the source tells it.
-        masks: What they began with.
-        unchanged: Whether answers that equal what they began with `count`; with `skip` they are
-            taken for tasks that nobody did.
-        empty: What an image without any area means where a tool does not say whether somebody
-            did it: `skip` for a task that nobody did, or `background`.
-        root: Where the run's data is now, if it was moved.
+        source: The tool's export: a file, a zip archive, or a folder.
+        worst: Number of written tasks, used if there is no `ids.csv` beside the source.
+        masks: The masks that the tasks began with.
+        unchanged: Whether unchanged answers `count`. With `skip` they are treated as tasks that
+            nobody did.
+        empty: The meaning of an image without any area, if the tool does not report whether
+            somebody did it: `skip` for a task that nobody did, or `background`.
+        root: The current place of the run's data, if it was moved.
         trust: See `AppRun`.
 
     Raises:
@@ -135,7 +135,7 @@ def read_answers(
 
 
 def _by_sample(answers: Sequence[Answer], reviewable: Reviewable) -> dict[str, list[Answer]]:
-    """The answers on each sample, the worst samples first."""
+    """Group the answers by sample, the worst samples first."""
     names = ImageNames(reviewable.worst_first)
     ranks = {sample_id: rank for rank, sample_id in enumerate(reviewable.worst_first)}
     by_sample: dict[str, list[Answer]] = {}
@@ -155,7 +155,7 @@ def _by_sample(answers: Sequence[Answer], reviewable: Reviewable) -> dict[str, l
 def _one_mask(
     answers: Sequence[Answer], shape: tuple[int, ...], ids: dict[str, int]
 ) -> tuple[Answer, Mask]:
-    """The mask of a sample; of several answers on it, those that are empty do not count."""
+    """Return the mask of a sample; of several answers, empty ones are ignored."""
     height, width = shape
     drawn = [answer for answer in answers if answer.layers] or answers[:1]
     masks = [painted(answer, (height, width), ids) for answer in drawn]
@@ -174,7 +174,7 @@ def _decision(mask: Mask, given: Mask, proposal: Mask | None) -> str:
 
 
 def _doubts(skipped: Counter[str], tool: str, *, knows: bool) -> list[str]:
-    """Say what was not counted, or counted though nobody may have looked at it."""
+    """Describe answers that were skipped, or counted although nobody may have checked them."""
     sentences = []
     if skipped["unchanged"]:
         sentences.append(f"{skipped['unchanged']} are as they were written, and were left out.")
@@ -192,15 +192,15 @@ def _doubts(skipped: Counter[str], tool: str, *, knows: bool) -> list[str]:
 
 
 def _asked(source: Path) -> list[str]:
-    """The ids of the written tasks, if their manifest lies beside the export or in it."""
+    """The ids of the written tasks, if their manifest is beside the export or in it."""
     for folder in (source, source.parent, source.parent.parent):
-        with contextlib.suppress(InputError):  # there is none, or it is another table
+        with contextlib.suppress(InputError):  # there is no manifest, or it is another table
             return [row["id"] for row in read_table(folder / MANIFEST, ["file", "id"])]
     return []
 
 
 def write_mask(folder: Path, sample_id: str, mask: Mask) -> None:
-    """Write a mask; an id with slashes lies in folders, and never leads out of the given one."""
+    """Write a mask; slashes in an id make subfolders, which never lead out of the folder."""
     parts = sample_id.split("/")
     for part in parts:
         check_id(part)

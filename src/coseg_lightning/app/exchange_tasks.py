@@ -1,4 +1,4 @@
-"""The worst masks of a run or an audit as tasks of an annotation tool."""
+"""Writes the worst masks of a run or an audit as tasks for an annotation tool."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -37,19 +37,19 @@ def write_tasks(
     root: str | Path | None = None,
     trust: bool = False,
 ) -> tuple[int, dict[str, int]]:
-    """Write the worst masks of a run or an audit as tasks of an annotation tool.
+    """Write the worst masks of a run or an audit as tasks for an annotation tool.
 
     Args:
         run: The folder of the run or the audit.
         out: A new folder. It appears only when it is complete.
         tool: `cvat`, `label_studio`, `coco`, `labelme` or `fiftyone`.
-        worst: How many tasks; all masks if there are fewer.
-        masks: What a person begins with: `proposal`, where there is one, or `given`.
-        root: Where the run's data is now, if it was moved.
+        worst: Number of tasks; all masks if there are fewer.
+        masks: The masks that tasks begin with: `proposal`, if there is one, or `given`.
+        root: The current place of the run's data, if it was moved.
         trust: See `AppRun`.
 
     Returns:
-        The number of tasks, and how many begin with which masks.
+        The number of tasks, and how many begin with each kind of mask.
 
     Raises:
         InputError: If `out` exists, or the masks cannot be read.
@@ -82,7 +82,7 @@ def write_tasks(
 
 
 def check_options(worst: int, **choices: str) -> None:
-    """Raise an `InputError` if there are no tasks, or a setting is none of its choices."""
+    """Raise an `InputError` if there are no tasks, or a setting is invalid."""
     for key, value in choices.items():
         if value not in CHOICES[key]:
             raise InputError(f"{key}={value} must be {' or '.join(CHOICES[key])}.")
@@ -91,9 +91,9 @@ def check_options(worst: int, **choices: str) -> None:
 
 
 def as_people_see_it(image: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """An image of any bands and range as 8 bits, grey or in colours, in the size of its mask."""
+    """Convert an image of any bands and range to 8 bits, grey or colour, at its mask's size."""
     values = image.astype(np.float32)
-    if values.ndim == 3 and values.shape[2] != 3:  # three of many bands, or one of two
+    if values.ndim == 3 and values.shape[2] != 3:  # show three of many bands, or one of two
         values = values[..., :3] if values.shape[2] > 3 else values[..., 0]
     values = rescale_intensity(values)
     if values.shape[:2] != shape:

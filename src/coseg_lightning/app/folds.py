@@ -1,4 +1,4 @@
-"""data.folds: every mask is judged by peers that did not learn from it, one run a fold."""
+"""data.folds: every mask is judged by peers that did not learn from it, one run per fold."""
 
 import json
 import logging
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 
 def check_folds(cfg: DictConfig) -> None:
-    """Raise an `InputError` for settings that do not go with folds."""
+    """Raise an `InputError` for settings that do not work with folds."""
     folds = cfg.data.folds
     if not isinstance(folds, int) or isinstance(folds, bool) or folds < 2:
         raise InputError(f"data.folds={folds} must be a whole number of at least 2, or null.")
@@ -76,13 +76,13 @@ def check_folds(cfg: DictConfig) -> None:
 def draw_folds(
     ids: Sequence[str], count: int, seed: int, groups: Mapping[str, str]
 ) -> list[list[str]]:
-    """Draw folds of about equal size; samples of one group are in one fold.
+    """Draw folds of about equal size; all samples of a group are in one fold.
 
     Args:
-        ids: The samples.
+        ids: The ids of the samples.
         count: The number of folds.
         seed: The seed.
-        groups: The group of each sample, if it is known.
+        groups: The group of each sample, if known.
 
     Raises:
         InputError: If there are fewer groups than folds.
@@ -105,19 +105,19 @@ def draw_folds(
 
 
 def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """Run the method once for each fold, and judge the masks of the fold by its peers.
+    """Run the method once for each fold, and let its peers judge the fold's masks.
 
     Args:
         cfg: The composed configuration.
-        folder: The folder of all; each fold has its own run in it, `fold_1` and so on.
+        folder: The folder of the whole run; each fold has its own run in `fold_1` and so on.
         config: The configuration in plain values.
 
     Returns:
-        The content of `summary.json`. Beside it lie `scores.csv` of all masks, `test.csv` of all
-        images, and for every mask `proposals/` and `uncertainty/`.
+        The content of `summary.json`. The folder also holds `scores.csv` of all masks, `test.csv`
+        of all images, and `proposals/` and `uncertainty/` of every mask.
 
     Raises:
-        InputError: If settings do not fit, or the folder holds something else.
+        InputError: If settings do not fit, or the folder holds another run.
     """
     parts = [part for part in read_parts(cfg, folder / "problems.csv") if part is not None]
     everything = JoinedImages(parts)
@@ -154,7 +154,7 @@ def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str
     for writer in writers:
         writer.finish({sample_id: {} for sample_id in ids}, run_id=run_folder.id)
     trusted = [i for part in parts if getattr(part, "trusted", False) for i in part.ids]
-    if everything.tiles is not None:  # figures are of whole images
+    if everything.tiles is not None:  # test metrics are of whole images
         trusted = sorted({everything.tiles.tiles[i].image_id for i in trusted})
     return _write(cfg, folder, config, judged, whole, trusted)
 
@@ -167,7 +167,7 @@ def _run_fold(
         folder,
         **run_arguments(cfg),
         config={**config, "fold": folder.name},
-        resume=True,  # begins, or goes on where it was interrupted
+        resume=True,  # starts the run, or continues an interrupted one
         rehearse=rehearse and cfg.rehearse and partial(make_trainer, rehearsal_settings(cfg)),
         keep_checkpoints=cfg.keep_checkpoints,
     )
@@ -175,10 +175,10 @@ def _run_fold(
 
 @dataclass(frozen=True)
 class Judged:
-    """A fold.
+    """The results of one fold.
 
     Args:
-        judgement: What its peers say of the masks that they did not learn from.
+        judgement: The evidence of the fold's peers on the masks that they did not learn from.
         figures: The rows of the fold's `test.csv`.
         summary: The fold's summary.
     """
@@ -195,7 +195,7 @@ def _judge(
     summary: dict[str, Any],
     writers: Sequence[Any],
 ) -> Judged:
-    """Let a fold's peers judge its own masks, and write what they would draw of each."""
+    """Let a fold's peers judge the fold's masks, and write their proposals."""
     on_gpu = torch.cuda.is_available() and cfg.trainer.get("accelerator") != "cpu"
     device = torch.device("cuda" if on_gpu else "cpu")
     module = _peers(cfg, folder).to(device)

@@ -1,4 +1,4 @@
-"""The help of all commands, in sentences. It reads conf/ as text, and imports nothing heavy."""
+"""The help of all commands. This module reads conf/ as text, and imports nothing heavy."""
 
 import inspect
 import re
@@ -14,8 +14,8 @@ HERE = Path(__file__).resolve().parents[1]
 CONF = next(p for p in (HERE / "conf", HERE.parents[1] / "conf") if p.is_dir())
 WIDTH = 96
 CHOICES = ("model", "data", "noise", "method", "trainer", "logger", "experiment")
-# The settings of `run`, by what a person is about to do. Their meanings are the comments in conf/
-# and the docstring of `Recipe`.
+# The settings of `run`, by the user's task. Their meanings come from comments in conf/ and from
+# the docstring of `Recipe`.
 TASKS: dict[str, tuple[str, ...]] = {
     "Your images and masks": (
         *("data", "data.root", "data.images", "data.masks", "data.classes", "data.class_names"),
@@ -62,7 +62,7 @@ AUDIT = ("training", "predictions", "worst", "review")
 
 
 def overview() -> str:
-    """Return the list of all commands, by task."""
+    """Return the list of all commands, grouped by task."""
     lines = [
         "coseg COMMAND [ARGUMENTS] [key=value ...]",
         "",
@@ -159,7 +159,7 @@ def _choices(group: str) -> str:
 
 
 def _comments(path: Path) -> dict[str, tuple[str, str]]:
-    """Read default and comment of each commented setting of a file, by its key with dots."""
+    """Read default and comment of each commented setting of a file, by its dotted key."""
     result: dict[str, tuple[str, str]] = {}
     parents: list[tuple[int, str]] = []
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -178,7 +178,7 @@ def _comments(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _of_recipe(key: str) -> str:
-    """Return what the docstring of `Recipe` says of a field."""
+    """Return the description of a field from the docstring of `Recipe`."""
     (_, _, text) = inspect.cleandoc(Recipe.__doc__ or "").partition(f"\n    {key}: ")
     lines: list[str] = []
     for line in text.splitlines():
@@ -198,7 +198,7 @@ def _usage(command: Command) -> str:
 
 
 def _entry(left: str, text: str, width: int) -> list[str]:
-    """Return the lines of one entry: a name, and sentences in a column beside or below it."""
+    """Return the lines of one entry: a name, and its text in a column beside or below it."""
     indent = " " * (width + 2)
     lines = textwrap.wrap(text, WIDTH - len(indent), break_on_hyphens=False) or [""]
     if len(left) + 2 >= width:

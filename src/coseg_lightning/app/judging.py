@@ -1,4 +1,4 @@
-"""The masks of an audit that a person should judge, and what the judgments say of all."""
+"""Selects masks of an audit for a person to judge, and estimates the noise level from them."""
 
 import json
 import re
@@ -26,7 +26,7 @@ ASKED = """
 
 
 def write_review(folder: Path, samples: "Pictured", ranking: "Ranking") -> None:
-    """Write `review.csv`, to be filled by a person, and its masks' pictures, `review.png`.
+    """Write `review.csv` for a person to fill in, and `review.png` with the masks' pictures.
 
     Args:
         folder: The audit's folder.
@@ -46,7 +46,7 @@ def write_review(folder: Path, samples: "Pictured", ranking: "Ranking") -> None:
 
 
 def question(folder: Path) -> str:
-    """Say what a person should do, with a command that the shell and Hydra take as it is."""
+    """Return instructions for the user, with a command that the shell and Hydra accept."""
     setting = f"review={folder}"
     if re.search(r"[^\w./:+-]", str(folder)):
         setting = shlex.quote(f'review="{folder}"')
@@ -54,12 +54,12 @@ def question(folder: Path) -> str:
 
 
 def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
-    """Estimate the noise level of an audit from its filled review, write it there, and show it.
+    """Estimate the noise level of an audit from its completed review, save it, and print it.
 
     Args:
-        review: The audit's folder, or its `review.csv`; or one that the page saved, put into the
-            folder of the audit or the run.
-        settings: All settings that the user gave; no other has an effect.
+        review: The audit's folder, or its `review.csv`. A review that was saved from the page
+            also works if it is in the folder of the audit or run.
+        settings: All settings that the user gave; others than `review` are refused.
     """
     from coseg_lightning.files.atomic import write_text
     from coseg_lightning.ranking.judged import noise_level_of_review
@@ -90,7 +90,7 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
 
 
 def _is_of_the_page(path: Path) -> bool:
-    """Whether a review says ok, take and redraw, as the page does, and not good and bad."""
+    """Whether a review holds the page's decisions ok, take and redraw, not good and bad."""
     from coseg_lightning.files.csv import read_table
     from coseg_lightning.labels.review import DECISIONS, EARLIER
 
@@ -101,11 +101,11 @@ def _is_of_the_page(path: Path) -> bool:
 
 
 def _of_decisions(path: Path) -> "Recalibration":
-    """Learn from the page's decisions, and write `reordered.csv`.
+    """Recalibrate from the page's decisions, and write `reordered.csv`.
 
     Raises:
-        InputError: If the review lies in no folder of a run or an audit, is of another one, or has
-            too few decisions.
+        InputError: If the review is not in the folder of a run or an audit, belongs to another
+            one, or has too few decisions.
     """
     from coseg_lightning.labels.review import opened_review
     from coseg_lightning.report.review_order import ORDER, read_order, read_views, write_order

@@ -1,4 +1,4 @@
-"""Predicting masks: class probabilities, the files that are written, and large images by tiles."""
+"""Predicts masks: class probabilities, output files, and large images by tiles."""
 
 import contextlib
 import tempfile
@@ -32,7 +32,7 @@ from coseg_lightning.functional.equations import class_logits
 from coseg_lightning.networks.forward import any_size
 from coseg_lightning.report.pictures import outlined
 
-OVERLAY_SIDE = (512, 1024)  # pixels of an overlay's longer side, at least and at most
+OVERLAY_SIDE = (512, 1024)  # smallest and largest number of pixels of an overlay's longer side
 
 
 class ByTiles:
@@ -40,12 +40,12 @@ class ByTiles:
 
     Args:
         network: The network.
-        peers: The run's two peers, if their disagreement is asked for.
-        canvas: What the networks get.
+        peers: The run's two peers, if their disagreement is requested.
+        canvas: The networks' input size.
         data: The settings of the run's data.
-        normalization: By which images are normalised; None for each image's own.
-        rules: What of the image files is read.
-        device: Where the networks are.
+        normalization: Mean and deviation that normalise images; None to use each image's own.
+        rules: How image files are read.
+        device: The device of the networks.
         flips: Whether to average over tiles and their mirror images.
     """
 
@@ -69,11 +69,11 @@ class ByTiles:
     def rows(
         self, windows: ImageWindows, info: FileInfo, batch_size: int
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Predict an image in parts of its rows.
+        """Predict an image in blocks of rows.
 
         Yields:
-            The first row of each part; its class probabilities, `(K, rows, width)`; and how much
-            the peers disagree, `(rows, width)` from 0 to 1, which is empty without peers.
+            The first row of each block, its class probabilities `(K, rows, width)`, and the
+            peers' disagreement `(rows, width)` from 0 to 1, which is empty without peers.
         """
         channels, overlap = self._data.in_channels, self._data.overlap
         scales = info["scale"]["bands" if channels > 3 else "all"]
@@ -120,7 +120,7 @@ def predict_large(
     probabilities: bool,
     overlays: bool,
 ) -> int:
-    """Write a mask of every image by its tiles; memory grows with the masks alone."""
+    """Write a mask of every image by its tiles; memory only grows with the size of the masks."""
     errors: list[str] = []
     written = 0
     for sample_id, path in files:
@@ -188,7 +188,7 @@ def _predict_one(
     write_mask(out, sample_id, mask, path)
     step = _step(windows.size)
     small = np.ascontiguousarray(mask[::step, ::step])
-    del mask  # before the next one of its size
+    del mask  # frees memory before the next array of its size
     small_unsure = None
     if by_tiles.peers:
         unsure = unsures.whole()
@@ -203,7 +203,7 @@ def _predict_one(
 
 
 class CompressedRows:
-    """A large picture that is made from the top to the bottom, and kept small until it is whole."""
+    """A large picture that is built from top to bottom, and stays compressed until complete."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[bytes, tuple[int, ...], np.dtype[Any]]] = []
@@ -213,7 +213,7 @@ class CompressedRows:
         self._parts.append((zlib.compress(rows.tobytes(), 1), rows.shape, rows.dtype))
 
     def whole(self) -> NDArray[Any]:
-        """Return the picture, `(H, W)`; it can be had once."""
+        """Return the picture, `(H, W)`; this works only once."""
         height = sum(shape[0] for _, shape, _ in self._parts)
         _, (_, width), dtype = self._parts[0]
         picture, top = np.empty((height, width), dtype), 0
@@ -226,7 +226,7 @@ class CompressedRows:
 
 
 def _shrunk(windows: ImageWindows) -> NDArray[Any]:
-    """A small copy of a large image, of every so many rows and columns."""
+    """Return a small copy of a large image, with every n-th row and column."""
     step = _step(windows.size)
     rows = [
         windows.read(top, 0, 1, windows.size[1])[:, ::step]
@@ -236,12 +236,12 @@ def _shrunk(windows: ImageWindows) -> NDArray[Any]:
 
 
 def _step(size: tuple[int, int]) -> int:
-    """Of how many pixels in a row an overlay shows one; to average them would take 4 bytes each."""
+    """Return the subsampling step of an overlay; averaging would take 4 bytes per pixel."""
     return max(1, max(size) // OVERLAY_SIDE[1])
 
 
 def mean_of_flips(network: torch.nn.Module, images: Tensor, flips: bool) -> Tensor:
-    """Class probabilities, if asked for averaged over images and their mirror images."""
+    """Class probabilities, optionally averaged over images and their mirror images."""
     p = probabilities_of(network, images)
     return (p + probabilities_of(network, images.flip(-1)).flip(-1)) / 2 if flips else p
 
@@ -252,7 +252,7 @@ def probabilities_of(network: torch.nn.Module, images: Tensor) -> Tensor:
 
 
 def overlay(image: NDArray[Any], p: Tensor, unsure: NDArray[Any] | None) -> NDArray[Any]:
-    """Draw the mask's outlines over the image, and what is unsure in red."""
+    """Draw the mask's outlines over the image, and uncertain areas in red."""
     side = min(OVERLAY_SIDE[1], max(OVERLAY_SIDE[0], *image.shape[:2]))
     picture = outlined(image, [(p.argmax(dim=0).numpy(), None)], side)
     if unsure is None:
@@ -265,7 +265,7 @@ def overlay(image: NDArray[Any], p: Tensor, unsure: NDArray[Any] | None) -> NDAr
 
 
 def write_mask(out: Path, sample_id: str, mask: NDArray[Any], image: Path) -> None:
-    """Write a mask as PNG, or as a TIFF where its image is one that lies on the earth."""
+    """Write a mask as PNG, or as TIFF if its image is georeferenced."""
     is_on_earth = is_georeferenced(file_of(image))
     with replacing(out / f"{sample_id}.{'tif' if is_on_earth else 'png'}") as temporary:
         if is_on_earth:
@@ -275,14 +275,14 @@ def write_mask(out: Path, sample_id: str, mask: NDArray[Any], image: Path) -> No
 
 
 def write_picture(path: Path, picture: NDArray[Any]) -> None:
-    """Write a picture in the format of its name."""
+    """Write a picture in the format that its file name gives."""
     with replacing(path) as temporary:
         file_format = "JPEG" if path.suffix == ".jpg" else "PNG"
         Image.fromarray(picture).save(temporary, format=file_format)
 
 
 def unreadable_message(errors: Sequence[str], images: int) -> str:
-    """Say which images have no mask, and why."""
+    """Explain which images have no mask, and why."""
     shown = " ".join(errors[:3])
     if len(errors) > 3:
         shown += f" And {len(errors) - 3} more."

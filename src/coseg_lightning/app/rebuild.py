@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
 
 
-NOT_SET = ("recipe", "samples", "version")  # parts of a run's identity that are no settings
+NOT_SET = ("recipe", "samples", "version")  # parts of a run's identity that are not settings
 
 
 class AppRun(FinishedRun):
@@ -28,11 +28,11 @@ class AppRun(FinishedRun):
     Args:
         folder: The run's folder.
         root: The current folder of its data, if the data was moved.
-        trust: Whether to import and call whatever the run's configuration names; otherwise only
-            what `coseg_lightning.app.trust` lists.
+        trust: Whether to import and call everything that the run's configuration names.
+            Otherwise only the objects that `coseg_lightning.app.trust` lists are allowed.
 
     Raises:
-        InputError: If the folder holds no finished run, or names what is not trusted.
+        InputError: If the folder holds no finished run, or names an object that is not trusted.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class AppRun(FinishedRun):
     ) -> None:
         super().__init__(folder)
         self._root = root
-        if not trust and not self.has_own_data:  # otherwise nothing can be made again
+        if not trust and not self.has_own_data:  # with own data, nothing can be rebuilt
             check_trust(self.config, self.folder)
 
     @property
     def has_own_data(self) -> bool:
-        """Whether the run was trained on a datamodule of a user's own."""
+        """Whether the run was trained on a user's own datamodule."""
         return "_target_" in (self.config.get("data") or {})
 
     @property
@@ -53,7 +53,7 @@ class AppRun(FinishedRun):
         """The configuration of the run.
 
         Raises:
-            InputError: If the run was started from Python.
+            InputError: If the run was started from Python, or on a user's own datamodule.
         """
         if self.has_own_data:
             raise InputError(
@@ -71,14 +71,14 @@ class AppRun(FinishedRun):
             config = _moved(config, config["data"]["root"], new)
         cfg: DictConfig = OmegaConf.create(config)
         if "retraining_loss" not in cfg.method and self.version == "0.1.0":
-            cfg.method.retraining_loss = "cross_entropy"  # the app's default of that version
+            cfg.method.retraining_loss = "cross_entropy"  # the app's default in that version
         return cfg
 
     def data(self, redrawn: Collection[str] = ()) -> "CoSegDataModule":
-        """Build the run's data with the masks that the run was given, without its corrections.
+        """Build the run's data with the masks given to the run, without its corrections.
 
         Args:
-            redrawn: Training samples whose mask files may have been changed since the run.
+            redrawn: Training samples whose mask files may have changed since the run.
 
         Raises:
             InputError: If the data is missing or was changed.
@@ -87,7 +87,7 @@ class AppRun(FinishedRun):
 
         # Unusable files need not be listed again, since the identity shows any change.
         folder = self.folder if self.noise is None else self.noise.parent
-        everything = "folds" in self.summary or self.is_audit  # they judge all masks
+        everything = "folds" in self.summary or self.is_audit  # these judge all masks
         data = make_data(self.cfg, folder, everything=everything, tells_problems=False)
         before = self.samples
         changed = [
@@ -105,7 +105,7 @@ class AppRun(FinishedRun):
         return data
 
     def _check_drawn_anew(self, data: "CoSegDataModule") -> None:
-        """Raise an `InputError` if a changed mask has no class at all, but unlabelled pixels."""
+        """Raise an `InputError` if a changed mask has unlabelled pixels but no class."""
         index = {sample_id: n for n, sample_id in enumerate(data.given_samples().ids)}
         for sample_id in sorted(self.drawn_anew(data) & index.keys()):
             mask = data.given_samples().mask(index[sample_id])
@@ -117,16 +117,16 @@ class AppRun(FinishedRun):
                 )
 
     def drawn_anew(self, data: "CoSegDataModule") -> set[str]:
-        """Return the training samples whose mask files were changed since the run."""
+        """Return the training samples whose mask files have changed since the run."""
         before = self.file_digests
         now = data.file_digests
         return {i for i, (_, mask) in now.items() if before.get(i, ("", mask))[1] != mask}
 
     def _only_redrawn(self, data: "CoSegDataModule", redrawn: Collection[str]) -> bool:
-        """Whether the data differs in the masks of some training samples and in nothing else.
+        """Whether the data only differs in masks of the given training samples.
 
         Raises:
-            InputError: If masks of others differ as well.
+            InputError: If masks of other samples differ as well.
         """
         before, now = self.file_digests, data.file_digests
         parts = self.samples.keys() | data.identity().keys()
@@ -177,7 +177,7 @@ class AppRun(FinishedRun):
         return network.eval()
 
     def peer(self, name: str) -> "nn.Module":
-        """Load one of the two peers that robust training ended with, in evaluation mode.
+        """Load one of the two peers at the end of robust training, in evaluation mode.
 
         Args:
             name: `net_a` or `net_b`.
@@ -201,7 +201,7 @@ class AppRun(FinishedRun):
 
 
 def settings_begun_with(folder: str | Path, now: DictConfig, *, trust: bool) -> DictConfig | None:
-    """Read the settings that a run of the app was begun with, finished or not.
+    """Read the settings with which a run of the app was started, finished or not.
 
     Args:
         folder: The run's folder.
@@ -209,10 +209,10 @@ def settings_begun_with(folder: str | Path, now: DictConfig, *, trust: bool) -> 
         trust: See `AppRun`.
 
     Returns:
-        The settings, or None if the folder holds no run, or one that was started from Python.
+        The settings, or None if the folder holds no run, or a run that was started from Python.
 
     Raises:
-        InputError: If they cannot be read, or name what is not trusted.
+        InputError: If they cannot be read, or name an object that is not trusted.
     """
     path = Path(folder) / "run.json"
     if not path.is_file():
@@ -231,7 +231,7 @@ def settings_begun_with(folder: str | Path, now: DictConfig, *, trust: bool) -> 
 
 
 def _moved(value: Any, old: Any, new: str) -> Any:
-    """Replace the data's folder in all values of a configuration that name it."""
+    """Replace the data's folder in all values of a configuration."""
     if isinstance(value, dict):
         return {key: _moved(part, old, new) for key, part in value.items()}
     if isinstance(value, list):
@@ -240,7 +240,7 @@ def _moved(value: Any, old: Any, new: str) -> Any:
 
 
 def _without_download(model: DictConfig) -> dict[str, None]:
-    """Return the arguments by which a network is built without pretrained weights."""
+    """Return the arguments that build a network without pretrained weights."""
     target = str(model["_target_"])
     if target.startswith("torchvision.models."):
         return {"weights": None, "weights_backbone": None}

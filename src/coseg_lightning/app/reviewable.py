@@ -1,4 +1,4 @@
-"""Reviewable: the masks of a run or an audit, worst first, with what the networks would draw."""
+"""Reviewable: the masks of a run or an audit, worst first, with the networks' proposals."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ class Reviewable:
 
     Args:
         folder: The folder of the run or the audit.
-        root: Where its data is now, if it was moved.
+        root: The current place of its data, if it was moved.
         trust: See `AppRun`.
 
     Attributes:
@@ -27,8 +27,8 @@ class Reviewable:
         config: The settings.
 
     Raises:
-        InputError: If the folder is none of a run or an audit, it ranked nothing, or its data is
-            missing or was changed.
+        InputError: If the folder does not belong to a run or an audit, if nothing was ranked, or
+            if the data is missing or was changed.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class Reviewable:
 
     @property
     def data_folders(self) -> list[Path]:
-        """The folders of the images and of the masks, if they are known."""
+        """The folders of the images and masks, if known."""
         data = self.config.data
         parts = [data.get(key) for key in ("images", "masks") if data.get("root")]
         return [Path(str(data.root), str(part)).expanduser() for part in parts if part]
 
     def image(self, sample_id: str) -> NDArray[Any]:
-        """Return a sample's image at its own size, any bands and range."""
+        """Return a sample's image at its own size, with any bands and range."""
         return self._images.image(self._index[sample_id])
 
     def mask(self, sample_id: str) -> Mask:
@@ -84,9 +84,9 @@ class Reviewable:
         return self._images.mask(self._index[sample_id])
 
     def proposal(self, sample_id: str) -> Mask | None:
-        """Return the correction of a sample's mask, else what the networks would draw, if known.
+        """Return the correction of a sample's mask, or else the networks' proposal, if known.
 
-        A correction that changed nothing is none.
+        A correction that changed nothing does not count.
         """
         given = self.mask(sample_id)
         for layer in self._corrections:

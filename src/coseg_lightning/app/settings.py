@@ -31,8 +31,8 @@ def register() -> None:
     store.store(group="recipe", name="correction", node=_defaults("correction"))
 
 
-# All settings, by group. Other groups hold arguments of what their `_target_` or `name` makes, and
-# are checked there.
+# All settings, by group. Other groups hold the arguments of their `_target_` or `name`, and are
+# checked where these are called.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "": (
         *("model", "peer_b", "data", "noise", "method", "trainer", "logger", "experiment", "nol"),
@@ -64,7 +64,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
         *("name", "module", "object", "stages", "options", "pixel_loss"),
     ),
 }
-# Some arguments that people look for, in groups that take others too.
+# Common arguments in groups that take others too.
 ARGUMENTS = (
     *("trainer.max_epochs", "trainer.accelerator", "trainer.devices", "trainer.precision"),
     *("optimizer.name", "optimizer.lr", "optimizer.scheduler", "noise.level", "noise.masks"),
@@ -73,16 +73,16 @@ ARGUMENTS = (
 
 
 def unknown_setting(name: str, arguments: Sequence[str] = ()) -> InputError:
-    """Say that there is no such setting, and name the nearest.
+    """Return the error for an unknown setting, with the most similar known one.
 
     Args:
         name: The setting.
-        arguments: Further settings that there are.
+        arguments: Further known settings.
     """
     known = [f"{group}.{key}".lstrip(".") for group, keys in SETTINGS.items() for key in keys]
     known += [*ARGUMENTS, *arguments]
     group, _, last = name.rpartition(".")
-    known = [key for key in known if key != name]  # it may be one, but not of this group's choice
+    known = [key for key in known if key != name]  # it may exist, but not for this choice
     near: list[str] = []
     for keys in ([key for key in known if key.rpartition(".")[0] == group], known):
         by_last = {key.rpartition(".")[2]: key for key in keys}

@@ -1,7 +1,7 @@
-"""What the folder of a run may name to be imported and called: it may come from somebody else.
+"""Restricts the objects that the folder of a run can import and call, as others may have made it.
 
-A configuration names Python objects, by `_target_` and by some settings. Making them runs code. So
-only those of a short list are made without asking.
+A configuration names Python objects by `_target_` and by some settings. Building them runs code.
+Without consent, only objects on a short list are built.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -11,9 +11,9 @@ from typing import Any
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.renamed import home_now
 
-# Settings that name an object to import, beside `_target_`.
+# Settings, besides `_target_`, that name an object to import.
 NAMING = ("method.module", "method.object", "optimizer.name")
-# Objects that only build what their name says from plain values.
+# Objects that only build something from plain values.
 SAFE = frozenset(
     {
         "coseg_lightning.networks.build_network",
@@ -36,7 +36,7 @@ SAFE_CLASSES_OF = (
     "torch.optim.lr_scheduler",
 )
 SAFE_FUNCTIONS_OF = ("torchvision.models.segmentation",)
-# Arguments by which the safe ones would read a file or ask a server.
+# Arguments with which safe objects would read a file or contact a server.
 UNSAFE_ARGUMENTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "hf_hub")
 
 
@@ -46,13 +46,13 @@ def check_trust(config: Mapping[str, Any], folder: Path, named_now: Collection[s
     Args:
         config: The configuration in plain values.
         folder: The run's folder, for the message.
-        named_now: Objects that the command itself names, which are trusted.
+        named_now: Objects that the command itself names; these are trusted.
 
     Raises:
-        InputError: If it does.
+        InputError: If the configuration names such objects.
     """
     for key, text in texts(config):
-        if "${" in text:  # a finished run's settings are resolved; these would be again, now
+        if "${" in text:  # a finished run's settings are resolved; this would be resolved again
             raise InputError(
                 f"{folder} has {key}={text}, which would be computed here; restore its "
                 "summary.json."
@@ -66,7 +66,7 @@ def check_trust(config: Mapping[str, Any], folder: Path, named_now: Collection[s
 
 
 def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Find all texts of a configuration, keys too, with the keys that lead to them."""
+    """Find all texts of a configuration, including keys, with the keys that lead to them."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             yield key, str(name)
@@ -79,7 +79,7 @@ def texts(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def named_objects(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Find all objects that a configuration names to be imported, with the keys that name them."""
+    """Find all objects that a configuration imports by name, with the keys that name them."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             inner = f"{key}.{name}" if key else str(name)
@@ -94,14 +94,14 @@ def named_objects(node: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 
 def is_safe(key: str, name: str) -> bool:
-    """Whether an object may be made without asking.
+    """Whether an object may be built without consent.
 
     Args:
         key: The setting that names it.
-        name: Its full name.
+        name: The object's full name.
     """
     module, _, last = home_now(name).rpartition(".")
-    if key == "method.module":  # only modules of a method can be that
+    if key == "method.module":  # only modules of methods are allowed here
         return module == "coseg_lightning" or module.startswith("coseg_lightning.methods.")
     of_module = SAFE_CLASSES_OF if last[:1].isupper() else SAFE_FUNCTIONS_OF
     return name in SAFE or module in of_module

@@ -1,4 +1,4 @@
-"""The audit without training: looks at all masks in several processes, and ranks them."""
+"""The audit without training: judges all masks in several processes, and ranks them."""
 
 import multiprocessing
 import os
@@ -30,11 +30,11 @@ from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.unaided import Look, Opinion, judge, look_at, misplaced_first
 from coseg_lightning.seeding import derive_rng
 
-DRAWN = 100  # masks that tell what is usual, and are also looked at in wrong places
-SUSPECTS = 0.2  # share of the masks, with the worst outlines, that are looked at twice
-MOST_SUSPECTS = 200  # and as many copies: what is kept of each takes 64 kB
+DRAWN = 100  # masks that define what is usual, and are also judged at wrong places
+SUSPECTS = 0.2  # share of the masks, those with the worst outlines, that get a second look
+MOST_SUSPECTS = 200  # also the largest number of copies; each takes 64 kB
 LEAST_PER_PROCESS = 50  # masks; fewer are not worth the start of a process
-# Settings that only a training, or its networks, would read.
+# Settings that are only used for training.
 OF_TRAINING = (
     *("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger"),
     *("experiment", "baselines", "rehearse", "resume", "stages", "trust", "objective"),
@@ -54,11 +54,11 @@ OF_NETWORKS = (
 
 
 def check_training(cfg: DictConfig, overrides: Sequence[str] | None = None) -> None:
-    """Raise an `InputError` if `training` is no known value, or leaves a setting without effect.
+    """Raise an `InputError` if `training` is invalid, or if a given setting has no effect.
 
     Args:
         cfg: The composed configuration.
-        overrides: The settings as they were given; by default those that Hydra knows.
+        overrides: The given settings; by default those that Hydra knows.
     """
     if overrides is None:
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
@@ -91,9 +91,9 @@ class Finding:
 
     Args:
         samples: All masks as given.
-        ranking: Their ranking.
+        ranking: The ranking of the masks.
         estimate: The estimated noise level, or None if it was given.
-        doubt: Why the outlines tell nothing, in a sentence; None if they do.
+        doubt: Why the outlines are uninformative, in a sentence; None if they are informative.
     """
 
     samples: Any
@@ -105,7 +105,7 @@ class Finding:
 def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
     """Rank all masks, and write `scores.csv` into the folder.
 
-    `data.num_workers` processes look at the masks, by default one for each core.
+    `data.num_workers` is the number of processes that judge the masks, by default one per core.
     """
     samples = make_all_masks(cfg, folder)
     drawn_by = samples.annotators
@@ -146,16 +146,16 @@ def judge_masks(
     processes: int = 0,
     annotators: Mapping[str, str] | None = None,
 ) -> tuple[Opinion, list[list[str]]]:
-    """Judge all masks of a dataset by themselves; the result does not depend on the processes.
+    """Judge all masks of a dataset by themselves, with the same result for any process count.
 
     Args:
         dataset: Images and masks at their own resolution.
         classes: K, background included.
-        processes: How many look at the masks; 0 for one on each core, if there are many masks.
-        annotators: Who drew them, by id, if that is known.
+        processes: Number of processes; 0 for one per core, if there are many masks.
+        annotators: Who drew each mask, by id, if known.
 
     Returns:
-        What the masks tell, and the names of each mask's blunders.
+        The ranking with the noise level, and the names of each mask's blunders.
     """
     count = len(dataset.ids)
     generator = derive_rng(0, "drawn masks")
@@ -172,7 +172,7 @@ def judge_masks(
             copies = [*chain(*same_masks(shapes))][:MOST_SUSPECTS]
             again = sorted({*_suspects(opinion.misfit), *copies, *drawn})
             fits = dict(zip(again, look("second", again, "Looking again"), strict=True))
-    if getattr(dataset, "tiles", None) is not None:  # a part of an object has no usual shape
+    if getattr(dataset, "tiles", None) is not None:  # parts of objects have no usual shape
         return opinion, [[] for _ in looks]
     return opinion, find_blunders(shapes, fits, [i for i in drawn if i in fits])
 
@@ -186,14 +186,14 @@ def _suspects(misfit: NDArray[Any]) -> list[int]:
 
 
 def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # on Linux; it knows of a container's limits
+    if hasattr(os, "sched_getaffinity"):  # on Linux; it respects a container's limits
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class _Looker:
-    """Reads and looks at one mask."""
+    """Reads one mask and computes its statistics."""
 
     dataset: MaskedImages
     classes: int
@@ -211,7 +211,7 @@ class _Looker:
 
 @contextmanager
 def _looking(looker: _Looker, processes: int) -> Iterator[Callable[..., list[Any]]]:
-    """Give a function that looks at masks in order: `look(method, indices, title)`."""
+    """Yield a function that judges masks in order: `look(method, indices, title)`."""
     if processes <= 1:
         yield lambda method, indices, title: list(
             progress(map(getattr(looker, method), indices), title, total=len(indices))
@@ -234,7 +234,7 @@ def _looking(looker: _Looker, processes: int) -> Iterator[Callable[..., list[Any
             try:
                 yield look
             except BaseException:
-                pool.shutdown(cancel_futures=True)  # or the mistake waits for all other masks
+                pool.shutdown(cancel_futures=True)  # otherwise the error waits for all masks
                 raise
     except BrokenProcessPool as error:
         raise InputError(

@@ -28,13 +28,13 @@ REMEDY = (
 def detect_augmentation(
     trainer: pl.Trainer, dataset: Any, watched: WatchedSamples, *, corrected: bool = False
 ) -> Literal["mask", "image"] | None:
-    """Detect augmentation in a dataset or collate function by samples that were read several times.
+    """Detect augmentation in a dataset or collate function from repeated readings of samples.
 
     Args:
         trainer: The trainer, whose training dataloader has the collate function.
         dataset: The dataset.
-        watched: Samples of it.
-        corrected: Whether its masks will be corrected. If so, also checks before training that
+        watched: Samples of the dataset.
+        corrected: Whether its masks will be corrected. If so, also check before training that
             ids can name mask files, and that the dataset gives the same ids and masks as the
             batches.
 
@@ -60,17 +60,17 @@ def detect_augmentation(
     return "image" if any(_differ(one.images, other.images) for one, other in pairs) else None
 
 
-# The name that a dataset gives to a sample and its mask; None if it does not know them.
+# The dataset's own name of a sample, and its mask; None if it does not know them.
 OwnLabel = tuple[str | None, NDArray[Any] | None]
 
 
 def _labels_in_dataset(trainer: pl.Trainer, dataset: Any, indices: list[int]) -> list[OwnLabel]:
-    """Read the names and masks that the dataset itself gives to samples."""
+    """Read the samples' names and masks from the dataset itself."""
     loader = found_loader(trainer.train_dataloader)
     batches = [[index] for index in indices]
     with isolate_rng():
         labels = reading(loader, dataset, batches, workers=1, collate=_label_of_first)
-        return list(DataLoader.__iter__(labels))  # not the iteration of a class of its own
+        return list(DataLoader.__iter__(labels))  # not the iteration of a subclass
 
 
 def _label_of_first(samples: list[Any]) -> OwnLabel:
@@ -95,9 +95,9 @@ def _check_names(dataset: Any, labels: list[OwnLabel], readings: list[Batch]) ->
 
 
 def _check_masks(labels: list[OwnLabel], readings: list[Batch]) -> None:
-    """Raise an `InputError` if the networks get other masks than the dataset has.
+    """Raise an `InputError` if the networks get masks that differ from the dataset's.
 
-    Corrected masks take the place of the dataset's own, so that they must be alike.
+    Corrected masks replace the dataset's own, so they must agree.
     """
     for (_, own), reading_of_one in zip(labels, readings, strict=False):
         learnt = as_array(reading_of_one.masks[0].cpu())

@@ -1,4 +1,4 @@
-"""AveragedWeights: the running average of the weights, with which networks are evaluated."""
+"""AveragedWeights: evaluates networks with a running average of their weights."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,11 +20,11 @@ from coseg_lightning.modules.recipe import Recipe
 class AveragedWeights(EpochEndCallback, WeightAveraging):
     """Averages the weights over the last steps, for validation, ranking, correction and saving.
 
-    A network that learns at a constant rate from few images varies by points of Dice between
-    epochs; its average does not. This is Lightning's `WeightAveraging`, also in checkpoints, with a
-    window that grows with training, so that there is no decay rate to set. Step t has the weight
-    `1 / (1 + share t)`, as in the polynomial-decay averaging of Shamir and Zhang (2013,
-    arXiv 1212.1824).
+    With a constant learning rate and few images, a network's Dice varies by points between
+    epochs; that of its average does not. This is Lightning's `WeightAveraging`, also in
+    checkpoints, with a window that grows with training. No decay rate has to be set. Step t has
+    the weight `1 / (1 + share t)`, as in the polynomial-decay averaging of Shamir and Zhang
+    (2013, arXiv 1212.1824).
 
     Args:
         share: The approximate share of the past training that the average covers. With 1, all
@@ -42,7 +42,7 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        # The module will be moved to this device.
+        # The module will be moved to this device later.
         compat.keep_average_on(self, trainer.strategy.root_device)
         if trainer.precision in ("16-true", "bf16-true"):
             # The average is still float32, like the module at first; torch 2.6 cannot pass tensors
@@ -77,7 +77,7 @@ def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> AbstractContext
 
 
 def averaged_steps(trainer: pl.Trainer) -> int:
-    """Return the number of steps that were averaged so far, by any callback."""
+    """Return the number of steps averaged so far, by any callback."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return sum(compat.averaged_steps(c) for c in callbacks if isinstance(c, WeightAveraging))
 
@@ -109,7 +109,7 @@ def _average(
 
 
 def _average_one(share: float, average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
-    """Compute the new average of one tensor, whose type may not be that of the current weights."""
+    """Compute the new average of one tensor, whose type may differ from the weights'."""
     if not torch.is_floating_point(average):  # BatchNorm's count of batches
         return current
     return torch.lerp(average, current.to(average.dtype), _weight(share, steps))

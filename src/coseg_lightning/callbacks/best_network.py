@@ -1,4 +1,4 @@
-"""BestNetwork: keeps the network of the epoch that validated best, and may stop early."""
+"""BestNetwork: restores the network of the best validated epoch, and may stop training early."""
 
 from typing import Any
 
@@ -16,16 +16,16 @@ METRIC = "val/dice"
 class BestNetwork(Callback):
     """Restores the weights of the epoch with the highest `val/dice` when training ends.
 
-    Of averaged weights, the average is kept, which is what was validated. It is worth something
-    only where the validation masks are right.
+    If weights are averaged, the average is kept, since it was validated. The callback only helps
+    if the validation masks are correct.
 
     Args:
-        patience: The number of epochs without a better one after which training stops; None to
+        patience: The number of epochs without improvement after which training stops; None to
             train for all epochs.
 
     Attributes:
         best: The highest `val/dice`, None before the first validation.
-        epoch: Its epoch.
+        epoch: The epoch of `best`.
 
     Raises:
         InputError: In training, if nothing logs `val/dice`.
@@ -62,7 +62,7 @@ class BestNetwork(Callback):
                 f"The best network has the best {METRIC}, but nothing was validated; give "
                 "validation data, or keep the last network."
             )
-        with averaged(trainer, pl_module):  # in the average, which a checkpoint holds
+        with averaged(trainer, pl_module):  # in the average, which is saved in checkpoints
             pl_module.load_state_dict(self._weights)
         pl_module.load_state_dict(self._weights)
 

@@ -56,15 +56,15 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         epochs: Number of last epochs over which scores are averaged. 1 uses only the trained
             peers, which suits averaged weights. Training that is stopped before `max_epochs`
             averages fewer epochs.
-        by_class: Whether each class is ranked by itself, and a sample is noisy if one of its
+        by_class: Whether each class is ranked by itself. A sample is then noisy if one of its
             classes is.
         kinds: The kind of each image by its id, such as its scanner or its site; default the
-            dataset's `kinds`. Peers are worse on some kinds, and annotators err differently, so
-            their scores are standardised within each kind. Samples that are not named are of one
+            dataset's `kinds`. Peers are worse on some kinds, and annotators err differently.
+            Scores are therefore standardised within each kind. Samples without a kind form one
             further kind.
-        annotators: Who drew each mask, by its id; default the dataset's `annotators`, or with
-            score=joint what the batches say under the key `annotator`. Masks are judged without the
-            steady displacement of each person, and a person's record on other masks counts too; see
+        annotators: Who drew each mask, by its id. The default is the dataset's `annotators`, or
+            with score=joint the batches' key `annotator`. Each person's steady displacement is
+            corrected before masks are judged. A person's record on other masks counts too; see
             `coseg_lightning.annotator_report`.
         run_id: Identifies the run in the file.
 
@@ -129,7 +129,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._has_looked:  # the first one follows the module's own on_train_start
+        if self._has_looked:  # the first epoch follows the module's own on_train_start
             self._check_order(trainer)
             return
         self._has_looked = True
@@ -154,7 +154,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             look_at_batches(pl_module, partial(guard.check, trainer))
 
     def _check_order(self, trainer: pl.Trainer) -> None:
-        """Raise an `InputError` if samples without ids have other numbers in the second epoch."""
+        """Raise an `InputError` if samples without ids have changed places by the second epoch."""
         before, self._numbered = self._numbered, None
         if before is None:
             return
@@ -176,7 +176,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
         """Return a few samples of the ranked dataset, as they are ranked.
 
-        They are read once, when a fit begins; those of this package need no watching.
+        They are read once, when a fit begins. Datasets of this package are not watched.
         """
         dataset = self.judged_dataset(trainer)
         if isinstance(dataset, SampleDataset):
@@ -245,7 +245,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._write(trainer)  # before a correction or anything else that may fail
 
     def check_ranks_classes(self) -> None:
-        """Raise an `InputError` if classes would not be ranked by a subclass's own scores."""
+        """Raise an `InputError` if a subclass's own scores would have no effect on classes."""
         if type(self).scores is not CorruptionRanking.scores:
             raise InputError(
                 f"by_class ranks each class by score={self.score}, so that {type(self).__name__}."
@@ -253,7 +253,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             )
 
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
-        """Rank the training set by the evidence of one or more passes, at the module's NoL."""
+        """Rank the training set from the evidence of one or more passes, at the module's NoL."""
         ids, peers = self._gathered(trainer, evidence)
         return self._ranking(trainer, module, ids, peers, numbered=evidence.numbered)
 
@@ -350,7 +350,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             look_no_more(module)
 
     def _write(self, trainer: pl.Trainer) -> None:
-        """Write the file, unless it holds the ranking as it is."""
+        """Write the file, unless it is up to date."""
         if self._is_written:
             return
         self._is_written = True
@@ -359,7 +359,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
 
 def _check_kinds(kinds: Mapping[str, str] | None, score: str | None) -> None:
-    """Raise an `InputError` unless kinds are texts by texts, and the score knows them."""
+    """Raise an `InputError` unless kinds map texts to texts, and the score uses kinds."""
     if kinds and score is not None and score not in SCORES_WITH_KINDS:
         raise InputError(
             f"kinds would have no effect on score={score}; leave it out, or take one of "
@@ -374,7 +374,7 @@ def _check_kinds(kinds: Mapping[str, str] | None, score: str | None) -> None:
 
 
 def warn_of_parts(trainer: pl.Trainer) -> None:
-    """Warn if the trainer trains on a part of the set, all of which is ranked."""
+    """Warn if the trainer trains on a part of the set, although all of it is ranked."""
     if trainer.overfit_batches:  # type: ignore[attr-defined]
         rank_zero_warn(
             f"overfit_batches={trainer.overfit_batches} trains on a few batches, but the whole "  # type: ignore[attr-defined]
@@ -388,7 +388,7 @@ def is_ranking_due(trainer: pl.Trainer) -> bool:
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
         limits.append(trainer.max_epochs)
     if trainer.max_steps >= 0:
-        if math.isinf(trainer.num_training_batches):  # a stream, known once it was passed through
+        if math.isinf(trainer.num_training_batches):  # a stream; its length is known afterwards
             steps = math.ceil(trainer.global_step / done)
         else:
             steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)

@@ -10,7 +10,7 @@ from typing_extensions import override
 class EpochEndCallback(Callback):
     """Calls `on_last_batch` once per epoch, at the same point in all processes.
 
-    It does not wait for `on_train_epoch_end`. There the progress bar of process 0 may already
+    It does not wait for `on_train_epoch_end`. By then the progress bar of process 0 may already
     reduce its metrics, and two different collectives would mix.
     """
 

@@ -1,4 +1,4 @@
-"""EpochSeeds: one seed per epoch, for reproducible resumption."""
+"""EpochSeeds: one seed per epoch, so that resumed training is reproducible."""
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback

@@ -29,7 +29,7 @@ from coseg_lightning.modules.steps import SegmentationSteps
 
 
 def plain_training_set(trainer: pl.Trainer) -> Any:
-    """Return the training dataset, without augmentation if it has a view without.
+    """Return the training dataset, as its view without augmentation if it has one.
 
     Samples that the sampler never draws are left out.
 
@@ -63,7 +63,7 @@ def has_plain_view(dataset: Any) -> bool:
 
 
 def is_map_style(dataset: Any) -> bool:
-    """Whether samples of a dataset can be read by their indices; some streams have a length too."""
+    """Whether samples can be read by index; a length alone does not show this."""
     has_both = hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")
     return has_both and not isinstance(dataset, IterableDataset)
 
@@ -73,7 +73,7 @@ class Drawable(Subset[Any]):
 
 
 def plain(dataset: Any) -> Any:
-    """Return a dataset, subset or several without augmentation, if it has a method `plain`."""
+    """Return a dataset, subset or concatenation without augmentation, via its method `plain`."""
     if isinstance(dataset, Subset):
         return over_dataset(dataset, plain(dataset.dataset))
     if isinstance(dataset, ConcatDataset):
@@ -82,7 +82,7 @@ def plain(dataset: Any) -> Any:
 
 
 def stored_sample(dataset: Any, index: int) -> tuple[SampleDataset, int] | None:
-    """Return the dataset that stores a sample, and its index there; None for datasets of others."""
+    """Return the dataset that stores a sample and its index there; None for foreign datasets."""
     if isinstance(dataset, Subset):
         return stored_sample(dataset.dataset, dataset.indices[index])
     if isinstance(dataset, ConcatDataset):
@@ -99,10 +99,10 @@ def stored_mask(dataset: Any, index: int) -> Any:
 
 
 def of_content(dataset: Any, index: int, probabilities: Tensor, shape: Sequence[int]) -> Tensor:
-    """Leave out what was predicted around an image that does not fill the networks' input.
+    """Crop predictions to the image, which may not fill the networks' input.
 
     Args:
-        dataset: A dataset of samples; of others nothing is left out.
+        dataset: A dataset; predictions for foreign datasets are not cropped.
         index: The sample.
         probabilities: `(..., h, w)` of the whole input.
         shape: Height and width of the image.
@@ -128,7 +128,7 @@ def evaluation_pass(
     """Call `step(indices, batch)` for this process's share of the samples, without gradients.
 
     Batches are formed before they are distributed. Each sample is thus always batched with the
-    same others, and its logits are equal to the last bit for any number of processes and workers.
+    same others. Its logits are bitwise equal for any number of processes and workers.
 
     Args:
         trainer: The trainer, whose training dataloader sets batch size and collate function.
@@ -138,12 +138,12 @@ def evaluation_pass(
         step: Called with the indices of the samples in each batch, and the batch.
         description: Text of a progress bar that process 0 shows; without it there is no bar.
         patches: Whether several samples may be made of one, such as patches of an image. Then
-            `step` gets the index of one sample, and a batch of what was made of it.
-        shared: Whether the processes share the samples; else each has samples of its own.
+            `step` gets the index of one sample, and the batch that was made of it.
+        shared: Whether the processes share the samples; else each process takes all `indices`.
     """
     average_buffers(module)  # training may have been stopped within an epoch
     loader = trainer.train_dataloader
-    # A batch sampler of somebody's own may know which samples have one size; others are read alone.
+    # A user's batch sampler may group samples of one size, so its samples are read one by one.
     size = found_loader(loader).batch_size or 1
     is_ours = isinstance(dataset, SampleDataset)
     if patches and size > 1 and not is_ours and makes_patches(trainer, module, dataset, indices):
@@ -152,7 +152,7 @@ def evaluation_pass(
     share = batches[trainer.global_rank :: trainer.world_size] if shared else batches
     shown = trainer.global_rank == 0 and trainer.progress_bar_callback is not None and description
     forward_context = trainer.precision_plugin.forward_context
-    # A module's batch hooks may augment while training, so they see a validation stage.
+    # A module's batch hooks may augment during training, so they see a validation stage.
     with compat.validating(trainer), evaluating(module), torch.no_grad(), forward_context():
         batches_of_share = taken(reading(loader, dataset, share), share)
         bar = progress(batches_of_share, description or "", total=len(share), shown=bool(shown))
@@ -169,7 +169,7 @@ _PATCHES: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
 def makes_patches(
     trainer: pl.Trainer, module: SegmentationSteps, dataset: Any, indices: Sequence[int]
 ) -> bool:
-    """Whether several samples are made of one, such as patches of an image; found by a few."""
+    """Whether several samples are made of one, such as patches; decided from a few samples."""
     loader = found_loader(trainer.train_dataloader)
     if loader not in _PATCHES:
         some = [[indices[place]] for place in spread(len(indices))]
@@ -181,12 +181,12 @@ def makes_patches(
 
 
 def spread(count: int, places: int = 8) -> list[int]:
-    """Return a few places, spread over a number of samples."""
+    """Return a few places, spread evenly over a number of samples."""
     return sorted({round(n * (count - 1) / (places - 1)) for n in range(places)})
 
 
 def check_none_dropped(trainer: pl.Trainer, sample: Batch) -> None:
-    """Raise an `InputError` for a training batch that lost samples on the way to it."""
+    """Raise an `InputError` if samples of a training batch were dropped on the way."""
     loader = found_loader(trainer.train_dataloader)
     expected = loader.batch_size
     if expected is None or isinstance(loader.dataset, IterableDataset):
@@ -206,7 +206,7 @@ def check_count(sample: Batch, expected: int, *, patches: bool = False) -> None:
     Args:
         sample: The batch.
         expected: The number of samples that were read.
-        patches: Whether more may be made of one, and some be left out, if they have ids.
+        patches: Whether several may be made of one, or some dropped, if they have ids.
     """
     count = len(sample.masks)
     known = patches and sample.ids is not None

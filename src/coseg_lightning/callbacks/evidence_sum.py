@@ -22,11 +22,11 @@ from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.ranking.evidence import Evidence, Floats, compute_evidence
 
-PATCHES = 2**20  # more than are made of any image, so that samples have an order
+PATCHES = 2**20  # upper limit of patches per image, used to number them in order
 
 
 class PredictionObserver:
-    """Receives the predictions of the last pass that a `CorruptionRanking` makes."""
+    """Receives the predictions of the passes of a `CorruptionRanking`."""
 
     def observe(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
         """Called with each batch of the pass.
@@ -43,7 +43,7 @@ class EvidenceShare:
     """The summed evidence on some of the samples.
 
     Args:
-        indices: Numbers in the order of the samples in the dataset, rising.
+        indices: Numbers that rise in the order of the samples in the dataset.
         ids: The samples' ids.
         totals: The sum of both peers' evidence tables over the passes.
 
@@ -77,7 +77,7 @@ class EvidencePass:
     Args:
         share: The evidence on this process's samples, or None if it had no samples.
         numbered: Whether the samples have no ids of their own.
-        step: See `step_of`: two passes of one step have the same weights.
+        step: See `step_of`; two passes at the same step have the same weights.
     """
 
     share: EvidenceShare | None
@@ -92,14 +92,14 @@ def evidence_pass(
     description: str | None = None,
     observers: Sequence[PredictionObserver] = (),
 ) -> EvidencePass:
-    """Collect the peers' evidence in one pass in evaluation mode, with averaged weights if any.
+    """Collect the peers' evidence in one evaluation pass, with averaged weights if available.
 
     Args:
         trainer: The trainer.
         module: The peers.
         dataset: The dataset.
         description: Text of a progress bar; without it there is no bar.
-        observers: Receive the predictions too.
+        observers: Objects that receive the predictions too.
     """
     shares: list[EvidenceShare] = []
     numbered = False
@@ -131,7 +131,7 @@ def evidence_pass(
 
 
 def means_by_name(names: Sequence[str], table: Floats) -> tuple[list[str], Floats]:
-    """Average the rows of a table that have one name; the names keep their order."""
+    """Average the rows of a table with the same name; the names keep their order."""
     rows: dict[str, list[int]] = {}
     for row, name in enumerate(names):
         rows.setdefault(name, []).append(row)
@@ -153,8 +153,8 @@ class EvidencePart:
     last: int
 
     def plus(self, share: EvidenceShare) -> "EvidencePart | None":
-        """Add one more pass over the same samples; None if the samples are others."""
-        # Sums from a checkpoint hold the samples of all processes; only this process's go on.
+        """Add one more pass over the same samples; None if the samples differ."""
+        # Sums from a checkpoint hold the samples of all processes. Only this process's continue.
         own = self.share
         positions = np.searchsorted(own.indices, share.indices).clip(max=len(own.indices) - 1)
         if share.ids != [own.ids[position] for position in positions]:
@@ -167,7 +167,7 @@ class EvidencePart:
 class EvidenceSum:
     """The peers' evidence on every sample, summed over passes; each process holds its own share.
 
-    Samples are told apart by their ids, since a training set may be drawn or shuffled anew in
+    Samples are identified by their ids, since a training set may be redrawn or reshuffled in
     every epoch. The sums are stored in arrays, since there may be millions of samples.
     """
 
@@ -192,14 +192,14 @@ class EvidenceSum:
         """Gather the mean evidence of all passes and processes, on all processes.
 
         Returns:
-            The ids of the samples of the last pass, and each peer's mean evidence on them, over
-            the passes that they were in.
+            The ids of the samples of the last pass, and each peer's mean evidence on them. The
+            mean is over the passes that contained the sample.
 
         Raises:
             InputError: If two samples share an id, or predictions are not numbers.
         """
         parts = self._of_all_processes()
-        # A process's share may be that of the pass before while another's is not.
+        # One process may extend an earlier part while another has begun a new one.
         last = [part for part in parts if part.last == parts[-1].last]
         indices = np.concatenate([part.share.indices for part in last])
         _, order = np.unique(indices, return_index=True)
@@ -228,7 +228,7 @@ class EvidenceSum:
         return ids, (peer_a, peer_b)
 
     def _of_all_processes(self) -> list[EvidencePart]:
-        """Join the processes' parts of the same passes, in the order of the passes."""
+        """Join the processes' parts that cover the same passes, in the order of the passes."""
         shares: dict[tuple[int, int], list[EvidenceShare]] = {}
         for parts in gather_objects(self.parts):
             for part in parts:
@@ -314,7 +314,7 @@ class EvidenceCallback(EpochEndCallback):
         return self.latest_pass
 
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
-        """Return what receives the predictions of each pass; none by default."""
+        """Return the observers that receive the predictions of each pass; none by default."""
         return []
 
     @override
@@ -332,7 +332,7 @@ def step_of(trainer: pl.Trainer) -> tuple[int, int]:
 
 
 def check_ids(trainer: pl.Trainer, sample: Batch, dataset: Any) -> None:
-    """Raise an `InputError` for samples without ids whose places do not tell which they are."""
+    """Raise an `InputError` if samples without ids cannot be identified by their places."""
     if sample.ids is not None:
         return
     every = compat.reload_interval(trainer)

@@ -45,21 +45,21 @@ from coseg_lightning.modules.steps import look_at_batches
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.ranking.ranking import Ranking
 
-# Takes a sample's index, both peers' probabilities `(1, K, H, W)`, and its label `(H, W)`.
+# Called with a sample's index, both peers' probabilities `(1, K, H, W)`, and its label `(H, W)`.
 Then = Callable[[int, Sequence[Tensor], Tensor], None]
 
 
 class LabelCorrection(Callback, PredictionObserver):
     """Writes corrected masks of the samples ranked noisy into a label layer (section 2.2).
 
-    If both peers predict the same class and the label has another one, the label is overruled,
-    provided that the peers are sure enough. Correction is skipped if the peers differ from the
-    noisy labels little more than from each other, since they are then no better than the labels.
+    A label is overruled where both peers predict the same other class with enough confidence.
+    Correction is skipped if the peers differ from the noisy labels little more than from each
+    other, since they are then no better than the labels.
     See `coseg_lightning.ranking.guard`.
 
-    The vote is taken at the masks' own resolution if the dataset is one of this package's. To this
-    end the peers' probabilities are resized, not their predicted classes. The original masks are
-    not changed; see `coseg_lightning.updated` for how to use the layer.
+    The vote is taken at the masks' own resolution if the dataset is one of this package's. For
+    this, the peers' probabilities are resized, not their predicted classes. The original masks
+    are not changed; see `coseg_lightning.updated` for how to use the layer.
 
     A `CorruptionRanking` must be among the trainer's callbacks. The defaults are those of
     `Recipe`. Override `vote` to correct in another way.
@@ -75,10 +75,10 @@ class LabelCorrection(Callback, PredictionObserver):
 
     Attributes:
         layer: The finished layer, on every process, once `fit` has ended.
-        label_peer_ratio: How many times more the peers differ from the noisy labels than from each
+        label_peer_ratio: The peers' distance to the noisy labels over their distance to each
             other; None without noisy labels, or with a given confidence.
-        correction_skipped: Whether no label was changed, since the peers are no better.
-        wrong_half_suspected: Whether correction was skipped because the peers may have learnt from
+        correction_skipped: Whether no label was changed because the peers are no better.
+        wrong_half_suspected: Whether correction was skipped because the peers may have learnt
             the wrong labels. The kept labels then scatter more around the predictions than the
             noisy ones.
 
@@ -114,21 +114,21 @@ class LabelCorrection(Callback, PredictionObserver):
         self._store: PredictionStore | None = None
 
     def show_in(self, uncertainty: str | Path, proposals: str | Path) -> None:
-        """Also write pictures for a person's review, one PNG a sample.
+        """Also write images for a person's review, one PNG per sample.
 
         Args:
-            uncertainty: A new folder for how much the peers disagree at each pixel of the samples
-                ranked noisy: 0 to 255 for the total variation distance of their class
-                probabilities, 0 to 1.
-            proposals: A new folder for what the peers would draw of every sample, the class of the
-                highest mean probability.
+            uncertainty: A new folder for the peers' disagreement at each pixel of the samples
+                ranked noisy. It is the total variation distance of their class probabilities,
+                with 0 to 1 stored as 0 to 255.
+            proposals: A new folder for the peers' own mask of every sample: at each pixel the
+                class with the highest mean probability.
         """
         self.uncertainty, self.proposals = Path(uncertainty), Path(proposals)
 
     def vote(
         self, peer_a: Tensor, peer_b: Tensor, label: Tensor, confidence: float, ignore_index: int
     ) -> Tensor:
-        """Correct a label where both peers agree against it; may be overridden.
+        """Correct a label where both peers agree against it; can be overridden.
 
         Section 2.2: "For each pixel in the noisy samples, we correct their labels if the prediction
         results from the two networks are the same but different from the input labels."
@@ -167,7 +167,7 @@ class LabelCorrection(Callback, PredictionObserver):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._store is not None:  # the first one follows the module's own on_train_start
+        if self._store is not None:  # the first epoch follows the module's own on_train_start
             return
         ranking = ranking_callback(trainer)
         dataset, watched = ranking.judged_dataset(trainer), ranking.watched_samples(trainer)
@@ -182,7 +182,7 @@ class LabelCorrection(Callback, PredictionObserver):
         look_at_batches(pl_module, partial(self.check_batch, trainer))
 
     def check_batch(self, trainer: pl.Trainer, sample: Batch) -> None:
-        """Check a batch of the first epoch; after training, an error would come too late."""
+        """Check a batch in the first epoch, since an error after training would come too late."""
         check_none_dropped(trainer, sample)
         self._names.add(map(sample_name, () if sample.ids is None else sample.ids))
 
@@ -312,9 +312,9 @@ class LabelCorrection(Callback, PredictionObserver):
         wanted: list[int],
         then: Then,
     ) -> None:
-        """Call `then` for the wanted tiles, blended with what their neighbours share.
+        """Call `then` for the wanted tiles, after blending them with their neighbours.
 
-        Tiles are predicted in their order, and kept while another one needs them.
+        Tiles are predicted in order, and kept as long as another tile needs them.
         """
         tiles = tiles_of(dataset)
         assert tiles is not None
@@ -386,7 +386,7 @@ class LabelCorrection(Callback, PredictionObserver):
 
 
 def tiles_of(dataset: Any) -> Tiles | None:
-    """The tiles that the samples of a dataset are; None if they are none, or it is another's."""
+    """The tiles of a dataset; None if its samples are not tiles, or for foreign datasets."""
     return dataset.tiles if isinstance(dataset, SampleDataset) else None
 
 
@@ -404,7 +404,7 @@ def probabilities_at_own_size(
 
 
 def disagreement(peer_a: Tensor, peer_b: Tensor) -> Mask:
-    """Return how much two peers disagree: the total variation distance, from 0 to 255.
+    """Return the disagreement of two peers: the total variation distance, from 0 to 255.
 
     Shape:
         class probabilities `(1, K, H, W)`; returns `(H, W)`, uint8.
@@ -415,7 +415,7 @@ def disagreement(peer_a: Tensor, peer_b: Tensor) -> Mask:
 
 
 def proposal(peer_a: Tensor, peer_b: Tensor) -> Mask:
-    """Return the class of the highest mean probability of two peers at each pixel.
+    """Return the class with the highest mean probability of two peers at each pixel.
 
     Shape:
         class probabilities `(1, K, H, W)`; returns `(H, W)`.

@@ -32,9 +32,9 @@ class OutlineRecord(PredictionObserver):
     Args:
         dataset: The dataset of the passes.
         ignore_index: Class id of unlabelled pixels.
-        annotators: Who drew the labels, by the samples' ids; None to take what the batches say. Of
-            labels whose annotator is known, the outlines are looked at also as they would lie if
-            they were moved, by which steady displacements are found.
+        annotators: Who drew the labels, by the samples' ids; None to use the batches' annotators.
+            If any are known, the outlines are also judged at shifted places. This reveals steady
+            displacements.
 
     Attributes:
         annotators: Who drew the labels that were seen.
@@ -52,14 +52,14 @@ class OutlineRecord(PredictionObserver):
         self._asks_batches = annotators is None
         self._ladders: dict[str, Ladder] = {}
         self._labels: dict[str, Floats] = {}  # labels do not change within a fit
-        self._rows: dict[str, Floats] = {}  # of the latest pass
+        self._rows: dict[str, Floats] = {}  # from the latest pass
 
     @override
     def observe(self, indices: Sequence[int], sample: Batch, logits: Sequence[Tensor]) -> None:
         mean = torch.stack([class_logits(part).softmax(dim=1) for part in logits]).mean(dim=0)
         is_patched = len(sample.masks) > len(indices)
         ids = [*indices] if sample.ids is None else [*sample.ids]
-        rows: dict[str, list[Floats]] = {}  # several of one name are patches of one image
+        rows: dict[str, list[Floats]] = {}  # several rows of one name are patches of one image
         judge = partial(outline_evidence, classes=mean.shape[1])
         for n, name in enumerate(map(sample_name, ids)):
             stored = None if is_patched else stored_sample(self.dataset, indices[n])
@@ -105,15 +105,15 @@ class OutlineRecord(PredictionObserver):
     def without_habits(
         self, ids: Sequence[str], peers: tuple[Evidence, Evidence]
     ) -> tuple[tuple[Evidence, Evidence], Floats | None]:
-        """Judge labels without the steady displacement of who drew them, where that is known.
+        """Judge labels after correcting each known annotator's steady displacement.
 
         Args:
             ids: The ids of the samples of the latest pass.
             peers: Each peer's evidence on them, with outlines.
 
         Returns:
-            The peers' evidence, and the displacement of each label, `(N, K - 1)`; None if of no
-            label it is known who drew it.
+            The peers' evidence, and the displacement of each label, `(N, K - 1)`; None if no
+            annotator is known.
         """
         ladders: dict[str, Ladder] = {}
         drawn_by: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""PathGuard: whether samples are ranked as the networks see them in training."""
+"""PathGuard: checks that samples are ranked as the networks see them in training."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,9 +33,9 @@ from coseg_lightning.modules.batch import Batch, one_of
 from coseg_lightning.modules.loaders import found_loader
 from coseg_lightning.modules.steps import PACKAGE
 
-# Augmented images may differ this many times in spread, and this many spreads in their mean.
+# Augmentation may change an image's spread by this factor, and its mean by this many spreads.
 MOST_SPREAD, MOST_SHIFT = 4.0, 3.0
-SAME_SCALE, SAME_SHIFT = 1.5, 1.0  # and this much, if all samples differ alike
+SAME_SCALE, SAME_SHIFT = 1.5, 1.0  # stricter limits for changes that all samples share
 ENOUGH = 3  # samples that are compared in the first epoch
 ADVICE = (
     "do the same in training and evaluation, in the dataset, the loader, a hook for batches or the "
@@ -46,14 +46,14 @@ ADVICE = (
 class PathGuard:
     """Compares a few samples as they are ranked with the same samples as they are trained on.
 
-    Before training they are read along both paths, by copies of the training loader. In the first
-    epoch they are looked for in the real batches, too, by their ids, since a copy may differ.
+    Before training, copies of the training loader read them along both paths. In the first epoch
+    they are also looked up in the real batches by their ids, since a copy may differ.
 
     Args:
         trainer: The trainer.
         dataset: The dataset that is ranked.
-        watched: Samples of it.
-        has_view: Whether it was given apart from what is trained on.
+        watched: Samples of the dataset.
+        has_view: Whether the ranked dataset was given separately from the training dataset.
 
     Raises:
         InputError: If they differ by more than augmentation.
@@ -72,21 +72,21 @@ class PathGuard:
         self.is_augmented = vary([ranked, *others])
         if not self.is_augmented and all(len(sample.masks) == 1 for sample in ranked):
             _check_not_mixed(watched, ranked, watched.together(trainer)[0])
-        # A view without augmentation may differ in that from what is trained on.
+        # A view without augmentation may differ by augmentation from the training dataset.
         has_view = has_view or has_plain_view(trained_on)
         self.is_augmented |= has_view
         if is_map_style(trained_on) and len(trained_on) == len(dataset):
             seen = WatchedSamples(trainer, trained_on) if has_view else watched
             learnt, *others = seen.alone(trainer, training=True)
             self.is_augmented |= vary([learnt, *others])
-            # What mixes the samples of a batch leaves one alone as it is.
+            # Mixing of samples within a batch has no effect on a single sample.
             self.is_augmented |= vary([learnt, *seen.together(trainer, training=True)])
             pairs = list(zip(ranked, learnt, strict=True))
             for pair in pairs:
                 self._compare(*pair)
             if self.is_augmented:
                 check_alike(pairs)
-        else:  # a stream, of which a view is ranked
+        else:  # a stream, for which a separate view is ranked
             self.is_augmented = True
         # Patches of an image may all have its id.
         self.ranked = {_name(sample): sample for sample in ranked if len(names_of(sample)) == 1}
@@ -101,7 +101,7 @@ class PathGuard:
     def check(self, trainer: pl.Trainer, sample: Batch) -> None:
         """Check a batch of the first epoch: its ids, and those of its samples that are watched.
 
-        Several samples decide, since augmentation may be so rare that it was not seen before.
+        Several samples decide, since rare augmentation may not have been noticed before.
         """
         if sample.ids is None:
             check_none_dropped(trainer, sample)
@@ -122,7 +122,7 @@ class PathGuard:
             check_alike(self._found)
 
     def _check_ids(self, names: Sequence[str]) -> None:
-        """Raise an `InputError` if an id comes twice in an epoch that draws each sample once."""
+        """Raise an `InputError` if an id is repeated in an epoch that draws each sample once."""
         if not self._draws_each_once:
             return
         if len(names) <= self._draws_each_once:
@@ -154,7 +154,7 @@ class PathGuard:
 
 
 def _check_known(samples: Sequence[Batch]) -> None:
-    """Raise an `InputError` for samples that share an id, or of which more than one was made."""
+    """Raise an `InputError` for shared ids, or if samples were split without ids."""
     names: list[str] = []
     for sample in samples:
         check_count(sample, 1, patches=True)
@@ -165,7 +165,7 @@ def _check_known(samples: Sequence[Batch]) -> None:
 def _check_not_mixed(
     watched: WatchedSamples, alone: Sequence[Batch], together: Sequence[Batch]
 ) -> None:
-    """Raise an `InputError` if samples differ between batches of their own and common ones."""
+    """Raise an `InputError` if samples look different alone and in a common batch."""
     for index, sample, among_others in zip(watched.indices, alone, together, strict=False):
         if _differ(sample, _without_padding(among_others, sample)):
             raise InputError(
@@ -176,7 +176,7 @@ def _check_not_mixed(
 
 
 def vary(readings: Sequence[Sequence[Batch]]) -> bool:
-    """Whether samples differ between readings, of which some may hold only the first samples."""
+    """Whether samples differ between readings; some readings may hold only the first samples."""
     first, *others = readings
     return any(
         _differ(one, _without_padding(another, one))
@@ -186,10 +186,10 @@ def vary(readings: Sequence[Sequence[Batch]]) -> bool:
 
 
 def check_alike(pairs: Sequence[tuple[Batch, Batch]]) -> None:
-    """Raise an `InputError` if augmentation changes all samples alike, as normalising does.
+    """Raise an `InputError` if all samples change in the same way, as by normalisation.
 
-    A random change of brightness or contrast goes either way; one that goes the same way in every
-    sample, as far or almost, is a part of the path that the ranking would lack.
+    A random change of brightness or contrast goes in both directions. A change in the same
+    direction, by about the same amount, belongs to the training path and is missing in ranking.
 
     Args:
         pairs: Samples as they are ranked and as they are trained on.
@@ -211,7 +211,7 @@ def check_alike(pairs: Sequence[tuple[Batch, Batch]]) -> None:
 
 
 def draws_each_once(loader: DataLoader[Any]) -> int:
-    """Return the size of a loader's batches if it draws each sample once an epoch, and 0 if not."""
+    """Return a loader's batch size if it draws each sample once per epoch, else 0."""
     sampler = compat.inner_sampler(loader)
     once = (SequentialSampler, SubsetRandomSampler, DistributedSampler)
     is_random = isinstance(sampler, RandomSampler) and not sampler.replacement
@@ -247,7 +247,7 @@ def _differ(first: Batch, second: Batch) -> bool:
 
 
 def _without_padding(learnt: Batch, judged: Batch) -> Batch:
-    """Crop what was added at the right and below, to make a batch of images of several sizes."""
+    """Crop the padding at the right and bottom that a batch of several image sizes needs."""
     height, width = judged.masks.shape[-2:]
     images, masks = learnt.images[..., :height, :width], learnt.masks[..., :height, :width]
     return Batch(images, masks, learnt.ids)

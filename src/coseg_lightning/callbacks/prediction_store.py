@@ -18,13 +18,13 @@ class PredictionStore:
     """Stores both peers' predictions of the training set and their distances to the labels.
 
     The predictions are kept, in 16 bits, if those of the whole training set fit into `MOST_BYTES`.
-    Nothing then needs to be predicted again for the correction. The decision depends on nothing
-    else, so that results are the same for any number of processes.
+    The correction then needs no second pass. The decision depends on nothing else, so results are
+    the same for any number of processes.
 
     Args:
         samples: The number of training samples.
         ignore_index: Class id of unlabelled pixels.
-        keeps: Whether predictions are kept at all, rather than their distances alone.
+        keeps: Whether to keep predictions if they fit, rather than distances alone.
 
     Attributes:
         keeps_predictions: Whether the predictions are kept.

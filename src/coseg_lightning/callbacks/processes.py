@@ -1,4 +1,4 @@
-"""Gathers values of all processes."""
+"""Gathers values from all processes."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import torch.distributed
 
 
 def gather_rows(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Gather the rows of all processes on every process, sorted; their numbers may differ."""
+    """Gather the rows of all processes on every process, sorted; counts may differ."""
     return sorted(row for part in gather_objects(rows) for row in part)
 
 

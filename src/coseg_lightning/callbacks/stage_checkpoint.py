@@ -12,7 +12,7 @@ from coseg_lightning.files.atomic import temporary_name
 from coseg_lightning.files.checkpoints import plain_values
 
 CHECKPOINT = "last.ckpt"  # a stage's final state
-UNFINISHED = "unfinished.ckpt"  # an unfinished stage's last epoch that was saved
+UNFINISHED = "unfinished.ckpt"  # the last saved epoch of an unfinished stage
 MAX_SAVE_SHARE = 0.05  # largest share of the training time that saving epochs may take
 
 

@@ -1,4 +1,4 @@
-"""StageProgress: one bar for a whole stage, with the time that the run will still take."""
+"""StageProgress: one progress bar for a whole stage, with the remaining time of the run."""
 
 import math
 import os
@@ -16,13 +16,13 @@ from coseg_lightning.modules.steps import SegmentationSteps
 
 
 class StageProgress(ProgressBar):
-    """Shows one bar for all epochs of a stage; where nobody watches, one line for each epoch.
+    """Shows one bar for all epochs of a stage, or one line per epoch if there is no terminal.
 
-    The batches to come are taken to be as slow as those that were, and later stages to train one
-    network for as many epochs. Peers that select get faster, so that it is rather too much.
+    The estimate assumes constant time per batch. Later stages are assumed to train one network
+    for as many epochs. Peers get faster once they select, so the estimate is rather too high.
 
     Args:
-        title: What is shown before the bar, such as the stage's name.
+        title: The text before the bar, such as the stage's name.
         later_stages: The number of stages that follow.
     """
 
@@ -73,7 +73,7 @@ class StageProgress(ProgressBar):
     ) -> None:
         now = time.perf_counter()
         if self._done == 0:
-            self._start = now  # the first batch also prepares what later ones find
+            self._start = now  # the first batch is left out, since it includes preparations
         self._done += 1
         self.seconds_left = self._left(trainer, pl_module, batch_idx, now)
         if self._bar is not None:
@@ -85,7 +85,7 @@ class StageProgress(ProgressBar):
     def _left(
         self, trainer: pl.Trainer, pl_module: Any, batch_idx: int, now: float
     ) -> float | None:
-        """Return how long this stage and those that follow will take, None if it is unknown."""
+        """Return the remaining time of this and later stages in seconds, None if unknown."""
         epochs, batches = trainer.max_epochs, trainer.num_training_batches
         if self._done == 1 or epochs is None or epochs < 0 or math.isinf(batches):
             return None
@@ -128,7 +128,7 @@ class StageProgress(ProgressBar):
 
 
 def is_watched() -> bool:
-    """Whether the output is a terminal that shows anything; a container's may have no width."""
+    """Whether the output is a visible terminal; a container's terminal may have no width."""
     try:
         return sys.stderr.isatty() and os.get_terminal_size(sys.stderr.fileno()).columns > 0
     except (OSError, ValueError):
@@ -138,7 +138,7 @@ def is_watched() -> bool:
 def show_progress(
     trainer: pl.Trainer, bar: StageProgress | None, own: Sequence[pl.Callback] = ()
 ) -> None:
-    """Put a bar in the place of Lightning's own, if the trainer has one that nobody gave it.
+    """Replace Lightning's own bar, if the trainer has one that the user did not give.
 
     Args:
         trainer: The trainer.

@@ -1,4 +1,4 @@
-"""WatchedSamples: a few samples of a dataset, read several times as the networks would get them."""
+"""WatchedSamples: a few samples, read several times as the networks would get them."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -17,19 +17,19 @@ from coseg_lightning.modules.loaders import found_loader, own_batches, reading, 
 from coseg_lightning.modules.steps import SegmentationSteps
 
 WATCHED = 8  # samples, spread over the dataset
-TIMES = 5  # augmentation may leave a sample as it is once
+TIMES = 5  # augmentation may leave a sample unchanged once
 
 
 class WatchedSamples:
-    """Eight samples of a dataset, each read several times alone, and once with the others.
+    """Eight samples of a dataset, each read several times alone, and some once in one batch.
 
-    They are read by one copy of the training loader, in one worker if it has any: a worker may take
-    seconds to start, and a file that the dataset opened here would be shared by all workers.
+    One copy of the training loader reads them, in one worker if it has any. Several workers would
+    take seconds to start. Reading in this process would open files that all workers then share.
 
     Args:
         trainer: The trainer, whose training dataloader has the collate function.
         dataset: The dataset.
-        times: How often each is read alone.
+        times: How often each sample is read alone.
 
     Attributes:
         indices: The samples, by their indices in the dataset.
@@ -54,26 +54,26 @@ class WatchedSamples:
 
         Args:
             trainer: The trainer.
-            training: Whether hooks see training, or else validation, in which samples are ranked.
+            training: Whether hooks see a training stage; else validation, as in ranking.
 
         Returns:
-            The samples, by the times that they were read.
+            The samples of each reading.
         """
         batches = _prepared(trainer, self._alone, training=training)
         count = len(self.indices)
         return [batches[first : first + count] for first in range(0, len(batches), count)]
 
     def together(self, trainer: pl.Trainer, *, training: bool = False) -> list[list[Batch]]:
-        """Return the first samples, of one batch of the loader's size, as the networks get them.
+        """Return the first samples, read in one batch of the loader's size.
 
-        There are none if images of several sizes make no batch.
+        The result is empty if images of several sizes cannot form a batch.
 
         Args:
             trainer: The trainer.
             training: See `alone`.
 
         Returns:
-            The samples, by the times that hooks and step prepared them.
+            The samples of each preparation by hooks and step.
         """
         if self._together is None:
             return [[]]
@@ -100,7 +100,7 @@ def _prepared(
 
 @contextmanager
 def _explained(trainer: pl.Trainer, dataset: Any) -> Iterator[None]:
-    """Explain an error of a dataset that is not read by whole numbers, such as torchgeo's."""
+    """Explain an error of a dataset that is not indexed by whole numbers, as in torchgeo."""
     try:
         yield
     except (TypeError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""Who drew which mask, and images of which several people drew a mask."""
+"""Who drew each mask, and images with masks by several annotators."""
 
 import hashlib
 import json
@@ -25,37 +25,37 @@ from coseg_lightning.seeding import derive_rng
 
 TABLE = "annotators.csv"
 COLUMNS = ("id", "annotator")
-# What spreadsheets leave in a cell whose formula failed.
+# The error values that spreadsheets show where a formula failed.
 ERRORS = ("#REF!", "#N/A", "#NAME?", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!")
 
 Rows = Sequence[tuple[str, str]]
 
 
 def read_annotators(path: Path) -> list[tuple[str, str]]:
-    """Read id and person of each row of a table; further columns may be there.
+    """Read the id and the annotator in each row of a table. Other columns are ignored.
 
     Args:
         path: A CSV file with the columns `id` and `annotator`.
 
     Raises:
-        InputError: If it is no such table.
+        InputError: If the file is not such a table.
     """
     rows = read_table(path, COLUMNS, guarded=False)
     return [(row["id"].strip(), row["annotator"].strip()) for row in rows]
 
 
 def annotator_rows(given: Any, root: Path) -> tuple[str, list[tuple[str, str]]]:
-    """Read who drew which mask, as `data.annotators` says it.
+    """Read who drew each mask from the setting `data.annotators`.
 
     Args:
-        given: `auto`, a file, pairs of id and person, a person by id, or None.
+        given: `auto`, a file, pairs of id and annotator, a mapping from id to annotator, or None.
         root: The dataset's folder, in which `auto` looks for `annotators.csv`.
 
     Returns:
-        What names them, for messages, and the pairs.
+        The name of the source, for messages, and the pairs of id and annotator.
 
     Raises:
-        InputError: If there is no such file, or it is no such table.
+        InputError: If the file is missing or is not such a table, or `given` is something else.
     """
     if given is None:
         return "", []
@@ -84,17 +84,17 @@ def check_annotators(
     by_file: Mapping[str, Collection[str | None]],
     inspection: Inspection,
 ) -> dict[str, str]:
-    """Report rows that cannot be meant.
+    """Report rows with duplicate or unknown ids, bad names, or names that contradict the files.
 
     Args:
-        source: What names the persons, for messages.
-        rows: Id and person.
-        ids: The images.
-        by_file: The persons of each image's masks by their files' names.
+        source: The name of the rows' source, for messages.
+        rows: Pairs of id and annotator.
+        ids: The ids of the images.
+        by_file: For each image, the annotators that the names of its mask files give.
         inspection: Receives the problems.
 
     Returns:
-        The person of each image of one mask, by its id.
+        The annotator of each image with one mask, by id.
     """
     composed = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in ids}
     names: dict[str, str] = {}
@@ -156,7 +156,7 @@ def _unknown(source: str, given: str, composed: Mapping[str, str]) -> str:
 
 
 def warn_of_similar_names(names: Iterable[str], inspection: Inspection) -> None:
-    """Warn of persons whose names differ in letter case or spaces alone."""
+    """Warn of annotators whose names differ only in letter case or spaces."""
     alike: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
         alike["".join(name.casefold().split())].add(name)
@@ -171,19 +171,19 @@ def warn_of_similar_names(names: Iterable[str], inspection: Inspection) -> None:
 
 
 def keys_by_image(files: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Sort the masks of each image by their persons.
+    """Group the masks' keys by image and annotator.
 
     Args:
-        files: The masks, see `files.naming.mask_key`.
+        files: The masks' keys, see `files.naming.mask_key`.
 
     Returns:
-        For each image the key of each person's mask, by name.
+        For each image, the key of each annotator's mask by the annotator's name.
     """
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for key in sorted(files):
         sample_id, name = split_key(key)
         found[sample_id][name or ""] = key
-    for sample_id, keys in found.items():  # a mask of nobody's
+    for sample_id, keys in found.items():  # masks without a name
         if len(keys) > 1 and "" in keys and UNNAMED not in keys:
             found[sample_id] = {UNNAMED: keys[""], **{n: k for n, k in keys.items() if n}}
     return dict(found)
@@ -191,16 +191,16 @@ def keys_by_image(files: Iterable[str]) -> dict[str, dict[str, str]]:
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
-    """Makes one mask of those that several people drew of an image.
+    """Fuses the masks that several annotators drew of an image into one label.
 
-    What is made depends on the image's own masks alone, and on the seed if it is drawn, so that it
-    is the same in all processes, parts and runs. It is kept in memory, compressed.
+    The label depends only on the image's own masks and, for `random`, on the seed. It is therefore
+    the same in all processes, parts and runs. Fused labels are kept in memory, compressed.
 
     Args:
         folder: The mask files.
-        label: One of `LABELS`.
-        seed: For `random`.
-        image: Reads an image by its id, for `best`.
+        label: How masks are fused, one of `LABELS`.
+        seed: The seed for `random`.
+        image: Reads an image by its id. Only `best` needs it.
     """
 
     folder: MaskFolder
@@ -214,7 +214,7 @@ class Fusion:
 
         Args:
             sample_id: The image.
-            keys: Its masks in `folder`, by person.
+            keys: The keys of its masks in `folder`, by annotator.
         """
         if sample_id not in self._made:
             mask = self._make(sample_id, keys)
@@ -234,11 +234,11 @@ class Fusion:
         if self.label == "best":
             assert self.image is not None
             return masks[best(self.image(sample_id), masks)]
-        # Networks that learn from shares of the votes are ranked and corrected by the majority.
+        # With `soft`, networks learn from vote shares. Ranking and correction use the majority.
         return staple(masks) if self.label == "staple" else majority(masks)
 
     def digest(self, keys: Mapping[str, str]) -> str:
-        """Identify the files and the way in which they are fused."""
+        """Return a digest of the files and of the way they are fused."""
         files = [[name, self.folder.file_info[key]["digest"]] for name, key in keys.items()]
         how = [self.label, self.seed if self.label == "random" else None]
         content = json.dumps([how, files]).encode(errors="surrogatepass")
@@ -246,10 +246,10 @@ class Fusion:
 
 
 class SeveralMasks:
-    """The images of which several people drew a mask.
+    """The images with masks by several annotators.
 
     Args:
-        entries: Of each image, what fuses its masks, and their keys in its folder, by person.
+        entries: For each image, its `Fusion`, and the keys of its masks by annotator.
     """
 
     def __init__(self, entries: Mapping[str, tuple[Fusion, Mapping[str, str]]]) -> None:
@@ -264,11 +264,11 @@ class SeveralMasks:
         return sample_id in self._entries
 
     def names(self, sample_id: str) -> list[str]:
-        """Return the persons who drew a mask of an image, in order."""
+        """Return the annotators of an image, in order."""
         return list(self._entries[sample_id][1])
 
     def mask(self, sample_id: str, name: str) -> Mask:
-        """Read one person's mask of an image, `(H, W)` class ids in its own size."""
+        """Read one annotator's mask of an image, `(H, W)` class ids at the mask's own size."""
         fusion, keys = self._entries[sample_id]
         return fusion.folder.read(keys[name])
 
@@ -279,43 +279,43 @@ class SeveralMasks:
 
     @property
     def soft_classes(self) -> int | None:
-        """K, if networks learn from shares of the votes."""
+        """K if networks learn from vote shares, else None."""
         is_soft = any(fusion.label == "soft" for fusion, _ in self._entries.values())
         return self.classes if is_soft else None
 
     def rename(self, names: Mapping[str, str]) -> None:
-        """Give the persons other names."""
+        """Rename annotators: `names` maps old names to new ones."""
         for sample_id, (fusion, keys) in self._entries.items():
             renamed = {names.get(name, name): key for name, key in keys.items()}
             self._entries[sample_id] = (fusion, renamed)
 
     def fuse(self) -> None:
-        """Fuse the masks of all images, so that processes that start later need not."""
+        """Fuse the masks of all images now, so that processes that start later need not."""
         for sample_id in self.ids:
             self.fused(sample_id)
 
     def fused(self, sample_id: str) -> Mask:
-        """Return the label that was made of all masks of an image, `(H, W)`."""
+        """Return the label that is fused from all masks of an image, `(H, W)`."""
         fusion, keys = self._entries[sample_id]
         return fusion.read(sample_id, keys)
 
     def only(self, ids: Iterable[str]) -> "SeveralMasks | None":
-        """Return those of some images; None if there are none."""
+        """Return the entries of some images, or None if there are none."""
         entries = {i: self._entries[i] for i in ids if i in self._entries}
         return SeveralMasks(entries) if entries else None
 
     def joined(self, other: "SeveralMasks") -> "SeveralMasks":
-        """Return these images and those of another part."""
+        """Return these images together with those of another part."""
         return SeveralMasks({**self._entries, **{i: other._entries[i] for i in other.ids}})
 
     def facts(self) -> dict[str, Any]:
-        """Measure how far the persons agree, in foreground Dice, for `summary.json`.
+        """Measure the annotators' agreement in foreground Dice, for `summary.json`.
 
         Returns:
-            The `fusion`; the number of `images_with_several` masks; the mean `agreement` of two
-            persons on an image; and of each person of `annotators` the number of `masks` and their
-            mean `agreement`: where three or more drew an image, with the majority of the others,
-            else with the fused label.
+            `fusion`; `images_with_several`, the number of images; `agreement`, the mean over pairs
+            of annotators of an image; and `annotators`, with each annotator's number of `masks` and
+            mean `agreement`. The latter is the Dice with the majority of the others if three or
+            more drew the image, else with the fused label.
         """
         of_pairs: list[float] = []
         of_person: defaultdict[str, list[float]] = defaultdict(list)
@@ -346,33 +346,33 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def label_facts(dataset: Any) -> dict[str, Any]:
-    """Return the part `labels` of `summary.json`; nothing where each image has one mask."""
+    """Return the part `labels` of `summary.json`. It is empty if each image has one mask."""
     several = several_of(dataset)
     return {} if several is None else {"labels": several.facts()}
 
 
 def several_of(dataset: Any) -> SeveralMasks | None:
-    """Return the several masks that a dataset has, if it has any."""
+    """Return a dataset's images with several masks, or None if it has none."""
     several: SeveralMasks | None = getattr(dataset, "several", None)
     return several
 
 
 def annotators_of(dataset: Any) -> dict[str, str]:
-    """Return who drew the masks of a dataset, by id, as far as it knows."""
+    """Return the known annotators of a dataset's masks, by id."""
     return dict(getattr(dataset, "annotators", {}))
 
 
 class FusedMasks:
-    """The masks of a folder in which images may have several; it reads like a `MaskFolder`.
+    """The masks of a folder in which images may have several. It is read like a `MaskFolder`.
 
     Args:
-        fusion: Fuses those of one image.
-        keys: The usable masks of each image, by person.
+        fusion: Fuses the masks of one image.
+        keys: The keys of each image's usable masks, by annotator.
 
     Attributes:
         file_info: Size and digest of each image's label.
-        several: The images of several masks, if there are any.
-        annotators: The person of each image of one mask whose file's name says it.
+        several: The images with several masks, or None.
+        annotators: The annotator of each image with one mask, if the file's name gives it.
     """
 
     def __init__(self, fusion: Fusion, keys: Mapping[str, Mapping[str, str]]) -> None:
@@ -393,11 +393,11 @@ class FusedMasks:
 
     @property
     def rules(self) -> MaskRules:
-        """What the values of the files mean."""
+        """The rules that say what the files' values mean."""
         return self._fusion.folder.rules
 
     def key(self, sample_id: str) -> str:
-        """The first mask of an image, see `files.naming.mask_key`."""
+        """Return the key of an image's first mask, see `files.naming.mask_key`."""
         return next(iter(self._keys[sample_id].values()))
 
     def read(self, sample_id: str) -> Mask:
@@ -420,11 +420,11 @@ def check_several(
     *,
     tile: int | None,
 ) -> None:
-    """Raise an `InputError` if `data.label` has nothing to fuse, or masks that it cannot.
+    """Raise an `InputError` if `data.label` has nothing to fuse, or if tiles have several masks.
 
     Args:
         label: `data.label`.
-        keys: The masks of each image, by person.
+        keys: The keys of each image's masks, by annotator.
         tile: `data.tile`.
     """
     example = next((i for i, masks in keys.items() if len(masks) > 1), None)

@@ -44,13 +44,13 @@ class CoSegDataModule(pl.LightningDataModule):
 
     Args:
         train: Images and masks to train on.
-        val: Images and masks for monitoring. Nothing is selected by them.
+        val: Images and masks for monitoring only.
         test: Images and masks for the final results.
-        image_size: Height and width of the images that the networks get, or both apart.
-        keep_shape: Whether images keep their aspect ratio: the rest is filled with their
-            reflection, and unlabelled. Otherwise they are stretched. Square images on a square are
-            the same either way.
-        in_channels: Channels of the images that the networks get.
+        image_size: Side of the square network input, or its height and width.
+        keep_shape: Whether images keep their aspect ratio. If so, the rest of the input is filled
+            with their reflection and is unlabelled. Otherwise they are stretched. For square images
+            and a square input, both are the same.
+        in_channels: Channels of the network input.
         batch_size: Batch size of every loader, per process.
         num_workers: Number of workers of every loader, per process.
         augmentation: `default`, None, or any `callable(image=, mask=) -> dict`.
@@ -60,24 +60,25 @@ class CoSegDataModule(pl.LightningDataModule):
         noise_folder: A new folder. The noisy masks are stored there as a label layer.
         cache: A folder for the preprocessed images, so that they are decoded only once.
         clean_ids: Training samples whose masks are known to be right. Some methods learn from them,
-            and noise does not change them. In experiments it may be their number, and the seed
-            draws them.
-        kinds: The kind of each image by its id, such as its scanner or site, within which masks are
-            judged; see `CorruptionRanking`.
-        annotators: Who drew the mask of each training sample, by its id, as far as it is known;
-            default what `train` says.
-        normalization: Mean and standard deviation of each channel, by which images in [0, 1] are
-            normalised, such as `networks.pretraining_statistics("tu-resnet18", 3)` for pretrained
-            encoders; by default each image is, by its own.
-        pixel_size: The side of a pixel of the stored masks, for distances in `unit`; by default
-            they are in pixels.
+            and noise does not change them. In experiments it may be a number of samples, which the
+            seed draws.
+        kinds: The kind of each image by its id, such as its scanner or site. Masks are compared
+            within their kind, see `CorruptionRanking`.
+        annotators: The known annotators of the training masks, by id. By default they are those
+            that `train` knows.
+        normalization: Mean and standard deviation of each channel, for normalising images in
+            [0, 1]. For pretrained encoders, give those of the pretraining, such as
+            `networks.pretraining_statistics("tu-resnet18", 3)`. By default each image is normalised
+            by its own mean and standard deviation.
+        pixel_size: The side of a pixel of the stored masks, for distances in `unit`. By default
+            distances are in pixels.
         unit: The unit of `pixel_size`.
 
     Attributes:
-        clean_ids: The ids of these samples, also if the argument was a number.
+        clean_ids: The ids of the clean samples, also if the argument was a number.
         label_layers: The label layers over the training masks. The last one is on top.
         excluded: The training samples that are not trained on.
-        tiles: The samples as tiles of large images, if they are.
+        tiles: The tiles, if the samples are tiles of large images, else None.
 
     Raises:
         InputError: If an argument is out of range, or does not fit the training samples.
@@ -171,7 +172,7 @@ class CoSegDataModule(pl.LightningDataModule):
             raise InputError("All training samples would be left out; give a lower noise level.")
 
     def identity(self) -> dict[str, str]:
-        """Identify the data, so that a change of the data is noticed.
+        """Identify the data, so that changes are noticed.
 
         Returns:
             The number of samples and a digest, by part; see `identity_of`.
@@ -181,33 +182,33 @@ class CoSegDataModule(pl.LightningDataModule):
 
     @property
     def file_digests(self) -> dict[str, tuple[str, str]]:
-        """Digests of each training image and of its mask's file, by id, if the files are known."""
+        """Digests of each training image and of its mask file, by id, if the files are known."""
         return dict(getattr(self._datasets["train"], "file_digests", {}))
 
     @property
     def annotators(self) -> dict[str, str]:
-        """Who drew the training masks, by id, of samples of one mask whose person is known."""
+        """The annotators of training samples with one mask, by id, where they are known."""
         return annotators_of(self._train) if self._drawn_by is None else dict(self._drawn_by)
 
     @property
     def several(self) -> SeveralMasks | None:
-        """The masks of the training samples of which several people drew one, if there are any."""
+        """The training samples with masks by several annotators, or None if there are none."""
         return several_of(self._train)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The number of samples of each part: train, and val and test if there are any."""
+        """The number of samples in each part: train, and val and test if they exist."""
         parts = self._datasets.items()
         return {part: len(dataset.ids) for part, dataset in parts if dataset is not None}
 
     @property
     def drawn_in_epoch(self) -> int:
-        """How many training samples an epoch draws."""
+        """The number of training samples that an epoch draws."""
         ids = [i for i in self._train.ids if i not in self.excluded]
         return len(EpochSampler(ids, self._has_content(ids), num_replicas=1, rank=0))
 
     def _has_content(self, ids: Sequence[str]) -> NDArray[np.bool_] | None:
-        """Whether each tile has more than background in the labels that are learnt from."""
+        """Whether each tile has more than background in its current label."""
         if self.tiles is None:
             return None
         layers = list(self.label_layers)
@@ -221,7 +222,7 @@ class CoSegDataModule(pl.LightningDataModule):
         return found
 
     def shortened(self, batches: int, folder: Path) -> "CoSegDataModule":
-        """Return the same data with few training samples, and neither label layers nor a cache.
+        """Return the same data with few training samples, without label layers and cache.
 
         Args:
             batches: The number of training batches.
@@ -280,7 +281,7 @@ class CoSegDataModule(pl.LightningDataModule):
         if self.noise_folder is None:
             return self._sample_dataset("train", self.augmentation)
         noisy = LabelStore(self.noise_folder)
-        # A noise model may leave a mask unchanged, for example an empty one.
+        # Some noise models leave a mask unchanged, for example an empty one.
         replaced = frozenset(
             i for i in noisy.ids if noisy.facts(i)["dice"] < 1 and noisy.facts(i).get("bad", True)
         )
@@ -317,15 +318,15 @@ class CoSegDataModule(pl.LightningDataModule):
 
     @property
     def trusted_test(self) -> bool | None:
-        """Whether the test masks are right; None if nobody says so.
+        """Whether the test masks can be trusted; None if this is unknown.
 
-        They are if the dataset says so (its attribute `trusted`), and in experiments with noise.
+        They can in experiments with noise. Otherwise the dataset's attribute `trusted` decides.
         """
         return self._is_trusted("test")
 
     @property
     def trusted_val(self) -> bool | None:
-        """Whether the validation masks are right; None if nobody says so."""
+        """Whether the validation masks can be trusted; None if this is unknown."""
         return self._is_trusted("val")
 
     def _is_trusted(self, part: str) -> bool | None:
@@ -366,7 +367,7 @@ class CoSegDataModule(pl.LightningDataModule):
 
     @override
     def train_dataloader(self) -> Any:
-        """Load shuffled and augmented samples. An incomplete last batch is dropped."""
+        """Load shuffled and augmented samples. An incomplete last of several batches is dropped."""
         dataset = self.samples("train")
         assert dataset is not None
         if self.several is not None:
@@ -386,13 +387,13 @@ class CoSegDataModule(pl.LightningDataModule):
 
     @override
     def val_dataloader(self) -> Any:
-        """Load validation samples. DDP repeats some, so that all ranks have equally many."""
+        """Load validation samples. DDP repeats some, so that all ranks have the same number."""
         dataset = self.samples("val")
         return [] if dataset is None else self._loader(dataset, None)
 
     @override
     def test_dataloader(self) -> Any:
-        """Load test samples, each exactly once, unless there are fewer than processes."""
+        """Load test samples, each exactly once unless there are fewer samples than processes."""
         dataset = self.samples("test")
         if dataset is None:
             return []
@@ -467,7 +468,7 @@ def _check_normalization(normalization: Statistics | None, in_channels: int) -> 
 
 
 def _check_training_ids(ids: Sequence[str]) -> None:
-    """Find unusable ids at the start, not when the first mask is written."""
+    """Report unusable ids at the start, not when the first mask is written."""
     if not len(ids):
         raise InputError("The training set is empty; give at least one image with a mask.")
     check_ids(ids)

@@ -1,4 +1,4 @@
-"""A dataset in a folder: images, masks of the same names, and a split into parts."""
+"""A dataset in a folder: images, masks with the same names, and a split into parts."""
 
 import hashlib
 import json
@@ -63,7 +63,7 @@ from coseg_lightning.seeding import derive_rng
 
 YES, NO = ("1", "yes", "true"), ("", "0", "no", "false")  # in the column trusted
 SPLITS = ("train", "val", "test")
-# Names that people give the two folders; the first one is preferred, of the others one alone.
+# Usual names of the two folders. The first is preferred. Without it, exactly one other must exist.
 IMAGES = (
     *("images", "image", "imgs", "img", "photos", "pictures", "scans", "radiographs"),
     *("imagestr", "jpegimages", "leftimg8bit"),
@@ -73,7 +73,7 @@ MASKS = (
     *("groundtruth", "segmentations", "segmentation", "seg"),
     *("labelstr", "segmentationclass", "gtfine"),
 )
-# What precedes a person's name in that of a folder, as in masks_anna.
+# The prefix of an annotator's name in a folder's name, as in masks_anna.
 OF_A_PERSON = re.compile(
     r"^(masks?|labels?|annotations?|segmentations?|seg|gt)[-_. ]+(?=.)", re.IGNORECASE
 )
@@ -93,20 +93,20 @@ class FolderImages:
     Args:
         ids: The samples.
         images: The image file of each sample.
-        masks: The folder of masks, or what is made of it where images have several.
+        masks: The folder of masks, or its fused masks if images have several.
         digest: A digest of the files' content.
-        digests: A digest of each image's pixels, None if they are all equal.
-        trusted: Whether somebody checked the masks, so that figures on them are of the network.
-        rules: What of the image files is read.
+        digests: A digest of each image's pixels, None if all of its pixels are equal.
+        trusted: Whether somebody checked the masks, so that results on them can be trusted.
+        rules: Which bands of the image files are read, and how.
         with_gaps: The samples with missing pixels.
-        groups: The group of each sample, such as its patient, if it is known.
-        annotators: Who drew the mask of each sample, if it is known.
+        groups: The group of each sample, such as its patient, if known.
+        annotators: Who drew the mask of each sample, if known.
 
     Attributes:
-        annotators: Who drew the mask of each sample of one mask, as far as it is known.
-        several: The masks of the samples of which several people drew one; None if there are none.
+        annotators: The annotator of each sample with one mask, if known.
+        several: The samples with masks by several annotators, or None.
         sizes: Height and width of each sample.
-        file_digests: Digests of each sample's image and of its mask file, if they are known.
+        file_digests: Digests of each sample's image and of its mask file.
     """
 
     def __init__(
@@ -148,9 +148,9 @@ class FolderImages:
         return self._rules.read(self._images[self.ids[index]])
 
     def mask(self, index: int) -> Mask:
-        """Read one mask as class ids, in the size that it is stored in.
+        """Read one mask as class ids, at its stored size.
 
-        Where the image is missing, pixels are unlabelled.
+        Pixels that the image lacks are unlabelled.
         """
         mask = self._masks.read(self.ids[index])
         if self.ids[index] in self._with_gaps:
@@ -191,49 +191,53 @@ def folder_splits(
     on_bad_sample: OnBadSample = "error",
     problems: str | Path | None = None,
 ) -> Splits:
-    r"""Open a dataset of a folder of images and one of masks, with files of the same stem.
+    r"""Open a dataset: a folder of images and a folder of masks, with files of the same stem.
 
-    Every file is read once before training, and all problems are reported together. If there is a
-    `root/split.csv` with the columns `id` and `split` (train, val or test), it decides the split.
-    Images that it does not name are not used. With a column `group`, or without one of `split`,
-    the split is drawn, and no group is in two parts.
+    Every file is read once before training, and all problems are reported together. A file
+    `root/split.csv` with the columns `id` and `split` (train, val or test) decides the split.
+    Images that it does not name are not used. If it has a column `group` but no `split`, the split
+    is drawn so that no group is in two parts. Without the file, folders named train, val and test
+    or VOC's lists decide. If there are none, the split is drawn.
 
     Args:
         root: The folder.
         classes: Number of classes, background included.
         images: Name of the folder of images in `root`; `auto` finds it, see `find_folder`.
-        masks: Name of the folder of masks in `root`; `auto` finds it. Several are those of several
-            people, of which images may have one or more masks.
-        image_glob: How images are named below their folder, see `Names`; `auto` is `{id}.*`, or
-            what fits the files, see `guess_patterns`.
-        mask_glob: How masks are named below theirs; `{annotator}` stands for the person.
-        annotators: Who drew which mask: a table with the columns `id` and `annotator`, `auto` for
-            `root/annotators.csv` if it is there, pairs of both, or None.
-        label: How one label is made of several masks of an image, one of `labels.fusion.LABELS`;
-            by default the majority.
-        val_share: Share of the samples for validation, if there is no `split.csv`.
-        test_share: Share of the samples for the test, if there is no `split.csv`.
-        seed: Seed of the random split, if there is no `split.csv`.
-        group: A regular expression, whose first group in an id is the sample's patient, place or
-            the like: `(P\d+)_.*`.
-        trusted_ids: Samples whose masks somebody checked; the test is on them alone. A column
-            `trusted` of `split.csv`, with 1 or 0, names them too. Without a `split.csv`, all of
-            them are test samples, and all others are not.
-        in_channels: The bands that networks will get, if it is known; images of others are refused.
+        masks: Name of the folder of masks in `root`; `auto` finds it. A list names one folder per
+            annotator; an image may then have several masks.
+        image_glob: Pattern of the images' names below their folder, see `Names`. `auto` is
+            `{id}.*`, or the pattern that fits the files, see `guess_patterns`.
+        mask_glob: Pattern of the masks' names below theirs. It may contain `{annotator}`.
+        annotators: Who drew each mask: a table with the columns `id` and `annotator`, pairs of
+            both, a mapping from id to annotator, or None. `auto` reads `root/annotators.csv` if it
+            exists.
+        label: How several masks of an image are fused, one of `labels.fusion.LABELS`; by default
+            by the majority.
+        val_share: Share of the samples for validation, if the split is drawn.
+        test_share: Share of the samples for the test, if the split is drawn.
+        seed: Seed of the random split.
+        group: A regular expression that matches every id. Its only group is the sample's patient,
+            place or the like: `(P\d+)_.*`.
+        trusted_ids: Samples whose masks somebody checked. Only they are tested on. A column
+            `trusted` of `split.csv`, with 1 or 0, names them too. If the split is drawn, all of
+            them are test samples, and no others.
+        in_channels: Number of bands of the network input, if known. Images that cannot be converted
+            to it are refused.
         bands: The bands that are read, counted from 1.
-        nodata: The value of missing pixels; by default what a file's header says.
-        image_size: The side of what networks will get, or its height and width, if it is known;
-            classes must be left in masks of this size.
+        nodata: The value of missing pixels; by default the one in the file's header.
+        image_size: Side of the network input, or its height and width, if known. No class may
+            vanish from all training masks at this size.
         keep_shape: See `CoSegDataModule`.
-        class_ids: The value of each class in the masks, where it is not 0, 1, 2 and so on.
+        class_ids: The value of each class in the masks, if these are not 0, 1, 2 and so on.
         colours: What the colours of masks mean, see `read_colours`.
         mask_threshold: The value from which soft masks mean class 1.
         instances: `foreground` if every value but 0 is an object of class 1.
         allow_links: Whether links may lead out of `root`.
-        tile: Side of the tiles that images are cut into, see `Tiles`; by default they are whole.
-        overlap: What tiles share with their neighbours at least.
-        copies: With tiles, the folder for decoded copies of files that cannot be read by windows,
-            which are all but TIFF and `.npy`; by default one in the user's cache folder.
+        tile: Side of the tiles that images are cut into, see `Tiles`; by default they are not cut.
+        overlap: The least overlap of neighbouring tiles.
+        copies: With tiles, the folder for decoded copies of files that cannot be read by windows.
+            These are all but most TIFF files and images in `.npy`. The default is in the user's
+            cache folder.
         on_bad_sample: `error`, or `skip` to skip samples that cannot be used.
         problems: A CSV file that is written if there are problems or warnings.
 
@@ -328,7 +332,7 @@ def folder_splits(
         else Canvas.of(image_size, keeps_shape=keep_shape),
         allow_links=allow_links,
     )
-    if not has_table:  # a split.csv says which files are wanted
+    if not has_table:  # otherwise the split.csv says which files are used
         check_masks_have_an_image(mask_folder, found.images.folder, files, inspection)
     for names in (found.images, *found.masks):
         warn_of_unread_files(names, inspection)
@@ -417,9 +421,9 @@ class _Reader:
 def _usable_masks(
     keys: Mapping[str, Mapping[str, str]], masks: MaskFolder, inspection: Inspection
 ) -> tuple[dict[str, dict[str, str]], frozenset[str]]:
-    """The usable masks of each image, by person, and the samples that cannot be used.
+    """Return the usable masks of each image, by annotator, and the unusable samples.
 
-    One person's bad mask costs the image no more than this mask, if others are left.
+    An image stays usable as long as one annotator's mask is usable.
     """
     unusable = inspection.unusable_ids
     usable = {
@@ -431,20 +435,20 @@ def _usable_masks(
 
 
 def tile_copies() -> Path:
-    """The folder of decoded copies, where none is given."""
+    """Return the default folder for decoded copies."""
     return user_cache_path("coseg-lightning") / "tiles"
 
 
 class JudgedMasks(NamedTuple):
-    """The masks of a dataset's folder, those that a run reads apart from all others.
+    """The masks of a dataset's folder: those that a run reads, and all others.
 
     Args:
-        images: The samples that a run reads, their masks as it reads them.
+        images: The samples that a run reads. Their masks are those that the run sees.
         folder: Their mask files.
-        others: Mask files that it does not read.
+        others: The mask files that the run does not read.
         files: The image file of each sample.
-        infos: What is known of each image, if there are images.
-        keys: The mask file of each sample, see `files.naming.mask_key`; of several the first.
+        infos: Information on each image, if there are images.
+        keys: The key of each sample's first mask file, see `files.naming.mask_key`.
     """
 
     images: FolderImages
@@ -456,7 +460,7 @@ class JudgedMasks(NamedTuple):
 
 
 def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMasks:
-    """Open the masks of a dataset as `folder_splits` reads them, by its arguments.
+    """Open the masks of a dataset as `folder_splits` reads them.
 
     Args:
         source: The arguments of `folder_splits`.
@@ -466,7 +470,7 @@ def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMask
         InputError: If masks are missing or cannot be used, and are not skipped.
     """
     root = Path(source["root"]).expanduser()
-    # A run of version 0.1 knows no patterns.
+    # Version 0.1 saved no patterns.
     patterns = (source.get("image_glob", PLAIN), source.get("mask_glob", PLAIN))
     images_folder = root / source.get("images", "images")
     images = Names(images_folder, patterns[0]) if images_folder.is_dir() else None
@@ -524,7 +528,7 @@ def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMask
 def _of_its_size(
     keys: Mapping[str, str], masks: MaskFolder, image: FileInfo | None
 ) -> dict[str, str]:
-    """The usable masks of an image; of several, those of its size, as those that a run reads."""
+    """Return an image's usable masks. If it has several, a run reads only those of its size."""
     usable = {name: key for name, key in keys.items() if key in masks.file_info}
     if len(keys) == 1 or image is None:
         return usable
@@ -532,12 +536,15 @@ def _of_its_size(
 
 
 def judged_tiles(judged: JudgedMasks, source: Mapping[str, Any], copies: Path) -> TiledImages:
-    """Cut the masks that a run reads into tiles, as it did.
+    """Cut the masks that a run reads into the run's tiles.
 
     Args:
         judged: The masks.
         source: The arguments of `folder_splits`.
         copies: The folder of decoded copies.
+
+    Raises:
+        InputError: If an image is missing or cannot be read.
     """
     lost = [image_id for image_id in judged.images.ids if image_id not in judged.infos]
     if lost:
@@ -562,8 +569,8 @@ class FoundFiles(NamedTuple):
 
     Args:
         images: The images.
-        masks: The masks; in several folders those of several people.
-        mask_root: The folder of all masks.
+        masks: The masks, one entry per folder. Each of several folders is of one annotator.
+        mask_root: The folder that contains all masks.
     """
 
     images: Names
@@ -577,7 +584,7 @@ class FoundFiles(NamedTuple):
 
 
 def _files_of(names: Sequence[Names], root: Path) -> Files:
-    """The files of each mask; those of several folders, which are below the root, by person."""
+    """Return the files of each mask. The keys of several folders below the root name annotators."""
     if names[0].folder == root:
         return names[0].files
     people = _people_of([each.folder for each in names])
@@ -589,7 +596,7 @@ def _files_of(names: Sequence[Names], root: Path) -> Files:
 
 
 def _people_of(folders: Sequence[Path]) -> list[str]:
-    """Name a person for each folder: by its name without `masks_`, or by what tells them apart."""
+    """Name each folder's annotator: by its name without `masks_`, or by its distinct path."""
     names = [OF_A_PERSON.sub("", folder.name) for folder in folders]
     if len(set(names)) == len(names):
         return names
@@ -601,7 +608,7 @@ def _people_of(folders: Sequence[Path]) -> list[str]:
 def _mask_names(
     root: Path, masks: Any, pattern: str, stems: Collection[str] | None
 ) -> tuple[list[Names], Path]:
-    """The masks in one folder, or in those of several people, and the folder of all.
+    """Return the masks in one folder or in several annotators' folders, and their common folder.
 
     Raises:
         InputError: If folders and pattern contradict each other, or a folder is named twice.
@@ -632,7 +639,7 @@ def find_files(
     """Find the images and masks of a dataset; the arguments are those of `folder_splits`.
 
     Raises:
-        InputError: If a folder is missing or holds none.
+        InputError: If a folder is missing or holds no such files, or a pattern cannot be used.
     """
     images_folder = root / find_folder(root, images, IMAGES, "images")
     places = find_mask_folders(root, masks)
@@ -652,7 +659,7 @@ def find_files(
         )
     of_images = Names(images_folder, image_glob)
     of_masks, mask_root = _mask_names(root, places, mask_glob, of_images.stems)
-    if images_folder == masks_folder:  # a mask is no image
+    if images_folder == masks_folder:  # masks are not images
         of_images.exclude({path for paths in of_masks[0].files.values() for path in paths})
     for what, names in (("image", of_images), *(("mask", each) for each in of_masks)):
         if not names.files:
@@ -661,7 +668,7 @@ def find_files(
 
 
 def find_mask_folders(root: Path, masks: str | Sequence[str]) -> str | list[str]:
-    """Find the folder of masks, or those of several people, see `find_folder`."""
+    """Find the folder of masks, or those of several annotators, see `find_folder`."""
     if isinstance(masks, str):
         return find_folder(root, masks, MASKS, "masks")
     return [find_folder(root, str(name), (), "masks") for name in masks]
@@ -695,11 +702,11 @@ def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
     Args:
         root: The dataset's folder.
         name: The folder's name in `root`, or `auto`.
-        usual: The names that `auto` knows, in any case; the first is preferred to the others.
+        usual: The names that `auto` looks for, in any letter case; the first is preferred.
         what: `images` or `masks`.
 
     Raises:
-        InputError: If there is no such folder, or several that may be meant.
+        InputError: If there is no such folder, or more than one candidate.
     """
     if name != "auto":
         if not (root / name).is_dir():
@@ -730,10 +737,10 @@ def read_split(path: Path) -> dict[str, str]:
         path: The file.
 
     Returns:
-        Train, val or test by sample id; an empty text where a column `group` leaves it open.
+        Train, val or test by sample id. It is empty if the table has only a column `group`.
 
     Raises:
-        InputError: If the file is no such table, or names a sample twice.
+        InputError: If the file is not such a table, or names a sample twice.
     """
     rows = read_table(path, ["id"], guarded=False)
     has_split = bool(rows) and "split" in rows[0]
@@ -752,7 +759,7 @@ def read_split(path: Path) -> dict[str, str]:
 
 
 def _split_of_folders(root: Path, images: Names) -> dict[str, str]:
-    """The split that folders named train, val and test make, or lists in VOC's `ImageSets`."""
+    """Read the split from folders named train, val and test, or from lists in VOC's `ImageSets`."""
     parts = {i: PART_FOLDERS.get(images.folders.get(i, "").lower(), "") for i in images.files}
     if all(parts.values()):
         return parts
@@ -775,7 +782,7 @@ def _split_of_folders(root: Path, images: Names) -> dict[str, str]:
 def _groups(
     ids: Iterable[str], table: Path | None, pattern: str | None, by_folder: Mapping[str, str]
 ) -> dict[str, str]:
-    """Read the group of each sample: by `data.group`, a column `group`, or its folder.
+    """Read the group of each sample: from `data.group`, a column `group`, or its folder.
 
     Raises:
         InputError: If the pattern cannot be used.
@@ -806,7 +813,7 @@ def _groups(
 
 
 def _trusted_of(table: Path) -> frozenset[str]:
-    """Read the samples that the column `trusted` of a `split.csv` names, if it has one.
+    """Read the trusted samples from the column `trusted` of a `split.csv`, if it has one.
 
     Raises:
         InputError: If a cell is neither 1 nor 0.
@@ -819,7 +826,7 @@ def _trusted_of(table: Path) -> frozenset[str]:
 
 
 def _tested_on(trusted: Collection[str], split: Mapping[str, str], table: Path) -> dict[str, str]:
-    """Leave test samples out whose masks are not trusted, if some are."""
+    """Remove test samples whose masks are not trusted, if any masks are."""
     if not trusted:
         return dict(split)
     if not any(part == "test" and sample_id in trusted for sample_id, part in split.items()):
@@ -856,7 +863,7 @@ def _draw_split(
 def _draw_groups(
     order: Sequence[str], wanted: Mapping[str, int], groups: Mapping[str, str]
 ) -> dict[str, str]:
-    """Fill test and val with whole groups, in a drawn order, as near to their sizes as can be."""
+    """Fill test and val with whole groups in a random order, up to about the wanted sizes."""
     members: dict[str, list[str]] = {}
     for sample_id in order:
         members.setdefault(groups[sample_id], []).append(sample_id)
@@ -882,7 +889,7 @@ def _digest(
     masks: MaskFolder | FusedMasks,
     rules: ImageRules,
 ) -> str:
-    """A digest of the images and masks of one part, and of what else is read of them."""
+    """Return a digest of the images and masks of one part, and of the rules for reading them."""
     content: list[Any] = [
         (images[i]["digest"], images[i]["size"], masks.file_info[i]["digest"]) for i in ids
     ]

@@ -25,15 +25,15 @@ from coseg_lightning.files.naming import Names, split_key, unread
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
 
-# Images of a number of bands that are converted to another one.
+# Pairs of an image's and the networks' number of bands between which images are converted.
 CONVERTED = ((1, 2), (1, 3), (3, 1))
-FLAT = 0.02  # share of the range of all bands that a band spans at least
+FLAT = 0.02  # a band is flat if it spans less than this share of the range of all bands
 
 
 def check_image_files(
     split: Mapping[str, str], images: Names, inspection: Inspection, *, allow_links: bool
 ) -> None:
-    """Report samples without exactly one image file of a usable name."""
+    """Report samples that do not have exactly one image file with a usable name."""
     folder = images.folder
     for sample_id in split:
         paths = images.files.get(sample_id, [])
@@ -62,7 +62,7 @@ def _no_image_message(sample_id: str, images: Names) -> str:
 
 
 def check_ids_name_different_files(split: Mapping[str, str], inspection: Inspection) -> None:
-    """Report ids that differ in letter case or Unicode form alone."""
+    """Report ids that differ only in letter case or Unicode form."""
     for ids in groups_of_equal({sample_id: portable_name(sample_id) for sample_id in split}):
         inspection.add("letter case", ids, same_file_message(*ids[:2]))
 
@@ -117,7 +117,7 @@ def check_masks_have_an_image(
 def check_sizes_agree(
     image_infos: Mapping[str, FileInfo], masks: MaskFolder, inspection: Inspection
 ) -> None:
-    """Report masks of another size than their image."""
+    """Report masks whose size differs from their image's."""
     for sample_id, image in image_infos.items():
         mask = masks.file_info.get(sample_id)
         if mask is not None and mask["size"] != image["size"]:
@@ -133,7 +133,7 @@ def check_sizes_agree(
 def check_places_agree(
     image_infos: Mapping[str, FileInfo], masks: MaskFolder, inspection: Inspection
 ) -> None:
-    """Report masks that lie elsewhere than their image, on the earth or in a scanner."""
+    """Report masks whose position, on the earth or in a scanner, differs from their image's."""
     for sample_id, image in image_infos.items():
         mask = masks.file_info.get(sample_id)
         if mask is None or image["place"] is None or mask["place"] is None:
@@ -148,7 +148,7 @@ def check_places_agree(
 
 
 def _at_one_place(ours: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether origins agree to a tenth of a pixel, axes to a thousandth, and CRSs, if both know."""
+    """Whether origins agree to 0.1 pixel, axes to 0.001 pixel, and CRSs if both files have one."""
     if len(ours) != len(others):
         return False
     dimensions = 2 if len(ours) == 7 else 3
@@ -180,7 +180,7 @@ def check_channels(
     rules: ImageRules,
     inspection: Inspection,
 ) -> None:
-    """Report images whose bands cannot be what the networks get, if that is known."""
+    """Report images whose bands cannot become the network input, if its channels are known."""
     wanted = rules.channels
     if wanted is None:
         return
@@ -200,7 +200,7 @@ def check_channels(
     flat = [
         band
         for band in range(wanted)
-        if wanted in (2, 3)  # more are rescaled each by its own range
+        if wanted in (2, 3)  # if there are more, each band is rescaled by its own range
         and sum(
             info["channels"] == wanted and info["spread"][band] < FLAT
             for info in image_infos.values()
@@ -217,7 +217,7 @@ def check_channels(
 
 
 def warn_of_unread_files(names: Names, inspection: Inspection) -> None:
-    """Warn of files and folders that are passed over."""
+    """Warn of files and folders that are ignored."""
     sentence = unread(names)
     if sentence is not None:
         inspection.warn("not read", [], sentence)
@@ -226,7 +226,7 @@ def warn_of_unread_files(names: Names, inspection: Inspection) -> None:
 def warn_of_gaps(
     usable: Mapping[str, FileInfo], paths: Mapping[str, Path], inspection: Inspection
 ) -> None:
-    """Report images without any pixel, and warn of missing ones and of transparency."""
+    """Report images without any valid pixel. Warn of missing pixels and of transparency."""
     for sample_id in [i for i, info in usable.items() if info["missing"] == 1]:
         inspection.add("no data", [sample_id], f"{paths[sample_id]} holds missing pixels alone.")
     gaps = [sample_id for sample_id, info in usable.items() if 0 < info["missing"] < 1]
@@ -256,7 +256,7 @@ def warn_of_turned_images(
     masks: MaskFolder,
     inspection: Inspection,
 ) -> None:
-    """Warn of photos that are turned as their header asks for, while their masks are not."""
+    """Warn of images and masks of which only one is rotated by an orientation tag."""
     turned = [
         sample_id
         for sample_id, info in usable.items()
@@ -275,7 +275,7 @@ def warn_of_turned_images(
 def check_groups(
     groups: Mapping[str, str], split: Mapping[str, str], inspection: Inspection
 ) -> None:
-    """Warn of groups that a given split puts into two parts."""
+    """Warn of groups that the split puts into two parts."""
     parts: dict[str, set[str]] = {}
     for sample_id, part in split.items():
         if sample_id in groups:
@@ -293,7 +293,7 @@ def check_groups(
 def check_classes_survive(
     masks: MaskFolder, ids: Collection[str], side: int | list[int], inspection: Inspection
 ) -> None:
-    """Report classes of which nothing is left at the networks' size; warn where some is lost."""
+    """Report classes that vanish from all masks at the networks' size. Warn of partial losses."""
     for class_id in range(1, masks.classes):
         found = {i: masks.left_of(i, class_id) for i in ids if i in masks.file_info}
         drawn = [sample_id for sample_id, (count, _) in found.items() if count]
@@ -324,7 +324,7 @@ def check_duplicates(
     split: Mapping[str, str],
     inspection: Inspection,
 ) -> None:
-    """Report pictures that occur twice, with different masks or in two parts of the split."""
+    """Report equal images with different masks, and warn of those in two parts of the split."""
     digests = {sample_id: image["digest"] for sample_id, image in usable.items()}
     for ids in groups_of_equal(digests):
         names = f"{paths[ids[0]]} and {paths[ids[1]].name}"

@@ -23,18 +23,17 @@ CHUNK = 64  # images that are preprocessed before they are written
 class ImageCache:
     """The images of a dataset, decoded, resized and rescaled, in one memory-mapped file.
 
-    All workers and processes share the file's pages. Its images equal, to the bit, those that
-    would be computed from the image files. It takes 4 bytes per pixel and channel.
+    All workers and processes share the file's pages. Its images equal, to the bit, those computed
+    from the image files. It takes 4 bytes per pixel and channel.
 
-    The file's name contains the dataset's `digest`, which changes with any file's size or
-    modification time, so a stale cache is never used. Files of earlier datasets may be deleted
-    while nothing runs.
+    The file's name depends on the dataset's `digest`, which changes with the files' content, so a
+    stale cache is never used. Files of earlier datasets may be deleted while nothing runs.
 
     Args:
         folder: The folder of the file. Runs and datasets may share it.
         dataset: Images with a `digest`.
-        canvas: Height and width of the images that the networks get, and how they lie on it.
-        channels: Channels of the images that the networks get.
+        canvas: Height and width of the network input, and how images are placed on it.
+        channels: Channels of the network input.
 
     Raises:
         InputError: If the dataset has no `digest`.

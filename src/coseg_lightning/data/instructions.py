@@ -1,4 +1,4 @@
-"""How an image becomes what the networks get, in words for somebody without this package."""
+"""A description of the preprocessing, in words for somebody without this package."""
 
 from collections.abc import Sequence
 
@@ -32,15 +32,15 @@ def preparation_in_words(
     overlap: int = 0,
     bands: Sequence[int] | None = None,
 ) -> str:
-    """Say how an image is prepared, as `preprocess` and `normalised` do it.
+    """Describe how `preprocess` and `normalised` prepare an image.
 
     Args:
-        canvas: The size of what the networks get.
-        channels: Its channels.
-        normalization: Mean and deviation of each channel; None for each image's own.
-        tile: The side of the tiles that images are cut into, if they are.
-        overlap: What neighbouring tiles share at least.
-        bands: Which bands of the files are taken, counted from 1; all by default.
+        canvas: The size of the network input.
+        channels: The channels of the network input.
+        normalization: Mean and standard deviation of each channel; None for each image's own.
+        tile: The side of the tiles that images are cut into; None if they are not cut.
+        overlap: The least overlap of neighbouring tiles.
+        bands: The bands that are read from the files, counted from 1; all by default.
     """
     text = KEPT if canvas.keeps_shape else STRETCHED
     if tile is not None:

@@ -1,4 +1,4 @@
-"""The paper's own data, JSRT and SCR, for those who obtained them from their owners.
+"""The paper's own data, JSRT and SCR, for users who obtained them from their owners.
 
 JSRT (Shiraishi et al. 2000 [11]) has 247 chest radiographs of 2048 x 2048 pixels and 12 bits. They
 are stored raw as big-endian 16-bit integers, in which dense tissue is dark. SCR (van Ginneken et
@@ -50,7 +50,7 @@ class JSRTImages:
         digest: A digest of the files' content.
     """
 
-    trusted = True  # by observers of the study
+    trusted = True  # observers of the study drew the masks
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class JSRTImages:
         return len(self.ids)
 
     def image(self, index: int) -> NDArray[Any]:
-        """Read a radiograph at its mask's size, `(H, W)`, with bright bones."""
+        """Read a radiograph resized to its mask's size, `(H, W)`, with bright bones."""
         path = self._images[self.ids[index]]
         image = read_raw(path) if _is_raw(path) else read_image(path)
         if image.ndim == 3:
@@ -85,14 +85,15 @@ class JSRTImages:
 def jsrt_splits(
     root: str | Path, *, on_bad_sample: OnBadSample = "error", problems: str | Path | None = None
 ) -> Splits:
-    """Find the radiographs and lung masks anywhere below `root`, split as in section 3.
+    """Find the radiographs and lung masks anywhere below `root`, and split them as in section 3.
 
-    Images are `JPCLN001.IMG` and so on, or PNGs of the same names with bright bones. Masks lie in
-    folders named `left lung` and `right lung` (or with an underscore), as SCR ships them. SCR's
-    other masks may lie beside them.
+    Images are named `JPCLN001.IMG` and so on, or are PNGs with the same names and bright bones.
+    Masks are in folders named `left lung` and `right lung` (or with an underscore), as SCR ships
+    them. SCR's other masks may lie beside them.
 
-    Images with odd numbers are for training, those with even numbers for the test: 124 and 123 in
-    the full set. Every file is read once before training, and all problems are reported together.
+    Images with odd numbers are for training, and those with even numbers for the test. The full set
+    has 124 and 123 of them. Every file is read once before training, and all problems are reported
+    together.
 
     Args:
         root: The folder.
@@ -100,7 +101,7 @@ def jsrt_splits(
         problems: A CSV file that is written if there are problems or warnings.
 
     Returns:
-        The parts of the dataset, without validation.
+        The training and test parts of the dataset.
 
     Raises:
         InputError: If images or masks are missing or unreadable.
@@ -142,7 +143,7 @@ def jsrt_splits(
 
 
 def _find_files(root: Path) -> tuple[Paths, dict[str, Paths]]:
-    """The image of each sample, and for each lung the mask of each sample."""
+    """Find the image of each sample, and for each lung the mask of each sample."""
     images: Paths = {}
     lungs: dict[str, Paths] = {lung: {} for lung in LUNGS}
     for path in sorted(root.rglob("*")):
@@ -173,7 +174,7 @@ def _is_for_training(sample_id: str) -> bool:
 def _inspect_files(
     kind: str, paths: Paths, images: Paths, root: Path, inspection: Inspection
 ) -> dict[str, FileInfo]:
-    """Report files that cannot be used, and return the information on the others."""
+    """Report unusable files, and return the information on the others."""
     results = scan_files(list(paths.values()), _file_info, kind=kind, title=f"Inspecting {kind}s")
     infos: dict[str, FileInfo] = {}
     for sample_id, path in paths.items():
@@ -223,7 +224,7 @@ def _check_lung_sizes_agree(
 def _check_duplicates(
     digests: Mapping[str, Sequence[str]], images: Paths, inspection: Inspection
 ) -> None:
-    """Report pictures that occur twice, with different masks or in both parts."""
+    """Report equal images with different masks, and warn of those in both parts."""
     for ids in groups_of_equal({sample_id: held[0] for sample_id, held in digests.items()}):
         same = f"{images[ids[0]]} and {images[ids[1]].name} are the same picture"
         if len({tuple(digests[sample_id]) for sample_id in ids}) > 1:

@@ -1,7 +1,7 @@
 """Synthetic images that resemble chest radiographs: the built-in default dataset.
 
-They show no patient. They have the features that make lungs hard to outline in a radiograph: faint
-diaphragms, a heart that hides one border, ribs and clavicles that cross the edges, opacities, and
+They show no patient, but have the features that make lungs hard to outline. The diaphragms are
+faint, the heart hides one border, and ribs and clavicles cross the edges. There are opacities, and
 gas below the diaphragm that looks like lung. Pose, exposure and noise vary.
 """
 
@@ -21,16 +21,16 @@ Array = NDArray[Any]
 
 
 class PhantomImages:
-    """Phantoms of one seed and name, drawn at the first access. It implements `MaskedImages`.
+    """Phantoms with one seed and name, drawn at the first access. It implements `MaskedImages`.
 
     Args:
         name: Prefix of the ids.
         size: Number of phantoms.
         side: Height and width in pixels.
-        seed: Seed of the phantoms. Each phantom depends on the seed and its id alone.
+        seed: Seed of the phantoms. Each phantom depends only on the seed and its id.
     """
 
-    trusted = True  # the masks are what was drawn
+    trusted = True  # the images are drawn from the masks
 
     def __init__(self, name: str, size: int, side: int, seed: int) -> None:
         self.ids = [f"{name}_{i:03d}" for i in range(size)]
@@ -60,8 +60,8 @@ def phantom_splits(
 
     Args:
         train: Number of phantoms for training.
-        val: Number of phantoms for validation, may be 0.
-        test: Number of phantoms for the test, may be 0.
+        val: Number of phantoms for validation. It may be 0.
+        test: Number of phantoms for the test. It may be 0.
         side: Height and width in pixels.
         seed: Seed of the phantoms.
 
@@ -117,7 +117,7 @@ def draw_phantom(
 
 
 def _pose(side: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Body coordinates x and y of each pixel. The chest spans about -1 .. 1 in both."""
+    """Draw the body coordinates x and y of each pixel. The chest spans about -1 to 1 in both."""
     v, u = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j].astype(np.float32)
     angle = math.radians(rng.normal(0, 4))
     width, height = rng.uniform(0.85, 1.1), rng.uniform(0.85, 1.1)
@@ -128,7 +128,7 @@ def _pose(side: int, rng: np.random.Generator) -> tuple[Array, Array]:
 
 
 def _lung(x: Array, y: Array, rng: np.random.Generator, *, beside_heart: bool) -> Array:
-    """One lung on the side of positive x. The lung beside the heart is smaller."""
+    """Draw one lung on the side of positive x. The lung beside the heart is smaller."""
     apex, base = rng.uniform(-0.82, -0.68), rng.uniform(0.42, 0.68)
     if beside_heart:
         base -= 0.04
@@ -141,7 +141,7 @@ def _lung(x: Array, y: Array, rng: np.random.Generator, *, beside_heart: bool) -
 
 
 def _two_largest_parts(region: Array) -> Array:
-    """The two lungs without the strips and specks that the heart cuts off."""
+    """Keep the two lungs, and drop the strips and specks that the heart cuts off."""
     width = max(3, round(len(region) / 24))
     brush = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
     region = cv2.morphologyEx(region.astype(np.uint8), cv2.MORPH_OPEN, brush)
@@ -157,7 +157,7 @@ def _ellipse(x: Array, y: Array, rng: np.random.Generator, width: float, height:
 
 
 def _bones(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    """The brightness of ribs, which curve down and outwards, and of two clavicles."""
+    """Draw the brightness of two clavicles and of ribs, which curve down and outwards."""
     spacing, phase = rng.uniform(0.16, 0.22), rng.uniform(0, 1)
     curve = rng.uniform(0.3, 0.6)
     along = (y - curve * np.abs(x) ** 1.5 + 0.35 * (np.abs(x) - 0.4) ** 2) / spacing + phase
@@ -169,7 +169,7 @@ def _bones(x: Array, y: Array, rng: np.random.Generator) -> Array:
 
 
 def _opacities(x: Array, y: Array, rng: np.random.Generator, lungs: Array) -> Array:
-    """Bright clouds in the lungs, as of fluid or infection. They hide parts of the border."""
+    """Draw bright clouds in the lungs, like fluid or infection. They hide parts of the border."""
     clouds = np.zeros(x.shape)
     lung_pixels = np.argwhere(lungs)
     for _ in range(rng.integers(0, 4)):
@@ -181,7 +181,7 @@ def _opacities(x: Array, y: Array, rng: np.random.Generator, lungs: Array) -> Ar
 
 
 def _stomach_gas(x: Array, y: Array, rng: np.random.Generator) -> Array:
-    """A dark bubble below the left diaphragm, in most images."""
+    """Draw a dark bubble below the left diaphragm, in most images."""
     left, top = rng.uniform(0.2, 0.45), rng.uniform(0.62, 0.8)
     gas = np.exp(-((((x - left) / 0.18) ** 2 + ((y - top) / 0.1) ** 2) ** 2))
     darkness = rng.uniform(0.1, 0.3)

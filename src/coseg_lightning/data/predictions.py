@@ -1,4 +1,4 @@
-"""Class probabilities in files, predicted by any other network."""
+"""Class probabilities in files, predicted by any network."""
 
 from pathlib import Path
 from typing import Any
@@ -23,16 +23,16 @@ class PredictionFolder:
     """A folder of class probabilities, one file per sample, named `<id>.<suffix>`.
 
     `.npy` files (or `.npz` with one array) hold `(K, H, W)` probabilities that sum to 1. With two
-    classes they may hold `(H, W)` probabilities of the foreground. A grey picture holds those of
-    the foreground, and the largest value of its type means 1.
+    classes they may hold `(H, W)` probabilities of the foreground. Grey images hold probabilities
+    of the foreground, and the largest value of their type means 1.
 
     Args:
         folder: The folder.
         classes: K, background included.
 
     Raises:
-        InputError: If there is no such folder, if two files are of the same sample, or if all
-            pictures hold class ids.
+        InputError: If there is no such folder, if a sample has two files, or if all grey images
+            hold class ids.
     """
 
     def __init__(self, folder: str | Path, *, classes: int) -> None:
@@ -61,14 +61,14 @@ class PredictionFolder:
             )
 
     def read(self, sample_id: str, shape: tuple[int, ...]) -> Floats:
-        """Read the probabilities of one sample, resized to its mask.
+        """Read the probabilities of one sample, resized to its mask's size.
 
         Args:
             sample_id: The sample.
             shape: `(H, W)` of its mask.
 
         Shape:
-            `(K, H, W)`, above 0, with a sum of 1 over the classes.
+            `(K, H, W)`, above 0. They sum to 1 over the classes.
 
         Raises:
             InputError: If the file is missing, or holds anything other than probabilities.
@@ -87,7 +87,7 @@ class PredictionFolder:
         return np.asarray(p / p.sum(axis=0), np.float32)
 
     def _with_class_axis(self, values: Floats, path: Path) -> Floats:
-        """Values as `(K, H, W)`. Those of the foreground alone get the background's."""
+        """Return values as `(K, H, W)`. If there is only foreground, the background is added."""
         p = values[0] if values.ndim == 3 and len(values) == 1 else values
         if p.ndim == 2 and self.classes == 2:
             p = np.stack([1 - p, p])
@@ -136,7 +136,7 @@ def _read_array(path: Path) -> Floats:
 
 
 def _array_bytes(path: Path) -> int:
-    """The array's size according to the header, before any values are read."""
+    """Return the array's size according to the header, before any values are read."""
     if path.suffix.lower() == ".npz":
         with ZipFile(path) as archive:
             return archive.infolist()[0].file_size

@@ -1,4 +1,4 @@
-"""Preprocessing: images of any size, range and number of channels become network inputs."""
+"""Preprocessing of images to the size, range and channels of the network input."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,12 +17,12 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 
 
 class Scale(NamedTuple):
-    """The range of an image's values, by which its tiles are rescaled alike.
+    """The range of an image's values, by which all of its tiles are rescaled.
 
     Args:
-        low: What becomes 0 in each band.
-        high: What becomes 1.
-        mean: The rescaled mean, which missing values get.
+        low: The value that becomes 0 in each band.
+        high: The value that becomes 1 in each band.
+        mean: The rescaled mean, which replaces missing values.
     """
 
     low: NDArray[np.float32]
@@ -31,9 +31,9 @@ class Scale(NamedTuple):
 
     @classmethod
     def of(cls, values: Mapping[str, Any], channels: int) -> "Scale":
-        """Read one of the scales of `scale_of`, for some number of channels."""
+        """Read one of the scales of `scale_of`, for a number of channels."""
         parts = [np.array(values[name], np.float32) for name in ("low", "high", "mean")]
-        if len(parts[0]) != channels:  # grey is repeated, or colours become grey
+        if len(parts[0]) != channels:  # grey images are repeated, or colour images become grey
             parts = [np.full(channels, part.mean(), np.float32) for part in parts]
         return cls(*parts)
 
@@ -48,13 +48,14 @@ def preprocess(
 ) -> NDArray[Any]:
     """Convert an image to the networks' size and range, before augmentation.
 
-    More than three bands are rescaled each by its own range: they are rarely of one kind.
+    If the result has more than three bands, each is rescaled by its own range, since such bands are
+    rarely of one kind.
 
     Args:
         image: `(H, W)` or `(H, W, C)`, numbers of any type and range.
         canvas: The size of the result.
         channels: Channels of the result.
-        scale: The range of the values; by default that of the image itself.
+        scale: The range of the values; by default the image's own.
 
     Shape:
         `(height, width, channels)` float32 in [0, 1].
@@ -78,13 +79,13 @@ def preprocess(
 def rescale_intensity(image: NDArray[Any], *, by_band: bool = False) -> NDArray[Any]:
     """Rescale values of any range to float32 in [0, 1].
 
-    The lowest and the highest 0.5 % of the values are clipped. The type says little about the
-    range: 12 bits in a 16-bit file would be almost black, and augmentation that shifts the
-    brightness would wipe them out. Missing values (NaN) get the mean of the others.
+    The lowest and the highest 0.5 % of the values are clipped. The range of the type is not used:
+    12-bit values in a 16-bit file would be almost black, and brightness augmentation would wipe
+    them out. Missing values (NaN) get the mean of the others.
 
     Args:
         image: `(H, W)` or `(H, W, C)`.
-        by_band: Whether each band has its own scale, rather than one for all.
+        by_band: Whether each band has its own scale; otherwise all share one.
     """
     if by_band and image.ndim == 3:
         bands = [rescale_intensity(image[..., band]) for band in range(image.shape[2])]
@@ -103,12 +104,12 @@ def rescale_intensity(image: NDArray[Any], *, by_band: bool = False) -> NDArray[
 
 
 def training_statistics(dataset: MaskedImages, canvas: Canvas, channels: int) -> Statistics:
-    """Mean and standard deviation of each channel over the images of a dataset.
+    """Compute the mean and standard deviation of each channel over the images of a dataset.
 
     Args:
-        dataset: The images, which are read once.
-        canvas: What the networks get.
-        channels: Channels of what the networks get.
+        dataset: The images. Each is read once.
+        canvas: The size of the network input.
+        channels: The channels of the network input.
     """
     sums = np.zeros((2, channels))
     tiles = getattr(dataset, "tiles", None)
@@ -127,8 +128,8 @@ def normalised(image: NDArray[Any], statistics: Statistics | None = None) -> NDA
 
     Args:
         image: `(H, W, C)` in [0, 1].
-        statistics: Mean and deviation of each channel; by default those of the image itself, over
-            all of its channels.
+        statistics: Mean and standard deviation of each channel; by default those of the image, over
+            all channels together.
 
     Shape:
         `(H, W, C)` float32.
@@ -142,7 +143,7 @@ def normalised(image: NDArray[Any], statistics: Statistics | None = None) -> NDA
 
 
 def without_gaps(image: NDArray[Any]) -> NDArray[Any]:
-    """Put the mean of each band in the place of missing values (NaN)."""
+    """Replace missing values (NaN) by the mean of their band."""
     missing = np.isnan(image) if image.dtype.kind == "f" else None
     if missing is None or not missing.any():
         return image
@@ -158,7 +159,7 @@ def without_gaps(image: NDArray[Any]) -> NDArray[Any]:
 def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
     """Convert `(H, W)` or `(H, W, C)` to `(H, W, channels)`: grey to colour, or colour to grey.
 
-    Grey is repeated to three channels at the most: more would be bands that a file does not have.
+    Grey images are repeated to at most three channels. More would be bands that the file lacks.
     """
     if image.ndim == 2:
         image = image[..., None]
@@ -177,7 +178,7 @@ def with_channels(image: NDArray[Any], channels: int) -> NDArray[Any]:
 def resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Resize `(H, W, C)` to a height and width. Pixels are averaged if the image gets smaller.
 
-    Where all values that a pixel is averaged from are missing (NaN), it is missing too.
+    A pixel is missing (NaN) if all values that it is averaged from are missing.
     """
     missing = np.isnan(image) if image.dtype.kind == "f" else None
     if missing is None or not missing.any():
@@ -192,7 +193,7 @@ def _resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     height, width = size
     shrinks = height < image.shape[0] or width < image.shape[1]
     method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    # OpenCV averages four channels at most.
+    # OpenCV averages at most four channels.
     parts = [image[..., k : k + 4] for k in range(0, image.shape[2], 4)]
     results = [
         cv2.resize(np.ascontiguousarray(part), (width, height), interpolation=method).reshape(

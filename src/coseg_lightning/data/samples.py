@@ -1,11 +1,11 @@
-"""Samples as the networks get them: resized, augmented and normalised tensors."""
+"""Samples for the networks: resized, augmented and normalised tensors."""
 
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-# Without this, importing albumentations asks a server for updates.
+# Without this setting, importing albumentations asks a server for updates.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
@@ -34,9 +34,9 @@ Augmentation = Callable[..., Mapping[str, Any]]
 
 
 def default_augmentation() -> Augmentation:
-    """Build an augmentation of mild pose and exposure changes, which suits most images."""
+    """Build an augmentation with mild changes of pose and exposure, which suits most images."""
     with warnings.catch_warnings():
-        # albumentations only warns of arguments that it ignores.
+        # albumentations only warns about arguments that it ignores.
         warnings.simplefilter("error")
         augmentation: Augmentation = A.Compose(
             [
@@ -59,31 +59,31 @@ def default_augmentation() -> Augmentation:
 class SampleDataset(Dataset[dict[str, Any]]):
     """Samples for training or evaluation, each a dict with `image`, `mask` and `id`.
 
-    The index is a number, or the pair (epoch, number) of `EpochSampler`. Augmentation depends on
-    (seed, epoch, id) alone, not on workers and ranks.
+    The index is a number, or the pair (epoch, number) of `EpochSampler`. Augmentation depends only
+    on (seed, epoch, id), not on workers and ranks.
 
     Args:
         dataset: Images and masks at their own resolution.
-        image_size: S, the height and width of the images that the networks get, or both apart.
+        image_size: S, the side of the square network input, or its height and width.
         keep_shape: Whether images keep their aspect ratio, see `Canvas`; else they are stretched.
-        in_channels: C, their channels. 1 makes colour images grey, 3 repeats grey ones.
+        in_channels: C, channels of the network input. 1 makes colour images grey, 3 repeats grey
+            ones.
         augmentation: `callable(image=, mask=) -> dict` on `(S, S, C)` float32 in [0, 1] and
             `(S, S)` uint8 or uint16. It is reseeded through its `set_random_seed` if it has one.
         seed: Seed of the augmentation.
-        replaced: The samples whose masks were replaced by noisy ones, if that is known. Each sample
-            then has a key `replaced`, and the purity of the selected samples can be logged.
-        truth: The dataset with the original masks, if they are known.
+        replaced: The samples whose masks were replaced by noisy ones, if known. Each sample then
+            has a key `replaced`, and the purity of the selected samples can be logged.
+        truth: The dataset with the original masks, if known.
         cache: The dataset's preprocessed images, if they are cached.
-        kinds: The kind of each image by its id, if that is known: see `CorruptionRanking`.
+        kinds: The kind of each image by its id, if known; see `CorruptionRanking`.
         normalization: Mean and standard deviation of each channel; by default each image's own.
-        tiles: The samples as tiles of large images, if they are. While training, windows are moved
-            at random as far as they keep their core.
-        annotators: Who drew the masks, by id; by default what the dataset knows. If it is known of
-            any, each sample has a key `annotator`, empty where it is not.
-        several: The masks of samples that have several; by default those that the dataset has. If
-            networks are to learn from shares of their votes (`data.label=soft`), each sample has a
-            key `soft_mask`, and the augmentation gets a mask `(S, S, 1 + P)`: the label and, behind
-            it, each person's.
+        tiles: The tiles, if the samples are tiles of large images. With an augmentation, windows
+            are moved at random, but keep their core.
+        annotators: Who drew the masks, by id; by default those that the dataset knows. If any is
+            known, each sample has a key `annotator`, which is empty if its annotator is unknown.
+        several: The samples with several masks; by default those of the dataset. If networks learn
+            from vote shares (`data.label=soft`), each sample has a key `soft_mask`. The
+            augmentation then gets a mask `(S, S, 1 + P)`: the label, then each annotator's mask.
 
     Shape:
         `image` is `(C, S, S)` float32, `mask` `(S, S)` int64, `soft_mask` `(K, S, S)` float32.
@@ -134,7 +134,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         return self._copy(self.dataset, augmentation=None, truth=self.truth)
 
     def updated(self, layer: LabelStore) -> "SampleDataset":
-        """Return the same samples with a label layer's masks."""
+        """Return the same samples with the masks of a label layer."""
         dataset = UpdatedImages(self.dataset, layer)
         return self._copy(dataset, augmentation=self.augmentation, truth=self.truth)
 
@@ -182,7 +182,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
             mask = np.stack([mask, *self._resized_votes(index)], axis=-1)
         if self.augmentation is not None:
             if hasattr(self.augmentation, "set_random_seed"):
-                # Its own random numbers are equal in all workers and start anew in every epoch.
+                # Otherwise all workers draw the same random numbers, and repeat them every epoch.
                 self.augmentation.set_random_seed(derive_seed(self.seed, epoch, sample_id) % 2**32)
             augmented = self.augmentation(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
@@ -203,7 +203,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         return sample
 
     def _shift(self, epoch: int, sample_id: str) -> tuple[int, int]:
-        """How far a tile's window is moved in an epoch of training."""
+        """Draw how far a tile's window is moved in an epoch of training."""
         if self.tiles is None or self.augmentation is None:
             return 0, 0
         rng = derive_rng(self.seed, epoch, sample_id, "shift")
@@ -231,7 +231,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         return shrunk_mask(mask, self.canvas, IGNORE_INDEX)
 
     def _resized_votes(self, index: int) -> list[NDArray[Any]]:
-        """Each person's mask of a sample; where the label was corrected, all say the correction."""
+        """Return each annotator's mask of a sample. Corrected pixels replace those of all masks."""
         sample_id, label = self.dataset.ids[index], self.dataset.mask(index)
         assert self.several is not None
         if sample_id not in self.several:
@@ -243,25 +243,25 @@ class SampleDataset(Dataset[dict[str, Any]]):
 
 
 def shares_of_votes(votes: NDArray[Any], classes: int) -> Tensor:
-    """Compute each class's share of the votes, of those who labelled the pixel.
+    """Compute each class's share of the votes of the annotators who labelled the pixel.
 
     Args:
         votes: `(H, W, P)` class ids, 255 for unlabelled pixels.
         classes: K.
 
     Returns:
-        `(K, H, W)` float32, zero where nobody labelled the pixel.
+        `(K, H, W)` float32. It is zero where nobody labelled the pixel.
     """
     count = np.stack([(votes == k).sum(axis=2, dtype=np.float32) for k in range(classes)])
     return torch.from_numpy(count / count.sum(axis=0).clip(1))
 
 
 def shifted(mask: NDArray[Any], shift: tuple[int, int]) -> NDArray[Any]:
-    """Move a window over a mask; what comes into it is unlabelled.
+    """Move a window over a mask. Pixels that enter the window are unlabelled.
 
     Args:
         mask: `(H, W)`.
-        shift: Rows and columns by which the window is moved.
+        shift: Number of rows and columns by which the window is moved.
     """
     if shift == (0, 0):
         return mask
@@ -275,13 +275,13 @@ def shifted(mask: NDArray[Any], shift: tuple[int, int]) -> NDArray[Any]:
 class EpochSampler(DistributedSampler[Any]):
     """Shuffles by (seed, epoch), and gives the dataset both the epoch and the index.
 
-    It is a `DistributedSampler`, so Lightning does not replace it, and always sets its epoch. A
+    It is a `DistributedSampler`, so Lightning does not replace it and always sets its epoch. A
     single process draws the same order on every machine and after every resume.
 
     Args:
         dataset: The samples.
-        has_content: Whether each sample has more than background. If fewer than half have, an
-            epoch holds those, and as many others, drawn anew.
+        has_content: Whether each sample has more than background. If fewer than half do, an epoch
+            contains those and the same number of others, which are drawn again for every epoch.
         options: See `DistributedSampler`.
     """
 
@@ -311,13 +311,13 @@ class EpochSampler(DistributedSampler[Any]):
 
 
 def network_input(image: NDArray[Any], normalization: Statistics | None) -> Tensor:
-    """Convert a `(H, W, C)` image in [0, 1] to the `(C, H, W)` tensor that a network gets."""
+    """Convert a `(H, W, C)` image in [0, 1] to a normalised `(C, H, W)` network input."""
     image = normalised(image, normalization).transpose(2, 0, 1)
     return torch.from_numpy(np.ascontiguousarray(image))
 
 
 def label_dice(dataset: Any) -> Any:
-    """Compute the Dice of each mask to the original one.
+    """Compute the Dice between each mask and its original.
 
     Args:
         dataset: A dataset of samples.

@@ -1,4 +1,4 @@
-"""Datasets made of other datasets: one without some samples, and several joined into one."""
+"""Datasets made from others: one without some samples, and several joined into one."""
 
 import hashlib
 import json
@@ -20,9 +20,9 @@ class SomeImages:
 
     Attributes:
         digest: The digest of the whole dataset, if it has one.
-        tiles: The samples as tiles of large images, if they are.
+        tiles: The tiles, if the samples are tiles of large images.
         annotators: Who drew the masks, see `FolderImages`.
-        several: The masks of samples that have several, see `FolderImages`.
+        several: The samples with several masks, see `FolderImages`.
     """
 
     def __init__(self, dataset: MaskedImages, excluded: Collection[str]) -> None:
@@ -50,11 +50,10 @@ class SomeImages:
 
 
 def identity_of(dataset: MaskedImages) -> str:
-    """Identify a dataset, so that a change of it is noticed.
+    """Identify a dataset, so that changes are noticed.
 
     Returns:
-        The number of samples, and a digest of their ids, and of the files' content if the dataset
-        knows it (its `digest`).
+        The number of samples, and a digest of their ids and of the dataset's `digest`, if any.
     """
     content = (list(dataset.ids), getattr(dataset, "digest", None))
     digest = hashlib.blake2b(json.dumps(content).encode(), digest_size=6).hexdigest()
@@ -69,10 +68,10 @@ class JoinedImages:
 
     Attributes:
         digest: The digests of all parts, or None if a part has none.
-        tiles: The samples as tiles of large images, if they are.
-        file_digests: Those of all parts, see `FolderImages`.
+        tiles: The first part's tiles, if the samples are tiles of large images.
+        file_digests: The file digests of all parts, see `FolderImages`.
         annotators: Who drew the masks of all parts, see `FolderImages`.
-        several: The masks of samples that have several, see `FolderImages`.
+        several: The samples with several masks, see `FolderImages`.
     """
 
     def __init__(self, parts: Sequence[MaskedImages]) -> None:

@@ -1,4 +1,4 @@
-"""Tiles: large images as samples, each a window of an image that overlaps its neighbours."""
+"""Tiles: large images are cut into samples, each a window that overlaps its neighbours."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -20,18 +20,18 @@ from coseg_lightning.files.windows import ImageWindows
 from coseg_lightning.labels.masks import Mask
 
 Floats = NDArray[np.float32]
-OPEN_FILES = 16  # images, and masks, that are kept open
+OPEN_FILES = 16  # this many images, and as many masks, are kept open
 
 
 class Span(NamedTuple):
-    """A window of one axis, and its core: what it has that no other window has as its core.
+    """A window along one axis, and its core. The cores of all windows do not overlap.
 
     Args:
         start: The first pixel of the window.
-        stop: The pixel behind its last.
+        stop: The pixel after its last.
         core_start: The first pixel of the core.
-        core_stop: The pixel behind its last.
-        length: Of the whole axis.
+        core_stop: The pixel after its last.
+        length: The length of the whole axis.
     """
 
     start: int
@@ -46,21 +46,21 @@ class Span(NamedTuple):
         return self.stop - self.start
 
     def shifts(self) -> tuple[int, int]:
-        """How far the window may be moved at least and at most, if it keeps its core."""
+        """Return the smallest and largest shift with which the window keeps its core."""
         first = max(0, self.core_stop - self.size)
         last = min(self.core_start, self.length - self.size)
         return first - self.start, last - self.start
 
 
 def spans(length: int, tile: int, overlap: int) -> list[Span]:
-    """Cover an axis by windows of one size, evenly spread.
+    """Cover an axis with evenly spaced windows of one size.
 
-    Cores end in the middle of what two windows share, and cover the axis without overlap.
+    Cores end in the middle of each overlap. They cover the axis without overlap.
 
     Args:
-        length: Of the axis.
-        tile: Of a window; a shorter axis is one window.
-        overlap: What neighbours share at least.
+        length: The length of the axis.
+        tile: The length of a window. A shorter axis has one window.
+        overlap: The least overlap of neighbours.
     """
     size = min(tile, length)
     count = max(1, -(-(length - overlap) // (tile - overlap)))
@@ -73,10 +73,10 @@ def spans(length: int, tile: int, overlap: int) -> list[Span]:
 
 
 def weights(span: Span, overlap: int) -> NDArray[np.float32]:
-    """How much a window counts at each of its pixels.
+    """Return a window's weight at each of its pixels.
 
-    Where another window overlaps it, its outer quarter of the overlap does not count, since a
-    network sees too little there, and its weight rises over the next half.
+    Where another window overlaps it, the outer quarter of the overlap has no weight, since a
+    network sees too little context there. The weight rises over the next half.
     """
     place = np.arange(span.size) + 0.5
     ends = np.full(span.size, np.inf)
@@ -92,8 +92,8 @@ class Tile(NamedTuple):
 
     Args:
         image_id: The image.
-        rows: Its rows.
-        columns: Its columns.
+        rows: The tile's rows.
+        columns: The tile's columns.
     """
 
     image_id: str
@@ -107,7 +107,7 @@ class Tile(NamedTuple):
 
     @property
     def core(self) -> tuple[slice, slice]:
-        """The core, in the window."""
+        """The core in the coordinates of the window."""
         return tuple(  # type: ignore[return-value]
             slice(span.core_start - span.start, span.core_stop - span.start)
             for span in (self.rows, self.columns)
@@ -115,7 +115,7 @@ class Tile(NamedTuple):
 
     @property
     def core_in_image(self) -> tuple[slice, slice]:
-        """The core, in the image."""
+        """The core in the coordinates of the image."""
         return tuple(  # type: ignore[return-value]
             slice(span.core_start, span.core_stop) for span in (self.rows, self.columns)
         )
@@ -134,7 +134,7 @@ class Grid(NamedTuple):
 
     @classmethod
     def of(cls, size: Sequence[int], tile: int, overlap: int) -> "Grid":
-        """Cover an image of some height and width."""
+        """Cover an image with `size`, its height and width."""
         return cls(spans(size[0], tile, overlap), spans(size[1], tile, overlap))
 
     def tiles(self, image_id: str) -> dict[str, Tile]:
@@ -147,7 +147,7 @@ class Grid(NamedTuple):
 
 
 def check_tile(tile: int, overlap: int) -> None:
-    """Raise an `InputError` unless images can be cut into such tiles."""
+    """Raise an `InputError` if images cannot be cut into such tiles."""
     if tile < 32:
         raise InputError(f"data.tile={tile} must be at least 32 pixels.")
     if not 0 <= overlap <= tile // 2:
@@ -160,16 +160,16 @@ def check_tile(tile: int, overlap: int) -> None:
 class Tiles:
     """The tiles of a folder's images, by their ids.
 
-    A tile is judged, corrected and learnt from as a sample of its own. Around its core, which no
-    other tile has, its mask is unlabelled; what the networks see there is context alone.
+    Each tile is ranked, corrected and learnt as a separate sample. No two cores overlap. Around its
+    core, a tile's mask is unlabelled, and the image is only context for the networks.
 
     Args:
         files: The image file of each image.
         masks: The folder of masks.
-        infos: What `tiled_image_info` found of each image.
-        rules: What of the image files is read.
+        infos: The result of `tiled_image_info` for each image.
+        rules: Which bands of the image files are read, and how.
         tile: Height and width of a tile, in pixels.
-        overlap: What neighbours share at least.
+        overlap: The least overlap of neighbours.
         folder: A folder for decoded copies of files that cannot be read by windows.
 
     Attributes:
@@ -218,44 +218,44 @@ class Tiles:
         return self._masks.windows(image_id, self._folder)
 
     def build(self) -> None:
-        """Decode what cannot be read by windows, so that no process has to wait for it later."""
+        """Decode files that cannot be read by windows, so that no process waits for them later."""
         for image_id in progress(list(self._infos), "Opening images"):
             self._image(image_id)
             self._mask(image_id)
 
     def ids_of(self, image_id: str) -> list[str]:
-        """The ids of an image's tiles, row by row."""
+        """Return the ids of an image's tiles, row by row."""
         return self._ids[image_id]
 
     def labelled_pixels(self, tile_id: str) -> int:
-        """How many pixels of a tile are labelled."""
+        """Count the labelled pixels of a tile."""
         return int((self.mask(tile_id) != IGNORE_INDEX).sum())
 
     def digests(self, image_ids: Iterable[str]) -> dict[str, str | None]:
-        """A digest of the pixels of each image, None if they are all equal."""
+        """Return a digest of each image's pixels, None if all of its pixels are equal."""
         return {image_id: self._infos[image_id]["digest"] for image_id in image_ids}
 
     def expanded(self, ids: Iterable[str]) -> list[str]:
-        """Replace the ids of images by those of their tiles; others stay."""
+        """Replace the ids of images by those of their tiles, and keep other ids."""
         return [tile_id for i in ids for tile_id in self._ids.get(i, [i])]
 
     def with_kinds(self, kinds: Mapping[str, str]) -> dict[str, str]:
-        """Give the tiles of an image the kind that is named for the image."""
+        """Give the tiles of an image the image's kind."""
         return {tile_id: kind for i, kind in kinds.items() for tile_id in self._ids.get(i, [i])}
 
     def image(self, tile_id: str, shift: tuple[int, int] = (0, 0)) -> NDArray[Any]:
-        """Read the values of a tile, as the image's file holds them. Missing values are NaN.
+        """Read the values of a tile as they are stored in the image's file. Missing ones are NaN.
 
         Args:
             tile_id: The tile.
-            shift: Rows and columns by which its window is moved.
+            shift: Number of rows and columns by which its window is moved.
         """
         tile = self.tiles[tile_id]
         top, left, height, width = tile.window
         return self._image(tile.image_id).read(top + shift[0], left + shift[1], height, width)
 
     def mask(self, tile_id: str) -> Mask:
-        """Read the class ids of a tile; around its core, and where the image is missing, 255."""
+        """Read the class ids of a tile. Outside its core and at missing pixels they are 255."""
         tile = self.tiles[tile_id]
         read = self._mask(tile.image_id).read(*tile.window)
         mask = np.full_like(read, IGNORE_INDEX)
@@ -272,21 +272,21 @@ class Tiles:
         return Scale.of(scales["bands" if channels > 3 else "all"], channels)
 
     def statistics(self, tile_id: str, channels: int) -> Statistics:
-        """Mean and deviation of the tile's rescaled image, over all of its bands."""
+        """Return mean and standard deviation of the tile's rescaled image, over all bands."""
         scales = self._infos[self.tiles[tile_id].image_id]["scale"]
         scale = scales["bands" if channels > 3 else "all"]
         deviation = max(scale["deviation"], 1e-6)
         return (scale["centre"],) * channels, (deviation,) * channels
 
     def has_content(self, tile_ids: Sequence[str]) -> NDArray[np.bool_]:
-        """Whether the core of each tile has a pixel of a class other than the background."""
+        """Return whether the core of each tile has a pixel of a class other than the background."""
         new = [tile_id for tile_id in tile_ids if tile_id not in self._has_content]
         for tile_id in progress(new, "Looking for content"):
             self._has_content[tile_id] = is_content(self.mask(tile_id))
         return np.array([self._has_content[tile_id] for tile_id in tile_ids])
 
     def overlapping(self, tile_id: str) -> list[str]:
-        """The tiles of the image whose windows share pixels with a tile's core, and the tile."""
+        """Return the tile, and the tiles whose windows share pixels with its core."""
         tile = self.tiles[tile_id]
         return [
             other
@@ -298,17 +298,17 @@ class Tiles:
         ]
 
     def blend(self, tile_id: str, prediction: Callable[[str], Floats | None]) -> Floats:
-        """Blend what was predicted of a tile and of its neighbours, where their windows overlap.
+        """Blend the predictions of a tile and of its neighbours where their windows overlap.
 
-        Each pixel is a mean of all windows that have it. A window counts less towards its ends,
-        so that two tiles agree where they meet.
+        Each pixel is a weighted mean over all windows that contain it. A window's weight falls
+        towards its ends, so that two tiles agree where they meet.
 
         Args:
             tile_id: The tile.
-            prediction: Gives `(..., height, width)` of a tile's window, or None if it has none.
+            prediction: Returns `(..., height, width)` for a tile's window, or None if it has none.
 
         Returns:
-            `(..., height, width)` of the tile's window. Around the core it is not complete.
+            `(..., height, width)` of the tile's window. It is incomplete outside the core.
         """
         tile = self.tiles[tile_id]
         size = tile.window[2:]
@@ -331,12 +331,12 @@ class Tiles:
 
 
 def is_content(mask: Mask) -> bool:
-    """Whether a mask has a pixel of a class other than the background."""
+    """Return whether a mask has a pixel of a class other than the background."""
     return bool(((mask != 0) & (mask != IGNORE_INDEX)).any())
 
 
 def _shared(own: Span, other: Span) -> tuple[slice, slice]:
-    """What two windows share, in the one and in the other."""
+    """Return the overlap of two windows, in the coordinates of each."""
     start, stop = max(own.start, other.start), min(own.stop, other.stop)
     return slice(start - own.start, stop - own.start), slice(
         start - other.start, stop - other.start
@@ -344,21 +344,21 @@ def _shared(own: Span, other: Span) -> tuple[slice, slice]:
 
 
 class TiledImages:
-    """Some images of a folder as their tiles. It implements `MaskedImages`.
+    """The tiles of some images of a folder. It implements `MaskedImages`.
 
     Args:
         image_ids: The images.
-        tiles: The tiles of these, and maybe of more images.
+        tiles: The tiles of these images, and possibly of others.
         digest: A digest of the files' content.
         trusted: See `FolderImages`.
-        groups: The group of each image, if it is known; else each image is a group of its tiles.
-        annotators: Who drew the mask of each image, if it is known.
+        groups: The group of each image, if known. By default the tiles of an image are a group.
+        annotators: Who drew the mask of each image, if known.
 
     Attributes:
         ids: The ids of the tiles.
-        has_groups: Whether somebody said what the groups are.
-        digests: A digest of each image's pixels, None if they are all equal.
-        annotators: Who drew the mask of each tile, as far as it is known.
+        has_groups: Whether groups were given.
+        digests: A digest of each image's pixels, None if all of its pixels are equal.
+        annotators: Who drew the mask of each tile, if known.
     """
 
     def __init__(
@@ -397,11 +397,11 @@ class TiledImages:
         return len(self.ids)
 
     def image(self, index: int) -> NDArray[Any]:
-        """Read the values of one tile, as its image holds them."""
+        """Read the values of one tile as they are stored in its image's file."""
         return self.tiles.image(self.ids[index])
 
     def mask(self, index: int) -> Mask:
-        """Read the mask of one tile, 255 around its core."""
+        """Read the mask of one tile. It is 255 outside the core."""
         return self.tiles.mask(self.ids[index])
 
 
@@ -411,16 +411,18 @@ def blended_rows(
     predict: Callable[[Sequence[Tile]], Sequence[Floats]],
     batch_size: int,
 ) -> Iterator[tuple[int, Floats]]:
-    """Predict a large image by its tiles, blended as `Tiles.blend` does, in parts of its rows.
+    """Predict a large image by its tiles, and yield it in parts of its rows.
+
+    Predictions are blended as in `Tiles.blend`.
 
     Args:
         grid: The tiles of the image.
-        overlap: What neighbours share at least.
-        predict: Predicts tiles, each `(..., height, width)` of its window.
+        overlap: The least overlap of neighbours.
+        predict: Predicts tiles, and returns `(..., height, width)` for each window.
         batch_size: The number of tiles that are predicted at a time.
 
     Yields:
-        The first row of each part, and what was predicted, `(..., rows, width)`.
+        The first row of each part, and its prediction, `(..., rows, width)`.
     """
     count = np.zeros((grid.rows[0].size, grid.columns[0].length), np.float32)
     total = count

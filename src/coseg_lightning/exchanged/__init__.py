@@ -1,1 +1,1 @@
-"""Masks of a run as tasks of annotation tools, and what was drawn there: one file a tool."""
+"""Exchange of a run's masks with annotation tools, with one module per tool."""

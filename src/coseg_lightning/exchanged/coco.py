@@ -1,4 +1,4 @@
-"""COCO: one `annotations.json` with run lengths, and what other programs write as COCO.
+"""COCO: writes one `annotations.json` with run lengths, and reads COCO files of any program.
 
 Format: https://cocodataset.org/#format-data
 """
@@ -34,7 +34,7 @@ WANTED = "COCO's JSON"
 
 
 def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
-    """Write `annotations.json`: one annotation for each class of an image, as run lengths."""
+    """Write `annotations.json`: one annotation per class of an image, as run lengths."""
     names = (*classes.names, UNLABELLED)
     numbers = {name: number for number, name in enumerate(names, start=1)}
     images: list[dict[str, Any]] = []
@@ -49,7 +49,7 @@ def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
                     "id": len(annotations) + 1,
                     "image_id": image["id"],
                     "category_id": numbers[label],
-                    "iscrowd": 1,  # run lengths, which keep holes and single pixels
+                    "iscrowd": 1,  # means run lengths, which keep holes and single pixels
                     "area": int(region.sum()),
                     "bbox": list(bounds(region)),
                     "segmentation": {"size": [height, width], "counts": coco_rle(region)},
@@ -61,10 +61,10 @@ def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
 
 
 def read(source: Source, classes: Classes) -> Answers:
-    """Read the annotations of all images of one or several files.
+    """Read the annotations of all images from one or several files.
 
     Raises:
-        InputError: If there are none, or they cannot be read.
+        InputError: If there are no annotations, or they cannot be read.
     """
     answers, ignored = Answers(), Ignored()
     is_found = False
@@ -122,6 +122,6 @@ def _runs(segmentation: Mapping[str, Any], shape: Shape) -> Region:
 
 def _polygons(polygons: list[list[float]], shape: Shape) -> Region:
     region = np.zeros(shape, np.bool_)
-    for flat in polygons:  # parts of one object, of which one covers another's hole
+    for flat in polygons:  # parts of one object; one part may cover the hole of another
         region |= polygon(np.asarray(flat, dtype=np.float64).reshape(-1, 2), shape)
     return region

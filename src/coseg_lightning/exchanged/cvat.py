@@ -1,4 +1,4 @@
-"""CVAT: `CVAT for images 1.1` both ways, and `Segmentation mask 1.1` read.
+"""CVAT: reads and writes `CVAT for images 1.1`, and reads `Segmentation mask 1.1`.
 
 Format: https://docs.cvat.ai/docs/manual/advanced/formats/format-cvat/
 """
@@ -41,11 +41,11 @@ WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
 
 
 def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
-    """Write `annotations.xml`, to be uploaded to a task of the images, and `labels.json`."""
+    """Write `annotations.xml`, to be uploaded to a task with the images, and `labels.json`."""
     lines = ['<?xml version="1.0" encoding="utf-8"?>', "<annotations>", "  <version>1.1</version>"]
     names = (*classes.names, BACKGROUND, UNLABELLED)
     lines += ["  <meta>", "    <task>", "      <labels>"]
-    for name in names:  # CVAT does without, but other readers of its format do not
+    for name in names:  # CVAT does not need them, but other readers of its format do
         lines.append(f"        <label><name>{escape(name)}</name><attributes></attributes></label>")
     lines += ["      </labels>", "    </task>", "  </meta>"]
     for number, task in enumerate(tasks):
@@ -68,10 +68,10 @@ def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
 
 
 def read(source: Source, classes: Classes) -> Answers:
-    """Read annotations of images, of one or several jobs, or else painted masks.
+    """Read image annotations of one or several jobs, or otherwise painted masks.
 
     Raises:
-        InputError: If there are none, or they cannot be read.
+        InputError: If there are no annotations, or they cannot be read.
     """
     answers, ignored = Answers(), Ignored()
     documents = source.of_type(".xml")
@@ -98,7 +98,7 @@ def _annotations(document: bytes, place: str, ignored: Ignored) -> Iterator[Answ
         reviewers = _reviewers(root)
         for image in root.iter("image"):
             shapes = [shape for shape in image if _has_area(shape, ignored)]
-            shapes.sort(key=lambda shape: int(shape.get("z_order") or 0))  # it is stable
+            shapes.sort(key=lambda shape: int(shape.get("z_order") or 0))  # stable sorting
             yield Answer(
                 image.attrib["name"],
                 [Layer(shape.attrib["label"], _drawn(shape)) for shape in shapes],
@@ -110,7 +110,7 @@ def _annotations(document: bytes, place: str, ignored: Ignored) -> Iterator[Answ
 
 
 def _parsed(document: bytes, place: str) -> ElementTree.Element:
-    """Parse XML that declares no document type: entities, which could grow or read files."""
+    """Parse XML, but refuse a document type, whose entities could grow or read files."""
 
     def refuse(*_: object) -> None:
         raise InputError(f"{place} declares a document type, which no export of CVAT does.")
@@ -125,7 +125,7 @@ def _parsed(document: bytes, place: str) -> ElementTree.Element:
 
 
 def _reviewers(root: ElementTree.Element) -> dict[str | None, str]:
-    """Who was assigned to the job or the task, by the task's number; None for the only one."""
+    """The assignee of the job or task, by the task's number; None if there is only one task."""
     names: dict[str | None, str] = {}
     for part in root.iterfind("meta//assignee/.."):
         name = part.findtext("assignee/username") or part.findtext("assignee") or ""
@@ -133,7 +133,7 @@ def _reviewers(root: ElementTree.Element) -> dict[str | None, str]:
             names[part.findtext("id") if part.tag == "task" else None] = name.strip()
             names.setdefault(None, name.strip())
     tasks = root.findall("meta//task")
-    if len(tasks) > 1:  # of a project: each has its own
+    if len(tasks) > 1:  # an export of a project, whose tasks have their own assignees
         names.pop(None, None)
     return names
 

@@ -1,6 +1,6 @@
-"""FiftyOne: folders of images and masks, and `samples.json`, without FiftyOne itself.
+"""FiftyOne: folders of images and masks, and `samples.json`, without the package FiftyOne.
 
-Formats: `ImageSegmentationDirectory` both ways, and `FiftyOneDataset` read, see
+Formats: reads and writes `ImageSegmentationDirectory`, and reads `FiftyOneDataset`, see
 https://docs.voxel51.com/user_guide/export_datasets.html
 """
 
@@ -37,12 +37,12 @@ from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.files.mask_rules import IGNORE_INDEX
 
-MOST_PIXELS = 2**27  # of an embedded mask, which says its size itself
+MOST_PIXELS = 2**27  # of an embedded mask, whose size comes from the file
 AREAS = ("Segmentation", "Detections", "Detection")
 
 
 def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
-    """Write `labels/NAME.png` of class ids beside `data/NAME.png`, and `mask_targets.json`."""
+    """Write class ids to `labels/NAME.png` beside `data/NAME.png`, and `mask_targets.json`."""
     for task in tasks:
         with replacing(folder / "labels" / f"{task.name}.png") as temporary:
             Image.fromarray(smallest_type(task.mask)).save(temporary, format="PNG")
@@ -52,10 +52,10 @@ def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
 
 
 def read(source: Source, classes: Classes) -> Answers:
-    """Read `samples.json`, or else all masks in folders called `labels`, or else all masks.
+    """Read `samples.json`, or otherwise masks in folders named `labels`, or else all masks.
 
     Raises:
-        InputError: If there are none, or they cannot be read.
+        InputError: If there are no masks, or they cannot be read.
     """
     answers, ignored = Answers(), Ignored()
     tables = [name for name in source.names if name.rpartition("/")[2] == "samples.json"]
@@ -106,7 +106,7 @@ def _of_values(
     classes: Classes,
     targets: Mapping[str, str],
 ) -> Answer:
-    """An answer whose pixels hold class ids, or numbers with names of their own."""
+    """Return an answer whose pixels hold class ids, or numbers with their own names."""
     layers = []
     for value in np.unique(values).tolist():
         label: str | int = targets.get(str(value), int(value))
@@ -169,7 +169,7 @@ def _size_of(sample: Mapping[str, Any]) -> Shape | None:
 
 
 def _targets(source: Source, folder: str, field: str) -> dict[str, str]:
-    """The names of a mask's values, if the dataset has names for them."""
+    """The names of a mask's values, if the dataset defines them."""
     name = f"{folder}metadata.json"
     if name not in source.names:
         return {}
@@ -203,7 +203,7 @@ def _segmentation(
 
 
 def _embedded(value: Any) -> NDArray[Any]:
-    """An array as FiftyOne embeds it: NumPy's file, compressed, in base64."""
+    """Decode an array that FiftyOne embedded: a compressed NumPy file in base64."""
     text = value["$binary"] if isinstance(value, dict) else value
     text = text["base64"] if isinstance(text, dict) else text
     unpacker = zlib.decompressobj()
@@ -223,7 +223,7 @@ def _equal_embedded(mask: Any, value: int, shape: Shape) -> Region:
 
 
 def _detection(one: Mapping[str, Any], shape: Shape) -> Region:
-    """Draw an object: a mask within a box, whose numbers are shares of the image's sides."""
+    """Draw an object: a mask in a box whose numbers are shares of the image's sides."""
     height, width = shape
     left, top, columns, rows = (
         round(float(share) * side)

@@ -1,4 +1,4 @@
-"""Label Studio: tasks with brushes as predictions, and its exports `JSON` and `JSON-MIN`.
+"""Label Studio: writes tasks with brushes as predictions, and reads `JSON` and `JSON-MIN`.
 
 Format: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export
 """
@@ -31,7 +31,7 @@ from coseg_lightning.files.atomic import write_text
 
 WANTED = "Label Studio's JSON"
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
-_Task = tuple[str, Mapping[str, Any]]  # where it was read, and its content
+_Task = tuple[str, Mapping[str, Any]]  # the place where it was read, and its content
 CONFIG = """<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
   <BrushLabels name="tag" toName="image">
@@ -115,7 +115,7 @@ def _tasks(source: Source, name: str) -> Iterator[_Task]:
 
 
 def _joined(tasks: list[_Task]) -> list[_Task]:
-    """Join what JSON-MIN has apart: a task for each of its annotations."""
+    """Join tasks that JSON-MIN splits, with one entry per annotation."""
     joined: dict[Any, _Task] = {}
     for number, (place, task) in enumerate(tasks):
         is_flat = "data" not in task and task.get("id") is not None
@@ -128,7 +128,7 @@ def _joined(tasks: list[_Task]) -> list[_Task]:
 
 
 def _annotations(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The annotations of a task; of JSON-MIN the one that it is."""
+    """The annotations of a task; an entry of JSON-MIN is itself one annotation."""
     if "data" in task:
         return list(task.get("annotations") or task.get("completions") or ())
     results = [
@@ -148,7 +148,7 @@ _SIZE = ("original_width", "original_height", "image_rotation")
 
 
 def _age(annotation: Mapping[str, Any]) -> tuple[str, int]:
-    """What grows with the time of an annotation: ISO dates, and the number it was given."""
+    """Return a key that sorts annotations by time: ISO dates, then the annotation's number."""
     time = annotation.get("updated_at") or annotation.get("created_at") or ""
     number = annotation.get("id") or 0
     return str(time), number if isinstance(number, int) else 0
@@ -196,7 +196,7 @@ def _answer(
 
 
 def _first_path(data: Mapping[str, Any]) -> str:
-    """The first text of a task that may be an image's address, whatever the project calls it."""
+    """The first text of a task that may be an image's address, under any key."""
     texts = [value for value in data.values() if isinstance(value, str) and "." in value]
     return texts[0] if texts else ""
 
@@ -215,7 +215,7 @@ def _texts(value: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def _drawn(value: Mapping[str, Any]) -> Callable[[Shape], Region] | None:
-    """How a part is drawn; None if it is no area. Lengths are percent of the image's sides."""
+    """Return a function that draws a part; None if it has no area. Lengths are in percent."""
     if "rle" in value:
         return partial(from_brush_rle, value["rle"])
     if "points" in value:
@@ -236,7 +236,7 @@ def _rectangle(value: Mapping[str, Any], shape: Shape) -> Region:
     height, width = (side / 100 for side in shape)
     left, top = value["x"] * width, value["y"] * height
     corners = box(left, top, left + value["width"] * width, top + value["height"] * height)
-    # It is turned about its upper left corner.
+    # The rectangle is turned about its upper left corner.
     return polygon(turned(corners, (left, top), float(value.get("rotation") or 0)), shape)
 
 
@@ -248,7 +248,7 @@ def _ellipse(value: Mapping[str, Any], shape: Shape) -> Region:
 
 
 def _reviewer(person: Any) -> str:
-    """The name of who completed an annotation, which may be a number or a record."""
+    """The name of an annotation's author, given as a text, number or record."""
     if isinstance(person, dict):
         names = [person.get(key) for key in ("email", "username", "first_name", "id")]
         return str(next((name for name in names if name), ""))

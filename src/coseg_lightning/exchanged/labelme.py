@@ -33,7 +33,7 @@ from coseg_lightning.exchanged.tasks import (
 )
 from coseg_lightning.files.atomic import write_text
 
-VERSION = "5.5.0"  # the shapes of this release; later ones read them
+VERSION = "5.5.0"  # release whose format is written; later ones can read it
 WANTED = "labelme's JSON"
 
 
@@ -72,10 +72,10 @@ def _shape(label: str, region: Region) -> dict[str, Any]:
 
 
 def read(source: Source, classes: Classes) -> Answers:
-    """Read the JSON of each image.
+    """Read the JSON file of each image.
 
     Raises:
-        InputError: If there is none, or one cannot be read.
+        InputError: If there is no such file, or one cannot be read.
     """
     answers, ignored = Answers(), Ignored()
     for name in source.of_type(".json"):
@@ -113,7 +113,10 @@ def read(source: Source, classes: Classes) -> Answers:
 
 
 def _drawn(shape: Mapping[str, Any]) -> Callable[[Shape], Region] | None:
-    """How a shape is drawn; None if it is no area. Before version 3, all were polygons."""
+    """Return a function that draws a shape; None if it has no area.
+
+    Before version 3 of labelme, all shapes were polygons.
+    """
     kind, points = shape.get("shape_type") or "polygon", shape["points"]
     if kind == "mask":
         return partial(_mask, shape["mask"], points[0])

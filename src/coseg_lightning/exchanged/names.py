@@ -1,20 +1,20 @@
-"""Names of image files that no tool changes beyond recognition, and the way back to the ids."""
+"""File names for images that stay recognisable in every tool, and the way back to the ids."""
 
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from urllib.parse import parse_qs, unquote, urlsplit
 
-MANIFEST = "ids.csv"  # beside written tasks: the file of each id
-UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio writes it before what is uploaded
+MANIFEST = "ids.csv"  # beside written tasks; maps files to ids
+UPLOADED = re.compile(r"^[0-9a-f]{8}-")  # Label Studio's prefix for uploaded files
 ENDINGS = re.compile(r"\.(png|jpe?g|tiff?|bmp|webp|gif|json|npy|nii|dcm)$", re.IGNORECASE)
 MOST_LETTERS = 60
 
 
 class ImageNames:
-    """The name of each sample's image file: its rank, so that tools show the worst first.
+    """Names each sample's image file by its rank, so that tools show the worst first.
 
-    Behind the rank stands what is plain ASCII of the id. The rank alone makes a name unique.
+    The rank makes a name unique. The id, reduced to plain ASCII, follows it.
 
     Args:
         worst_first: The ids of all samples of a run, by rank.
@@ -29,17 +29,17 @@ class ImageNames:
         self._ids = {name.casefold(): sample_id for sample_id, name in self._names.items()}
 
     def name(self, sample_id: str) -> str:
-        """The name of a sample's image, without its ending."""
+        """The name of a sample's image, without its suffix."""
         return self._names[sample_id]
 
     def find(self, image: str) -> str | None:
-        """Return the sample of an image as a tool names it, or None if there is none.
+        """Return the sample of an image as named by a tool, or None if there is none.
 
-        The image may have the name that was written for it, or its id, if a person gave the
-        tool the files of the dataset.
+        The image may have the name that was written for it. If a person gave the tool the
+        dataset's own files, it may also have the sample's id.
 
         Args:
-            image: A name, a path or an address.
+            image: A file name, path or address.
         """
         for name in _forms(image):
             if name.casefold() in self._ids:
@@ -54,10 +54,10 @@ def _plain(sample_id: str) -> str:
 
 
 def _forms(image: str) -> Iterator[str]:
-    """What may be the name or the id in a path or an address, the longest first."""
+    """Yield possible names or ids in a path or address, the longest first."""
     paths = [image]
     if re.match(r"^(https?|s3|gs|file)://|^/data/", image):
-        with contextlib.suppress(ValueError):  # it is no address after all
+        with contextlib.suppress(ValueError):  # not a valid address
             address = urlsplit(image)
             paths = [*parse_qs(address.query).get("d", []), address.path]
     for path in dict.fromkeys([*paths, *map(unquote, paths)]):

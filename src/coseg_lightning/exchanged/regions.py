@@ -1,7 +1,7 @@
-"""Areas as people draw them, as pixels: a pixel belongs to an area if its centre lies within.
+"""Rasterises drawn areas: a pixel belongs to an area if its centre is inside.
 
-The upper left corner of the image is (0, 0), and the centre of its first pixel (0.5, 0.5), as in
-all of the tools. Their own programs draw with or without the outline's pixels, each in its way.
+The upper left corner of the image is (0, 0), and the centre of its first pixel is (0.5, 0.5), as in
+all of the tools. The tools themselves differ in whether they include the outline's pixels.
 """
 
 import math
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coseg_lightning.exchanged.tasks import Region, Shape
 
-FARTHEST = 1e9  # pixels from an image's corner; what lies farther is no place
+FARTHEST = 1e9  # pixels from an image's corner; anything farther is invalid
 Points = Sequence[Sequence[float]] | NDArray[np.float64]
 
 
@@ -25,7 +25,7 @@ def polygon(points: Points, shape: Shape) -> Region:
         shape: Height and width of the image.
 
     Raises:
-        ValueError: If there are fewer than three corners, or they are no places.
+        ValueError: If there are fewer than three corners, or if a corner is invalid.
     """
     corners = np.asarray(points, dtype=np.float64)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
@@ -35,7 +35,7 @@ def polygon(points: Points, shape: Shape) -> Region:
     height, width = shape
     is_edge = np.zeros((height, width + 1), np.bool_)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):
-        # The rows whose centres the side crosses, and the first pixel to the right of it in each.
+        # The rows whose centres the edge crosses, and in each the first pixel to its right.
         first, last = (math.ceil(y - 0.5) for y in sorted((y0, y1)))
         rows = np.arange(max(first, 0), min(last, height))
         if rows.size:
@@ -46,14 +46,14 @@ def polygon(points: Points, shape: Shape) -> Region:
 
 
 def box(left: float, top: float, right: float, bottom: float, angle: float = 0.0) -> Points:
-    """The corners of a box that is turned about its centre, clockwise by an angle in degrees."""
+    """Return the corners of a box turned clockwise about its centre, by an angle in degrees."""
     x, y = (left + right) / 2, (top + bottom) / 2
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
     return turned(corners, (x, y), angle)
 
 
 def turned(points: Points, centre: tuple[float, float], angle: float) -> Points:
-    """Turn points about a centre, clockwise as seen, by an angle in degrees."""
+    """Turn points clockwise about a centre, by an angle in degrees."""
     if not angle:
         return points
     cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -64,7 +64,7 @@ def turned(points: Points, centre: tuple[float, float], angle: float) -> Points:
 def ellipse(
     centre: tuple[float, float], radii: tuple[float, float], angle: float, shape: Shape
 ) -> Region:
-    """Fill an ellipse that is turned about its centre, clockwise by an angle in degrees.
+    """Fill an ellipse that is turned clockwise about its centre, by an angle in degrees.
 
     Raises:
         ValueError: If a number is not finite, or a radius not positive.
@@ -80,7 +80,7 @@ def ellipse(
 
 
 def pasted(part: Region, left: int, top: int, shape: Shape) -> Region:
-    """Lay a part into an image; what lies outside is cut off."""
+    """Paste a part into an image, and crop it at the image's border."""
     height, width = shape
     region = np.zeros(shape, np.bool_)
     rows = slice(max(top, 0), min(top + part.shape[0], height))
@@ -93,14 +93,14 @@ def pasted(part: Region, left: int, top: int, shape: Shape) -> Region:
 
 
 def bounds(region: Region) -> tuple[int, int, int, int]:
-    """The left, top, width and height of a region that is not empty."""
+    """Return left, top, width and height of a region that is not empty."""
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     left, top = int(columns[0]), int(rows[0])
     return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
 
 
 def of_size(part: Region, width: int, height: int) -> Region:
-    """Resize a part to a width and height, each pixel by its nearest one."""
+    """Resize a part to a width and height by nearest pixels."""
     if part.shape == (height, width):
         return part
     return cv2.resize(

@@ -1,7 +1,8 @@
 """Run lengths of masks, as COCO, CVAT and Label Studio write them.
 
-They are decoded here, not by pycocotools: that is a compiled package, whose decoder trusts the
-counts of a file and writes beyond its memory where they are wrong, and knows one of the three.
+They are decoded here instead of by pycocotools. That package is compiled, and only knows one of the
+three formats. Its decoder trusts the counts in a file, and wrong counts make it write beyond its
+memory.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,21 +19,21 @@ OPAQUE = 255
 
 
 def run_lengths(flat: Region) -> list[int]:
-    """The lengths of alternating runs, the first one of pixels outside, perhaps 0."""
+    """Return the lengths of alternating runs; the first is of outside pixels, and may be 0."""
     changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     lengths = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
     return [0, *lengths] if flat[0] else lengths
 
 
 def from_run_lengths(lengths: Sequence[int], size: int) -> Region:
-    """The pixels of alternating runs.
+    """Return the pixels of alternating runs.
 
     Args:
         lengths: The lengths; the first run is outside.
-        size: Their sum.
+        size: The sum of the lengths.
 
     Raises:
-        ValueError: If they are no lengths, or have another sum.
+        ValueError: If they are not valid lengths, or have another sum.
     """
     if any(type(length) is not int or not 0 <= length <= size for length in lengths):
         raise ValueError("a run has no length")
@@ -43,15 +44,15 @@ def from_run_lengths(lengths: Sequence[int], size: int) -> Region:
 
 
 def coco_rle(region: Region) -> list[int]:
-    """The run lengths of a region by columns."""
+    """Return the run lengths of a region by columns."""
     return run_lengths(region.ravel(order="F"))
 
 
 def from_coco_rle(counts: Sequence[int] | str | bytes, shape: Shape) -> Region:
-    """Decode run lengths by columns, plain or packed into a text.
+    """Decode run lengths by columns, given as numbers or packed into a text.
 
     Raises:
-        ValueError: If they are none of an image of this height and width.
+        ValueError: If they do not fit an image of this height and width.
     """
     if isinstance(counts, str | bytes):
         text = counts.encode("latin-1") if isinstance(counts, str) else counts
@@ -60,7 +61,7 @@ def from_coco_rle(counts: Sequence[int] | str | bytes, shape: Shape) -> Region:
 
 
 def _unpacked(text: bytes) -> Iterator[int]:
-    """Unpack COCO's counts: digits of five bits, and differences from the fourth count on."""
+    """Unpack COCO's counts: digits of five bits; from the fourth count on, differences."""
     before: list[int] = []
     value = shift = 0
     for code in text:
@@ -83,7 +84,7 @@ def _unpacked(text: bytes) -> Iterator[int]:
 
 
 def brush_rle(region: Region) -> list[int]:
-    """Encode a region as Label Studio's brush does: runs of equal bytes of an RGBA picture."""
+    """Encode a region in Label Studio's brush format: runs of equal bytes of an RGBA image."""
     size = 4 * region.size
     parts = [f"{size:032b}{WORD - 1:05b}", *(f"{bits - 1:04b}" for bits in LENGTHS)]
     value = 0
@@ -101,13 +102,13 @@ def brush_rle(region: Region) -> list[int]:
 
 
 def from_brush_rle(rle: Sequence[int], shape: Shape) -> Region:
-    """Decode Label Studio's brush.
+    """Decode Label Studio's brush format.
 
-    Pixels belong to it that are more than half as opaque as its most opaque one: the rim of a
-    stroke is smooth, and masks of 0 and 1 are in use beside 0 and 255.
+    A pixel belongs to the brush if it is more than half as opaque as the most opaque pixel. The
+    rim of a stroke is smooth, and files use 0 and 1 as well as 0 and 255.
 
     Raises:
-        ValueError: If it is no brush on an image of this height and width.
+        ValueError: If it is not a brush on an image of this height and width.
     """
     data = bytes(rle)
     bits = _Bits(f"{int.from_bytes(data, 'big'):0{8 * len(data)}b}" if data else "")
@@ -140,7 +141,7 @@ class _Bits:
         self._text, self._place = text, 0
 
     def read(self, count: int) -> int:
-        """Read a number of some bits."""
+        """Read a number with the given number of bits."""
         end = self._place + count
         if end > len(self._text):
             raise ValueError("the brush is cut off")

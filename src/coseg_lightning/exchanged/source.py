@@ -11,11 +11,11 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.exchanged.tasks import reading
 
 MOST_FILES = 200_000
-MOST_BYTES = 2**28  # of one file; as JSON it takes some times that in memory
+MOST_BYTES = 2**28  # of one file; parsed JSON takes several times as much memory
 
 
 class Source:
-    """The files of an export. Zip archives in a folder are looked into.
+    """The files of an export. Zip archives in a folder are read too.
 
     Args:
         path: A folder, a zip archive, or a file.
@@ -70,26 +70,26 @@ class Source:
             )
 
     def of_type(self, *endings: str) -> list[str]:
-        """The names of all files with one of some endings, such as `.xml`."""
+        """The names of all files with one of the given suffixes, such as `.xml`."""
         return [name for name in self.names if name.lower().endswith(endings)]
 
     def place(self, name: str) -> str:
-        """A file as messages name it."""
+        """Return a file's name for messages."""
         return str(self.path if self.path.name == name else self.path / name)
 
     def read(self, name: str) -> bytes:
         """Read a file.
 
         Raises:
-            InputError: If it is too large, or damaged.
+            InputError: If it is too large or damaged.
         """
         return self._readers[name]()
 
     def read_json(self, name: str) -> Any:
-        """Read a JSON file; of lines of JSON, a list.
+        """Read a JSON file.
 
         Raises:
-            InputError: If it is none.
+            InputError: If it is not valid JSON.
         """
         with reading(self.place(name), "JSON"):
             text = self.read(name).decode("utf-8-sig")
@@ -97,7 +97,7 @@ class Source:
 
 
 def _parts(name: str) -> list[str]:
-    """The parts of a path, without those that lead up or to a disk's root."""
+    """The parts of a path, without those that lead upwards or to a disk's root."""
     return [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
 
 
@@ -119,7 +119,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) 
             with archive.open(member) as file:
                 content = file.read(MOST_BYTES + 1)
         except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
-            raise InputError(  # a password, an unknown compression, a damaged file
+            raise InputError(  # for a password, an unknown compression, or a damaged file
                 f"{path} cannot be unpacked ({error}); export it again, without a password."
             ) from error
     if len(content) > MOST_BYTES:

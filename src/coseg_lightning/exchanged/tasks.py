@@ -1,4 +1,4 @@
-"""What all tools share: tasks that are written, answers that are read, and the classes' names."""
+"""The parts that all tools share: written tasks, read answers, and the classes' names."""
 
 import binascii
 import re
@@ -19,7 +19,7 @@ from coseg_lightning.labels.masks import Mask
 Shape = tuple[int, int]  # height and width
 Region = NDArray[np.bool_]
 BACKGROUND, UNLABELLED = "background", "unlabelled"
-# What decoders raise on content that is not what its format says.
+# Errors that decoders raise on malformed content.
 MALFORMED = (
     *(ValueError, TypeError, KeyError, IndexError, AttributeError, ArithmeticError),
     *(RecursionError, EOFError, OSError, MemoryError, zlib.error, binascii.Error, SyntaxError),
@@ -29,11 +29,11 @@ MALFORMED = (
 
 @dataclass(frozen=True)
 class Task:
-    """An image with a mask to begin with.
+    """An image with an initial mask.
 
     Args:
-        sample_id: The sample.
-        name: The name of its image file, without the ending.
+        sample_id: The sample's id.
+        name: The name of the image file, without its suffix.
         mask: `(H, W)` class ids, 255 for unlabelled pixels.
     """
 
@@ -44,11 +44,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Layer:
-    """A part of an answer. Later layers lie over earlier ones.
+    """A part of an answer. Later layers cover earlier ones.
 
     Args:
-        label: The name of its class, or its class id where a tool keeps that.
-        draw: Returns the pixels of an image of some height and width.
+        label: The name of its class, or its class id if the tool keeps ids.
+        draw: Returns the part's pixels for a given height and width.
     """
 
     label: str | int
@@ -57,17 +57,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a person drew on one image.
+    """A person's drawing on one image.
 
     Args:
-        image: The image as the tool names it.
+        image: The tool's name of the image.
         layers: The parts, the lowest first.
-        place: Where it was read, for messages.
-        size: Height and width of the image, if the tool says them.
-        reviewer: Who drew it, if the tool says so.
-        note: What that person wrote.
-        sample_id: The sample, if the tool kept it.
-        is_sure: Whether an empty answer was surely given by a person.
+        place: The place where it was read, for messages.
+        size: Height and width of the image, if the tool stores them.
+        reviewer: The person who drew it, if the tool stores this.
+        note: That person's note.
+        sample_id: The sample's id, if the tool kept it.
+        is_sure: Whether even an empty answer surely comes from a person.
     """
 
     image: str
@@ -86,7 +86,7 @@ class Answers:
 
     Args:
         found: The answers.
-        remarks: What a person should know of them, in sentences.
+        remarks: Sentences about the answers for the user.
     """
 
     found: list[Answer] = field(default_factory=list)
@@ -94,17 +94,17 @@ class Answers:
 
 
 class Ignored:
-    """Counts the parts of answers that are no areas, and so are left out."""
+    """Counts the parts of answers that have no area and are left out."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
     def add(self, kind: str) -> None:
-        """Count a part of some kind."""
+        """Count a part of the given kind."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
 
     def remarks(self) -> list[str]:
-        """Say how many of which kinds there were, in a sentence, if there were any."""
+        """Return a sentence that lists the counts by kind, if there are any."""
         if not self._counts:
             return []
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
@@ -116,18 +116,18 @@ class Classes:
     """The names of a run's classes.
 
     Args:
-        names: Those of class 1, 2 and so on.
+        names: The names of class 1, 2 and so on.
     """
 
     names: tuple[str, ...]
 
     @classmethod
     def of(cls, names: Sequence[object] | None, count: int) -> "Classes":
-        """Name the classes as the run does, or else class 1 and so on.
+        """Use the run's class names, or else `class 1` and so on.
 
         Args:
-            names: The names that the run was given, if any. They count if there is one for each
-                class, and no two are alike.
+            names: The names given to the run, if any. They are used if there is one for each
+                class and all are distinct.
             count: Number of classes, background included.
         """
         given = tuple(str(name) for name in names or ())
@@ -138,13 +138,13 @@ class Classes:
         return cls(tuple(f"class {k}" for k in range(1, count)))
 
     def name(self, class_id: int) -> str:
-        """The name of a class."""
+        """The name of a class id."""
         if class_id == IGNORE_INDEX:
             return UNLABELLED
         return [BACKGROUND, *self.names][class_id]
 
     def regions(self, mask: Mask) -> Iterator[tuple[str, Region]]:
-        """The name and the pixels of each class of a mask but the background."""
+        """Yield the name and the pixels of each class of a mask except background."""
         for class_id in np.unique(mask).tolist():
             if class_id:
                 yield self.name(class_id), mask == class_id
@@ -157,10 +157,10 @@ class Classes:
             source: The export, for messages.
 
         Returns:
-            The class ids, and what a person should know of them.
+            The class ids, and sentences for the user.
 
         Raises:
-            InputError: If a label is none of the run's classes.
+            InputError: If a label is not one of the run's classes.
         """
         known = {_plain(name): k for k, name in enumerate([BACKGROUND, *self.names])}
         for name in VOID:
@@ -168,7 +168,7 @@ class Classes:
         ids = {label: known[_plain(label)] for label in labels if _plain(label) in known}
         unknown = sorted(set(labels) - set(ids))
         is_foreground = len(self.names) == len(unknown) == 1 and 1 not in ids.values()
-        if is_foreground:  # the one class besides the background, by whatever name
+        if is_foreground:  # the single foreground class, under another name
             ids[unknown[0]] = 1
             return ids, [f"The label {unknown[0]!r} was taken for {self.names[0]!r}."]
         if unknown:
@@ -181,12 +181,12 @@ class Classes:
 
 
 def _plain(name: str) -> str:
-    """A name without what tools change: letter case, and spaces that become underscores."""
+    """Normalise the changes that tools make to names, such as case and underscores."""
     return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
-    """Paint the mask that an answer means.
+    """Paint the mask of an answer.
 
     Args:
         answer: The answer.
@@ -197,7 +197,7 @@ def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
         `(H, W)` class ids.
 
     Raises:
-        InputError: If the answer is of another size, or damaged.
+        InputError: If the answer has another size or is damaged.
     """
     if answer.size is not None and answer.size != shape:
         raise _other_size(answer, answer.size, shape)
@@ -214,7 +214,7 @@ def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
 
 @contextmanager
 def reading(place: object, wanted: str = "an export") -> Iterator[None]:
-    """Turn what a decoder raises on damaged content into one sentence."""
+    """Turn a decoder's errors on damaged content into one sentence."""
     try:
         yield
     except InputError:

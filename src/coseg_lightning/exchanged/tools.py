@@ -15,11 +15,11 @@ class Tool:
     """An annotation tool.
 
     Args:
-        title: Its own name.
-        write: Writes tasks into a folder, whose images are there.
+        title: The tool's own name.
+        write: Writes tasks into a folder that already holds the images.
         read: Reads the answers of an export.
-        images: The folder of the images.
-        knows_answered: Whether its exports say which tasks a person finished.
+        images: The name of the images' folder.
+        knows_answered: Whether the tool's exports show which tasks a person finished.
     """
 
     title: str
@@ -41,10 +41,10 @@ TOOLS = {
 
 
 def tool_named(name: str) -> Tool:
-    """Return the tool of a name.
+    """Return the tool with the given name.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is no such tool.
     """
     if name not in TOOLS:
         raise InputError(unknown_name_message("annotation tool", name, list(TOOLS)))

@@ -16,7 +16,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(temporary_name(path.name, os.getpid()))
-    # It may be left from an earlier process, or be a link to another place.
+    # An earlier process may have left it, or it may be a link to another place.
     temporary.unlink(missing_ok=True)
     try:
         yield temporary
@@ -42,21 +42,21 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def check_free(folder: str | Path) -> None:
-    """Raise an `InputError` if a folder that is to be written exists."""
+    """Raise an `InputError` if the folder to be written already exists."""
     if Path(folder).expanduser().exists():
         raise InputError(f"{folder} exists and is never overwritten; give a new folder.")
 
 
 @contextmanager
 def new_folder(folder: str | Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]:
-    """Yield an empty folder, which gets its name when it is complete, and is removed otherwise.
+    """Yield an empty temporary folder. It is renamed when complete, and removed after an error.
 
     Args:
-        folder: The name of a new folder.
-        apart_from: Folders that are only read, in which it must not lie.
+        folder: The path of the new folder.
+        apart_from: Folders that are only read. The new folder must not lie in them.
 
     Raises:
-        InputError: If it exists, or lies in one of these.
+        InputError: If the folder exists, or lies in one of `apart_from`.
     """
     check_free(folder)
     path = Path(folder).expanduser()

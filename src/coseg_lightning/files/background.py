@@ -15,11 +15,11 @@ MAX_PENDING = 8  # each pending job holds a mask in memory, which may be large
 def background_writer() -> Iterator[Callable[..., None]]:
     """Yield `submit(function, *arguments)`, which runs the function in a background thread.
 
-    If too many jobs are pending, `submit` waits for the oldest one. An exception of a job is
-    raised again in the calling thread.
+    If too many jobs are pending, `submit` waits for the oldest one. An exception in a job is raised
+    again in the calling thread.
     """
-    # In a forked process, the first thread that uses torch rebuilds torch's pool of threads, and a
-    # second one that comes meanwhile finds none and fails. So it is rebuilt before any starts.
+    # In a forked process, the first thread that uses torch rebuilds torch's thread pool. A second
+    # thread finds none meanwhile and fails. So the pool is rebuilt here, before any thread starts.
     torch.set_num_threads(torch.get_num_threads())
     pending: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(max_workers=2) as threads:

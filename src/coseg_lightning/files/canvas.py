@@ -1,4 +1,4 @@
-"""Canvas: how images of any shape are laid on the pixels that networks get."""
+"""Canvas: how images of any shape are placed on the network input."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -9,13 +9,14 @@ from numpy.typing import NDArray
 
 
 class Canvas(NamedTuple):
-    """The pixels that networks get, and how images of any shape are laid on them.
+    """The size of the network input, and how images of any shape are placed on it.
 
     Args:
-        height: Of what the networks get.
-        width: Of what the networks get.
-        keeps_shape: Whether an image keeps its aspect ratio. It lies in the upper left corner, and
-            its reflection fills the rest, where masks are unlabelled. Otherwise it is stretched.
+        height: Height of the network input.
+        width: Width of the network input.
+        keeps_shape: Whether an image keeps its aspect ratio. If so, it lies in the upper left
+            corner, and its reflection fills the rest, where masks are unlabelled. Otherwise the
+            image is stretched.
     """
 
     height: int
@@ -24,12 +25,12 @@ class Canvas(NamedTuple):
 
     @classmethod
     def of(cls, size: int | Sequence[int], *, keeps_shape: bool = True) -> "Canvas":
-        """Make a canvas of one side, or of height and width."""
+        """Make a canvas from one side, or from height and width."""
         height, width = (size, size) if isinstance(size, int) else size
         return cls(int(height), int(width), keeps_shape)
 
     def content(self, shape: Sequence[int]) -> tuple[int, int]:
-        """Height and width of what an image of some shape covers."""
+        """Return height and width of the area that an image with `shape` covers."""
         if not self.keeps_shape:
             return self.height, self.width
         scale = min(self.height / shape[0], self.width / shape[1])
@@ -38,7 +39,7 @@ class Canvas(NamedTuple):
 
 
 def shrunk_mask(mask: NDArray[Any], canvas: Canvas, ignore_index: int) -> NDArray[Any]:
-    """Resize a mask to the networks' size; around its content it is unlabelled.
+    """Resize a mask to the networks' size. Pixels outside its content are unlabelled.
 
     Args:
         mask: `(H, W)` uint8 or uint16.

@@ -45,11 +45,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
 
 
-COMPILED = "_orig_mod."  # what torch.compile puts before the names of a module's state
+COMPILED = "_orig_mod."  # the prefix that torch.compile adds to the names of a module's state
 
 
 def plain_names(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state dict under the names that it has without `torch.compile`."""
+    """Return a state dict with the names that it has without `torch.compile`."""
     return {name.replace(COMPILED, ""): value for name, value in state.items()}
 
 
@@ -63,11 +63,11 @@ def load_plain(module: nn.Module, state: Mapping[str, Any]) -> None:
 def check_fits(state: Mapping[str, Any], module: nn.Module, path: Path) -> None:
     """Raise an `InputError` unless a state has the names and shapes of a module's own state.
 
-    Names are compared as they are without `torch.compile`.
+    Names are compared without the prefix of `torch.compile`.
 
     Args:
-        state: The state that was loaded.
-        module: The module that is to load it.
+        state: The loaded state.
+        module: The module that will load it.
         path: The state's file, for the message.
     """
     wanted_shapes = {name: value.shape for name, value in plain_names(module.state_dict()).items()}
@@ -80,12 +80,12 @@ def check_fits(state: Mapping[str, Any], module: nn.Module, path: Path) -> None:
 
 
 def plain_values(value: Any) -> Any:
-    """Keep plain values, also in lists and mappings, and turn everything else into text."""
+    """Keep plain values, also in lists and mappings, and convert all others to text."""
     if isinstance(value, Mapping):
         return {str(key): plain_values(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [plain_values(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):  # which JSON does not know
+    if isinstance(value, float) and not math.isfinite(value):  # JSON has no such number
         return str(value)
     if isinstance(value, str | int | float | type(None)):
         return value

@@ -1,4 +1,4 @@
-"""CSV tables whose text no spreadsheet runs as a formula."""
+"""CSV tables whose text spreadsheets do not run as formulas."""
 
 import csv
 import io
@@ -18,8 +18,8 @@ TEXT_SIGN = "'"
 def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a CSV file atomically.
 
-    A spreadsheet would run some texts, such as a sample's id, as formulas. Such texts are preceded
-    by `'`, which `read_table` removes.
+    A spreadsheet would run some texts, such as some sample ids, as formulas. They are prefixed with
+    `'`, which `read_table` removes.
 
     Args:
         path: The file.
@@ -43,13 +43,13 @@ def read_table(
     Args:
         path: The file.
         columns: The columns that the file must have.
-        guarded: Whether `write_table` wrote the file, rather than a person.
+        guarded: Whether `write_table` wrote the file. If a user wrote it, cells are read as is.
 
     Returns:
         One dict for each row, with the text of each column.
 
     Raises:
-        InputError: If the file is missing, is no such table, or lacks a column.
+        InputError: If the file is missing, is not a table, or lacks a column.
     """
     lines = _numbered_lines(path)
     header = lines[0][1] if lines else []
@@ -68,7 +68,7 @@ def read_table(
 
 
 def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """The line numbers and cells of all lines that are not empty."""
+    """Return the line numbers and cells of all lines that are not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, delimiter=_delimiter(file.readline()), strict=True)
@@ -83,7 +83,7 @@ def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
 
 
 def _delimiter(first_line: str) -> str:
-    """What separates cells: spreadsheets write semicolons where the comma is the decimal sign."""
+    """Find the delimiter. Spreadsheets write semicolons if the comma is the decimal sign."""
     others = [sign for sign in ";\t" if sign in first_line]
     return others[0] if others and "," not in first_line else ","
 

@@ -1,4 +1,4 @@
-"""Reading images and masks as their files' headers say, in the formats that people use."""
+"""Reading images and masks in common formats, as their files' headers describe them."""
 
 import contextlib
 import os
@@ -39,13 +39,13 @@ SUFFIXES = (
     *(".jfif", ".jpe", ".tga", ".pgm", ".ppm", ".pnm", ".pbm", ".npy", ".btf", ".tf8"),
     *(*NIFTI, *DICOM),
 )
-# Above its limit Pillow raises an error, which is told in a sentence; below it only warns.
+# Above its limit Pillow raises an error, which `decoding` explains. Below, its warning is ignored.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-MOST_MASK = 2**31  # pixels of a mask; that of an image by tiles is written as a whole
-ROUNDING = 1e-3  # of class ids that a volume stores scaled
+MOST_MASK = 2**31  # most pixels of a mask; even the mask of a tiled image is written as a whole
+ROUNDING = 1e-3  # tolerance for class ids that a volume stores scaled
 LARGE = 2**24  # pixels; images above this are checked one at a time, which bounds the memory
 _one_large_image = threading.Lock()
-# Beginnings of text files that stand for a file that was never fetched.
+# The first bytes of text files that stand for a file that was never fetched.
 POINTERS = {
     b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself (git lfs pull)",
     b"/annex/objects/": "is a pointer of git-annex; fetch the file itself (git annex get)",
@@ -55,13 +55,13 @@ POINTERS = {
 
 
 class Picture(NamedTuple):
-    """An image as the networks may see it.
+    """An image's bands, and facts from its header.
 
     Args:
         values: `(H, W)` for one band, else `(H, W, C)`.
-        nodata: The value that the file's header calls missing, if it does.
-        turned: Whether the header asked for a rotation or reflection, which was made.
-        transparent: Whether there is a channel of transparency, with several values, that is not
+        nodata: The value of missing pixels according to the file's header, if it names one.
+        turned: Whether the header asked for a rotation or reflection, which was applied.
+        transparent: Whether the file has a transparency channel, with several values, that is not
             among the bands.
     """
 
@@ -75,15 +75,15 @@ class Stored(NamedTuple):
     """A mask's values as its file stores them.
 
     Args:
-        values: `(H, W)` or `(H, W, C)`; of a palette image the indices.
-        mode: Pillow's mode of the file, such as `L`, `P`, or `1` for one bit per pixel; `tiff` and
-            `npy` for those files.
+        values: `(H, W)` or `(H, W, C)`; the indices for a palette image.
+        mode: Pillow's mode of the file, such as `L`, `P`, or `1` for one bit per pixel; `tiff`,
+            `npy` or `volume` for such files.
         colours: `(N, 3)`, the palette.
         alpha: Whether the last channel is transparency.
-        orientation: EXIF's; the values are turned already.
-        bits: Bits per value where the mode does not say it, as of a grey PNG of two bits.
-        is_jpeg: Whether values were changed by compression.
-        nodata: The value that a TIFF's header calls missing.
+        orientation: The orientation in EXIF. It is already applied to the values.
+        bits: Bits per value, where the mode does not tell, as for a 2-bit grey PNG.
+        is_jpeg: Whether lossy compression may have changed values.
+        nodata: The value of missing pixels according to a TIFF's header.
     """
 
     values: NDArray[Any]
@@ -96,22 +96,22 @@ class Stored(NamedTuple):
     nodata: float | None = None
 
     def of_rows(self, rows: slice) -> "Stored":
-        """Some rows of the mask."""
+        """Return some rows of the mask."""
         return self._replace(values=self.values[rows])
 
     def with_values(self, values: NDArray[Any]) -> "Stored":
-        """The same mask with other values."""
+        """Return the same mask with other values."""
         return self._replace(values=values)
 
 
 @dataclass(frozen=True)
 class ImageRules:
-    """What of the image files is read.
+    """Which bands of the image files are read, and which value means missing.
 
     Args:
         bands: See `read_picture`.
         channels: See `read_picture`.
-        nodata: The value of missing pixels, also NaN; by default what a file's header says.
+        nodata: The value of missing pixels, which may be NaN; by default the one in each header.
     """
 
     bands: tuple[int, ...] | None = None
@@ -120,7 +120,7 @@ class ImageRules:
 
     @classmethod
     def from_settings(cls, source: Mapping[str, Any]) -> "ImageRules":
-        """Build the rules from the settings of a dataset, by the names of `folder_splits`."""
+        """Build the rules from the settings of a dataset, named as in `folder_splits`."""
         bands, nodata = source.get("bands"), source.get("nodata")
         channels = source.get("in_channels")
         if bands is not None and channels not in (None, len(bands)):
@@ -138,17 +138,17 @@ class ImageRules:
         """Read an image. Missing values are NaN.
 
         Raises:
-            InputError: If it cannot be read, or holds other values that are no numbers.
+            InputError: If it cannot be read, or holds other values that are not finite.
         """
         return self.with_gaps(read_picture(path, bands=self.bands, channels=self.channels), path)
 
     def check(self, path: Path) -> tuple[NDArray[Any], Picture]:
-        """Read an image to its last byte; return it as `read` does, and what the file says."""
+        """Read an image to its last byte. Return it as `read` does, and the decoded `Picture`."""
         picture = check_picture(path, bands=self.bands, channels=self.channels)
         return self.with_gaps(picture, path), picture
 
     def with_gaps(self, picture: Picture, path: Path) -> NDArray[Any]:
-        """Put NaN in the place of missing values; see `read`."""
+        """Replace missing values by NaN; see `read`."""
         values = picture.values
         nodata = picture.nodata if self.nodata is None else self.nodata
         missing = None
@@ -197,7 +197,7 @@ def files_by_stem(folder: Path) -> dict[str, list[Path]]:
 
 @contextmanager
 def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
-    """Turn a decoder's error into one sentence. On a damaged file it may be any exception."""
+    """Turn a decoder's error into an `InputError`. A damaged file may raise any exception."""
     try:
         if not file_of(path).is_file():  # reading a pipe would block
             raise FileNotFoundError(path)
@@ -238,7 +238,7 @@ def _unreadable_message(path: Path, kind: str, error: Exception) -> str:
 
 
 def start_of(path: Path) -> bytes:
-    """Read the first bytes of a file, which say its format, whatever its name says."""
+    """Read the first bytes of a file, which tell its format regardless of its name."""
     with path.open("rb") as file:
         return file.read(32)
 
@@ -246,10 +246,10 @@ def start_of(path: Path) -> bytes:
 def read_image(
     path: Path, *, bands: Sequence[int] | None = None, channels: int | None = None
 ) -> NDArray[Any]:
-    """Read an image in its own bit depth; see `read_picture`.
+    """Read an image at its own bit depth; see `read_picture`.
 
     Shape:
-        `(H, W)` for images of one band, else `(H, W, C)`; colours are RGB.
+        `(H, W)` for images with one band, else `(H, W, C)`; colours are RGB.
     """
     return read_picture(path, bands=bands, channels=channels).values
 
@@ -257,21 +257,21 @@ def read_image(
 def read_picture(
     path: Path, *, bands: Sequence[int] | None = None, channels: int | None = None
 ) -> Picture:
-    """Read an image in its own bit depth, and what its header says of it.
+    """Read an image at its own bit depth, and facts from its header.
 
-    The format is known by the content, not by the name. What the decoder returns is compared with
-    what the header says, since some decoders leave bands out.
+    The format is recognised by the content, not by the name. The decoded image is compared with the
+    header, since some decoders leave bands out.
 
     Args:
         path: The file.
         bands: The bands to read, counted from 1 and in this order; transparency is the last one. By
-            default all but the transparency.
-        channels: The bands that are wanted. If there are so many only with the transparency, it
-            is a band.
+            default all but the transparency are read.
+        channels: The wanted number of bands. The transparency counts as a band if this number is
+            reached only with it.
 
     Raises:
-        InputError: If the file cannot be decoded as its header says, has too many pixels, or
-            lacks a band.
+        InputError: If the file cannot be decoded, disagrees with its header, has too many pixels,
+            or lacks a band.
     """
     with decoding(path):
         start = b"" if is_volume(file_of(path)) else start_of(path)
@@ -296,11 +296,11 @@ def shown_bands(
     channels: int | None,
     path: Path,
 ) -> Picture:
-    """Choose the bands of a decoded picture; see `read_picture`.
+    """Select the bands of a decoded picture; see `read_picture`.
 
     Args:
         picture: All bands, or a window of them.
-        alpha: Whether the last one is transparency.
+        alpha: Whether the last band is transparency.
         bands: See `read_picture`.
         channels: See `read_picture`.
         path: The file.
@@ -336,7 +336,7 @@ def _read_tiff_image(path: Path) -> tuple[Picture, bool]:
     except InputError as error:
         if "SEPARATED" not in str(error):
             raise
-        with Image.open(path) as file:  # inks, which Pillow converts
+        with Image.open(path) as file:  # Pillow converts CMYK inks
             if file.mode != "CMYK":
                 raise
             return Picture(np.asarray(file.convert("RGB"))), False
@@ -367,7 +367,7 @@ def _array_image(path: Path) -> NDArray[Any]:
 
 
 def bands_last(array: NDArray[Any], path: Path) -> NDArray[Any]:
-    """View an array `(H, W)`, `(H, W, C)` or `(C, H, W)`, with few bands, as the last axis."""
+    """View an array `(H, W)`, `(H, W, C)` or `(C, H, W)` with its bands as the last axis."""
     if array.ndim == 2:
         return array
     if array.ndim == 3:
@@ -381,7 +381,7 @@ def bands_last(array: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def _read_with_opencv(path: Path) -> tuple[Picture, bool]:
-    """Read with OpenCV, or with Pillow what it cannot decode, and compare it with the header."""
+    """Read an image with OpenCV, or else with Pillow, and compare it with the header."""
     header = _header(path)
     data = np.fromfile(path, dtype=np.uint8)  # imread cannot open every path on Windows
     flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
@@ -411,7 +411,7 @@ class _Header(NamedTuple):
 
 
 def _header(path: Path) -> _Header | None:
-    """What Pillow reads of a file's header, or None if it does not know the format."""
+    """Read a file's header with Pillow. Return None if Pillow does not know the format."""
     try:
         with Image.open(path) as file:
             return _header_of(file, path)
@@ -451,7 +451,8 @@ def _png_bits(path: Path) -> int:
         return file.read(25)[24]
 
 
-# Channels that OpenCV must return for a mode of Pillow's; a palette may be grey or coloured.
+# The least channels that OpenCV must return for each of Pillow's modes. A palette (P) may be grey
+# or coloured.
 CHANNELS = {"1": 1, "L": 1, "I": 1, "F": 1, "I;16": 1, "I;16B": 1, "LA": 1, "RGB": 3, "RGBA": 3}
 
 
@@ -498,7 +499,7 @@ def check_picture(
         channels: See `read_picture`.
 
     Raises:
-        InputError: If the file is damaged, even where OpenCV would fill in the missing part.
+        InputError: If the file is damaged, even if OpenCV would fill in the missing part.
     """
     with decoding(path), contextlib.ExitStack() as stack:
         try:
@@ -533,7 +534,7 @@ def image_size(path: Path) -> tuple[int, int]:
         Height and width, after the rotation that the header asks for.
 
     Raises:
-        InputError: If the file is no image.
+        InputError: If the file is not an image.
     """
     try:
         if path.is_file() and is_tiff(start_of(path)):
@@ -550,7 +551,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_stored(path: Path) -> Stored:
-    """Read a mask's values as they are stored, turned as viewers show them.
+    """Read a mask's stored values, oriented as viewers show them.
 
     Args:
         path: The file.
@@ -580,11 +581,11 @@ def read_stored(path: Path) -> Stored:
 
 
 def _is_for_fax(path: Path) -> bool:
-    """Whether a TIFF has one bit per pixel, whose polarity and packing Pillow knows."""
+    """Whether a TIFF has one bit per pixel. Pillow knows the polarity and packing of such files."""
     try:
         with Image.open(path) as file:
             return file.mode == "1"
-    except Exception:  # Pillow does not know all kinds
+    except Exception:  # Pillow does not know all kinds of TIFF
         return False
 
 
@@ -617,7 +618,7 @@ def _stored_by_pillow(path: Path) -> Stored:
 
 
 def _is_lossy(path: Path, file_format: str | None) -> bool:
-    """Whether a WebP or JPEG 2000 file was compressed with loss."""
+    """Whether a WebP or JPEG 2000 file uses lossy compression."""
     if file_format == "WEBP":
         return b"VP8 " in path.read_bytes()[12:4096]
     if file_format == "JPEG2000":
@@ -636,7 +637,7 @@ def _deep_colours(path: Path) -> NDArray[Any]:
 
 
 def _unstretched(values: NDArray[Any], path: Path) -> NDArray[Any]:
-    """Undo Pillow's stretching of a PGM whose largest value is no power of two."""
+    """Undo Pillow's stretching of a PGM whose largest value is neither 255 nor 65535."""
     largest = largest_of_pgm(path)
     top = 255 if largest < 256 else 65535
     if largest == top:
@@ -645,7 +646,7 @@ def _unstretched(values: NDArray[Any], path: Path) -> NDArray[Any]:
 
 
 def largest_of_pgm(path: Path) -> int:
-    """The largest value that a PGM's header allows."""
+    """Return the largest value that a PGM's header allows."""
     fields: list[bytes] = []
     with path.open("rb") as file:
         while len(fields) < 4 and (line := file.readline(1024)):
@@ -654,7 +655,7 @@ def largest_of_pgm(path: Path) -> int:
 
 
 def read_indices(path: Path) -> NDArray[Any]:
-    """Read the stored values of a mask. Of a palette image these are the indices.
+    """Read the stored values of a mask. For a palette image these are the indices.
 
     Args:
         path: The file.
@@ -669,12 +670,12 @@ def read_indices(path: Path) -> NDArray[Any]:
 
 
 def single_channel(path: Path, stored: Stored, *, integers: bool = True) -> NDArray[Any]:
-    """Reduce a mask to one channel of integers, if it holds class ids.
+    """Reduce a mask to one channel, of integers unless `integers` is false.
 
-    A grey mask that was saved in colour counts, and one that was drawn in the transparency alone.
+    A grey mask may be saved as RGB, or be drawn only in the transparency channel.
 
     Raises:
-        InputError: If it holds colours, or values that are no integers.
+        InputError: If it holds colours, or values that are not integers although they must be.
     """
     values = stored.values
     if values.ndim == 3:
@@ -714,13 +715,13 @@ def drawn_in_alpha(path: Path, stored: Stored) -> bool:
 
 
 def _is_drawn_in_alpha(path: Path, grey: NDArray[Any], alpha: NDArray[Any]) -> bool:
-    """Paint programs export white or black on transparent."""
+    """See `drawn_in_alpha`. Paint programs export white or black on a transparent background."""
     if (alpha == alpha[0, 0]).all():
         return False
     drawn = alpha > np.iinfo(alpha.dtype).max // 2
     values = np.unique(grey[drawn])
     if values.any() and (np.where(drawn, grey, 0) == grey).all():
-        return False  # class ids where it is opaque, 0 elsewhere
+        return False  # class ids where the mask is opaque, 0 elsewhere
     if len(values) <= 1:
         return True
     raise InputError(
@@ -732,7 +733,7 @@ def _is_drawn_in_alpha(path: Path, grey: NDArray[Any], alpha: NDArray[Any]) -> b
 def smallest_type(mask: NDArray[Any]) -> NDArray[Any]:
     """Convert class ids to uint8 if they fit, or else to uint16.
 
-    PNG and OpenCV support these types, and they take the least memory.
+    PNG and OpenCV support these types, and they need the least memory.
 
     Args:
         mask: Integer class ids.
@@ -741,7 +742,7 @@ def smallest_type(mask: NDArray[Any]) -> NDArray[Any]:
         The same class ids.
 
     Raises:
-        InputError: If a class id fits into neither type.
+        InputError: If a class id fits neither type.
     """
     low, high = int(mask.min()), int(mask.max())
     if low < 0 or high > 65535:

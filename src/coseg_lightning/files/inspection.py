@@ -28,8 +28,8 @@ from coseg_lightning.files.windows import ImageWindows, has_tiff_windows, parts_
 
 OnBadSample = Literal["error", "skip"]
 FileInfo = dict[str, Any]
-PICTURE = "doubtful_masks.png"  # of masks that a sentence cannot show, beside the table
-MAX_LISTED = 5  # problems of one kind that are listed one by one
+PICTURE = "doubtful_masks.png"  # shows doubtful masks; it is saved beside the table
+MAX_LISTED = 5  # further problems of the same kind are only counted
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ class Problem:
     """One problem of some samples.
 
     Args:
-        kind: A short name. Problems of one kind are listed together.
-        ids: The samples concerned.
-        sentence: What was found, what is wanted and what to do.
+        kind: A short name. Problems of one kind are counted together.
+        ids: The affected samples.
+        sentence: A message that says what was found, what is wanted and what to do.
     """
 
     kind: str
@@ -67,24 +67,24 @@ class Inspection:
         self.problems.append(Problem(kind, tuple(ids), printable(sentence)))
 
     def warn(self, kind: str, ids: Iterable[str], sentence: str) -> None:
-        """Record a warning about samples that can be used."""
+        """Record a warning about usable samples."""
         self.warnings.append(Problem(kind, tuple(ids), printable(sentence)))
 
     def show(self, masks: Iterable[Path]) -> None:
-        """Draw these masks beside the table of problems, since a sentence cannot show them."""
+        """Draw these masks in an image beside the table when problems are reported."""
         self._shown += masks
 
     @property
     def unusable_ids(self) -> frozenset[str]:
-        """The samples that cannot be used."""
+        """The unusable samples, and unusable single masks of samples with several."""
         return frozenset(sample_id for problem in self.problems for sample_id in problem.ids)
 
     def report(self, *, skip: bool | None = None, table: str | Path | None = None) -> None:
-        """Log all warnings, then raise an error for the problems, or log those too.
+        """Log all warnings, then raise an error for the problems, or log them too.
 
         Args:
-            skip: Whether unusable samples are skipped. None means that the user has no choice,
-                so that no message mentions it.
+            skip: Whether unusable samples are skipped. None means that the user has no choice, so
+                no message mentions it.
             table: A CSV file for all problems and warnings.
 
         Raises:
@@ -109,7 +109,7 @@ class Inspection:
                 log.warning("  %s", line)
 
     def _unusable(self) -> str:
-        """Count the samples that cannot be used, and single masks of those that have several."""
+        """Count the unusable samples, and the unusable single masks of samples with several."""
         if not self.unusable_ids:
             return "Parts of tables"
         masks = sum("/" in sample_id for sample_id in self.unusable_ids)
@@ -129,7 +129,7 @@ class Inspection:
         return "\n  ".join([title, *lines])
 
     def _draw(self, path: Path) -> None:
-        """Draw some masks side by side, their values stretched from black to white."""
+        """Draw some masks side by side, with their values stretched from black to white."""
         panels = []
         for mask in self._shown:
             with Image.open(mask) as file:
@@ -143,7 +143,7 @@ class Inspection:
             picture.save(temporary, format="PNG")
 
     def _write_table(self, path: Path) -> None:
-        """Write all problems and warnings. The table of an earlier inspection is replaced."""
+        """Write all problems and warnings. An earlier inspection's table is replaced."""
         rows = [
             {
                 "kind": problem.kind,
@@ -164,12 +164,12 @@ class Inspection:
 
 
 def printable(text: str) -> str:
-    """Escape what is not valid UTF-8, as in file names from another system, with backslashes."""
+    """Escape invalid UTF-8 with backslashes. File names from another system may contain it."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def _summary_lines(problems: Collection[Problem]) -> list[str]:
-    """One line for each problem, but only the first few of each kind."""
+    """Return one line per problem, but only for the first few of each kind."""
     count = Counter(problem.kind for problem in problems)
     listed: Counter[str] = Counter()
     lines = []
@@ -199,12 +199,12 @@ def scan_files(
     Args:
         files: The files.
         read_info: Reads one file and returns plain values by name, or raises an `InputError`.
-        kind: The name of `read_info` in the cache. Another kind has another cache file.
+        kind: The name of `read_info` in the cache. Each kind has its own cache file.
         title: The progress bar's title.
         names: The names of the values that `read_info` returns.
 
     Returns:
-        The information on each file, or the error that reading it raised.
+        The information on each file, or the error raised by reading it.
     """
     cache = FileInfoCache(files, kind, set(names))
     new_files = [path for path in files if path not in cache.infos]
@@ -226,16 +226,16 @@ def scan_files(
 class FileInfoCache:
     """The information on files, cached in a JSON file of the user's cache folder.
 
-    The JSON file maps each path to its stamp, which is size and modification time, and its
-    information. Where no file can be written, nothing is cached.
+    The JSON file maps each path to its stamp (size and modification time) and its information. If
+    the file cannot be written, nothing is cached.
 
     Args:
         files: The files.
         kind: The kind of information.
-        names: The names of its values. An entry with other names is read again.
+        names: The names of its values. A file whose entry has other names is read again.
 
     Attributes:
-        infos: The information on the files that are unchanged since it was cached.
+        infos: The information on files that have not changed since it was cached.
     """
 
     def __init__(self, files: Collection[Path], kind: str, names: set[str]) -> None:
@@ -290,14 +290,14 @@ TILE_INFO = (*IMAGE_INFO, "scale")
 
 
 def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
-    """Read what is to be known of an image that is used by tiles.
+    """Read the information on an image that is cut into tiles.
 
     Args:
         path: The file.
-        rules: What of the file is read.
+        rules: Which bands of the file are read, and how.
 
     Returns:
-        What `image_info` returns, and the `scale` of the values, see `Scale`.
+        The values of `image_info`, and the `scale` of the image's values, see `Scale`.
     """
     if not has_tiff_windows(path):
         image, picture = rules.check(path)
@@ -334,7 +334,7 @@ def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
 def _some_pixels(
     parts: Iterable[tuple[int, NDArray[Any]]], shape: Sequence[int]
 ) -> NDArray[np.float32]:
-    """About a million pixels of an image on a grid, `(n, bands)`, from parts of its rows."""
+    """Sample about a million pixels of an image on a grid, `(n, bands)`, from parts of its rows."""
     step = max(1, int((shape[0] * shape[1] / 2**20) ** 0.5))
     some = [
         part[-top % step :: step, ::step].reshape(-1, part.shape[2]).astype(np.float32)
@@ -344,15 +344,15 @@ def _some_pixels(
 
 
 def scale_of(some: NDArray[np.float32]) -> dict[str, Any]:
-    """The ranges of an image's values, by which all of its tiles are rescaled alike.
+    """Compute the ranges of an image's values, by which all of its tiles are rescaled.
 
     Args:
-        some: `(n, bands)` of its pixels, NaN where they are missing.
+        some: `(n, bands)`, a sample of its pixels, NaN where they are missing.
 
     Returns:
-        For all bands together and for each apart (`all` and `bands`): the `low` and the `high` end
-        without 0.5 % of the values each, and of the rescaled values the `mean` of each band, and
-        the `centre` and `deviation` of all.
+        Two scales: `all` with one range for all bands, and `bands` with a range for each. A scale
+        has each band's `low` and `high` (the 0.5 and 99.5 % quantiles) and rescaled `mean`. It also
+        has `centre` and `deviation`: mean and standard deviation of all rescaled values.
     """
     some = some[np.isfinite(some).all(axis=1)]
     if not len(some):
@@ -375,17 +375,17 @@ def scale_of(some: NDArray[np.float32]) -> dict[str, Any]:
 
 
 def image_info(path: Path, rules: ImageRules) -> FileInfo:
-    """Read what is to be known of an image before training.
+    """Read the information on an image that is needed before training.
 
     Args:
         path: The file.
-        rules: What of the file is read.
+        rules: Which bands of the file are read, and how.
 
     Returns:
         `size`, height and width; `digest` of the pixels, None if all are equal; the number of
         `channels`; the share of `missing` pixels; the `spread` of each band, as a share of the
-        range that all bands are stretched over; whether it was `turned` as its header asks for;
-        whether it is `transparent` in part; its `place`, see `place_of`.
+        range of all bands; whether its header's rotation was applied (`turned`); whether it is
+        partly `transparent`; its `place`, see `place_of`.
     """
     return _info_of(path, *rules.check(path))
 
@@ -407,13 +407,13 @@ def _info_of(path: Path, image: NDArray[Any], picture: Picture) -> FileInfo:
 
 
 def place_of(path: Path) -> list[float] | None:
-    """Where a file says that it lies, on the earth or in a scanner; None if it does not say so."""
+    """Return the position of a file, on the earth or in a scanner; None if it names none."""
     file = file_of(path)
     return volume_place(file) or tiff_place(file)
 
 
 def _spread(bands: NDArray[Any]) -> list[float]:
-    """The range of each band but for 1 % of its values, as a share of that of all bands."""
+    """Return each band's range without 1 % of its values, as a share of the range of all bands."""
     step = max(1, int((bands.shape[0] * bands.shape[1] / 65536) ** 0.5))
     return _spread_of(bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float32))
 
@@ -428,18 +428,18 @@ def _spread_of(some: NDArray[np.float32]) -> list[float]:
 
 
 def pixel_digest(pixels: NDArray[Any]) -> str:
-    """Digest pixel values. Equal values have equal digests, whatever file format holds them."""
+    """Digest pixel values. Equal values have equal digests in every file format."""
     digest = PixelDigest(pixels.shape, pixels.dtype)
     digest.add(pixels)
     return digest.value
 
 
 class PixelDigest:
-    """Digests pixel values in parts: rows from the first to the last.
+    """Digests pixel values in parts, in the order of the rows.
 
     Args:
-        shape: The shape of the whole.
-        dtype: Its type; all whole numbers are digested alike.
+        shape: The shape of the whole array.
+        dtype: Its type. All integer types give the same digest.
     """
 
     def __init__(self, shape: Sequence[int], dtype: DTypeLike) -> None:

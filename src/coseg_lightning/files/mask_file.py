@@ -1,4 +1,4 @@
-"""One mask file: its values by the user's rules, and writing other values as it stores its own."""
+"""One mask file: reading its values by the user's rules, and writing new values like its own."""
 
 import struct
 import zlib
@@ -22,7 +22,7 @@ from coseg_lightning.files.mask_rules import (
 )
 from coseg_lightning.files.tiff import can_write_like, stored_again, write_tiff_like
 
-MANY_ROWS = 1024  # of a mask whose values are set at a time
+MANY_ROWS = 1024  # rows of a mask whose values are set at a time
 BLACK_AND_WHITE = {(0, 0, 0), (255, 255, 255)}
 
 
@@ -31,8 +31,8 @@ class MaskValuesOf(NamedTuple):
 
     Args:
         values: `(H, W)` integers.
-        two_valued: Whether the file, or a rule, says that 0 and 1 are all that there can be.
-        stored: What the file stores.
+        two_valued: Whether the file's format, or a rule, leaves only two classes.
+        stored: The values that the file stores.
     """
 
     values: NDArray[Any]
@@ -45,24 +45,24 @@ def read_mask_file(path: Path, rules: MaskRules) -> MaskValuesOf:
 
     Args:
         path: The file.
-        rules: What the values mean.
+        rules: The meaning of the values.
 
     Raises:
-        InputError: If it cannot be read, or holds what the rules do not allow.
+        InputError: If it cannot be read, or holds values that the rules do not allow.
     """
     return interpreted(path, read_stored(path), rules)
 
 
 def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
-    """Read the values of a mask, or of a window of one, from what its file stores.
+    """Interpret the stored values of a mask, or of a window of one.
 
     Args:
         path: The file.
-        stored: What it stores.
-        rules: What the values mean.
+        stored: Its stored values.
+        rules: The meaning of the values.
 
     Raises:
-        InputError: If it holds what the rules do not allow.
+        InputError: If it holds values that the rules do not allow.
     """
     two = rules.classes == 2
     if rules.colours is not None:
@@ -85,7 +85,7 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
             )
         objects = (values != 0).astype(np.uint8)
         if (values == IGNORE_INDEX).any() and not (values == IGNORE_INDEX - 1).any():
-            objects[values == IGNORE_INDEX] = IGNORE_INDEX  # no 255th object, but unlabelled
+            objects[values == IGNORE_INDEX] = IGNORE_INDEX  # unlabelled, not the 255th object
         return MaskValuesOf(objects, True, stored)
     if stored.is_jpeg:
         return MaskValuesOf(_of_jpeg(path, values, two) ^ rules.is_inverted, True, stored)
@@ -98,9 +98,10 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
 
 
 def _with_missing(stored: Stored, rules: MaskRules) -> Stored:
-    """Call pixels unlabelled that the file's own header calls missing.
+    """Mark pixels as unlabelled that are missing according to the file's header.
 
-    Many programs write 0 there, which is the background then, and 255 has its own meaning.
+    A missing value of 0 is ignored, since many programs write it and 0 is the background. So are
+    255 and 65535, and values that are class ids.
     """
     missing, own = stored.nodata, rules.class_ids or ()
     if missing is None or missing in (0, *HIGHEST_VALUES, *own) or IGNORE_INDEX in own:
@@ -140,7 +141,7 @@ def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
 
 
 def _white_index(stored: Stored, values: NDArray[Any]) -> int | None:
-    """The index of white in a palette of black and white alone, in whichever order."""
+    """Return the index of white if only black and white of the palette are used, else None."""
     if stored.colours is None:
         return None
     used = np.unique(values)
@@ -160,15 +161,15 @@ def write_mask_like(
     rules: MaskRules,
     foreground: int | None,
 ) -> None:
-    """Write classes as a file stores its own; what is unchanged keeps its stored values.
+    """Write class ids in the way the original stores them. Unchanged pixels keep their values.
 
     Args:
-        original: The file.
+        original: The original file.
         path: The new file.
         classes: `(H, W)` class ids.
         given: `(H, W)` class ids of the original.
-        rules: What the original's values mean.
-        foreground: The value of class 1 where it is 255 or 65535.
+        rules: The meaning of the original's values.
+        foreground: The value of class 1 if it is 255 or 65535, else None.
     """
     read = read_mask_file(original, rules)
     stored = read.stored
@@ -189,10 +190,10 @@ def new_values(
     foreground: int | None,
     original: Path,
 ) -> NDArray[Any]:
-    """The values that a file stores for other classes; the arguments are those above."""
+    """Return the stored values for new class ids; the arguments are those of `write_mask_like`."""
     values = np.array(read.stored.values)
     if values.ndim == 2 and not (rules.colours or rules.instances or rules.threshold is not None):
-        for start in range(0, len(values), MANY_ROWS):  # since some steps take 64 bits a pixel
+        for start in range(0, len(values), MANY_ROWS):  # some steps need 64 bits per pixel
             rows = slice(start, start + MANY_ROWS)
             part = MaskValuesOf(
                 read.values[rows],
@@ -247,7 +248,7 @@ def _set(
     rules: MaskRules,
     foreground: int | None,
 ) -> None:
-    """Put values of the new classes into one channel, or into all that show the mask."""
+    """Set the values of the new classes in one channel, or in all channels that show the mask."""
     integers = rules.threshold is None
     flat = values
     if values.ndim != 2:
@@ -292,13 +293,13 @@ def _encoded(
 
 
 def save_like(original: Path, path: Path, values: NDArray[Any], stored: Stored) -> None:
-    """Save stored values in the format of a file, with what it says besides.
+    """Save stored values in the format of a file, with its other metadata.
 
     Args:
-        original: The file whose format is taken.
+        original: The file whose format is used.
         path: The new file.
-        values: The values, on the grid that the file stores.
-        stored: What was read from the original.
+        values: The values, in the file's stored orientation.
+        stored: The original's stored values and format.
     """
     if stored.mode == "npy":
         array = np.load(original, allow_pickle=False)
@@ -364,7 +365,7 @@ def _save_with_pillow(
 
 
 def _small_png(values: NDArray[Any], bits: int) -> bytes:
-    """A grey PNG of 1, 2 or 4 bits, which Pillow does not write.
+    """Encode a grey PNG with 1, 2 or 4 bits, which Pillow cannot write.
 
     Source: https://www.w3.org/TR/png-3/
     """
@@ -400,7 +401,7 @@ def _write_pgm(original: Path, path: Path, values: NDArray[Any]) -> None:
 
 
 def soft_mask_hint(values: list[int]) -> str | None:
-    """Advise on values that are no class ids but grey levels, or numbers of objects."""
+    """Return advice if values look like grey levels or object numbers instead of class ids."""
     if len(values) > 40 and max(values) <= 255:
         return (
             f"it holds {len(values)} different values, as soft or smoothed masks do; "

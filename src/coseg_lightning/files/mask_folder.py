@@ -59,21 +59,21 @@ class MaskFolder:
     """A folder of masks, one file per sample, named `<id>.<suffix>`.
 
     Masks hold class ids `0 .. classes-1` and 255 for unlabelled pixels. If there are two classes
-    and no file holds any value but 0 and 255 (or 0 and 65535), that value means class 1. Two-class
-    JPEG masks are thresholded at half of their range, because JPEG blurs values. `rules` are for
-    masks that mean their classes otherwise.
+    and all files hold only 0 and 255 (or 0 and 65535), that value means class 1. Two-class JPEG
+    masks are thresholded at half of their range, because JPEG blurs values. Other meanings are set
+    by `rules`.
 
     Args:
         folder: The folder.
         classes: Number of classes, background included.
-        ids: The samples that will be read, and whose masks decide what 255 means. By default all.
-        inspection: Receives the problems. By default they are raised, all together.
+        ids: The samples that will be read. Their masks decide what 255 means. By default all.
+        inspection: Receives the problems. By default they are raised together.
         skip: Whether unusable masks are skipped with a warning, if there is no `inspection`.
-        rules: What the values mean; by default class ids.
-        files: The files of each sample, if their names say more than the id.
-        canvas: What networks will get, to count what is left of the masks then.
+        rules: The meaning of the values; by default they are class ids.
+        files: The files of each sample, if their names contain more than the id.
+        canvas: The network input, for counting the pixels of each class left at its size.
         allow_links: Whether links may lead out of the dataset's folder.
-        dataset: The dataset's folder; by default that above the folder of masks.
+        dataset: The dataset's folder; by default the parent of the folder of masks.
 
     Attributes:
         file_info: Size, digest and values of each usable mask, by sample.
@@ -211,13 +211,13 @@ class MaskFolder:
         }
 
     def _windows_if_large(self, path: Path) -> TiffWindows | None:
-        """The windows of a mask that is read in parts; None if it is read as a whole."""
+        """Open the windows of a mask that is read in parts; None if it is read as a whole."""
         if self.rules.instances or path in self._small:
             return None
         return windows_of_mask(path)
 
     def _parts(self, path: Path, windows: TiffWindows | None) -> Iterator[MaskValuesOf]:
-        """Read a mask's rows from the first to the last; all at once unless it is large."""
+        """Read a mask in parts of its rows, or all at once if it is not large."""
         if windows is None:
             yield read_mask_file(path, self.rules)
             return
@@ -232,7 +232,7 @@ class MaskFolder:
         return list(self._paths)
 
     def path(self, sample_id: str) -> Path:
-        """The mask file of one sample."""
+        """Return the mask file of one sample."""
         if sample_id not in self._paths:
             raise InputError(self._no_mask_message(sample_id))
         return self._paths[sample_id]
@@ -255,7 +255,7 @@ class MaskFolder:
         return self.class_ids(self.path(sample_id))
 
     def class_ids(self, path: Path) -> NDArray[Any]:
-        """The class ids of a mask file, `(H, W)`."""
+        """Read the class ids of a mask file, `(H, W)`."""
         parts = [
             self._as_class_ids(part) for part in self._parts(path, self._windows_if_large(path))
         ]
@@ -272,7 +272,7 @@ class MaskFolder:
         return smallest_type(values)
 
     def windows(self, sample_id: str, folder: Path) -> "MaskWindows":
-        """Open one mask to read class ids by windows.
+        """Open one mask for reading its class ids by windows.
 
         Args:
             sample_id: The sample.
@@ -283,12 +283,12 @@ class MaskFolder:
     def class_ids_of(
         self, path: Path, values: NDArray[Any], nodata: float | None = None
     ) -> NDArray[Any]:
-        """The class ids of a window `(H, W)` of stored values, some of which may be missing."""
+        """Convert a window `(H, W)` of stored values, which may have missing ones, to class ids."""
         stored = Stored(values, "tiff", nodata=nodata)
         return self._as_class_ids(interpreted(path, stored, self.rules))
 
     def left_of(self, sample_id: str, class_id: int) -> tuple[int, int]:
-        """The pixels of a class in a mask, and those left at the networks' size."""
+        """Return the number of a class's pixels in a mask, at its own and at the networks' size."""
         info = self.file_info[sample_id]
         value = class_id
         if not info["two_valued"]:
@@ -302,7 +302,7 @@ class MaskFolder:
         return info["counts"][index], info["left"][index]
 
     def stored_values(self, sample_id: str, mask: NDArray[Any]) -> NDArray[Any]:
-        """The values that a sample's file stores for other class ids, `(H, W)`."""
+        """Return the values that a sample's file would store for new class ids `(H, W)`."""
         path = self.path(sample_id)
         read, given = read_mask_file(path, self.rules), self.class_ids(path)
         return new_values(read, mask, given, self.rules, self.foreground, path)
@@ -310,8 +310,8 @@ class MaskFolder:
     def write_like(self, sample_id: str, path: Path, mask: NDArray[Any]) -> None:
         """Write class ids like a sample's own file: the same format, mode, palette and values.
 
-        Pixels whose class stays keep the value that they have in the file. A TIFF keeps its tags,
-        such as its place on the earth, its tiles and its compression.
+        Pixels whose class does not change keep their stored value. A TIFF keeps its tags, such as
+        its position on the earth, its tiles and its compression.
 
         Args:
             sample_id: The sample.
@@ -352,7 +352,7 @@ class MaskWindows:
 
     def __init__(self, masks: MaskFolder, path: Path, folder: Path) -> None:
         self._masks, self._path = masks, path
-        # Which value is no object can be seen of the whole alone.
+        # Whether 255 is an object or unlabelled can only be seen in the whole mask.
         self._tiff = None if masks.rules.instances else windows_of_mask(path, least=0)
         self._copy: ArrayWindows | None = None
         if self._tiff is None:
@@ -370,11 +370,11 @@ class MaskWindows:
 
 
 def windows_of_mask(path: Path, least: int = ROWS) -> TiffWindows | None:
-    """Open a mask that can be read by windows: a large TIFF of one band.
+    """Open a mask that can be read by windows: a large TIFF with one band. Else return None.
 
     Args:
         path: The file.
-        least: The number of pixels from which on a mask is large.
+        least: The least number of pixels of a large mask.
     """
     if not has_tiff_windows(path):
         return None
@@ -385,9 +385,9 @@ def windows_of_mask(path: Path, least: int = ROWS) -> TiffWindows | None:
 
 
 class MaskWriter:
-    """Writes a folder of masks like another one: some are copied, some hold other classes.
+    """Writes a folder of masks like another one: some are copied, and some have new class ids.
 
-    Slices of a volume are collected, and the volume is written when it is complete.
+    Slices of a volume are collected, and `finish` writes the volume.
 
     Args:
         masks: The folder of the originals.
@@ -400,7 +400,7 @@ class MaskWriter:
         self._volumes: dict[Path, dict[int, NDArray[Any]]] = {}
 
     def copy(self, path: Path) -> None:
-        """Copy an original byte by byte, or leave a slice as it is."""
+        """Copy an original byte by byte, or leave a slice of a volume unchanged."""
         file = file_of(path)
         if file != path:
             self._volumes.setdefault(file, {})
@@ -408,15 +408,15 @@ class MaskWriter:
             shutil.copyfile(path, self._place(path))
 
     def write_once(self, sample_id: str, key: str, mask: NDArray[Any] | None) -> None:
-        """Write the one mask of a sample whose files name persons, under the sample's id.
+        """Write one mask under the sample's id, where the original files name annotators.
 
         Args:
             sample_id: The sample.
-            key: The mask whose file says the format and the values.
+            key: The mask whose file determines the format and the values.
             mask: `(H, W)` class ids; None to copy the file byte by byte.
 
         Raises:
-            InputError: If it is a slice of a volume, or a file of such a kind cannot hold it.
+            InputError: If it is a slice of a volume, or the file's format cannot hold it.
         """
         path = self._masks.path(key)
         if file_of(path) != path:
@@ -454,7 +454,7 @@ class MaskWriter:
 
 
 def same_stem(paths: list[Path]) -> str:
-    """Describe the problem that two files belong to one sample."""
+    """Return the message that two files belong to one sample."""
     return (
         f"{paths[0]} and {paths[1].name} have the same stem, and only one can be the sample "
         f"{paths[0].stem}; remove one."
@@ -462,7 +462,7 @@ def same_stem(paths: list[Path]) -> str:
 
 
 def link_message(path: Path) -> str:
-    """Describe the problem that a file is a link to a target outside the dataset's folder."""
+    """Return the message that a file is a link out of the dataset's folder, or a broken link."""
     target = os.path.realpath(path)
     if not Path(target).exists():
         return f"{path} is a link to {target}, which is not there; fetch or restore that file."
@@ -473,10 +473,10 @@ def link_message(path: Path) -> str:
 
 
 def _counts_of(mask: NDArray[Any]) -> dict[int, int]:
-    """How many pixels hold each value."""
+    """Count the pixels that hold each value."""
     if mask.dtype in (np.uint8, np.uint16):  # without sorting all pixels
         counts: dict[int, int] = {}
-        for start in range(0, mask.size, ROWS):  # since bincount makes 64 bits of each
+        for start in range(0, mask.size, ROWS):  # bincount converts each pixel to 64 bits
             part = np.bincount(mask.reshape(-1)[start : start + ROWS])
             for value in np.flatnonzero(part):
                 counts[int(value)] = counts.get(int(value), 0) + int(part[value])
@@ -486,7 +486,7 @@ def _counts_of(mask: NDArray[Any]) -> dict[int, int]:
 
 
 def _left_on(canvas: Canvas, values: NDArray[Any], found: list[int]) -> NDArray[Any]:
-    """The values that are left at the networks' size, where the nearest pixel is taken."""
+    """Resize values to the networks' size with nearest neighbours."""
     indices = np.searchsorted(found, values).astype(np.uint16)  # OpenCV resizes few types
     height, width = canvas.content(values.shape)
     small = cv2.resize(indices, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
@@ -495,7 +495,7 @@ def _left_on(canvas: Canvas, values: NDArray[Any], found: list[int]) -> NDArray[
 
 
 def _numbered(values: NDArray[Any], class_ids: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Replace the value of each class by its number; 255 stays unlabelled, unless it is a class."""
+    """Replace the value of each class by its number. All other values become 255, unlabelled."""
     result = np.full(values.shape, IGNORE_INDEX, np.uint8)
     for number, value in enumerate(class_ids):
         result[values == value] = number

@@ -1,4 +1,4 @@
-"""MaskRules: what the values of mask files mean, as the user says it."""
+"""MaskRules: the meaning of the values in mask files, as the user sets it."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
 
-IGNORE_INDEX = 255  # of unlabelled pixels, as in functional.equations, which imports torch
+IGNORE_INDEX = 255  # for unlabelled pixels; not imported from functional.equations to avoid torch
 HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
 VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "border", "boundary")
 MAX_CLASSES = 255
@@ -22,18 +22,18 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class MaskRules:
-    """What the values of a folder's mask files mean.
+    """The meaning of the values in a folder's mask files.
 
     Args:
         classes: Number of classes, background included.
-        class_ids: The value of each class in the files, where it is not 0, 1, 2 and so on.
+        class_ids: The value of each class in the files, if these are not 0, 1, 2 and so on.
         colours: The class of each colour, for masks that are painted in colours; 255 stands for
             unlabelled pixels.
-        threshold: In files of soft masks, values from here on mean class 1, all others class 0.
+        threshold: For soft masks: values from the threshold up mean class 1, all others class 0.
         instances: Whether every value but 0 is an object of class 1.
 
     Raises:
-        InputError: If they contradict each other.
+        InputError: If the arguments contradict each other.
     """
 
     classes: int = 2
@@ -82,7 +82,7 @@ class MaskRules:
 
     @classmethod
     def from_settings(cls, source: Mapping[str, Any]) -> "MaskRules":
-        """Build the rules from the settings of a dataset, by the names of `folder_splits`."""
+        """Build the rules from the settings of a dataset, named as in `folder_splits`."""
         classes = max(2, int(source.get("classes", 2)))  # a single output has two classes
         colours, instances = source.get("colours"), source.get("instances")
         class_ids = source.get("class_ids")
@@ -99,12 +99,13 @@ class MaskRules:
 
     @property
     def key(self) -> str:
-        """A text that differs where masks would be read differently."""
-        return repr((self.classes, self.colours, self.threshold, self.instances, self.is_inverted))
+        """A text for caches that identifies how masks are read."""
+        ids = self.class_ids
+        return repr((self.classes, self.colours, self.threshold, self.instances, ids))
 
     @property
     def is_inverted(self) -> bool:
-        """Whether the larger of two values means the background, also where they are 0 and 1."""
+        """Whether the larger of the values of two classes means the background."""
         return (
             self.class_ids is not None
             and self.classes == 2
@@ -113,7 +114,7 @@ class MaskRules:
 
 
 def _colours_of(given: Any) -> dict[Colour, int]:
-    """Read what names colours, or rows of red, green, blue and class, as a run keeps them."""
+    """Read colours from a name or file, or from rows `(r, g, b, class)` as a run saves them."""
     if isinstance(given, str):
         return read_colours(given)
     return {(int(r), int(g), int(b)): int(k) for r, g, b, k in given}
@@ -123,13 +124,13 @@ def read_colours(source: str) -> dict[Colour, int]:
     """Read the class of each colour.
 
     Args:
-        source: `voc` or `cityscapes`, or a file: a table with the columns `r`, `g` and `b`, and
-            perhaps `name` and `class`, or a `labelmap.txt` of CVAT. Without a column `class`, the
-            classes are numbered in the order of the rows; rows named void, unlabelled, ignore or
-            boundary are of no class.
+        source: `voc`, `cityscapes` or a file. The file is a table with the columns `r`, `g` and
+            `b`, and optionally `name` and `class`, or a `labelmap.txt` of CVAT. Without a column
+            `class`, classes are numbered in the order of the rows. Rows named void, unlabelled,
+            ignore or boundary then have no class.
 
     Raises:
-        InputError: If there is no such file, or it is no such table.
+        InputError: If there is no such file, or it is not such a table.
     """
     known = {"voc": _voc, "cityscapes": _cityscapes}.get(source.lower())
     if known is not None:
@@ -170,7 +171,7 @@ def read_colours(source: str) -> dict[Colour, int]:
 
 
 def _labelmap(path: Path) -> list[tuple[str, list[str], str]]:
-    """Read lines `name:r,g,b:parts:actions`, as CVAT writes them."""
+    """Read the lines `name:r,g,b:parts:actions` that CVAT writes."""
     lines = path.read_text(encoding="utf-8-sig").splitlines()
     rows = []
     for line in lines:
@@ -181,7 +182,7 @@ def _labelmap(path: Path) -> list[tuple[str, list[str], str]]:
 
 
 def _voc() -> dict[Colour, int]:
-    """Colours of PASCAL VOC's 21 classes; the outlines of objects are of no class."""
+    """Return the colours of PASCAL VOC's 21 classes. The outlines of objects have no class."""
     return {_voc_colour(k): k for k in range(21)} | {_voc_colour(255): IGNORE_INDEX}
 
 
@@ -194,7 +195,7 @@ def _voc_colour(k: int) -> Colour:
 
 
 def _cityscapes() -> dict[Colour, int]:
-    """Colours of the 19 classes of Cityscapes on which methods are compared; black is of none."""
+    """Return the colours of the 19 evaluated classes of Cityscapes. Its others have no class."""
     colours = (
         *((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153)),
         *((153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152)),
@@ -220,7 +221,7 @@ def classes_of_colours(
         path: The file, for messages.
 
     Raises:
-        InputError: If the file holds colours that are not named.
+        InputError: If the file holds colours that `colours` does not name.
     """
     codes = (values.astype(np.uint32) * np.array([1 << 16, 1 << 8, 1], np.uint32)).sum(axis=2)
     found, inverse, counts = np.unique(codes, return_inverse=True, return_counts=True)
@@ -239,7 +240,7 @@ def classes_of_colours(
 
 
 def nearest_values(values: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[Any]:
-    """At each pixel the value of the nearest pixel of `where`; 1 if there is none."""
+    """Give each pixel the value of the nearest pixel in `where`; 1 if there is none."""
     from scipy import ndimage
 
     if not where.any():
@@ -251,6 +252,6 @@ def nearest_values(values: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[An
 
 
 def listed(values: Sequence[int], limit: int = 12) -> str:
-    """List values for a sentence, the first ones if there are many."""
+    """List values for a sentence, or only the first ones if there are many."""
     shown = ", ".join(map(str, values[:limit]))
     return f"{shown} and {len(values) - limit} more" if len(values) > limit else shown

@@ -1,4 +1,4 @@
-"""The meaning of the values in a folder of masks, above all of 255, and checks of them."""
+"""Checks of the values in a folder of masks and of their meaning, above all of 255."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -7,10 +7,10 @@ from coseg_lightning.files.inspection import FileInfo, Inspection
 from coseg_lightning.files.mask_file import soft_mask_hint
 from coseg_lightning.files.mask_rules import HIGHEST_VALUES, IGNORE_INDEX, MaskRules, listed
 
-MANY = 40  # classes; masks of more are rather grey pictures
-FULL = 0.999  # share of the foreground from which a mask is called full
-# Masks of both polarities: some have foreground along most of the border and over most of the
-# picture, the others along little and over little, and none lies between.
+MANY = 40  # masks with more classes than these are probably grey images
+FULL = 0.999  # a mask is full if at least this share of it is foreground
+# A folder has masks of both polarities if some have foreground along most of the border and over
+# most of the image, the others along little of both, and none lies in between.
 MOSTLY, HARDLY = 0.75, 0.25
 LEAST_OF_POLARITY, LEAST_SHARE_OF_POLARITY = 2, 0.1
 
@@ -19,16 +19,16 @@ class MaskValues:
     """The values of all masks of a folder, and the rules that they must follow.
 
     Masks hold class ids `0 .. classes-1` and 255 for unlabelled pixels. If there are two classes
-    and no mask holds any value but 0 and 255 (or 0 and 65535), that value means class 1.
+    and all masks hold only 0 and 255 (or 0 and 65535), that value means class 1.
 
     Args:
         folder: The folder, for messages.
         paths: The file of each sample.
-        rules: What the user says of the values.
+        rules: The meaning of the values according to the user.
         file_info: The information on each readable mask, by sample.
 
     Attributes:
-        foreground: The value that means class 1, if it is not 1 itself; otherwise None.
+        foreground: The value that means class 1, if it is 255 or 65535; otherwise None.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class MaskValues:
         self.rules = rules
         self.classes = rules.classes
         self.file_info = dict(file_info)
-        # The format of a two-valued file already says that it holds two classes.
+        # A two-valued mask needs no such rule: its classes are already known.
         self.ambiguous = {
             sample_id: set(info["values"])
             for sample_id, info in file_info.items()
@@ -53,7 +53,7 @@ class MaskValues:
         self.foreground = self._foreground_value()
 
     def _union_of_valid_masks(self) -> set[int]:
-        """The values of all ambiguous masks. One bad mask must not change what 255 means."""
+        """Collect the values of ambiguous masks. A bad mask must not change the meaning of 255."""
         highest = set(HIGHEST_VALUES) if self.classes == 2 else {IGNORE_INDEX}
         known = set(range(self.classes)) | highest
         return set[int]().union(*(values for values in self.ambiguous.values() if values <= known))
@@ -66,7 +66,7 @@ class MaskValues:
         return None
 
     def check(self, inspection: Inspection) -> dict[str, FileInfo]:
-        """Record the masks with a wrong or doubtful meaning.
+        """Record the masks whose values are wrong or doubtful.
 
         Args:
             inspection: Receives problems and warnings.
@@ -87,7 +87,7 @@ class MaskValues:
         return valid
 
     def _check_masks_of_0_and_255(self, inspection: Inspection) -> None:
-        """Report masks of 0 and 255 alone where 255 means unlabelled."""
+        """Report masks with only 0 and 255 where 255 means unlabelled."""
         doubtful = [
             sample_id
             for sample_id, values in self.ambiguous.items()
@@ -119,7 +119,7 @@ class MaskValues:
             )
 
     def _check_palettes(self, inspection: Inspection) -> None:
-        """Report palettes that show one index in different colours, unless ids are named."""
+        """Report palettes with different colours for one index, unless a rule sets the meaning."""
         if self.rules.class_ids is not None or self.rules.colours is not None:
             return
         colours: dict[int, tuple[list[int], str]] = {}
@@ -139,7 +139,7 @@ class MaskValues:
                     break
 
     def _check_class_ids(self, inspection: Inspection) -> dict[str, FileInfo]:
-        """Report masks with values that are not allowed, and return the others."""
+        """Report masks with invalid values, and return the others."""
         class_ids = self.rules.class_ids
         if class_ids is not None:
             allowed = {*class_ids, IGNORE_INDEX}
@@ -168,7 +168,7 @@ class MaskValues:
         return valid
 
     def _advice(self, allowed: set[int]) -> str:
-        """Say what to do: mend the mask, or add classes if many masks have ids of more."""
+        """Advise to mend the mask, or to set more classes if most masks have further ids."""
         wrong = [values - allowed for values in self.ambiguous.values() if values - allowed]
         highest = max((max(values) for values in wrong), default=0)
         if 2 * len(wrong) <= len(self.file_info):
@@ -190,7 +190,7 @@ class MaskValues:
         return f"{found}: set data.classes or mend the mask."
 
     def _check_polarity(self, valid: Mapping[str, FileInfo], inspection: Inspection) -> None:
-        """Refuse a folder whose masks are mostly full, or light on dark and dark on light."""
+        """Refuse a folder if most masks are full, or if masks have different polarities."""
         foreground = 1 if self.foreground is None else self.foreground
         shares, borders = {}, {}
         for sample_id, info in valid.items():
@@ -220,7 +220,7 @@ class MaskValues:
             return
         sizes = sorted(shares[i] for i in dark)
         alike = [i for i in light if sizes[0] / 2 <= 1 - shares[i] <= 2 * sizes[-1]]
-        if len(alike) == len(light):  # turned round, they would look like the others
+        if len(alike) == len(light):  # inverted, they would look like the others
             self._refuse(
                 inspection,
                 few,
@@ -241,7 +241,7 @@ class MaskValues:
     def _warn_of_single_value(
         self, valid: Mapping[str, FileInfo], value: int, meaning: str, inspection: Inspection
     ) -> None:
-        """Warn of masks that hold one value alone."""
+        """Warn of masks that hold only this value."""
         ids = [sample_id for sample_id, info in valid.items() if info["values"] == [value]]
         if ids:
             inspection.warn(

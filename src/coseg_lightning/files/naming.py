@@ -1,4 +1,4 @@
-"""How files are named: which image and which mask belong to a sample, and what is not read."""
+"""File names: which image and which mask belong to a sample, and which files are not read."""
 
 import re
 import unicodedata
@@ -10,13 +10,13 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES
 from coseg_lightning.files.volumes import ending, file_of, group_of, is_volume, slices_of
 
-PLAIN = "{id}.*"  # a file's name without its ending is the id
-NESTED = "{group}/{id}.*"  # in a folder for each patient, place or part of the split
-DEEP = "**/{id}.*"  # in any folders
-OF_PEOPLE = "{annotator}/{id}.*"  # several masks of an image, each person's in a folder
-BY_PEOPLE = "{id}__{annotator}.*"  # the same, beside each other
-UNNAMED = "unnamed"  # the person of a mask without a name beside others of the same image
-# What people add to the names of one of the two; longer ones first.
+PLAIN = "{id}.*"  # the id is a file's name without its ending
+NESTED = "{group}/{id}.*"  # one folder for each patient, place or part of the split
+DEEP = "**/{id}.*"  # files in any folders
+OF_PEOPLE = "{annotator}/{id}.*"  # one folder for the masks of each annotator
+BY_PEOPLE = "{id}__{annotator}.*"  # masks of all annotators in one folder
+UNNAMED = "unnamed"  # the annotator of a mask without a name, if the image has other masks
+# Usual suffixes of the names of images or of masks; longer ones first.
 IMAGE_ENDS = ("_leftImg8bit", "_image", "_img", "_sat", "_rgb", "_0000")
 MASK_ENDS = (
     *(
@@ -40,25 +40,25 @@ Files = dict[str, list[Path]]
 
 
 class Names:
-    """The files of a folder by a pattern of their names.
+    """The files of a folder whose names match a pattern.
 
     Args:
         folder: The folder.
-        pattern: A path below it, in which `{id}` stands for the sample, `*` for any text within a
-            name, `**` for any folders, `{group}` for a folder whose name precedes the id, and
-            `{annotator}` for the person who drew the mask. Files that fit without the latter are
-            read too, as nobody's.
-        stems: What may stand for `{id}`, if that is known: where a name can be split into id and
-            person in several ways, the longest id of these is meant.
+        pattern: A path below the folder. `{id}` stands for the sample, `*` for any text within a
+            name, and `**` for any folders. `{group}` is a folder whose name becomes the start of
+            the id. `{annotator}` is who drew the mask. Files that match without `{annotator}` are
+            read too, without an annotator.
+        stems: The possible values of `{id}`, if known. If a name can be split into id and annotator
+            in several ways, the longest of these ids is used.
 
     Attributes:
-        files: The files of each sample, in order; of each mask of a person, see `mask_key`.
-        groups: The group of each sample, if the pattern has one; of a slice its volume.
-        stems: What stands for `{id}` in the names, before slices are numbered.
-        folders: The first folder on the way to each sample, if there is one.
+        files: The files of each sample, or of each annotator's mask, see `mask_key`.
+        groups: The group of each sample, if the pattern has one; for a slice its volume.
+        stems: The ids in the names, before slices are numbered.
+        folders: The first folder in the path of each sample, if there is one.
 
     Raises:
-        InputError: If the pattern has no `{id}`.
+        InputError: If the pattern does not have exactly one `{id}`, or repeats a placeholder.
     """
 
     def __init__(
@@ -93,29 +93,29 @@ class Names:
         self.files: Files = dict(files)
 
     def exclude(self, others: Collection[Path]) -> None:
-        """Leave out files that are of something else."""
+        """Exclude files that belong to something else."""
         kept = {i: [p for p in paths if p not in others] for i, paths in self.files.items()}
         self.files = {sample_id: paths for sample_id, paths in kept.items() if paths}
 
 
 def mask_key(sample_id: str, annotator: str | None) -> str:
-    """Name one mask of a sample by its person. Ids hold no slash, so that no id is such a name."""
+    """Make the key of an annotator's mask: `id/annotator`. Ids have no slash, so none is a key."""
     return sample_id if annotator is None else f"{sample_id}/{annotator}"
 
 
 def split_key(key: str) -> tuple[str, str | None]:
-    """Return the sample and the person of `mask_key`."""
+    """Split a key of `mask_key` into the sample and the annotator."""
     sample_id, slash, annotator = key.partition("/")
     return sample_id, annotator if slash else None
 
 
 def without_annotator(pattern: str) -> str:
-    """Return the pattern of masks that are nobody's, beside those of persons."""
+    """Return the pattern that matches masks without an annotator."""
     return re.sub(r"\{annotator\}/|[-_. ]+\{annotator\}|\{annotator\}[-_. ]*", "", pattern)
 
 
 class _Pattern:
-    """Finds group, id and person in names; the arguments are those of `Names`."""
+    """Finds group, id and annotator in names; the arguments are those of `Names`."""
 
     def __init__(self, pattern: str, stems: Collection[str] | None) -> None:
         self._pattern, self._stems = pattern, stems
@@ -149,7 +149,7 @@ def _stem(match: re.Match[str]) -> str:
 
 
 def _expression(pattern: str, length: int | None = None) -> re.Pattern[str]:
-    """Compile a pattern, whose id may have a given length."""
+    """Compile a pattern. If a length is given, the id must have it."""
     if pattern.count("{id}") != 1 or max(map(pattern.count, ("{group}", "{annotator}"))) > 1:
         raise InputError(
             f"The pattern {pattern!r} must hold {{id}} once, as in '{{id}}_mask.png' or "
@@ -167,9 +167,9 @@ def _expression(pattern: str, length: int | None = None) -> re.Pattern[str]:
 
 
 def _walk(folder: Path, *, deep: bool) -> Iterator[Path]:
-    """All files of a folder, without hidden ones, and of its folders, if they are wanted.
+    """Yield all files of a folder that are not hidden, and those of its folders if `deep`.
 
-    Folders that are links are not entered: they may lead out of the dataset, or in a circle.
+    Folders that are links are skipped: they may lead out of the dataset, or in a circle.
     """
     for path in folder.iterdir():
         if path.name.startswith("."):
@@ -183,18 +183,18 @@ def _walk(folder: Path, *, deep: bool) -> Iterator[Path]:
 def guess_patterns(
     images_folder: Path, masks_folder: Path, *, may_be_people: bool = True
 ) -> tuple[str, str]:
-    """Find the patterns by which most images have a mask.
+    """Find the patterns with which most images have a mask.
 
     Args:
         images_folder: The folder of images.
         masks_folder: The folder of masks.
-        may_be_people: Whether masks may be those of several people.
+        may_be_people: Whether masks may be by several annotators.
 
     Returns:
-        The patterns of images and masks; those of equal names unless others fit far better.
+        The patterns of images and masks. Equal names are preferred if half of the images have one.
 
     Raises:
-        InputError: If masks lie both beside and in folders that may be people's.
+        InputError: If an image has masks both outside and inside of annotators' folders.
     """
     if may_be_people and images_folder != masks_folder:
         of_people = _guess_people(images_folder, masks_folder)
@@ -219,10 +219,10 @@ def guess_patterns(
 
 
 def _guess_people(images_folder: Path, masks_folder: Path) -> tuple[str, str] | None:
-    """Find the patterns of masks by several people; None if no image has two of them.
+    """Find the patterns of masks by several annotators; None if there seem to be none.
 
     Raises:
-        InputError: If masks lie both beside and in folders that may be people's.
+        InputError: If an image has masks both outside and inside of annotators' folders.
     """
     inside = list(masks_folder.iterdir())
     has_folders = any(path.is_dir() for path in inside)
@@ -243,7 +243,7 @@ def _guess_people(images_folder: Path, masks_folder: Path) -> tuple[str, str] | 
             if pattern == OF_PEOPLE and any(len(found) > 1 for found in named.values()):
                 _check_beside(masks_folder, people)
                 return image, pattern
-            # One name a mask is a person's only if there are several; else it is an ending.
+            # A name after the id is an annotator's only if there are several names.
             if pattern == BY_PEOPLE and len(everybody) > 1:
                 if any(len(found) > 1 for found in people.values()):
                     return image, pattern
@@ -253,7 +253,7 @@ def _guess_people(images_folder: Path, masks_folder: Path) -> tuple[str, str] | 
 
 
 def _people_of(files: Files, ids: Collection[str]) -> dict[str, set[str | None]]:
-    """The persons of each sample's masks, by the keys of `Names.files`."""
+    """Return the annotators of each sample's masks, from the keys of `Names.files`."""
     people: defaultdict[str, set[str | None]] = defaultdict(set)
     for sample_id, annotator in map(split_key, files):
         if sample_id in ids:
@@ -262,7 +262,7 @@ def _people_of(files: Files, ids: Collection[str]) -> dict[str, set[str | None]]
 
 
 def _check_beside(folder: Path, people: Mapping[str, set[str | None]]) -> None:
-    """Raise an `InputError` if an image has a mask beside those in folders."""
+    """Raise an `InputError` if an image has masks both outside and inside of the folders."""
     both = sorted(i for i, found in people.items() if None in found and len(found) > 1)
     if both:
         names = sorted({str(name) for i in both for name in people[i] - {None}})
@@ -281,7 +281,7 @@ def _holds_files(folder: Path) -> bool:
 
 
 def _endings(images: Iterable[str], masks: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of endings that all images and all masks may have."""
+    """Yield pairs of suffixes that the names of images and masks may have."""
     images, masks = list(images), list(masks)
     image_ends = ["", *(end for end in IMAGE_ENDS if _share(images, end) > 0.5)]
     mask_ends = ["", *(end for end in MASK_ENDS if _share(masks, end) > 0)]
@@ -306,7 +306,7 @@ def _fits(images: set[str], masks: set[str], image_end: str, mask_end: str) -> b
 
 
 def match_ids(ids: Iterable[str], files: Mapping[str, list[Path]]) -> Files:
-    """Name masks by the ids of images, if both differ in their Unicode form alone.
+    """Replace masks' names by the images' ids if they differ only in their Unicode form.
 
     Args:
         ids: The ids of images.
@@ -325,10 +325,10 @@ def match_ids(ids: Iterable[str], files: Mapping[str, list[Path]]) -> Files:
 
 
 def unread(names: Names) -> str | None:
-    """Say what lies in a folder and is not read: other files, and folders of images.
+    """Describe the files and folders of a folder that are not read.
 
     Returns:
-        A sentence, or None if there is nothing.
+        A sentence, or None if there are none.
     """
     used = {file_of(path) for paths in names.files.values() for path in paths}
     endings: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Progress bars that only somebody who watches sees."""
+"""Progress bars, which are shown only in a terminal."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,16 +19,16 @@ def progress(
     total: int | None = None,
     shown: bool | None = None,
 ) -> Any:
-    """Return tqdm's bar of what takes a second or more, which vanishes at its end.
+    """Return a tqdm bar. It appears after a second, and vanishes at its end.
 
-    There is none where the output is no terminal.
+    It is not shown if the output is not a terminal.
 
     Args:
-        items: What is iterated over; without it, call `update`.
+        items: The items to iterate over. Without them, call `update`.
         title: The text before the bar.
-        total: The number of items, if they do not know it.
-        shown: Whether this process shows it; by default the first one does.
+        total: The number of items, if `items` has no length.
+        shown: Whether this process shows the bar; by default only the first one does.
     """
     shown = is_first_process() if shown is None else shown
-    disable = None if shown else True  # None: as tqdm decides, by the terminal
+    disable = None if shown else True  # with None, tqdm checks for a terminal
     return tqdm(items, desc=title, total=total, delay=1, leave=False, disable=disable)

@@ -1,4 +1,4 @@
-"""TIFF files: bands, pages, pyramids and compressions are read as their header says, or refused."""
+"""TIFF files: bands, pages, pyramids and compressions are read by their header, or refused."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,16 +13,16 @@ from tifffile import COMPRESSION, PHOTOMETRIC
 from coseg_lightning.errors import InputError
 
 MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
-MAX_BANDS = 16  # more pages than these are slices or frames, not bands
+MAX_BANDS = 16  # if there are more pages, they are slices or frames, not bands
 ORIENTATION, NODATA = 274, 42113
-# The axes that each orientation reverses, after those from 5 on have been exchanged.
+# The axes that each orientation reverses. From 5 on, the axes are exchanged first.
 FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
-# The sequence of a page's planes or pages, in tifffile's letters; Q and I are unnamed.
+# tifffile's letters for axes of bands: pages or planes (Q and I are unnamed), and samples.
 BAND_AXES, SAMPLES = "CQIR", "S"
 PLAIN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
 JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.JPEG_LOSSY)
 FAX = (COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6)
-# Tags that tifffile writes itself; all others are handed on as they are.
+# Tags that tifffile writes itself. All others are copied unchanged.
 STRUCTURE = {
     *range(254, 260),  # subfile type, size, bits, compression
     *(262, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 296, 317, 320, 322, 323, 324),
@@ -32,9 +32,9 @@ DESCRIPTION, SOFTWARE, DATETIME = 270, 305, 306
 
 
 class Tiff(NamedTuple):
-    """What a TIFF file holds.
+    """The content of a TIFF file.
 
-    `has_mask` says that another page holds which pixels are valid, which is not read.
+    `has_mask` says that another page holds a mask of valid pixels, which is not read.
 
     Shape:
         `values` is `(H, W)`, or `(H, W, C)` if there are several bands. `colours` is `(N, 3)`.
@@ -55,17 +55,17 @@ def is_tiff(start: bytes) -> bool:
 
 
 def read_tiff(path: Path, *, most_pixels: int = 0) -> Tiff:
-    """Read the only picture of a TIFF file, the largest level of a pyramid.
+    """Read the only image of a TIFF file. For a pyramid, this is the largest level.
 
     Args:
         path: The file.
-        most_pixels: Of a picture of one band, if it may be larger than Pillow's limit.
+        most_pixels: The limit for an image with one band, if it is above Pillow's limit.
 
     Returns:
-        Its values as they are stored; where the smallest value means white, they are inverted.
+        Its stored values. If the smallest value means white, they are inverted.
 
     Raises:
-        InputError: If it holds several pictures, or colours that are no RGB.
+        InputError: If it holds several images, or colours that are not RGB.
     """
     with tifffile.TiffFile(path) as file:
         series = only_series(path, file)
@@ -103,7 +103,7 @@ def tiff_size(path: Path) -> tuple[int, int]:
 
 
 def oriented(values: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Turn and flip stored values as EXIF's orientation asks for, as viewers do.
+    """Rotate and flip stored values by EXIF's orientation, as viewers do.
 
     Args:
         values: `(H, W)` or `(H, W, C)`.
@@ -121,7 +121,7 @@ def stored_again(values: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def only_series(path: Path, file: tifffile.TiffFile) -> Any:
-    """The picture of a file. Its smaller copies and masks of transparency are not counted."""
+    """Return the only image of a file, apart from smaller copies and transparency masks."""
     series = [one for one in file.series if not one.keyframe.subfiletype & 5]
     if not series:
         raise ValueError("it holds no picture")
@@ -135,7 +135,7 @@ def only_series(path: Path, file: tifffile.TiffFile) -> Any:
 
 
 def check_colours(path: Path, page: Any) -> None:
-    """Raise an `InputError` for colours that are not decoded to RGB."""
+    """Raise an `InputError` for colours that cannot be decoded to RGB."""
     photometric = page.photometric
     if photometric in PLAIN or (photometric == PHOTOMETRIC.YCBCR and page.compression in JPEG):
         return
@@ -178,7 +178,7 @@ def _several(values: NDArray[Any], axes: str) -> str:
 
 
 def inverted(values: NDArray[Any], bits: int) -> NDArray[Any]:
-    """Invert values of which the smallest means white."""
+    """Invert values whose smallest means white."""
     if values.dtype == bool:
         return ~values
     if values.dtype.kind != "u":
@@ -195,7 +195,7 @@ def _colours(page: Any) -> NDArray[np.uint8]:
 
 
 def nodata_of(page: Any) -> float | None:
-    """The value that a page's header calls missing."""
+    """Return the value of missing pixels according to a page's header."""
     tag = page.tags.get(NODATA)
     try:
         return None if tag is None else float(str(tag.value).strip("\0 "))
@@ -204,13 +204,13 @@ def nodata_of(page: Any) -> float | None:
 
 
 def orientation_of(page: Any) -> int:
-    """How viewers turn a page, see `oriented`."""
+    """Return the orientation in a page's header, see `oriented`."""
     tag = page.tags.get(ORIENTATION)
     return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
 def can_write_like(path: Path) -> bool:
-    """Whether `write_tiff_like` can write such a file; Pillow writes those of fax machines."""
+    """Whether `write_tiff_like` can write such a file. Pillow writes files with fax compression."""
     with tifffile.TiffFile(path) as file:
         page = file.series[0].keyframe
         packed = page.bitspersample not in (1, 8, 16, 32, 64)
@@ -218,10 +218,10 @@ def can_write_like(path: Path) -> bool:
 
 
 def write_tiff_like(original: Path, path: Path, values: NDArray[Any]) -> None:
-    """Write stored values with all that a file says besides: tags, tiles, compression, pyramid.
+    """Write stored values with a file's tags, tiles, compression and pyramid.
 
     Args:
-        original: The file whose tags are taken.
+        original: The file whose tags and structure are used.
         path: The new file.
         values: `(H, W)` or `(H, W, C)` values as `read_tiff` returns them.
     """
@@ -238,11 +238,11 @@ def write_tiff_like(original: Path, path: Path, values: NDArray[Any]) -> None:
                 _write_page(out, page, _shrunk(values, page), subifds=subifds)
 
 
-PLACE = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF's tags of transform and CRS
+PLACE = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF's tags for transform and CRS
 
 
 def is_georeferenced(path: Path) -> bool:
-    """Whether a file is a TIFF that says where on the earth it lies."""
+    """Whether a file is a TIFF with its position on the earth."""
     with path.open("rb") as start:
         if not is_tiff(start.read(4)):
             return False
@@ -251,7 +251,7 @@ def is_georeferenced(path: Path) -> bool:
 
 
 def tiff_place(path: Path) -> list[float] | None:
-    """Where a GeoTIFF lies: its origin, its two axes in steps of a pixel, and its CRS's number.
+    """Return the position of a GeoTIFF: its origin, its two axes per pixel, and its CRS.
 
     Returns:
         `[x, y, dx/dcolumn, dy/dcolumn, dx/drow, dy/drow, EPSG code or 0]`, or None.
@@ -272,18 +272,18 @@ def tiff_place(path: Path) -> list[float] | None:
 
 
 def _epsg(keys: Any) -> float:
-    """The code of the projected, else of the geographic CRS, among GeoTIFF's keys."""
+    """Return the code of the projected CRS, else of the geographic one, in GeoTIFF's keys."""
     entries = {} if keys is None else {keys[n]: keys[n + 3] for n in range(4, len(keys) - 3, 4)}
     return float(entries.get(3072, entries.get(2048, 0)))
 
 
 def write_at_place_of(image: Path, path: Path, mask: NDArray[Any]) -> None:
-    """Write a mask as a TIFF that lies where a georeferenced image does.
+    """Write a mask as a TIFF at the position of a georeferenced image.
 
     Args:
         image: The image.
         path: The new file.
-        mask: `(H, W)` values, as viewers show the image.
+        mask: `(H, W)` values, oriented as viewers show the image.
     """
     with tifffile.TiffFile(image) as file:
         page = file.series[0].keyframe
@@ -312,7 +312,7 @@ def _pages(file: tifffile.TiffFile) -> Iterator[Any]:
 
 
 def _shrunk(values: NDArray[Any], page: Any) -> NDArray[Any]:
-    """The nearest values at the size of a level of the pyramid."""
+    """Resize values to a level of the pyramid with nearest neighbours."""
     height, width = page.imagelength, page.imagewidth
     if values.shape[:2] == (height, width):
         return values
@@ -345,7 +345,7 @@ def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, su
         options["resolution"] = tuple(tag.value for tag in resolution if tag is not None)
         unit = page.tags.get(296)
         options["resolutionunit"] = 1 if unit is None else unit.value
-    # Every tag of the original is an extra one; none of tifffile's own is wanted.
+    # The original's tags are passed as extra tags, so that tifffile adds none of its own.
     tags = [
         (tag.code, tag.dtype, tag.count, tag.value, True)
         for tag in page.tags

@@ -1,4 +1,4 @@
-"""NIfTI and DICOM files. A volume is read as if its file was a folder of its slices.
+"""NIfTI and DICOM files. A volume is read as if its file were a folder of its slices.
 
 Slice 7 of `ct.nii.gz` is the path `ct.nii.gz/7`, and its sample is `ct_007`.
 """
@@ -15,34 +15,34 @@ from numpy.typing import NDArray
 from coseg_lightning.errors import InputError
 
 NIFTI, DICOM = (".nii", ".nii.gz"), (".dcm", ".dicom")
-MAX_BANDS = 16  # more values in a fourth dimension are moments of time
-DIGITS = 3  # of a slice's number in an id, at least
+MAX_BANDS = 16  # if a fourth dimension is longer, it is time
+DIGITS = 3  # the least digits of a slice's number in an id
 
 
 def ending(path: Path) -> str:
-    """The ending of a file's name in small letters, `.nii.gz` as one."""
+    """Return the ending of a file's name in lower case; `.nii.gz` is one ending."""
     name = path.name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
 
 
 def is_volume(path: Path) -> bool:
-    """Whether a file is NIfTI or DICOM, by its name."""
+    """Whether a file is NIfTI or DICOM according to its name."""
     return ending(path) in (*NIFTI, *DICOM)
 
 
 def file_of(path: Path) -> Path:
-    """The file that a path names, or whose slice it names."""
+    """Return the file of a path, which may be a file or a slice of one."""
     return path.parent if path.parent.is_file() else path
 
 
 def slices_of(path: Path) -> list[tuple[str, Path]]:
-    """List the slices of a volume: what follows the volume's name in their ids, and their paths.
+    """List the slices of a volume, each by the suffix of its id and its path.
 
     Args:
-        path: The file. A DICOM file of one slice is a sample itself.
+        path: The file. A DICOM file with one slice is a sample itself.
 
     Raises:
-        InputError: If it cannot be read, or the library that reads it is missing.
+        InputError: If it cannot be read, or the library for it is missing.
     """
     if ending(path) in DICOM:
         frames = int(getattr(_dicom_header(path), "NumberOfFrames", 1) or 1)
@@ -56,7 +56,7 @@ def slices_of(path: Path) -> list[tuple[str, Path]]:
 
 
 def group_of(path: Path, stem: str) -> str:
-    """The volume that a slice is of: the file's name, or the series that a DICOM file names."""
+    """Return the volume of a slice: the file's name, or the series in a DICOM header."""
     if ending(path) in DICOM:
         return str(getattr(_dicom_header(path), "SeriesInstanceUID", stem))
     return stem
@@ -66,10 +66,10 @@ def read_slice(path: Path) -> NDArray[Any]:
     """Read one slice, `(H, W)`, or `(H, W, C)` if there are several bands.
 
     Args:
-        path: A slice, or a DICOM file of one.
+        path: A slice, or a DICOM file with one slice.
 
     Raises:
-        InputError: If it holds what is no slice of numbers.
+        InputError: If it cannot be read as a slice.
     """
     file = file_of(path)
     if ending(file) in DICOM:
@@ -79,7 +79,7 @@ def read_slice(path: Path) -> NDArray[Any]:
 
 
 def volume_place(path: Path) -> list[float] | None:
-    """Where a NIfTI volume lies in the scanner's space: its origin, then its three axes."""
+    """Return the position of a NIfTI volume in scanner space: its origin, then its three axes."""
     if ending(path) in NIFTI:
         affine = np.asarray(_nifti(path).affine)
         return [float(value) for value in (*affine[:3, 3], *affine[:3, :3].T.ravel())]
@@ -87,15 +87,15 @@ def volume_place(path: Path) -> list[float] | None:
 
 
 def write_slices(original: Path, path: Path, slices: Mapping[int, NDArray[Any]]) -> None:
-    """Write a NIfTI volume like another one, with other values in some slices.
+    """Write a NIfTI volume like another one, with new values in some slices.
 
     Args:
-        original: The volume whose header is taken.
+        original: The volume whose header is used.
         path: The new file.
         slices: `(H, W)` values by the number of the slice.
 
     Raises:
-        InputError: If it is a DICOM file, which is only read.
+        InputError: If the original is a DICOM file, since these are only read.
     """
     if ending(original) in DICOM:
         raise InputError(
@@ -121,12 +121,12 @@ def is_nifti_slice(path: Path) -> bool:
 
 
 def write_mask_volume(image: Path, path: Path, slices: Mapping[int, NDArray[Any]]) -> None:
-    """Write masks of an image's slices as a volume that lies where the image does.
+    """Write masks of an image's slices as a volume at the position of the image.
 
     Args:
         image: The NIfTI volume of the image.
         path: The new file; `.gz` compresses it.
-        slices: `(H, W)` masks by the number of the slice; others are 0.
+        slices: `(H, W)` masks by the number of the slice. Other slices are 0.
     """
     nibabel = _library("nibabel")
     source = _nifti(image)
@@ -206,7 +206,7 @@ def _dicom_slice(path: Path, number: int) -> NDArray[Any]:
 
 
 def _is_padding(values: NDArray[Any], data: Any) -> NDArray[np.bool_]:
-    """Where a DICOM file's header says that there is no picture."""
+    """Return the pixels that are padding according to a DICOM file's header."""
     padding = getattr(data, "PixelPaddingValue", None)
     if padding is None:
         return np.zeros(values.shape, np.bool_)

@@ -1,4 +1,4 @@
-"""Windows of large images and masks: read from disk in pieces, never as a whole."""
+"""Windows of large images and masks, which are read from disk in pieces."""
 
 import hashlib
 import json
@@ -38,10 +38,10 @@ from coseg_lightning.files.tiff import (
 )
 from coseg_lightning.files.volumes import file_of, is_volume
 
-MOST_PIXELS = 2**33  # of a file that is read by windows; more is a mistake
-PIECE = 2**27  # bytes of a compressed piece of a TIFF that may be decoded to read a window
-KEPT = 2**26  # bytes of decoded pieces that a process keeps in the memory, of all files
-ROWS = 2**22  # pixels that are read at a time when a file is passed through
+MOST_PIXELS = 2**33  # most pixels of a file that is read by windows; more are a mistake
+PIECE = 2**27  # most bytes of a decoded strip or tile of a TIFF that is read by windows
+KEPT = 2**26  # bytes of decoded pieces of all files that a process keeps in memory
+ROWS = 2**22  # pixels that are read at a time when a whole file is read in parts
 
 
 class Windows(Protocol):
@@ -49,14 +49,14 @@ class Windows(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and bands of the whole."""
+        """Height, width and bands of the whole image."""
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
         """Read a window, `(height, width, bands)`."""
 
 
 class ArrayWindows:
-    """Windows of a `.npy` file, which the system maps into the memory.
+    """Windows of a `.npy` file, which is mapped into memory.
 
     Args:
         path: The file, an array of `(H, W)`, `(H, W, C)` or `(C, H, W)`.
@@ -87,10 +87,10 @@ class ArrayWindows:
 
 
 class PieceCache:
-    """Decoded pieces of files, of which those stay that were used last.
+    """A cache of decoded pieces of files, which keeps those that were used last.
 
     Args:
-        most: The bytes that are kept.
+        most: The most bytes that are kept.
     """
 
     def __init__(self, most: int) -> None:
@@ -104,14 +104,14 @@ class PieceCache:
         self._lock = threading.Lock()
 
     def get(self, key: tuple[int, ...]) -> NDArray[Any] | None:
-        """Return a piece, if it is kept."""
+        """Return a piece, or None if it is not kept."""
         with self._lock:
             if key in self._pieces:
                 self._pieces.move_to_end(key)
             return self._pieces.get(key)
 
     def add(self, key: tuple[int, ...], piece: NDArray[Any]) -> None:
-        """Keep a piece, and drop others that were not used for longest."""
+        """Keep a piece, and drop the least recently used ones if there are too many."""
         with self._lock:
             if key not in self._pieces:
                 self._pieces[key] = piece
@@ -122,20 +122,20 @@ class PieceCache:
 
 _kept = PieceCache(KEPT)
 _numbers = count(1)
-if hasattr(os, "register_at_fork"):  # another thread may hold the lock just then
+if hasattr(os, "register_at_fork"):  # another thread may hold the lock during the fork
     os.register_at_fork(after_in_child=_kept.forget)
 
 
 class TiffWindows:
-    """Windows of a TIFF file, of which only the strips or tiles are decoded that lie in them.
+    """Windows of a TIFF file. Only the strips or tiles in a window are decoded.
 
     Args:
-        path: The file, for which `has_tiff_windows` is true.
+        path: A file for which `has_tiff_windows` is true.
 
     Attributes:
         alpha: Whether the last band is transparency.
-        is_jpeg: Whether values were changed by compression.
-        nodata: The value that the header calls missing.
+        is_jpeg: Whether JPEG compression has changed values.
+        nodata: The value of missing pixels according to the header.
     """
 
     def __init__(self, path: Path) -> None:
@@ -187,7 +187,7 @@ class TiffWindows:
             self._pages = pages
 
     def _read_page(self, number: int, page: Any, top: int, left: int, into: NDArray[Any]) -> None:
-        """Put the pieces of a page that lie in a window into the window."""
+        """Copy the pieces of a page that overlap a window into the window."""
         rows, columns = _piece_size(page)
         down, across = -(-page.imagelength // rows), -(-page.imagewidth // columns)
         bottom, right = top + into.shape[0], left + into.shape[1]
@@ -207,7 +207,7 @@ class TiffWindows:
                         place[...] = part
 
     def _piece(self, number: int, page: Any, index: int) -> NDArray[Any]:
-        """A decoded strip or tile, `(rows, columns, samples)`."""
+        """Return a decoded strip or tile, `(rows, columns, samples)`."""
         key = (self._number, number, index)
         kept = _kept.get(key)
         if kept is not None:
@@ -215,13 +215,13 @@ class TiffWindows:
         rows, columns = _piece_size(page)
         with decoding(self.path):
             piece = self._plain_rows(page, index) if _is_plain(page) else self._decoded(page, index)
-        if piece is None:  # a sparse file leaves it out
+        if piece is None:  # a sparse file omits it
             piece = np.full((rows, columns, 1), page.nodata, self.dtype)
         _kept.add(key, piece)
         return piece
 
     def _plain_rows(self, page: Any, index: int) -> NDArray[Any]:
-        """Some rows of a page that is stored in one piece, without compression."""
+        """Read some rows of a page that is stored in one piece, without compression."""
         rows, columns = _piece_size(page)
         planes = page.samplesperpixel if int(page.planarconfig) == 2 else 1
         samples = page.samplesperpixel // planes
@@ -253,24 +253,24 @@ def _has_alpha(page: Any) -> bool:
 
 
 def _is_plain(page: Any) -> bool:
-    """Whether the values lie one after the other in the file."""
+    """Whether the values are stored contiguously, row by row."""
     return bool(page.is_contiguous) and not page.is_tiled and page.predictor == 1
 
 
 def _piece_size(page: Any) -> tuple[int, int]:
     if page.is_tiled:
         return page.tilelength, page.tilewidth
-    if _is_plain(page):  # of any number of rows
+    if _is_plain(page):  # a piece may have any number of rows
         row = page.imagewidth * page.samplesperpixel * page.dtype.itemsize
         return max(1, min(page.imagelength, 2**20 // row)), page.imagewidth
     return min(page.rowsperstrip, page.imagelength), page.imagewidth
 
 
 def has_tiff_windows(path: Path) -> bool:
-    """Whether a file is a TIFF whose windows can be read without decoding the whole.
+    """Whether a file is a TIFF whose windows can be read without decoding all of it.
 
     Raises:
-        InputError: If it holds several pictures, or colours that are no RGB.
+        InputError: If it holds several images, or colours that are not RGB.
     """
     with decoding(path):
         if is_volume(file_of(path)) or not is_tiff(start_of(path)):
@@ -295,16 +295,16 @@ def has_tiff_windows(path: Path) -> bool:
 
 
 class ImageWindows:
-    """An image that is read by windows, with the values that `ImageRules.read` would give.
+    """An image that is read by windows, with the same values as from `ImageRules.read`.
 
     Args:
         path: The file.
-        rules: What of it is read.
+        rules: Which bands of it are read, and how.
         folder: A folder for decoded copies of files that cannot be read by windows.
 
     Attributes:
         size: Height and width.
-        is_transparent: Whether a window had transparency, of several values, that is no band.
+        is_transparent: Whether a window that was read has varying transparency that is not a band.
     """
 
     def __init__(self, path: Path, rules: ImageRules, folder: Path) -> None:
@@ -342,12 +342,12 @@ class ImageWindows:
 
 
 def decoded_copy(path: Path, kind: str, folder: Path, read: Any) -> Path:
-    """Decode a file as a whole, once, into a file whose windows can be read.
+    """Decode a whole file once, into a copy whose windows can be read.
 
     Args:
         path: The file.
-        kind: What is read of it, so that other rules have other copies.
-        folder: The folder of the copies. Those of files that have changed are not used again.
+        kind: A text that tells how it is read. Each kind has its own copy.
+        folder: The folder of the copies. Copies of files that have changed are not used again.
         read: Reads the file.
 
     Returns:
@@ -365,7 +365,7 @@ def decoded_copy(path: Path, kind: str, folder: Path, read: Any) -> Path:
 
 
 def parts_of_rows(size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Cut a height into parts of at most `ROWS` pixels: their first row, and how many they have."""
+    """Yield the first row and the number of rows of parts with at most `ROWS` pixels."""
     height, width = size
     rows = max(1, ROWS // width)
     for top in range(0, height, rows):

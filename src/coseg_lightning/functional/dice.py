@@ -1,4 +1,4 @@
-"""The Dice of this package: for each class, over labelled pixels, 2 |A and B| / (|A| + |B|)."""
+"""The Dice of this package: 2 |A and B| / (|A| + |B|) for each class, over labelled pixels."""
 
 from typing import Any
 
@@ -18,18 +18,18 @@ def dice_by_class(
     *,
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Tensor, Tensor]:
-    """Dice of each class of each pair of masks.
+    """Compute the Dice of each class for each pair of masks.
 
     Args:
         first: Class ids.
         second: Class ids to compare with.
         classes: K.
         labelled: The pixels that count.
-        dtype: Of the result; float32 is exact up to 2^24 pixels a class.
+        dtype: Type of the result; float32 is exact up to 2^24 pixels per class.
 
     Shape:
         masks and labelled `(N, H, W)`; returns `(N, K)` Dice, 0 where a class is in neither mask,
-        and `(N, K)` bool, whether it is in either.
+        and `(N, K)` bool, whether the class is in either.
     """
     ids = torch.arange(classes, device=first.device).view(-1, 1, 1)
     one, other = ((mask.unsqueeze(1) == ids) & labelled.unsqueeze(1) for mask in (first, second))
@@ -40,7 +40,7 @@ def dice_by_class(
 
 
 def foreground_dice(dice: Tensor, present: Tensor) -> Tensor:
-    """Foreground Dice of each pair: the mean over the classes in either mask, 1 if there is none.
+    """Compute each pair's foreground Dice: the mean over the classes in either mask, 1 if none.
 
     Shape:
         dice and present `(N, K)` of `dice_by_class`; returns `(N,)`.
@@ -50,7 +50,7 @@ def foreground_dice(dice: Tensor, present: Tensor) -> Tensor:
 
 
 def mask_dice(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Foreground Dice of two masks `(H, W)` of any class ids, without unlabelled pixels (255)."""
+    """Compute the foreground Dice of two masks `(H, W)`, without unlabelled pixels (255)."""
     labelled = (first != IGNORE_INDEX) & (second != IGNORE_INDEX)
     first, second = first[labelled], second[labelled]
     ids = np.unique(np.concatenate([[0], np.unique(first), np.unique(second)]))

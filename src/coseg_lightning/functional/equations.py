@@ -48,7 +48,7 @@ def predicted_classes(scores: Tensor) -> Tensor:
 
 
 def labelled_mean(values: Tensor, labelled: Tensor) -> Tensor:
-    """The mean of each sample's values over its labelled pixels, 0 where it has none.
+    """Return the mean of each sample's values over its labelled pixels, 0 if it has none.
 
     Shape:
         values and labelled `(N, H, W)`; returns `(N,)`.
@@ -58,7 +58,7 @@ def labelled_mean(values: Tensor, labelled: Tensor) -> Tensor:
 
 
 def labelled_pixels(masks: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Return where there is a label.
+    """Return which pixels have a label.
 
     Shape:
         masks `(N, H, W)`, or soft masks `(N, K, H, W)`; returns `(N, H, W)`.
@@ -73,13 +73,13 @@ def corruption_score(
     reduction: Literal["mean", "sum"] = "mean",
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Corruption score of each sample, Eq. (1): cross-entropy between label and prediction.
+    """Compute each sample's corruption score, Eq. (1): cross-entropy of label and prediction.
 
     Args:
         logits: The network's output.
         masks: The labels to score.
         reduction: `mean` over the sample's labelled pixels, or `sum` as printed in the paper. Both
-            rank samples with equally many labelled pixels in the same order.
+            rank samples with the same number of labelled pixels in the same order.
         ignore_index: Class id of unlabelled pixels, which do not count.
 
     Shape:
@@ -88,9 +88,9 @@ def corruption_score(
 
     Returns:
         Scores in nats, small for reliable labels. A sample without any labelled pixel scores 0,
-        because nothing in it contradicts the network.
+        because none of its labels contradicts the network.
     """
-    # torch takes no `ignore_index` with soft masks, whose unlabelled pixels add nothing anyway.
+    # torch accepts no `ignore_index` with soft masks, but their unlabelled pixels add nothing.
     ignored = -100 if masks.is_floating_point() else ignore_index
     per_pixel = F.cross_entropy(class_logits(logits), masks, ignore_index=ignored, reduction="none")
     if reduction == "sum":
@@ -105,7 +105,7 @@ def dice_loss(
     include_background: bool = True,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Dice loss of each sample, Eq. (3): squared denominators, averaged over k classes.
+    """Compute each sample's Dice loss, Eq. (3): squared denominators, averaged over k classes.
 
     Args:
         logits: The network's output.
@@ -179,7 +179,7 @@ def l2_weight_decay(lambda_2: float) -> float:
 
 
 def keep_rate(epoch: int, noise_level: float, ramp_epochs: int) -> float:
-    """Return the share alpha of each batch that is kept in an epoch (counted from 0).
+    """Return alpha, the share of each batch that is kept in an epoch (counted from 0).
 
     The share falls linearly from 1 to `1 - noise_level` over the first `ramp_epochs`, because the
     scores of an untrained network carry no information (Han et al. 2018, arXiv 1804.06872,
@@ -228,7 +228,7 @@ def vote(
     confidence: float | Tensor = 0.0,
     ignore_index: int = IGNORE_INDEX,
 ) -> Tensor:
-    """Correct labels (section 2.2): take the peers' class where both agree against the label.
+    """Correct labels (section 2.2): take the peers' class where both agree on it.
 
     Unlabelled pixels stay unlabelled.
 
@@ -236,8 +236,8 @@ def vote(
         probabilities_a: Class probabilities of the first peer.
         probabilities_b: Class probabilities of the second peer.
         masks: The labels.
-        confidence: The mean probability of the peers' class must exceed this. One number, or one
-            per sample; 0 as printed in the paper.
+        confidence: Threshold that the mean probability of the peers' class must exceed. One number,
+            or one per sample; 0 as printed in the paper.
         ignore_index: Class id of unlabelled pixels.
 
     Shape:

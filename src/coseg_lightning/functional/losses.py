@@ -1,4 +1,4 @@
-"""Losses that are robust to wrong labels; each replaces the cross-entropy in Eq. (2)."""
+"""Losses that are robust to wrong labels. Each replaces the cross-entropy in Eq. (2)."""
 
 from collections.abc import Callable
 
@@ -79,7 +79,7 @@ def symmetric_cross_entropy(
 def _mean_loss(
     loss: Callable[[Tensor], Tensor], logits: Tensor, masks: Tensor, ignore_index: int
 ) -> Tensor:
-    """Average a loss of the label's probability over labelled pixels and over their votes."""
+    """Average a loss of the label's probability over labelled pixels, weighted by vote shares."""
     p, labelled = class_logits(logits).softmax(dim=1), labelled_pixels(masks, ignore_index)
     if masks.is_floating_point():
         return labelled_mean((masks * loss(p)).sum(dim=1), labelled)

@@ -69,7 +69,7 @@ class SegmentationScores(Metric):
         }
 
     def named(self, prefix: str, suffix: str = "") -> dict[str, Tensor]:
-        """Return the metrics under the names that they are logged by, such as `val/dice_a`."""
+        """Return the metrics by their names in the logs, such as `val/dice_a`."""
         scores = self.compute()
         per_class = scores.pop("per_class_dice")
         named = {f"{prefix}/{name}{suffix}": value.float() for name, value in scores.items()}

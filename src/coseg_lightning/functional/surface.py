@@ -11,8 +11,8 @@ class SurfaceDistances(NamedTuple):
     """Distances between two outlines, in pixels, or in the unit of the pixel size.
 
     Args:
-        hd95: The larger of both directions' 95th percentile of the distances from the points of
-            one outline to the nearest point of the other (HD95).
+        hd95: The 95th percentile of the distances from the points of one outline to the nearest
+            point of the other; the larger one of both directions (HD95).
         average: The mean of these distances over the points of both outlines (average symmetric
             surface distance).
     """
@@ -26,8 +26,8 @@ def surface_distances(
 ) -> SurfaceDistances | None:
     """Compute the distances between the outlines of two regions.
 
-    An outline is the region's pixels of which a neighbour, above, below, left or right, is outside
-    of it or of the image.
+    An outline consists of the region's pixels with a neighbour (above, below, left or right)
+    outside the region or the image.
 
     Args:
         first: A region, bool.

@@ -1,9 +1,9 @@
-"""Fusion: one label out of several people's masks of one image. Nothing here needs torch.
+"""Fusion of several annotators' masks of one image into one label, without torch.
 
-All pixels at which everybody says the same are alike, and there are few such combinations. What is
-computed here is computed once for each of them, so that large masks cost little.
+Pixels with the same combination of votes are treated alike, and there are few combinations.
+Everything is computed once per combination, so that large masks cost little.
 
-Legend of shapes: P persons, K classes that any of them used, U combinations, H x W pixels.
+Legend of shapes: P annotators, K classes that any of them used, U combinations, H x W pixels.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from coseg_lightning.ranking.outline import (
     outline_misfit,
 )
 
-LABELS = ("majority", "staple", "random", "best", "soft")  # what a run makes of several masks
-SURE = 0.99999  # of the performances that STAPLE begins with, as published
-MOST_STEPS = 200  # of STAPLE, which needs a few dozen
+LABELS = ("majority", "staple", "random", "best", "soft")  # how a run fuses several masks
+SURE = 0.99999  # the reliability that STAPLE begins with, as published
+MOST_STEPS = 200  # most steps of STAPLE, which needs a few dozen
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -33,12 +33,12 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Votes:
-    """What several people say of each pixel of one image.
+    """The votes of several annotators for each pixel of one image.
 
     Args:
-        table: Each combination of votes, 0 for unlabelled and 1 + k for class `ids[k]`.
+        table: The combinations of votes: 0 for unlabelled, and 1 + k for class `ids[k]`.
         counts: The number of pixels of each combination.
-        places: The combination at each pixel.
+        places: The index of the combination at each pixel.
         ids: The class ids, in order.
 
     Shape:
@@ -58,7 +58,7 @@ class Votes:
             masks: `(H, W)` class ids each, 255 for unlabelled pixels.
 
         Raises:
-            InputError: If there is no mask, or they are not of one size.
+            InputError: If there is no mask, or their sizes differ.
         """
         arrays = [np.asarray(mask) for mask in masks]
         shapes = {array.shape for array in arrays}
@@ -88,15 +88,15 @@ class Votes:
         return cls(table, counts, places, ids)
 
     def mask(self, winners: Ints) -> Mask:
-        """Return the mask `(H, W)` of what won in each combination, `(U,)` as in the table."""
+        """Return the mask `(H, W)` for the winner of each combination, `(U,)` as in the table."""
         values = np.array([IGNORE_INDEX, *self.ids])
         mask: Mask = smallest_type(values)[winners][self.places]
         return mask
 
     def dice(self, one: Ints, other: Ints) -> float:
-        """Foreground Dice of two labels `(U,)`: the mean over the classes in either.
+        """Compute the foreground Dice of two labels `(U,)`: the mean over the classes in either.
 
-        It is 1 if both are background alone, and NaN if no pixel is labelled in both.
+        It is 1 if both have only background, and NaN if no pixel is labelled in both.
         """
         both = (one > 0) & (other > 0)
         if not both.any():
@@ -109,7 +109,7 @@ class Votes:
         return float((2 * shared[classes] / sizes[classes]).mean()) if classes.any() else 1.0
 
     def pairwise(self) -> Floats:
-        """Return the Dice of each two persons, `(P, P)`, NaN where nothing tells it."""
+        """Return the Dice of each pair of annotators, `(P, P)`, NaN where it is unknown."""
         people = self.table.shape[1]
         result = np.full((people, people), np.nan)
         for p in range(people):
@@ -118,17 +118,17 @@ class Votes:
         return result
 
     def agreement(self) -> Floats:
-        """Return the mean Dice of each person to the others, `(P,)`; NaN if nothing tells it."""
+        """Return each annotator's mean Dice with the others, `(P,)`, NaN where it is unknown."""
         return mean_of_known(self.pairwise(), axis=1)
 
     def agreement_with_label(self, label: Mask) -> Floats:
-        """Return the Dice of each person's mask to what is made of all, `(P,)`.
+        """Return the Dice of each annotator's mask with the label, `(P,)`.
 
-        From three persons on, it is that to the majority of the others, so that nobody's own mask
-        counts for it.
+        With three or more annotators, it is the Dice with the majority of the others, so that an
+        annotator's own mask does not count.
 
         Args:
-            label: `(H, W)`, what was made of all.
+            label: `(H, W)`, the label fused from all masks.
         """
         people = range(self.table.shape[1])
         if len(people) >= 3:
@@ -139,12 +139,11 @@ class Votes:
 
 
 def majority(masks: Sequence[Any]) -> Mask:
-    """Label each pixel by the class that most people say.
+    """Label each pixel with the class that most annotators chose.
 
-    Unlabelled pixels of a person do not vote, and a pixel that nobody labelled stays so. A tie goes
-    to the class of the person whose mask agrees best with the others' (mean Dice) among those who
-    voted for the tied classes; if several agree equally well, as two persons always do, to the
-    smallest class id among theirs.
+    Unlabelled pixels do not vote, and a pixel that nobody labelled stays unlabelled. A tie is
+    decided by the voter for a tied class whose mask agrees best with the others (mean Dice). If
+    several agree equally well, as two annotators always do, the smallest of their class ids wins.
 
     Args:
         masks: P masks `(H, W)` of class ids, 255 for unlabelled pixels.
@@ -157,7 +156,7 @@ def majority(masks: Sequence[Any]) -> Mask:
 
 
 def _most(table: Ints, votes: Votes | None = None) -> Ints:
-    """The winner of each combination; ties go by the agreement in `votes`, or to the smaller id."""
+    """Return each combination's winner. `votes` decides ties by agreement, else the smaller id."""
     count = int(table.max(initial=0)) + 1
     polls = np.stack([(table == k).sum(axis=1) for k in range(1, count)] or [table[:, 0] * 0], 1)
     winners = np.where(polls.any(axis=1), 1 + polls.argmax(axis=1), 0)
@@ -175,14 +174,14 @@ def _most(table: Ints, votes: Votes | None = None) -> Ints:
 
 
 def soft_label(masks: Sequence[Any], classes: int) -> NDArray[np.float32]:
-    """Average masks: the share of the people who say each class, of those who labelled the pixel.
+    """Compute each class's share of the votes of the annotators who labelled the pixel.
 
     Args:
         masks: P masks `(H, W)` of class ids, 255 for unlabelled pixels.
         classes: The number of classes.
 
     Returns:
-        `(classes, H, W)`, zero where nobody labelled the pixel.
+        `(classes, H, W)`. It is zero where nobody labelled the pixel.
     """
     votes = Votes.of(masks)
     polls = np.zeros((len(votes.table), classes), np.float32)
@@ -194,12 +193,12 @@ def soft_label(masks: Sequence[Any], classes: int) -> NDArray[np.float32]:
 
 
 def staple(masks: Sequence[Any]) -> Mask:
-    """Label each pixel by STAPLE: the label and each person's reliability tell of each other.
+    """Label each pixel by STAPLE, which estimates label and annotators' reliability together.
 
-    `theta[p, j, k]`, the probability that person p says j where k is true, and the probability
-    `truth[u, k]` are estimated in turn (EM) until the former settle. The classes' prior is their
-    share of all votes. Unlabelled pixels of a person do not count, and a pixel that nobody labelled
-    stays so; ties go to the smaller class id.
+    `theta[p, j, k]` is the probability that annotator p says j where k is true. `truth[u, k]` is
+    the probability that k is true. Both are estimated in turn (EM) until `theta` converges. The
+    prior of a class is its share of all votes. Unlabelled pixels do not count, and a pixel that
+    nobody labelled stays unlabelled. Ties go to the smaller class id.
 
     Args:
         masks: P masks `(H, W)` of class ids, 255 for unlabelled pixels.
@@ -237,17 +236,17 @@ def staple(masks: Sequence[Any]) -> Mask:
 
 
 def best(image: Any, masks: Sequence[Any]) -> int:
-    """Choose the mask whose outline lies best on edges of the image, without any network.
+    """Choose the mask whose outline fits the edges in the image best, without any network.
 
-    Where the outlines tell nothing or the same, it is the one that agrees best with the others, and
-    of several such the first.
+    If the outlines make no difference, choose the mask that agrees best with the others. If several
+    do, choose the first.
 
     Args:
         image: `(H, W)` or `(H, W, C)`.
         masks: P masks `(H, W)` of class ids, 255 for unlabelled pixels.
 
     Returns:
-        The number of the mask.
+        The index of the mask.
     """
     votes = Votes.of(masks)
     classes = max(2, int(votes.ids.max(initial=0)) + 1)

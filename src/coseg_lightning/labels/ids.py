@@ -1,4 +1,4 @@
-"""Sample ids. Each id is a plain file name, and different ids are different files on any disk."""
+"""Sample ids. Each id is a plain file name, and different ids name different files on any disk."""
 
 import unicodedata
 from collections import Counter
@@ -23,7 +23,7 @@ def label_path(folder: Path, sample_id: str) -> Path:
         The path.
 
     Raises:
-        InputError: If the id is no plain file name, and might lead out of the folder.
+        InputError: If the id is not a plain file name. It might lead out of the folder.
     """
     check_id(sample_id)
     return folder / f"{sample_id}.png"
@@ -51,7 +51,7 @@ def check_id(sample_id: str) -> None:
 
 
 def check_ids(ids: Iterable[str]) -> None:
-    """Raise an `InputError` unless every id can be the name of a different file."""
+    """Raise an `InputError` unless all ids can be names of different files."""
     FileNames().add(ids)
 
 
@@ -62,7 +62,7 @@ class FileNames:
         self._id_by_name: dict[str, str] = {}
 
     def add(self, ids: Iterable[str]) -> None:
-        """Add ids, and raise an `InputError` unless each can be the name of a different file."""
+        """Add ids. Raise an `InputError` unless all of the set can be names of different files."""
         for sample_id in ids:
             check_id(sample_id)
             other = self._id_by_name.setdefault(portable_name(sample_id), sample_id)
@@ -71,7 +71,7 @@ class FileNames:
 
 
 def portable_name(sample_id: str) -> str:
-    """Normalise an id. Ids with equal results may be one file on some disks.
+    """Normalise an id. Ids with equal results may name one file on some disks.
 
     Such disks ignore letter case or the Unicode form of a name.
     """
@@ -80,7 +80,7 @@ def portable_name(sample_id: str) -> str:
 
 
 def same_file_message(one: str, other: str) -> str:
-    """Describe the problem that two ids would be one file."""
+    """Return the message that two ids would name one file."""
     return (
         f"The sample ids {one} and {other} would be one file on disks that do not tell letter case "
         "apart; rename one."

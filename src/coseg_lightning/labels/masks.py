@@ -32,6 +32,6 @@ class MaskedImages(Protocol):
 
 
 def mask_digest(mask: NDArray[Any]) -> str:
-    """Compute a short digest of a mask's class ids, whatever integer type holds them."""
+    """Compute a short digest of a mask's class ids, independent of their integer type."""
     content = np.ascontiguousarray(mask.astype(np.uint16))
     return hashlib.blake2b(content.tobytes(), digest_size=8).hexdigest()

@@ -1,4 +1,4 @@
-"""What people say of masks: their decisions, notes, and the masks that they drew anew."""
+"""Reviews of masks: decisions, notes and redrawn masks."""
 
 import tempfile
 import zipfile
@@ -17,21 +17,21 @@ from coseg_lightning.labels.masks import Mask
 
 TABLE, DRAWN = "review.csv", "masks"
 OK, TAKE, REDRAW = DECISIONS = ("ok", "take", "redraw")
-EARLIER = {"keep": TAKE, "reject": OK}  # the words of version 0.2
-MOST_BYTES = 2**33  # of all files in a review.zip, unpacked
-MOST_SHOWN = 10  # conflicts that a message lists
+EARLIER = {"keep": TAKE, "reject": OK}  # the names in version 0.1
+MOST_BYTES = 2**33  # the largest unpacked size of all files in a review.zip
+MOST_SHOWN = 10  # most conflicts that a message lists
 
 
 @dataclass
 class Review:
-    """Decisions of one or several people on the masks of a run or an audit.
+    """Decisions of one or several reviewers on the masks of a run or an audit.
 
     Args:
-        decisions: By sample: `ok`, the mask as given is right; `take`, the proposal is right;
-            `redraw`, neither is.
-        notes: What was written beside a mask, by sample.
-        reviewers: Who decided, by sample, if that is known.
-        files: The mask that was drawn anew, a PNG of class ids, by sample.
+        decisions: The decision on each sample: `ok` if the given mask is right, `take` if the
+            proposal is right, `redraw` if neither is.
+        notes: The note on each sample, if there is one.
+        reviewers: Who decided on each sample, if known.
+        files: The redrawn mask of each sample, a PNG of class ids, if there is one.
     """
 
     decisions: dict[str, str] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class Review:
 
     @property
     def to_redraw(self) -> set[str]:
-        """The samples that are to be drawn anew, and of which the review holds no such mask."""
+        """The samples that must be redrawn, but have no redrawn mask in the review."""
         return {i for i, decision in self.decisions.items() if decision == REDRAW} - set(self.files)
 
     def read(self, sample_id: str, like: Mask, classes: int) -> Mask:
-        """Read a mask that was drawn anew.
+        """Read a redrawn mask.
 
         Args:
             sample_id: The sample.
@@ -56,7 +56,8 @@ class Review:
             `(H, W)` class ids, 255 for unlabelled pixels.
 
         Raises:
-            InputError: If it has another size, or values that are no class ids.
+            InputError: If it has another size, values that are not class ids, or new unlabelled
+                pixels but no foreground.
         """
         path = self.files[sample_id]
         mask = read_indices(path)
@@ -86,18 +87,18 @@ class Review:
 
 @contextmanager
 def opened_review(paths: str | Path | Sequence[str | Path]) -> Iterator[Review]:
-    """Open a review, or those of several people as one.
+    """Open a review, or merge several reviews into one.
 
     Args:
-        paths: One or several of these: a `review.csv` with the columns `id` and `decision`, and if
-            wanted `note` and `reviewer`; a folder with such a file, drawn masks `masks/ID.png`, or
-            both; or a `review.zip` of such a folder.
+        paths: One or several reviews. Each is a `review.csv` with the columns `id` and `decision`,
+            and optionally `note` and `reviewer`; a folder with such a file, redrawn masks
+            `masks/ID.png`, or both; or a `review.zip` of such a folder.
 
     Yields:
-        The review. Its drawn masks can be read as long as it is open.
+        The review. Its redrawn masks can be read as long as it is open.
 
     Raises:
-        InputError: If it cannot be read, or two people decided differently.
+        InputError: If a review cannot be read, or two reviews disagree.
     """
     several = [paths] if isinstance(paths, str | Path) else list(paths)
     if not several:
@@ -135,7 +136,7 @@ def opened_review(paths: str | Path | Sequence[str | Path]) -> Iterator[Review]:
 
 
 def _drawn_differ(sample_id: str, one: Review, other: Review) -> bool:
-    """Whether two reviews hold different masks that were drawn for a sample."""
+    """Whether two reviews have different redrawn masks of a sample."""
     if sample_id not in one.files or sample_id not in other.files:
         return False
     return not np.array_equal(
@@ -148,7 +149,7 @@ def _read(path: Path, unpacked: Path) -> Review:
 
     Args:
         path: The review.
-        unpacked: A folder that need not exist, for what is in a zip file.
+        unpacked: A new folder for the content of a zip file.
     """
     if not path.exists():
         raise InputError(
@@ -213,10 +214,10 @@ def _read_table(path: Path) -> Review:
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    """Unpack the table and the masks of a review.zip, and nothing else.
+    """Unpack the table and the masks of a review.zip.
 
     Raises:
-        InputError: If a name leads elsewhere, or the content is too large.
+        InputError: If it cannot be unpacked, holds any other file, or is too large.
     """
     folder.mkdir()
     try:
@@ -226,7 +227,7 @@ def _unpack(path: Path, folder: Path) -> None:
                 for info in archive.infolist()
                 if not info.is_dir()
             ]
-            # An archive made by hand holds the folder itself, and what a Mac adds to it.
+            # An archive made by hand may hold the folder itself, and files that a Mac adds.
             files = [(info, parts) for info, parts in files if not _is_of_the_system(parts)]
             tops = {parts[0] for _, parts in files if len(parts) > 1 or parts != (TABLE,)}
             inside = len(tops) == 1 and tops != {DRAWN} and all(len(p) > 1 for _, p in files)

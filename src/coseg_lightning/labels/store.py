@@ -1,4 +1,4 @@
-"""Label layers on disk: opening them, and writing new ones."""
+"""Label layers on disk: opening and writing them."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ class LabelStore:
         folder: A finished layer.
 
     Attributes:
-        numbered: Whether the samples had no ids, and are named by their index in the dataset.
+        numbered: Whether the samples have no ids, and are named by their index in the dataset.
 
     Raises:
-        InputError: If the folder is no finished layer.
+        InputError: If the folder is not a finished layer.
     """
 
     MANIFEST = "manifest.json"
@@ -64,7 +64,7 @@ class LabelStore:
             The writer of the layer.
 
         Raises:
-            InputError: If the folder holds anything else, such as a finished layer or your masks.
+            InputError: If the folder holds anything else, such as a finished layer or other files.
         """
         cls.check_free(folder)
         writer = LabelStoreWriter(Path(folder))
@@ -121,7 +121,7 @@ class LabelStore:
 
     @renamed_argument("id", "sample_id")
     def facts(self, sample_id: str) -> dict[str, Any]:
-        """The values that were recorded with a sample's mask when it was written."""
+        """Return the values that were recorded with a sample's mask when it was written."""
         return self._facts[sample_id]
 
     @renamed_argument("id", "sample_id")

@@ -27,11 +27,11 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
         layer: A finished layer, or its folder.
 
     Returns:
-        A dataset of the same kind. The dataset given and its files are not changed.
+        A dataset of the same kind. The given dataset and its files are not changed.
     """
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
-    # The numbers of a numbered layer count within the subset itself.
+    # The numbers of a numbered layer are indices into the subset, not into the whole dataset.
     if isinstance(dataset, Subset) and (not layer.numbered or _is_beginning(dataset)):
         return over_dataset(dataset, updated(dataset.dataset, layer))
     if isinstance(dataset, ConcatDataset) and has_views(dataset) and not layer.numbered:
@@ -45,14 +45,14 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
 
 
 def over_dataset(subset: "Subset[Any]", dataset: Any) -> "Subset[Any]":
-    """Copy a subset of any class for another dataset of as many samples."""
+    """Copy a subset of any class, but over another dataset with the same number of samples."""
     copied = copy.copy(subset)
     vars(copied)["dataset"] = dataset
     return copied
 
 
 def _is_beginning(subset: "Subset[Any]") -> bool:
-    """Whether the samples of a subset have the numbers that they have in the whole dataset."""
+    """Whether the samples of a subset have the same indices as in the whole dataset."""
     return all(index == place for place, index in enumerate(subset.indices))
 
 
@@ -73,8 +73,8 @@ def changed_labels(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, Labe
         layers: The label layers. The last one is on top.
 
     Returns:
-        The layer that holds the mask, by sample. The masks stay on disk, because all of them
-        together may be too large for the memory.
+        The layer that holds the changed mask, by sample. The masks stay on disk, because all of
+        them may be too large for the memory.
     """
     changed: dict[str, LabelStore] = {}
     for index, sample_id in enumerate(dataset.ids):
@@ -88,7 +88,7 @@ def changed_labels(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, Labe
 
 
 class UpdatedImages:
-    """`MaskedImages` with a label layer's masks, for the samples that the layer holds.
+    """`MaskedImages` with a label layer's masks for the samples that the layer holds.
 
     Args:
         dataset: The images and their own masks.
@@ -131,16 +131,16 @@ class UpdatedImages:
 class UpdatedSamples(Dataset[Any]):
     """A dataset of complete samples whose masks come from a label layer.
 
-    The dataset must not augment its samples, because a layer's mask cannot follow a rotation that
-    it does not know of. Augment the samples of this dataset instead. A mask keeps the type that the
-    dataset gives it: a tensor (also of torchvision's kinds), an array, or a Pillow image.
+    The dataset must not augment its samples, because a layer's mask would not be transformed with
+    its image. Augment the samples of this dataset instead. A mask keeps the dataset's type: a
+    tensor (or torchvision's subclasses), an array, or a Pillow image.
 
     Args:
         dataset: The dataset; see `updated`.
         layer: The label layer.
 
     Raises:
-        InputError: When a sample is read whose mask is not the one that was corrected.
+        InputError: When a sample is read whose original mask is not the one that was corrected.
     """
 
     def __init__(self, dataset: Any, layer: LabelStore) -> None:
@@ -151,7 +151,7 @@ class UpdatedSamples(Dataset[Any]):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the dataset, such as a `set_epoch` that a project calls."""
+        """Return an attribute of the dataset, such as a `set_epoch` that the user's code calls."""
         if name.startswith("_") or name in ("dataset", "plain", "updated", "image", "mask", "ids"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self.dataset, name)
@@ -183,8 +183,8 @@ class UpdatedSamples(Dataset[Any]):
 
 
 def _replace_item(sample: Any, key: Any, value: Any) -> Any:
-    """A copy of a sample, which is a mapping or a sequence, with another value for one key."""
-    if isinstance(sample, MutableMapping):  # of any kind
+    """Copy a sample (a mapping or sequence) with another value for one key."""
+    if isinstance(sample, MutableMapping):  # the copy keeps its class
         copied = copy.copy(sample)
         copied[key] = value
         return copied
@@ -223,7 +223,7 @@ def mask_and_id(sample: Any) -> tuple[Any, Any]:
 
 
 def as_array(mask: Any) -> NDArray[Any]:
-    """Convert a mask of any usual type to `(H, W)` int64."""
+    """Convert a mask of any common type to `(H, W)` int64."""
     array = np.asarray(mask)
     return array.reshape([side for side in array.shape if side != 1] or [1, 1]).astype(np.int64)
 
@@ -231,8 +231,8 @@ def as_array(mask: Any) -> NDArray[Any]:
 def like(original: Any, mask: Mask) -> Any:
     """Convert a mask to the type and shape of the original one."""
     if isinstance(original, torch.Tensor):
-        # A copy of the original keeps its kind, by which torchvision flips it as a mask, and what
-        # it knows besides, such as MONAI's affine, by which it is turned with its image.
+        # A clone keeps the tensor's class, by which torchvision transforms it as a mask. It also
+        # keeps metadata such as MONAI's affine, by which it is rotated with its image.
         corrected = original.clone()
         corrected.copy_(torch.from_numpy(mask.astype(np.int64)).reshape(original.shape))
         return corrected

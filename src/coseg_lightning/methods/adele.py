@@ -2,7 +2,7 @@
 
 Networks learn from clean labels first and memorise noisy ones later. Each class's labels are
 corrected once, when the overlap of prediction and label stops growing fast. The correction uses
-the predictions that the network is sure of at several scales. Then training continues.
+confident predictions, averaged over several scales. Then training continues.
 """
 
 import warnings
@@ -44,7 +44,7 @@ Floats = NDArray[np.float64]
 
 
 class MultiScaleModule(SegmentationModule):
-    """Trains a network that also learns to predict the same for an image at every scale.
+    """Trains a network on labels, and to predict the same for an image at every scale.
 
     The loss is the mean supervised loss over scales, plus the divergence of each scale's prediction
     from their mean (Eq. (4) and (5) of the source, weight 1).
@@ -98,7 +98,7 @@ class EarlyLearningCorrection(EpochEndCallback):
         history: Each class's overlap of prediction and label in earlier fits, one row per epoch.
 
     Attributes:
-        corrected: The classes that were corrected; none if training reached its end.
+        corrected: The classes whose labels were corrected; none if training reached its end.
         history: The overlaps of earlier fits and of this one.
         changed_pixels: The number of changed pixels, by sample index.
     """

@@ -31,7 +31,7 @@ def train_baselines(run: Run) -> dict[str, Any]:
 
 def _train(run: Run, stage: str, data: Data) -> dict[str, Any]:
     module = run.network()
-    if not run.method.trains_peers:  # the module may be the method's own
+    if not run.method.trains_peers:  # the method may have its own module
         module = plain(module)
     run.runner.fit(stage, module, data)
     tester, folder = run.runner.tester(), run.runner.folder.path / stage

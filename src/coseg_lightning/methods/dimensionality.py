@@ -24,7 +24,7 @@ FIRST = 5  # initial epochs without a turning point, before the window, as publi
 
 
 class DimensionalityDriven(SegmentationModule):
-    """Trains on the network's own predictions once the dimensionality of its features grows.
+    """Trains on the network's own predictions once the dimensionality of its features rises.
 
     Networks compress their representation while they learn clean labels, and expand it to memorise
     noise. The local intrinsic dimensionality (LID) of the representation is averaged over each
@@ -33,9 +33,9 @@ class DimensionalityDriven(SegmentationModule):
     learns from `alpha` of the label and `1 - alpha` of its prediction, with
     `alpha = exp(-epoch / epochs * LID / smallest LID so far)`.
 
-    The paper is on classification. Here the points are 128 pixels drawn from every batch, and their
-    representation is the input of the network's last convolution. Losses are mixed instead of
-    labels, which is the same for the cross-entropy.
+    The paper is about classification. Here the points are 128 pixels drawn from every batch. They
+    are represented by the input of the network's last convolution. Losses are mixed instead of
+    labels, which is equivalent for the cross-entropy.
 
     Args:
         net: The arguments of `SegmentationModule`.
@@ -75,7 +75,7 @@ class DimensionalityDriven(SegmentationModule):
 
     @property
     def alpha(self) -> float:
-        """The weight of the labels in the current epoch; predictions have the rest."""
+        """The weight of the labels in the current epoch; predictions have the remaining weight."""
         if self.turning_epoch is None:
             return 1.0
         expansion = self.dimensions[-1] / min(self.dimensions)
@@ -89,7 +89,7 @@ class DimensionalityDriven(SegmentationModule):
                 "max_epochs."
             )
         self._hooks = [part.register_forward_pre_hook(self._look) for part in self._convolutions()]
-        self._before = self._state()  # of a resumed fit, the state after its last epoch
+        self._before = self._state()  # in a resumed fit, the state after its last epoch
 
     @override
     def on_train_end(self) -> None:

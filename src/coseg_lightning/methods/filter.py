@@ -13,7 +13,7 @@ from coseg_lightning.modules.coseg import CoSegModule
 
 
 class PlainPeers(CoSegModule):
-    """Trains two networks independently on all samples, as an ensemble for the ranking."""
+    """Trains two networks independently on all samples, as a ranking ensemble."""
 
     @override
     def peer_losses(

@@ -25,7 +25,7 @@ class JoCoR(CoSegModule):
         nets: The networks, see `CoSegModule`.
         agreement_weight: lambda of the paper; the default is its value for symmetric noise.
         options: Further arguments of `CoSegModule`. Samples are kept within each batch by their
-            joint loss, so that `selection` has no effect.
+            joint loss, so `selection` has no effect.
     """
 
     takes_soft_masks = False

@@ -1,9 +1,9 @@
 """Method: a name, and the stages of a run.
 
-A method of your own is a `Method` with stages of this package or with your own functions. Pass it
-to `run_stages(..., method=Method("mine", (robust_training, my_stage)))`, or name it in the app,
+Your own method is a `Method` with stages of this package or your own functions. Pass it to
+`run_stages(..., method=Method("mine", (robust_training, my_stage)))`, or name it in the app,
 `+method.object=my_package.MINE`. A stage trains with `run.train_network`, or with `run.runner` if
-it saves results for later stages. It returns an `Outcome` that contains its own results too.
+it saves results for later stages. It returns an `Outcome` that includes its own results.
 """
 
 from collections.abc import Callable, Mapping
@@ -144,11 +144,11 @@ class Method:
 
     Args:
         name: The name of the method.
-        stages: Functions of the run and of the outcome of the stages before.
+        stages: Functions of the run and of the previous stages' outcome.
         ranking: The callback class that ranks the training set in robust training.
         correction: The callback class that corrects labels at the end of robust training, if any.
-        has_peers: Whether `method.module` is a pair of peers; that of a method with
-            `robust_training` always is.
+        has_peers: Whether `method.module` is a pair of peers. With `robust_training` it always
+            is.
         excludes_samples: Whether a stage excludes training samples, which needs a
             `CoSegDataModule`.
 
@@ -176,7 +176,7 @@ class Method:
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """The stages by name, with the correction after the training in which it takes place."""
+        """The names of the stages, with the correction after the training that includes it."""
         names = self._names
         if self.correction is not None:
             names.insert(names.index("robust_training") + 1, "correction")
@@ -184,7 +184,7 @@ class Method:
 
     @property
     def trains_peers(self) -> bool:
-        """Whether its module is a pair of peers."""
+        """Whether the method's module is a pair of peers."""
         return self.has_peers or "robust_training" in self._names
 
 
@@ -196,7 +196,7 @@ def _name_of(stage: Stage) -> str:
 
 
 def refused(what: str, method: str) -> Callable[[], Any]:
-    """Return a function that raises an `InputError`, for a module that was not given.
+    """Return a function that raises an `InputError`, in place of a missing maker of modules.
 
     Args:
         what: The missing modules.

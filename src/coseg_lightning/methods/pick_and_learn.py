@@ -17,7 +17,7 @@ from coseg_lightning.networks.encoders import make_encoder
 class PickAndLearn(SegmentationModule):
     """Weights each sample's loss by its label's quality, which is learnt with the network.
 
-    After *Pick-and-Learn: Automatic Quality Evaluation for Noisy-Labeled Image Segmentation*
+    Source: *Pick-and-Learn: Automatic Quality Evaluation for Noisy-Labeled Image Segmentation*
     (arXiv 1907.11835). A quality awareness module receives images and labels, and scores each
     sample. The overfitting control module bounds the scores, and a softmax over the batch turns
     them into weights. Both networks learn from the weighted loss. Under DDP each process weights
@@ -27,8 +27,8 @@ class PickAndLearn(SegmentationModule):
         net: The network, see `SegmentationModule`.
         limit: lambda of the overfitting control `lambda tanh(score)`. The weights of a batch
             differ by at most a factor of `exp(2 lambda)`.
-        quality_encoder: One of smp's encoders, with random initial weights. The published one is a
-            VGG (`vgg16`), which costs several times as much as a ResNet-18.
+        quality_encoder: One of smp's encoders, with random initial weights. The paper uses a VGG
+            (`vgg16`), which costs several times as much as a ResNet-18.
         options: Further arguments of `SegmentationModule`. Give `in_channels` even if the network
             is already built.
     """
@@ -70,7 +70,7 @@ class PickAndLearn(SegmentationModule):
                 f"{self.quality.channels - self.classes}; give "
                 f"PickAndLearn(..., in_channels={images.shape[1]})."
             )
-        if len(images) == 1:  # a single sample has weight 1, and BatchNorm cannot normalise it
+        if len(images) == 1:  # a single sample has weight 1, and BatchNorm needs at least two
             zero = sum(weight.sum() * 0 for weight in self.quality.parameters())
             return bounded_weights(torch.zeros(1, device=images.device) + zero, self.limit)
         labelled = masks != self.ignore_index

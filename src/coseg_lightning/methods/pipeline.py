@@ -56,12 +56,12 @@ def run_stages(
     """Run the stages of a method, test its network, and write everything into one folder.
 
     Args:
-        data: The datasets, and the noise to add, if any: a `CoSegDataModule`, or a datamodule of
-            your own, which is not changed. Corrections apply to the training masks as the dataset
-            returns them, see `coseg_lightning.updated`.
+        data: The datasets, and the noise to add, if any: a `CoSegDataModule` or your own
+            datamodule, which is not changed. Corrections apply to the training masks as the
+            dataset returns them, see `coseg_lightning.updated`.
         folder: The run's own folder, without an earlier run in it.
-        method: A name in `coseg_lightning.methods.registry`, or a `Method` of your own. Examples
-            are `coseg` (robust training, correction, retraining), `coteaching` (robust training
+        method: A name in `coseg_lightning.methods.registry`, or your own `Method`. Examples are
+            `coseg` (robust training, correction, retraining), `coteaching` (robust training
             alone, tested with its first peer) and `supervised` (one network on the given labels).
         stages: The stages of an existing method, for a `method` with a new name, such as
             `["robust_training"]` or `["supervised_training"]`.
@@ -72,23 +72,23 @@ def run_stages(
             network. Methods such as `coteaching` only need it for baselines.
         trainer: Makes a new trainer from `callbacks`, `logger` and `default_root_dir`, such as
             `partial(pl.Trainer, max_epochs=40)`. Callbacks and loggers of such a partial are used
-            too; each stage gets copies of the callbacks.
+            too. Each stage gets copies of the callbacks.
         seed: Seed of the networks' initial weights, and of everything random in a stage.
-        baselines: Whether to first train plain networks to compare with: one on the given labels
+        baselines: Whether to first train plain networks for comparison: one on the given labels
             and, if the original labels are known, one on those.
         config: Plain values that identify the run; they are saved in `summary.json`.
         resume: Whether to continue an interrupted run of the same `config` in the folder. Without
             such a run, a new one begins. A resumed run gives the same results as an uninterrupted
             one, on a CPU to the bit.
-        rehearse: Whether to walk the whole way with two batches first, in seconds, so that what
-            would stop the run late stops it at once. By default this takes the same trainer, in
-            one process and without callbacks and loggers; give what makes another. A resumed run
-            is not rehearsed.
-        keep_checkpoints: Whether Lightning's checkpoint of each stage stays after success, with the
-            state of its optimizers. Otherwise only the peers' weights do, for a review.
-        keep_best: Whether stages of one network end with that of the epoch with the best `val/dice`
-            in place of the last one. Validation masks that are wrong choose the wrong one.
-        patience: With `keep_best`, the number of epochs without a better one that end a stage.
+        rehearse: Whether to first run all stages with two batches, which takes seconds. Errors
+            that would stop the run late then stop it at once. By default this uses the same
+            trainer in one process, without callbacks and loggers; or give a function that makes
+            another. A resumed run is not rehearsed.
+        keep_checkpoints: Whether to keep Lightning's checkpoint of each stage after success, with
+            the optimizers' state. Otherwise only the peers' weights are kept, for a review.
+        keep_best: Whether stages that train one network end with the weights of the epoch with
+            the best `val/dice`, not the last. Wrong validation masks choose a wrong epoch.
+        patience: With `keep_best`, the number of epochs without improvement that end a stage.
         settings: Single fields of the recipe; deprecated, give a `recipe`.
 
     Returns:
@@ -146,25 +146,25 @@ def foresee(
     config: Mapping[str, Any],
     seed: int = 0,
 ) -> str:
-    """Rehearse a run, and say what it would do; the arguments are those of `run_stages`.
+    """Rehearse a run and describe it; the arguments are those of `run_stages`.
 
     Args:
         data: The datasets.
-        folder: A folder that need not exist; beside it the rehearsal has its own.
+        folder: A folder that need not exist; the rehearsal uses its own folder beside it.
         method: The method.
         recipe: The recipe.
         peers: Makes the module of stage 1.
         network: Makes the module of a single network.
         trainer: Makes the run's trainers.
-        rehearsal_trainer: Makes those of the rehearsal.
+        rehearsal_trainer: Makes the rehearsal's trainers.
         config: Plain values that identify the run.
         seed: The run's seed.
 
     Returns:
-        What `what_will_happen` says.
+        The text of `what_will_happen`.
 
     Raises:
-        Exception: Whatever would stop the run on its way.
+        Exception: Any error that would stop the run.
     """
     wrapped = prepare_data(data, method)
     runner = StageRunner(RunFolder(folder, {}), trainer, recipe.averaging, seed)
@@ -177,11 +177,11 @@ def foresee(
 
 
 def what_will_happen(run: Run, expected: "rehearsal.Forecast | None") -> str:
-    """Say what a run is about to do: `60 images: 48 train, 12 test; CPU; about 6 min`.
+    """Describe a run before it starts: `60 images: 48 train, 12 test; CPU; about 6 min`.
 
     Args:
         run: The run.
-        expected: How long it will take, if it was rehearsed.
+        expected: The forecast of the rehearsal, if there was one.
     """
     parts = []
     if isinstance(run.data, CoSegDataModule):
@@ -198,7 +198,7 @@ def what_will_happen(run: Run, expected: "rehearsal.Forecast | None") -> str:
 
 
 def device_name(trainer: pl.Trainer) -> str:
-    """Name what a trainer computes on, such as `CPU` or `2 x NVIDIA A100`."""
+    """Name the device that a trainer uses, such as `CPU` or `2 x NVIDIA A100`."""
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     return name if trainer.world_size == 1 else f"{trainer.world_size} x {name}"
@@ -212,13 +212,13 @@ def walk(
     tested: Mapping[str, Any] | None = None,
     reports: bool = True,
 ) -> dict[str, Any]:
-    """Walk through all stages of a run, and write its results.
+    """Run all stages, and write the results.
 
     Args:
         run: The run.
         after_stage: Called after each stage.
         config: The values that identify the run.
-        tested: Test figures of the baselines.
+        tested: Test metrics of the baselines.
         reports: Whether to write the report too.
 
     Returns:
@@ -237,7 +237,7 @@ def walk(
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
-    """Replace single fields of a recipe, which were given as up to version 0.1."""
+    """Replace fields of a recipe that were given as single arguments, as in version 0.1."""
     if not settings:
         return recipe
     unknown = sorted(set(settings) - {field.name for field in fields(Recipe)})
@@ -253,7 +253,7 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
 
 
 def prepare_data(data: pl.LightningDataModule, method: Method) -> Data:
-    """Wrap a user's datamodule, so that label layers can be added to it.
+    """Wrap a user's datamodule so that label layers can be added to it.
 
     Raises:
         InputError: If the method excludes samples, which a wrapped datamodule cannot do.
@@ -273,7 +273,7 @@ def describe(
     makers: Mapping[str, Callable[[], pl.LightningModule] | None],
     trainer: Callable[..., pl.Trainer],
 ) -> dict[str, Any]:
-    """Describe a run that was started from Python, as far as possible, in plain values."""
+    """Describe a run that was started from Python, as far as possible, as plain values."""
     config: dict[str, Any] = {
         "data": {"class": type(data).__name__, **plain_values(dict(data.hparams))}
     }
@@ -291,7 +291,7 @@ def finish(
 ) -> dict[str, Any]:
     """Test the module of the last stage, and write the summary.
 
-    The module is always loaded from the disk, so that a run resumed here gives the same results.
+    The module is always loaded from disk, so that a resumed run gives the same results.
     """
     module: CoSegModule | SegmentationModule
     module = run.peers() if outcome.is_pair else run.network()

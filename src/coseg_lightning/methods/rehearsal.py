@@ -1,7 +1,8 @@
-"""A rehearsal: the whole way of a run with two batches, before it costs time.
+"""A rehearsal: all stages of a run with two batches, before the run takes time.
 
-Whatever would stop a run late stops the rehearsal in seconds: a test loader of another form, a
-network that cannot be saved, corrected masks that do not fit, too little memory for a batch.
+Errors that would stop a run late stop the rehearsal in seconds. Examples are a test loader of
+another form, a network that cannot be saved, corrected masks that do not fit, and too little memory
+for a batch.
 """
 
 import copy
@@ -37,31 +38,31 @@ log = logging.getLogger(__name__)
 Module = TypeVar("Module", bound=pl.LightningModule)
 
 BATCHES = 2  # of each loader
-EPOCHS = 2  # so that the peers are ranked within training too
+EPOCHS = 2  # so that the peers are also ranked during training
 
 
-@rank_zero_only  # the other processes would only repeat it
+@rank_zero_only  # other processes would only repeat the work
 def rehearse(
     run: Run, walk: Callable[[Run, Callable[[], Any]], Any], trainer: Callable[..., pl.Trainer]
 ) -> "Forecast | None":
-    """Walk the whole way of a run with two batches of their real size, in a folder that is removed.
+    """Run all stages with two batches of their real size, in a temporary folder.
 
-    Random states are as before, and only copies of networks are trained.
+    Random states are restored, and only copies of networks are trained.
 
     Args:
-        run: The run, which is not begun yet.
-        walk: Walks through all stages of a run and writes its results; called with the run, and
-            with what to call after each stage.
+        run: The run, which has not begun yet.
+        walk: Runs all stages of a run and writes its results. It is called with the run, and
+            with a function to call after each stage.
         trainer: Makes the trainers, see `alone`.
 
     Returns:
-        How long the run will take, or None if that is unknown.
+        The forecast of the run's duration; None if there are several processes.
 
     Raises:
-        Exception: Whatever stops the run on its way.
+        Exception: Any error that would stop the run.
     """
     start = time.perf_counter()
-    run.runner.tester()  # what cannot be made need not be rehearsed
+    run.runner.tester()  # if the trainer cannot be made, there is nothing to rehearse
     stages = len(run.method.stages) + 1
     keywords = getattr(run.runner.trainer, "keywords", {})
     silent = keywords.get("enable_progress_bar") is False or not sys.stderr.isatty()
@@ -80,7 +81,7 @@ def rehearse(
             run.runner.seed,
         )
         if runner.tester().world_size > 1:
-            return None  # what makes the trainer cannot be told to take one process
+            return None  # the user's function decides the number of processes
         short_data = run.data.shortened(BATCHES, short_folder)
         try:
             walk(
@@ -96,17 +97,17 @@ def rehearse(
         except Exception as error:
             error.add_note("The rehearsal before training found this.")
             raise
-    gc.collect()  # networks and trainers refer to each other, and would keep a device's memory
+    gc.collect()  # networks and trainers form cycles, which would keep a device's memory
     return forecast(run, watches, time.perf_counter() - start)
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a rehearsal tells of the run.
+    """The durations that a rehearsal found.
 
     Args:
-        seconds: How long its stages will take; None if the data does not tell how much it is.
-        rehearsal: How long the rehearsal took.
+        seconds: The duration of the run's stages; None if the size of the data is unknown.
+        rehearsal: The duration of the rehearsal, in seconds.
     """
 
     seconds: float | None
@@ -114,7 +115,7 @@ class Forecast:
 
 
 def forecast(run: Run, watches: "Sequence[Stopwatch]", rehearsal: float) -> Forecast:
-    """Compute how long a run will take, from the batches of its rehearsal."""
+    """Compute the run's duration from the batches of its rehearsal."""
     batches = batches_in_epoch(run.data, run.runner.tester().world_size)
     if batches is None:
         return Forecast(None, rehearsal)
@@ -127,7 +128,7 @@ def forecast(run: Run, watches: "Sequence[Stopwatch]", rehearsal: float) -> Fore
 
 
 def batches_in_epoch(data: Data, processes: int) -> int | None:
-    """Return the number of training batches of one process, or None if the data does not tell."""
+    """Return the number of training batches per epoch and process, or None if unknown."""
     if not isinstance(data, CoSegDataModule):
         return None
     size = data.batch_size * processes
@@ -135,11 +136,11 @@ def batches_in_epoch(data: Data, processes: int) -> int | None:
 
 
 class Stopwatch(pl.Callback):
-    """Measures how long a batch of a stage takes, its loading included.
+    """Measures the time per batch of a stage, including loading.
 
     Args:
         stage: The stage.
-        epochs: The number of epochs that the run itself will take; None for enough of them.
+        epochs: The number of epochs of the real run; None if `EnoughEpochs` chooses it.
     """
 
     def __init__(self, stage: str, epochs: int | None) -> None:
@@ -151,7 +152,7 @@ class Stopwatch(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
     ) -> None:
-        """Note the time since the batch before; the first batch of an epoch has none."""
+        """Record the time since the previous batch, except for the first batch of an epoch."""
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
         now, batch_idx = time.perf_counter(), rest[-1]
@@ -161,17 +162,17 @@ class Stopwatch(pl.Callback):
 
     @property
     def seconds(self) -> float:
-        """Mean seconds a batch; 0 if there was but one."""
+        """Mean seconds per batch; 0 if there was only one batch."""
         return sum(self.intervals) / max(1, len(self.intervals))
 
 
 def _beside(folder: RunFolder) -> Path:
-    """Return the folder that holds the run's, on whose disk checkpoints must have room."""
+    """Return the parent of the run's folder, since its disk must have room for checkpoints."""
     return next(path for path in folder.path.absolute().parents if path.is_dir())
 
 
 def _copying(make: Callable[[], Module]) -> Callable[[], Module]:
-    """Let a function return copies of modules, which may be those that the run itself trains."""
+    """Wrap a function to return copies of its modules, which the run itself may train."""
 
     def made() -> Module:
         return copy.deepcopy(make())
@@ -180,9 +181,9 @@ def _copying(make: Callable[[], Module]) -> Callable[[], Module]:
 
 
 def alone(trainer: Callable[..., pl.Trainer]) -> Callable[..., pl.Trainer]:
-    """Let a `partial(pl.Trainer, ...)` make trainers of one quiet process.
+    """Make a `partial(pl.Trainer, ...)` create quiet trainers with a single process.
 
-    They have neither callbacks nor loggers of the user's own, which would see training that did
+    They have no callbacks or loggers of the user, which would otherwise record training that did
     not happen.
     """
     if not isinstance(trainer, partial):
@@ -199,7 +200,7 @@ def alone(trainer: Callable[..., pl.Trainer]) -> Callable[..., pl.Trainer]:
 
 
 class Monitors(pl.Callback):
-    """Checks that a stage logs what the user's own callbacks go by.
+    """Checks that a stage logs the metrics that the user's callbacks monitor.
 
     Args:
         callbacks: The callbacks, which are not called in a rehearsal.
@@ -209,7 +210,7 @@ class Monitors(pl.Callback):
         self.callbacks = callbacks
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Raise an `InputError` for a metric that is missing."""
+        """Raise an `InputError` if a monitored metric is missing."""
         known = trainer.callback_metrics
         for callback in self.callbacks:
             monitor = getattr(callback, "monitor", None)
@@ -228,7 +229,7 @@ class Monitors(pl.Callback):
 def _short_trainer(
     make: Callable[..., pl.Trainer], own: Sequence[Any], watches: list[Stopwatch], **options: Any
 ) -> pl.Trainer:
-    is_stage = bool(options["logger"])  # and not the test
+    is_stage = bool(options["logger"])  # false for the test
     if is_stage:
         options["callbacks"] = [*options["callbacks"], Monitors(own)]
     trainer = make(**options)
@@ -242,7 +243,7 @@ def _short_trainer(
 
 
 def epochs_of(trainer: pl.Trainer) -> int | None:
-    """Return for how many epochs a trainer would train; None for enough of them."""
+    """Return a trainer's number of epochs; None if `EnoughEpochs` chooses it."""
     if trainer.max_epochs is not None and trainer.max_epochs != -1:
         return trainer.max_epochs
     callbacks: list[pl.Callback] = trainer.callbacks  # type: ignore[attr-defined]
@@ -251,7 +252,7 @@ def epochs_of(trainer: pl.Trainer) -> int | None:
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep warnings and messages for the run itself."""
+    """Suppress warnings and messages, which the run itself will show."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Retrains a run's network on its masks as reviewed by people."""
+"""Retrains a run's network on masks that people have reviewed."""
 
 import json
 import shutil
@@ -37,12 +37,12 @@ class ReviewedMasks:
     """The training masks of a run after a review.
 
     Args:
-        samples: The samples with the masks that the run was given, as they are now.
+        samples: The samples with the masks that the run was given, as they are in the files now.
         classes: The number of classes, background included.
         corrected: The layer of each mask that the run changed, by id.
-        proposals: What the networks would draw, if the run wrote that.
+        proposals: The networks' own masks, if the run wrote them.
         review: The review.
-        drawn_anew: The samples whose mask files were changed since the run.
+        drawn_anew: The samples whose mask files have changed since the run.
         left_out: The samples that an earlier review left out.
     """
 
@@ -67,10 +67,10 @@ class ReviewedMasks:
                     "say ok or redraw."
                 )
         for sample_id in self.review.files:
-            self.mask(sample_id)  # a drawn mask that cannot be used is refused before training
+            self.mask(sample_id)  # raises an error for unusable drawn masks before training
 
     def mask(self, sample_id: str) -> Mask | None:
-        """Return the mask that replaces a sample's given one; None if the given one stays."""
+        """Return the mask that replaces a sample's given mask; None to keep the given one."""
         decision = self.review.decisions.get(sample_id, TAKE if sample_id in self.corrected else OK)
         if decision == TAKE:
             layer = self._proposed(sample_id)
@@ -86,12 +86,12 @@ class ReviewedMasks:
 
     @property
     def excluded(self) -> list[str]:
-        """The samples that wait for a mask, and are left out of training."""
+        """The samples that wait for a new mask and are left out of training."""
         before = set(self.left_out) - set(self.review.decisions)
         return sorted((self.review.to_redraw | before) - set(self.drawn_anew))
 
     def counts(self) -> dict[str, int]:
-        """Count what was decided."""
+        """Count the decisions and their effects."""
         decisions = self.review.decisions
         undecided = set(self.corrected) - set(decisions)
         kept = [i for i, decision in decisions.items() if decision == TAKE]
@@ -110,7 +110,7 @@ class ReviewedMasks:
     def recalibrated(
         self, folder: Path, noise_level: float | None, decisions: Mapping[str, str]
     ) -> dict[str, Any]:
-        """Write `review_order.csv`: what all decisions say of the masks without one.
+        """Write `review_order.csv`, which recalibrates undecided masks from all decisions.
 
         Returns:
             The part of the summary's ranking; empty if there are too few decisions.
@@ -152,9 +152,9 @@ def retrain_reviewed(
 ) -> dict[str, Any]:
     """Retrain a run's network on its masks as reviewed by a person.
 
-    Masks that were taken or drawn anew replace the run's given ones, and rejected corrections do
-    not. Samples that are still to be redrawn are excluded from training and listed in `redraw.csv`.
-    The run itself is not changed.
+    Proposals that were taken and masks that were redrawn replace the run's given masks. Rejected
+    corrections are discarded. Samples still to be redrawn are excluded from training and listed
+    in `redraw.csv`. The run itself is not changed.
 
     Args:
         run: A finished run that trained peers, or an earlier review of one.
@@ -163,18 +163,18 @@ def retrain_reviewed(
             interrupted retraining in it is continued.
         review: The review.
         recipe: The run's recipe.
-        network: Makes the module that is trained.
+        network: Makes the module to train.
         trainer: Makes a new trainer, see `run_stages`.
         classes: The number of classes, background included.
-        drawn_anew: The samples whose mask files were changed since the run.
-        peer: Makes the run's second peer. If it is given, all masks are ranked again by it and the
-            retrained network, so that a second look finds what the first one left.
+        drawn_anew: The samples whose mask files have changed since the run.
+        peer: Makes the run's second peer. If given, it and the retrained network rank all masks
+            again, so that a second look finds remaining errors.
 
     Returns:
         The content of `summary.json`.
 
     Raises:
-        InputError: If the review belongs to another run.
+        InputError: If the review belongs to another run, or the folder holds another review.
     """
     samples, origin = data.given_samples(), run.origin
     masks = ReviewedMasks(
@@ -247,7 +247,7 @@ def rank_masks_again(
     classes: int,
     score: str,
 ) -> None:
-    """Write `scores.csv` and `proposals/` of the reviewed masks, by trained networks."""
+    """Write `scores.csv` and `proposals/` of the reviewed masks, using trained networks."""
     folder.clear("proposals")
     writer = LabelStore.create(folder.path / "proposals")
     for network in networks:
@@ -268,7 +268,7 @@ def rank_masks_again(
 def check_review(run: FinishedRun) -> None:
     """Raise an `InputError` if a run cannot be reviewed.
 
-    This check is quick, so that it can be made before the data is read.
+    This check is quick, so it can run before the data is read.
     """
     if run.is_audit or "folds" in run.summary:
         what = "is an audit" if run.is_audit else "has peers for each fold"
@@ -292,7 +292,7 @@ def _check_same_review(folder: Path, config: Mapping[str, Any]) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))["config"]
         same = all(before.get(name) == config[name] for name in ("review", "drawn"))
     except (ValueError, KeyError, TypeError, AttributeError):
-        return  # it is refused, with what is wrong, where it is opened
+        return  # the error is reported when the folder is opened
     if not same and "reviewed_run" in before:
         raise InputError(
             f"{folder} holds an earlier review with other decisions; go on from that one, "
@@ -301,7 +301,7 @@ def _check_same_review(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def left_out(run: FinishedRun) -> set[str]:
-    """The samples that an earlier review left out of training, until they are drawn anew."""
+    """The samples that an earlier review left out of training until they are redrawn."""
     path = run.folder / "redraw.csv"
     if not run.is_reviewed or not path.is_file():
         return set()
@@ -314,7 +314,7 @@ def _decided_before(run: FinishedRun) -> dict[str, str]:
 
 
 def _use_masks(data: CoSegDataModule, labels: Path, excluded: list[str]) -> None:
-    """Add the reviewed layer to the training masks, and exclude the samples to be redrawn."""
+    """Add the reviewed layer to the training masks, and exclude samples to be redrawn."""
     if labels not in data.label_layers:
         data.add_label_layer(labels)
         data.exclude(excluded)

@@ -27,9 +27,9 @@ from coseg_lightning.networks.forward import auxiliary_weight
 class Reweighted(SegmentationModule):
     """Weights pixels by how much learning from them would lower the loss on clean samples.
 
-    After *Learning to Segment Skin Lesions from Noisy Annotations* (arXiv 1906.03815). It gives a
-    weight to each pixel, where *Learning to Reweight Examples* (Ren et al. 2018, arXiv 1803.09050)
-    gives one to each sample.
+    Source: *Learning to Segment Skin Lesions from Noisy Annotations* (arXiv 1906.03815). It gives
+    a weight to each pixel, where *Learning to Reweight Examples* (Ren et al. 2018, arXiv
+    1803.09050) gives one to each sample.
 
     Their Algorithm 1 weights each part of the batch by epsilon = 0 and takes a step of gradient
     descent. It then differentiates the loss of a clean batch by epsilon. The derivative is the
@@ -40,9 +40,9 @@ class Reweighted(SegmentationModule):
 
     Args:
         net: The network, see `SegmentationModule`.
-        clean_ids: The ids of training samples with correct masks; default the datamodule's
+        clean_ids: The ids of training samples with correct masks. The default is the datamodule's
             `clean_ids`, to which it adds no noise.
-        per: `pixel` uses the weighted cross-entropy alone, as published; `sample` uses weighted
+        per: `pixel` uses the weighted cross-entropy alone, as published. `sample` uses weighted
             losses of Eq. (2).
         options: Further arguments of `SegmentationModule`.
     """
@@ -137,7 +137,7 @@ class Reweighted(SegmentationModule):
 
     def weights(self, images: Tensor, masks: Tensor, clean: Batch) -> Tensor:
         """Compute the weights of a batch's `parts`; their sum is 1, or 0 if no part helps."""
-        # Full precision, since float16 holds neither such small gradients nor BatchNorm's tangents.
+        # Use full precision: float16 cannot hold such small gradients or BatchNorm's tangents.
         with torch.autocast(images.device.type, enabled=False):
             return self._weights(images.to(self._type), masks, clean)
 

@@ -3,4 +3,4 @@
 from coseg_lightning.methods.method import Method
 from coseg_lightning.methods.supervised import supervised_training
 
-METHOD = Method("sce", (supervised_training,))  # the setting `method.pixel_loss` gives its loss
+METHOD = Method("sce", (supervised_training,))  # `method.pixel_loss` sets the loss

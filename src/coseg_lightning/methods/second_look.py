@@ -1,4 +1,4 @@
-"""Judges masks by networks that are trained already: those of folds, and again after a review."""
+"""Judges masks with networks that are already trained, for folds and after a review."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,19 +27,19 @@ from coseg_lightning.ranking.people import People
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.scores import mask_scores
 
-Predict = Callable[[Tensor], Sequence[Tensor]]  # images to the logits of two networks
+Predict = Callable[[Tensor], Sequence[Tensor]]  # maps images to the logits of two networks
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What two networks say of masks.
+    """The evidence of two networks on masks.
 
     Args:
-        ids: The masks.
+        ids: The ids of the masks.
         tables: Both networks' evidence, `(2, N, columns)`.
-        outlines: The outlines' evidence of label and prediction, one row a mask.
-        ladders: The labels' outlines as they would lie if they were moved, where it is known who
-            drew the label; else None.
+        outlines: The outline evidence of label and prediction, one row per mask.
+        ladders: The evidence of the labels' outlines at shifted places if the annotator is known,
+            else None.
     """
 
     ids: Sequence[str]
@@ -58,15 +58,15 @@ def judge(
     proposals: LabelStoreWriter,
     uncertainty: LabelStoreWriter | None = None,
 ) -> Judgement:
-    """Let two networks judge masks, and write what they would draw of each.
+    """Collect two networks' evidence on masks, and write their proposals.
 
     Args:
-        predict: Both networks.
+        predict: Computes both networks' logits.
         samples: The samples, without augmentation.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
         classes: K, background included.
-        proposals: Takes the class of the highest mean probability.
-        uncertainty: Takes how much the networks disagree.
+        proposals: Stores the class with the highest mean probability at each pixel.
+        uncertainty: Stores the networks' disagreement.
     """
     tables, outlines = [], []
     ladders: list[Ladder | None] = []
@@ -102,9 +102,9 @@ def evidence_of(
     """Return both networks' evidence on all masks, and the displacements of their outlines.
 
     Args:
-        judgements: Those of all parts, in order.
-        kinds: The kind of each image, if it is known.
-        annotators: Who drew each mask, if it is known; without, there are no displacements.
+        judgements: The judgements of all parts, in order.
+        kinds: The kind of each image, if known.
+        annotators: Who drew each mask, if known; otherwise there are no displacements.
     """
     ids = [sample_id for part in judgements for sample_id in part.ids]
     outline = np.stack([row for part in judgements for row in part.outlines])
@@ -131,13 +131,13 @@ def rank_again(
     score: str,
     proposals: LabelStoreWriter,
 ) -> Ranking:
-    """Rank the masks of a dataset by two trained networks, and write what they would draw.
+    """Rank the masks of a dataset with two trained networks, and write their proposals.
 
     Args:
         networks: The networks, in evaluation mode.
         samples: The samples, without augmentation.
-        noise_level: The share of bad masks that is still expected.
-        batch_size: Images a batch.
+        noise_level: The expected share of bad masks that remain.
+        batch_size: Images per batch.
         classes: K, background included.
         score: The score, see `Recipe`.
         proposals: The writer of a new layer, which is not finished here.

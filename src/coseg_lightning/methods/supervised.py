@@ -6,7 +6,7 @@ from coseg_lightning.methods.method import Method, Outcome, Run
 
 
 def supervised_training(run: Run, outcome: Outcome) -> Outcome:
-    """Train a single network; its module may be the method's own."""
+    """Train a single network, whose module may be the method's own."""
     run.train_network("supervised_training")
     return replace(outcome, last_stage="supervised_training", is_pair=False)
 

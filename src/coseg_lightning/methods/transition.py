@@ -21,7 +21,7 @@ from coseg_lightning.modules.segmentation import SegmentationModule
 
 log = logging.getLogger(__name__)
 
-PERCENTILE = 0.97  # percentile of a class's pixels at which its anchor is taken, as published
+PERCENTILE = 0.97  # percentile of a class's pixels that serves as its anchor, as published
 BINS = 200  # bins of the predicted probability
 
 
@@ -33,20 +33,20 @@ class LabelTransition(SegmentationModule):
     this; here pixels take the place of their examples.
 
     *Making Deep Neural Networks Robust to Label Noise* (Patrini et al. 2017, arXiv 1609.03683),
-    forward correction: T is given, or estimated with a plain network that was trained before, from
-    the pixels that it is surest of.
+    forward correction: T is given, or estimated from the most confident pixels of a plain network
+    that was trained before.
 
     *Training deep neural-networks using a noise adaptation layer* (Goldberger and Ben-Reuven 2017,
-    ICLR), the simple model: T is learnt together with the network. Both start from a plain network
-    and its confusion with the labels. The complex model, in which T depends on features of the
-    image, is not implemented.
+    ICLR), the simple model: T is learnt together with the network. The network starts from a
+    plain network, and T from its confusion with the labels. The complex model, in which T depends
+    on features of the image, is not implemented.
 
     Without a T, the module trains a plain network.
 
     Args:
         net: The network, see `SegmentationModule`.
-        transition: T, `(K, K)`; each row has a sum of 1.
-        learnt: Whether T is learnt further.
+        transition: T, `(K, K)`; each row sums to 1.
+        learnt: Whether T is learnt further in training.
         estimate: How a `TransitionEstimation` estimates T: `anchors` or `confusion`.
         options: Further arguments of `SegmentationModule`.
     """
@@ -75,7 +75,7 @@ class LabelTransition(SegmentationModule):
             self.set_transition(transition)
 
     def set_transition(self, transition: Sequence[Sequence[float]] | Tensor) -> None:
-        """Use this matrix from now on, or as the start if T is learnt.
+        """Use this matrix from now on, or as the initial value if T is learnt.
 
         Raises:
             InputError: If it is not a matrix of probabilities of the right size.
@@ -135,13 +135,13 @@ class LabelTransition(SegmentationModule):
 def label_logits(logits: Tensor, transition: Tensor) -> Tensor:
     """Compute the log-probabilities of the labels, `T^t p`, `(N, K, H, W)`."""
     p = class_logits(logits).softmax(dim=1)
-    # This is no matrix product, since autocast would compute it in half precision.
+    # A matrix product is avoided, since autocast would compute it in half precision.
     label_p = (p.unsqueeze(2) * transition.to(p.dtype)[:, :, None, None]).sum(dim=1)
     return label_p.clamp_min(1e-7).log()
 
 
 class TransitionEstimation(Callback):
-    """Estimates T after a plain network was trained on the noisy labels.
+    """Estimates T after training a plain network on the noisy labels.
 
     Attributes:
         transition: T, rows of K probabilities; None before the end of the fit.
@@ -196,10 +196,10 @@ def by_certainty(p: Tensor) -> Tensor:
 def anchored(counts: Tensor) -> Tensor:
     """Estimate T from anchors (Patrini et al., Eq. 12 and 13).
 
-    The row of a class is the prediction at its anchor, a pixel of which the network is very sure.
-    As in the paper, the 97th percentile of the probability takes the place of its maximum. Here
-    it is the percentile of the pixels that are predicted to be of the class, since fewer than 3 %
-    of all pixels may be. A class that is never predicted is assumed never to be mislabelled.
+    The row of a class is the prediction at its anchor, a pixel of high confidence. As in the
+    paper, the 97th percentile of the probability takes the place of its maximum. Here it is the
+    percentile over the pixels predicted as the class, since fewer than 3 % of all pixels may be.
+    A class that is never predicted is assumed never to be mislabelled.
 
     Args:
         counts: The result of `by_certainty`, summed over all batches.

@@ -21,7 +21,7 @@ class Batch:
         images: The images.
         masks: The labels.
         ids: The samples' ids, if known.
-        replaced: Which masks were replaced by noisy ones, if known.
+        replaced: `True` for masks that were replaced by noisy ones, if known.
         annotators: Who drew each mask, if known.
         soft_masks: Each class's share of the votes, where several people drew masks.
 
@@ -39,7 +39,7 @@ class Batch:
 
     @property
     def targets(self) -> Tensor:
-        """What networks learn: the soft masks if there are any, else the masks."""
+        """The training targets: the soft masks if there are any, else the masks."""
         return self.masks if self.soft_masks is None else self.soft_masks
 
 
@@ -107,7 +107,7 @@ def read_batch(batch: Any) -> Batch:
 
 
 def _names(annotators: Any, count: int) -> list[str] | None:
-    """The names of annotators, where a batch holds one a sample."""
+    """The annotators' names, one per sample; None if the batch has none."""
     if annotators is None:
         return None
     names = annotators.tolist() if isinstance(annotators, Tensor) else annotators

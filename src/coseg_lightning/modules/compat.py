@@ -35,7 +35,7 @@ def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
 
 
 def loses_results(strategy: Strategy) -> bool:
-    """Whether a strategy trains in forked or spawned processes, whose results would be lost.
+    """Whether a strategy trains in forked or spawned processes, which would lose the results.
 
     Private: `_MultiProcessingLauncher`.
     """
@@ -43,9 +43,9 @@ def loses_results(strategy: Strategy) -> bool:
 
 
 def computes_bfloat16(accelerator: str) -> bool:
-    """Whether the device that Lightning would take computes with bfloat16 itself, and so faster.
+    """Whether Lightning's default device computes natively in bfloat16, and is thus faster.
 
-    Where it is only imitated, bfloat16 is slower than float32.
+    Where bfloat16 is only emulated, it is slower than float32.
 
     Args:
         accelerator: Lightning's name of the kind of device, or `auto`.
@@ -81,7 +81,7 @@ def restore_settings(trainer: pl.Trainer) -> None:
 
 
 def accumulation(trainer: pl.Trainer) -> int:
-    """The number of batches whose gradients are added up, also while it is hidden."""
+    """The number of batches over which gradients accumulate, even if the setting is hidden."""
     return HIDDEN.get(trainer, (None, trainer.accumulate_grad_batches))[1]
 
 
@@ -102,8 +102,8 @@ def shorten(
         trainer: The trainer.
         batches: The number of batches.
         epochs: The number of epochs.
-        callbacks: The callbacks that stay.
-        logger: The loggers that stay, or False.
+        callbacks: The callbacks to keep.
+        logger: The loggers to keep, or False.
 
     Private: the fact that Lightning reads these attributes when a fit or test begins.
     """
@@ -120,24 +120,24 @@ def shorten(
 
 
 def most_batches(trainer: pl.Trainer, batches: int) -> int:
-    """How many of an epoch's training batches a trainer takes; it may have a limit or a share.
+    """The number of training batches per epoch, after the trainer's limit or share.
 
-    Private: the fact that `limit_train_batches` is kept, and that `overfit_batches` sets it.
+    Private: `limit_train_batches` is an attribute, and `overfit_batches` sets it.
     """
     limit: int | float = trainer.limit_train_batches
     return min(batches, limit) if isinstance(limit, int) else int(limit * batches)
 
 
 def reload_interval(trainer: pl.Trainer) -> int:
-    """The number of epochs after which the training loader is made anew; 0 for never.
+    """The number of epochs after which the training loader is reloaded; 0 for never.
 
-    Private: the fact that the trainer keeps this argument of its own.
+    Private: the trainer keeps this argument as an attribute.
     """
     return int(trainer.reload_dataloaders_every_n_epochs)  # type: ignore[attr-defined]
 
 
 def prepare_batch(trainer: pl.Trainer, batch: Any) -> Any:
-    """Take a batch from the loader through all hooks to the device, as the training loop does.
+    """Pass a batch through all hooks and to the device, as the training loop does.
 
     Private: `LightningModule._on_before_batch_transfer`.
     """
@@ -147,14 +147,14 @@ def prepare_batch(trainer: pl.Trainer, batch: Any) -> Any:
 
 
 class FixedOrder(list[int]):
-    """Indices in the place of a sampler, which may be told the epoch like one."""
+    """Indices in place of a sampler, with the `set_epoch` that some samplers have."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Do nothing: the order stays."""
+        """Do nothing: the order is fixed."""
 
 
 class FixedBatches(list[Sequence[int]]):
-    """Batches in the place of a batch sampler, and of one that is wrapped, as timm does it."""
+    """Batches in place of a batch sampler, or of a wrapped one, as in timm."""
 
     @property
     def sampler(self) -> "FixedBatches":
@@ -163,9 +163,9 @@ class FixedBatches(list[Sequence[int]]):
 
 
 def set_batches(loader: DataLoader[Any], dataset: Any, batches: Sequence[Sequence[int]]) -> None:
-    """Let a loader read the given batches of a map-style dataset.
+    """Make a loader read the given batches of a map-style dataset.
 
-    Private: `DataLoader._dataset_kind`, and the fact that attributes lie in its `__dict__`.
+    Private: `DataLoader._dataset_kind`, and the attributes in its `__dict__`.
     """
     vars(loader).update(
         dataset=dataset,
@@ -173,12 +173,12 @@ def set_batches(loader: DataLoader[Any], dataset: Any, batches: Sequence[Sequenc
         batch_sampler=FixedBatches(batches),
         _dataset_kind=_DatasetKind.Map,
         _IterableDataset_len_called=None,
-        in_order=True,  # otherwise workers decide which batch comes first
+        in_order=True,  # otherwise the order of batches depends on the workers
     )
 
 
 def inner_sampler(loader: DataLoader[Any]) -> Any:
-    """Return the sampler of a loader, also within Lightning's own for several processes.
+    """Return a loader's sampler, even inside Lightning's wrapper for several processes.
 
     Private: `_DatasetSamplerWrapper._sampler`, the dataset of a `DistributedSamplerWrapper`.
     """
@@ -196,7 +196,7 @@ def forget_workers(loader: DataLoader[Any]) -> None:
 
 
 def replace_saved_argument(loader: DataLoader[Any], before: Any, now: Any) -> None:
-    """Replace an argument by which Lightning will make a loader again, for several processes.
+    """Replace an argument with which Lightning rebuilds a loader for several processes.
 
     Private: `__pl_saved_args`, `__pl_saved_kwargs` and `__dataset` of a `DataLoader`.
     """
@@ -212,9 +212,9 @@ def replace_saved_argument(loader: DataLoader[Any], before: Any, now: Any) -> No
 
 @contextmanager
 def validating(trainer: pl.Trainer) -> Iterator[None]:
-    """Let batch hooks see a validation stage, since they may augment batches during training.
+    """Show batch hooks a validation stage, since they may augment batches during training.
 
-    Private: the fact that `trainer.state.stage` may be set.
+    Private: `trainer.state.stage` can be set.
     """
     stage = trainer.state.stage
     trainer.state.stage = RunningStage.VALIDATING
@@ -235,7 +235,7 @@ def shuffle_again(trainer: pl.Trainer) -> None:
 
 
 def keep_average_on(callback: WeightAveraging, device: torch.device) -> None:
-    """Set the device of a `WeightAveraging`'s average, once it is known.
+    """Set the device of a `WeightAveraging`'s average once it is known.
 
     Private: `WeightAveraging._device`.
     """
@@ -245,7 +245,7 @@ def keep_average_on(callback: WeightAveraging, device: torch.device) -> None:
 def average_tensor_by_tensor(
     callback: WeightAveraging, average: Callable[[Tensor, Tensor, Tensor | int], Tensor]
 ) -> None:
-    """Let a `WeightAveraging` average each tensor alone, before it copies the module.
+    """Make a `WeightAveraging` average each tensor separately; call it before the setup.
 
     Private: `WeightAveraging._kwargs`.
     """
@@ -302,7 +302,7 @@ def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
 
 
 def uncompiled(module: Any) -> Any:
-    """Take the compilation off a module and all its parts, in place.
+    """Remove the compilation from a module and all its parts, in place.
 
     Returns:
         The module that `torch.compile` was given, or the module itself.

@@ -57,7 +57,7 @@ from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_au
 
 @dataclass(frozen=True)
 class Learnt:
-    """The results of a training step, for the log.
+    """The results of a training step, for logging.
 
     Args:
         loss_a: The first peer's loss, detached from its graph.
@@ -175,7 +175,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
                 encoder_weights=encoder_weights,
                 in_channels=in_channels,
                 classes=classes,
-                **options,  # by name, so that LightningCLI finds what they may be
+                **options,  # passed here so that LightningCLI finds the possible options
             )
 
         self.net_a, self.net_b = network(net_a), network(net_a if net_b is None else net_b)
@@ -346,7 +346,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         return [self.optimization]
 
     def begin_fit(self, callbacks: Sequence[Callback]) -> None:
-        """Find out what the callbacks of a new fit do for the peers; see `PeerOptimization`."""
+        """Inspect the callbacks of a new fit; `PeerOptimization` calls this."""
         self.noise.begin_fit(callbacks)
         self.selection.begin_fit(ranked=any(isinstance(c, TrainingSetRanker) for c in callbacks))
 

@@ -1,8 +1,8 @@
-"""Copies of a dataloader that read other samples along the same path.
+"""Copies of a dataloader that read other samples through the same pipeline.
 
-Whatever lies between the files and the networks is kept: a subclass's or a wrapper's own
-`__iter__`, the collate function, the workers and their settings. The copies are shallow, since the
-arguments of a class of somebody's own are not known.
+Everything between files and networks is kept: a subclass's or wrapper's own `__iter__`, the collate
+function, the workers and their settings. The copies are shallow, since the constructor arguments of
+a user's class are unknown.
 """
 
 import copy
@@ -43,7 +43,7 @@ def inner_loader(loader: Any) -> Loader | None:
 
 
 def _name_of_inner(wrapper: Any) -> str | None:
-    """Return the attribute of a wrapper that holds its loader; None unless there is just one."""
+    """Return the name of the attribute that holds a wrapper's loader; None unless exactly one."""
     if isinstance(wrapper, type | torch.nn.Module) or not hasattr(wrapper, "__iter__"):
         return None
     parts = getattr(wrapper, "__dict__", {})
@@ -67,15 +67,15 @@ def found_loader(loader: Any) -> Loader:
     return inner
 
 
-# What samplers of somebody's own can draw, by loader, since it takes time; None for all.
+# The indices that users' samplers can draw, by loader, since finding them is slow; None for all.
 _DRAWN: WeakKeyDictionary[Loader, set[int] | None] = WeakKeyDictionary()
-MOST_EPOCHS = 20  # that are drawn to see what a sampler of somebody's own can draw
+MOST_EPOCHS = 20  # epochs drawn to find out what a user's sampler can draw
 
 
 def drawable_indices(loader: Loader) -> list[int] | None:
-    """Return the indices of the samples that a loader's sampler can draw; None if that is all.
+    """Return the indices of the samples that a loader's sampler can draw; None for all samples.
 
-    A copy of a sampler of somebody's own draws epochs until three in a row hold nothing new.
+    A copy of a user's sampler draws epochs until three in a row contain nothing new.
     """
     drawable = _drawable(loader)
     dataset: Any = loader.dataset
@@ -97,7 +97,7 @@ def _drawable(loader: Loader) -> set[int] | None:
 
 
 def _drawn(loader: Loader) -> set[int] | None:
-    """Draw epochs from a copy of the sampler; None if it draws no whole numbers."""
+    """Draw epochs from a copy of the sampler; None if it does not draw whole numbers."""
     dataset: Any = loader.dataset
     own, drawn, nothing_new = own_batches(loader), set[int](), 0
     with isolate_rng():
@@ -117,14 +117,14 @@ def _drawn(loader: Loader) -> set[int] | None:
 
 
 def own_batches(loader: Loader) -> Any:
-    """Return a copy of a loader's batch sampler, whose draws leave the loader's own as it is.
+    """Return a copy of a loader's batch sampler, so that draws do not advance the original.
 
-    What cannot be copied, such as one with a lock, is returned as an empty list.
+    Samplers that cannot be copied, such as one with a lock, give an empty list.
     """
     dataset = loader.dataset
     sampler = compat.inner_sampler(loader)
     batches = loader.batch_sampler
-    if type(batches) is BatchSampler:  # of one process's share, under Lightning's own sampler
+    if type(batches) is BatchSampler:  # of one process's share, inside Lightning's wrapper
         batches = BatchSampler(sampler, batches.batch_size, drop_last=False)
     try:  # the memo keeps the dataset, which a sampler may hold, from being copied
         return copy.deepcopy(batches, {id(dataset): dataset})
@@ -133,7 +133,7 @@ def own_batches(loader: Loader) -> Any:
 
 
 def over(loader: Any, dataset: Any) -> Any:
-    """Copy a loader for another dataset of equally many samples, with the same sampler.
+    """Copy a loader for another dataset of the same length, with the same sampler.
 
     Args:
         loader: A torch `DataLoader`, or a wrapper that holds one.
@@ -161,7 +161,7 @@ def reading(
 ) -> Any:
     """Copy a loader so that it reads the given batches of a map-style dataset, in their order.
 
-    The copy draws no number from the generator of the user, or from torch's global one.
+    The copy draws no number from the user's generator or from torch's global one.
 
     Args:
         loader: A torch `DataLoader`, or a wrapper that holds one.
@@ -198,15 +198,15 @@ class FewSamples(Subset[Any]):
 
 
 def shortened(loader: Any, batches: int) -> Any:
-    """Copy a loader so that it has a few batches of its real size, of samples that it can draw.
+    """Copy a loader so that it has a few batches of its real size, from samples it can draw.
 
     Args:
         loader: A torch `DataLoader`, or a wrapper that holds one.
         batches: The number of batches.
 
     Returns:
-        The copy, whose dataset holds no other samples, in the order of their numbers where the
-        loader draws from all of them; a loader of a stream is returned as it is.
+        The copy, whose dataset holds no other samples. They are in dataset order if the loader
+        draws from all samples. A loader of a stream is returned unchanged.
 
     Raises:
         InputError: If there is no `DataLoader`.
@@ -232,15 +232,15 @@ def shortened(loader: Any, batches: int) -> Any:
 
 
 def is_running(name: str, part: Any) -> bool:
-    """Whether an attribute of a loader is an iteration that has begun, other than torch's own."""
+    """Whether a loader's attribute is an iteration in progress, except torch's own."""
     return isinstance(part, Iterator) and name not in ("_iterator", "dataset")
 
 
 def taken(loader: Any, batches: Sequence[Any]) -> Iterator[Any]:
-    """Iterate over a loader that was made to read some batches, and over no more.
+    """Iterate over a loader that was made to read some batches, and stop after them.
 
     Raises:
-        InputError: If it ends before, since it decides itself how many batches it gives.
+        InputError: If it ends earlier or keeps an iteration of its own.
     """
     given = iter(loader)
     for number in range(len(batches)):
@@ -264,11 +264,11 @@ def taken(loader: Any, batches: Sequence[Any]) -> Iterator[Any]:
 
 
 def _copied(loader: Any, change: Callable[[Loader], None], before: Any, dataset: Any) -> Any:
-    """Copy a loader and what is wrapped around it, and change the copy of the `DataLoader`."""
+    """Copy a loader and its wrappers, and change the copy of the `DataLoader`."""
     copied = copy.copy(loader)
     for name, part in vars(loader).items():
         if is_running(name, part):
-            vars(copied)[name] = None  # the copy begins one of its own, or says that it cannot
+            vars(copied)[name] = None  # the copy starts its own, or fails with a clear error
     if isinstance(loader, DataLoader):
         compat.forget_workers(copied)
         change(copied)

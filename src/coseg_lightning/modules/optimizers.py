@@ -25,7 +25,7 @@ from coseg_lightning.modules import compat
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.selection import load_state, save_state
 
-MAX_SKIPPED = 20  # steps in a row, after which training is stopped
+MAX_SKIPPED = 20  # consecutive skipped steps after which training stops
 
 # Called with the optimizer; returns a torch scheduler, or Lightning's dict around one.
 Schedule = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau | Mapping[str, Any]]
@@ -40,13 +40,13 @@ def build_optimizer(
     """Build the optimizer of a module's parameter groups.
 
     On a CPU, torch's Adam is used in its fused form, which takes a half to a fifth of the time
-    (benchmarks/step.py). On other devices torch chooses a fast form by itself. With scaled
-    gradients the fused form is not used, since it would unscale them after they were clipped.
+    (benchmarks/step.py). On other devices torch chooses a fast form by itself. The fused form is
+    not used with scaled gradients, since it would unscale them after clipping.
     """
     own = getattr(factory, "keywords", {})  # of a partial(Adam, lr=..., weight_decay=...)
     given = {name: own[name] for name in ("lr", "weight_decay") if name in own}
     if given:
-        # LightningCLI gives all defaults of the optimizer's class, which nobody chose.
+        # LightningCLI passes all defaults of the optimizer's class, which the user did not choose.
         parameters = inspect.signature(type(factory(groups))).parameters
         defaults = {name: parameter.default for name, parameter in parameters.items()}
         if set(defaults) - {"params"} <= set(own):
@@ -67,7 +67,7 @@ def check_one_value(module: pl.LightningModule, given: Mapping[str, float]) -> N
     """Raise an `InputError` if a module and its optimizer were given different values.
 
     Args:
-        module: The module, whose own values are the recipe's unless it was given others.
+        module: The module; its values equal the recipe's unless others were given.
         given: The `lr` and `weight_decay` that the optimizer was given.
     """
     of_module: dict[str, Any] = {"lr": module.lr, "weight_decay": 2 * float(module.lambda_2)}  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ FALLING = ("loss", "error")
 
 
 def check_direction(scheduler: ReduceLROnPlateau, monitor: str) -> None:
-    """Raise an `InputError` if a scheduler would take a metric's improvement for its decline."""
+    """Raise an `InputError` if a scheduler's mode contradicts the direction of its metric."""
     falls = any(part in monitor.lower() for part in FALLING)  # also a dice_loss
     rises = not falls and any(part in monitor.lower() for part in RISING)
     if (rises and scheduler.mode == "min") or (falls and scheduler.mode == "max"):
@@ -127,7 +127,7 @@ def check_direction(scheduler: ReduceLROnPlateau, monitor: str) -> None:
 
 
 class GradientGuard(Callback):
-    """Skips the step of a network whose gradient is not a number, and counts skipped steps.
+    """Skips the step of a network whose gradient is not finite, and counts skipped steps.
 
     Args:
         names: The networks' names in messages.
@@ -163,7 +163,7 @@ class GradientGuard(Callback):
                 self._skip(index, network)  # float16's scaler skips steps by itself
 
     def clip(self, network: nn.Module, norm: Tensor) -> None:
-        """Clip a network's gradients, of the given norm; Lightning does this for one network."""
+        """Clip a network's gradients, given their norm; for one network Lightning does this."""
 
     def _skip(self, index: int, network: nn.Module) -> None:
         for weight in network.parameters():
@@ -194,7 +194,7 @@ def belongs(callback: Callback, module: pl.LightningModule) -> bool:
 
 
 class PeerOptimization(GradientGuard):
-    """Does for two peers what Lightning does with automatic optimization.
+    """Does for two peers what Lightning does in automatic optimization.
 
     Lightning refuses some of the trainer's settings in manual optimization. This callback applies
     them: `gradient_clip_val` and `gradient_clip_algorithm`, to each peer separately, and
@@ -214,7 +214,7 @@ class PeerOptimization(GradientGuard):
         self.batches = 1
 
     def take_over(self, module: pl.LightningModule, networks: Sequence[nn.Module]) -> None:
-        """Read the trainer's settings, and hide them until `setup`, since Lightning refuses them.
+        """Read the trainer's settings, and hide them until `setup`, as Lightning refuses them.
 
         Raises:
             InputError: If a callback or a hook cannot work with manual optimization.

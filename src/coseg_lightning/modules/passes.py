@@ -11,7 +11,7 @@ from coseg_lightning.networks.forward import check_logits, with_auxiliary
 
 
 def judged_logits(module: pl.LightningModule, images: Tensor) -> Any:
-    """Compute a module's logits to select by, in evaluation mode and without gradients."""
+    """Compute a module's logits for selection, in evaluation mode and without gradients."""
     with torch.no_grad(), evaluating(module):
         logits = module(images)
     # Older versions of torch cache the weights that autocast cast here without gradients, and would
@@ -23,7 +23,7 @@ def judged_logits(module: pl.LightningModule, images: Tensor) -> Any:
 def logits_of_picks(
     network: nn.Module, images: Tensor, picks: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
-    """Compute a network's logits of some images of a batch, and its auxiliary logits, if any.
+    """Compute a network's logits for some images of a batch, and auxiliary logits, if any.
 
     At least two images pass through the network. BatchNorm after a global pooling cannot normalise
     a single image, and synchronised BatchNorm needs all processes to take part.

@@ -11,14 +11,14 @@ from coseg_lightning.errors import InputError
 
 SELECTIONS = ("whole_set", "relative", "eq1")
 STEPS = ("picks", "joint")
-# The names of `functional.losses.PIXEL_LOSSES` and `ranking.scores.SCORES`, which need torch and
-# scipy; tests/modules/test_recipe.py compares them.
+# Copies of the names in `functional.losses.PIXEL_LOSSES` and `ranking.scores.SCORES`, which would
+# import torch and scipy; tests/modules/test_recipe.py compares them.
 PIXEL_LOSSES = ("cross_entropy", "generalised_cross_entropy", "symmetric_cross_entropy")
 SCORES = (
     *("joint", "directed", "relative", "excess", "standardised", "per_boundary", "per_object"),
     *("dice", "shift", "larger", "smaller", "mean", "sum", "softmin"),
 )
-# Those that are standardised, and so within kinds of images where these are given.
+# Scores that are standardised, within kinds of images if these are given.
 SCORES_WITH_KINDS = ("joint", "directed", "shift")
 
 
@@ -81,7 +81,7 @@ class Recipe:
     retraining_share: float = 1.0
     rounds: int = 1
 
-    # The fields of each group of settings that conf/ composes.
+    # The fields in each group of settings of conf/.
     SETTINGS: ClassVar[dict[str, tuple[str, ...]]] = {
         "training": ("averaging",),
         "loss": ("lambda_1", "lambda_2", "include_background"),
@@ -138,19 +138,19 @@ class Recipe:
 
     @property
     def of_stages(self) -> dict[str, Any]:
-        """The settings of the stages; those of modules are recorded as the modules have them."""
+        """The settings of the stages; the settings of modules are recorded by the modules."""
         of_modules = {*_OF_NETWORKS, *_OF_PEERS}
         return {key: value for key, value in asdict(self).items() if key not in of_modules}
 
     def check_module(self, hparams: Mapping[str, Any]) -> None:
-        """Raise an `InputError` if a module lacks a value in which this recipe differs.
+        """Raise an `InputError` if a module lacks a value that was changed in this recipe.
 
         Args:
             hparams: The module's hyperparameters.
         """
         for name in (*_OF_NETWORKS, *_OF_PEERS):
             wanted = getattr(self, name)
-            # A pair has a step; its selection is missing in the hyperparameters if it is an object.
+            # A pair has a step. Its selection is missing in the hyperparameters if it is an object.
             is_taken = name in hparams or (name == "selection" and "step" in hparams)
             of_module = hparams.get(name, "a policy of its own")
             if is_taken and wanted not in (getattr(Recipe, name), of_module):

@@ -1,10 +1,10 @@
-"""Names of version 0.1: attributes of `CoSegModule`, and where the methods' modules were."""
+"""Old names of version 0.1: attributes of `CoSegModule`, and modules of the methods."""
 
 from coseg_lightning.errors import renamed
 
 
 class RenamedOfPeers:
-    """Old names, which warn and go in version 0.3."""
+    """Old names, which warn and are removed in version 0.3."""
 
     noise_estimate = renamed("noise_estimate", "noise.estimate")
     noise_known = renamed("noise_known", "noise.known")
@@ -14,7 +14,7 @@ class RenamedOfPeers:
     never_selected = renamed("never_selected", "selection.waits_for_ranking")
 
 
-# The old and new homes of methods that have moved since version 0.1.
+# Old and new locations of methods that have moved since version 0.1.
 MOVED = {
     "coseg_lightning.rivals.dimensionality": "coseg_lightning.methods.dimensionality",
     "coseg_lightning.rivals.early_learning": "coseg_lightning.methods.adele",
@@ -30,7 +30,7 @@ MOVED = {
 
 
 def home_now(name: str) -> str:
-    """Return the full name of a method's class today; any other name stays as it is."""
+    """Return the current full name of a method's class; other names stay unchanged."""
     for before, now in MOVED.items():
         if name == before or name.startswith(f"{before}."):
             return now + name.removeprefix(before)

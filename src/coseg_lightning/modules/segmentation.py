@@ -100,7 +100,7 @@ class SegmentationModule(SegmentationSteps):
                 encoder_weights=encoder_weights,
                 in_channels=in_channels,
                 classes=classes,
-                **options,  # by name, so that LightningCLI finds what they may be
+                **options,  # passed here so that LightningCLI finds the possible options
             )
         self.net = net
         self.lr = lr
@@ -116,7 +116,7 @@ class SegmentationModule(SegmentationSteps):
         if name not in PIXEL_LOSSES:
             raise InputError(f"pixel_loss={name!r} must be {' or '.join(PIXEL_LOSSES)}.")
         self.pixel_loss = name
-        self.save_hyperparameters({"pixel_loss": name})  # also those that loggers are given
+        self.save_hyperparameters({"pixel_loss": name})  # for loggers too
 
     @override
     def forward(self, images: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ class SegmentationModule(SegmentationSteps):
         return logits, auxiliary
 
     def summary_parts(self) -> dict[str, dict[str, Any]]:
-        """Return what a trained module adds to `summary.json`, in plain values by part."""
+        """Return the parts that a trained module adds to `summary.json`, as plain values."""
         return {}
 
     def check_data(self, data: Any) -> None:

@@ -85,8 +85,8 @@ class PerBatch(Selection):
     """Picks the least corrupted samples of every batch, as printed in the paper.
 
     Args:
-        score: `eq1`, the cross-entropy of Eq. (1), which picks the easy images of a varied set; or
-            `relative`, the cross-entropy divided by the entropy that the peer expects.
+        score: `eq1` is the cross-entropy of Eq. (1), which picks the easy images of a varied set.
+            `relative` is the cross-entropy divided by the entropy that the peer expects.
         ramp_epochs: Number of epochs over which the keep rate falls from 1 to 1 - NoL. None means
             30 % of the epochs, and 0 means a constant keep rate.
         ignore_index: Class id of unlabelled pixels.
@@ -269,7 +269,7 @@ def kept(names: list[str], excluded: frozenset[str], batch: Batch) -> Tensor:
 def ramped_keep_rate(
     noise_level: float, epoch: int, max_epochs: int | None, ramp_epochs: int | None
 ) -> float:
-    """`keep_rate` with a default ramp: 30 % of the epochs, or 10 if their number is unlimited."""
+    """Apply `keep_rate` with a default ramp: 30 % of the epochs, or 10 if they are unlimited."""
     if ramp_epochs is None:
         ramp_epochs = 10 if max_epochs is None or max_epochs < 0 else round(0.3 * max_epochs)
     return keep_rate(epoch, noise_level, ramp_epochs)
@@ -311,7 +311,7 @@ def saved_state(selection: Selection) -> dict[str, Any]:
 def restore_selection(selection: Selection, checkpoint: dict[str, Any]) -> None:
     """Restore a policy's state from a checkpoint, also from one of version 0.1.
 
-    A policy of another kind begins anew, with a warning.
+    The state of another kind of policy is not used, with a warning.
     """
     if "selection" not in checkpoint:
         carry = {"carry": checkpoint.get("selection_carry", 0.0)}

@@ -42,8 +42,8 @@ class SegmentationSteps(pl.LightningModule):
     """
 
     scores = renamed("scores", "metrics")
-    pixel_loss = "cross_entropy"  # takes its place in Eq. (2), see `PIXEL_LOSSES`
-    takes_soft_masks = True  # whether its losses do
+    pixel_loss = "cross_entropy"  # the pixel loss of Eq. (2), see `PIXEL_LOSSES`
+    takes_soft_masks = True  # whether the losses accept soft masks
     suffixes: ClassVar[tuple[str, ...]]  # one metric suffix for each output of `forward`
     network_names: ClassVar[tuple[str, ...]]  # the arguments that may be networks
 
@@ -107,20 +107,20 @@ class SegmentationSteps(pl.LightningModule):
             )
 
     def as_trained(self, batch: Any) -> Batch:
-        """Read a batch as `training_step` would, with what a subclass's own step does before.
+        """Read a batch as `training_step` would, with the changes of a subclass's own step.
 
-        The step of a subclass runs until it calls this package's, or a network. Nothing is learnt,
+        A subclass's step runs until it calls this package's step or a network. Nothing is learnt,
         logged or counted, and the batch is not changed.
 
         Raises:
-            InputError: If a subclass's step gives its network other images than the batch has,
-                without this package's step.
+            InputError: If a subclass's step changes the images that its network gets without
+                calling this package's step.
         """
         if type(self).training_step.__module__.startswith(f"{PACKAGE}."):
             return read_batch(batch)
         nets = [getattr(self, name) for name in self.network_names]
         hooks = [net.register_forward_pre_hook(_stop) for net in nets]
-        attributes = dict(vars(self))  # a step may count itself
+        attributes = dict(vars(self))  # a step may change them, for example to count
         self.looks_at_batch = True
         sample: Batch | Tensor | None = None
         try:
@@ -204,9 +204,9 @@ class SegmentationSteps(pl.LightningModule):
         self._log_metrics("test", len(self.trainer.num_test_batches))
 
     def _log_metrics(self, stage: str, loaders: int) -> None:
-        """Log each loader's metrics; of several loaders, the first has the names of one alone too.
+        """Log the metrics of each loader; the first of several is also logged without an index.
 
-        The others are told apart as Lightning does it, by `/dataloader_idx_1` behind the name.
+        As in Lightning, `/dataloader_idx_0` and so on after the name identifies the loader.
         """
         for suffix in self.suffixes:
             for index in range(loaders):
@@ -220,18 +220,18 @@ class SegmentationSteps(pl.LightningModule):
                     self.log_dict(named, sync_dist=True, add_dataloader_idx=False)
 
     def _check_steps_alike(self, stage: str, batch: Any, measured: Batch) -> None:
-        """Raise an `InputError` if a subclass prepares images in its training step alone."""
+        """Raise an `InputError` if a subclass prepares images only in its training step."""
         kind, step = type(self), {"val": "validation_step", "test": "test_step"}[stage]
         has_own = [
             not getattr(kind, name).__module__.startswith(f"{PACKAGE}.")
             for name in ("training_step", step)
         ]
-        if has_own != [True, False]:  # a step of its own has prepared the batch already
+        if has_own != [True, False]:  # a subclass's own step has prepared the batch already
             return
         try:
             with isolate_rng():
                 images = [self.as_trained(batch).images for _ in range(3)]
-        except Exception:  # outside of a fit, a step of one's own may lack anything
+        except Exception:  # outside a fit, a user's step may lack anything
             return
         is_augmented = not all(torch.equal(images[0], again) for again in images[1:])
         if not is_augmented and not torch.equal(images[0], measured.images):
@@ -243,7 +243,7 @@ class SegmentationSteps(pl.LightningModule):
 
     def _metric(self, stage: str, suffix: str, loader: int) -> SegmentationScores:
         name = stage + suffix + (f"_{loader}" if loader else "")
-        if name not in self.metrics:  # a loader beside the first, whose metrics are always there
+        if name not in self.metrics:  # a further loader; the first one's metrics always exist
             made = SegmentationScores(self.classes, self.ignore_index)
             self.metrics[name] = made.to(self.device)
         metric = self.metrics[name]
@@ -264,7 +264,7 @@ class SegmentationSteps(pl.LightningModule):
         checkpoint["made_with"] = self._made_with()
 
     def _made_with(self) -> dict[str, str]:
-        """Name the classes that were given to this module, which no checkpoint can make again."""
+        """Name the classes given to this module, which a checkpoint cannot rebuild."""
         given = {
             name: full_name(type(getattr(self, name)))
             for name in self.network_names
@@ -289,7 +289,7 @@ class SegmentationSteps(pl.LightningModule):
         """Load a state dict as torch does.
 
         Raises:
-            InputError: If networks were given when the state was saved, and others now.
+            InputError: If the weights do not fit and networks were given when they were saved.
         """
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -307,7 +307,7 @@ class SegmentationSteps(pl.LightningModule):
             ) from error
 
 
-# What looks at the training batches of the first epoch, by module.
+# The functions that look at the training batches of the first epoch, by module.
 _LOOKS: WeakKeyDictionary[SegmentationSteps, list[Callable[[Batch], None]]] = WeakKeyDictionary()
 
 
@@ -322,13 +322,13 @@ def look_no_more(module: SegmentationSteps) -> None:
 
 
 def full_name(made: Any) -> str:
-    """Return the full name of a class or function, also of one within a partial."""
+    """Return the full name of a class or function, also inside a partial."""
     made = getattr(made, "func", made)
     return f"{made.__module__}.{getattr(made, '__qualname__', type(made).__name__)}"
 
 
 class _Reached(Exception):  # noqa: N818 - it is no error
-    """Ends a step that is only looked at, with the batch or the images that it came to."""
+    """Ends a dry run of a step, with the batch or images that it reached."""
 
     def __init__(self, sample: Batch | Tensor) -> None:
         super().__init__()
@@ -344,7 +344,7 @@ def _as_tuple(logits: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 
 def refuse_options(options: dict[str, Any], module: pl.LightningModule, *, ready: bool) -> None:
-    """Raise an `InputError` for options that no network can use, since all are already built."""
+    """Raise an `InputError` for options that no network can use because all are built."""
     if options and ready:
         raise InputError(
             f"{', '.join(sorted(options))}: there is no such argument of "

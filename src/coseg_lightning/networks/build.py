@@ -25,7 +25,7 @@ OWN = ("unet_classic", "double_unet", "ce_net")  # architectures that smp does n
 DEFAULT_ENCODER = "resnet18"
 DEFAULT_ENCODERS = {
     "dpt": "tu-vit_tiny_patch16_224",  # works with vision transformers only
-    "double_unet": "vgg19",  # as published, like the next
+    "double_unet": "vgg19",  # as published; so is the next one
     "ce_net": "resnet34",
 }
 
@@ -44,13 +44,14 @@ def build_network(
     Args:
         name: An architecture of segmentation-models-pytorch (`unet`, `fpn`, `segformer`, ...), or
             one of `OWN`: `unet_classic`, `double_unet`, `ce_net`.
-        encoder_name: One of smp's encoders. The default is the published one for `OWN`, a small
-            vision transformer for `dpt`, which works with no other kind, and `resnet18` otherwise.
-        encoder_weights: Pretrained weights: the name of some to download, such as `imagenet`, or a
-            file of the encoder's weights (see `load_encoder_weights`). The default is none.
+        encoder_name: One of smp's encoders. `unet_classic` has none. The default is the published
+            one for `double_unet` and `ce_net`, and `resnet18` for most others. `dpt` works only
+            with vision transformers, and has a small one by default.
+        encoder_weights: Pretrained weights: a name to download them by, such as `imagenet`, or a
+            file (see `load_encoder_weights`). The default is none.
         in_channels: Channels of the images.
         classes: Channels of the logits: K, or 1 for a binary network with a sigmoid.
-        options: Further arguments of the architecture.
+        options: Other arguments of the architecture.
 
     Returns:
         The network.
@@ -61,8 +62,8 @@ def build_network(
     _check_name(name)
     if encoder_name is not None:
         check_encoder(encoder_name)
-    # LightningCLI reads these calls to find the arguments that `options` may hold, so each network
-    # needs its own call, here.
+    # LightningCLI parses these calls to find the arguments that `options` may hold. Each network
+    # therefore needs its own call in this function.
     if name == "unet_classic":
         return ClassicUNet(in_channels, classes, **options)
     if name == "double_unet":
@@ -77,7 +78,7 @@ def build_network(
         )
     encoder = encoder_name or default_encoder(name)
     if name == "dpt" and takes_any_size(encoder):
-        # Otherwise the transformer accepts images of its pretraining's size only.
+        # Otherwise the transformer only accepts images of the size used in pretraining.
         options.setdefault("dynamic_img_size", True)
     file = weights_file(encoder_weights)
     with downloading(encoder_weights, encoder):
@@ -96,8 +97,8 @@ def build_network(
 
 
 def takes_any_size(encoder: str) -> bool:
-    """Whether a transformer of timm can be told to take images of any size; SAM's, say, cannot."""
-    with torch.device("meta"):  # without weights, and without drawing any
+    """Whether a timm transformer can be set to accept any image size. SAM's, for one, cannot."""
+    with torch.device("meta"):  # no weights are allocated or drawn
         try:
             smp.DPT(encoder, encoder_weights=None, dynamic_img_size=True)
         except TypeError as error:
@@ -114,7 +115,7 @@ def _check_name(name: str) -> None:
 
 
 def default_encoder(name: str) -> str:
-    """The encoder of a network that is given none."""
+    """Return the default encoder of a network."""
     return DEFAULT_ENCODERS.get(name, DEFAULT_ENCODER)
 
 
@@ -127,8 +128,8 @@ def save_network(network: nn.Module, folder: str | Path, *, card: str | None = N
     Args:
         network: The network.
         folder: The folder for its files.
-        card: The model card, for `README.md`; by default smp's networks get one of smp's, which
-            knows nothing of the training, and others none.
+        card: The model card for `README.md`. By default, smp's networks get smp's own card, which
+            says nothing about the training. Others get none.
     """
     folder = Path(folder)
     if isinstance(network, smp.base.SegmentationModel):

@@ -6,21 +6,21 @@ from torch import Tensor, nn
 
 from coseg_lightning.networks.encoders import make_encoder
 
-POOLS = (2, 3, 5, 6)  # window sizes of the residual pooling
+POOLS = (2, 3, 5, 6)  # window sizes of residual pooling
 
 
 class CENet(nn.Module):
     """A ResNet encoder, two context blocks, and a decoder that adds the encoder's features.
 
     It is as published. Features of images below 192 x 192 may be smaller than a pooling window. The
-    window then has the features' size.
+    window is then reduced to the features' size.
 
     Args:
         in_channels: Channels of the images.
         classes: Channels of the logits.
-        encoder_name: One of smp's encoders of five levels. The published one is `resnet34`.
-        encoder_weights: Pretrained weights to download. The published network uses `imagenet`; the
-            default is none.
+        encoder_name: One of smp's encoders with five levels. The published one is `resnet34`.
+        encoder_weights: Pretrained weights, see `build_network`. The published network uses
+            `imagenet`; the default is none.
 
     Shape:
         `(N, in_channels, H, W)` to `(N, classes, H, W)`, with H and W multiples of 32.
@@ -70,7 +70,7 @@ class CENet(nn.Module):
 
 
 class DenseAtrousConvolution(nn.Module):
-    """Four cascades of dilated convolutions with shared weights, added to the block's input."""
+    """Four cascades of dilated convolutions with shared weights. They are added to the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class DenseAtrousConvolution(nn.Module):
 
 
 class ResidualPooling(nn.Module):
-    """Max pooling with windows of four sizes. Each adds one channel to the block's input."""
+    """Max pooling with windows of four sizes. Each size adds one channel to the input."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -8,8 +8,8 @@ class ClassicUNet(nn.Module):
     """U-Net with five levels and two 3 x 3 convolutions at each level.
 
     It is as published, with three changes that are common today. Convolutions are padded, so that
-    the output has the input's size, which the paper's 256 x 256 lungs need too. There is BatchNorm,
-    and no dropout.
+    the output has the input's size, which the paper's 256 x 256 lungs need too. BatchNorm is added,
+    and dropout is omitted.
 
     Args:
         in_channels: Channels of the images.

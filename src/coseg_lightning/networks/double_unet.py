@@ -17,29 +17,29 @@ class DoubleUNet(nn.Module):
     first one's skip connections. Both have squeeze and excitation, and atrous spatial pyramid
     pooling between encoder and decoder.
 
-    It is as published, with two changes. BatchNorm replaces the biases of the convolutions. For
-    more than two classes, the image is multiplied by the probability of not being background; the
-    published mask is a single probability.
+    It is as published, with two changes. BatchNorm replaces the biases of the convolutions. The
+    published mask is a single probability. For more than two classes, the image is instead
+    multiplied by the probability of all foreground classes together.
 
     Args:
         in_channels: Channels of the images.
         classes: Channels of the logits.
         encoder_name: One of smp's VGG encoders. The published one is `vgg19`.
-        encoder_weights: Pretrained weights to download. The published network uses `imagenet`; the
-            default is none.
-        base_channels: Channels of the last level of both decoders. They are doubled at each level
-            below. The published value is 32.
+        encoder_weights: Pretrained weights, see `build_network`. The published network uses
+            `imagenet`; the default is none.
+        base_channels: Channels of the last level of both decoders. They are doubled at each deeper
+            level. The published value is 32.
 
     Attributes:
         auxiliary_weight: Weight of the first mask's loss. The second mask's loss has weight 1.
 
     Shape:
         `(N, in_channels, H, W)` to `(N, classes, H, W)`, with H and W multiples of 16. In training
-        the output is a dict. `out` are the second U-Net's logits, which are the prediction, and
+        the output is a dict: `out` holds the second U-Net's logits, which are the prediction, and
         `aux` the first one's.
 
     Raises:
-        InputError: If the encoder is no VGG.
+        InputError: If the encoder is not a VGG.
     """
 
     output_stride = 16
@@ -79,7 +79,7 @@ class DoubleUNet(nn.Module):
         self.to(memory_format=torch.channels_last)  # faster, also on CPUs
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
-        """Compute the logits of images, in training those of both U-Nets."""
+        """Compute the logits of images. In training, return those of both U-Nets."""
         *skips, x = self.encoder_1(images)
         first = self.head_1(self.decoder_1(self.pyramid_1(x), skips))
         foreground = 1 - class_logits(first).softmax(dim=1)[:, :1]
@@ -110,7 +110,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, x: Tensor, skips: list[Tensor]) -> Tensor:
-        """Compute features of the size of the first skip connection."""
+        """Compute features with the size of the first skip connection."""
         for level, skip in zip(self.levels, reversed(skips), strict=True):
             larger = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = level(torch.cat([larger, skip], dim=1))
@@ -118,7 +118,7 @@ class Decoder(nn.Module):
 
 
 class AtrousPyramid(nn.Module):
-    """Atrous spatial pyramid pooling with the image's mean, and rates 1, 6, 12 and 18."""
+    """Atrous spatial pyramid pooling with the image's mean and the rates 1, 6, 12 and 18."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class AtrousPyramid(nn.Module):
 
 
 class Excitation(nn.Module):
-    """Squeeze and excitation (Hu et al. 2018): channels are weighted by the whole image."""
+    """Squeeze and excitation (Hu et al. 2018): channel weights depend on the whole image."""
 
     def __init__(self, channels: int, ratio: int = 8) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def excited_convolution(before: int, after: int) -> nn.Sequential:
 
 
 def _normed(before: int, after: int, kernel_size: int, rate: int = 1) -> nn.Sequential:
-    """A convolution that keeps the size, BatchNorm and ReLU."""
+    """Build a convolution that keeps the size, with BatchNorm and ReLU."""
     padding = rate * (kernel_size // 2)
     convolution = nn.Conv2d(before, after, kernel_size, padding=padding, dilation=rate, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True))

@@ -1,4 +1,4 @@
-"""Encoders of smp and timm by name, and their pretrained weights, also from a file."""
+"""Encoders of smp and timm by name, and their pretrained weights, downloaded or from a file."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ PRETRAINED_CHANNELS = 3  # encoders are pretrained on colour images
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN: Statistics = ((0.4863, 0.4588, 0.4078), (0.2348, 0.2348, 0.2348))
-# What smp's own encoders had in pretraining; timm knows it of its own.
+# Statistics of smp's own encoders in pretraining. timm knows those of its encoders.
 OTHER_STATISTICS = {"inception": HALF, "xception": HALF, "dpn": DPN}
 
 
@@ -33,14 +33,14 @@ def make_encoder(name: str, *, in_channels: int, depth: int, weights: str | None
         name: The encoder's name.
         in_channels: Channels of the images.
         depth: Number of times that the encoder halves height and width.
-        weights: Pretrained weights: the name of some to download, or a file. The default is none.
+        weights: Pretrained weights: a name to download them by, or a file. The default is none.
 
     Returns:
         The encoder.
 
     Raises:
-        InputError: If there is no such encoder, it does not have such features, or the weights do
-            not fit it.
+        InputError: If there is no such encoder, it does not support the depth or channels, or the
+            weights do not fit it.
     """
     check_encoder(name)
     file = weights_file(weights)
@@ -62,17 +62,17 @@ def make_encoder(name: str, *, in_channels: int, depth: int, weights: str | None
 def check_encoder(name: str) -> None:
     """Raise an `InputError` if there is no such encoder.
 
-    The names of timm's encoders are not checked before they are built.
+    The names of timm's encoders are only checked when the encoder is built.
     """
     if name not in encoders and not name.startswith("tu-"):
         raise InputError(unknown_name_message("encoder", name, list(encoders)))
 
 
 def weights_file(weights: str | None) -> Path | None:
-    """The file that `encoder_weights` names, or None if it is a name, such as `imagenet`.
+    """Return the file in `encoder_weights`, or None if it is a name such as `imagenet`.
 
-    No name has a dot or a slash. For timm's encoders smp takes any other text for a name, and would
-    download weights that nobody asked for.
+    Names have no dot or slash. A path must not reach smp: for timm's encoders it takes any text for
+    a name, and would download weights that nobody asked for.
     """
     if not isinstance(weights, str) or not any(mark in weights for mark in "./\\"):
         return None
@@ -81,7 +81,7 @@ def weights_file(weights: str | None) -> Path | None:
 
 @contextmanager
 def downloading(weights: str | None, encoder: str) -> Iterator[None]:
-    """Turn the errors of a download into one sentence."""
+    """Turn the errors of a download into an `InputError`."""
     advice = "give a file of the encoder's weights, as timm or smp saves it, or null for none"
     try:
         yield
@@ -104,16 +104,17 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
     """Load an encoder's weights from a file, without running any code in it.
 
     The file holds the state of timm's or torchvision's network of the same name, of smp's encoder,
-    or of a whole network with this encoder; names may have a prefix, and further tensors, such as
-    those of the classifier, are left out. The first convolution is adapted to other channels than
-    three as timm and smp do it: one gets the sum, more repeat the three, scaled.
+    or of a whole network with this encoder. Names may have a prefix. Other tensors, such as those
+    of the classifier, are ignored. If the images do not have three channels, the first convolution
+    is adapted as in timm and smp. For one channel its weights are summed. For other numbers they
+    are repeated and scaled.
 
     Args:
         encoder: The encoder.
         path: A `.safetensors` file, or a state dict that `torch.save` wrote.
 
     Raises:
-        InputError: If the file cannot be read, or not every weight of the encoder is in it.
+        InputError: If the file cannot be read, or lacks a weight of the encoder.
     """
     own = encoder.state_dict()
     given = _without_prefix(_read_state(path), {_plain(name) for name in own})
@@ -135,7 +136,7 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
                 f", and the encoder needs {tuple(tensor.shape)}; give a file of the same encoder."
             )
         loaded[name] = found
-    # smp's encoders overwrite load_state_dict, some so that they look for a classifier.
+    # Some of smp's encoders override load_state_dict, and look for a classifier in it.
     nn.Module.load_state_dict(encoder, loaded)
 
 
@@ -149,19 +150,19 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-        for key in ("state_dict", "model"):  # checkpoints of Lightning, timm and others
+        for key in ("state_dict", "model"):  # keys in checkpoints of Lightning, timm and others
             if isinstance(content.get(key), Mapping):
                 content = content[key]
         return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def _plain(name: str) -> str:
-    """A weight's name without what timm's feature extractors change: `stages_0` for `stages.0`."""
+    """Undo the renaming by timm's feature extractors, such as `stages_0` for `stages.0`."""
     return name.removeprefix("model.").replace("_", ".")
 
 
 def _without_prefix(given: dict[str, Tensor], wanted: set[str]) -> dict[str, Tensor]:
-    """Take the prefix off all names under which most of the wanted ones are found."""
+    """Find the prefix with which most wanted names exist, and return its weights without it."""
     plain = {_plain(name): tensor for name, tensor in given.items()}
     prefixes = {""}
     for name in plain:
@@ -171,7 +172,7 @@ def _without_prefix(given: dict[str, Tensor], wanted: set[str]) -> dict[str, Ten
     def found(prefix: str) -> int:
         return sum(prefix + name in plain for name in wanted)
 
-    # The shortest and first one, where there are several, as in a checkpoint of two peers.
+    # If several prefixes fit, as in a checkpoint of two peers, take the shortest and first one.
     best = max(sorted(prefixes, key=lambda prefix: (len(prefix), prefix)), key=found)
     return {
         name.removeprefix(best): tensor for name, tensor in plain.items() if name.startswith(best)
@@ -179,7 +180,7 @@ def _without_prefix(given: dict[str, Tensor], wanted: set[str]) -> dict[str, Ten
 
 
 def _with_channels(weight: Tensor, shape: torch.Size) -> Tensor | None:
-    """Adapt a first convolution of three channels to another number; None if it is none."""
+    """Adapt a first convolution with three channels to another number; None if it does not fit."""
     is_first = weight.ndim == 4 and weight.shape[1] == PRETRAINED_CHANNELS
     if not is_first or weight.shape[:1] + weight.shape[2:] != shape[:1] + shape[2:]:
         return None
@@ -190,9 +191,9 @@ def _with_channels(weight: Tensor, shape: torch.Size) -> Tensor | None:
 
 
 def pretraining_statistics(name: str, in_channels: int) -> Statistics:
-    """Mean and standard deviation by which an encoder's pretraining normalised images in [0, 1].
+    """Return the mean and standard deviation for images in [0, 1] in an encoder's pretraining.
 
-    One channel gets the mean of the three, and more repeat them, as their weights do.
+    For one channel, the three are averaged. For other numbers they are repeated, like the weights.
 
     Args:
         name: One of smp's or timm's encoders.
@@ -206,11 +207,11 @@ def pretraining_statistics(name: str, in_channels: int) -> Statistics:
 
 
 def _statistics(name: str) -> Statistics:
-    if name.startswith("tu-"):  # for smp's own it would ask the network
+    if name.startswith("tu-"):  # for smp's own encoders, this would access the internet
         try:
             given = get_preprocessing_params(name)
             return tuple(given["mean"]), tuple(given["std"])
-        except ValueError:  # timm knows no weights of it
+        except ValueError:  # timm has no weights for it
             return IMAGENET
     for start, statistics in OTHER_STATISTICS.items():
         if name.startswith(start):

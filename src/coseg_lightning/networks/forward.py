@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from coseg_lightning.errors import InputError
 
-LOGITS_NAMES = ("out", "logits")  # torchvision's name, and that of transformers
+LOGITS_NAMES = ("out", "logits")  # the names in torchvision and in transformers
 DEFAULT_AUXILIARY_WEIGHT = 0.5  # as in torchvision's training of its networks
 
 
@@ -19,7 +19,8 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
 
     The images are padded with zeros, and the logits are cropped. If the network returns several
     outputs by name, the logits are `out` (as in torchvision) or `logits` (as in transformers).
-    Logits of a fraction of the size are enlarged (as SegFormer's of transformers, a quarter).
+    Smaller logits are enlarged. Those of SegFormer in transformers, for example, have a quarter of
+    the size.
 
     Args:
         network: The network.
@@ -37,10 +38,9 @@ def any_size(network: nn.Module, images: Tensor) -> Tensor:
 def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Apply a network as `any_size` does, and also return its auxiliary logits.
 
-    Auxiliary logits are the output that the network calls `aux` in training, one tensor or several.
-    They are trained on the same labels, but are not the prediction. Examples are DoubleU-Net's
-    first mask, the second head of torchvision's networks, and deep supervision, whose smaller maps
-    are enlarged.
+    Auxiliary logits are the network's output `aux` in training, one tensor or several. They are
+    trained on the same labels, but are not the prediction. Examples are DoubleU-Net's first mask,
+    the second head of torchvision's networks, and deep supervision. Smaller ones are enlarged.
 
     Args:
         network: The network.
@@ -50,11 +50,11 @@ def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Ten
         The logits and the auxiliary logits.
 
     Shape:
-        `(N, C, H, W)` to `(N, K, H, W)`, the auxiliary logits too.
+        `(N, C, H, W)` to `(N, K, H, W)`, also for the auxiliary logits.
 
     Raises:
         InputError: If the network returns no logits, logits of another size than the images, or
-            auxiliary logits of other classes.
+            auxiliary logits with another number of classes.
     """
     height, width = images.shape[-2:]
     padded = _pad(images, output_stride(network))
@@ -65,7 +65,7 @@ def with_auxiliary(network: nn.Module, images: Tensor) -> tuple[Tensor, list[Ten
 
 
 def output_stride(network: nn.Module) -> int:
-    """Return the number that must divide the height and width of a network's images.
+    """Return the number that must divide the height and width of a network's input.
 
     It is 1 for a network that accepts images of any size.
     """
@@ -85,7 +85,7 @@ def _pad(images: Tensor, stride: int) -> Tensor:
 
 
 def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
-    """The network's output. An error of BatchNorm on too small a batch is explained."""
+    """Run the network. Explain BatchNorm's error on too small a batch."""
     try:
         return network(padded)
     except ValueError as error:
@@ -99,7 +99,7 @@ def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
 
 
 def _split_output(network: nn.Module, output: Any) -> tuple[Tensor, list[Any]]:
-    """The logits and the auxiliary outputs, of which there are none in evaluation."""
+    """Split the output into logits and auxiliary outputs. In evaluation, these are ignored."""
     auxiliary: Any = []
     if isinstance(output, Mapping):
         names = [name for name in LOGITS_NAMES if name in output]
@@ -119,7 +119,7 @@ def _split_output(network: nn.Module, output: Any) -> tuple[Tensor, list[Any]]:
 
 
 def _enlarge(auxiliary: Any, logits: Tensor, network: nn.Module) -> Tensor:
-    """Auxiliary logits at the size of the logits."""
+    """Resize auxiliary logits to the size of the logits."""
     if not isinstance(auxiliary, Tensor) or auxiliary.shape[:2] != logits.shape[:2]:
         shape = getattr(auxiliary, "shape", None)
         description = type(auxiliary).__name__ if shape is None else tuple(shape)
@@ -133,10 +133,10 @@ def _enlarge(auxiliary: Any, logits: Tensor, network: nn.Module) -> Tensor:
 
 
 def _at_size_of(network: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
-    """Enlarge logits that are a whole number of times smaller than the images, as SegFormer's are.
+    """Enlarge logits that are smaller than the images by an integer factor, as SegFormer's are.
 
     Raises:
-        InputError: If they are of any other size, or not one map a class.
+        InputError: If they have any other size, or are not `(N, K, H, W)`.
     """
     height, width = images.shape[-2:]
     if logits.ndim != 4:
@@ -165,7 +165,7 @@ def auxiliary_weight(network: nn.Module) -> float:
 
 
 def check_logits(*outputs: Tensor) -> None:
-    """Warn if a network ends in a sigmoid or softmax, whose probabilities are no logits."""
+    """Warn if outputs look like probabilities, as if the network ended in a sigmoid or softmax."""
     for logits in outputs:
         low, high = float(logits.detach().min()), float(logits.detach().max())
         if 0 <= low < high <= 1:

@@ -1,7 +1,7 @@
 """Label noise for experiments: which samples get noisy masks, and how a mask is changed.
 
-Every noise model is a callable `noise(mask, id=..., seed=...)`. Its random numbers depend on the
-seed and the sample's id alone. Lengths are in pixels of a 256 x 256 image. They scale with the side
+Every noise model is a callable `noise(mask, id=..., seed=...)`. Its random numbers depend only on
+the seed and the sample's id. Lengths are in pixels of a 256 x 256 image. They scale with the side
 of the mask, `sqrt(H W) / 256`.
 """
 

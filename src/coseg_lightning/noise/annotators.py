@@ -30,10 +30,10 @@ class BiasedAnnotator:
 
     Args:
         bias: Mean shift of the boundary in pixels.
-        direction: `over`, `under`, or `random`: one of them for the whole run, by the seed.
+        direction: `over`, `under`, or `random`, with which the seed draws one for the whole run.
         wobble: Standard deviation of the smooth error in pixels.
         wavelength: Correlation length of the smooth error in pixels.
-        missing: Probability that a class of a sample lacks a region.
+        missing: Probability that a region of a class is missing in a sample.
         missing_share: Smallest and largest share of the connected part that is then missing.
 
     Raises:
@@ -94,14 +94,14 @@ class BiasedAnnotator:
 class RandomAnnotators:
     """Several annotators with different habits (after Zhang et al. 2020, arXiv 2007.15963).
 
-    Every annotator is drawn from the seed, with a constant bias of the boundaries (outwards or
-    inwards) and a constant slip to one side. A factor scales the annotator's smooth error along the
-    boundaries. Each image's id decides which annotator draws its mask.
+    The seed draws the habits of every annotator: a constant shift of the boundaries outwards or
+    inwards, a constant slip to one side, and a factor on the smooth error along the boundaries.
+    Each image's id and the seed decide which annotator draws its mask.
 
     Args:
         count: Number of annotators.
-        bias: Standard deviation of their biases in pixels at 256 x 256.
-        slip: Standard deviation of their slips, in each direction, in pixels.
+        bias: Standard deviation of the annotators' shifts in pixels at 256 x 256.
+        slip: Standard deviation of the annotators' slips, in each direction, in pixels.
         wobble: Mean standard deviation of the smooth error in pixels.
         wavelength: Correlation length of the smooth error in pixels.
 
@@ -119,7 +119,7 @@ class RandomAnnotators:
     ) -> None:
         if count < 1 or min(bias, slip, wobble) < 0 or wavelength <= 0:
             raise InputError(
-                f"noise.crowd.count={count} must be at least 1, bias={bias}, slip={slip} and "
+                f"count={count} must be at least 1, bias={bias}, slip={slip} and "
                 f"wobble={wobble} at least 0, and wavelength={wavelength} above 0."
             )
         self.count = count

@@ -20,16 +20,16 @@ from coseg_lightning.noise.geometry import (
 )
 from coseg_lightning.seeding import derive_rng
 
-# The structuring element of a pixel and its four neighbours.
+# The structuring element with a pixel and its four neighbours.
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 class BoundaryNoise:
     """Type I noise (section 3, after Zhu et al. 2019 [9]): each class is eroded or dilated.
 
-    For each foreground class of each sample, a whole number of pixels, uniform in
-    `1 .. max_pixels`, and a sign are drawn. Where two classes touch and both grow, their common
-    boundary stays in place. An erosion that would leave nothing of a class becomes a dilation.
+    Each foreground class of each sample draws a sign and a whole number of pixels, uniform in
+    `1 .. max_pixels`. Where two classes touch and both grow, their common boundary stays in place.
+    An erosion that would leave nothing of a class becomes a dilation.
 
     Args:
         max_pixels: The largest shift.
@@ -75,10 +75,9 @@ class BoundaryWalk:
     """Markov noise (Yao et al. 2023, arXiv 2308.02498): a random walk of the boundary.
 
     In each of many steps the region either grows or shrinks, and every pixel along its boundary
-    follows with a small probability. The error is correlated along the boundary, and biased. The
-    defaults are the authors' values for over-segmentation; they use `grow=0.2` for
-    under-segmentation. At 256 x 256 the defaults move the boundary 11 pixels outwards (measured on
-    a disc).
+    follows with a small probability. The error is biased, and correlated along the boundary. The
+    defaults are the authors' values for over-segmentation. For under-segmentation they use
+    `grow=0.2`. At 256 x 256 the defaults move the boundary 11 pixels outwards (measured on a disc).
 
     Args:
         steps: Number of steps at 256 x 256.
@@ -112,7 +111,7 @@ class BoundaryWalk:
         return compose(moved, mask)
 
     def _step(self, region: NDArray[np.uint8], rng: np.random.Generator) -> None:
-        """One step of the walk, in place."""
+        """Do one step of the walk in place."""
         grows = rng.random() < self.grow
         after_step = (cv2.dilate if grows else cv2.erode)(region, CROSS)
         boundary = np.flatnonzero(after_step != region)
@@ -124,12 +123,12 @@ class BoundaryWalk:
 class EdgeCircles:
     """Edge distortion (as in PyMIC, Wang et al. 2023): discs are added and cut out.
 
-    First, discs around random points of the boundary are added to a class. Then equally many discs
-    around points of the new boundary are cut out.
+    First, discs around random points of the boundary are added to a class. Then discs around random
+    points of the new boundary are cut out.
 
     Args:
         radius: Smallest and largest radius of a disc, in pixels at 256 x 256.
-        spacing: Length of boundary per pair of discs, in pixels at 256 x 256.
+        spacing: Length of boundary per disc, in pixels at 256 x 256.
 
     Raises:
         InputError: If an argument is out of range.
@@ -164,7 +163,7 @@ class EdgeCircles:
         strength: float,
         rng: np.random.Generator,
     ) -> NDArray[np.uint8]:
-        """A region with discs of 1 or 0 along its boundary. A class never vanishes."""
+        """Draw discs of 1 or 0 along a region's boundary. A class never vanishes."""
         boundary = np.argwhere(cv2.dilate(region, CROSS) != region)
         changed = region.copy()
         for _ in range(math.ceil(len(boundary) / (self.spacing * scale))):
@@ -208,7 +207,7 @@ class PolygonOutline:
 
 
 def _coarse_region(region: NDArray[np.uint8], tolerance: float) -> NDArray[np.uint8]:
-    """A region whose outlines, also those of holes, have fewer corners."""
+    """Simplify the outlines of a region and of its holes."""
     outlines, tree = cv2.findContours(region, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     coarse = [coarse_outline(outline, tolerance) for outline in outlines]
     parents = tree[0, :, 3]

@@ -1,4 +1,4 @@
-"""A crowd of simulated annotators, who draw every mask, so that the truth on each is known."""
+"""A crowd of simulated annotators who draw all masks, and whose habits are known."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -32,9 +32,9 @@ class Person:
 
     Args:
         name: The name.
-        displacement: How far all outlines lie outside of the right ones, in pixels at 256 x 256.
-        bad_share: The share of bad masks that is expected.
-        mistake: The number of the kind of mistake, see `Crowd.mistakes`.
+        displacement: Outward shift of all outlines in pixels at 256 x 256; negative is inward.
+        bad_share: The expected share of bad masks.
+        mistake: The index of the annotator's kind of mistake in `Crowd.mistakes`.
     """
 
     name: str
@@ -44,29 +44,30 @@ class Person:
 
 
 class Drawn(NamedTuple):
-    """Who draws a mask, and whether it becomes a bad one."""
+    """Who draws a mask, and whether it becomes bad."""
 
     person: Person
     is_bad: bool
 
 
 class Crowd:
-    """Several annotators who draw all masks, each with habits of his or her own.
+    """Several annotators who draw all masks, each with different habits.
 
-    Everybody displaces all outlines, outwards or inwards, by the same number of pixels in every
-    mask, and wobbles a little. A share of the masks of each is bad: the careless make many bad
-    masks, the careful hardly any, and `noise_level` of all are. Everybody makes one kind of
-    mistake: a missing region, a wrong place, something that is not there, ragged edges, or too few
-    corners. The seed draws who is how, and who draws which image.
+    Each annotator shifts all outlines by the same number of pixels, outwards or inwards, and adds a
+    small smooth error. Careless annotators draw many bad masks, careful ones hardly any. In total,
+    `noise_level` of all masks are bad. Each annotator makes one kind of mistake: a missing region,
+    a wrong position, an invented object, ragged edges, or too few corners. The seed draws the
+    annotators' habits, and who draws which image.
 
-    In a dataset, all masks are drawn so (`draws`), and the layer's manifest says by whom and
-    whether they are bad. A single call draws a bad mask.
+    In a dataset, all masks are drawn in this way (`draws`). The layer's manifest records who drew
+    each mask and whether it is bad. A single call draws a bad mask.
 
     Args:
         count: Number of annotators.
-        bias: Standard deviation of their displacements, in pixels at 256 x 256.
-        careless: Standard deviation of the log odds of a bad mask. With 1.5, who drew it explains a
-            fifth of the variance, as on 851 masks of skin by several persons (IMA++).
+        bias: Standard deviation of the annotators' displacements, in pixels at 256 x 256.
+        careless: Standard deviation of the annotators' log odds of a bad mask. With 1.5, the
+            annotator explains a fifth of the variance, as in 851 masks of skin by several
+            annotators (IMA++).
         wobble: Standard deviation of the smooth error along each outline, in pixels.
         wavelength: Correlation length of the smooth error in pixels.
         classes: K, background included.
@@ -123,13 +124,13 @@ class Crowd:
     def draws(
         self, ids: Sequence[str], noise_level: float, seed: int, clean: Collection[str] = ()
     ) -> dict[str, Drawn]:
-        """Say who draws which mask, and which exactly `round(noise_level * N)` become bad.
+        """Assign an annotator to each mask, and choose exactly `round(noise_level * N)` bad masks.
 
         Args:
             ids: The ids of all N samples.
             noise_level: Share of the samples with bad masks.
             seed: Seed of the choice.
-            clean: The samples that nobody draws anew.
+            clean: The samples whose masks stay unchanged. They are not returned.
 
         Raises:
             InputError: If `clean` leaves too few samples.
@@ -149,11 +150,11 @@ class Crowd:
         return {i: Drawn(person_of[i], i in bad) for i in drawn}
 
     def draw(self, mask: Mask, drawn: Drawn, *, id: str, seed: int, strength: float = 1.0) -> Mask:
-        """Draw a mask as a person does; see `NoiseModel`.
+        """Draw a mask as an annotator does; see `NoiseModel`.
 
         Args:
             mask: `(H, W)` class ids.
-            drawn: Who draws it, and whether it becomes a bad one.
+            drawn: Who draws it, and whether it becomes bad.
             id: The sample.
             seed: The seed.
             strength: Multiplies all lengths.
@@ -180,7 +181,7 @@ class Crowd:
 
 
 def _shares(log_odds: NDArray[np.float64], mean: float) -> NDArray[np.float64]:
-    """Move log odds so that the mean of the shares is as given."""
+    """Shift log odds so that the shares have the given mean, and return the shares."""
     if not 0 < mean < 1:
         return np.full(len(log_odds), np.clip(mean, 1e-6, 1 - 1e-6))
     middle = brentq(lambda x: float(expit(log_odds + x).mean()) - mean, -60, 60)

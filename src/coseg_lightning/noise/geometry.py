@@ -1,4 +1,4 @@
-"""Geometry of masks, on which the noise models are built: regions and signed distances."""
+"""Geometry of masks for the noise models: regions and signed distances."""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def size_of(mask: Mask) -> str:
 def signed_distance(region: Region, element: Literal["disk", "square"] = "disk") -> Field:
     """Compute the distance of each pixel to the region's boundary, positive inside.
 
-    The boundary runs between pixels, so the first pixel inside has 0.5. The image's edge is no
+    The boundary runs between pixels, so the first pixel inside has 0.5. The image's edge is not a
     boundary.
 
     Args:
@@ -52,11 +52,11 @@ def signed_distance(region: Region, element: Literal["disk", "square"] = "disk")
 def shifted(distance: Field, offset: Field | float) -> Field:
     """Move the boundary of a region outwards.
 
-    A shift that would leave nothing of the region is made in the opposite direction.
+    A shift that would leave nothing of the region is reversed.
 
     Args:
         distance: Signed distance of the region.
-        offset: Shift in pixels, for all pixels or for each one.
+        offset: Shift in pixels, one value or one per pixel. A negative one moves inwards.
 
     Returns:
         The signed distance of the new region.
@@ -89,9 +89,9 @@ def compose(moved: dict[int, Field], mask: Mask) -> Mask:
 
 
 def smooth_field(shape: Sequence[int], wavelength: float, rng: np.random.Generator) -> Field:
-    """Draw a smooth random field of mean 0 and standard deviation 1 over many draws.
+    """Draw a smooth random field with mean 0 and standard deviation 1 over many draws.
 
-    It is white noise on a grid of the given wavelength, interpolated by cubic convolution. The
+    It is white noise on a grid with the given spacing, interpolated by cubic convolution. The
     interpolation reduces the standard deviation to 0.84 (measured), which is corrected.
 
     Args:
@@ -126,11 +126,11 @@ def end_of_a_part(
         region: `(H, W)` pixels of a class. The probability of each part is its share of the area.
         shares: Smallest and largest share of the part that lies beyond the line.
         wobble: `(H, W)` deviation of the line from a straight one, in pixels.
-        rng: Draws part, direction and share.
+        rng: Source of the part, the direction and the share.
         strength: A factor on the share.
 
     Shape:
-        `(H, W)`, also with pixels outside the region that are nearest to this part.
+        `(H, W)`. It includes pixels outside the region that are nearest to this part.
     """
     parts = parts_of(region)
     areas = np.array([part.sum() for part in parts], float)
@@ -148,9 +148,9 @@ def end_of_a_part(
 
 
 def moved_field(field: Field, matrix: NDArray[np.floating[Any]]) -> Field:
-    """Apply an affine motion, a `(2, 3)` matrix, to a signed distance.
+    """Apply an affine transform, a `(2, 3)` matrix, to a signed distance.
 
-    Pixels that come from beyond the image's edge are outside.
+    Pixels that come from beyond the image's edge are outside the region.
     """
     height, width = field.shape
     moved: Field = cv2.warpAffine(

@@ -24,7 +24,7 @@ class NoiseModel(Protocol):
         Args:
             mask: `(H, W)` class ids.
             id: The sample.
-            seed: The seed, from which together with the id all random numbers are drawn.
+            seed: The seed. All random numbers depend only on the seed and the id.
             strength: 1 for the noise as configured, 0 for no noise. A model with
                 `adjustable = False` ignores it.
 
@@ -40,8 +40,8 @@ class Annotator:
         masks: Folder of the masks, absolute or relative to `root`.
         root: The dataset's folder.
         classes: Number of classes, as for the dataset's own masks.
-        rules: What the values of the masks mean; by default class ids.
-        mask_glob: How they are named, see `Names`; if none are named so, `{id}.*`.
+        rules: The meaning of the masks' values; by default they are class ids.
+        mask_glob: The pattern of the masks' names, see `Names`. If none match, `{id}.*` is used.
 
     Raises:
         InputError: If `masks` is relative, and there is no `root`.
@@ -70,13 +70,13 @@ class Annotator:
         self.read_as(rules, mask_glob)
 
     def read_as(self, rules: MaskRules | None, mask_glob: str) -> None:
-        """Say how the masks are read, before any of them is; the arguments are those above."""
+        """Set how the masks are read, before any is read. The arguments are those of the class."""
         self.rules = rules
         self.mask_glob = mask_glob
 
     @cached_property
     def masks(self) -> MaskFolder:
-        """The folder of masks. All masks are inspected, unless `validate_masks` chose some."""
+        """The folder of masks. All masks are inspected, unless `validate_masks` was called."""
         return MaskFolder(self.folder, classes=self.classes, rules=self.rules, files=self._files())
 
     def _files(self) -> dict[str, list[Path]] | None:
@@ -92,7 +92,7 @@ class Annotator:
             skip: Whether unusable masks are skipped with a warning.
 
         Returns:
-            The samples whose masks cannot be used, if they are skipped.
+            The skipped samples, whose masks cannot be used.
 
         Raises:
             BadSamplesError: If masks are missing, unreadable, or of another size, and are not
@@ -134,7 +134,7 @@ class Annotator:
 
 
 class Combined:
-    """Several noise models, applied one after the other to every noisy mask.
+    """Several noise models that are applied one after the other to every noisy mask.
 
     Args:
         models: The models, in order. Only the first may be an `Annotator`.
@@ -168,9 +168,9 @@ class Combined:
 class AtLabelDice:
     """A noise model whose strength is set to reach a wanted Dice to the original mask.
 
-    The strength of each sample is found by bisection, with the same random numbers at all
-    strengths. If the wanted Dice cannot be reached, for example because whole objects go missing,
-    the closest of the noisy masks tried is used. The layer's manifest records its Dice.
+    Each sample's strength is found by bisection, with the same random numbers at all strengths. If
+    the wanted Dice cannot be reached, for example because whole objects go missing, the closest of
+    the tried masks is used. The layer's manifest records its Dice.
 
     Args:
         model: A noise model whose strength can be set.
@@ -218,7 +218,7 @@ class AtLabelDice:
 
 
 def annotators(model: Any) -> list[Annotator]:
-    """List the annotators among a noise model and the models that it is made of."""
+    """List the `Annotator` models in a noise model and in the models that it contains."""
     if isinstance(model, Annotator):
         return [model]
     parts = [*getattr(model, "models", []), getattr(model, "model", None)]

@@ -1,4 +1,4 @@
-"""The choice of the samples that get noisy masks, and the label layer that holds these masks."""
+"""Choosing the samples that get noisy masks, and writing these masks as a label layer."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -19,8 +19,8 @@ def choose_noisy(
 ) -> list[str]:
     """Choose exactly `round(noise_level * N)` samples by the seed.
 
-    The choice does not depend on the order of the ids. A lower level's choice is part of a higher
-    level's choice.
+    The choice does not depend on the order of the ids. All samples that a lower level chooses are
+    also chosen by a higher level.
 
     Args:
         ids: The ids of all N samples.
@@ -61,7 +61,7 @@ def drawn_ids(
     seed: int,
     clean: Collection[str] = (),
 ) -> list[str]:
-    """List the samples whose masks are drawn anew: all by a crowd, else the noisy ones.
+    """List the samples whose masks are replaced: all for a `Crowd`, else the noisy ones.
 
     Args:
         noise: The noise model.
@@ -89,7 +89,8 @@ def write_noisy_layer(
     """Write noisy masks for a share of the samples into a new label layer.
 
     The layer's manifest records each noisy mask's Dice to the original. A `Crowd` draws all masks,
-    of which the share is bad; the manifest then also says who drew it and whether it is `bad`.
+    and the given share is bad. The manifest then also records each mask's `annotator`, and whether
+    it is `bad`.
 
     Args:
         dataset: Images and masks.
@@ -97,7 +98,7 @@ def write_noisy_layer(
         noise_level: Share of the samples that get noisy masks.
         seed: Seed of the choice and of the noise.
         folder: A new folder for the layer.
-        clean: The samples that never get noisy masks.
+        clean: The samples whose masks are never replaced.
 
     Returns:
         The finished layer.

@@ -1,4 +1,4 @@
-"""Noise models of objects: in the wrong place, missing, invented, or of the wrong class."""
+"""Noise models of objects that are misplaced, missing, invented, or of the wrong class."""
 
 import math
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ from coseg_lightning.seeding import derive_rng
 class AffineNoise:
     """Rotation and shift of the mask (Vorontsov and Kadoury 2021, arXiv 2107.02189).
 
-    All classes move together, around the foreground's centre. Angle and shift are each between half
-    their maximum and their maximum, so that every mask moves.
+    All classes move together, and rotate around the foreground's centre. Angle and shift are each
+    between half of their maximum and their maximum, so that every mask moves.
 
     Args:
         rotate: Largest angle in degrees.
@@ -136,7 +136,7 @@ class MissingRegion:
 class SpuriousBlob:
     """An invented object: a blob of a class, somewhere in the background.
 
-    It is the opposite of "drop" (Lad and Mueller 2023, arXiv 2307.05080), and equally frequent
+    It is the opposite of "drop" (Lad and Mueller 2023, arXiv 2307.05080). It is just as frequent
     where artefacts look like objects.
 
     Args:
@@ -181,7 +181,7 @@ class SpuriousBlob:
 class ClassSwap:
     """Exchange of two classes of a mask ("swap" of Lad and Mueller 2023, arXiv 2307.05080).
 
-    The pair is drawn for each mask. At least one of the two classes is present in it.
+    The pair is drawn for each mask, which has at least one of the two classes.
 
     Args:
         classes: K, at least 3.

@@ -1,17 +1,17 @@
-"""Annotators: how many masks of each are bad, how far they outline too much, and what it is worth.
+"""Annotators: each one's share of bad masks, displacement of outlines, and effect on the ranking.
 
-**Share of bad masks.** Each mask is bad with some probability by its own evidence. A person's log
-odds of a bad mask are drawn from a normal distribution over all persons, whose mean and deviation
-are averaged over on a grid (full Bayes; a deviation of zero, with which all persons are alike, has
-half of the prior). A person with few masks is thereby drawn towards all others, and so is everybody
-where names carry nothing. Kinds of images add a term of their own to the log odds, fitted by turns,
-so that nobody is blamed for the hard images that he was given.
+**Share of bad masks.** The evidence on a mask gives the probability that it is bad. The model is
+hierarchical: persons' log odds of a bad mask follow a normal distribution. Its mean and deviation
+are integrated over a grid (full Bayes). Half of the prior is on a deviation of zero, where all
+persons are alike. A person with few masks is thereby shrunk towards all others, and so is everybody
+if names carry no information. Each kind of image adds its own term to the log odds. Persons and
+kinds are fitted in turn, so that nobody is blamed for being given hard images.
 
-**Displacement.** The median over a person's masks of how far the outlines lie outside of those that
-are proposed, after the median of each kind of image. The medians are shrunk towards all by the
-method of DerSimonian and Laird (1986), with standard errors from the spread of all persons.
+**Displacement.** How far the outlines lie outside the proposed ones: the median over a person's
+masks, after subtracting the median of each kind of image. The medians are shrunk towards their
+common mean by the method of DerSimonian and Laird (1986). Standard errors use the pooled spread.
 
-Its accuracy was measured: `benchmarks/annotators.py`.
+The accuracy is measured by `benchmarks/annotators.py`.
 
 Legend of shapes: N masks, K classes, P persons, G points of a grid.
 """
@@ -32,27 +32,27 @@ from coseg_lightning.ranking.priority import SCORE_PRIOR, Views, prior_probabili
 
 Floats = NDArray[np.float64]
 
-FEWEST = 5  # masks of a person, below which nothing is said of him or her but the interval
-SURE = 0.75  # probability that persons differ, from which their records change the ranking
-WEIGHT = 0.4  # of records beside own scores; with 1, scores that tell most by themselves are harmed
+FEWEST = 5  # masks of a person; below this only the interval is meaningful
+SURE = 0.75  # probability that persons differ above which their records change the ranking
+WEIGHT = 0.4  # of records beside own scores; 1 harms scores that are informative by themselves
 NO_VERDICT = f"fewer than {FEWEST} masks, which say little"
 
 
 @dataclass(frozen=True)
 class AnnotatorRecord:
-    """What the masks of one person say, in estimates that are shrunk towards all persons.
+    """Estimates from the masks of one person, shrunk towards all persons.
 
     Args:
         annotator: The person.
         masks: Number of masks.
-        bad_share: Estimated share of bad masks, on a mix of images like that of all persons.
-        bad_share_interval: Contains it with a probability of about 90 %.
-        displacement: How far outlines lie outside of the proposed ones, in pixels, the mean over
-            classes; negative if inside. None if it is not known.
-        displacement_interval: Contains it with a probability of about 90 %.
+        bad_share: Estimated share of bad masks, on the mix of images of all persons.
+        bad_share_interval: Contains `bad_share` with a probability of about 90 %.
+        displacement: How far outlines lie outside the proposed ones, in pixels: the mean over
+            classes. It is negative if they lie inside, and None if unknown.
+        displacement_interval: Contains `displacement` with a probability of about 90 %.
         spread: Standard deviation of the displacement from mask to mask, in pixels.
-        displacement_by_class: The displacement of each class; None where it is not known.
-        blunders: How many masks have each name of a blunder.
+        displacement_by_class: The displacement of each class; None where it is unknown.
+        blunders: The number of masks with each kind of blunder.
     """
 
     annotator: str
@@ -109,24 +109,24 @@ def annotator_report(
     kinds: Sequence[str] | None = None,
     blunders: Sequence[Sequence[str]] | None = None,
 ) -> list[AnnotatorRecord]:
-    """Say of each person how many masks are bad, how far outlines are displaced, and what is wrong.
+    """Report each person's share of bad masks, displacement of outlines, and blunders.
 
     Args:
-        annotators: Who drew each of N masks; None or an empty text if nobody knows.
-        bad: `(N,)` how probably each mask is bad; or, with a noise level, corruption scores, higher
-            for worse masks.
-        noise_level: The share of bad masks among all, by which scores become probabilities.
-        displacement: `(N,)` or `(N, K - 1)` how far outlines lie outside of where they should, in
-            pixels, such as `ranking.displacement.displacement` of mask and proposal; NaN where it
-            is not known.
-        kinds: The kind of each image, such as its scanner, for which nobody is blamed.
+        annotators: Who drew each of the N masks; None or an empty text if unknown.
+        bad: `(N,)` the probability that each mask is bad. With a noise level, give corruption
+            scores instead, higher for worse masks.
+        noise_level: The share of bad masks among all; it turns scores into probabilities.
+        displacement: `(N,)` or `(N, K - 1)` how far outlines lie outside their reference, in
+            pixels; NaN where unknown. An example is `ranking.displacement.displacement` of mask
+            and proposal.
+        kinds: The kind of each image, such as its scanner; its effect is not charged to anybody.
         blunders: The names of each mask's blunders.
 
     Returns:
-        One record a person, the largest share of bad masks first.
+        One record per person, the largest share of bad masks first.
 
     Raises:
-        InputError: If lengths differ, or probabilities are none.
+        InputError: If lengths differ, or if `bad` are not probabilities.
 
     Example:
         >>> for person in annotator_report(names, scores, noise_level=0.2):
@@ -173,9 +173,10 @@ def with_record(
 ) -> Floats:
     """Add each person's record on the other masks to the scores of the masks.
 
-    A score stands for log odds as in `priority.prior_probability`. The record moves them by what
-    the person's share of bad masks, estimated without the mask itself, differs from that of all.
-    Where names say nothing (see `SURE`), the scores are returned as they are.
+    Scores are mapped to log odds as in `priority.prior_probability`. The record shifts them by
+    `WEIGHT` times the difference in log odds between the person's share of bad masks and that of
+    all persons. The share is estimated without the mask itself. The scores are unchanged if
+    persons hardly differ (see `SURE`).
 
     Args:
         score: `(N,)` corruption scores, higher for worse masks.
@@ -188,7 +189,7 @@ def with_record(
 
 
 def record_shift(probability: Floats, people: People) -> Floats:
-    """`(N,)` by how much each person's record on other masks moves the log odds of a bad mask."""
+    """`(N,)` the shift of each mask's log odds by its annotator's record on other masks."""
     if len(people.names) < 2:
         return np.zeros(len(probability))
     shares = Shares(probability, people)
@@ -196,7 +197,7 @@ def record_shift(probability: Floats, people: People) -> Floats:
 
 
 def moved_scores(score: Floats, shift: Floats) -> Floats:
-    """Move scores by log odds; those that are not finite, and shifts of zero, change nothing."""
+    """Shift scores by log odds. Scores that are not finite stay, and so do those without shift."""
     known = np.isfinite(score)
     if not shift.any() or not known.any():
         return score
@@ -208,10 +209,10 @@ def moved_scores(score: Floats, shift: Floats) -> Floats:
 
 
 def bad_probability(bad: ArrayLike, noise_level: float | None = None) -> Floats:
-    """Return how probably each mask is bad, `(N,)`; with a noise level, `bad` are scores.
+    """Return the probability that each mask is bad, `(N,)`; with a noise level, `bad` are scores.
 
     Raises:
-        InputError: If there are no probabilities and no noise level.
+        InputError: If `bad` are not probabilities and no noise level is given.
     """
     values = np.asarray(bad, dtype=np.float64)
     if noise_level is not None:
@@ -227,7 +228,7 @@ def bad_probability(bad: ArrayLike, noise_level: float | None = None) -> Floats:
 
 
 def _displacements(displacement: ArrayLike | None, people: People) -> list[dict[str, Any]]:
-    """Return the arguments of `AnnotatorRecord` on the displacement, of each person."""
+    """Return the displacement arguments of each person's `AnnotatorRecord`."""
     if displacement is None:
         return [{} for _ in people.names]
     table = np.asarray(displacement, dtype=np.float64)

@@ -14,24 +14,24 @@ from coseg_lightning.ranking.people import People
 
 Floats = NDArray[np.float64]
 
-INTERVAL = 0.9  # probability that an interval holds
+INTERVAL = 0.9  # probability that an interval contains the share
 STEP = 0.1  # of the grid of log odds
 GRID = STEP * np.arange(-70, 51)  # log odds of a bad mask, 0.1 % to 99.3 %
-MOST = 30  # steps that a kind of image moves log odds by, at most
+MOST = 30  # largest number of grid steps by which a kind of image shifts log odds
 DEVIATIONS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.5)  # of persons' log odds
 ALIKE = 0.5  # prior probability of the deviation 0
-KIND_DEVIATION = 1.0  # of the terms of kinds of images, by which few masks of a kind change little
+KIND_DEVIATION = 1.0  # prior deviation of the kinds' terms; shrinks kinds with few masks
 
 
 class Shares:
     """The posterior of every person's share of bad masks.
 
     Args:
-        probability: `(N,)` how probably each mask is bad, by itself.
-        people: Who drew it.
+        probability: `(N,)` the probability that each mask is bad, from its own evidence.
+        people: Who drew each mask.
 
     Attributes:
-        posterior: `(P, G)` that of the log odds of each.
+        posterior: `(P, G)` the posterior of each person's log odds.
         differ: The probability that persons differ at all.
         mean: `(P,)` estimated shares, on the mix of kinds of all images.
     """
@@ -58,7 +58,7 @@ class Shares:
         self._fit()
 
     def _fit(self) -> None:
-        """Fit persons and kinds by turns."""
+        """Fit persons and kinds of images in turn."""
         for _ in range(1 if len(self._steps) == 1 else 12):
             by_kind = [self._of_kind(k, steps) for k, steps in enumerate(self._steps)]
             likelihood = np.sum(by_kind, axis=0)
@@ -77,7 +77,7 @@ class Shares:
                 break
 
     def _of_kind(self, kind: int, steps: Any) -> Floats:
-        """`(P, G)` log likelihood of the masks of one kind, whose log odds are moved by steps."""
+        """`(P, G)` log likelihood of the masks of one kind, with log odds shifted by `steps`."""
         start = MOST + int(steps)
         part: Floats = self._table[:, kind, start : start + len(GRID)]
         return part
@@ -95,14 +95,14 @@ class Shares:
         return self.posterior @ self._share
 
     def interval(self, person: int) -> tuple[float, float]:
-        """Return the interval of one person's share."""
+        """Return the credible interval of one person's share."""
         below = np.cumsum(self.posterior[person]) - self.posterior[person] / 2
         tail = (1 - INTERVAL) / 2
         low, high = np.interp([tail, 1 - tail], below, self._share)
         return float(low), float(high)
 
     def shift(self) -> Floats:
-        """`(N,)` by what each person's record on other masks moves the log odds of a mask."""
+        """`(N,)` the shift of each mask's log odds by its annotator's record on other masks."""
         result = np.zeros(len(self.people.numbers))
         reference = logit(float(np.average(self.mean, weights=np.bincount(self._person))))
         for person in range(len(self.people.names)):
@@ -118,20 +118,20 @@ class Shares:
 
 
 def _log_likelihood(log_odds: Floats, ratio: Floats) -> Floats:
-    """Log of how likely evidence is at given log odds of a bad mask, up to a constant."""
+    """Log likelihood of the evidence at given log odds of a bad mask, up to a constant."""
     share = expit(log_odds)
     result: Floats = np.log1p(share * (ratio - 1))
     return result
 
 
 def _posterior(likelihood: Floats) -> tuple[Floats, float]:
-    """Average over all normal distributions of persons' log odds.
+    """Average over a grid of normal distributions of persons' log odds.
 
     Args:
-        likelihood: `(P, G)` the logarithm.
+        likelihood: `(P, G)` log likelihood.
 
     Returns:
-        `(P, G)` each person's posterior, and how probably persons differ.
+        `(P, G)` each person's posterior, and the probability that persons differ.
     """
     peak = likelihood.max(axis=1, keepdims=True)
     relative = np.exp(likelihood - peak)

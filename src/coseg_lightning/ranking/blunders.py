@@ -1,9 +1,9 @@
-"""Blunders in masks that can be named without a network: swapped files, flips, shifts, boxes.
+"""Blunders that can be recognised without a network: swapped files, flips, shifts, boxes.
 
 A first look reduces each mask to a few hundred bytes (`Shape`). A second look at the few masks
-whose outlines fit worst (`Fit`) compares them with the edges of their own image and of the others.
-A name is given only where few masks have the property, and where the blunder explains it: a name
-that is often wrong helps nobody.
+whose outlines fit worst (`Fit`) compares them with the edges of their own and of other images. A
+blunder is only reported if few masks have the property and if it explains the misfit. Names that
+are often wrong help nobody.
 
 Legend of shapes: N samples, K classes, H x W pixels, C bands, S x S pixels of a thumbnail.
 """
@@ -49,9 +49,9 @@ MEANINGS = {
     COMPONENTS: "in several parts, unlike the others",
     BORDER: "touches the image's border, unlike the others",
 }
-# The mask is not where its object is. The other names are of odd shapes, which may be right.
+# Masks whose foreground is in the wrong place. The other names are odd shapes, which may be right.
 MISPLACED = (EMPTY, FULL, EQUALS_IMAGE, INVERTED, COPY, ANOTHER, FLIPPED, SHIFTED)
-# Names that are left out beside another, since they follow from it.
+# Names that are dropped beside another name because they follow from it.
 CONSEQUENCES = {
     EQUALS_IMAGE: {FULL, INVERTED, COPY, ANOTHER, FLIPPED, SHIFTED},
     FULL: {INVERTED, ANOTHER, FLIPPED, SHIFTED},
@@ -62,30 +62,30 @@ CONSEQUENCES = {
 }
 
 SIDE = 64  # of the thumbnails of the second look
-PLACE_SIDE = 32  # of the foreground that is kept of each mask
-SHAPE_SIDE = 256  # of the mask whose shapes are described, at most
-MOST_CLASSES = 8  # of a mask that are described: the largest ones
-FEWEST_SAMPLES = 20  # that allow a comparison with the others
-RARE = 0.01  # share of the masks that may have an odd shape that is named; a single one always may
-UNUSUAL = 0.05  # the same for properties that right masks hardly have
+PLACE_SIDE = 32  # of the reduced foreground that is kept of each mask
+SHAPE_SIDE = 256  # largest side of the mask whose shapes are described
+MOST_CLASSES = 8  # largest classes of a mask that are described
+FEWEST_SAMPLES = 20  # needed for a comparison with the others
+RARE = 0.01  # largest share of masks with an odd shape for it to be reported; one always may be
+UNUSUAL = 0.05  # the same for properties that correct masks hardly ever have
 FULL_SHARE = 0.98  # foreground of a full mask
 BOX_SHARE = 0.975  # of its bounding box that a box fills
-STRAIGHTNESS = 2.0  # of polygons; a circle has about 1.1
-STRAIGHTER = 1.3  # how much straighter than nearly all others polygons are
-PART_SHARE = 0.2  # of the largest part that counts as a part
-CONTACT = 0.01  # share of the image's border, at least, that a mask on the border covers
+STRAIGHTNESS = 2.0  # smallest straightness of a polygon; a circle has about 1.1
+STRAIGHTER = 1.3  # factor by which a polygon is straighter than nearly all others
+PART_SHARE = 0.2  # smallest area of a part, as a share of the largest part
+CONTACT = 0.01  # smallest share of the image's border that a mask touching it covers
 NEAREST_SHIFT, FARTHEST_SHIFT = 2, 16  # in pixels of the thumbnail: 3 % and 25 % of the side
-FIT_EVIDENCE = 4.0  # fit of a usual mask, in deviations, without which no misfit is named
+FIT_EVIDENCE = 4.0  # fit of a typical mask, in deviations; below this no misfit is reported
 OTHERS_EVIDENCE = 3.0  # the same for fits relative to other images, which resemble each other
-POOR_FIT = 0.6  # share of the fit in the right place that a misplaced mask has, at most
-POOR_OWN_FIT = 0.5  # the same for another image's mask
-GOOD_FIT = 0.7  # share of the usual fit that a mask has in the right place, at least
+POOR_FIT = 0.6  # largest fit of a misplaced mask, as a share of its fit in the right place
+POOR_OWN_FIT = 0.5  # the same for the mask of another image
+GOOD_FIT = 0.7  # smallest fit in the right place, as a share of the usual fit
 NOISE_FIT = 5.0  # in deviations: better than the best of many wrong places
 NOISE_OTHERS = 4.5  # in deviations: better than the best of many wrong images
 
 
 class ClassShape(NamedTuple):
-    """Shapes of one class of a mask.
+    """Shape statistics of one class of a mask.
 
     Args:
         parts: Number of sizeable parts.
@@ -101,17 +101,17 @@ class ClassShape(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What is kept of each mask, less than 500 bytes.
+    """The statistics that are kept of each mask, in less than 500 bytes.
 
     Args:
         known: Share of the pixels that are not ignored.
-        share: Share of them that are foreground.
+        share: Share of the known pixels that are foreground.
         on_border: Share of the image's border that is foreground.
         place: `(PLACE_SIDE, PLACE_SIDE)` foreground, one bit each.
-        levels: Number of the mask's values if the image has the same ones, else 0.
+        levels: Number of the mask's values if the image has the same values, else 0.
         image_digest: Identifies the image.
         mask_digest: Identifies the mask.
-        classes: Shapes of the mask's classes.
+        classes: Shape statistics of the mask's classes.
     """
 
     known: float
@@ -125,7 +125,7 @@ class Shape(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What is kept of the few masks that are looked at again.
+    """The statistics that are kept of the few masks with a second look.
 
     Args:
         edges: `(S * S,)` complex edges of the image, as vectors of twice their angle.
@@ -146,7 +146,7 @@ class Fit(NamedTuple):
 
 
 def describe(image: Array, mask: Array, ignore_index: int = 255) -> Shape:
-    """Describe a mask by little.
+    """Reduce a mask to a few statistics.
 
     Args:
         image: `(H, W)` or `(H, W, C)`.
@@ -177,7 +177,7 @@ def places(shapes: Sequence[Shape]) -> NDArray[np.bool_]:
 
 
 def _classes(mask: Array, ignore_index: int) -> NDArray[np.uint16]:
-    """Return the mask with at most SHAPE_SIDE pixels in each direction, and without 255."""
+    """Return at most SHAPE_SIDE pixels in each direction, with ignored pixels as background."""
     small = _sampled(mask, *(min(side, SHAPE_SIDE) for side in mask.shape))
     return np.where(small == ignore_index, 0, small).astype(np.uint16)
 
@@ -201,7 +201,7 @@ def _digest(pixels: Array) -> bytes:
 def _common_levels(image: Array, mask: Array, known: Flags) -> int:
     """Number of the mask's values if the image is a rising linear map of them, else 0.
 
-    An image that was saved as a mask of two values may have been cut at half of its range.
+    The bands are also compared after thresholding at half of their range.
     """
     step = max(1, min(mask.shape) // 64)
     few = (slice(None, None, step), slice(None, None, step))
@@ -225,7 +225,7 @@ def _is_linear(band: Array, mask: Array, known: Flags) -> bool:
 
 
 def _class_shapes(classes: NDArray[np.uint16]) -> dict[int, ClassShape]:
-    """Shapes of the largest classes of a mask."""
+    """Shape statistics of the largest classes of a mask."""
     areas = np.bincount(classes.ravel())
     areas[0] = 0
     largest = np.argsort(-areas, kind="stable")[:MOST_CLASSES]
@@ -233,7 +233,7 @@ def _class_shapes(classes: NDArray[np.uint16]) -> dict[int, ClassShape]:
 
 
 def _shape_of(region: NDArray[np.uint8]) -> ClassShape:
-    """Shapes of a non-empty region."""
+    """Shape statistics of a non-empty region."""
     contours = _contours(region)
     areas = np.array([cv2.contourArea(contour) for contour in contours])
     sides = np.array([cv2.boundingRect(contour)[2:] for contour in contours]) - 1
@@ -296,7 +296,7 @@ def _thumbnails(image: Array) -> NDArray[np.float32]:
 
 
 def _doubled_angles(picture: Array) -> NDArray[np.complex64]:
-    """Gradients as complex numbers of twice their angle: opposite gradients are equal."""
+    """Gradients as complex numbers of twice their angle, so that opposite gradients are equal."""
     x = cv2.Sobel(picture, cv2.CV_32F, 1, 0, borderType=cv2.BORDER_REPLICATE)
     y = cv2.Sobel(picture, cv2.CV_32F, 0, 1, borderType=cv2.BORDER_REPLICATE)
     gradient = x + 1j * y
@@ -310,7 +310,7 @@ def _halved(vectors: Array) -> NDArray[np.complex64]:
 
 
 def _edge_vectors(bands: NDArray[np.float32]) -> NDArray[np.complex64]:
-    """Edges of all bands, relative to the edges around them, `(S, S)`."""
+    """Edges of all bands, relative to the edge strength around them, `(S, S)`."""
     total = np.zeros((SIDE, SIDE), np.complex64)
     for band in bands:
         vectors = _doubled_angles(band - band.mean())
@@ -320,12 +320,12 @@ def _edge_vectors(bands: NDArray[np.float32]) -> NDArray[np.complex64]:
             around = cv2.GaussianBlur(size, (0, 0), SIDE / 6)
             total += _halved(vectors / (around + 0.5 * mean))
     size = np.abs(total)
-    limit = 3 * size.mean() + 1e-6  # so that no edge outshines the others
+    limit = 3 * size.mean() + 1e-6  # so that no edge dominates the others
     return np.asarray(total / np.maximum(1, size / limit), np.complex64)
 
 
 def _outline_vectors(classes: Array) -> NDArray[np.complex64]:
-    """Outlines of all classes, of equal weight, `(S, S)`."""
+    """Outlines of all classes, with equal weight, `(S, S)`."""
     picture = _sampled(classes, 2 * SIDE, 2 * SIDE).astype(np.float32)
     vectors = _doubled_angles(cv2.GaussianBlur(picture, (0, 0), 1.2))
     return _halved(vectors / (np.abs(vectors) + 0.3))
@@ -334,7 +334,7 @@ def _outline_vectors(classes: Array) -> NDArray[np.complex64]:
 def _fits(edges: Array, outline: Array, *, square: bool) -> tuple[float, float, float]:
     """Fit of the outline to the edges: as it is, moved, and mirrored or turned.
 
-    All are in deviations of the fit over all places of the mask.
+    Each fit is standardised by the mean and deviation over all places of the mask.
     """
     product = fft.fft2(edges) * fft.fft2(outline).conj()
     fit = fft.fftshift(fft.ifft2(product).real)
@@ -353,10 +353,10 @@ def _fits(edges: Array, outline: Array, *, square: bool) -> tuple[float, float, 
 
 
 def _turns(outline: Array, *, square: bool) -> list[Array]:
-    """Return the outline of the mask mirrored or turned in all ways that fit the image's shape.
+    """Return all mirrored and turned versions of the outline that fit the image's shape.
 
-    A mirrored or turned vector has another angle, too. Doubled angles are negated by both flips,
-    and half a turn is added by a transposition.
+    Mirroring or turning also changes the angles of the vectors. Flips negate the doubled angle.
+    A transposition negates it too, and adds half a turn.
     """
     same = [outline, outline[::-1, ::-1]]
     negated = [outline[:, ::-1].conj(), outline[::-1].conj()]
@@ -375,12 +375,12 @@ def find_blunders(
     fits: Mapping[int, Fit] | None = None,
     reference: Sequence[int] = (),
 ) -> list[list[str]]:
-    """For every mask, the names of its blunders, in the order of `MEANINGS`.
+    """Return the names of each mask's blunders, in the order of `MEANINGS`.
 
     Args:
         shapes: The first look at every mask.
-        fits: The second look at some, by their index.
-        reference: Those of them that were drawn at random, and tell what is usual.
+        fits: The second look at some masks, by their index.
+        reference: Indices of the fits that were drawn at random; they define what is usual.
     """
     if not shapes:
         return []
@@ -392,7 +392,7 @@ def find_blunders(
         flags[name] = np.zeros(len(shapes), bool)
         flags[name][misfits.get(name, [])] = True
     others = np.flatnonzero(~np.any(list(flags.values()), axis=0))
-    for name, find in _OF_CLASSES.items():  # odd shapes are rare or not among the other masks
+    for name, find in _OF_CLASSES.items():  # odd shapes are judged among the remaining masks
         flags[name] = np.zeros(len(shapes), bool)
         flags[name][others] = find([shapes[int(i)] for i in others])
         others = others[~flags[name][others]] if name == BOX else others
@@ -401,7 +401,7 @@ def find_blunders(
 
 
 def same_masks(shapes: Sequence[Shape]) -> list[list[int]]:
-    """Group the masks that also belong to a different image; none if there are many."""
+    """Group the masks that also belong to a different image; no groups if there are many."""
     groups: dict[bytes, list[int]] = defaultdict(list)
     for i, shape in enumerate(shapes):
         if 0 < shape.share < FULL_SHARE:
@@ -420,12 +420,12 @@ def _without_consequences(names: list[str]) -> list[str]:
 
 
 def _column(rows: Sequence[Any], name: str) -> Array:
-    """Return one value of all rows, `(N,)`."""
+    """Return one attribute of all rows, `(N,)`."""
     return np.array([getattr(row, name) for row in rows])
 
 
 def _rare(flags: Flags, limit: float) -> Flags:
-    """The flags if few have them, or only one; otherwise none."""
+    """Return the flags if few or only one are set; otherwise none."""
     return flags if flags.sum() <= max(1, limit * len(flags)) else np.zeros_like(flags)
 
 
@@ -436,21 +436,21 @@ def _find_empty(shapes: Sequence[Shape]) -> Flags:
 
 
 def _find_full(shapes: Sequence[Shape]) -> Flags:
-    """Masks with hardly any background; others are clearly not full."""
+    """Masks with hardly any background, if few others are nearly full."""
     share, known = _column(shapes, "share"), _column(shapes, "known")
     nearly_full = _rare(share >= FULL_SHARE - 0.08, UNUSUAL) & (len(shapes) > 1)
     return nearly_full & (share >= FULL_SHARE) & (known >= 0.5)
 
 
 def _find_equal(shapes: Sequence[Shape]) -> Flags:
-    """Masks with the image's values: either grey values, or classes where this is rare."""
+    """Masks with the image's values: more than 16 levels, or fewer where this is rare."""
     levels = _column(shapes, "levels")
     rarely = _rare(levels > 0, UNUSUAL) & (len(shapes) >= FEWEST_SAMPLES)
     return rarely | (levels > 16)
 
 
 def _find_inverted(shapes: Sequence[Shape]) -> Flags:
-    """Masks whose complement resembles the others in area, on the border, and in place."""
+    """Masks whose complement resembles the others in area, at the border, and in position."""
     if len(shapes) < FEWEST_SAMPLES:
         return np.zeros(len(shapes), bool)
     mirrored = _is_mirrored(_column(shapes, "share")) & _is_mirrored(_column(shapes, "on_border"))
@@ -458,7 +458,7 @@ def _find_inverted(shapes: Sequence[Shape]) -> Flags:
 
 
 def _is_mirrored(values: Floats) -> Flags:
-    """Whether values between 0 and 1 are unusual, but one minus them is not."""
+    """Whether values between 0 and 1 are unusual while one minus the value is usual."""
     low, high = np.quantile(values, (0.1, 0.9))
     usual, spread = np.median(values), max(high - low, 0.1)
     distance, distance_mirrored = np.abs(values - usual), np.abs(1 - values - usual)
@@ -466,7 +466,7 @@ def _is_mirrored(values: Floats) -> Flags:
 
 
 def _are_elsewhere(shapes: Sequence[Shape]) -> Flags:
-    """Whether masks lie clearly where the others do not."""
+    """Whether masks clearly lie where the others do not."""
     mean = mean_place(shapes)
     pattern = mean - mean.mean()
     place = np.zeros(len(shapes))
@@ -487,7 +487,7 @@ def mean_place(shapes: Sequence[Shape]) -> Floats:
 
 
 def _find_copies(shapes: Sequence[Shape], fits: Mapping[int, Fit]) -> Flags:
-    """Masks that also belong to a different image, without those that fit their own image."""
+    """Masks that also belong to a different image, except those that fit their own image."""
     flags = np.zeros(len(shapes), bool)
     for group in same_masks(shapes):
         own = np.array([fits[i].own if i in fits else 0.0 for i in group])
@@ -499,7 +499,7 @@ def _find_copies(shapes: Sequence[Shape], fits: Mapping[int, Fit]) -> Flags:
 def _in_class(
     judge: Callable[[Sequence[ClassShape]], Flags], limit: float
 ) -> Callable[[Sequence[Shape]], Flags]:
-    """Judge each class in the masks that have it; flag what few of them have."""
+    """Apply `judge` to each class, and flag its masks if few are found."""
 
     def find(shapes: Sequence[Shape]) -> Flags:
         flags = np.zeros(len(shapes), bool)
@@ -558,7 +558,7 @@ def _find_misfits(fits: Mapping[int, Fit], reference: Sequence[int]) -> dict[str
 
 
 def _fit_another(fits: Sequence[Fit], reference: Sequence[int]) -> Flags:
-    """Masks that fit poorly, but well to another image that its own mask fits poorly."""
+    """Masks that fit poorly, but fit another image well whose own mask fits it poorly."""
     flags = np.zeros(len(fits), bool)
     edges, outlines = (_centred(fits, name, reference) for name in ("edges", "outline"))
     fit = outlines @ edges.T
@@ -578,7 +578,7 @@ def _fit_another(fits: Sequence[Fit], reference: Sequence[int]) -> Flags:
 
 
 def _centred(fits: Sequence[Fit], name: str, reference: Sequence[int]) -> Floats:
-    """Return all vectors of unit length, without what those of the reference have in common."""
+    """Return unit vectors after subtracting the mean of the reference."""
     vectors = _unit(np.stack([getattr(fit, name) for fit in fits]).view(np.float32))
     return _unit(vectors - vectors[list(reference)].mean(axis=0))
 

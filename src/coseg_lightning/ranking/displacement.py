@@ -1,8 +1,8 @@
-"""How far outlines are displaced, and how they would lie without a person's steady displacement.
+"""How far outlines are displaced, and the correction of a person's steady displacement.
 
-A person who always draws two pixels too far outside makes no bad masks, but displaced ones, which
-can be moved back. Such a habit is told by the median over many masks, and taken off before masks
-are judged. Outlines alone show it (`Ladder`), and the networks' evidence too (`of_evidence`).
+A person who always draws two pixels too far outside makes displaced masks, not bad ones. The
+displacement is the median over many masks of that person. It is subtracted before masks are judged.
+It can be measured on outlines alone (`Ladder`) and on the networks' evidence.
 
 Legend of shapes: N samples, K classes, L places of the ladder.
 """
@@ -28,17 +28,17 @@ from coseg_lightning.ranking.people import People, steady_displacement
 
 Floats = NDArray[np.float64]
 
-PLACES = np.arange(-REACH, REACH + 1)  # of an outline that is moved inwards, in pixels of 256
-LEAST = 5  # masks, with fewer of which nothing is learnt on how scores depend on displacements
+PLACES = np.arange(-REACH, REACH + 1)  # inward shifts of an outline, in pixels of 256
+LEAST = 5  # masks needed to learn how scores depend on displacements
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """The outlines of one mask, and how they would lie if they were moved.
+    """Outline evidence of one mask in its place and at shifted places.
 
     Args:
-        displacement: `(K - 1,)` how far they lie outside of the image's edges, in its own pixels;
-            NaN where it cannot be told.
+        displacement: `(K - 1,)` how far the outlines lie outside the image's edges, in its own
+            pixels; NaN where it cannot be measured.
         evidence: `(L, K - 1, 2)` `outline_evidence` of the outlines at each of the `PLACES`.
         step: `(K - 1,)` the distance between two places, in the image's own pixels.
     """
@@ -48,7 +48,7 @@ class Ladder:
     step: Floats
 
     def moved(self, inwards: Floats) -> Floats:
-        """`(K - 1, 2)` the evidence on the outlines if they are moved by `(K - 1,)` own pixels."""
+        """`(K - 1, 2)` evidence of the outlines after shifting them inwards, in own pixels."""
         result = np.full((len(inwards), len(COLUMNS)), np.nan)
         for k, distance in enumerate(inwards.tolist()):
             place = np.nan_to_num(distance) / (float(self.step[k]) or 1.0)
@@ -65,10 +65,10 @@ def outline_ladder(
     classes: int = 2,
     largest_scale: float = LARGEST_SCALE,
 ) -> Ladder:
-    """Look at the outlines of a mask in their place, and moved to either side.
+    """Compute the evidence of a mask's outlines in their place and shifted to either side.
 
-    Their displacement is where the gradient of the image, averaged over the outline, is largest. It
-    says little of a single mask, but much of many by one person.
+    The displacement is where the image's gradient, averaged over the outline, is largest. It is
+    unreliable for a single mask, but informative over many masks of one person.
 
     Args:
         image: `(H, W)` or `(H, W, C)`.
@@ -94,7 +94,7 @@ def outline_ladder(
 
 
 def _peak(profile: Floats) -> float:
-    """Where a profile is largest, from its middle, by a parabola through three values."""
+    """Position of a profile's maximum relative to its middle, by a parabola through 3 values."""
     top = int(profile.argmax())
     if not 0 < top < len(profile) - 1:
         return float(top - REACH)
@@ -106,17 +106,17 @@ def _peak(profile: Floats) -> float:
 def displacement(
     mask: Any, reference: Any, *, classes: int = 2, ignore_index: int = IGNORE_INDEX
 ) -> Floats:
-    """Measure how far the outlines of a mask lie outside of those of another mask.
+    """Measure how far the outlines of a mask lie outside those of another mask.
 
     Args:
         mask: `(H, W)` class ids.
-        reference: `(H, W)` class ids, such as a proposal, or what was made of several masks.
+        reference: `(H, W)` class ids, such as a proposal or the consensus of several masks.
         classes: K, background included.
-        ignore_index: Marks pixels that are unlabelled in one of them, whose outlines do not count.
+        ignore_index: Marks unlabelled pixels. Outlines on such pixels of either mask are ignored.
 
     Returns:
-        `(K - 1,)` the median over each outline, in pixels, negative inside; NaN where a mask lacks
-        the class.
+        `(K - 1,)` the median over each outline, in pixels, negative inside. It is NaN where a
+        mask lacks the class or the reference is full of it.
     """
     mask, reference = np.asarray(mask), np.asarray(reference)
     labelled = (mask != ignore_index) & (reference != ignore_index)
@@ -126,7 +126,7 @@ def displacement(
         outline = (mask == k) & ~binary_erosion(mask == k, border_value=1) & labelled
         if not inside.any() or inside.all() or not outline.any():
             continue
-        # Centres of pixels lie half a pixel from the outline that is drawn between them.
+        # Pixel centres lie half a pixel from the outline, which runs between pixels.
         outside = distance_transform_edt(~inside) - 0.5
         distance = np.where(inside, 0.5 - distance_transform_edt(inside), outside)
         result[k - 1] = np.median(distance[outline]) + 0.5
@@ -134,11 +134,11 @@ def displacement(
 
 
 def habits(displacement: Floats, people: People) -> Floats:
-    """`(N, K - 1)` the steady displacement of who drew each mask; 0 where it is not known.
+    """`(N, K - 1)` the steady displacement of each mask's annotator; 0 where unknown.
 
     Args:
-        displacement: `(N, K - 1)` that of each mask, NaN where it is not known.
-        people: Who drew it.
+        displacement: `(N, K - 1)` displacement of each mask, NaN where unknown.
+        people: Who drew each mask.
     """
     result = np.zeros_like(displacement)
     for column, values in zip(result.T, displacement.T, strict=True):
@@ -151,15 +151,15 @@ def habits(displacement: Floats, people: People) -> Floats:
 def moved_back(
     outline: Floats, ladders: Sequence[Ladder | None], people: People
 ) -> tuple[Floats, Floats]:
-    """Judge the outlines of labels without the steady displacement of who drew them.
+    """Judge the outlines of labels after correcting each annotator's steady displacement.
 
     Args:
         outline: `(N, K - 1, 4)` see `Evidence`.
-        ladders: Those of the labels; None of some.
-        people: Who drew them.
+        ladders: The ladder of each label, or None.
+        people: Who drew each label.
 
     Returns:
-        The evidence on the moved outlines, and the displacement of each label, `(N, K - 1)`.
+        The evidence on the shifted outlines, and the displacement of each label, `(N, K - 1)`.
     """
     outline, displacement = outline.copy(), np.full(outline.shape[:2], np.nan)
     for row, ladder in zip(displacement, ladders, strict=True):
@@ -172,13 +172,14 @@ def moved_back(
 
 
 def without_habit(scores: Floats, displacement: Floats, habit: Floats) -> Floats:
-    """Take off scores what a steady displacement adds to them.
+    """Subtract from scores what a steady displacement adds to them.
 
-    How a score rises with the distance from the usual displacement is learnt from all masks, by
-    isotonic regression.
+    Isotonic regression over all masks learns how a score rises with the distance from the usual
+    displacement.
 
     Shape:
-        scores, displacement and habit `(N, K - 1)`; NaN in the first two stays as it is.
+        scores, displacement and habit `(N, K - 1)`. Scores stay as they are where the score is
+        not finite or the displacement is NaN.
     """
     result = scores.copy()
     for k, (values, places, habit_of) in enumerate(
@@ -187,7 +188,7 @@ def without_habit(scores: Floats, displacement: Floats, habit: Floats) -> Floats
         known = np.isfinite(values) & ~np.isnan(places)
         if known.sum() < LEAST or not habit_of[known].any():
             continue
-        usual = np.median(habit_of[known])  # of all persons, which networks learn
+        usual = np.median(habit_of[known])  # typical displacement, which networks learn
         distance = np.abs(places[known] - usual)
         order = np.argsort(distance, kind="stable")
         rising = isotonic_regression(values[known][order]).x

@@ -49,9 +49,9 @@ class Evidence:
     Args:
         outline: `ranking.outline.outline_evidence` of the labels and of the predictions, if it was
             computed.
-        kinds: The number of the kind of image of each sample, if images are of several kinds.
-        people: Who drew each label, if that is known. Labels are then judged without each person's
-            steady displacement.
+        kinds: `(N,)` numbers of the kinds of the images, if there are several kinds.
+        people: Who drew each label, if known. Each person's steady displacement is then corrected
+            before labels are judged.
 
     Shape:
         eq1, pixels, softmin and kinds `(N,)`; outline `(N, K - 1, 4)`; all others `(N, K - 1)`,
@@ -99,7 +99,7 @@ class Evidence:
 
 
 def kind_numbers(ids: Sequence[str], kinds: Mapping[str, str]) -> NDArray[np.int64]:
-    """`(N,)` numbers of the kinds of samples; those that have none share a further one.
+    """`(N,)` numbers of the samples' kinds; samples without a kind share the number 0.
 
     Raises:
         InputError: If no sample has a kind.
@@ -114,7 +114,7 @@ def kind_numbers(ids: Sequence[str], kinds: Mapping[str, str]) -> NDArray[np.int
 
 
 def compute_evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """Compare predictions with labels, in statistics that may be averaged over passes and peers.
+    """Compare predictions with labels, in statistics that can be averaged over passes and peers.
 
     The first columns describe the whole mask (`MASK_COLUMNS`):
 
@@ -127,8 +127,8 @@ def compute_evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNOR
     others. Means are over labelled pixels:
 
     * `cross_entropy`: the mean cross-entropy of the label.
-    * `entropy`, `variance`: the mean of the cross-entropy that the network expects, which is its
-      entropy, and of the variance that it expects.
+    * `entropy`, `variance`: the cross-entropy's expectation under the network's own prediction,
+      which is the entropy, and its variance.
     * `label_area`, `predicted_area`, `expected_area`: the areas of the label, of the prediction
       and of the predicted probability.
     * `overlap`: the overlap of the label and the predicted probability.
@@ -178,8 +178,8 @@ def compute_evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNOR
 def relative_score(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
     """Divide each label's cross-entropy by the entropy of the prediction; high for bad labels.
 
-    The entropy is the expectation of Eq. (1) if the network is right about itself. A hard image
-    has a large cross-entropy whatever its label, but the network expects that.
+    The entropy is the expectation of Eq. (1) if the prediction is well calibrated. Hard images
+    have a high cross-entropy for any label, but a high entropy too.
 
     Shape:
         logits `(N, K, H, W)`, or `(N, 1, H, W)` for K = 2; masks `(N, H, W)`. Returns `(N,)`.

@@ -1,11 +1,10 @@
-"""Decides whether the peers are better than the labels, and how sure they must be to overrule one.
+"""Decides whether the peers are better than the labels, and the confidence to overrule a label.
 
 There are no clean labels to compare with. But two networks trained on the same data reveal their
 accuracy by how much they disagree. This is most reliable on samples that were excluded from
 training. There, a prediction's error (one minus its Dice to the truth) was about 2.5 times the
-peers' disagreement on phantoms, microscopy and ultrasound alike. A label that differs from the
-peers hardly more than they differ from each other is therefore likely to be better than their
-correction.
+peers' disagreement on phantoms, microscopy and ultrasound alike. If a label differs from the peers
+hardly more than the peers from each other, it is probably better than their correction.
 
 If half of the labels are wrong, and all in the same direction, the peers may learn the wrong half.
 They then contradict the correct labels confidently and unanimously. But mistakes vary more than the
@@ -93,11 +92,12 @@ class CorrectionGuard:
         """`(n,)` the mean probability above which the peers overrule each excluded label.
 
         It is `1/2 + 1/r`, where r is the sample's own label-to-peer ratio, with both distances
-        drawn half-way to those of all samples. If the peers agree with each other far more than
-        with the label, their plain vote is enough. If they agree only slightly more, only very
-        confident pixels are changed. Above 1 no pixel is changed. Of 0 to 1.3
-        over r, 1 was the best or near it, also where the noise level that the method was told was
-        too high or too low by 0.2 (`benchmarks/votes.py`).
+        It is `1/2 + 1/r`, where r is the sample's own label-to-peer ratio. Both distances in r
+        are averaged with their means over all samples. If the peers agree with each other far
+        more than with the label, a plain majority is enough. If they agree only slightly more,
+        only very confident pixels are changed. Above 1 no pixel is changed. Of numerators from 0
+        to 1.3, 1 was the best or close to it. This also held for given noise levels that were
+        off by 0.2 (`benchmarks/votes.py`).
         """
         if not len(self.excluded_distances):
             return np.empty(0)
@@ -108,7 +108,7 @@ class CorrectionGuard:
 
     @property
     def disagreement(self) -> float:
-        """Mean distance between the peers on excluded samples, at least what the kept ones imply.
+        """Mean distance between the peers on excluded samples, with a floor from the kept ones.
 
         Peers may agree without having learnt anything, for example on empty masks. Their error on
         the kept labels reveals this. The disagreement is therefore never lower than that error

@@ -1,14 +1,14 @@
 """Estimates the noise level from a few masks that a person has judged.
 
-The ranking is cut into equal parts, and one mask of each is drawn for the person. The share of bad
-ones among them is the estimate, whatever the ranking is worth. It decides on the interval's width:
-where the good and the bad judgments lie apart along the ranking, most parts are wholly good or
-wholly bad, so that the draw left little to chance. Rising shares are fitted to the judgments
-(isotonic regression), and the variance that they leave to the draw says how many masks, drawn from
-the whole set, would tell as much. The interval is that of a count of so many (Clopper and Pearson
-1934). If the judgments do not follow the ranking, it is that of the judged masks alone.
+The ranking is cut into equal parts, and one mask of each part is drawn for the person. The estimate
+is the share of bad masks among them, which is valid for any ranking. A better ranking makes the
+interval narrower: if good and bad judgments are separated along the ranking, most parts are wholly
+good or wholly bad. The draw then leaves little to chance. Isotonic regression fits the share of bad
+masks along the ranking. The remaining variance gives the equivalent number of masks drawn from the
+whole set. The interval is that of Clopper and Pearson (1934) for this number. If the judgments do
+not follow the ranking, it is that of the judged masks alone.
 
-Its accuracy was measured: `benchmarks/judged.py`.
+The accuracy is measured by `benchmarks/judged.py`.
 """
 
 from collections import Counter
@@ -30,12 +30,12 @@ Floats = NDArray[np.float64]
 
 COUNT = 10  # masks that a person is asked to judge
 DECISIONS = ("good", "bad")
-TAIL = 0.05  # the largest probability of a miss on either side of the interval
+TAIL = 0.05  # largest probability of a miss on either side of the interval
 
 
 @dataclass(frozen=True)
 class JudgedNoiseLevel:
-    """A noise level that was estimated from judged masks.
+    """A noise level estimated from judged masks.
 
     Args:
         noise_level: The share of bad masks among the judged ones.
@@ -57,7 +57,7 @@ class JudgedNoiseLevel:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values that can be written to a file, and the estimate as a sentence."""
+        """Return plain values for a file, and the estimate as a sentence."""
         return {**asdict(self), "interval": list(self.interval), "sentence": str(self)}
 
 
@@ -69,7 +69,7 @@ def masks_to_judge(worst_first: Sequence[int], count: int = COUNT) -> list[int]:
         count: Number of masks to draw. If there are fewer, all are taken.
 
     Returns:
-        Their indices in rising order, which does not tell how the masks rank.
+        Their indices in rising order, which does not reveal their ranks.
     """
     edges = _edges(len(worst_first), min(count, len(worst_first)))
     rng = derive_rng(0, "masks to judge", len(worst_first), count)
@@ -80,7 +80,7 @@ def judged_noise_level(is_bad: ArrayLike, size: int) -> JudgedNoiseLevel:
     """Estimate the noise level from judged masks that are spread over the ranking.
 
     Args:
-        is_bad: `(n,)` whether each judged mask is bad, worst first as ranked.
+        is_bad: `(n,)` whether each judged mask is bad, in the order of the ranking, worst first.
         size: The number of all masks.
     """
     bad = np.asarray(is_bad, dtype=np.float64)
@@ -88,7 +88,7 @@ def judged_noise_level(is_bad: ArrayLike, size: int) -> JudgedNoiseLevel:
     worth = _worth(bad)
     low = beta.ppf(TAIL, worth * count, worth * (judged - count) + 1) if count else 0.0
     high = beta.isf(TAIL, worth * count + 1, worth * (judged - count)) if count < judged else 1.0
-    least, most = count / size, 1 - (judged - count) / size  # what the judged masks alone say
+    least, most = count / size, 1 - (judged - count) / size  # bounds by the judged masks alone
     return JudgedNoiseLevel(
         noise_level=count / judged,
         interval=(float(max(low, least)), float(min(high, most))),
@@ -98,7 +98,7 @@ def judged_noise_level(is_bad: ArrayLike, size: int) -> JudgedNoiseLevel:
 
 
 def _worth(bad: Floats) -> float:
-    """How many masks, drawn from the whole ranking, one judged mask of each part is worth.
+    """Number of masks drawn from the whole ranking that equal one judged mask of each part.
 
     Args:
         bad: `(n,)` 1 for bad masks, worst first.
@@ -110,29 +110,33 @@ def _worth(bad: Floats) -> float:
 
 
 def _variance(shares: Floats, sizes: NDArray[np.int64]) -> float:
-    """The variance of the number of bad masks among `sizes` masks with these shares of bad ones.
+    """Variance of the number of bad masks among groups of judged masks.
 
-    Half a good and half a bad mask are added to each group, since a few masks that are all alike
-    do not show that all others are.
+    Half a good and half a bad mask are added to each group. A few equal judgments do not show that
+    the rest of the group is equal too.
+
+    Args:
+        shares: The share of bad masks in each group.
+        sizes: The number of masks in each group.
     """
     p = (shares * sizes + 0.5) / (sizes + 1)
     return float(sizes @ (p * (1 - p)))
 
 
 def _edges(size: int, count: int) -> NDArray[np.int64]:
-    """Where each of `count` equal parts of a ranking begins, and the end, `(count + 1,)`."""
+    """Start of each of `count` equal parts of a ranking, and its end, `(count + 1,)`."""
     return np.arange(count + 1) * size // count
 
 
 def noise_level_of_review(review: Path) -> JudgedNoiseLevel:
-    """Estimate the noise level of an audit from the `review.csv` that a person has filled.
+    """Estimate the noise level of an audit from the `review.csv` that a person filled in.
 
     Args:
         review: The file, beside the audit's `scores.csv`.
 
     Raises:
-        InputError: If a mask is not judged, or twice, or is not of the audit, or if the judged
-            masks are not spread over the ranking.
+        InputError: If a mask is not judged, is judged twice, or is unknown to the audit, or if
+            the judged masks are not spread over the ranking.
     """
     judged = read_judged(review)
     ranked = _ranked_ids(review.with_name("scores.csv"))
@@ -147,13 +151,13 @@ def noise_level_of_review(review: Path) -> JudgedNoiseLevel:
 
 
 def read_judged(path: Path) -> Mapping[str, bool]:
-    """Read a filled `review.csv`, with the columns `id` and `decision`: good or bad.
+    """Read a completed `review.csv` with the columns `id` and `decision`: good or bad.
 
     Returns:
         Whether each mask is bad, by its id.
 
     Raises:
-        InputError: If a mask has no decision, another one, or two, or if there is no mask.
+        InputError: If a mask has no, an unknown or a second decision, or if there is no mask.
     """
     rows = read_table(path, ["id", "decision"])
     words = [row["decision"].strip().lower() for row in rows]

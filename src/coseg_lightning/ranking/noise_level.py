@@ -1,15 +1,15 @@
-"""Estimates the noise level NoL where it is unknown.
+"""Estimates the noise level NoL if it is unknown.
 
 The corruption scores of a dataset with noisy labels are a mixture of the scores of good and of bad
 labels. A mixture of two normal distributions is fitted to them, as Arazo et al. (2019,
-arXiv 1904.11238) fit a mixture to losses. The share of the upper distribution is the noise level,
-if the two are separable. On heterogeneous images they often are not, and different scores then
-give different shares. Several scores are therefore used, and an estimate is only accepted if they
-agree. Its accuracy was measured: `benchmarks/told.py`, and `ranking.py levels` for networks alone.
+arXiv 1904.11238) fit a mixture to losses. If the two are separable, the weight of the upper
+distribution is the noise level. On heterogeneous images they often are not, and the weights differ
+between scores. Several scores are therefore used, and an estimate is only accepted if they agree.
+The accuracy is measured by `benchmarks/told.py`, and for networks alone by `ranking.py levels`.
 
-scikit-learn's `GaussianMixture` does not replace the fit, because with the same starts it takes
-2.4 times as long (195 against 81 ms for 1000 scores), moves the shares by up to 0.004, and adds
-10 MB of wheels (62 MB installed; scikit-learn 1.9).
+The fit is not left to scikit-learn's `GaussianMixture`. With the same starts, that takes 2.4 times
+as long (195 against 81 ms for 1000 scores) and moves the shares by up to 0.004. It also adds 10 MB
+of wheels (62 MB installed; scikit-learn 1.9).
 """
 
 from dataclasses import asdict, dataclass
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-FALLBACK = 0.2  # the noise level that is used where none can be estimated
+FALLBACK = 0.2  # noise level used if it cannot be estimated
 SCORES = ("relative", "excess", "per_boundary", "directed")
 RESAMPLES = 60
 MIN_SAMPLES = 30  # fewer samples do not determine a share
 MAX_SAMPLES = 20_000  # drawn from larger datasets; enough to determine a share to half a percent
 MAX_SPREAD = 0.25  # between the shares of different scores, and between the interval's ends
 MIN_DISTANCE = 2.0  # Ashman's D above which two distributions are clearly separated
-CLEAR_DISTANCE = 3.3  # the same for `joint`, by which clean masks alone may lie 3.1 apart
+CLEAR_DISTANCE = 3.3  # the same for `joint`; clean masks alone may reach 3.1
 MIN_PREDICTION_DICE = 0.65  # median soft Dice of labels to predictions; below, peers are untrained
 
 
@@ -49,7 +49,7 @@ class NoiseLevelEstimate:
         distance: Median Ashman's D of the two distributions: the distance of their means in
             pooled deviations.
         prediction_dice: Median soft Dice of the labels to the predictions, if there are any.
-        reason: Why nothing can be told, if not since good and bad labels score too much alike.
+        reason: Why there is no estimate, unless good and bad labels merely score too much alike.
     """
 
     noise_level: float
@@ -87,7 +87,7 @@ class NoiseLevelEstimate:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values that can be written to a file, and the estimate as a sentence."""
+        """Return plain values for a file, and the estimate as a sentence."""
         interval = None if self.interval is None else list(self.interval)
         values = {name: value for name, value in asdict(self).items() if name != "reason"}
         return {**values, "interval": interval, "sentence": str(self)}
@@ -96,8 +96,8 @@ class NoiseLevelEstimate:
 def estimate_noise_level(peer_a: "Evidence", peer_b: "Evidence") -> NoiseLevelEstimate:
     """Estimate the noise level from two peers' evidence on the labels.
 
-    The peers must have been trained on all samples equally: after a selection, the scores reflect
-    the selection.
+    The peers must have been trained on all samples equally. After a selection, the scores would
+    reflect the selection.
 
     Args:
         peer_a: The first peer's evidence on all samples.
@@ -125,9 +125,9 @@ def estimate_of_scores(
 
     Args:
         scores: `(N,)` each, higher for worse labels.
-        judged: `(N,)` the samples that they judge; the others are right.
+        judged: `(N,)` the samples that the scores judge; all others count as correct.
         prediction_dice: Median soft Dice of the labels to the predictions, if there are any.
-        min_distance: Ashman's D above which good and bad labels are taken for separated.
+        min_distance: Ashman's D above which good and bad labels count as separated.
         clear: A score that must separate them by `CLEAR_DISTANCE`.
     """
     if judged.sum() < MIN_SAMPLES:
@@ -185,7 +185,7 @@ def _interval(
     judged_share: float,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """Bootstrap the 90 % interval of the share, with each fit started from that of all scores."""
+    """Bootstrap the 90 % interval of the share; each fit starts from that of all scores."""
     size = len(next(iter(scores.values())))
     resampled_shares = []
     for _ in range(RESAMPLES):
@@ -232,7 +232,7 @@ def fit_mixture(values: Floats, start: Mixture | None = None) -> Mixture:
 
 
 def _log_densities(values: Floats, fit: Mixture) -> Floats:
-    """`(N, 2)` log of weight times density."""
+    """`(N, 2)` log of weight times density, for each distribution."""
     z = (values[:, None] - fit.means) / fit.deviations
     log_p: Floats = np.log(fit.weights / fit.deviations) - z**2 / 2 - np.log(2 * np.pi) / 2
     return log_p
@@ -246,7 +246,7 @@ def _upper_probability(values: Floats, fit: Mixture) -> Floats:
 
 
 def _maximise(values: Floats, upper: Floats, steps: int = 300) -> Mixture:
-    floor = 0.05 * max(float(values.std()), 1e-9)  # or a distribution collapses to one value
+    floor = 0.05 * max(float(values.std()), 1e-9)  # keeps a distribution from collapsing
     likelihood = -np.inf
     for _ in range(steps):
         shares = np.stack([1 - upper, upper], axis=1).clip(1e-9)

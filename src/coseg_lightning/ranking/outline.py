@@ -1,8 +1,8 @@
 """Outline evidence: how well a mask's outline lies on an edge of its image. No network is needed.
 
-A good outline follows an edge: the image's gradient is stronger on it than a few pixels beside it.
-The evidence lies in single pixels, so it is computed at the mask's own size and not at that of the
-networks. How well it ranks is measured by `benchmarks/outline.py`.
+A good outline follows an edge: the image's gradient is stronger on it than a few pixels away. The
+evidence is a matter of single pixels. It is therefore computed at the mask's own size, not at that
+of the networks. The ranking quality is measured by `benchmarks/outline.py`.
 
 Legend of shapes: N samples, K classes, H x W pixels, C bands, P points of an outline.
 """
@@ -24,17 +24,17 @@ IGNORE_INDEX = 255
 SIGMA = 1.5  # of the Gaussian that smooths the image
 REACH = 8  # how far the profiles reach to either side of the outline
 MARGIN = 2  # points that are nearer to the image's border are not judged
-WIDTHS_PER_REACH = 4  # a profile reaches at most over this part of the object's width
+WIDTHS_PER_REACH = 4  # a profile reaches at most over the object's width divided by this
 LARGEST_SCALE = 2.0  # larger images are shrunk to this scale, at which no edge is lost
 MIN_POINTS = 8
-MOST_POINTS = 10_000  # of a longer outline, points at equal distances are judged
+MOST_POINTS = 10_000  # longer outlines are subsampled to at most this number of points
 COLUMNS = ("outline_contrast", "outline_rank")
 
 
 def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
     """Score masks by how badly their outlines follow the edges of their images.
 
-    Images and masks are taken one by one, so that generators need little memory.
+    Images and masks are read one by one, so generators need little memory.
 
     Args:
         images: `(H, W)` or `(H, W, C)` each, of any type and number of bands.
@@ -42,13 +42,13 @@ def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
             unlabelled pixels.
 
     Returns:
-        `(N,)` scores, higher for worse masks; comparable within one dataset only. NaN where nothing
-        can be told: a mask without foreground, or an image without any contrast near the outline or
-        with values there that are not numbers.
+        `(N,)` scores, higher for worse masks; comparable within one dataset only. NaN where the
+        outline cannot be judged: the mask has no foreground, or the image has no contrast or
+        values that are not finite near the outline.
 
     Raises:
-        InputError: If a mask has not the size of its image, their numbers differ, or no mask has
-            any foreground while some hold 255.
+        InputError: If the size of a mask differs from its image, if their numbers differ, or if
+            masks hold 255 and no outline can be judged.
 
     Example:
         >>> worst_first = np.argsort(-np.nan_to_num(outline_scores(images, masks)))
@@ -79,26 +79,26 @@ def outline_evidence(
     ignore_index: int = IGNORE_INDEX,
     largest_scale: float = LARGEST_SCALE,
 ) -> Floats:
-    """Compare the image's gradient on the outline of each class with that beside it.
+    """Compare the image's gradient on the outline of each class with the gradient beside it.
 
-    * `outline_contrast`: the mean log of the gradient on the outline, minus that within `REACH` to
+    * `outline_contrast`: the mean log gradient on the outline, minus that within `REACH` to
       either side.
-    * `outline_rank`: the mean share of a profile across the outline on which the gradient is weaker
+    * `outline_rank`: the mean share of a profile across the outline where the gradient is weaker
       than on the outline itself.
 
     Args:
         image: `(H, W)` or `(H, W, C)`.
         mask: `(H, W)` class ids.
-        classes: K; default as many as the mask needs.
+        classes: K; by default as many as the mask needs.
         ignore_index: Class id of unlabelled pixels.
-        largest_scale: Larger images are shrunk to this scale. At 1, an image of 512 x 512 takes a
-            bit more than half of the time.
+        largest_scale: Larger images are shrunk to this scale. At 1, an image of 512 x 512 pixels
+            takes slightly more than half of the time.
 
     Returns:
         `(K - 1, 2)`, NaN for a class whose outline cannot be judged.
 
     Raises:
-        InputError: If the mask has not the size of its image.
+        InputError: If the size of the mask differs from its image.
     """
     image, mask = np.asarray(image), np.asarray(mask)
     if image.shape[:2] != mask.shape:
@@ -141,7 +141,7 @@ def standardise(values: Floats, *, squashed: bool = True) -> Floats:
 
 
 def mean_of_known(values: Floats, *, axis: int) -> Floats:
-    """Average along an axis what is not NaN; NaN where there is nothing else."""
+    """Average the known values along an axis; NaN where none is known."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(axis=axis)
     return np.where(known.any(axis=axis), total / known.sum(axis=axis).clip(1), np.nan)
@@ -150,7 +150,7 @@ def mean_of_known(values: Floats, *, axis: int) -> Floats:
 def _class_evidence(
     image: NDArray[Any], inside: NDArray[Any], labelled: NDArray[Any], largest_scale: float
 ) -> Floats:
-    """`(2,)` the evidence on one class, in a window around it."""
+    """`(2,)` evidence on one class, in a window around it."""
     profiles, _ = class_profiles(image, inside, labelled, largest_scale)
     return np.full(len(COLUMNS), np.nan) if profiles is None else evidence_of_profiles(profiles)
 
@@ -172,8 +172,8 @@ def class_profiles(
         reach: R, how far the lines reach to either side of the outline.
 
     Returns:
-        `(P, 2 R + 1)` profiles, None if the outline cannot be judged; and the length of their steps
-        in the image's own pixels.
+        `(P, 2 R + 1)` profiles, or None if the outline cannot be judged, and the length of their
+        steps in the image's own pixels.
     """
     unknown = None, 0.0
     if min(inside.shape) < MIN_POINTS or not inside.any() or inside.all():
@@ -195,9 +195,9 @@ def class_profiles(
 
 
 def _scale_of(inside: NDArray[Any], side: int) -> float:
-    """The length of one pixel of a 256-pixel image, or less where objects are small.
+    """Length of a pixel of a 256-pixel image in own pixels, or less where objects are small.
 
-    `side` is the longer one of the whole image.
+    `side` is the longer side of the whole image.
     """
     count, _, stats, _ = cv2.connectedComponentsWithStats(inside.astype(np.uint8))
     areas = stats[1:count, cv2.CC_STAT_AREA].astype(np.float64)
@@ -206,7 +206,7 @@ def _scale_of(inside: NDArray[Any], side: int) -> float:
 
 
 def _off_the_border(shape: tuple[int, ...], margin: int) -> NDArray[np.bool_]:
-    """`(H, W)` whether a pixel is farther from the image's border than a margin."""
+    """`(H, W)` whether a pixel is at least `margin` pixels from the image's border."""
     result = np.zeros(shape, bool)
     result[margin : shape[0] - margin, margin : shape[1] - margin] = True
     return result
@@ -223,7 +223,7 @@ def _window_around(inside: NDArray[Any], margin: int) -> tuple[slice, slice]:
 def _shrunk(
     image: NDArray[Any], inside: NDArray[Any], judged: NDArray[Any], ratio: float
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return the image by averages, and both masks by their nearest pixels."""
+    """Shrink the image by averaging, and both masks by nearest pixels."""
     size = tuple(max(2, round(side * ratio)) for side in inside.shape[::-1])
     bands = [
         cv2.resize(band.astype(np.float32), size, interpolation=cv2.INTER_AREA)
@@ -241,7 +241,7 @@ def _outline_points(
 ) -> tuple[Floats, Floats]:
     """Return the points of the outline, and the directions across it.
 
-    Points next to pixels that are not judged are left out, since no edge is to be seen there.
+    Points next to pixels that are not judged are left out, since no edge is visible there.
 
     Returns:
         Both `(P, 2)`, row and column.
@@ -258,19 +258,19 @@ def _outline_points(
 
 
 def _signed_distance(inside: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """`(H, W)` distance to the outline, positive inside; 0.5 in the pixels along it."""
+    """`(H, W)` distance to the outline, positive inside; 0.5 in the pixels next to it."""
     parts = [np.pad(part, 1, mode="edge") for part in (inside, 1 - inside)]
     within, beyond = (cv2.distanceTransform(p, cv2.DIST_L2, 5)[1:-1, 1:-1] for p in parts)
     return np.where(inside > 0, within - 0.5, 0.5 - beyond).astype(np.float32)
 
 
 def _gradient_magnitude(image: NDArray[Any], scale: float) -> NDArray[np.float32]:
-    """`(H, W)` length of the gradient of all bands, each with deviation 1."""
+    """`(H, W)` length of the gradient of all bands, each scaled to deviation 1."""
     squares = np.zeros(image.shape[:2], np.float32)
     for band in np.moveaxis(np.atleast_3d(image).astype(np.float32), 2, 0):
         band = cv2.GaussianBlur(band, (0, 0), SIGMA * scale)
         deviation = float(band.std())
-        if deviation > 1e-6 * max(1.0, float(np.abs(band).max())):  # else nothing but rounding
+        if deviation > 1e-6 * max(1.0, float(np.abs(band).max())):  # else only rounding errors
             squares += sum(part**2 for part in np.gradient(band / deviation))
     return np.sqrt(squares)
 
@@ -278,7 +278,7 @@ def _gradient_magnitude(image: NDArray[Any], scale: float) -> NDArray[np.float32
 def _profiles(
     magnitude: NDArray[np.float32], points: Floats, normals: Floats, scale: float, reach: int
 ) -> Floats:
-    """`(P, 2 R + 1)` the gradient along the lines that cross the outline in its points."""
+    """`(P, 2 R + 1)` the gradient along the lines that cross the outline at its points."""
     steps = scale * np.arange(-reach, reach + 1)
     rows, columns = (points[:, [axis]] + normals[:, [axis]] * steps for axis in (0, 1))
     profiles = cv2.remap(
@@ -292,7 +292,7 @@ def _profiles(
 
 
 def evidence_of_profiles(profiles: Floats) -> Floats:
-    """`(2,)` contrast and rank of the middle of profiles, without contrast NaN."""
+    """`(2,)` contrast and rank of the middle of profiles; NaN without any gradient."""
     mean = profiles.mean()
     if mean <= 0:
         return np.full(len(COLUMNS), np.nan)

@@ -1,4 +1,4 @@
-"""Who drew each mask, and how far each person steadily displaces all outlines.
+"""Who drew each mask, and the steady displacement of each person's outlines.
 
 Legend of shapes: N masks, P persons.
 """
@@ -16,11 +16,11 @@ from coseg_lightning.seeding import derive_rng
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-SPREAD_SHRINKAGE = 10  # masks with the spread of all persons that a person's own is averaged with
+SPREAD_SHRINKAGE = 10  # weight, in masks, of the pooled variance beside a person's own
 
 
 def numbered_names(names: Iterable[str]) -> dict[str, str]:
-    """Return `person 1` and so on for each name, in an order that does not tell the names."""
+    """Map each name to `person 1` and so on, in an order that does not reveal the names."""
     given = sorted(set(names))
     order = derive_rng(0, "hidden annotators", *given).permutation(len(given))
     width = len(str(len(given)))
@@ -29,11 +29,11 @@ def numbered_names(names: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class People:
-    """Who drew each mask, and of which kind its image is, in numbers.
+    """Who drew each mask and the kind of its image, as numbers.
 
     Args:
         names: The persons, in alphabetical order.
-        numbers: `(N,)` who drew each mask; -1 if nobody knows.
+        numbers: `(N,)` who drew each mask; -1 if unknown.
         kinds: `(N,)` the kind of each image.
     """
 
@@ -48,7 +48,7 @@ class People:
         """Number persons and kinds.
 
         Raises:
-            InputError: If there are not as many kinds as masks.
+            InputError: If the numbers of kinds and masks differ.
         """
         if kinds is not None and len(kinds) != len(annotators):
             raise InputError(f"There are {len(annotators)} annotators, but {len(kinds)} kinds.")
@@ -61,18 +61,18 @@ class People:
         return cls(names, numbers, of_kind.astype(np.int64))
 
     def of_masks(self) -> list[str]:
-        """List who drew each mask; an empty text if nobody knows."""
+        """List who drew each mask; an empty text if unknown."""
         return [self.names[number] if number >= 0 else "" for number in self.numbers.tolist()]
 
 
 @dataclass(frozen=True)
 class Steady:
-    """The steady displacement of every person; None where nothing is known of it.
+    """The steady displacement of every person; None where it is unknown.
 
     Args:
         mean: The estimates.
-        error: Their standard deviations.
-        spread: The standard deviation from mask to mask.
+        error: The standard deviations of the estimates.
+        spread: The standard deviation of each person's displacements from mask to mask.
     """
 
     mean: list[float | None]
@@ -80,7 +80,7 @@ class Steady:
     spread: list[float | None]
 
     def interval(self, person: int) -> tuple[float, float] | None:
-        """Return the interval of one person's displacement."""
+        """Return the 90 % interval of one person's displacement."""
         mean, error = self.mean[person], self.error[person]
         if mean is None or error is None:
             return None
@@ -93,7 +93,7 @@ def steady_displacement(values: Floats, people: People) -> Steady:
 
     Args:
         values: `(N,)` displacements of masks, NaN where unknown.
-        people: Who drew them.
+        people: Who drew each mask.
     """
     count = len(people.names)
     known = np.flatnonzero(~np.isnan(values) & (people.numbers >= 0))
@@ -128,13 +128,13 @@ def steady_displacement(values: Floats, people: People) -> Steady:
 
 
 def _deviation(values: Floats) -> float:
-    """The standard deviation by the median absolute deviation, or by squares where that is 0."""
+    """Standard deviation from the median absolute deviation; the usual one where that is 0."""
     centred = values - np.median(values)
     return float(1.4826 * np.median(np.abs(centred)) or centred.std())
 
 
 def _shrunk(means: Floats, errors: Floats) -> tuple[Floats, Floats]:
-    """Shrink means towards their own mean (DerSimonian and Laird 1986).
+    """Shrink means towards their weighted mean (DerSimonian and Laird 1986).
 
     Returns:
         The shrunk means and their standard deviations.

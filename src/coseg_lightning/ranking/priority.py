@@ -1,15 +1,14 @@
-"""Which masks a person should look at first, and what the decisions say of all other masks.
+"""Which masks a person should look at first, and what decisions tell about all other masks.
 
-A mask is worth a look if it is probably bad, if much of it would change, and if no mask like it was
-looked at just before. How hard an image is, is taken off by its score already (`scores.joint`).
+A mask is worth a look if it is probably bad, if much of it would change, and if no similar mask was
+shown just before. The score already corrects for the difficulty of the image (`scores.joint`).
 
-Decisions recalibrate the scores: a logistic model of what is known of each mask, its views, says
-how probably each undecided mask is bad. A few decisions cannot determine it, so its weights are
-drawn towards what the scores mean without any: the ranking, and the estimated noise level. Their
-posterior (Laplace's approximation; MacKay 1992) gives the interval of the noise level. Masks that
-were chosen since they look bad say little of all others; hence every tenth mask of the order is
-drawn from all that are left. How often the interval holds is measured in
-`tests/ranking/test_priority.py`.
+Decisions recalibrate the scores: a logistic model predicts from a mask's features, its views, how
+probably it is bad. A few decisions cannot determine the model. Its weights are therefore shrunk
+towards a prior from the ranking and the estimated noise level. Their posterior (Laplace's
+approximation; MacKay 1992) gives the interval of the noise level. Masks that were chosen for
+looking bad tell little about the others. Every tenth mask of the order is therefore drawn at
+random. `tests/ranking/test_priority.py` measures how often the interval contains the true level.
 
 Legend of shapes: N masks, V views.
 """
@@ -28,29 +27,29 @@ from coseg_lightning.seeding import derive_rng
 
 Floats = NDArray[np.float64]
 
-LEAST_DECIDED = 10  # masks; fewer say nothing of the others
+LEAST_DECIDED = 10  # masks; fewer tell nothing about the others
 BATCH = 20  # masks that a person looks at in one go, and that should not be alike
-DRAWN_EVERY = 10  # one of so many in the order is drawn from all that are left
-MOST_ORDERED = 2000  # masks that are ordered so; all others by their gain alone
-ALIKE = 0.5  # distance of standardised views, at which masks are alike
-SURE = 0.85  # probability from which an undecided mask gets the decision of one like it
+DRAWN_EVERY = 10  # one mask in so many is drawn at random from all that are left
+MOST_ORDERED = 2000  # masks ordered in batches; all others are ordered by gain alone
+ALIKE = 0.5  # distance of standardised views below which masks are alike
+SURE = 0.85  # probability above which an undecided mask gets the decision of a similar one
 DRAWS = 2000  # of the model's weights, for the interval
 TAIL = 0.05  # the probability of a miss on either side of the interval
-# The prior of the model: mean and deviation of the weight of the score, of the other views, and of
-# the intercept, whose mean is the log odds of the noise level.
+# The model's prior: mean and deviation of the weight of the score, those of the other views, and
+# the deviation of the intercept. The intercept's mean is the log odds of the noise level.
 SCORE_PRIOR, OTHER_PRIOR, INTERCEPT_DEVIATION = (2.5, 1.0), (0.0, 0.5), 2.0
 
 
 @dataclass(frozen=True)
 class Views:
-    """What is known of each mask without a person.
+    """Features of each mask that are known without a person.
 
     Args:
         score: `(N,)` corruption scores, infinite or NaN for masks that cannot be judged.
         disagreement: `(N,)` one minus the Dice of mask and prediction, NaN if unknown.
         size_bias: `(N,)` how much larger the mask is than predicted, NaN if unknown.
-        wrong: `(N,)` pixels in which mask and proposal differ; without a proposal, the pixels of
-            the mask.
+        wrong: `(N,)` number of pixels in which mask and proposal differ, or of all pixels of the
+            mask if there is no proposal.
     """
 
     score: Floats
@@ -62,7 +61,7 @@ class Views:
         return len(self.score)
 
     def columns(self) -> Floats:
-        """Return the views standardised over all masks, `(N, 4)`, the score first; unknown is 0."""
+        """Return the standardised views, `(N, 4)`, the score first; unknown values are 0."""
         score = self.score
         known = score[np.isfinite(score)]
         worst = known.max() if len(known) else 0.0
@@ -74,12 +73,14 @@ class Views:
 
 
 def prior_probability(views: Views, noise_level: float) -> Floats:
-    """Return how probably each mask is bad, `(N,)`, by its score and the noise level alone."""
+    """Return the probability that each mask is bad, `(N,)`, from score and noise level alone."""
     score = views.columns()[:, 0]
-    level = np.clip(noise_level, 0.5 / max(1, len(score)), 0.95)
+    if not len(score):
+        return score
+    level = np.clip(noise_level, 0.5 / len(score), 0.95)
     slope = SCORE_PRIOR[0]
     low, high = -50.0, 50.0
-    for _ in range(60):  # the intercept with which the mean is the noise level
+    for _ in range(60):  # bisection: the intercept for which the mean is the noise level
         middle = (low + high) / 2
         if expit(slope * score + middle).mean() < level:
             low = middle
@@ -92,13 +93,13 @@ def prior_probability(views: Views, noise_level: float) -> Floats:
 def review_order(views: Views, probability: Floats, decided: Sequence[int] = ()) -> list[int]:
     """Order masks by the expected gain of looking at them.
 
-    Within each batch, a mask like one that was chosen before it waits: its gain counts less the
-    nearer it is. Every tenth mask is drawn from all that are left, as `recalibrate` needs.
+    Within each batch, the gain of masks similar to a chosen one is reduced, by up to half. Every
+    tenth mask is drawn at random from all that are left, as `recalibrate` needs.
 
     Args:
         views: The views.
-        probability: `(N,)` how probably each mask is bad.
-        decided: The masks that were decided; they come last.
+        probability: `(N,)` the probability that each mask is bad.
+        decided: Indices of the decided masks, which come last.
 
     Returns:
         The indices of all masks.
@@ -127,17 +128,17 @@ def review_order(views: Views, probability: Floats, decided: Sequence[int] = ())
 
 
 def expected_gain(views: Views, probability: Floats) -> Floats:
-    """Return how much a look at each mask is expected to mend, `(N,)`, in pixels to the power 1/2.
+    """Return the expected gain of a look at each mask, `(N,)`, in square roots of pixels.
 
-    The root of the pixels in which mask and proposal differ counts, and not their number, since a
-    proposal that differs much is often wrong itself: see `benchmarks/review.py`.
+    It uses the square root of the number of differing pixels. A proposal that differs much from
+    its mask is often wrong itself: see `benchmarks/review.py`.
     """
     gain: Floats = probability * np.sqrt(views.wrong)
     return gain
 
 
 def signed(views: Views) -> Floats:
-    """Return the views by which masks are alike, `(N, 4)`: also whether they are too large."""
+    """Return the views that define similarity, `(N, 4)`: as `columns`, with signed size bias."""
     columns = views.columns()
     columns[:, 2] *= np.sign(np.nan_to_num(views.size_bias))
     return columns
@@ -145,15 +146,15 @@ def signed(views: Views) -> Floats:
 
 @dataclass(frozen=True)
 class Recalibration:
-    """What decisions say of all masks.
+    """The noise level and the probability of each mask being bad, given decisions.
 
     Args:
         noise_level: The expected share of bad masks among all.
-        interval: Contains it with a probability of about 90 %.
+        interval: Contains the noise level with a probability of about 90 %.
         decided: Number of decided masks.
         bad: Number of bad ones among them.
-        probability: `(N,)` how probably each mask is bad; 0 or 1 if it was decided.
-        suggested: By the index of an undecided mask: the decided mask that it is like, and whose
+        probability: `(N,)` the probability that each mask is bad; 0 or 1 for decided masks.
+        suggested: Maps an undecided mask's index to that of a similar decided mask, whose
             decision it probably deserves.
     """
 
@@ -172,14 +173,14 @@ class Recalibration:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values that can be written to a file, and the estimate as a sentence."""
+        """Return plain values for a file, and the estimate as a sentence."""
         values = asdict(self)
         del values["probability"], values["suggested"]
         return {**values, "interval": list(self.interval), "sentence": str(self)}
 
 
 def recalibrate(views: Views, is_bad: Mapping[int, bool], noise_level: float) -> Recalibration:
-    """Learn from decisions how probably each mask is bad.
+    """Learn from decisions the probability that each mask is bad.
 
     Args:
         views: The views.
@@ -221,14 +222,14 @@ def recalibrate(views: Views, is_bad: Mapping[int, bool], noise_level: float) ->
 
 
 def _intercept(views: Views, noise_level: float) -> float:
-    """The intercept with which the prior's mean probability is about the noise level."""
+    """The intercept for which the prior's mean probability is about the noise level."""
     probability = prior_probability(views, noise_level)
     middle = float(np.clip(np.median(probability), 1e-4, 1 - 1e-4))
     return float(logit(middle))  # the median mask has a score of 0
 
 
 def _fit(table: Floats, bad: Floats, mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
-    """Fit a logistic model with a normal prior by Newton's method.
+    """Fit a logistic model with a normal prior on its weights by Newton's method.
 
     Returns:
         The weights `(V + 1,)` and their covariance.
@@ -251,7 +252,7 @@ def _fit(table: Floats, bad: Floats, mean: Floats, deviation: Floats) -> tuple[F
 def _suggested(
     places: Floats, probability: Floats, known: Sequence[int], undecided: NDArray[np.int64]
 ) -> dict[int, int]:
-    """Find the undecided masks that are surely as good or bad as a decided one like them."""
+    """Find the undecided masks that probably deserve the decision of a similar one."""
     suggested = {}
     decided = np.array(known)
     for index in undecided:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 
-# Scores without steady displacements. Others would take these for bad masks, and so would records.
+# Scores that correct for steady displacements. Other scores, and records, mistake these for errors.
 SCORES_WITH_PEOPLE = ("joint", "directed")
 _DIRECTION_NAMES = {1: "too large", -1: "too small"}
 
@@ -38,7 +38,7 @@ class Ranking:
         replaced: Ids of the samples whose masks were replaced by noisy ones, if known.
         label_dice: `(N,)` Dice of each label to the original mask, if known.
         class_scores: `(N, K - 1)` score of each class except background, NaN if the class is
-            neither in the label nor predicted.
+            neither labelled nor predicted.
         size_bias: `(N,)` how much larger the label's foreground is than the predicted one, as a
             share of the image; negative if it is smaller.
         prediction_dice: `(N,)` soft Dice of each label to the prediction, the mean over classes.
@@ -50,10 +50,10 @@ class Ranking:
         changed_pixels: Number of pixels that a correction changed, by sample index.
         corrected_dice: Dice of the corrected mask to the original one, by sample index, if known.
         blunders: `(N,)` the names of each mask's blunders, if they were looked for.
-        annotators: `(N,)` who drew each mask, empty if nobody knows; None if of no mask.
+        annotators: `(N,)` who drew each mask, empty where unknown; None if all are unknown.
         own_score: `(N,)` the score without the annotators' records, if there are any.
-        displacement: `(N, K - 1)` how far the outlines of each mask lie outside of where they
-            should, in pixels; NaN where it is not known.
+        displacement: `(N, K - 1)` how far the outlines of each mask lie outside their reference,
+            in pixels; NaN where unknown.
     """
 
     ids: Sequence[str]
@@ -91,14 +91,14 @@ class Ranking:
     ) -> "Ranking":
         """Rank samples by two peers' evidence on their labels.
 
-        If it is known who drew them, each person's record on other labels counts too.
+        If the annotators are known, each one's record on other labels counts too.
 
         Args:
             ids: The samples' ids.
             peers: Each peer's evidence.
             scores: Each peer's scores, `(N,)`.
             noise_level: See `Ranking`.
-            score: The score by which each class is ranked, see `class_scores`.
+            score: Name of the score by which each class is ranked, see `class_scores`.
             known: Further arguments of `Ranking`.
         """
         from coseg_lightning.ranking.scores import class_scores, direction  # imports torch
@@ -190,7 +190,7 @@ class Ranking:
 
     @property
     def auroc(self) -> float | None:
-        """How well the score separates replaced masks from others; None if that is unknown.
+        """AUROC of the score for detecting replaced masks; None if these are unknown.
 
         The probability that a replaced mask scores higher than another one, with ties counted half.
         """
@@ -249,7 +249,7 @@ class Ranking:
             yield row
 
     def _displacement_of(self, index: int) -> dict[str, Any]:
-        """Return the columns of a mask's displacement: the mean, and that of each class."""
+        """Return the displacement columns of a mask: the mean, and that of each class."""
         if self.displacement is None:
             return {}
         values = self.displacement[index]
@@ -264,7 +264,7 @@ def _value_at(values: Floats | None, index: int) -> float | None:
 
 
 def _class_columns(scores: Floats, noisy_classes: list[int]) -> dict[str, Any]:
-    """Return the columns of a sample's class scores, of all classes except background."""
+    """Return the columns of a sample's scores of all classes except background."""
     worst = None if np.isnan(scores).all() else int(np.nanargmax(scores)) + 1
     columns: dict[str, Any] = {
         "suspicious_class": worst,

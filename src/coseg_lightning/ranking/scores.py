@@ -2,7 +2,7 @@
 
 On heterogeneous images, Eq. (1) ranks hard images as high as bad labels. The other scores measure
 how much worse a label fits than the network itself expects, and in which direction it is wrong.
-The choice of the default was measured: see `benchmarks/ranking.py`.
+The default was chosen by measurement: see `benchmarks/ranking.py`.
 
 Legend of shapes: N samples, K classes, H x W pixels.
 """
@@ -20,8 +20,8 @@ from coseg_lightning.ranking.displacement import habits, without_habit
 from coseg_lightning.ranking.evidence import EPSILON, Evidence, Floats
 from coseg_lightning.ranking.outline import outline_misfit, standardise
 
-SHRINKAGE = 100  # samples; with fewer, an image's difficulty explains little by itself
-KIND_SHRINKAGE = 10  # samples of a kind of image, whose scores are standardised half by its own
+SHRINKAGE = 100  # samples; with fewer, image difficulty explains little
+KIND_SHRINKAGE = 10  # samples of a kind; with so many, its own statistics count half
 DIRECTION_SHRINKAGE = 20  # the same for the direction, which needs more samples
 
 
@@ -40,13 +40,13 @@ def shift(e: Evidence) -> Floats:
 
 
 def own_shift(e: Evidence) -> Floats:
-    """The shift of each label, without the steady one of the person who drew it if he is known."""
+    """The shift of each label, minus the steady shift of its annotator if known."""
     values = shift(e)
     return values if e.people is None else values - habits(_of_concern(values, e), e.people)
 
 
 def _without_habit(values: Floats, e: Evidence) -> Floats:
-    """Take off scores what the steady displacement of each person adds to them."""
+    """Subtract from scores what the steady displacement of each person adds to them."""
     if e.people is None:
         return values
     moved = _of_concern(shift(e), e)
@@ -54,7 +54,7 @@ def _without_habit(values: Floats, e: Evidence) -> Floats:
 
 
 def _of_concern(values: Floats, e: Evidence) -> Floats:
-    """The values, and NaN where a class is neither labelled nor predicted."""
+    """Set values to NaN where a class is neither labelled nor predicted."""
     return np.where(e.concerns, values, np.nan)
 
 
@@ -73,12 +73,13 @@ def directed(e: Evidence) -> Floats:
 
     The misfit is the mean of `relative`, `per_boundary` and `worst_pixels`. If the noise has no
     direction, half of the absolute displacement is added. If one tail of the displacements is
-    clearly heavier, the noise is one-sided: the annotator outlines too much, or too little. The
+    clearly heavier, the noise is one-sided: labels tend to be too large, or too small. The
     displacement in that direction then counts in full, and a label that deviates in the other
-    direction is less suspicious. All terms are standardised over the dataset by median and median
-    absolute deviation; where kinds of images are given, within each kind, which has its own
-    direction too. Where it is known who drew the labels, the steady displacement of each person is
-    taken off first.
+    direction is less suspicious.
+
+    All terms are standardised over the dataset by median and median absolute deviation. If kinds
+    of images are given, this is done within each kind, and each kind has its own direction. If
+    the annotators are known, each one's steady displacement is subtracted first.
     """
     scores = (relative, per_boundary, worst_pixels)
     misfits = [standardised(_without_habit(score(e), e), e) for score in scores]
@@ -90,14 +91,14 @@ def directed(e: Evidence) -> Floats:
 
 
 def joint(e: Evidence) -> Floats:
-    """The default score: `directed`, and how badly the outlines follow the edges of the image.
+    """The default score: `directed`, plus how badly the outlines follow the edges of the image.
 
-    Networks and outlines err on different masks. The outlines are looked at in two ways: how badly
-    the label's lies on edges, and how much better the prediction's does. Both count as far as they
-    agree with each other over the dataset, which they do where they see the same bad masks. Where
-    the outline of the prediction lies badly too, the image is hard, and what this explains of
-    `directed` is taken off: a hard image is no bad mask. An outline that cannot be judged adds
-    nothing. No weight is fitted; `benchmarks/ranking.py` compares others.
+    Networks and outlines make different mistakes. Outlines give two terms: how badly the label's
+    outline follows edges, and how much better the prediction's outline does. Their sum is
+    weighted by their rank correlation over the dataset, which is high if both find the same bad
+    masks. If the outline of the prediction fits badly too, the image is hard, not the mask bad.
+    What this explains of `directed` is subtracted. An outline that cannot be judged adds nothing.
+    No weight is fitted; `benchmarks/ranking.py` compares others.
 
     Raises:
         InputError: If there is no evidence on the outlines.
@@ -118,18 +119,18 @@ def joint(e: Evidence) -> Floats:
 
 
 def explained(values: Floats, *, by: Floats) -> Floats:
-    """What a line through the origin explains of each column, `(N, K)` both.
+    """The part of each column that a line through the origin explains, both `(N, K)`.
 
-    Its slope is shrunk towards 0 as if `SHRINKAGE` further samples had none.
+    The slope is shrunk towards 0 as by `SHRINKAGE` further samples without any relation.
     """
     slopes: Floats = (by * values).sum(axis=0) / (np.square(by).sum(axis=0) + SHRINKAGE)
     return slopes * by
 
 
 def agreement(first: Floats, second: Floats) -> Floats:
-    """`(K,)` Spearman's rank correlation of the columns of `(N, K)` values, and 0 if negative.
+    """`(K,)` Spearman's rank correlation of the columns of two `(N, K)` arrays; 0 if negative.
 
-    Samples in which either is NaN are left out; without variation it is 0.
+    Samples with a NaN in either are left out. Without variation the result is 0.
     """
     result = np.zeros(first.shape[1])
     for k, (x, y) in enumerate(zip(first.T, second.T, strict=True)):
@@ -143,8 +144,9 @@ def direction(e: Evidence) -> Floats:
     """`(K - 1,)` the direction of the noise: 1 too large, -1 too small, 0 for both or none.
 
     Decided by the L-skewness (Hosking 1990) of the displacements, clipped at four deviations. An
-    absolute L-skewness between 0.12 and 0.17 gives a value between 0 and 1: that of 140 symmetric
-    values deviates from 0 by 0.04, and a side that is wrong costs more than one that is not seen.
+    absolute L-skewness between 0.12 and 0.17 gives a value between 0 and 1. The L-skewness of 140
+    symmetric values has a standard deviation of 0.04. A wrong direction costs more than a missed
+    one, so the threshold is three times as high.
     """
     return _side(_skewness(e))
 
@@ -179,7 +181,7 @@ def _side(skewness: Floats) -> Floats:
 def standardised(values: Floats, e: Evidence, *, squashed: bool = True) -> Floats:
     """Standardise `(N, K - 1)` values by the median and deviation of the samples with the class.
 
-    Samples without the class get 0. With `squashed`, arsinh limits the influence of outliers. Where
+    Samples without the class get 0. With `squashed`, arsinh limits the influence of outliers. If
     kinds of images are given, the median and deviation of a kind are shrunk to those of all.
     """
     result = standardise(np.where(e.concerns, values, np.nan), squashed=False)
@@ -191,7 +193,7 @@ def standardised(values: Floats, e: Evidence, *, squashed: bool = True) -> Float
 
 
 def _within_kind(values: Floats) -> Floats:
-    """Standardise `(n,)` values of one kind, which are standardised over all samples."""
+    """Standardise `(n,)` values of one kind that were standardised over all samples before."""
     if not len(values):
         return values
     share, median = len(values) / (len(values) + KIND_SHRINKAGE), np.median(values)
@@ -223,7 +225,7 @@ CLASS_SCORES: dict[str, Callable[[Evidence], Floats]] = {
     "larger": shift,
     "smaller": lambda e: -shift(e),
 }
-# Scores `(N,)` of the whole mask. `class_scores` falls back to the class's cross-entropy for them.
+# Scores `(N,)` of the whole mask. For these, `class_scores` uses the class's cross-entropy.
 MASK_SCORES: dict[str, Callable[[Evidence], Floats]] = {
     "mean": lambda e: e.eq1,
     "sum": lambda e: e.eq1 * e.pixels,

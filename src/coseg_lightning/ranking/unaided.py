@@ -1,12 +1,12 @@
-"""Ranks masks without any network: by their outlines, and by where the other masks lie.
+"""Ranks masks without any network, by their outlines and their position relative to other masks.
 
-The score is the misfit of the outlines, plus a little of how far a mask lies from where the others
-lie. Sizes and shapes are no part of it, since none of them raised the mean AUROC by more than 0.2
-points (`benchmarks/unaided.py`): a mask that is large, ragged or in parts is mostly right.
+The score is the misfit of the outlines, plus a small term for the distance from where other masks
+lie. Sizes and shapes are not used: none of them raised the mean AUROC by more than 0.2 points
+(`benchmarks/unaided.py`). A mask that is large, ragged or in parts is usually right.
 
-Outlines tell nothing where the images show no edges at them. Whether they do is tested by a
-placebo: the same outlines, moved elsewhere. Where the own places are not clearly better, the
-ranking says so, and goes by the other masks alone.
+Outlines are only informative if the images show edges there. This is tested by a placebo: the same
+outlines, moved elsewhere. If the original places are not clearly better, the ranking reports it and
+uses the position relative to other masks alone.
 
 Legend of shapes: N samples, K classes, H x W pixels, D displacements.
 """
@@ -32,24 +32,24 @@ from coseg_lightning.ranking.people import People
 
 Floats = NDArray[np.float64]
 
-AGREEMENT = 0.15  # its weight beside the outlines'
-SCALE = 1.0  # to which larger images are shrunk; at 2, the figures were the same
-DISPLACEMENTS = 2  # of each mask that is also looked at in wrong places
+AGREEMENT = 0.15  # weight of the position beside that of the outlines
+SCALE = 1.0  # to which larger images are shrunk; at 2, the results were the same
+DISPLACEMENTS = 2  # displaced copies of each mask for the placebo
 DISTANCE = 16  # of a displacement, in pixels of an image whose longer side is 256
-FEWEST = 10  # masks whose outlines can be judged, without which nothing is told by them
-BETTER = 0.9  # share of the displaced outlines that a good one lies better than
-GOOD_SHARE = 0.25  # of the outlines that must be good; of displaced ones, a tenth is
-MIN_DISTANCE = 4.0  # Ashman's D of good and bad outlines; right phantoms alone reach 3.5
+FEWEST = 10  # masks with an outline that can be judged; with fewer, outlines are not used
+BETTER = 0.9  # share of the displaced outlines that a good outline must beat
+GOOD_SHARE = 0.25  # share of outlines that must be good; of displaced ones, a tenth is
+MIN_DISTANCE = 4.0  # Ashman's D of good and bad outlines; correct phantoms alone reach 3.5
 
 
 class Look(NamedTuple):
-    """What is kept of each mask.
+    """The statistics that are kept of each mask.
 
     Args:
         outline: `(K - 1, 2)` see `outline_evidence`.
-        displaced: `(D, K - 1, 2)` the same of the displaced mask, if it was looked at.
+        displaced: `(D, K - 1, 2)` the same of displaced copies of the mask, if computed.
         shape: See `Shape`.
-        ladder: The outlines as they would lie if they were moved, if that was looked at.
+        ladder: The evidence of the outlines at shifted places, if computed.
     """
 
     outline: Floats
@@ -60,16 +60,16 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Opinion:
-    """What the masks alone tell.
+    """The ranking and noise level from the masks and images alone.
 
     Args:
         score: `(N,)` higher for worse masks.
-        class_scores: `(N, K - 1)` misfit of the outline of each class; None if it tells nothing.
-        misfit: `(N,)` its mean, NaN where it is not known.
+        class_scores: `(N, K - 1)` misfit of the outline of each class; None if uninformative.
+        misfit: `(N,)` mean misfit over classes, NaN where unknown.
         estimate: The noise level.
-        doubt: Why the outlines tell nothing, in a sentence; None if they do.
-        displacement: `(N, K - 1)` how far each mask's outlines lie outside of the image's edges, in
-            its own pixels; None if it was not looked at, or tells nothing.
+        doubt: Why the outlines are uninformative, in a sentence; None if they are informative.
+        displacement: `(N, K - 1)` how far each mask's outlines lie outside the image's edges, in
+            its own pixels; None if not computed or uninformative.
     """
 
     score: Floats
@@ -88,14 +88,14 @@ def look_at(
     rng: np.random.Generator | None = None,
     moved: bool = False,
 ) -> Look:
-    """Look at a mask, and with `rng` also at displaced copies of it.
+    """Compute the statistics of a mask, and with `rng` also of displaced copies.
 
     Args:
         image: `(H, W)` or `(H, W, C)`.
         mask: `(H, W)` class ids, 255 for unlabelled pixels.
         classes: K.
         rng: Draws the displacements.
-        moved: Whether to look at the outlines also as they would lie if they were moved.
+        moved: Whether to compute the ladder of shifted outlines too.
     """
     copies = [] if rng is None else [_displaced(mask, rng) for _ in range(DISPLACEMENTS)]
     rows = [
@@ -120,8 +120,8 @@ def judge(looks: Sequence[Look], people: People | None = None) -> Opinion:
     """Rank the masks of one dataset.
 
     Args:
-        looks: Those at all masks.
-        people: Who drew them. Then outlines are judged without each person's steady displacement.
+        looks: The statistics of all masks.
+        people: Who drew each mask. Each person's steady displacement is then corrected first.
     """
     table = np.stack([look.outline for look in looks])
     displacement = None
@@ -137,7 +137,7 @@ def judge(looks: Sequence[Look], people: People | None = None) -> Opinion:
     if doubt is not None:
         reason = "the outlines cannot tell good masks from bad ones"
         estimate = NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, None, reason)
-        return Opinion(agreement[:, 0], None, misfit, estimate, doubt)  # nor any displacement
+        return Opinion(agreement[:, 0], None, misfit, estimate, doubt)  # without displacement
     score = np.nan_to_num(misfit) + AGREEMENT * agreement[:, 0]
     halves = {
         name: np.nan_to_num(mean_of_known(-standardise(table[..., column]), axis=1))
@@ -150,7 +150,7 @@ def judge(looks: Sequence[Look], people: People | None = None) -> Opinion:
 
 
 def misplaced_first(score: Floats, blunders: Sequence[Sequence[str]]) -> Floats:
-    """Raise the scores of masks that are named misplaced above all others."""
+    """Raise the scores of masks with a blunder in `MISPLACED` above all others."""
     misplaced = np.array([bool(set(names) & set(MISPLACED)) for names in blunders], bool)
     lift = np.ptp(score) + 1 if len(score) else 0.0
     return np.where(misplaced, score + lift, score)
@@ -169,7 +169,7 @@ def _distance_from_others(shapes: Sequence[Shape]) -> Floats:
 
 
 def _doubt(looks: Sequence[Look]) -> str | None:
-    """Say why the outlines tell nothing, or return None if they do."""
+    """Say why the outlines are uninformative, or return None if they are informative."""
     last = "masks are ranked by how far they lie from where the others lie, which says little"
     judged = sum(not np.isnan(look.outline).all() for look in looks)
     if judged < FEWEST:
@@ -188,10 +188,10 @@ def _doubt(looks: Sequence[Look]) -> str | None:
 
 
 def _good_share(looks: Sequence[Look]) -> tuple[float, float]:
-    """Share of the outlines that lie better than nearly all displaced ones, and the share needed.
+    """Return the share of outlines that beat nearly all displaced ones, and the share needed.
 
-    Where images show no edges at the outlines, a tenth does by chance. Half of the masks may be
-    bad, so that the mean or the median would not do.
+    If images show no edges at the outlines, a tenth does so by chance. Half of the masks may be
+    bad, which rules out comparing means or medians.
     """
     pairs = [
         (mean_of_known(look.outline[:, 0], axis=0), mean_of_known(look.displaced[..., 0], axis=1))

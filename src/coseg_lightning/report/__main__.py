@@ -1,4 +1,4 @@
-"""Writes the report of a finished run again: python -m coseg_lightning.report RUN."""
+"""Rewrites the report of a finished run: python -m coseg_lightning.report RUN."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""annotators.csv, masks.csv, disputed.csv, and the part of the page on who drew the masks."""
+"""Reports on annotators: annotators.csv, masks.csv, disputed.csv, and their part of the page."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,8 +22,8 @@ from coseg_lightning.report.figures import BLACK, BLUE, ORANGE
 ANNOTATORS = "annotators.csv"
 MASKS = "masks.csv"
 DISPUTED = "disputed.csv"
-WORST = 5  # masks of a person that the page names
-DRAWN = 40  # persons in the figure, at most
+WORST = 5  # masks per person that the page names
+DRAWN = 40  # largest number of persons in the figure
 SHOWN = 20  # disputed images on the page
 
 
@@ -34,16 +34,16 @@ def write_annotators(
     *,
     masks: Sequence[Mapping[str, Any]] = (),
 ) -> list[AnnotatorRecord]:
-    """Write `annotators.csv` beside the `scores.csv` of a run or an audit, if persons are known.
+    """Write `annotators.csv` beside the `scores.csv` of a run or audit, if persons are known.
 
     Args:
         folder: The folder.
-        noise_level: The share of bad masks as estimated or given; a tenth if nobody knows.
+        noise_level: The share of bad masks as estimated or given; 0.1 if unknown.
         kinds: The kind of each image, by id.
-        masks: The rows of `masks.csv`: each person's masks of images that have several.
+        masks: The rows of `masks.csv`, one per mask of an image with several masks.
 
     Returns:
-        What the masks of each person say, the largest share of bad masks first.
+        The persons' records, the largest share of bad masks first.
     """
     single = [row for row in read_table(folder / "scores.csv", ["id", "score"]) if _name(row)]
     rows = [*single, *masks]
@@ -54,7 +54,7 @@ def write_annotators(
     columns = classes or ["displacement_pixels"]
     records = annotator_report(
         [row["annotator"] for row in rows],
-        np.concatenate(  # the scores of the two tables are of different kinds
+        np.concatenate(  # the two tables use different scores
             [
                 bad_probability(
                     [_number(row.get("own_score") or row["score"]) for row in part], level
@@ -79,7 +79,7 @@ def _number(value: Any) -> float:
 
 
 def _replace(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write a table in place of that of the run before it was resumed."""
+    """Write a table in place of an earlier one, for example of a resumed run."""
     path.unlink(missing_ok=True)
     if rows:
         write_table(path, rows)
@@ -88,17 +88,16 @@ def _replace(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Write `masks.csv` and `disputed.csv`, if images have masks by several persons.
 
-    `masks.csv` ranks each person's mask of such an image by how little it agrees with the others':
-    one minus the mean Dice to each of them. Outlines add nothing to that, as was measured on
-    `bubil`. Of two masks of an image neither is worse. `disputed.csv` lists the images, those
-    first on which persons agree least.
+    `masks.csv` ranks each person's mask of such an image by disagreement: one minus the mean Dice
+    to the other masks. Outlines did not improve this ranking on `bubil`. With two masks of an
+    image, neither ranks worse. `disputed.csv` lists the images, with the least agreement first.
 
     Args:
         folder: The folder.
         samples: The samples, whose dataset may have masks by several persons.
 
     Returns:
-        The rows of both.
+        The rows of both tables.
     """
     several = getattr(samples, "several", None) or getattr(
         getattr(samples, "dataset", None), "several", None
@@ -137,7 +136,7 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
 
 
 def _rounded(value: Any) -> float | str:
-    """A figure of a table, empty if it is not known."""
+    """Round a number for a table; NaN becomes an empty text."""
     return "" if np.isnan(value) else round(float(value), 4)
 
 
@@ -147,9 +146,9 @@ def page_part(
     masks: Sequence[Mapping[str, Any]],
     disputed: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """Return what the page shows of persons: their records, and their worst masks."""
+    """Return the persons' records and worst masks for the page."""
     worst: dict[str, list[str]] = {}
-    for row in masks:  # of images with several, those that are least like the others'
+    for row in masks:  # of images with several masks, by disagreement
         worst.setdefault(row["annotator"], []).append(row["id"])
     worst = {name: ids[:WORST] for name, ids in worst.items()}
     for row in read_table(folder / "scores.csv", ["id", "score"]) if records else []:
@@ -166,7 +165,7 @@ def page_part(
 
 
 def annotators_figure(records: Sequence[AnnotatorRecord]) -> Figure:
-    """Draw persons side by side: the share of bad masks, and the displacement, with intervals."""
+    """Draw all persons' shares of bad masks and displacements, with intervals."""
     shown = list(records[:DRAWN])
     figure = Figure(figsize=(9, 1.3 + 0.28 * len(shown)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)

@@ -20,13 +20,13 @@ FOLDS = (
     "Each fold has a network of its own, in fold_1 and so on; for one that learns from all masks, "
     "run again with data.source.test_share=0 in place of data.folds."
 )
-# The measures of test images beside Dice and accuracy, with their titles.
+# The metrics of test images beside Dice and accuracy, with their titles.
 MEASURES = {
     "iou": "Test IoU",
     "hd95": "HD95",
     "surface_distance": "Mean surface distance",
 }
-# The outputs that people look for, in the order in which they are listed.
+# Outputs that users look for, in the order of the list.
 OUTPUTS = {
     "report.html": "the report",
     "review": "pictures for the review in the report, more than fit into it",
@@ -115,7 +115,7 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
             rows["AUROC of the ranking"] = _decimals(summary["ranking"]["auroc"])
     if (folder / "labels").is_dir():
         rows["Labels corrected"] = str(correction["corrected"] or "none")
-    if "decided" in correction:  # by people
+    if "decided" in correction:  # in a review
         rows["Masks decided on"] = str(correction["decided"])
         rows["Proposals taken"] = str(correction["taken"])
         rows["Masks drawn anew"] = str(correction["redrawn"])
@@ -132,7 +132,7 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
 
 
 def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
-    """Say what the figures do not mean."""
+    """Return sentences that warn of wrong conclusions."""
     sentences = []
     missing = never_right(summary)
     if missing is not None:
@@ -147,7 +147,7 @@ def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
     not_seen = not_looked_at(summary)
     if not_seen is not None and _are_own(summary):
         sentences.append(not_seen)
-    if "decided" in summary["correction"]:  # a review, whatever the networks corrected
+    if "decided" in summary["correction"]:  # a review; automatic correction does not matter
         return sentences
     skipped = "folds" in summary and summary["correction"]["left_alone"]
     if skipped or ((folder / "labels").is_dir() and not summary["correction"]["corrected"]):
@@ -158,7 +158,7 @@ def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
 
 
 def _are_own(summary: dict[str, Any]) -> bool:
-    """Whether the masks are a user's own, and no experiment with noise."""
+    """Whether the masks are the user's own, not from an experiment with added noise."""
     return summary["test"].get("masks") in (MASKS[False], MASKS[None]) or bool(
         (summary["config"].get("data") or {}).get("trusted_ids")
     )

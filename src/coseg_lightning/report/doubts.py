@@ -1,4 +1,4 @@
-"""Warnings for a careful reader: findings of a run that should not be taken for granted."""
+"""Warnings for the reader: findings of a run that should not be taken for granted."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ def doubts(
         scores: The rows of its scores.csv.
         agreement: The share of pixels on which the peers agreed in their last epoch, over samples
             that both learnt from.
-        dice_of_changes: The Dice of each changed label to the label before.
+        dice_of_changes: The Dice of each changed label to the label before correction.
         distance: Ashman's D of two normal distributions fitted to the scores.
     """
     run = _Run(summary, scores, agreement, dice_of_changes, distance)
@@ -184,7 +184,7 @@ def _correction_was_skipped(run: _Run) -> str | None:
 
 
 def _correction_changed_nothing(run: _Run) -> str | None:
-    if "folds" in run.summary:  # which correct nothing
+    if "folds" in run.summary:  # folds correct nothing
         return None
     any_noisy = any(row["noisy"] == "1" for row in run.scores)
     if run.correction.get("left_alone") or run.correction["corrected"]:

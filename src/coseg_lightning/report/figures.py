@@ -19,8 +19,8 @@ from coseg_lightning.ranking.ranking import Ranking
 
 # Colours of Okabe and Ito, distinguishable with any colour vision.
 BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
-BY_CLASS = (ORANGE, SKY, GREEN, "#F0E442", "#CC79A7", "#D55E00", BLUE)  # of classes, in turn
-GIVEN_STYLE, NEW_STYLE = "solid", "dashed"  # where colours tell classes apart
+BY_CLASS = (ORANGE, SKY, GREEN, "#F0E442", "#CC79A7", "#D55E00", BLUE)  # of classes, in order
+GIVEN_STYLE, NEW_STYLE = "solid", "dashed"  # used if colours distinguish classes
 # Stages of baselines: plain networks trained on the labels as given, or on clean ones.
 BASELINES = {
     "noisy_baseline": (BLACK, "plain, labels as given"),
@@ -29,7 +29,7 @@ BASELINES = {
 
 
 class Pictured(Protocol):
-    """What the figures need of samples, such as a `SampleDataset`."""
+    """The parts of samples that the figures need, as in `SampleDataset`."""
 
     @property
     def dataset(self) -> MaskedImages:
@@ -95,7 +95,7 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
     axes = figure.subplots()
     scores = np.array([float(row["score"]) for row in rows])
     finite = scores[np.isfinite(scores)]
-    # Scores that are equal but for rounding leave no room for 40 bins.
+    # Scores that are equal except for rounding leave no room for 40 bins.
     are_equal = not len(finite) or np.ptp(finite) <= 1e-6 * np.abs(finite).max()
     bins = np.histogram_bin_edges(finite.round(3) if are_equal else finite, bins=40)
     if any(row["replaced"] for row in rows):
@@ -161,15 +161,15 @@ def contact_sheet(
     worst: Sequence[int],
     proposals: Mapping[int, NDArray[Any] | None],
 ) -> Figure:
-    """Draw the worst masks in their order, each with the network's prediction over it.
+    """Draw the worst masks in order, each with the network's prediction on top.
 
-    The names of a mask's blunders, if there are any, lie under its id.
+    The names of a mask's blunders, if any, are shown below its id.
 
     Args:
         samples: The samples with their masks.
         ranking: The ranking of the samples.
         worst: The indices of the samples to show, worst first.
-        proposals: The predicted masks, by index; None where there is no network.
+        proposals: The predicted masks, by index; None if there is no network.
     """
     figure, grid = _image_grid(len(worst), columns=6, cell=(2.3, 2.5))
     given, new = _colours_of(samples.dataset.mask(index) for index in worst)
@@ -194,7 +194,7 @@ def contact_sheet(
 
 
 def judging_sheet(samples: Pictured, chosen: Sequence[int]) -> Figure:
-    """Draw the masks that a person is to judge, without anything that tells what others think.
+    """Draw the masks that a person is to judge, without showing any other judgment.
 
     Args:
         samples: The samples with their masks.
@@ -204,7 +204,7 @@ def judging_sheet(samples: Pictured, chosen: Sequence[int]) -> Figure:
     for axes, index in zip(grid, chosen, strict=False):
         _show_image(axes, samples, index)
         mask = samples.dataset.mask(index)
-        inside = np.ma.masked_equal((mask > 0) & (mask != 255), 0)  # or an inverted one looks right
+        inside = np.ma.masked_equal((mask > 0) & (mask != 255), 0)  # reveals inverted masks
         axes.imshow(inside, cmap=ListedColormap([ORANGE]), alpha=0.2)
         _outline(axes, mask, ORANGE, 1.4)
         axes.set_title(samples.ids[index], fontsize=9, parse_math=False)
@@ -213,14 +213,14 @@ def judging_sheet(samples: Pictured, chosen: Sequence[int]) -> Figure:
 
 
 def _colours_of(masks: Iterable[NDArray[Any]]) -> tuple[str | None, str | None]:
-    """Return the colours of given and new outlines; None where colours tell classes apart."""
+    """Return the colours of given and new outlines; None if colours distinguish classes."""
     return (None, None) if _has_classes(masks) else (ORANGE, SKY)
 
 
 def _image_grid(
     count: int, *, columns: int, cell: tuple[float, float]
 ) -> tuple[Figure, NDArray[Any]]:
-    """Make a figure with axes for `count` images, `cell` inches each."""
+    """Make a figure with axes for `count` images of `cell` inches each."""
     columns = min(columns, max(1, count))
     lines = max(1, -(-count // columns))
     width, height = cell
@@ -228,13 +228,13 @@ def _image_grid(
     grid: NDArray[Any] = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in grid:
         axes.set_axis_off()
-        axes.set(xticks=[], yticks=[])  # the layout would measure them, in a second
+        axes.set(xticks=[], yticks=[])  # otherwise the layout takes a second to measure them
     return figure, grid
 
 
 def _show_image(axes: Axes, samples: Pictured, index: int) -> None:
     image = rescale_intensity(samples.dataset.image(index).astype(np.float32))
-    if image.ndim == 3 and image.shape[2] != 3:  # three of many bands, or one of two
+    if image.ndim == 3 and image.shape[2] != 3:  # show three of many bands, or one of two
         image = image[..., :3] if image.shape[2] > 3 else image[..., 0]
     axes.imshow(image, cmap="gray" if image.ndim == 2 else None)
 
@@ -242,8 +242,8 @@ def _show_image(axes: Axes, samples: Pictured, index: int) -> None:
 def _outline(
     axes: Axes, mask: NDArray[Any], colour: str | None, width: float, style: str = "solid"
 ) -> None:
-    """Draw the outlines of a mask's classes in one colour, or each in its own."""
-    if min(mask.shape) < 2:  # one pixel wide, which has no outline
+    """Draw the outlines of a mask's classes in one colour, or each class in its own colour."""
+    if min(mask.shape) < 2:  # a mask one pixel wide has no outline
         return
     for class_id in np.unique(mask):
         region = (mask == class_id).astype(float)
@@ -255,14 +255,14 @@ def _outline(
 
 
 def _has_classes(masks: Iterable[NDArray[Any]]) -> bool:
-    """Whether any of some masks has a class beside the background and another one."""
+    """Whether any mask has a class above 1."""
     return any(((mask > 1) & (mask != 255)).any() for mask in masks)
 
 
 def _outline_legend(
     figure: Figure, grid: NDArray[Any], colours: Mapping[str, str | None], *, columns: int
 ) -> None:
-    """Explain the outlines; None is a colour for each class, told apart by its style."""
+    """Add a legend of the outlines; None means one colour per class, with a line style."""
     styles = iter((GIVEN_STYLE, NEW_STYLE))
     for name, colour in colours.items():
         style = "solid" if colour else next(styles)
@@ -275,5 +275,5 @@ def _write_in_the_middle(axes: Axes, text: str) -> None:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a table that a run wrote; there are none if the file does not exist."""
+    """Read the rows of a table that a run wrote; an empty list if the file does not exist."""
     return read_table(path) if path.is_file() else []

@@ -1,4 +1,4 @@
-"""Reads the jobs of a sweep: their settings, their summaries, and which are missing."""
+"""Reads the jobs of a sweep: their settings, their summaries, and the missing jobs."""
 
 import itertools
 import json
@@ -11,7 +11,7 @@ import yaml
 
 from coseg_lightning.errors import InputError
 
-# Settings that the rows and columns of the table show already, or that do not change a result.
+# Settings that the table's rows and columns show already, or that do not change a result.
 SHOWN_OTHERWISE = ("seed", "noise", "nol", "method", "resume")
 
 
@@ -38,13 +38,13 @@ class Job:
 
     @property
     def method(self) -> str:
-        """The name of its method."""
+        """The name of the job's method."""
         name: str = self.config["method"]["name"]
         return name
 
     @property
     def noise(self) -> tuple[str, float]:
-        """The name of the noise put into its labels, and the noise level."""
+        """The name of the noise added to the job's labels, and the noise level."""
         noise = self.config.get("noise") or {}
         models = [
             name for name, node in noise.items() if isinstance(node, dict) and "_target_" in node
@@ -57,9 +57,9 @@ class Job:
         return name, float(noise.get("level") or 0) if models else 0.0
 
     def row(self, varied: Sequence[str]) -> str:
-        """The name of its row: the method and the settings that vary over the sweep.
+        """The name of the job's row: the method and the settings that vary over the sweep.
 
-        A noise level given to the method is shown if it is not the level of the noise.
+        A noise level given to the method is shown if it differs from that of the added noise.
         """
         parts = [self.method]
         parts += [f"{key}={self.overrides[key]}" for key in varied if key in self.overrides]
@@ -111,7 +111,7 @@ def _by_key(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _normalised(value: str) -> str:
-    """One spelling of a value for which Hydra has several, such as False and false."""
+    """Normalise the spelling of a value, such as False and false."""
     try:
         return str(yaml.safe_load(value))
     except yaml.YAMLError:
@@ -119,7 +119,7 @@ def _normalised(value: str) -> str:
 
 
 def varied_keys(jobs: Sequence[Job]) -> list[str]:
-    """Return the settings that differ between jobs and that rows and columns do not show yet.
+    """Return the settings that differ between jobs and are not shown in rows and columns.
 
     Args:
         jobs: The jobs of a sweep.
@@ -135,7 +135,7 @@ def varied_keys(jobs: Sequence[Job]) -> list[str]:
 
 
 def missing_jobs(folder: Path, jobs: Sequence[Job]) -> list[str]:
-    """List the jobs of a sweep that have not ended or not begun, in sentences.
+    """List the jobs of a sweep that have not finished or not started, in sentences.
 
     Args:
         folder: The sweep's folder.
@@ -157,7 +157,7 @@ def missing_jobs(folder: Path, jobs: Sequence[Job]) -> list[str]:
 
 
 def _differences(overrides: Mapping[str, str], expected: Sequence[Mapping[str, str]]) -> str:
-    """The settings in which a job differs from others of its sweep."""
+    """The settings in which a job differs from other jobs of its sweep."""
     return " ".join(
         f"{key}={value}"
         for key, value in overrides.items()

@@ -1,4 +1,4 @@
-"""The scores of tiles, joined to the images that they are of."""
+"""Joins the scores of tiles to scores of their images."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from coseg_lightning.report.figures import read_rows
 
 
 def write_image_scores(folder: Path, tiles: Tiles) -> None:
-    """Write `images.csv` beside a `scores.csv` of tiles: one row an image, worst first.
+    """Write `images.csv` beside a `scores.csv` of tiles: one row per image, worst first.
 
-    The score of an image is the mean of its tiles', weighted by their labelled area.
+    The score of an image is the mean of its tiles' scores, weighted by their labelled area.
 
     Args:
         folder: The folder of `scores.csv`.

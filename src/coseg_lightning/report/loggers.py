@@ -1,4 +1,4 @@
-"""Hands the figures of a run to loggers that can show them."""
+"""Passes the figures of a run to loggers that can show them."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 
 def log_figures(logger: Logger, figures: Mapping[str, Figure]) -> None:
-    """Hand the figures of a finished run to TensorBoard or W&B; other loggers cannot show them.
+    """Pass the figures of a finished run to TensorBoard or W&B; other loggers ignore them.
 
     Args:
         logger: The run's logger.

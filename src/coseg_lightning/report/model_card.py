@@ -1,7 +1,7 @@
-"""The model card of a network: what it learnt from, how good it is, and how it is used.
+"""The model card of a network: its training data, its quality, and its use.
 
-It says what the run's summary says, and nothing else. It names no image and no person, and no
-folder but by its last part, so that it can be published with the network.
+It only states facts from the run's summary. It names no image and no person, and only the last part
+of any folder. It can therefore be published with the network.
 """
 
 import json
@@ -32,8 +32,8 @@ MEASURES = {
     "surface_distance": "Mean surface distance",
 }
 LENGTHS = ("hd95", "surface_distance")
-LIBRARIES = {"smp": "segmentation-models-pytorch", "onnx": "onnx"}  # of the others: pytorch
-# What the test masks are, by what the summary calls them.
+LIBRARIES = {"smp": "segmentation-models-pytorch", "onnx": "onnx"}  # all others: pytorch
+# Descriptions of the test masks, by their name in the summary.
 TEST_MASKS = {
     MASKS[True]: "trusted masks: somebody checked them, or they are an experiment's original masks",
     MASKS[False]: (
@@ -42,7 +42,7 @@ TEST_MASKS = {
     ),
     MASKS[None]: "the test masks as they were given; the run does not know whether they are right",
 }
-# Settings of a folder that say how its files were read, with their titles.
+# Settings that define how the files of a folder are read, with their titles.
 READING = {
     "bands": "Bands of the files",
     "nodata": "Value of missing pixels",
@@ -57,12 +57,12 @@ NOTHING = "not stated"
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a network gets.
+    """The images that a network expects.
 
     Args:
-        channels: The channels of an image.
-        height: The height in training.
-        width: The width in training.
+        channels: Number of channels.
+        height: Height in training.
+        width: Width in training.
         preparation: How an image is prepared, see `preparation_in_words`.
     """
 
@@ -74,13 +74,13 @@ class Inputs:
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """The file or folder that the card is about.
+    """The file or folder that the card describes.
 
     Args:
-        name: Its name, without folders.
+        name: The name of the file or folder, without its path.
         kind: `smp` for a folder that smp loads; `weights` for a folder with `model.safetensors` and
             `network.json`; or a format of `export`: `onnx`, `torchscript` or `safetensors`.
-        outputs: The number of maps that the network returns; None if it is not known.
+        outputs: The number of maps that the network returns; None if unknown.
         multiple_of: The number that must divide height and width of the images.
         class_name: The name of the network's class.
     """
@@ -93,7 +93,7 @@ class NetworkFile:
 
     @property
     def gives_probabilities(self) -> bool:
-        """Whether it returns probabilities, and takes images of one size alone."""
+        """Whether it returns probabilities and only accepts images of one size."""
         return self.kind in ("onnx", "torchscript")
 
 
@@ -104,13 +104,13 @@ def model_card(
     *,
     trained_with: str | None = __version__,
 ) -> str:
-    """Write a model card as the Hugging Face Hub reads it: Markdown after a part in YAML.
+    """Write a model card for the Hugging Face Hub: a YAML header, then Markdown.
 
     Args:
         summary: The run's summary.
-        file: What the card is about.
-        inputs: What the network gets, if that is known.
-        trained_with: The version of this package that made the run, if that is known.
+        file: The file or folder to describe.
+        inputs: The network's input, if known.
+        trained_with: The version of this package that made the run, if known.
     """
     sections = {
         "Intended use": _intended_use(summary),
@@ -135,7 +135,7 @@ def model_card(
 
 
 def plain(value: Any) -> str:
-    """A value as text of one line in which Markdown and HTML see no signs of their own."""
+    """Escape a value as one line of text without any markup for Markdown or HTML."""
     text = " ".join(str(value).split())
     return re.sub(r"([\\`*_\[\]<>|~$&#!])", r"\\\1", text)
 
@@ -283,7 +283,7 @@ def _augmentation(data: Mapping[str, Any]) -> str | None:
 
 
 def _recipe_values(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the recipe's fields that a run records, wherever they lie."""
+    """Collect the recipe's values that a run records in any part of its settings."""
     parts = [config.get(name) or {} for name in ("network", "peers", "recipe", "method")]
     parts += [config.get("loss") or {}, config.get("optimizer") or {}]
     found = {"averaging": config.get("averaging")} if "averaging" in config else {}
@@ -307,7 +307,7 @@ def _differences(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _labels(summary: Mapping[str, Any]) -> Iterator[str]:
-    """Say what became of the training masks."""
+    """Describe the changes to the training masks."""
     correction, count = summary["correction"], (summary.get("samples") or {}).get("train")
     of_all = "" if count is None else f" of {count}"
     if "decided" in correction:
@@ -491,7 +491,7 @@ def _loading(summary: Mapping[str, Any], file: NetworkFile) -> list[str]:
 
 
 def _build_call(model: Mapping[str, Any]) -> str | None:
-    """The call that builds a network again; None if it cannot be written down."""
+    """Return the call that rebuilds a network; None if it cannot be written as code."""
     if model.get("_target_") != "coseg_lightning.networks.build_network":
         return None
     skipped = ("_target_", "name", "encoder_weights")
@@ -530,7 +530,7 @@ def _network_name(summary: Mapping[str, Any], file: NetworkFile) -> str:
 
 
 def _classes(summary: Mapping[str, Any]) -> list[str]:
-    """The names of all classes, as far as they are known."""
+    """The names of all classes; unknown ones are numbered."""
     names = _of(summary, "data").get("class_names")
     count = max(2, len(summary["test"].get("per_class_dice") or ()))
     if not isinstance(names, Sequence) or len(names) != count - 1:
@@ -554,7 +554,7 @@ def _of(summary: Mapping[str, Any], group: str) -> Mapping[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a setting is a number or a name, or a list of such, and no path."""
+    """Whether a setting is a number or a name, or a list of these, and not a path."""
     if isinstance(value, list):
         return all(_is_plain(part) for part in value)
     if isinstance(value, str):
@@ -563,7 +563,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A setting in a word; of a path the last part, and of what is no plain value nothing."""
+    """Show a setting as text: only the last part of a path, and no value that is not plain."""
     if isinstance(value, str):
         return plain(PureWindowsPath(value).name)
     if not _is_plain(value):

@@ -1,4 +1,4 @@
-"""report.html: one page that shows whether a run worked and what it changed."""
+"""report.html: a page that shows whether a run worked and what it changed."""
 
 import base64
 import io
@@ -46,8 +46,8 @@ from coseg_lightning.report.review_order import ORDER, read_order, write_review_
 from coseg_lightning.report.rows import sample_rows
 from coseg_lightning.report.workbench import add_workbench, environment
 
-ROWS = 10_000  # at most in the table; all are in scores.csv
-EXAMPLES = 8  # labels in the figure of those that were changed most
+ROWS = 10_000  # largest number of rows in the table; all are in scores.csv
+EXAMPLES = 8  # labels in the figure of the largest changes
 TITLES = {
     "training": "Training",
     "scores": "Corruption scores of the training set",
@@ -64,10 +64,10 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
 
     Args:
         folder: The run's folder, with its `summary.json`.
-        data: The run's data, for the pictures of samples; without it there are none.
+        data: The run's data, for pictures of samples; without data there are no pictures.
 
     Returns:
-        The figures, by the names of their files.
+        The figures, by their file names.
 
     Raises:
         InputError: If the run's files were changed and cannot be read.
@@ -159,7 +159,7 @@ def _workbench(
     """Add the workbench to the page of a run whose samples were ranked."""
     if not rows:
         return None
-    if samples is None:  # without pictures a person may still say whether to take a correction
+    if samples is None:  # even without pictures a person can decide on corrections
         layers = [LabelStore(folder / name) for name in summary["correction"].get("layers", [])]
         proposals = {**proposals, **{name: layer for layer in layers for name in layer.ids}}
     names = class_names(summary)
@@ -167,7 +167,7 @@ def _workbench(
 
 
 def _proposals(folder: Path) -> dict[str, LabelStore]:
-    """Return what the networks would draw, by id, if a run wrote that, or the one it reviews."""
+    """Return the networks' masks by id, if this run or a run that it reviews wrote them."""
     for place in (folder, *_reviewed_folders(folder)):
         if LabelStore.is_finished(place / "proposals"):
             layer = LabelStore(place / "proposals")
@@ -176,18 +176,18 @@ def _proposals(folder: Path) -> dict[str, LabelStore]:
 
 
 def _reviewed_folders(folder: Path) -> Iterator[Path]:
-    """The folders of the runs that a reviewed run comes from, the nearest first."""
+    """The folders of the runs that a reviewed run derives from, nearest first."""
     while (path := folder / "summary.json").is_file():
         reviewed = json.loads(path.read_text(encoding="utf-8"))["config"].get("reviewed_run")
         if reviewed is None:
             return
         there = (Path(reviewed) / "summary.json").is_file()
-        folder = Path(reviewed) if there else folder.parent  # moved together
+        folder = Path(reviewed) if there else folder.parent  # both were moved together
         yield folder
 
 
 def _colours(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Return the colour of each class in the pictures, with the class's name."""
+    """Return each class's colour in the pictures, with its name."""
     codes = [BY_CLASS[n % len(BY_CLASS)] for n in range(len(names))]
     return list(zip(codes, names, strict=True))
 
@@ -214,7 +214,7 @@ def _last_agreement(metrics: Sequence[Mapping[str, str]]) -> float | None:
 
 
 def _dice_of_changes(samples: SampleDataset, corrected: Mapping[str, LabelStore]) -> list[float]:
-    """The Dice of changed labels to the labels given, for up to a few hundred of them."""
+    """The Dice of changed labels to the given labels, for at most a few hundred labels."""
     changed = [index for index, sample_id in enumerate(samples.ids) if sample_id in corrected]
     return [
         mask_dice(corrected[samples.ids[i]].read(samples.ids[i]), samples.mask(i))

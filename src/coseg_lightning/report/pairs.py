@@ -1,4 +1,4 @@
-"""Pairs of a sweep's methods, compared image by image and seed by seed."""
+"""Compares pairs of a sweep's methods, image by image and seed by seed."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -13,13 +13,13 @@ from scipy import stats
 from coseg_lightning.files.csv import read_table
 
 RESAMPLES = 2000
-FEWEST = 5  # images; fewer tell nothing of others
+FEWEST = 5  # images; fewer are not representative
 
-Figures = Mapping[str, float]  # a test image's figure, by its id
+Figures = Mapping[str, float]  # a metric of each test image, by id
 
 
 def read_figures(folder: Path, metric: str) -> dict[str, float]:
-    """Read a figure of each test image of a run; empty if the run has no such figures."""
+    """Read a metric of each test image of a run; empty if the run has no such metric."""
     path = folder / "test.csv"
     if not path.is_file():
         return {}
@@ -28,19 +28,19 @@ def read_figures(folder: Path, metric: str) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two rows of a table in one of its columns.
+    """A comparison of two rows of a table in one column.
 
     Args:
-        first: The row that is ahead.
+        first: The better row.
         second: The other row.
         column: The column.
-        difference: How much the first is ahead in the mean over images and seeds.
-        interval: Its 95 % bootstrap interval over images; None for fewer than five.
-        p: The p-value of Wilcoxon's signed-rank test over images, each the mean of its seeds,
+        difference: The lead of the first row in the mean over images and seeds.
+        interval: The 95 % bootstrap interval of the lead over images; None for fewer than five.
+        p: The p-value of Wilcoxon's signed-rank test over images, each averaged over seeds. It is
             adjusted by Holm's method for all pairs of the table.
         images: Number of images that both were tested on.
         seeds: Number of seeds that both were run with.
-        ahead: Number of these seeds with which the first is ahead.
+        ahead: Number of seeds with which the first row is better.
     """
 
     first: str
@@ -82,11 +82,11 @@ class Pair:
 
 
 def gain(folder: Path, other: Path, metric: str = "dice") -> tuple[float, float] | None:
-    """Return the 95 % interval of how much a run is ahead of another over the same test images.
+    """Return the 95 % interval of a run's lead over another on the same test images.
 
     Args:
         folder: The run's folder.
-        other: The folder of the other one, such as its baseline.
+        other: The folder of the other run, such as its baseline.
         metric: A column of `test.csv`.
     """
     own, others = read_figures(folder, metric), read_figures(other, metric)
@@ -97,7 +97,7 @@ def compare(columns: Mapping[str, Mapping[str, Mapping[Any, Figures]]]) -> list[
     """Compare all pairs of rows in each column.
 
     Args:
-        columns: The figures of test images by column, row and seed.
+        columns: The metrics of test images by column, row and seed.
 
     Returns:
         The pairs that share images and seeds.
@@ -146,7 +146,7 @@ def _p_value(differences: NDArray[np.float64]) -> float:
 
 
 def _adjusted(pairs: Sequence[Pair]) -> list[Pair]:
-    """Adjust the p-values of several tests by Holm's method."""
+    """Adjust the p-values of all pairs by Holm's method."""
     order = sorted(range(len(pairs)), key=lambda n: pairs[n].p)
     adjusted, largest = list(pairs), 0.0
     for position, n in enumerate(order):

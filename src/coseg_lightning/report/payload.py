@@ -1,4 +1,4 @@
-"""What the workbench shows of samples, in parts: some in the page itself, the others in files."""
+"""Encodes samples for the workbench, in parts: some in the page, the others in files."""
 
 import base64
 import hashlib
@@ -21,11 +21,11 @@ from coseg_lightning.labels.store import LabelStore
 if TYPE_CHECKING:
     from coseg_lightning.report.figures import Pictured
 
-FOLDER = "review"  # beside the page, with the parts that are not in it
-MAX_SIDE = 2048  # pixels of an image's longer side; masks stay as they are
-MAX_CHARACTERS = 4_800_000  # of the parts in the page
-MAX_BYTES = 300_000_000  # of all parts
-PART_CHARACTERS = 1_000_000  # a part is closed when it is longer
+FOLDER = "review"  # beside the page, for the parts that do not fit into it
+MAX_SIDE = 2048  # pixels of an image's longer side; masks keep their size
+MAX_CHARACTERS = 4_800_000  # of all parts in the page
+MAX_BYTES = 300_000_000  # of all parts together
+PART_CHARACTERS = 1_000_000  # length above which a part is closed
 JPEG_QUALITY = 88
 
 Proposals = Mapping[str, LabelStore | Mask]
@@ -33,15 +33,15 @@ Proposals = Mapping[str, LabelStore | Mask]
 
 @dataclass
 class Payload:
-    """The parts of a page, and what is known of each sample after its masks were read.
+    """The parts of a page, and facts about the samples whose masks were read.
 
     Attributes:
-        inside: The parts that lie in the page, as JSON that is safe in a script element.
-        digests: One for each part, so that a file of another page is not taken for one of this.
+        inside: The parts within the page, as JSON that is safe in a script element.
+        digests: One digest per part, so that a file of another page is not mistaken for it.
         part_of: The number of the part with a sample's pictures, by id.
         change: The share of the marked area in which proposal and given mask differ, by id.
-        classes: The classes that differ, or that are there if nothing is proposed, by id.
-        limit: The bytes that were not enough for all samples; None if they were.
+        classes: The classes that differ, or all classes if there is no proposal, by id.
+        limit: The limit in bytes if it was too small for all samples, else None.
         highest: The highest class id.
     """
 
@@ -61,7 +61,7 @@ class Payload:
         return number
 
     def compare(self, sample_id: str, given: Mask, proposal: Mask | None) -> None:
-        """Note how much a proposal differs, and by which classes a sample is found."""
+        """Record how much a proposal differs, and the classes by which a sample is found."""
         self.change[sample_id], self.classes[sample_id] = compared(given, proposal)
         highest = int(given.max(where=given != 255, initial=0))
         self.highest = max(self.highest, highest, *self.classes[sample_id])
@@ -77,12 +77,12 @@ def write_payload(
     order: Sequence[str],
     proposals: Proposals,
 ) -> Payload:
-    """Encode samples in the order of their review, and write the parts that are not in the page.
+    """Encode samples in review order, and write the parts that do not fit into the page.
 
     Args:
         folder: The page's folder.
-        samples: The samples with the masks that were given.
-        order: The ids of the samples that can be reviewed, first those that are looked at first.
+        samples: The samples with the given masks.
+        order: The ids of the samples that can be reviewed, in review order.
         proposals: The proposed masks or their layers, by id.
     """
     payload = Payload()
@@ -106,12 +106,12 @@ def write_payload(
 
 
 def part_name(number: int) -> str:
-    """Name the file of one of the parts that are not in the page, counted from 0."""
+    """Return the file name of a part outside the page, counted from 0."""
     return f"part-{number + 1:04d}.js"
 
 
 def _remove_parts(folder: Path, first: int) -> None:
-    """Remove the parts that an earlier, larger page left."""
+    """Remove leftover parts of an earlier, larger page."""
     for path in folder.glob("part-*.js"):
         number = path.stem.removeprefix("part-")
         if number.isdigit() and int(number) > first:
@@ -146,7 +146,7 @@ def _parts(
 
 
 def read_proposal(proposals: Proposals, sample_id: str) -> Mask | None:
-    """Return what is proposed for a sample; None if nothing is."""
+    """Return the proposed mask of a sample; None if there is none."""
     proposal = proposals.get(sample_id)
     return proposal.read(sample_id) if isinstance(proposal, LabelStore) else proposal
 
@@ -154,7 +154,7 @@ def read_proposal(proposals: Proposals, sample_id: str) -> Mask | None:
 def compared(given: Mask, proposal: Mask | None) -> tuple[float, list[int]]:
     """Return the share of the marked area that differs, and the classes that differ.
 
-    Nothing differs where the given mask says nothing.
+    Unlabelled pixels of the given mask do not count.
     """
     if proposal is None or proposal.shape != given.shape:
         return 0.0, _classes(given)
@@ -166,14 +166,14 @@ def compared(given: Mask, proposal: Mask | None) -> tuple[float, list[int]]:
 
 
 def _classes(mask: Mask) -> list[int]:
-    """The classes of a mask but the background and what is unlabelled."""
+    """The classes of a mask without background and unlabelled pixels."""
     return sorted(set(np.unique(mask).tolist()) - {0, 255})
 
 
 def image_url(image: NDArray[Any]) -> str:
     """Encode an image of any range and number of bands as the `src` of an image element.
 
-    Two bands are shown as the first one, more than three as the first three, each by its range.
+    Of two bands the first is shown, of more than three the first three, each with its own range.
     """
     bands = image[..., None] if image.ndim == 2 else image
     by_band = bands.shape[2] > 3
@@ -203,7 +203,7 @@ def mask_text(mask: Mask) -> str:
 
 
 def safe_json(value: Any) -> str:
-    """Write JSON that no text in it can end the script element that it lies in."""
+    """Write JSON whose text cannot end the script element around it."""
     text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII, so no U+2028
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

@@ -14,12 +14,12 @@ from coseg_lightning.report.payload import jpeg_url
 
 # Colours of Okabe and Ito, distinguishable with any colour vision; RGB.
 GIVEN, CORRECTED, ORIGINAL = (230, 159, 0), (86, 180, 233), (255, 255, 255)
-# Of the classes after the background, in turn.
+# Colours of the classes after the background, in order.
 CLASS_COLOURS = [(r, g, b) for r, g, b in (bytes.fromhex(name[1:]) for name in BY_CLASS)]
 Colour = tuple[int, int, int]
-Outline = tuple[NDArray[Any], Colour | None]  # a mask and its colour; None for one of each class
-MAX_PICTURES, SIDE = 900, 96  # how many there are, and the pixels of their longer side
-MAX_CHARACTERS = 2_200_000  # of all pictures; images that compress badly get fewer pictures
+Outline = tuple[NDArray[Any], Colour | None]  # a mask and its colour; None for one per class
+MAX_PICTURES, SIDE = 900, 96  # largest number of pictures, and pixels of their longer side
+MAX_CHARACTERS = 2_200_000  # of all pictures; if images compress badly, there are fewer pictures
 
 
 def add_pictures(
@@ -29,14 +29,14 @@ def add_pictures(
     *,
     by_class: bool = False,
 ) -> None:
-    """Add a `picture` to the rows that are looked at first: corrected samples, then the worst.
+    """Add a `picture` to the most important rows: corrected samples, then the worst.
 
     Args:
         rows: Rows of the page, with `id`, `rank` and `proposed`.
         samples: The samples with the masks given to the run.
         corrected: The layer of each corrected or proposed mask, by id.
-        by_class: Whether there are several classes. Then each has its colour, and the masks lie
-            side by side: the original, if it is known, the mask as given, and the correction.
+        by_class: Whether there are several classes. Each class then has its own colour, and the
+            masks are side by side: the original, if known, the given mask, and the correction.
     """
     index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
     by_priority = sorted(rows, key=lambda row: (not row["proposed"], row["rank"]))
@@ -57,7 +57,7 @@ def add_pictures(
 
 
 def side_by_side(panels: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Put pictures of one size beside each other, with a white line between them."""
+    """Put pictures of the same size side by side, with a white line between them."""
     line = np.full((panels[0].shape[0], 3, 3), 255, np.uint8)
     parts = [part for panel in panels for part in (line, panel)]
     return np.ascontiguousarray(np.concatenate(parts[1:], axis=1))
@@ -81,8 +81,8 @@ def outlined(
 
     Args:
         image: `(H, W)` or `(H, W, C)` of any range.
-        outlines: Masks `(H, W)` of class ids and their colours, None for one of each class; later
-            ones are drawn on top.
+        outlines: Masks `(H, W)` of class ids and their colours, None for one colour per class.
+            Later ones are drawn on top.
         side: Pixels of the picture's longer side.
 
     Returns:

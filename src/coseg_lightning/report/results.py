@@ -1,15 +1,15 @@
-"""The result of a run: one sentence, and a table beside the networks it is compared with."""
+"""The result of a run: one sentence, and a table that compares it with other networks."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# Whose masks the test is against, by whether they are trusted; None if nobody says so.
+# The kind of test masks, by whether they are trusted; None if unknown.
 MASKS = {
     True: "trusted test masks",
     False: "your own, unchecked test masks",
     None: "the test masks as given",
 }
-NEVER = 0.01  # a Dice on test images below which a network does not know a class
+NEVER = 0.01  # test Dice below which a class counts as not learnt
 METHODS = {
     "coseg": "The network retrained on corrected labels",
     "coteaching": "The first of two peers, trained by co-teaching,",
@@ -24,7 +24,7 @@ BASELINES = {
 
 
 def method_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of a run's method; a run from Python records them as its recipe."""
+    """Return the settings of a run's method, including the recipe of a run from Python."""
     return {**config.get("recipe", {}), **config["method"]}
 
 
@@ -45,7 +45,7 @@ def results(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
-    """Say what the run achieved, for somebody who reads one line.
+    """Summarise the run's result in one line.
 
     Args:
         summary: The run's summary.
@@ -72,7 +72,7 @@ def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
 
 
 def certainty(summary: Mapping[str, Any]) -> str | None:
-    """Say what can be concluded from the number of test images; None if it is not known."""
+    """State what the number of test images allows to conclude; None if it is unknown."""
     test = summary["test"]
     count, ends = test.get("images"), test.get("interval", {}).get("dice")
     if not count:
@@ -88,7 +88,7 @@ def certainty(summary: Mapping[str, Any]) -> str | None:
 
 
 def never_right(summary: Mapping[str, Any]) -> str | None:
-    """Say which classes the network never gets right on the test images; None if there are none."""
+    """Name the classes that the network never finds in the test images; None if there are none."""
     per_class = summary["test"].get("per_class_dice") or []
     names = ["the background", *class_names(summary)]
     missing = [
@@ -102,7 +102,7 @@ def never_right(summary: Mapping[str, Any]) -> str | None:
 
 
 def not_looked_at(summary: Mapping[str, Any]) -> str | None:
-    """Say how many masks a run neither ranked nor corrected; None if there are none."""
+    """State how many masks a run neither ranked nor corrected; None if there are none."""
     sizes = dict(summary.get("samples") or {})
     if summary["ranking"]["noise_level"] is None or not sizes:
         return None
@@ -119,7 +119,7 @@ def not_looked_at(summary: Mapping[str, Any]) -> str | None:
 
 
 def class_names(summary: Mapping[str, Any]) -> list[str]:
-    """Return the names of the classes after the background: as given, or class 1 and so on."""
+    """Return the names of the classes after the background: as given, or `class 1` and so on."""
     names = (summary["config"].get("data") or {}).get("class_names")
     count = len(summary["test"].get("per_class_dice") or ()) - 1
     if names is not None and len(names) == count:

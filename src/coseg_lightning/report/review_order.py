@@ -1,4 +1,4 @@
-"""review_order.csv: all masks of a run or an audit, in the order in which to look at them."""
+"""review_order.csv: all masks of a run or an audit, in the order in which to review them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ def write_review_order(
         decisions: Decisions `ok`, `take` and `redraw` by id; see `write_order`.
 
     Returns:
-        What the decisions say of all masks; None without enough of them.
+        The recalibration from the decisions; None if there are too few.
     """
     index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
     wrong = {
@@ -64,26 +64,26 @@ def write_order(
     *,
     needs_enough: bool = False,
 ) -> Recalibration | None:
-    """Write in which order masks are worth a look.
+    """Write the order in which masks are worth a look.
 
-    The columns are `id`, `order` from 1, `gain` (see `expected_gain`), `probability` of being bad,
-    and `wrong_pixels`, in which mask and proposal differ. With
-    decisions there are also `decision`, and of other masks `suggested`, the decision of a mask
-    that is like it, and `like`, which one that is.
+    The columns are `id`, `order` from 1, `gain` (see `expected_gain`), `probability` of being
+    bad, and `wrong_pixels`, the number of pixels in which mask and proposal differ. With
+    decisions there are also `decision`, `suggested` and `like`. `suggested` is the decision on a
+    similar mask, and `like` is the id of that mask.
 
     Args:
         path: The file.
         ids: The ids of the masks.
-        views: What is known of them.
-        noise_level: The share of bad masks as estimated or given; a tenth if nobody knows.
+        views: The features of the masks.
+        noise_level: The share of bad masks as estimated or given; 0.1 if unknown.
         decisions: Decisions `ok`, `take` and `redraw` by id. Decided masks come last.
-        needs_enough: Whether too few decisions are refused, rather than say nothing of others.
+        needs_enough: Whether too few decisions are an error. Otherwise they recalibrate nothing.
 
     Returns:
-        What the decisions say of all masks; None without enough of them.
+        The recalibration from the decisions; None if there are too few.
 
     Raises:
-        InputError: If there are decisions, but too few.
+        InputError: If `needs_enough` is set and there are too few decisions.
     """
     level = 0.1 if noise_level is None else noise_level
     found, probability = None, prior_probability(views, level)
@@ -115,18 +115,18 @@ def write_order(
 
 
 def read_order(folder: Path) -> dict[str, dict[str, str]]:
-    """Read `review_order.csv`, its rows by id in order; empty if there is none."""
+    """Read the rows of `review_order.csv` by id, in order; empty if there is no file."""
     path = folder / ORDER
     rows = read_table(path, ["id", "order"]) if path.is_file() else []
     return {row["id"]: row for row in rows}
 
 
 def show_review_order(folder: Path, budget: int | None) -> None:
-    """Print the masks that are worth a look first.
+    """Print the masks that should be looked at first.
 
     Args:
         folder: The folder of a run or an audit.
-        budget: How many masks a person would look at; None to print none.
+        budget: The number of masks that a person would look at; None to print none.
     """
     order = [] if budget is None or not is_first_process() else list(read_order(folder).values())
     if not order:
@@ -144,16 +144,16 @@ def show_review_order(folder: Path, budget: int | None) -> None:
 
 
 def _wrong_pixels(rows: Sequence[Mapping[str, str]]) -> float:
-    """How many pixels of some masks are wrong, as far as can be expected."""
+    """The expected number of wrong pixels in some masks."""
     return sum(float(row["probability"]) * int(row["wrong_pixels"]) for row in rows)
 
 
 def read_views(path: Path, wrong: Mapping[str, int]) -> tuple[list[str], Views]:
-    """Read what is known of each mask.
+    """Read the features of each mask.
 
     Args:
         path: The `scores.csv`.
-        wrong: In how many pixels mask and proposal differ, by id; others are left out.
+        wrong: The number of pixels in which mask and proposal differ, by id; others are left out.
 
     Raises:
         InputError: If the table was changed and cannot be read.
@@ -178,7 +178,7 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> NDArray[np.float64]
 def _wrong(
     sample_id: str, index: int, samples: Pictured, proposals: Mapping[str, LabelStore]
 ) -> int:
-    """The pixels in which a mask and its proposal differ; of the mask itself without one."""
+    """Count the pixels in which mask and proposal differ, or the mask's if there is none."""
     mask = samples.dataset.mask(index)
     labelled = mask != IGNORE_INDEX
     if sample_id not in proposals:

@@ -15,7 +15,7 @@ def sample_rows(
     Args:
         scores: The rows of scores.csv.
         corrected: The ids of the samples whose label was changed.
-        path: The file that the rows are from.
+        path: The file of the rows, for the error message.
 
     Raises:
         InputError: If a column is missing or a cell is not a number.

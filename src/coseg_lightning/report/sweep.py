@@ -33,12 +33,12 @@ Column = tuple[str, float]  # noise and noise level
 
 @dataclass(frozen=True)
 class Cell:
-    """The runs of one row and column.
+    """The results of the runs of one row and column.
 
     Args:
         values: The metric in percent, one value per seed.
-        gap: The difference of their mean to that of plain networks of the same kind whose labels
-            have no added noise; None if there are none.
+        gap: The difference of their mean to that of plain networks with the same settings and no
+            added noise; None if there are none.
     """
 
     values: tuple[float, ...]
@@ -55,7 +55,7 @@ class Cell:
         return statistics.stdev(self.values) if len(self.values) > 1 else None
 
     def formatted(self, *, gap: bool = True) -> str:
-        """The mean with one decimal, the deviation and the gap, as far as they are known."""
+        """The mean with one decimal, and the deviation and gap if known."""
         text = f"{self.mean:.1f}"
         if self.deviation is not None and not math.isnan(self.deviation):
             text += f" ± {self.deviation:.1f}"
@@ -71,8 +71,8 @@ class SweepTable:
     Args:
         metric: One of `METRICS`.
         cells: The cells by row, then by noise and level.
-        clean: The results of plain networks without added noise, if they are of one kind.
-        missing: The runs that the sweep still lacks, in sentences.
+        clean: The results of plain networks without added noise, if all have the same settings.
+        missing: Sentences about the runs that the sweep still lacks.
         pairs: All pairs of rows in each column, compared over the test images.
     """
 
@@ -120,7 +120,7 @@ class SweepTable:
         return as_csv(["row", "noise", "level", "runs", "mean", "deviation", "gap"], rows)
 
     def drawn(self) -> Figure:
-        """Draw the metric against the noise level, with a panel for each type of noise."""
+        """Draw the metric against the noise level, with one panel per type of noise."""
         noises = list(dict.fromkeys(noise for noise, _ in self.columns)) or ["none"]
         figure = Figure(figsize=(1.2 + 3.6 * len(noises), 3.4), layout="constrained")
         panels = figure.subplots(1, len(noises), squeeze=False, sharey=True)[0]
@@ -151,7 +151,7 @@ class SweepTable:
             axes.axhline(self.clean.mean, color="#333333", linestyle="--", label="no noise")
         if len(levels) > 1:
             axes.set(xlabel="Noise level", title=noise)
-        else:  # one point a method, side by side
+        else:  # one point per method, side by side
             at = "" if noise == "none" else f" {next(iter(levels)):g}"
             axes.set(xticks=[], xlim=(-0.5, len(self.cells) - 0.5), title=f"{noise}{at}")
         axes.title.set_parse_math(False)
@@ -173,8 +173,8 @@ class SweepTable:
 def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
     """Collect the results of a sweep.
 
-    A row is a method, with all other settings that the sweep varied. A column is a type of noise
-    and its level. The gap is measured to the runs of `method=supervised noise=none`, whose labels
+    A row is a method with all other settings that the sweep varied. A column is a type of noise
+    and its level. The gap is measured to the runs of `method=supervised noise=none`. Their labels
     are clean if the dataset's are.
 
     Args:
@@ -182,7 +182,7 @@ def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
         metric: `dice` or `accuracy`, of the test images.
 
     Raises:
-        InputError: If no run below the folder has ended, or none has a test set.
+        InputError: If no run below the folder has finished, or none has a test set.
     """
     folder = Path(folder)
     if metric not in METRICS:
@@ -212,7 +212,7 @@ def sweep_table(folder: str | Path, *, metric: str = "dice") -> SweepTable:
 class _Results:
     """Results in percent by row, column and seed.
 
-    A repeated run counts once, such as a plain network that is run for every noise level given.
+    A repeated run counts once, such as a plain network that is run for every given noise level.
 
     Args:
         varied: The settings that vary over the sweep.
@@ -222,7 +222,7 @@ class _Results:
         self.varied = varied
         self.values: defaultdict[tuple[str, Column], dict[Any, float]] = defaultdict(dict)
         self.settings: dict[str, tuple[str | None, ...]] = {}  # by row
-        # The figures of each test image, by column, row and seed.
+        # The metrics of each test image, by column, row and seed.
         self.images: defaultdict[str, dict[str, dict[Any, Figures]]] = defaultdict(dict)
         self.plain: defaultdict[tuple[str | None, ...], dict[Any, float]] = defaultdict(dict)
 
@@ -256,14 +256,14 @@ class _Results:
         return cells
 
     def clean(self) -> Cell | None:
-        """The plain networks, if all of them have the same settings."""
+        """The results of the plain networks, if all have the same settings."""
         if len(self.plain) != 1:
             return None
         (by_seed,) = self.plain.values()
         return Cell(tuple(by_seed.values()))
 
     def _gap(self, row: str, values: Sequence[float]) -> float | None:
-        """The gap to the plain networks with the row's settings, or to the only ones there are."""
+        """The gap to the plain networks with the row's settings, or to all if they are alike."""
         plain = self.plain.get(self.settings[row])
         if plain is None and len(self.plain) == 1:
             (plain,) = self.plain.values()

@@ -23,7 +23,7 @@ def as_text(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 
 def as_markdown(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Write a table of GitHub's Markdown."""
+    """Write a table in GitHub's Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 

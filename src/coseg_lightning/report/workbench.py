@@ -1,4 +1,4 @@
-"""The workbench: every mask large, beside its proposal, to be judged and mended in the browser."""
+"""The workbench: shows each mask with its proposal, to be judged and edited in the browser."""
 
 import hashlib
 import math
@@ -20,8 +20,8 @@ from coseg_lightning.report.payload import (
 )
 
 HERE = Path(__file__).parent
-MOST_CLASSES = 64  # that are numbered; more are no classes, but objects
-# One script: each file knows the names of those before it.
+MOST_CLASSES = 64  # largest number of numbered classes; more are objects rather than classes
+# The parts of one script; each uses names of earlier parts.
 SCRIPTS = (
     *("bytes", "png", "zip", "csv", "memory", "parts", "raster", "view", "mend", "pointer"),
     *("review", "merge", "save", "bench", "keys"),
@@ -37,19 +37,20 @@ def add_workbench(
     *,
     key: str = "",
 ) -> dict[str, Any]:
-    """Write the files of a page's workbench, and return what the template needs of it.
+    """Write the files of a page's workbench, and return the variables for its template.
 
     Args:
         folder: The page's folder. Parts that do not fit into the page are written to `review/`.
-        samples: The samples with the masks that were given; None if there are no pictures.
-        rows: One for each sample that can be reviewed, with `id` and `rank`. If known also
-            `order` (when it is reviewed; by default by rank), `noisy`, `suspicious_class`,
-            `annotator` and `changed` pixels; the `decision` of an earlier review; and the decision
-            that is `suggested`, since the sample is `like` a decided one.
+        samples: The samples with the given masks; None if there are no pictures.
+        rows: One row per sample that can be reviewed, with `id` and `rank`. Optional keys:
+            `order` (of the review; by default the rank), `noisy`, `suspicious_class`,
+            `annotator`, `changed` pixels, and the `decision` of an earlier review. `suggested`
+            is the decision on a similar sample, and `like` is that sample.
         proposals: The proposed masks, or the layers that hold them, by id.
-        classes: The names of the classes after the background; those without one are numbered.
-        key: What the browser keeps decisions under, such as the run's id; by default a digest of
-            ids and pictures, so that masks that were changed are reviewed anew.
+        classes: The names of the classes after the background; classes without a name are
+            numbered.
+        key: The key under which the browser stores decisions, such as the run's id. The default
+            is a digest of ids and pictures, so that changed masks are reviewed again.
 
     Returns:
         The variable `bench` of `workbench.html.jinja`.
@@ -96,8 +97,8 @@ def write_review_page(
     """Write `review.html`: the workbench alone, for masks that no run has corrected.
 
     Args:
-        folder: Where the page is written.
-        samples: The samples with the masks that were given.
+        folder: The folder for the page.
+        samples: The samples with the given masks.
         rows: See `add_workbench`.
         proposals: See `add_workbench`; empty if there are none.
         classes: The names of the classes after the background.
@@ -116,7 +117,7 @@ def write_review_page(
 
 
 def environment() -> jinja2.Environment:
-    """Return what the templates of the pages are read by. All text in them is escaped."""
+    """Return the environment that renders the pages' templates and escapes all text in them."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("coseg_lightning.report", "."),
         autoescape=True,
@@ -126,7 +127,7 @@ def environment() -> jinja2.Environment:
 
 
 def script() -> str:
-    """Return the script of the workbench, of which nothing but `coseg` is visible outside."""
+    """Return the script of the workbench, which only exposes the name `coseg`."""
     texts = [(HERE / "browser" / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
     return "(() => {\n" + "\n".join(['"use strict";', *texts]) + "})();"
 
@@ -137,7 +138,7 @@ def _index(
     payload: Payload,
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """What the page knows of all samples before it has their pictures, as columns."""
+    """Return the page's facts about all samples, as columns; pictures are loaded later."""
     ids = [row["id"] for row in rows]
     index = {
         "classes": list(classes),
@@ -172,7 +173,7 @@ def _order(row: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _classes(row: Mapping[str, Any], payload: Payload) -> list[int]:
-    """The classes by which a sample is found: the suspicious one, or all that differ."""
+    """The classes by which a sample is found: the suspicious class, or all that differ."""
     suspicious = str(row.get("suspicious_class") or "")
     if suspicious.isdigit():
         return [int(suspicious)]

@@ -68,7 +68,7 @@ class FinishedRun:
 
     @property
     def origin(self) -> "FinishedRun":
-        """The run that trained the peers: this one, or that which was reviewed first.
+        """The run that trained the peers: this one, or the one that was reviewed first.
 
         Raises:
             InputError: If its folder is gone.
@@ -82,7 +82,7 @@ class FinishedRun:
         return last
 
     def _with_reviewed(self) -> Iterator["FinishedRun"]:
-        """This run, that which it is a review of, and so on, as far as they are there."""
+        """This run, the run that it reviews, and so on, as long as their folders exist."""
         yield self
         if self.is_reviewed:
             for place in (Path(self.config["reviewed_run"]), self.folder.parent):
@@ -98,7 +98,7 @@ class FinishedRun:
 
     @property
     def proposals(self) -> LabelStore | None:
-        """What the networks would draw of the training samples, if a run wrote that."""
+        """The networks' own masks of the training samples, if a run wrote them."""
         for run in self._with_reviewed():
             if LabelStore.is_finished(run.folder / "proposals"):
                 return LabelStore(run.folder / "proposals")
@@ -106,7 +106,7 @@ class FinishedRun:
 
     @property
     def file_digests(self) -> dict[str, tuple[str, str]]:
-        """Digests of the training images and masks by id, as far as they are known."""
+        """Digests of the training images and masks by id, if known."""
         path = self.folder / "inputs.csv"
         rows = read_table(path, ["id", "image", "mask"]) if path.is_file() else []
         return {row["id"]: (row["image"], row["mask"]) for row in rows}
@@ -131,7 +131,7 @@ class FinishedRun:
 
     @property
     def _begun(self) -> dict[str, Any]:
-        """The settings with which the run began."""
+        """The settings with which the run started."""
         if self.is_audit:
             return dict(self.summary["begun"])
         path = self.folder / "run.json"

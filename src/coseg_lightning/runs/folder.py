@@ -1,4 +1,4 @@
-"""RunFolder: a run's identity and finished stages, so that an interrupted run can resume."""
+"""RunFolder: a run's identity and finished stages, so that an interrupted run can be resumed."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 RUN = "run.json"
 SUMMARY = "summary.json"
 DONE = "done.json"
-PEERS = ("net_a.", "net_b.")  # before the names of their weights
+PEERS = ("net_a.", "net_b.")  # prefixes of the names of the peers' weights
 IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 # The names of all files and folders that a run writes into its folder.
 OUTPUT_NAMES = re.compile(
@@ -34,7 +34,7 @@ OUTPUT_NAMES = re.compile(
     r"|(scores(_\d+)?\.csv)|((labels|uncertainty|proposals|robust_training|early_learning)(_\d+)?)"
     r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv|inputs\.csv|review|review_order\.csv|reordered\.csv|noise_level\.json|review\.html|test\.csv|annotators\.csv|masks\.csv|disputed\.csv|fold_\d+"
 )
-# Settings that may change when a run is resumed: they say where and how it computes, not what.
+# Settings that may change when a run is resumed. They change where and how it computes, not what.
 MAY_CHANGE = (
     "resume",
     "trust",
@@ -61,7 +61,7 @@ def _with_name_of_today(value: Any) -> Any:
 
 
 def version() -> str:
-    """Return this package's version, which identifies a run: another one may train differently."""
+    """Return this package's version, which identifies a run, as another may train differently."""
     from coseg_lightning import __version__
 
     return __version__
@@ -77,7 +77,7 @@ class RunFolder:
         not_compared: Parts of the run's identity that are missing in `config` and are not compared.
 
     Raises:
-        InputError: If the folder holds a run that is not to be resumed, or one with another
+        InputError: If the folder holds a run and `resume` is false, or one with another
             `config`.
     """
 
@@ -109,8 +109,9 @@ class RunFolder:
     ) -> None:
         """Raise an `InputError` if the folder's run has other settings than this one.
 
-        A finished run of another version is compared by the settings that both know, since it is
-        only shown. An unfinished one might go on in another way than it began.
+        A finished run of another version is only shown, so only settings that both versions know
+        are compared. An unfinished run of another version is refused, since it might continue
+        differently.
         """
         version_before, version_now = before.get("version"), identity["version"]
         if version_before != version_now:
@@ -152,7 +153,7 @@ class RunFolder:
     def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in _flat(config) if not _is_free(key)}
 
-    @rank_zero_only  # the processes that the first one starts already find its run
+    @rank_zero_only  # other processes start after the first has created its run
     def _check_new(self) -> None:
         self.check_free(self.path)
 
@@ -173,7 +174,7 @@ class RunFolder:
 
     @rank_zero_only
     def begin(self) -> None:
-        """Write the run's identity into the folder, which claims it for this run."""
+        """Write the run's identity into the folder to claim it for this run."""
         if self.resumed or self._begun:
             return
         text = json.dumps({"id": self.id, "config": self.config}, indent=1)
@@ -187,7 +188,7 @@ class RunFolder:
                 f"{self.path} was taken by a run that began at the same time; choose another "
                 "folder (hydra.run.dir=...)."
             ) from error
-        except OSError:  # the disk has no hard links; on a full disk, the next line fails again
+        except OSError:  # the disk has no hard links; if it is full, the next line fails too
             write_text(self.path / RUN, text)
         finally:
             temporary.unlink(missing_ok=True)
@@ -201,7 +202,7 @@ class RunFolder:
                 path.unlink()
 
     def _read(self, path: Path, types: Mapping[str, type]) -> dict[str, Any] | None:
-        """Read a JSON file that must hold values of the given types, by name; None without it."""
+        """Read a JSON file that must hold named values of the given types; None if missing."""
         if not path.is_file():
             return None
         try:
@@ -268,10 +269,10 @@ class RunFolder:
 
     @rank_zero_only
     def remove_checkpoints(self) -> None:
-        """Remove what a finished run needs no more of its stages' final states.
+        """Remove the parts of the stages' final states that a finished run no longer needs.
 
-        The peers' weights stay, in the same file, since a review retrains from the first; the
-        final network is in `model/`.
+        The peers' weights are kept in the same file, since a review retrains from the first peer.
+        The final network is in `model/`.
         """
         for path in self.path.glob(f"*/{CHECKPOINT}"):
             state = load_checkpoint(path)["state_dict"]
@@ -286,7 +287,7 @@ class RunFolder:
     def clear(self, *names: str) -> None:
         """Remove incomplete outputs of an unfinished stage, so that it can start again.
 
-        A new run removes nothing, since its folder held none of these names when it began.
+        A new run removes nothing, since its folder held no such files when it started.
         """
         if not self.resumed:
             return

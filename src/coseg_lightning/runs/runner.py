@@ -53,17 +53,17 @@ class StageRunner:
         self.trainer = trainer
         self.averaging = averaging
         self.seed = seed
-        self.stages: dict[str, dict[str, Any]] = {}  # the seconds and epochs of each fit
+        self.stages: dict[str, dict[str, Any]] = {}  # seconds and epochs of each fit
         self.later_stages = 0
         self.best: Callable[[], pl.Callback] | None = None
         self._begun = False
 
     def keep_best(self, patience: int | None) -> None:
-        """Let stages of one network end with that of their best epoch, see `BestNetwork`."""
+        """Make stages that train one network end with their best epoch, see `BestNetwork`."""
         self.best = partial(BestNetwork, patience)
 
     def expect(self, later_stages: int) -> None:
-        """Tell how many stages follow the current one, for the progress bar."""
+        """Set the number of stages that follow the current one, for the progress bar."""
         self.later_stages = later_stages
 
     @overload
@@ -94,8 +94,8 @@ class StageRunner:
             returns: The dataclass that `do` returns; one of its fields may be `epochs`.
 
         Returns:
-            The values that `do` returned, now or before the run was resumed, with the `epochs` of
-            its fits.
+            The values that `do` returned, now or in the earlier run, with the `epochs` of its
+            fits.
         """
         facts = self.folder.done(name)
         if facts is None:
@@ -130,7 +130,7 @@ class StageRunner:
         *,
         max_epochs: int | None = None,
     ) -> pl.Trainer:
-        """Train a module with a new trainer, since a used one may do nothing.
+        """Train a module with a new trainer, since a used one might do nothing.
 
         Args:
             stage: The name of the stage's folder.
@@ -146,7 +146,7 @@ class StageRunner:
         if self.best is not None and isinstance(module, SegmentationModule):
             callbacks = [*callbacks, self.best()]
         trainer = self._new_trainer(stage, callbacks)
-        if max_epochs is not None:  # set afterwards, since the factory may set its own number
+        if max_epochs is not None:  # set afterwards, since the function may set its own number
             compat.set_max_epochs(trainer, max_epochs)
         self._begin(data)
         checkpoint = self.folder.checkpoint(stage, module)
@@ -156,7 +156,7 @@ class StageRunner:
         elif trainer.is_global_zero and trainer.progress_bar_callback is None:
             log.info("%s.", title)
         with self.timed(stage):
-            # The seed is the same for each stage, since a datamodule's setup may split at random.
+            # All stages use the same seed, since a datamodule's setup may split at random.
             pl.seed_everything(self.seed, verbose=False)
             with named_by_stage(self._brought_along("logger"), stage):
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -182,9 +182,9 @@ class StageRunner:
                 )
         return trainer
 
-    @rank_zero_only  # the processes that the first one starts find what it wrote
+    @rank_zero_only  # other processes start later and find the first one's files
     def _check_free(self, stage: str) -> None:
-        """Raise an `InputError` if a new run would write into a folder that is not its own."""
+        """Raise an `InputError` if a new run would write into a folder that is not empty."""
         folder = self.folder.path / stage
         if not self.folder.resumed and folder.is_dir() and any(folder.iterdir()):
             raise InputError(
@@ -201,7 +201,7 @@ class StageRunner:
             )
         own = self._brought_along("callbacks")
         averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
-        # Averaging comes first, so that the others use the averaged network when training ends.
+        # Averaging comes first, so that other callbacks get the averaged network at the end.
         averaging = [AveragedWeights(self.averaging)] if averages else []
         always = [
             EpochSeeds(self.seed),
@@ -237,7 +237,7 @@ class StageRunner:
         return copy.deepcopy(objects) if name == "callbacks" else objects
 
     def _begin(self, data: Data) -> None:
-        """Claim the run's folder, once module and trainer could be built."""
+        """Claim the run's folder once module and trainer have been built."""
         if not self._begun:
             self.folder.begin()
             prepare_noise(data)
@@ -283,9 +283,9 @@ class StageRunner:
 
 @contextmanager
 def named_by_stage(loggers: Sequence[Logger], stage: str) -> Iterator[None]:
-    """Let loggers that all stages share put the stage before the names of what they log.
+    """Prefix the names of logged values with the stage, for loggers that all stages share.
 
-    Otherwise stages would overwrite each other's values, and MLflow refuses a second value of a
+    Otherwise stages would overwrite each other's values. MLflow also refuses a second value of a
     hyperparameter.
     """
 
@@ -314,7 +314,7 @@ def named_by_stage(loggers: Sequence[Logger], stage: str) -> Iterator[None]:
 
 @rank_zero_only
 def prepare_noise(data: Data) -> None:
-    """Write the noisy masks before `fit`, and log how noisy they are before training begins."""
+    """Write the noisy masks before `fit`, and log their Dice before training begins."""
     if not isinstance(data, CoSegDataModule):
         return
     data.prepare_data()

@@ -1,4 +1,4 @@
-"""Writes a finished run's test figures, summary.json, metrics.csv and network."""
+"""Writes a finished run's test metrics, summary.json, metrics.csv and network."""
 
 import csv
 import json
@@ -40,11 +40,11 @@ def write_summary(
     config: Mapping[str, Any],
     **facts: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Test the final network, and write it with `metrics.csv` and `summary.json`.
+    """Test the final network, and save it with `metrics.csv` and `summary.json`.
 
     Args:
         runner: The run's stage runner.
-        module: The module with the network; of two peers the first is used, chosen in advance.
+        module: The module with the network; of two peers always the first is used.
         data: The run's data.
         config: The values that identify the run.
         facts: Further parts of the summary, by name.
@@ -115,7 +115,7 @@ def card_of(summary: Mapping[str, Any], network: nn.Module, data: Data) -> str:
 
 
 def write_inputs(folder: Path, data: Data) -> None:
-    """Write `inputs.csv`, digests of the training images and masks, if their files are known."""
+    """Write `inputs.csv` with digests of training images and masks, if the files are known."""
     known = data.file_digests if isinstance(data, CoSegDataModule) else {}
     if known:
         rows = ({"id": i, "image": image, "mask": mask} for i, (image, mask) in known.items())
@@ -125,11 +125,11 @@ def write_inputs(folder: Path, data: Data) -> None:
 def test_figures(
     trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: Data, seed: int
 ) -> dict[str, Any]:
-    """Compute the test metrics; of two peers the first is tested, chosen in advance.
+    """Compute the test metrics; of two peers always the first is tested.
 
     Returns:
-        The figures of the test loader. Of several, those of the first, and under `dataloaders`
-        those of each.
+        The metrics of the test loader. If there are several, those of the first, with those of
+        each loader under `dataloaders`.
     """
     peer = "_a" if isinstance(module, CoSegModule) else ""
     measured: Mapping[str, Any] = {}
@@ -160,18 +160,18 @@ def test_figures(
 def images_tested(
     trainer: pl.Trainer, module: CoSegModule | SegmentationModule, data: Data, folder: Path
 ) -> dict[str, Any]:
-    """Write `test.csv`, the figures of each test image.
+    """Write `test.csv` with the metrics of each test image.
 
     Returns:
-        Whose the test masks are, and means over the images, see `figures_of_images`; the images
-        of a datamodule of a user's own are not looked at one by one.
+        The kind of the test masks, and means over the images, see `figures_of_images`. Images of
+        a user's own datamodule are not measured one by one.
     """
     if not data.has_test:
         return {}
     if not isinstance(data, CoSegDataModule):
         return {"masks": MASKS[None]}
     found: dict[str, Any] = {"masks": MASKS[data.trusted_test]}
-    if trainer.is_global_zero:  # alone, so that no image counts twice
+    if trainer.is_global_zero:  # on one process, so that no image counts twice
         samples = data.samples("test")
         assert samples is not None
         rows = image_rows(trainer, module, samples, data.batch_size, data.pixel_size)
@@ -185,17 +185,17 @@ def images_tested(
 def objective(
     folder: Path, summary: Mapping[str, Any], name: str, *, required: bool = True
 ) -> float | None:
-    """Find the figure of a finished run that a sweep optimises.
+    """Find the metric of a finished run that a sweep optimises.
 
     Args:
         folder: The run's folder.
         summary: The content of its `summary.json`.
         name: A metric of the test images, such as `test/dice`, or one that the last stage logged,
-            such as `val/dice`, which for a pair of peers is the first one's.
-        required: Whether it must be there.
+            such as `val/dice`. For a pair of peers the latter is the first peer's.
+        required: Whether a missing metric is an error.
 
     Raises:
-        InputError: If it is required and not there.
+        InputError: If the metric is required and missing.
     """
     kind, _, metric = name.partition("/")
     if kind == "test" and summary["test"].get(metric) is not None:
@@ -215,7 +215,7 @@ def objective(
 
 
 def training_label_dice(data: Data) -> dict[str, float | None]:
-    """Compute the mean Dice of the training labels to the original ones, if those are known."""
+    """Compute the mean Dice of the training labels to the original ones, if known."""
     means: list[float | None] = [None, None]
     if isinstance(data, CoSegDataModule):
         dice = label_dice(data.given_samples()), label_dice(data.relabelled_samples())

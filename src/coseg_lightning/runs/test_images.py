@@ -1,4 +1,4 @@
-"""The figures of every test image, and their means with intervals."""
+"""The metrics of every test image, and their means with intervals."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.report.pairs import interval
 
 DISTANCES = ("hd95", "surface_distance")
-MEANS = ("dice", "iou", *DISTANCES)  # those that are averaged over the images
+MEANS = ("dice", "iou", *DISTANCES)  # metrics that are averaged over the images
 
 Row = dict[str, Any]
 
@@ -34,10 +34,10 @@ def image_rows(
     batch_size: int,
     pixel_size: float | None = None,
 ) -> list[Row]:
-    """Compute the figures of each test image; of two peers the first is tested.
+    """Compute the metrics of each test image; of two peers the first is tested.
 
-    Overlaps are those of the images as the networks get them, and their means are the figures of
-    `trainer.test`. Distances are between outlines of the mask as it is stored.
+    Overlaps are measured on the images as the networks get them, and their means equal the
+    results of `trainer.test`. Distances are measured between outlines at the stored mask's size.
 
     Args:
         trainer: The trainer, whose device and precision are used.
@@ -47,10 +47,10 @@ def image_rows(
         pixel_size: The side of a pixel of the stored masks; None for distances in pixels.
 
     Returns:
-        One row per image, also of one that was tested by tiles: `id`, `dice`, `iou`, `hd95`,
-        `surface_distance`, means over the foreground classes that are in mask or prediction, and
-        the same of each class; `accuracy` and `dice_background`. Distances are None if any of
-        these classes has none.
+        One row per image, also if it was tested by tiles. `dice`, `iou`, `hd95` and
+        `surface_distance` are means over the foreground classes in mask or prediction. With
+        several classes, those of each class are added. `id`, `accuracy` and `dice_background`
+        complete the row. A mean distance is None if any of its classes has no distance.
     """
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     precision.convert_module(module.to(device)).eval()
@@ -92,7 +92,7 @@ def image_rows(
 
 
 def class_counts(predicted: NDArray[Any], label: NDArray[Any], classes: int) -> NDArray[np.int64]:
-    """Count the labelled pixels of each class: in both masks, in the predicted, in the label.
+    """Count the labelled pixels of each class: in both masks, in the prediction, in the label.
 
     Shape:
         masks `(H, W)`; returns `(classes, 3)`.
@@ -105,11 +105,11 @@ def class_counts(predicted: NDArray[Any], label: NDArray[Any], classes: int) -> 
 
 
 def joined_row(image_id: str, counts: NDArray[np.int64]) -> Row:
-    """The figures of an image from the counts of its tiles; distances are not measured.
+    """Compute an image's metrics from the counts of its tiles; distances are not measured.
 
     Args:
-        image_id: The image.
-        counts: The sum of `class_counts` over its tiles, `(K, 3)`.
+        image_id: The id of the image.
+        counts: The sum of `class_counts` over the image's tiles, `(K, 3)`.
     """
     overlap, predicted, label = counts.T
     size = predicted + label
@@ -132,10 +132,10 @@ def joined_row(image_id: str, counts: NDArray[np.int64]) -> Row:
 
 
 def figures_of_joined(rows: Sequence[Mapping[str, Any]], classes: int) -> dict[str, Any]:
-    """The test figures of images that were tested by tiles, in place of those of the tiles.
+    """Compute test metrics over whole images that were tested by tiles.
 
     Args:
-        rows: The rows of `joined_row`.
+        rows: The results of `joined_row`.
         classes: K, or 1 for the single output of a binary network.
     """
     names = ["dice"] if classes <= 2 else [f"dice_class_{k}" for k in range(1, classes)]
@@ -152,7 +152,7 @@ def row_of(
     label: Tensor,
     pixel_size: float,
 ) -> Row:
-    """Return the figures of one image; None where there is nothing to measure."""
+    """Return the metrics of one image; None where there is nothing to measure."""
     each: list[dict[str, float | None]] = []
     there = (label != IGNORE_INDEX).numpy()
     for k in range(1, len(dice)):
@@ -170,11 +170,11 @@ def row_of(
     for name in MEANS:
         known = [value for values in each if (value := values[name]) is not None]
         found = [values for values in each if values["dice"] is not None]
-        if name in DISTANCES and len(known) < len(found):  # one class alone would tell too little
+        if name in DISTANCES and len(known) < len(found):  # a partial mean would mislead
             row[name] = None
         elif known:
             row[name] = float(np.mean(known))
-        else:  # right about nothing: Dice 1; no distance where one of the two is empty
+        else:  # correctly empty: Dice 1; no distance if one of the two is empty
             row[name] = 1.0 if name in ("dice", "iou") else None
     if len(each) > 1:
         for k, values in enumerate(each, start=1):
@@ -183,12 +183,12 @@ def row_of(
 
 
 def figures_of_images(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the means over images, and what they can be for other such images.
+    """Return the means over images, and intervals for the means over other such images.
 
     Returns:
-        `images`, `iou`, `hd95`, `surface_distance`, `without_distance` (images where a class is
-        in the mask or in the prediction alone), and `interval`: 95 % bootstrap intervals of the
-        means over images by name, for at least five images.
+        `images`, `iou`, `hd95`, `surface_distance`, `without_distance` and `interval`.
+        `without_distance` is the number of images without a distance. `interval` holds the 95 %
+        bootstrap intervals of the means over images by name, for at least five images.
     """
     values = {name: _known(rows, name) for name in MEANS}
     means = {name: float(column.mean()) if len(column) else None for name, column in values.items()}

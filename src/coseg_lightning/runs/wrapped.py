@@ -23,7 +23,7 @@ class WrappedDataModule(pl.LightningDataModule):
         label_layers: The label layers over the training masks. The last one is on top.
         own_train_dataloader: The function that loads the datamodule's training samples, if it is
             an attribute of the datamodule and not a method of its class.
-        most_batches: The number of training batches, for a rehearsal; None for all.
+        most_batches: The largest number of training batches, for a rehearsal; None for all.
     """
 
     wrapped_class: type
@@ -36,7 +36,7 @@ class WrappedDataModule(pl.LightningDataModule):
         return _unpickle, (self.wrapped_class, self.__dict__)
 
     def add_label_layer(self, layer: str | Path) -> None:
-        """Add a label layer on top of the training masks, from the next fit on."""
+        """Add a label layer over the training masks, from the next fit on."""
         self.label_layers.append(Path(layer))
 
     def shortened(self, batches: int, folder: Path) -> "WrappedDataModule":
@@ -60,7 +60,7 @@ class WrappedDataModule(pl.LightningDataModule):
         """Return the datamodule's own training loader, with the label layers' masks.
 
         Raises:
-            InputError: If no torch `DataLoader` is found in what the datamodule returns.
+            InputError: If the datamodule's loader contains no torch `DataLoader`.
         """
         own = self.own_train_dataloader
         loader = super().train_dataloader() if own is None else own()
@@ -80,8 +80,8 @@ Data = CoSegDataModule | WrappedDataModule
 def wrap_datamodule(data: pl.LightningDataModule) -> WrappedDataModule:
     """Copy a datamodule so that label layers can be added over its training masks.
 
-    The copy is shallow. Everything else, such as its other loaders, its transfer to devices and its
-    own attributes, works as before.
+    The copy is shallow. Everything else works as before, such as its other loaders, its transfer
+    to devices and its own attributes.
 
     Args:
         data: The datamodule, which is not changed.
@@ -90,7 +90,7 @@ def wrap_datamodule(data: pl.LightningDataModule) -> WrappedDataModule:
         The copy.
 
     Raises:
-        InputError: If the data is no datamodule.
+        InputError: If the data is not a datamodule.
     """
     if not isinstance(data, pl.LightningDataModule):
         raise InputError(
@@ -110,7 +110,7 @@ def wrap_datamodule(data: pl.LightningDataModule) -> WrappedDataModule:
 
 
 def _wrapped_class(own_class: type) -> Any:
-    """A subclass of `WrappedDataModule` and of a datamodule's own class, under the same name."""
+    """Create a subclass of `WrappedDataModule` and a datamodule's class, with the same name."""
     bases = (WrappedDataModule, own_class)
     return type(own_class.__name__, bases, {"wrapped_class": own_class})
 
