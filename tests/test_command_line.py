@@ -109,7 +109,7 @@ def test_arguments_become_settings():
     ("arguments", "sentence"),
     [
         (["rum"], "There is no command coseg rum; did you mean coseg run?"),
-        (["train"], "There is no command coseg train; there are run, "),
+        (["train"], "There is no command coseg train; there are demo, run, "),
         (["run", "modle=unet"], "There is no setting modle, .* did you mean model?"),
         (["run", "trainer.gradient_clip=1"], "arguments of Lightning's Trainer need a plus"),
         (["predict", "run"], "run was given, but coseg predict takes RUN IMAGES OUT; see --help."),
