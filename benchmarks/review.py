@@ -2,7 +2,7 @@
 
     python benchmarks/review.py run bubil-large bubil-worst --seeds 0 1 2   # the runs, then orders
     python benchmarks/review.py retrain bubil-large bubil-worst --seeds 0 --looked 20
-    python benchmarks/review.py table      # and docs/images/review.svg
+    python benchmarks/review.py table      # and docs/images/review_found.svg
 
 Each run is that of `grid.py`'s grid `real` (pretrained, 128 x 128; phantoms at 64 x 64 as in its
 other grids), half of the masks replaced. The replaced masks' originals answer for the person: a
@@ -168,7 +168,7 @@ def retrain(name: str, seed: int, level: float, looked: int, order: str) -> None
 
 
 def table() -> None:
-    """Print the tables, and draw the curves into `docs/images/review.svg`."""
+    """Print the tables, and draw the curves into `docs/images/review_found.svg`."""
     from matplotlib.figure import Figure
 
     with FOUND.open(newline="") as file:
@@ -193,7 +193,7 @@ def table() -> None:
         axis.set(title=name, xlabel="% of the masks looked at")
     axes[0].set_ylabel("% of the wrong pixels found")
     axes[0].legend(frameon=False)
-    figure.savefig(grid.HERE.parent / "docs" / "images" / "review.svg", metadata={"Date": None})
+    figure.savefig(grid.HERE.parent / "docs" / "images" / "review_found.svg", metadata={"Date": None})
     if not DICE.is_file():
         return
     with DICE.open(newline="") as file:

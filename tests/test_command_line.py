@@ -88,6 +88,24 @@ def test_a_folder_with_an_equals_sign_is_a_folder(tmp_path, monkeypatch):
     assert with_settings([long], COMMANDS["run"]) == [long]
 
 
+@pytest.mark.parametrize(
+    ("key", "pattern"),
+    [
+        ("data.mask_glob", "{id}-annotated.*"),
+        ("data.image_glob", "**/{id}.*"),
+        ("data.mask_glob", "{annotator}/{id}.*"),
+        ("data.group", r"(P\d+)_.*"),
+    ],
+)
+def test_patterns_need_no_quotes_within_quotes(key, pattern):
+    (setting,) = with_settings([f"{key}={pattern}"], COMMANDS["run"])
+    override = OverridesParser.create().parse_override(setting)
+    assert override.key_or_group == key
+    assert str(override.value()) == pattern
+    for written in (f"{key}='{pattern}'", f"{key}=null", f"{key}=auto"):
+        assert with_settings([written], COMMANDS["run"]) == [written]
+
+
 @pytest.mark.parametrize("words", [["--cfg", "job"], ["-c", "all"], ["--info", "config"], ["-i"]])
 def test_words_after_options_of_hydra_are_no_folders(words):
     assert with_settings([*words, "x"], COMMANDS["run"]) == [*words, "data.root='x'"]
@@ -109,7 +127,7 @@ def test_arguments_become_settings():
     ("arguments", "sentence"),
     [
         (["rum"], "There is no command coseg rum; did you mean coseg run?"),
-        (["train"], "There is no command coseg train; there are run, "),
+        (["train"], "There is no command coseg train; there are demo, run, "),
         (["run", "modle=unet"], "There is no setting modle, .* did you mean model?"),
         (["run", "trainer.gradient_clip=1"], "arguments of Lightning's Trainer need a plus"),
         (["predict", "run"], "run was given, but coseg predict takes RUN IMAGES OUT; see --help."),

@@ -14,7 +14,7 @@ from coseg_lightning.data.phantom import phantom_splits
 from coseg_lightning.errors import InputError
 from support import command, rows_of
 
-TINY = ["trainer.max_epochs=1", "rehearse=false"]
+TINY = ["trainer.max_epochs=2", "rehearse=false"]
 
 
 def test_the_folder_is_like_a_users(tmp_path):

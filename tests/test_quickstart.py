@@ -10,7 +10,7 @@ from support import PYTHONPATH, ROOT
 
 nbformat = pytest.importorskip("nbformat")
 NOTEBOOK = ROOT / "examples" / "quickstart.ipynb"
-TINY = 'FOLDER = "quickstart"\nTRAIN, TEST = 12, 3\nEPOCHS = 1\nLOOKED_AT = 4\n'
+TINY = 'FOLDER = "quickstart"\nTRAIN, TEST = 12, 3\nEPOCHS = 2\nLOOKED_AT = 4\n'
 
 
 @pytest.fixture

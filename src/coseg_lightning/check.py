@@ -1,4 +1,4 @@
-"""Says what a folder holds and what a run of it would do: python -m coseg_lightning.check DIR."""
+"""Inspects a folder and rehearses a run on it: python -m coseg_lightning.check DIR."""
 
 import re
 import shlex

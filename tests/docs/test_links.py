@@ -65,7 +65,7 @@ def test_files_outside_of_the_site_are_named_and_not_linked():
     assert shown(f"{block}\n[a](../../src)") == f"{block}\na (`src/`)"
 
 
-def test_links_of_an_included_page_are_seen_from_there(tmp_path):
+def test_links_of_an_included_page_are_seen_from_there():
     text = "[methods](docs/methods/index.md) and [log](CHANGELOG.md)"
     moved = hooks().moved_links(text, "CONTRIBUTING.md", "docs/contributing.md")
     assert moved == "[methods](methods/index.md) and [log](../CHANGELOG.md)"

@@ -102,6 +102,8 @@ PARTS = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 KNOWN = {*filter(None, SETTINGS), *SETTINGS[""], "hydra", "trainer", "noise", "logger"}
 KNOWN |= {"predictions", "worst", "training", "masks", "images", "out", "split"}
 SHORT = {"images": "data.images", "masks": "data.masks"}
+# Texts with braces and parentheses, which mean something else in Hydra's grammar.
+PATTERNS = {"data.image_glob", "data.mask_glob", "data.group"}
 
 
 def with_settings(given: Sequence[str], spec: Command) -> list[str]:
@@ -121,6 +123,8 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
         if after_option or (of_part and word in PARTS) or word.startswith(("-", "~", "+")):
             result.append(word)
         elif sign:
+            if key in PATTERNS and re.search(r"^[^'\"\[].*[{}()]|^[{(]", value):
+                word = f"{key}={quoted(value)}"
             takes_data = "data.root" in spec.stands_for.values()
             result.append(f"{SHORT[key]}={value}" if takes_data and key in SHORT else word)
         elif free:

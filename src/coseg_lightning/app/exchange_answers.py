@@ -82,8 +82,8 @@ def read_answers(
         masks: The masks that the tasks began with.
         unchanged: Whether unchanged answers `count`. With `skip` they are treated as tasks that
             nobody did.
-        empty: The meaning of an image without any area, if the tool does not report whether
-            somebody did it: `skip` for a task that nobody did, or `background`.
+        empty: The meaning of an image without any area, if the tool does not report finished
+            tasks: `skip` for a task that nobody did, or `background`.
         root: The current place of the run's data, if it was moved.
         trust: See `AppRun`.
 

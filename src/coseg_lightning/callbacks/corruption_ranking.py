@@ -41,8 +41,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     epochs differ a lot, but their mean is stable. Averaged weights (`AveragedWeights`) are stable
     too, and are used if there are any. The result is the same for any number of processes.
 
-    If the module selects from the whole set, the set is also ranked during training: after half
-    of the epochs, and then after every further eighth of them.
+    If the module selects from the whole set, the set is also ranked during training. This happens
+    after half of the epochs, and then after every further eighth of them.
 
     The defaults are those of `Recipe`. Override `scores` to rank by another score.
 

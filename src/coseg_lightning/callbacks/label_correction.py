@@ -54,7 +54,7 @@ class LabelCorrection(Callback, PredictionObserver):
 
     A label is overruled where both peers predict the same other class with enough confidence.
     Correction is skipped if the peers differ from the noisy labels little more than from each
-    other, since they are then no better than the labels.
+    other. They are then no better than the labels.
     See `coseg_lightning.ranking.guard`.
 
     The vote is taken at the masks' own resolution if the dataset is one of this package's. For

@@ -84,7 +84,7 @@ class WatchedSamples:
 def _prepared(
     trainer: pl.Trainer, batches: Sequence[Any], *, training: bool = False
 ) -> list[Batch]:
-    """Take batches through all hooks, and through what the step does before its networks."""
+    """Pass batches through all hooks, and through the step up to its networks."""
     module = trainer.lightning_module
     assert isinstance(module, SegmentationSteps)
 

@@ -1,8 +1,8 @@
 """A rehearsal: all stages of a run with two batches, before the run takes time.
 
 Errors that would stop a run late stop the rehearsal in seconds. Examples are a test loader of
-another form, a network that cannot be saved, corrected masks that do not fit, and too little memory
-for a batch.
+another form, a network that cannot be saved, unsuitable corrected masks, and too little memory for
+a batch.
 """
 
 import copy

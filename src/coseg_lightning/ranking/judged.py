@@ -135,8 +135,8 @@ def noise_level_of_review(review: Path) -> JudgedNoiseLevel:
         review: The file, beside the audit's `scores.csv`.
 
     Raises:
-        InputError: If a mask is not judged, is judged twice, or is unknown to the audit, or if
-            the judged masks are not spread over the ranking.
+        InputError: If a mask is not judged, judged twice or unknown to the audit, or if the
+            judged masks are not spread over the ranking.
     """
     judged = read_judged(review)
     ranked = _ranked_ids(review.with_name("scores.csv"))

@@ -43,8 +43,8 @@ def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
 
     Returns:
         `(N,)` scores, higher for worse masks; comparable within one dataset only. NaN where the
-        outline cannot be judged: the mask has no foreground, or the image has no contrast or
-        values that are not finite near the outline.
+        outline cannot be judged. Then the mask has no foreground, or near the outline the image
+        has no contrast or values that are not finite.
 
     Raises:
         InputError: If the size of a mask differs from its image, if their numbers differ, or if

@@ -261,13 +261,13 @@ def mask_scores(e: Evidence, name: str) -> Floats:
     Args:
         e: The evidence on all samples of the dataset.
         name: The score. `mean` and `sum` (Eq. (1)) and `softmin` judge the whole mask. All others
-            are averaged over the classes present in label or prediction: `joint` (the recipe's:
-            `directed` and the outlines at the masks' own size), `directed`, `relative`
-            (cross-entropy over the entropy), `excess` and `standardised` (their difference,
-            plain and in standard deviations), `per_boundary` and `per_object` (cross-entropy over
-            the label's boundary or the object's size), `dice` (one minus soft Dice), `shift`
-            (displacement of the boundary in either direction), `larger` and `smaller`
-            (displacement in one direction, if it is known).
+            are averaged over the classes present in label or prediction. `joint` is the recipe's:
+            `directed`, plus the outlines at the masks' own size. `relative` is the cross-entropy
+            over the entropy. `excess` and `standardised` are their difference, plain and in
+            standard deviations. `per_boundary` and `per_object` are the cross-entropy over the
+            label's boundary or the object's size. `dice` is one minus soft Dice. `shift` is the
+            displacement of the boundary in either direction; `larger` and `smaller` are that in
+            one direction, if it is known.
 
     Raises:
         InputError: If there is no such score.

@@ -72,7 +72,7 @@ def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
 
 
 def certainty(summary: Mapping[str, Any]) -> str | None:
-    """State what the number of test images allows to conclude; None if it is unknown."""
+    """State how certain the test Dice is for this number of images; None if it is unknown."""
     test = summary["test"]
     count, ends = test.get("images"), test.get("interval", {}).get("dice")
     if not count:
@@ -107,7 +107,7 @@ def not_looked_at(summary: Mapping[str, Any]) -> str | None:
     if summary["ranking"]["noise_level"] is None or not sizes:
         return None
     if summary["test"].get("masks") == MASKS[True]:
-        sizes.pop("test", None)  # somebody looked at those
+        sizes.pop("test", None)  # these were checked
     others = sum(size for part, size in sizes.items() if part != "train")
     if not others:
         return None
