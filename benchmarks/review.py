@@ -193,7 +193,9 @@ def table() -> None:
         axis.set(title=name, xlabel="% of the masks looked at")
     axes[0].set_ylabel("% of the wrong pixels found")
     axes[0].legend(frameon=False)
-    figure.savefig(grid.HERE.parent / "docs" / "images" / "review_found.svg", metadata={"Date": None})
+    figure.savefig(
+        grid.HERE.parent / "docs" / "images" / "review_found.svg", metadata={"Date": None}
+    )
     if not DICE.is_file():
         return
     with DICE.open(newline="") as file:
