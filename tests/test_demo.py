@@ -56,7 +56,7 @@ def test_it_runs_what_it_shows_and_says_what_came_out(tmp_path, monkeypatch, cap
     )
     assert "Tested on              trusted test masks" in text
     given, corrected = (
-        float(re.search(rf"mean Dice of the bad masks {name} +([\d.]+)", text)[1])
+        float(re.search(rf"Mean Dice of the bad masks, {name} +([\d.]+)", text)[1])
         for name in ("as given", "corrected")
     )
     assert given < 0.95
