@@ -123,7 +123,10 @@ def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_pa
     result = start("apply", folder, tmp_path / "out", f"review={answer}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "2 of 10 masks" in result.stdout
-    assert "1 masks are still to be redrawn, such as that of s02" in result.stderr
+    assert (
+        "Masks still to be redrawn, which are copied as they are: 1, such as that of s02"
+        in result.stderr
+    )
     for index, sample_id in enumerate(squares.ids):
         mask = np.asarray(Image.open(tmp_path / "out" / f"{sample_id}.png"))
         np.testing.assert_array_equal(mask, squares.mask(index))

@@ -115,8 +115,8 @@ def test_arguments_become_settings():
     run, corrupt = COMMANDS["run"], COMMANDS["corrupt"]
     given = ["-m", "DIR", "masks=labels", "images=imgs", "nol=0.1,0.2", "--config-dir", "conf"]
     assert with_settings(given, run) == [
-        *("-m", "data.root='DIR'", "data.masks=labels", "data.images=imgs", "nol=0.1,0.2"),
-        *("--config-dir", "conf"),
+        *("-m", "--config-dir", "conf"),
+        *("data.root='DIR'", "data.masks=labels", "data.images=imgs", "nol=0.1,0.2"),
     ]
     assert with_settings(["masks=a", "B"], corrupt) == ["masks=a", "masks='B'"]
     with pytest.raises(InputError, match="^b: the command takes DIR, and settings as key=value"):

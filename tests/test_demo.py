@@ -48,7 +48,7 @@ def test_it_runs_what_it_shows_and_says_what_came_out(tmp_path, monkeypatch, cap
     page = demo.demonstrate(folder, train=12, test=3, training=TINY)
     assert page.is_file()
     text = capsys.readouterr().out
-    shown = [shlex.split(line)[1:] for line in text.splitlines() if line.startswith("$ coseg")]
+    shown = [shlex.split(line)[2:] for line in text.splitlines() if line.startswith("$ coseg")]
     assert [words[0] for words in shown] == ["audit", "run", "apply"]
     assert all(str(folder) in words[1] for words in shown)
     assert sorted(path.name for path in folder.iterdir()) == sorted(
@@ -56,7 +56,7 @@ def test_it_runs_what_it_shows_and_says_what_came_out(tmp_path, monkeypatch, cap
     )
     assert "Tested on              trusted test masks" in text
     given, corrected = (
-        float(re.search(rf"mean Dice of the bad masks {name} +([\d.]+)", text)[1])
+        float(re.search(rf"Mean Dice of the bad masks, {name} +([\d.]+)", text)[1])
         for name in ("as given", "corrected")
     )
     assert given < 0.95

@@ -194,7 +194,7 @@ class _Labels:
         )
         if waiting:
             log.warning(
-                "%d masks are still to be redrawn, such as that of %s, and are copied as they are.",
+                "Masks still to be redrawn, which are copied as they are: %d, such as that of %s.",
                 len(waiting),
                 waiting[0],
             )

@@ -115,18 +115,7 @@ def draw_folder(folder: Path, train: int, test: int, seed: int) -> list[str]:
     return bad
 
 
-RESULT = """
-What came out, compared with the masks as they were before the annotator's errors:
-
-  bad masks among the {bad} worst by audit    {audit} of {bad}
-  bad masks among the {bad} worst by run      {run} of {bad}
-  mean Dice of the bad masks as given        {given:.3f}
-  mean Dice of the bad masks corrected       {corrected:.3f}
-  mean Dice of all training masks as given   {all_given:.3f}
-  mean Dice of all training masks corrected  {all_corrected:.3f}
-  Dice of the network on the test images     {test:.3f}
-  time                                       {seconds:.0f} s
-
+NEXT = """
 The same with your own folder DIR, which holds images/ and masks/:
 
   coseg audit DIR training=none
@@ -139,22 +128,20 @@ The report, to be opened in a browser: {report}"""
 def _show(folder: Path, bad: Collection[str], train: int, seed: int, seconds: float) -> None:
     """Compare the masks with the originals, which no command saw, and print the figures."""
     summary = json.loads((folder / "run" / "summary.json").read_text(encoding="utf-8"))
-    given = _dice(folder / "masks", train, seed)
-    corrected = _dice(folder / "corrected", train, seed)
-    print(
-        RESULT.format(
-            bad=len(bad),
-            audit=_found(folder / "audit", bad),
-            run=_found(folder / "run", bad),
-            given=fmean(given[i] for i in bad),
-            corrected=fmean(corrected[i] for i in bad),
-            all_given=fmean(given.values()),
-            all_corrected=fmean(corrected.values()),
-            test=summary["test"]["dice"],
-            seconds=seconds,
-            report=folder / "run" / "report.html",
-        )
-    )
+    rows = {
+        f"Bad masks among the {len(bad)} worst by {name}": f"{_found(folder / name, bad)}"
+        for name in ("audit", "run")
+    }
+    for name, masks in (("as given", "masks"), ("corrected", "corrected")):
+        dice = _dice(folder / masks, train, seed)
+        rows[f"Mean Dice of the bad masks, {name}"] = f"{fmean(dice[i] for i in bad):.3f}"
+        rows[f"Mean Dice of all training masks, {name}"] = f"{fmean(dice.values()):.3f}"
+    rows["Dice of the network on the test images"] = f"{summary['test']['dice']:.3f}"
+    rows["Time"] = f"{seconds:.0f} s"
+    _say("What came out, compared with the masks as they were before the annotator's errors:")
+    width = max(map(len, rows))
+    print("\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items()))
+    print(NEXT.format(report=folder / "run" / "report.html"))
 
 
 def _dice(masks: Path, train: int, seed: int) -> dict[str, float]:

@@ -224,11 +224,11 @@ def settle_folders(cfg: DictConfig) -> None:
         )
         settings = " ".join(f"data.{key}='{pattern}'" for key, pattern in guessed.items())
         if "{annotator}" in guessed.get("mask_glob", ""):
-            found += _people_found(files.mask_files)
+            found += _people_found(files.mask_files, hidden=bool(cfg.get("hide_annotators")))
         log.info("Taking it that %s; %s says so, another pattern otherwise.", found, settings)
 
 
-def _people_found(mask_files: "Files") -> str:
+def _people_found(mask_files: "Files", *, hidden: bool) -> str:
     """Describe how many people drew masks, and how many images have several masks."""
     from coseg_lightning.data.annotators import keys_by_image
 
@@ -236,7 +236,8 @@ def _people_found(mask_files: "Files") -> str:
     people = sorted({name for keys in by_image.values() for name in keys if name})
     several = sum(len(keys) > 1 for keys in by_image.values())
     shown = ", ".join(people[:3]) + (", ..." if len(people) > 3 else "")
-    return f", by {len(people)} people ({shown}), several of {several} images"
+    shown = "" if hidden else f" ({shown})"
+    return f", by {len(people)} people{shown}, several of {several} images"
 
 
 def settle_annotators(cfg: DictConfig, root: Path) -> None:

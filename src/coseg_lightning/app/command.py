@@ -112,6 +112,7 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
     Raises:
         InputError: If there are more positional arguments than the command takes.
     """
+    options: list[str] = []  # argparse takes none between or after settings
     result: list[str] = []
     free = list(spec.stands_for.values())
     after_option = of_part = False
@@ -120,7 +121,9 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
         is_setting = re.split(r"[./@]", key)[0] in KNOWN
         if free and not is_setting and _is_there(word):  # a path may contain an equals sign
             sign = ""
-        if after_option or (of_part and word in PARTS) or word.startswith(("-", "~", "+")):
+        if after_option or (of_part and word in PARTS) or word.startswith("-"):
+            options.append(word)
+        elif word.startswith(("~", "+")):
             result.append(word)
         elif sign:
             if key in PATTERNS and re.search(r"^[^'\"\[].*[{}()]|^[{(]", value):
@@ -136,7 +139,7 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
             )
         after_option = word in TAKE_A_WORD
         of_part = word in TAKE_A_PART
-    return result
+    return [*options, *result]
 
 
 def _is_there(word: str) -> bool:

@@ -846,8 +846,8 @@ def _draw_split(
 ) -> dict[str, str]:
     if min(val_share, test_share) < 0 or val_share + test_share >= 1:
         raise InputError(
-            f"data.val_share={val_share} and data.test_share={test_share} must be at least 0 and "
-            "leave something for training."
+            f"data.source.val_share={val_share} and data.source.test_share={test_share} must be at "
+            "least 0 and leave something for training."
         )
     ranked = sorted(ids)
     order = [ranked[i] for i in derive_rng(seed, "split").permutation(len(ranked))]
