@@ -18,7 +18,7 @@ FILES = {
     "review.csv": "some masks from the whole ranking, for you to judge",
     "review.png": "the pictures of these",
 }
-NEXT = "python -m coseg_lightning.run data=folder data.root=DIR"
+NEXT = "coseg run DIR"
 RESULT, REORDERED = "noise_level.json", "reordered.csv"
 ASKED = """
   How many are bad? Look at review.png, write good or bad of each mask into review.csv, and run
