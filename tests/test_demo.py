@@ -36,7 +36,8 @@ def test_the_folder_is_like_a_users(tmp_path):
 @pytest.mark.slow
 @pytest.mark.drawn
 def test_it_runs_what_it_shows_and_says_what_came_out(tmp_path, monkeypatch, capsys):
-    def run(words, check):
+    def run(words, env, check):
+        assert env["OMP_NUM_THREADS"]
         assert words[:3] == [sys.executable, "-m", "coseg_lightning"]
         done = command("__main__", *words[3:])
         assert done.returncode == 0, done.stderr

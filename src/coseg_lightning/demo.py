@@ -63,7 +63,8 @@ def demonstrate(
     _say(
         f"{folder} now holds {train + test} images and masks of chest phantoms. A careless "
         f"annotator drew {len(bad)} of the {train} training masks. The {test} test masks are "
-        "right, and split.csv says so. No command is told which masks are bad."
+        "right, and split.csv says so. No command is told which masks are bad. All commands use "
+        "one thread, unless OMP_NUM_THREADS says otherwise."
     )
     audit, run, corrected = folder / "audit", folder / "run", folder / "corrected"
     _say("1. Rank the masks by their outlines, without a network:")
@@ -169,7 +170,10 @@ def _found(folder: Path, bad: Collection[str]) -> int:
 def _coseg(*words: str) -> None:
     """Show a command, and run it as a user would."""
     print(f"\n$ coseg {shlex.join(words)}", flush=True)
-    done = subprocess.run([sys.executable, "-m", "coseg_lightning", *words], check=False)
+    # For networks this small, more threads are many times slower where other programs run.
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    command = [sys.executable, "-m", "coseg_lightning", *words]
+    done = subprocess.run(command, env=environment, check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
