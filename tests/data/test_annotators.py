@@ -140,8 +140,8 @@ def test_rows_that_cannot_be_meant_are_told(make_folder, tmp_path, rows, message
 
 def test_what_spreadsheets_make_of_a_table_is_told(make_folder):
     root = make_folder()
-    annotators(root, "id;annotator\ns00;a\n")
-    with pytest.raises(InputError, match="it begins with 'id;annotator', and must have the col"):
+    annotators(root, "id annotator\ns00 a\n")
+    with pytest.raises(InputError, match="it begins with 'id annotator', and must have the col"):
         folder_splits(root)
     for folder in ("images", "masks"):
         for number, path in enumerate(sorted((root / folder).iterdir())):

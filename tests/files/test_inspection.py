@@ -378,7 +378,7 @@ def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(ma
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id;split\ns00;train\n", "it begins with 'id;split', and must have the columns"),
+        ("id split\ns00 train\n", "it begins with 'id split', and must have the columns"),
         ("ID,Split\ns00,train\n", "it begins with 'ID,Split'"),
         ("id,split\n\n\ns00,train\ns01\n", "1 cells in line 5, but 2 columns"),
         ("", "it begins with 'nothing'"),
