@@ -197,9 +197,9 @@ def command_section(name: str) -> str:
     if command.positional:
         lines += ["", "**Arguments**", ""]
         lines += [f"- `{key.upper()}`: {text}." for key, text in positional(command)]
-    of_run = command_line._settings("run") if name != "run" else {}
+    of_run = command_line.settings_of("run") if name != "run" else {}
     same = []
-    for title, keys in command_line._settings(name).items():
+    for title, keys in command_line.settings_of(name).items():
         own = {key: text for key, text in keys.items() if of_run.get(title, {}).get(key) != text}
         if title in of_run:
             same.append(f"[{title}](#{slug(title)})")

@@ -95,7 +95,7 @@ def help_of(name: str) -> str:
         lines += ["", "Arguments:"]
         for argument, meaning in command.positional.items():
             lines += _entry(argument.upper(), meaning, 16)
-    for title, settings in _settings(name).items():
+    for title, settings in settings_of(name).items():
         lines += ["", f"{title}:"]
         for setting, meaning in settings.items():
             lines += _entry(setting, meaning, 34)
@@ -104,7 +104,7 @@ def help_of(name: str) -> str:
     return "\n".join(lines)
 
 
-def _settings(name: str) -> dict[str, dict[str, str]]:
+def settings_of(name: str) -> dict[str, dict[str, str]]:
     """Return `key=default` and meaning of all settings of a command, by task."""
     command = COMMANDS[name]
     if command.config is None:
@@ -238,7 +238,7 @@ def completion() -> str:
 
 
 def _words(name: str) -> Iterator[str]:
-    for settings in _settings(name).values():
+    for settings in settings_of(name).values():
         for setting in settings:
             key = setting.partition("=")[0]
             yield f"{key}="
