@@ -73,6 +73,38 @@ def test_persons_of_images_with_several_masks_have_records(tmp_path):
     assert {r.annotator: ids for r, ids in shown["persons"]}["carl"] == ["a"]
 
 
+class Habits(Several):
+    """Ten images by three persons; ben outlines 2 pixels too far, and carl misses three images."""
+
+    ids = tuple(f"i{n}" for n in range(10))
+
+    def names(self, sample_id):
+        return ["anna", "ben", "carl"]
+
+    def mask(self, sample_id, name):
+        far = 2 if name == "ben" else 0
+        down = 5 if name == "carl" and sample_id in self.ids[:3] else 0
+        mask = np.zeros((48, 48), np.uint8)
+        mask[12 + down - far : 32 + down + far, 12 - far : 32 + far] = 1
+        return mask
+
+    def fused(self, sample_id):
+        return self.mask(sample_id, "anna")
+
+
+def test_a_habit_does_not_count_as_a_mistake(tmp_path):
+    (tmp_path / "scores.csv").write_text("id,score,annotator\ni0,0.5,\n")
+    samples = Samples()
+    samples.several = Habits()
+    masks, _ = write_masks(tmp_path, samples)
+    of = {name: [row for row in masks if row["annotator"] == name] for name in ("anna", "ben")}
+    assert all(row["displacement_pixels"] == 2 for row in of["ben"])
+    assert all(row["own_score"] < row["score"] - 0.02 for row in of["ben"])
+    assert all(row["own_score"] == row["score"] for row in of["anna"])
+    records = {r.annotator: r for r in write_annotators(tmp_path, 0.2, masks=masks)}
+    assert records["carl"].bad_share > records["ben"].bad_share
+
+
 def test_persons_are_drawn_with_and_without_displacements():
     records = annotator_report(["$a_b$", "b"] * 5, [0.2] * 10)
     figure = annotators_figure(records)

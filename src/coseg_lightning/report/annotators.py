@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.labels.fusion import Votes
@@ -16,7 +17,8 @@ from coseg_lightning.ranking.annotators import (
     annotator_report,
     bad_probability,
 )
-from coseg_lightning.ranking.displacement import displacement
+from coseg_lightning.ranking.displacement import displacement, habits, without_habit
+from coseg_lightning.ranking.people import People
 from coseg_lightning.report.figures import BLACK, BLUE, ORANGE
 
 ANNOTATORS = "annotators.csv"
@@ -89,8 +91,10 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
     """Write `masks.csv` and `disputed.csv`, if images have masks by several persons.
 
     `masks.csv` ranks each person's mask of such an image by disagreement: one minus the mean Dice
-    to the other masks. Outlines did not improve this ranking on `bubil`. With two masks of an
-    image, neither ranks worse. `disputed.csv` lists the images, with the least agreement first.
+    to the other masks. `own_score` is without what the person's steady displacement adds, and is
+    what counts for the person's record. Outlines did not improve this ranking on `bubil`. With two
+    masks of an image, neither ranks worse. `disputed.csv` lists the images, with the least
+    agreement first.
 
     Args:
         folder: The folder.
@@ -127,12 +131,24 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
             mean = _rounded(np.nanmean(agreement))
             row = {"id": sample_id, "masks": len(names), "agreement": mean}
             disputed.append(row | {"least_like_others": least})
+    for row, own in zip(masks, _beyond_habits(masks), strict=True):
+        row["own_score"] = _rounded(own)
     masks.sort(key=lambda row: (-_number(row["score"] or 0), row["id"], row["annotator"]))
     disputed.sort(key=lambda row: (row["agreement"], row["id"]))
     masks = [{**row, "rank": rank} for rank, row in enumerate(masks, start=1)]
     _replace(folder / MASKS, masks)
     _replace(folder / DISPUTED, disputed)
     return masks, disputed
+
+
+def _beyond_habits(masks: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """Return the score of each mask without what its person's steady displacement adds to it."""
+    scores, moved = (
+        np.array([[_number(row[name])] for row in masks]).reshape(-1, 1)
+        for name in ("score", "displacement_pixels")
+    )
+    people = People.of([row["annotator"] for row in masks])
+    return without_habit(scores, moved, habits(moved, people))[:, 0]
 
 
 def _rounded(value: Any) -> float | str:
