@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_MEMORY = 3 * 1024**3
 MUCH_MEMORY = 30 * 1024**2  # added by one test; collecting after every test would take minutes
 BEFORE = pytest.StashKey[int]()  # the memory of the process before a test
+PEAKS: list[int] = []  # the most that each test of this process took
 
 
 def memory(entry: str) -> int | None:
@@ -59,8 +60,15 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def forget_peak() -> None:
+    """Start `VmHWM` anew, so that it is the peak of one test."""
+    with suppress(OSError):  # another system has no such file
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    forget_peak()
     item.stash[BEFORE] = memory("VmRSS") or 0
     return (yield)
 
@@ -70,8 +78,9 @@ def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
     result = yield
     if (memory("VmRSS") or 0) - item.stash[BEFORE] > MUCH_MEMORY:
         release_memory()
-    added = (memory("VmRSS") or 0) - item.stash[BEFORE]
-    item.user_properties.append(("memory", (added, memory("VmHWM") or 0)))
+    after = memory("VmRSS") or 0
+    PEAKS.append(memory("VmHWM") or 0)
+    item.user_properties.append(("memory", (PEAKS[-1], item.stash[BEFORE], after)))
     return result
 
 
@@ -84,17 +93,24 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in terminalreporter.getreports("")
         if report.when == "teardown"
     ]
-    terminalreporter.section("memory added by each test, and the peak of its process so far")
-    for (added, peak), test in sorted(used, reverse=True)[:wanted]:
-        terminalreporter.write_line(f"{added / 1e6:8.0f} MB {peak / 1e6:8.0f} MB  {test}")
+    for title, size in (
+        ("most memory while a test ran", lambda peak, before, after: peak),
+        ("most memory left by a test", lambda peak, before, after: after - before),
+    ):
+        terminalreporter.section(f"{title}: peak, before, after")
+        for sizes, test in sorted(used, key=lambda one: size(*one[0]), reverse=True)[:wanted]:
+            terminalreporter.write_line(
+                " ".join(f"{value / 1e6:6.0f} MB" for value in sizes) + f"  {test}"
+            )
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _limited_memory() -> Iterator[None]:
     """Fail if this process took more than `MAX_MEMORY`; forked children are not counted."""
     yield
-    peak = memory("VmHWM")
-    if peak is not None:
+    last = memory("VmHWM")  # of the test that ends with this
+    if last is not None:
+        peak = max([*PEAKS, last])
         assert peak < MAX_MEMORY, (
             f"this test process took {peak / 1e9:.1f} GB, and may take {MAX_MEMORY / 1e9:.1f} GB: "
             "see which test it was with --memory=20"
