@@ -212,14 +212,14 @@ def test_reviewing_from_the_table(page, folder, tmp_path):
     assert len(corrected) >= 4
     assert set(corrected) <= proposed
     page.get_by_role("button", name=f"Review {corrected[1]}").click()
-    page.locator("#bench-message").wait_for(state="hidden")
+    page.locator("#bench-stage[aria-busy=false]").wait_for()  # open, and nothing is loading
     assert page.locator("#bench-name").inner_text() == corrected[1]
     page.keyboard.press("t")
     page.keyboard.press("Escape")
     assert page.locator("#bench").is_hidden()
     assert page.get_by_role("button", name=f"take: review {corrected[1]}").inner_text() == "take"
     page.get_by_role("button", name="Review", exact=True).click()  # the first undecided one
-    page.locator("#bench-message").wait_for(state="hidden")
+    page.locator("#bench-stage[aria-busy=false]").wait_for()  # open, and nothing is loading
     first = next(sample_id for sample_id in ids if sample_id != corrected[1])
     assert page.locator("#bench-name").inner_text() == first
     page.keyboard.press("o")

@@ -103,6 +103,8 @@ def opened(browser):
 
 
 def wait(page):
+    """Wait until nothing is loading."""
+    page.locator("#bench-stage[aria-busy=false]").wait_for()
     page.locator("#bench-message").wait_for(state="hidden")
 
 

@@ -164,11 +164,19 @@ const progressText = () => {
   return `${text}, about ${Math.round(minutes / 60)} hours left`;
 };
 
+const setLoading = (loading) => {
+  current.loading = loading;
+  stage.setAttribute("aria-busy", loading);
+};
 const show = async (n) => {
-  if (n < 0) return say("No sample is listed; change the filters.");
+  if (n < 0) {
+    if (current.n < 0) setLoading(false);
+    return say("No sample is listed; change the filters.");
+  }
   if (view.mending) mend.end();
   if (current.n >= 0) countTime();
-  Object.assign(current, { n, since: performance.now(), newly: false, loading: true });
+  Object.assign(current, { n, since: performance.now(), newly: false });
+  setLoading(true);
   mend.forget();
   Object.assign(view, { sample: null, drawn: null, cursor: null });
   tellStage("Loading …");
@@ -189,7 +197,7 @@ const show = async (n) => {
   } catch (error) {
     if (current.n === n) tellStage(error.message);
   }
-  if (current.n === n) current.loading = false;
+  if (current.n === n) setLoading(false);
   const next = nextOpen(n);
   if (next >= 0 && current.n === n) loadSample(next).catch(() => {}); // ahead
 };
