@@ -131,7 +131,17 @@ def find(name: str, seed: int, level: float) -> None:
 
 
 def retrain(name: str, seed: int, level: float, looked: int, order: str) -> None:
-    """Put the first masks of an order right, retrain as a review does, and write the test Dice."""
+    """Put the first masks of an order right, retrain as a review does, and write the test Dice.
+
+    A cell that is in the table is not repeated.
+    """
+    cell = {"set": name, "noise_level": str(level), "seed": str(seed), "order": order}
+    cell["looked"] = str(looked)
+    if DICE.is_file():
+        with DICE.open(newline="") as file:
+            if any(cell.items() <= row.items() for row in csv.DictReader(file)):
+                return
+
     from PIL import Image
 
     from coseg_lightning.files.csv import write_table
