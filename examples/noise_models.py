@@ -18,11 +18,11 @@ from coseg_lightning.noise import (
     BoundaryWalk,
     ClassMerge,
     ClassSwap,
+    Crowd,
     EdgeCircles,
     MissingComponent,
     MissingRegion,
     PolygonOutline,
-    RandomAnnotators,
     SpuriousBlob,
 )
 from coseg_lightning.noise.geometry import parts_of
@@ -30,7 +30,7 @@ from coseg_lightning.noise.geometry import parts_of
 MODELS = {
     "type1": BoundaryNoise(),
     "type2": BiasedAnnotator(),
-    "crowd": RandomAnnotators(),
+    "crowd": Crowd(classes=3),
     "affine": AffineNoise(),
     "walk": BoundaryWalk(),
     "circles": EdgeCircles(),

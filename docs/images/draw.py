@@ -268,7 +268,6 @@ def noise_pictures(folder: Path) -> None:
     from noise_models import COLOURS, MODELS
 
     from coseg_lightning.data.phantom import PhantomImages
-    from coseg_lightning.noise import Crowd
     from coseg_lightning.noise.geometry import parts_of
 
     phantoms = PhantomImages("train", 4, 256, seed=0)
@@ -277,7 +276,7 @@ def noise_pictures(folder: Path) -> None:
     for class_id, lung in enumerate(parts_of(lungs > 0), start=1):  # each lung a class of its own
         classes[lung] = class_id
     folder.mkdir(exist_ok=True)
-    for name, noise in (MODELS | {"crowd": Crowd(classes=3)}).items():
+    for name, noise in MODELS.items():
         noisy = noise(classes, id=phantoms.ids[2], seed=5)
         figure = Figure(figsize=(2.4, 2.4), dpi=150)
         panel = figure.add_axes((0, 0, 1, 1))

@@ -32,6 +32,12 @@ def test_every_architecture_of_smp_has_its_file():
     assert set(NAMES) == {*smp.MODEL_ARCHITECTURES_MAPPING, *OWN}
 
 
+@pytest.mark.parametrize("given", [{"encoder_name": "resnet18"}, {"encoder_weights": "imagenet"}])
+def test_the_classic_unet_refuses_an_encoder(given):
+    with pytest.raises(InputError, match="unet_classic has no encoder"):
+        build_network("unet_classic", **given)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_takes_sides_that_nothing_divides(name):

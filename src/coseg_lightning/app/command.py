@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -285,6 +286,11 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if cfg.get("review") is None:  # a review uses the settings of the reviewed run
             check_nothing_missing(cfg)
         return body(cfg)
+    except SystemExit as error:
+        # Lightning's exception for SIGTERM has status 0, as if the run were finished.
+        if type(error).__name__ == "SIGTERMException":
+            raise SystemExit(128 + signal.SIGTERM) from error
+        raise
     except Exception as error:
         message = explain(error)
         if message is None or SHOW_TRACEBACK:

@@ -65,6 +65,12 @@ def build_network(
     # LightningCLI parses these calls to find the arguments that `options` may hold. Each network
     # therefore needs its own call in this function.
     if name == "unet_classic":
+        if encoder_name is not None or encoder_weights is not None:
+            raise InputError(
+                f"encoder_name={encoder_name} and encoder_weights={encoder_weights} were given, "
+                "but unet_classic has no encoder of another network; leave them out, or build a "
+                "unet."
+            )
         return ClassicUNet(in_channels, classes, **options)
     if name == "double_unet":
         encoder = encoder_name or default_encoder(name)
