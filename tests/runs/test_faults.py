@@ -337,8 +337,8 @@ def test_names_are_escaped_in_tables_and_pages(make_folder, tmp_path):
 
 def test_ids_that_would_be_one_file_are_refused_before_training():
     for ids, message in (
-        (["a", "A"], "one file on disks that do not tell letter case apart"),
-        (["\u00e9", "e\u0301"], "one file on disks"),
+        (["a", "A"], "the same file on disks that ignore letter case"),
+        (["\u00e9", "e\u0301"], "the same file on disks"),
         (["x" * 300], "too long for a file name"),
         (["a/b"], "cannot be a file name"),
     ):

@@ -75,8 +75,8 @@ def read(source: Source, classes: Classes) -> Answers:
             answers.found.extend(_answers(content, source.place(name), ignored))
     if not is_found:
         raise InputError(
-            f"{source.path} holds no COCO JSON, with images and annotations; give such a file, or "
-            "its folder."
+            f"{source.path} holds no JSON with images and annotations in COCO's format; give such "
+            "a file, or its folder."
         )
     answers.remarks.extend(ignored.remarks())
     return answers
