@@ -134,7 +134,9 @@ def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_pa
     with pytest.raises(InputError, match="names else, which is no mask of the run's data"):
         apply(folder, tmp_path / "no", review=answer)
     run_again = ["stages=[retraining]", f"resume={folder}", f"review={answer}"]
-    with pytest.raises(InputError, match=r"is an audit, and holds none to retrain from; .* apply"):
+    with pytest.raises(
+        InputError, match=r"is an audit, so there are no two peers to retrain from; .* apply"
+    ):
         run(support.composed(*run_again), tmp_path / "no")
     assert not (tmp_path / "no").exists()
 

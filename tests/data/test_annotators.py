@@ -489,7 +489,7 @@ def test_networks_learn_from_soft_masks(make_several, tmp_path):
     assert summary["labels"]["fusion"] == "soft"
     assert len(read_rows(tmp_path / "run/scores.csv")) == 9
     cfg = composed(*CLASSIC, *SHORT, *given, "method=jocor")
-    with pytest.raises(InputError, match="JoCoR learns from one label a pixel"):
+    with pytest.raises(InputError, match="JoCoR learns from one label per pixel"):
         run(cfg, tmp_path / "jocor")
 
 

@@ -107,7 +107,7 @@ def test_two_optimizers_are_refused(tmp_path):
         def configure_optimizers(self):
             return [torch.optim.Adam(net.parameters()) for net in (self.net_a, self.net_b)]
 
-    with pytest.raises(InputError, match="gave 2 optimizers; give one"):
+    with pytest.raises(InputError, match="returned 2 optimizers; return one"):
         trainer_of(tmp_path).fit(Two(TinyNetwork(), TinyNetwork()), loader(one_batch()))
 
 
@@ -243,7 +243,7 @@ def test_a_checkpoint_says_which_networks_it_needs(tmp_path, kind):
     wanted = ", ".join(f"{name}=..." for name in given)
     load = partial(type(module).load_from_checkpoint, tmp_path / "a.ckpt", weights_only=True)
     with (
-        pytest.warns(UserWarning, match=r"trained by torch.optim.sgd.SGD, and this .*adam.Adam"),
+        pytest.warns(UserWarning, match=r"trained with torch.optim.sgd.SGD, but this .*adam.Adam"),
         pytest.raises(
             InputError, match=rf"a support.TinyNetwork.*load_from_checkpoint\(path, {wanted}"
         ),
@@ -256,7 +256,7 @@ def test_a_checkpoint_says_which_networks_it_needs(tmp_path, kind):
 def test_peers_that_share_a_part_are_refused():
     shared = nn.Conv2d(1, 4, 3, padding=1)
     nets = [nn.Sequential(shared, nn.Conv2d(4, 2, 1)) for _ in range(2)]
-    with pytest.raises(InputError, match="The peers share a part"):
+    with pytest.raises(InputError, match="The peers share parameters"):
         CoSegModule(*nets)
 
 

@@ -646,7 +646,7 @@ def test_clean_samples_of_any_dataset_are_found(tmp_path, ids, clean):
     module = Reweighted(TinyNetwork(), clean_ids=clean)
     trainer_of(tmp_path).fit(module, DataLoader(Foreign(ids), batch_size=3))
     assert module._clean_places == [2]
-    with pytest.raises(InputError, match="needs one training loader with a map-style dataset"):
+    with pytest.raises(InputError, match="give one training loader with a map-style dataset"):
         trainer_of(tmp_path).fit(
             Reweighted(TinyNetwork(), clean_ids=clean), {"a": DataLoader(Foreign(ids))}
         )
@@ -666,7 +666,7 @@ def test_what_a_quality_module_cannot_judge_is_named():
 
 def test_dimensionality_needs_to_know_when_training_ends(tmp_path):
     options = {"max_epochs": -1, "max_steps": 2}
-    with pytest.raises(InputError, match="give the trainer its max_epochs"):
+    with pytest.raises(InputError, match="give the trainer max_epochs"):
         trainer_of(tmp_path, **options).fit(
             DimensionalityDriven(TinyNetwork()), loader(one_batch())
         )

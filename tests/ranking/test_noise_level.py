@@ -138,7 +138,7 @@ def test_the_module_keeps_all_until_the_level_is_estimated(tmp_path, monkeypatch
 
 
 def test_auto_says_what_it_needs(tmp_path):
-    with pytest.raises(InputError, match="add one to the trainer's callbacks"):
+    with pytest.raises(InputError, match="NoiseLevelEstimation; add it to the trainer's callbacks"):
         trainer_of(tmp_path).fit(module_of(noise_level="auto"), data_of(tmp_path))
     for module, epochs, message in (
         (module_of(noise_level=0.3), 4, "leave it out where the level is given"),
