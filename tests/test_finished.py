@@ -477,7 +477,7 @@ def test_a_reviewed_run_opens_where_the_run_itself_is_gone(finished, tmp_path):
     assert run.noise is None
     assert run.proposals is not None
     apply(tmp_path / "run", tmp_path / "out")
-    with pytest.raises(InputError, match="is a review of .*gone, which is not there; restore"):
+    with pytest.raises(InputError, match="is a review of .*gone, which does not exist; restore"):
         run.origin  # noqa: B018
 
 

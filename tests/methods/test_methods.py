@@ -379,7 +379,7 @@ def test_clean_ids_stay_clean(tmp_path):
     named, chosen = noisy("named", clean_ids=sorted(plain))
     assert named.clean_ids == plain
     assert chosen == set(ids) - plain
-    with pytest.raises(InputError, match="6 of 12 masks are to be noisy, but 7 are to stay clean"):
+    with pytest.raises(InputError, match="6 of 12 masks shall be noisy, but 7 shall stay clean"):
         noisy("seven", clean_ids=ids[:7])
     with pytest.raises(InputError, match="names 'nobody', which is no training sample"):
         noisy("nobody", clean_ids=["nobody"])

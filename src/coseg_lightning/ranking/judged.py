@@ -165,8 +165,9 @@ def read_judged(path: Path) -> Mapping[str, bool]:
     if undecided or not rows:
         raise InputError(
             f"{path} lacks the decision for {len(undecided) or 'all'} "
-            f"masks{f', such as {undecided[0]}' if undecided else ''}; look at review.png, and "
-            "write good or bad into the column decision of every line."
+            f"mask{'' if len(undecided) == 1 else 's'}"
+            f"{f', such as {undecided[0]}' if undecided else ''}; look at review.png, and write "
+            "good or bad into the column decision of every line."
         )
     for row, word in zip(rows, words, strict=True):
         if word not in DECISIONS:
@@ -201,8 +202,8 @@ def _check_spread(review: Path, places: Sequence[int], ranked: Sequence[str]) ->
     wanted = min(COUNT, len(ranked))
     if len(places) != wanted:
         raise InputError(
-            f"{review} judges {len(places)} masks, but the audit chose {wanted}; judge exactly the "
-            "chosen masks."
+            f"{review} judges {len(places)} mask{'' if len(places) == 1 else 's'}, but the audit "
+            f"chose {wanted}; judge exactly the chosen masks."
         )
     edges = _edges(len(ranked), len(places))
     held, _ = np.histogram(places, edges)

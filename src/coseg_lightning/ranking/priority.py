@@ -192,8 +192,8 @@ def recalibrate(views: Views, is_bad: Mapping[int, bool], noise_level: float) ->
     """
     if len(is_bad) < min(LEAST_DECIDED, len(views)):
         raise InputError(
-            f"{len(is_bad)} masks have a decision, but an estimate for the others needs at least "
-            f"{min(LEAST_DECIDED, len(views))}; review more masks."
+            f"Only {len(is_bad)} of {len(views)} masks have a decision, but an estimate for the "
+            f"others needs at least {min(LEAST_DECIDED, len(views))}; review more masks."
         )
     table = np.column_stack([views.columns(), np.ones(len(views))])
     others = table.shape[1] - 2
