@@ -148,7 +148,7 @@ def test_networks_that_give_probabilities_are_noticed(tmp_path, end):
         return nn.Sequential(TinyNetwork(), end)
 
     for module in (CoSegModule(net(), net()), SegmentationModule(net())):
-        with pytest.warns(UserWarning, match="must give logits"):
+        with pytest.warns(UserWarning, match="must return logits"):
             trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
 
 
@@ -175,7 +175,7 @@ def test_one_network_is_not_spoilt_by_an_image_that_holds_nan(tmp_path):
     images, masks = one_batch()
     images[0, 0, 3, 3] = float("nan")
     module = SegmentationModule(TinyNetwork())
-    with pytest.warns(UserWarning, match="gradient of the network is not a number"):
+    with pytest.warns(UserWarning, match="gradient of the network is not finite"):
         trainer_of(tmp_path).fit(module, loader((images, masks), one_batch()))
     assert module.optimization.skipped == [2]
     assert all(torch.isfinite(value).all() for value in module.state_dict().values())

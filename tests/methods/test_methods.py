@@ -356,7 +356,7 @@ def test_reweighting_learns_from_the_clean_ids_of_the_data(tmp_path):
     assert sorted(module.clean_batch(4).ids) == ["s03", "s07"]
     with pytest.raises(InputError, match="needs a few training samples whose masks are right"):
         trainer_of(tmp_path).fit(Reweighted(TinyNetwork()), CoSegDataModule(Squares(12), **options))
-    with pytest.raises(InputError, match="clean_ids names 'x', which is no training sample"):
+    with pytest.raises(InputError, match="clean_ids names 'x', which is not a training sample"):
         trainer_of(tmp_path).fit(Reweighted(TinyNetwork(), clean_ids=["x"]), data)
     with pytest.raises(InputError, match="per='image' must be pixel or sample"):
         Reweighted(TinyNetwork(), per="image")

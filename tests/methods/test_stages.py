@@ -165,7 +165,7 @@ def test_a_method_of_ones_own_with_a_single_network(tmp_path):
         run_stages(OwnTested(), tmp_path / "a", **{**own, "stages": None})
     with pytest.raises(InputError, match="stages=supervised_training of method=mine must be"):
         run_stages(OwnTested(), tmp_path / "b", **{**own, "stages": "supervised_training"})
-    with pytest.raises(InputError, match="method=coteaching needs peers"):
+    with pytest.raises(InputError, match="method=coteaching needs the peers"):
         run_stages(OwnTested(), tmp_path / "c", method="coteaching", **options)
 
 

@@ -289,7 +289,7 @@ def test_a_label_dice_can_be_asked_for(noise, dice):
 def test_a_label_dice_that_makes_no_sense_is_refused():
     with pytest.raises(InputError, match="above 0 and below 1"):
         AtLabelDice(BoundaryNoise(), 1.5)
-    with pytest.raises(InputError, match="ClassSwap has none"):
+    with pytest.raises(InputError, match="strength of ClassSwap cannot be set"):
         AtLabelDice(ClassSwap(3), 0.8)
 
 

@@ -439,7 +439,7 @@ def test_a_browser_that_keeps_nothing_is_told_of(opened, tmp_path):
             Object.defineProperty(window, name, { get() { throw new Error("refused"); } });
     """
     page = opened(write(tmp_path, IDS), script=refuse)
-    assert "keeps nothing" in page.locator("#bench-status").text_content()
+    assert "does not keep the review" in page.locator("#bench-status").text_content()
     press(page, "o", "m")
     stroke(page, Place(page), (15.2, 45.3), (65.7, 52.1))
     rows, masks = contents(saved(page, tmp_path), tmp_path / "out")

@@ -177,7 +177,7 @@ class UpdatedSamples(Dataset[Any]):
         if digest is not None and digest != mask_digest(original):
             raise InputError(
                 f"The dataset's mask of sample {name} is not the mask that was corrected; give the "
-                "same samples in the same order, and augment after updated()."
+                "same samples in the same order and without augmentation; augment after updated()."
             )
 
 
