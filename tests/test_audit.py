@@ -106,7 +106,7 @@ def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_pa
     settings = [f"data.root={root}", f"predictions={root}/predictions", "review_budget=2"]
     audit(composed(*settings), folder)
     told = capsys.readouterr().out
-    assert "Look at these 2 first, with perhaps" in told
+    assert "Look at these 2 masks first. They may hold" in told
     first = [row["id"] for row in rows_of(folder / "review_order.csv")][:2]
     assert set(first) == {"s03", "s07"}
     assert told.index(first[0]) < told.index("Look at these") < told.rindex(first[1])
@@ -134,7 +134,9 @@ def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_pa
     with pytest.raises(InputError, match="names else, which is no mask of the run's data"):
         apply(folder, tmp_path / "no", review=answer)
     run_again = ["stages=[retraining]", f"resume={folder}", f"review={answer}"]
-    with pytest.raises(InputError, match=r"is an audit, and holds none to retrain from; .* apply"):
+    with pytest.raises(
+        InputError, match=r"is an audit, so there are no two peers to retrain from; .* apply"
+    ):
         run(support.composed(*run_again), tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
@@ -163,7 +165,7 @@ def test_the_pages_decisions_tell_of_all_other_masks(make_folder, tmp_path):
     estimate = json.loads((folder / "noise_level.json").read_text())
     low, high = estimate["interval"]
     assert low <= 0.3 <= high
-    assert "of 14 masks that were looked at are bad" in result.stdout
+    assert "of 14 reviewed masks are bad" in result.stdout
     again = rows_of(folder / "reordered.csv")
     assert {row["decision"] for row in again[:26]} == {""}
     assert all(
@@ -172,7 +174,10 @@ def test_the_pages_decisions_tell_of_all_other_masks(make_folder, tmp_path):
     assert any(row["suggested"] for row in again)
     judge(folder)  # more decisions may follow
     (folder / "review.csv").write_text("id,decision\n" + "".join(lines[:5]))
-    with pytest.raises(InputError, match="5 masks were decided, but at least 10 must be"):
+    with pytest.raises(
+        InputError,
+        match="Only 5 of 40 masks have a decision, but an estimate .* needs at least 10",
+    ):
         judge(folder)
     (tmp_path / "review.csv").write_text("id,decision\ns01,ok\n")
     with pytest.raises(InputError, match="lies in no folder of an audit or a run"):
@@ -211,7 +216,7 @@ def test_a_person_tells_how_many_masks_are_bad(with_predictions, tmp_path, capsy
     assert {row["decision"] for row in asked} == {""}
     with Image.open(folder / "review.png") as picture:
         assert picture.width > picture.height > 100
-    with pytest.raises(InputError, match="does not say of 10 masks"):
+    with pytest.raises(InputError, match="lacks the decision for 10 masks"):
         judge(folder)
     words = [f"{row['id']},{'bad' if row['id'] in ('s03', 's07') else 'good'}" for row in asked]
     (folder / "review.csv").write_text("\n".join(["id,decision", *words]))

@@ -128,7 +128,7 @@ def test_a_method_of_ones_own(tmp_path):
     options = ["--config-dir", ".", "method=bootstrapping", "noise=type2", *settings]
     wrong = command("run", *options, cwd=folder)
     assert wrong.returncode == 1
-    assert "gamma: there is no such argument of Bootstrapping" in wrong.stderr
+    assert "gamma: Bootstrapping has no such argument" in wrong.stderr
     done = command("run", *options[:-1], cwd=folder)
     assert done.returncode == 0, done.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())

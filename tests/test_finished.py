@@ -361,7 +361,9 @@ def test_every_mask_can_be_reviewed_and_drawn_masks_are_learnt_from(finished, tm
     order = rows_of(out / "review_order.csv")
     assert {row["id"] for row in order[-4:]} == {ok, take, redraw, later}
     other = review_of(tmp_path / "other.csv", **{ok: "redraw"})
-    with pytest.raises(InputError, match="holds an earlier review with other decisions; go on"):
+    with pytest.raises(
+        InputError, match="holds an earlier review with other decisions; continue on"
+    ):
         run(composed(*options, f"review={other}"), out)
 
 
@@ -475,7 +477,7 @@ def test_a_reviewed_run_opens_where_the_run_itself_is_gone(finished, tmp_path):
     assert run.noise is None
     assert run.proposals is not None
     apply(tmp_path / "run", tmp_path / "out")
-    with pytest.raises(InputError, match="is a review of .*gone, which is not there; restore"):
+    with pytest.raises(InputError, match="is a review of .*gone, which does not exist; restore"):
         run.origin  # noqa: B018
 
 
@@ -498,9 +500,9 @@ def test_keeping_everything_is_the_run_itself(finished, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"s00": "maybe"}, "says 'maybe' of s00; it must be ok, take or redraw"),
-        ({"nobody": "redraw"}, "names nobody, which is no training mask of the run"),
-        ({"nobody": "keep"}, "names nobody, which is no training mask of the run"),
+        ({"s00": "maybe"}, "has the decision 'maybe' for s00; it must be ok, take or redraw"),
+        ({"nobody": "redraw"}, "names nobody, which is not a training mask of the run"),
+        ({"nobody": "keep"}, "names nobody, which is not a training mask of the run"),
     ],
 )
 def test_a_review_of_something_else_is_refused(finished, tmp_path, rows, message):

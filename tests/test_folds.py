@@ -48,7 +48,7 @@ def test_every_mask_is_ranked_and_proposed_for(folded):
         layer = LabelStore(run / name)
         assert set(layer.ids) == ids
         assert layer.read(layer.ids[0]).shape == (40, 40)
-    assert "were not looked at" not in output
+    assert "were not judged" not in output
     assert "3 folds of 24 images" in output
 
 

@@ -373,8 +373,8 @@ class Pairs(torch.utils.data.Dataset):
     [
         (lambda image, mask: (image, 255 * mask), "divide 0/255 masks by 255"),
         (lambda image, mask: (image, 255.0 * mask), "divide 0/255 masks by 255"),
-        (lambda image, mask: (image, mask / 255), "which is no class id"),
-        (lambda image, mask: (image, 0.5 * mask), "which is no class id"),
+        (lambda image, mask: (image, mask / 255), "which is not a class id"),
+        (lambda image, mask: (image, 0.5 * mask), "which is not a class id"),
     ],
 )
 def test_masks_that_are_no_class_ids_are_refused_with_the_remedy(tmp_path, change, message):
@@ -455,7 +455,7 @@ def test_networks_with_named_outputs(tmp_path, name, step):
     trainer_of(tmp_path).fit(module, loader(one_batch()))
     for net, weight in zip((module.net_a, module.net_b), before, strict=True):
         assert not torch.equal(next(net.second.parameters()), weight)
-    with pytest.raises(InputError, match="must be called out or logits"):
+    with pytest.raises(InputError, match="must be named out or logits"):
         CoSegModule(Named("mask"), Named("mask"))(torch.randn(1, 1, 8, 8))
 
 

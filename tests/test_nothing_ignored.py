@@ -66,8 +66,8 @@ def test_values_that_are_the_class_defaults_are_values_too(tmp_path, make, optim
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0.01}, r"was given lr=0.05, and the module 0.01; give one of them"),
-        ({"lambda_2": 0.5}, r"was given weight_decay=0.25, and the module 1.0 by lambda_2"),
+        ({"lr": 0.01}, r"optimizer has lr=0.05, but the module has 0.01; give only one of them"),
+        ({"lambda_2": 0.5}, r"optimizer has weight_decay=0.25, but the module has 1.0 by lambda_2"),
     ],
 )
 def test_two_values_of_one_setting_are_refused(tmp_path, options, message):
@@ -78,11 +78,11 @@ def test_two_values_of_one_setting_are_refused(tmp_path, options, message):
 
 @pytest.mark.parametrize("make", [peers, network])
 def test_a_plateau_of_the_wrong_direction_is_refused(tmp_path, make):
-    with pytest.raises(InputError, match=r"mode='min'\) goes by 'val/dice.*give partial.*'max'"):
+    with pytest.raises(InputError, match=r"mode='min'\) monitors 'val/dice.*give partial.*'max'"):
         trainer_of(tmp_path).fit(make(scheduler=ReduceLROnPlateau), loader(one_batch()))
     rising = partial(ReduceLROnPlateau, mode="max")
     wrong = make(scheduler=lambda o: {"scheduler": rising(o), "monitor": "train/loss_a"})
-    with pytest.raises(InputError, match=r"mode='max'\) goes by 'train/loss_a', which falls"):
+    with pytest.raises(InputError, match=r"mode='max'\) monitors 'train/loss_a', which falls"):
         trainer_of(tmp_path).fit(wrong, loader(one_batch()))
 
 
@@ -90,7 +90,7 @@ def test_a_loss_of_dice_falls(tmp_path):
     def schedule(optimizer):
         return {"scheduler": ReduceLROnPlateau(optimizer), "monitor": "val/dice_loss"}
 
-    with pytest.raises(InputError, match="goes by 'val/dice_loss', which was not logged"):
+    with pytest.raises(InputError, match="monitors 'val/dice_loss', which was not logged"):
         trainer_of(tmp_path).fit(peers(scheduler=schedule), loader(one_batch()))
 
 

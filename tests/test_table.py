@@ -101,8 +101,11 @@ def test_a_sweep_that_still_runs_says_what_is_missing(tmp_path):
     table = sweep_table(tmp_path)
     assert table.cells["supervised"]["type1", 0.1].deviation is None
     missing = "\n".join(table.missing)
-    assert "Begun, but not ended: method=supervised noise=type1 nol=0.1 seed=1; it" in missing
-    assert "Not begun: 2 of 16." in missing
+    assert (
+        "This run has begun but not ended: method=supervised noise=type1 nol=0.1 seed=1. It"
+        in missing
+    )
+    assert "2 of 16 runs have not begun:" in missing
     assert "  method=supervised noise=none nol=0.5 seed=1" in missing
     assert "max_epochs" not in missing
 

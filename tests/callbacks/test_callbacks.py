@@ -237,7 +237,7 @@ def test_the_last_epochs_are_averaged(tmp_path):
 
 
 def test_a_ranking_of_no_score_is_refused():
-    with pytest.raises(InputError, match="score=loss: there is no such score; take one of joint"):
+    with pytest.raises(InputError, match="score=loss: there is no such score; use one of joint"):
         CorruptionRanking(score="loss")
     with pytest.raises(InputError, match="epochs=0 must be at least 1"):
         CorruptionRanking(epochs=0)

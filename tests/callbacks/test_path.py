@@ -227,7 +227,7 @@ def test_a_step_that_cannot_be_repeated_is_refused_before_training(tmp_path):
     module = peers_of(Own)
     before = [weight.clone() for weight in module.parameters()]
     trainer = trainer_of(tmp_path, callbacks=[CorruptionRanking(tmp_path / "scores.csv")])
-    with pytest.raises(InputError, match=r"Own.training_step changes the images, and does not"):
+    with pytest.raises(InputError, match=r"Own.training_step changes the images but does not"):
         trainer.fit(module, PLAIN(Raw()))
     assert module.steps == 0
     torch.testing.assert_close(before, list(module.parameters()))
@@ -257,7 +257,7 @@ def test_what_is_no_loader_is_named_before_training(tmp_path):
             return batches()
 
     ranking = CorruptionRanking(tmp_path / "scores.csv", dataset=Halves())
-    with pytest.raises(InputError, match="is a Streaming, and no torch DataLoader is found in it"):
+    with pytest.raises(InputError, match="is a Streaming, and it holds no torch DataLoader"):
         trainer_of(tmp_path, callbacks=[ranking]).fit(peers_of(CoSegModule), Streaming())
 
 
@@ -356,7 +356,7 @@ class Patients(Halves):
 
 def test_ids_that_are_none_are_found_in_the_first_epoch(tmp_path):
     trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[CorruptionRanking(tmp_path / "s.csv")])
-    with pytest.raises(InputError, match=r"2 samples have the id 'p\d', but each needs its own"):
+    with pytest.raises(InputError, match=r"2 samples have the id 'p\d', but ids must be unique"):
         trainer.fit(peers_of(CoSegModule), PLAIN(Patients()))
     assert trainer.current_epoch == 0
 
@@ -470,8 +470,8 @@ class Cut:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Epochs(Halves(), 4), "The Epochs keeps an iteration of its own, so its samples"),
-        (lambda: Cut(PLAIN(Halves()), 2), "a Cut, was asked for 41 batches and gave 2"),
+        (lambda: Epochs(Halves(), 4), "The Epochs reuses one iterator, so its samples"),
+        (lambda: Cut(PLAIN(Halves()), 2), "a Cut, was asked for 41 batches but returned 2"),
     ],
 )
 def test_loaders_that_cannot_be_read_again_are_refused_before_training(tmp_path, make, message):
@@ -771,7 +771,7 @@ def test_a_training_step_that_prepares_images_alone_is_refused(tmp_path, step):
     measure = partial(trainer.fit, module, PLAIN(Raw()))
     if step == "test_step":
         measure = partial(trainer.test, module)
-    with pytest.raises(InputError, match=f"InStep.training_step changes the images and {step} d"):
+    with pytest.raises(InputError, match=f"InStep.training_step changes the images but {step} d"):
         measure(loader)
     assert trainer.global_step == 0
 

@@ -141,7 +141,7 @@ def test_rows_that_cannot_be_meant_are_told(make_folder, tmp_path, rows, message
 def test_what_spreadsheets_make_of_a_table_is_told(make_folder):
     root = make_folder()
     annotators(root, "id annotator\ns00 a\n")
-    with pytest.raises(InputError, match="it begins with 'id annotator', and must have the col"):
+    with pytest.raises(InputError, match="its first line is 'id annotator'; it must name the col"):
         folder_splits(root)
     for folder in ("images", "masks"):
         for number, path in enumerate(sorted((root / folder).iterdir())):
@@ -275,7 +275,7 @@ def test_folders_that_may_be_groups_are_refused(make_folder, make_several):
     assert named.annotators["s00"] == "P0"
     several = make_several("folders")
     shutil.copy(several / "masks/anna/s00.png", several / "masks/s00.png")
-    with pytest.raises(InputError, match="which may be other people's or old ones; say data.mask"):
+    with pytest.raises(InputError, match="which may be by other annotators, or old; set data.mask"):
         folder_splits(several)
     assert len(opened(several, mask_glob="{annotator}/{id}.*").several.names("s00")) == 4
 
@@ -315,7 +315,7 @@ def test_bad_files_are_told_as_those_of_single_masks(make_several, tmp_path, cap
             "s02/anna",
         }
     train = opened(root, on_bad_sample="skip")
-    assert "0 samples and 5 of several people's masks" in caplog.text
+    assert "0 samples and 5 masks of images with several masks" in caplog.text
     assert list(train.ids) == [f"s{i:02}" for i in range(7)]
     assert train.several.names("s00") == ["anna", "cem"]
     assert train.several.names("s02") == ["ben", "cem"]
@@ -489,7 +489,7 @@ def test_networks_learn_from_soft_masks(make_several, tmp_path):
     assert summary["labels"]["fusion"] == "soft"
     assert len(read_rows(tmp_path / "run/scores.csv")) == 9
     cfg = composed(*CLASSIC, *SHORT, *given, "method=jocor")
-    with pytest.raises(InputError, match="JoCoR learns from one label a pixel"):
+    with pytest.raises(InputError, match="JoCoR learns from one label per pixel"):
         run(cfg, tmp_path / "jocor")
 
 

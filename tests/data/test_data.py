@@ -85,7 +85,7 @@ def test_255_means_unlabelled_as_soon_as_one_mask_holds_a_1(tmp_path):
 
 def test_masks_that_mix_both_habits_are_named(tmp_path, caplog):
     MaskFolder(masks_folder(tmp_path, a=np.uint8([[0, 255]]), b=np.uint8([[0, 1]])), classes=2)
-    assert "such as a.png, hold nothing but 0 and 255" in caplog.text
+    assert "such as a.png, hold only 0 and 255" in caplog.text
 
 
 def test_a_single_output_knows_two_classes(tmp_path):
@@ -94,7 +94,7 @@ def test_a_single_output_knows_two_classes(tmp_path):
 
 
 def test_binary_masks_for_three_classes_are_refused(tmp_path):
-    with pytest.raises(InputError, match="no class id but 0 and 255"):
+    with pytest.raises(InputError, match="holds only the values 0 and 255, but with 3 classes"):
         MaskFolder(masks_folder(tmp_path, a=np.uint8([[0, 255]])), classes=3)
 
 

@@ -79,7 +79,7 @@ def test_patterns_are_obeyed_and_folders_make_groups(make_folder):
     groups = [{part.groups[i] for i in part.ids} for part in splits if part is not None]
     assert not groups[0] & groups[1]
     assert [len(group) for group in groups] == [2, 2]
-    with pytest.raises(InputError, match="must hold {id} once"):
+    with pytest.raises(InputError, match="must hold {id} exactly once"):
         folder_splits(root, image_glob="*.png")
 
 

@@ -164,7 +164,7 @@ def test_a_run_of_long_images_from_training_to_predicted_masks(tmp_path, caplog)
         predict(tmp_path / "run", mixed, tmp_path / "some", trust=True)
     assert "2 of 4 images have no mask" in str(error.value)
     assert "d.tif: The images have 4 channels" in str(error.value)
-    assert "e.tif holds 1 values that are no finite numbers" in str(error.value)
+    assert "e.tif holds values that are not finite numbers, 1 in all" in str(error.value)
     assert "the folders more with 1 files, which are not read" in caplog.text
     assert sorted(path.name for path in (tmp_path / "some").iterdir()) == ["a.png", "b.png"]
     _, newer, count = apply(tmp_path / "run", tmp_path / "applied", trust=True)

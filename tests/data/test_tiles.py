@@ -542,7 +542,7 @@ def test_a_run_by_tiles(tiled_run):
     (row,) = rows_of(run / "test.csv")
     assert float(row["dice"]) == pytest.approx(summary["test"]["dice"])
     assert row["hd95"] == ""
-    assert "are of, worst first" in told
+    assert "were cut into tiles, worst first" in told
     scores = rows_of(run / "scores.csv")
     images = rows_of(run / "images.csv")
     assert len(scores) == 60

@@ -29,5 +29,5 @@ def test_a_semicolon_in_a_table_with_commas_is_text(tmp_path):
 
 def test_a_table_without_the_columns_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("name\na\n")
-    with pytest.raises(InputError, match="has no column id: it begins with 'name'"):
+    with pytest.raises(InputError, match="has no column id: its first line is 'name'"):
         read_table(tmp_path / "a.csv", ["id"])

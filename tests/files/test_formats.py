@@ -101,9 +101,9 @@ def test_several_pictures_in_a_file_are_refused(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     for name, sentence in (
         ("sizes.tif", "holds 2 pictures .36x24, 8x8."),
-        ("slices.tif", "holds 40 pages, as slices"),
-        ("pages.tif", "but one picture is wanted"),
-        ("a.gif", "holds 2 pictures, as an animation"),
+        ("slices.tif", "holds 40 pages, probably slices"),
+        ("pages.tif", "but it may hold only one picture"),
+        ("a.gif", "holds 2 pictures, like an animation"),
     ):
         with pytest.raises(InputError, match=sentence):
             read_image(tmp_path / name)
@@ -178,7 +178,7 @@ def test_missing_values_are_nan_and_others_that_are_no_numbers_are_refused(tmp_p
     assert np.isnan(ImageRules().read(tmp_path / "tag.tif")).sum() == 3
     assert np.isnan(ImageRules(nodata=-9999).read(tmp_path / "plain.tif")).sum() == 3
     assert np.isnan(ImageRules(nodata=np.nan).read(tmp_path / "nan.tif")).sum() == 1
-    with pytest.raises(InputError, match="holds 1 values that are no finite numbers"):
+    with pytest.raises(InputError, match="holds values that are not finite numbers, 1 in all"):
         ImageRules().read(tmp_path / "nan.tif")
 
 
@@ -497,10 +497,10 @@ def test_all_ids_are_named_and_so_is_the_remedy(tmp_path, values, classes, sente
 def test_jpeg_holds_no_class_ids(tmp_path, classes):
     (tmp_path / "masks").mkdir()
     Image.fromarray(disc(value=2)).save(tmp_path / "masks/a.jpg")
-    with pytest.raises(InputError, match="is a JPEG, which changes class ids"):
+    with pytest.raises(InputError, match="is a JPEG, and JPEG compression changes class ids"):
         MaskFolder(tmp_path / "masks", classes=classes)
     for rules in (None, MaskRules(2, instances=True)):
-        with pytest.raises(InputError, match="is a JPEG, which changes class ids"):
+        with pytest.raises(InputError, match="is a JPEG, and JPEG compression changes class ids"):
             MaskFolder(tmp_path / "masks", classes=2, rules=rules)
 
 
@@ -543,7 +543,7 @@ def test_255_is_among_the_ids_that_are_named(tmp_path):
 def test_contradicting_rules_are_refused(tmp_path):
     with pytest.raises(InputError, match="contradict each other"):
         MaskRules.from_settings({"classes": 2, "class_ids": [0, 1], "mask_threshold": 5})
-    with pytest.raises(InputError, match="must name the value of each"):
+    with pytest.raises(InputError, match="must hold one value for each"):
         MaskRules.from_settings({"classes": 3, "class_ids": [0, 1]})
     with pytest.raises(InputError, match="set data.classes=21"):
         MaskRules.from_settings({"classes": 2, "colours": "voc"})
@@ -565,7 +565,9 @@ def test_files_that_claim_too_many_pixels_are_refused(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((20, 30), np.uint8))
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(tmp_path / "a.png")
     for name in ("a.tif", "a.png"):
-        with pytest.raises(InputError, match="as a file made to fill the memory would"):
+        with pytest.raises(
+            InputError, match="claims more than .* million pixels, which is the limit"
+        ):
             read_image(tmp_path / name)
 
 
@@ -581,7 +583,9 @@ def test_polarity_is_checked_and_can_be_confirmed(tmp_path):
     inspection = Inspection(tmp_path)
     MaskFolder(tmp_path / "masks", classes=2, inspection=inspection)
     table = tmp_path / "problems.csv"
-    with pytest.raises(InputError, match="4 masks in .* are foreground all along the border"):
+    with pytest.raises(
+        InputError, match="4 masks in .* are foreground along almost the whole border"
+    ):
         inspection.report(table=table)
     with Image.open(tmp_path / "doubtful_masks.png") as picture:
         assert picture.size == (516, 256)
@@ -598,5 +602,5 @@ def test_a_folder_of_full_masks_is_refused(tmp_path):
         Image.fromarray(np.full((24, 36), 255, np.uint8)).save(
             Path(tmp_path, f"masks/{number}.png")
         )
-    with pytest.raises(InputError, match="4 of 4 masks .* are foreground from edge to edge"):
+    with pytest.raises(InputError, match="4 of 4 masks .* are foreground almost everywhere"):
         MaskFolder(tmp_path / "masks", classes=2)

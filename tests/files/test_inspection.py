@@ -70,7 +70,7 @@ SENTENCES = [
     "masks/s06.png is a colour picture",
     "images/s08.png and s09.png are the same picture, but their masks differ",
     "masks/nobody.png is the mask of no image",
-    "sample ids S13 and s13 would be one file",
+    "sample ids S13 and s13 would be the same file",
     "s14.gif and s14.png have the same stem",
     "images/s15.png is a link to",
 ]
@@ -88,8 +88,8 @@ def test_everything_that_is_wrong_is_told_together(messy, tmp_path):
     message = str(error.value)
     for sentence in SENTENCES:
         assert sentence in message
-    assert f"{len(SENTENCES)} problems in {messy}: mend them." in message
-    assert "on_bad_sample=skip leaves out such samples" in message
+    assert f"{len(SENTENCES)} problems in {messy}: correct them." in message
+    assert "Or set on_bad_sample=skip to leave these samples out" in message
     assert len(message.splitlines()) == 1 + len(SENTENCES)
     rows = read_table(tmp_path / "problems.csv")
     assert {
@@ -141,8 +141,8 @@ def test_what_is_odd_but_can_be_used_is_a_warning(make_folder, caplog):
     splits = folder_splits(root)
     assert len(splits.train.ids) + len(splits.test.ids) == 10
     assert "1 of 10 masks in" in caplog.text
-    assert "s01.png, hold nothing but background" in caplog.text
-    assert "s02.png, hold nothing but unlabelled pixels" in caplog.text
+    assert "s01.png, hold only background" in caplog.text
+    assert "s02.png, hold only unlabelled pixels" in caplog.text
     assert "s03.png and s09.png are the same picture, in test and train" in caplog.text
 
 
@@ -329,7 +329,7 @@ def test_names_from_another_system_are_told_and_can_be_left_out(make_folder, tmp
     for part in (b"images", b"masks"):
         folder = os.fsencode(root) + b"/" + part
         os.rename(folder + b"/s01.png", folder + b"/M\xfcnchen.png")  # noqa: PTH104
-    with pytest.raises(InputError, match="is no UTF-8, as names from another system may be"):
+    with pytest.raises(InputError, match="M.*nchen' is not valid UTF-8; rename it"):
         folder_splits(root, problems=tmp_path / "problems.csv")
     assert r"M\udcfcnchen" in (tmp_path / "problems.csv").read_text()
     splits = folder_splits(root, on_bad_sample="skip")
@@ -364,7 +364,9 @@ def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(ma
     with Image.open(root / "masks" / "s01.png") as file:
         mask = np.asarray(file) // 255
     save(mask, root / "masks" / "s01.png")
-    with pytest.raises(InputError, match="7 masks in .* hold 0 and 255 alone, but s01.png holds 1"):
+    with pytest.raises(
+        InputError, match="7 of 8 masks in .* hold only 0 and 255, but s01.png holds 1"
+    ):
         folder_splits(root)
     Image.fromarray(255 * mask).convert("1").save(root / "masks" / "s01.png")
     splits = folder_splits(root)  # the mode of a file of two values says so
@@ -378,10 +380,10 @@ def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(ma
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("id split\ns00 train\n", "it begins with 'id split', and must have the columns"),
-        ("ID,Split\ns00,train\n", "it begins with 'ID,Split'"),
+        ("id split\ns00 train\n", "its first line is 'id split'; it must name the columns"),
+        ("ID,Split\ns00,train\n", "its first line is 'ID,Split'"),
         ("id,split\n\n\ns00,train\ns01\n", "1 cells in line 5, but 2 columns"),
-        ("", "it begins with 'nothing'"),
+        ("", "its first line is ''"),
     ],
 )
 def test_a_split_that_is_not_understood_says_what_was_found(make_folder, text, message):
@@ -407,7 +409,9 @@ def test_somebodys_own_problems_csv_is_not_written_over(make_folder, tmp_path):
     root, table = make_folder(), tmp_path / "problems.csv"
     truncate(root / "masks" / "s02.png")
     table.write_text("my,own\n")
-    with pytest.raises(InputError, match="is in the way, and is not overwritten"):
+    with pytest.raises(
+        InputError, match="exists, but is not a table of problems, so it is not overwritten"
+    ):
         folder_splits(root, problems=table)
     assert table.read_text() == "my,own\n"
     table.unlink()

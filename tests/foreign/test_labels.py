@@ -41,7 +41,7 @@ def test_masks_that_are_not_those_corrected_are_refused(tmp_path):
     data = Halves()
     layer = layer_of(tmp_path / "labels", {"h0": RIGHT}, {"h0": data[0][1]})
     assert torch.equal(updated(data, layer)[0][1], RIGHT)
-    with pytest.raises(InputError, match="sample h0 is not the one that was corrected"):
+    with pytest.raises(InputError, match="sample h0 is not the mask that was corrected"):
         updated(Halves(wrong=0), layer)[0]
 
 

@@ -61,7 +61,7 @@ def test_predicting_needs_images_alone(tmp_path, form):
     for module in (module_of(), SegmentationModule(TinyNetwork())):
         (predictions,) = trainer_of(tmp_path).predict(module, loader(batch))
         assert predictions.shape == (6, 2, 16, 16)
-    with pytest.raises(InputError, match=r"no \(N, C, H, W\) tensor"):
+    with pytest.raises(InputError, match=r"without an \(N, C, H, W\) tensor"):
         trainer_of(tmp_path).predict(module, loader({"picture": images}))
 
 

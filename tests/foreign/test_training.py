@@ -107,7 +107,7 @@ def test_two_optimizers_are_refused(tmp_path):
         def configure_optimizers(self):
             return [torch.optim.Adam(net.parameters()) for net in (self.net_a, self.net_b)]
 
-    with pytest.raises(InputError, match="gave 2 optimizers; give one"):
+    with pytest.raises(InputError, match="returned 2 optimizers; return one"):
         trainer_of(tmp_path).fit(Two(TinyNetwork(), TinyNetwork()), loader(one_batch()))
 
 
@@ -148,7 +148,7 @@ def test_networks_that_give_probabilities_are_noticed(tmp_path, end):
         return nn.Sequential(TinyNetwork(), end)
 
     for module in (CoSegModule(net(), net()), SegmentationModule(net())):
-        with pytest.warns(UserWarning, match="must give logits"):
+        with pytest.warns(UserWarning, match="must return logits"):
             trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
 
 
@@ -175,7 +175,7 @@ def test_one_network_is_not_spoilt_by_an_image_that_holds_nan(tmp_path):
     images, masks = one_batch()
     images[0, 0, 3, 3] = float("nan")
     module = SegmentationModule(TinyNetwork())
-    with pytest.warns(UserWarning, match="gradient of the network is not a number"):
+    with pytest.warns(UserWarning, match="gradient of the network is not finite"):
         trainer_of(tmp_path).fit(module, loader((images, masks), one_batch()))
     assert module.optimization.skipped == [2]
     assert all(torch.isfinite(value).all() for value in module.state_dict().values())
@@ -243,7 +243,7 @@ def test_a_checkpoint_says_which_networks_it_needs(tmp_path, kind):
     wanted = ", ".join(f"{name}=..." for name in given)
     load = partial(type(module).load_from_checkpoint, tmp_path / "a.ckpt", weights_only=True)
     with (
-        pytest.warns(UserWarning, match=r"trained by torch.optim.sgd.SGD, and this .*adam.Adam"),
+        pytest.warns(UserWarning, match=r"trained with torch.optim.sgd.SGD, but this .*adam.Adam"),
         pytest.raises(
             InputError, match=rf"a support.TinyNetwork.*load_from_checkpoint\(path, {wanted}"
         ),
@@ -256,7 +256,7 @@ def test_a_checkpoint_says_which_networks_it_needs(tmp_path, kind):
 def test_peers_that_share_a_part_are_refused():
     shared = nn.Conv2d(1, 4, 3, padding=1)
     nets = [nn.Sequential(shared, nn.Conv2d(4, 2, 1)) for _ in range(2)]
-    with pytest.raises(InputError, match="The peers share a part"):
+    with pytest.raises(InputError, match="The peers share parameters"):
         CoSegModule(*nets)
 
 

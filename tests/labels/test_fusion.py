@@ -91,7 +91,9 @@ def test_class_ids_of_16_bits_keep_their_type():
 
 
 def test_masks_of_two_sizes_and_of_nobody_are_refused():
-    with pytest.raises(InputError, match="cannot be fused; give at least one, all of one size"):
+    with pytest.raises(
+        InputError, match="cannot be fused; give at least one mask, all of the same"
+    ):
         majority([np.zeros((2, 3)), np.zeros((3, 2))])
     with pytest.raises(InputError, match="nobody cannot be fused"):
         majority([])

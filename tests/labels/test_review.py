@@ -36,7 +36,7 @@ def test_words_notes_and_reviewers(tmp_path):
         assert review.to_redraw == set()
         with pytest.raises(InputError, match=r"d.png is 3 x 2 pixels, but the mask of d has 3 x 3"):
             review.read("d", np.zeros((3, 3), np.uint8), 3)
-        with pytest.raises(InputError, match=r"d.png has the value 2, but .* 0 to 1, or 255"):
+        with pytest.raises(InputError, match=r"d.png has the value 2, but .* 0 to 1, and 255"):
             review.read("d", MASK, 2)
 
 
@@ -45,7 +45,7 @@ def test_a_mask_of_0_and_255_is_no_mask_of_unlabelled_pixels(tmp_path):
     drawn = np.array([[0, 255, 0]], np.uint8)
     written(tmp_path, d=drawn)
     with opened_review(tmp_path) as review:
-        with pytest.raises(InputError, match="holds 0 and 255 alone, .* save the foreground as 1"):
+        with pytest.raises(InputError, match="holds only 0 and 255, .* save the foreground as 1"):
             review.read("d", np.array([[0, 1, 0]], np.uint8), 2)
         np.testing.assert_array_equal(review.read("d", np.array([[1, 255, 0]]), 2), drawn)
 
@@ -78,9 +78,17 @@ def test_reviews_of_several_people_are_merged_and_conflicts_are_listed(tmp_path)
 @pytest.mark.parametrize(
     ("text", "masks", "message"),
     [
-        ("id,decision\na,maybe\n", {}, "says 'maybe' of a; it must be ok, take or redraw"),
-        ("id,decision\na,ok\na,ok\n", {}, "names a twice; decide once"),
-        ("id,decision\na,ok\n", {"a": MASK}, "decides ok on a, but holds a mask that was drawn"),
+        (
+            "id,decision\na,maybe\n",
+            {},
+            "has the decision 'maybe' for a; it must be ok, take or redraw",
+        ),
+        ("id,decision\na,ok\na,ok\n", {}, "names a twice; give one decision for it"),
+        (
+            "id,decision\na,ok\n",
+            {"a": MASK},
+            "has the decision ok for a, but also holds a mask drawn",
+        ),
         ("id,what\na,ok\n", {}, "has no column decision"),
         (None, {}, "holds neither review.csv nor masks/ID.png"),
     ],
@@ -109,7 +117,7 @@ def test_a_zip_file_leads_nowhere(tmp_path, name):
     with zipfile.ZipFile(tmp_path / "review.zip", "w") as archive:
         archive.writestr("review.csv", "id,decision\n")
         archive.writestr(name, "x")
-    message = "a review.zip holds|cannot be a file name"
+    message = "a review.zip may hold only|cannot be a file name"
     with pytest.raises(InputError, match=message), opened_review(tmp_path / "review.zip"):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["review.zip"]

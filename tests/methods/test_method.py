@@ -125,7 +125,10 @@ def test_a_stage_writes_into_no_folder_that_is_not_its_own(tmp_path):
 
 
 def test_a_method_needs_the_modules_of_its_stages(tmp_path):
-    with pytest.raises(InputError, match="method=coseg needs peers"):
+    with pytest.raises(
+        InputError,
+        match="method=coseg needs the peers; give run_stages a function that builds the peers",
+    ):
         run_stages(OwnTested(), tmp_path / "run", trainer=pl.Trainer)
 
 

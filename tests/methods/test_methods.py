@@ -356,7 +356,7 @@ def test_reweighting_learns_from_the_clean_ids_of_the_data(tmp_path):
     assert sorted(module.clean_batch(4).ids) == ["s03", "s07"]
     with pytest.raises(InputError, match="needs a few training samples whose masks are right"):
         trainer_of(tmp_path).fit(Reweighted(TinyNetwork()), CoSegDataModule(Squares(12), **options))
-    with pytest.raises(InputError, match="clean_ids names 'x', which is no training sample"):
+    with pytest.raises(InputError, match="clean_ids names 'x', which is not a training sample"):
         trainer_of(tmp_path).fit(Reweighted(TinyNetwork(), clean_ids=["x"]), data)
     with pytest.raises(InputError, match="per='image' must be pixel or sample"):
         Reweighted(TinyNetwork(), per="image")
@@ -379,7 +379,7 @@ def test_clean_ids_stay_clean(tmp_path):
     named, chosen = noisy("named", clean_ids=sorted(plain))
     assert named.clean_ids == plain
     assert chosen == set(ids) - plain
-    with pytest.raises(InputError, match="6 of 12 masks are to be noisy, but 7 are to stay clean"):
+    with pytest.raises(InputError, match="6 of 12 masks shall be noisy, but 7 shall stay clean"):
         noisy("seven", clean_ids=ids[:7])
     with pytest.raises(InputError, match="names 'nobody', which is no training sample"):
         noisy("nobody", clean_ids=["nobody"])
@@ -646,7 +646,7 @@ def test_clean_samples_of_any_dataset_are_found(tmp_path, ids, clean):
     module = Reweighted(TinyNetwork(), clean_ids=clean)
     trainer_of(tmp_path).fit(module, DataLoader(Foreign(ids), batch_size=3))
     assert module._clean_places == [2]
-    with pytest.raises(InputError, match="needs one training loader with a map-style dataset"):
+    with pytest.raises(InputError, match="give one training loader with a map-style dataset"):
         trainer_of(tmp_path).fit(
             Reweighted(TinyNetwork(), clean_ids=clean), {"a": DataLoader(Foreign(ids))}
         )
@@ -666,7 +666,7 @@ def test_what_a_quality_module_cannot_judge_is_named():
 
 def test_dimensionality_needs_to_know_when_training_ends(tmp_path):
     options = {"max_epochs": -1, "max_steps": 2}
-    with pytest.raises(InputError, match="give the trainer its max_epochs"):
+    with pytest.raises(InputError, match="give the trainer max_epochs"):
         trainer_of(tmp_path, **options).fit(
             DimensionalityDriven(TinyNetwork()), loader(one_batch())
         )

@@ -49,7 +49,7 @@ def test_what_would_stop_a_run_at_its_end_stops_it_at_once(tmp_path):
     trainer = partial(pl.Trainer, max_epochs=8, enable_progress_bar=False, callbacks=[Counting()])
     with pytest.raises(InputError, match="The batch is str; it must be") as caught:
         run_of(tmp_path, Unusable(), trainer=trainer)
-    assert caught.value.__notes__ == ["The rehearsal before training found this."]
+    assert caught.value.__notes__ == ["This error came up in the rehearsal before training."]
     assert Counting.batches == 0
     assert not (tmp_path / "run").exists()
     with pytest.raises(InputError, match="The batch is str"):
@@ -176,7 +176,7 @@ def test_a_callback_that_goes_by_what_one_stage_logs_is_found_at_once(tmp_path):
         def val_dataloader(self):
             return DataLoader(Halves(4, wrong=0), 4)
 
-    with pytest.raises(InputError, match=r"EarlyStopping goes by 'val/dice_a', which .*Segmenta"):
+    with pytest.raises(InputError, match=r"EarlyStopping monitors 'val/dice_a', but .*Segmenta"):
         run_of(tmp_path, Data(), trainer=trainer)
     assert not (tmp_path / "run").exists()
 

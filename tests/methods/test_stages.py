@@ -108,7 +108,7 @@ def test_without_a_test_set_nothing_is_tested(tmp_path):
 
 
 def test_what_a_foreign_datamodule_cannot_do_is_said(tmp_path):
-    with pytest.raises(InputError, match="leaves samples out, which a CoSegDataModule can"):
+    with pytest.raises(InputError, match="leaves samples out, which needs a CoSegDataModule"):
         run_of(tmp_path, OwnTested(), method="filter")
 
     class Many(OwnTested):
@@ -121,7 +121,7 @@ def test_what_a_foreign_datamodule_cannot_do_is_said(tmp_path):
 
     with pytest.raises(InputError, match="gives no batch"):
         run_of(tmp_path / "small", Small())
-    with pytest.raises(InputError, match="is a list, and no torch DataLoader is found"):
+    with pytest.raises(InputError, match="is a list, and it holds no torch DataLoader"):
         run_of(tmp_path, Many())
 
 
@@ -161,11 +161,11 @@ def test_a_method_of_ones_own_with_a_single_network(tmp_path):
     summary = run_stages(OwnTested(), tmp_path / "run", **own)
     assert set(summary["stages"]) == {"supervised_training", "test"}
     assert summary["config"]["method"]["name"] == "mine"
-    with pytest.raises(InputError, match="method=mine: there is no such method; take coseg, "):
+    with pytest.raises(InputError, match="method=mine: there is no such method; use coseg, "):
         run_stages(OwnTested(), tmp_path / "a", **{**own, "stages": None})
     with pytest.raises(InputError, match="stages=supervised_training of method=mine must be"):
         run_stages(OwnTested(), tmp_path / "b", **{**own, "stages": "supervised_training"})
-    with pytest.raises(InputError, match="method=coteaching needs peers"):
+    with pytest.raises(InputError, match="method=coteaching needs the peers"):
         run_stages(OwnTested(), tmp_path / "c", method="coteaching", **options)
 
 

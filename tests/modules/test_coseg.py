@@ -553,7 +553,7 @@ def test_an_image_that_holds_nan_spoils_nothing_for_ever(tmp_path):
 
 def test_gradients_that_never_are_numbers_end_with_advice(tmp_path):
     module = CoSegModule(Spoilt(range(100)), TinyNetwork(), noise_level=0.0)
-    with pytest.raises(InputError, match="peer a was not a number in 20 steps in a row; lower"):
+    with pytest.raises(InputError, match="peer a was not finite in 20 steps in a row; lower"):
         trainer_of(tmp_path, max_epochs=30).fit(module, loader(one_batch()))
 
 
@@ -607,6 +607,6 @@ def test_a_checkpoint_loads_into_a_module_with_another_selection(tmp_path):
     trainer.strategy.connect(module)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     nets = {"net_a": TinyNetwork(), "net_b": TinyNetwork()}
-    with pytest.warns(UserWarning, match="selection policy WholeSet, and this module has PerBatch"):
+    with pytest.warns(UserWarning, match="selection policy WholeSet, but this module has PerBatch"):
         loaded = CoSegModule.load_from_checkpoint(tmp_path / "a.ckpt", selection="eq1", **nets)
     torch.testing.assert_close(loaded.state_dict(), module.state_dict())

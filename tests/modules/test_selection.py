@@ -161,7 +161,7 @@ def test_what_each_peer_learns_from_may_be_exchanged_in_another_way(tmp_path):
 def test_settings_of_a_policy_of_ones_own_are_not_ignored():
     nets = TinyNetwork(), TinyNetwork()
     policy = PerBatch("eq1", 0)
-    with pytest.raises(InputError, match="ignore_index=7 must be given to the PerBatch too"):
+    with pytest.raises(InputError, match="ignore_index=7 must be set in the PerBatch itself"):
         CoSegModule(*nets, selection=policy, ignore_index=7)
     with pytest.raises(InputError, match="ramp_epochs=5"):
         CoSegModule(*nets, selection=WholeSet(policy), ramp_epochs=5)

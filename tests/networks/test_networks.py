@@ -54,7 +54,9 @@ def test_padding_leaves_sides_alone_that_divide():
 
 
 def test_a_network_that_changes_the_size_is_named():
-    with pytest.raises(InputError, match=r"Conv2d gave logits of 30 x 30 for images of 32 x 32"):
+    with pytest.raises(
+        InputError, match=r"Conv2d returned logits of 30 x 30 for images of 32 x 32"
+    ):
         any_size(nn.Conv2d(1, 2, 3), torch.randn(1, 1, 32, 32))
 
 
@@ -77,7 +79,7 @@ def test_several_outputs_in_one_tensor_are_named():
         def forward(self, images):
             return torch.stack([super().forward(images)] * 2, dim=1)
 
-    with pytest.raises(InputError, match=r"\(1, 2, 2, 8, 8\), which must be .* a dict with out"):
+    with pytest.raises(InputError, match=r"\(1, 2, 2, 8, 8\), but they must be .* a dict with out"):
         any_size(Stacked(1, 2, 1), torch.randn(1, 1, 8, 8))
 
 

@@ -41,7 +41,7 @@ def test_the_seed_alone_says_who_draws_what():
     assert len(bad[0] - bad[1]) < 10  # the shares of persons move a little
     clean = crowd.draws(IDS, 0.3, seed=1, clean=IDS[:50])
     assert not set(clean) & set(IDS[:50])
-    with pytest.raises(InputError, match="are to stay clean; give a lower noise level"):
+    with pytest.raises(InputError, match="shall stay clean; give a lower noise level"):
         crowd.draws(IDS, 0.9, seed=1, clean=IDS[:50])
 
 

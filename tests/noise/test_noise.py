@@ -250,7 +250,7 @@ def test_swap_exchanges_two_classes_and_merge_loses_one():
     assert len(np.unique(merged[0])) == 3
     assert not (merged[0][mask > 0] == 0).any()
     for model in (ClassSwap, ClassMerge):
-        with pytest.raises(InputError, match="three classes or more"):
+        with pytest.raises(InputError, match="at least three classes"):
             model(classes=2)
 
 
@@ -287,9 +287,9 @@ def test_a_label_dice_can_be_asked_for(noise, dice):
 
 
 def test_a_label_dice_that_makes_no_sense_is_refused():
-    with pytest.raises(InputError, match="between 0 and 1"):
+    with pytest.raises(InputError, match="above 0 and below 1"):
         AtLabelDice(BoundaryNoise(), 1.5)
-    with pytest.raises(InputError, match="ClassSwap has none"):
+    with pytest.raises(InputError, match="strength of ClassSwap cannot be set"):
         AtLabelDice(ClassSwap(3), 0.8)
 
 

@@ -158,7 +158,7 @@ def test_few_masks_are_drawn_towards_all_and_say_so():
     assert high - low > 0.5
     assert 0.1 < one.bad_share < 0.9
     assert "fewer than 5 masks" in str(one)
-    assert one.as_row()["note"] == "fewer than 5 masks, which say little"
+    assert one.as_row()["note"] == "fewer than 5 masks are too few for a verdict"
     assert best.as_row()["note"] == ""
 
 

@@ -103,17 +103,20 @@ def test_a_filled_review_is_read(review):
 @pytest.mark.parametrize(
     ("decisions", "message"),
     [
-        ([("m02", ""), *SPREAD[1:]], "does not say of 1 masks .*, such as m02; look at review.png"),
-        ([], "does not say of any masks whether they are good or bad; look"),
-        ([("m02", "keep"), *SPREAD[1:]], "says 'keep' of m02; it must be good or bad"),
-        ([*SPREAD, SPREAD[0]], "names m02 twice; decide once"),
-        ([("x", "bad"), *SPREAD[1:]], "names x, which is no mask of the scores.csv beside it"),
+        (
+            [("m02", ""), *SPREAD[1:]],
+            "lacks the decision for 1 mask, such as m02; look at review.png",
+        ),
+        ([], "lacks the decision for all masks; look at review.png, and write good or bad"),
+        ([("m02", "keep"), *SPREAD[1:]], "has the decision 'keep' for m02; it must be good or bad"),
+        ([*SPREAD, SPREAD[0]], "names m02 twice; give one decision for it"),
+        ([("x", "bad"), *SPREAD[1:]], "names x, which is not in the scores.csv beside it"),
         (
             [(f"m{rank:02d}", "bad") for rank in range(1, 11)],
             "the 10 judged masks are not spread evenly .*10 of them lie in its worse half",
         ),
-        (SPREAD[:5], "judges 5 masks, and the audit chose 10; judge exactly those"),
-        (SPREAD[:1], "judges 1 masks, and the audit chose 10"),
+        (SPREAD[:5], "judges 5 masks, but the audit chose 10; judge exactly the chosen masks"),
+        (SPREAD[:1], "judges 1 mask, but the audit chose 10"),
     ],
 )
 def test_a_wrong_review_is_refused(review, decisions, message):
@@ -124,5 +127,5 @@ def test_a_wrong_review_is_refused(review, decisions, message):
 def test_scores_without_ranks_are_refused(review, tmp_path):
     path = review(SPREAD)
     (tmp_path / "scores.csv").write_text("rank,id\n1,m02\n3,m06\n")
-    with pytest.raises(InputError, match="has no mask of rank 2; give the file as"):
+    with pytest.raises(InputError, match="has no mask of rank 2; restore the file that"):
         noise_level_of_review(path)

@@ -63,7 +63,9 @@ def test_what_cannot_be_told_is_said(level):
     estimate = estimate_noise_level(e, e)
     assert not estimate.separable
     assert estimate.noise_level == FALLBACK
-    assert str(estimate).startswith("cannot tell, since good and bad labels score too much alike")
+    assert str(estimate).startswith(
+        "cannot tell, since good and bad labels have too similar scores"
+    )
 
 
 def test_outlines_must_see_what_the_networks_see():
@@ -138,7 +140,7 @@ def test_the_module_keeps_all_until_the_level_is_estimated(tmp_path, monkeypatch
 
 
 def test_auto_says_what_it_needs(tmp_path):
-    with pytest.raises(InputError, match="add one to the trainer's callbacks"):
+    with pytest.raises(InputError, match="NoiseLevelEstimation; add it to the trainer's callbacks"):
         trainer_of(tmp_path).fit(module_of(noise_level="auto"), data_of(tmp_path))
     for module, epochs, message in (
         (module_of(noise_level=0.3), 4, "leave it out where the level is given"),
@@ -218,9 +220,9 @@ def test_why_nothing_can_be_told():
     rng = np.random.default_rng(0)
     scores = {name: np.r_[rng.normal(0, 1, 16), rng.normal(9, 1, 16)] for name in "ab"}
     few = noise_level.estimate_of_scores(scores, np.ones(32, bool))
-    assert "so few masks leave it open (0." in str(few)
+    assert "there are so few masks that the level stays open (0." in str(few)
     assert "reason" not in few.as_dict()
     alike = {name: rng.normal(0, 1, 200) for name in "ab"}
-    assert "score too much alike" in str(
+    assert "have too similar scores" in str(
         noise_level.estimate_of_scores(alike, np.ones(200, bool), min_distance=4)
     )

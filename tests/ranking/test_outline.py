@@ -99,7 +99,7 @@ def test_every_class_is_judged_by_itself_and_unlabelled_pixels_are_no_outline():
 
 
 def test_sizes_and_numbers_that_differ_are_refused():
-    with pytest.raises(InputError, match="at the size of their images"):
+    with pytest.raises(InputError, match="that have the size of their images"):
         outline_evidence(np.zeros((8, 8)), np.zeros((8, 9), int))
     with pytest.raises(InputError, match="not as many images as masks"):
         outline_scores([np.zeros((8, 8))], [])
@@ -107,7 +107,9 @@ def test_sizes_and_numbers_that_differ_are_refused():
 
 def test_masks_of_0_and_255_are_refused():
     images, masks = good_and_bad()
-    with pytest.raises(InputError, match="hold 255, which stands for unlabelled pixels"):
+    with pytest.raises(
+        InputError, match="hold 255, which means unlabelled, but no foreground class"
+    ):
         outline_scores(images, [255 * mask for mask in masks])
 
 
@@ -131,7 +133,7 @@ def test_outlines_of_any_length_are_judged():
 
 
 def test_joint_needs_outlines():
-    with pytest.raises(InputError, match="score=joint looks at the outlines too"):
+    with pytest.raises(InputError, match="score=joint uses the outlines too"):
         mask_scores(Evidence.from_table(np.ones((4, 12))), "joint")
 
 

@@ -117,5 +117,8 @@ def test_masks_like_a_decided_one_are_suggested():
 
 def test_too_few_decisions_say_nothing():
     _, views = drawn(0)
-    with pytest.raises(InputError, match="9 masks were decided, but at least 10 must be"):
+    with pytest.raises(
+        InputError,
+        match="Only 9 of .* masks have a decision, but an estimate .* needs at least 10",
+    ):
         recalibrate(views, dict.fromkeys(range(9), True), 0.3)

@@ -173,7 +173,7 @@ def test_l_skewness():
 
 def test_an_unknown_score_is_refused():
     e, _ = noisy_discs(lambda rng, n: rng.uniform(4, 6, n))
-    with pytest.raises(InputError, match="no such score; take one of joint, directed"):
+    with pytest.raises(InputError, match="no such score; use one of joint, directed"):
         mask_scores(e, "best")
 
 
@@ -236,7 +236,9 @@ def test_what_a_hard_image_explains_is_taken_off():
 
 
 def test_kinds_that_name_no_sample_are_refused():
-    with pytest.raises(InputError, match=r"kinds names 'a.png' and others, but no sample is"):
+    with pytest.raises(
+        InputError, match=r"kinds names 'a.png' and others, but no sample has such an id"
+    ):
         kind_numbers(["a", "b"], {"a.png": "x"})
     with pytest.raises(InputError, match="kinds has 'a': None; give the kind of each sample"):
         CorruptionRanking(kinds={"a": None})

@@ -45,7 +45,7 @@ def test_no_noise_level_is_told_of_right_masks():
     assert opinion.doubt is None
     assert opinion.estimate.distance > 3
     assert not opinion.estimate.separable
-    assert "good and bad labels score too much alike" in str(opinion.estimate)
+    assert "good and bad labels have too similar scores" in str(opinion.estimate)
 
 
 def test_images_without_edges_tell_nothing():

@@ -130,12 +130,12 @@ def test_it_says_of_whose_masks_the_test_is(trusted, sentence):
                 "noise_level": 0.2,
                 "estimate": {
                     "separable": False,
-                    "sentence": "cannot tell, since good and bad labels score too much alike; "
+                    "sentence": "cannot tell, since good and bad labels have too similar scores; "
                     "using 0.20; give the level if you know it.",
                 },
             },
-            "is not known, since the estimate is not reliable: good and bad labels score too much "
-            "alike. 0.2 was assumed.",
+            "is not known, since the estimate is not reliable: good and bad labels have too "
+            "similar scores. 0.2 was assumed.",
         ),
         (
             {"noise_level": 0.3, "review": {"sentence": "about 0.12 (90 % interval 0.1 to 0.2)."}},
@@ -190,6 +190,7 @@ def test_a_review_is_told_in_numbers():
     summary["config"] |= {"review": {"patient-7": "ok"}, "reviewed_run": "/home/somebody/run"}
     card = model_card(summary, SMP)
     assert "People decided on 9 masks" in card
+    assert "took 3 proposals for masks that the run had not corrected, and redrew 1 masks" in card
     assert "4 masks were left out of training." in card
     assert "patient-7" not in card
     assert "somebody" not in card
@@ -219,7 +220,7 @@ def test_no_id_no_person_and_no_folder_above_is_named():
     assert "| Pretrained weights | weights.safetensors |" in card
     assert "Classes: background, lung" in card
     assert "Bands of the files: 4, 3, 2" in card
-    assert "5 images have masks by several people, joined by `majority`" in card
+    assert "5 images have masks by several people, fused by `majority`" in card
 
 
 def test_names_are_text_and_no_markup():

@@ -439,7 +439,7 @@ def test_a_browser_that_keeps_nothing_is_told_of(opened, tmp_path):
             Object.defineProperty(window, name, { get() { throw new Error("refused"); } });
     """
     page = opened(write(tmp_path, IDS), script=refuse)
-    assert "keeps nothing" in page.locator("#bench-status").text_content()
+    assert "does not keep the review" in page.locator("#bench-status").text_content()
     press(page, "o", "m")
     stroke(page, Place(page), (15.2, 45.3), (65.7, 52.1))
     rows, masks = contents(saved(page, tmp_path), tmp_path / "out")
@@ -473,9 +473,12 @@ def test_reviews_of_others_are_merged_and_conflicts_settled(opened, tmp_path):
         archive.writestr("masks/s5.png", "damaged")
     page = opened(path)
     page.locator("#bench-files").set_input_files([anna, tmp_path / "ben.zip"])
-    page.get_by_text("ben.zip: 1 added, 1 the same, 2 in conflict, 1 with no").wait_for()
+    page.get_by_text(
+        "ben.zip: 1 added, 1 the same, 2 in conflict, 1 left out, since their decision"
+    ).wait_for()
     told = page.locator("#bench-status").text_content()
-    assert "anna.csv: 4 added, 0 the same, 0 in conflict, 2 of other samples left out." in told
+    assert "anna.csv: 4 added, 0 the same, 0 in conflict, 2 left out, since this page" in told
+    assert "since this page does not have their samples." in told
     conflicts = page.locator("#bench-conflict-list li")
     assert conflicts.all_text_contents() == [
         "s1 Anna: take (clear) · ben: redraw",
@@ -637,7 +640,7 @@ def test_a_missing_or_foreign_part_is_told_of(opened, tmp_path, in_files):
     wait(page)
     assert name(page) == "s3"
     page.keyboard.press("n")
-    page.get_by_text("The file review/part-0005.js is of another page").wait_for()
+    page.get_by_text("The file review/part-0005.js belongs to another page").wait_for()
     page.keyboard.press("n")
     wait(page)
     assert name(page) == "s5"

@@ -109,7 +109,7 @@ def test_a_review_keeps_the_loss_of_a_run_that_named_none(earlier, root):
 def test_a_run_without_a_version_is_refused_in_a_sentence(earlier, root):
     (earlier / "run.json").write_text('{"id": "x", "config": {"a": 1}}', encoding="utf-8")
     (earlier / "summary.json").unlink()
-    with pytest.raises(InputError, match="was begun by version None"):
+    with pytest.raises(InputError, match="was started by version None"):
         run(composed_like(earlier, root), earlier)
 
 
@@ -123,7 +123,9 @@ def test_its_summary_is_shown_again(earlier, root, capsys):
 
 def test_one_that_was_not_finished_is_refused_in_a_sentence(earlier, root):
     (earlier / "summary.json").unlink()
-    with pytest.raises(InputError, match=r"was begun by version 0\.1\.0.* finish it with that"):
+    with pytest.raises(
+        InputError, match=r"was started by version 0\.1\.0.* finish it with version 0\.1\.0"
+    ):
         run(composed_like(earlier, root), earlier)
 
 

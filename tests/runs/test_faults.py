@@ -337,8 +337,8 @@ def test_names_are_escaped_in_tables_and_pages(make_folder, tmp_path):
 
 def test_ids_that_would_be_one_file_are_refused_before_training():
     for ids, message in (
-        (["a", "A"], "one file on disks that do not tell letter case apart"),
-        (["\u00e9", "e\u0301"], "one file on disks"),
+        (["a", "A"], "the same file on disks that ignore letter case"),
+        (["\u00e9", "e\u0301"], "the same file on disks"),
         (["x" * 300], "too long for a file name"),
         (["a/b"], "cannot be a file name"),
     ):
@@ -365,7 +365,7 @@ def test_of_two_runs_that_begin_together_one_is_refused(tmp_path):
     first = RunFolder(tmp_path / "run", {"seed": 1})
     second = RunFolder(tmp_path / "run", {"seed": 2})
     first.begin()
-    with pytest.raises(InputError, match="was taken by a run that began at the same time"):
+    with pytest.raises(InputError, match="is already used by a run that started at the same time"):
         second.begin()
     assert json.loads((tmp_path / "run" / "run.json").read_text())["id"] == first.id
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
@@ -459,5 +459,7 @@ def test_a_run_of_another_version_is_named_so(finished, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"differs in seed=5 \(it was 0\)"):
         run(composed(*SETTINGS, "seed=5", f"resume={folder}"), folder)
     (folder / "summary.json").unlink()
-    with pytest.raises(InputError, match=r"was begun by version .* and version 99 may go on in"):
+    with pytest.raises(
+        InputError, match=r"was started by version .* but version 99 may continue it"
+    ):
         run(composed(*SETTINGS, f"resume={folder}"), folder)

@@ -96,7 +96,7 @@ def test_what_changes_the_run_is_refused_with_the_differences(tmp_path):
     other = ["nol=0.5", "optimizer.lr=0.02"]
     with pytest.raises(InputError, match=r"nol=0.5 \(it was 0.3\), optimizer.lr=0.02"):
         run(composed(*SETTINGS, *other, f"resume={folder}"), folder)
-    with pytest.raises(InputError, match=f"or go on with that one: resume={folder}"):
+    with pytest.raises(InputError, match=f"or continue that run with resume={folder}"):
         run(composed(*SETTINGS), folder)
     assert hashes(folder) == before
 

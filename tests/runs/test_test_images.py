@@ -140,7 +140,7 @@ def test_what_is_said_of_figures():
     assert "reached a test Dice of 0.6878" in result_in_a_sentence(summary)
     assert "on trusted test masks" in result_in_a_sentence(summary)
     del test["interval"], config["data"]
-    assert "too few to tell" in certainty(summary)
+    assert "too few to estimate" in certainty(summary)
     assert class_names(summary) == ["class 1", "class 2"]
 
 

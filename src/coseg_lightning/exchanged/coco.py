@@ -75,7 +75,7 @@ def read(source: Source, classes: Classes) -> Answers:
             answers.found.extend(_answers(content, source.place(name), ignored))
     if not is_found:
         raise InputError(
-            f"{source.path} holds no JSON with images and annotations, as COCO has them; give such "
+            f"{source.path} holds no JSON with images and annotations in COCO's format; give such "
             "a file, or its folder."
         )
     answers.remarks.extend(ignored.remarks())
@@ -94,8 +94,8 @@ def _answers(content: Mapping[str, Any], place: str, ignored: Ignored) -> Iterat
             category, image = annotation["category_id"], annotation["image_id"]
             if category not in names or image not in layers:
                 raise InputError(
-                    f"{place} has an annotation of category {category} and image {image}, of which "
-                    "it lists one not; export it again."
+                    f"{place} has an annotation of category {category} and image {image} but does "
+                    "not list both; export it again."
                 )
             layers[image].append(Layer(names[category], draw))
         for image in content["images"]:

@@ -94,7 +94,7 @@ def _annotations(document: bytes, place: str, ignored: Ignored) -> Iterator[Answ
     with reading(place, WANTED):
         root = _parsed(document, place)
         if root.tag != "annotations" or root.find("track") is not None:
-            raise InputError(f"{place} is not in the format {WANTED}; export it as that.")
+            raise InputError(f"{place} is not in the format {WANTED}; export it in that format.")
         reviewers = _reviewers(root)
         for image in root.iter("image"):
             shapes = [shape for shape in image if _has_area(shape, ignored)]
@@ -113,7 +113,9 @@ def _parsed(document: bytes, place: str) -> ElementTree.Element:
     """Parse XML, but refuse a document type, whose entities could grow or read files."""
 
     def refuse(*_: object) -> None:
-        raise InputError(f"{place} declares a document type, which no export of CVAT does.")
+        raise InputError(
+            f"{place} declares a document type, so it is not an export of CVAT; export it again."
+        )
 
     parser = expat.ParserCreate()
     parser.StartDoctypeDeclHandler = refuse
@@ -121,7 +123,7 @@ def _parsed(document: bytes, place: str) -> ElementTree.Element:
         parser.Parse(document, True)
         return ElementTree.fromstring(document)
     except (expat.ExpatError, LookupError) as error:
-        raise InputError(f"{place} is no XML ({error}); export it again.") from error
+        raise InputError(f"{place} is not valid XML ({error}); export it again.") from error
 
 
 def _reviewers(root: ElementTree.Element) -> dict[str | None, str]:
@@ -180,8 +182,8 @@ def _painted_masks(source: Source, labelmap: str) -> Iterator[Answer]:
                 label, rgb = line.rsplit(":", 3)[:2]  # a name may hold colons
                 if not rgb.strip():
                     raise InputError(
-                        f"{source.place(labelmap)} names no colour of {label}; export it from "
-                        "CVAT, which names all of them."
+                        f"{source.place(labelmap)} names no colour of {label}; export it again: "
+                        "CVAT names all colours."
                     )
                 red, green, blue = (int(value) for value in rgb.split(","))
                 colours[(red << 16) + (green << 8) + blue] = label
@@ -196,7 +198,10 @@ def _painted_masks(source: Source, labelmap: str) -> Iterator[Answer]:
             unknown = [code for code in found if code not in colours]
             if unknown:
                 colour = tuple(unknown[0] >> shift & 255 for shift in (16, 8, 0))
-                raise InputError(f"{place} holds the colour {colour}, which labelmap.txt lacks.")
+                raise InputError(
+                    f"{place} holds the colour {colour}, but labelmap.txt does not name it; export "
+                    "it again."
+                )
             layers = [
                 Layer(colours[code], partial(_of_colour, source, name, code))
                 for code in found

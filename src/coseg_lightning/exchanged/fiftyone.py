@@ -87,7 +87,7 @@ def _picture(data: bytes, place: str) -> NDArray[Any]:
         values = np.asarray(picture)
     if values.ndim != 2:
         raise InputError(
-            f"{place} is painted in colours; export masks of class ids, without RGB mask targets."
+            f"{place} holds colours instead of class ids; export it without RGB mask targets."
         )
     return values
 
@@ -113,7 +113,7 @@ def _of_values(
         is_known = 0 <= value <= len(classes.names) or value == IGNORE_INDEX
         if isinstance(label, int) and not is_known:
             raise InputError(
-                f"{place} holds the value {value}, which is no class of the run: they are 1 to "
+                f"{place} holds the value {value}, which is not a class of the run; use 1 to "
                 f"{len(classes.names)}, 0 for the background and 255 for unlabelled pixels."
             )
         if value:
@@ -138,7 +138,7 @@ def _samples(source: Source, name: str, classes: Classes, ignored: Ignored) -> I
     if len(fields) != 1:
         found = f"the fields {', '.join(fields)}" if fields else "no field"
         raise InputError(
-            f"{place} has {found} with masks; export one, as by "
+            f"{place} has {found} with masks; export only one field, for example "
             "dataset.select_fields('ground_truth').export(...)."
         )
     targets = _targets(source, folder, fields[0])
@@ -196,7 +196,9 @@ def _segmentation(
         path = str(label["mask_path"]).replace("\\", "/")
         ends = [name for name in source.names if f"/{folder}{path}".endswith(f"/{name}")]
         if not ends:
-            raise InputError(f"{place} names the mask {path}, which is not in {source.path}.")
+            raise InputError(
+                f"{place} names the mask {path}, which is not in {source.path}; export it again."
+            )
         values = _picture(source.read(ends[0]), source.place(ends[0]))
         draw = partial(_equal_in_picture, source, ends[0])
     return _of_values(values, draw, image, place, classes, targets)

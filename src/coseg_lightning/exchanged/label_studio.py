@@ -87,7 +87,7 @@ def read(source: Source, classes: Classes) -> Answers:
     tasks = _joined(tasks)
     if not tasks:
         pictures = source.of_type(".png", ".npy")
-        aside = " (PNG files alone do not say of which image they are)" if pictures else ""
+        aside = " (PNG files alone do not name their images)" if pictures else ""
         raise InputError(
             f"{source.path} holds no tasks{aside}; export the project from Label Studio as JSON."
         )
@@ -101,7 +101,8 @@ def read(source: Source, classes: Classes) -> Answers:
                 answers.found.append(_answer(task, newest, place, ignored))
     if several:
         answers.remarks.append(
-            f"{several} tasks have several annotations; the newest of each was taken."
+            f"{several} task{'s have' if several > 1 else ' has'} several annotations; the newest "
+            "was used."
         )
     answers.remarks.extend(ignored.remarks())
     return answers
@@ -173,8 +174,8 @@ def _answer(
             continue
         if item.get("image_rotation"):
             raise InputError(
-                f"{place}: {image} was turned by {item['image_rotation']} degrees in Label Studio; "
-                "turn it back and submit it again."
+                f"{place}: {image} is rotated by {item['image_rotation']} degrees in Label Studio; "
+                "rotate it back and submit it again."
             )
         if item.get("original_height") and item.get("original_width"):
             sizes.add((int(item["original_height"]), int(item["original_width"])))
@@ -183,7 +184,9 @@ def _answer(
             continue
         layers.append(Layer(label, draw))
     if len(sizes) > 1:
-        raise InputError(f"{place}: {image} has parts of several sizes; export it again.")
+        raise InputError(
+            f"{place}: {image} has regions made for several image sizes; export it again."
+        )
     return Answer(
         image,
         layers,

@@ -106,7 +106,8 @@ def read(source: Source, classes: Classes) -> Answers:
             )
     if not answers.found:
         raise InputError(
-            f"{source.path} holds no JSON with shapes; give the folder into which labelme saved."
+            f"{source.path} holds no JSON with shapes; give the folder where labelme saved its "
+            "files."
         )
     answers.remarks.extend(ignored.remarks())
     return answers

@@ -31,7 +31,7 @@ def polygon(points: Points, shape: Shape) -> Region:
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3:
         raise ValueError(f"a polygon has no corners {corners.shape}")
     if not (abs(corners) < FARTHEST).all():
-        raise ValueError("a corner is no number, or far outside")
+        raise ValueError("a corner is not a number, or is far outside the image")
     height, width = shape
     is_edge = np.zeros((height, width + 1), np.bool_)
     for (x0, y0), (x1, y1) in zip(corners, np.roll(corners, -1, axis=0), strict=True):

@@ -67,7 +67,7 @@ def _unpacked(text: bytes) -> Iterator[int]:
     for code in text:
         digit = code - 48
         if not 0 <= digit < 64 or shift > 60:
-            raise ValueError("a count is no packed number")
+            raise ValueError("a count is not a packed number")
         value |= (digit & 31) << shift
         shift += 5
         if digit & 32:  # more digits follow

@@ -39,7 +39,8 @@ class Source:
             self._add(self.path, self.path.name)
         else:
             raise InputError(
-                f"source={path}: there is no such file or folder; give the export of the tool."
+                f"source={path}: there is no such file or folder; give the export of your "
+                "labelling tool."
             )
         self.names = list(self._readers)
 
@@ -52,7 +53,7 @@ class Source:
                 archive = zipfile.ZipFile(file)
                 members = archive.infolist()
             except zipfile.BadZipFile as error:
-                raise InputError(f"{file} is no zip archive; export it again.") from error
+                raise InputError(f"{file} is not a zip archive; export it again.") from error
         prefix = "" if file == self.path else f"{name}/"
         for member in members:
             hidden = any(part.startswith((".", "__MACOSX")) for part in _parts(member.filename))
@@ -66,7 +67,8 @@ class Source:
         self._readers[name] = reader
         if len(self._readers) > MOST_FILES:
             raise InputError(
-                f"{self.path} holds more than {MOST_FILES} files; give the export alone."
+                f"{self.path} holds more than {MOST_FILES} files; give a folder that holds only "
+                "the export."
             )
 
     def of_type(self, *endings: str) -> list[str]:
@@ -102,7 +104,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
+    raise ValueError(f"{text} is not a number")
 
 
 def _read_file(path: Path) -> bytes:
@@ -120,7 +122,7 @@ def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) 
                 content = file.read(MOST_BYTES + 1)
         except (RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
             raise InputError(  # for a password, an unknown compression, or a damaged file
-                f"{path} cannot be unpacked ({error}); export it again, without a password."
+                f"{path} cannot be unpacked ({error}); export it again without a password."
             ) from error
     if len(content) > MOST_BYTES:
         raise _too_large(path / member.filename)
@@ -129,6 +131,6 @@ def _read_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo) 
 
 def _too_large(path: Path) -> InputError:
     return InputError(
-        f"{path} has more than {MOST_BYTES // 2**20} MiB, as a file made to fill the memory would; "
-        "export fewer images at once."
+        f"{path} has more than {MOST_BYTES // 2**20} MiB, which is the limit; export fewer images "
+        "at once."
     )

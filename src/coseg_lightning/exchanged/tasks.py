@@ -108,7 +108,7 @@ class Ignored:
         if not self._counts:
             return []
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
-        return [f"Left out, since they are no areas of a class: {kinds}."]
+        return [f"These parts were left out, since they are not areas of a class: {kinds}."]
 
 
 @dataclass(frozen=True)
@@ -170,12 +170,12 @@ class Classes:
         is_foreground = len(self.names) == len(unknown) == 1 and 1 not in ids.values()
         if is_foreground:  # the single foreground class, under another name
             ids[unknown[0]] = 1
-            return ids, [f"The label {unknown[0]!r} was taken for {self.names[0]!r}."]
+            return ids, [f"The label {unknown[0]!r} was read as {self.names[0]!r}."]
         if unknown:
             raise InputError(
-                f"{source} has the label {unknown[0]!r}, which is no class of the run; the labels "
-                f"are {', '.join(self.names)}, {BACKGROUND} and {UNLABELLED}: rename it in the "
-                "tool, or delete what has it."
+                f"{source} has the label {unknown[0]!r}, which is not a class of the run; the "
+                f"labels are {', '.join(self.names)}, {BACKGROUND} and {UNLABELLED}: rename it in "
+                "the tool, or delete the annotations that have it."
             )
         return ids, []
 
@@ -249,5 +249,5 @@ def check_size(size: Sequence[int], shape: Shape) -> None:
 def _other_size(answer: Answer, size: Shape, shape: Shape) -> InputError:
     return InputError(
         f"{answer.place}: {answer.image} has {size[1]} x {size[0]} pixels, but the run's mask has "
-        f"{shape[1]} x {shape[0]}; draw on the image that was written."
+        f"{shape[1]} x {shape[0]}; draw on the image that coseg exchange wrote."
     )

@@ -63,7 +63,7 @@ def new_folder(folder: str | Path, apart_from: Iterable[Path] = ()) -> Iterator[
     for other in apart_from:
         if other.resolve() in path.resolve().parents:
             raise InputError(
-                f"{folder} lies in {other}, which is only read; give a folder elsewhere."
+                f"{folder} lies in {other}, into which nothing is written; give a folder elsewhere."
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as temporary:

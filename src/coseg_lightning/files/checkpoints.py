@@ -36,8 +36,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ) from error
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} holds more than plain values and tensors, which may be code and is not run; "
-            "keep such out of the state_dict of the datamodule and of callbacks."
+            f"{path} holds objects other than plain values and tensors; these may run code, so the "
+            "file is not loaded. Keep such objects out of the state_dict of the datamodule and of "
+            "callbacks."
         ) from error
     except (OSError, RuntimeError, ValueError, EOFError, LookupError) as error:
         raise InputError(

@@ -60,7 +60,7 @@ def read_table(
         if len(cells) != len(names):
             raise InputError(
                 f"{path} has {len(cells)} cells in line {number}, but {len(names)} columns; "
-                "mend it."
+                "correct that line."
             )
         texts = map(_unguarded, cells) if guarded else cells
         rows.append(dict(zip(names, texts, strict=True)))
@@ -77,7 +77,9 @@ def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; give its path.") from error
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a file.") from error
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); give a file that you can read."
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table; save it as CSV in UTF-8.") from error
 
@@ -93,10 +95,10 @@ def _check_columns(
 ) -> None:
     missing = [name for name in columns if name not in names]
     if missing:
-        first_line = ",".join(header) if header else "nothing"
+        first_line = ",".join(header)
         raise InputError(
-            f"{path} has no column {missing[0]}: it begins with {first_line!r}, and must have the "
-            f"columns {', '.join(columns)}, with commas between them."
+            f"{path} has no column {missing[0]}: its first line is {first_line!r}; it must name "
+            f"the columns {', '.join(columns)}, separated by commas."
         )
 
 

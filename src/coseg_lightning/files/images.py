@@ -49,8 +49,8 @@ _one_large_image = threading.Lock()
 POINTERS = {
     b"version https://git-lfs": "is a pointer of Git LFS; fetch the file itself (git lfs pull)",
     b"/annex/objects/": "is a pointer of git-annex; fetch the file itself (git annex get)",
-    b"<!DOCTYPE": "is a web page, as a failed download leaves; download the file again",
-    b"<html": "is a web page, as a failed download leaves; download the file again",
+    b"<!DOCTYPE": "is a web page, probably from a failed download; download the file again",
+    b"<html": "is a web page, probably from a failed download; download the file again",
 }
 
 
@@ -160,8 +160,8 @@ class ImageRules:
                 wrong &= ~missing
             if wrong.any():
                 raise InputError(
-                    f"{path} holds {wrong.sum()} values that are no finite numbers; mend the file, "
-                    "or set data.nodata=nan if they are missing."
+                    f"{path} holds values that are not finite numbers, {wrong.sum()} in all; "
+                    "correct the file, or set data.nodata=nan if they are missing."
                 )
         if missing is None or not missing.any():
             return values
@@ -207,8 +207,8 @@ def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path} claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels, "
-            "as a file made to fill the memory would; remove it, or save a large image as a tiled "
-            "TIFF and set data.tile=512."
+            "which is the limit; remove it, or save a large image as a tiled TIFF and set "
+            "data.tile=512."
         ) from error
     except Exception as error:
         raise InputError(_unreadable_message(path, kind, error)) from error
@@ -216,10 +216,10 @@ def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
 
 def _unreadable_message(path: Path, kind: str, error: Exception) -> str:
     if isinstance(error, PermissionError):
-        return f"{path} may not be read by you; change its rights, or remove the file."
+        return f"{path} cannot be read with your permissions; change them, or remove the file."
     if path.is_symlink() and not path.exists():
         return (
-            f"{path} is a link to {os.path.realpath(path)}, which is not there; fetch or restore "
+            f"{path} is a link to {os.path.realpath(path)}, which does not exist; fetch or restore "
             "that file."
         )
     start = b""
@@ -307,7 +307,7 @@ def shown_bands(
     """
     values = picture.values
     if values.dtype.kind not in "uif":
-        raise InputError(f"{path} holds {values.dtype} values; save real numbers.")
+        raise InputError(f"{path} holds {values.dtype} values; save integers or real numbers.")
     if bands is not None:
         return Picture(_chosen(values, bands, path), picture.nodata, picture.turned)
     if alpha and values.shape[2] != channels:
@@ -324,7 +324,7 @@ def _chosen(values: NDArray[Any], bands: Sequence[int], path: Path) -> NDArray[A
     if missing:
         raise InputError(
             f"{path} has {count} band{'s' * (count > 1)}, but data.bands={list(bands)} asks for "
-            f"band {missing[0]}; bands are counted from 1."
+            f"band {missing[0]}; choose bands from 1 to {count}."
         )
     chosen = values.reshape(*values.shape[:2], count)[..., [band - 1 for band in bands]]
     return np.ascontiguousarray(chosen[..., 0] if len(bands) == 1 else chosen)
@@ -351,7 +351,7 @@ def _painted(indices: NDArray[Any], colours: NDArray[np.uint8], path: Path) -> N
     if int(indices.max(initial=0)) >= len(colours):
         raise InputError(
             f"{path} holds the index {indices.max()}, but its palette has {len(colours)} colours; "
-            "save it anew."
+            "save it again."
         )
     painted: NDArray[Any] = colours[indices]
     if (painted == painted[..., :1]).all():
@@ -375,8 +375,8 @@ def bands_last(array: NDArray[Any], path: Path) -> NDArray[Any]:
         if first != last:
             return np.moveaxis(array, 0, 2) if first else array
     raise InputError(
-        f"{path} holds an array of {array.shape}; (H, W), (H, W, bands) or (bands, H, W) with at "
-        f"most {MAX_BANDS} bands is wanted."
+        f"{path} holds an array of {array.shape}; save it as (H, W), (H, W, bands) or (bands, H, "
+        f"W) with at most {MAX_BANDS} bands."
     )
 
 
@@ -425,8 +425,8 @@ def _header_of(file: Image.Image, path: Path) -> _Header:
     frames = getattr(file, "n_frames", 1)
     if frames > 1 and file.format != "MPO":  # a phone's second picture is a preview
         raise InputError(
-            f"{path} holds {frames} pictures, as an animation or stack does; save each as a file "
-            "of its own."
+            f"{path} holds {frames} pictures, like an animation or a stack; save each picture as a "
+            "separate file."
         )
     return _Header(
         (file.height, file.width),
@@ -464,7 +464,7 @@ def _check_agrees(path: Path, image: NDArray[Any], header: _Header) -> None:
     if image.shape[:2] != header.size or channels < wanted or shallow:
         height, width = header.size
         raise InputError(
-            f"{path} says that it is {width}x{height} with {wanted} channels of "
+            f"The header of {path} says {width}x{height} with {wanted} channels of "
             f"{header.bits or 'its own'} bits, but {image.shape[1]}x{image.shape[0]} with "
             f"{channels} of {bits} bits was read; save it as a plain PNG or TIFF."
         )
@@ -475,7 +475,9 @@ def _alpha_of(path: Path, data: NDArray[Any], header: _Header) -> NDArray[Any]:
         everything = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
         if everything is not None and everything.ndim == 3 and everything.shape[2] == 4:
             return np.asarray(everything[..., 3])
-        raise InputError(f"{path} has 16-bit transparency that cannot be read; save it without.")
+        raise InputError(
+            f"{path} has 16-bit transparency, which cannot be read; save it without transparency."
+        )
     with Image.open(path) as file:
         return np.asarray(file.getchannel("A"))
 
@@ -682,8 +684,8 @@ def single_channel(path: Path, stored: Stored, *, integers: bool = True) -> NDAr
         colours = values[..., :-1] if stored.alpha else values
         if (colours != colours[..., :1]).any():
             raise InputError(
-                f"{path} is a colour picture, but a mask holds one class id a pixel; name what "
-                "the colours mean (data.colours=FILE), or save it as a grey or palette PNG."
+                f"{path} is a colour picture, but a mask holds one class id per pixel; name the "
+                "class of each colour (data.colours=FILE), or save it as a grey or palette PNG."
             )
         grey = colours[..., 0]
         values = _grey_or_alpha(path, grey, values[..., -1]) if stored.alpha else grey
@@ -725,8 +727,8 @@ def _is_drawn_in_alpha(path: Path, grey: NDArray[Any], alpha: NDArray[Any]) -> b
     if len(values) <= 1:
         return True
     raise InputError(
-        f"{path} holds one mask in its grey values and another one in its transparency; save the "
-        "one that is meant without transparency."
+        f"{path} holds one mask in its grey values and a different one in its transparency; save "
+        "the right mask without transparency."
     )
 
 

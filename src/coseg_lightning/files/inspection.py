@@ -114,18 +114,18 @@ class Inspection:
             return "Parts of tables"
         masks = sum("/" in sample_id for sample_id in self.unusable_ids)
         samples = f"{len(self.unusable_ids) - masks} samples"
-        return f"{samples} and {masks} of several people's masks" if masks else samples
+        return f"{samples} and {masks} masks of images with several masks" if masks else samples
 
     def _error_message(self, skip: bool | None, table: str | Path | None) -> str:
         lines = _summary_lines(self.problems)
         if self._shown and table is not None:
-            lines.append(f"Two of them are drawn in {Path(table).with_name(PICTURE)}.")
-        hint = "" if skip is None else " on_bad_sample=skip leaves out such samples."
+            lines.append(f"Two of these masks are drawn in {Path(table).with_name(PICTURE)}.")
+        hint = "" if skip is None else " Or set on_bad_sample=skip to leave these samples out."
         if len(self.problems) == 1:
             return " ".join(lines) + hint
         table_hint = "" if table is None else f" All are in {table}."
         count = len(self.problems)
-        title = f"{count} problems in {self.dataset}: mend them.{hint}{table_hint}"
+        title = f"{count} problems in {self.dataset}: correct them.{hint}{table_hint}"
         return "\n  ".join([title, *lines])
 
     def _draw(self, path: Path) -> None:
@@ -156,7 +156,8 @@ class Inspection:
         if path.exists():
             if not path.read_bytes().startswith(b"kind,usable,ids,problem\n"):
                 raise InputError(
-                    f"{path} is in the way, and is not overwritten; move it elsewhere."
+                    f"{path} exists, but is not a table of problems, so it is not overwritten; "
+                    "move it elsewhere."
                 )
             path.unlink()
         if rows:
@@ -270,7 +271,7 @@ class FileInfoCache:
         try:
             write_text(self._path, json.dumps(self._entries))
         except OSError as error:
-            log.debug("The information on files is not cached: %s", error)
+            log.debug("Facts about the files could not be cached: %s", error)
 
 
 def _stamp(path: Path) -> list[int] | None:

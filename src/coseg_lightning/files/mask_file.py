@@ -80,8 +80,8 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
             raise InputError(_jpeg_message(path))
         if values.min() < 0:
             raise InputError(
-                f"{path} holds {values.min()}, but data.instances=foreground takes 0 for the "
-                "background and numbers above it for objects; mend the mask."
+                f"{path} holds {values.min()}, but data.instances=foreground reads 0 as background "
+                "and larger numbers as objects; correct the mask."
             )
         objects = (values != 0).astype(np.uint8)
         if (values == IGNORE_INDEX).any() and not (values == IGNORE_INDEX - 1).any():
@@ -113,8 +113,8 @@ def _with_missing(stored: Stored, rules: MaskRules) -> Stored:
 
 def _jpeg_message(path: Path) -> str:
     return (
-        f"{path} is a JPEG, which changes class ids and colours as it is saved; save masks as PNG "
-        "(two classes as black and white can be read)."
+        f"{path} is a JPEG, and JPEG compression changes class ids and colours; save masks as PNG. "
+        "Only black and white masks of two classes can be read from JPEG."
     )
 
 
@@ -134,8 +134,8 @@ def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
         values = np.repeat(values.reshape(*values.shape[:2], 1), 3, axis=2)
     if values.dtype != np.uint8 or values.shape[2] != 3:
         raise InputError(
-            f"{path} holds {values.shape[2]} channels of {values.dtype}; data.colours wants RGB of "
-            "8 bits, or a palette."
+            f"{path} holds {values.shape[2]} channels of {values.dtype}; data.colours needs 8-bit "
+            "RGB or a palette; save the mask as such a file."
         )
     return values
 
@@ -224,14 +224,14 @@ def _paint(
     for k in np.unique(classes[changed]):
         colour = next((c for c, number in rules.colours.items() if number == k), None)
         if colour is None:
-            raise InputError(f"data.colours names no colour of class {k}; add it.")
+            raise InputError(f"data.colours names no colour for class {k}; add one.")
         where = changed & (classes == k)
         if stored.colours is not None:
             index = np.flatnonzero((stored.colours == colour).all(axis=1))
             if not len(index):
                 raise InputError(
-                    f"The palette of {original} has no colour {colour}, so that class {k} cannot "
-                    "be drawn in it; save the masks as RGB or with one palette."
+                    f"The palette of {original} has no colour {colour}, so class {k} cannot be "
+                    "written with it; save the masks as RGB or with one palette."
                 )
             values[where] = index[0]
         elif values.ndim == 2:
@@ -392,8 +392,8 @@ def _write_pgm(original: Path, path: Path, values: NDArray[Any]) -> None:
     largest = largest_of_pgm(original)
     if int(values.max(initial=0)) > largest:
         raise InputError(
-            f"{original} has room for values to {largest} alone, but {values.max()} is to be "
-            "written; save the masks as PNG."
+            f"{original} can hold values up to {largest}, but {values.max()} must be written; save "
+            "the masks as PNG."
         )
     kind = np.uint8 if largest < 256 else np.dtype(">u2")
     header = f"P5\n{values.shape[1]} {values.shape[0]}\n{largest}\n".encode()
@@ -404,12 +404,12 @@ def soft_mask_hint(values: list[int]) -> str | None:
     """Return advice if values look like grey levels or object numbers instead of class ids."""
     if len(values) > 40 and max(values) <= 255:
         return (
-            f"it holds {len(values)} different values, as soft or smoothed masks do; "
-            "data.mask_threshold=128 reads values from there on as class 1"
+            f"it holds {len(values)} different values, so it may be a soft or smoothed mask; set "
+            "data.mask_threshold=128 to read values of at least 128 as class 1"
         )
     if len(values) > 3 and max(values) < 65535 and max(values) - min(values) < 2 * len(values):
         return (
-            f"it holds {listed(values, 6)}; if each number is an object, "
-            "data.instances=foreground reads all of them as class 1"
+            f"it holds {listed(values, 6)}; if each number is an object, set "
+            "data.instances=foreground to read all objects as class 1"
         )
     return None

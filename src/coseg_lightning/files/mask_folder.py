@@ -332,7 +332,7 @@ class MaskFolder:
         if not is_same and (mask == IGNORE_INDEX).any() and not (given == IGNORE_INDEX).any():
             raise InputError(
                 f"The new mask of {sample_id} has unlabelled pixels, which a file like {original} "
-                "cannot hold; label them, or save your masks with the class ids 0 and 1."
+                "cannot hold; label these pixels, or save your masks with the class ids 0 and 1."
             )
         if not is_same:
             raise InputError(
@@ -421,8 +421,8 @@ class MaskWriter:
         path = self._masks.path(key)
         if file_of(path) != path:
             raise InputError(
-                f"{path.parent} is a volume, and where files name persons, single masks are "
-                "written, one an image; save its slices as single files."
+                f"{path.parent} is a volume, but masks of several annotators are written as one "
+                "file per image; save its slices as single files."
             )
         place = self._folder / f"{sample_id}{path.suffix}"
         if mask is None:
@@ -456,8 +456,8 @@ class MaskWriter:
 def same_stem(paths: list[Path]) -> str:
     """Return the message that two files belong to one sample."""
     return (
-        f"{paths[0]} and {paths[1].name} have the same stem, and only one can be the sample "
-        f"{paths[0].stem}; remove one."
+        f"{paths[0]} and {paths[1].name} have the same stem, but only one of them can be the "
+        f"sample {paths[0].stem}; remove one."
     )
 
 
@@ -465,10 +465,10 @@ def link_message(path: Path) -> str:
     """Return the message that a file is a link out of the dataset's folder, or a broken link."""
     target = os.path.realpath(path)
     if not Path(target).exists():
-        return f"{path} is a link to {target}, which is not there; fetch or restore that file."
+        return f"{path} is a link to {target}, which does not exist; fetch or restore that file."
     return (
-        f"{path} is a link to {target}, outside of the dataset's folder; put the "
-        "file itself there, or set data.allow_links=true."
+        f"{path} is a link to {target}, outside of the dataset's folder; put the file itself into "
+        "the folder, or set data.allow_links=true."
     )
 
 

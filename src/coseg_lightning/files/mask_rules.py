@@ -54,10 +54,10 @@ class MaskRules:
             if value is not None
         ]
         if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} contradict each other; give one of them.")
+            raise InputError(f"{' and '.join(given)} contradict each other; give only one of them.")
         if self.classes != 2 and (self.threshold is not None or self.instances):
             raise InputError(
-                f"{given[0]} makes two classes, but data.classes={self.classes}; give "
+                f"{given[0]} gives two classes, but data.classes={self.classes}; set "
                 "data.classes=2."
             )
         if self.class_ids is not None:
@@ -68,8 +68,8 @@ class MaskRules:
     def _check_class_ids(self, class_ids: tuple[int, ...]) -> None:
         if len(class_ids) != self.classes or len(set(class_ids)) != self.classes:
             raise InputError(
-                f"data.class_ids={list(class_ids)} must name the value of each of the "
-                f"data.classes={self.classes} classes once, the background's first."
+                f"data.class_ids={list(class_ids)} must hold one value for each of the "
+                f"data.classes={self.classes} classes, the background first, and no value twice."
             )
 
     def _check_colours(self, colours: Mapping[Colour, int]) -> None:
@@ -156,17 +156,19 @@ def read_colours(source: str) -> dict[Colour, int]:
             number = int(class_id) if class_id.strip() else None
         except ValueError:
             raise InputError(
-                f"{path} names the colour {channels} of {name or 'a class'}; three numbers from 0 "
-                "to 255 are wanted."
+                f"{path} names the colour {channels} of {name or 'a class'}; give three numbers "
+                "from 0 to 255."
             ) from None
         if (r, g, b) in colours:
-            raise InputError(f"{path} names the colour {(r, g, b)} twice; once is wanted.")
+            raise InputError(f"{path} names the colour {(r, g, b)} twice; name each colour once.")
         if number is None and name.strip().lower() in VOID:
             number = IGNORE_INDEX
         colours[r, g, b] = count if number is None else number
         count += number is None
     if not colours:
-        raise InputError(f"{path} names no colour; give a row with name, r, g and b to each class.")
+        raise InputError(
+            f"{path} names no colour; give one row with name, r, g and b for each class."
+        )
     return colours
 
 
@@ -233,7 +235,7 @@ def classes_of_colours(
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise InputError(
             f"{path} holds colours that data.colours does not name: {', '.join(listed)}{more}; add "
-            "them, or save the mask without smooth edges and JPEG."
+            "them, or save the mask without smoothed edges and not as JPEG."
         )
     table = np.array([named[int(code)] for code in found], np.uint8)
     return table[inverse.reshape(codes.shape)]

@@ -97,25 +97,25 @@ class MaskValues:
             inspection.add(
                 "class id",
                 doubtful,
-                f"{self.folder} holds no class id but 0 and 255, which is unlabelled where "
-                f"there are {self.classes} classes; set data.classes=2, or save class ids.",
+                f"{self.folder} holds only the values 0 and 255, but with {self.classes} classes "
+                "255 means unlabelled; set data.classes=2, or save class ids.",
             )
         elif self.classes == 2 and 2 * len(doubtful) > len(self.ambiguous):
             other = next(sample_id for sample_id, values in self.ambiguous.items() if 1 in values)
             inspection.add(
                 "class id",
                 doubtful,
-                f"{len(doubtful)} masks in {self.folder} hold 0 and 255 alone, but "
-                f"{self.paths[other].name} holds 1, so that 255 would mean unlabelled in all of "
-                "them; save them all as 0 and 1, or all as 0 and 255.",
+                f"{len(doubtful)} of {len(self.file_info)} masks in {self.folder} hold only 0 and "
+                f"255, but {self.paths[other].name} holds 1, so 255 would mean unlabelled in all "
+                "masks; save all masks as 0 and 1, or all as 0 and 255.",
             )
         elif doubtful:
             inspection.warn(
                 "unlabelled",
                 doubtful,
-                f"{len(doubtful)} masks in {self.folder}, such as "
-                f"{self.paths[doubtful[0]].name}, hold nothing but 0 and 255, others hold 1: "
-                "there 255 counts as unlabelled. If it means class 1, save them as 0 and 1.",
+                f"{len(doubtful)} of {len(self.file_info)} masks in {self.folder}, such as "
+                f"{self.paths[doubtful[0]].name}, hold only 0 and 255, but other masks hold 1, so "
+                "255 counts as unlabelled. If 255 means class 1, save these masks as 0 and 1.",
             )
 
     def _check_palettes(self, inspection: Inspection) -> None:
@@ -133,8 +133,8 @@ class MaskValues:
                         "palettes",
                         [sample_id],
                         f"{self.paths[sample_id]} shows the index {value} as {tuple(colour)}, but "
-                        f"{self.paths[other].name} shows it as {tuple(first)}; name what the "
-                        "colours mean (data.colours=FILE), or the indices (data.class_ids=[0,1]).",
+                        f"{self.paths[other].name} shows it as {tuple(first)}; name the class of "
+                        "each colour (data.colours=FILE), or of each index (data.class_ids=[0,1]).",
                     )
                     break
 
@@ -152,7 +152,7 @@ class MaskValues:
             )
         else:
             allowed = {0, self.foreground}
-            rule = f"all other masks hold 0 and {self.foreground} alone; mend the mask."
+            rule = f"all other masks hold only 0 and {self.foreground}; correct the mask."
         valid = {}
         for sample_id, info in self.file_info.items():
             wrong = sorted(self.ambiguous.get(sample_id, set()) - allowed)
@@ -178,16 +178,19 @@ class MaskValues:
         if highest < MANY and [value for value in everything if value != IGNORE_INDEX] == list(
             range(highest + 1)
         ):
-            return f"set data.classes={highest + 1} if that many are meant, or mend the mask."
+            return (
+                f"set data.classes={highest + 1} if there are that many classes, or correct the "
+                "mask."
+            )
         found = f"the folder holds {listed(everything)}"
         if len(everything) <= MANY:
             ids = ",".join(map(str, everything))
-            left_out = " (without 255, if that is unlabelled)" if is_ignored else ""
+            left_out = " (without 255, if it means unlabelled)" if is_ignored else ""
             return (
                 f"{found}: set data.classes={len(everything)} data.class_ids=[{ids}] if these are "
-                f"the classes{left_out}, or mend the mask."
+                f"the classes{left_out}, or correct the mask."
             )
-        return f"{found}: set data.classes or mend the mask."
+        return f"{found}: set data.classes or correct the mask."
 
     def _check_polarity(self, valid: Mapping[str, FileInfo], inspection: Inspection) -> None:
         """Refuse a folder if most masks are full, or if masks have different polarities."""
@@ -208,8 +211,8 @@ class MaskValues:
                 full,
                 [*full[:1], *[i for i in shares if i not in full][:1], *full[1:2]][:2],
                 f"{len(full)} of {len(shares)} masks in {self.folder}, such as "
-                f"{self.paths[full[0]].name}, are foreground from edge to edge; if that is what "
-                f"they mean, say data.class_ids=[0,{foreground}], else save masks of objects.",
+                f"{self.paths[full[0]].name}, are foreground almost everywhere; if that is right, "
+                f"set data.class_ids=[0,{foreground}], else save masks of the objects.",
             )
             return
         light = [i for i, s in shares.items() if s > 0.5 and borders[i] >= MOSTLY]
@@ -226,9 +229,9 @@ class MaskValues:
                 few,
                 [few[0], many[0]],
                 f"{len(light)} masks in {self.folder}, such as {self.paths[light[0]].name}, are "
-                f"foreground all along the border, the {len(dark)} others, such as "
-                f"{self.paths[dark[0]].name}, hardly anywhere: some mean the background by what "
-                f"means the foreground in others. Save all alike, or say "
+                f"foreground along almost the whole border, but the {len(dark)} others, such as "
+                f"{self.paths[dark[0]].name}, hardly anywhere: foreground and background are "
+                "probably swapped in some masks. Save all masks alike, or set "
                 f"data.class_ids=[0,{foreground}] if they are right.",
             )
 
@@ -248,5 +251,5 @@ class MaskValues:
                 f"all {meaning}",
                 ids,
                 f"{len(ids)} of {len(valid)} masks in {self.folder}, such as "
-                f"{self.paths[ids[0]].name}, hold nothing but {meaning}.",
+                f"{self.paths[ids[0]].name}, hold only {meaning}.",
             )

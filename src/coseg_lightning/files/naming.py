@@ -152,7 +152,7 @@ def _expression(pattern: str, length: int | None = None) -> re.Pattern[str]:
     """Compile a pattern. If a length is given, the id must have it."""
     if pattern.count("{id}") != 1 or max(map(pattern.count, ("{group}", "{annotator}"))) > 1:
         raise InputError(
-            f"The pattern {pattern!r} must hold {{id}} once, as in '{{id}}_mask.png' or "
+            f"The pattern {pattern!r} must hold {{id}} exactly once, as in '{{id}}_mask.png' or "
             "'{group}/{id}.*'."
         )
     parts = re.split(r"(\{id\}|\{group\}|\{annotator\}|\*\*/|\*)", pattern)
@@ -267,9 +267,10 @@ def _check_beside(folder: Path, people: Mapping[str, set[str | None]]) -> None:
     if both:
         names = sorted({str(name) for i in both for name in people[i] - {None}})
         raise InputError(
-            f"{folder} holds a mask of {both[0]} and others of it in the folders "
-            f"{', '.join(names[:3])}, which may be other people's or old ones; say "
-            f"data.mask_glob='{OF_PEOPLE}' to read them all, or '{PLAIN}' to leave the folders out."
+            f"{folder} holds a mask of {both[0]} and more of its masks in the folders "
+            f"{', '.join(names[:3])}, which may be by other annotators, or old; set "
+            f"data.mask_glob='{OF_PEOPLE}' to read all of them, or '{PLAIN}' to leave the folders "
+            "out."
         )
 
 
@@ -353,5 +354,5 @@ def unread(names: Names) -> str | None:
         parts.append(f"the folders {', '.join(folders[:2])}{more}")
     if not parts:
         return None
-    hint = "; data.image_glob='**/{id}.*' reads folders in it too" if folders else ""
+    hint = "; data.image_glob='**/{id}.*' reads these folders too" if folders else ""
     return f"{names.folder} holds {' and '.join(parts)}, which are not read{hint}."

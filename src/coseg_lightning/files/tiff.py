@@ -128,8 +128,8 @@ def only_series(path: Path, file: tifffile.TiffFile) -> Any:
     if len(series) > 1:
         sizes = ", ".join(f"{s.keyframe.imagewidth}x{s.keyframe.imagelength}" for s in series)
         raise InputError(
-            f"{path} holds {len(series)} pictures ({sizes}), but one is wanted; save each as a "
-            "file of its own."
+            f"{path} holds {len(series)} pictures ({sizes}), but it may hold only one; save each "
+            "picture as a separate file."
         )
     return series[0]
 
@@ -142,7 +142,7 @@ def check_colours(path: Path, page: Any) -> None:
     if photometric == PHOTOMETRIC.YCBCR and not _is_subsampled(page):
         return  # JPEG 2000 and WebP decode to RGB
     name = getattr(photometric, "name", photometric)
-    raise InputError(f"{path} holds colours as {name}, which is not read; save them as RGB.")
+    raise InputError(f"{path} holds colours as {name}, which cannot be read; save them as RGB.")
 
 
 def _is_subsampled(page: Any) -> bool:
@@ -154,8 +154,8 @@ def _bands_last(path: Path, values: NDArray[Any], axes: str) -> NDArray[Any]:
     others = [(n, axis) for n, axis in enumerate(axes) if axis not in "YX" and values.shape[n] > 1]
     if axes.count("Y") != 1 or axes.count("X") != 1 or len(others) > 1:
         raise InputError(
-            f"{path} holds {_several(values, axes)}, but one picture is wanted; save each page as "
-            "a file of its own."
+            f"{path} holds {_several(values, axes)}, but it may hold only one picture; save each "
+            "page as a separate file."
         )
     order = [axes.index("Y"), axes.index("X")]
     if not others:
@@ -165,8 +165,9 @@ def _bands_last(path: Path, values: NDArray[Any], axes: str) -> NDArray[Any]:
     band, axis = others[0]
     if axis not in SAMPLES and (axis not in BAND_AXES or values.shape[band] > MAX_BANDS):
         raise InputError(
-            f"{path} holds {values.shape[band]} pages, as slices or frames; save each as a file of "
-            f"its own (pages of unnamed axes are read as bands, up to {MAX_BANDS})."
+            f"{path} holds {values.shape[band]} pages, probably slices or frames; save each page "
+            "as a separate file. Only pages without an axis name are read as bands, up to "
+            f"{MAX_BANDS}."
         )
     order.append(band)
     rest = [n for n in range(len(axes)) if n not in order]

@@ -99,8 +99,8 @@ def write_slices(original: Path, path: Path, slices: Mapping[int, NDArray[Any]])
     """
     if ending(original) in DICOM:
         raise InputError(
-            f"{original} is DICOM, which is only read; save masks as PNG or NIfTI to have them "
-            "written."
+            f"{original} is DICOM, which can be read but not written; save your masks as PNG or "
+            "NIfTI."
         )
     nibabel = _library("nibabel")
     image = _nifti(original)
@@ -146,8 +146,8 @@ def _index(dimensions: int, number: int) -> tuple[Any, ...]:
 def _slice(values: NDArray[Any], number: int, path: Path) -> NDArray[Any]:
     if values.ndim > 4 or (values.ndim == 4 and values.shape[3] > MAX_BANDS):
         raise InputError(
-            f"{path} holds {values.shape}, a volume at several moments; save each as a file of its "
-            "own."
+            f"{path} holds {values.shape}, which is a volume at several points in time; save each "
+            "point as a separate file."
         )
     picked = values[_index(values.ndim, number)]
     if picked.ndim == 3 and picked.shape[2] == 1:
@@ -183,15 +183,15 @@ def _dicom_slice(path: Path, number: int) -> NDArray[Any]:
     except Exception as error:
         text = " ".join(str(error).split())[:200]
         raise InputError(
-            f"{path} cannot be decoded ({text}); install what it names, or save the file "
-            "uncompressed."
+            f"{path} cannot be decoded ({text}); install the package that this names, or save the "
+            "file uncompressed."
         ) from error
     frames = int(getattr(data, "NumberOfFrames", 1) or 1)
     if frames > 1:
         values = values[number]
     kind = str(data.PhotometricInterpretation)
     if kind.startswith("YBR") or kind == "PALETTE COLOR":
-        raise InputError(f"{path} holds colours as {kind}, which is not read; save them as RGB.")
+        raise InputError(f"{path} holds colours as {kind}, which cannot be read; save them as RGB.")
     missing = _is_padding(values, data)
     slope = float(getattr(data, "RescaleSlope", 1) or 1)
     intercept = float(getattr(data, "RescaleIntercept", 0) or 0)
@@ -221,5 +221,6 @@ def _library(name: str) -> Any:
         return import_module(name)
     except ImportError as error:
         raise InputError(
-            f"NIfTI and DICOM files need {name}: pip install coseg-lightning[medical]."
+            f"NIfTI and DICOM files need the package {name}; install it by pip install -e "
+            "'.[medical]' in the clone of coseg-lightning."
         ) from error

@@ -65,7 +65,7 @@ class Votes:
         if len(shapes) != 1:
             raise InputError(
                 f"Masks of {' and '.join(map(str, sorted(shapes))) or 'nobody'} cannot be fused; "
-                "give at least one, all of one size."
+                "give at least one mask, all of the same size."
             )
         highest = max(int(array.max(initial=0)) for array in arrays)
         is_there = np.zeros(max(highest, IGNORE_INDEX) + 1, bool)

@@ -33,20 +33,17 @@ def check_id(sample_id: str) -> None:
     """Raise an `InputError` unless an id can be a file name."""
     if sample_id in ("", ".", "..") or any(sign in sample_id for sign in "/\\\0"):
         raise InputError(
-            f"The sample id {sample_id!r} cannot be a file name; use ids without slashes, "
-            "backslashes and dots alone."
+            f"The sample id {sample_id!r} cannot be a file name; use an id without slashes and "
+            "backslashes that is not only dots."
         )
     try:
         length = len(sample_id.encode())
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"The sample id {sample_id!r} is no UTF-8, as names from another system may be; "
-            "rename it."
-        ) from error
+        raise InputError(f"The sample id {sample_id!r} is not valid UTF-8; rename it.") from error
     if length > MAX_ID_BYTES:
         raise InputError(
-            f"The sample id {sample_id[:40]}... is {length} bytes long, too long for a file "
-            f"name; use ids of at most {MAX_ID_BYTES}."
+            f"The sample id {sample_id[:40]}... is {length} bytes long, which is too long for a "
+            f"file name; use ids of at most {MAX_ID_BYTES}."
         )
 
 
@@ -82,8 +79,8 @@ def portable_name(sample_id: str) -> str:
 def same_file_message(one: str, other: str) -> str:
     """Return the message that two ids would name one file."""
     return (
-        f"The sample ids {one} and {other} would be one file on disks that do not tell letter case "
-        "apart; rename one."
+        f"The sample ids {one} and {other} would be the same file on disks that ignore letter "
+        "case; rename one."
     )
 
 
@@ -97,6 +94,6 @@ def check_unique(ids: Sequence[str]) -> None:
     sample_id, times = Counter(ids).most_common(1)[0] if ids else ("", 0)
     if times > 1:
         raise InputError(
-            f"{times} samples have the id {sample_id!r}, but each needs its own; give unique ids, "
+            f"{times} samples have the id {sample_id!r}, but ids must be unique; give unique ids, "
             "or none."
         )

@@ -64,13 +64,13 @@ class Review:
         if mask.shape != like.shape:
             raise InputError(
                 f"{path.name} is {mask.shape[1]} x {mask.shape[0]} pixels, but the mask of "
-                f"{sample_id} has {like.shape[1]} x {like.shape[0]}; draw it in that size."
+                f"{sample_id} has {like.shape[1]} x {like.shape[0]}; draw it at that size."
             )
         others = sorted(set(np.unique(mask).tolist()) - {*range(classes), 255})
         if others:
             raise InputError(
-                f"{path.name} has the value {others[0]}, but a mask that was drawn for {sample_id} "
-                f"holds class ids, 0 to {classes - 1}, or 255 for unlabelled pixels."
+                f"{path.name} has the value {others[0]}, but a mask drawn for {sample_id} may hold "
+                f"only class ids, 0 to {classes - 1}, and 255 for unlabelled pixels."
             )
         unlabelled = mask == 255
         if (
@@ -79,8 +79,8 @@ class Review:
             and (unlabelled & (like != 255)).any()
         ):
             raise InputError(
-                f"{path.name} holds 0 and 255 alone, and 255 means unlabelled in a mask that was "
-                f"drawn for {sample_id}; save the foreground as 1."
+                f"{path.name} holds only 0 and 255, but 255 means unlabelled in a mask drawn for "
+                f"{sample_id}; save the foreground as 1."
             )
         return smallest_type(mask)
 
@@ -102,7 +102,9 @@ def opened_review(paths: str | Path | Sequence[str | Path]) -> Iterator[Review]:
     """
     several = [paths] if isinstance(paths, str | Path) else list(paths)
     if not several:
-        raise InputError("review=[]: there is no review; give its file, folder or review.zip.")
+        raise InputError(
+            "review=[]: the list is empty; give a review.csv, its folder or a review.zip."
+        )
     with tempfile.TemporaryDirectory(prefix="coseg-review-") as folder:
         merged = Review()
         places: dict[str, str] = {}  # where each decision was found
@@ -128,9 +130,10 @@ def opened_review(paths: str | Path | Sequence[str | Path]) -> Iterator[Review]:
             shown = list(conflicts.values())[:MOST_SHOWN]
             more = len(conflicts) - len(shown)
             raise InputError(
-                f"The reviews disagree on {len(conflicts)} masks: {'; '.join(shown)}"
-                f"{f'; and {more} more' if more else ''}. Load all of them into the page, settle "
-                "these, and save one review."
+                f"The reviews disagree on {len(conflicts)} "
+                f"mask{'s' if len(conflicts) > 1 else ''}: "
+                f"{'; '.join(shown)}{f'; and {more} more' if more else ''}. Load all reviews into "
+                "the review page, settle these masks, and save one review."
             )
         yield merged
 
@@ -153,7 +156,8 @@ def _read(path: Path, unpacked: Path) -> Review:
     """
     if not path.exists():
         raise InputError(
-            f"review={path}: there is no such file or folder; give what the page saved."
+            f"review={path}: there is no such file or folder; give the review that the review page "
+            "saved."
         )
     if path.is_dir():
         return _read_folder(path, path)
@@ -171,20 +175,21 @@ def _read_folder(folder: Path, source: Path) -> Review:
     others = [path.name for path in masks if path.suffix != ".png"]
     if others:
         raise InputError(
-            f"{source} holds {DRAWN}/{others[0]}, but a mask that was drawn anew is named "
-            f"{DRAWN}/ID.png; save it as PNG."
+            f"{source} holds {DRAWN}/{others[0]}, but a redrawn mask must be {DRAWN}/ID.png; save "
+            "it as PNG."
         )
     if not table.is_file() and not masks:
         raise InputError(
-            f"review={source} holds neither {TABLE} nor {DRAWN}/ID.png; give what the page saved."
+            f"review={source} holds neither {TABLE} nor {DRAWN}/ID.png; give the review that the "
+            "review page saved."
         )
     for path in masks:
         sample_id = path.stem
         check_id(sample_id)
         if review.decisions.setdefault(sample_id, REDRAW) != REDRAW:
             raise InputError(
-                f"{source} decides {review.decisions[sample_id]} on {sample_id}, but holds a mask "
-                f"that was drawn for it; say redraw, or remove {DRAWN}/{path.name}."
+                f"{source} has the decision {review.decisions[sample_id]} for {sample_id}, but "
+                f"also holds a mask drawn for it; decide redraw, or remove {DRAWN}/{path.name}."
             )
         review.files[sample_id] = path
     return review
@@ -197,13 +202,13 @@ def _read_table(path: Path) -> Review:
         sample_id = row["id"]
         decision = row["decision"].strip().lower()
         if sample_id in seen:
-            raise InputError(f"{path} names {sample_id} twice; decide once.")
+            raise InputError(f"{path} names {sample_id} twice; give one decision for it.")
         seen.add(sample_id)
         decision = EARLIER.get(decision, decision)
         if decision and decision not in DECISIONS:
             raise InputError(
-                f"{path} says {row['decision']!r} of {sample_id}; it must be ok, take or redraw "
-                "(or keep and reject of a correction)."
+                f"{path} has the decision {row['decision']!r} for {sample_id}; it must be ok, take "
+                "or redraw (or, from version 0.1, keep or reject)."
             )
         if decision:
             review.decisions[sample_id] = decision
@@ -232,14 +237,16 @@ def _unpack(path: Path, folder: Path) -> None:
             tops = {parts[0] for _, parts in files if len(parts) > 1 or parts != (TABLE,)}
             inside = len(tops) == 1 and tops != {DRAWN} and all(len(p) > 1 for _, p in files)
             if sum(info.file_size for info, _ in files) > MOST_BYTES:
-                raise InputError(f"{path} is too large for a review; give a folder instead.")
+                raise InputError(
+                    f"{path} is too large for a review.zip; give the unpacked folder instead."
+                )
             for info, parts in files:
                 parts = parts[1:] if inside else parts
                 is_mask = len(parts) == 2 and parts[0] == DRAWN and parts[1].endswith(".png")
                 if parts != (TABLE,) and not is_mask:
                     raise InputError(
-                        f"{path} holds {info.filename}; a review.zip holds {TABLE} and "
-                        f"{DRAWN}/ID.png alone."
+                        f"{path} holds {info.filename}; a review.zip may hold only {TABLE} and "
+                        f"{DRAWN}/ID.png; remove the other file."
                     )
                 if is_mask:
                     check_id(parts[1].removesuffix(".png"))

@@ -45,11 +45,14 @@ class LabelStore:
         if manifest.pop("digest", None) != _manifest_digest(manifest):
             raise InputError(
                 f"{self.folder / self.MANIFEST} was changed after it was written; restore it, or "
-                "have the layer made again in a new folder."
+                "make the layer again in a new folder."
             )
         check_ids(manifest["labels"])  # the layer may come from somebody else
         if not all(isinstance(facts, dict) for facts in manifest["labels"].values()):
-            raise InputError(f"{self.folder / self.MANIFEST} is no layer's; restore or delete it.")
+            raise InputError(
+                f"{self.folder / self.MANIFEST} is not the manifest of a label layer; restore or "
+                "delete it."
+            )
         self._facts: dict[str, dict[str, Any]] = manifest["labels"]
         self.numbered = bool(manifest.get("numbered", False))
 

@@ -103,7 +103,7 @@ class UpdatedImages:
         if unknown_ids:
             raise InputError(
                 f"{layer.folder} holds a mask of {min(unknown_ids)}, which is not in the dataset; "
-                "give the dataset that the layer was made of."
+                "give the dataset that the layer was made from."
             )
         self.dataset = dataset
         self.layer = layer
@@ -171,14 +171,13 @@ class UpdatedSamples(Dataset[Any]):
         if corrected.shape != original.shape:
             raise InputError(
                 f"The layer's mask of sample {name} is {corrected.shape}, but the dataset gives "
-                f"{original.shape}; resize and augment behind updated(), not in the dataset."
+                f"{original.shape}; resize and augment after updated(), not in the dataset."
             )
         digest = self.layer.facts(name).get("original")
         if digest is not None and digest != mask_digest(original):
             raise InputError(
-                f"The dataset's mask of sample {name} is not the one that was corrected; give the "
-                "same samples in the same order and without augmentation, which belongs behind "
-                "updated()."
+                f"The dataset's mask of sample {name} is not the mask that was corrected; give the "
+                "same samples in the same order and without augmentation; augment after updated()."
             )
 
 
@@ -216,9 +215,9 @@ def mask_and_id(sample: Any) -> tuple[Any, Any]:
         return 1, last.get("id") if isinstance(last, Mapping) else last
     form = sorted(sample) if isinstance(sample, Mapping) else type(sample).__name__
     raise InputError(
-        f"A sample of the dataset is {form}; to lay corrected masks over it, it must be "
-        "(image, mask), (image, mask, id) or a dict with mask (or label). Let the dataset, and not "
-        "the collate function, bring it into that form."
+        f"A sample of the dataset is {form}; to replace its mask by a corrected one, it must be "
+        "(image, mask), (image, mask, id) or a dict with mask (or label). Let the dataset return "
+        "that form, not the collate function."
     )
 
 

@@ -33,7 +33,7 @@ def retraining(run: Run, outcome: Outcome) -> Outcome:
         in_vain = peers.excluded and not outcome.corrected
         if recipe.warm_start and in_vain:  # the peers learnt from fewer samples without benefit
             rank_zero_only(log.info)(
-                "No label is overruled, so the final network starts from new weights and learns "
+                "No label was corrected, so the final network starts from new weights and learns "
                 "from all labels as given, for the epochs of both stages."
             )
         elif recipe.warm_start:

@@ -101,8 +101,9 @@ def check_same_architecture(peer: nn.Module, network: nn.Module) -> None:
     ]
     if shapes[0] != shapes[1]:
         raise InputError(
-            f"Retraining starts from the first peer, a {type(peer).__name__}, but its network is "
-            f"another one, a {type(network).__name__}; give the same kind, or warm_start=False."
+            f"Retraining starts from the weights of the first peer, a {type(peer).__name__}, but "
+            f"its network is a {type(network).__name__}; give a network of the same kind, or "
+            "warm_start=False."
         )
 
 

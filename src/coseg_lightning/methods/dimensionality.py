@@ -60,8 +60,8 @@ class DimensionalityDriven(SegmentationModule):
         self._hooks: list[RemovableHandle] = []
         if not self._convolutions():
             raise InputError(
-                f"{type(self.net).__name__} has no convolution, whose input would be its "
-                "representation of a pixel; take another network."
+                f"{type(self.net).__name__} has no convolution, whose input this method uses as "
+                "features; use another network."
             )
 
     def _convolutions(self) -> list[nn.Module]:
@@ -85,8 +85,8 @@ class DimensionalityDriven(SegmentationModule):
     def on_train_start(self) -> None:
         if (self.trainer.max_epochs or 0) < 1:
             raise InputError(
-                "Labels give way by the share of training that is over; give the trainer its "
-                "max_epochs."
+                "The weight of the labels depends on the share of epochs that are over; give the "
+                "trainer max_epochs."
             )
         self._hooks = [part.register_forward_pre_hook(self._look) for part in self._convolutions()]
         self._before = self._state()  # in a resumed fit, the state after its last epoch
@@ -109,8 +109,8 @@ class DimensionalityDriven(SegmentationModule):
             losses = losses + auxiliary_weight(self.net) * self._mixed(part, masks, alpha)
         if self._seen is None:
             raise InputError(
-                f"None of the convolutions of {type(self.net).__name__} could be watched, whose "
-                "input is its representation of a pixel; do not compile the network."
+                f"The inputs of the convolutions of {type(self.net).__name__} could not be read; "
+                "do not compile the network."
             )
         self._of_batches.append(self.dimensionality(self._seen))
         self._seen = None

@@ -166,8 +166,8 @@ class Method:
     def __post_init__(self) -> None:
         if self.correction is not None and "robust_training" not in self._names:
             raise InputError(
-                f"The method {self.name} corrects labels, but has no stage robust_training, at "
-                "whose end the peers vote; add it, or leave correction out."
+                f"The method {self.name} corrects labels, but has no stage robust_training, which "
+                "trains the peers that vote; add that stage, or leave correction out."
             )
 
     @property
@@ -204,6 +204,8 @@ def refused(what: str, method: str) -> Callable[[], Any]:
     """
 
     def make() -> Any:
-        raise InputError(f"method={method} needs {what}; give run_stages a function that makes it.")
+        raise InputError(
+            f"method={method} needs the {what}; give run_stages a function that builds the {what}."
+        )
 
     return make

@@ -244,8 +244,8 @@ def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> Recipe:
     if unknown:
         raise TypeError(f"run_stages() got an unexpected keyword argument {unknown[0]!r}")
     warnings.warn(
-        f"Give run_stages the recipe as one, recipe=Recipe({', '.join(settings)}=...); its fields "
-        "one by one will not be taken in version 0.3.",
+        f"Pass the recipe to run_stages as recipe=Recipe({', '.join(settings)}=...); its fields as "
+        "single arguments will not be accepted from version 0.3 on.",
         FutureWarning,
         stacklevel=3,
     )
@@ -262,8 +262,8 @@ def prepare_data(data: pl.LightningDataModule, method: Method) -> Data:
         return data
     if method.excludes_samples:
         raise InputError(
-            f"method={method.name} leaves samples out, which a CoSegDataModule can; the data is a "
-            f"{type(data).__name__}."
+            f"method={method.name} leaves samples out, which needs a CoSegDataModule; the data is "
+            f"a {type(data).__name__}."
         )
     return wrap_datamodule(data)
 

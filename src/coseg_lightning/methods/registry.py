@@ -56,8 +56,8 @@ def find_method(name: str, stages: Sequence[str] | None = None) -> Method:
     if stages is None:
         if name not in METHODS:
             raise InputError(
-                f"method={name}: there is no such method; take {', '.join(METHODS)}, or give the "
-                "stages of your own."
+                f"method={name}: there is no such method; use {', '.join(METHODS)}, or give the "
+                "stages of your own method."
             )
         return METHODS[name]
     by_stages = {method.stage_names: method for method in reversed(METHODS.values())}

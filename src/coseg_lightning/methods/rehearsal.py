@@ -95,7 +95,7 @@ def rehearse(
                 bar.update,
             )
         except Exception as error:
-            error.add_note("The rehearsal before training found this.")
+            error.add_note("This error came up in the rehearsal before training.")
             raise
     gc.collect()  # networks and trainers form cycles, which would keep a device's memory
     return forecast(run, watches, time.perf_counter() - start)
@@ -220,9 +220,9 @@ class Monitors(pl.Callback):
                 and getattr(callback, "strict", True)
             ):
                 raise InputError(
-                    f"{type(callback).__name__} goes by {monitor!r}, which a stage that trains a "
-                    f"{type(pl_module).__name__} does not log; it logs {', '.join(sorted(known))}. "
-                    "Leave the callback out, or train that stage alone."
+                    f"{type(callback).__name__} monitors {monitor!r}, but a stage that trains a "
+                    f"{type(pl_module).__name__} does not log it; it logs "
+                    f"{', '.join(sorted(known))}. Monitor one of these, or leave the callback out."
                 )
 
 

@@ -58,13 +58,13 @@ class ReviewedMasks:
         for sample_id, decision in self.review.decisions.items():
             if sample_id not in self._index_of:
                 raise InputError(
-                    f"The review names {sample_id}, which is no training mask of the run; give its "
-                    "own review."
+                    f"The review names {sample_id}, which is not a training mask of the run; give "
+                    "a review of this run."
                 )
             if decision == TAKE and self._proposed(sample_id) is None:
                 raise InputError(
-                    f"The review takes the proposal for {sample_id}, but the run proposes none; "
-                    "say ok or redraw."
+                    f"The review takes the proposal for {sample_id}, but the run has no proposal "
+                    "for it; decide ok or redraw."
                 )
         for sample_id in self.review.files:
             self.mask(sample_id)  # raises an error for unusable drawn masks before training
@@ -271,10 +271,10 @@ def check_review(run: FinishedRun) -> None:
     This check is quick, so it can run before the data is read.
     """
     if run.is_audit or "folds" in run.summary:
-        what = "is an audit" if run.is_audit else "has peers for each fold"
+        what = "is an audit" if run.is_audit else "has separate networks for each fold"
         raise InputError(
-            f"{run.folder} {what}, and holds none to retrain from; write the reviewed masks with "
-            f"coseg apply {run.folder} DEST review=FILE, and run on those."
+            f"{run.folder} {what}, so there are no two peers to retrain from; write the reviewed "
+            f"masks with coseg apply {run.folder} DEST review=FILE, and start a new run on them."
         )
     if run.origin.epochs("robust_training") is None:
         raise InputError(
@@ -295,8 +295,9 @@ def _check_same_review(folder: Path, config: Mapping[str, Any]) -> None:
         return  # the error is reported when the folder is opened
     if not same and "reviewed_run" in before:
         raise InputError(
-            f"{folder} holds an earlier review with other decisions; go on from that one, "
-            f"resume={folder} review=FILE, or give this one a folder, hydra.run.dir=FOLDER."
+            f"{folder} holds an earlier review with other decisions; continue from that review "
+            f"with resume={folder} review=FILE, or write this one into another folder with "
+            "hydra.run.dir=FOLDER."
         )
 
 

@@ -67,8 +67,8 @@ class Reweighted(SegmentationModule):
     def check_data(self, data: Any) -> None:
         if not (self.clean_ids or getattr(data, "clean_ids", None)):
             raise InputError(
-                "Reweighting needs a few training samples whose masks are right; name them by "
-                "data.clean_ids in the app, or by clean_ids."
+                "Reweighting needs a few training samples whose masks are right; name them in "
+                "data.clean_ids (in Python, the argument clean_ids)."
             )
 
     @override
@@ -78,22 +78,22 @@ class Reweighted(SegmentationModule):
         ids: Any = self.clean_ids or getattr(datamodule, "clean_ids", None)
         if any(isinstance(part, nn.SyncBatchNorm) for part in self.modules()):
             raise InputError(
-                "Reweighting passes through the network in forward mode, which torch's "
-                "synchronised BatchNorm has not; leave out sync_batchnorm."
+                "Reweighting needs forward-mode derivatives, which torch's synchronised BatchNorm "
+                "does not support; leave out sync_batchnorm."
             )
         dataset: Any = getattr(self._loader, "dataset", None)
         if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__"):
             raise InputError(
-                "Reweighting looks up its clean samples in the training dataset, and needs one "
-                "training loader with a map-style dataset."
+                "Reweighting looks up its clean samples in the training dataset; give one training "
+                "loader with a map-style dataset."
             )
         names, clean_names = _names_of(dataset), set(map(sample_name, ids))
         self._clean_places = [index for index, name in enumerate(names) if name in clean_names]
         unknown = sorted(clean_names - set(names))
         if unknown:
             raise InputError(
-                f"clean_ids names {unknown[0]!r}, which is no training sample; they are called "
-                f"{names[0]!r} and the like."
+                f"clean_ids names {unknown[0]!r}, which is not a training sample; give ids such as "
+                f"{names[0]!r}."
             )
 
     @property

@@ -90,8 +90,9 @@ class LabelTransition(SegmentationModule):
         )
         if is_wrong or bool((matrix < 0).any()):
             raise InputError(
-                f"transition={transition} must be {size[0]} rows of {size[1]} probabilities, the "
-                "sum of each 1: how often a pixel of the row's class is labelled as each class."
+                f"transition={transition} must be {size[0]} rows of {size[1]} probabilities, and "
+                "each row must sum to 1. A row says how often a pixel of its class is labelled as "
+                "each class."
             )
         self.known = True
         with torch.no_grad():

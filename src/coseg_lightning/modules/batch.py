@@ -78,15 +78,15 @@ def read_batch(batch: Any) -> Batch:
             shape = f"a {shape} of {len(ids)}, the first a {type(ids[0]).__name__}"
         raise InputError(
             f"The batch's ids are {shape}; they must be {len(images)} strings or whole numbers, "
-            "one a sample. Leave out what else there is after the masks."
+            "one per sample. The third part of a batch may hold only ids."
         )
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.is_floating_point() and not bool((masks == masks.round()).all()):
         raise InputError(
-            f"A mask holds {float(masks[masks != masks.round()][0]):.4g}, which is no class id; "
-            "give whole numbers: resize masks to the nearest pixel, and do not let ToTensor divide "
-            "class ids by 255."
+            f"A mask holds {float(masks[masks != masks.round()][0]):.4g}, which is not a class id; "
+            "give whole numbers: resize masks by nearest-neighbour interpolation, and do not let "
+            "ToTensor divide class ids by 255."
         )
     if masks.ndim != 3 or masks.shape[-2:] != images.shape[-2:]:
         raise InputError(
@@ -113,7 +113,8 @@ def _names(annotators: Any, count: int) -> list[str] | None:
     names = annotators.tolist() if isinstance(annotators, Tensor) else annotators
     if isinstance(names, str) or not isinstance(names, Sequence) or len(names) != count:
         raise InputError(
-            f"The batch's annotator is {annotators!r:.60}; it must be {count} names, one a sample."
+            f"The batch's annotator is {annotators!r:.60}; it must be {count} names, one per "
+            "sample."
         )
     return ["" if name is None else str(name) for name in names]
 
@@ -142,8 +143,8 @@ def images_of(batch: Any) -> Tensor:
         images = batch[0] if isinstance(batch, list | tuple) and batch else batch
     if not isinstance(images, Tensor) or images.ndim != 4:
         raise InputError(
-            f"The batch is a {type(batch).__name__} whose first part is no (N, C, H, W) tensor; "
-            "give images, a list that begins with them, or a dict with image."
+            f"The batch is a {type(batch).__name__} without an (N, C, H, W) tensor of images; give "
+            "the tensor, a list that begins with it, or a dict with image."
         )
     return images
 
@@ -190,7 +191,6 @@ class ClassIds:
         foreground, unlabelled = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
         if unlabelled and not foreground:
             raise InputError(
-                f"The masks of a whole epoch hold nothing but 0 and {self.ignore_index}, which is "
-                "the class id of unlabelled pixels; divide 0/255 masks by 255, or leave out "
-                "samples without any label."
+                f"The masks of a whole epoch hold only 0 and {self.ignore_index}, which means "
+                "unlabelled; divide 0/255 masks by 255, or leave out samples without any label."
             )

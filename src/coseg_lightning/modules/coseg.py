@@ -391,11 +391,11 @@ def check_different(net_a: nn.Module, net_b: nn.Module) -> None:
     a, b = list(net_a.parameters()), list(net_b.parameters())
     if {id(weight) for weight in a} & {id(weight) for weight in b}:
         raise InputError(
-            "The peers share a part, so they are not two networks that can judge each other; give "
-            "each its own, for example by copy.deepcopy."
+            "The peers share parameters, so they cannot judge each other; give two separate "
+            "networks, for example by copy.deepcopy."
         )
     if len(a) == len(b) and all(map(torch.equal, a, b)):
         raise InputError(
-            "Both peers have equal weights and would only teach each other what they know; "
-            "initialise them differently."
+            "Both peers have equal weights, so they could not learn from each other; initialise "
+            "them differently."
         )

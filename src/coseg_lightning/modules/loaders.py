@@ -60,8 +60,8 @@ def found_loader(loader: Any) -> Loader:
     inner = inner_loader(loader)
     if inner is None:
         raise InputError(
-            f"The training dataloader is a {type(loader).__name__}, and no torch DataLoader is "
-            "found in it, so its samples cannot be read again as the networks see them; give one "
+            f"The training dataloader is a {type(loader).__name__}, and it holds no torch "
+            "DataLoader, so its samples cannot be read again as the networks see them; give one "
             "DataLoader, or a wrapper that holds it as an attribute."
         )
     return inner
@@ -250,15 +250,15 @@ def taken(loader: Any, batches: Sequence[Any]) -> Iterator[Any]:
             if "NoneType" not in str(error) or "iterator" not in str(error):
                 raise
             raise InputError(
-                f"The {type(loader).__name__} keeps an iteration of its own, so its samples cannot "
-                "be read in another order; give a DataLoader that begins anew, with "
-                "persistent_workers=True to keep its workers."
+                f"The {type(loader).__name__} reuses one iterator, so its samples cannot be read "
+                "in another order; give a DataLoader that starts a new iteration each time. "
+                "persistent_workers=True keeps its workers."
             ) from error
         except StopIteration:
             raise InputError(
                 f"The training loader, a {type(loader).__name__}, was asked for {len(batches)} "
-                f"batches and gave {number}, so its samples cannot be read again; let its length "
-                "be that of the DataLoader within."
+                f"batches but returned {number}, so its samples cannot be read again; make its "
+                "length equal that of the DataLoader inside."
             ) from None
         yield batch
 

@@ -59,8 +59,8 @@ class NoiseLevel:
         estimators = [c for c in callbacks if isinstance(c, NoiseLevelEstimator)]
         if self.is_estimated and not estimators:
             raise InputError(
-                'noise_level="auto" is set by a NoiseLevelEstimation; add one to the trainer\'s '
-                "callbacks, or give the level."
+                'noise_level="auto" needs the callback NoiseLevelEstimation; add it to the '
+                "trainer's callbacks, or give the level."
             )
 
     def set_noise_level_from(self, peer_a: Evidence, peer_b: Evidence) -> None:

@@ -75,8 +75,9 @@ def check_one_value(module: pl.LightningModule, given: Mapping[str, float]) -> N
     for name, value in given.items():
         if of_module[name] not in (defaults[name], value):
             raise InputError(
-                f"The optimizer was given {name}={value}, and the module {of_module[name]}"
-                f"{' by lambda_2' if name == 'weight_decay' else ''}; give one of them."
+                f"The optimizer has {name}={value}, but the module has "
+                f"{of_module[name]}{' by lambda_2' if name == 'weight_decay' else ''}; give only "
+                "one of them."
             )
 
 
@@ -120,7 +121,7 @@ def check_direction(scheduler: ReduceLROnPlateau, monitor: str) -> None:
     if (rises and scheduler.mode == "min") or (falls and scheduler.mode == "max"):
         better, mode = ("grows", "max") if rises else ("falls", "min")
         raise InputError(
-            f"ReduceLROnPlateau(mode={scheduler.mode!r}) goes by {monitor!r}, which {better} as "
+            f"ReduceLROnPlateau(mode={scheduler.mode!r}) monitors {monitor!r}, which {better} as "
             f"the network gets better; give partial(ReduceLROnPlateau, mode={mode!r}), or another "
             'metric: {"scheduler": ..., "monitor": "train/loss"}.'
         )
@@ -174,16 +175,16 @@ class GradientGuard(Callback):
         name = self.names[index]
         if not self.skipped[index]:
             rank_zero_warn(
-                f"The gradient of {name} is not a number in this step, which is left out; train/"
-                "skipped counts such steps. Look for images that hold NaN."
+                f"The gradient of {name} is not finite in this step, so the step is skipped; "
+                "train/skipped counts such steps. Look for images that hold NaN."
             )
         self.skipped[index] += 1
         self.skipped_now += 1
         self._in_a_row[index] += 1
         if self._in_a_row[index] == MAX_SKIPPED:
             raise InputError(
-                f"The gradient of {name} was not a number in {MAX_SKIPPED} steps in a row; lower "
-                "the learning rate, clip gradients (Trainer(gradient_clip_val=1.0)), or look for "
+                f"The gradient of {name} was not finite in {MAX_SKIPPED} steps in a row; lower the "
+                "learning rate, clip gradients (Trainer(gradient_clip_val=1.0)), or look for "
                 "images that hold NaN."
             )
 
@@ -268,8 +269,9 @@ class PeerOptimization(GradientGuard):
         optimizer = module.optimizers()
         if isinstance(optimizer, list):
             raise InputError(
-                f"{type(module).__name__}.configure_optimizers gave {len(optimizer)} optimizers; "
-                "give one with a group for each peer, so that a step of training counts once."
+                f"{type(module).__name__}.configure_optimizers returned {len(optimizer)} "
+                "optimizers; return one with a parameter group for each peer, so that each "
+                "training step counts once."
             )
         return optimizer
 
@@ -322,9 +324,9 @@ class PeerOptimization(GradientGuard):
         metrics = trainer.callback_metrics
         if self.monitor not in metrics and self.strict:
             raise InputError(
-                f"The scheduler goes by {self.monitor!r}, which was not logged; there are "
-                f"{', '.join(sorted(metrics))}. Name one of them, "
-                '{"scheduler": ..., "monitor": ...}, or give the trainer validation data.'
+                f"The scheduler monitors {self.monitor!r}, which was not logged; logged are "
+                f'{", ".join(sorted(metrics))}. Name one of them, {{"scheduler": ..., '
+                '"monitor": ...}, or give the trainer validation data.'
             )
         return metrics.get(self.monitor)
 
@@ -334,8 +336,8 @@ def refuse_automatic_hooks(module: pl.LightningModule) -> None:
     for hook in ("optimizer_step", "configure_gradient_clipping", "optimizer_zero_grad"):
         if is_overridden(hook, module, pl.LightningModule):
             raise InputError(
-                f"{type(module).__name__}.{hook} would never be called, since Lightning does "
-                "not with manual optimization; use on_before_optimizer_step, or a callback."
+                f"{type(module).__name__}.{hook} would never be called, since Lightning does not "
+                "call it with manual optimization; use on_before_optimizer_step, or a callback."
             )
 
 
@@ -348,6 +350,6 @@ def refuse_automatic_callback(callback: Callback) -> None:
         )
     if isinstance(callback, GradientAccumulationScheduler):
         raise InputError(
-            "GradientAccumulationScheduler needs automatic optimization; give a constant: "
+            "GradientAccumulationScheduler needs automatic optimization; give a constant number, "
             "Trainer(accumulate_grad_batches=...)."
         )

@@ -120,7 +120,7 @@ class Recipe:
             self._check(name, getattr(self, name) in options, wanted)
         if self.score not in SCORES:
             known = ", ".join(SCORES)
-            raise InputError(f"score={self.score}: there is no such score; take one of {known}.")
+            raise InputError(f"score={self.score}: there is no such score; use one of {known}.")
 
     def _check(self, name: str, is_right: bool, wanted: str) -> None:
         if not is_right:
@@ -155,8 +155,8 @@ class Recipe:
             of_module = hparams.get(name, "a policy of its own")
             if is_taken and wanted not in (getattr(Recipe, name), of_module):
                 raise InputError(
-                    f"The recipe has {name}={wanted}, but a module was made with {of_module}; "
-                    "give it to the module, as in CoSegModule(..., **recipe.of_peers) and "
+                    f"The recipe has {name}={wanted}, but a module was made with {of_module}; give "
+                    "the module the recipe's value, as in CoSegModule(..., **recipe.of_peers) and "
                     "SegmentationModule(..., **recipe.of_networks)."
                 )
 

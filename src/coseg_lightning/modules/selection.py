@@ -189,17 +189,17 @@ class WholeSet(Selection):
     def _go_without_ids(self) -> None:
         rank_zero_warn(
             "The batches have no ids, so their samples cannot be found in a ranking of the whole "
-            "training set: samples are selected batch by batch. Let the dataset give (image, mask, "
-            "id)."
+            "training set. They are selected within each batch instead. Let the dataset return "
+            "(image, mask, id)."
         )
         self._batches_have_ids = False
 
     def _check_ranked(self, names: list[str]) -> None:
         if self._ranked_ids and self._ranked_ids.isdisjoint(names):
             raise InputError(
-                f"The batch holds {names[0]!r}, but {min(self._ranked_ids)!r} and others were "
-                "ranked; the dataset of CorruptionRanking must have the ids of the training "
-                "dataset."
+                f"The batch holds {names[0]!r}, but the ranking holds other ids, such as "
+                f"{min(self._ranked_ids)!r}; the dataset of CorruptionRanking must have the ids of "
+                "the training dataset."
             )
 
     @override
@@ -292,8 +292,9 @@ def make_selection(
         own_index = getattr(selection, "ignore_index", ignore_index)
         if ramp_epochs or own_index != ignore_index:
             raise InputError(
-                f"ramp_epochs={ramp_epochs} and ignore_index={ignore_index} must be given to the "
-                f"{type(selection).__name__} too, which has its own; leave ramp_epochs out here."
+                f"ramp_epochs={ramp_epochs} and ignore_index={ignore_index} must be set in the "
+                f"{type(selection).__name__} itself; leave ramp_epochs out here, and give it the "
+                "same ignore_index."
             )
         return selection
     if selection not in SELECTIONS:
@@ -323,8 +324,9 @@ def restore_selection(selection: Selection, checkpoint: dict[str, Any]) -> None:
         selection.load_state_dict(saved["state"])
     else:
         rank_zero_warn(
-            f"The checkpoint was written with the selection policy {saved['policy']}, and this "
-            f"module has {policy}, which begins anew; that matters only if training goes on."
+            f"The checkpoint holds the state of the selection policy {saved['policy']}, but this "
+            f"module has {policy}, which starts without a state; this matters only if training "
+            "continues."
         )
 
 

@@ -97,12 +97,12 @@ class SegmentationSteps(pl.LightningModule):
             return
         if not self.takes_soft_masks:
             raise InputError(
-                f"{type(self).__name__} learns from one label a pixel and not from shares of "
-                "votes; take data.label=majority, or leave soft_mask out of the batch."
+                f"{type(self).__name__} learns from one label per pixel, not from shares of votes; "
+                "set data.label=majority, or leave soft_mask out of the batch."
             )
         if sample.soft_masks.shape[1] != self.classes:
             raise InputError(
-                f"The batch's soft_mask has {sample.soft_masks.shape[1]} classes and the network "
+                f"The batch's soft_mask has {sample.soft_masks.shape[1]} classes, but the network "
                 f"has {self.classes}; give one share for each class."
             )
 
@@ -137,9 +137,9 @@ class SegmentationSteps(pl.LightningModule):
         given = read_batch(batch)
         if sample is None or sample.shape != given.images.shape or (sample != given.images).any():
             raise InputError(
-                f"{type(self).__name__}.training_step changes the images, and does not call this "
-                "package's step with them, so that they cannot be ranked as they are trained on; "
-                "let it call super().training_step(batch, batch_idx), or change them in "
+                f"{type(self).__name__}.training_step changes the images but does not call this "
+                "package's step with them, so they cannot be ranked as the networks see them; call "
+                "super().training_step(batch, batch_idx), or change them in "
                 "on_after_batch_transfer."
             )
         return given
@@ -236,9 +236,9 @@ class SegmentationSteps(pl.LightningModule):
         is_augmented = not all(torch.equal(images[0], again) for again in images[1:])
         if not is_augmented and not torch.equal(images[0], measured.images):
             raise InputError(
-                f"{kind.__name__}.training_step changes the images and {step} does not, so that "
-                "the networks are measured on others than they learn from; change them in both, or "
-                "in on_after_batch_transfer."
+                f"{kind.__name__}.training_step changes the images but {step} does not, so the "
+                "networks are measured on other images than they learn from; change them in both, "
+                "or in on_after_batch_transfer."
             )
 
     def _metric(self, stage: str, suffix: str, loader: int) -> SegmentationScores:
@@ -278,8 +278,9 @@ class SegmentationSteps(pl.LightningModule):
         self.given_when_saved = {k: kind for k, kind in saved.items() if k != "optimizer"}
         if saved.get("optimizer", own["optimizer"]) != own["optimizer"]:
             rank_zero_warn(
-                f"The checkpoint was trained by {saved['optimizer']}, and this module would go on "
-                f"by {own['optimizer']}; to train it, load it with optimizer=... as it was made."
+                f"The checkpoint was trained with {saved['optimizer']}, but this module has "
+                f"{own['optimizer']}; to continue training, load it with the original optimizer, "
+                "optimizer=..."
             )
 
     @override
@@ -301,8 +302,8 @@ class SegmentationSteps(pl.LightningModule):
             )
             wanted = ", ".join(f"{name}=..." for name in self.given_when_saved)
             raise InputError(
-                f"The checkpoint holds the weights of {kinds}, which were given ready and are not "
-                "what this module has; give them again: "
+                f"The checkpoint holds the weights of {kinds}, which were passed as networks and "
+                "differ from those of this module; pass the same kind again: "
                 f"{type(self).__name__}.load_from_checkpoint(path, {wanted})."
             ) from error
 
@@ -347,6 +348,6 @@ def refuse_options(options: dict[str, Any], module: pl.LightningModule, *, ready
     """Raise an `InputError` for options that no network can use because all are built."""
     if options and ready:
         raise InputError(
-            f"{', '.join(sorted(options))}: there is no such argument of "
-            f"{type(module).__name__}, and every network is given ready."
+            f"{', '.join(sorted(options))}: {type(module).__name__} has no such argument, since "
+            "every network is given as a ready module; leave it out."
         )

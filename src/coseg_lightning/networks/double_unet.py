@@ -57,8 +57,8 @@ class DoubleUNet(nn.Module):
         super().__init__()
         if not encoder_name.startswith("vgg"):
             raise InputError(
-                f"encoder_name={encoder_name}: DoubleU-Net needs features at full size; take vgg11,"
-                " vgg13, vgg16 or vgg19, also with _bn."
+                f"encoder_name={encoder_name}: DoubleU-Net needs features at full size; use vgg11, "
+                "vgg13, vgg16 or vgg19, or one of them with _bn."
             )
         self.encoder_1 = make_encoder(
             encoder_name, in_channels=in_channels, depth=4, weights=encoder_weights

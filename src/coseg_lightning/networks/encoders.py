@@ -51,7 +51,7 @@ def make_encoder(name: str, *, in_channels: int, depth: int, weights: str | None
             )
     except (KeyError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"encoder {name} cannot be used here ({str(error).strip(chr(34))}); take another one, "
+            f"encoder {name} cannot be used here ({str(error).strip(chr(34))}); use another one, "
             "such as resnet18."
         ) from error
     if file is not None:
@@ -132,8 +132,9 @@ def load_encoder_weights(encoder: nn.Module, path: Path) -> None:
             found = _with_channels(found, tensor.shape)
         if found is None:
             raise InputError(
-                f"encoder_weights={path} has {name} of the shape {tuple(given[_plain(name)].shape)}"
-                f", and the encoder needs {tuple(tensor.shape)}; give a file of the same encoder."
+                f"encoder_weights={path} has {name} of the shape "
+                f"{tuple(given[_plain(name)].shape)}, but the encoder needs {tuple(tensor.shape)}; "
+                "give a file of the same encoder."
             )
         loaded[name] = found
     # Some of smp's encoders override load_state_dict, and look for a classifier in it.
@@ -144,9 +145,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(
             f"encoder_weights={path}: there is no such file; give a file of weights, or the name "
-            "of some to download, such as imagenet."
+            "of weights to download, such as imagenet."
         )
-    with decoding(path, "weights alone (a state dict, without code)"):
+    with decoding(path, "weights (a state dict, without code)"):
         if path.suffix == ".safetensors":
             return load_file(path)
         content: Any = torch.load(path, map_location="cpu", weights_only=True)

@@ -93,8 +93,9 @@ def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
             raise
         height, width = images.shape[-2:]
         raise InputError(
-            f"BatchNorm cannot learn from a batch of {len(images)} image of {height} x {width}, of "
-            "which the network leaves a single value a channel; give larger batches or images."
+            f"BatchNorm cannot learn from a batch of {len(images)} image of {height} x {width} "
+            "pixels, which the network reduces to a single value per channel; use larger batches "
+            "or larger images."
         ) from error
 
 
@@ -105,15 +106,15 @@ def _split_output(network: nn.Module, output: Any) -> tuple[Tensor, list[Any]]:
         names = [name for name in LOGITS_NAMES if name in output]
         if not names:
             raise InputError(
-                f"{type(network).__name__} gave {', '.join(map(str, output))}; one of its outputs "
-                "must be called out or logits."
+                f"{type(network).__name__} returned {', '.join(map(str, output))}; one of its "
+                "outputs must be named out or logits."
             )
         auxiliary = output.get("aux", []) if network.training else []
         output = output[names[0]]
     if not isinstance(output, Tensor):
         raise InputError(
-            f"{type(network).__name__} gave a {type(output).__name__}; it must give logits, or a "
-            "dict with logits or out."
+            f"{type(network).__name__} returned a {type(output).__name__}; it must return logits, "
+            "or a dict with logits or out."
         )
     return output, list(auxiliary) if isinstance(auxiliary, list | tuple) else [auxiliary]
 
@@ -124,8 +125,9 @@ def _enlarge(auxiliary: Any, logits: Tensor, network: nn.Module) -> Tensor:
         shape = getattr(auxiliary, "shape", None)
         description = type(auxiliary).__name__ if shape is None else tuple(shape)
         raise InputError(
-            f"{type(network).__name__} gave {description} as aux beside its logits of "
-            f"{tuple(logits.shape)}; both are trained on the labels, and need as many classes."
+            f"{type(network).__name__} returned {description} as aux beside its logits of "
+            f"{tuple(logits.shape)}; both are trained on the labels, so they must have the same "
+            "number of classes."
         )
     if auxiliary.shape == logits.shape:
         return auxiliary
@@ -141,17 +143,18 @@ def _at_size_of(network: nn.Module, logits: Tensor, images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     if logits.ndim != 4:
         raise InputError(
-            f"{type(network).__name__} gave logits of {tuple(logits.shape)}, which must be "
-            "(N, K, H, W); give further outputs by name, as a dict with out and aux."
+            f"{type(network).__name__} returned logits of {tuple(logits.shape)}, but they must be "
+            "(N, K, H, W); return further outputs in a dict with out and aux."
         )
     low, narrow = logits.shape[-2:]
     if (low, narrow) == (height, width):
         return logits
     if height % low or width % narrow or height // low != width // narrow:
         raise InputError(
-            f"{type(network).__name__} gave logits of {low} x {narrow} for images of {height} x "
-            f"{width}; it must keep the size, or divide both sides by one whole number. If it "
-            "needs sides of a multiple of some number, say so by its attribute output_stride."
+            f"{type(network).__name__} returned logits of {low} x {narrow} for images of {height} "
+            f"x {width}; it must keep the size, or divide both sides by the same whole number. If "
+            "the sides must be multiples of a number, set the network's attribute output_stride to "
+            "it."
         )
     return F.interpolate(logits, size=(height, width), mode="bilinear", align_corners=False)
 
@@ -170,6 +173,6 @@ def check_logits(*outputs: Tensor) -> None:
         low, high = float(logits.detach().min()), float(logits.detach().max())
         if 0 <= low < high <= 1:
             rank_zero_warn(
-                f"The network's outputs lie between {low:.3g} and {high:.3g}, as probabilities do; "
-                "it must give logits: leave out its last sigmoid or softmax."
+                f"The network's outputs lie between {low:.3g} and {high:.3g}, so they look like "
+                "probabilities; it must return logits: leave out its last sigmoid or softmax."
             )

@@ -53,8 +53,9 @@ class BiasedAnnotator:
             raise InputError(f"noise.type2.direction={direction} must be random, over or under.")
         if not (0 <= missing <= 1 and 0 <= missing_share[0] <= missing_share[1] < 1):
             raise InputError(
-                f"noise.type2.missing={missing} and noise.type2.missing_share="
-                f"{list(missing_share)} must be shares between 0 and 1, the smaller first."
+                f"noise.type2.missing={missing} and "
+                f"noise.type2.missing_share={list(missing_share)} must be shares between 0 and 1; "
+                "give the smaller share first."
             )
         if wobble < 0 or wavelength <= 0:
             raise InputError(

@@ -91,8 +91,8 @@ class BoundaryWalk:
     def __init__(self, steps: int = 200, grow: float = 0.8, flip: float = 0.05) -> None:
         if steps < 1 or not 0 <= grow <= 1 or not 0 < flip <= 1:
             raise InputError(
-                f"noise.walk.steps={steps} must be at least 1, and noise.walk.grow={grow} and "
-                f"noise.walk.flip={flip} probabilities."
+                f"noise.walk.steps={steps} must be at least 1; noise.walk.grow={grow} and "
+                f"noise.walk.flip={flip} must be probabilities."
             )
         self.steps = steps
         self.grow = grow
@@ -138,7 +138,7 @@ class EdgeCircles:
         if not 0 < radius[0] <= radius[1] or spacing <= 0:
             raise InputError(
                 f"noise.circles.radius={list(radius)} and noise.circles.spacing={spacing} must be "
-                "above 0, the smaller radius first."
+                "above 0; give the smaller radius first."
             )
         self.radius = (float(radius[0]), float(radius[1]))
         self.spacing = spacing

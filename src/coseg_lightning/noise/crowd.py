@@ -140,8 +140,8 @@ class Crowd:
         count = round(noise_level * len(ids))
         if count > len(drawn):
             raise InputError(
-                f"{count} of {len(ids)} masks are to be bad, but {len(ids) - len(drawn)} are to "
-                "stay clean; give a lower noise level, or fewer clean_ids."
+                f"{count} of {len(ids)} masks shall be bad, but {len(ids) - len(drawn)} shall stay "
+                "clean; give a lower noise level, or fewer clean_ids."
             )
         person_of = {sample_id: people[self._number(sample_id, seed)] for sample_id in drawn}
         luck = {i: float(derive_rng(seed, "crowd's luck", i).random()) for i in drawn}

@@ -61,8 +61,8 @@ class Annotator:
         if not folder.is_absolute():
             if root is None:
                 raise InputError(
-                    "noise=annotator takes masks from a folder beside the dataset's own; "
-                    "use it with data=folder data.root=DIR noise.masks=FOLDER."
+                    "noise=annotator takes masks from another folder of the dataset; use it with "
+                    "data=folder data.root=DIR noise.masks=FOLDER."
                 )
             folder = Path(root).expanduser() / folder
         self.folder = folder
@@ -148,8 +148,8 @@ class Combined:
             raise InputError("Combined needs at least one noise model.")
         if any(isinstance(model, Annotator) for model in models[1:]):
             raise InputError(
-                "noise=annotator takes whole masks, so that what came before it would be lost; "
-                "name it first, as in noise=[annotator,missing]."
+                "noise=annotator replaces whole masks, so noise before it would be lost; name it "
+                "first, as in noise=[annotator,missing]."
             )
         self.models = list(models)
 
@@ -185,11 +185,11 @@ class AtLabelDice:
 
     def __init__(self, model: NoiseModel, dice: float, steps: int = 12) -> None:
         if not 0 < dice < 1:
-            raise InputError(f"noise.label_dice={dice} must be between 0 and 1, both excluded.")
+            raise InputError(f"noise.label_dice={dice} must be above 0 and below 1.")
         if not is_adjustable(model):
             raise InputError(
-                f"noise.label_dice={dice} needs a noise whose strength can be set, and "
-                f"{type(model).__name__} has none; leave it out."
+                f"noise.label_dice={dice} needs noise of adjustable strength, but the strength of "
+                f"{type(model).__name__} cannot be set; leave it out."
             )
         self.model = model
         self.dice = dice

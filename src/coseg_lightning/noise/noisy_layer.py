@@ -38,8 +38,8 @@ def choose_noisy(
     count = round(noise_level * len(ids))
     if count > len(allowed):
         raise InputError(
-            f"{count} of {len(ids)} masks are to be noisy, but {len(ids) - len(allowed)} are to "
-            "stay clean; give a lower noise level, or fewer clean_ids."
+            f"{count} of {len(ids)} masks shall be noisy, but {len(ids) - len(allowed)} shall stay "
+            "clean; give a lower noise level, or fewer clean_ids."
         )
     return allowed[:count]
 

@@ -110,7 +110,8 @@ class MissingRegion:
     ) -> None:
         if not 0 <= share[0] <= share[1] < 1:
             raise InputError(
-                f"noise.missing.share={list(share)} must be shares below 1, the smaller first."
+                f"noise.missing.share={list(share)} must be shares below 1; give the smaller share "
+                "first."
             )
         if wobble < 0 or wavelength <= 0:
             raise InputError(
@@ -153,8 +154,8 @@ class SpuriousBlob:
     ) -> None:
         if not 0 < radius[0] <= radius[1] or count < 1:
             raise InputError(
-                f"noise.blob.radius={list(radius)} must be above 0, the smaller first, and "
-                f"noise.blob.count={count} at least 1."
+                f"noise.blob.radius={list(radius)} must be above 0, the smaller radius first; "
+                f"noise.blob.count={count} must be at least 1."
             )
         self.radius = (float(radius[0]), float(radius[1]))
         self.count = count
@@ -239,6 +240,6 @@ class ClassMerge:
 def _check_classes(name: str, classes: int) -> None:
     if classes < 3:
         raise InputError(
-            f"noise={name} confuses foreground classes, and data.classes={classes} has one alone; "
-            "give a dataset of three classes or more."
+            f"noise={name} swaps foreground classes, but data.classes={classes} leaves only one; "
+            "use a dataset with at least three classes."
         )

@@ -35,7 +35,7 @@ Floats = NDArray[np.float64]
 FEWEST = 5  # masks of a person; below this only the interval is meaningful
 SURE = 0.75  # probability that persons differ above which their records change the ranking
 WEIGHT = 0.4  # of records beside own scores; 1 harms scores that are informative by themselves
-NO_VERDICT = f"fewer than {FEWEST} masks, which say little"
+NO_VERDICT = f"fewer than {FEWEST} masks are too few for a verdict"
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ def annotator_report(
     for name, values in others.items():
         if values is not None and len(np.asarray(values, dtype=object)) != len(people.numbers):
             raise InputError(
-                f"There are {len(people.numbers)} annotators, but not as many {name}; give one of "
-                "each for every mask."
+                f"There are {len(people.numbers)} annotators, but not as many {name}; give one "
+                f"annotator and one of {name} for each mask."
             )
     if not people.names:
         return []

@@ -106,7 +106,7 @@ def kind_numbers(ids: Sequence[str], kinds: Mapping[str, str]) -> NDArray[np.int
     """
     if kinds and not any(i in kinds for i in ids):
         raise InputError(
-            f"kinds names {next(iter(kinds))!r} and others, but no sample is called so; give ids "
+            f"kinds names {next(iter(kinds))!r} and others, but no sample has such an id; give ids "
             f"such as {ids[0]!r}."
         )
     number = {kind: n for n, kind in enumerate(sorted(set(kinds.values())), start=1)}

@@ -143,8 +143,8 @@ def noise_level_of_review(review: Path) -> JudgedNoiseLevel:
     unknown = sorted(judged.keys() - set(ranked))
     if unknown:
         raise InputError(
-            f"{review} names {unknown[0]}, which is no mask of the scores.csv beside it; judge the "
-            "masks that this audit chose, by their ids (a spreadsheet may make 1 of 001)."
+            f"{review} names {unknown[0]}, which is not in the scores.csv beside it; judge the "
+            "masks that this audit chose, and keep their ids. A spreadsheet may turn 001 into 1."
         )
     _check_spread(review, [place for place, name in enumerate(ranked) if name in judged], ranked)
     return judged_noise_level([judged[name] for name in ranked if name in judged], len(ranked))
@@ -164,16 +164,19 @@ def read_judged(path: Path) -> Mapping[str, bool]:
     undecided = [row["id"] for row, word in zip(rows, words, strict=True) if not word]
     if undecided or not rows:
         raise InputError(
-            f"{path} does not say of {len(undecided) or 'any'} masks whether they are good or bad"
+            f"{path} lacks the decision for {len(undecided) or 'all'} "
+            f"mask{'' if len(undecided) == 1 else 's'}"
             f"{f', such as {undecided[0]}' if undecided else ''}; look at review.png, and write "
-            "one of the two words in the column decision of every line."
+            "good or bad into the column decision of every line."
         )
     for row, word in zip(rows, words, strict=True):
         if word not in DECISIONS:
-            raise InputError(f"{path} says {word!r} of {row['id']}; it must be good or bad.")
+            raise InputError(
+                f"{path} has the decision {word!r} for {row['id']}; it must be good or bad."
+            )
     name, times = Counter(row["id"] for row in rows).most_common(1)[0]
     if times > 1:
-        raise InputError(f"{path} names {name} twice; decide once.")
+        raise InputError(f"{path} names {name} twice; give one decision for it.")
     return {row["id"]: word == "bad" for row, word in zip(rows, words, strict=True)}
 
 
@@ -184,7 +187,7 @@ def _ranked_ids(path: Path) -> list[str]:
         return [ids[str(rank)] for rank in range(1, len(ids) + 1)]
     except KeyError as error:
         raise InputError(
-            f"{path} has no mask of rank {error.args[0]}; give the file as the audit wrote it."
+            f"{path} has no mask of rank {error.args[0]}; restore the file that the audit wrote."
         ) from error
 
 
@@ -199,8 +202,8 @@ def _check_spread(review: Path, places: Sequence[int], ranked: Sequence[str]) ->
     wanted = min(COUNT, len(ranked))
     if len(places) != wanted:
         raise InputError(
-            f"{review} judges {len(places)} masks, and the audit chose {wanted}; judge exactly "
-            "those that it chose."
+            f"{review} judges {len(places)} mask{'' if len(places) == 1 else 's'}, but the audit "
+            f"chose {wanted}; judge exactly the chosen masks."
         )
     edges = _edges(len(ranked), len(places))
     held, _ = np.histogram(places, edges)
@@ -208,6 +211,6 @@ def _check_spread(review: Path, places: Sequence[int], ranked: Sequence[str]) ->
         in_worse_half = sum(place < len(ranked) // 2 for place in places)
         raise InputError(
             f"{review}: the {len(places)} judged masks are not spread evenly over the ranking "
-            f"({in_worse_half} of them lie in its worse half), so that the share of bad ones among "
-            "them is not that among all; judge exactly the masks that the audit chose, all of them."
+            f"({in_worse_half} of them lie in its worse half), so they cannot tell the share of "
+            "bad masks; judge exactly the masks that the audit chose."
         )

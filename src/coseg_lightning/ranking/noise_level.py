@@ -71,8 +71,8 @@ class NoiseLevelEstimate:
             )
         if not self.shares:
             return (
-                f"cannot tell, since there are too few masks (less than {MIN_SAMPLES} with "
-                f"anything in them); using {self.noise_level:.2f}; give the level if you know it."
+                f"cannot tell, since there are too few masks (fewer than {MIN_SAMPLES} with a "
+                f"foreground); using {self.noise_level:.2f}; give the level if you know it."
             )
         if self.prediction_dice is not None and self.prediction_dice < MIN_PREDICTION_DICE:
             return (
@@ -82,8 +82,8 @@ class NoiseLevelEstimate:
             )
         shares = ", ".join(f"{share:.2f}" for share in sorted(self.shares.values()))
         return (
-            "cannot tell, since good and bad labels score too much alike (different scores say "
-            f"{shares}); using {self.noise_level:.2f}; give the level if you know it."
+            "cannot tell, since good and bad labels have too similar scores (different scores "
+            f"estimate {shares}); using {self.noise_level:.2f}; give the level if you know it."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -150,9 +150,9 @@ def estimate_of_scores(
     share = float(np.median(list(shares.values())))
     reason = None
     if not separable and is_trained and distance > min_distance and spread_of(shares) <= MAX_SPREAD:
-        reason = "the outlines do not set bad labels apart"
+        reason = "the outlines do not separate bad labels from good ones"
         if is_clear:
-            reason = f"so few masks leave it open ({low:.2f} to {high:.2f})"
+            reason = f"there are so few masks that the level stays open ({low:.2f} to {high:.2f})"
     return NoiseLevelEstimate(
         noise_level=min(share, 0.95) if separable else FALLBACK,
         interval=(low, high) if separable else None,

@@ -56,7 +56,7 @@ def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
     rows, highest = [], set()
     for image, mask in zip_longest(images, masks):
         if image is None or mask is None:
-            raise InputError("There are not as many images as masks; give one mask an image.")
+            raise InputError("There are not as many images as masks; give one mask per image.")
         rows.append(outline_evidence(image, mask))
         highest.add(int(np.max(mask, initial=0)))
     count = max((len(row) for row in rows), default=1)
@@ -65,8 +65,8 @@ def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
         row[: len(values)] = values
     if IGNORE_INDEX in highest and np.isnan(table).all():
         raise InputError(
-            "The masks hold 255, which stands for unlabelled pixels, and no other class; give "
-            "class ids, such as mask > 0."
+            "The masks hold 255, which means unlabelled, but no foreground class; give class ids, "
+            "such as mask > 0."
         )
     return mean_of_known(outline_misfit(table), axis=1)
 
@@ -104,7 +104,7 @@ def outline_evidence(
     if image.shape[:2] != mask.shape:
         raise InputError(
             f"A mask of {mask.shape} belongs to an image of {image.shape[:2]} pixels; give masks "
-            "at the size of their images."
+            "that have the size of their images."
         )
     labelled = mask != ignore_index
     if classes is None:

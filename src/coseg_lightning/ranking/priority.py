@@ -169,7 +169,7 @@ class Recalibration:
         low, high = self.interval
         return (
             f"estimated {self.noise_level:.2f} (90 % interval {low:.2f} to {high:.2f}), since "
-            f"{self.bad} of {self.decided} masks that were looked at are bad."
+            f"{self.bad} of {self.decided} reviewed masks are bad."
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -192,8 +192,8 @@ def recalibrate(views: Views, is_bad: Mapping[int, bool], noise_level: float) ->
     """
     if len(is_bad) < min(LEAST_DECIDED, len(views)):
         raise InputError(
-            f"{len(is_bad)} masks were decided, but at least {min(LEAST_DECIDED, len(views))} must "
-            "be, to say something of all others; look at more."
+            f"Only {len(is_bad)} of {len(views)} masks have a decision, but an estimate for the "
+            f"others needs at least {min(LEAST_DECIDED, len(views))}; review more masks."
         )
     table = np.column_stack([views.columns(), np.ones(len(views))])
     others = table.shape[1] - 2

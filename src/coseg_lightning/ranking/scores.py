@@ -105,8 +105,8 @@ def joint(e: Evidence) -> Floats:
     """
     if e.outline is None:
         raise InputError(
-            "score=joint looks at the outlines too, and this evidence is of networks alone; give "
-            "it an `outline` (ranking.outline.outline_evidence), or take score=directed."
+            "score=joint uses the outlines too, but this evidence comes only from networks; give "
+            "it an `outline` (ranking.outline.outline_evidence), or use score=directed."
         )
     of_label, of_prediction = e.outline[..., :2], e.outline[..., 2:]
     misfit = outline_misfit(of_label)
@@ -237,7 +237,7 @@ SCORES = (*CLASS_SCORES, *MASK_SCORES)
 def check_score(name: str) -> None:
     """Raise an `InputError` if there is no score of this name."""
     if name not in SCORES:
-        raise InputError(f"score={name}: there is no such score; take one of {', '.join(SCORES)}.")
+        raise InputError(f"score={name}: there is no such score; use one of {', '.join(SCORES)}.")
 
 
 def class_scores(e: Evidence, name: str) -> Floats:

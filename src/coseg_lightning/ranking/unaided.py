@@ -170,20 +170,23 @@ def _distance_from_others(shapes: Sequence[Shape]) -> Floats:
 
 def _doubt(looks: Sequence[Look]) -> str | None:
     """Say why the outlines are uninformative, or return None if they are informative."""
-    last = "masks are ranked by how far they lie from where the others lie, which says little"
+    last = (
+        "masks are ranked by how little they overlap with the other masks, which is a weak sign of "
+        "a bad mask"
+    )
     judged = sum(not np.isnan(look.outline).all() for look in looks)
     if judged < FEWEST:
         return (
-            f"The outlines cannot tell, since only {judged} of {len(looks)} masks have one that "
-            f"can be judged, and {FEWEST} are wanted; {last}."
+            f"The outlines cannot tell, since only {judged} of {len(looks)} masks have an outline "
+            f"that can be judged, and at least {FEWEST} are needed; {last}."
         )
     share, needed = _good_share(looks)
     if share > needed:
         return None
     return (
-        f"The outlines cannot tell, since the images show no edges at most of them: {share:.0%} "
-        f"lie better than {BETTER:.0%} of displaced ones, and more than {needed:.0%} are wanted; "
-        f"{last}; take training=peers."
+        f"The outlines cannot tell, since the images show no edges at most outlines: {share:.0%} "
+        f"of the outlines fit better than {BETTER:.0%} of displaced outlines, but more than "
+        f"{needed:.0%} are needed; {last}. Use training=peers."
     )
 
 

@@ -14,11 +14,13 @@ NOT_RELIABLE = (
     "No mask was corrected: the networks were not reliable enough to overrule your masks, and the "
     "last network learnt from your masks as they are."
 )
-LOOK = " What the networks would draw is in proposals/."
-NOT_SURE = "No mask was corrected: both networks never agreed surely enough against one of them."
+LOOK = " The networks' own masks are in proposals/."
+NOT_SURE = (
+    "No mask was corrected: the two networks never agreed confidently enough that a mask is wrong."
+)
 FOLDS = (
-    "Each fold has a network of its own, in fold_1 and so on; for one that learns from all masks, "
-    "run again with data.source.test_share=0 in place of data.folds."
+    "Each fold has its own network, in fold_1 and so on. For one network that learns from all "
+    "masks, run again with data.source.test_share=0 instead of data.folds."
 )
 # The metrics of test images beside Dice and accuracy, with their titles.
 MEASURES = {
@@ -29,15 +31,15 @@ MEASURES = {
 # Outputs that users look for, in the order of the list.
 OUTPUTS = {
     "report.html": "the report",
-    "review": "pictures for the review in the report, more than fit into it",
+    "review": "more pictures for the review in the report",
     "model": "the network",
     "test.csv": "the figures of each test image",
     "scores.csv": "the masks, worst first",
-    "images.csv": "the images that the tiles are of, worst first",
+    "images.csv": "the images that were cut into tiles, worst first",
     "labels": "the corrected masks",
-    "review_order.csv": "all masks, in the order in which a review finds most",
-    "proposals": "what the networks would draw of every mask",
-    "uncertainty": "where the two networks disagree, white the most",
+    "review_order.csv": "all masks, in the best order for a review",
+    "proposals": "the networks' own masks of the same images",
+    "uncertainty": "where the two networks disagree (white: most)",
     "summary.json": "these figures",
 }
 
@@ -117,7 +119,7 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
         rows["Labels corrected"] = str(correction["corrected"] or "none")
     if "decided" in correction:  # in a review
         rows["Masks decided on"] = str(correction["decided"])
-        rows["Proposals taken"] = str(correction["taken"])
+        rows["Proposals taken"] = f"{correction['taken']} for masks that the run had not corrected"
         rows["Masks drawn anew"] = str(correction["redrawn"])
     elif "folds" in summary:
         rows["Labels corrected"] = "none"
@@ -139,8 +141,8 @@ def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
         sentences.append(missing)
     if summary["test"].get("masks") == MASKS[False]:
         sentences.append(
-            "The test figures are the agreement with your own, unchecked test masks, not with the "
-            "truth. Name masks that somebody checked by data.trusted_ids=FILE."
+            "The test figures measure the agreement with your own, unchecked test masks, not with "
+            "the truth. Name masks that somebody checked in data.trusted_ids=FILE."
         )
     if "folds" in summary:
         sentences.append(FOLDS)

@@ -95,13 +95,13 @@ def _test_masks_unchecked(run: _Run) -> str | None:
     return (
         "The test figures say how well the network agrees with your own test masks, which nobody "
         "checked: where it is right and they are wrong, it scores low. Name masks that somebody "
-        "checked by data.trusted_ids, and the test is on those."
+        "checked in data.trusted_ids; the test then uses only those."
     )
 
 
 def _predicts_too_little(run: _Run) -> str | None:
     missing = never_right(run.summary)
-    return missing and f"{missing} Train longer, or look whether images and masks fit together."
+    return missing and f"{missing} Train longer, or check whether images and masks fit together."
 
 
 def _masks_not_looked_at(run: _Run) -> str | None:
@@ -156,8 +156,9 @@ def _correction_changed_much(run: _Run) -> str | None:
     if median >= 0.5:
         return None
     return (
-        "Correction changed very much: half of the corrected labels have a Dice of "
-        f"{median:.2f} or less to the label before. Look at them, and reject those that are wrong."
+        "Correction changed labels very much: half of the corrected labels have a Dice of "
+        f"{median:.2f} or less to the label before correction. Look at them, and reject those that "
+        "are wrong."
     )
 
 

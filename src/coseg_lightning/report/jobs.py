@@ -143,15 +143,15 @@ def missing_jobs(folder: Path, jobs: Sequence[Job]) -> list[str]:
     """
     expected = _expected_settings(folder / "multirun.yaml")
     sentences = [
-        f"Begun, but not ended: {_differences(job.overrides, expected)}; it is running or failed: "
-        f"see {job.folder / 'run.log'}."
+        f"This run has begun but not ended: {_differences(job.overrides, expected)}. It is still "
+        f"running, or it failed; see {job.folder / 'run.log'}."
         for job in jobs
         if job.summary is None
     ]
     begun = {frozenset(job.overrides.items()) for job in jobs}
     not_begun = [settings for settings in expected if frozenset(settings.items()) not in begun]
     if not_begun:
-        sentences.append(f"Not begun: {len(not_begun)} of {len(expected)}.")
+        sentences.append(f"{len(not_begun)} of {len(expected)} runs have not begun:")
         sentences += [f"  {_differences(settings, expected)}" for settings in not_begun]
     return sentences
 
@@ -175,7 +175,7 @@ def _expected_settings(path: Path) -> list[dict[str, str]]:
         task = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise InputError(
-            f"{path} was not written by a sweep of Hydra; give the folder of one."
+            f"{path} was not written by a sweep of Hydra; give the folder of a sweep."
         ) from error
     choices = []
     for override in OverridesParser.create().parse_overrides(task):

@@ -122,9 +122,9 @@ def model_card(
         "Input and output": _input_and_output(summary, file, inputs),
         "How to load it": _loading(summary, file),
         "Licence": [
-            "No licence is stated. Whoever shares this network decides, and writes it here and as "
-            "`license:` in the first lines of this file. The images, the masks and pretrained "
-            "weights may have licences of their own."
+            "No licence is stated. Whoever shares this network must choose a licence, and write it "
+            "here and as `license:` in the first lines of this file. The images, the masks and "
+            "pretrained weights may have licences of their own."
         ],
         "Versions": _versions(file, trained_with),
     }
@@ -159,9 +159,9 @@ def _title(summary: Mapping[str, Any], file: NetworkFile) -> str:
 
 def _intended_use(summary: Mapping[str, Any]) -> list[str]:
     return [
-        "Segmentation of 2-D images of the kind that it was trained on, prepared as below, in "
-        "research. This card is no evidence that the network is fit for clinical use, or for "
-        "other decisions on which a person's safety depends."
+        "The network segments 2-D images like those that it was trained on, prepared as described "
+        "below. It is meant for research. This card does not show that the network is fit for "
+        "clinical use, or for other decisions on which a person's safety depends."
     ]
 
 
@@ -185,7 +185,7 @@ def _data(summary: Mapping[str, Any]) -> list[str]:
     labels = summary.get("labels")
     if labels:
         items.append(
-            f"{labels['images_with_several']} images have masks by several people, joined by "
+            f"{labels['images_with_several']} images have masks by several people, fused by "
             f"`{plain(labels['fusion'])}`"
         )
     return [_list(items)]
@@ -260,7 +260,7 @@ def _training(summary: Mapping[str, Any]) -> list[str]:
         "Seed": config.get("seed"),
     }
     if config.get("final") == "best" or config.get("early_stopping") is not None:
-        rows["Final network"] = "that of the best epoch by the validation masks"
+        rows["Final network"] = "the network of the best epoch on the validation masks"
     for name, value in (settings.get("options") or {}).items():
         rows[f"Option of the method: {plain(name)}"] = value
     table = _table(
@@ -313,9 +313,9 @@ def _labels(summary: Mapping[str, Any]) -> Iterator[str]:
     if "decided" in correction:
         yield (
             f"People decided on {correction['decided']} masks: they rejected "
-            f"{correction['rejected']} corrections, took {correction['taken']} further proposals, "
-            f"and drew {correction['redrawn']} masks anew. {correction['corrected']} masks are as "
-            "the run corrected them."
+            f"{correction['rejected']} corrections, took {correction['taken']} proposals for masks "
+            f"that the run had not corrected, and redrew {correction['redrawn']} masks. "
+            f"{correction['corrected']} masks are as the run corrected them."
         )
     elif correction["corrected"]:
         yield f"The run corrected {correction['corrected']}{of_all} training masks."
@@ -394,7 +394,7 @@ def _input_and_output(
     items = []
     if inputs is None:
         items.append(
-            "Input: as the datamodule of the run prepares its images. The card does not know how."
+            "Input: images as the run's datamodule prepares them. This card does not know how."
         )
     else:
         size = f"{inputs.height} x {inputs.width}"
@@ -403,8 +403,8 @@ def _input_and_output(
         items.append(f"Preparation: {inputs.preparation}")
     if not file.gives_probabilities and file.multiple_of > 1:
         items.append(
-            f"Height and width must be multiples of {file.multiple_of}; training filled others "
-            "with zeros at the right and at the bottom"
+            f"Height and width must be multiples of {file.multiple_of}; training padded other "
+            "images with zeros at the right and at the bottom"
         )
     if file.gives_probabilities:
         items.append(f"Output: probabilities of {file.outputs} classes, background first")
@@ -465,7 +465,7 @@ def _loading(summary: Mapping[str, Any], file: NetworkFile) -> list[str]:
     call = _build_call(_of(summary, "model"))
     if call is None:
         return [
-            f"The file {plain(json.loads(weights))} holds the weights alone. Build the network as "
+            f"The file {plain(json.loads(weights))} holds only the weights. Build the network as "
             "the run did, then load them:",
             _code(
                 "from safetensors.torch import load_file",

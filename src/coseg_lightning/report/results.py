@@ -79,11 +79,11 @@ def certainty(summary: Mapping[str, Any]) -> str | None:
         return None
     if ends is None:
         there = "is 1 test image" if count == 1 else f"are {count} test images"
-        return f"There {there}, too few to tell what other images would give."
+        return f"There {there}, too few to estimate the Dice on other images."
     return (
         f"There are {count} test images: if they were drawn at random, the mean Dice over all such "
         f"images is between {ends[0]:.3f} and {ends[1]:.3f} (95 % bootstrap interval); smaller "
-        "differences may be chance."
+        "differences may be due to chance."
     )
 
 
@@ -113,8 +113,8 @@ def not_looked_at(summary: Mapping[str, Any]) -> str | None:
         return None
     what = "tiles" if (summary["config"].get("data") or {}).get("tile") else "masks"
     return (
-        f"{others} of {sum(sizes.values())} {what} were not looked at: those of validation and "
-        "test are neither ranked nor corrected. data.folds=5 judges all masks."
+        f"{others} of {sum(sizes.values())} {what} were not judged: those of the validation and "
+        "test sets are neither ranked nor corrected. Set data.folds=5 to judge all masks."
     )
 
 

@@ -135,11 +135,14 @@ def show_review_order(folder: Path, budget: int | None) -> None:
     undecided = left[:budget]
     expected, of_all = map(_wrong_pixels, (undecided, left))
     print(
-        f"\n  Look at these {len(undecided)} first, with perhaps "
+        f"\n  Look at these {len(undecided)} masks first. They may hold "
         f"{100 * expected / (of_all or 1):.0f} % of the wrong pixels of {len(left)} masks:"
     )
     for row in undecided:
-        what = f"bad with {100 * float(row['probability']):.0f} %, {row['wrong_pixels']} pixels"
+        what = (
+            f"bad with a probability of {100 * float(row['probability']):.0f} %; "
+            f"{row['wrong_pixels']} pixels"
+        )
         print(f"    {row['order']:>4}  {row['id']:<24}  {what} differ from the proposal")
 
 

@@ -25,8 +25,9 @@ MARKERS = "os^Dv<>"
 NAMED_FORMATS = {"text": as_text, "markdown": as_markdown, "latex": as_latex}
 
 SPLITS_DIFFER = (
-    "The seeds were tested on different images, since the split was drawn by the seed: their "
-    "spread is of images too, and few images are compared. A split.csv gives all the same test."
+    "The seeds were tested on different images, since each seed drew its own split. Their spread "
+    "therefore includes differences between images, and only few images can be compared. Use a "
+    "split.csv to test all seeds on the same images."
 )
 Column = tuple[str, float]  # noise and noise level
 

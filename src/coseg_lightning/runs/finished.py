@@ -25,16 +25,16 @@ class FinishedRun:
         path = self.folder / "summary.json"
         if not path.is_file():
             raise InputError(
-                f"{self.folder} holds no finished run (no summary.json); give the folder of "
-                "one, or let it finish: resume=..."
+                f"{self.folder} holds no finished run (no summary.json); give the folder of a "
+                "finished run, or finish this run with resume=..."
             )
         try:
             self.summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             is_run = "correction" in self.summary or (self.folder / "run.json").is_file()
             if not is_run and "ranking" in self.summary:
                 raise InputError(
-                    f"{self.folder} is an audit of an earlier version, which kept too little for "
-                    "this; audit once more."
+                    f"{self.folder} is an audit by an earlier version, which did not store what "
+                    "this command needs; audit again."
                 )
             self.config: dict[str, Any] = self.summary["config"]
             self.layers = [self.folder / name for name in self.summary["correction"]["layers"]]
@@ -44,7 +44,9 @@ class FinishedRun:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{path} was changed and cannot be read; restore it.") from error
         if outside:
-            raise InputError(f"{path} names a layer outside of the run's folder; restore it.")
+            raise InputError(
+                f"{path} names a layer outside of the run's folder; restore that file."
+            )
 
     @property
     def is_reviewed(self) -> bool:
@@ -76,8 +78,8 @@ class FinishedRun:
         *_, last = self._with_reviewed()
         if last.is_reviewed:
             raise InputError(
-                f"{last.folder} is a review of {last.config['reviewed_run']}, which is not there; "
-                "restore that run."
+                f"{last.folder} is a review of {last.config['reviewed_run']}, which does not "
+                "exist; restore that run."
             )
         return last
 

@@ -117,13 +117,13 @@ class RunFolder:
         if version_before != version_now:
             if not (self.path / SUMMARY).is_file():
                 raise InputError(
-                    f"{self.path} was begun by version {version_before}, and version {version_now} "
-                    "may go on in another way; finish it with that version, or start anew in "
-                    "another folder."
+                    f"{self.path} was started by version {version_before}, but version "
+                    f"{version_now} may continue it differently; finish it with version "
+                    f"{version_before}, or start again in another folder."
                 )
             log.info(
-                "%s was finished by version %s, and is shown as it is; version %s compares the "
-                "settings that both know.",
+                "%s was finished by version %s, and its results stay as they are; version %s "
+                "compares only the settings that both versions know.",
                 self.path,
                 version_before,
                 version_now,
@@ -141,7 +141,7 @@ class RunFolder:
         if differences:
             raise InputError(
                 f"{self.path} holds another run, which differs in {', '.join(differences)}; resume "
-                "it with the settings that it was started with, or start this one in a new folder."
+                "it with its own settings, or start this run in a new folder."
             )
 
     @staticmethod
@@ -166,7 +166,7 @@ class RunFolder:
                 file.name for file in path.iterdir() if OUTPUT_NAMES.fullmatch(file.name)
             )
         if outputs:
-            alternative = f", or go on with that one: resume={path}" if outputs[0] == RUN else ""
+            alternative = f", or continue that run with resume={path}" if outputs[0] == RUN else ""
             raise InputError(
                 f"{path} holds another run ({outputs[0]}), and nothing is ever overwritten; "
                 f"choose another folder (hydra.run.dir=...){alternative}."
@@ -185,8 +185,8 @@ class RunFolder:
             os.link(temporary, self.path / RUN)  # unlike a move, this fails if the file exists
         except FileExistsError as error:
             raise InputError(
-                f"{self.path} was taken by a run that began at the same time; choose another "
-                "folder (hydra.run.dir=...)."
+                f"{self.path} is already used by a run that started at the same time; choose "
+                "another folder (hydra.run.dir=...)."
             ) from error
         except OSError:  # the disk has no hard links; if it is full, the next line fails too
             write_text(self.path / RUN, text)
@@ -259,7 +259,9 @@ class RunFolder:
         if not isinstance(layers, list) or any(
             Path(str(name)).name != name for name in (*digests, *layers)
         ):
-            raise InputError(f"{path} was changed and cannot be read; start in a new folder.")
+            raise InputError(
+                f"{path} was changed and cannot be read; start the run in a new folder."
+            )
         for name, digest in digests.items():
             if self._digest(name) != digest:
                 raise InputError(
@@ -308,7 +310,7 @@ class RunFolder:
             return None
         loaded = load_checkpoint(path)
         if not {"epoch", "global_step", "loops", "optimizer_states"} <= loaded.keys():
-            raise InputError(f"{path} is no checkpoint of a fit; start the run in a new folder.")
+            raise InputError(f"{path} is not a training checkpoint; start the run in a new folder.")
         check_fits(loaded["state_dict"], module, path)
         return path
 

@@ -113,7 +113,7 @@ class StageRunner:
             return returns(**{field.name: facts[field.name] for field in fields(returns)})
         except KeyError as error:
             path = self.folder.path / name
-            message = f"{path} was changed and cannot be read; start in a new folder."
+            message = f"{path} was changed and cannot be read; start the run in a new folder."
             raise InputError(message) from error
 
     def built(self, make: Callable[[], Module]) -> Module:
@@ -152,7 +152,7 @@ class StageRunner:
         checkpoint = self.folder.checkpoint(stage, module)
         title = stage.replace("_", " ").capitalize()
         if trainer.is_global_zero and checkpoint is not None:
-            log.info("%s goes on.", title)
+            log.info("%s continues.", title)
         elif trainer.is_global_zero and trainer.progress_bar_callback is None:
             log.info("%s.", title)
         with self.timed(stage):
@@ -164,7 +164,7 @@ class StageRunner:
             raise KeyboardInterrupt
         if trainer.num_training_batches == 0:
             raise InputError(
-                "The training loader gives no batch, so nothing was trained; it may have "
+                "The training loader gives no batch, so nothing was trained; check whether it has "
                 "drop_last=True and a batch_size above the number of samples."
             )
         self.stages[stage]["epochs"] = trainer.current_epoch
@@ -197,7 +197,8 @@ class StageRunner:
         own_folder = getattr(self.trainer, "keywords", {}).get("default_root_dir")
         if own_folder is not None:
             rank_zero_warn(
-                f"default_root_dir={own_folder} is not used: the stage has {stage_folder}."
+                f"default_root_dir={own_folder} is not used, since the stage writes to "
+                f"{stage_folder}."
             )
         own = self._brought_along("callbacks")
         averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
@@ -218,8 +219,8 @@ class StageRunner:
         show_progress(trainer, StageProgress(title, self.later_stages), own)
         if compat.loses_results(trainer.strategy):
             raise InputError(
-                f"The strategy {type(trainer.strategy).__name__} started by fork or spawn keeps "
-                "the results in its child processes; use strategy='ddp'."
+                f"The strategy {type(trainer.strategy).__name__} starts its processes by fork or "
+                "spawn, so the results stay in the child processes; use strategy='ddp'."
             )
         return trainer
 

@@ -210,7 +210,7 @@ def objective(
         return None
     known = sorted({column for row in rows for column in row if "/" in column})
     raise InputError(
-        f"objective={name}: the stage {last} logged no such metric; there are {', '.join(known)}."
+        f"objective={name}: the stage {last} logged no such metric; use one of {', '.join(known)}."
     )
 
 

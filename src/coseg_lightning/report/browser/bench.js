@@ -105,7 +105,7 @@ const showMending = () => {
 
 const fullScreen = () => {
   if (document.fullscreenElement) document.exitFullscreen();
-  else bench.requestFullscreen?.().catch(() => say("This browser allows no full screen."));
+  else bench.requestFullscreen?.().catch(() => say("This browser does not allow full screen."));
 };
 const toggleSide = (open = !bench.classList.contains("open")) => {
   bench.classList.toggle("open", open);

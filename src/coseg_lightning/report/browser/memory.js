@@ -13,7 +13,7 @@ const memory = {
   },
 
   refuse() {
-    if (!this.refused) say("This browser keeps nothing when the page is closed; save the review before.");
+    if (!this.refused) say("This browser does not keep the review when the page is closed; save it before.");
     this.refused = true;
   },
 

@@ -11,7 +11,7 @@ const readReview = async (file) => {
   const top = table ? table.slice(0, -"review.csv".length) : "";
   const records = table ? csvRecords(new TextDecoder().decode(files.get(table))) : [];
   if (table && records.length && !("id" in records[0] && "decision" in records[0])) throw new Error("it has no columns id and decision");
-  if (!table && !packed) throw new Error("it is no review");
+  if (!table && !packed) throw new Error("it is not a review");
   const masks = new Map();
   for (const [name, png] of files) {
     const path = name.startsWith(top) ? name.slice(top.length) : name;
@@ -76,8 +76,8 @@ const mergeReviews = async (files) => {
       const fallback = file.name.replace(/\.(csv|zip)$/i, "");
       for (const record of records) await addRecord(record, masks.get(record.id), fallback, counts);
       const parts = [`${counts.added} added`, `${counts.same} the same`, `${counts.conflicts} in conflict`];
-      if (counts.unknown) parts.push(`${counts.unknown} of other samples left out`);
-      if (counts.invalid) parts.push(`${counts.invalid} with no decision or mask of this page left out`);
+      if (counts.unknown) parts.push(`${counts.unknown} left out, since this page does not have their samples`);
+      if (counts.invalid) parts.push(`${counts.invalid} left out, since their decision or mask is not valid here`);
       told.push(`${file.name}: ${parts.join(", ")}.`);
     } catch (error) {
       told.push(`${file.name} cannot be read: ${error.message}.`);

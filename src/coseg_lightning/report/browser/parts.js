@@ -21,7 +21,7 @@ const partOfFile = (number) =>
     const script = document.createElement("script");
     const fail = (text) => reject(new Error(text));
     waiting.set(number, (digest, content) =>
-      digest === index.digests[number] ? resolve(content) : fail(`The file ${name} is of another page; restore the one that was written with this page.`));
+      digest === index.digests[number] ? resolve(content) : fail(`The file ${name} belongs to another page; restore the file that was written with this page.`));
     script.onload = () => { fail(`The file ${name} is damaged; restore it.`); script.remove(); };
     script.onerror = () => {
       fail(`The file ${name} is missing: keep the folder review beside this page to see this sample.`);

@@ -59,7 +59,7 @@ const unfilter = (rows, height, stride, step) => {
 
 // Greys or palette indices of any depth, as the class ids that they are.
 const decodePng = async (bytes) => {
-  if (PNG_SIGNATURE.some((value, n) => bytes[n] !== value)) throw new Error("This is no PNG.");
+  if (PNG_SIGNATURE.some((value, n) => bytes[n] !== value)) throw new Error("This is not a PNG file.");
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const width = view.getUint32(16), height = view.getUint32(20), depth = bytes[24], kind = bytes[25];
   if ((kind !== 0 && kind !== 3) || bytes[28]) throw new Error("A mask must be a grey PNG of class ids.");
@@ -84,7 +84,7 @@ const decodePng = async (bytes) => {
 };
 
 const decodeByCanvas = async (bytes, width, height, depth, kind) => {
-  if (depth !== 8 || kind) throw new Error("This browser cannot read such a mask; use a newer one.");
+  if (depth !== 8 || kind) throw new Error("This browser cannot read such a mask; use a newer browser.");
   const image = new Image();
   image.src = `data:image/png;base64,${toBase64(bytes)}`;
   await image.decode();

@@ -63,7 +63,7 @@ const undo = () => (view.mending && mend.undo() ? undefined : undoDecision());
 const decide = async (decision) => {
   const { n } = current;
   if (n < 0 || current.loading) return; // nobody has seen it yet
-  if (decision === "take" && !index.proposed[n]) return say("There is no proposal to take; mend the mask, or have it redrawn.");
+  if (decision === "take" && !index.proposed[n]) return say("There is no proposal to take; mend the mask, or choose redraw.");
   remember(n);
   current.newly = true;
   const next = nextOpen(n);
@@ -71,9 +71,9 @@ const decide = async (decision) => {
   if (next >= 0) await show(next);
   else {
     countTime();
-    say("All samples that are listed are decided. Save the review.");
+    say("All listed samples are decided. Save the review.");
   }
-  if (decision !== "redraw" && drawings.has(idOf(n))) say(`The mask drawn for ${idOf(n)} is not saved with ${decision}; undo (z) takes it back.`);
+  if (decision !== "redraw" && drawings.has(idOf(n))) say(`The mask drawn for ${idOf(n)} is saved only with redraw, not with ${decision}; press z to undo.`);
 };
 const decideDrawn = (n) => {
   current.newly = true;
@@ -138,7 +138,7 @@ const step = (by) => {
 const stepOpen = () => {
   const next = nextOpen(current.n);
   if (next >= 0) show(next);
-  else say("No other sample of the list is undecided.");
+  else say("All other listed samples are decided.");
 };
 const firstOpen = () => sorted.find(isOpen) ?? sorted.find(listed) ?? -1;
 
@@ -189,7 +189,7 @@ const show = async (n) => {
     if (current.n !== n) return;
     view.sample = sample;
     view.drawn = drawn && drawn.width === sample.width && drawn.height === sample.height ? drawn : null;
-    if (drawn && !view.drawn) say("The drawn mask of this sample is damaged or has another size, and is not shown.");
+    if (drawn && !view.drawn) say("The drawn mask of this sample is damaged or has another size, so it is not shown.");
     tellStage("");
     refresh();
     view.fitted = true;

@@ -27,13 +27,13 @@ const download = (blob, name) => {
 
 const tellSaved = (what) => {
   const open = conflicts().length;
-  say(`Saved ${what}.${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled, and not in it.` : ""}`);
+  say(`Saved ${what}.${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled, and not in the saved review.` : ""}`);
 };
 
 const saveCsv = () => {
   download(new Blob([reviewCsv()], { type: "text/csv" }), "review.csv");
   const masks = savedMasks().length;
-  tellSaved(masks ? `review.csv without the ${masks} drawn masks` : "review.csv");
+  tellSaved(masks ? `review.csv without the ${masks} drawn mask${masks === 1 ? "" : "s"}` : "review.csv");
 };
 
 const saveZip = async () => {
@@ -85,13 +85,13 @@ const saveFolder = async () => {
   await mend.saving;
   try {
     const folder = await window.showDirectoryPicker({ id: "coseg", mode: "readwrite" });
-    if (!(await isReviewFolder(folder))) return say(`The folder ${folder.name} holds masks or a review.csv of something else; choose an empty one.`);
+    if (!(await isReviewFolder(folder))) return say(`The folder ${folder.name} holds other masks or another review.csv; choose an empty folder.`);
     const masks = savedMasks();
     await removeOld(folder, new Set(masks.map(([path]) => path)));
     for (const [path, png] of masks) await writeInto(folder, path, png);
     await writeInto(folder, "review.csv", reviewCsv()); // last, so that it never names what is not there
     tellSaved(`review.csv and ${masks.length} drawn mask${masks.length === 1 ? "" : "s"} in the folder ${folder.name}`);
   } catch (error) {
-    if (error.name !== "AbortError") say(`The folder cannot be written (${error.message}); save review.zip.`);
+    if (error.name !== "AbortError") say(`The folder cannot be written (${error.message}); save review.zip instead.`);
   }
 };

@@ -53,7 +53,7 @@ const readZip = async (bytes) => {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   let end = bytes.length - 22;
   while (end >= 0 && view.getUint32(end, true) !== 0x06054b50) end--;
-  if (end < 0) throw new Error("This is no ZIP archive.");
+  if (end < 0) throw new Error("This is not a ZIP archive.");
   const files = new Map();
   let at = view.getUint32(end + 16, true);
   for (let n = view.getUint16(end + 10, true); n > 0; n--) {
