@@ -21,7 +21,7 @@ def main() -> None:
     print(table.written_as(file_format).rstrip("\n"))
     if file_format == "text" and table.pairs:
         print(
-            "\nDifferences per image (95 % interval; Wilcoxon's test, adjusted by Holm's method):"
+            "\nDifferences per image (95 % interval; Wilcoxon's test, Holm's method for all pairs):"
         )
         print("\n".join(f"  {pair}" for pair in table.pairs))
     # Printed to stderr, so that `coseg table ... > file` does not include it.

@@ -458,7 +458,10 @@ def test_an_augmentation_of_ones_own(tmp_path, make_folder):
     ("settings", "sentence"),
     [
         (["data.augmentation=none.yaml"], "data.augmentation=none.yaml: there is no such file"),
-        (["data.augmentation={a: 1}"], "must be a YAML file of albumentations.save, or name a"),
+        (
+            ["data.augmentation={a: 1}"],
+            "must be a YAML file written by albumentations.save, or name a",
+        ),
         (["data.augmentation={_target_: no.such}"], "data.augmentation=.*no.such"),
         (["data.augment=false", "data.augmentation={a: 1}"], "would have no effect with"),
     ],

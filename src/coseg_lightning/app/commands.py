@@ -38,7 +38,7 @@ TRY, TRAIN, LOOK, USE = "Try it", "Train", "Look at your masks", "Use a finished
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         TRY,
-        "Show the other commands at work on drawn images, in about a minute.",
+        "Show the other commands at work on synthetic images, in about a minute.",
         {},
         {
             "folder": ("demo", "a new folder for images, masks and results"),
