@@ -519,7 +519,10 @@ def test_a_review_of_something_else_is_refused(finished, tmp_path, rows, message
 
 @pytest.mark.parametrize("options", [["stages=[retraining]"], ["review=a.csv"], ["stages=[x]"]])
 def test_half_of_a_review_is_refused(options, tmp_path):
-    with pytest.raises(InputError, match=r"retrained by stages=\[retraining\] resume=RUN review="):
+    with pytest.raises(
+        InputError,
+        match=r"to retrain a reviewed run, give stages=\[retraining\] resume=RUN review=",
+    ):
         run(composed(*options), tmp_path)
 
 

@@ -139,7 +139,7 @@ def _groups(parts: dict[str, Any]) -> Iterator[str]:
     if shared:
         yield (
             f"{len(shared)} of {count} name groups, such as {shared[0]}, have images in training "
-            "and in another part; if a group is one patient or place, the figures are too good; "
+            "and in another part; if a group is one patient or place, the metrics are too good; "
             "keep each group in one part with data.group or split.csv"
         )
 

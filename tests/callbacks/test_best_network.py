@@ -72,7 +72,7 @@ def test_without_a_metric_there_is_no_best(tmp_path):
     module = Silent(TinyNetwork())
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[BestNetwork()])
     loader = torch.utils.data.DataLoader([tuple(part[0] for part in one_batch())] * 4, 2)
-    with pytest.raises(InputError, match="the best val/dice, but .* is logged"):
+    with pytest.raises(InputError, match="needs the metric val/dice, but .* is logged"):
         trainer.fit(module, loader, loader)
 
 

@@ -506,7 +506,7 @@ def test_hidden_names_are_in_no_file_of_an_audit(make_several, tmp_path, caplog)
     root = make_several(people=("adalbert", "benedict", "cem"))
     given = [*settings(root), "training=none", "nol=0.2", "hide_annotators=true"]
     audit(composed_audit(*given), tmp_path / "audit")
-    assert "by 3 people, several of 7 images" in caplog.text
+    assert "3 people drew them, and 7 images have several masks" in caplog.text
     assert "benedict" not in caplog.text
     rows = read_rows(tmp_path / "audit/masks.csv")
     assert {row["annotator"] for row in rows} == {f"person {n}" for n in (1, 2, 3)}

@@ -209,11 +209,11 @@ def same_stem(root):
         (empty_images, "images holds no image files"),
         (
             remove_masks,
-            "holds no folder masks .* but images, masks_rough; say which",
+            "holds no folder masks .* but images, masks_rough; name the right",
         ),
         (unknown_split, "puts s00 into 'training'"),
         (split_of_nobody, "names the sample s77"),
-        (twice_in_split, "names the sample s01 2 times"),
+        (twice_in_split, "lists the sample s01 2 times"),
         (split_in_latin_1, "split.csv cannot be read as a table"),
         (image_of_text, "s01.png cannot be read as an image"),
         (same_stem, "s01.jpg and s01.png have the same stem"),

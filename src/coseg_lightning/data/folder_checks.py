@@ -285,7 +285,7 @@ def check_groups(
             "group in two parts",
             [i for i in split if groups.get(i) in shared],
             f"{len(shared)} groups, such as {shared[0]}, are in "
-            f"{' and '.join(sorted(parts[shared[0]]))}, so the figures there are too good.",
+            f"{' and '.join(sorted(parts[shared[0]]))}, so the metrics there are too good.",
         )
 
 
@@ -340,6 +340,6 @@ def check_duplicates(
             inspection.warn(
                 "in two parts of the split",
                 ids,
-                f"{names} are the same picture, in {' and '.join(parts)}, so the figures there are "
+                f"{names} are the same picture, in {' and '.join(parts)}, so the metrics there are "
                 "too good.",
             )

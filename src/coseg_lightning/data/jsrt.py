@@ -231,7 +231,7 @@ def _check_duplicates(
             sentence = f"{same}, but their masks differ; keep the right one."
             inspection.add("twice with different masks", ids, sentence)
         elif len({_is_for_training(sample_id) for sample_id in ids}) > 1:
-            sentence = f"{same}, in test and train, so the figures there are too good."
+            sentence = f"{same}, in test and train, so the metrics there are too good."
             inspection.warn("in two parts of the split", ids, sentence)
 
 
