@@ -166,7 +166,7 @@ def test_as_a_user_does_it(finished, folder, tmp_path):
     options = ["from=labelme", "source=tasks/images"]
     result = command("exchange", finished, "review", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("2 of 3 were answered: 0 ok, 1 take, 1 redraw.")
+    assert result.stdout.startswith("2 of 3 tasks were answered: 0 ok, 1 take, 1 redraw.")
     review = reviewed(tmp_path / "review")
     assert {i: row["decision"] for i, row in review.items()} == {
         worst[0]: "redraw",

@@ -232,7 +232,7 @@ def test_several_datasets_with_views_are_corrected_together(tmp_path):
         ),
         (
             lambda i, m: (i, m // 255),
-            r"classes \[0, 255\], in the dataset, but .* classes \[0, 1\] in",
+            r"classes \[0, 255\] in the dataset, but .* classes \[0, 1\] in",
         ),
     ],
 )
