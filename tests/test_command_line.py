@@ -174,9 +174,17 @@ def test_masks_are_found_by_their_usual_names(tmp_path, there, name, found):
 @pytest.mark.parametrize(
     ("there", "name", "sentence"),
     [
-        (["labels", "gt"], "auto", "holds gt and labels, and each may be the folder of masks; say"),
-        (["a", "b"], "auto", "no folder masks or with another usual name, but a, b; say which"),
-        ([], "auto", "usual name, but none; say which one it is, masks=NAME"),
+        (
+            ["labels", "gt"],
+            "auto",
+            "holds gt and labels, and each may be the folder of masks; name",
+        ),
+        (
+            ["a", "b"],
+            "auto",
+            "no folder masks or with another usual name, but a, b; name the right",
+        ),
+        ([], "auto", "usual name, but none; name the right one with masks=NAME"),
         (["masks"], "labels", "data.masks=labels: there is no such folder"),
     ],
 )
@@ -234,9 +242,9 @@ def test_check_says_what_is_there_and_writes_nothing(tmp_path, make_folder):
         "Masks 16; class 1 in 16 of them",
         "Split 13 train, 3 test, drawn by seed=0",
         "have images in training and in another part",
-        "Twice 4 pictures are there more than once, such as p1-0, s00; remove the copies",
+        "Twice 4 pictures exist more than once, such as p1-0, s00; remove the copies",
         "16 images: 13 train, 3 test; CPU; about",
-        "GiB at the most",
+        "GiB at most",
         f"To train: coseg run {root} data.image_size=32 trainer.max_epochs=2",
     ):
         assert found in text, result.stdout

@@ -126,7 +126,7 @@ def test_masks_come_back_as_they_were_written(finished, tmp_path, tool, masks):
     assert not (tmp_path / "review" / "masks").exists()
     assert digests(finished) == before
     if tool != "label_studio":
-        assert any("does not say whether somebody looked" in text for text in result.remarks)
+        assert any("does not record whether somebody looked" in text for text in result.remarks)
         with pytest.raises(InputError, match="answers none of the tasks"):
             read_answers(finished, tmp_path / "no", tool, source, masks=masks, unchanged="skip")
         assert not (tmp_path / "no").exists()
@@ -166,7 +166,7 @@ def test_as_a_user_does_it(finished, folder, tmp_path):
     options = ["from=labelme", "source=tasks/images"]
     result = command("exchange", finished, "review", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("2 of 3 were answered: 0 ok, 1 take, 1 redraw.")
+    assert result.stdout.startswith("2 of 3 tasks were answered: 0 ok, 1 take, 1 redraw.")
     review = reviewed(tmp_path / "review")
     assert {i: row["decision"] for i, row in review.items()} == {
         worst[0]: "redraw",
@@ -234,8 +234,10 @@ def test_images_without_areas_count_only_if_somebody_says_so(finished, folder, t
     source = in_cvat(tmp_path, *images)
     result = read_answers(finished, tmp_path / "a", "cvat", source)
     assert result.decisions == {ids[1]: "redraw", ids[3]: "redraw"}
-    assert result.sentences()[0] == "2 of 8 were answered: 0 ok, 0 take, 2 redraw."
-    assert result.sentences()[1].startswith("2 have no area and count as not answered; empty=back")
+    assert result.sentences()[0] == "2 of 8 tasks were answered: 0 ok, 0 take, 2 redraw."
+    assert result.sentences()[1].startswith(
+        "2 of the masks are empty and count as not answered; with empty=back"
+    )
     result = read_answers(finished, tmp_path / "b", "cvat", source, empty="background")
     assert result.answered == 4
     mask = np.asarray(Image.open(tmp_path / "b" / "masks" / f"{ids[0]}.png"))
@@ -249,7 +251,7 @@ def test_answers_that_do_not_belong_to_the_run(finished, folder, tmp_path):
     box = '<box label="heart" xtl="1" ytl="1" xbr="3" ybr="3"></box>'
     other = box.replace("heart", "left lung")
     for images, message in (
-        ([("s99.png", shape, box)], r"on the image 's99.png', which is none of .*run"),
+        ([("s99.png", shape, box)], r"for the image 's99.png', which is not in .*run"),
         ([(first, (9, 9), box)], r"has 9 x 9 pixels, but the run's mask has"),
         ([(first, shape, box.replace("heart", "liver"))], r"has the label 'liver'"),
         ([(first, shape, box), (first, shape, other)], "holds 2 different answers"),
@@ -287,8 +289,11 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(finished, folder, tmp_p
         (["to=cvatt"], "There is no annotation tool 'cvatt'; did you mean cvat?"),
         (["from=cvat"], "Give source=FILE, the file or folder that cvat exported"),
         (["from=cvat", "source=none"], "source=none: there is no such file or folder"),
-        (["to=cvat", "source=x"], "source=x is for from=TOOL; leave it out"),
-        (["to=cvat", "empty=background"], "empty=background is for from=TOOL; leave it out"),
+        (["to=cvat", "source=x"], "source=x only works with from=TOOL; leave it out"),
+        (
+            ["to=cvat", "empty=background"],
+            "empty=background only works with from=TOOL; leave it out",
+        ),
         (["to=cvat", "masks=mine"], "masks=mine must be proposal or given"),
         (["from=cvat", "source=x", "unchanged=no"], "unchanged=no must be count or skip"),
         (["to=cvat", "worst=0"], "worst=0 must be at least 1"),

@@ -84,7 +84,7 @@ def test_there_is_no_disagreement_without_peers(finished, tmp_path):
     options = ["predict", "run", finished / "data" / "images", "out", "uncertainty=true"]
     result = command(*options, cwd=tmp_path)
     assert result.returncode == 1
-    assert "where the run's two peers disagree, but " in result.stderr
+    assert "needs the run's two peers, but " in result.stderr
     assert "last.ckpt is missing; give a run of method=coseg" in result.stderr
 
 
@@ -399,7 +399,10 @@ def test_a_mask_drawn_anew_in_its_place_is_taken_and_all_other_decisions_are_kep
         return command("run", *options, *where, cwd=tmp_path)
 
     refused = reviewed("no", "others", **{second: "redraw"})
-    assert f"such as that of {first}, and the review does not say redraw" in refused.stderr
+    assert (
+        f"such as {first}, were changed since the run, but the review does not say redraw"
+        in refused.stderr
+    )
     result = reviewed("yes", "review", **{first: "redraw", second: "reject"})
     assert result.returncode == 0, result.stderr
     assert not {first, second} & set(LabelStore(tmp_path / "yes" / "labels").ids)
@@ -410,7 +413,7 @@ def test_a_mask_drawn_anew_in_its_place_is_taken_and_all_other_decisions_are_kep
     image = next((data / "images").glob(f"{first}.*"))
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(image)
     refused = reviewed("no", "review", **{first: "redraw", second: "reject"})
-    assert "is not what it was" in refused.stderr
+    assert "has changed: " in refused.stderr
     assert not (tmp_path / "no").exists()
 
 
@@ -429,7 +432,9 @@ def test_a_mask_of_255_drawn_anew_among_masks_of_class_ids_is_refused(tmp_path):
     Image.fromarray(drawn).save(data / "masks" / f"{squares.ids[2]}.png")
     review = review_of(tmp_path / "review.csv", **{squares.ids[2]: "redraw"})
     again = ["stages=[retraining]", f"resume={tmp_path / 'run'}", f"review={review}"]
-    with pytest.raises(InputError, match=f"{squares.ids[2]}, drawn anew, holds 0 and 255 alone"):
+    with pytest.raises(
+        InputError, match=f"The redrawn mask of {squares.ids[2]} holds only 0 and 255"
+    ):
         run(composed(*again), tmp_path / "reviewed")
 
 
@@ -483,7 +488,9 @@ def test_a_reviewed_run_opens_where_the_run_itself_is_gone(finished, tmp_path):
 
 def test_rounds_of_a_review_need_one(tmp_path):
     for settings in (["rounds=review"], ["rounds=2"]):
-        with pytest.raises(InputError, match="must be review, with review=FILE; rounds of correc"):
+        with pytest.raises(
+            InputError, match="must be review, together with review=FILE; for several"
+        ):
             run(composed(*SMALL, *settings), tmp_path)
 
 
@@ -514,7 +521,10 @@ def test_a_review_of_something_else_is_refused(finished, tmp_path, rows, message
 
 @pytest.mark.parametrize("options", [["stages=[retraining]"], ["review=a.csv"], ["stages=[x]"]])
 def test_half_of_a_review_is_refused(options, tmp_path):
-    with pytest.raises(InputError, match=r"retrained by stages=\[retraining\] resume=RUN review="):
+    with pytest.raises(
+        InputError,
+        match=r"to retrain a reviewed run, give stages=\[retraining\] resume=RUN review=",
+    ):
         run(composed(*options), tmp_path)
 
 
@@ -577,11 +587,13 @@ def test_changed_data_is_not_retrained_on_and_newer_masks_stay(finished, tmp_pat
     options = ["stages=[retraining]", f"resume={folder}", f"review={review}", f"data.root={data}"]
     result = command("run", *options, cwd=tmp_path)
     assert result.returncode == 1
-    assert f"The data of {folder} is not what it was: train: " in result.stderr
+    assert f"The data of {folder} has changed: train: " in result.stderr
     assert "Traceback" not in result.stderr
     result = command("apply", folder, tmp_path / "clean", f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"1 changed after the run and were copied as they are now: {changed}" in result.stdout
+    assert (
+        f"1 masks changed after the run; they were copied as they are: {changed}" in result.stdout
+    )
     assert (tmp_path / "clean" / mine.name).read_bytes() == mine.read_bytes()
     result = command("report", folder, f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -49,7 +49,7 @@ def test_every_mask_is_ranked_and_proposed_for(folded):
         assert set(layer.ids) == ids
         assert layer.read(layer.ids[0]).shape == (40, 40)
     assert "were not judged" not in output
-    assert "3 folds of 24 images" in output
+    assert "Drew 3 folds from 24 images" in output
 
 
 def test_the_test_is_over_all_images(folded):
@@ -117,12 +117,12 @@ def test_what_folds_cannot_do_is_said(folded):
     folder, _, settings = folded
     for more, sentence in (
         (["data.folds=1"], "data.folds=1 must be a whole number of at least 2"),
-        (["data.folds=20"], "data.folds=20 needs two images a fold, but there are 24"),
+        (["data.folds=20"], "data.folds=20 needs two images per fold, but there are only 24"),
         (["method=supervised"], "judges each mask by two peers, which method=supervised does not"),
-        (["noise=type1"], "judges masks as they are, so it does not go with noise"),
-        (["final=best"], "leaves no validation masks, which final=best and early_stopping go by"),
+        (["noise=type1"], "judges masks as they are, so it cannot be combined with noise"),
+        (["final=best"], "leaves no validation masks, which final=best and early_stopping need"),
         (["trainer=ddp", "trainer.devices=2"], "judges masks in one process; leave trainer=ddp"),
-        (["baselines=true"], "does not go with baselines=true"),
+        (["baselines=true"], "excludes baselines=true"),
     ):
         given = [*settings, *more, "hydra.run.dir=other"]
         result = command("__main__", "run", folder / "data", *given, cwd=folder)
@@ -130,7 +130,10 @@ def test_what_folds_cannot_do_is_said(folded):
         assert sentence in result.stderr
     images = folder / "data" / "imgs"
     result = command("__main__", "predict", "run", images, "out", cwd=folder)
-    assert "has a network for each fold, and none of all; give one of them" in result.stderr
+    assert (
+        "has one network per fold, but none for all of them; give the folder of one fold"
+        in result.stderr
+    )
 
 
 def test_no_group_is_in_two_folds():

@@ -403,7 +403,7 @@ def plain(image, mask):
 def test_masks_augmented_inside_the_dataset_are_not_corrected(tmp_path):
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
     train = DataLoader(Pairs(flipped), batch_size=4)
-    with pytest.raises(InputError, match="augment behind the dataset"):
+    with pytest.raises(InputError, match="augment outside of this dataset"):
         trainer_of(tmp_path, callbacks=callbacks).fit(module_of(), train)
     # The remedy that the message names works:
     callbacks = [
@@ -416,7 +416,7 @@ def test_masks_augmented_inside_the_dataset_are_not_corrected(tmp_path):
 
 def test_images_augmented_inside_the_dataset_are_ranked_with_a_warning(tmp_path):
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
-    with pytest.warns(UserWarning, match="images of the dataset differ each time"):
+    with pytest.warns(UserWarning, match="returns different images each time"):
         trainer_of(tmp_path, callbacks=callbacks).fit(
             module_of(), DataLoader(Pairs(brightened), batch_size=4)
         )

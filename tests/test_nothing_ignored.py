@@ -106,9 +106,12 @@ def test_a_loss_of_dice_falls(tmp_path):
         ("+logger.project=x", "no setting logger.project"),
         ("on_bad_sample=foo", "on_bad_sample=foo must be error or skip"),
         ("trust=maybe", "trust=maybe must be true or false"),
-        ("objective=null", "objective=None must be a metric"),
-        ("loss=3", "loss=3 must be one of the files"),
-        ("optimizer=Adam", "optimizer=Adam must be .* named, as optimizer.name="),
+        ("objective=null", "objective=None must be a logged metric"),
+        (
+            "loss=3",
+            "loss=3 does not name a setting; give one of its settings, as in loss.lambda_1=",
+        ),
+        ("optimizer=Adam", "optimizer=Adam does not name a setting; .* as in optimizer.name="),
         ("+trainer.callbacks=5", "trainer.callbacks=5 must be a list of classes"),
     ],
 )
@@ -178,7 +181,7 @@ def test_callbacks_of_the_trainer_are_called_in_every_stage(tmp_path):
     run(composed(*SMALL, *PHANTOM, callbacks), tmp_path / "run")
     assert CountedFits.fits == 2
     for name in ("logger", "default_root_dir"):
-        with pytest.raises(InputError, match=f"trainer.{name}=x: each stage has its own"):
+        with pytest.raises(InputError, match=f"trainer.{name}=x: each stage sets its own"):
             run(composed(*SMALL, *PHANTOM, f"+trainer.{name}=x"), tmp_path / name)
 
 
@@ -218,7 +221,9 @@ def test_scores_of_ones_own_that_would_not_rank_the_classes_are_refused(tmp_path
     ranking = OwnScores(tmp_path / "scores.csv", by_class=of == "ranking")
     correction = LabelCorrection(tmp_path / "labels", by_class=of == "correction")
     trainer = trainer_of(tmp_path, callbacks=[ranking, correction])
-    with pytest.raises(InputError, match=r"OwnScores.scores would have no effect on who is noisy"):
+    with pytest.raises(
+        InputError, match=r"OwnScores.scores would have no effect on which samples count"
+    ):
         trainer.fit(peers(), loader(one_batch()))
 
 

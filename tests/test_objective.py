@@ -64,7 +64,7 @@ def test_the_objective_of_a_pair_is_the_first_peers(tmp_path):
 
 
 def test_an_objective_that_nothing_logs_is_refused():
-    with pytest.raises(InputError, match="objective=dice must be a metric that is logged"):
+    with pytest.raises(InputError, match="objective=dice must be a logged metric"):
         check(composed("objective=dice"))
 
 
@@ -79,7 +79,7 @@ def test_a_sweeper_of_somebody_elses_gets_the_objective(tmp_path):
     folders = sorted((tmp_path / "multirun").glob("*/*/[01]"))
     assert values == [float(last_values(folder, "retraining")["val/dice"]) for folder in folders]
     result = start("run", "-m", *settings, "data.source.val=0", cwd=tmp_path)
-    assert "objective=val/dice is what the sweep optimises, but there are no val" in result.stderr
+    assert "The sweep optimises objective=val/dice, but there are no val" in result.stderr
 
 
 # A datamodule of one's own
@@ -131,14 +131,14 @@ def test_the_app_takes_a_datamodule_of_ones_own(tmp_path, mine):
     assert "Test Dice" in result.stdout
     again = command("run", *settings, "resume=run", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    with pytest.raises(InputError, match="was trained on a datamodule of its own"):
+    with pytest.raises(InputError, match="was trained on your own datamodule"):
         AppRun(tmp_path / "run").data()
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("noise=type2", "noise=type2 is laid over the masks of data=folder .* noise=none"),
+        ("noise=type2", "noise=type2 needs data that this package reads, .* noise=none"),
         ("data._target_=torch.nn.ReLU", "must be a LightningDataModule"),
         ("data.classes=x", "data.classes=x must be a whole number"),
         ("data._target_=mine.None", "data._target_=mine.None: there is no such class"),

@@ -288,7 +288,7 @@ def test_processes_started_apart_must_be_told_one_folder(tmp_path):
     ranks = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"}
     result = command("run", *SMALL, *PHANTOM, cwd=tmp_path, **ranks)
     assert result.returncode == 1
-    assert "must be told one folder" in result.stderr
+    assert "need one folder to share" in result.stderr
 
 
 @pytest.mark.slow
@@ -531,9 +531,9 @@ def test_kinds_are_a_table_that_a_run_needs_no_more(tmp_path):
         kinds("id,scanner", *rows)
     with pytest.raises(InputError, match=f"names {ids[0]} twice; give each image one kind"):
         kinds("id,kind", *rows, rows[0])
-    with pytest.raises(InputError, match=f"names no kind of '{ids[-1]}'"):
+    with pytest.raises(InputError, match=f"has no kind for '{ids[-1]}'"):
         kinds("id,kind", *rows[:-1])
-    with pytest.raises(InputError, match=f"calls the kind of {ids[-1]} ''; give it a name"):
+    with pytest.raises(InputError, match=f"the kind of {ids[-1]} is ''; give it a name"):
         kinds("id,kind", *rows[:-1], f"{ids[-1]}, ")
     for more, why in (("method=supervised", "ranks no masks"), ("method.score=mean", "score=mean")):
         with pytest.raises(InputError, match=f"data.kinds would have no effect.*{why}"):
@@ -756,7 +756,7 @@ def test_an_estimated_noise_level_is_used_and_told(tmp_path, capsys):
 
 
 def test_auto_does_not_say_how_much_noise_to_make():
-    with pytest.raises(InputError, match="noise.level=0.3 beside nol=auto"):
+    with pytest.raises(InputError, match="noise.level=0.3 together with nol=auto"):
         check(composed("noise=type1", "nol=auto"))
     check(composed("noise=none", "nol=auto"))
 

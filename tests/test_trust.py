@@ -146,7 +146,9 @@ def test_what_is_trusted_is_made(finished, tmp_path):
 )
 def test_what_would_be_computed_is_refused(finished, tmp_path, keys, value):
     folder = changed(finished, tmp_path, keys, value)
-    with pytest.raises(InputError, match="which would be computed here; restore its summary.json"):
+    with pytest.raises(
+        InputError, match="an expression that would be evaluated here; restore its summary.json"
+    ):
         AppRun(folder)
 
 

@@ -36,17 +36,19 @@ def main() -> None:
     print(f"{corrected} of {masks} masks in {options['dest']} were corrected.")
     others = not_looked_at(options["run"], masks)
     if others:
-        many = "masks were" if others > 1 else "mask was"
+        many, they = ("masks are", "they were") if others > 1 else ("mask is", "it was")
         print(
-            f"{others} {many} not looked at by the run, since it was for validation or test, and "
-            f"{'were' if others > 1 else 'was'} copied."
+            f"{others} {many} for validation or test, so the run did not look at "
+            f"{'them' if others > 1 else 'it'}; {they} copied."
         )
     if newer:
         shown = ", ".join(newer[:10]) + (", ..." if len(newer) > 10 else "")
         if Path(options["run"], "images.csv").is_file():  # by tiles
-            print(f"{len(newer)} tiles changed after the run and stay as they are now: {shown}")
+            print(f"{len(newer)} tiles changed after the run and keep their new masks: {shown}")
         else:
-            print(f"{len(newer)} changed after the run and were copied as they are now: {shown}")
+            print(
+                f"{len(newer)} masks changed after the run; they were copied as they are: {shown}"
+            )
 
 
 def not_looked_at(run: str | Path, masks: int) -> int:
@@ -161,8 +163,8 @@ class _Labels:
             is_read = sample_id in read or image_id in read
             if by_tiles and is_read and image_id == sample_id:
                 raise InputError(
-                    f"The review names {sample_id}, which is no tile; say which, as in "
-                    f"{sample_id}_r01_c01, since the run judged images by tiles."
+                    f"The review names {sample_id}, but the run judged images by tiles; name a "
+                    f"tile, as in {sample_id}_r01_c01."
                 )
             decision = self._review.decisions.get(sample_id)
             if is_read and (decision != TAKE or sample_id in corrected | proposed):
@@ -171,18 +173,18 @@ class _Labels:
                 lost.append(sample_id)
             elif is_read:
                 raise InputError(
-                    f"The review takes the proposal for {sample_id}, but the run proposes none; "
+                    f"The review says take for {sample_id}, but the run proposes no mask for it; "
                     "say ok or redraw."
                 )
             else:
                 raise InputError(
-                    f"The review names {sample_id}, which is no mask of the run's data; give the "
+                    f"The review names {sample_id}, which is not in the run's data; give the "
                     "review of this run."
                 )
         if lost:
             log.warning(
-                "%d corrections, such as that of %s, are not written, since its image or mask is "
-                "gone.",
+                "%d corrections, such as that of %s, are not written, since the image or mask is "
+                "missing.",
                 len(lost),
                 lost[0],
             )
@@ -194,7 +196,7 @@ class _Labels:
         )
         if waiting:
             log.warning(
-                "Masks still to be redrawn, which are copied as they are: %d, such as that of %s.",
+                "%d masks, such as that of %s, must still be redrawn and are copied as they are.",
                 len(waiting),
                 waiting[0],
             )

@@ -52,7 +52,10 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     check(cfg, also=("predictions", "worst", "training"))
     check_count(cfg, "worst", 1)
     if cfg.method.name != "coteaching":
-        raise InputError(f"method={cfg.method.name}: an audit trains two peers; leave it out.")
+        raise InputError(
+            f"method={cfg.method.name} has no effect, since an audit always trains two peers by "
+            "co-teaching; leave it out."
+        )
     check_training(cfg)
     quiet()
     _check_free(folder)
@@ -343,9 +346,10 @@ def _show(
         ("scores.csv", "all masks, worst first"),
         (
             "worst.png",
-            "the worst masks" + ("" if ranking.blunders else ", with the proposal over them"),
+            "the worst masks"
+            + ("" if ranking.blunders else ", with the proposals drawn over them"),
         ),
-        ("review.html", "every mask, to judge and mend in the browser; then coseg apply"),
+        ("review.html", "every mask, to judge and redraw in the browser; then use coseg apply"),
         ("summary.json", "the noise level, and the settings"),
         *_files_of_persons(folder),
         *FILES.items(),
@@ -356,10 +360,10 @@ def _show(
 
 def _files_of_persons(folder: Path) -> list[tuple[str, str]]:
     contents = {
-        "annotators.csv": "who drew the masks: shares of bad ones, displacements, intervals",
-        "annotators.png": "the same side by side",
-        "masks.csv": "each person's masks of images with several, worst first",
-        "disputed.csv": "images of which several masks disagree, most disputed first",
+        "annotators.csv": "each annotator's share of bad masks and displacement, with intervals",
+        "annotators.png": "a figure of annotators.csv",
+        "masks.csv": "each person's masks of images with several masks, worst first",
+        "disputed.csv": "images whose masks disagree, most disputed first",
     }
     return [(name, text) for name, text in contents.items() if (folder / name).is_file()]
 
@@ -380,7 +384,7 @@ def _show_more_blunders(ranking: "Ranking", shown: int = 10, most: int = 10) -> 
     for index in named[:most]:
         print(f"    ...  {ranking.ids[index]:<24}            {_blunders(ranking, index)}".rstrip())
     if len(named) > most:
-        print(f"    ...  and {len(named) - most} more with a name in the column blunders")
+        print(f"    ...  and {len(named) - most} more, named in the column blunders")
 
 
 if __name__ == "__main__":

@@ -65,9 +65,9 @@ def describe(cfg: DictConfig) -> Iterator[str]:
         yield from (f"  {'Blunders':<10}{line}" for line in _blunders(everything, cfg))
         if cfg.rehearse:
             yield f"  {'Run':<10}{_rehearsed(cfg, data, Path(folder) / 'run')}"
-            yield f"  {'Memory':<10}{peak_memory() / 2**30:.1f} GiB at the most, in the rehearsal"
+            yield f"  {'Memory':<10}{peak_memory() / 2**30:.1f} GiB at most, in the rehearsal"
         else:
-            yield f"  {'Run':<10}not rehearsed, so that time and memory are unknown"
+            yield f"  {'Run':<10}not rehearsed, so time and memory are unknown"
     yield f"\n  To train: {_command(cfg)}"
     yield "  To see which masks are bad: " + _command(cfg, "audit", "training=none")
 
@@ -120,7 +120,7 @@ def _split(cfg: DictConfig, sizes: dict[str, int]) -> str:
     root = cfg.data.get("root")
     if root is not None and (Path(root).expanduser() / "split.csv").exists():
         return f"{text}, by split.csv"
-    return f"{text}, drawn by seed={cfg.seed} (write a split.csv to decide it)"
+    return f"{text}, drawn by seed={cfg.seed} (write a split.csv to choose it)"
 
 
 def _groups(parts: dict[str, Any]) -> Iterator[str]:
@@ -138,9 +138,9 @@ def _groups(parts: dict[str, Any]) -> Iterator[str]:
     shared = sorted(groups["train"] & set().union(*(groups[p] for p in groups if p != "train")))
     if shared:
         yield (
-            f"{len(shared)} of {count}, such as {shared[0]}, have images in training and in "
-            "another part: if they are of one patient or place, figures are too good; keep each "
-            "in one part by data.group, or by split.csv"
+            f"{len(shared)} of {count} name groups, such as {shared[0]}, have images in training "
+            "and in another part; if a group is one patient or place, the metrics are too good; "
+            "keep each group in one part with data.group or split.csv"
         )
 
 
@@ -156,7 +156,7 @@ def _duplicates(parts: dict[str, Any]) -> Iterator[str]:
     groups = groups_of_equal(digests)
     if groups:
         yield (
-            f"{len(groups)} pictures are there more than once, such as {', '.join(groups[0][:3])}; "
+            f"{len(groups)} pictures exist more than once, such as {', '.join(groups[0][:3])}; "
             "remove the copies"
         )
 
@@ -166,10 +166,10 @@ def _people(dataset: "JoinedImages") -> Iterator[str]:
     if dataset.several is not None:
         facts = dataset.several.facts()
         people, agreement = len(facts["annotators"]), facts["agreement"]
-        told = "" if agreement is None else f"; two agree to a Dice of {agreement:.2f}"
+        told = "" if agreement is None else f"; the mean Dice of two of them is {agreement:.2f}"
         yield (
-            f"{facts['images_with_several']} images have masks by several of {people} people"
-            f"{told}; data.label={facts['fusion']} is made of them"
+            f"{facts['images_with_several']} images have several masks, by {people} people"
+            f"{told}; data.label={facts['fusion']} fuses them"
         )
     if dataset.annotators:
         count = Counter(dataset.annotators.values())
@@ -189,7 +189,7 @@ def _blunders(dataset: "MaskedImages", cfg: DictConfig) -> Iterator[str]:
     from coseg_lightning.ranking.blunders import MEANINGS
 
     if getattr(dataset, "tiles", None) is not None:
-        yield "not looked for in tiles, where objects are cut; leave data.tile out to do so"
+        yield "not searched, since tiles cut objects; leave data.tile out to search for them"
         return
     _, blunders = judge_masks(dataset, classes=max(2, cfg.data.classes))
     found: dict[str, list[str]] = {}
@@ -197,7 +197,7 @@ def _blunders(dataset: "MaskedImages", cfg: DictConfig) -> Iterator[str]:
         for name in names:
             found.setdefault(name, []).append(sample_id)
     if not found:
-        yield "none that can be named without a network"
+        yield "none found without a network"
     for name, ids in found.items():
         yield f"{name}: {MEANINGS[name]} ({len(ids)}, such as {', '.join(ids[:3])})"
 

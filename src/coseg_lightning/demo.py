@@ -63,15 +63,15 @@ def demonstrate(
     _say(
         f"{folder} now holds {train + test} images and masks of chest phantoms. A careless "
         f"annotator drew {len(bad)} of the {train} training masks. The {test} test masks are "
-        "right, and split.csv says so. No command is told which masks are bad. All commands use "
-        "one thread, unless OMP_NUM_THREADS says otherwise."
+        "right, and split.csv marks them as trusted. No command knows which masks are bad. All "
+        "commands use one thread, unless OMP_NUM_THREADS is set."
     )
     audit, run, corrected = folder / "audit", folder / "run", folder / "corrected"
     _say("1. Rank the masks by their outlines, without a network:")
     _coseg("audit", f"{folder}", "training=none", _into(audit))
     _say("2. Train two networks that teach each other, correct masks, and retrain one network:")
     _coseg("run", f"{folder}", *NETWORK, *training, f"seed={seed}", _into(run))
-    _say("3. Write all masks in the format of the given ones, corrected where the run did so:")
+    _say("3. Write all masks in their own format, with the run's corrections:")
     _coseg("apply", f"{run}", f"{corrected}")
     _show(folder, bad, train, seed, time.perf_counter() - begin)
     return run / "report.html"
@@ -123,7 +123,7 @@ The same with your own folder DIR, which holds images/ and masks/:
   coseg run DIR
   coseg apply RUN OUT    # RUN is the folder that coseg run names at its end
 
-The report, to be opened in a browser: {report}"""
+Open the report in a browser: {report}"""
 
 
 def _show(folder: Path, bad: Collection[str], train: int, seed: int, seconds: float) -> None:
@@ -139,7 +139,7 @@ def _show(folder: Path, bad: Collection[str], train: int, seed: int, seconds: fl
         rows[f"Mean Dice of all training masks, {name}"] = f"{fmean(dice.values()):.3f}"
     rows["Dice of the network on the test images"] = f"{summary['test']['dice']:.3f}"
     rows["Time"] = f"{seconds:.0f} s"
-    _say("What came out, compared with the masks as they were before the annotator's errors:")
+    _say("Results, compared with the masks before the annotator's errors:")
     width = max(map(len, rows))
     print("\n" + "\n".join(f"  {name:<{width}}  {value}" for name, value in rows.items()))
     print(NEXT.format(report=folder / "run" / "report.html"))

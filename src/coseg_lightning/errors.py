@@ -45,8 +45,8 @@ def renamed_argument(
         def call(*args: Parameters.args, **options: Parameters.kwargs) -> Result:
             if before in options:
                 warnings.warn(
-                    f"{function.__qualname__}({before}=...) is {now}=... now; the old name goes in "
-                    "version 0.3.",
+                    f"{function.__qualname__}({before}=...) is now called {now}=...; the old name "
+                    "goes in version 0.3.",
                     FutureWarning,
                     stacklevel=2,
                 )
@@ -68,7 +68,8 @@ def renamed(before: str, now: str) -> property:
 
     def get(owner: Any) -> Any:
         warnings.warn(
-            f"{type(owner).__name__}.{before} is {now} now; the old name goes in version 0.3.",
+            f"{type(owner).__name__}.{before} is now called {now}; the old name goes in version "
+            "0.3.",
             FutureWarning,
             stacklevel=2,
         )

@@ -19,9 +19,9 @@ def main() -> None:
     if to:
         for key in ("unchanged", "empty"):
             if (value := options.pop(key)) != DEFAULTS[key]:
-                raise InputError(f"{key}={value} is for from=TOOL; leave it out.")
+                raise InputError(f"{key}={value} only works with from=TOOL; leave it out.")
         if source:
-            raise InputError(f"source={source} is for from=TOOL; leave it out.")
+            raise InputError(f"source={source} only works with from=TOOL; leave it out.")
         count, beginnings = write_tasks(tool=to, **options)
         masks = " and ".join(f"{number} with {kind}" for kind, number in beginnings.items())
         print(f"{count} tasks for {TOOLS[to].title} are in {options['out']}: {masks}.")

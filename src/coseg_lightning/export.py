@@ -33,7 +33,7 @@ def main() -> None:
     path, difference = export(
         options["run"], options["format"], options["out"] or None, trust=options["trust"]
     )
-    check = "" if difference is None else f", at most {difference:.1e} off torch's probabilities"
+    check = "" if difference is None else f" matches torch's probabilities to {difference:.1e}"
     print(
         f"{path}{check}; inputs and outputs are described in {_description_path(path)}, and "
         f"{card_path(path)} is its model card"
@@ -158,8 +158,8 @@ def _checked_difference(
     difference = float(np.abs(READERS[file_format](path, images) - expected).max())
     if not difference <= TOLERANCE:  # also true for NaN
         raise InputError(
-            f"The {file_format} network's probabilities are up to {difference:.2g} off torch's; "
-            "export it in another format."
+            f"The {file_format} network's probabilities differ from torch's by up to "
+            f"{difference:.2g}; export it in another format."
         )
     return difference
 
@@ -221,8 +221,8 @@ def _write_onnx(module: Probabilities, images: Tensor, path: Path) -> None:
             )
         except torch.onnx.OnnxExporterError as error:
             raise InputError(
-                f"Neither of the exporters of torch {torch.__version__} can write this network as "
-                "ONNX (that of 2.6 needs an onnxscript of its time); take a newer torch, or "
+                f"Neither of the two exporters of torch {torch.__version__} can write this network "
+                "as ONNX; use a newer torch (2.6 needs an older onnxscript), or "
                 "format=torchscript."
             ) from error
         return

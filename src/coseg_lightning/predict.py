@@ -158,7 +158,7 @@ def predict(
 def _check_options(out: Path, batch_size: int, num_workers: int) -> None:
     if batch_size < 1 or num_workers < 0:
         raise InputError(
-            f"batch_size={batch_size} must be at least 1, num_workers={num_workers} at least 0."
+            f"batch_size={batch_size} must be at least 1, and num_workers={num_workers} at least 0."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty, and nothing is ever overwritten; give a new folder.")
@@ -197,8 +197,8 @@ def _peers_on(finished: AppRun, device: str) -> list[torch.nn.Module]:
     path = finished.folder / "robust_training" / CHECKPOINT
     if not path.is_file():
         raise InputError(
-            f"uncertainty=true is where the run's two peers disagree, but {path} is missing; give "
-            "a run of method=coseg or coteaching."
+            f"uncertainty=true needs the run's two peers, but {path} is missing; give a run of "
+            "method=coseg or coteaching."
         )
     return [finished.peer(name).to(device) for name in ("net_a", "net_b")]
 

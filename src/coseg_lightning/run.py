@@ -140,7 +140,7 @@ def _say_if_level_is_estimated(cfg: DictConfig) -> None:
     if is_default and make_method(cfg).trains_peers and is_first_process():
         log.info(
             "nol is not given, so the share of bad masks is estimated (nol=auto); if you know it, "
-            "say so, as in nol=0.2."
+            "give it, as in nol=0.2."
         )
 
 
@@ -201,7 +201,7 @@ def _run_stages(
     except BaseException as error:
         if RunFolder.holds_run(folder):
             cause = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
-            log.info("%s; what was finished is kept: go on with resume=%s", cause, folder)
+            log.info("%s. The finished part is kept; go on with resume=%s", cause, folder)
         raise
 
 
@@ -249,8 +249,8 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
     check_rounds(cfg)
     if cfg.review is None or cfg.resume is None or cfg.stages not in (None, ["retraining"]):
         raise InputError(
-            f"stages={cfg.stages} review={cfg.review} resume={cfg.resume}: a reviewed run is "
-            "retrained by stages=[retraining] resume=RUN review=FILE."
+            f"stages={cfg.stages} review={cfg.review} resume={cfg.resume}: to retrain a reviewed "
+            "run, give stages=[retraining] resume=RUN review=FILE."
         )
     from coseg_lightning.app.rebuild import AppRun
     from coseg_lightning.labels.review import opened_review
@@ -298,7 +298,10 @@ def settings_of(run: "AppRun", cfg: DictConfig, keys: dict[str, str]) -> DictCon
         if key in ("stages", "review", "rounds", "resume", "data.root", "trust"):
             continue
         if key not in MAY_CHANGE:
-            raise InputError(f"{override}: the settings are those of {cfg.resume}; leave it out.")
+            raise InputError(
+                f"{override} cannot be changed, since the settings are those of {cfg.resume}; "
+                "leave it out."
+            )
         OmegaConf.update(settings, key, OmegaConf.select(cfg, key))
     return settings
 

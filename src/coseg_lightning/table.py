@@ -20,7 +20,9 @@ def main() -> None:
     folder = table.write(Path(options["folder"]) / "table")
     print(table.written_as(file_format).rstrip("\n"))
     if file_format == "text" and table.pairs:
-        print("\nImage by image (95 % interval; Wilcoxon's test, by Holm for all pairs):")
+        print(
+            "\nDifferences per image (95 % interval; Wilcoxon's test, Holm's method for all pairs):"
+        )
         print("\n".join(f"  {pair}" for pair in table.pairs))
     # Printed to stderr, so that `coseg table ... > file` does not include it.
     for sentence in table.missing:

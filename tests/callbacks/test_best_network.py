@@ -72,7 +72,7 @@ def test_without_a_metric_there_is_no_best(tmp_path):
     module = Silent(TinyNetwork())
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[BestNetwork()])
     loader = torch.utils.data.DataLoader([tuple(part[0] for part in one_batch())] * 4, 2)
-    with pytest.raises(InputError, match="the best val/dice, but .* is logged"):
+    with pytest.raises(InputError, match="needs the metric val/dice, but .* is logged"):
         trainer.fit(module, loader, loader)
 
 
@@ -100,11 +100,11 @@ def test_a_run_keeps_the_best_network_of_its_last_stage(tmp_path):
     [
         (["final=first"], "final=first must be last or best"),
         (["early_stopping=0"], "early_stopping=0 must be a whole number of at least 1"),
-        (["final=best", "method=coteaching"], "no effect, since method=coteaching trains peers al"),
-        (["final=best"], "final=best goes by the Dice of validation images, and there are none"),
+        (["final=best", "method=coteaching"], "no effect, since method=coteaching trains only pe"),
+        (["final=best"], "final=best uses the Dice of validation images, but there are none"),
         (
             ["early_stopping=3", "data.source.val_share=0.2"],
-            "early_stopping=3 would go by validation masks that nobody checked",
+            "early_stopping=3 would choose a network by validation masks that nobody checked",
         ),
     ],
 )

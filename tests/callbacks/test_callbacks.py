@@ -215,7 +215,7 @@ def test_noise_of_another_setting_is_not_taken_for_this_one(tmp_path):
     data_of(tmp_path).prepare_data()
     other = data_of(tmp_path)
     other.noise_level = 0.5
-    with pytest.raises(InputError, match="another setting"):
+    with pytest.raises(InputError, match="noisy masks of other settings"):
         other.prepare_data()
 
 

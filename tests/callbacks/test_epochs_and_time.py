@@ -144,7 +144,9 @@ def test_phantoms_have_a_number_of_their_own(tmp_path):
 def test_a_schedule_that_must_know_it_is_refused():
     schedule = "{_target_: torch.optim.lr_scheduler.CosineAnnealingLR, T_max: auto}"
     cfg = composed(*SMALL, *PHANTOM, f"+optimizer.scheduler={schedule}")
-    with pytest.raises(InputError, match=r"T_max=auto: .*; give trainer\.max_epochs a number\.$"):
+    with pytest.raises(
+        InputError, match=r"T_max=auto must be .*; give trainer\.max_epochs a number\.$"
+    ):
         make_network(cfg)
 
 

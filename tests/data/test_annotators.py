@@ -120,13 +120,13 @@ def test_names_reach_every_dataset_and_every_batch(make_folder):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("s00,a\ns00,b", "names s00 2 times; once is wanted"),
-        ("s00,", "calls the annotator of s00 ''; give a name, or remove the row"),
-        ("s00,#REF!", "'#REF!', a spreadsheet's error"),
+        ("s00,a\ns00,b", "lists s00 2 times; list it once"),
+        ("s00,", "gives s00 the annotator ''; give a name, or remove the row"),
+        ("s00,#REF!", "'#REF!', an error of a spreadsheet"),
         ('s00,"a\nb"', "give a name on one line"),
         ("zz,a", "names zz, but there is no such image; remove the row"),
-        ("s00.png,a", "An id is a name without its ending: s00"),
-        ("S00,a", "Letter case counts: s00"),
+        ("s00.png,a", "An id is a file name without its extension: s00"),
+        ("S00,a", "Letter case matters: s00"),
     ],
 )
 def test_rows_that_cannot_be_meant_are_told(make_folder, tmp_path, rows, message):
@@ -147,7 +147,7 @@ def test_what_spreadsheets_make_of_a_table_is_told(make_folder):
         for number, path in enumerate(sorted((root / folder).iterdir())):
             path.rename(path.with_name(f"{number:03}.png"))
     annotators(root, "id,annotator\n7,a\n")
-    with pytest.raises(BadSamplesError, match="drops zeros in front: 007 is meant, perhaps"):
+    with pytest.raises(BadSamplesError, match="drops leading zeros, so perhaps 007 is meant"):
         folder_splits(root)
     with pytest.raises(InputError, match="must be auto, null, or a CSV file"):
         folder_splits(root, annotators=3)
@@ -157,7 +157,7 @@ def test_names_that_differ_little_are_warned_of(make_folder, caplog):
     root = annotators(make_folder(), "id,annotator\ns00,Anna\ns01,anna\n")
     with caplog.at_level(logging.WARNING):
         folder_splits(root)
-    assert "The annotators 'Anna' and 'anna' count as different persons" in caplog.text
+    assert "The annotators 'Anna' and 'anna' count as different people" in caplog.text
 
 
 # Several masks of one image
@@ -186,9 +186,9 @@ def test_what_is_guessed_is_said_in_one_sentence(make_several, caplog):
     with caplog.at_level(logging.INFO):
         settle_folders(cfg)
     assert cfg.data.mask_glob == "{annotator}/{id}.*"
-    (line,) = [r.getMessage() for r in caplog.records if "Taking it" in r.getMessage()]
-    assert "by 3 people (anna, ben, cem), several of 7 images" in line
-    assert "data.mask_glob='{annotator}/{id}.*' says so" in line
+    (line,) = [r.getMessage() for r in caplog.records if "Assuming that" in r.getMessage()]
+    assert "3 people (anna, ben, cem) drew them, and 7 images have several masks" in line
+    assert "Confirm it by data.mask_glob='{annotator}/{id}.*', or" in line
 
 
 def test_a_mask_without_a_name_may_lie_beside_others(make_several):
@@ -257,7 +257,7 @@ def test_one_mask_an_image_by_different_people_is_read_too(make_folder):
     assert train.several is None
     assert train.annotators["s04"] == "ben"
     annotators(root, "id,annotator\ns04,ben\ns05,ben\n")
-    with pytest.raises(BadSamplesError, match="says that ben drew the mask of s05, but its file's"):
+    with pytest.raises(BadSamplesError, match="says that ben drew the mask of s05, but its file"):
         folder_splits(root)
 
 
@@ -267,7 +267,9 @@ def test_folders_that_may_be_groups_are_refused(make_folder, make_several):
         new = root / "masks" / f"P{int(path.stem[-1]) // 2}" / path.name
         new.parent.mkdir(exist_ok=True)
         path.rename(new)
-    with pytest.raises(InputError, match="but folders of them, such as P0; say data.mask_glob="):
+    with pytest.raises(
+        InputError, match="but folders with such files, such as P0; give data.mask_glob="
+    ):
         folder_splits(root)
     train = folder_splits(root, mask_glob="**/{id}.*", test_share=0).train
     assert train.several is None
@@ -304,7 +306,7 @@ def test_bad_files_are_told_as_those_of_single_masks(make_several, tmp_path, cap
         "s00__ben.png",
         "s01__cem.png is 8x8, but its image is 32x32",
         "have the same stem",
-        "zz__ben.png is the mask of no image",
+        "zz__ben.png has no image",
         "s07__anna.png",
     ):
         assert sentence in str(error.value)
@@ -332,12 +334,12 @@ def test_a_missing_image_of_all_people_is_told(make_several):
     ("options", "message"),
     [
         ({"label": "mean"}, "data.label=mean must be majority, staple, random, best or soft"),
-        ({"tile": 32, "overlap": 4}, "data.tile=32 does not go with several masks"),
+        ({"tile": 32, "overlap": 4}, "data.tile=32 does not work with several masks"),
         ({"masks": ["masks", "masks"]}, "must name each person's folder once"),
         ({"masks": ["masks", "none"]}, "data.masks=none: there is no such folder"),
-        ({"masks": ["masks"], "mask_glob": "{annotator}/{id}.*"}, "both say whose each mask is"),
+        ({"masks": ["masks"], "mask_glob": "{annotator}/{id}.*"}, "both name the annotators"),
         ({"image_glob": "{annotator}/{id}.*"}, "put images and masks into two folders"),
-        ({"annotators": {"s00": "x"}}, "names one annotator of s00, which has several masks"),
+        ({"annotators": {"s00": "x"}}, "names an annotator of s00, but it has several masks"),
     ],
 )
 def test_what_cannot_work_is_refused(make_several, options, message):
@@ -504,7 +506,7 @@ def test_hidden_names_are_in_no_file_of_an_audit(make_several, tmp_path, caplog)
     root = make_several(people=("adalbert", "benedict", "cem"))
     given = [*settings(root), "training=none", "nol=0.2", "hide_annotators=true"]
     audit(composed_audit(*given), tmp_path / "audit")
-    assert "by 3 people, several of 7 images" in caplog.text
+    assert "3 people drew them, and 7 images have several masks" in caplog.text
     assert "benedict" not in caplog.text
     rows = read_rows(tmp_path / "audit/masks.csv")
     assert {row["annotator"] for row in rows} == {f"person {n}" for n in (1, 2, 3)}
@@ -546,7 +548,7 @@ def composed_audit(*overrides):
 def test_the_check_says_who_drew_what(make_several):
     cfg = composed(*settings(make_several("folders")), "rehearse=false")
     lines = "\n".join(describe(cfg))
-    assert "7 images have masks by several of 3 people; two agree to a Dice of 0." in lines
+    assert "7 images have several masks, by 3 people; the mean Dice of two of them is 0." in lines
     assert "1 masks are by 1 named people, most by anna (1)" in lines
 
 

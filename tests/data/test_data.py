@@ -209,11 +209,11 @@ def same_stem(root):
         (empty_images, "images holds no image files"),
         (
             remove_masks,
-            "holds no folder masks .* but images, masks_rough; say which",
+            "holds no folder masks .* but images, masks_rough; name the right",
         ),
         (unknown_split, "puts s00 into 'training'"),
         (split_of_nobody, "names the sample s77"),
-        (twice_in_split, "names the sample s01 2 times"),
+        (twice_in_split, "lists the sample s01 2 times"),
         (split_in_latin_1, "split.csv cannot be read as a table"),
         (image_of_text, "s01.png cannot be read as an image"),
         (same_stem, "s01.jpg and s01.png have the same stem"),
@@ -458,7 +458,10 @@ def test_an_augmentation_of_ones_own(tmp_path, make_folder):
     ("settings", "sentence"),
     [
         (["data.augmentation=none.yaml"], "data.augmentation=none.yaml: there is no such file"),
-        (["data.augmentation={a: 1}"], "must be a YAML file of albumentations.save, or name a"),
+        (
+            ["data.augmentation={a: 1}"],
+            "must be a YAML file written by albumentations.save, or name a",
+        ),
         (["data.augmentation={_target_: no.such}"], "data.augmentation=.*no.such"),
         (["data.augment=false", "data.augmentation={a: 1}"], "would have no effect with"),
     ],

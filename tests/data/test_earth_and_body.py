@@ -78,7 +78,7 @@ def test_four_bands_of_the_earth(tmp_path):
     root, folder = write_earth(tmp_path / "data"), tmp_path / "run"
     bands = ["data.in_channels=4", "data.normalization=training", "nol=0.4"]
     summary, told = train(root, folder, *bands)
-    assert "have missing pixels (1 % in the mean); they count as unlabelled" in told
+    assert "have missing pixels (1 % on average); they count as unlabelled" in told
     assert summary["test"]["dice"] > 0.6
     mean, std = json.loads((folder / "run.json").read_text())["config"]["data"]["normalization"]
     assert len(mean) == len(std) == 4
@@ -175,7 +175,7 @@ def test_a_mask_on_another_grid_than_its_image_is_refused(tmp_path):
     image = nibabel.load(path)
     moved = nibabel.Nifti1Image(np.asarray(image.dataobj), np.diag([-0.7, 0.7, 3.0, 1.0]))
     nibabel.save(moved, path)
-    with pytest.raises(InputError, match="lies elsewhere than its image"):
+    with pytest.raises(InputError, match="has another position than its image"):
         folder_splits(root)
 
 
@@ -230,7 +230,7 @@ def test_places_are_compared_in_pixels(tmp_path, tags, is_refused):
     for path in (root / "masks").iterdir():
         tifffile.imwrite(path, field(1)[0], extratags=tags)
     if is_refused:
-        with pytest.raises(InputError, match="lies elsewhere than its image"):
+        with pytest.raises(InputError, match="has another position than its image"):
             folder_splits(root, test_share=0)
     else:
         folder_splits(root, test_share=0)
@@ -250,4 +250,4 @@ def test_a_mask_of_valid_pixels_is_warned_of(tmp_path, caplog):
             file.write_mask(np.arange(1200).reshape(30, 40) > 99)
     with caplog.at_level(logging.WARNING):
         folder_splits(root, test_share=0)
-    assert "have a mask of valid pixels, which is not read" in caplog.text
+    assert "have transparent pixels or a mask of valid pixels, which is not read" in caplog.text

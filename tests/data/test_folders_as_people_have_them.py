@@ -247,7 +247,7 @@ def test_what_vanishes_at_the_networks_size_stops_the_run(make_folder, caplog):
     for path in paths[5:]:
         shutil.copy(paths[0], path)
     folder_splits(root, image_size=64, test_share=0)
-    with pytest.raises(InputError, match="Nothing of the foreground is left in any of 8 training"):
+    with pytest.raises(InputError, match="The foreground vanishes in all 8 training"):
         folder_splits(root, image_size=16, test_share=0)
 
 
@@ -262,7 +262,7 @@ def test_turned_photos_with_unturned_masks_are_warned_of(make_folder, caplog):
     with caplog.at_level(logging.WARNING):
         folder_splits(root)
     assert "8 images" in caplog.text
-    assert "are turned as an orientation tag" in caplog.text
+    assert "have an orientation tag" in caplog.text
 
 
 def test_ids_with_an_ending_are_told_so(make_folder):
@@ -270,7 +270,7 @@ def test_ids_with_an_ending_are_told_so(make_folder):
     (root / "split.csv").write_text(
         "id,split\n" + "".join(f"{path.name},train\n" for path in (root / "images").iterdir())
     )
-    with pytest.raises(InputError, match="An id is a name without its ending: "):
+    with pytest.raises(InputError, match="An id is a file name without its extension: "):
         folder_splits(root)
 
 

@@ -425,12 +425,12 @@ def test_tiles_that_cannot_be(tmp_path, options, sentence):
 def test_a_datamodule_refuses_what_tiles_cannot_do(tmp_path):
     root = write_large(tmp_path)
     train = folder_splits(root, in_channels=4, tile=64, overlap=16, test_share=0).train
-    with pytest.raises(InputError, match=r"data\.image_size=32 must be data\.tile=64"):
+    with pytest.raises(InputError, match=r"data\.image_size=32 must equal data\.tile=64"):
         CoSegDataModule(train, image_size=32, in_channels=4)
     with pytest.raises(InputError, match="leave data.cache out"):
         CoSegDataModule(train, image_size=64, in_channels=4, cache=tmp_path / "cache")
     others = Annotator(root / "masks")
-    with pytest.raises(InputError, match="noise=annotator lays whole masks over images"):
+    with pytest.raises(InputError, match="noise=annotator replaces masks of whole images"):
         CoSegDataModule(
             train, image_size=64, in_channels=4, noise=others, noise_folder=tmp_path / "noise"
         )
@@ -590,7 +590,7 @@ def test_what_changed_after_a_run_by_tiles_stays_and_is_said(tiled_run):
     arguments = [folder / "run", folder / "again", f"root={folder / 'moved'}", "trust=true"]
     result = command("apply", *arguments)
     assert result.returncode == 0, result.stderr
-    assert "tiles changed after the run and stay as they are now" in result.stdout
+    assert "tiles changed after the run and keep their new masks" in result.stdout
     np.testing.assert_array_equal(
         tifffile.imread(folder / "again" / path.name), tifffile.imread(path)
     )
@@ -601,7 +601,7 @@ def test_what_changed_after_a_run_by_tiles_stays_and_is_said(tiled_run):
     (folder / "moved/images").mkdir()
     none = command("apply", folder / "run", folder / "fourth", *arguments[2:])
     assert none.returncode == 1
-    assert "is not there or cannot be read, and a run by tiles needs it" in none.stderr
+    assert "is missing or cannot be read, but a run by tiles needs it" in none.stderr
 
 
 @pytest.mark.slow
@@ -636,9 +636,9 @@ def test_an_exported_network_says_how_tiles_are_made(tiled_run):
     folder, _ = tiled_run
     path, _ = export(folder / "run", "torchscript", folder / "network.pt", trust=True)
     text = json.loads(path.with_name(f"{path.name}.json").read_text())["preparation"]
-    assert "cut the image into tiles of 64 pixels that share 16 at least" in text
-    assert "by the values of the whole image" in text
-    assert "resize so that it fits" not in text
+    assert "cut the image into tiles of 64 pixels that overlap by at least 16" in text
+    assert "with the values of the whole image" in text
+    assert "resize to fit" not in text
     assert "blend the probabilities where tiles overlap" in text
 
 
@@ -656,7 +656,10 @@ def test_an_audit_by_tiles_needs_no_network(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        (["data.image_size=32"], "data.image_size=32 and data.tile=64: the networks get tiles"),
+        (
+            ["data.image_size=32"],
+            "data.image_size=32 contradicts data.tile=64, since tiles are not",
+        ),
         (["data.tile=64.5"], "data.tile=64.5 must be a whole number of pixels"),
         (["data.overlap=60"], "data.overlap=60 must be from 0 to half of data.tile=64"),
         (["data.overlap=null"], "data.overlap=None must be a whole number of pixels"),

@@ -69,7 +69,7 @@ SENTENCES = [
     "masks/s05.png holds the class id 7",
     "masks/s06.png is a colour picture",
     "images/s08.png and s09.png are the same picture, but their masks differ",
-    "masks/nobody.png is the mask of no image",
+    "masks/nobody.png has no image",
     "sample ids S13 and s13 would be the same file",
     "s14.gif and s14.png have the same stem",
     "images/s15.png is a link to",
@@ -165,7 +165,7 @@ def test_of_many_alike_problems_only_the_first_are_told_one_by_one(make_folder, 
     assert len(str(error.value).splitlines()) == 1 + 5 + 1
     assert "... and 15 more of this kind (unreadable mask)." in str(error.value)
     assert len(read_table(tmp_path / "problems.csv")) == 20
-    with pytest.raises(InputError, match="no sample for training that can be used"):
+    with pytest.raises(InputError, match="no usable sample for training"):
         folder_splits(root, on_bad_sample="skip")
     with pytest.raises(InputError, match="on_bad_sample=ignore must be error or skip"):
         folder_splits(root, on_bad_sample="ignore")
@@ -356,7 +356,7 @@ def test_one_picture_in_two_formats_is_not_contradicting(make_folder, caplog):
         save(np.zeros((32, 32)), root / "images" / f"{sample_id}.png")
     folder_splits(root)
     assert "2 images, such as" in caplog.text
-    assert "are of one value everywhere" in caplog.text
+    assert "have the same value in all pixels" in caplog.text
 
 
 def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(make_folder):

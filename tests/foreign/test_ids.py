@@ -85,7 +85,9 @@ def test_ids_that_only_the_collate_function_gives_are_refused_before_training(tm
         images, masks, ids = torch.utils.data.default_collate(samples)
         return images, masks, [f"p_{sample_id}" for sample_id in ids]
 
-    with pytest.raises(InputError, match="The batch calls a sample 'p_h0', the dataset 'h0'"):
+    with pytest.raises(
+        InputError, match="A sample has the id 'p_h0' in the batch, but 'h0' in the dataset"
+    ):
         trained(tmp_path, DataLoader(Halves(), batch_size=4, collate_fn=collate))
 
 

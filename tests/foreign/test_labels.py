@@ -104,7 +104,7 @@ def test_a_collate_function_that_augments_is_found(tmp_path):
         )
 
     random.seed(0)
-    with pytest.raises(InputError, match="augment behind the dataset"):
+    with pytest.raises(InputError, match="augment outside of this dataset"):
         trained(tmp_path, DataLoader(Halves(), batch_size=4, collate_fn=collate))
 
 
@@ -228,9 +228,12 @@ def test_several_datasets_with_views_are_corrected_together(tmp_path):
     [
         (
             lambda i, m: (i[..., 4:-4], m[..., 4:-4]),
-            "16 x 16 pixels .* becomes one of 16 x 8 pixels",
+            "16 x 16 pixels .* in the dataset, but 16 x 8 pixels",
         ),
-        (lambda i, m: (i, m // 255), r"classes \[0, 255\], which becomes .* classes \[0, 1\] in"),
+        (
+            lambda i, m: (i, m // 255),
+            r"classes \[0, 255\] in the dataset, but .* classes \[0, 1\] in",
+        ),
     ],
 )
 def test_masks_that_become_others_on_the_way_are_refused_before_training(tmp_path, change, message):
@@ -253,7 +256,7 @@ def test_a_hook_that_augments_in_the_ranking_too_is_found_before_training(tmp_pa
             return *flipped(*batch[:2]), batch[2]
 
     module = Own(TinyNetwork(), TinyNetwork(), noise_level=0.25)
-    with pytest.raises(InputError, match="masks of the dataset differ each time they are read"):
+    with pytest.raises(InputError, match="returns different masks each time it is read"):
         trained(tmp_path, DataLoader(Halves(), batch_size=4), module)
 
 

@@ -99,7 +99,9 @@ def test_a_loader_of_whole_batches_is_named(tmp_path):
             return torch.utils.data.default_collate([Halves()[n] for n in range(4)])
 
     ranking = CorruptionRanking(tmp_path / "scores.csv")
-    with pytest.raises(InputError, match="has batch_size=None, so its dataset gives whole batches"):
+    with pytest.raises(
+        InputError, match="has batch_size=None, so its dataset returns whole batches"
+    ):
         trainer_of(tmp_path, callbacks=[ranking]).fit(
             module_of(), DataLoader(Batches(), batch_size=None)
         )

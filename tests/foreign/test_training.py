@@ -97,7 +97,7 @@ def test_doubts_of_a_fit_that_failed_are_forgotten(tmp_path):
     with pytest.raises(RuntimeError, match="stopped"):
         trainer_of(tmp_path, max_epochs=4, callbacks=[ranking(), Fails()]).fit(module, train)
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[ranking()])
-    with pytest.warns(UserWarning, match="before the training set was ranked"):
+    with pytest.warns(UserWarning, match="Training ended before the first ranking"):
         trainer.fit(module, train)
     assert trainer.callback_metrics["train/keep_rate"] == 1
 

@@ -92,7 +92,7 @@ def test_modules_of_version_0_1_are_found_where_they_are_now(before, caplog):
     with caplog.at_level(logging.WARNING):
         module = make_peers(cfg) if is_pair else make_network(cfg)
     assert type(module).__name__ == name.rpartition(".")[2]
-    assert "will not be known in 0.3" in caplog.text
+    assert "the old name goes in version 0.3" in caplog.text
 
 
 def pair(run, outcome):

@@ -383,7 +383,7 @@ def test_clean_ids_stay_clean(tmp_path):
         noisy("seven", clean_ids=ids[:7])
     with pytest.raises(InputError, match="names 'nobody', which is no training sample"):
         noisy("nobody", clean_ids=["nobody"])
-    with pytest.raises(InputError, match="clean_ids=3 draws so many of 12"):
+    with pytest.raises(InputError, match="clean_ids=3 works only with noise, and for 1 to 12"):
         CoSegDataModule(Squares(12), clean_ids=3)
 
 

@@ -88,7 +88,7 @@ def test_the_datamodule_tells_it_to_the_samples(tmp_path):
     assert samples.plain().annotators == samples.annotators
     assert samples.replaced == {i for i, drawn in draws.items() if drawn.is_bad}
     assert data(noise=Crowd(count=4), noise_level=0.5).given_samples().annotators
-    with pytest.raises(InputError, match="noisy masks of another setting"):
+    with pytest.raises(InputError, match="noisy masks of other settings"):
         data(noise=Crowd(count=4), noise_level=0.25, clean_ids=images.ids[:2]).prepare_data()
 
 

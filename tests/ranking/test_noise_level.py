@@ -143,8 +143,8 @@ def test_auto_says_what_it_needs(tmp_path):
     with pytest.raises(InputError, match="NoiseLevelEstimation; add it to the trainer's callbacks"):
         trainer_of(tmp_path).fit(module_of(noise_level="auto"), data_of(tmp_path))
     for module, epochs, message in (
-        (module_of(noise_level=0.3), 4, "leave it out where the level is given"),
-        (module_of(noise_level="auto"), 1, "max_epochs=1 leaves no first half"),
+        (module_of(noise_level=0.3), 4, "leave it out if the level is given"),
+        (module_of(noise_level="auto"), 1, "max_epochs=1 is too few to estimate the noise level"),
     ):
         trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation()], max_epochs=epochs)
         with pytest.raises(InputError, match=message):

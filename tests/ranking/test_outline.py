@@ -206,5 +206,5 @@ def test_kinds_of_images_reach_the_scores(tmp_path, given):
 
 
 def test_every_training_sample_needs_a_kind():
-    with pytest.raises(InputError, match="kinds names no kind of 's01'"):
+    with pytest.raises(InputError, match="kinds has no kind for 's01'"):
         CoSegDataModule(Squares(12), kinds={"s00": "a"})

@@ -104,7 +104,10 @@ def test_a_full_disk_costs_nothing_that_was_written(tmp_path, limit):
     ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "/runs/a"), "/runs/a: the disk is full"),
-        (PermissionError(errno.EACCES, "Permission denied", "/runs"), "/runs: you may not write"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/runs"),
+            "/runs: you have no permission to read or write",
+        ),
         (OSError(errno.EROFS, "Read-only file system", "/runs"), "/runs: the disk is read-only"),
         (RuntimeError("PytorchStreamWriter failed writing file data/1"), "the disk is full"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "the disk is full"),
@@ -129,7 +132,7 @@ def test_an_output_folder_that_cannot_be_made(tmp_path):
     )
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
-    assert "a file is in the way of a folder" in result.stderr
+    assert "part of this path is a file, not a folder" in result.stderr
 
 
 @pytest.mark.slow

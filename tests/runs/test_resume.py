@@ -189,7 +189,7 @@ def test_sigterm_ends_with_its_own_status_and_can_be_resumed(tmp_path):
         status = ended(pid, timeout=60)
     assert status == 128 + signal.SIGTERM  # after the running step; Lightning's own status is 0
     output = (tmp_path / "stdout").read_text()
-    assert f"Stopped by SIGTERM; what was finished is kept: go on with resume={folder}" in output
+    assert f"Stopped by SIGTERM. The finished part is kept; go on with resume={folder}" in output
     assert not (folder / "summary.json").exists()
     assert torch.load(saved, weights_only=True)["global_step"] >= 2
     assert (folder / ".hydra" / "config.yaml").is_file()  # Hydra writes into the same folder

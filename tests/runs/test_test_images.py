@@ -103,7 +103,9 @@ def test_it_is_said_which_test_masks_are_not_used(make_folder, caplog):
     (root / "split.csv").write_text("id,split,trusted\ns00,test,1\ns01,test,0\ns02,train,\n")
     assert len(folder_splits(root).test) == 1
     assert "1 test masks of " in caplog.text
-    assert "such as s01, are not used, since the test is on trusted masks alone" in caplog.text
+    assert (
+        "such as s01, are not used, since only trusted masks are used for the test" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_the_table_of_a_sweep_compares_its_methods(tmp_path):
     result = command("run", "-m", *settings, *sweep, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     text = command("table", "sweep", cwd=tmp_path)
-    assert "Image by image (95 % interval; Wilcoxon's test" in text.stdout
+    assert "Differences per image (95 % interval; Wilcoxon's test" in text.stdout
     told = r"(is [0-9.]+ ahead of|are level).*p [=<] .*; 6 images, with [012] of 2 seeds"
     assert re.search(told, text.stdout)
     assert "In " not in text.stdout

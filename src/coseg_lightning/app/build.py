@@ -65,8 +65,8 @@ def make_own_data(cfg: DictConfig) -> "pl.LightningDataModule":
         raise InputError(f"data._target_={name} must be a LightningDataModule.")
     if _noise_names(cfg):
         raise InputError(
-            f"noise={noise_name(cfg)} is laid over the masks of data=folder and the like; the data "
-            f"is a {name}, which must add noise itself: noise=none."
+            f"noise={noise_name(cfg)} needs data that this package reads, such as data=folder; a "
+            f"{name} must add noise itself, so give noise=none."
         )
     parameters = inspect.signature(kind).parameters.values()
     takes_all = any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters)
@@ -205,7 +205,7 @@ def settle_folders(cfg: DictConfig) -> None:
     if guessed and is_first_process():
         found = " and ".join(f"{what} from {root / name}" for what, name in guessed.items())
         others = " or ".join(f"{what}=NAME" for what in guessed)
-        log.info("Reading %s, by the name; %s names another folder.", found, others)
+        log.info("Reading %s. To read another folder, give %s.", found, others)
     if "image_glob" not in cfg.data:  # a run of an earlier version
         return
     files = find_files(
@@ -225,7 +225,7 @@ def settle_folders(cfg: DictConfig) -> None:
         settings = " ".join(f"data.{key}='{pattern}'" for key, pattern in guessed.items())
         if "{annotator}" in guessed.get("mask_glob", ""):
             found += _people_found(files.mask_files, hidden=bool(cfg.get("hide_annotators")))
-        log.info("Taking it that %s; %s says so, another pattern otherwise.", found, settings)
+        log.info("Assuming that %s. Confirm it by %s, or give another pattern.", found, settings)
 
 
 def _people_found(mask_files: "Files", *, hidden: bool) -> str:
@@ -237,7 +237,7 @@ def _people_found(mask_files: "Files", *, hidden: bool) -> str:
     several = sum(len(keys) > 1 for keys in by_image.values())
     shown = ", ".join(people[:3]) + (", ..." if len(people) > 3 else "")
     shown = "" if hidden else f" ({shown})"
-    return f", by {len(people)} people{shown}, several of {several} images"
+    return f"; {len(people)} people{shown} drew them, and {several} images have several masks"
 
 
 def settle_annotators(cfg: DictConfig, root: Path) -> None:
@@ -273,13 +273,13 @@ def settle_tile(cfg: DictConfig) -> None:
         raise InputError(f"data.overlap={overlap} must be a whole number of pixels, such as 64.")
     if "data.image_size" in given and cfg.data.image_size != tile:
         raise InputError(
-            f"data.image_size={cfg.data.image_size} and data.tile={tile}: the networks get tiles "
-            "as they are; leave data.image_size out."
+            f"data.image_size={cfg.data.image_size} contradicts data.tile={tile}, since tiles are "
+            "not resized; leave data.image_size out."
         )
     if cfg.get("predictions") is not None:
         raise InputError(
-            f"predictions={cfg.predictions} are of whole images, which data.tile={tile} cuts; "
-            "leave data.tile out."
+            f"predictions={cfg.predictions} must be of whole images, but data.tile={tile} cuts "
+            "images into tiles; leave data.tile out."
         )
     cfg.data.image_size = tile
 
@@ -437,7 +437,7 @@ def read_clean_ids(cfg: DictConfig) -> list[str] | int:
     clean_ids = cfg.data.get("clean_ids")
     if isinstance(clean_ids, int) and not isinstance(clean_ids, bool):
         return clean_ids
-    return read_ids("data.clean_ids", clean_ids, ", or how many an experiment leaves clean")
+    return read_ids("data.clean_ids", clean_ids, ", or the number of masks that noise leaves clean")
 
 
 def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
@@ -458,13 +458,13 @@ def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
     path = Path(str(given)).expanduser()
     if not path.is_file():
         raise InputError(
-            f"{key}={given}: there is no such file; give a list of ids, or a file with one id a "
+            f"{key}={given}: there is no such file; give a list of ids, or a file with one id per "
             f"line{otherwise}."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text with one id a line.") from error
+        raise InputError(f"{path} cannot be read as text with one id per line.") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
@@ -484,7 +484,7 @@ def read_augmentation(cfg: DictConfig) -> Any:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(
-            f"data.augmentation={given} cannot be read; give a YAML or JSON file of "
+            f"data.augmentation={given} cannot be read; give a YAML or JSON file written by "
             "albumentations.save."
         ) from error
     return content
@@ -513,8 +513,9 @@ def make_augmentation(cfg: DictConfig) -> Any:
         return albumentations.from_dict(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            "data.augmentation must be a YAML file of albumentations.save, or name a function of "
-            f"image= and mask=, as in '{{_target_: my.augmentation}}' ({one_line(error)})."
+            "data.augmentation must be a YAML file written by albumentations.save, or name a "
+            "function that takes image= and mask=, as in '{_target_: my.augmentation}' "
+            f"({one_line(error)})."
         ) from error
 
 
@@ -545,7 +546,7 @@ def read_kinds(cfg: DictConfig) -> dict[str, str] | None:
     result = {row["id"]: row["kind"].strip() for row in rows}
     for sample_id, kind in result.items():
         if not kind or kind == "???" or "${" in kind:
-            raise InputError(f"{kinds} calls the kind of {sample_id} {kind!r}; give it a name.")
+            raise InputError(f"In {kinds}, the kind of {sample_id} is {kind!r}; give it a name.")
     if len(result) < len(rows):
         twice = next(i for i, n in Counter(row["id"] for row in rows).items() if n > 1)
         raise InputError(f"{kinds} names {twice} twice; give each image one kind.")
@@ -687,8 +688,8 @@ def make_network(cfg: DictConfig) -> "SegmentationModule":
             )
     elif not trains_peers and _options(cfg):
         raise InputError(
-            f"method.options={_options(cfg)}: method={cfg.method.name} has no module of its own, "
-            "and takes none."
+            f"method.options={_options(cfg)} would have no effect, since method={cfg.method.name} "
+            "has no module of its own; leave it out."
         )
     if "pixel_loss" in cfg.method:
         options = {"pixel_loss": cfg.method.pixel_loss, **options}
@@ -747,8 +748,8 @@ def _schedule(cfg: DictConfig) -> "Schedule | None":
             raise unknown_setting(f"optimizer.scheduler.{name}", arguments)
         if node[name] == "auto":
             raise InputError(
-                f"optimizer.scheduler.{name}=auto: the number of epochs is known once the data is; "
-                "give trainer.max_epochs a number."
+                f"optimizer.scheduler.{name}=auto must be a number, but the number of epochs is "
+                "unknown until the data is read; give trainer.max_epochs a number."
             )
     schedule: Schedule = instantiate(node, _partial_=True)
     return schedule
@@ -772,7 +773,7 @@ def _imported(key: str, name: str) -> Any:
     """
     before, name = str(name), home_now(str(name))
     if name != before:
-        log.warning("%s: it is %s now; the old name will not be known in 0.3.", key, name)
+        log.warning("%s is now called %s; the old name goes in version 0.3.", key, name)
     reason = "there is no such class"
     module, _, attribute = name.rpartition(".")
     try:
@@ -835,7 +836,7 @@ def make_trainer(
     for name in ("logger", "default_root_dir", "enable_checkpointing"):
         if name in cfg.trainer:
             raise InputError(
-                f"trainer.{name}={cfg.trainer[name]}: each stage has its own; leave it out"
+                f"trainer.{name}={cfg.trainer[name]}: each stage sets its own; leave it out"
                 + (", and choose logger=tensorboard or logger=wandb." if name == "logger" else ".")
             )
     own = instantiate(cfg.trainer.get("callbacks")) or []
@@ -859,7 +860,7 @@ def make_trainer(
     is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if trainer.strategy.launcher is not None and is_sweep and trainer.world_size > 1:
         raise InputError(
-            "A multirun cannot start several processes a job, since each of them would run the "
+            "A multirun cannot start several processes per job, since each of them would run the "
             "whole sweep again; sweep with trainer.devices=1, or start one run for each setting "
             "(for nol in 0.1 0.3; do python -m coseg_lightning.run trainer=ddp nol=$nol; done)."
         )

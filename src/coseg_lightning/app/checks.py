@@ -41,9 +41,10 @@ def check_known(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     text = str(OmegaConf.to_container(cfg, resolve=False))
     for group in ("data", "noise", "method", "trainer", "optimizer", "loss", "logger"):
         if not OmegaConf.is_dict(cfg.get(group, OmegaConf.create())):
+            files = "" if group in NAMED else f"one of the files in conf/{group}, or "
             raise InputError(
-                f"{group}={cfg[group]} must be one of the files in conf/{group}, or its settings "
-                f"must be named, as {NAMED.get(group, group + '.NAME')}=..."
+                f"{group}={cfg[group]} does not name a setting; give {files}one of its settings, "
+                f"as in {NAMED.get(group, group + '.NAME')}=..."
             )
     for name, node in cfg.get("noise", {}).items():
         if name not in ("level", "label_dice", "masks") and not OmegaConf.is_dict(node):
@@ -110,8 +111,8 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         check_share(cfg, "nol")
     elif cfg.noise.level == "auto" and not has_own_data:
         raise InputError(
-            "An experiment with noise must be told how many masks to make noisy: give nol=0.3, or "
-            "noise.level=0.3 beside nol=auto."
+            "An experiment with noise needs the share of masks to make noisy: give nol=0.3, or "
+            "noise.level=0.3 together with nol=auto."
         )
     if not has_own_data:  # noise is refused for a user's own data
         check_share(cfg, "noise.level")
@@ -131,8 +132,8 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     wanted = max(2, cfg.data.classes) - 1
     if names is not None and not (OmegaConf.is_list(names) and len(names) == wanted):
         raise InputError(
-            f"data.class_names={names} must be a list of {wanted}, the names of the classes after "
-            "the background."
+            f"data.class_names={names} must be a list of {wanted} names, those of the classes "
+            "after the background."
         )
     size = None if has_own_data else cfg.data.get("pixel_size")
     if size is not None and not (is_number(size) and size > 0):
@@ -159,8 +160,8 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     _check_callbacks(cfg.trainer.get("callbacks"))
     if str(cfg.objective).partition("/")[0] not in ("val", "test", "train"):
         raise InputError(
-            f"objective={cfg.objective} must be a metric that is logged, such as val/dice, or one "
-            "of the test images, such as test/dice."
+            f"objective={cfg.objective} must be a logged metric, such as val/dice, or a metric of "
+            "the test images, such as test/dice."
         )
     _check_one_folder()
     recipe_of(cfg)
@@ -171,8 +172,8 @@ def check_rounds(cfg: DictConfig) -> None:
     rounds = cfg.get("rounds")
     if rounds is not None and (rounds != "review" or cfg.get("review") is None):
         raise InputError(
-            f"rounds={rounds} must be review, with review=FILE; rounds of correction by the peers "
-            "are method.rounds."
+            f"rounds={rounds} must be review, together with review=FILE; for several rounds of "
+            "correction by the peers, set method.rounds."
         )
 
 
@@ -203,14 +204,14 @@ def check_objective(cfg: DictConfig, data: Any) -> None:
     own = str(cfg.method.get("module", "coseg_lightning.")).startswith("coseg_lightning.")
     if own and part != "train" and not re.fullmatch(MEASURED, metric):
         raise InputError(
-            f"objective={cfg.objective} is what the sweep optimises, but nothing logs it; there "
-            f"are {part}/dice, {part}/accuracy, and {part}/dice_class_1 and so on."
+            f"The sweep optimises objective={cfg.objective}, but nothing logs it; choose "
+            f"{part}/dice, {part}/accuracy, or {part}/dice_class_1 and so on."
         )
     if "_target_" in cfg.data:
         return
     if part in ("val", "test") and data.samples(part) is None:
         raise InputError(
-            f"objective={cfg.objective} is what the sweep optimises, but there are no "
+            f"The sweep optimises objective={cfg.objective}, but there are no "
             f"{'validation' if part == 'val' else 'test'} images; set some apart, or name another "
             "metric."
         )
@@ -228,20 +229,20 @@ def check_validation(cfg: DictConfig, method: "Method", data: Any) -> None:
     given = "final=best" if cfg.early_stopping is None else f"early_stopping={cfg.early_stopping}"
     if method.trains_peers and len(method.stages) == 1:
         raise InputError(
-            f"{given} would have no effect, since method={method.name} trains peers alone; leave "
+            f"{given} would have no effect, since method={method.name} trains only peers; leave "
             "it out."
         )
     if "_target_" in cfg.data:
         return  # training reports an error if nothing is validated
     if data.samples("val") is None:
         raise InputError(
-            f"{given} goes by the Dice of validation images, and there are none; put some into the "
+            f"{given} uses the Dice of validation images, but there are none; put some into the "
             "part val of split.csv."
         )
     if data.trusted_val is False:
         raise InputError(
-            f"{given} would go by validation masks that nobody checked, which choose a network "
-            "that repeats their mistakes; name them in data.trusted_ids once somebody did."
+            f"{given} would choose a network by validation masks that nobody checked, so the "
+            "network would repeat their mistakes; check them, and name them in data.trusted_ids."
         )
 
 
@@ -287,8 +288,8 @@ def _check_one_folder() -> None:
             for override in (*overrides.hydra, *overrides.task)
         ):
             raise InputError(
-                "Several processes were started by torchrun or srun, and must be told one folder "
-                "to share: add hydra.run.dir=... or resume=..."
+                "torchrun or srun started several processes, which need one folder to share; add "
+                "hydra.run.dir=... or resume=..."
             )
 
 

@@ -261,8 +261,8 @@ def _composed(app: Callable[[], Any]) -> None:
         sys.exit(unknown_name_message(group, name, list(error.options or [])))
     except OverrideParseException as error:
         sys.exit(
-            f"{error.override} cannot be understood; quote a value that has spaces or special "
-            "signs twice, as in 'data.root=\"my folder\"'."
+            f"{error.override} cannot be understood; quote a value with spaces or special "
+            "characters twice, as in 'data.root=\"my folder\"'."
         )
     except HydraException as error:
         unknown = re.search(r"Could not override '([^']+)'", str(error))
@@ -352,13 +352,13 @@ def _lightnings_errors() -> tuple[type[Exception], ...]:
 
 TROUBLES = {
     errno.ENOSPC: "the disk is full; free some space",
-    errno.EDQUOT: "your share of the disk is full; free some space",
-    errno.EFBIG: "the file would be larger than is allowed; raise that limit (ulimit -f)",
+    errno.EDQUOT: "your disk quota is used up; free some space",
+    errno.EFBIG: "the file would be larger than allowed; raise the limit (ulimit -f)",
     errno.EROFS: "the disk is read-only; choose another folder",
-    errno.EACCES: "you may not write there, or not read it; choose another folder",
-    errno.EPERM: "you may not do that; choose another folder",
-    errno.ENOTDIR: "a file is in the way of a folder; choose another folder",
-    errno.EMFILE: "too many files are open; raise that limit (ulimit -n)",
+    errno.EACCES: "you have no permission to read or write it; choose another folder",
+    errno.EPERM: "you have no permission to do that; choose another folder",
+    errno.ENOTDIR: "part of this path is a file, not a folder; choose another folder",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
 }
 
 
@@ -371,11 +371,11 @@ def _trouble(error: BaseException) -> str | None:
     text = str(error)
     if "DataLoader worker" in text:  # a killed worker leaves no better message
         return (
-            "A data loading worker died, as one does that needs more memory than there is; lower "
+            "A data loading worker died, probably because the memory was full; lower "
             f"data.num_workers, data.batch_size or data.image_size ({text.splitlines()[0]})."
         )
     if "by peer" in text and "gloo" in text:
-        return "Another process of this run ended; what it said tells why."
+        return "Another process of this run ended; see its message for the reason."
     # Torch's archives and safetensors write without Python's files, so they raise no OSError.
     if "PytorchStreamWriter failed" in text or "os error 28" in text or "os error 27" in text:
         return f"A file could not be written: {TROUBLES[errno.ENOSPC]} ({text.splitlines()[0]})."

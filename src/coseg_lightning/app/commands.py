@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-TRUST = (False, "also import and call whatever the run names, not only well-known libraries")
-ROOT = ("", "where the run's data is now, if it was moved")
+TRUST = (False, "also import and call any code that the run names, not only well-known libraries")
+ROOT = ("", "the new folder of the run's data, if it was moved")
 
 
 @dataclass(frozen=True)
@@ -38,61 +38,67 @@ TRY, TRAIN, LOOK, USE = "Try it", "Train", "Look at your masks", "Use a finished
 COMMANDS: dict[str, Command] = {
     "demo": Command(
         TRY,
-        "Show in about a minute what the other commands do, on images that it draws.",
+        "Show the other commands at work on synthetic images, in about a minute.",
         {},
         {
             "folder": ("demo", "a new folder for images, masks and results"),
-            "seed": (0, "of the images, of the errors in the masks, and of the networks"),
+            "seed": (0, "seed of the images, of the errors in the masks, and of the networks"),
             "open": (False, "open the report in the browser, if there is a display"),
         },
-        (("", "audit, run and apply in demo/, with the figures"), ("open=true", "then the report")),
+        (
+            ("", "run audit, run and apply in demo/, and print the results"),
+            ("open=true", "also open the report in the browser"),
+        ),
     ),
     "run": Command(
         TRAIN,
         "Train a segmentation network on masks that you do not trust, rank the masks, and correct "
         "them.",
-        {"dir": f"{FOLDER}; without it, phantoms are drawn"},
+        {"dir": f"{FOLDER}; without it, synthetic images are drawn"},
         examples=(
-            ("", "phantoms: a first look"),
-            ("DIR", "your own images and masks; how many masks are bad is estimated"),
-            ("DIR nol=0.2 data.classes=3", "a fifth of the masks is bad; three classes"),
+            ("", "a first look, on synthetic images"),
+            ("DIR", "your own images and masks; the share of bad masks is estimated"),
+            (
+                "DIR nol=0.2 data.classes=3",
+                "the same, if a fifth of the masks is bad, with three classes",
+            ),
             ("DIR model=fpn model.encoder_name=resnet50", "another network"),
-            ("resume=outputs/DATE/TIME", "go on with a run that was interrupted"),
-            ("-m noise=type1,type2 nol=0.1,0.3", "a sweep, one folder a job"),
+            ("resume=outputs/DATE/TIME", "continue a run that was interrupted"),
+            ("-m noise=type1,type2 nol=0.1,0.3", "a sweep, with one folder per job"),
         ),
         config="config",
         stands_for={"dir": "data.root"},
     ),
     "table": Command(
         TRAIN,
-        "Show the table of a sweep: mean and standard deviation over seeds, also while it runs.",
+        "Show a table of a sweep, with mean and standard deviation over seeds, even while it runs.",
         {"folder": "a sweep's folder, or any folder of runs"},
         {
-            "metric": ("dice", "or accuracy"),
-            "format": ("text", "or csv, markdown, latex: what is printed; all are written"),
+            "metric": ("dice", "dice or accuracy"),
+            "format": ("text", "format of the printed table: text, csv, markdown or latex"),
         },
-        (("multirun/DATE/TIME format=markdown", "a table for a text"),),
+        (("multirun/DATE/TIME format=markdown", "print a table to paste into a text"),),
     ),
     "check": Command(
         LOOK,
-        "Say what a folder holds, what a run of it would do, and how long it would take.",
+        "Report what a folder holds, what a run on it would do, and how long it would take.",
         {"dir": FOLDER},
         examples=(
-            ("DIR", "images, masks, split, blunders, time and memory; nothing is written"),
-            ("DIR data.image_size=128 model=fpn", "the same, of a run with these settings"),
+            ("DIR", "report images, masks, split, blunders, time and memory; write nothing"),
+            ("DIR data.image_size=128 model=fpn", "the same, for a run with these settings"),
         ),
         config="check",
         stands_for={"dir": "data.root"},
     ),
     "audit": Command(
         LOOK,
-        "Rank all masks of a folder, worst first, and correct none.",
+        "Rank all masks of a folder, worst first, without correcting them.",
         {"dir": FOLDER},
         examples=(
-            ("DIR training=none", "by outlines and shapes alone, in seconds"),
-            ("DIR data.image_size=128", "by two networks, which are trained on them"),
-            ("DIR predictions=FOLDER", "by the predictions of your own network"),
-            ("review=audits/DATE/TIME", "how many are bad, once you judged ten of them"),
+            ("DIR training=none", "rank by outlines and shapes only, in seconds"),
+            ("DIR data.image_size=128", "rank by two networks that are trained on the masks"),
+            ("DIR predictions=FOLDER", "rank by the predictions of your own network"),
+            ("review=audits/DATE/TIME", "estimate how many masks are bad, after you judged ten"),
         ),
         config="audit",
         stands_for={"dir": "data.root"},
@@ -100,8 +106,10 @@ COMMANDS: dict[str, Command] = {
     "corrupt": Command(
         LOOK,
         "Write a corrupted copy of a folder of masks, to test any method on the same noise.",
-        {"masks": "a folder of masks, which is only read", "out": "a new folder for all of them"},
-        examples=(("DIR/masks DIR/masks_type2 noise=type2 nol=0.3", "three of ten masks change"),),
+        {"masks": "a folder of masks, which is only read", "out": "a new folder for all masks"},
+        examples=(
+            ("DIR/masks DIR/masks_type2 noise=type2 nol=0.3", "make 30 % of the masks noisy"),
+        ),
         config="corrupt",
         stands_for={"masks": "masks", "out": "out"},
     ),
@@ -115,69 +123,75 @@ COMMANDS: dict[str, Command] = {
         },
         {
             "probabilities": (False, "also write out/probabilities/ID.npy, (K, H, W) float16"),
-            "flips": (False, "average over the image and its mirror image"),
+            "flips": (False, "average the predictions of the image and its mirror image"),
             "overlays": (False, "also write out/overlays/ID.jpg, the image with its outlines"),
-            "uncertainty": (False, "also write out/uncertainty/ID.png, where the peers disagree"),
+            "uncertainty": (
+                False,
+                "also write out/uncertainty/ID.png, which shows where peers differ",
+            ),
             "batch_size": (8, "images per batch"),
             "num_workers": (0, "processes that read images"),
-            "device": ("auto", "or cpu, cuda, cuda:1, mps"),
+            "device": ("auto", "auto, cpu, cuda, cuda:1 or mps"),
             "trust": TRUST,
         },
-        (("RUN IMAGES OUT flips=true", "slower, and a bit better"),),
+        (("RUN IMAGES OUT flips=true", "slower, but slightly better"),),
     ),
     "apply": Command(
         USE,
-        "Write a complete folder of masks in your own format, with the run's corrections.",
+        "Write a copy of all masks in their own format, with the run's corrections.",
         {"run": "the folder of a finished run or audit", "dest": "a new folder"},
         {
             "root": ROOT,
-            "review": ("", "what the report's page saved; [A,B] of several people"),
+            "review": ("", "the file that the review page saved; [A,B] for several people"),
             "trust": TRUST,
         },
         (
             ("RUN DEST", "your masks, corrected where the run corrected them"),
-            ("RUN DEST review=review.zip", "as people decided, with the masks that they drew"),
+            ("RUN DEST review=review.zip", "apply people's decisions and the masks that they drew"),
         ),
     ),
     "exchange": Command(
         USE,
-        "Write the worst masks as tasks for an annotation tool, and read back what was drawn.",
+        "Write the worst masks as tasks for an annotation tool, and read the answers back.",
         {"run": "the folder of a finished run or of an audit", "out": "a new folder"},
         {
             "to": ("", "write tasks for cvat, label_studio, coco, labelme or fiftyone"),
-            "from": ("", "read the answers of one of these"),
+            "from": ("", "read the answers from one of these tools"),
             "source": ("", "with from: the file, zip or folder that the tool exported"),
-            "worst": (50, "how many masks, the worst first"),
+            "worst": (50, "the number of masks, worst first"),
             "masks": (
                 "proposal",
-                "or given: what a person begins with; proposal where there is one",
+                "proposal or given: the mask at the start; given is used if there is no proposal",
             ),
-            "unchanged": ("count", "or skip: answers that are as they were written count as none"),
-            "empty": ("skip", "or background: what an image without any area means"),
+            "unchanged": ("count", "count unchanged masks as answers, or skip them"),
+            "empty": ("skip", "skip images without any area, or take them as background"),
             "root": ROOT,
             "trust": TRUST,
         },
         (
-            ("RUN OUT to=cvat worst=20", "images and proposals, see docs/how-to/exchange.md"),
-            ("RUN REVIEW from=cvat source=annotations.zip", "REVIEW/review.csv and REVIEW/masks"),
+            ("RUN OUT to=cvat worst=20", "write images and proposals; see docs/how-to/exchange.md"),
+            (
+                "RUN REVIEW from=cvat source=annotations.zip",
+                "write REVIEW/review.csv and REVIEW/masks",
+            ),
         ),
     ),
     "export": Command(
         USE,
-        "Export the network of a finished run, checked against torch's own output.",
+        "Export the network of a finished run, and compare its output with torch's.",
         {"run": "the folder of a finished run"},
         {
-            "format": ("onnx", "or torchscript, safetensors (the weights alone)"),
+            "format": ("onnx", "onnx, torchscript or safetensors (only the weights)"),
             "out": ("", "the file; default RUN/export/model.SUFFIX"),
             "trust": TRUST,
         },
-        (("RUN format=torchscript", "one file that needs no Python code"),),
+        (("RUN format=torchscript", "write one file that needs no Python code"),),
     ),
     "report": Command(
         USE,
         "Write report.html and the figures of a finished run again.",
         {"run": "the folder of a finished run"},
         {"root": ROOT, "trust": TRUST},
-        (("RUN root=/new/place", "its data was moved"),),
+        (("RUN root=/new/place", "the same, if the data was moved"),),
     ),
 }

@@ -49,9 +49,9 @@ class Read:
         more = len(self.decisions) - self.answered
         others = f", and {more} more" if more else ""
         return [
-            f"{self.answered} of {self.asked} were answered{others}: {kinds}.",
+            f"{self.answered} of {self.asked} tasks were answered{others}: {kinds}.",
             *self.remarks,
-            f"The decisions are in {self.out / 'review.csv'}; review={self.out} uses them.",
+            f"The decisions are in {self.out / 'review.csv'}; use them with review={self.out}.",
         ]
 
 
@@ -124,8 +124,8 @@ def read_answers(
             rows.append({**row, "note": answer.note, "reviewer": answer.reviewer})
         if not rows:
             raise InputError(
-                f"{files.path} answers none of the tasks of {run}; do some in {kind.title}, and "
-                "export again."
+                f"{files.path} answers none of the tasks of {run}; complete some in {kind.title}, "
+                "and export again."
             )
         write_table(folder / "review.csv", rows)
     asked = _asked(files.path) or reviewable.worst_first[:worst]
@@ -145,8 +145,8 @@ def _by_sample(answers: Sequence[Answer], reviewable: Reviewable) -> dict[str, l
             sample_id = names.find(answer.image)
         if sample_id is None:
             raise InputError(
-                f"{answer.place} answers on the image {answer.image!r}, which is none of "
-                f"{reviewable.folder}; give the run that the tasks were written of, or delete it."
+                f"{answer.place} holds an answer for the image {answer.image!r}, which is not in "
+                f"{reviewable.folder}; give the run that the tasks are from, or delete the answer."
             )
         by_sample.setdefault(sample_id, []).append(answer)
     return dict(sorted(by_sample.items(), key=lambda item: ranks[item[0]]))
@@ -162,7 +162,7 @@ def _one_mask(
     if any(not np.array_equal(mask, masks[0]) for mask in masks):
         places = " and ".join(dict.fromkeys(answer.place for answer in drawn))
         raise InputError(
-            f"{places} holds {len(drawn)} different answers on {drawn[0].image}; keep one of them."
+            f"{places} holds {len(drawn)} different answers for {drawn[0].image}; keep one of them."
         )
     return drawn[0], masks[0]
 
@@ -177,16 +177,16 @@ def _doubts(skipped: Counter[str], tool: str, *, knows: bool) -> list[str]:
     """Describe answers that were skipped, or counted although nobody may have checked them."""
     sentences = []
     if skipped["unchanged"]:
-        sentences.append(f"{skipped['unchanged']} are as they were written, and were left out.")
+        sentences.append(f"{skipped['unchanged']} of the masks are unchanged and were left out.")
     if skipped["empty"]:
         sentences.append(
-            f"{skipped['empty']} have no area and count as not answered; empty=background takes "
-            "them for images without any object."
+            f"{skipped['empty']} of the masks are empty and count as not answered; with "
+            "empty=background they mean images without any object."
         )
     if skipped["same"] and not knows:
         sentences.append(
-            f"{skipped['same']} are as they were written, and {tool} does not say whether somebody "
-            "looked at them; unchanged=skip leaves them out."
+            f"{skipped['same']} of the masks are unchanged, and {tool} does not record whether "
+            "somebody looked at them; unchanged=skip leaves them out."
         )
     return sentences
 

@@ -56,8 +56,8 @@ def check_folds(cfg: DictConfig) -> None:
         )
     if any(isinstance(node, DictConfig) for node in cfg.noise.values()):
         raise InputError(
-            f"data.folds={folds} judges masks as they are, so it does not go with noise; write "
-            "noisy masks by coseg corrupt first."
+            f"data.folds={folds} judges masks as they are, so it cannot be combined with noise; "
+            "write noisy masks with coseg corrupt first."
         )
     if cfg.trainer.get("devices") != 1:
         raise InputError(
@@ -65,11 +65,11 @@ def check_folds(cfg: DictConfig) -> None:
             f"trainer.devices={cfg.trainer.get('devices')} out."
         )
     if cfg.baselines:
-        raise InputError(f"data.folds={folds} does not go with baselines=true; leave it out.")
+        raise InputError(f"data.folds={folds} excludes baselines=true; leave one of them out.")
     if keeps_best(cfg):
         raise InputError(
             f"data.folds={folds} leaves no validation masks, which final=best and early_stopping "
-            "go by; leave those out."
+            "need; leave these two out."
         )
 
 
@@ -124,7 +124,8 @@ def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str
     ids, count = list(everything.ids), int(cfg.data.folds)
     if len(ids) < 2 * count:
         raise InputError(
-            f"data.folds={count} needs two images a fold, but there are {len(ids)}; give fewer."
+            f"data.folds={count} needs two images per fold, but there are only {len(ids)} images; "
+            "give fewer folds."
         )
     whole = make_split(cfg, everything, None, None, folder)
     identity = {"recipe": recipe_of(cfg).of_stages, "samples": whole.identity()}
@@ -137,10 +138,10 @@ def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str
     for part in parts:
         groups |= getattr(part, "groups", {})
     folds = draw_folds(ids, count, cfg.seed, groups)
-    log.info("%d folds of %d images; each is judged by a run on the others.", count, len(ids))
+    log.info("Drew %d folds from %d images. A run on the others judges each.", count, len(ids))
     root = cfg.data.get("root")
     if root is not None and (Path(root).expanduser() / "split.csv").exists():
-        log.info("split.csv names the images alone: folds are drawn, whatever part it gives them.")
+        log.info("The parts in split.csv are ignored, since folds are drawn from all its images.")
     writers = [LabelStore.create(folder / name) for name in ("proposals", "uncertainty")]
     judged: list[Judged] = []
     for number, held_out in enumerate(folds, start=1):

@@ -42,7 +42,7 @@ TASKS: dict[str, tuple[str, ...]] = {
         *("loss.include_background", "averaging", "final"),
         *("early_stopping", "seed"),
     ),
-    "Which masks are bad, and what becomes of them": (
+    "Ranking and correcting masks": (
         *("method", "method.score", "method.score_epochs", "method.selection", "method.step"),
         *("method.ramp_epochs", "method.by_class", "method.confidence", "method.warm_start"),
         *("method.retraining_loss", "method.retraining_share", "method.rounds"),
@@ -78,8 +78,9 @@ def overview() -> str:
                 lines += _entry(f"coseg {name}", command.summary, 16)
     lines += [
         "",
-        "coseg COMMAND --help says what a command takes; coseg --version; for completion in bash",
-        'or zsh: eval "$(coseg completion)". python -m coseg_lightning.COMMAND does the same.',
+        "coseg COMMAND --help shows the arguments and settings of a command.",
+        "coseg --version shows the version. python -m coseg_lightning.COMMAND works too.",
+        'For completion in bash or zsh: eval "$(coseg completion)"',
     ]
     return "\n".join(lines)
 
@@ -100,7 +101,7 @@ def help_of(name: str) -> str:
         for setting, meaning in settings.items():
             lines += _entry(setting, meaning, 34)
     if command.config is not None:
-        lines += ["", f"coseg {name} --help-all shows the composed configuration and Hydra's own."]
+        lines += ["", f"coseg {name} --help-all shows the composed configuration and Hydra's help."]
     return "\n".join(lines)
 
 
@@ -117,7 +118,15 @@ def settings_of(name: str) -> dict[str, dict[str, str]]:
         keys = [key for key in keys if key not in command.stands_for.values()]
         return {"Settings": {"noise=type2": _choices("noise")} | _shown(keys, defaults)}
     everything = meanings() | (defaults if name == "audit" else {})
-    result = {title: _shown(keys, everything) for title, keys in TASKS.items()}
+    chosen = _choices_of(CONF / f"{command.config}.yaml")
+    everything |= {group: (choice, everything[group][1]) for group, choice in chosen.items()}
+    tasks = TASKS
+    if name == "audit":  # it corrects nothing, and always trains two peers
+        missing = {"method", *(f"method.{key}" for key in Recipe.SETTINGS["correction"])}
+        tasks = {
+            title: tuple(key for key in keys if key not in missing) for title, keys in TASKS.items()
+        }
+    result = {title: _shown(keys, everything) for title, keys in tasks.items()}
     if name == "audit":
         result = {"This audit": _shown(AUDIT, everything)} | result
         for title in ("Experiments with noise, and comparisons", "The run itself"):
@@ -158,6 +167,12 @@ def _choices(group: str) -> str:
     return "one of " + ", ".join(names) if len(names) > 1 else ""
 
 
+def _choices_of(path: Path) -> dict[str, str]:
+    """Read the choices of groups in a file's defaults list that override those of `run`."""
+    text = path.read_text(encoding="utf-8")
+    return dict(re.findall(r"^  - override (\w+): (\w+)$", text, re.M))
+
+
 def _comments(path: Path) -> dict[str, tuple[str, str]]:
     """Read default and comment of each commented setting of a file, by its dotted key."""
     result: dict[str, tuple[str, str]] = {}
@@ -186,7 +201,7 @@ def _of_recipe(key: str) -> str:
             break
         lines.append(line.strip())
     text = re.sub(r",? (?:see|one of) `[\w.]+`", "", " ".join(lines)).replace("`", "").rstrip(".")
-    text = text[:1].lower() + text[1:]
+    text = re.sub(r"\bNone\b", "null", text[:1].lower() + text[1:])  # as it is written in YAML
     names = NAMES.get(key)
     return text if names is None else f"{text}; one of {', '.join(names)}"
 

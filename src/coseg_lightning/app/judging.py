@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 FILES = {
     "review.csv": "some masks from the whole ranking, for you to judge",
-    "review.png": "the pictures of these",
+    "review.png": "pictures of these masks",
 }
 NEXT = "coseg run DIR"
 RESULT, REORDERED = "noise_level.json", "reordered.csv"
 ASKED = """
-  How many are bad? Look at review.png, write good or bad of each mask into review.csv, and run
+  How many are bad? Look at review.png, write good or bad for each mask into review.csv, and run
     coseg audit {setting}"""
 
 
@@ -77,13 +77,11 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
     result = path.with_name(RESULT)
     is_of_page = _is_of_the_page(path)
     if result.exists() and not is_of_page:
-        raise InputError(
-            f"{result} exists, and nothing is ever overwritten; move it away to judge once more."
-        )
+        raise InputError(f"{result} exists and is never overwritten; move it away to judge again.")
     estimate = _of_decisions(path) if is_of_page else noise_level_of_review(path)
     write_text(result, json.dumps(estimate.as_dict(), indent=2, allow_nan=False))
     level = f"nol={min(estimate.noise_level, 0.95):.2f}"
-    print(f"\n  Noise level: {estimate}\n  It is kept in {result}.")
+    print(f"\n  Noise level: {estimate}\n  It is saved in {result}.")
     if path.with_name(REORDERED).is_file():
         print(f"  Which masks to look at next: {path.with_name(REORDERED)}")
     print(f"\n  Next, with your other settings:\n    {NEXT} {level}")
@@ -113,8 +111,8 @@ def _of_decisions(path: Path) -> "Recalibration":
     folder = path.parent
     if not (folder / ORDER).is_file() or not (folder / "summary.json").is_file():
         raise InputError(
-            f"{path} lies in no folder of an audit or a run ({ORDER}); put it into the one that it "
-            "is a review of."
+            f"{path} is not in the folder of an audit or a run, with {ORDER}; move it into the "
+            "folder whose masks it reviews."
         )
     with opened_review(path) as review:
         decisions = review.decisions
@@ -127,5 +125,5 @@ def _of_decisions(path: Path) -> "Recalibration":
     level = summary["ranking"]["noise_level"]
     found = write_order(folder / REORDERED, ids, views, level, decisions, needs_enough=True)
     if found is None:
-        raise InputError(f"{path} decides on no mask; look at some of {folder / 'review.html'}.")
+        raise InputError(f"{path} holds no decision; make some in {folder / 'review.html'}.")
     return found

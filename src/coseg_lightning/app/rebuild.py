@@ -57,13 +57,13 @@ class AppRun(FinishedRun):
         """
         if self.has_own_data:
             raise InputError(
-                f"{self.folder} was trained on a datamodule of its own, whose images "
-                f"cannot be read here; {self.folder / 'model'} holds the network to use with it."
+                f"{self.folder} was trained on your own datamodule, whose images cannot be read "
+                f"here; use the network in {self.folder / 'model'} with that datamodule."
             )
         if not self.is_of_the_app:
             raise InputError(
-                f"{self.folder} was run from Python, with data and networks that it cannot make "
-                "again; use them there."
+                f"{self.folder} was run from Python, so its data and networks cannot be rebuilt "
+                "here; use them in Python."
             )
         config = self.config
         if self._root:
@@ -97,8 +97,8 @@ class AppRun(FinishedRun):
         ]
         if changed and not self._only_redrawn(data, redrawn):
             raise InputError(
-                f"The data of {self.folder} is not what it was: {'; '.join(changed)}. Restore it, "
-                "or run anew on the data as it is."
+                f"The data of {self.folder} has changed: {'; '.join(changed)}. Restore it, or "
+                "start a new run on the changed data."
             )
         if changed:
             self._check_drawn_anew(data)
@@ -111,9 +111,9 @@ class AppRun(FinishedRun):
             mask = data.given_samples().mask(index[sample_id])
             if set(np.unique(mask).tolist()) == {0, IGNORE_INDEX}:
                 raise InputError(
-                    f"The mask of {sample_id}, drawn anew, holds 0 and 255 alone, and the other "
-                    "masks hold class ids, among which 255 means unlabelled; save it with 0 and 1, "
-                    "or put it into the review's folder masks."
+                    f"The redrawn mask of {sample_id} holds only 0 and 255, but the other masks "
+                    "hold class ids, where 255 means unlabelled; save it with 0 and 1, or put it "
+                    "into the folder masks of the review."
                 )
 
     def drawn_anew(self, data: "CoSegDataModule") -> set[str]:
@@ -138,9 +138,9 @@ class AppRun(FinishedRun):
         unnamed = sorted(self.drawn_anew(data) - set(redrawn))
         if unnamed:
             raise InputError(
-                f"The masks of {len(unnamed)} samples were changed since the run, such as that of "
-                f"{unnamed[0]}, and the review does not say redraw of them; say so, or restore "
-                "them."
+                f"The masks of {len(unnamed)} samples, such as {unnamed[0]}, were changed since "
+                "the run, but the review does not say redraw for them; decide redraw, or restore "
+                "the masks."
             )
         return True
 
@@ -160,8 +160,8 @@ class AppRun(FinishedRun):
         folder = self.folder / "model"
         if "folds" in self.summary:
             raise InputError(
-                f"{self.folder} has a network for each fold, and none of all; give one of them, "
-                f"such as {self.folder / 'fold_1'}."
+                f"{self.folder} has one network per fold, but none for all of them; give the "
+                f"folder of one fold, such as {self.folder / 'fold_1'}."
             )
         network: nn.Module
         try:

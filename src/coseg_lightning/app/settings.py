@@ -87,7 +87,7 @@ def unknown_setting(name: str, arguments: Sequence[str] = ()) -> InputError:
     for keys in ([key for key in known if key.rpartition(".")[0] == group], known):
         by_last = {key.rpartition(".")[2]: key for key in keys}
         near += [by_last[key] for key in difflib.get_close_matches(last, by_last, n=1)]
-    hint = f"did you mean {near[0]}?" if near else "--help lists those that there are."
+    hint = f"did you mean {near[0]}?" if near else "--help lists all settings."
     if group == "trainer" and not near:
         hint = f"other arguments of Lightning's Trainer need a plus, as in +{name}=..."
     return InputError(f"There is no setting {name}, so it would have no effect; {hint}")

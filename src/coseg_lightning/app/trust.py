@@ -54,8 +54,8 @@ def check_trust(config: Mapping[str, Any], folder: Path, named_now: Collection[s
     for key, text in texts(config):
         if "${" in text:  # a finished run's settings are resolved; this would be resolved again
             raise InputError(
-                f"{folder} has {key}={text}, which would be computed here; restore its "
-                "summary.json."
+                f"{folder} has {key}={text}, an expression that would be evaluated here; restore "
+                "its summary.json."
             )
     for key, name in named_objects(config):
         if name not in named_now and not is_safe(key, name):

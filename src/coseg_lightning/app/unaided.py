@@ -64,15 +64,15 @@ def check_training(cfg: DictConfig, overrides: Sequence[str] | None = None) -> N
         overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     if cfg.training not in ("peers", "none"):
         raise InputError(
-            f"training={cfg.training} must be peers or none: train two peers on the masks, or look "
-            "at outlines and shapes alone, in seconds."
+            f"training={cfg.training} must be peers or none; peers trains two networks on the "
+            "masks, and none only looks at outlines and shapes, in seconds."
         )
     if cfg.training == "peers":
         return
     if cfg.predictions is not None:
         raise InputError(
-            f"training=none and predictions={cfg.predictions}: masks are judged by predictions or "
-            "without them; leave out one of the two (nothing is trained with either)."
+            f"training=none judges masks without predictions={cfg.predictions}; leave out one of "
+            "the two. Neither of them trains networks."
         )
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
@@ -238,8 +238,8 @@ def _looking(looker: _Looker, processes: int) -> Iterator[Callable[..., list[Any
                 raise
     except BrokenProcessPool as error:
         raise InputError(
-            "A process that looked at masks died, as one does that needs more memory than there "
-            "is; lower data.num_workers, to 1 at the least."
+            "A process that looked at masks died, probably because the memory was full; lower "
+            "data.num_workers, to 1 if necessary."
         ) from error
     finally:
         cv2.setNumThreads(threads)

@@ -20,8 +20,8 @@ from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.loaders import found_loader, reading
 
 REMEDY = (
-    "augment behind the dataset that is corrected, or in a dataset with the methods plain(), "
-    "itself without augmentation, and updated(layer), itself over corrected masks"
+    "augment outside of this dataset, or give it two methods: plain(), which returns the dataset "
+    "without augmentation, and updated(layer), which returns it with corrected masks"
 )
 
 
@@ -89,8 +89,8 @@ def _check_names(dataset: Any, labels: list[OwnLabel], readings: list[Batch]) ->
         label_path(Path(), name)
         if name != own and not has_views(dataset):
             raise InputError(
-                f"The batch calls a sample {name!r}, the dataset {own!r}; let the dataset give the "
-                "id that the batch has, (image, mask, id), so that corrected masks find it again."
+                f"A sample has the id {name!r} in the batch, but {own!r} in the dataset; let the "
+                "dataset return (image, mask, id) with the batch's id, which corrected masks need."
             )
 
 
@@ -103,10 +103,9 @@ def _check_masks(labels: list[OwnLabel], readings: list[Batch]) -> None:
         learnt = as_array(reading_of_one.masks[0].cpu())
         if own is not None and (own.shape != learnt.shape or (own != learnt).any()):
             raise InputError(
-                f"The dataset has a mask of {_described(own)}, which becomes one of "
-                f"{_described(learnt)} in the batch; corrected masks take the place of the "
-                "dataset's own, so let the dataset resize, pad or renumber its masks, and not the "
-                "collate function, a hook or the step."
+                f"A mask has {_described(own)} in the dataset, but {_described(learnt)} in the "
+                "batch; corrected masks replace the dataset's own, so resize, pad or renumber "
+                "masks in the dataset, not in the collate function, a hook or the step."
             )
 
 

@@ -44,7 +44,7 @@ class BestNetwork(Callback):
         metric = trainer.callback_metrics.get(METRIC)
         if metric is None:
             known = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
-            raise InputError(f"The best network has the best {METRIC}, but {known} is logged.")
+            raise InputError(f"BestNetwork needs the metric {METRIC}, but {known} is logged.")
         if self.best is None or float(metric) > self.best:
             self.best, self.epoch = float(metric), trainer.current_epoch
             with averaged(trainer, pl_module):
@@ -59,7 +59,7 @@ class BestNetwork(Callback):
             if trainer.interrupted:
                 return
             raise InputError(
-                f"The best network has the best {METRIC}, but nothing was validated; give "
+                f"BestNetwork needs the metric {METRIC}, but nothing was validated; give "
                 "validation data, or keep the last network."
             )
         with averaged(trainer, pl_module):  # in the average, which is saved in checkpoints

@@ -115,8 +115,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             return
         if not isinstance(pl_module, CoSegModule):
             raise InputError(
-                f"CorruptionRanking ranks by the peers of a CoSegModule; {type(pl_module).__name__}"
-                " has none."
+                "CorruptionRanking needs the two peers of a CoSegModule, but "
+                f"{type(pl_module).__name__} has none."
             )
         if self.path.exists():
             raise InputError(f"{self.path} exists and is never overwritten; give a new file.")
@@ -144,8 +144,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self._numbered = watched
         if varies is not None:
             rank_zero_warn(
-                f"The {varies}s of the dataset differ each time they are read, as augmented ones "
-                f"do, and so will the scores; {REMEDY}."
+                f"The dataset returns different {varies}s each time it is read, so it probably "
+                f"augments them, and the scores would differ too; {REMEDY}."
             )
         warn_of_parts(trainer)
         if not is_of_this_package(trainer, pl_module):
@@ -168,8 +168,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         ]
         if len(others) >= min(2, len(pairs)):  # a single one may be augmented, though rarely
             raise InputError(
-                f"The dataset gives another sample at {others[0]} than in the first epoch, as one "
-                "that shuffles itself, and its samples have no ids to know them by; let it give "
+                f"The dataset returns another sample at {others[0]} than in the first epoch, so "
+                "it probably shuffles itself; its samples need ids, so let it return "
                 "(image, mask, id)."
             )
 
@@ -227,9 +227,9 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             and pl_module.noise_level
         ):
             rank_zero_warn(
-                "Training ended before the training set was ranked for the first time, after half "
-                "of max_epochs, so the peers learnt from all samples alike; give the max_epochs "
-                "that are meant, or selection='relative'."
+                "Training ended before the first ranking, which follows half of max_epochs, so the "
+                "peers learnt from all samples alike; set max_epochs to the number of epochs that "
+                "you train, or use selection='relative'."
             )
         ids, peers = self._gathered(trainer, self.evidence)
         if not pl_module.noise.known:
@@ -248,8 +248,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         """Raise an `InputError` if a subclass's own scores would have no effect on classes."""
         if type(self).scores is not CorruptionRanking.scores:
             raise InputError(
-                f"by_class ranks each class by score={self.score}, so that {type(self).__name__}."
-                "scores would have no effect on who is noisy; leave out one of them."
+                f"by_class ranks each class by score={self.score}, so {type(self).__name__}.scores "
+                "would have no effect on which samples count as noisy; leave out one of them."
             )
 
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
@@ -362,14 +362,14 @@ def _check_kinds(kinds: Mapping[str, str] | None, score: str | None) -> None:
     """Raise an `InputError` unless kinds map texts to texts, and the score uses kinds."""
     if kinds and score is not None and score not in SCORES_WITH_KINDS:
         raise InputError(
-            f"kinds would have no effect on score={score}; leave it out, or take one of "
-            f"{', '.join(SCORES_WITH_KINDS)}."
+            f"kinds would have no effect with score={score}; leave it out, or take one of the "
+            f"scores {', '.join(SCORES_WITH_KINDS)}."
         )
     for sample_id, kind in (kinds or {}).items():
         if not isinstance(sample_id, str) or not isinstance(kind, str):
             raise InputError(
-                f"kinds has {sample_id!r}: {kind!r}; give the kind of each sample, a text, by its "
-                "id, a text too."
+                f"kinds has {sample_id!r}: {kind!r}, but each id and each kind must be a text; "
+                "convert them."
             )
 
 

@@ -45,9 +45,9 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
     loader = found_loader(trainer.train_dataloader)
     if loader.batch_sampler is None:
         raise InputError(
-            "The training DataLoader has batch_size=None, so its dataset gives whole batches, "
-            "whose samples cannot be told apart; let the dataset give one sample each, and the "
-            "loader make batches of them."
+            "The training DataLoader has batch_size=None, so its dataset returns whole batches, "
+            "whose samples cannot be told apart; let the dataset return single samples, and let "
+            "the loader form the batches."
         )
     indices = drawable_indices(loader)
     return plain(dataset) if indices is None else Drawable(plain(dataset), indices)
@@ -213,16 +213,16 @@ def check_count(sample: Batch, expected: int, *, patches: bool = False) -> None:
     if count == expected or (known and (count < expected or expected == 1)):
         return
     if known:
-        advice = "make batches of one, since only some samples become patches"
+        advice = "use batches of one sample, since only some samples become patches"
     elif sample.ids is None and count > expected:
-        advice = "give patches ids, their own or those of their images"
+        advice = "give the patches ids, either their own or those of their images"
     elif sample.ids is None:
-        advice = "give them ids"
+        advice = "give the samples ids"
     elif count > expected:
-        advice = "rank patches alone, without LabelCorrection, since no mask could find its patch"
+        advice = "leave out LabelCorrection, since it cannot match masks and patches"
     else:
-        advice = "let the dataset leave out what cannot be used"
+        advice = "let the dataset leave out unusable samples"
     raise InputError(
-        f"Of {expected} samples that were read, a batch of {count} was made, so they cannot be "
-        f"told apart; let the collate function make one sample of each, or {advice}."
+        f"{expected} samples were read, but the batch holds {count}, so they cannot be told apart; "
+        f"let the collate function make one sample from each, or {advice}."
     )

@@ -221,8 +221,8 @@ class EvidenceSum:
             bad = [ids[position] for position in diverged]
             raise InputError(
                 f"The peers' predictions of {len(bad)} of {len(ids)} samples, such as "
-                f"{bad[0]!r}, are not numbers, so they cannot be ranked: training diverged (lower "
-                "the learning rate), or these images hold NaN."
+                f"{bad[0]!r}, are NaN or infinite, so they cannot be ranked; training diverged "
+                "(lower the learning rate), or these images hold NaN."
             )
         peer_a, peer_b = map(Evidence.from_table, tables)
         return ids, (peer_a, peer_b)
@@ -337,8 +337,8 @@ def check_ids(trainer: pl.Trainer, sample: Batch, dataset: Any) -> None:
         return
     every = compat.reload_interval(trainer)
     if every or isinstance(dataset, Drawable):
-        trouble = f"is loaded anew every {every} epochs" if every else "is drawn from only in part"
+        trouble = f"is reloaded every {every} epochs" if every else "is sampled only in part"
         raise InputError(
-            f"The training set {trouble}, and its samples have no ids to know them by; let the "
-            "dataset give (image, mask, id)."
+            f"The training set {trouble}, so its samples need ids; let the dataset return "
+            "(image, mask, id)."
         )

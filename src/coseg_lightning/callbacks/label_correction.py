@@ -173,8 +173,8 @@ class LabelCorrection(Callback, PredictionObserver):
         dataset, watched = ranking.judged_dataset(trainer), ranking.watched_samples(trainer)
         if watched and detect_augmentation(trainer, dataset, watched, corrected=True) == "mask":
             raise InputError(
-                "The masks of the dataset differ each time they are read, as augmented ones do, "
-                f"and a corrected mask could not follow; {REMEDY}."
+                "The dataset returns different masks each time it is read, so it probably augments "
+                f"them, and corrected masks would not fit; {REMEDY}."
             )
         assert isinstance(pl_module, CoSegModule)
         keeps = tiles_of(dataset) is None
@@ -446,7 +446,7 @@ def ranking_callback(trainer: pl.Trainer) -> CorruptionRanking:
         if isinstance(callback, CorruptionRanking):
             return callback
     raise InputError(
-        "The callback needs to know which samples rank worst; add a CorruptionRanking to the "
+        "This callback needs the ranking of the samples; add a CorruptionRanking to the "
         "trainer's callbacks."
     )
 

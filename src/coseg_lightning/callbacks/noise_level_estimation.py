@@ -46,13 +46,13 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
             return
         if not isinstance(pl_module, CoSegModule) or not pl_module.noise.is_estimated:
             raise InputError(
-                'NoiseLevelEstimation estimates for CoSegModule(noise_level="auto"); leave it out '
-                "where the level is given."
+                'NoiseLevelEstimation needs CoSegModule(noise_level="auto"); leave it out if the '
+                "level is given."
             )
         if trainer.max_epochs is None or trainer.max_epochs < 2:
             raise InputError(
-                f"max_epochs={trainer.max_epochs} leaves no first half to estimate the noise level "
-                "in; give the trainer max_epochs of 2 or more, or give the level."
+                f"max_epochs={trainer.max_epochs} is too few to estimate the noise level, which "
+                "needs the first half of training; set max_epochs to 2 or more, or give the level."
             )
         super().setup(trainer, pl_module, stage)
 

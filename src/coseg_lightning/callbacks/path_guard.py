@@ -38,8 +38,8 @@ MOST_SPREAD, MOST_SHIFT = 4.0, 3.0
 SAME_SCALE, SAME_SHIFT = 1.5, 1.0  # stricter limits for changes that all samples share
 ENOUGH = 3  # samples that are compared in the first epoch
 ADVICE = (
-    "do the same in training and evaluation, in the dataset, the loader, a hook for batches or the "
-    "step, and leave nothing but augmentation to training alone"
+    "prepare samples in the same way for training and evaluation, in the dataset, the loader, the "
+    "hooks for batches and the step; only augmentation may be limited to training"
 )
 
 
@@ -137,8 +137,8 @@ class PathGuard:
         if self.differ(judged, learnt):
             which = "A sample" if judged.ids is None else f"Sample {_name(judged)!r}"
             raise InputError(
-                f"{which} is not ranked as the networks are trained on it: in training it has "
-                f"{_values(learnt)}, and in the ranking {_values(judged)}; {ADVICE}."
+                f"{which} is not the same in training and in the ranking: in training it has "
+                f"{_values(learnt)}, but in the ranking {_values(judged)}; {ADVICE}."
             )
 
     def differ(self, judged: Batch, learnt: Batch) -> bool:
@@ -169,9 +169,9 @@ def _check_not_mixed(
     for index, sample, among_others in zip(watched.indices, alone, together, strict=False):
         if _differ(sample, _without_padding(among_others, sample)):
             raise InputError(
-                f"The sample at {index} differs between a batch of its own and one with others, as "
-                "when a collate function mixes samples; mix them in training alone: in "
-                "on_after_batch_transfer, behind `if self.trainer.training`."
+                f"The sample at {index} depends on the other samples in its batch, so a collate "
+                "function or a hook probably mixes samples; mix them only in training: in "
+                "on_after_batch_transfer, after `if self.trainer.training`."
             )
 
 
@@ -205,8 +205,9 @@ def check_alike(pairs: Sequence[tuple[Batch, Batch]]) -> None:
     new = sorted({int(c) for s in learnt for c in torch.unique(s.masks)} - known)
     if len(pairs) > 2 and (is_scaled or is_shifted or new):
         raise InputError(
-            f"Samples such as {_values(judged[0])} in the ranking are {_values(learnt[0])} in "
-            f"training, and all differ alike, which augmentation does not do; {ADVICE}."
+            "All samples differ in the same way between the ranking and training, which "
+            f"augmentation would not do; one has {_values(judged[0])} in the ranking, but "
+            f"{_values(learnt[0])} in training; {ADVICE}."
         )
 
 
@@ -256,7 +257,7 @@ def _without_padding(learnt: Batch, judged: Batch) -> Batch:
 def _values(sample: Batch) -> str:
     channels, images = sample.images.shape[1], sample.images.float()
     return (
-        f"{channels} channels of values from {float(images.min()):.3g} to "
+        f"{channels} channels with values from {float(images.min()):.3g} to "
         f"{float(images.max()):.3g} and the classes {torch.unique(sample.masks).tolist()}"
     )
 

@@ -109,6 +109,6 @@ def _explained(trainer: pl.Trainer, dataset: Any) -> Iterator[None]:
             raise  # a mistake of another kind
         raise InputError(
             f"A sample of the {type(dataset).__name__} could not be read as dataset[0] "
-            f"({type(error).__name__}: {error}); a set that is read in another way needs a view "
+            f"({type(error).__name__}: {error}); if it is indexed in another way, give a view "
             "that lists its samples: CorruptionRanking(path, dataset=...)."
         ) from error

@@ -101,7 +101,7 @@ def check_annotators(
     for given, count in Counter(given for given, _ in rows).items():
         if count > 1:
             inspection.add(
-                "annotator twice", [], f"{source} names {given} {count} times; once is wanted."
+                "annotator twice", [], f"{source} lists {given} {count} times; list it once."
             )
     for given, text in dict(reversed(rows)).items():
         sample_id = composed.get(unicodedata.normalize("NFC", given))
@@ -111,14 +111,14 @@ def check_annotators(
             inspection.add("annotator of no image", [], _unknown(source, given, composed))
         elif problem is not None:
             inspection.add(
-                "annotator", [], f"{source} calls the annotator of {sample_id} {name!r}{problem}"
+                "annotator", [], f"{source} gives {sample_id} the annotator {name!r}{problem}"
             )
         elif len(by_file.get(sample_id, ())) > 1:
             inspection.add(
                 "annotator",
                 [],
-                f"{source} names one annotator of {sample_id}, which has several masks, and their "
-                "files' names say whose each is; remove the row.",
+                f"{source} names an annotator of {sample_id}, but it has several masks, and their "
+                "file names already give the annotators; remove the row.",
             )
         else:
             others = {other for other in by_file.get(sample_id, ()) if other not in (None, name)}
@@ -126,7 +126,7 @@ def check_annotators(
                 inspection.add(
                     "annotator",
                     [],
-                    f"{source} says that {name} drew the mask of {sample_id}, but its file's name "
+                    f"{source} says that {name} drew the mask of {sample_id}, but its file name "
                     f"says {min(map(str, others))}; correct one of them.",
                 )
             names[sample_id] = name
@@ -137,7 +137,7 @@ def _problem_of_name(name: str) -> str | None:
     if not name:
         return "; give a name, or remove the row."
     if name.upper() in ERRORS:
-        return ", a spreadsheet's error; give a name."
+        return ", an error of a spreadsheet; give a name."
     if not name.isprintable():
         return "; give a name on one line, without control characters."
     return None
@@ -147,12 +147,12 @@ def _unknown(source: str, given: str, composed: Mapping[str, str]) -> str:
     text = f"{source} names {given or 'an empty id'}, but there is no such image"
     near = [i for i in composed if i.lstrip("0") == given.lstrip("0") != ""]
     if near:
-        return f"{text}. A spreadsheet drops zeros in front: {near[0]} is meant, perhaps."
+        return f"{text}. A spreadsheet drops leading zeros, so perhaps {near[0]} is meant."
     stem = Path(given).stem
     if stem in composed and stem != given:
-        return f"{text}. An id is a name without its ending: {stem}."
+        return f"{text}. An id is a file name without its extension: {stem}."
     near = [i for i in composed if i.casefold() == given.casefold()]
-    return f"{text}. Letter case counts: {near[0]}." if near else f"{text}; remove the row."
+    return f"{text}. Letter case matters: {near[0]}." if near else f"{text}; remove the row."
 
 
 def warn_of_similar_names(names: Iterable[str], inspection: Inspection) -> None:
@@ -166,7 +166,7 @@ def warn_of_similar_names(names: Iterable[str], inspection: Inspection) -> None:
                 "similar names",
                 [],
                 f"The annotators {' and '.join(map(repr, sorted(found)))} count as different "
-                "persons; if they are one, write the name in one way.",
+                "people; if they are one person, spell the name in one way.",
             )
 
 
@@ -435,6 +435,6 @@ def check_several(
         )
     if example is not None and tile is not None:
         raise InputError(
-            f"data.tile={tile} does not go with several masks of an image, such as {example}; fuse "
-            "them first (a run or an audit without data.tile, and coseg apply), or leave it out."
+            f"data.tile={tile} does not work with several masks per image, as for {example}; fuse "
+            "them first (a run or an audit without data.tile, then coseg apply), or leave it out."
         )

@@ -273,7 +273,7 @@ class CoSegDataModule(pl.LightningDataModule):
         chosen = drawn_ids(self.noise, self._train.ids, self.noise_level, self.seed, self.clean_ids)
         if set(LabelStore(folder).ids) != set(chosen):
             raise InputError(
-                f"{folder} holds the noisy masks of another setting; give a new noise_folder."
+                f"{folder} holds the noisy masks of other settings; give a new noise_folder."
             )
 
     def given_samples(self) -> SampleDataset:
@@ -441,13 +441,13 @@ def _check_tiles(
 ) -> None:
     if canvas[:2] != (tiles.tile, tiles.tile):
         raise InputError(
-            f"data.image_size={canvas.height} must be data.tile={tiles.tile}: the networks get the "
-            "tiles as they are; leave data.image_size out."
+            f"data.image_size={canvas.height} must equal data.tile={tiles.tile}, since tiles are "
+            "not resized; leave data.image_size out."
         )
     if noise is not None and annotators(noise):
         raise InputError(
-            "noise=annotator lays whole masks over images, which data.tile cuts into tiles; put "
-            "the other masks into the folder of masks."
+            "noise=annotator replaces masks of whole images, but data.tile cuts images into tiles; "
+            "put the other masks into the folder of masks."
         )
     if cache is not None:
         raise InputError(
@@ -478,8 +478,8 @@ def _check_kinds(kinds: Mapping[str, str] | None, ids: Sequence[str]) -> None:
     unnamed = [] if kinds is None else [sample_id for sample_id in ids if sample_id not in kinds]
     if unnamed:
         raise InputError(
-            f"kinds names no kind of {unnamed[0]!r}; name the kind of every training sample, or "
-            "leave it out."
+            f"kinds has no kind for {unnamed[0]!r}; give the kind of every training sample, or "
+            "leave kinds out."
         )
 
 
@@ -488,8 +488,8 @@ def _draw_clean_ids(
 ) -> list[str]:
     if noise is None or not 0 < count <= len(ids):
         raise InputError(
-            f"clean_ids={count} draws so many of {len(ids)} training samples that noise is to "
-            "leave alone; name the ids of masks that you know to be right."
+            f"clean_ids={count} works only with noise, and for 1 to {len(ids)} training samples; "
+            "give the ids of masks that you know to be right."
         )
     return choose_clean(ids, count, seed)
 

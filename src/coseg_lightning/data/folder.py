@@ -252,8 +252,8 @@ def folder_splits(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise InputError(
-            f"data.root={root}: there is no such folder; it must hold a folder of images and one "
-            "of masks."
+            f"data.root={root}: there is no such folder; give one that holds a folder of images "
+            "and a folder of masks."
         )
     image_rules = ImageRules.from_settings(
         {"bands": bands, "in_channels": in_channels, "nodata": nodata}
@@ -276,8 +276,8 @@ def folder_splits(
     unknown = sorted(trusted - given.keys())
     if unknown:
         raise InputError(
-            f"data.trusted_ids names {unknown[0]}, but {root} has no such sample; give ids that "
-            "are files' names without their ending."
+            f"data.trusted_ids names {unknown[0]}, but {root} has no such sample; give ids, which "
+            "are file names without their extension."
         )
     groups = _groups(given, table if has_table else None, group, found.images.groups)
     undecided = [i for i, part in given.items() if not part]
@@ -299,8 +299,8 @@ def folder_splits(
         inspection.warn(
             "not checked",
             dropped,
-            f"{len(dropped)} test masks of {table}, such as {dropped[0]}, are not used, since the "
-            "test is on trusted masks alone.",
+            f"{len(dropped)} test masks of {table}, such as {dropped[0]}, are not used, since only "
+            "trusted masks are used for the test.",
         )
     check_image_files(split, found.images, inspection, allow_links=allow_links)
     check_ids_name_different_files(split, inspection)
@@ -364,7 +364,7 @@ def folder_splits(
     _, unusable = _usable_masks(own, mask_folder, inspection)
     parts = _usable_parts(split, unusable)
     if not parts["train"]:
-        raise InputError(f"{root} holds no sample for training that can be used.")
+        raise InputError(f"{root} holds no usable sample for training.")
     if tile is not None:
         good = {i: image_infos[i] for ids in parts.values() for i in ids}
         tiles = Tiles(
@@ -549,8 +549,8 @@ def judged_tiles(judged: JudgedMasks, source: Mapping[str, Any], copies: Path) -
     lost = [image_id for image_id in judged.images.ids if image_id not in judged.infos]
     if lost:
         raise InputError(
-            f"The image of {lost[0]} is not there or cannot be read, and a run by tiles needs it; "
-            "restore the images, or say where the data is now, root=DIR."
+            f"The image of {lost[0]} is missing or cannot be read, but a run by tiles needs it; "
+            "restore the images, or give the folder of the data with root=DIR."
         )
     tiles = Tiles(
         judged.files,
@@ -617,7 +617,7 @@ def _mask_names(
         return [Names(root / masks, pattern, stems)], root / masks
     if "{annotator}" in pattern:
         raise InputError(
-            f"data.mask_glob={pattern} and data.masks={list(masks)} both say whose each mask is; "
+            f"data.mask_glob={pattern} and data.masks={list(masks)} both name the annotators; "
             "give one folder, or a pattern without {annotator}."
         )
     twice = [name for name, count in Counter(masks).items() if count > 1]
@@ -654,8 +654,8 @@ def find_files(
         "{annotator}" in mask_glob and images_folder == masks_folder
     ):
         raise InputError(
-            f"data.image_glob={image_glob} data.mask_glob={mask_glob}: {{annotator}} tells masks "
-            "apart that lie in a folder of their own; put images and masks into two folders."
+            f"data.image_glob={image_glob} data.mask_glob={mask_glob}: {{annotator}} is only for "
+            "masks, in a folder without images; put images and masks into two folders."
         )
     of_images = Names(images_folder, image_glob)
     of_masks, mask_root = _mask_names(root, places, mask_glob, of_images.stems)
@@ -679,13 +679,15 @@ def _nothing_message(what: str, names: Names) -> str:
     text = f"{names.folder} holds no image files ({', '.join(SUFFIXES)})"
     if what == "mask" and names.pattern == PLAIN and (inside := _folders_of_masks(names.folder)):
         return (
-            f"{text}, but folders of them, such as {inside}; say data.mask_glob="
-            "'{annotator}/{id}.*' if they are of persons, or '**/{id}.*' if they are of groups."
+            f"{text}, but folders with such files, such as {inside}; give data.mask_glob="
+            "'{annotator}/{id}.*' if each is a person's, or '**/{id}.*' if each is a group."
         )
     if names.pattern != PLAIN:
         text = f"{names.folder} holds no image files named {names.pattern}"
     if ".json" in others and what == "mask":
-        return f"{text}, but lists of outlines (.json), as COCO's; draw them as PNG masks first."
+        return (
+            f"{text}, but lists of outlines (.json), as in COCO; convert them to PNG masks first."
+        )
     if others:
         text += f", but {', '.join(others[:4])}"
     return f"{text}; set data.{what}_glob if they are named otherwise."
@@ -721,7 +723,7 @@ def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
     reason = f"no folder {usual[0]} or with another usual name, but {', '.join(there) or 'none'}"
     if found:
         reason = f"{' and '.join(found)}, and each may be the folder of {what}"
-    raise InputError(f"{root} holds {reason}; say which one it is, {what}=NAME.")
+    raise InputError(f"{root} holds {reason}; name the right one with {what}=NAME.")
 
 
 def check_on_bad_sample(value: str) -> None:
@@ -754,7 +756,7 @@ def read_split(path: Path) -> dict[str, str]:
             )
     for sample_id, times in Counter(row["id"] for row in rows).items():
         if times > 1:
-            raise InputError(f"{path} names the sample {sample_id} {times} times; once is wanted.")
+            raise InputError(f"{path} lists the sample {sample_id} {times} times; list it once.")
     return {row["id"]: row["split"] for row in rows}
 
 
@@ -799,7 +801,7 @@ def _groups(
         raise InputError(f"data.group={pattern} is no regular expression ({error}).") from error
     if expression.groups != 1:
         raise InputError(
-            f"data.group={pattern} must hold one pair of parentheses, around what names the group."
+            f"data.group={pattern} must hold one pair of parentheses, around the group in the id."
         )
     groups = {}
     for sample_id in ids:
@@ -831,8 +833,8 @@ def _tested_on(trusted: Collection[str], split: Mapping[str, str], table: Path) 
         return dict(split)
     if not any(part == "test" and sample_id in trusted for sample_id, part in split.items()):
         raise InputError(
-            f"{table} puts none of the {len(trusted)} trusted masks into the test, which is to be "
-            "on them; put some of them there."
+            f"{table} puts none of the {len(trusted)} trusted masks into the part test, which uses "
+            "only trusted masks; put some of them there."
         )
     return {i: part for i, part in split.items() if part != "test" or i in trusted}
 

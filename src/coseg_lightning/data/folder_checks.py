@@ -58,7 +58,7 @@ def _no_image_message(sample_id: str, images: Names) -> str:
     )
     name = Path(sample_id).stem if Path(sample_id).suffix.lower() in SUFFIXES else sample_id
     near = next((i for i in (name, name.strip(), Path(name).name) if i in images.files), None)
-    return text if near is None else f"{text} An id is a name without its ending: {near}."
+    return text if near is None else f"{text} An id is a file name without its extension: {near}."
 
 
 def check_ids_name_different_files(split: Mapping[str, str], inspection: Inspection) -> None:
@@ -109,8 +109,7 @@ def check_masks_have_an_image(
             inspection.add(
                 "no image",
                 [key],
-                f"{masks.path(key)} is the mask of no image in {folder}; add "
-                "the image, or remove the mask.",
+                f"{masks.path(key)} has no image in {folder}; add the image, or remove the mask.",
             )
 
 
@@ -142,8 +141,8 @@ def check_places_agree(
             inspection.add(
                 "place",
                 [sample_id],
-                f"{masks.path(sample_id)} lies elsewhere than its image, by the transform or the "
-                "CRS that both files hold; resample the mask to the image's grid.",
+                f"{masks.path(sample_id)} has another position than its image, according to the "
+                "transform or the CRS in both files; resample the mask to the image's grid.",
             )
 
 
@@ -170,7 +169,7 @@ def warn_of_blank_images(
         inspection.warn(
             "blank image",
             blank,
-            f"{len(blank)} images, such as {paths[blank[0]]}, are of one value everywhere.",
+            f"{len(blank)} images, such as {paths[blank[0]]}, have the same value in all pixels.",
         )
 
 
@@ -212,7 +211,7 @@ def check_channels(
             "flat band",
             [],
             f"Band {flat[0] + 1} spans less than {100 * FLAT:.0f} % of the range of all bands in "
-            "most images, so that the networks hardly see it; rescale it in the files.",
+            "most images, so the networks hardly see it; rescale it in the files.",
         )
 
 
@@ -228,7 +227,7 @@ def warn_of_gaps(
 ) -> None:
     """Report images without any valid pixel. Warn of missing pixels and of transparency."""
     for sample_id in [i for i, info in usable.items() if info["missing"] == 1]:
-        inspection.add("no data", [sample_id], f"{paths[sample_id]} holds missing pixels alone.")
+        inspection.add("no data", [sample_id], f"{paths[sample_id]} holds only missing pixels.")
     gaps = [sample_id for sample_id, info in usable.items() if 0 < info["missing"] < 1]
     if gaps:
         share = sum(usable[i]["missing"] for i in gaps) / len(gaps)
@@ -236,7 +235,7 @@ def warn_of_gaps(
             "missing pixels",
             gaps,
             f"{len(gaps)} images, such as {paths[gaps[0]].name}, have missing pixels "
-            f"({100 * share:.0f} % in the mean); they count as unlabelled.",
+            f"({100 * share:.0f} % on average); they count as unlabelled.",
         )
     transparent = [sample_id for sample_id, info in usable.items() if info["transparent"]]
     if transparent:
@@ -244,8 +243,8 @@ def warn_of_gaps(
         inspection.warn(
             "transparent",
             transparent,
-            f"{len(transparent)} images, such as {paths[transparent[0]].name}, are transparent in "
-            "places, or have a mask of valid pixels, which is not read; if it is a band, set "
+            f"{len(transparent)} images, such as {paths[transparent[0]].name}, have transparent "
+            "pixels or a mask of valid pixels, which is not read; if it is a band, set "
             f"data.in_channels={bands}.",
         )
 
@@ -266,9 +265,9 @@ def warn_of_turned_images(
         inspection.warn(
             "turned",
             turned,
-            f"{len(turned)} images, such as {paths[turned[0]].name}, or their masks are turned as "
-            "an orientation tag (EXIF) asks for, and the other one has no such tag; if masks were "
-            "drawn on the unturned pictures, remove the tag.",
+            f"{len(turned)} images, such as {paths[turned[0]].name}, have an orientation tag "
+            "(EXIF) that their masks lack, or the reverse, so only one of the two is turned; if "
+            "masks were drawn on the unturned pictures, remove the tag.",
         )
 
 
@@ -286,7 +285,7 @@ def check_groups(
             "group in two parts",
             [i for i in split if groups.get(i) in shared],
             f"{len(shared)} groups, such as {shared[0]}, are in "
-            f"{' and '.join(sorted(parts[shared[0]]))}: what is measured there is too good.",
+            f"{' and '.join(sorted(parts[shared[0]]))}, so the metrics there are too good.",
         )
 
 
@@ -304,8 +303,8 @@ def check_classes_survive(
             inspection.add(
                 "too small",
                 lost,
-                f"Nothing of {what} is left in any of {len(drawn)} training masks, {example}, when "
-                f"they are resized to data.image_size={side}; set a larger one.",
+                f"{what[0].upper()}{what[1:]} vanishes in all {len(drawn)} training masks, "
+                f"{example}, when they are resized to data.image_size={side}; set a larger size.",
             )
         elif lost:
             inspection.warn(
@@ -313,7 +312,7 @@ def check_classes_survive(
                 lost,
                 f"{what[0].upper()}{what[1:]} vanishes in {len(lost)} of {len(drawn)} training "
                 f"masks ({100 * len(lost) / len(drawn):.0f} %), {example}, when they are resized "
-                f"to data.image_size={side}; a larger one keeps it.",
+                f"to data.image_size={side}; a larger size keeps it.",
             )
 
 
@@ -341,6 +340,6 @@ def check_duplicates(
             inspection.warn(
                 "in two parts of the split",
                 ids,
-                f"{names} are the same picture, in {' and '.join(parts)}: what is measured there "
-                "is too good.",
+                f"{names} are the same picture, in {' and '.join(parts)}, so the metrics there are "
+                "too good.",
             )

@@ -5,21 +5,21 @@ from collections.abc import Sequence
 from coseg_lightning.data.preparation import Statistics
 from coseg_lightning.files.canvas import Canvas
 
-STRETCHED = "resize to the side (area average where it gets smaller, else linear), "
+STRETCHED = "resize to the side (area averaging to shrink, else linear interpolation), "
 KEPT = (
-    "resize so that it fits in, its aspect ratio kept (area average where it gets smaller, else "
-    "linear), and lies in the upper left corner; after the next step fill the rest with its "
-    "reflection, the last pixel included, "
+    "resize to fit into the upper left corner, with the aspect ratio kept (area averaging to "
+    "shrink, else linear interpolation); after the next step, fill the rest with the image's "
+    "reflection, the last pixel included; "
 )
 QUANTILES = "map {} 0.5 and 99.5 percent quantiles to 0 and 1 and clip, "
-BY_ITSELF = "subtract its mean, divide by its standard deviation"
+BY_ITSELF = "subtract its mean, and divide by its standard deviation"
 TILES = (
-    "cut the image into tiles of {tile} pixels that share {overlap} at least and are not resized; "
-    "for all tiles of an image alike, by the values of the whole image: "
+    "cut the image into tiles of {tile} pixels that overlap by at least {overlap}, without "
+    "resizing; then, in all tiles, with the values of the whole image, "
 )
 BLENDED = (
-    "; blend the probabilities where tiles overlap: the outer quarter of the overlap does not "
-    "count, and the weight rises from 0 to 1 over the next half"
+    "; blend the probabilities where tiles overlap: the outer quarter of the overlap has the "
+    "weight 0, and the weight rises from 0 to 1 over the next half"
 )
 
 
@@ -52,5 +52,5 @@ def preparation_in_words(
         text += BY_ITSELF
     else:
         mean, std = (list(values) for values in normalization)
-        text += f"subtract {mean} from the channels, divide them by {std}"
+        text += f"subtract {mean} from the channels, and divide them by {std}"
     return text + (BLENDED if tile else "")

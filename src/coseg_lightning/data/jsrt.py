@@ -180,7 +180,7 @@ def _inspect_files(
     for sample_id, path in paths.items():
         result = results[path]
         if sample_id not in images:
-            sentence = f"{path} is the mask of no image; add or remove it."
+            sentence = f"{path} has no image; add the image, or remove the mask."
             inspection.add("no image", [sample_id], sentence)
         elif links_outside(path, [root]):
             inspection.add("link", [sample_id], link_message(path))
@@ -217,7 +217,7 @@ def _check_lung_sizes_agree(
     left, right = (infos[lung].get(sample_id) for lung in LUNGS)
     if left is not None and right is not None and left["size"] != right["size"]:
         left_path = lungs["left lung"][sample_id]
-        sentence = f"{left_path} and the right lung's mask differ in size; mend one."
+        sentence = f"{left_path} and the right lung's mask differ in size; correct one of them."
         inspection.add("size", [sample_id], sentence)
 
 
@@ -231,7 +231,7 @@ def _check_duplicates(
             sentence = f"{same}, but their masks differ; keep the right one."
             inspection.add("twice with different masks", ids, sentence)
         elif len({_is_for_training(sample_id) for sample_id in ids}) > 1:
-            sentence = f"{same}, in test and train: what is measured there is too good."
+            sentence = f"{same}, in test and train, so the metrics there are too good."
             inspection.warn("in two parts of the split", ids, sentence)
 
 

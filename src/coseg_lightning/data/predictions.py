@@ -56,7 +56,7 @@ class PredictionFolder:
         pictures = [path for path in self._paths.values() if not _is_array(path)]
         if pictures and all(read_indices(path).max(initial=0) <= 1 for path in pictures):
             raise InputError(
-                f"The pictures in {self.folder} hold nothing but 0 and 1, which are class ids; "
+                f"The pictures in {self.folder} hold only 0 and 1, which are class ids; "
                 "give probabilities, scaled to 0 .. 255 or 0 .. 65535."
             )
 
@@ -93,7 +93,7 @@ class PredictionFolder:
             p = np.stack([1 - p, p])
         if p.ndim != 3 or p.shape[0] != self.classes:
             raise InputError(
-                f"{path} is {values.shape}; (K, H, W) with K = {self.classes} classes is wanted"
+                f"{path} has shape {values.shape}; give (K, H, W) with K = {self.classes} classes"
                 + (", or (H, W) of the foreground." if self.classes == 2 else ".")
             )
         return p
@@ -127,8 +127,8 @@ def _read_array(path: Path) -> Floats:
         size = _array_bytes(path)
         if size > MAX_BYTES:
             raise InputError(
-                f"{path} claims {size // 2**20} MB, as a file made to fill the memory would; "
-                f"give at most {MAX_BYTES // 2**20} MB a mask."
+                f"{path} claims to hold {size // 2**20} MB, which might fill the memory; give at "
+                f"most {MAX_BYTES // 2**20} MB per mask."
             )
         loaded: Any = np.load(path, allow_pickle=False)
         values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
