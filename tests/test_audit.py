@@ -61,7 +61,7 @@ def test_the_command_ranks_every_mask_and_draws_the_worst(make_folder, tmp_path)
     rows = rows_of(folder / "scores.csv")
     assert sorted(row["id"] for row in rows) == Squares(10).ids  # test samples are ranked too
     assert "The worst of 10 masks" in result.stdout
-    assert "Noise level: " in result.stdout
+    assert "Noise level of all " in result.stdout
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["ranking"]["noise_level"] == summary["ranking"]["estimate"]["noise_level"]
     assert not (folder / "labels").exists()
@@ -361,7 +361,7 @@ def test_blunders_are_named_and_ranked_first_without_training(with_blunders, tmp
     printed = capsys.readouterr().out
     assert "p_022" in printed
     assert "empty: nothing is outlined, unlike in the others" in printed
-    assert "Noise level: " in printed
+    assert "Noise level of all " in printed
     with Image.open(tmp_path / "one" / "worst.png") as picture:
         assert picture.width > picture.height > 100
     without_training(with_blunders, tmp_path / "two", "data.num_workers=2")

@@ -328,7 +328,7 @@ def _show(
     doubt: str | None = None,
 ) -> None:
     """Print the worst masks, the noise level, and the written files."""
-    print(f"\n  The worst of {len(ranking.ids)} masks:")
+    print(f"\n  The worst of {len(ranking.ids)} masks, by score, which is higher for worse masks:")
     for rank, index in enumerate(ranking.worst_first[:10], start=1):
         line = f"    {rank:>3}  {ranking.ids[index]:<24}  {ranking.score[index]:8.3f}"
         print(f"{line}  {_blunders(ranking, index)}".rstrip())
@@ -336,7 +336,7 @@ def _show(
     if doubt is not None:
         print(f"\n  {doubt}")
     if estimate is not None:
-        print(f"\n  Noise level: {estimate}")
+        print(f"\n  Noise level of all {len(ranking.ids)} masks: {estimate}")
     if ranking.bias is not None:
         print(f"  {ranking.bias}")
     if ranking.auroc is not None:

@@ -66,7 +66,7 @@ def show_summary(folder: Path, summary: dict[str, Any], wall: float | None = Non
         print(textwrap.fill(sentence, 96, initial_indent="\n  ", subsequent_indent="  "))
     estimate = summary["ranking"]["estimate"]
     if estimate is not None:
-        print(f"\n  Noise level: {estimate['sentence']}")
+        print(f"\n  Noise level of the training masks: {estimate['sentence']}")
     if "review" in summary["ranking"]:
         print(f"\n  Noise level after the review: {summary['ranking']['review']['sentence']}")
     print(f"\n  In {folder}:")

@@ -51,7 +51,10 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
         metrics: The rows of metrics.csv.
     """
     figure = Figure(figsize=(9, 3.2), layout="constrained")
-    loss_axes, dice_axes = figure.subplots(1, 2)
+    panels = {"train/loss": "Training loss"}
+    if any(row.get(f"val/dice{network}") for row in metrics for network in ("_a", "_b", "")):
+        panels["val/dice"] = "Validation Dice"
+    grid = dict(zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True))
     for stage in dict.fromkeys(row["stage"] for row in metrics):
         rows = [row for row in metrics if row["stage"] == stage]
         networks = {"_a": (BLUE, "peer 1"), "_b": (ORANGE, "peer 2")}
@@ -60,25 +63,20 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
         suffix = f", round {round_}" if round_.isdigit() else ""
         style = ":" if stage in BASELINES or suffix else "-"
         for network, (colour, name) in networks.items():
-            for axes, column in (
-                (loss_axes, f"train/loss{network}"),
-                (dice_axes, f"val/dice{network}"),
-            ):
+            for metric, axes in grid.items():
+                column = f"{metric}{network}"
                 points = [
                     (int(row["epoch"]), float(row[column])) for row in rows if row.get(column)
                 ]
                 if points:
                     epochs, values = zip(*points, strict=True)
                     axes.plot(epochs, values, style, color=colour, label=f"{name}{suffix}")
-    for axes, title in ((loss_axes, "Training loss, Eq. (2)"), (dice_axes, "Validation Dice")):
-        axes.set(xlabel="Epoch", title=title)
+    for metric, axes in grid.items():
+        axes.set(xlabel="Epoch", title=panels[metric])
         axes.grid(alpha=0.3)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.lines:
             axes.legend()
-        else:
-            axes.set(xticks=[], yticks=[])
-            _write_in_the_middle(axes, "no validation set")
     return figure
 
 
@@ -113,7 +111,12 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
         _plot_mixture(axes, finite, bins)
     noisy = [float(row["score"]) for row in rows if row["noisy"] == "1"]
     if noisy:
-        axes.axvline(min(noisy), color=BLACK, linestyle="--", label="ranked noisy from here on")
+        cut = min(noisy)
+        below = [float(row["score"]) for row in rows if row["noisy"] != "1"]
+        below = [value for value in below if np.isfinite(value) and value < cut]
+        if below and np.isfinite(cut):
+            cut = (cut + max(below)) / 2  # not within a bar
+        axes.axvline(cut, color=BLACK, linestyle="--", label="ranked noisy to the right")
     axes.set(xlabel=f"Corruption score ({score}), mean of both peers", ylabel="Samples")
     axes.legend()
     return figure
@@ -268,10 +271,6 @@ def _outline_legend(
         style = "solid" if colour else next(styles)
         grid[0].plot([], [], color=colour or BLACK, linewidth=2, linestyle=style, label=name)
     figure.legend(loc="outside lower center", ncols=columns, facecolor="#888888", fontsize=9)
-
-
-def _write_in_the_middle(axes: Axes, text: str) -> None:
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=BLACK)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

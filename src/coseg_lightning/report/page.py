@@ -48,11 +48,21 @@ from coseg_lightning.report.workbench import add_workbench, environment
 
 ROWS = 10_000  # largest number of rows in the table; all are in scores.csv
 EXAMPLES = 8  # labels in the figure of the largest changes
-TITLES = {
-    "training": "Training",
-    "scores": "Corruption scores of the training set",
-    "corrections": "The labels that were changed most",
+# Titles of the figures, and what a reader has to know about them.
+FIGURES = {
+    "training": ("Training", None),
+    "scores": (
+        "Corruption scores of the training set",
+        "The higher the score, the more the networks contradict the mask. Masks to the right of "
+        "the dashed line are ranked noisy. The curves are two normal distributions that were "
+        "fitted to the scores: if they lie apart, good and bad masks are well separated.",
+    ),
+    "corrections": ("The labels that were changed most", None),
 }
+PEERS = (
+    "Peer 1 and peer 2 are the two networks that teach each other. The final network is trained "
+    "after them, on the corrected masks."
+)
 
 
 @rank_zero_only
@@ -95,6 +105,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         number = str(row["suspicious_class"])
         row["suspicious_name"] = names.get(int(number), number) if number.isdigit() else number
     figures = {"training": training_curves(metrics)}
+    has_peers = any(row.get("train/loss_a") for row in metrics)
     if scores:
         settings = method_settings(summary["config"])
         figures["scores"] = score_histogram(scores, settings.get("score", Recipe.score))
@@ -121,7 +132,16 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         "results": results(summary),
         "certainty": certainty(summary),
         "class_names": class_names(summary),
-        "figures": [(TITLES[name], saved[name]) for name in figures if name in TITLES],
+        "next": _next_steps(folder, summary, bool(rows)),
+        "figures": [
+            (
+                FIGURES[name][0],
+                saved[name],
+                PEERS if has_peers and name == "training" else FIGURES[name][1],
+            )
+            for name in figures
+            if name in FIGURES
+        ],
         "annotators": page_part(folder, records, masks, disputed),
         "annotators_figure": saved.get("annotators"),
         "rows": rows[:ROWS],
@@ -140,6 +160,23 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     }
     write_text(folder / "report.html", _render(content))
     return figures
+
+
+def _next_steps(folder: Path, summary: Mapping[str, Any], ranked: bool) -> list[tuple[str, str]]:
+    """Return what a user may do with a run of the app, and the commands."""
+    config = summary["config"]
+    source = (config.get("data") or {}).get("source") or {}
+    steps = []
+    if not config.get("model"):  # a project's run, which no command can open
+        return []
+    if ranked and "folds" not in summary:
+        steps.append(("retrain with your decisions", "coseg run resume=RUN review=REVIEW"))
+    if "masks" in source and "root" in source:
+        decided = " review=REVIEW" if ranked else ""
+        steps.append(("write all masks in their own format", f"coseg apply RUN OUT{decided}"))
+    if (folder / "model").is_dir():
+        steps.append(("predict masks of other images", "coseg predict RUN IMAGES OUT"))
+    return steps
 
 
 def _corrected_labels(
