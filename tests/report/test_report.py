@@ -59,7 +59,7 @@ def test_the_page_stands_alone(folder):
     page = Page((folder / "report.html").read_text())
     assert page.open == []
     assert page.sources
-    local = ("scores.csv", "test.csv", "data:,")
+    local = ("scores.csv", "test.csv", "data:,", "#labels")
     assert all(s.startswith("data:image/") or s in local for s in page.sources)
 
 

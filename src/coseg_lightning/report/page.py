@@ -123,6 +123,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     if records:
         figures["annotators"] = annotators_figure(records)
     saved = {name: _save(figure, folder / "figures" / name) for name, figure in figures.items()}
+    steps = _next_steps(folder, summary, bool(rows))
     content = {
         "summary": summary,
         "config": summary["config"],
@@ -132,7 +133,8 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         "results": results(summary),
         "certainty": certainty(summary),
         "class_names": class_names(summary),
-        "next": _next_steps(folder, summary, bool(rows)),
+        "next": steps,
+        "reviewed": [command for _, command in steps if "REVIEW" in command],
         "figures": [
             (
                 FIGURES[name][0],

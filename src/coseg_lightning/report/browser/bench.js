@@ -33,7 +33,7 @@ const nextView = (by) => {
 const percent = (share) => `${share < 0.1 ? (100 * share).toFixed(1) : Math.round(100 * share)} %`;
 const facts = (n) => {
   const texts = [`rank ${index.ranks[n]}`];
-  if (index.proposed[n] && index.parts[n] >= 0) texts.push(index.change[n] ? `${percent(index.change[n])} of the marked area differs` : "proposal equals the given mask");
+  if (index.proposed[n] && index.parts[n] >= 0) texts.push(index.change[n] ? `the proposal differs in ${percent(index.change[n])} of the marked area` : "proposal equals the given mask");
   if (!index.proposed[n]) texts.push("no proposal");
   if (index.annotators?.[n]) texts.push(index.annotators[n]);
   if (index.before?.[n]) texts.push(`decided before: ${index.before[n]}`);

@@ -25,22 +25,22 @@ const download = (blob, name) => {
   setTimeout(() => URL.revokeObjectURL(link.href), 60000);
 };
 
-const tellSaved = (what) => {
-  const open = conflicts().length;
-  say(`Saved ${what}.${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled, and not in the saved review.` : ""}`);
+const tellSaved = (what, file) => {
+  const open = conflicts().length, use = bench.dataset.use.replace("REVIEW", file);
+  say(`Saved ${what}.${use ? ` Next: ${use}` : ""}${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled, and not in the saved review.` : ""}`);
 };
 
 const saveCsv = () => {
   download(new Blob([reviewCsv()], { type: "text/csv" }), "review.csv");
   const masks = savedMasks().length;
-  tellSaved(masks ? `review.csv without the ${masks} drawn mask${masks === 1 ? "" : "s"}` : "review.csv");
+  tellSaved(masks ? `review.csv without the ${masks} drawn mask${masks === 1 ? "" : "s"}` : "review.csv", "review.csv");
 };
 
 const saveZip = async () => {
   await mend.saving;
   const masks = savedMasks();
   download(writeZip([["review.csv", new TextEncoder().encode(reviewCsv())], ...masks]), "review.zip");
-  tellSaved(`review.zip with ${masks.length} drawn mask${masks.length === 1 ? "" : "s"}`);
+  tellSaved(`review.zip with ${masks.length} drawn mask${masks.length === 1 ? "" : "s"}`, "review.zip");
 };
 
 // review.csv is enough where nothing was drawn.
@@ -90,7 +90,7 @@ const saveFolder = async () => {
     await removeOld(folder, new Set(masks.map(([path]) => path)));
     for (const [path, png] of masks) await writeInto(folder, path, png);
     await writeInto(folder, "review.csv", reviewCsv()); // last, so that it never names what is not there
-    tellSaved(`review.csv and ${masks.length} drawn mask${masks.length === 1 ? "" : "s"} in the folder ${folder.name}`);
+    tellSaved(`review.csv and ${masks.length} drawn mask${masks.length === 1 ? "" : "s"} in the folder ${folder.name}`, folder.name);
   } catch (error) {
     if (error.name !== "AbortError") say(`The folder cannot be written (${error.message}); save review.zip instead.`);
   }

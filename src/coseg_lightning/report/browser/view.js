@@ -185,6 +185,16 @@ const drawMarks = (context, kind) => {
   context.drawImage(painted(mask, OWN[kind]), 0, 0);
   context.globalAlpha = Math.min(1, 1.8 * view.opacity);
   if (view.stroking) return; // outlines follow when the stroke ends
+  strokeOutlines(context, mask, kind);
+  if (kind === "given" && showsBoth()) {
+    context.setLineDash([5 / view.scale, 4 / view.scale]);
+    strokeOutlines(context, view.sample.proposal, "proposal");
+    context.setLineDash([]);
+  }
+};
+// Alone, the given mask has the proposal's outline over it: nobody takes what was not shown.
+const showsBoth = () => view.mode === "given" && !view.mending && Boolean(view.sample?.proposal);
+const strokeOutlines = (context, mask, kind) => {
   for (const [id, path] of outlines(mask)) {
     context.strokeStyle = classColour(id, OWN[kind]);
     context.stroke(path);
@@ -218,7 +228,8 @@ const drawNames = (context, all, ratio) => {
   context.globalAlpha = 1;
   context.font = "600 13px system-ui, sans-serif";
   for (const pane of all) {
-    const text = NAMES[pane.kind], wide = context.measureText(text).width + 14;
+    const text = pane.kind === "given" && showsBoth() ? "given; dashed: proposal" : NAMES[pane.kind];
+    const wide = context.measureText(text).width + 14;
     context.fillStyle = "rgb(0 0 0 / .65)";
     context.fillRect(pane.left + 6, pane.top + 6, wide, 22);
     context.fillStyle = "#fff";
