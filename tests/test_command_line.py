@@ -65,6 +65,20 @@ def test_every_setting_has_one_place_and_a_meaning():
         assert all(len(line) <= 100 for line in help_of(name).splitlines())
 
 
+def test_help_shows_the_defaults_of_each_command():
+    """The audit and the check read a folder, and the audit trains peers by co-teaching alone."""
+    assert "data=phantom" in help_of("run")
+    assert "method=coseg" in help_of("run")
+    for name in ("audit", "check"):
+        assert "data=folder" in help_of(name)
+        assert "data=phantom" not in help_of(name)
+    assert "method=coseg" in help_of("check")
+    audit = help_of("audit")
+    assert "method.score=joint" in audit
+    assert not re.search(r"  method=|method\.(confidence|rounds|warm_start)=", audit)
+    assert all("None" not in help_of(name) for name in COMMANDS)
+
+
 @settings(derandomize=True)
 @given(st.text(st.characters(min_codepoint=32, exclude_categories=["Cs"]), min_size=1))
 @example("0" * 300)

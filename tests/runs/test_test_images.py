@@ -247,7 +247,10 @@ def test_the_table_of_a_sweep_compares_its_methods(tmp_path):
     [
         ("data.pixel_size=0", "data.pixel_size=0 must be a number above 0, or null for pixels"),
         ("data.unit=cm", "data.unit=cm would have no effect without data.pixel_size"),
-        ("data.class_names=[a,b]", "must be a list of 1, the names of the classes after the back"),
+        (
+            "data.class_names=[a,b]",
+            "must be a list of one name for each class after the background, 1 in",
+        ),
     ],
 )
 def test_units_and_names_that_fit_nothing_are_refused(setting, sentence):

@@ -132,8 +132,8 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     wanted = max(2, cfg.data.classes) - 1
     if names is not None and not (OmegaConf.is_list(names) and len(names) == wanted):
         raise InputError(
-            f"data.class_names={names} must be a list of {wanted} names, those of the classes "
-            "after the background."
+            f"data.class_names={names} must be a list of one name for each class after the "
+            f"background, {wanted} in all."
         )
     size = None if has_own_data else cfg.data.get("pixel_size")
     if size is not None and not (is_number(size) and size > 0):
