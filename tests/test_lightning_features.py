@@ -102,7 +102,7 @@ def log_constant(module):
 
 def test_a_schedule_by_a_metric_that_is_not_there_is_named(tmp_path):
     module = module_of(scheduler=SCHEDULES["plateau"])
-    with pytest.raises(InputError, match="goes by 'val/dice_a', which was not logged"):
+    with pytest.raises(InputError, match="monitors 'val/dice_a', which was not logged"):
         trainer_of(tmp_path).fit(module, loader(one_batch()))
 
 
@@ -468,7 +468,7 @@ class DifferentAux(Named):
 
 
 def test_an_auxiliary_output_that_labels_do_not_fit_is_named():
-    with pytest.raises(InputError, match=r"gave \(1, 1, 8, 8\) as aux beside its logits"):
+    with pytest.raises(InputError, match=r"returned \(1, 1, 8, 8\) as aux beside its logits"):
         SegmentationModule(DifferentAux("out"))(torch.randn(1, 1, 8, 8))
     # The auxiliary output is not used there.
     SegmentationModule(DifferentAux("out")).eval()(torch.randn(1, 1, 8, 8))

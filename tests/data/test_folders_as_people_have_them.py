@@ -131,7 +131,7 @@ def test_links_that_lead_out_are_refused_unless_they_are_allowed(make_folder, tm
         folder_splits(root)
     assert len(ids_of(folder_splits(root, allow_links=True))) == 8
     next(store.iterdir()).unlink()
-    with pytest.raises(InputError, match="which is not there"):
+    with pytest.raises(InputError, match="which does not exist"):
         folder_splits(root, allow_links=True)
 
 

@@ -324,8 +324,8 @@ class PeerOptimization(GradientGuard):
         metrics = trainer.callback_metrics
         if self.monitor not in metrics and self.strict:
             raise InputError(
-                f"The scheduler monitors {self.monitor!r}, which was not logged; logged are "
-                f'{", ".join(sorted(metrics))}. Name one of them, {{"scheduler": ..., '
+                f"The scheduler monitors {self.monitor!r}, which was not logged; the logged "
+                f'metrics are {", ".join(sorted(metrics))}. Name one of them, {{"scheduler": ..., '
                 '"monitor": ...}, or give the trainer validation data.'
             )
         return metrics.get(self.monitor)
