@@ -255,13 +255,18 @@ def test_check_says_what_is_there_and_writes_nothing(tmp_path, make_folder):
         "Images 16, 32 x 32, grey, uint8; the networks get 3 channels",
         "Masks 16; class 1 in 16 of them",
         "Split 13 train, 3 test, drawn by seed=0",
-        "have images in training and in another part",
+        "Few coseg was measured with 80 training masks and more",
+        "by their names, the images form 3 groups, such as 'p",
         "Twice 4 pictures exist more than once, such as p1-0, s00; remove the copies",
         "16 images: 13 train, 3 test; CPU; about",
         "GiB at most",
         f"To train: coseg run {root} data.image_size=32 trainer.max_epochs=2",
     ):
         assert found in text, result.stdout
+    (group,) = re.findall(r"(data\.group=)'(.*)', or", text)
+    kept = command("__main__", "check", root, *settings, "rehearse=false", "".join(group))
+    assert kept.returncode == 0, kept.stderr
+    assert "Groups" not in kept.stdout
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -749,7 +749,10 @@ def test_an_estimated_noise_level_is_used_and_told(tmp_path, capsys):
     summary = run(composed(*SMALL, *PHANTOM, *overrides), folder)
     ranking = summary["ranking"]
     assert ranking["noise_level"] == ranking["estimate"]["noise_level"]
-    assert f"Noise level of the training masks: {ranking['estimate']['sentence']}" in capsys.readouterr().out
+    assert (
+        f"Noise level of the training masks: {ranking['estimate']['sentence']}"
+        in capsys.readouterr().out
+    )
     page = (folder / "report.html").read_text()
     assert ranking["estimate"]["sentence"][:40] in page
     assert len(LabelStore(folder / "labels")) == round(ranking["noise_level"] * 8)

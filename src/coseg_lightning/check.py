@@ -26,6 +26,9 @@ READING = [f"data.{key}" for key in ("images", "masks", "classes", "in_channels"
 READING += [f"data.{key}" for key in ("image_glob", "mask_glob", "allow_links", "bands", "nodata")]
 READING += [f"data.{key}" for key in ("class_ids", "colours", "mask_threshold", "instances")]
 READING += ["data.tile", "data.overlap", "data.annotators", "data.label"]
+FEWEST = 80  # training masks of the smallest set that was measured
+# Names that differ in their last number alone may be of one patient or place.
+GROUP = r"(.*?)(?:[-_. ]?[a-zA-Z]?\d+)?"
 SAMPLE = 200  # images or masks that are read to tell about all of them
 
 
@@ -60,6 +63,11 @@ def describe(cfg: DictConfig) -> Iterator[str]:
         yield f"  {'Masks':<10}{_masks(everything, max(2, cfg.data.classes))}"
         yield from (f"  {'People':<10}{line}" for line in _people(everything))
         yield f"  {'Split':<10}{_split(cfg, data.sizes)}"
+        if data.sizes["train"] < FEWEST:
+            yield (
+                f"  {'Few':<10}coseg was measured with {FEWEST} training masks and more; with "
+                "fewer, rankings and corrections are less reliable"
+            )
         yield from (f"  {'Groups':<10}{line}" for line in _groups(parts))
         yield from (f"  {'Twice':<10}{line}" for line in _duplicates(parts))
         yield from (f"  {'Blunders':<10}{line}" for line in _blunders(everything, cfg))
@@ -135,12 +143,14 @@ def _groups(parts: dict[str, Any]) -> Iterator[str]:
     samples = sum(map(len, images.values()))
     if not 2 <= count <= 0.8 * samples:  # uninformative names, or one image per group
         return
-    shared = sorted(groups["train"] & set().union(*(groups[p] for p in groups if p != "train")))
+    others = set().union(*(groups[part] for part in groups if part != "train"))
+    shared = sorted(groups["train"] & others, key=lambda name: (not name, name))
     if shared:
         yield (
-            f"{len(shared)} of {count} name groups, such as {shared[0]}, have images in training "
-            "and in another part; if a group is one patient or place, the metrics are too good; "
-            "keep each group in one part with data.group or split.csv"
+            f"by their names, the images form {count} groups, such as {shared[0]!r}, and "
+            f"{len(shared)} of them are in training and in another part; if a group is one patient "
+            "or place, the metrics are too good; keep each group in one part with "
+            f"data.group='{GROUP}', or with split.csv"
         )
 
 
@@ -181,7 +191,8 @@ def _people(dataset: "JoinedImages") -> Iterator[str]:
 
 
 def _stem(sample_id: str) -> str:
-    return re.sub(r"[-_. ]?[a-zA-Z]?\d+$", "", sample_id)
+    match = re.fullmatch(GROUP, sample_id)
+    return match[1] if match else sample_id
 
 
 def _blunders(dataset: "MaskedImages", cfg: DictConfig) -> Iterator[str]:

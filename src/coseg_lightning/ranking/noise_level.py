@@ -77,8 +77,8 @@ class NoiseLevelEstimate:
         if self.prediction_dice is not None and self.prediction_dice < MIN_PREDICTION_DICE:
             return (
                 "cannot tell, since most labels are far from the predictions (median soft Dice "
-                f"{self.prediction_dice:.2f}); using {self.noise_level:.2f}; train for more "
-                "epochs, or give the level."
+                f"{self.prediction_dice:.2f}); using {self.noise_level:.2f}; the networks "
+                "have learnt too little to judge masks: train for more epochs."
             )
         shares = ", ".join(f"{share:.2f}" for share in sorted(self.shares.values()))
         return (

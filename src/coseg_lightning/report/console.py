@@ -1,5 +1,6 @@
 """The summary that a run prints at its end."""
 
+import shlex
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,13 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.stage_progress import duration
 from coseg_lightning.report.figures import read_rows
-from coseg_lightning.report.results import MASKS, class_names, never_right, not_looked_at
+from coseg_lightning.report.results import (
+    MASKS,
+    class_names,
+    never_right,
+    next_steps,
+    not_looked_at,
+)
 
 NOT_RELIABLE = (
     "No mask was corrected: the networks were not reliable enough to overrule your masks, and the "
@@ -75,6 +82,20 @@ def show_summary(folder: Path, summary: dict[str, Any], wall: float | None = Non
             continue
         if (folder / name).exists():
             print(f"    {name:<16} {description}")
+    _show_next(folder, summary)
+
+
+def _show_next(folder: Path, summary: dict[str, Any]) -> None:
+    """Print the commands that use the run."""
+    steps = next_steps(folder, summary, (folder / "scores.csv").is_file())
+    if not steps:
+        return
+    reviewed = any("REVIEW" in command for _, command in steps)
+    where = ", with the REVIEW that you save in report.html" if reviewed else ""
+    print(f"\n  Next{where}:")
+    run = shlex.quote(str(folder))
+    for aim, command in steps:
+        print(f"    {command.replace('RUN', run)}\n        to {aim}")
 
 
 def _result_rows(summary: dict[str, Any]) -> dict[str, str]:

@@ -39,6 +39,7 @@ from coseg_lightning.report.results import (
     certainty,
     class_names,
     method_settings,
+    next_steps,
     result_in_a_sentence,
     results,
 )
@@ -123,7 +124,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     if records:
         figures["annotators"] = annotators_figure(records)
     saved = {name: _save(figure, folder / "figures" / name) for name, figure in figures.items()}
-    steps = _next_steps(folder, summary, bool(rows))
+    steps = next_steps(folder, summary, bool(rows))
     content = {
         "summary": summary,
         "config": summary["config"],
@@ -162,23 +163,6 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     }
     write_text(folder / "report.html", _render(content))
     return figures
-
-
-def _next_steps(folder: Path, summary: Mapping[str, Any], ranked: bool) -> list[tuple[str, str]]:
-    """Return what a user may do with a run of the app, and the commands."""
-    config = summary["config"]
-    source = (config.get("data") or {}).get("source") or {}
-    steps = []
-    if not config.get("model"):  # a project's run, which no command can open
-        return []
-    if ranked and "folds" not in summary:
-        steps.append(("retrain with your decisions", "coseg run resume=RUN review=REVIEW"))
-    if "masks" in source and "root" in source:
-        decided = " review=REVIEW" if ranked else ""
-        steps.append(("write all masks in their own format", f"coseg apply RUN OUT{decided}"))
-    if (folder / "model").is_dir():
-        steps.append(("predict masks of other images", "coseg predict RUN IMAGES OUT"))
-    return steps
 
 
 def _corrected_labels(

@@ -1,6 +1,7 @@
 """The result of a run: one sentence, and a table that compares it with other networks."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 # The kind of test masks, by whether they are trusted; None if unknown.
@@ -140,3 +141,26 @@ def _subject(summary: Mapping[str, Any]) -> str:
 
 def _gap_in_words(gap: float, other: str) -> str:
     return f"{abs(gap):.4f} {'more' if gap >= 0 else 'less'} than {other}"
+
+
+def next_steps(folder: Path, summary: Mapping[str, Any], ranked: bool) -> list[tuple[str, str]]:
+    """Return what a user may do with a run of the app: the aim and the command of each step.
+
+    Args:
+        folder: The run's folder.
+        summary: The run's summary.
+        ranked: Whether the run ranked masks, so that they can be reviewed.
+    """
+    config = summary["config"]
+    source = (config.get("data") or {}).get("source") or {}
+    steps = []
+    if not config.get("model"):  # a project's run, which no command can open
+        return []
+    if ranked and "folds" not in summary:
+        steps.append(("retrain with your decisions", "coseg run resume=RUN review=REVIEW"))
+    if "masks" in source and "root" in source:
+        decided = " review=REVIEW" if ranked else ""
+        steps.append(("write all masks in their own format", f"coseg apply RUN OUT{decided}"))
+    if (folder / "model").is_dir():
+        steps.append(("predict masks of other images", "coseg predict RUN IMAGES OUT"))
+    return steps
