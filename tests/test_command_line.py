@@ -1,5 +1,6 @@
 """The command `coseg`, its help, its grammar, and what it leaves behind."""
 
+import os
 import re
 import subprocess
 import sys
@@ -268,6 +269,15 @@ def test_check_says_what_is_there_and_writes_nothing(tmp_path, make_folder):
     assert kept.returncode == 0, kept.stderr
     assert "Groups" not in kept.stdout
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_reader_may_close_the_pipe():
+    read, write = os.pipe()
+    os.close(read)
+    words = [sys.executable, "-m", "coseg_lightning", "run", "--help"]
+    result = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (result.returncode, result.stderr) == (1, "")
 
 
 def test_completion_is_a_script_that_bash_reads():

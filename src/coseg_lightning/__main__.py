@@ -1,6 +1,7 @@
 """The command `coseg`: `coseg run DIR` is `python -m coseg_lightning.run DIR`."""
 
 import difflib
+import os
 import runpy
 import sys
 
@@ -8,7 +9,7 @@ from coseg_lightning.app.commands import COMMANDS
 from coseg_lightning.app.help import completion, help_of, overview
 
 
-def main() -> None:
+def command() -> None:
     """Show help, which needs no other library, or run the command given as first argument."""
     name, *given = sys.argv[1:] or ["--help"]
     if name in ("--help", "-h", "help") and not given:
@@ -29,6 +30,16 @@ def main() -> None:
         sys.argv[1:] = given
         # This is what python -m does, so subprocesses of the command start in the same way.
         runpy.run_module(f"coseg_lightning.{name}", run_name="__main__", alter_sys=True)
+
+
+def main() -> None:
+    """Run the command; a reader that closes the pipe early, such as `head`, is no error."""
+    try:
+        command()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's last flush
+        sys.exit(1)
 
 
 if __name__ == "__main__":

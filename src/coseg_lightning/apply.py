@@ -27,13 +27,24 @@ from coseg_lightning.runs.finished import FinishedRun
 
 log = logging.getLogger(__name__)
 
+PAGES = ("report.html", "review.html")  # where masks are reviewed: of a run, of an audit
+
 
 def main() -> None:
     """Read the command line, write the folder, and print how many masks were corrected."""
     options = arguments("apply")
     options["review"] = review_paths(options["review"])
     corrected, newer, masks = apply(**options)
-    print(f"{corrected} of {masks} masks in {options['dest']} were corrected.")
+    if corrected or options["review"]:
+        verb = "differ from yours" if options["review"] else "were corrected"
+        print(f"{corrected} of {masks} masks in {options['dest']} {verb}.")
+    else:
+        page = next((n for n in PAGES if Path(options["run"], n).is_file()), PAGES[0])
+        print(
+            f"All {masks} masks in {options['dest']} are as you gave them, since none was "
+            f"corrected. To write your own decisions, save a review in {page}, and give "
+            "review=FILE."
+        )
     others = not_looked_at(options["run"], masks)
     if others:
         many, they = ("masks are", "they were") if others > 1 else ("mask is", "it was")
