@@ -460,7 +460,23 @@ def test_settings_of_training_are_refused_without_training(tmp_path, setting):
     check_training(composed(f"data.root={tmp_path}"), [setting])
 
 
-@pytest.mark.parametrize("setting", ["data.kinds=k.csv", "baselines=true", "experiment=paper"])
+@pytest.mark.parametrize("training", ["none", "peers"])
+@pytest.mark.parametrize(
+    "setting", ["final=best", "early_stopping=3", "data.folds=3", "baselines=true"]
+)
+def test_settings_that_no_audit_uses_are_refused(setting, training):
+    with pytest.raises(InputError, match=f"An audit does not use {setting}, so it would have no"):
+        check_training(composed(f"training={training}", "data.root=x"), [setting])
+
+
+def test_settings_of_training_are_refused_beside_predictions():
+    cfg = composed("data.root=x", "predictions=p")
+    with pytest.raises(InputError, match=r"predictions=p replaces training, so optimizer.lr=1"):
+        check_training(cfg, ["optimizer.lr=1"])
+    check_training(cfg, ["method.score=dice", "data.image_size=64", "data.classes=3"])
+
+
+@pytest.mark.parametrize("setting", ["data.kinds=k.csv", "trust=true", "experiment=paper"])
 def test_more_that_only_a_training_would_read(setting):
     with pytest.raises(InputError, match=f"training=none does not use {setting}"):
         check_training(composed("training=none", "data.root=x"), [setting])

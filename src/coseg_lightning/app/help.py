@@ -121,8 +121,9 @@ def settings_of(name: str) -> dict[str, dict[str, str]]:
     chosen = _choices_of(CONF / f"{command.config}.yaml")
     everything |= {group: (choice, everything[group][1]) for group, choice in chosen.items()}
     tasks = TASKS
-    if name == "audit":  # it corrects nothing, and always trains two peers
-        missing = {"method", *(f"method.{key}" for key in Recipe.SETTINGS["correction"])}
+    if name == "audit":  # it corrects nothing, always trains two peers, and keeps no network
+        missing = {"method", "final", "early_stopping", "data.folds"}
+        missing |= {*(f"method.{key}" for key in Recipe.SETTINGS["correction"])}
         tasks = {
             title: tuple(key for key in keys if key not in missing) for title, keys in TASKS.items()
         }

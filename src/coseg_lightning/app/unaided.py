@@ -38,7 +38,12 @@ LEAST_PER_PROCESS = 50  # masks; fewer are not worth the start of a process
 OF_TRAINING = (
     *("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger"),
     *("experiment", "baselines", "rehearse", "resume", "stages", "trust", "objective"),
+    *("final", "early_stopping", "keep_checkpoints"),
 )
+# Settings of `run` that no audit uses: it corrects nothing, and keeps no network.
+OF_RUNS = ("final", "early_stopping", "data.folds", "keep_checkpoints", "objective", "baselines")
+# With predictions nothing is trained, but a method's score ranks.
+OF_STEPS = tuple(name for name in OF_TRAINING if name not in ("method", "experiment", "resume"))
 OF_NETWORKS = (
     *(
         "image_size",
@@ -67,6 +72,17 @@ def check_training(cfg: DictConfig, overrides: Sequence[str] | None = None) -> N
             f"training={cfg.training} must be peers or none; peers trains two networks on the "
             "masks, and none only looks at outlines and shapes, in seconds."
         )
+    given = [(override.lstrip("+~"), *_split(override)) for override in overrides]
+    for override, key, group, _ in given:
+        if key in OF_RUNS:
+            raise InputError(
+                f"An audit does not use {override}, so it would have no effect; leave it out."
+            )
+        if cfg.predictions is not None and cfg.training == "peers" and group in OF_STEPS:
+            raise InputError(
+                f"predictions={cfg.predictions} replaces training, so {override} would have no "
+                "effect; leave it out."
+            )
     if cfg.training == "peers":
         return
     if cfg.predictions is not None:
@@ -74,15 +90,18 @@ def check_training(cfg: DictConfig, overrides: Sequence[str] | None = None) -> N
             f"training=none judges masks without predictions={cfg.predictions}; leave out one of "
             "the two. Neither of them trains networks."
         )
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0]
-        group, _, name = key.partition(".")
-        group = group.partition("@")[0].partition("/")[0]
+    for override, _, group, name in given:
         if group in OF_TRAINING or (group == "data" and name in OF_NETWORKS):
             raise InputError(
-                f"training=none does not use {override.lstrip('+')}, so it would have no effect; "
-                "leave it out."
+                f"training=none does not use {override}, so it would have no effect; leave it out."
             )
+
+
+def _split(override: str) -> tuple[str, str, str]:
+    """Return key, group and name of a setting: `data.folds=3` sets `folds` of the group `data`."""
+    key = override.lstrip("+~").partition("=")[0]
+    group, _, name = key.partition(".")
+    return key, group.partition("@")[0].partition("/")[0], name
 
 
 @dataclass(frozen=True)
