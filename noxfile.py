@@ -94,6 +94,7 @@ def docs(session: nox.Session) -> None:
     session.run(
         "mkdocs", *(session.posargs or ["build", "--strict"]), env={"NO_MKDOCS_2_WARNING": "1"}
     )
+    session.log("Open site/index.html in a browser.")
 
 
 @nox.session

@@ -197,9 +197,13 @@ def test_masks_are_found_by_their_usual_names(tmp_path, there, name, found):
         (
             ["a", "b"],
             "auto",
-            "no folder masks or with another usual name, but a, b; name the right",
+            "no folder of masks with a usual name, such as masks, but a, b; name the right",
         ),
-        ([], "auto", "usual name, but none; name the right one with masks=NAME"),
+        (
+            [],
+            "auto",
+            "but no folder at all; name the right one with masks=NAME",
+        ),
         (["masks"], "labels", "data.masks=labels: there is no such folder"),
     ],
 )

@@ -68,7 +68,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     summary = _summary(cfg, ranking, estimate, data.identity(), label_facts(data))
     if is_global_zero:
         _finish(folder, summary, data.given_samples(), ranking, proposals)
-        _show(folder, ranking, estimate)
+        _show(folder, ranking, estimate, facts=summary.get("labels") or {})
         show_review_order(folder, cfg.review_budget)
     return summary
 
@@ -87,7 +87,7 @@ def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     summary = _summary(cfg, found.ranking, found.estimate, found.samples.identity, labels, more)
     if is_first_process():
         _finish(folder, summary, found.samples, found.ranking, None)
-        _show(folder, found.ranking, found.estimate, found.doubt)
+        _show(folder, found.ranking, found.estimate, found.doubt, facts=labels.get("labels") or {})
         show_review_order(folder, cfg.review_budget)
     return summary
 
@@ -326,9 +326,25 @@ def _show(
     ranking: "Ranking",
     estimate: "NoiseLevelEstimate | None",
     doubt: str | None = None,
+    *,
+    facts: Mapping[str, Any],
 ) -> None:
-    """Print the worst masks, the noise level, and the written files."""
-    print(f"\n  The worst of {len(ranking.ids)} masks, by score, which is higher for worse masks:")
+    """Print the worst masks, the noise level, and the written files.
+
+    Args:
+        folder: The audit's folder.
+        ranking: The ranking.
+        estimate: The estimate of the noise level, if it was not given.
+        doubt: Why the ranking may be wrong.
+        facts: How several masks of an image were fused.
+    """
+    from coseg_lightning.report.annotators import in_words
+
+    fused = f", fused by data.label={facts['fusion']}" if facts else ""
+    print(
+        f"\n  The worst of {len(ranking.ids)} masks{fused}, by score, which is higher for worse "
+        "masks:"
+    )
     for rank, index in enumerate(ranking.worst_first[:10], start=1):
         line = f"    {rank:>3}  {ranking.ids[index]:<24}  {ranking.score[index]:8.3f}"
         print(f"{line}  {_blunders(ranking, index)}".rstrip())
@@ -341,6 +357,8 @@ def _show(
         print(f"  {ranking.bias}")
     if ranking.auroc is not None:
         print(f"  AUROC of the ranking: {ranking.auroc:.4f}")
+    for number, line in enumerate(in_words(folder)):
+        print(f"  {line}" if number else f"\n  {line}")
     print(f"\n  In {folder}:")
     for name, content in (
         ("scores.csv", "all masks, worst first"),
@@ -354,7 +372,7 @@ def _show(
         *_files_of_persons(folder),
         *FILES.items(),
     ):
-        print(f"    {name:<12}  {content}")
+        print(f"    {name:<14}  {content}")
     print(question(folder))
 
 

@@ -1,5 +1,6 @@
 """The site builds without a warning, loads nothing from the network, and lists every setting."""
 
+import ast
 import importlib.util
 import os
 import re
@@ -108,3 +109,11 @@ def test_pages_are_no_stubs():
     texts = {path: path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md")}
     stubs = [path for path, text in texts.items() if len(text.split()) < 15 and "<!--" not in text]
     assert not list(map(name_of, stubs))
+
+
+def test_named_tuples_have_attributes():
+    """The builder of the site finds no signature for their `Args`, and a warning ends the build."""
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and "NamedTuple" in map(ast.unparse, node.bases):
+                assert "Args:" not in (ast.get_docstring(node) or ""), f"{path.name}: {node.name}"

@@ -8,6 +8,7 @@ from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.ranking.annotators import annotator_report
 from coseg_lightning.report.annotators import (
     annotators_figure,
+    in_words,
     page_part,
     write_annotators,
     write_masks,
@@ -71,6 +72,27 @@ def test_persons_of_images_with_several_masks_have_records(tmp_path):
     assert len(read(tmp_path / "annotators.csv")) == 3
     shown = page_part(tmp_path, list(records.values()), masks, [])
     assert {r.annotator: ids for r, ids in shown["persons"]}["carl"] == ["a"]
+
+
+def test_the_terminal_names_persons_and_their_worst_masks(tmp_path):
+    (tmp_path / "scores.csv").write_text("id,score,annotator\na,0.5,\nc,0.1,ben\n")
+    masks, _ = write_masks(tmp_path, Samples())
+    write_annotators(tmp_path, 0.3, masks=masks)
+    head, *persons, alike, worst = in_words(tmp_path)
+    assert head == "3 annotators, and their shares of bad masks (90 % intervals):"
+    assert [line.split()[0] for line in persons] == [
+        row["annotator"] for row in read(tmp_path / "annotators.csv")
+    ]
+    assert any(line.endswith("% of 3 masks") for line in persons)  # ben's
+    assert alike.startswith("All intervals overlap")
+    assert worst.startswith("The worst of their single masks: a by carl, ")
+
+
+def test_the_terminal_does_not_call_persons_alike_who_differ(tmp_path):
+    rows = ["annotator,masks,bad_share_low,bad_share_high", "a,30,0.5,0.7", "b,30,0.01,0.1"]
+    (tmp_path / "annotators.csv").write_text("\n".join(rows) + "\n")
+    assert in_words(tmp_path)[1:] == ["  a  50 to 70 % of 30 masks", "  b  1 to 10 % of 30 masks"]
+    assert in_words(tmp_path / "other") == []
 
 
 class Habits(Several):

@@ -442,7 +442,7 @@ def tile_copies() -> Path:
 class JudgedMasks(NamedTuple):
     """The masks of a dataset's folder: those that a run reads, and all others.
 
-    Args:
+    Attributes:
         images: The samples that a run reads. Their masks are those that the run sees.
         folder: Their mask files.
         others: The mask files that the run does not read.
@@ -567,7 +567,7 @@ def judged_tiles(judged: JudgedMasks, source: Mapping[str, Any], copies: Path) -
 class FoundFiles(NamedTuple):
     """The images and masks of a dataset's folder, by their ids.
 
-    Args:
+    Attributes:
         images: The images.
         masks: The masks, one entry per folder. Each of several folders is of one annotator.
         mask_root: The folder that contains all masks.
@@ -720,10 +720,17 @@ def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
         return usual[0]
     if len(found) == 1:
         return found[0]
-    reason = f"no folder {usual[0]} or with another usual name, but {', '.join(there) or 'none'}"
+    reason = f"no folder of {what} with a usual name, such as {usual[0]}, but "
+    reason += ", ".join(there) or "no folder at all"
     if found:
         reason = f"{' and '.join(found)}, and each may be the folder of {what}"
-    raise InputError(f"{root} holds {reason}; name the right one with {what}=NAME.")
+    several = ""
+    if what == "masks" and len(there) > 2:
+        several = (
+            ". If several people drew masks of the same images, name all of their folders, as in "
+            "'data.masks=[masks_anna,masks_ben]'"
+        )
+    raise InputError(f"{root} holds {reason}; name the right one with {what}=NAME{several}.")
 
 
 def check_on_bad_sample(value: str) -> None:

@@ -19,7 +19,7 @@ Statistics = tuple[tuple[float, ...], tuple[float, ...]]
 class Scale(NamedTuple):
     """The range of an image's values, by which all of its tiles are rescaled.
 
-    Args:
+    Attributes:
         low: The value that becomes 0 in each band.
         high: The value that becomes 1 in each band.
         mean: The rescaled mean, which replaces missing values.

@@ -26,7 +26,7 @@ OPEN_FILES = 16  # this many images, and as many masks, are kept open
 class Span(NamedTuple):
     """A window along one axis, and its core. The cores of all windows do not overlap.
 
-    Args:
+    Attributes:
         start: The first pixel of the window.
         stop: The pixel after its last.
         core_start: The first pixel of the core.
@@ -90,7 +90,7 @@ def weights(span: Span, overlap: int) -> NDArray[np.float32]:
 class Tile(NamedTuple):
     """One tile of an image.
 
-    Args:
+    Attributes:
         image_id: The image.
         rows: The tile's rows.
         columns: The tile's columns.
@@ -124,7 +124,7 @@ class Tile(NamedTuple):
 class Grid(NamedTuple):
     """All tiles of an image.
 
-    Args:
+    Attributes:
         rows: The rows of each row of tiles.
         columns: The columns of each column of tiles.
     """

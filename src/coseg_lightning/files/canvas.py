@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 class Canvas(NamedTuple):
     """The size of the network input, and how images of any shape are placed on it.
 
-    Args:
+    Attributes:
         height: Height of the network input.
         width: Width of the network input.
         keeps_shape: Whether an image keeps its aspect ratio. If so, it lies in the upper left

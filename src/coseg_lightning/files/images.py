@@ -57,7 +57,7 @@ POINTERS = {
 class Picture(NamedTuple):
     """An image's bands, and facts from its header.
 
-    Args:
+    Attributes:
         values: `(H, W)` for one band, else `(H, W, C)`.
         nodata: The value of missing pixels according to the file's header, if it names one.
         turned: Whether the header asked for a rotation or reflection, which was applied.
@@ -74,7 +74,7 @@ class Picture(NamedTuple):
 class Stored(NamedTuple):
     """A mask's values as its file stores them.
 
-    Args:
+    Attributes:
         values: `(H, W)` or `(H, W, C)`; the indices for a palette image.
         mode: Pillow's mode of the file, such as `L`, `P`, or `1` for one bit per pixel; `tiff`,
             `npy` or `volume` for such files.

@@ -29,7 +29,7 @@ BLACK_AND_WHITE = {(0, 0, 0), (255, 255, 255)}
 class MaskValuesOf(NamedTuple):
     """The values of one mask.
 
-    Args:
+    Attributes:
         values: `(H, W)` integers.
         two_valued: Whether the file's format, or a rule, leaves only two classes.
         stored: The values that the file stores.

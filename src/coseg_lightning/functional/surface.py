@@ -10,7 +10,7 @@ from scipy import ndimage
 class SurfaceDistances(NamedTuple):
     """Distances between two outlines, in pixels, or in the unit of the pixel size.
 
-    Args:
+    Attributes:
         hd95: The 95th percentile of the distances from the points of one outline to the nearest
             point of the other; the larger one of both directions (HD95).
         average: The mean of these distances over the points of both outlines (average symmetric

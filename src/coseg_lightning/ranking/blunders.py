@@ -87,7 +87,7 @@ NOISE_OTHERS = 4.5  # in deviations: better than the best of many wrong images
 class ClassShape(NamedTuple):
     """Shape statistics of one class of a mask.
 
-    Args:
+    Attributes:
         parts: Number of sizeable parts.
         boxes: Whether nearly all of the area is in upright rectangles.
         straightness: Length of the outline's straight edges, in square roots of its length.
@@ -103,7 +103,7 @@ class ClassShape(NamedTuple):
 class Shape(NamedTuple):
     """The statistics that are kept of each mask, in less than 500 bytes.
 
-    Args:
+    Attributes:
         known: Share of the pixels that are not ignored.
         share: Share of the known pixels that are foreground.
         on_border: Share of the image's border that is foreground.
@@ -127,7 +127,7 @@ class Shape(NamedTuple):
 class Fit(NamedTuple):
     """The statistics that are kept of the few masks with a second look.
 
-    Args:
+    Attributes:
         edges: `(S * S,)` complex edges of the image, as vectors of twice their angle.
         outline: `(S * S,)` complex outline of the mask, likewise.
         own: Fit of the outline to the edges, in deviations of the fit at random places.

@@ -45,7 +45,7 @@ MIN_DISTANCE = 4.0  # Ashman's D of good and bad outlines; correct phantoms alon
 class Look(NamedTuple):
     """The statistics that are kept of each mask.
 
-    Args:
+    Attributes:
         outline: `(K - 1, 2)` see `outline_evidence`.
         displaced: `(D, K - 1, 2)` the same of displaced copies of the mask, if computed.
         shape: See `Shape`.

@@ -27,6 +27,8 @@ DISPUTED = "disputed.csv"
 WORST = 5  # masks per person that the page names
 DRAWN = 40  # largest number of persons in the figure
 SHOWN = 20  # disputed images on the page
+NAMED = 10  # largest number of persons in the terminal
+INTERVAL = ("bad_share_low", "bad_share_high")
 
 
 def write_annotators(
@@ -175,9 +177,39 @@ def page_part(
         "persons": [(record, worst.get(record.annotator, [])) for record in records],
         "classes": max((len(r.displacement_by_class) for r in records), default=0),
         "few": FEWEST,
+        "alike": len(records) > 1 and _overlap([record.as_row() for record in records]),
         "disputed": list(disputed[:SHOWN]),
         "disputes": len(disputed),
     }
+
+
+def in_words(folder: Path) -> list[str]:
+    """Describe the annotators of a run or audit in lines for the terminal; none if unknown."""
+    if not (folder / ANNOTATORS).is_file():
+        return []
+    persons = read_table(folder / ANNOTATORS, ["annotator", "masks", *INTERVAL])
+    width = max(len(row["annotator"]) for row in persons[:NAMED])
+    lines = [f"{len(persons)} annotators, and their shares of bad masks (90 % intervals):"]
+    for row in persons[:NAMED]:
+        low, high = (100 * float(row[name]) for name in INTERVAL)
+        lines.append(
+            f"  {row['annotator']:<{width}}  {low:.0f} to {high:.0f} % of {row['masks']} masks"
+        )
+    if len(persons) > NAMED:
+        lines.append(f"  ... and {len(persons) - NAMED} more in {ANNOTATORS}")
+    if len(persons) > 1 and _overlap(persons):
+        lines.append("All intervals overlap: these masks do not show that the annotators differ.")
+    if (folder / MASKS).is_file():
+        worst = read_table(folder / MASKS, ["id", "annotator", "score"])[:3]
+        named = ", ".join(f"{row['id']} by {row['annotator']}" for row in worst)
+        lines.append(f"The worst of their single masks: {named}")
+    return lines
+
+
+def _overlap(persons: Sequence[Mapping[str, str]]) -> bool:
+    """Whether all persons' intervals share a value."""
+    low, high = ([float(row[name]) for row in persons] for name in INTERVAL)
+    return max(low) <= min(high)
 
 
 def annotators_figure(records: Sequence[AnnotatorRecord]) -> Figure:
@@ -195,7 +227,8 @@ def annotators_figure(records: Sequence[AnnotatorRecord]) -> Figure:
     left.invert_yaxis()
     left.set(xlabel="Bad masks, %, with 90 % interval", xlim=(0, 100))
     right.axvline(0, color=BLACK, linewidth=1)
-    right.set(xlabel="Outlines too small < pixels > too large, with 90 % interval")
+    reach = max(1.0, *map(abs, right.get_xlim()))  # less than a pixel is not to look like much
+    right.set(xlabel="Outlines displaced outwards, pixels (90 % interval)", xlim=(-reach, reach))
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
     return figure

@@ -8,6 +8,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.stage_progress import duration
+from coseg_lightning.report.annotators import in_words
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.report.results import (
     MASKS,
@@ -76,6 +77,8 @@ def show_summary(folder: Path, summary: dict[str, Any], wall: float | None = Non
         print(f"\n  Noise level of the training masks: {estimate['sentence']}")
     if "review" in summary["ranking"]:
         print(f"\n  Noise level after the review: {summary['ranking']['review']['sentence']}")
+    for number, line in enumerate(in_words(folder)):
+        print(f"  {line}" if number else f"\n  {line}")
     print(f"\n  In {folder}:")
     for name, description in OUTPUTS.items():
         if name == "labels" and not summary["correction"]["corrected"]:
