@@ -202,7 +202,7 @@ def test_masks_are_found_by_their_usual_names(tmp_path, there, name, found):
         (
             [],
             "auto",
-            "but no folder at all; name the right one with masks=NAME",
+            "but no folder at all; give the folder that holds one folder of images",
         ),
         (["masks"], "labels", "data.masks=labels: there is no such folder"),
     ],

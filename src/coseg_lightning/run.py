@@ -92,6 +92,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     quiet()
     depend_on_data_alone(cfg)
     _say_if_level_is_estimated(cfg)
+    _say_if_phantoms_are_drawn(cfg)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     check_used(make_method(cfg), task_overrides())
     # Compare with an earlier run before writing anything; the data is compared after it is read.
@@ -142,6 +143,13 @@ def _say_if_level_is_estimated(cfg: DictConfig) -> None:
             "nol is not given, so the share of bad masks is estimated (nol=auto); if you know it, "
             "give it, as in nol=0.2."
         )
+
+
+def _say_if_phantoms_are_drawn(cfg: DictConfig) -> None:
+    """Log that the images are not the user's."""
+    is_drawn = "phantom_splits" in str(cfg.data.get("source"))
+    if is_drawn and cfg.resume is None and is_first_process():
+        log.info("No folder is given, so the run draws its own images and masks (phantoms).")
 
 
 def depend_on_data_alone(cfg: DictConfig) -> None:

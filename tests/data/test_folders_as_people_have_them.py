@@ -83,6 +83,14 @@ def test_patterns_are_obeyed_and_folders_make_groups(make_folder):
         folder_splits(root, image_glob="*.png")
 
 
+def test_where_no_name_fits_the_pattern_is_asked_for(make_folder):
+    root = make_folder()
+    rename(root, "masks", lambda p: f"drawn-of-{p.name}")
+    with pytest.raises(InputError, match=r"as in \"data.mask_glob='\{id\}_mask"):
+        folder_splits(root)
+    assert len(ids_of(folder_splits(root, mask_glob="drawn-of-{id}.*"))) == 8
+
+
 def test_a_mask_beside_its_image_is_no_image(make_folder):
     root = make_folder()
     rename(root, "masks", lambda p: f"../images/{p.stem}_mask.png")

@@ -298,9 +298,11 @@ def check_share(cfg: DictConfig, key: str) -> None:
     value = OmegaConf.select(cfg, key)
     if not is_number(value) or not 0 <= value < 1:
         other = ", or auto" if key == "nol" else ""
+        percent = is_number(value) and 1 < value < 100
+        hint = f" Did you mean {key}={value / 100:g}?" if percent else ""
         raise InputError(
             f"{key}={value} must be a number of at least 0 and less than 1{other}: the share of "
-            "training samples with noisy labels."
+            f"training samples with noisy labels.{hint}"
         )
 
 

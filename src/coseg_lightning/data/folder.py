@@ -722,6 +722,11 @@ def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
         return found[0]
     reason = f"no folder of {what} with a usual name, such as {usual[0]}, but "
     reason += ", ".join(there) or "no folder at all"
+    if not there:
+        raise InputError(
+            f"{root} holds {reason}; give the folder that holds one folder of images and one of "
+            "masks."
+        )
     if found:
         reason = f"{' and '.join(found)}, and each may be the folder of {what}"
     several = ""

@@ -104,13 +104,15 @@ def check_masks_have_an_image(
     masks: MaskFolder, folder: Path, images: Mapping[str, Path], inspection: Inspection
 ) -> None:
     """Report masks of samples that have no image."""
-    for key in masks.ids:
-        if split_key(key)[0] not in images:
-            inspection.add(
-                "no image",
-                [key],
-                f"{masks.path(key)} has no image in {folder}; add the image, or remove the mask.",
-            )
+    lost = [key for key in masks.ids if split_key(key)[0] not in images]
+    remedy = "add the image, or remove the mask"
+    if lost and len(lost) == len(masks.ids):
+        remedy = (
+            "no mask has the name of an image: tell how masks are named, as in "
+            "\"data.mask_glob='{id}_mask.*'\""
+        )
+    for key in lost:
+        inspection.add("no image", [key], f"{masks.path(key)} has no image in {folder}; {remedy}.")
 
 
 def check_sizes_agree(
