@@ -362,7 +362,7 @@ def test_every_mask_can_be_reviewed_and_drawn_masks_are_learnt_from(finished, tm
     assert {row["id"] for row in order[-4:]} == {ok, take, redraw, later}
     other = review_of(tmp_path / "other.csv", **{ok: "redraw"})
     with pytest.raises(
-        InputError, match="holds an earlier review with other decisions; continue on"
+        InputError, match="holds an earlier review with other decisions; continue from"
     ):
         run(composed(*options, f"review={other}"), out)
 

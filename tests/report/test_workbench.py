@@ -716,7 +716,7 @@ def test_a_folder_of_something_else_is_never_written(opened, tmp_path, entries):
     press(page, "m")
     stroke(page, Place(page), (15.2, 45.3), (65.7, 52.1))
     page.get_by_role("button", name="Save into a folder").click()
-    page.get_by_text("choose an empty one").wait_for()
+    page.get_by_text("choose an empty folder").wait_for()
     assert page.evaluate("window.entries") == entries
 
 
