@@ -166,8 +166,8 @@ def _bands_last(path: Path, values: NDArray[Any], axes: str) -> NDArray[Any]:
     if axis not in SAMPLES and (axis not in BAND_AXES or values.shape[band] > MAX_BANDS):
         raise InputError(
             f"{path} holds {values.shape[band]} pages, probably slices or frames; save each page "
-            "as a separate file. Only pages without an axis name are read as bands, up to "
-            f"{MAX_BANDS}."
+            "as a separate file. Only channels, and pages without an axis name, are read as bands, "
+            f"up to {MAX_BANDS}."
         )
     order.append(band)
     rest = [n for n in range(len(axes)) if n not in order]
