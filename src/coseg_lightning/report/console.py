@@ -94,11 +94,12 @@ def _show_next(folder: Path, summary: dict[str, Any]) -> None:
     if not steps:
         return
     reviewed = any("REVIEW" in command for _, command in steps)
-    where = ", with the REVIEW that you save in report.html" if reviewed else ""
-    print(f"\n  Next{where}:")
+    print("\n  Next:")
     run = shlex.quote(str(folder))
     for aim, command in steps:
         print(f"    {command.replace('RUN', run)}\n        to {aim}")
+    if reviewed:
+        print("  REVIEW is the file that you save in report.html.")
 
 
 def _result_rows(summary: dict[str, Any]) -> dict[str, str]:

@@ -66,7 +66,7 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
             for metric, axes in grid.items():
                 column = f"{metric}{network}"
                 points = [
-                    (int(row["epoch"]), float(row[column])) for row in rows if row.get(column)
+                    (int(row["epoch"]) + 1, float(row[column])) for row in rows if row.get(column)
                 ]
                 if points:
                     epochs, values = zip(*points, strict=True)
@@ -103,7 +103,7 @@ def score_histogram(rows: Sequence[dict[str, str]], score: str) -> Figure:
             bins=bins.tolist(),
             stacked=True,
             color=[BLUE, ORANGE],
-            label=["original label", "replaced by a noisy one"],
+            label=["original mask", "replaced by a noisy one"],
         )
     else:
         axes.hist(scores, bins=bins.tolist(), color=BLUE, label="samples")
@@ -151,9 +151,9 @@ def corrected_examples(samples: Pictured, corrected: Mapping[str, Mask]) -> Figu
         _outline(axes, samples.dataset.mask(index), given, 1.2)
         _outline(axes, mask, new, 1.2, "solid" if new else NEW_STYLE)
         axes.set_title(sample_id, fontsize=8, parse_math=False)
-    colours = {"label as given": given, "corrected label": new}
+    colours = {"mask as given": given, "corrected mask": new}
     if samples.truth is not None:
-        colours = {"original label": "white", **colours}
+        colours = {"original mask": "white", **colours}
     _outline_legend(figure, grid, colours, columns=3)
     return figure
 

@@ -58,7 +58,7 @@ FIGURES = {
         "the dashed line are ranked noisy. The curves are two normal distributions that were "
         "fitted to the scores: if they lie apart, good and bad masks are well separated.",
     ),
-    "corrections": ("The labels that were changed most", None),
+    "corrections": ("The masks that were changed most", None),
 }
 PEERS = (
     "Peer 1 and peer 2 are the two networks that teach each other. The final network is trained "

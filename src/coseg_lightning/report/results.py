@@ -159,8 +159,9 @@ def next_steps(folder: Path, summary: Mapping[str, Any], ranked: bool) -> list[t
     if ranked and "folds" not in summary:
         steps.append(("retrain with your decisions", "coseg run resume=RUN review=REVIEW"))
     if "masks" in source and "root" in source:
-        decided = " review=REVIEW" if ranked else ""
-        steps.append(("write all masks in their own format", f"coseg apply RUN OUT{decided}"))
+        steps.append(("write all masks in their own format", "coseg apply RUN OUT"))
+        if ranked:
+            steps.append(("do so with your decisions", "coseg apply RUN OUT review=REVIEW"))
     if (folder / "model").is_dir():
         steps.append(("predict masks of other images", "coseg predict RUN IMAGES OUT"))
     return steps
