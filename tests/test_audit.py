@@ -124,7 +124,7 @@ def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_pa
     assert result.returncode == 0, result.stderr
     assert "2 of 10 masks" in result.stdout
     assert (
-        "1 masks, such as that of s02, must still be redrawn and are copied as they are"
+        "Masks that must still be redrawn are copied as they are: 1, such as that of s02"
         in result.stderr
     )
     for index, sample_id in enumerate(squares.ids):

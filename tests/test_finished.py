@@ -330,7 +330,7 @@ def drawn_masks(folder, masks):
     return folder
 
 
-def test_every_mask_can_be_reviewed_and_drawn_masks_are_learnt_from(finished, tmp_path):
+def test_every_mask_can_be_reviewed_and_drawn_masks_are_learnt_from(finished, tmp_path, caplog):
     """Also masks that were not corrected: ok, the proposal, or a mask that was drawn anew."""
     shutil.copytree(finished / "run", tmp_path / "run")
     proposals = LabelStore(tmp_path / "run" / "proposals")
@@ -353,10 +353,15 @@ def test_every_mask_can_be_reviewed_and_drawn_masks_are_learnt_from(finished, tm
         np.testing.assert_array_equal(layer.read(redraw), drawn)
         assert not {ok, later} & set(layer.ids)
         assert (out / "redraw.csv").read_text() == f"id\n{later}\n"
-        counts = {"taken": 1, "redrawn": 1, "redraw": 1, "decided": 4}
+        counts = {"taken": 1, "confirmed": 0, "redrawn": 1, "redraw": 1, "decided": 4}
         assert {name: summary["correction"][name] for name in counts} == counts
         tests.append(summary["test"])
     assert tests[0] == tests[1]
+    with pytest.raises(InputError, match="has unlabelled pixels"):  # masks of 0 and 255 hold none
+        apply(out, tmp_path / "written")  # without the review, which the run has used
+    assert (
+        f"must still be redrawn are copied as they are: 1, such as that of {later}" in caplog.text
+    )
     # Few decisions say nothing of others, but decided masks are not to be looked at again.
     order = rows_of(out / "review_order.csv")
     assert {row["id"] for row in order[-4:]} == {ok, take, redraw, later}

@@ -157,6 +157,10 @@ class _Labels:
         self._proposals = run.proposals if review.decisions else None
         self._review, self._classes = review, classes
         self._digests = run.file_digests
+        waiting = run.folder / "redraw.csv"  # of a reviewed run
+        earlier = read_table(waiting, ["id"]) if waiting.is_file() else []
+        undecided = {row["id"] for row in earlier} - set(review.decisions)
+        self._to_redraw = review.to_redraw | undecided
 
     def check(self, judged: JudgedMasks, *, by_tiles: bool) -> None:
         """Refuse a review of other masks, and warn about masks that are not written.
@@ -202,12 +206,12 @@ class _Labels:
         known, infos = self._digests, judged.folder.file_info
         waiting = sorted(
             i
-            for i in self._review.to_redraw
+            for i in self._to_redraw
             if i not in known or i not in infos or known[i][1] == str(infos[i]["digest"])
         )
         if waiting:
             log.warning(
-                "%d masks, such as that of %s, must still be redrawn and are copied as they are.",
+                "Masks that must still be redrawn are copied as they are: %d, such as that of %s.",
                 len(waiting),
                 waiting[0],
             )

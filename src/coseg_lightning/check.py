@@ -103,7 +103,9 @@ def _images(dataset: "MaskedImages", in_channels: int) -> str:
     text = f"{len(dataset.ids)}{what}, {first}"
     if others:
         text += f" and {len(others)} other kinds" if len(others) > 1 else f" and {others[0][0]}"
-    return f"{text}; the networks get {in_channels} channel{'s' if in_channels > 1 else ''}"
+    text += f"; the networks get {in_channels} channel{'s' if in_channels > 1 else ''}"
+    is_grey = in_channels == 3 and all(", grey, " in kind for kind in kinds)
+    return f"{text} (data.in_channels=1 is enough for grey images)" if is_grey else text
 
 
 def _masks(dataset: "MaskedImages", classes: int) -> str:

@@ -103,6 +103,7 @@ class ReviewedMasks:
             "redraw": len(self.excluded),
             "redrawn": len(redrawn),
             "taken": len(taken),
+            "confirmed": len(kept) - len(taken),
             "decided": len(decisions),
         }
 

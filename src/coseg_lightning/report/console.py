@@ -36,6 +36,14 @@ MEASURES = {
     "hd95": "HD95",
     "surface_distance": "Mean surface distance",
 }
+# What the decisions of a review did.
+OF_REVIEWS = {
+    "confirmed": "corrections confirmed",
+    "rejected": "corrections undone",
+    "taken": "other proposals taken",
+    "redrawn": "drawn anew",
+    "redraw": "to be redrawn",
+}
 # Outputs that users look for, in the order of the list.
 OUTPUTS = {
     "report.html": "the report",
@@ -143,9 +151,9 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
     if (folder / "labels").is_dir():
         rows["Labels corrected"] = str(correction["corrected"] or "none")
     if "decided" in correction:  # in a review
-        rows["Masks decided on"] = str(correction["decided"])
-        rows["Proposals taken"] = f"{correction['taken']} for masks that the run had not corrected"
-        rows["Masks drawn anew"] = str(correction["redrawn"])
+        counts = {name: correction.get(key) for key, name in OF_REVIEWS.items()}
+        effects = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+        rows["Masks decided on"] = f"{correction['decided']}{f' ({effects})' if effects else ''}"
     elif "folds" in summary:
         rows["Labels corrected"] = "none"
     if correction["left_out"]:
