@@ -552,7 +552,7 @@ def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
     run(composed(*options), tmp_path / "elsewhere")
     page = (tmp_path / "elsewhere" / "report.html").read_text()
     assert "The network retrained on reviewed labels reached" in page
-    assert "1 corrections rejected, 1 masks left out until they are redrawn" in page
+    assert "1 corrections undone, 1 to be redrawn" in page
     assert "The run before its review" in page
     # It finds the noise of the run before.
     result = command("report", tmp_path / "elsewhere", "trust=true", cwd=tmp_path)

@@ -204,7 +204,8 @@ def _write_onnx(module: Probabilities, images: Tensor, path: Path) -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(
-            f"format=onnx needs {error.name}: pip install onnx onnxruntime onnxscript."
+            f"format=onnx needs the package {error.name}; install it by pip install -e '.[onnx]' "
+            "in the clone, or give format=torchscript, which needs nothing more."
         ) from error
     names: dict[str, Any] = {"input_names": ["images"], "output_names": ["probabilities"]}
     shapes = {"images": {0: torch.export.Dim("N")}}

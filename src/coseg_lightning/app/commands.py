@@ -181,7 +181,10 @@ COMMANDS: dict[str, Command] = {
         "Export the network of a finished run, and compare its output with torch's.",
         {"run": "the folder of a finished run"},
         {
-            "format": ("onnx", "onnx, torchscript or safetensors (only the weights)"),
+            "format": (
+                "onnx",
+                "onnx (with the extra onnx), torchscript or safetensors (only the weights)",
+            ),
             "out": ("", "the file; default RUN/export/model.SUFFIX"),
             "trust": TRUST,
         },

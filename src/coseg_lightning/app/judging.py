@@ -18,7 +18,6 @@ FILES = {
     "review.csv": "some masks from the whole ranking, for you to judge",
     "review.png": "pictures of these masks",
 }
-NEXT = "coseg run DIR"
 RESULT, REORDERED = "noise_level.json", "reordered.csv"
 ASKED = """
   How many are bad? Look at review.png, write good or bad for each mask into review.csv, and run
@@ -84,7 +83,18 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
     print(f"\n  Noise level: {estimate}\n  It is saved in {result}.")
     if path.with_name(REORDERED).is_file():
         print(f"  Which masks to look at next: {path.with_name(REORDERED)}")
-    print(f"\n  Next, with your other settings:\n    {NEXT} {level}")
+    print(
+        f"\n  Next, with your other settings:\n    coseg run {_folder_of_data(path.parent)} {level}"
+    )
+
+
+def _folder_of_data(folder: Path) -> str:
+    """Return the audited folder for a shell's command, or DIR if the audit's summary is gone."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return shlex.quote(summary["config"]["data"]["root"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "DIR"
 
 
 def _is_of_the_page(path: Path) -> bool:

@@ -13,6 +13,7 @@ from coseg_lightning.report.figures import read_rows
 from coseg_lightning.report.results import (
     MASKS,
     class_names,
+    decisions,
     never_right,
     next_steps,
     not_looked_at,
@@ -35,14 +36,6 @@ MEASURES = {
     "iou": "Test IoU",
     "hd95": "HD95",
     "surface_distance": "Mean surface distance",
-}
-# What the decisions of a review did.
-OF_REVIEWS = {
-    "confirmed": "corrections confirmed",
-    "rejected": "corrections undone",
-    "taken": "other proposals taken",
-    "redrawn": "drawn anew",
-    "redraw": "to be redrawn",
 }
 # Outputs that users look for, in the order of the list.
 OUTPUTS = {
@@ -151,9 +144,7 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
     if (folder / "labels").is_dir():
         rows["Labels corrected"] = str(correction["corrected"] or "none")
     if "decided" in correction:  # in a review
-        counts = {name: correction.get(key) for key, name in OF_REVIEWS.items()}
-        effects = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        rows["Masks decided on"] = f"{correction['decided']}{f' ({effects})' if effects else ''}"
+        rows["Masks decided on"] = decisions(correction)
     elif "folds" in summary:
         rows["Labels corrected"] = "none"
     if correction["left_out"]:

@@ -38,6 +38,7 @@ from coseg_lightning.report.pictures import add_pictures
 from coseg_lightning.report.results import (
     certainty,
     class_names,
+    decisions,
     method_settings,
     next_steps,
     result_in_a_sentence,
@@ -124,6 +125,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     if records:
         figures["annotators"] = annotators_figure(records)
     saved = {name: _save(figure, folder / "figures" / name) for name, figure in figures.items()}
+    correction = summary["correction"]
     steps = next_steps(folder, summary, bool(rows))
     content = {
         "summary": summary,
@@ -135,6 +137,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         "certainty": certainty(summary),
         "class_names": class_names(summary),
         "next": steps,
+        "decisions": decisions(correction) if "rejected" in correction else "",
         "reviewed": [command for _, command in steps if "REVIEW" in command],
         "figures": [
             (

@@ -22,6 +22,14 @@ BASELINES = {
     "noisy": ("Plain network, labels as given", "one trained on the labels as given"),
     "clean": ("Plain network, clean labels", "one trained on clean labels"),
 }
+# What the decisions of a review did.
+OF_REVIEWS = {
+    "confirmed": "corrections confirmed",
+    "rejected": "corrections undone",
+    "taken": "other proposals taken",
+    "redrawn": "drawn anew",
+    "redraw": "to be redrawn",
+}
 
 
 def method_settings(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,3 +173,12 @@ def next_steps(folder: Path, summary: Mapping[str, Any], ranked: bool) -> list[t
     if (folder / "model").is_dir():
         steps.append(("predict masks of other images", "coseg predict RUN IMAGES OUT"))
     return steps
+
+
+def decisions(correction: Mapping[str, Any]) -> str:
+    """Return in words how many masks a review decided on, and what the decisions did."""
+    counts = {name: correction.get(key) for key, name in OF_REVIEWS.items()}
+    effects = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    if "decided" not in correction:  # a review by version 0.1
+        return effects or "none"
+    return f"{correction['decided']}{f' ({effects})' if effects else ''}"
