@@ -196,6 +196,7 @@ def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_pa
     ("arguments", "sentence"),
     [
         (["nol=1.2"], "nol=1.2 must be a number of at least 0 and less than 1"),
+        (["nol=auto", "trainer.max_epochs=1"], "trainer.max_epochs=1 is too few to estimate"),
         (["nol=30"], "labels. Did you mean nol=0.3?"),
         (["model=unett"], "There is no model 'unett'; did you mean unet?"),
         (["data=folder", "data.root=/nowhere"], "data.root=/nowhere: there is no such folder"),

@@ -137,8 +137,13 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def _say_if_level_is_estimated(cfg: DictConfig) -> None:
     """Log that the noise level is estimated because it was not given, if it is used."""
     keys = {override.partition("=")[0] for override in task_overrides()}
-    is_default = cfg.nol == "auto" and "nol" not in keys
-    if is_default and make_method(cfg).trains_peers and is_first_process():
+    is_estimated = cfg.nol == "auto" and make_method(cfg).trains_peers
+    if is_estimated and cfg.trainer.get("max_epochs") == 1:
+        raise InputError(
+            "trainer.max_epochs=1 is too few to estimate the noise level, which needs the first "
+            "half of training; set 2 or more, or give nol."
+        )
+    if is_estimated and "nol" not in keys and is_first_process():
         log.info(
             "nol is not given, so the share of bad masks is estimated (nol=auto); if you know it, "
             "give it, as in nol=0.2."

@@ -91,6 +91,16 @@ def test_where_no_name_fits_the_pattern_is_asked_for(make_folder):
     assert len(ids_of(folder_splits(root, mask_glob="drawn-of-{id}.*"))) == 8
 
 
+def test_a_mask_that_no_image_fits_is_named_beside_a_table(make_folder, caplog):
+    root = make_folder()
+    ids = sorted(path.stem for path in (root / "images").iterdir())
+    rows = [f"{sample_id},{'test' if n < 2 else 'train'}" for n, sample_id in enumerate(ids)]
+    (root / "split.csv").write_text("\n".join(["id,split", *rows]) + "\n")
+    shutil.copy(root / "masks" / f"{ids[0]}.png", root / "masks" / "s_1.png")
+    folder_splits(root)
+    assert "1 masks have no image, and are not used: s_1" in caplog.text
+
+
 def test_a_mask_beside_its_image_is_no_image(make_folder):
     root = make_folder()
     rename(root, "masks", lambda p: f"../images/{p.stem}_mask.png")

@@ -36,6 +36,7 @@ from coseg_lightning.data.folder_checks import (
     inspect_images,
     warn_of_blank_images,
     warn_of_gaps,
+    warn_of_masks_beside_the_table,
     warn_of_turned_images,
     warn_of_unread_files,
 )
@@ -332,7 +333,9 @@ def folder_splits(
         else Canvas.of(image_size, keeps_shape=keep_shape),
         allow_links=allow_links,
     )
-    if not has_table:  # otherwise the split.csv says which files are used
+    if has_table:  # which says which files are used
+        warn_of_masks_beside_the_table(mask_files, files, table, inspection)
+    else:
         check_masks_have_an_image(mask_folder, found.images.folder, files, inspection)
     for names in (found.images, *found.masks):
         warn_of_unread_files(names, inspection)

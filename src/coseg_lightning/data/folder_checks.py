@@ -1,6 +1,6 @@
 """Checks of a folder of images and masks. Each check records the problems of its own kind."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -113,6 +113,21 @@ def check_masks_have_an_image(
         )
     for key in lost:
         inspection.add("no image", [key], f"{masks.path(key)} has no image in {folder}; {remedy}.")
+
+
+def warn_of_masks_beside_the_table(
+    mask_files: Iterable[str], images: Mapping[str, Path], table: Path, inspection: Inspection
+) -> None:
+    """Warn of masks that no image fits; `split.csv` says which files are used."""
+    lost = sorted({split_key(key)[0] for key in mask_files} - images.keys())
+    if lost:
+        inspection.warn(
+            "no image",
+            [],
+            f"{len(lost)} masks have no image, and are not used: {', '.join(lost[:3])}"
+            f"{', ...' if len(lost) > 3 else ''}; rename them if an image of {table.name} has no "
+            "mask.",
+        )
 
 
 def check_sizes_agree(
