@@ -47,7 +47,7 @@ class CLI(LightningCLI):
     """Defaults for these images."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.set_defaults({"model.in_channels": 1, "model.encoder_name": "resnet18"})
+        parser.set_defaults({"model.in_channels": 1})
 
 
 def main(args: list[str], folder: Path) -> LightningCLI:

@@ -269,7 +269,7 @@ def test_nothing_is_overwritten_and_nothing_half_is_left(finished, folder, tmp_p
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="out exists and is never overwritten"):
         write_tasks(finished, tmp_path / "out", "coco")
-    with pytest.raises(InputError, match="which is only read"):
+    with pytest.raises(InputError, match="into which nothing is written"):
         write_tasks(finished, folder / "masks" / "out", "coco")
 
     def fail(*_):

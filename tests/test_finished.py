@@ -457,7 +457,7 @@ def test_a_second_look_finds_what_the_first_left(finished, tmp_path):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "Noise level after the review: estimated" in result.stdout
-    assert "Look at these 3 first" in result.stdout
+    assert "Look at these 3 masks first" in result.stdout
     reviewed = tmp_path / "run" / "reviewed"
     before, after = (rows_of(path / "scores.csv") for path in (tmp_path / "run", reviewed))
     assert {row["id"] for row in before} == {row["id"] for row in after}

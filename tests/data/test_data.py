@@ -209,7 +209,7 @@ def same_stem(root):
         (empty_images, "images holds no image files"),
         (
             remove_masks,
-            "holds no folder masks .* but images, masks_rough; name the right",
+            "holds no folder of masks .* but images, masks_rough; name the right",
         ),
         (unknown_split, "puts s00 into 'training'"),
         (split_of_nobody, "names the sample s77"),

@@ -19,13 +19,13 @@ RUN = ROOT / "tests" / "runs" / "run-0.1"
     [("noise_estimate", None), ("noise_known", True)],
 )
 def test_attributes_of_peers(name, now):
-    with pytest.warns(FutureWarning, match=f"CoSegModule.{name} is noise"):
+    with pytest.warns(FutureWarning, match=f"CoSegModule.{name} is now called noise"):
         assert getattr(module_of(), name) == now
 
 
 def test_doubting_is_excluding():
     module = module_of()
-    with pytest.warns(FutureWarning, match=r"CoSegModule.doubt is selection.exclude now"):
+    with pytest.warns(FutureWarning, match=r"CoSegModule.doubt is now called selection.exclude"):
         module.doubt(["a"], ["b"], among="ab")
     assert module.selection.excluded_ids == (frozenset("a"), frozenset("b"))
 
@@ -34,31 +34,35 @@ def test_doubting_is_excluding():
     ("name", "now"), [("contradiction", None), ("left_alone", False), ("kept_vary_more", False)]
 )
 def test_attributes_of_the_correction(tmp_path, name, now):
-    with pytest.warns(FutureWarning, match=f"LabelCorrection.{name} is .* now"):
+    with pytest.warns(FutureWarning, match=f"LabelCorrection.{name} is now called .*"):
         assert getattr(LabelCorrection(tmp_path), name) == now
 
 
 def test_attributes_of_the_datamodule(tmp_path):
     data = data_of(tmp_path)
-    with pytest.warns(FutureWarning, match="CoSegDataModule.lay is add_label_layer now"):
+    with pytest.warns(FutureWarning, match="CoSegDataModule.lay is now called add_label_layer"):
         data.lay(tmp_path / "labels")
     assert data.label_layers == [tmp_path / "labels"]
-    with pytest.warns(FutureWarning, match="left_out is excluded now"):
+    with pytest.warns(FutureWarning, match="left_out is now called excluded"):
         assert data.left_out == frozenset()
 
 
 def test_metrics_were_scores():
     for module in (module_of(), SegmentationModule(TinyNetwork())):
-        with pytest.warns(FutureWarning, match=r"Module.scores is metrics now"):
+        with pytest.warns(FutureWarning, match=r"Module.scores is now called metrics"):
             assert module.scores is module.metrics
 
 
 def test_the_argument_of_a_layer():
     layer = LabelStore(RUN / "labels")
     sample_id = layer.ids[0]
-    with pytest.warns(FutureWarning, match=r"LabelStore.facts\(id=...\) is sample_id=... now"):
+    with pytest.warns(
+        FutureWarning, match=r"LabelStore.facts\(id=...\) is now called sample_id=..."
+    ):
         assert layer.facts(id=sample_id) == layer.facts(sample_id)
-    with pytest.warns(FutureWarning, match=r"LabelStore.read\(id=...\) is sample_id=... now"):
+    with pytest.warns(
+        FutureWarning, match=r"LabelStore.read\(id=...\) is now called sample_id=..."
+    ):
         assert (layer.read(id=sample_id) == layer.read(sample_id)).all()
 
 

@@ -240,9 +240,11 @@ def test_kinds_that_name_no_sample_are_refused():
         InputError, match=r"kinds names 'a.png' and others, but no sample has such an id"
     ):
         kind_numbers(["a", "b"], {"a.png": "x"})
-    with pytest.raises(InputError, match="kinds has 'a': None; give the kind of each sample"):
+    with pytest.raises(
+        InputError, match="kinds has 'a': None, but each id and each kind must be a text"
+    ):
         CorruptionRanking(kinds={"a": None})
-    with pytest.raises(InputError, match="kinds would have no effect on score=softmin"):
+    with pytest.raises(InputError, match="kinds would have no effect with score=softmin"):
         CorruptionRanking(kinds={"a": "x"}, score="softmin")
 
 

@@ -38,10 +38,10 @@ LEAST_PER_PROCESS = 50  # masks; fewer are not worth the start of a process
 OF_TRAINING = (
     *("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger"),
     *("experiment", "baselines", "rehearse", "resume", "stages", "trust", "objective"),
-    *("final", "early_stopping", "keep_checkpoints"),
+    *("final", "early_stopping"),
 )
 # Settings of `run` that no audit uses: it corrects nothing, and keeps no network.
-OF_RUNS = ("final", "early_stopping", "data.folds", "keep_checkpoints", "objective", "baselines")
+OF_RUNS = ("final", "early_stopping", "data.folds", "objective", "baselines")
 # With predictions nothing is trained, but a method's score ranks.
 OF_STEPS = tuple(name for name in OF_TRAINING if name not in ("method", "experiment", "resume"))
 OF_NETWORKS = (
