@@ -117,6 +117,9 @@ def draw_folder(folder: Path, train: int, test: int, seed: int) -> list[str]:
 
 
 NEXT = """
+These images are drawn, and easier than most: on masks that people drew, fewer bad masks are
+found, and their number often cannot be estimated (docs/limitations.md).
+
 The same with your own folder DIR, which holds images/ and masks/:
 
   coseg audit DIR training=none
