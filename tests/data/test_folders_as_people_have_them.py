@@ -98,7 +98,7 @@ def test_a_mask_that_no_image_fits_is_named_beside_a_table(make_folder, caplog):
     (root / "split.csv").write_text("\n".join(["id,split", *rows]) + "\n")
     shutil.copy(root / "masks" / f"{ids[0]}.png", root / "masks" / "s_1.png")
     folder_splits(root)
-    assert "1 masks have no image, and are not used: s_1" in caplog.text
+    assert "Masks without an image are not used: 1, such as s_1;" in caplog.text
 
 
 def test_a_mask_beside_its_image_is_no_image(make_folder):

@@ -37,8 +37,7 @@ LEAST_PER_PROCESS = 50  # masks; fewer are not worth the start of a process
 # Settings that are only used for training.
 OF_TRAINING = (
     *("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger"),
-    *("experiment", "baselines", "rehearse", "resume", "stages", "trust", "objective"),
-    *("final", "early_stopping"),
+    *("experiment", "rehearse", "resume", "stages", "trust"),
 )
 # Settings of `run` that no audit uses: it corrects nothing, and keeps no network.
 OF_RUNS = ("final", "early_stopping", "data.folds", "objective", "baselines")

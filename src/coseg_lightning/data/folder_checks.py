@@ -124,9 +124,8 @@ def warn_of_masks_beside_the_table(
         inspection.warn(
             "no image",
             [],
-            f"{len(lost)} masks have no image, and are not used: {', '.join(lost[:3])}"
-            f"{', ...' if len(lost) > 3 else ''}; rename them if an image of {table.name} has no "
-            "mask.",
+            f"Masks without an image are not used: {len(lost)}, such as {lost[0]}; rename them if "
+            f"an image of {table.name} has no mask.",
         )
 
 

@@ -199,7 +199,9 @@ def what_will_happen(run: Run, expected: "rehearsal.Forecast | None") -> str:
     if expected is not None:
         if expected.seconds is not None:
             parts.append(f"about {duration(expected.seconds)}")
-            if expected.seconds > LONG and run.runner.tester().strategy.root_device.type == "cpu":
+            is_resized = isinstance(run.data, CoSegDataModule) and run.data.tiles is None
+            device = run.runner.tester().strategy.root_device
+            if expected.seconds > LONG and is_resized and device.type == "cpu":
                 parts[-1] += f" ({FASTER})"
         parts.append(f"all stages were rehearsed in {duration(expected.rehearsal)}")
     return "; ".join(parts)

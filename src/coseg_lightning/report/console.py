@@ -97,8 +97,11 @@ def _show_next(folder: Path, summary: dict[str, Any]) -> None:
     reviewed = any("REVIEW" in command for _, command in steps)
     print("\n  Next:")
     run = shlex.quote(str(folder))
+    # A setting's value that the shell has to quote needs Hydra's quotes, too.
+    resumed = f"resume={run}" if run == str(folder) else shlex.quote(f'resume="{folder}"')
     for aim, command in steps:
-        print(f"    {command.replace('RUN', run)}\n        to {aim}")
+        shown = command.replace("resume=RUN", resumed).replace("RUN", run)
+        print(f"    {shown}\n        to {aim}")
     if reviewed:
         print("  REVIEW is the file that you save in report.html.")
 
