@@ -24,11 +24,12 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
@@ -287,6 +288,11 @@ def measure(cell: Cell, large: bool, images: str | None) -> dict[str, str]:
             summary = run(cfg, Path(folder) / "run")
         finally:
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    return row_of(cell, summary, digest, version)
+
+
+def row_of(cell: Cell, summary: Mapping[str, Any], digest: str, version: str) -> dict[str, str]:
+    """The row of a cell's run: its figures, the hash of its configuration, and the code's."""
     correction = summary["correction"]
     figures = {
         "nol": summary["ranking"]["noise_level"],
@@ -349,13 +355,19 @@ def read(grid: str) -> list[dict[str, str]]:
 
 
 def left_of(
-    grid: str, large: bool, seeds: Sequence[int] = SEEDS, sets: Sequence[str] = ()
+    grid: str,
+    large: bool,
+    seeds: Sequence[int] = SEEDS,
+    sets: Sequence[str] = (),
+    methods: Sequence[str] = (),
 ) -> Iterator[Cell]:
-    """The cells without a result yet, of these seeds and sets (all if none is named)."""
+    """The cells without a result yet, of these seeds, sets and methods (all if none is named)."""
     rows = read(f"{grid}{'_large' * large}")
     done = {(tuple(row[key] for key in KEYS), row["hash"]) for row in rows}
     for cell in dict.fromkeys(cells(grid)):
         if cell[3] not in seeds or (sets and cell[0] not in sets):
+            continue
+        if methods and cell[2] not in methods:
             continue
         if not cell[0].startswith("phantom") and not DATA.is_dir():
             print(f"{cell} is left out: there is no folder {DATA}.", file=sys.stderr)
@@ -370,13 +382,13 @@ def run(
     large: bool,
     seeds: Sequence[int] = SEEDS,
     sets: Sequence[str] = (),
+    methods: Sequence[str] = (),
 ) -> None:
     """Run what has no result yet."""
     name, real = f"{grid}{'_large' * large}", grid == "real"
     if real and not WEIGHTS.is_file():
         raise SystemExit(f"There are no weights: python benchmarks/lite0.py {WEIGHTS}")
-    left = list(left_of(grid, large, seeds, sets))
-    path = RESULTS / f"{name}.csv"
+    left = list(left_of(grid, large, seeds, sets, methods))
     with tempfile.TemporaryDirectory() as images:
         if DATA.is_dir() and not real:
             shrunk(Path(images), 256 if large else 64)
@@ -390,13 +402,19 @@ def run(
                 except Exception:  # the others go on
                     print(f"{futures[future]} failed:\n{traceback.format_exc()}", flush=True)
                     continue
-                new = not path.is_file()
-                with path.open("a", newline="") as file:
-                    table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-                    if new:
-                        table.writeheader()
-                    table.writerow(row)
+                append(name, row)
                 print(f"{number} of {len(left)}: {','.join(row.values())}", flush=True)
+
+
+def append(grid: str, row: dict[str, str]) -> None:
+    """Add a row to a grid's table."""
+    path = RESULTS / f"{grid}.csv"
+    new = not path.is_file()
+    with path.open("a", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if new:
+            table.writeheader()
+        table.writerow(row)
 
 
 def rows_of(grid: str, size: str = "") -> list[dict[str, str]]:
@@ -424,13 +442,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="only these")
     names = sorted({cell[0] for grid in GRIDS for cell in cells(grid)})
     parser.add_argument("--sets", nargs="+", default=(), choices=names, help="only these")
+    names = sorted({cell[2] for grid in GRIDS for cell in cells(grid)})
+    parser.add_argument("--methods", nargs="+", default=(), choices=names, help="only these")
     parser.add_argument("--large", action="store_true", help="256 x 256, ResNet-18")
     arguments = parser.parse_args()
+    of = (arguments.seeds, arguments.sets, arguments.methods)
     if arguments.what == "run":
         os.environ.setdefault("OMP_NUM_THREADS", "1" if arguments.jobs > 1 else "2")
-        run(arguments.grid, arguments.jobs, arguments.large, arguments.seeds, arguments.sets)
+        run(arguments.grid, arguments.jobs, arguments.large, *of)
     if arguments.what == "list":
-        for cell in left_of(arguments.grid, arguments.large, arguments.seeds, arguments.sets):
+        for cell in left_of(arguments.grid, arguments.large, *of):
             print(*cell)
         return
     from tables import filled, tables

@@ -5,10 +5,11 @@
     python benchmarks/review.py table      # and docs/images/review_found.svg
 
 Each run is that of `grid.py`'s grid `real` (pretrained, 128 x 128; phantoms at 64 x 64 as in its
-other grids), half of the masks replaced. The replaced masks' originals answer for the person: a
-mask that is looked at is put right. Orders: `gain` is that of the page, `score` that of scores.csv,
-`softmin` cleanlab's score from the peers' mean probabilities, `random` any, `truth` the best there
-is. Runs are kept in `benchmarks/evidence/review/`, and are not repeated.
+other grids), half of the masks replaced, and is written into that grid's table too. The replaced
+masks' originals answer for the person: a mask that is looked at is put right. Orders: `gain` is
+that of the page, `score` that of scores.csv, `softmin` cleanlab's score from the peers' mean
+probabilities, `random` any, `truth` the best there is.
+Runs are kept in `benchmarks/evidence/review/`, and are not repeated.
 """
 
 import argparse
@@ -37,9 +38,13 @@ def base_run(name: str, seed: int, level: float) -> Path:
     folder = FOLDER / f"{name}-{level:g}-{seed}"
     if not (folder / "summary.json").is_file():
         real = not name.startswith("phantom")
-        cfg, _ = grid.composed((name, level, "coseg", seed), False, real=real)
+        cell = (name, level, "coseg", seed)
+        cfg, digest = grid.composed(cell, False, real=real)
         shutil.rmtree(folder, ignore_errors=True)
-        run(cfg, folder)
+        version = grid.code()
+        summary = run(cfg, folder)
+        if real and cell in grid.left_of("real", False, [seed], [name]):
+            grid.append("real", grid.row_of(cell, summary, digest, version))
     return folder
 
 
