@@ -11,7 +11,8 @@ the right names, without names, and with names that were shuffled five times. Wr
 
 * `rank_correlation` of the estimated and the true share of bad masks, over persons,
 * `share_held`, the share of the 90 % intervals that hold the true share,
-* `displacement_error`, the mean and the largest error over persons, in pixels of 256,
+* `displacement_error`, the mean and the largest error over persons, in pixels of 256, where all
+  displacements, true and estimated, are beside those of all persons,
 * `auroc` of single masks: without names, without steady displacements (`habits`), with the records
   too (`names`), and the mean and the smallest with shuffled names.
 """
@@ -112,6 +113,8 @@ def measure(seed, training, picture=None):
     from coseg_lightning.app.command import CONF
     from coseg_lightning.noise import Crowd
     from coseg_lightning.ranking.annotators import annotator_report, with_record
+    from coseg_lightning.ranking.displacement import beside_all
+    from coseg_lightning.ranking.people import People
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [*SETTINGS, f"seed={seed}"])
@@ -132,14 +135,17 @@ def measure(seed, training, picture=None):
             shuffled.append(auroc(with_record(scored(wrong), wrong, noise_level=LEVEL), bad))
         without = auroc(scored(None), bad)
     people = {person.name: person for person in Crowd().people(LEVEL, seed)}
-    records = annotator_report(names, own, noise_level=LEVEL, displacement=displacement)
+    moved = beside_all(displacement, People.of(names))
+    records = annotator_report(names, own, noise_level=LEVEL, displacement=moved)
+    true_moves = {name: people[name].displacement * side / 256 for name in people}
+    shared = np.mean([true_moves[name] for name in names])
     true = [bad[np.array(names) == record.annotator].mean() for record in records]
     held = [
         low <= share <= high
         for (low, high), share in zip((r.bad_share_interval for r in records), true, strict=True)
     ]
     errors = [
-        abs(record.displacement * 256 / side - people[record.annotator].displacement)
+        abs(record.displacement - true_moves[record.annotator] + shared) * 256 / side
         for record in records
     ]
     if picture is not None:
@@ -149,8 +155,8 @@ def measure(seed, training, picture=None):
         by_name = dict(zip([record.annotator for record in records], true, strict=True))
         left, right = figure.axes
         left.plot([100 * share for share in by_name.values()], range(len(by_name)), "kx")
-        moved = [people[name].displacement * side / 256 for name in by_name]
-        right.plot(moved, range(len(moved)), "kx", label="the truth")
+        drawn = [true_moves[name] - shared for name in by_name]
+        right.plot(drawn, range(len(drawn)), "kx", label="the truth")
         right.legend()
         figure.savefig(picture)
     figures = {

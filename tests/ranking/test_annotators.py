@@ -16,6 +16,7 @@ from coseg_lightning.ranking.annotators import (
 from coseg_lightning.ranking.bad_shares import ALIKE, DEVIATIONS, GRID, Shares
 from coseg_lightning.ranking.displacement import (
     Ladder,
+    beside_all,
     displacement,
     habits,
     outline_ladder,
@@ -182,6 +183,19 @@ def test_nobody_is_blamed_for_the_kind_of_images():
     )
     ends = [record.displacement for record in with_kinds]
     assert abs(ends[0] - ends[1]) < 1
+
+
+def test_a_displacement_that_all_share_is_not_seen():
+    names = ["a"] * 60 + ["b"] * 20 + [""] * 5
+    people = People.of(names)
+    rng = np.random.default_rng(0)
+    own = np.array([1.0] * 60 + [-3.0] * 20 + [7.0] * 5) + 0.3 * rng.standard_normal(85)
+    values = np.stack([own + 5, np.full(85, np.nan)], axis=1)
+    found = steady_displacement(beside_all(values, people)[:, 0], people).mean
+    assert found == pytest.approx([1.0, -3.0], abs=0.2)
+    assert np.isnan(beside_all(values, people)[:, 1]).all()
+    alone = beside_all(values, People.of(["a"] * 60 + [""] * 25))
+    assert np.isnan(alone).all()  # nobody to compare with
 
 
 def test_displacements_are_medians_drawn_towards_all():

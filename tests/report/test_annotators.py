@@ -3,6 +3,7 @@
 import csv
 
 import numpy as np
+import pytest
 
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.ranking.annotators import annotator_report
@@ -125,6 +126,20 @@ def test_a_habit_does_not_count_as_a_mistake(tmp_path):
     assert all(row["own_score"] == row["score"] for row in of["anna"])
     records = {r.annotator: r for r in write_annotators(tmp_path, 0.2, masks=masks)}
     assert records["carl"].bad_share > records["ben"].bad_share
+
+
+def test_persons_are_compared_with_each_other_and_not_with_edges(tmp_path):
+    def row(n, name, moved):
+        return f"i{n},0.5,{name},{moved}"
+
+    rows = [row(n, "anna", 4.0) for n in range(10)] + [row(n, "ben", 3.0) for n in range(10, 20)]
+    table = tmp_path / "scores.csv"
+    table.write_text("\n".join(["id,score,annotator,displacement_pixels", *rows, ""]))
+    found = {r.annotator: r.displacement for r in write_annotators(tmp_path, 0.2)}
+    assert found == pytest.approx({"anna": 0.5, "ben": -0.5}, abs=0.05)
+    table.write_text("\n".join(["id,score,annotator,displacement_pixels", *rows[:10], ""]))
+    (anna,) = write_annotators(tmp_path, 0.2)
+    assert anna.displacement is None
 
 
 def test_persons_are_drawn_with_and_without_displacements():

@@ -7,9 +7,9 @@ persons are alike. A person with few masks is thereby shrunk towards all others,
 if names carry no information. Each kind of image adds its own term to the log odds. Persons and
 kinds are fitted in turn, so that nobody is blamed for being given hard images.
 
-**Displacement.** How far the outlines lie outside the proposed ones: the median over a person's
-masks, after subtracting the median of each kind of image. The medians are shrunk towards their
-common mean by the method of DerSimonian and Laird (1986). Standard errors use the pooled spread.
+**Displacement.** How far the outlines lie outside a reference: the median over a person's masks,
+after subtracting the median of each kind of image. The medians are shrunk towards their common mean
+by the method of DerSimonian and Laird (1986). Standard errors use the pooled spread.
 
 The accuracy is measured by `benchmarks/annotators.py`.
 
@@ -47,7 +47,7 @@ class AnnotatorRecord:
         masks: Number of masks.
         bad_share: Estimated share of bad masks, on the mix of images of all persons.
         bad_share_interval: Contains `bad_share` with a probability of about 90 %.
-        displacement: How far outlines lie outside the proposed ones, in pixels: the mean over
+        displacement: How far outlines lie outside their reference, in pixels: the mean over
             classes. It is negative if they lie inside, and None if unknown.
         displacement_interval: Contains `displacement` with a probability of about 90 %.
         spread: Standard deviation of the displacement from mask to mask, in pixels.

@@ -148,6 +148,29 @@ def habits(displacement: Floats, people: People) -> Floats:
     return result
 
 
+def beside_all(displacement: Floats, people: People) -> Floats:
+    """Subtract the displacement that all annotators have in common, weighted by their masks.
+
+    The strongest edges of real images seldom lie where experts draw, so how far the outlines lie
+    outside the edges compares persons, and says nothing of all of them together.
+
+    Args:
+        displacement: `(N, K - 1)` displacement of each mask, NaN where unknown.
+        people: Who drew each mask.
+
+    Returns:
+        `(N, K - 1)`; NaN if fewer than two persons are known, who cannot be compared.
+    """
+    result = np.full_like(displacement, np.nan)
+    for column, values in zip(result.T, displacement.T, strict=True):
+        known = ~np.isnan(values) & (people.numbers >= 0)
+        of_people = steady_displacement(values, people).mean
+        if sum(mean is not None for mean in of_people) > 1:
+            means = [of_people[person] for person in people.numbers[known].tolist()]
+            column[:] = values - np.mean([mean for mean in means if mean is not None])
+    return result
+
+
 def moved_back(
     outline: Floats, ladders: Sequence[Ladder | None], people: People
 ) -> tuple[Floats, Floats]:

@@ -17,7 +17,12 @@ from coseg_lightning.ranking.annotators import (
     annotator_report,
     bad_probability,
 )
-from coseg_lightning.ranking.displacement import displacement, habits, without_habit
+from coseg_lightning.ranking.displacement import (
+    beside_all,
+    displacement,
+    habits,
+    without_habit,
+)
 from coseg_lightning.ranking.people import People
 from coseg_lightning.report.figures import BLACK, BLUE, ORANGE
 
@@ -56,8 +61,14 @@ def write_annotators(
     level = 0.1 if noise_level is None else noise_level
     classes = [name for name in rows[0] if name.startswith("displacement_class_")]
     columns = classes or ["displacement_pixels"]
+    names = [row["annotator"] for row in rows]
+    of_images = [kinds.get(row["id"], "") for row in rows] if kinds else None
+    moved = np.array([[_number(row.get(name)) for name in columns] for row in rows])
+    # Single masks are compared with edges, and only persons' differences are telling.
+    people = People.of(names[: len(single)], of_images[: len(single)] if of_images else None)
+    moved[: len(single)] = beside_all(moved[: len(single)], people)
     records = annotator_report(
-        [row["annotator"] for row in rows],
+        names,
         np.concatenate(  # the two tables use different scores
             [
                 bad_probability(
@@ -66,8 +77,8 @@ def write_annotators(
                 for part in (single, masks)
             ]
         ),
-        displacement=np.array([[_number(row.get(name)) for name in columns] for row in rows]),
-        kinds=[kinds.get(row["id"], "") for row in rows] if kinds else None,
+        displacement=moved,
+        kinds=of_images,
         blunders=[[word for word in row.get("blunders", "").split("; ") if word] for row in rows],
     )
     _replace(folder / ANNOTATORS, [record.as_row() for record in records])
@@ -228,7 +239,9 @@ def annotators_figure(records: Sequence[AnnotatorRecord]) -> Figure:
     left.set(xlabel="Bad masks, %, with 90 % interval", xlim=(0, 100))
     right.axvline(0, color=BLACK, linewidth=1)
     reach = max(1.0, *map(abs, right.get_xlim()))  # less than a pixel is not to look like much
-    right.set(xlabel="Outlines displaced outwards, pixels (90 % interval)", xlim=(-reach, reach))
+    right.set(
+        xlabel="Outlines displaced outwards, pixels, with 90 % interval", xlim=(-reach, reach)
+    )
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
     return figure
