@@ -136,6 +136,28 @@ def test_masks_of_new_images_have_their_own_size(finished, tmp_path):
         )
 
 
+def test_images_in_folders_of_patients_are_predicted_as_they_were_learnt_from(tmp_path):
+    squares = Squares(8, 40)
+    for i in range(8):
+        for name, picture in (("images", squares.image(i)), ("masks", squares.mask(i))):
+            folder = tmp_path / "data" / name / f"patient{i % 4}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"scan{i // 4}.png")
+    options = [*CLASSIC, *SHORT, "method=supervised", "data=folder", "data.in_channels=1"]
+    options += [f"data.root={tmp_path / 'data'}", "trainer.max_epochs=1"]
+    options += [f"data.{kind}_glob='{{group}}/{{id}}.*'" for kind in ("image", "mask")]
+    run(composed(*options), tmp_path / "run")
+    predict(tmp_path / "run", tmp_path / "data" / "images", tmp_path / "out")
+    assert len(list((tmp_path / "out").rglob("*.png"))) == 8
+
+
+def test_a_folder_of_folders_of_images_is_no_folder_of_images(finished, tmp_path):
+    with pytest.raises(InputError, match=r"; did you mean .*data/images or .*data/masks\?"):
+        predict(finished / "run", finished / "data", tmp_path / "out")
+    with pytest.raises(InputError, match="There is no folder .*nowhere"):
+        predict(finished / "run", tmp_path / "nowhere", tmp_path / "out")
+
+
 def test_predictions_are_those_that_the_test_measured(finished, tmp_path):
     splits = folder_splits(finished / "data")
     predict(finished / "run", finished / "data" / "images", tmp_path / "out")

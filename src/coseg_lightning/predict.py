@@ -165,9 +165,9 @@ def _check_options(out: Path, batch_size: int, num_workers: int) -> None:
 
 
 def _image_files(folder: Path, pattern: str) -> list[tuple[str, Path]]:
-    files_by_stem(folder)  # raises if there is none
-    names = Names(folder, pattern)
-    if not names.files:
+    names = Names(folder, pattern) if folder.is_dir() else None
+    if names is None or not names.files:
+        files_by_stem(folder)  # raises if there is none
         names = Names(folder)
     sentence = unread(names)
     if sentence is not None:

@@ -191,8 +191,17 @@ def files_by_stem(folder: Path) -> dict[str, list[Path]]:
         if ending(path) in SUFFIXES and not path.name.startswith("."):
             by_stem[path.stem].append(path)
     if not by_stem:
-        raise InputError(f"{folder} holds no image files ({', '.join(SUFFIXES)}).")
+        inside = [path for path in sorted(folder.iterdir()) if _holds_images(path)]
+        named = " or ".join(map(str, inside[:3]))
+        raise InputError(
+            f"{folder} holds no image files ({', '.join(SUFFIXES)})"
+            + (f"; did you mean {named}?" if inside else ".")
+        )
     return dict(by_stem)
+
+
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and any(ending(path) in SUFFIXES for path in folder.iterdir())
 
 
 @contextmanager
