@@ -3,8 +3,10 @@
 Legend of shapes: N masks, P persons.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -29,6 +31,18 @@ def numbered_names(names: Iterable[str]) -> dict[str, str]:
     return {given[n]: f"person {place:0{width}}" for place, n in enumerate(order, start=1)}
 
 
+def name_of(annotator: Any) -> str:
+    """Return who drew a mask as a text; an empty one if unknown: for None, NaN, and no text.
+
+    Numbers are names too, 0 included.
+    """
+    if annotator is None or type(annotator).__name__ in ("NAType", "NaTType"):  # of pandas
+        return ""
+    if isinstance(annotator, Real) and math.isnan(annotator):
+        return ""
+    return str(annotator)
+
+
 @dataclass(frozen=True)
 class People:
     """Who drew each mask and the kind of its image, as numbers.
@@ -45,18 +59,23 @@ class People:
 
     @classmethod
     def of(
-        cls, annotators: Sequence[str | None], kinds: Sequence[Any] | NDArray[Any] | None = None
+        cls, annotators: Sequence[Any], kinds: Sequence[Any] | NDArray[Any] | None = None
     ) -> "People":
         """Number persons and kinds.
+
+        Args:
+            annotators: Who drew each mask, see `name_of`.
+            kinds: The kind of each image.
 
         Raises:
             InputError: If the numbers of kinds and masks differ.
         """
         if kinds is not None and len(kinds) != len(annotators):
             raise InputError(f"There are {len(annotators)} annotators, but {len(kinds)} kinds.")
-        names = sorted({str(name) for name in annotators if name})
+        drawn_by = [name_of(annotator) for annotator in annotators]
+        names = sorted({name for name in drawn_by if name})
         number = {name: n for n, name in enumerate(names)}
-        numbers = np.array([number[str(a)] if a else -1 for a in annotators], dtype=np.int64)
+        numbers = np.array([number.get(name, -1) for name in drawn_by], dtype=np.int64)
         of_kind = np.zeros(len(numbers), np.int64)
         if kinds is not None:
             of_kind = np.unique(np.array([str(kind) for kind in kinds]), return_inverse=True)[1]
