@@ -56,7 +56,7 @@ def test_disputed_images_and_masks_come_first(tmp_path):
     assert (masks[0]["id"], masks[0]["annotator"]) == ("a", "carl")
     assert masks[0]["agreement"] == round((pairs[1] + pairs[2]) / 2, 4)
     assert masks[0]["score"] == round(1 - (pairs[1] + pairs[2]) / 2, 4)
-    assert [row["rank"] for row in read(tmp_path / "masks.csv")] == ["1", "2", "3", "4", "5"]
+    assert [row["rank"] for row in read(tmp_path / "masks.csv")] == ["1", "2", "2", "4", "4"]
     assert write_masks(tmp_path, object()) == ([], [])
 
 
@@ -86,7 +86,25 @@ def test_the_terminal_names_persons_and_their_worst_masks(tmp_path):
     ]
     assert any(line.endswith("% of 3 masks") for line in persons)  # ben's
     assert alike.startswith("All intervals overlap")
-    assert worst.startswith("The worst of their single masks: a by carl, ")
+    listed = "a by carl, a by anna and ben, b by anna and ben"
+    assert worst == f"The worst of their single masks: {listed}"
+    several = Samples()
+    several.several = Several()
+    several.several.ids = ("b", "c")
+    write_masks(tmp_path, several)
+    assert in_words(tmp_path)[-1] == "The worst of their single masks: b by anna and ben"
+
+
+def test_nobody_is_named_where_all_agree_equally(tmp_path):
+    x = np.mgrid[:32, :32][1]
+    several = Panels([("a", "b", "c")], {})
+    for n, name in enumerate("abc"):  # three masks, each two thirds of which another has too
+        several.drawn["i00"][name] = ((x // 8 == n) | (x // 8 == (n + 1) % 3)).astype(np.uint8)
+    samples = Samples()
+    samples.several = several
+    masks, disputed = write_masks(tmp_path, samples)
+    assert [row["least_like_others"] for row in disputed] == [""]
+    assert [row["rank"] for row in masks] == [1, 1, 1]
 
 
 def test_the_terminal_does_not_call_persons_alike_who_differ(tmp_path):

@@ -114,7 +114,8 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
     to the other masks. `own_score` is the same after the outlines of all masks were shifted back by
     their persons' steady displacements, and is what counts for the person's record. So a habit of
     one person counts neither against him nor against others who drew the same images. Outlines did
-    not improve this ranking on `bubil`. With two masks of an image, neither ranks worse.
+    not improve this ranking on `bubil`. Equal scores have equal ranks, as those of
+    two masks of an image do.
     `disputed.csv` lists the images, with the least agreement first.
 
     The masks are read twice, so that those of only one image are in memory at any time.
@@ -168,7 +169,9 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
         row["own_score"] = _rounded(own[n]) if n in own else row["score"]
     masks.sort(key=lambda row: (-_number(row["score"] or 0), row["id"], row["annotator"]))
     disputed.sort(key=lambda row: (row["agreement"], row["id"]))
-    masks = [{**row, "rank": rank} for rank, row in enumerate(masks, start=1)]
+    first_of: dict[Any, int] = {}  # equal scores have equal ranks
+    for place, row in enumerate(masks, start=1):
+        row["rank"] = first_of.setdefault(row["score"], place)
     _replace(folder / MASKS, masks)
     _replace(folder / DISPUTED, disputed)
     return masks, disputed
@@ -254,10 +257,16 @@ def in_words(folder: Path) -> list[str]:
     if len(persons) > 1 and _overlap(persons):
         lines.append("All intervals overlap: these masks do not show that the annotators differ.")
     if (folder / MASKS).is_file():
-        worst = read_table(folder / MASKS, ["id", "annotator", "score"])[:3]
-        named = ", ".join(f"{row['id']} by {row['annotator']}" for row in worst)
-        lines.append(f"The worst of their single masks: {named}")
+        worst: dict[tuple[str, str], list[str]] = {}  # two masks of an image rank alike
+        for row in read_table(folder / MASKS, ["id", "annotator", "score"]):
+            worst.setdefault((row["id"], row["score"]), []).append(row["annotator"])
+        named = [f"{of[0]} by {_listed(names)}" for of, names in list(worst.items())[:3]]
+        lines.append(f"The worst of their single masks: {', '.join(named)}")
     return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _overlap(persons: Sequence[Mapping[str, str]]) -> bool:
