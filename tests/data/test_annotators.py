@@ -352,6 +352,46 @@ def test_a_label_that_nothing_needs_is_refused(make_folder):
         folder_splits(make_folder(), label="staple")
 
 
+@pytest.mark.parametrize(
+    ("names", "keeps_plain", "pattern", "plain"),
+    [
+        (["__anna"], True, "{id}__{annotator}.*", None),
+        (["__anna"], False, "{id}__{annotator}.*", "{id}__anna.*"),
+        (["_anna", "_ben"], False, "{id}_{annotator}.*", "{id}_mask.*"),
+        (["-seg_anna", "-seg_ben"], False, "{id}-seg_{annotator}.*", "{id}_mask.*"),
+        (["_anna_a", "_ben"], False, "{id}_{annotator}.*", "{id}_mask.*"),
+    ],
+)
+def test_the_pattern_of_people_is_named_where_it_is_not_guessed(
+    make_folder, names, keeps_plain, pattern, plain
+):
+    root = make_folder()
+    for path in sorted((root / "masks").iterdir()):
+        for name in names:
+            shutil.copy(path, path.with_name(f"{path.stem}{name}.png"))
+        if not keeps_plain:
+            path.unlink()
+    with pytest.raises(BadSamplesError) as error:
+        folder_splits(root)
+    assert f"a person's name follows the id, {'set ' if keeps_plain else ''}" in str(error.value)
+    assert f"data.mask_glob='{pattern}'" in str(error.value)
+    assert plain is None or f"data.mask_glob='{plain}'" in str(error.value)
+    train = folder_splits(root, mask_glob=pattern, test_share=0).train
+    several = keeps_plain or len(names) > 1
+    assert len(train.several.ids if several else train.annotators) == 8
+
+
+def test_masks_that_follow_no_image_name_no_people(make_folder):
+    root = make_folder()
+    for path in sorted((root / "masks").iterdir()):
+        path.rename(path.with_name(f"m_{path.name}"))
+    with pytest.raises(
+        BadSamplesError, match=r"as in \"data.mask_glob='{id}_mask.\*'\"\."
+    ) as error:
+        folder_splits(root)
+    assert "person's name" not in str(error.value)
+
+
 # What is made of them
 
 

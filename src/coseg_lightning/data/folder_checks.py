@@ -1,5 +1,6 @@
 """Checks of a folder of images and masks. Each check records the problems of its own kind."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from coseg_lightning.files.inspection import (
 )
 from coseg_lightning.files.mask_folder import MaskFolder, link_message, same_stem
 from coseg_lightning.files.naming import Names, split_key, unread
+from coseg_lightning.files.volumes import ending
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
 
@@ -108,17 +110,14 @@ def check_masks_have_an_image(
     pattern, example = _pattern_of_names([masks.path(key) for key in lost], images)
     remedy = "add the image, or remove the mask"
     if pattern:
-        remedy += (
-            f"; or if names of people follow the ids, set data.mask_glob='{pattern}', which may be "
-            "one name"
-        )
+        remedy += f"; or, if a person's name follows the id, set data.mask_glob='{pattern}'"
     if lost and len(lost) == len(masks.ids):
         remedy = (
             "no mask has the name of an image: tell how masks are named, as in "
             f"\"data.mask_glob='{example}'\""
         )
         if pattern:
-            remedy += f", or by '{pattern}' if names of people follow the ids"
+            remedy += f", or, if a person's name follows the id, \"data.mask_glob='{pattern}'\""
     for key in lost:
         inspection.add("no image", [key], f"{masks.path(key)} has no image in {folder}; {remedy}.")
 
@@ -134,21 +133,17 @@ def _pattern_of_names(files: Sequence[Path], images: Mapping[str, Path]) -> tupl
         The pattern, such as `{id}__{annotator}.*`, or None if the names do not begin with ids; and
         a pattern without names, such as `{id}__mask.*`.
     """
-    rests: set[str] = set()
+    rests = set()
     for path in files:
-        stem = path.name.removesuffix(ending(path))
-        lengths = (n for n in range(len(stem) - 1, 0, -1) if stem[:n] in images)
-        length = next(lengths, None)
-        if length is None:
-            return None, "{id}_mask.*"
-        rests.add(stem[length:])
-    example = f"{{id}}{rests.pop()}.*" if len(rests) == 1 else "{id}_mask.*"
-    if example != "{id}_mask.*":
-        rests = {example.removeprefix("{id}").removesuffix(".*")}
-    for parts in (r"(.*[-_. ])[^-_. ]+", r"([-_. ]+)[^-_. ].*"):
-        found = {match[1] if (match := re.fullmatch(parts, rest)) else "" for rest in rests}
+        stem = path.name[: len(path.name) - len(ending(path))]
+        begins = (n for n in range(len(stem) - 1, 0, -1) if stem[:n] in images)
+        rests.add(stem[next(begins, len(stem)) :])
+    example = f"{{id}}{min(rests)}.*" if len(rests) == 1 and "" not in rests else "{id}_mask.*"
+    for parts in (r"(.*[-_. ])[^-_. ]+", r"([-_. ]+)[^-_. ].*"):  # what precedes the name
+        matches = [re.fullmatch(parts, rest) for rest in rests]
+        found = {match[1] if match else "" for match in matches}
         if len(found) == 1 and "" not in found:
-            return f"{{id}}{found.pop()}{{annotator}}.*", example
+            return f"{{id}}{min(found)}{{annotator}}.*", example
     return None, example
 
 
