@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from omegaconf import DictConfig
@@ -34,23 +35,31 @@ def main() -> None:
     """Read the command line, write the folder, and print how many masks were corrected."""
     options = arguments("apply")
     options["review"] = review_paths(options["review"])
-    corrected, newer, masks = apply(**options)
+    corrected, newer, masks, fused = _applied(**options)
     if corrected or options["review"]:
         verb = "differ from yours" if options["review"] else "were corrected"
         print(f"{corrected} of {masks} masks in {options['dest']} {verb}.")
+        if fused:
+            print(f"{_count(fused, 'mask is', 'masks are')} fused from several masks of an image.")
     else:
         page = next((n for n in PAGES if Path(options["run"], n).is_file()), PAGES[0])
-        print(
-            f"All {masks} masks in {options['dest']} are as you gave them, since none was "
-            f"corrected. To write your own decisions, save a review in {page}, and give "
-            "review=FILE."
-        )
+        if fused:
+            text = (
+                f"None of the {masks} masks in {options['dest']} was corrected, but "
+                f"{_count(fused, 'is', 'are')} fused from several masks of an image."
+            )
+        else:
+            text = (
+                f"All {masks} masks in {options['dest']} are as you gave them, since none was "
+                "corrected."
+            )
+        print(f"{text} To write your own decisions, save a review in {page}, and give review=FILE.")
     others = not_looked_at(options["run"], masks)
     if others:
-        many, they = ("masks are", "they were") if others > 1 else ("mask is", "it was")
         print(
-            f"{others} {many} for validation or test, so the run did not look at "
-            f"{'them' if others > 1 else 'it'}; {they} copied."
+            f"{_count(others, 'mask is', 'masks are')} for validation or test, so the run did not "
+            f"look at {'them; they were' if others > 1 else 'it; it was'} "
+            f"{'copied or fused' if fused else 'copied'}."
         )
     if newer:
         shown = ", ".join(newer[:10]) + (", ..." if len(newer) > 10 else "")
@@ -60,6 +69,10 @@ def main() -> None:
             print(
                 f"{len(newer)} masks changed after the run; they were copied as they are: {shown}"
             )
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"
 
 
 def not_looked_at(run: str | Path, masks: int) -> int:
@@ -104,6 +117,35 @@ def apply(
         InputError: If `dest` exists, the run did not use `data=folder`, or a mask cannot be
             written.
     """
+    applied = _applied(run, dest, root, review=review, trust=trust)
+    return applied.changed, applied.newer, applied.masks
+
+
+class _Applied(NamedTuple):
+    """What `apply` has written.
+
+    Attributes:
+        changed: The number of masks that differ from yours.
+        newer: The ids of masks that were changed after the run.
+        masks: The number of all masks.
+        fused: The number of masks that are fused from several masks of an image.
+    """
+
+    changed: int
+    newer: list[str]
+    masks: int
+    fused: int
+
+
+def _applied(
+    run: str | Path,
+    dest: str | Path,
+    root: str | Path | None = None,
+    *,
+    review: str | Path | Sequence[str | Path] = (),
+    trust: bool = False,
+) -> _Applied:
+    """Write all masks; see `apply`."""
     finished, dest = AppRun(run, root=root, trust=trust), Path(dest)
     if dest.exists():
         raise InputError(f"{dest} exists and is never overwritten; give a new folder.")
@@ -134,8 +176,8 @@ def apply(
                 changed += _write(sample_id, judged, writer, mask, original)
             writer.finish()
             unfinished.replace(dest)
-    newer = labels.newer
-    return changed, newer, len(judged.images) + len(judged.others)
+    fused = [i for i in _whole(judged, source) if i in (judged.images.several or ())]
+    return _Applied(changed, labels.newer, len(judged.images) + len(judged.others), len(fused))
 
 
 class _Labels:

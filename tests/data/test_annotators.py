@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from coseg_lightning import CoSegDataModule
 from coseg_lightning.app.build import settle_folders
-from coseg_lightning.apply import apply
+from coseg_lightning.apply import apply, main
 from coseg_lightning.audit import audit
 from coseg_lightning.check import describe
 from coseg_lightning.data.folder import folder_splits
@@ -488,6 +488,19 @@ def settings(root, layout="beside"):
 def read(path):
     with Image.open(path) as file:
         return (np.asarray(file) > 0).astype(np.uint8)
+
+
+@pytest.mark.drawn
+def test_apply_says_that_labels_are_fused_where_none_was_corrected(
+    make_several, tmp_path, capsys, monkeypatch
+):
+    audit(composed_audit(*settings(make_several()), "training=none", "nol=0.2"), tmp_path / "a")
+    capsys.readouterr()
+    monkeypatch.setattr("sys.argv", ["apply", str(tmp_path / "a"), str(tmp_path / "out")])
+    main()
+    said = capsys.readouterr().out
+    assert f"None of the 8 masks in {tmp_path / 'out'} was corrected, but 7 are fused from" in said
+    assert "as you gave them" not in said
 
 
 def copy_of(root, masks):
