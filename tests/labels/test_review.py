@@ -9,7 +9,7 @@ from PIL import Image
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
-from coseg_lightning.labels.review import opened_review
+from coseg_lightning.labels.review import file_crc, opened_review
 
 
 def written(folder, text="id,decision\n", **masks):
@@ -48,6 +48,22 @@ def test_a_mask_of_0_and_255_is_no_mask_of_unlabelled_pixels(tmp_path):
         with pytest.raises(InputError, match="holds only 0 and 255, .* save the foreground as 1"):
             review.read("d", np.array([[0, 1, 0]], np.uint8), 2)
         np.testing.assert_array_equal(review.read("d", np.array([[1, 255, 0]]), 2), drawn)
+
+
+def test_a_mask_of_unlabelled_pixels_alone_is_known_by_who_wrote_it(tmp_path):
+    drawn = np.array([[0, 255, 0]], np.uint8)
+    written(tmp_path, d=drawn)
+    crc = file_crc(tmp_path / "masks" / "d.png")
+    (tmp_path / "review.csv").write_text(f"id,decision,drawn\nd,redraw,{crc}\n")
+    given = np.array([[0, 1, 0]], np.uint8)
+    with opened_review(tmp_path) as review:
+        np.testing.assert_array_equal(review.read("d", given, 2), drawn)
+    Image.fromarray(np.array([[255, 0, 0]], np.uint8)).save(tmp_path / "masks" / "d.png")
+    with (
+        opened_review(tmp_path) as review,
+        pytest.raises(InputError, match="save the foreground as 1"),
+    ):
+        review.read("d", given, 2)
 
 
 @pytest.mark.parametrize("inside", ["", "my review"])

@@ -22,6 +22,7 @@ from coseg_lightning.files.images import smallest_type
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.ids import check_id
 from coseg_lightning.labels.masks import Mask
+from coseg_lightning.labels.review import file_crc
 
 
 @dataclass
@@ -117,11 +118,12 @@ def read_answers(
                 continue
             skipped["same"] += is_same
             decision = _decision(mask, given, proposal)
+            drawn = ""
             if decision == "redraw":
-                write_mask(folder / "masks", sample_id, mask)
+                drawn = file_crc(write_mask(folder / "masks", sample_id, mask))
             decisions[sample_id] = decision
-            row = {"id": sample_id, "decision": decision}
-            rows.append({**row, "note": answer.note, "reviewer": answer.reviewer})
+            row = {"id": sample_id, "decision": decision, "note": answer.note}
+            rows.append({**row, "reviewer": answer.reviewer, "drawn": drawn})
         if not rows:
             raise InputError(
                 f"{files.path} answers none of the tasks of {run}; complete some in {kind.title}, "
@@ -199,10 +201,15 @@ def _asked(source: Path) -> list[str]:
     return []
 
 
-def write_mask(folder: Path, sample_id: str, mask: Mask) -> None:
-    """Write a mask; slashes in an id make subfolders, which never lead out of the folder."""
+def write_mask(folder: Path, sample_id: str, mask: Mask) -> Path:
+    """Write a mask, and return its file.
+
+    Slashes in an id make subfolders, which never lead out of the folder.
+    """
     parts = sample_id.split("/")
     for part in parts:
         check_id(part)
-    with replacing(folder.joinpath(*parts[:-1], f"{parts[-1]}.png")) as temporary:
+    path = folder.joinpath(*parts[:-1], f"{parts[-1]}.png")
+    with replacing(path) as temporary:
         Image.fromarray(smallest_type(mask)).save(temporary, format="PNG")
+    return path

@@ -2,6 +2,7 @@
 
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,12 +33,15 @@ class Review:
         notes: The note on each sample, if there is one.
         reviewers: Who decided on each sample, if known.
         files: The redrawn mask of each sample, a PNG of class ids, if there is one.
+        drawn: The CRC-32 of the file of each mask that the page or `exchange` wrote, as they
+            wrote it.
     """
 
     decisions: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     reviewers: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    drawn: dict[str, str] = field(default_factory=dict)
 
     @property
     def to_redraw(self) -> set[str]:
@@ -57,7 +61,8 @@ class Review:
 
         Raises:
             InputError: If it has another size, values that are not class ids, or new unlabelled
-                pixels but no foreground.
+                pixels but no foreground. The last is allowed where the page or `exchange` wrote the
+                file, whose 255 is surely no foreground.
         """
         path = self.files[sample_id]
         mask = read_indices(path)
@@ -77,12 +82,18 @@ class Review:
             unlabelled.any()
             and not (mask[~unlabelled] > 0).any()
             and (unlabelled & (like != 255)).any()
+            and self.drawn.get(sample_id) != file_crc(path)
         ):
             raise InputError(
                 f"{path.name} holds only 0 and 255, but 255 means unlabelled in a mask drawn for "
                 f"{sample_id}; save the foreground as 1."
             )
         return smallest_type(mask)
+
+
+def file_crc(path: Path) -> str:
+    """Compute the CRC-32 of a file, in eight hexadecimal digits."""
+    return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
 @contextmanager
@@ -118,7 +129,7 @@ def opened_review(paths: str | Path | Sequence[str | Path]) -> Iterator[Review]:
                         f"{sample_id} ({before} in {places[sample_id]}, {decision} in {path})"
                     )
                 places.setdefault(sample_id, str(path))
-            for name in ("decisions", "notes", "reviewers", "files"):
+            for name in ("decisions", "notes", "reviewers", "files", "drawn"):
                 getattr(merged, name).update(
                     {
                         k: v
@@ -212,7 +223,8 @@ def _read_table(path: Path) -> Review:
             )
         if decision:
             review.decisions[sample_id] = decision
-        for name, values in (("note", review.notes), ("reviewer", review.reviewers)):
+        columns = {"note": review.notes, "reviewer": review.reviewers, "drawn": review.drawn}
+        for name, values in columns.items():
             if row.get(name, "").strip():
                 values[sample_id] = row[name].strip()
     return review

@@ -1,5 +1,6 @@
 // Saving: review.csv, review.zip with the drawn masks, or both in a folder.
-const REVIEW_COLUMNS = ["id", "decision", "note", "reviewer"];
+// `drawn` is the CRC-32 of the drawn mask's file: a mask that was changed elsewhere is told by it.
+const REVIEW_COLUMNS = ["id", "decision", "note", "reviewer", "drawn"];
 const reviewRows = () => {
   const reviewer = $("bench-reviewer").value.trim();
   const rows = [REVIEW_COLUMNS];
@@ -7,13 +8,14 @@ const reviewRows = () => {
     const item = items[id];
     if (!item || !(item.decision || item.note)) continue;
     const note = (item.note || "").replaceAll("\u0000", "");
-    rows.push([id, item.decision || "", note, item.reviewer || (item.decision ? reviewer : "")]);
+    const drawn = isSaved(id) ? crc32(drawings.get(id)).toString(16).padStart(8, "0") : "";
+    rows.push([id, item.decision || "", note, item.reviewer || (item.decision ? reviewer : ""), drawn]);
   }
   return rows;
 };
 const reviewCsv = () => csvText(reviewRows());
-const savedMasks = () =>
-  index.ids.filter((id) => items[id]?.decision === "redraw" && drawings.has(id)).map((id) => [`masks/${id}.png`, drawings.get(id)]);
+const isSaved = (id) => items[id]?.decision === "redraw" && drawings.has(id);
+const savedMasks = () => index.ids.filter(isSaved).map((id) => [`masks/${id}.png`, drawings.get(id)]);
 
 const download = (blob, name) => {
   const link = document.createElement("a");
@@ -65,7 +67,7 @@ const readIn = async (folder, name) => {
 // Another folder's masks or tables are never replaced, such as those of the data itself.
 const isReviewFolder = async (folder) => {
   const table = await readIn(folder, "review.csv");
-  if (table !== null) return table.startsWith(REVIEW_COLUMNS.join(","));
+  if (table !== null) return table.startsWith(REVIEW_COLUMNS.slice(0, 4).join(","));
   for await (const name of folder.keys()) if (name === "masks") return false;
   return true;
 };
