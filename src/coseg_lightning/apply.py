@@ -20,7 +20,7 @@ from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
 from coseg_lightning.files.naming import split_key
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import Mask, mask_digest
-from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, opened_review
+from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, opened_review, unknown_id
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.runs.finished import FinishedRun
 
@@ -191,10 +191,7 @@ class _Labels:
                     "say ok or redraw."
                 )
             else:
-                raise InputError(
-                    f"The review names {sample_id}, which is not in the run's data; give the "
-                    "review of this run."
-                )
+                raise unknown_id(sample_id, read, of="in the run's data")
         if lost:
             log.warning(
                 "%d corrections, such as that of %s, are not written, since the image or mask is "
