@@ -433,6 +433,55 @@ def test_closing_loses_nothing_and_the_review_goes_on_at_the_first_undecided(ope
 
 
 @pytest.mark.slow
+def test_two_tabs_have_the_same_drawings(opened, tmp_path):
+    path = write(tmp_path, IDS)
+    one, other = opened(path), opened(path)
+    one.bring_to_front()
+    press(one, "m")
+    expected = with_line(
+        Pairs(IDS).mask(0), *stroke(one, Place(one), (15.2, 45.3), (65.7, 52.1)), 9, 1
+    )
+    other.bring_to_front()
+    other.locator("#bench-state", has_text="redraw, with a drawn mask").wait_for()
+    _, masks = contents(saved(other, tmp_path), tmp_path / "other")
+    np.testing.assert_array_equal(masks["s0"], expected)
+    press(other, "m")  # goes on from that drawing
+    ends = stroke(other, Place(other), (15.2, 15.3), (65.7, 12.1))
+    both = with_line(expected, *ends, 9, 1)
+    press(other, "Enter")
+    _, masks = contents(saved(other, tmp_path), tmp_path / "both")
+    np.testing.assert_array_equal(masks["s0"], both)
+    one.bring_to_front()
+    one.get_by_text("s0 was drawn in another tab too").wait_for()
+    _, masks = contents(saved(one, tmp_path), tmp_path / "one")
+    np.testing.assert_array_equal(masks["s0"], both)
+    press(one, "z")
+    _, masks = contents(saved(one, tmp_path), tmp_path / "undone")
+    np.testing.assert_array_equal(masks["s0"], expected)
+    one.get_by_role("button", name="Discard drawing").click()
+    other.bring_to_front()
+    other.locator("#bench-state", has_text="undecided").wait_for()
+    other.locator("[data-view=drawn]:disabled").wait_for()
+
+
+@pytest.mark.slow
+def test_a_saved_review_has_what_no_tab_was_told_of(opened, tmp_path):
+    path = write(tmp_path, IDS)
+    deaf = """
+        addEventListener("storage", (event) => event.stopImmediatePropagation(), true);
+    """
+    one, other = opened(path), opened(path, script=deaf)
+    one.bring_to_front()
+    press(one, "m", "Space", "Enter")
+    saved(one, tmp_path)  # the drawing is kept
+    other.bring_to_front()
+    assert state(other) == "undecided"
+    rows, masks = contents(saved(other, tmp_path), tmp_path / "out")
+    assert [(row["id"], row["decision"]) for row in rows] == [("s0", "redraw")]
+    assert list(masks) == ["s0"]
+
+
+@pytest.mark.slow
 def test_a_browser_that_keeps_nothing_is_told_of(opened, tmp_path):
     refuse = """
         for (const name of ["localStorage", "indexedDB"])

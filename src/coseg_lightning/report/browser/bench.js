@@ -180,12 +180,14 @@ every("[data-filter]", (field) =>
     if (current.n < 0 || !listed(current.n)) show(firstOpen());
   }),
 );
-window.addEventListener("storage", (event) => { // the page is open in another tab too
-  if (event.key !== storageKey) return;
+window.addEventListener("storage", ({ key, newValue }) => { // the page is open in another tab too
+  if (key === drawnKey && newValue) receiveDrawing(JSON.parse(newValue)[0]);
+  if (key !== storageKey) return;
   readItems();
   listeners.forEach((listener) => listener(null));
   refresh();
 });
+window.addEventListener("pageshow", (event) => { if (event.persisted) catchUp(); }); // nobody told a page that was left
 window.addEventListener("beforeunload", (event) => {
   if (memory.refused && undoable.length) event.preventDefault();
 });

@@ -195,6 +195,29 @@ const mend = {
     draw();
   },
 
+  // Another tab has drawn on the sample that is shown, or has discarded its drawing.
+  receive(mask) {
+    const { sample } = view, id = idOf(sample.n);
+    this.cancel();
+    this.turn++; // what is being kept here is older
+    if (!mask || mask.width !== sample.width || mask.height !== sample.height) {
+      this.forget();
+      Object.assign(view, { drawn: null, mending: false });
+    } else if (view.mending && this.strokes.length) { // undo brings this tab's drawing back
+      const box = { left: 0, top: 0, right: sample.width - 1, bottom: sample.height - 1 };
+      this.strokes.push({ box, before: cut(view.drawn, box), after: cut(mask, box), first: null });
+      this.undone = [];
+      view.drawn.data.set(mask.data);
+      changedMask(view.drawn);
+    } else {
+      this.forget();
+      view.drawn = mask;
+      this.touched = true;
+    }
+    if (view.mending) say(`${id} was drawn in another tab too; that drawing is shown.`);
+    this.show();
+  },
+
   forget() {
     Object.assign(this, { strokes: [], undone: [], before: null, last: null, touched: false });
     view.path = [];

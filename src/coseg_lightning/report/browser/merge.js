@@ -22,10 +22,10 @@ const readReview = async (file) => {
   return { records, masks };
 };
 
+const sameBytes = (one, other) => one?.length === other?.length && one.every((value, n) => value === other[n]);
 const sameDrawing = async (one, other) => {
   if (!one || !other) return true; // the one that is there is taken
-  if (one.length === other.length && one.every((value, n) => value === other[n])) return true;
-  return sameMask(await decodePng(one), await decodePng(other));
+  return sameBytes(one, other) || sameMask(await decodePng(one), await decodePng(other));
 };
 
 const addRecord = async (record, png, fallback, counts) => {

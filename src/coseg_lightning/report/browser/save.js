@@ -32,14 +32,15 @@ const tellSaved = (what, file) => {
   say(`Saved ${what}.${use ? ` Next: ${use}` : ""}${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled, and not in the saved review.` : ""}`);
 };
 
-const saveCsv = () => {
+const saveCsv = async () => {
+  await catchUp();
   download(new Blob([reviewCsv()], { type: "text/csv" }), "review.csv");
   const masks = savedMasks().length;
   tellSaved(masks ? `review.csv without the ${masks} drawn mask${masks === 1 ? "" : "s"}` : "review.csv", "review.csv");
 };
 
 const saveZip = async () => {
-  await mend.saving;
+  await catchUp();
   const masks = savedMasks();
   download(writeZip([["review.csv", new TextEncoder().encode(reviewCsv())], ...masks]), "review.zip");
   tellSaved(`review.zip with ${masks.length} drawn mask${masks.length === 1 ? "" : "s"}`, "review.zip");
@@ -47,7 +48,7 @@ const saveZip = async () => {
 
 // review.csv is enough where nothing was drawn.
 const save = async () => {
-  await mend.saving;
+  await catchUp();
   return savedMasks().length ? saveZip() : saveCsv();
 };
 
@@ -84,10 +85,10 @@ const removeOld = async (folder, kept) => {
 };
 
 const saveFolder = async () => {
-  await mend.saving;
   try {
     const folder = await window.showDirectoryPicker({ id: "coseg", mode: "readwrite" });
     if (!(await isReviewFolder(folder))) return say(`The folder ${folder.name} holds other masks or another review.csv; choose an empty folder.`);
+    await catchUp();
     const masks = savedMasks();
     await removeOld(folder, new Set(masks.map(([path]) => path)));
     for (const [path, png] of masks) await writeInto(folder, path, png);
