@@ -784,6 +784,40 @@ def test_undo_leaves_notes_alone_and_a_double_click_decides_once(opened, tmp_pat
 
 
 @pytest.mark.slow
+def test_undo_after_mending_takes_back_the_drawing(opened, tmp_path):
+    page = opened(write(tmp_path, IDS))
+    press(page, "o", "m", "[", "[", "[", "[", "Space", "Enter")
+    assert state(page) == "decided: redraw, with a drawn mask"
+    _, first = contents(saved(page, tmp_path), tmp_path / "first")
+    page.locator("#bench-stage").focus()  # from the button that saves
+    press(page, "m", "ArrowUp", "Space", "ArrowUp", "Space", "Enter")
+    _, second = contents(saved(page, tmp_path), tmp_path / "second")
+    assert (first["s1"] != second["s1"]).sum() == 2
+    press(page, "t", "z")
+    assert (name(page), state(page)) == ("s1", "decided: redraw, with a drawn mask")
+    press(page, "z")  # all strokes since mending began again
+    assert (name(page), state(page)) == ("s1", "decided: redraw, with a drawn mask")
+    _, masks = contents(saved(page, tmp_path), tmp_path / "once")
+    np.testing.assert_array_equal(masks["s1"], first["s1"])
+    press(page, "z")
+    assert (name(page), state(page)) == ("s1", "undecided")
+    assert page.get_by_role("button", name="Drawn", exact=True).is_disabled()
+    rows = read_table(saved(page, tmp_path, "Save review.csv"))
+    assert [(row["id"], row["decision"]) for row in rows] == [("s0", "ok")]
+    press(page, "z")
+    assert (name(page), state(page)) == ("s0", "undecided")
+
+
+@pytest.mark.slow
+def test_strokes_that_were_undone_while_mending_are_not_undone_again(opened, tmp_path):
+    page = opened(write(tmp_path, IDS))
+    press(page, "o", "m", "Space", "z", "y", "z", "Enter", "y")
+    assert (name(page), state(page)) == ("s1", "undecided")
+    press(page, "z")
+    assert (name(page), state(page)) == ("s0", "undecided")
+
+
+@pytest.mark.slow
 def test_classes_without_a_name_are_numbered(opened, tmp_path):
     samples = Pairs(IDS)
     page = opened(write_review_page(tmp_path, samples, rows_of(IDS), {}))

@@ -40,6 +40,7 @@ const restoreItem = (n, item) => {
   setItem(n, note === undefined ? item : { ...item, note });
 };
 const setDrawing = (id, png) => {
+  if (mend.pending?.id === id) mend.pending = null;
   if (png) drawings.set(id, png);
   else drawings.delete(id);
   const kept = memory.keepMask(index.key, id, png);
@@ -77,14 +78,21 @@ const catchUp = async () => {
 };
 
 const remember = (n) => {
-  undoable.push({ n, item: { ...itemOf(n) }, drawing: drawings.get(idOf(n)) });
+  const id = idOf(n), { pending } = mend; // the drawing may not be encoded yet
+  const step = { n, item: { ...itemOf(n) }, drawing: pending?.id === id ? pending.png : drawings.get(id) };
+  undoable.push(step);
   undoable.splice(0, undoable.length - 500);
+  return step;
 };
+const forgetStep = (step) => { undoable = undoable.filter((other) => other !== step); };
 const undoDecision = async () => {
   const last = undoable.pop();
   if (!last) return say("There is nothing to undo.");
+  setLoading(true);
+  await mend.saving; // else it would come back
+  const drawing = await last.drawing;
   restoreItem(last.n, last.item);
-  if (last.drawing !== drawings.get(idOf(last.n))) await setDrawing(idOf(last.n), last.drawing);
+  if (drawing !== drawings.get(idOf(last.n))) await setDrawing(idOf(last.n), drawing);
   await show(last.n);
   say(`Undone: ${idOf(last.n)}.`);
 };
@@ -100,6 +108,7 @@ const decide = async (decision) => {
   setItem(n, { decision, reviewer: "", sides: undefined });
   if (next >= 0) await show(next);
   else {
+    if (view.mending) mend.end();
     countTime();
     say("All listed samples are decided. Save the review.");
   }
