@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
+from coseg_lightning.labels.review import opened_review
 from coseg_lightning.report import payload
 from coseg_lightning.report.payload import compared, mask_text, safe_json
 from coseg_lightning.report.workbench import add_workbench, write_review_page
@@ -523,11 +525,10 @@ def test_reviews_of_others_are_merged_and_conflicts_settled(opened, tmp_path):
     page = opened(path)
     page.locator("#bench-files").set_input_files([anna, tmp_path / "ben.zip"])
     page.get_by_text(
-        "ben.zip: 1 added, 1 the same, 2 in conflict, 1 left out, since their decision"
+        "ben.zip: 1 added, 1 the same, 2 in conflict, 1 left out: s5 (the mask is not a PNG file)."
     ).wait_for()
     told = page.locator("#bench-status").text_content()
-    assert "anna.csv: 4 added, 0 the same, 0 in conflict, 2 left out, since this page" in told
-    assert "since this page does not have their samples." in told
+    assert "anna.csv: 4 added, 0 the same, 0 in conflict, 2 left out: other, 's5 (not on" in told
     conflicts = page.locator("#bench-conflict-list li")
     assert conflicts.all_text_contents() == [
         "s1 Anna: take (clear) · ben: redraw",
@@ -561,7 +562,102 @@ def test_a_file_that_is_no_review_is_told_of(opened, tmp_path):
     page = opened(write(tmp_path, IDS))
     page.locator("#bench-files").set_input_files([tmp_path / "bad.csv", tmp_path / "bad.zip"])
     page.get_by_text("bad.zip cannot be read").wait_for()
-    assert "bad.csv cannot be read: it has no columns id" in page.content()
+    assert "bad.csv cannot be read: it has no column id" in page.content()
+
+
+# What `coseg apply` says of each review, and what the page does.
+MASK = np.where(np.arange(SIZE[0])[:, None] < 20, np.full(SIZE, 2, np.uint8), 0).astype(np.uint8)
+ADDED = "1 added, 0 the same, 0 in conflict"
+NONE = "0 added, 0 the same, 0 in conflict, 1 left out: s0"
+SMALL, COLOURED = MASK[:, :40], np.stack([MASK, MASK, 0 * MASK], -1)
+TABLES = {
+    "semicolons": (b"\xef\xbb\xbfid;decision;note\r\ns0;Redraw ;too large\r\n;;\r\n", ADDED),
+    "tabs": (b"decision\tid\r\nok\ts0\r\n", ADDED),
+    "quoted": (b'id,decision,note\r\ns0,ok,"a ""b"",\r\nc"', ADDED),
+    "returns": (b"id,decision\rs0,ok\r", ADDED),
+    "empty": (b"", "it has no column id"),
+    "capitals": (b"ID,decision\ns0,ok\n", "it has no column id"),
+    "twice": (b"id,decision\ns0,ok\ns0,ok\n", "it names s0 twice"),
+    "short": (b"id,decision,note\n\ns0,ok\n", "it has 2 cells in line 3, but 3 columns"),
+    "open": (b'id,decision\ns0,"ok\n', "it is not a table"),
+    "unquoted": (b'id,decision\ns0,"o"k\n', "it is not a table"),
+    "latin": (b"id,decision,note\ns0,ok,\xfc\n", "it is not a table"),
+    "unknown": (b"id,decision\ns0,good\n", f"{NONE} (the decision must be ok, take or redraw)"),
+}
+ARCHIVES = {
+    "plain": ({"masks/s0.png": MASK}, ADDED),
+    "folder": (
+        {"my/review.csv": "s0,redraw", "my/masks/s0.png": MASK, "__MACOSX/my/._x": ""},
+        ADDED,
+    ),
+    "undecided": ({"review.csv": "s0,", "masks/s0.png": MASK}, ADDED),
+    "grey": ({"masks/s0.png": np.stack([MASK] * 3, -1)}, ADDED),
+    "opaque": ({"masks/s0.png": np.stack([MASK] * 3 + [255 + 0 * MASK], -1)}, ADDED),
+    "size": ({"masks/s0.png": SMALL}, f"{NONE} (the mask is 40 x 60 pixels, but must be 80 x 60)"),
+    "colours": ({"masks/s0.png": COLOURED}, f"{NONE} (the mask is a colour picture"),
+    "values": ({"masks/s0.png": MASK + 1}, f"{NONE} (the mask has the value 3"),
+    "white": ({"masks/s0.png": MASK // 2 * 255}, f"{NONE} (the mask holds only 0 and 255"),
+    "ok": ({"review.csv": "s0,ok", "masks/s0.png": MASK}, f"{NONE} (the decision is ok, but a"),
+    "outside": ({"review.csv": "s0,redraw", "../masks/s0.png": MASK}, "it holds ../masks/s0.png"),
+    "deeper": ({"review.csv": "s0,redraw", "masks/a/s0.png": MASK}, "it holds masks/a/s0.png"),
+    "PNG": ({"review.csv": "s0,redraw", "masks/s0.PNG": MASK}, "it holds masks/s0.PNG"),
+    "nothing": ({".DS_Store": ""}, "it holds neither review.csv nor masks/ID.png"),
+}
+
+
+def png(mask):
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_reviews(folder):
+    """Write the reviews above, and return what the page must say of each."""
+    folder.mkdir()
+    told = {}
+    for stem, (content, text) in TABLES.items():
+        (folder / f"{stem}.csv").write_bytes(content)
+        told[folder / f"{stem}.csv"] = text
+    for stem, (files, text) in ARCHIVES.items():
+        with zipfile.ZipFile(folder / f"{stem}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, content in files.items():
+                is_table = isinstance(content, str)
+                archive.writestr(member, f"id,decision\n{content}\n" if is_table else png(content))
+        told[folder / f"{stem}.zip"] = text
+    return told
+
+
+def read_by_the_package(path):
+    """Open and read a review as `coseg apply` does; whether it is accepted."""
+    try:
+        with opened_review(path) as review:
+            for sample_id in review.files:
+                review.read(sample_id, Pairs(IDS).mask(0), 3)
+    except InputError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_reviews_of_others_are_checked_as_by_apply(opened, tmp_path):
+    told = write_reviews(tmp_path / "reviews")
+    page = opened(write(tmp_path, IDS))
+    for path, text in told.items():
+        page.evaluate("localStorage.clear()")
+        page.reload()
+        wait(page)
+        page.locator("#bench-files").set_input_files(path)
+        page.locator("#bench-status", has_text=path.name).wait_for()
+        wait(page)
+        said = page.locator("#bench-status").text_content()
+        expected = text if text.endswith("conflict") or text.startswith(NONE) else ""
+        start = f"{path.name}: {expected}" if expected else f"{path.name} cannot be read: {text}"
+        assert said.startswith(start), said
+        assert said.endswith(".")
+        assert read_by_the_package(path) == (text == ADDED), path
+        if text == ADDED and path.suffix == ".zip":
+            _, masks = contents(saved(page, tmp_path), tmp_path / "saved" / path.stem)
+            np.testing.assert_array_equal(masks["s0"], MASK)
 
 
 @pytest.mark.slow

@@ -70,6 +70,7 @@ const receiveDrawing = (name) => {
 const catchUp = async () => {
   await mend.saving;
   await receiving;
+  await merging;
   if (!memory.refused) readItems();
   for (const [name, png] of await memory.masks(index.key)) {
     if (!sameBytes(drawings.get(name), png)) await receiveDrawing(name);
