@@ -29,7 +29,7 @@ const download = (blob, name) => {
 
 const tellSaved = (what, file) => {
   const open = conflicts().length, use = bench.dataset.use.replace("REVIEW", file);
-  say(`Saved ${what}.${use ? ` Next: ${use}` : ""}${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled, and not in the saved review.` : ""}`);
+  say(`Saved ${what}.${use ? ` Next: ${use}` : ""}${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled; no decision on ${open === 1 ? "it" : "them"} is saved.` : ""}`);
 };
 
 const saveCsv = async () => {
