@@ -919,3 +919,29 @@ def test_classes_without_a_name_are_numbered(opened, tmp_path):
     page = opened(write_review_page(tmp_path, samples, rows_of(IDS), {}))
     options = page.locator("#bench-class option").all_text_contents()
     assert options == ["class 1", "class 2", "background", "unlabelled"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height"), [(1200, 800), (360, 640)])
+def test_the_legend_of_many_classes_covers_little(opened, tmp_path, width, height):
+    from playwright.sync_api import expect
+
+    samples = Pairs(IDS[:2])
+    masks = [samples.mask(0), np.arange(SIZE[0] * SIZE[1], dtype=np.uint8).reshape(SIZE) % 81]
+    samples.mask = masks.__getitem__
+    names = [f"a class of number {k}" for k in range(1, 81)]
+    path = write_review_page(tmp_path, samples, rows_of(IDS[:2]), {}, names)
+    page = opened(path, size=(width, height))
+    shown = page.locator("#bench-colours [data-class]:visible")
+    assert shown.all_text_contents() == names[:2]
+    assert page.locator("#bench-colours").get_attribute("tabindex") is None
+    press(page, "n")
+    assert shown.count() == 80
+    stage, legend = (page.locator(f"#bench-{part}").bounding_box() for part in ("stage", "colours"))
+    assert legend["height"] <= stage["height"] / 4
+    expect(shown.last).not_to_be_in_viewport()
+    page.locator("#bench-colours").focus()
+    page.keyboard.press("End")
+    expect(shown.last).to_be_in_viewport()
+    press(page, "6")  # no masks
+    assert page.locator("#bench-colours").is_hidden()
