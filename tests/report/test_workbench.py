@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import cv2
 import numpy as np
@@ -565,10 +566,18 @@ def test_a_file_that_is_no_review_is_told_of(opened, tmp_path):
     assert "bad.csv cannot be read: it has no column id" in page.content()
 
 
+def png(mask):
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "PNG")
+    return stream.getvalue()
+
+
 # What `coseg apply` says of each review, and what the page does.
 MASK = np.where(np.arange(SIZE[0])[:, None] < 20, np.full(SIZE, 2, np.uint8), 0).astype(np.uint8)
 ADDED = "1 added, 0 the same, 0 in conflict"
 NONE = "0 added, 0 the same, 0 in conflict, 1 left out: s0"
+WHITE = MASK // 2 * 255
+BY_A_PAGE = f"id,decision,drawn\ns0,redraw,{zlib.crc32(png(WHITE)):08x}\n"
 SMALL, COLOURED = MASK[:, :40], np.stack([MASK, MASK, 0 * MASK], -1)
 TABLES = {
     "semicolons": (b"\xef\xbb\xbfid;decision;note\r\ns0;Redraw ;too large\r\n;;\r\n", ADDED),
@@ -596,19 +605,14 @@ ARCHIVES = {
     "size": ({"masks/s0.png": SMALL}, f"{NONE} (the mask is 40 x 60 pixels, but must be 80 x 60)"),
     "colours": ({"masks/s0.png": COLOURED}, f"{NONE} (the mask is a colour picture"),
     "values": ({"masks/s0.png": MASK + 1}, f"{NONE} (the mask has the value 3"),
-    "white": ({"masks/s0.png": MASK // 2 * 255}, f"{NONE} (the mask holds only 0 and 255"),
+    "unlabelled": ({"review.csv": BY_A_PAGE, "masks/s0.png": WHITE}, ADDED),
+    "white": ({"masks/s0.png": WHITE}, f"{NONE} (the mask holds only 0 and 255"),
     "ok": ({"review.csv": "s0,ok", "masks/s0.png": MASK}, f"{NONE} (the decision is ok, but a"),
     "outside": ({"review.csv": "s0,redraw", "../masks/s0.png": MASK}, "it holds ../masks/s0.png"),
     "deeper": ({"review.csv": "s0,redraw", "masks/a/s0.png": MASK}, "it holds masks/a/s0.png"),
     "PNG": ({"review.csv": "s0,redraw", "masks/s0.PNG": MASK}, "it holds masks/s0.PNG"),
     "nothing": ({".DS_Store": ""}, "it holds neither review.csv nor masks/ID.png"),
 }
-
-
-def png(mask):
-    stream = io.BytesIO()
-    Image.fromarray(mask).save(stream, "PNG")
-    return stream.getvalue()
 
 
 def write_reviews(folder):
@@ -621,8 +625,11 @@ def write_reviews(folder):
     for stem, (files, text) in ARCHIVES.items():
         with zipfile.ZipFile(folder / f"{stem}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for member, content in files.items():
-                is_table = isinstance(content, str)
-                archive.writestr(member, f"id,decision\n{content}\n" if is_table else png(content))
+                if isinstance(content, np.ndarray):
+                    content = png(content)
+                elif not content.startswith("id,"):
+                    content = f"id,decision\n{content}\n"
+                archive.writestr(member, content)
         told[folder / f"{stem}.zip"] = text
     return told
 
@@ -657,7 +664,8 @@ def test_reviews_of_others_are_checked_as_by_apply(opened, tmp_path):
         assert read_by_the_package(path) == (text == ADDED), path
         if text == ADDED and path.suffix == ".zip":
             _, masks = contents(saved(page, tmp_path), tmp_path / "saved" / path.stem)
-            np.testing.assert_array_equal(masks["s0"], MASK)
+            expected = WHITE if path.stem == "unlabelled" else MASK
+            np.testing.assert_array_equal(masks["s0"], expected)
 
 
 @pytest.mark.slow
@@ -845,7 +853,8 @@ def test_a_folder_is_written_where_the_browser_may(opened, tmp_path):
     page.get_by_role("button", name="Save into a folder").click()
     page.get_by_text("Saved review.csv and 1 drawn mask in the folder chosen.").wait_for()
     entries = page.evaluate("window.entries")
-    assert entries["review.csv"] == "id,decision,note,reviewer\nfolder/one,redraw,,\n"
+    table = r"id,decision,note,reviewer,drawn\nfolder/one,redraw,,,[0-9a-f]{8}\n"
+    assert re.fullmatch(table, entries["review.csv"])
     assert list(entries["masks"]["folder"]) == ["one.png"]
     assert "b.png" not in entries["masks"]  # an earlier drawing that was undone
     assert "other.png" in entries["masks"]
@@ -876,7 +885,8 @@ def test_undo_leaves_notes_alone_and_a_double_click_decides_once(opened, tmp_pat
     press(page, "Escape", "z")
     assert state(page) == "undecided"
     rows = read_table(saved(page, tmp_path, "Save review.csv"))
-    assert rows == [{"id": "s0", "decision": "", "note": "too large", "reviewer": ""}]
+    row = {"id": "s0", "decision": "", "note": "too large", "reviewer": "", "drawn": ""}
+    assert rows == [row]
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ const reviewFiles = (files) => {
 
 const readReview = async (file) => {
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const packed = bytes[0] === 0x50 && bytes[1] === 0x4b;
+  const packed = (bytes[0] === 0x50 && bytes[1] === 0x4b) || file.name.endsWith(".zip");
   const { table, masks } = packed ? reviewFiles(await readZip(bytes)) : { table: bytes, masks: new Map() };
   const records = table ? csvRecords(table, ["id", "decision"]) : [];
   const named = new Set();
@@ -39,15 +39,16 @@ const readReview = async (file) => {
   return { records, masks };
 };
 
-// A mask that can be used for a sample, as the PNG that this page writes.
-const checkedDrawing = async (n, png) => {
+// A mask that can be used for a sample, as the PNG that this page writes. In one that a page or `exchange` wrote,
+// which its checksum tells, 255 is surely no foreground.
+const checkedDrawing = async (n, png, drawn) => {
   const { width, height } = pngHeader(png);
   const own = index.parts[n] < 0 ? null : (await loadPart(index.parts[n]))[idOf(n)];
   if (own && (own.width !== width || own.height !== height)) throw new Error(`the mask is ${width} x ${height} pixels, but must be ${own.width} x ${own.height}`);
   const mask = await decodePng(png), isForeground = (value) => value > 0 && value !== 255;
   const other = index.named ? mask.data.find((value) => value > index.named && value !== 255) : undefined;
   if (other !== undefined) throw new Error(`the mask has the value ${other}, but may hold only 0 to ${index.named}, and 255 for unlabelled pixels`);
-  if (own && mask.data.includes(255) && !mask.data.some(isForeground)) {
+  if (own && drawn !== checksum(png) && mask.data.includes(255) && !mask.data.some(isForeground)) {
     const given = await decodePng(fromBase64(own.given));
     if (mask.data.some((value, k) => value === 255 && given.data[k] !== 255)) throw new Error("the mask holds only 0 and 255, but 255 means unlabelled; save the foreground as 1");
   }
@@ -72,7 +73,7 @@ const addRecord = async (record, png, fallback, counts) => {
   if (read.decision === "take" && !index.proposed[n]) return leaveOut("there is no proposal to take");
   if (png && read.decision !== "redraw") return leaveOut(`the decision is ${read.decision}, but a mask is drawn`);
   let drawing;
-  try { drawing = png && (await checkedDrawing(n, png)); } catch (error) { return leaveOut(error.message.replace(/\.$/, "")); }
+  try { drawing = png && (await checkedDrawing(n, png, (record.drawn || "").trim())); } catch (error) { return leaveOut(error.message.replace(/\.$/, "")); }
   const item = itemOf(n), note = (record.note || "").trim(), reviewer = (record.reviewer || "").trim() || fallback;
   const side = { decision: read.decision, note, reviewer };
   const notes = [...new Set([item.note, note].filter(Boolean))].join("; ");

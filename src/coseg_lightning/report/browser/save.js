@@ -8,7 +8,7 @@ const reviewRows = () => {
     const item = items[id];
     if (!item || !(item.decision || item.note)) continue;
     const note = (item.note || "").replaceAll("\u0000", "");
-    const drawn = isSaved(id) ? crc32(drawings.get(id)).toString(16).padStart(8, "0") : "";
+    const drawn = isSaved(id) ? checksum(drawings.get(id)) : "";
     rows.push([id, item.decision || "", note, item.reviewer || (item.decision ? reviewer : ""), drawn]);
   }
   return rows;

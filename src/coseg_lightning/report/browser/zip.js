@@ -70,6 +70,7 @@ const unpacked = async (bytes) => {
     if (method !== 0 && method !== 8) throw new Error("it is packed in an uncommon way; pack it as plain ZIP");
     const start = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
     const content = bytes.subarray(start, start + size);
+    if (files.has(name)) throw new Error(`it holds ${name} twice, and it is not known which counts; remove one`);
     if (!name.endsWith("/")) {
       const file = method === 8 ? await inflate(content, "deflate-raw") : content;
       if (crc32(file) !== view.getUint32(at + 16, true)) throw new RangeError("checksum");
