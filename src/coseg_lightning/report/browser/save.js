@@ -8,7 +8,7 @@ const reviewRows = () => {
     const item = items[id];
     if (!item || !(item.decision || item.note)) continue;
     const note = (item.note || "").replaceAll("\u0000", "");
-    const drawn = isSaved(id) ? crc32(drawings.get(id)).toString(16).padStart(8, "0") : "";
+    const drawn = isSaved(id) ? checksum(drawings.get(id)) : "";
     rows.push([id, item.decision || "", note, item.reviewer || (item.decision ? reviewer : ""), drawn]);
   }
   return rows;
@@ -29,17 +29,18 @@ const download = (blob, name) => {
 
 const tellSaved = (what, file) => {
   const open = conflicts().length, use = bench.dataset.use.replace("REVIEW", file);
-  say(`Saved ${what}.${use ? ` Next: ${use}` : ""}${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled, and not in the saved review.` : ""}`);
+  say(`Saved ${what}.${use ? ` Next: ${use}` : ""}${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled; no decision on ${open === 1 ? "it" : "them"} is saved.` : ""}`);
 };
 
-const saveCsv = () => {
+const saveCsv = async () => {
+  await catchUp();
   download(new Blob([reviewCsv()], { type: "text/csv" }), "review.csv");
   const masks = savedMasks().length;
   tellSaved(masks ? `review.csv without the ${masks} drawn mask${masks === 1 ? "" : "s"}` : "review.csv", "review.csv");
 };
 
 const saveZip = async () => {
-  await mend.saving;
+  await catchUp();
   const masks = savedMasks();
   download(writeZip([["review.csv", new TextEncoder().encode(reviewCsv())], ...masks]), "review.zip");
   tellSaved(`review.zip with ${masks.length} drawn mask${masks.length === 1 ? "" : "s"}`, "review.zip");
@@ -47,7 +48,7 @@ const saveZip = async () => {
 
 // review.csv is enough where nothing was drawn.
 const save = async () => {
-  await mend.saving;
+  await catchUp();
   return savedMasks().length ? saveZip() : saveCsv();
 };
 
@@ -84,10 +85,10 @@ const removeOld = async (folder, kept) => {
 };
 
 const saveFolder = async () => {
-  await mend.saving;
   try {
     const folder = await window.showDirectoryPicker({ id: "coseg", mode: "readwrite" });
     if (!(await isReviewFolder(folder))) return say(`The folder ${folder.name} holds other masks or another review.csv; choose an empty folder.`);
+    await catchUp();
     const masks = savedMasks();
     await removeOld(folder, new Set(masks.map(([path]) => path)));
     for (const [path, png] of masks) await writeInto(folder, path, png);
