@@ -77,6 +77,52 @@ def test_batches_say_who_drew_them(tmp_path):
     assert ranking.seen == NAMES
 
 
+class Plain(Own):
+    """The same without names, and without ids if these are asked for."""
+
+    def __init__(self, with_ids=True):
+        self.with_ids = with_ids
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        left_out = ("annotator",) if self.with_ids else ("annotator", "id")
+        return {key: value for key, value in sample.items() if key not in left_out}
+
+
+@pytest.mark.parametrize("setting", ["annotators", "kinds"])
+@pytest.mark.parametrize("data", ["ours", "ids in batches", "no ids"])
+def test_ids_of_no_sample_are_refused_early(tmp_path, setting, data):
+    wrong = {f"{sample_id}.png": name for sample_id, name in NAMES.items()}
+    of = {
+        "ours": CoSegDataModule(Squares(12), image_size=16, in_channels=1, batch_size=4),
+        "ids in batches": DataLoader(Plain(), 4, shuffle=True),
+        "no ids": DataLoader(Plain(with_ids=False), 4, shuffle=True),
+    }
+    example = "0" if data == "no ids" else "s00"
+    message = f"{setting} names 's00.png' and others, but no sample has such an id; give ids such"
+    ranking = CorruptionRanking(tmp_path / "scores.csv", **{setting: wrong})
+    trainer = trainer_of(tmp_path, max_epochs=6, callbacks=[ranking])
+    with pytest.raises(InputError, match=f"{message} as '{example}'"):
+        trainer.fit(module_of(0.25), of[data])
+    assert trainer.current_epoch == (1 if data == "ids in batches" else 0)
+
+
+def test_a_person_may_be_a_number(tmp_path):
+    numbers = {sample_id: int(name == "anna") for sample_id, name in NAMES.items()}
+    ranking = Looking(tmp_path / "scores.csv", annotators=numbers)
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[ranking])
+    trainer.fit(module_of(0.25), DataLoader(Plain(), 4))
+    assert ranking.seen == {sample_id: str(number) for sample_id, number in numbers.items()}
+
+
+@pytest.mark.parametrize("given", ["annotators.csv", ["anna"] * 12, {0: "anna"}, {"s00": ["a"]}])
+def test_what_is_no_mapping_from_ids_is_refused_at_once(tmp_path, given):
+    with pytest.raises(InputError, match=r"^annotators (is|has) .*; (give a dict such as|convert)"):
+        CorruptionRanking(tmp_path / "scores.csv", annotators=given)
+    with pytest.raises(InputError, match=r"^kinds (is|has) .*; (give a dict such as|convert)"):
+        CorruptionRanking(tmp_path / "scores.csv", kinds=given)
+
+
 def test_names_that_do_not_fit_the_batch_are_refused():
     image, mask = torch.zeros(2, 1, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
     batch = {"image": image, "mask": mask, "annotator": "anna"}

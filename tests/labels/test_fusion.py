@@ -99,6 +99,42 @@ def test_masks_of_two_sizes_and_of_nobody_are_refused():
         majority([])
 
 
+@pytest.mark.parametrize("form", [bool, np.float32, np.int8, np.int64, np.uint16])
+def test_masks_of_any_type_of_number_are_fused_alike(form):
+    _, masks = people(2, unlabelled=0)
+    others = [mask.astype(form) for mask in masks]
+    for fuse in (majority, staple, lambda some: soft_label(some, 2)):
+        np.testing.assert_array_equal(fuse(others), fuse(masks))
+    image = picture(masks[0])
+    assert best(image, others) == best(image, masks)
+    unlabelled = [np.where(mask == 1, 255.0, 0.0) for mask in masks]
+    assert set(np.unique(majority(unlabelled))) <= {0, 255}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (-1, "A mask holds -1, which is no class id; give integers from 0"),
+        (0.5, "A mask holds 0.5, which is no class id"),
+        (np.nan, "A mask holds nan, which is no class id"),
+        ("a", "A mask holds values of the type <U1, which are no class ids"),
+    ],
+)
+@pytest.mark.parametrize(
+    "fuse", [majority, staple, lambda masks: soft_label(masks, 2), lambda masks: best(0, masks)]
+)
+def test_values_that_are_no_class_ids_are_refused(fuse, value, message):
+    with pytest.raises(InputError, match=message):
+        fuse([np.zeros((2, 2)), np.full((2, 2), value)])
+
+
+def test_classes_beyond_the_last_and_images_of_another_size_are_refused():
+    with pytest.raises(InputError, match=r"holds the class 3, but there are 2 classes, 0 to 1"):
+        soft_label(row([3, 0], [1, 0]), 2)
+    with pytest.raises(InputError, match=r"image is \(5, 4\), but its masks are \(4, 4\)"):
+        best(np.zeros((5, 4)), [np.zeros((4, 4))] * 2)
+
+
 def test_a_mask_of_unlabelled_pixels_alone_changes_nothing():
     _, masks = people(persons=3)
     nothing = np.full_like(masks[0], 255)

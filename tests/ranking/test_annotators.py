@@ -241,6 +241,62 @@ def test_what_does_not_fit_is_refused():
     assert coseg_lightning.annotator_report is annotator_report
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise_level": 0}, "noise_level=0 must be above 0 and below 1"),
+        ({"noise_level": 20}, "noise_level=20 must be above 0 and below 1"),
+        ({"noise_level": np.nan}, "noise_level=nan must be above 0"),
+        ({"noise_level": "0.2"}, "noise_level=0.2 must be above 0"),
+        ({"displacement": [np.inf, 0.0]}, "displacement holds inf, but displacements are finite"),
+        ({"displacement": np.zeros((2, 0))}, r"displacement has the shape \(2, 0\)"),
+        ({"displacement": np.zeros((2, 2, 2))}, r"displacement has the shape \(2, 2, 2\)"),
+        ({"displacement": ["far", 0.0]}, "displacement is not an array of numbers"),
+        ({"blunders": ["empty", "box"]}, r"blunders holds the text 'empty'.* give \['empty'\]"),
+        ({"blunders": "empty"}, "blunders holds the text 'empty'"),
+        ({"bad": [[0.1], [0.2]]}, r"bad has the shape \(2, 1\), but it must hold one number per"),
+        ({"bad": 0.1}, r"bad has the shape \(\)"),
+        ({"bad": ["x", "y"]}, "bad is not an array of numbers"),
+        ({"annotators": "ab"}, "annotators is a str, but it must be a list of names"),
+        ({"annotators": {"a": 1, "b": 2}}, "annotators is a dict, but it must be a list"),
+    ],
+)
+def test_arguments_of_another_form_are_refused_in_a_sentence(options, message):
+    with pytest.raises(InputError, match=message):
+        annotator_report(**{"annotators": ["a", "b"], "bad": [0.1, 0.2], **options})
+
+
+def test_numbers_are_names_and_nan_is_nobody():
+    names = [0, 1, float("nan"), np.float32("nan"), None, "", np.int64(0)]
+    records = annotator_report(names, [0.1] * 7, blunders=[["box"], [], None, [], [], [], []])
+    assert {record.annotator: record.masks for record in records} == {"0": 2, "1": 1}
+    assert People.of(names).of_masks() == ["0", "1", "", "", "", "", "0"]
+
+
+def test_one_mask_a_person_tells_no_spread():
+    first, second = annotator_report(["a", "b"], [0.1, 0.1], displacement=[5, 7])
+    for record in (first, second):
+        low, high = record.displacement_interval
+        assert low < 5 < 7 < high
+    (alone,) = annotator_report(["a"], [0.1], displacement=[5])
+    assert (alone.displacement, alone.displacement_interval, alone.spread) == (5, None, None)
+    assert "displaced" not in str(alone)
+    assert alone.as_row()["displacement_low"] is None
+    rng = np.random.default_rng(0)
+    each = annotator_report([*range(35)], [0.1] * 35, displacement=2 * rng.standard_normal(35))
+    widths = [np.ptp(record.displacement_interval) for record in each]
+    assert min(widths) > 4  # of 90 % of a normal distribution of deviation 2: 6.6
+    assert max(abs(record.displacement) for record in each) < 1
+
+
+def test_the_spread_is_that_of_masks_and_not_of_what_is_left_beside_medians():
+    rng = np.random.default_rng(0)
+    person = np.repeat(np.arange(300), 2)
+    moved = 5 * rng.standard_normal(300)[person] + 2 * rng.standard_normal(600)
+    found = steady_displacement(moved, People.of([f"p{n}" for n in person]))
+    assert np.mean(found.spread) == pytest.approx(2, rel=0.15)
+
+
 def test_scores_keep_their_order_within_a_person():
     score = np.array([1.0, 5.0, np.inf, np.nan, 2.0])
     moved = moved_scores(score, np.array([1.0, 1.0, 1.0, 1.0, 0.0]))

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,18 @@ from coseg_lightning.callbacks.path_guard import PathGuard, is_of_this_package
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.errors import InputError
+from coseg_lightning.labels.ids import sample_name
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, Recipe
 from coseg_lightning.modules.selection import TrainingSetRanker
 from coseg_lightning.modules.steps import SegmentationSteps, look_at_batches, look_no_more
-from coseg_lightning.ranking.evidence import Evidence, Floats, kind_numbers
+from coseg_lightning.ranking.evidence import (
+    Evidence,
+    Floats,
+    check_names_samples,
+    kind_numbers,
+)
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.scores import check_score, mask_scores
 
@@ -73,7 +81,9 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         selected: Whether the peers excluded samples when training ended.
 
     Raises:
-        InputError: At the start of training, if the file exists or the module has no peers.
+        InputError: If kinds or annotators are no such mappings. At the start of training, if the
+            file exists or the module has no peers. As soon as the ids are known, and before the
+            second epoch at the latest, if kinds or annotators name no sample at all.
     """
 
     def __init__(
@@ -85,13 +95,14 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         epochs: int = Recipe.score_epochs,
         by_class: bool = Recipe.by_class,
         kinds: Mapping[str, str] | None = None,
-        annotators: Mapping[str, str] | None = None,
+        annotators: Mapping[str, Any] | None = None,
         run_id: str | None = None,
     ) -> None:
         check_score(score)
         if epochs < 1:
             raise InputError(f"epochs={epochs} must be at least 1.")
         _check_kinds(kinds, score if type(self).scores is CorruptionRanking.scores else None)
+        _check_annotators(annotators)
         super().__init__(dataset, epochs)
         self.path = Path(path)
         self.score = score
@@ -106,6 +117,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._has_looked = False
         self._watched: WatchedSamples | None = None
         self._numbered: WatchedSamples | None = None  # until the second epoch begins
+        self._seen: set[str] | None = None  # ids, until kinds and annotators are checked
         self._images_vary = False
         self._outlines: OutlineRecord | None = None
 
@@ -125,19 +137,23 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         super().setup(trainer, pl_module, stage)
         self.ranking, self._is_written = None, True
         self._has_looked, self._watched, self._numbered = False, None, None
+        self._seen = None
         look_no_more(pl_module)
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._has_looked:  # the first epoch follows the module's own on_train_start
             self._check_order(trainer)
+            self._check_seen(trainer)
             return
         self._has_looked = True
         assert isinstance(pl_module, CoSegModule)
         dataset = self.judged_dataset(trainer)
         watched = self.watched_samples(trainer)
         if watched is None:
+            self._check_names(list(map(str, dataset.ids)))
             return
+        self._look_for_ids(trainer, pl_module, watched)
         varies = detect_augmentation(trainer, dataset, watched)
         self._images_vary = varies is not None
         if varies != "mask" and watched.alone(trainer)[0][0].ids is None:
@@ -172,6 +188,36 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
                 "it probably shuffles itself; its samples need ids, so let it return "
                 "(image, mask, id)."
             )
+
+    def _check_names(self, ids: list[str]) -> None:
+        """Raise an `InputError` if kinds or annotators name samples, but none of these."""
+        check_names_samples("kinds", self.kinds or {}, ids)
+        check_names_samples("annotators", self.annotators or {}, ids)
+
+    def _look_for_ids(
+        self, trainer: pl.Trainer, module: SegmentationSteps, watched: WatchedSamples
+    ) -> None:
+        """Check what kinds and annotators name, now or as batches tell the ids."""
+        if not (self.kinds or self.annotators):
+            return
+        dataset = self.judged_dataset(trainer)
+        few = [sample.ids for sample in watched.alone(trainer)[0]]
+        if few[0] is None:
+            self._check_names([str(index) for index in range(len(dataset))])
+        elif self.dataset is None and trainer.world_size == 1:
+            seen: set[str] = set()
+            self._seen = seen
+
+            def look(batch: Batch) -> None:
+                seen.update(map(sample_name, [] if batch.ids is None else batch.ids))
+
+            look_at_batches(module, look)
+
+    def _check_seen(self, trainer: pl.Trainer) -> None:
+        """Check what kinds and annotators name, if the first epoch has shown all samples."""
+        seen, self._seen = self._seen, None
+        if seen is not None and len(seen) >= len(self.judged_dataset(trainer)):
+            self._check_names(sorted(seen))
 
     def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
         """Return a few samples of the ranked dataset, as they are ranked.
@@ -264,6 +310,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         ids, peers = evidence.gathered()
         if self._outlines is not None:
             peers = self._outlines.added_to(ids, peers)
+        self._check_names(ids)
         dataset = self.judged_dataset(trainer)
         kinds = getattr(dataset, "kinds", None) if self.kinds is None else self.kinds
         if kinds:
@@ -345,7 +392,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     def _end(self, module: pl.LightningModule) -> None:
         """Forget what was kept for the fit."""
-        self._watched, self._numbered, self._outlines = None, None, None
+        self._watched, self._numbered, self._outlines, self._seen = None, None, None, None
         if isinstance(module, SegmentationSteps):
             look_no_more(module)
 
@@ -358,8 +405,9 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self.ranking.write(self.path)
 
 
-def _check_kinds(kinds: Mapping[str, str] | None, score: str | None) -> None:
+def _check_kinds(kinds: Any, score: str | None) -> None:
     """Raise an `InputError` unless kinds map texts to texts, and the score uses kinds."""
+    _check_mapping("kinds", "kind", kinds)
     if kinds and score is not None and score not in SCORES_WITH_KINDS:
         raise InputError(
             f"kinds would have no effect with score={score}; leave it out, or take one of the "
@@ -371,6 +419,27 @@ def _check_kinds(kinds: Mapping[str, str] | None, score: str | None) -> None:
                 f"kinds has {sample_id!r}: {kind!r}, but each id and each kind must be a text; "
                 "convert them."
             )
+
+
+def _check_annotators(annotators: Any) -> None:
+    """Raise an `InputError` unless annotators map texts to names."""
+    _check_mapping("annotators", "name", annotators)
+    for sample_id, name in (annotators or {}).items():
+        if not isinstance(sample_id, str) or not isinstance(name, str | Real | None):
+            raise InputError(
+                f"annotators has {sample_id!r}: {name!r}, but each id must be a text, and each "
+                "name a text or a number; convert them."
+            )
+
+
+def _check_mapping(setting: str, value: str, given: Any) -> None:
+    """Raise an `InputError` unless a setting is None or a mapping."""
+    if given is not None and not isinstance(given, Mapping):
+        shown = f"{given!r:.60}" if isinstance(given, str) else f"a {type(given).__name__}"
+        raise InputError(
+            f"{setting} is {shown}, but it must be a mapping from each sample's id to its {value}; "
+            f"give a dict such as {{'P001': '{'A' if value == 'kind' else 'Anna'}'}}."
+        )
 
 
 def warn_of_parts(trainer: pl.Trainer) -> None:

@@ -105,14 +105,51 @@ def check_masks_have_an_image(
 ) -> None:
     """Report masks of samples that have no image."""
     lost = [key for key in masks.ids if split_key(key)[0] not in images]
+    pattern, example = _pattern_of_names([masks.path(key) for key in lost], images)
     remedy = "add the image, or remove the mask"
+    if pattern:
+        remedy += (
+            f"; or if names of people follow the ids, set data.mask_glob='{pattern}', which may be "
+            "one name"
+        )
     if lost and len(lost) == len(masks.ids):
         remedy = (
             "no mask has the name of an image: tell how masks are named, as in "
-            "\"data.mask_glob='{id}_mask.*'\""
+            f"\"data.mask_glob='{example}'\""
         )
+        if pattern:
+            remedy += f", or by '{pattern}' if names of people follow the ids"
     for key in lost:
         inspection.add("no image", [key], f"{masks.path(key)} has no image in {folder}; {remedy}.")
+
+
+def _pattern_of_names(files: Sequence[Path], images: Mapping[str, Path]) -> tuple[str | None, str]:
+    """Find how names of people may follow the images' ids in names of masks.
+
+    Args:
+        files: Masks that have no image.
+        images: The image of each id.
+
+    Returns:
+        The pattern, such as `{id}__{annotator}.*`, or None if the names do not begin with ids; and
+        a pattern without names, such as `{id}__mask.*`.
+    """
+    rests: set[str] = set()
+    for path in files:
+        stem = path.name.removesuffix(ending(path))
+        lengths = (n for n in range(len(stem) - 1, 0, -1) if stem[:n] in images)
+        length = next(lengths, None)
+        if length is None:
+            return None, "{id}_mask.*"
+        rests.add(stem[length:])
+    example = f"{{id}}{rests.pop()}.*" if len(rests) == 1 else "{id}_mask.*"
+    if example != "{id}_mask.*":
+        rests = {example.removeprefix("{id}").removesuffix(".*")}
+    for parts in (r"(.*[-_. ])[^-_. ]+", r"([-_. ]+)[^-_. ].*"):
+        found = {match[1] if (match := re.fullmatch(parts, rest)) else "" for rest in rests}
+        if len(found) == 1 and "" not in found:
+            return f"{{id}}{found.pop()}{{annotator}}.*", example
+    return None, example
 
 
 def warn_of_masks_beside_the_table(

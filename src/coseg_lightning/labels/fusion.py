@@ -55,12 +55,13 @@ class Votes:
         """Count the votes of masks.
 
         Args:
-            masks: `(H, W)` class ids each, 255 for unlabelled pixels.
+            masks: `(H, W)` class ids each, 255 for unlabelled pixels; integers, whole floats, or
+                bool for two classes.
 
         Raises:
-            InputError: If there is no mask, or their sizes differ.
+            InputError: If there is no mask, if their sizes differ, or if values are no class ids.
         """
-        arrays = [np.asarray(mask) for mask in masks]
+        arrays = [_class_ids(mask) for mask in masks]
         shapes = {array.shape for array in arrays}
         if len(shapes) != 1:
             raise InputError(
@@ -138,6 +139,31 @@ class Votes:
         return np.array([Votes.of([mask, label]).pairwise()[0, 1] for mask in own])
 
 
+def _class_ids(mask: Any) -> NDArray[Any]:
+    """Return a mask as integers.
+
+    Raises:
+        InputError: If a value is negative, or no whole number.
+    """
+    array = np.asarray(mask)
+    if array.dtype == bool:
+        return array.astype(np.uint8)
+    if array.dtype.kind not in "iuf":
+        raise InputError(
+            f"A mask holds values of the type {array.dtype}, which are no class ids; give "
+            "integers from 0, and 255 for unlabelled pixels."
+        )
+    wrong = array < 0
+    if array.dtype.kind == "f":
+        wrong = wrong | (array != np.floor(array)) | ~np.isfinite(array)
+    if wrong.any():
+        raise InputError(
+            f"A mask holds {array[wrong][0]}, which is no class id; give integers from 0, and 255 "
+            "for unlabelled pixels."
+        )
+    return array.astype(np.int64) if array.dtype.kind == "f" else array
+
+
 def majority(masks: Sequence[Any]) -> Mask:
     """Label each pixel with the class that most annotators chose.
 
@@ -182,8 +208,17 @@ def soft_label(masks: Sequence[Any], classes: int) -> NDArray[np.float32]:
 
     Returns:
         `(classes, H, W)`. It is zero where nobody labelled the pixel.
+
+    Raises:
+        InputError: If a mask holds a class that is not among the classes.
     """
     votes = Votes.of(masks)
+    highest = int(votes.ids.max(initial=0))
+    if highest >= classes:
+        raise InputError(
+            f"A mask holds the class {highest}, but there are {classes} classes, 0 to "
+            f"{classes - 1}; give classes={highest + 1} or other masks."
+        )
     polls = np.zeros((len(votes.table), classes), np.float32)
     for k, class_id in enumerate(votes.ids, start=1):
         polls[:, class_id] = (votes.table == k).sum(axis=1)
@@ -248,7 +283,13 @@ def best(image: Any, masks: Sequence[Any]) -> int:
     Returns:
         The index of the mask.
     """
+    masks = [_class_ids(mask) for mask in masks]
     votes = Votes.of(masks)
+    if np.shape(image)[:2] != masks[0].shape:
+        raise InputError(
+            f"The image is {np.shape(image)}, but its masks are {masks[0].shape}; give an image of "
+            "the same height and width."
+        )
     classes = max(2, int(votes.ids.max(initial=0)) + 1)
     evidence = np.stack([outline_evidence(image, mask, classes=classes) for mask in masks])
     misfit = mean_of_known(outline_misfit(evidence), axis=1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.ranking.people import name_of
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _names(annotators: Any, count: int) -> list[str] | None:
             f"The batch's annotator is {annotators!r:.60}; it must be {count} names, one per "
             "sample."
         )
-    return ["" if name is None else str(name) for name in names]
+    return [name_of(name) for name in names]
 
 
 def _are_ids(ids: Any, count: int) -> bool:

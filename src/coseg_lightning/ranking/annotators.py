@@ -17,8 +17,9 @@ Legend of shapes: N masks, K classes, P persons, G points of a grid.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -101,7 +102,7 @@ def _rounded(value: float | None) -> float | None:
 
 
 def annotator_report(
-    annotators: Sequence[str | None],
+    annotators: Sequence[Any],
     bad: ArrayLike,
     *,
     noise_level: float | None = None,
@@ -112,31 +113,53 @@ def annotator_report(
     """Report each person's share of bad masks, displacement of outlines, and blunders.
 
     Args:
-        annotators: Who drew each of the N masks; None or an empty text if unknown.
+        annotators: Who drew each of the N masks; None, NaN or an empty text if unknown.
         bad: `(N,)` the probability that each mask is bad. With a noise level, give corruption
             scores instead, higher for worse masks.
-        noise_level: The share of bad masks among all; it turns scores into probabilities.
+        noise_level: The share of bad masks among all, above 0 and below 1; it turns scores into
+            probabilities.
         displacement: `(N,)` or `(N, K - 1)` how far outlines lie outside their reference, in
             pixels; NaN where unknown. An example is `ranking.displacement.displacement` of mask
             and proposal.
         kinds: The kind of each image, such as its scanner; its effect is not charged to anybody.
-        blunders: The names of each mask's blunders.
+        blunders: A list of the names of each mask's blunders.
 
     Returns:
         One record per person, the largest share of bad masks first.
 
     Raises:
-        InputError: If lengths differ, or if `bad` are not probabilities.
+        InputError: If lengths differ, if `bad` are not probabilities, or if an argument is not
+            what is described above.
 
     Example:
         >>> for person in annotator_report(names, scores, noise_level=0.2):
         ...     print(person)
     """
-    probability = bad_probability(bad, noise_level)
+    _check_report(annotators, noise_level, blunders)
+    values = _numbers("bad", bad)
+    if values.ndim != 1:
+        raise InputError(
+            f"bad has the shape {values.shape}, but it must hold one number per mask; give an "
+            "array with one axis."
+        )
+    if displacement is not None:
+        displacement = _numbers("displacement", displacement)
+        if displacement.ndim not in (1, 2) or not displacement.size >= len(displacement):
+            raise InputError(
+                f"displacement has the shape {displacement.shape}, but it must hold one number per "
+                "mask, or one per mask and class; give an array with one or two axes."
+            )
+        if np.isinf(displacement).any():
+            raise InputError(
+                f"displacement holds {displacement[np.isinf(displacement)][0]}, but displacements "
+                "are finite pixels; give NaN where they are unknown."
+            )
+    probability = bad_probability(values, noise_level)
     people = People.of(annotators, kinds)
-    others = {"masks": probability, "blunders": blunders, "displacement": displacement}
-    for name, values in others.items():
-        if values is not None and len(np.asarray(values, dtype=object)) != len(people.numbers):
+    others: dict[str, Any] = {"masks": probability, "blunders": blunders}
+    others["displacement"] = displacement
+    for name, given in others.items():
+        if given is not None and len(given) != len(people.numbers):
             raise InputError(
                 f"There are {len(people.numbers)} annotators, but not as many {name}; give one "
                 f"annotator and one of {name} for each mask."
@@ -149,7 +172,7 @@ def annotator_report(
     for n, name in enumerate(people.names):
         own = np.flatnonzero(people.numbers == n)
         found = Counter(
-            word for i in own.tolist() for word in ([] if blunders is None else blunders[i])
+            word for i in own.tolist() for word in ([] if blunders is None else blunders[i] or [])
         )
         records.append(
             AnnotatorRecord(
@@ -162,6 +185,41 @@ def annotator_report(
             )
         )
     return sorted(records, key=lambda record: (-record.bad_share, record.annotator))
+
+
+def _check_report(annotators: Any, noise_level: Any, blunders: Any) -> None:
+    """Raise an `InputError` if arguments of `annotator_report` are of another form."""
+    if isinstance(annotators, str | Mapping):
+        raise InputError(
+            f"annotators is a {type(annotators).__name__}, but it must be a list of names, one per "
+            "mask; give such a list."
+        )
+    if noise_level is not None and not (
+        isinstance(noise_level, Real) and 0 < float(noise_level) < 1
+    ):
+        raise InputError(
+            f"noise_level={noise_level} must be above 0 and below 1; give the share of bad masks "
+            "among all, such as 0.2."
+        )
+    if blunders is None:
+        return
+    texts = [blunders] if isinstance(blunders, str) else [b for b in blunders if isinstance(b, str)]
+    if texts:
+        raise InputError(
+            f"blunders holds the text {texts[0]!r:.60}, but it must hold a list of names for each "
+            f"mask; give [{texts[0]!r:.60}] instead."
+        )
+
+
+def _numbers(name: str, values: ArrayLike) -> Floats:
+    """Turn an argument into numbers; None becomes NaN."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{name} is not an array of numbers; give one number per mask, and NaN where it is "
+            "unknown."
+        ) from None
 
 
 def with_record(

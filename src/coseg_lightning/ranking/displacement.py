@@ -1,8 +1,9 @@
 """How far outlines are displaced, and the correction of a person's steady displacement.
 
 A person who always draws two pixels too far outside makes displaced masks, not bad ones. The
-displacement is the median over many masks of that person. It is subtracted before masks are judged.
-It can be measured on outlines alone (`Ladder`) and on the networks' evidence.
+displacement is the median over many masks of that person. It is subtracted before masks are
+judged. It can be measured on outlines alone (`Ladder`), on the networks' evidence, and beside the
+other masks of the same image (`beside_others`).
 
 Legend of shapes: N samples, K classes, L places of the ladder.
 """
@@ -15,6 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.optimize import isotonic_regression
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from coseg_lightning.ranking.outline import (
     COLUMNS,
@@ -30,6 +33,7 @@ Floats = NDArray[np.float64]
 
 PLACES = np.arange(-REACH, REACH + 1)  # inward shifts of an outline, in pixels of 256
 LEAST = 5  # masks needed to learn how scores depend on displacements
+MOST_STEPS = 50  # of fitting persons and images in turn
 
 
 @dataclass(frozen=True)
@@ -126,11 +130,17 @@ def displacement(
         outline = (mask == k) & ~binary_erosion(mask == k, border_value=1) & labelled
         if not inside.any() or inside.all() or not outline.any():
             continue
-        # Pixel centres lie half a pixel from the outline, which runs between pixels.
-        outside = distance_transform_edt(~inside) - 0.5
-        distance = np.where(inside, 0.5 - distance_transform_edt(inside), outside)
-        result[k - 1] = np.median(distance[outline]) + 0.5
+        result[k - 1] = np.median(outside_distance(inside)[outline]) + 0.5
     return result
+
+
+def outside_distance(inside: NDArray[np.bool_]) -> Floats:
+    """`(H, W)` how far pixels lie outside an area, negative inside.
+
+    Pixel centres lie half a pixel from the outline, which runs between pixels.
+    """
+    outside = distance_transform_edt(~inside) - 0.5
+    return np.where(inside, 0.5 - distance_transform_edt(inside), outside)
 
 
 def habits(displacement: Floats, people: People) -> Floats:
@@ -169,6 +179,55 @@ def beside_all(displacement: Floats, people: People) -> Floats:
             means = [of_people[person] for person in people.numbers[known].tolist()]
             column[:] = values - np.mean([mean for mean in means if mean is not None])
     return result
+
+
+def beside_others(displacement: Floats, people: People, images: NDArray[np.int64]) -> Floats:
+    """Subtract from displacements what all masks of the same image have in common.
+
+    This is the mean over the masks of the image, so that two persons who draw the same images get
+    plus and minus half of their difference. If other persons draw other images, their steady
+    displacements are left out of the mean, so that nobody is charged for the habit of a colleague.
+    Persons' steady displacements and the means are fitted in turn. Persons are only comparable if
+    images connect them: the displacements of each connected group add up to about zero.
+
+    Args:
+        displacement: `(N, K - 1)` displacement of each mask from a reference that is the same for
+            all masks of an image; NaN where unknown.
+        people: Who drew each mask.
+        images: `(N,)` the number of each mask's image.
+
+    Returns:
+        `(N, K - 1)`; NaN where an image has fewer than two known displacements.
+    """
+    result = np.full_like(displacement, np.nan)
+    for column, values in zip(result.T, displacement.T, strict=True):
+        known = ~np.isnan(values) & (people.numbers >= 0)
+        known &= np.bincount(images[known], minlength=int(images.max(initial=0)) + 1)[images] > 1
+        if known.any():
+            column[known] = _beside_others(values[known], people.numbers[known], images[known])
+    return result
+
+
+def _beside_others(values: Floats, person: NDArray[np.int64], images: NDArray[np.int64]) -> Floats:
+    """Fit persons and images in turn; see `beside_others`."""
+    person = np.unique(person, return_inverse=True)[1]
+    image = np.unique(images, return_inverse=True)[1]
+    persons, drawn = int(person.max()) + 1, np.bincount(image)
+    size = persons + len(drawn)
+    links = coo_array((np.ones(len(person)), (person, persons + image)), shape=(size, size))
+    group = connected_components(links, directed=False)[1][person]
+    of_person = [np.flatnonzero(person == n) for n in range(persons)]
+    own = np.zeros(persons)
+    left = values
+    for _ in range(MOST_STEPS):
+        level = np.bincount(image, values - own[person]) / drawn
+        left = values - level[image]
+        before, own = own, np.array([np.median(left[masks]) for masks in of_person])
+        mean = np.bincount(group, own[person]) / np.bincount(group).clip(1)
+        own -= mean[[group[masks[0]] for masks in of_person]]
+        if np.abs(own - before).max() < 1e-3:
+            break
+    return left
 
 
 def moved_back(

@@ -104,13 +104,24 @@ def kind_numbers(ids: Sequence[str], kinds: Mapping[str, str]) -> NDArray[np.int
     Raises:
         InputError: If no sample has a kind.
     """
-    if kinds and not any(i in kinds for i in ids):
-        raise InputError(
-            f"kinds names {next(iter(kinds))!r} and others, but no sample has such an id; give ids "
-            f"such as {ids[0]!r}."
-        )
+    check_names_samples("kinds", kinds, ids)
     number = {kind: n for n, kind in enumerate(sorted(set(kinds.values())), start=1)}
     return np.array([number[kinds[i]] if i in kinds else 0 for i in ids], dtype=np.int64)
+
+
+def check_names_samples(setting: str, given: Mapping[str, object], ids: Sequence[str]) -> None:
+    """Raise an `InputError` if a mapping from ids names samples, but none of the set.
+
+    Args:
+        setting: The name of the mapping, for the message.
+        given: The mapping.
+        ids: The samples' ids.
+    """
+    if given and ids and not any(sample_id in given for sample_id in ids):
+        raise InputError(
+            f"{setting} names {next(iter(given))!r} and others, but no sample has such an id; give "
+            f"ids such as {ids[0]!r}."
+        )
 
 
 def compute_evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX) -> Tensor:

@@ -3,8 +3,10 @@
 Legend of shapes: N masks, P persons.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ from coseg_lightning.seeding import derive_rng
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
+LEAST_SPREAD = 0.1  # pixels; outlines on pixels show no smaller differences
+FEWEST_REPEATS = 5  # masks beyond each person's first one that tell the spread within persons
 SPREAD_SHRINKAGE = 10  # weight, in masks, of the pooled variance beside a person's own
 
 
@@ -25,6 +29,18 @@ def numbered_names(names: Iterable[str]) -> dict[str, str]:
     order = derive_rng(0, "hidden annotators", *given).permutation(len(given))
     width = len(str(len(given)))
     return {given[n]: f"person {place:0{width}}" for place, n in enumerate(order, start=1)}
+
+
+def name_of(annotator: Any) -> str:
+    """Return who drew a mask as a text; an empty one if unknown: for None, NaN, and no text.
+
+    Numbers are names too, 0 included.
+    """
+    if annotator is None or type(annotator).__name__ in ("NAType", "NaTType"):  # of pandas
+        return ""
+    if isinstance(annotator, Real) and math.isnan(annotator):
+        return ""
+    return str(annotator)
 
 
 @dataclass(frozen=True)
@@ -43,18 +59,23 @@ class People:
 
     @classmethod
     def of(
-        cls, annotators: Sequence[str | None], kinds: Sequence[Any] | NDArray[Any] | None = None
+        cls, annotators: Sequence[Any], kinds: Sequence[Any] | NDArray[Any] | None = None
     ) -> "People":
         """Number persons and kinds.
+
+        Args:
+            annotators: Who drew each mask, see `name_of`.
+            kinds: The kind of each image.
 
         Raises:
             InputError: If the numbers of kinds and masks differ.
         """
         if kinds is not None and len(kinds) != len(annotators):
             raise InputError(f"There are {len(annotators)} annotators, but {len(kinds)} kinds.")
-        names = sorted({str(name) for name in annotators if name})
+        drawn_by = [name_of(annotator) for annotator in annotators]
+        names = sorted({name for name in drawn_by if name})
         number = {name: n for n, name in enumerate(names)}
-        numbers = np.array([number[str(a)] if a else -1 for a in annotators], dtype=np.int64)
+        numbers = np.array([number.get(name, -1) for name in drawn_by], dtype=np.int64)
         of_kind = np.zeros(len(numbers), np.int64)
         if kinds is not None:
             of_kind = np.unique(np.array([str(kind) for kind in kinds]), return_inverse=True)[1]
@@ -110,21 +131,55 @@ def steady_displacement(values: Floats, people: People) -> Steady:
         if len(offsets) > 1:
             left -= np.array([offsets[k] for k in kind])
     sizes = np.bincount(person, minlength=count)
-    usual = _deviation(left)
+    usual, repeats = _usual_spread(values[known], left, sizes[person], len(np.unique(kind)))
+    if usual is None:  # one mask in all
+        own_or_none = [float(own[n]) if sizes[n] else None for n in range(count)]
+        return Steady(own_or_none, [None] * count, [None] * count)
     variance = np.full(count, usual**2)
     for n in np.flatnonzero(sizes > 1):
         part = _deviation(left[person == n]) ** 2 * sizes[n] / (sizes[n] - 1)
         variance[n] = (sizes[n] * part + SPREAD_SHRINKAGE * usual**2) / (
             sizes[n] + SPREAD_SHRINKAGE
         )
-    error = np.sqrt(np.pi / 2 * variance / np.maximum(sizes, 1))
+    reached = np.maximum(variance, LEAST_SPREAD**2)
+    error = np.sqrt(np.pi / 2 * reached / np.maximum(sizes, 1))
     drawn = np.flatnonzero(sizes)
     mean, posterior_error = _shrunk(own[drawn], error[drawn])
+    if not repeats:  # nothing tells how alike persons are
+        posterior_error = error[drawn]
     result = Steady([None] * count, [None] * count, [None] * count)
     for n, value, reach in zip(drawn, mean, posterior_error, strict=True):
         result.mean[n], result.error[n] = float(value), float(reach)
         result.spread[n] = float(np.sqrt(variance[n]))
     return result
+
+
+def _usual_spread(
+    values: Floats, left: Floats, sizes: Ints, kinds: int
+) -> tuple[float | None, int]:
+    """Estimate how much displacements vary from mask to mask of one person.
+
+    Args:
+        values: `(N,)` displacements.
+        left: `(N,)` the same without the medians of persons and kinds.
+        sizes: `(N,)` the number of masks of each mask's person.
+        kinds: The number of kinds.
+
+    Returns:
+        The standard deviation, and the number of masks beyond each person's first. With fewer than
+        `FEWEST_REPEATS` of these, the deviation is at least that between all masks. With one mask
+        it is None.
+    """
+    if len(values) < 2:
+        return None, 0
+    between = _deviation(values) * np.sqrt(len(values) / (len(values) - 1))
+    repeated = sizes > 1
+    medians = float((1 / sizes[repeated]).sum()) + kinds - 1  # each costs a degree of freedom
+    repeats = round(repeated.sum() - medians)
+    if repeats < 1:
+        return float(between), 0
+    within = _deviation(left[repeated]) * np.sqrt(repeated.sum() / repeats)
+    return float(within if repeats >= FEWEST_REPEATS else max(within, between)), repeats
 
 
 def _deviation(values: Floats) -> float:

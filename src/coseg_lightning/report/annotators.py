@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from coseg_lightning.files.csv import read_table, write_table
-from coseg_lightning.labels.fusion import Votes
+from coseg_lightning.labels.fusion import Votes, majority
 from coseg_lightning.ranking.annotators import (
     FEWEST,
     AnnotatorRecord,
@@ -19,11 +19,13 @@ from coseg_lightning.ranking.annotators import (
 )
 from coseg_lightning.ranking.displacement import (
     beside_all,
+    beside_others,
     displacement,
     habits,
-    without_habit,
 )
+from coseg_lightning.ranking.outline import mean_of_known
 from coseg_lightning.ranking.people import People
+from coseg_lightning.ranking.shifted import LEAST_SHIFT, shifted_agreement
 from coseg_lightning.report.figures import BLACK, BLUE, ORANGE
 
 ANNOTATORS = "annotators.csv"
@@ -72,7 +74,7 @@ def write_annotators(
         np.concatenate(  # the two tables use different scores
             [
                 bad_probability(
-                    [_number(row.get("own_score") or row["score"]) for row in part], level
+                    [_number(_first_known(row, "own_score", "score")) for row in part], level
                 )
                 for part in (single, masks)
             ]
@@ -93,6 +95,11 @@ def _number(value: Any) -> float:
     return float("nan") if value in (None, "") else float(value)
 
 
+def _first_known(row: Mapping[str, Any], *names: str) -> Any:
+    """Return the first of some columns that is there and not empty; 0 is a value like others."""
+    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
+
+
 def _replace(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write a table in place of an earlier one, for example of a resumed run."""
     path.unlink(missing_ok=True)
@@ -104,10 +111,14 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
     """Write `masks.csv` and `disputed.csv`, if images have masks by several persons.
 
     `masks.csv` ranks each person's mask of such an image by disagreement: one minus the mean Dice
-    to the other masks. `own_score` is without what the person's steady displacement adds, and is
-    what counts for the person's record. Outlines did not improve this ranking on `bubil`. With two
-    masks of an image, neither ranks worse. `disputed.csv` lists the images, with the least
-    agreement first.
+    to the other masks. `own_score` is the same after the outlines of all masks were shifted back by
+    their persons' steady displacements, and is what counts for the person's record. So a habit of
+    one person counts neither against him nor against others who drew the same images. Outlines did
+    not improve this ranking on `bubil`. Equal scores have equal ranks, as those of
+    two masks of an image do.
+    `disputed.csv` lists the images, with the least agreement first.
+
+    The masks are read twice, so that those of only one image are in memory at any time.
 
     Args:
         folder: The folder.
@@ -122,46 +133,81 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
     if several is None:
         return [], []
     classes = several.classes
-    masks, disputed = [], []
-    for sample_id in several.ids:
+    masks: list[dict[str, Any]] = []
+    disputed: list[dict[str, Any]] = []
+    moved, images = [], []
+    several_ids = [i for i in several.ids if len(several.names(i)) > 1]
+    for number, sample_id in enumerate(several_ids):
         names = list(several.names(sample_id))
-        if len(names) < 2:
-            continue
-        drawn, label = [several.mask(sample_id, name) for name in names], several.fused(sample_id)
+        drawn = [several.mask(sample_id, name) for name in names]
+        # Whatever networks learn from, masks are compared with what most persons say.
+        reference = majority(drawn)
         agreement = Votes.of(drawn).agreement()
         for name, mask, value in zip(names, drawn, agreement.tolist(), strict=True):
-            moved = displacement(mask, label, classes=classes)
-            known = moved[~np.isnan(moved)]
+            moved.append(displacement(mask, reference, classes=classes))
+            images.append(number)
             row = {"id": sample_id, "annotator": name, "score": _rounded(1 - value)}
-            row |= {"agreement": _rounded(value)}
-            row |= {"displacement_pixels": _rounded(known.mean()) if len(known) else ""}
-            if classes > 2:
-                of_class = enumerate(moved.tolist(), start=1)
-                row |= {f"displacement_class_{k}": _rounded(value) for k, value in of_class}
-            masks.append(row)
+            masks.append(row | {"agreement": _rounded(value)})
         if not np.isnan(agreement).all():
-            least = names[int(np.nanargmin(agreement))] if len(names) > 2 else ""
-            mean = _rounded(np.nanmean(agreement))
-            row = {"id": sample_id, "masks": len(names), "agreement": mean}
-            disputed.append(row | {"least_like_others": least})
-    for row, own in zip(masks, _beyond_habits(masks), strict=True):
-        row["own_score"] = _rounded(own)
+            row = {
+                "id": sample_id,
+                "masks": len(names),
+                "agreement": _rounded(agreement[~np.isnan(agreement)].mean()),
+            }
+            disputed.append(row | {"least_like_others": _least(names, agreement)})
+    of_image = np.array(images, dtype=np.int64)
+    people = People.of([row["annotator"] for row in masks])
+    table = np.array(moved).reshape(-1, classes - 1)
+    beside = beside_others(table, people, of_image)
+    own = _own_scores(several, several_ids, of_image, habits(beside, people))
+    overall = mean_of_known(beside, axis=1)
+    for n, row in enumerate(masks):
+        row["displacement_pixels"] = _rounded(overall[n])
+        if classes > 2:
+            of_class = enumerate(beside[n].tolist(), start=1)
+            row |= {f"displacement_class_{k}": _rounded(value) for k, value in of_class}
+        row["own_score"] = _rounded(own[n]) if n in own else row["score"]
     masks.sort(key=lambda row: (-_number(row["score"] or 0), row["id"], row["annotator"]))
     disputed.sort(key=lambda row: (row["agreement"], row["id"]))
-    masks = [{**row, "rank": rank} for rank, row in enumerate(masks, start=1)]
+    first_of: dict[Any, int] = {}  # equal scores have equal ranks
+    for place, row in enumerate(masks, start=1):
+        row["rank"] = first_of.setdefault(row["score"], place)
     _replace(folder / MASKS, masks)
     _replace(folder / DISPUTED, disputed)
     return masks, disputed
 
 
-def _beyond_habits(masks: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
-    """Return the score of each mask without what its person's steady displacement adds to it."""
-    scores, moved = (
-        np.array([[_number(row[name])] for row in masks]).reshape(-1, 1)
-        for name in ("score", "displacement_pixels")
-    )
-    people = People.of([row["annotator"] for row in masks])
-    return without_habit(scores, moved, habits(moved, people))[:, 0]
+def _least(names: Sequence[str], agreement: NDArray[np.float64]) -> str:
+    """Name the person whose mask agrees least; an empty text if two agree equally."""
+    known = np.round(agreement, 4)
+    least = np.flatnonzero(known == np.nanmin(known))
+    return names[int(least[0])] if len(least) == 1 else ""
+
+
+def _own_scores(
+    several: Any, ids: Sequence[str], images: NDArray[np.int64], habit: NDArray[np.float64]
+) -> dict[int, float]:
+    """Score the masks of each image in which outlines are shifted back by persons' habits.
+
+    Args:
+        several: The images with several masks.
+        ids: The images.
+        images: `(N,)` the place in `ids` of each mask's image.
+        habit: `(N, K - 1)` the steady displacement of each mask's annotator.
+
+    Returns:
+        One minus the mean Dice to the other masks, by the number of the mask.
+    """
+    scores: dict[int, float] = {}
+    of_images: list[list[int]] = [[] for _ in ids]
+    for n, number in enumerate(images.tolist()):
+        of_images[number].append(n)
+    for sample_id, rows in zip(ids, of_images, strict=True):
+        if (np.abs(habit[rows]) < LEAST_SHIFT).all():
+            continue
+        drawn = [several.mask(sample_id, name) for name in several.names(sample_id)]
+        scores |= zip(rows, (1 - shifted_agreement(drawn, habit[rows])).tolist(), strict=True)
+    return scores
 
 
 def _rounded(value: Any) -> float | str:
@@ -211,10 +257,16 @@ def in_words(folder: Path) -> list[str]:
     if len(persons) > 1 and _overlap(persons):
         lines.append("All intervals overlap: these masks do not show that the annotators differ.")
     if (folder / MASKS).is_file():
-        worst = read_table(folder / MASKS, ["id", "annotator", "score"])[:3]
-        named = ", ".join(f"{row['id']} by {row['annotator']}" for row in worst)
-        lines.append(f"The worst of their single masks: {named}")
+        worst: dict[tuple[str, str], list[str]] = {}  # two masks of an image rank alike
+        for row in read_table(folder / MASKS, ["id", "annotator", "score"]):
+            worst.setdefault((row["id"], row["score"]), []).append(row["annotator"])
+        named = [f"{of[0]} by {_listed(names)}" for of, names in list(worst.items())[:3]]
+        lines.append(f"The worst of their single masks: {', '.join(named)}")
     return lines
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _overlap(persons: Sequence[Mapping[str, str]]) -> bool:
