@@ -39,8 +39,11 @@ def main() -> None:
         print(f"{corrected} of {masks} masks in {options['dest']} {verb}.")
     else:
         page = next((n for n in PAGES if Path(options["run"], n).is_file()), PAGES[0])
+        labels = FinishedRun(options["run"]).summary.get("labels") or {}
+        several = labels.get("images_with_several")
+        fused = f" but the labels of {several} images, made of several masks" if several else ""
         print(
-            f"All {masks} masks in {options['dest']} are as you gave them, since none was "
+            f"All {masks} masks in {options['dest']} are as you gave them{fused}, since none was "
             f"corrected. To write your own decisions, save a review in {page}, and give "
             "review=FILE."
         )

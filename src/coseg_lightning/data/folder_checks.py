@@ -1,5 +1,6 @@
 """Checks of a folder of images and masks. Each check records the problems of its own kind."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,6 +23,7 @@ from coseg_lightning.files.inspection import (
 )
 from coseg_lightning.files.mask_folder import MaskFolder, link_message, same_stem
 from coseg_lightning.files.naming import Names, split_key, unread
+from coseg_lightning.files.volumes import ending
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
 
