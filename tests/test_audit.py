@@ -527,6 +527,16 @@ CROWDED = [
 ]
 
 
+def test_an_audit_without_training_proposes_nothing_and_says_so(tmp_path, capsys):
+    settings = [*CROWDED, "data.source.train=12", "review_budget=2"]
+    audit(composed(*settings), tmp_path / "audit")
+    told = capsys.readouterr().out
+    assert "pixels marked, no proposal" in told
+    assert "of the wrong pixels" not in told
+    with pytest.raises(InputError, match="names several reviews, but an audit reads one"):
+        judge(["a.csv", "b.csv"])
+
+
 def test_an_audit_without_training_tells_of_each_person(tmp_path, capsys):
     audit(composed(*CROWDED), tmp_path / "audit")
     images = Crowded(80)

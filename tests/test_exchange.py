@@ -128,10 +128,22 @@ def test_masks_come_back_as_they_were_written(finished, tmp_path, tool, masks):
     if tool != "label_studio":
         assert any("does not record whether somebody looked" in text for text in result.remarks)
         with pytest.raises(InputError, match="answers none of the tasks"):
-            read_answers(finished, tmp_path / "no", tool, source, masks=masks, unchanged="skip")
+            read_answers(finished, tmp_path / "no", tool, source, unchanged="skip")
         assert not (tmp_path / "no").exists()
     else:
         assert {row["reviewer"] for row in reviewed(tmp_path / "review").values()} == {"ann@x"}
+
+
+def test_what_tasks_began_with_is_said_where_it_is_needed(finished, tmp_path):
+    """Tools export into another folder, in which nothing says how the tasks began."""
+    options = ["to=cvat", "masks=given"]
+    result = command("exchange", finished, "tasks", *options, cwd=tmp_path)
+    assert "from=cvat source=EXPORT masks=given\n" in result.stdout
+    (tmp_path / "export").mkdir()
+    shutil.copy(tmp_path / "tasks" / "annotations.xml", tmp_path / "export")
+    source = tmp_path / "export" / "annotations.xml"
+    with pytest.raises(InputError, match="answers none of the tasks"):
+        read_answers(finished, tmp_path / "no", "cvat", source, masks="given", unchanged="skip")
 
 
 def test_as_a_user_does_it(finished, folder, tmp_path):
@@ -172,7 +184,7 @@ def test_as_a_user_does_it(finished, folder, tmp_path):
         worst[0]: "redraw",
         worst[1]: "take",
     }
-    assert list(review[worst[0]]) == ["id", "decision", "note", "reviewer"]
+    assert list(review[worst[0]]) == ["id", "decision", "note", "reviewer", "drawn"]
     assert review[worst[0]]["note"] == "=the rim"
     (path,) = (tmp_path / "review" / "masks").iterdir()
     assert path.name == f"{worst[0]}.png"

@@ -427,7 +427,7 @@ def test_a_mask_drawn_anew_in_its_place_is_taken_and_all_other_decisions_are_kep
 
     refused = reviewed("no", "others", **{second: "redraw"})
     assert (
-        f"such as {first}, were changed since the run, but the review does not say redraw"
+        f"has changed, in the masks of {first}; restore them, or retrain with a review that"
         in refused.stderr
     )
     result = reviewed("yes", "review", **{first: "redraw", second: "reject"})
@@ -614,7 +614,7 @@ def test_changed_data_is_not_retrained_on_and_newer_masks_stay(finished, tmp_pat
     options = ["stages=[retraining]", f"resume={folder}", f"review={review}", f"data.root={data}"]
     result = command("run", *options, cwd=tmp_path)
     assert result.returncode == 1
-    assert f"The data of {folder} has changed: train: " in result.stderr
+    assert f"The data of {folder} has changed, in the masks of {changed}; " in result.stderr
     assert "Traceback" not in result.stderr
     result = command("apply", folder, tmp_path / "clean", f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -18,11 +18,10 @@ from coseg_lightning.data.tiles import TiledImages
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
-from coseg_lightning.files.mask_rules import IGNORE_INDEX
 from coseg_lightning.files.naming import split_key
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import Mask, mask_digest
-from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, opened_review
+from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, opened_review, unknown_id
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.runs.finished import FinishedRun
 
@@ -234,10 +233,7 @@ class _Labels:
                     "say ok or redraw."
                 )
             else:
-                raise InputError(
-                    f"The review names {sample_id}, which is not in the run's data; give the "
-                    "review of this run."
-                )
+                raise unknown_id(sample_id, read, of="in the run's data")
         if lost:
             log.warning(
                 "%d corrections, such as that of %s, are not written, since the image or mask is "
@@ -306,6 +302,7 @@ def _write_tiled(
         of_image.setdefault(tiles.tiles[tile_id].image_id, []).append(tile_id)
     for image_id, tile_ids in progress(list(of_image.items()), "Masks"):
         whole: Mask | None = None
+        is_changed = False
         for tile_id in tile_ids:
             if tile_id not in labels:
                 continue
@@ -316,9 +313,10 @@ def _write_tiled(
             whole = masks.read(image_id) if whole is None else whole
             tile = tiles.tiles[tile_id]
             place = whole[tile.core_in_image]
-            known = own[tile.core] != IGNORE_INDEX  # unlabelled pixels stay, as in missing parts
-            place[known] = mask[tile.core][known]
-        if whole is None:
+            seen = place == own[tile.core]  # labels stay where the image is missing
+            is_changed |= bool((place[seen] != mask[tile.core][seen]).any())
+            place[seen] = mask[tile.core][seen]
+        if whole is None or not is_changed:
             writer.copy(masks.path(image_id))
         else:
             writer.write(image_id, whole)

@@ -25,7 +25,10 @@ def main() -> None:
         count, beginnings = write_tasks(tool=to, **options)
         masks = " and ".join(f"{number} with {kind}" for kind, number in beginnings.items())
         print(f"{count} tasks for {TOOLS[to].title} are in {options['out']}: {masks}.")
-        print(f"When they are done: coseg exchange {options['run']} OUT from={to} source=EXPORT")
+        same = f" masks={options['masks']}" if options["masks"] != DEFAULTS["masks"] else ""
+        print(
+            f"When they are done: coseg exchange {options['run']} OUT from={to} source=EXPORT{same}"
+        )
         return
     if not source:
         raise InputError(f"Give source=FILE, the file or folder that {from_} exported.")

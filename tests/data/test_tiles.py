@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
+from coseg_lightning.app.reviewable import Reviewable
 from coseg_lightning.apply import apply
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
@@ -651,6 +652,39 @@ def test_an_audit_by_tiles_needs_no_network(tmp_path):
     assert result.returncode == 0, result.stderr
     assert len(rows_of(tmp_path / "out/scores.csv")) == 75
     assert len(rows_of(tmp_path / "out/images.csv")) == 5
+
+
+@pytest.mark.slow
+def test_labels_that_a_person_draws_over_unlabelled_pixels_of_a_tile_are_written(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("images", "masks"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for n in range(4):
+        mask = np.zeros((96, 96), np.uint8)
+        mask[30:70, 20:60] = 1
+        mask[:10, :10] = 255
+        image = (90 * (mask == 1) + rng.integers(50, 90, mask.shape)).astype(np.uint8)
+        Image.fromarray(image).save(tmp_path / "data/images" / f"s{n}.png")
+        Image.fromarray(mask).save(tmp_path / "data/masks" / f"s{n}.png")
+    settings = ["data=folder", f"data.root={tmp_path / 'data'}", "training=none", "data.tile=64"]
+    settings += ["data.overlap=16", "data.in_channels=1", f"hydra.run.dir={tmp_path / 'audit'}"]
+    result = start("audit", *settings)
+    assert result.returncode == 0, result.stderr
+    reviewable = Reviewable(tmp_path / "audit")
+    tile = "s0_r01_c01"
+    drawn = np.where(reviewable.mask(tile) == 255, 1, reviewable.mask(tile)).astype(np.uint8)
+    (tmp_path / "review/masks").mkdir(parents=True)
+    Image.fromarray(drawn).save(tmp_path / "review/masks" / f"{tile}.png")
+    changed, *_ = apply(tmp_path / "audit", tmp_path / "out", review=tmp_path / "review")
+    assert changed == 1
+    given, written = (
+        np.asarray(Image.open(tmp_path / d / "s0.png")) for d in ("data/masks", "out")
+    )
+    np.testing.assert_array_equal(written, np.where(given == 255, 1, given))
+    drawn = reviewable.mask(tile).astype(np.uint8)  # nothing changes
+    Image.fromarray(drawn).save(tmp_path / "review/masks" / f"{tile}.png")
+    changed, *_ = apply(tmp_path / "audit", tmp_path / "again", review=tmp_path / "review")
+    assert changed == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
-from coseg_lightning.labels.review import opened_review
+from coseg_lightning.labels.review import file_crc, opened_review, unknown_id
 
 
 def written(folder, text="id,decision\n", **masks):
@@ -48,6 +48,22 @@ def test_a_mask_of_0_and_255_is_no_mask_of_unlabelled_pixels(tmp_path):
         with pytest.raises(InputError, match="holds only 0 and 255, .* save the foreground as 1"):
             review.read("d", np.array([[0, 1, 0]], np.uint8), 2)
         np.testing.assert_array_equal(review.read("d", np.array([[1, 255, 0]]), 2), drawn)
+
+
+def test_a_mask_of_unlabelled_pixels_alone_is_known_by_who_wrote_it(tmp_path):
+    drawn = np.array([[0, 255, 0]], np.uint8)
+    written(tmp_path, d=drawn)
+    crc = file_crc(tmp_path / "masks" / "d.png")
+    (tmp_path / "review.csv").write_text(f"id,decision,drawn\nd,redraw,{crc}\n")
+    given = np.array([[0, 1, 0]], np.uint8)
+    with opened_review(tmp_path) as review:
+        np.testing.assert_array_equal(review.read("d", given, 2), drawn)
+    Image.fromarray(np.array([[255, 0, 0]], np.uint8)).save(tmp_path / "masks" / "d.png")
+    with (
+        opened_review(tmp_path) as review,
+        pytest.raises(InputError, match="save the foreground as 1"),
+    ):
+        review.read("d", given, 2)
 
 
 @pytest.mark.parametrize("inside", ["", "my review"])
@@ -150,3 +166,44 @@ def test_unlabelled_pixels_do_not_go_into_a_mask_of_0_and_255(tmp_path):
     message = "new mask of a has unlabelled pixels, which a file like .*a.png cannot hold; label"
     with pytest.raises(InputError, match=message):
         masks.write_like("a", tmp_path / "b.png", drawn)
+
+
+def test_what_is_wrong_in_an_archive_is_named_as_it_is_there(tmp_path):
+    archive = tmp_path / "mine.zip"
+    colours = np.zeros((4, 4, 3), np.uint8)
+    colours[0, 0] = 9, 0, 0
+    written(tmp_path / "all", "id,decision\na,redraw\n", a=colours)
+    shutil.make_archive(str(archive.with_suffix("")), "zip", tmp_path / "all")
+    with (
+        pytest.raises(InputError, match=r"mine.zip: masks/a.png is a colour picture, .* grey PNG"),
+        opened_review(archive) as review,
+    ):
+        review.read("a", np.zeros((4, 4), np.uint8), 2)
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(InputError, match="mine.zip cannot be unpacked"), opened_review(archive):
+        pass
+    with zipfile.ZipFile(archive, "w") as content:
+        content.writestr("review.csv", "id,decision\na,ok\n")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            content.writestr("review.csv", "id,decision\na,take\n")
+    with pytest.raises(InputError, match="holds review.csv twice"), opened_review(archive):
+        pass
+
+
+def test_a_review_without_a_decision_is_told(tmp_path, caplog):
+    written(tmp_path, "id,decision,note\na,,look\n")
+    with opened_review(tmp_path) as review:
+        assert review.decisions == {}
+    assert "holds no decision, so nothing changes" in caplog.text
+
+
+def test_a_folder_that_holds_the_saved_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "review.zip", "w") as content:
+        content.writestr("review.csv", "id,decision\na,ok\n")
+    with opened_review(tmp_path) as review:
+        assert review.decisions == {"a": "ok"}
+
+
+def test_zeros_that_a_spreadsheet_drops():
+    assert "write 007 instead, whose zeros" in str(unknown_id("7", ["007", "8"], of="there"))
+    assert "give the review of this run" in str(unknown_id("9", ["007", "8"], of="there"))

@@ -224,7 +224,7 @@ def test_reviewing_from_the_table(page, folder, tmp_path):
     assert page.locator("#bench-name").inner_text() == first
     page.keyboard.press("o")
     page.keyboard.press("Escape")
-    assert page.locator("#progress").inner_text() == f"2 of {len(ids)}"
+    page.locator("#progress", has_text=f"2 of {len(ids)}").wait_for()  # once it is closed
     with page.expect_download() as download:
         page.get_by_role("button", name="Save the review").click()
     download.value.save_as(tmp_path / "review.csv")

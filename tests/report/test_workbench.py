@@ -7,13 +7,16 @@ import re
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
+from coseg_lightning.labels.review import opened_review
 from coseg_lightning.report import payload
 from coseg_lightning.report.payload import compared, mask_text, safe_json
 from coseg_lightning.report.workbench import add_workbench, write_review_page
@@ -433,6 +436,55 @@ def test_closing_loses_nothing_and_the_review_goes_on_at_the_first_undecided(ope
 
 
 @pytest.mark.slow
+def test_two_tabs_have_the_same_drawings(opened, tmp_path):
+    path = write(tmp_path, IDS)
+    one, other = opened(path), opened(path)
+    one.bring_to_front()
+    press(one, "m")
+    expected = with_line(
+        Pairs(IDS).mask(0), *stroke(one, Place(one), (15.2, 45.3), (65.7, 52.1)), 9, 1
+    )
+    other.bring_to_front()
+    other.locator("#bench-state", has_text="redraw, with a drawn mask").wait_for()
+    _, masks = contents(saved(other, tmp_path), tmp_path / "other")
+    np.testing.assert_array_equal(masks["s0"], expected)
+    press(other, "m")  # goes on from that drawing
+    ends = stroke(other, Place(other), (15.2, 15.3), (65.7, 12.1))
+    both = with_line(expected, *ends, 9, 1)
+    press(other, "Enter")
+    _, masks = contents(saved(other, tmp_path), tmp_path / "both")
+    np.testing.assert_array_equal(masks["s0"], both)
+    one.bring_to_front()
+    one.get_by_text("s0 was drawn in another tab too").wait_for()
+    _, masks = contents(saved(one, tmp_path), tmp_path / "one")
+    np.testing.assert_array_equal(masks["s0"], both)
+    press(one, "z")
+    _, masks = contents(saved(one, tmp_path), tmp_path / "undone")
+    np.testing.assert_array_equal(masks["s0"], expected)
+    one.get_by_role("button", name="Discard drawing").click()
+    other.bring_to_front()
+    other.locator("#bench-state", has_text="undecided").wait_for()
+    other.locator("[data-view=drawn]:disabled").wait_for()
+
+
+@pytest.mark.slow
+def test_a_saved_review_has_what_no_tab_was_told_of(opened, tmp_path):
+    path = write(tmp_path, IDS)
+    deaf = """
+        addEventListener("storage", (event) => event.stopImmediatePropagation(), true);
+    """
+    one, other = opened(path), opened(path, script=deaf)
+    one.bring_to_front()
+    press(one, "m", "Space", "Enter")
+    saved(one, tmp_path)  # the drawing is kept
+    other.bring_to_front()
+    assert state(other) == "undecided"
+    rows, masks = contents(saved(other, tmp_path), tmp_path / "out")
+    assert [(row["id"], row["decision"]) for row in rows] == [("s0", "redraw")]
+    assert list(masks) == ["s0"]
+
+
+@pytest.mark.slow
 def test_a_browser_that_keeps_nothing_is_told_of(opened, tmp_path):
     refuse = """
         for (const name of ["localStorage", "indexedDB"])
@@ -474,11 +526,10 @@ def test_reviews_of_others_are_merged_and_conflicts_settled(opened, tmp_path):
     page = opened(path)
     page.locator("#bench-files").set_input_files([anna, tmp_path / "ben.zip"])
     page.get_by_text(
-        "ben.zip: 1 added, 1 the same, 2 in conflict, 1 left out, since their decision"
+        "ben.zip: 1 added, 1 the same, 2 in conflict, 1 left out: s5 (the mask is not a PNG file)."
     ).wait_for()
     told = page.locator("#bench-status").text_content()
-    assert "anna.csv: 4 added, 0 the same, 0 in conflict, 2 left out, since this page" in told
-    assert "since this page does not have their samples." in told
+    assert "anna.csv: 4 added, 0 the same, 0 in conflict, 2 left out: other, 's5 (not on" in told
     conflicts = page.locator("#bench-conflict-list li")
     assert conflicts.all_text_contents() == [
         "s1 Anna: take (clear) · ben: redraw",
@@ -512,7 +563,109 @@ def test_a_file_that_is_no_review_is_told_of(opened, tmp_path):
     page = opened(write(tmp_path, IDS))
     page.locator("#bench-files").set_input_files([tmp_path / "bad.csv", tmp_path / "bad.zip"])
     page.get_by_text("bad.zip cannot be read").wait_for()
-    assert "bad.csv cannot be read: it has no columns id" in page.content()
+    assert "bad.csv cannot be read: it has no column id" in page.content()
+
+
+def png(mask):
+    stream = io.BytesIO()
+    Image.fromarray(mask).save(stream, "PNG")
+    return stream.getvalue()
+
+
+# What `coseg apply` says of each review, and what the page does.
+MASK = np.where(np.arange(SIZE[0])[:, None] < 20, np.full(SIZE, 2, np.uint8), 0).astype(np.uint8)
+ADDED = "1 added, 0 the same, 0 in conflict"
+NONE = "0 added, 0 the same, 0 in conflict, 1 left out: s0"
+WHITE = MASK // 2 * 255
+BY_A_PAGE = f"id,decision,drawn\ns0,redraw,{zlib.crc32(png(WHITE)):08x}\n"
+SMALL, COLOURED = MASK[:, :40], np.stack([MASK, MASK, 0 * MASK], -1)
+TABLES = {
+    "semicolons": (b"\xef\xbb\xbfid;decision;note\r\ns0;Redraw ;too large\r\n;;\r\n", ADDED),
+    "tabs": (b"decision\tid\r\nok\ts0\r\n", ADDED),
+    "quoted": (b'id,decision,note\r\ns0,ok,"a ""b"",\r\nc"', ADDED),
+    "returns": (b"id,decision\rs0,ok\r", ADDED),
+    "empty": (b"", "it has no column id"),
+    "capitals": (b"ID,decision\ns0,ok\n", "it has no column id"),
+    "twice": (b"id,decision\ns0,ok\ns0,ok\n", "it names s0 twice"),
+    "short": (b"id,decision,note\n\ns0,ok\n", "it has 2 cells in line 3, but 3 columns"),
+    "open": (b'id,decision\ns0,"ok\n', "it is not a table"),
+    "unquoted": (b'id,decision\ns0,"o"k\n', "it is not a table"),
+    "latin": (b"id,decision,note\ns0,ok,\xfc\n", "it is not a table"),
+    "unknown": (b"id,decision\ns0,good\n", f"{NONE} (the decision must be ok, take or redraw)"),
+}
+ARCHIVES = {
+    "plain": ({"masks/s0.png": MASK}, ADDED),
+    "folder": (
+        {"my/review.csv": "s0,redraw", "my/masks/s0.png": MASK, "__MACOSX/my/._x": ""},
+        ADDED,
+    ),
+    "undecided": ({"review.csv": "s0,", "masks/s0.png": MASK}, ADDED),
+    "grey": ({"masks/s0.png": np.stack([MASK] * 3, -1)}, ADDED),
+    "opaque": ({"masks/s0.png": np.stack([MASK] * 3 + [255 + 0 * MASK], -1)}, ADDED),
+    "size": ({"masks/s0.png": SMALL}, f"{NONE} (the mask is 40 x 60 pixels, but must be 80 x 60)"),
+    "colours": ({"masks/s0.png": COLOURED}, f"{NONE} (the mask is a colour picture"),
+    "values": ({"masks/s0.png": MASK + 1}, f"{NONE} (the mask has the value 3"),
+    "unlabelled": ({"review.csv": BY_A_PAGE, "masks/s0.png": WHITE}, ADDED),
+    "white": ({"masks/s0.png": WHITE}, f"{NONE} (the mask holds only 0 and 255"),
+    "ok": ({"review.csv": "s0,ok", "masks/s0.png": MASK}, f"{NONE} (the decision is ok, but a"),
+    "outside": ({"review.csv": "s0,redraw", "../masks/s0.png": MASK}, "it holds ../masks/s0.png"),
+    "deeper": ({"review.csv": "s0,redraw", "masks/a/s0.png": MASK}, "it holds masks/a/s0.png"),
+    "PNG": ({"review.csv": "s0,redraw", "masks/s0.PNG": MASK}, "it holds masks/s0.PNG"),
+    "nothing": ({".DS_Store": ""}, "it holds neither review.csv nor masks/ID.png"),
+}
+
+
+def write_reviews(folder):
+    """Write the reviews above, and return what the page must say of each."""
+    folder.mkdir()
+    told = {}
+    for stem, (content, text) in TABLES.items():
+        (folder / f"{stem}.csv").write_bytes(content)
+        told[folder / f"{stem}.csv"] = text
+    for stem, (files, text) in ARCHIVES.items():
+        with zipfile.ZipFile(folder / f"{stem}.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            for member, content in files.items():
+                if isinstance(content, np.ndarray):
+                    content = png(content)
+                elif not content.startswith("id,"):
+                    content = f"id,decision\n{content}\n"
+                archive.writestr(member, content)
+        told[folder / f"{stem}.zip"] = text
+    return told
+
+
+def read_by_the_package(path):
+    """Open and read a review as `coseg apply` does; whether it is accepted."""
+    try:
+        with opened_review(path) as review:
+            for sample_id in review.files:
+                review.read(sample_id, Pairs(IDS).mask(0), 3)
+    except InputError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_reviews_of_others_are_checked_as_by_apply(opened, tmp_path):
+    told = write_reviews(tmp_path / "reviews")
+    page = opened(write(tmp_path, IDS))
+    for path, text in told.items():
+        page.evaluate("localStorage.clear()")
+        page.reload()
+        wait(page)
+        page.locator("#bench-files").set_input_files(path)
+        page.locator("#bench-status", has_text=path.name).wait_for()
+        wait(page)
+        said = page.locator("#bench-status").text_content()
+        expected = text if text.endswith("conflict") or text.startswith(NONE) else ""
+        start = f"{path.name}: {expected}" if expected else f"{path.name} cannot be read: {text}"
+        assert said.startswith(start), said
+        assert said.endswith(".")
+        assert read_by_the_package(path) == (text == ADDED), path
+        if text == ADDED and path.suffix == ".zip":
+            _, masks = contents(saved(page, tmp_path), tmp_path / "saved" / path.stem)
+            expected = WHITE if path.stem == "unlabelled" else MASK
+            np.testing.assert_array_equal(masks["s0"], expected)
 
 
 @pytest.mark.slow
@@ -700,7 +853,8 @@ def test_a_folder_is_written_where_the_browser_may(opened, tmp_path):
     page.get_by_role("button", name="Save into a folder").click()
     page.get_by_text("Saved review.csv and 1 drawn mask in the folder chosen.").wait_for()
     entries = page.evaluate("window.entries")
-    assert entries["review.csv"] == "id,decision,note,reviewer\nfolder/one,redraw,,\n"
+    table = r"id,decision,note,reviewer,drawn\nfolder/one,redraw,,,[0-9a-f]{8}\n"
+    assert re.fullmatch(table, entries["review.csv"])
     assert list(entries["masks"]["folder"]) == ["one.png"]
     assert "b.png" not in entries["masks"]  # an earlier drawing that was undone
     assert "other.png" in entries["masks"]
@@ -731,7 +885,42 @@ def test_undo_leaves_notes_alone_and_a_double_click_decides_once(opened, tmp_pat
     press(page, "Escape", "z")
     assert state(page) == "undecided"
     rows = read_table(saved(page, tmp_path, "Save review.csv"))
-    assert rows == [{"id": "s0", "decision": "", "note": "too large", "reviewer": ""}]
+    row = {"id": "s0", "decision": "", "note": "too large", "reviewer": "", "drawn": ""}
+    assert rows == [row]
+
+
+@pytest.mark.slow
+def test_undo_after_mending_takes_back_the_drawing(opened, tmp_path):
+    page = opened(write(tmp_path, IDS))
+    press(page, "o", "m", "[", "[", "[", "[", "Space", "Enter")
+    assert state(page) == "decided: redraw, with a drawn mask"
+    _, first = contents(saved(page, tmp_path), tmp_path / "first")
+    page.locator("#bench-stage").focus()  # from the button that saves
+    press(page, "m", "ArrowUp", "Space", "ArrowUp", "Space", "Enter")
+    _, second = contents(saved(page, tmp_path), tmp_path / "second")
+    assert (first["s1"] != second["s1"]).sum() == 2
+    press(page, "t", "z")
+    assert (name(page), state(page)) == ("s1", "decided: redraw, with a drawn mask")
+    press(page, "z")  # all strokes since mending began again
+    assert (name(page), state(page)) == ("s1", "decided: redraw, with a drawn mask")
+    _, masks = contents(saved(page, tmp_path), tmp_path / "once")
+    np.testing.assert_array_equal(masks["s1"], first["s1"])
+    press(page, "z")
+    assert (name(page), state(page)) == ("s1", "undecided")
+    assert page.get_by_role("button", name="Drawn", exact=True).is_disabled()
+    rows = read_table(saved(page, tmp_path, "Save review.csv"))
+    assert [(row["id"], row["decision"]) for row in rows] == [("s0", "ok")]
+    press(page, "z")
+    assert (name(page), state(page)) == ("s0", "undecided")
+
+
+@pytest.mark.slow
+def test_strokes_that_were_undone_while_mending_are_not_undone_again(opened, tmp_path):
+    page = opened(write(tmp_path, IDS))
+    press(page, "o", "m", "Space", "z", "y", "z", "Enter", "y")
+    assert (name(page), state(page)) == ("s1", "undecided")
+    press(page, "z")
+    assert (name(page), state(page)) == ("s0", "undecided")
 
 
 @pytest.mark.slow
@@ -740,3 +929,29 @@ def test_classes_without_a_name_are_numbered(opened, tmp_path):
     page = opened(write_review_page(tmp_path, samples, rows_of(IDS), {}))
     options = page.locator("#bench-class option").all_text_contents()
     assert options == ["class 1", "class 2", "background", "unlabelled"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "height"), [(1200, 800), (360, 640)])
+def test_the_legend_of_many_classes_covers_little(opened, tmp_path, width, height):
+    from playwright.sync_api import expect
+
+    samples = Pairs(IDS[:2])
+    masks = [samples.mask(0), np.arange(SIZE[0] * SIZE[1], dtype=np.uint8).reshape(SIZE) % 81]
+    samples.mask = masks.__getitem__
+    names = [f"a class of number {k}" for k in range(1, 81)]
+    path = write_review_page(tmp_path, samples, rows_of(IDS[:2]), {}, names)
+    page = opened(path, size=(width, height))
+    shown = page.locator("#bench-colours [data-class]:visible")
+    assert shown.all_text_contents() == names[:2]
+    assert page.locator("#bench-colours").get_attribute("tabindex") is None
+    press(page, "n")
+    assert shown.count() == 80
+    stage, legend = (page.locator(f"#bench-{part}").bounding_box() for part in ("stage", "colours"))
+    assert legend["height"] <= stage["height"] / 4
+    expect(shown.last).not_to_be_in_viewport()
+    page.locator("#bench-colours").focus()
+    page.keyboard.press("End")
+    expect(shown.last).to_be_in_viewport()
+    press(page, "6")  # no masks
+    assert page.locator("#bench-colours").is_hidden()

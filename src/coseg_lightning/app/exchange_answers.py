@@ -22,6 +22,7 @@ from coseg_lightning.files.images import smallest_type
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.ids import check_id
 from coseg_lightning.labels.masks import Mask
+from coseg_lightning.labels.review import file_crc
 
 
 @dataclass
@@ -79,7 +80,7 @@ def read_answers(
         tool: See `write_tasks`.
         source: The tool's export: a file, a zip archive, or a folder.
         worst: Number of written tasks, used if there is no `ids.csv` beside the source.
-        masks: The masks that the tasks began with.
+        masks: The masks that the tasks began with, used if there is no `ids.csv`.
         unchanged: Whether unchanged answers `count`. With `skip` they are treated as tasks that
             nobody did.
         empty: The meaning of an image without any area, if the tool does not report finished
@@ -99,6 +100,8 @@ def read_answers(
     labels = {layer.label for answer in answers.found for layer in answer.layers}
     named = [label for label in labels if isinstance(label, str)]
     ids, remarks = reviewable.classes.ids(named, files.path)
+    written = _manifest(files.path)
+    begins = {row["id"]: row["begins"] for row in written if row.get("begins")}
     by_sample = _by_sample(answers.found, reviewable)
     skipped: Counter[str] = Counter()
     decisions: dict[str, str] = {}
@@ -107,7 +110,8 @@ def read_answers(
         for sample_id in progress(list(by_sample), "Answers"):
             given, proposal = reviewable.mask(sample_id), reviewable.proposal(sample_id)
             answer, mask = _one_mask(by_sample[sample_id], given.shape, ids)
-            start = given if proposal is None or masks == "given" else proposal
+            begun_with = begins.get(sample_id, masks)
+            start = given if proposal is None or begun_with == "given" else proposal
             is_same = np.array_equal(mask, start)
             if is_same and unchanged == "skip":
                 skipped["unchanged"] += 1
@@ -117,18 +121,19 @@ def read_answers(
                 continue
             skipped["same"] += is_same
             decision = _decision(mask, given, proposal)
+            drawn = ""
             if decision == "redraw":
-                write_mask(folder / "masks", sample_id, mask)
+                drawn = file_crc(write_mask(folder / "masks", sample_id, mask))
             decisions[sample_id] = decision
-            row = {"id": sample_id, "decision": decision}
-            rows.append({**row, "note": answer.note, "reviewer": answer.reviewer})
+            row = {"id": sample_id, "decision": decision, "note": answer.note}
+            rows.append({**row, "reviewer": answer.reviewer, "drawn": drawn})
         if not rows:
             raise InputError(
                 f"{files.path} answers none of the tasks of {run}; complete some in {kind.title}, "
                 "and export again."
             )
         write_table(folder / "review.csv", rows)
-    asked = _asked(files.path) or reviewable.worst_first[:worst]
+    asked = [row["id"] for row in written] or reviewable.worst_first[:worst]
     remarks += answers.remarks + _doubts(skipped, kind.title, knows=kind.knows_answered)
     answered = sum(sample_id in decisions for sample_id in asked)
     return Read(decisions, len(asked), answered, Path(out), remarks)
@@ -191,18 +196,23 @@ def _doubts(skipped: Counter[str], tool: str, *, knows: bool) -> list[str]:
     return sentences
 
 
-def _asked(source: Path) -> list[str]:
-    """The ids of the written tasks, if their manifest is beside the export or in it."""
+def _manifest(source: Path) -> list[dict[str, str]]:
+    """Read the table of the written tasks, if it is beside the export or in it."""
     for folder in (source, source.parent, source.parent.parent):
         with contextlib.suppress(InputError):  # there is no manifest, or it is another table
-            return [row["id"] for row in read_table(folder / MANIFEST, ["file", "id"])]
+            return read_table(folder / MANIFEST, ["file", "id"])
     return []
 
 
-def write_mask(folder: Path, sample_id: str, mask: Mask) -> None:
-    """Write a mask; slashes in an id make subfolders, which never lead out of the folder."""
+def write_mask(folder: Path, sample_id: str, mask: Mask) -> Path:
+    """Write a mask, and return its file.
+
+    Slashes in an id make subfolders, which never lead out of the folder.
+    """
     parts = sample_id.split("/")
     for part in parts:
         check_id(part)
-    with replacing(folder.joinpath(*parts[:-1], f"{parts[-1]}.png")) as temporary:
+    path = folder.joinpath(*parts[:-1], f"{parts[-1]}.png")
+    with replacing(path) as temporary:
         Image.fromarray(smallest_type(mask)).save(temporary, format="PNG")
+    return path

@@ -71,7 +71,8 @@ def write_tasks(
                 picture = as_people_see_it(reviewable.image(sample_id), given.shape)
                 Image.fromarray(picture).save(temporary, format="PNG")
             mask = given if proposal is None else proposal
-            rows.append({"file": f"{name}.png", "id": sample_id})
+            begins = "given" if proposal is None else "proposal"
+            rows.append({"file": f"{name}.png", "id": sample_id, "begins": begins})
             yield Task(sample_id, name, mask)
 
     rows: list[dict[str, str]] = []

@@ -69,6 +69,11 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
             f"{others[0]} would have no effect, since review={review} only reads what is in that "
             "folder; leave it out."
         )
+    if isinstance(review, Sequence) and not isinstance(review, str):
+        raise InputError(
+            f"review=[{','.join(map(str, review))}] names several reviews, but an audit reads one; "
+            "merge them on the review page, and save one."
+        )
     path = Path(str(review)).expanduser()
     if path.is_dir():
         found = [path / name for name in ("review.zip", "review.csv") if (path / name).is_file()]

@@ -133,16 +133,16 @@ class AppRun(FinishedRun):
         others = [p for p in parts - {"train"} if self.samples.get(p) != data.identity().get(p)]
         images = {i: image for i, (image, _) in now.items()}
         same_images = images == {i: image for i, (image, _) in before.items()}
-        if not redrawn or not before or others or not same_images:
+        if not before or others or not same_images:
             return False
         unnamed = sorted(self.drawn_anew(data) - set(redrawn))
         if unnamed:
+            more = f" and {len(unnamed) - 3} more" if len(unnamed) > 3 else ""
             raise InputError(
-                f"The masks of {len(unnamed)} samples, such as {unnamed[0]}, were changed since "
-                "the run, but the review does not say redraw for them; decide redraw, or restore "
-                "the masks."
+                f"The data of {self.folder} has changed, in the masks of {', '.join(unnamed[:3])}"
+                f"{more}; restore them, or retrain with a review that says redraw for them."
             )
-        return True
+        return bool(redrawn)
 
     def network(self) -> "nn.Module":
         """Load the run's network, in evaluation mode.

@@ -169,7 +169,10 @@ class CoSegDataModule(pl.LightningDataModule):
         """
         self.excluded = frozenset(ids)
         if self.excluded.issuperset(self._train.ids):
-            raise InputError("All training samples would be left out; give a lower noise level.")
+            raise InputError(
+                "All training samples would be left out; give a lower noise level or, in a review, "
+                "draw some of the masks, or decide ok or take for them."
+            )
 
     def identity(self) -> dict[str, str]:
         """Identify the data, so that changes are noticed.

@@ -1,8 +1,11 @@
 """Reviews of masks: decisions, notes and redrawn masks."""
 
+import logging
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,6 +17,8 @@ from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.images import read_indices, smallest_type
 from coseg_lightning.labels.ids import check_id
 from coseg_lightning.labels.masks import Mask
+
+log = logging.getLogger(__name__)
 
 TABLE, DRAWN = "review.csv", "masks"
 OK, TAKE, REDRAW = DECISIONS = ("ok", "take", "redraw")
@@ -32,12 +37,15 @@ class Review:
         notes: The note on each sample, if there is one.
         reviewers: Who decided on each sample, if known.
         files: The redrawn mask of each sample, a PNG of class ids, if there is one.
+        drawn: The CRC-32 of the file of each mask that the page or `exchange` wrote, as they
+            wrote it.
     """
 
     decisions: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     reviewers: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
+    drawn: dict[str, str] = field(default_factory=dict)
 
     @property
     def to_redraw(self) -> set[str]:
@@ -57,10 +65,15 @@ class Review:
 
         Raises:
             InputError: If it has another size, values that are not class ids, or new unlabelled
-                pixels but no foreground.
+                pixels but no foreground. The last is allowed where the page or `exchange` wrote the
+                file, whose 255 is surely no foreground.
         """
         path = self.files[sample_id]
-        mask = read_indices(path)
+        try:
+            mask = read_indices(path)
+        except InputError as error:  # the advice there is for folders of masks
+            reason = str(error).partition(";")[0]
+            raise InputError(f"{reason}; save it as a grey PNG of class ids.") from error
         if mask.shape != like.shape:
             raise InputError(
                 f"{path.name} is {mask.shape[1]} x {mask.shape[0]} pixels, but the mask of "
@@ -77,12 +90,34 @@ class Review:
             unlabelled.any()
             and not (mask[~unlabelled] > 0).any()
             and (unlabelled & (like != 255)).any()
+            and self.drawn.get(sample_id) != file_crc(path)
         ):
             raise InputError(
                 f"{path.name} holds only 0 and 255, but 255 means unlabelled in a mask drawn for "
                 f"{sample_id}; save the foreground as 1."
             )
         return smallest_type(mask)
+
+
+def unknown_id(sample_id: str, ids: Collection[str], *, of: str) -> InputError:
+    """Return the error for an id that a review names, and that the run does not know.
+
+    Args:
+        sample_id: The id.
+        ids: The ids of the run.
+        of: What the run's samples are, such as `a training mask of the run`.
+    """
+    stripped = {i.lstrip("0"): i for i in ids}
+    near = stripped.get(sample_id.lstrip("0"))
+    hint = "give the review of this run"
+    if near is not None:
+        hint = f"write {near} instead, whose zeros a spreadsheet may have dropped"
+    return InputError(f"The review names {sample_id}, which is not {of}; {hint}.")
+
+
+def file_crc(path: Path) -> str:
+    """Compute the CRC-32 of a file, in eight hexadecimal digits."""
+    return f"{zlib.crc32(path.read_bytes()):08x}"
 
 
 @contextmanager
@@ -106,36 +141,52 @@ def opened_review(paths: str | Path | Sequence[str | Path]) -> Iterator[Review]:
             "review=[]: the list is empty; give a review.csv, its folder or a review.zip."
         )
     with tempfile.TemporaryDirectory(prefix="coseg-review-") as folder:
-        merged = Review()
-        places: dict[str, str] = {}  # where each decision was found
-        conflicts: dict[str, str] = {}
-        for number, path in enumerate(several):
-            review = _read(Path(path).expanduser(), Path(folder) / str(number))
-            for sample_id, decision in review.decisions.items():
-                before = merged.decisions.get(sample_id, decision)
-                if before != decision or _drawn_differ(sample_id, merged, review):
-                    conflicts[sample_id] = (
-                        f"{sample_id} ({before} in {places[sample_id]}, {decision} in {path})"
-                    )
-                places.setdefault(sample_id, str(path))
-            for name in ("decisions", "notes", "reviewers", "files"):
-                getattr(merged, name).update(
-                    {
-                        k: v
-                        for k, v in getattr(review, name).items()
-                        if k not in getattr(merged, name)
-                    }
+        unpacked = [Path(folder) / str(number) for number in range(len(several))]
+        try:
+            yield _merged(several, unpacked)
+        except InputError as error:  # names files as they are in the archive
+            text = str(error)
+            for path, place in zip(several, unpacked, strict=True):
+                text = text.replace(f"{place}/", f"{path}: ")
+            if text == str(error):
+                raise
+            raise InputError(text) from error
+
+
+def _merged(paths: Sequence[str | Path], unpacked: Sequence[Path]) -> Review:
+    """Read reviews, and merge them into one; see `opened_review`.
+
+    Args:
+        paths: The reviews.
+        unpacked: A new folder for the content of each, if it is a zip file.
+    """
+    merged = Review()
+    places: dict[str, str] = {}  # where each decision was found
+    conflicts: dict[str, str] = {}
+    for path, place in zip(paths, unpacked, strict=True):
+        review = _read(Path(path).expanduser(), place)
+        for sample_id, decision in review.decisions.items():
+            before = merged.decisions.get(sample_id, decision)
+            if before != decision or _drawn_differ(sample_id, merged, review):
+                conflicts[sample_id] = (
+                    f"{sample_id} ({before} in {places[sample_id]}, {decision} in {path})"
                 )
-        if conflicts:
-            shown = list(conflicts.values())[:MOST_SHOWN]
-            more = len(conflicts) - len(shown)
-            raise InputError(
-                f"The reviews disagree on {len(conflicts)} "
-                f"mask{'s' if len(conflicts) > 1 else ''}: "
-                f"{'; '.join(shown)}{f'; and {more} more' if more else ''}. Load all reviews into "
-                "the review page, settle these masks, and save one review."
-            )
-        yield merged
+            places.setdefault(sample_id, str(path))
+        for name in ("decisions", "notes", "reviewers", "files", "drawn"):
+            known = getattr(merged, name)
+            known.update({k: v for k, v in getattr(review, name).items() if k not in known})
+    if conflicts:
+        shown = list(conflicts.values())[:MOST_SHOWN]
+        more = len(conflicts) - len(shown)
+        raise InputError(
+            f"The reviews disagree on {len(conflicts)} "
+            f"mask{'s' if len(conflicts) > 1 else ''}: "
+            f"{'; '.join(shown)}{f'; and {more} more' if more else ''}. Load all reviews into "
+            "the review page, settle these masks, and save one review."
+        )
+    if not merged.decisions:
+        log.warning("%s holds no decision, so nothing changes.", " and ".join(map(str, paths)))
+    return merged
 
 
 def _drawn_differ(sample_id: str, one: Review, other: Review) -> bool:
@@ -159,9 +210,12 @@ def _read(path: Path, unpacked: Path) -> Review:
             f"review={path}: there is no such file or folder; give the review that the review page "
             "saved."
         )
+    archive = path / "review.zip"
+    if path.is_dir() and archive.is_file() and not (path / TABLE).exists():
+        path = archive
     if path.is_dir():
         return _read_folder(path, path)
-    if zipfile.is_zipfile(path):
+    if zipfile.is_zipfile(path) or path.suffix == ".zip":
         _unpack(path, unpacked)
         return _read_folder(unpacked, path)
     return _read_table(path)
@@ -212,7 +266,8 @@ def _read_table(path: Path) -> Review:
             )
         if decision:
             review.decisions[sample_id] = decision
-        for name, values in (("note", review.notes), ("reviewer", review.reviewers)):
+        columns = {"note": review.notes, "reviewer": review.reviewers, "drawn": review.drawn}
+        for name, values in columns.items():
             if row.get(name, "").strip():
                 values[sample_id] = row[name].strip()
     return review
@@ -236,6 +291,12 @@ def _unpack(path: Path, folder: Path) -> None:
             files = [(info, parts) for info, parts in files if not _is_of_the_system(parts)]
             tops = {parts[0] for _, parts in files if len(parts) > 1 or parts != (TABLE,)}
             inside = len(tops) == 1 and tops != {DRAWN} and all(len(p) > 1 for _, p in files)
+            counts = Counter(info.filename for info, _ in files)
+            twice = sorted(name for name, count in counts.items() if count > 1)
+            if twice:
+                raise InputError(
+                    f"{path} holds {twice[0]} twice, and it is not known which counts; remove one."
+                )
             if sum(info.file_size for info, _ in files) > MOST_BYTES:
                 raise InputError(
                     f"{path} is too large for a review.zip; give the unpacked folder instead."

@@ -18,7 +18,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
 from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.labels.masks import Mask, mask_digest
-from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review
+from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, unknown_id
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import changed_labels
 from coseg_lightning.methods.coseg import retrain
@@ -57,10 +57,7 @@ class ReviewedMasks:
     def __post_init__(self) -> None:
         for sample_id, decision in self.review.decisions.items():
             if sample_id not in self._index_of:
-                raise InputError(
-                    f"The review names {sample_id}, which is not a training mask of the run; give "
-                    "a review of this run."
-                )
+                raise unknown_id(sample_id, self._index_of, of="a training mask of the run")
             if decision == TAKE and self._proposed(sample_id) is None:
                 raise InputError(
                     f"The review takes the proposal for {sample_id}, but the run has no proposal "

@@ -114,9 +114,8 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
     to the other masks. `own_score` is the same after the outlines of all masks were shifted back by
     their persons' steady displacements, and is what counts for the person's record. So a habit of
     one person counts neither against him nor against others who drew the same images. Outlines did
-    not improve this ranking on `bubil`. Equal scores have equal ranks, as those of
-    two masks of an image do.
-    `disputed.csv` lists the images, with the least agreement first.
+    not improve this ranking on `bubil`. Equal scores have equal ranks, as those of two masks of an
+    image do. `disputed.csv` lists the images, with the least agreement first.
 
     The masks are read twice, so that those of only one image are in memory at any time.
 

@@ -133,17 +133,17 @@ def show_review_order(folder: Path, budget: int | None) -> None:
         return
     left = [row for row in order if not row.get("decision")]
     undecided = left[:budget]
+    proposes = (folder / "proposals").is_dir()
     expected, of_all = map(_wrong_pixels, (undecided, left))
-    print(
-        f"\n  Look at these {len(undecided)} masks first. They may hold "
-        f"{100 * expected / (of_all or 1):.0f} % of the wrong pixels of {len(left)} masks:"
+    may_hold = (
+        f" They may hold {100 * expected / (of_all or 1):.0f} % of the wrong pixels of "
+        f"{len(left)} masks:"
     )
+    print(f"\n  Look at these {len(undecided)} masks first.{may_hold if proposes else ''}")
+    pixels = "pixels differ from the proposal" if proposes else "pixels marked, no proposal"
     for row in undecided:
-        what = (
-            f"bad with a probability of {100 * float(row['probability']):.0f} %; "
-            f"{row['wrong_pixels']} pixels"
-        )
-        print(f"    {row['order']:>4}  {row['id']:<24}  {what} differ from the proposal")
+        what = f"bad with a probability of {100 * float(row['probability']):.0f} %"
+        print(f"    {row['order']:>4}  {row['id']:<24}  {what}; {row['wrong_pixels']} {pixels}")
 
 
 def _wrong_pixels(rows: Sequence[Mapping[str, str]]) -> float:

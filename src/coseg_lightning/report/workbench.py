@@ -65,6 +65,7 @@ def add_workbench(
     classes = classes[: max(named, MOST_CLASSES)]
     index = _index(ordered, proposals, payload, classes)
     content = "\n".join([*ids, *payload.digests]).encode(errors="backslashreplace")
+    index["named"] = named
     index["key"] = key or hashlib.blake2b(content, digest_size=8).hexdigest()
     return {
         "index": safe_json(index),

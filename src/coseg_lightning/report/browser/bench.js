@@ -62,10 +62,27 @@ const refresh = () => {
   mendButton.disabled = !view.sample;
   if ($("bench-note").value !== (item.note || "")) $("bench-note").value = item.note || "";
   $("bench-difference").hidden = view.mode !== "difference";
-  if ($("bench-colours")) $("bench-colours").hidden = view.mode === "difference" || view.mode === "image";
+  showLegend();
   const state = item.sides ? "reviewers differ" : item.decision ? `decided: ${item.decision}` : "undecided";
   $("bench-state").textContent = `${state}${isDrawn(n) ? ", with a drawn mask" : ""}`;
   stage.setAttribute("aria-label", `Picture of ${idOf(n)}, ${view.mode}, ${state}`);
+};
+
+// Only the classes that are shown: there may be many.
+const showLegend = () => {
+  const legend = $("bench-colours");
+  if (!legend) return;
+  const shown = view.sample ? [...panes().map(({ kind }) => maskOf(kind)), showsBoth() ? view.sample.proposal : null] : [];
+  const present = shown.filter((mask) => mask?.data).map(presentIn);
+  let any = false;
+  legend.querySelectorAll("[data-class]").forEach((entry) => {
+    entry.hidden = !present.some((classes) => classes[entry.dataset.class]);
+    any ||= !entry.hidden;
+  });
+  legend.hidden = !any;
+  // It takes the mouse and the focus only where there is more than fits.
+  if (legend.scrollHeight > legend.clientHeight) legend.tabIndex = 0;
+  else legend.removeAttribute("tabindex");
 };
 
 const showConflicts = () => {
@@ -180,12 +197,14 @@ every("[data-filter]", (field) =>
     if (current.n < 0 || !listed(current.n)) show(firstOpen());
   }),
 );
-window.addEventListener("storage", (event) => { // the page is open in another tab too
-  if (event.key !== storageKey) return;
+window.addEventListener("storage", ({ key, newValue }) => { // the page is open in another tab too
+  if (key === drawnKey && newValue) receiveDrawing(JSON.parse(newValue)[0]);
+  if (key !== storageKey) return;
   readItems();
   listeners.forEach((listener) => listener(null));
   refresh();
 });
+window.addEventListener("pageshow", (event) => { if (event.persisted) catchUp(); }); // nobody told a page that was left
 window.addEventListener("beforeunload", (event) => {
   if (memory.refused && undoable.length) event.preventDefault();
 });

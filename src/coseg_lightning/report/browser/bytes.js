@@ -20,6 +20,7 @@ const crc32 = (bytes) => {
   for (let n = 0; n < bytes.length; n++) crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ bytes[n]) & 255];
   return (crc ^ 0xffffffff) >>> 0;
 };
+const checksum = (bytes) => crc32(bytes).toString(16).padStart(8, "0");
 const adler32 = (bytes) => {
   let a = 1, b = 0;
   for (let n = 0; n < bytes.length; ) {

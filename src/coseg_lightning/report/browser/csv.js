@@ -5,32 +5,48 @@ const csvCell = (text) => {
 };
 const csvText = (lines) => lines.map((cells) => `${cells.map(csvCell).join(",")}\n`).join("");
 
-const csvRows = (text) => {
-  const rows = [];
-  let row = [], cell = "", quoted = false, n = text.charCodeAt(0) === 0xfeff ? 1 : 0;
-  const endRow = () => {
-    row.push(cell);
-    if (row.some((part) => part.trim())) rows.push(row);
-    row = []; cell = "";
+// The lines that are not empty, with their numbers, by the same rules as the package's own reader.
+const csvLines = (text) => {
+  const first = /^[^\r\n]*/.exec(text)[0];
+  const comma = [",", ";", "\t"].find((sign) => first.includes(sign)); // spreadsheets write semicolons where the comma is the decimal sign
+  const lines = [];
+  let cells = [], cell = "", quoted = false, closed = false, number = 0;
+  const endCell = () => { cells.push(cell); cell = ""; closed = false; };
+  const endLine = () => {
+    endCell();
+    if (cells.some((part) => part.trim())) lines.push({ number, cells });
+    cells = [];
   };
-  for (; n < text.length; n++) {
-    const sign = text[n];
+  for (let n = 0; n < text.length; n++) {
+    const sign = text[n], ends = sign === "\n" || (sign === "\r" && text[n + 1] !== "\n");
+    if (ends) number++;
     if (quoted) {
       if (sign !== '"') cell += sign;
       else if (text[n + 1] === '"') { cell += '"'; n++; }
-      else quoted = false;
-    } else if (sign === '"' && cell === "") quoted = true;
-    else if (sign === ",") { row.push(cell); cell = ""; }
-    else if (sign === "\n") endRow();
-    else if (sign !== "\r") cell += sign;
+      else { quoted = false; closed = true; }
+    } else if (ends) endLine();
+    else if (sign === "\r") continue; // a line feed follows
+    else if (sign === comma) endCell();
+    else if (closed) throw new Error(noTable);
+    else if (sign === '"' && cell === "") quoted = true;
+    else cell += sign;
   }
-  if (cell || row.length) endRow();
-  return rows;
+  if (quoted) throw new Error(noTable);
+  number++;
+  if (cell || closed || cells.length) endLine();
+  return lines;
 };
+const noTable = "it is not a table; save it as CSV in UTF-8";
 
-const csvRecords = (text) => {
-  const [head, ...rows] = csvRows(text);
-  const names = (head || []).map((name) => name.trim());
+const csvRecords = (bytes, columns) => {
+  let text;
+  try { text = new TextDecoder("utf-8", { fatal: true }).decode(bytes); } catch { throw new Error(noTable); }
+  const [head = { cells: [] }, ...lines] = csvLines(text);
+  const names = head.cells.map((name) => name.trim()), missing = columns.find((name) => !names.includes(name));
+  if (missing) throw new Error(`it has no column ${missing}; its first line must name the columns ${columns.join(", ")}`);
   const own = (cell) => (/^'[=+\-@\t\r']/.test(cell) ? cell.slice(1) : cell);
-  return rows.map((row) => Object.fromEntries(names.map((name, n) => [name, own(row[n] ?? "")])));
+  return lines.map(({ number, cells }) => {
+    if (cells.length !== names.length) throw new Error(`it has ${cells.length} cells in line ${number}, but ${names.length} columns; correct that line`);
+    return Object.fromEntries(names.map((name, n) => [name, own(cells[n])]));
+  });
 };

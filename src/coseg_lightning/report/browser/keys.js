@@ -67,6 +67,7 @@ document.addEventListener("keydown", (event) => {
   const slider = event.target.matches("input[type=range]") && !/^(Arrow|Page|Home|End)/.test(event.key);
   if (event.target.matches("input, textarea, select, summary") && !slider) return;
   if (!$("bench-help").hidden) return event.key === "?" ? toggleHelp(false) : undefined;
+  if (event.target === $("bench-colours") && /^(Arrow|Page|Home|End)/.test(event.key)) return; // scrolls
   const onButton = event.target.matches("button") && (event.key === "Enter" || event.key === " ");
   if (onButton || !view.sample && event.key in MEND_KEYS && view.mending) return;
   const pan = PAN[event.key];

@@ -3,6 +3,7 @@
 const memory = {
   refused: false,
   database: null,
+  unkept: new Set(), // drawn masks that only this tab has
 
   read(name) {
     try { return JSON.parse(localStorage.getItem(name)); } catch { return null; }
@@ -46,6 +47,15 @@ const memory = {
     return found;
   },
 
+  // One drawn mask, or null.
+  async mask(key, name) {
+    try {
+      const found = this.database && (await answer(this.database.transaction("masks").objectStore("masks").get([key, name])));
+      const text = found ? null : localStorage.getItem(`coseg mask ${key} ${name}`);
+      return found || (text ? fromBase64(text) : null);
+    } catch { return null; }
+  },
+
   async keepMask(key, name, png) {
     try {
       if (this.database) {
@@ -53,7 +63,12 @@ const memory = {
         await answer(png ? masks.put(png, [key, name]) : masks.delete([key, name]));
       } else if (png) localStorage.setItem(`coseg mask ${key} ${name}`, toBase64(png));
       if (!png) localStorage.removeItem(`coseg mask ${key} ${name}`);
-    } catch { this.refuse(); }
+      this.unkept.delete(name);
+    } catch {
+      this.unkept.add(name);
+      this.refuse();
+    }
+    this.write(drawnKey, [name, Date.now(), Math.random()]); // only a change is told to other tabs
   },
 };
 

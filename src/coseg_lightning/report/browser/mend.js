@@ -2,15 +2,17 @@
 const KEPT_STROKES = 200;
 const mend = {
   tool: "brush", size: 0, value: 1,
-  strokes: [], undone: [], // of the sample that is shown
-  saving: null, turn: 0, // of the drawing
+  strokes: [], undone: [], begun: null, // since mending began, and its step of the review's undo
+  saving: null, pending: null, turn: 0, // of the drawing
   before: null, box: null, last: null, // of the stroke that is being drawn
 
   start() {
     const { sample } = view;
     if (!sample || view.mending) return;
+    const touched = isDrawn(sample.n);
+    this.forget(); // strokes of an earlier time are one step now
     if (!view.drawn) view.drawn = copyOf(view.mode === "proposal" && sample.proposal ? sample.proposal : sample.given);
-    this.touched = drawings.has(idOf(sample.n));
+    this.touched = touched;
     view.mending = true;
     view.hidden = false;
     this.size ||= Math.max(9, (Math.max(sample.width, sample.height) / 60) | 1);
@@ -129,7 +131,9 @@ const mend = {
     if (box.right >= 0) {
       const old = newMask(view.drawn.width, view.drawn.height, before);
       const n = view.sample.n;
-      this.strokes.push({ box, before: cut(old, box), after: cut(view.drawn, box), first: this.touched ? null : { item: { ...items[idOf(n)] } } });
+      const first = this.begun ? null : { drawn: this.touched, step: remember(n) };
+      this.begun ||= first;
+      this.strokes.push({ box, before: cut(old, box), after: cut(view.drawn, box), first });
       this.strokes.splice(0, this.strokes.length - KEPT_STROKES);
       this.undone = [];
       this.touched = true;
@@ -146,9 +150,11 @@ const mend = {
     if (!stroke) return false;
     paste(view.drawn, stroke.box, stroke.before);
     this.undone.push(stroke);
-    if (stroke.first) { // nothing is drawn any more
-      this.touched = false;
-      restoreItem(view.sample.n, stroke.first.item);
+    if (stroke.first) { // as before mending
+      this.begun = null;
+      this.touched = stroke.first.drawn;
+      forgetStep(stroke.first.step);
+      restoreItem(view.sample.n, stroke.first.step.item);
     }
     this.keep();
     changedMask(view.drawn);
@@ -157,8 +163,12 @@ const mend = {
   },
 
   redo() {
-    const stroke = this.undone.pop();
+    const stroke = view.mending && this.undone.pop();
     if (!stroke) return;
+    if (stroke.first) {
+      this.begun = stroke.first;
+      undoable.push(stroke.first.step);
+    }
     paste(view.drawn, stroke.box, stroke.after);
     this.strokes.push(stroke);
     this.touched = true;
@@ -173,6 +183,7 @@ const mend = {
     const { sample, drawn } = view, touched = this.touched;
     const id = idOf(sample.n), png = touched ? encodePng(drawn) : null;
     const turn = ++this.turn;
+    this.pending = touched ? { id, png } : null;
     if (!touched) drawings.delete(id);
     this.saving = (async () => {
       await this.saving;
@@ -195,8 +206,32 @@ const mend = {
     draw();
   },
 
+  // Another tab has drawn on the sample that is shown, or has discarded its drawing.
+  receive(mask) {
+    const { sample } = view, id = idOf(sample.n);
+    this.cancel();
+    this.turn++; // what is being kept here is older
+    this.pending = null;
+    if (!mask || mask.width !== sample.width || mask.height !== sample.height) {
+      this.forget();
+      Object.assign(view, { drawn: null, mending: false });
+    } else if (view.mending && this.strokes.length) { // undo brings this tab's drawing back
+      const box = { left: 0, top: 0, right: sample.width - 1, bottom: sample.height - 1 };
+      this.strokes.push({ box, before: cut(view.drawn, box), after: cut(mask, box), first: null });
+      this.undone = [];
+      view.drawn.data.set(mask.data);
+      changedMask(view.drawn);
+    } else {
+      this.forget();
+      view.drawn = mask;
+      this.touched = true;
+    }
+    if (view.mending) say(`${id} was drawn in another tab too; that drawing is shown.`);
+    this.show();
+  },
+
   forget() {
-    Object.assign(this, { strokes: [], undone: [], before: null, last: null, touched: false });
+    Object.assign(this, { strokes: [], undone: [], begun: null, before: null, last: null, touched: false });
     view.path = [];
     view.stroking = false;
   },

@@ -2,40 +2,79 @@
 // has decided until somebody settles it.
 const sideName = (id, number) => `${id}\u0000${number}`;
 
+const SYSTEM_FILES = [".DS_Store", "Thumbs.db", "desktop.ini"];
+const isOfTheSystem = (parts) => parts[0] === "__MACOSX" || parts.at(-1).startsWith("._") || SYSTEM_FILES.includes(parts.at(-1));
+
+// The table and the masks of an archive, by the same rules as `coseg apply`.
+const reviewFiles = (files) => {
+  const found = [...files]
+    .map(([name, bytes]) => ({ name, bytes, parts: [...(name.startsWith("/") ? ["/"] : []), ...name.split("/").filter((part) => part && part !== ".")] }))
+    .filter(({ parts }) => parts.length && !isOfTheSystem(parts));
+  // An archive made by hand may hold the folder itself.
+  const tops = new Set(found.filter(({ parts }) => parts.length > 1 || parts[0] !== "review.csv").map(({ parts }) => parts[0]));
+  const inside = tops.size === 1 && !tops.has("masks") && found.every(({ parts }) => parts.length > 1);
+  let table = null;
+  const masks = new Map();
+  for (const { name, bytes, parts } of found) {
+    const [first, second, ...more] = inside ? parts.slice(1) : parts;
+    if (first === "review.csv" && second === undefined) table = bytes;
+    else if (first === "masks" && second?.endsWith(".png") && !more.length) masks.set(second.slice(0, -4), bytes);
+    else throw new Error(`it holds ${name}, but a review may hold only review.csv and masks/ID.png; remove the other file`);
+  }
+  if (!table && !masks.size) throw new Error("it holds neither review.csv nor masks/ID.png");
+  return { table, masks };
+};
+
 const readReview = async (file) => {
   const bytes = new Uint8Array(await file.arrayBuffer());
-  const packed = bytes[0] === 0x50 && bytes[1] === 0x4b;
-  const files = packed ? await readZip(bytes) : new Map([["review.csv", bytes]]);
-  // An archive made of a folder may hold that folder.
-  const table = [...files.keys()].find((name) => name === "review.csv" || name.endsWith("/review.csv"));
-  const top = table ? table.slice(0, -"review.csv".length) : "";
-  const records = table ? csvRecords(new TextDecoder().decode(files.get(table))) : [];
-  if (table && records.length && !("id" in records[0] && "decision" in records[0])) throw new Error("it has no columns id and decision");
-  if (!table && !packed) throw new Error("it is not a review");
-  const masks = new Map();
-  for (const [name, png] of files) {
-    const path = name.startsWith(top) ? name.slice(top.length) : name;
-    if (path.startsWith("masks/") && path.endsWith(".png")) masks.set(path.slice(6, -4), png);
+  const packed = (bytes[0] === 0x50 && bytes[1] === 0x4b) || file.name.endsWith(".zip");
+  const { table, masks } = packed ? reviewFiles(await readZip(bytes)) : { table: bytes, masks: new Map() };
+  const records = table ? csvRecords(table, ["id", "decision"]) : [];
+  const named = new Set();
+  for (const { id } of records) {
+    if (named.has(id)) throw new Error(`it names ${id} twice; give one decision for it`);
+    named.add(id);
   }
-  const named = new Set(records.map((record) => record.id));
-  for (const id of masks.keys()) if (!named.has(id)) records.push({ id, decision: "redraw" });
+  for (const id of masks.keys()) if (!named.has(id)) records.push({ id, decision: "" });
   return { records, masks };
 };
 
+// A mask that can be used for a sample, as the PNG that this page writes. In one that a page or `exchange` wrote,
+// which its checksum tells, 255 is surely no foreground.
+const checkedDrawing = async (n, png, drawn) => {
+  const { width, height } = pngHeader(png);
+  const own = index.parts[n] < 0 ? null : (await loadPart(index.parts[n]))[idOf(n)];
+  if (own && (own.width !== width || own.height !== height)) throw new Error(`the mask is ${width} x ${height} pixels, but must be ${own.width} x ${own.height}`);
+  const mask = await decodePng(png), isForeground = (value) => value > 0 && value !== 255;
+  const other = index.named ? mask.data.find((value) => value > index.named && value !== 255) : undefined;
+  if (other !== undefined) throw new Error(`the mask has the value ${other}, but may hold only 0 to ${index.named}, and 255 for unlabelled pixels`);
+  if (own && drawn !== checksum(png) && mask.data.includes(255) && !mask.data.some(isForeground)) {
+    const given = await decodePng(fromBase64(own.given));
+    if (mask.data.some((value, k) => value === 255 && given.data[k] !== 255)) throw new Error("the mask holds only 0 and 255, but 255 means unlabelled; save the foreground as 1");
+  }
+  return encodePng(mask);
+};
+
+const sameBytes = (one, other) => one?.length === other?.length && one.every((value, n) => value === other[n]);
 const sameDrawing = async (one, other) => {
   if (!one || !other) return true; // the one that is there is taken
-  if (one.length === other.length && one.every((value, n) => value === other[n])) return true;
-  return sameMask(await decodePng(one), await decodePng(other));
+  return sameBytes(one, other) || sameMask(await decodePng(one), await decodePng(other));
 };
 
 const addRecord = async (record, png, fallback, counts) => {
-  const n = numberOf.get(record.id);
-  const read = readItem({ decision: (record.decision || "").trim().toLowerCase() });
-  if (n === undefined) return void counts.unknown++;
-  if (!read || (read.decision === "take" && !index.proposed[n])) return void counts.invalid++;
-  const item = itemOf(n), note = record.note || "", reviewer = record.reviewer || fallback;
-  const drawing = read.decision === "redraw" ? png : undefined;
-  if (drawing && !(await decodePng(drawing).catch(() => null))) return void counts.invalid++;
+  const n = numberOf.get(record.id), given = (record.decision || "").trim().toLowerCase();
+  const leaveOut = (reason) => {
+    if (!counts.leftOut.has(reason)) counts.leftOut.set(reason, []);
+    counts.leftOut.get(reason).push(record.id);
+  };
+  const read = readItem({ decision: given || (png ? "redraw" : "") });
+  if (n === undefined) return leaveOut("not on this page");
+  if (!read) return leaveOut("the decision must be ok, take or redraw");
+  if (read.decision === "take" && !index.proposed[n]) return leaveOut("there is no proposal to take");
+  if (png && read.decision !== "redraw") return leaveOut(`the decision is ${read.decision}, but a mask is drawn`);
+  let drawing;
+  try { drawing = png && (await checkedDrawing(n, png, (record.drawn || "").trim())); } catch (error) { return leaveOut(error.message.replace(/\.$/, "")); }
+  const item = itemOf(n), note = (record.note || "").trim(), reviewer = (record.reviewer || "").trim() || fallback;
   const side = { decision: read.decision, note, reviewer };
   const notes = [...new Set([item.note, note].filter(Boolean))].join("; ");
   if (!side.decision) {
@@ -67,17 +106,25 @@ const addRecord = async (record, png, fallback, counts) => {
   }
 };
 
-const mergeReviews = async (files) => {
+const leftOutText = (byReason) => {
+  const some = (ids) => `${ids.slice(0, 3).join(", ")}${ids.length > 3 ? ` and ${ids.length - 3} more` : ""}`;
+  const all = [...byReason.values()].flat().length;
+  return `${all} left out: ${[...byReason].map(([reason, ids]) => `${some(ids)} (${reason})`).join("; ")}`;
+};
+
+let merging = null;
+const mergeReviews = (files) => (merging = mergeFiles(files));
+const mergeFiles = async (files) => {
   const told = [];
+  await mend.saving;
   for (const file of files) {
-    const counts = { added: 0, same: 0, conflicts: 0, unknown: 0, invalid: 0 };
+    const counts = { added: 0, same: 0, conflicts: 0, leftOut: new Map() }; // by reason: ids
     try {
       const { records, masks } = await readReview(file);
       const fallback = file.name.replace(/\.(csv|zip)$/i, "");
       for (const record of records) await addRecord(record, masks.get(record.id), fallback, counts);
       const parts = [`${counts.added} added`, `${counts.same} the same`, `${counts.conflicts} in conflict`];
-      if (counts.unknown) parts.push(`${counts.unknown} left out, since this page does not have their samples`);
-      if (counts.invalid) parts.push(`${counts.invalid} left out, since their decision or mask is not valid here`);
+      if (counts.leftOut.size) parts.push(leftOutText(counts.leftOut));
       told.push(`${file.name}: ${parts.join(", ")}.`);
     } catch (error) {
       told.push(`${file.name} cannot be read: ${error.message}.`);

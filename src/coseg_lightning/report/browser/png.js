@@ -57,34 +57,67 @@ const unfilter = (rows, height, stride, step) => {
   return out;
 };
 
-// Greys or palette indices of any depth, as the class ids that they are.
-const decodePng = async (bytes) => {
-  if (PNG_SIGNATURE.some((value, n) => bytes[n] !== value)) throw new Error("This is not a PNG file.");
+const CHANNELS = { 0: 1, 2: 3, 3: 1, 4: 2, 6: 4 }; // by kind: grey, colours, palette, and the two with transparency
+const ADAM7 = [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
+const damagedPng = "the mask is damaged";
+const pngHeader = (bytes) => {
+  if (PNG_SIGNATURE.some((value, n) => bytes[n] !== value)) throw new Error("the mask is not a PNG file");
+  if (bytes.length < 33 || !(bytes[25] in CHANNELS)) throw new Error(damagedPng);
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
-  const width = view.getUint32(16), height = view.getUint32(20), depth = bytes[24], kind = bytes[25];
-  if ((kind !== 0 && kind !== 3) || bytes[28]) throw new Error("A mask must be a grey PNG of class ids.");
-  if (typeof DecompressionStream === "undefined") return decodeByCanvas(bytes, width, height, depth, kind);
-  const chunks = [];
+  return { width: view.getUint32(16), height: view.getUint32(20), depth: bytes[24], kind: bytes[25], interlaced: bytes[28] === 1 };
+};
+const pngContent = async (bytes) => {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length), chunks = [];
   for (let at = 8; at + 8 <= bytes.length; at += view.getUint32(at) + 12) {
     const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
     if (name === "IDAT") chunks.push(bytes.subarray(at + 8, at + 8 + view.getUint32(at)));
   }
-  const stride = Math.ceil((width * depth) / 8);
-  const rows = unfilter(await inflate(joined(chunks)), height, stride, Math.max(1, depth >> 3));
-  const mask = newMask(width, height);
-  for (let y = 0, n = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, n++) {
-      const at = y * stride + ((x * depth) >> 3);
-      if (depth === 16) mask.data[n] = (rows[y * stride + 2 * x] << 8) | rows[y * stride + 2 * x + 1];
-      else if (depth === 8) mask.data[n] = rows[at];
-      else mask.data[n] = (rows[at] >> (8 - depth - ((x * depth) & 7))) & ((1 << depth) - 1);
-    }
+  try { return await inflate(joined(chunks)); } catch { throw new Error(damagedPng); }
+};
+
+// Greys or palette indices of any depth, as the class ids that they are. Greys may be saved as colours.
+const decodePng = async (bytes) => {
+  const { width, height, depth, kind, interlaced } = pngHeader(bytes);
+  if (typeof DecompressionStream === "undefined") return decodeByCanvas(bytes, width, height, depth, kind);
+  const rows = await pngContent(bytes), most = CHANNELS[kind], bits = most * depth;
+  if (rows.length < (width * height * bits) / 8) throw new Error(damagedPng);
+  const channels = Array.from({ length: most }, () => new Uint16Array(width * height));
+  let from = 0;
+  for (const [left, top, right, down] of interlaced ? ADAM7 : [[0, 0, 1, 1]]) {
+    const across = Math.ceil((width - left) / right), along = Math.ceil((height - top) / down);
+    if (across <= 0 || along <= 0) continue;
+    const stride = Math.ceil((across * bits) / 8), end = from + along * (stride + 1);
+    if (end > rows.length) throw new Error(damagedPng);
+    const part = unfilter(rows.subarray(from, end), along, stride, Math.max(1, bits >> 3));
+    from = end;
+    channels.forEach((channel, k) => {
+      for (let y = 0; y < along; y++) {
+        for (let x = 0, n = (top + y * down) * width + left; x < across; x++, n += right) {
+          const bit = (x * most + k) * depth, at = y * stride + (bit >> 3);
+          if (depth === 16) channel[n] = (part[at] << 8) | part[at + 1];
+          else if (depth === 8) channel[n] = part[at];
+          else channel[n] = (part[at] >> (8 - depth - (bit & 7))) & ((1 << depth) - 1);
+        }
+      }
+    });
   }
-  return mask;
+  const alpha = most % 2 ? null : channels.pop();
+  return newMask(width, height, oneChannel(channels, alpha, 2 ** (depth - 1)));
+};
+
+// Paint programs draw masks in the transparency too.
+const oneChannel = ([grey, ...others], alpha, half) => {
+  if (others.some((other) => other.some((value, n) => value !== grey[n]))) throw new Error("the mask is a colour picture; save it as a grey PNG of class ids");
+  if (!alpha || alpha.every((value) => value === alpha[0])) return grey;
+  const values = new Set(grey.filter((_, n) => alpha[n] >= half));
+  const isOpaque = [...values].some(Boolean) && grey.every((value, n) => !value || alpha[n] >= half);
+  if (isOpaque) return grey;
+  if (values.size > 1) throw new Error("the mask holds another mask in its transparency; save it without transparency");
+  return alpha;
 };
 
 const decodeByCanvas = async (bytes, width, height, depth, kind) => {
-  if (depth !== 8 || kind) throw new Error("This browser cannot read such a mask; use a newer browser.");
+  if (depth !== 8 || (kind !== 0 && kind !== 2)) throw new Error("this browser cannot read such a mask; use a newer browser");
   const image = new Image();
   image.src = `data:image/png;base64,${toBase64(bytes)}`;
   await image.decode();
@@ -93,5 +126,6 @@ const decodeByCanvas = async (bytes, width, height, depth, kind) => {
   context.imageSmoothingEnabled = false;
   context.drawImage(image, 0, 0);
   const pixels = context.getImageData(0, 0, width, height).data;
-  return newMask(width, height, Uint16Array.from({ length: width * height }, (_, n) => pixels[4 * n]));
+  const channels = [0, 1, 2].map((k) => Uint16Array.from({ length: width * height }, (_, n) => pixels[4 * n + k]));
+  return newMask(width, height, oneChannel(channels));
 };

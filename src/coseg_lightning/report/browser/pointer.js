@@ -8,7 +8,7 @@ const pinchOf = () => {
 };
 
 stage.addEventListener("pointerdown", (event) => {
-  if (!view.sample || event.target.closest("button")) return;
+  if (!view.sample || event.target.closest("button, .bench-legend")) return;
   stage.setPointerCapture(event.pointerId);
   pointers.set(event.pointerId, [event.clientX, event.clientY]);
   if (pointers.size === 2) {
@@ -60,6 +60,7 @@ stage.addEventListener("dblclick", () => {
 stage.addEventListener(
   "wheel",
   (event) => {
+    if (event.target.closest(".bench-legend")) return;
     event.preventDefault();
     view.fitted = false;
     const lines = event.deltaMode === 1 ? 16 : 1; // Firefox counts lines

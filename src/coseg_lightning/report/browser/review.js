@@ -4,6 +4,7 @@ const OLD_NAMES = { keep: "take", reject: "ok" }; // of version 0.1
 const items = Object.create(null); // by id: decision, note, reviewer, and sides where reviewers differ
 const drawings = new Map(); // by id: PNG; those of sides by id, a zero and their number
 const storageKey = `coseg review ${index.key}`;
+const drawnKey = `coseg drawn ${index.key}`; // names what was drawn last, for other tabs
 const numberOf = new Map(index.ids.map((id, n) => [id, n]));
 const listeners = [];
 const idOf = (n) => index.ids[n];
@@ -11,7 +12,7 @@ const itemOf = (n) => items[idOf(n)] || {};
 const decided = (n) => Boolean(itemOf(n).decision);
 const current = { n: -1, since: 0, times: [], newly: false, loading: false };
 const filters = { find: "", class: "", annotator: "", change: "", decision: "", kind: "", sort: "order" };
-const undoable = [];
+let undoable = [];
 
 const readItem = (value) => {
   const item = typeof value === "string" ? { decision: value } : { ...value };
@@ -39,6 +40,7 @@ const restoreItem = (n, item) => {
   setItem(n, note === undefined ? item : { ...item, note });
 };
 const setDrawing = (id, png) => {
+  if (mend.pending?.id === id) mend.pending = null;
   if (png) drawings.set(id, png);
   else drawings.delete(id);
   const kept = memory.keepMask(index.key, id, png);
@@ -46,15 +48,52 @@ const setDrawing = (id, png) => {
   return kept;
 };
 
-const remember = (n) => {
-  undoable.push({ n, item: { ...itemOf(n) }, drawing: drawings.get(idOf(n)) });
-  undoable.splice(0, undoable.length - 500);
+// Other tabs with this page: what they draw is shown and saved here too.
+let receiving = null;
+const receiveDrawing = (name) => {
+  const before = receiving;
+  receiving = (async () => {
+    await before;
+    await ready;
+    if (memory.unkept.has(name)) return;
+    const png = await memory.mask(index.key, name), n = numberOf.get(name);
+    const drawn = png ? await decodePng(png).catch(() => null) : null;
+    if (png) drawings.set(name, png);
+    else drawings.delete(name);
+    undoable = undoable.filter((step) => step.n !== n); // else undo would take back what is not this tab's
+    if (n !== undefined && view.sample?.n === n) mend.receive(drawn);
+    refresh();
+  })();
+  return receiving;
 };
+// Bring what this tab has not been told of yet, as before saving.
+const catchUp = async () => {
+  await mend.saving;
+  await receiving;
+  await merging;
+  if (!memory.refused) readItems();
+  for (const [name, png] of await memory.masks(index.key)) {
+    if (!sameBytes(drawings.get(name), png)) await receiveDrawing(name);
+  }
+  refresh();
+};
+
+const remember = (n) => {
+  const id = idOf(n), { pending } = mend; // the drawing may not be encoded yet
+  const step = { n, item: { ...itemOf(n) }, drawing: pending?.id === id ? pending.png : drawings.get(id) };
+  undoable.push(step);
+  undoable.splice(0, undoable.length - 500);
+  return step;
+};
+const forgetStep = (step) => { undoable = undoable.filter((other) => other !== step); };
 const undoDecision = async () => {
   const last = undoable.pop();
   if (!last) return say("There is nothing to undo.");
+  setLoading(true);
+  await mend.saving; // else it would come back
+  const drawing = await last.drawing;
   restoreItem(last.n, last.item);
-  if (last.drawing !== drawings.get(idOf(last.n))) await setDrawing(idOf(last.n), last.drawing);
+  if (drawing !== drawings.get(idOf(last.n))) await setDrawing(idOf(last.n), drawing);
   await show(last.n);
   say(`Undone: ${idOf(last.n)}.`);
 };
@@ -70,6 +109,7 @@ const decide = async (decision) => {
   setItem(n, { decision, reviewer: "", sides: undefined });
   if (next >= 0) await show(next);
   else {
+    if (view.mending) mend.end();
     countTime();
     say("All listed samples are decided. Save the review.");
   }
@@ -187,6 +227,7 @@ const show = async (n) => {
     const sample = await loadSample(n), png = drawings.get(idOf(n));
     const drawn = png ? await decodePng(png).catch(() => newMask(0, 0)) : null;
     if (current.n !== n) return;
+    if (png !== drawings.get(idOf(n))) return await show(n); // another tab has drawn meanwhile
     view.sample = sample;
     view.drawn = drawn && drawn.width === sample.width && drawn.height === sample.height ? drawn : null;
     if (drawn && !view.drawn) say("The drawn mask of this sample is damaged or has another size, so it is not shown.");

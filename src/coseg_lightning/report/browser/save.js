@@ -1,5 +1,6 @@
 // Saving: review.csv, review.zip with the drawn masks, or both in a folder.
-const REVIEW_COLUMNS = ["id", "decision", "note", "reviewer"];
+// `drawn` is the CRC-32 of the drawn mask's file: a mask that was changed elsewhere is told by it.
+const REVIEW_COLUMNS = ["id", "decision", "note", "reviewer", "drawn"];
 const reviewRows = () => {
   const reviewer = $("bench-reviewer").value.trim();
   const rows = [REVIEW_COLUMNS];
@@ -7,13 +8,14 @@ const reviewRows = () => {
     const item = items[id];
     if (!item || !(item.decision || item.note)) continue;
     const note = (item.note || "").replaceAll("\u0000", "");
-    rows.push([id, item.decision || "", note, item.reviewer || (item.decision ? reviewer : "")]);
+    const drawn = isSaved(id) ? checksum(drawings.get(id)) : "";
+    rows.push([id, item.decision || "", note, item.reviewer || (item.decision ? reviewer : ""), drawn]);
   }
   return rows;
 };
 const reviewCsv = () => csvText(reviewRows());
-const savedMasks = () =>
-  index.ids.filter((id) => items[id]?.decision === "redraw" && drawings.has(id)).map((id) => [`masks/${id}.png`, drawings.get(id)]);
+const isSaved = (id) => items[id]?.decision === "redraw" && drawings.has(id);
+const savedMasks = () => index.ids.filter(isSaved).map((id) => [`masks/${id}.png`, drawings.get(id)]);
 
 const download = (blob, name) => {
   const link = document.createElement("a");
@@ -27,17 +29,18 @@ const download = (blob, name) => {
 
 const tellSaved = (what, file) => {
   const open = conflicts().length, use = bench.dataset.use.replace("REVIEW", file);
-  say(`Saved ${what}.${use ? ` Next: ${use}` : ""}${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled, and not in the saved review.` : ""}`);
+  say(`Saved ${what}.${use ? ` Next: ${use}` : ""}${open ? ` ${open} conflict${open === 1 ? " is" : "s are"} not settled; no decision on ${open === 1 ? "it" : "them"} is saved.` : ""}`);
 };
 
-const saveCsv = () => {
+const saveCsv = async () => {
+  await catchUp();
   download(new Blob([reviewCsv()], { type: "text/csv" }), "review.csv");
   const masks = savedMasks().length;
   tellSaved(masks ? `review.csv without the ${masks} drawn mask${masks === 1 ? "" : "s"}` : "review.csv", "review.csv");
 };
 
 const saveZip = async () => {
-  await mend.saving;
+  await catchUp();
   const masks = savedMasks();
   download(writeZip([["review.csv", new TextEncoder().encode(reviewCsv())], ...masks]), "review.zip");
   tellSaved(`review.zip with ${masks.length} drawn mask${masks.length === 1 ? "" : "s"}`, "review.zip");
@@ -45,7 +48,7 @@ const saveZip = async () => {
 
 // review.csv is enough where nothing was drawn.
 const save = async () => {
-  await mend.saving;
+  await catchUp();
   return savedMasks().length ? saveZip() : saveCsv();
 };
 
@@ -65,7 +68,7 @@ const readIn = async (folder, name) => {
 // Another folder's masks or tables are never replaced, such as those of the data itself.
 const isReviewFolder = async (folder) => {
   const table = await readIn(folder, "review.csv");
-  if (table !== null) return table.startsWith(REVIEW_COLUMNS.join(","));
+  if (table !== null) return table.startsWith(REVIEW_COLUMNS.slice(0, 4).join(","));
   for await (const name of folder.keys()) if (name === "masks") return false;
   return true;
 };
@@ -82,10 +85,10 @@ const removeOld = async (folder, kept) => {
 };
 
 const saveFolder = async () => {
-  await mend.saving;
   try {
     const folder = await window.showDirectoryPicker({ id: "coseg", mode: "readwrite" });
     if (!(await isReviewFolder(folder))) return say(`The folder ${folder.name} holds other masks or another review.csv; choose an empty folder.`);
+    await catchUp();
     const masks = savedMasks();
     await removeOld(folder, new Set(masks.map(([path]) => path)));
     for (const [path, png] of masks) await writeInto(folder, path, png);

@@ -15,6 +15,7 @@ const layers = new WeakMap(); // by mask: its colours and outlines, until it cha
 const rgb = (code) => [1, 3, 5].map((n) => parseInt(code.slice(n, n + 2), 16));
 const isBinary = () => index.classes.length < 2 && ![view.sample?.given, view.sample?.proposal].some((mask) => mask && highest(mask) > 1);
 const highest = (mask) => (layerOf(mask).highest ??= mask.data.reduce((most, value) => (value !== 255 && value > most ? value : most), 0));
+const presentIn = (mask) => (layerOf(mask).present ??= mask.data.reduce((seen, value) => { seen[value] = 1; return seen; }, new Uint8Array(65536)));
 const classColour = (id, own) => (id === 255 ? GREY : isBinary() ? own : index.colours[(id - 1) % index.colours.length]);
 
 const layerOf = (mask) => {
@@ -82,7 +83,7 @@ const outlines = (mask) => {
 const changedMask = (mask, box) => {
   const layer = layerOf(mask);
   layer.outlines = null;
-  layer.highest = undefined;
+  layer.highest = layer.present = undefined;
   layer.fresh = false;
   if (box && layer.canvas) painted(mask, GREEN, box);
   draw();

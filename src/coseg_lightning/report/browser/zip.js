@@ -50,10 +50,15 @@ const writeZip = (files) => {
 };
 
 const readZip = async (bytes) => {
+  try { return await unpacked(bytes); } catch (error) {
+    throw error.name === "Error" ? error : new Error("it is a damaged ZIP archive; save the review again");
+  }
+};
+const unpacked = async (bytes) => {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   let end = bytes.length - 22;
   while (end >= 0 && view.getUint32(end, true) !== 0x06054b50) end--;
-  if (end < 0) throw new Error("This is not a ZIP archive.");
+  if (end < 0) throw new Error("it is not a ZIP archive");
   const files = new Map();
   let at = view.getUint32(end + 16, true);
   for (let n = view.getUint16(end + 10, true); n > 0; n--) {
@@ -61,10 +66,15 @@ const readZip = async (bytes) => {
     const lengths = [28, 30, 32].map((offset) => view.getUint16(at + offset, true));
     const local = view.getUint32(at + 42, true);
     const name = new TextDecoder().decode(bytes.subarray(at + 46, at + 46 + lengths[0]));
+    if (view.getUint16(at + 8, true) & 1) throw new Error("it is encrypted; save it without a password");
+    if (method !== 0 && method !== 8) throw new Error("it is packed in an uncommon way; pack it as plain ZIP");
     const start = local + 30 + view.getUint16(local + 26, true) + view.getUint16(local + 28, true);
     const content = bytes.subarray(start, start + size);
-    if (!name.endsWith("/") && !name.startsWith("__MACOSX/")) {
-      files.set(name, method === 8 ? await inflate(content, "deflate-raw") : content);
+    if (files.has(name)) throw new Error(`it holds ${name} twice, and it is not known which counts; remove one`);
+    if (!name.endsWith("/")) {
+      const file = method === 8 ? await inflate(content, "deflate-raw") : content;
+      if (crc32(file) !== view.getUint32(at + 16, true)) throw new RangeError("checksum");
+      files.set(name, file);
     }
     at += 46 + lengths[0] + lengths[1] + lengths[2];
   }
