@@ -17,7 +17,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from scipy.ndimage import distance_transform_edt
 
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.ranking.displacement import (
@@ -25,6 +24,7 @@ from coseg_lightning.ranking.displacement import (
     displacement,
     habits,
     outline_ladder,
+    outside_distance,
 )
 from coseg_lightning.ranking.people import People
 
@@ -57,9 +57,7 @@ def found(slot: str, sample_id: str) -> tuple[float, float]:
 
 def shifted(drawn: np.ndarray, inwards: float) -> np.ndarray:
     """A mask whose outline is shifted inwards by some pixels."""
-    inside = 0.5 - distance_transform_edt(drawn)
-    outside = distance_transform_edt(drawn == 0) - 0.5
-    return (np.where(drawn, inside, outside) <= -inwards).astype(np.uint8)
+    return (outside_distance(drawn > 0) <= -inwards).astype(np.uint8)
 
 
 def measure(name: str, draw: int, ids: list[str]) -> dict[str, object]:

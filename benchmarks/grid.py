@@ -402,16 +402,15 @@ def run(
                 except Exception:  # the others go on
                     print(f"{futures[future]} failed:\n{traceback.format_exc()}", flush=True)
                     continue
-                append(name, row)
+                append(RESULTS / f"{name}.csv", row)
                 print(f"{number} of {len(left)}: {','.join(row.values())}", flush=True)
 
 
-def append(grid: str, row: dict[str, str]) -> None:
-    """Add a row to a grid's table."""
-    path = RESULTS / f"{grid}.csv"
+def append(path: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to a table."""
     new = not path.is_file()
     with path.open("a", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table = csv.DictWriter(file, list(row), lineterminator="\n")
         if new:
             table.writeheader()
         table.writerow(row)

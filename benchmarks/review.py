@@ -44,7 +44,7 @@ def base_run(name: str, seed: int, level: float) -> Path:
         version = grid.code()
         summary = run(cfg, folder)
         if real and cell in grid.left_of("real", False, [seed], [name]):
-            grid.append("real", grid.row_of(cell, summary, digest, version))
+            grid.append(grid.RESULTS / "real.csv", grid.row_of(cell, summary, digest, version))
     return folder
 
 

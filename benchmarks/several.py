@@ -132,12 +132,7 @@ def main() -> None:
             if any([row[key] for key in KEYS] == keys for row in done()):
                 continue
             row = measure(*cell, seed)
-            is_new = not RESULTS.is_file()
-            with RESULTS.open("a", newline="") as file:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                if is_new:
-                    writer.writeheader()
-                writer.writerow(row)
+            grid.append(RESULTS, row)
             print(row, flush=True)
     return None
 

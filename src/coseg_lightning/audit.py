@@ -88,7 +88,7 @@ def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     if is_first_process():
         _finish(folder, summary, found.samples, found.ranking, None)
         _show(folder, found.ranking, found.estimate, found.doubt, facts=labels.get("labels") or {})
-        show_review_order(folder, cfg.review_budget)
+        show_review_order(folder, cfg.review_budget, proposes=False)
     return summary
 
 

@@ -121,19 +121,19 @@ def read_order(folder: Path) -> dict[str, dict[str, str]]:
     return {row["id"]: row for row in rows}
 
 
-def show_review_order(folder: Path, budget: int | None) -> None:
+def show_review_order(folder: Path, budget: int | None, *, proposes: bool = True) -> None:
     """Print the masks that should be looked at first.
 
     Args:
         folder: The folder of a run or an audit.
         budget: The number of masks that a person would look at; None to print none.
+        proposes: Whether masks were compared with proposals.
     """
     order = [] if budget is None or not is_first_process() else list(read_order(folder).values())
     if not order:
         return
     left = [row for row in order if not row.get("decision")]
     undecided = left[:budget]
-    proposes = (folder / "proposals").is_dir()
     expected, of_all = map(_wrong_pixels, (undecided, left))
     may_hold = (
         f" They may hold {100 * expected / (of_all or 1):.0f} % of the wrong pixels of "
