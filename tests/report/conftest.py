@@ -1,4 +1,4 @@
-"""The machine's own Chromium."""
+"""The machine's own Chromium, and what keeps people out of a page."""
 
 import shutil
 
@@ -16,3 +16,15 @@ def browser():
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def barriers():
+    """A function: what axe finds on a page as it is now that a screen reader or a key cannot pass."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+
+    def found(page):
+        violations = axe.run(page).response["violations"]
+        return [(rule["id"], [node["html"] for node in rule["nodes"]]) for rule in violations]
+
+    return found

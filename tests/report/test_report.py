@@ -181,6 +181,15 @@ def shown(page, column):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_barriers(page, barriers, width, scheme):
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    assert barriers(page) == []
+
+
+@pytest.mark.slow
 def test_sorting_and_filtering(page, folder):
     rows = read_table(folder / "scores.csv")
     assert shown(page, 2) == [row["id"] for row in rows]

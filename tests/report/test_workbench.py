@@ -750,6 +750,19 @@ def test_choices_are_in_reach_on_every_screen(opened, tmp_path, width, scheme):
             press(page, "Enter")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [360, 1200])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_barriers(opened, barriers, tmp_path, width, scheme):
+    page = opened(write(tmp_path, IDS), size=(width, 800))
+    page.emulate_media(color_scheme=scheme)
+    assert barriers(page) == []
+    press(page, "m")
+    assert barriers(page) == []
+    press(page, "?")
+    assert barriers(page) == []
+
+
 @pytest.fixture
 def in_files(monkeypatch):
     monkeypatch.setattr(payload, "PART_CHARACTERS", 1)
