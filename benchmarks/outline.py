@@ -1,6 +1,6 @@
 """How well do outlines alone rank bad masks, without any network?
 
-    python benchmarks/outline.py --jobs 2      # about a minute on two cores
+    python benchmarks/outline.py --jobs 1      # two minutes on one core
 
 Half of the masks are replaced as in `grid.py`, with seeds 0 to 2; masks and images are judged at
 their own size of 256 x 256. Writes `benchmarks/results/outline.csv`, prints the means over the
@@ -18,6 +18,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+import cv2
 import grid
 import numpy as np
 
@@ -27,7 +28,7 @@ MORE = {
     "bubil-type1": ["noise=type1"],
 }
 FIGURES = ("auroc", "spearman", "kendall", "among_worst_tenth")
-SCORES = ("outline", "contrast", "rank")
+SCORES = ("outline", "contrast", "rank", "components", "weakest")
 
 
 def measure(cell: tuple[str, int]) -> list[dict[str, str]]:
@@ -39,6 +40,20 @@ def measure(cell: tuple[str, int]) -> list[dict[str, str]]:
     from coseg_lightning.data.samples import label_dice
     from coseg_lightning.ranking.outline import mean_of_known, outline_evidence, outline_misfit
 
+    def by_component(image, mask, classes):
+        """`(2, K - 1, 2)` mean and lowest evidence of the components of each class."""
+        found = np.full((2, classes - 1, 2), np.nan)
+        for k in range(1, classes):
+            count, parts = cv2.connectedComponents((mask == k).astype(np.uint8))
+            each = [
+                outline_evidence(image, np.where(mask == 255, 255, parts == n), classes=2)[0]
+                for n in range(1, count)
+            ]
+            each = [row for row in each if not np.isnan(row).any()]
+            if each:
+                found[:, k - 1] = np.mean(each, axis=0), np.min(each, axis=0)
+        return found
+
     name, seed = cell
     grid.HELD_OUT |= MORE
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -47,19 +62,15 @@ def measure(cell: tuple[str, int]) -> list[dict[str, str]]:
         data = make_data(cfg, Path(folder))
         data.prepare_data()
         samples = data.given_samples()
-        evidence = np.stack(
-            [
-                outline_evidence(
-                    samples.dataset.image(n), samples.mask(n), classes=cfg.data.classes
-                )
-                for n in range(len(samples))
-            ]
-        )
+        pairs = [(samples.dataset.image(n), samples.mask(n)) for n in range(len(samples))]
+        classes = cfg.data.classes
+        evidence = np.stack([outline_evidence(*pair, classes=classes) for pair in pairs])
+        parts = np.stack([by_component(*pair, classes) for pair in pairs], axis=1)
         replaced = np.array([sample_id in (samples.replaced or ()) for sample_id in samples.ids])
         error = 1 - label_dice(samples)
     contrast, rank = (evidence[..., [c, c]] for c in (0, 1))
     rows = []
-    for score, table in zip(SCORES, (evidence, contrast, rank), strict=True):
+    for score, table in zip(SCORES, (evidence, contrast, rank, *parts), strict=True):
         values = np.nan_to_num(mean_of_known(outline_misfit(table), axis=1))
         figures = [f"{figure:.4f}" for figure in figures_of(values, replaced, error)]
         row = {"set": name, "seed": str(seed), "score": score}
@@ -97,8 +108,10 @@ def main() -> None:
         table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-    print("| set | AUROC | contrast alone | rank alone | Spearman | Kendall | worst 10 % |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| set | AUROC | contrast | rank | components | weakest | Spearman | Kendall | worst 10 % |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in dict.fromkeys(row["set"] for row in rows):
 
         def shown(figure: str, score: str = "outline", of: str = name) -> str:

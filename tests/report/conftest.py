@@ -20,7 +20,7 @@ def browser():
 
 @pytest.fixture
 def barriers():
-    """A function: what axe finds on a page as it is now that a screen reader or a key cannot pass."""
+    """A function: what on a page, as it is now, axe says that a reader or a key cannot pass."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
 
     def found(page):
