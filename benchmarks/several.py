@@ -29,10 +29,10 @@ DATA = grid.DATA / "bubil"
 # Method, slots, and data.label; in the order in which they are measured.
 CELLS = (
     *(("supervised", 0, "experts"), ("supervised", 1, "one"), ("supervised", 7, "majority")),
-    *(("supervised", 7, "soft"), ("supervised", 3, "majority"), ("supervised", 3, "soft")),
-    *(("supervised", 7, "staple"), ("coseg", 1, "one"), ("coseg", 7, "majority")),
-    *(("coseg", 3, "majority"), ("supervised x2", 0, "experts"), ("supervised x2", 1, "one")),
-    *(("supervised x2", 7, "majority"), ("supervised x2", 3, "majority")),
+    *(("supervised", 3, "majority"), ("supervised", 7, "staple"), ("supervised", 7, "soft")),
+    *(("coseg", 7, "majority"), ("supervised x2", 7, "majority"), ("supervised", 3, "soft")),
+    *(("coseg", 1, "one"), ("supervised x2", 1, "one"), ("coseg", 3, "majority")),
+    *(("supervised x2", 3, "majority"), ("supervised x2", 0, "experts")),
 )
 KEYS = ("method", "masks", "label", "seed")
 

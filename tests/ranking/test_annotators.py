@@ -273,6 +273,10 @@ def test_numbers_are_names_and_nan_is_nobody():
     assert People.of(names).of_masks() == ["0", "1", "", "", "", "", "0"]
 
 
+def test_spaces_around_a_name_make_no_other_person():
+    assert People.of(["Anna", " Anna", "Anna\n", " "]).of_masks() == ["Anna", "Anna", "Anna", ""]
+
+
 def test_one_mask_a_person_tells_no_spread():
     first, second = annotator_report(["a", "b"], [0.1, 0.1], displacement=[5, 7])
     for record in (first, second):

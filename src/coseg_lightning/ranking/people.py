@@ -32,7 +32,7 @@ def numbered_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def name_of(annotator: Any) -> str:
-    """Return who drew a mask as a text; an empty one if unknown: for None, NaN, and no text.
+    """Return who drew a mask as a text, without spaces around it; empty for None, NaN and no text.
 
     Numbers are names too, 0 included.
     """
@@ -40,7 +40,7 @@ def name_of(annotator: Any) -> str:
         return ""
     if isinstance(annotator, Real) and math.isnan(annotator):
         return ""
-    return str(annotator)
+    return str(annotator).strip()
 
 
 @dataclass(frozen=True)
