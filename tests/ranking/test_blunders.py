@@ -183,6 +183,36 @@ def test_large_objects_on_the_border_are_not_inverted():
     assert not any("inverted" in names for names in names_of(looks))
 
 
+def cells_anywhere(count):
+    """Images of dark cells in random places on a brighter, uneven ground."""
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        mask = np.zeros((SIDE, SIDE), np.uint8)
+        for x, y in rng.integers(12, SIDE - 12, (8, 2)):
+            cv2.circle(mask, (int(x), int(y)), int(rng.integers(4, 9)), 1, -1)
+        ground = 120 + rng.uniform(-20, 20) + np.linspace(0, 30, SIDE)
+        yield np.uint8(ground - 40.0 * mask + rng.normal(0, 5, mask.shape)), mask
+
+
+def test_an_inverted_mask_of_objects_anywhere_is_found():
+    looks = []
+    for i, (image, mask) in enumerate(cells_anywhere(40)):
+        mask = 1 - mask if i == PLANTED else mask
+        looks.append((describe(image, mask), look_again(image, mask)))
+    names = names_of(looks)
+    assert names[PLANTED] == ["inverted"]
+    assert not any(names[:PLANTED] + names[PLANTED + 1 :])
+
+
+def test_an_object_that_fills_its_image_is_neither_inverted_nor_a_box():
+    looks = []
+    for i, (image, mask) in enumerate(cells_anywhere(40)):
+        if i == PLANTED:  # all cell but for some holes
+            image, mask = 240 - image, 1 - mask
+        looks.append((describe(image, mask), look_again(image, mask)))
+    assert names_of(looks)[PLANTED] in ([], ["touches border"])
+
+
 def test_one_class_of_several_is_judged():
     looks = []
     for i, (image, mask) in enumerate(phantoms()):

@@ -64,6 +64,7 @@ CONSEQUENCES = {
 SIDE = 64  # of the thumbnails of the second look
 PLACE_SIDE = 32  # of the reduced foreground that is kept of each mask
 SHAPE_SIDE = 256  # largest side of the mask whose shapes are described
+MOST_BANDS = 16  # first bands of an image whose tones are compared
 MOST_CLASSES = 8  # largest classes of a mask that are described
 FEWEST_SAMPLES = 20  # needed for a comparison with the others
 RARE = 0.01  # largest share of masks with an odd shape for it to be reported; one always may be
@@ -108,6 +109,7 @@ class Shape(NamedTuple):
         share: Share of the known pixels that are foreground.
         on_border: Share of the image's border that is foreground.
         place: `(PLACE_SIDE, PLACE_SIDE)` foreground, one bit each.
+        tones: Correlation of the foreground with each band of the image, the first bands only.
         levels: Number of the mask's values if the image has the same values, else 0.
         image_digest: Identifies the image.
         mask_digest: Identifies the mask.
@@ -118,6 +120,7 @@ class Shape(NamedTuple):
     share: float
     on_border: float
     place: bytes
+    tones: tuple[float, ...]
     levels: int
     image_digest: bytes
     mask_digest: bytes
@@ -163,6 +166,7 @@ def describe(image: Array, mask: Array, ignore_index: int = 255) -> Shape:
         share=(np.count_nonzero(mask) - (mask.size - pixels)) / max(pixels, 1),
         on_border=float(np.mean(_border(classes) > 0)),
         place=np.packbits(place).tobytes(),
+        tones=_tones(some, _sampled(mask, *some.shape[:2]), ignore_index),
         levels=_common_levels(image, mask, known),
         image_digest=_digest(np.ascontiguousarray(some)),
         mask_digest=_digest(classes),
@@ -192,6 +196,19 @@ def _sampled(picture: Array, height: int, width: int) -> Array:
 def _border(mask: Array) -> Array:
     """Return the outermost pixels of a mask, as a vector."""
     return np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+
+
+def _tones(image: Array, mask: Array, ignore_index: int) -> tuple[float, ...]:
+    """Correlation of the foreground with each band; 0 where either has one value only."""
+    known = mask != ignore_index
+    inside = (mask[known] > 0) - np.mean(mask[known] > 0) if known.any() else np.zeros(0)
+    tones = []
+    for band in np.moveaxis(np.atleast_3d(image), 2, 0)[:MOST_BANDS]:
+        values = np.nan_to_num(band[known].astype(np.float64), posinf=0, neginf=0)
+        values -= values.mean() if len(values) else 0
+        scale = np.linalg.norm(inside) * np.linalg.norm(values)
+        tones.append(float(inside @ values / scale) if scale > 0 else 0.0)
+    return tuple(tones)
 
 
 def _digest(pixels: Array) -> bytes:
@@ -238,10 +255,11 @@ def _shape_of(region: NDArray[np.uint8]) -> ClassShape:
     areas = np.array([cv2.contourArea(contour) for contour in contours])
     sides = np.array([cv2.boundingRect(contour)[2:] for contour in contours]) - 1
     is_box = (areas >= BOX_SHARE * sides.prod(axis=1)) & (sides.min(axis=1) >= 9)
+    is_frame = (sides == np.array(region.shape[::-1]) - 1).all(axis=1)  # the image's own
     return ClassShape(
         parts=_count_parts(region),
-        boxes=bool(areas[is_box].sum() >= 0.95 * max(areas.sum(), 1)),
-        straightness=_straightness(max(contours, key=len)),
+        boxes=bool(areas[is_box & ~is_frame].sum() >= 0.95 * max(areas.sum(), 1)),
+        straightness=0.0 if is_frame.any() else _straightness(max(contours, key=len)),
         on_border=float(_border(region).mean()),
     )
 
@@ -450,11 +468,15 @@ def _find_equal(shapes: Sequence[Shape]) -> Flags:
 
 
 def _find_inverted(shapes: Sequence[Shape]) -> Flags:
-    """Masks whose complement resembles the others in area, at the border, and in position."""
+    """Masks whose complement resembles the others in area and at the border.
+
+    It must also resemble them in position or, since objects may be anywhere, in tone.
+    """
     if len(shapes) < FEWEST_SAMPLES:
         return np.zeros(len(shapes), bool)
     mirrored = _is_mirrored(_column(shapes, "share")) & _is_mirrored(_column(shapes, "on_border"))
-    return mirrored & (_column(shapes, "known") >= 0.5) & _are_elsewhere(shapes)
+    opposite = _are_elsewhere(shapes) | _have_opposite_tones(shapes)
+    return mirrored & (_column(shapes, "known") >= 0.5) & opposite
 
 
 def _is_mirrored(values: Floats) -> Flags:
@@ -476,6 +498,14 @@ def _are_elsewhere(shapes: Sequence[Shape]) -> Flags:
         scale = np.linalg.norm(centred, axis=1) * np.linalg.norm(pattern)
         place[first : first + 1000] = (centred @ pattern) / np.maximum(scale, 1e-6)
     return np.asarray(place < min(0.0, -0.5 * float(np.median(place))))
+
+
+def _have_opposite_tones(shapes: Sequence[Shape]) -> Flags:
+    """Whether masks are clearly brighter than their background where the others are darker."""
+    count = min(len(shape.tones) for shape in shapes)
+    tones = np.array([shape.tones[:count] for shape in shapes])
+    along = tones @ np.median(tones, axis=0)
+    return np.asarray(along < min(-0.01, -0.5 * float(np.median(along))))
 
 
 def mean_place(shapes: Sequence[Shape]) -> Floats:
