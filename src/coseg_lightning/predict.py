@@ -37,6 +37,7 @@ from coseg_lightning.files.mask_folder import same_stem
 from coseg_lightning.files.naming import PLAIN, Names, unread
 from coseg_lightning.files.progress import progress
 from coseg_lightning.files.volumes import is_nifti_slice, write_mask_volume
+from coseg_lightning.functional.equations import predicted_classes
 
 log = logging.getLogger(__name__)
 
@@ -291,7 +292,7 @@ def _disagreements(
 
 def _mask_of(sample: _Sample, p: Tensor) -> NDArray[Any]:
     """Class ids, or 0 and 255 if there are two classes; 0 where the image is missing."""
-    mask = smallest_type(p.argmax(dim=0).numpy())
+    mask = smallest_type(predicted_classes(p[None])[0].numpy())
     if len(p) == 2:
         mask = mask * np.uint8(255)
     if sample.missing is not None:

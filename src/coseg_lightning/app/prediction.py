@@ -28,7 +28,7 @@ from coseg_lightning.files.progress import progress
 from coseg_lightning.files.tiff import is_georeferenced, write_at_place_of
 from coseg_lightning.files.volumes import file_of
 from coseg_lightning.files.windows import ImageWindows
-from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.functional.equations import class_logits, predicted_classes
 from coseg_lightning.networks.forward import any_size
 from coseg_lightning.report.pictures import outlined
 
@@ -167,7 +167,7 @@ def _predict_one(
     with progress(title=sample_id, total=height) as bar, contextlib.ExitStack() as stack:
         for top, p, disagreed in by_tiles.rows(windows, info, batch_size):
             rows = slice(top, top + p.shape[1])
-            of_rows = smallest_type(p.argmax(dim=0).numpy())
+            of_rows = smallest_type(predicted_classes(p[None])[0].numpy())
             of_rows = (of_rows * np.uint8(255) if len(p) == 2 else of_rows).astype(kind)
             if info["missing"] > 0:
                 values = windows.read(top, 0, p.shape[1], width).reshape(p.shape[1], width, -1)
@@ -254,7 +254,7 @@ def probabilities_of(network: torch.nn.Module, images: Tensor) -> Tensor:
 def overlay(image: NDArray[Any], p: Tensor, unsure: NDArray[Any] | None) -> NDArray[Any]:
     """Draw the mask's outlines over the image, and uncertain areas in red."""
     side = min(OVERLAY_SIDE[1], max(OVERLAY_SIDE[0], *image.shape[:2]))
-    picture = outlined(image, [(p.argmax(dim=0).numpy(), None)], side)
+    picture = outlined(image, [(predicted_classes(p[None])[0].numpy(), None)], side)
     if unsure is None:
         return picture
     size = (picture.shape[1], picture.shape[0])

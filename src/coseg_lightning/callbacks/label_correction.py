@@ -34,7 +34,7 @@ from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.files.background import background_writer
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.functional.dice import mask_dice
-from coseg_lightning.functional.equations import IGNORE_INDEX, vote
+from coseg_lightning.functional.equations import IGNORE_INDEX, predicted_classes, vote
 from coseg_lightning.labels.ids import FileNames, sample_name
 from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
@@ -420,7 +420,7 @@ def proposal(peer_a: Tensor, peer_b: Tensor) -> Mask:
     Shape:
         class probabilities `(1, K, H, W)`; returns `(H, W)`.
     """
-    return smallest_type((peer_a + peer_b)[0].argmax(dim=0).cpu().numpy())
+    return smallest_type(predicted_classes(peer_a + peer_b)[0].cpu().numpy())
 
 
 def label_at_own_size(dataset: Any, index: int, label: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from coseg_lightning.callbacks.evaluation_pass import of_content, stored_sample
 from coseg_lightning.callbacks.evidence_sum import PredictionObserver
 from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.data.preparation import without_gaps
-from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits
+from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits, predicted_classes
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.ranking.displacement import Ladder, moved_back, outline_ladder
@@ -139,4 +139,4 @@ def predicted_mask(probabilities: Tensor, size: tuple[int, ...]) -> Any:
         probabilities = F.interpolate(
             probabilities[None].float(), size=size, mode="bilinear", align_corners=False
         )[0]
-    return probabilities.argmax(dim=0).cpu().numpy()
+    return predicted_classes(probabilities[None])[0].cpu().numpy()

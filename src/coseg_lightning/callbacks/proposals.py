@@ -15,7 +15,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
 from coseg_lightning.callbacks.label_correction import ranking_callback, resize_probabilities
 from coseg_lightning.files.background import background_writer
 from coseg_lightning.files.images import smallest_type
-from coseg_lightning.functional.equations import class_logits
+from coseg_lightning.functional.equations import class_logits, predicted_classes
 from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
@@ -67,7 +67,7 @@ class Proposals(Callback):
                 stored = stored_mask(dataset, index)
                 target = sample.masks[n] if stored is None else torch.empty(stored.shape)
                 shown = of_content(dataset, index, mean[n : n + 1], target.shape)
-                mask = resize_probabilities(shown, target)[0].argmax(dim=0)
+                mask = predicted_classes(resize_probabilities(shown, target))[0]
                 write_later(writer.write, ranking.ids[index], smallest_type(mask.cpu().numpy()))
 
         with background_writer() as write_later:

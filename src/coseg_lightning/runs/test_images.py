@@ -14,7 +14,7 @@ from coseg_lightning.callbacks.evaluation_pass import of_content
 from coseg_lightning.callbacks.label_correction import resize_probabilities
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.functional.dice import dice_by_class
-from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits
+from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits, predicted_classes
 from coseg_lightning.functional.surface import surface_distances
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.segmentation import SegmentationModule
@@ -61,17 +61,17 @@ def image_rows(
             output = module(precision.convert_input(batch["image"].to(device)))
         logits = class_logits(output[0] if isinstance(module, CoSegModule) else output)
         probabilities = logits.float().softmax(dim=1).cpu()
-        labels = batch["mask"]
+        found, labels = predicted_classes(probabilities), batch["mask"]
         if samples.tiles is not None:
             for tile_id, predicted, label in zip(
-                batch["id"], probabilities.argmax(dim=1).numpy(), labels.numpy(), strict=True
+                batch["id"], found.numpy(), labels.numpy(), strict=True
             ):
                 image_id = samples.tiles.tiles[tile_id].image_id
                 of_tile = class_counts(predicted, label, max(2, module.classes))
                 counts[image_id] = counts.get(image_id, 0) + of_tile
             continue
         dice, present = dice_by_class(
-            probabilities.argmax(dim=1),
+            found,
             labels,
             max(2, module.classes),
             labels != module.ignore_index,
@@ -80,10 +80,10 @@ def image_rows(
             index = len(rows)
             stored = torch.from_numpy(samples.mask(index).astype(np.int64))
             shown = of_content(samples, index, probabilities[n : n + 1], stored.shape)
-            larger = resize_probabilities(shown, stored).argmax(dim=1)[0]
+            larger = predicted_classes(resize_probabilities(shown, stored))[0]
             row = row_of(str(sample_id), dice[n], present[n], larger, stored, pixel_size or 1.0)
             there = labels[n] != module.ignore_index
-            right = (probabilities[n].argmax(dim=0) == labels[n])[there]
+            right = (found[n] == labels[n])[there]
             row["accuracy"] = float(right.float().mean()) if len(right) else None
             row["dice_background"] = float(dice[n][0]) if present[n][0] else None
             rows.append(row)
