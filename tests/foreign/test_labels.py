@@ -15,6 +15,7 @@ from coseg_lightning import (
 )
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.updated import as_array
+from coseg_lightning.modules.loaders import FewSamples
 from support import (
     RIGHT,
     Halves,
@@ -35,6 +36,39 @@ def test_a_part_of_a_dataset_gets_its_own_masks(tmp_path, ids):
     after = accuracies(updated(part, tmp_path / "labels"))
     assert accuracies(part).count(0.0) == 3
     assert min(after) > 0.9
+
+
+def test_samples_that_a_dataset_reads_together_stay_as_it_reads_them(tmp_path):
+    class Together(Halves):
+        def __getitems__(self, indices):  # as loaders prefer
+            return [
+                (image / 2, mask, name) for image, mask, name in map(super().__getitem__, indices)
+            ]
+
+    class OnlyTogether(torch.utils.data.Dataset):
+        def __len__(self):
+            return 12
+
+        def __getitems__(self, indices):
+            return Together().__getitems__(indices)
+
+    layer = layer_of(tmp_path / "labels", {"h0": RIGHT})
+    for data in (Together(), OnlyTogether()):
+        images, masks, _ = next(iter(DataLoader(updated(data, layer), batch_size=2)))
+        assert torch.equal(images[1], Halves()[1][0] / 2)
+        assert torch.equal(masks, torch.stack([RIGHT, 1 - RIGHT]))
+    assert torch.equal(updated(OnlyTogether(), layer)[0][1], RIGHT)
+    assert not hasattr(updated(Halves(), layer), "__getitems__")
+
+
+def test_what_a_callback_sets_of_a_dataset_reaches_it(tmp_path):
+    data = Halves()
+    corrected = updated(data, layer_of(tmp_path / "labels", {"h0": RIGHT}))
+    corrected.wrong, corrected.mine = 5, 1
+    assert (data.wrong, hasattr(data, "mine"), corrected.mine) == (5, False, 1)
+    few = FewSamples(data, [1, 2])
+    few.wrong = 7
+    assert (data.wrong, few.wrong, len(few)) == (7, 7, 2)
 
 
 def test_masks_that_are_not_those_corrected_are_refused(tmp_path):

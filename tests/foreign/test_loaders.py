@@ -3,14 +3,16 @@
 import time
 
 import pytest
+import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, Sampler
 
 from coseg_lightning import (
     CorruptionRanking,
     SegmentationModule,
 )
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.batch import read_batch
 from coseg_lightning.modules.loaders import over
 from support import (
     Halves,
@@ -155,3 +157,46 @@ def test_a_part_of_the_set_that_overfits_is_told(tmp_path):
     trainer = trainer_of(tmp_path, callbacks=[ranking], overfit_batches=1)
     with pytest.warns(UserWarning, match="overfit_batches=1 trains on a few batches, but the whol"):
         trainer.fit(module_of(), DataLoader(Halves(), 4))
+
+
+class Growing(Sampler):
+    """Draws more samples in later epochs, as a curriculum does."""
+
+    def __init__(self, told):
+        self.told, self.level = told, 0
+
+    def set_epoch(self, epoch):
+        if self.told:
+            self.level = epoch
+
+    def __len__(self):
+        return 12
+
+    def __iter__(self):
+        return iter([n % (6 + 2 * min(self.level, 3)) for n in range(12)])
+
+
+def test_a_sampler_that_is_told_the_epoch_is_ranked_with_all_it_will_draw(tmp_path):
+    train = DataLoader(Halves(), batch_size=4, sampler=Growing(told=True))
+    ranking, _ = trained(tmp_path, train, epochs=8)
+    assert len(ranking.ranking.ids) == 12
+
+
+def test_samples_that_are_trained_on_and_not_ranked_are_told(tmp_path):
+    class Later(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            sampler.level = trainer.current_epoch
+
+    sampler = Growing(told=False)
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Later()]
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=callbacks)
+    message = r"6 samples, such as h10, were trained on but are not among the 6 that are ranked"
+    with pytest.raises(InputError, match=message):
+        trainer.fit(module_of(), DataLoader(Halves(), batch_size=4, sampler=sampler))
+
+
+def test_a_batch_of_two_masks_is_refused():
+    images, masks = one_batch()
+    with pytest.raises(InputError, match="two masks, mask and label"):
+        read_batch({"image": images, "mask": masks, "label": masks + 0})
+    assert read_batch({"image": images, "mask": masks, "label": torch.ones(6)}).masks.shape[0] == 6

@@ -70,6 +70,59 @@ def test_hooks_that_would_never_be_called_are_refused(tmp_path):
         trainer_of(tmp_path).fit(module, loader(one_batch()))
 
 
+def with_adapter(module_class):
+    class Own(module_class):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.adapter = nn.Conv2d(1, 1, 1)
+
+        def forward(self, images):
+            return super().forward(self.adapter(images))
+
+    return Own
+
+
+def test_a_part_that_a_subclass_adds_is_trained_with_the_network(tmp_path):
+    module = with_adapter(SegmentationModule)(TinyNetwork())
+    before = module.adapter.weight.detach().clone()
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+    assert not torch.equal(module.adapter.weight, before)
+    assert [group["name"] for group in module.optimizers().param_groups] == ["net", "others"]
+
+
+def test_a_part_that_belongs_to_no_peer_is_refused(tmp_path):
+    module = with_adapter(CoSegModule)(TinyNetwork(), TinyNetwork())
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    with pytest.raises(InputError, match="Own.adapter.bias is trainable but belongs to neither"):
+        trainer.fit(module, loader(one_batch()))
+    module.adapter.requires_grad_(False)
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+
+
+def test_a_network_with_another_number_of_outputs_is_refused(tmp_path):
+    for outputs, classes in ((2, 3), (3, 2)):
+        for module in (
+            SegmentationModule(TinyNetwork(classes=outputs), classes=classes),
+            CoSegModule(*(TinyNetwork(classes=outputs) for _ in "ab"), classes=classes),
+        ):
+            with pytest.raises(InputError, match=f"gives {outputs} outputs .* classes={outputs}"):
+                trainer_of(tmp_path).fit(module, loader(one_batch()))
+
+
+def test_the_class_255_needs_another_id_for_unlabelled_pixels():
+    with pytest.raises(InputError, match="classes=260 includes the class 255"):
+        SegmentationModule(TinyNetwork(), classes=260)
+    assert SegmentationModule(TinyNetwork(), classes=260, ignore_index=-1).ignore_index == -1
+    assert SegmentationModule(TinyNetwork(), classes=255).ignore_index == 255
+
+
+def test_numbers_of_numpy_and_torch_are_saved_as_plain_ones():
+    module = module_of(np.float64(0.25), lr=(np.float32(0.5), torch.tensor(0.25)))
+    assert type(module.noise_level) is type(module.hparams.noise_level) is float
+    assert module.hparams.lr == (0.5, 0.25)
+    assert type(SegmentationModule(TinyNetwork(), lr=np.float32(0.5)).hparams.lr) is float
+
+
 def test_a_trainer_whose_fit_failed_still_clips_and_accumulates(tmp_path):
     (tmp_path / "scores.csv").touch()
     watch = Gradients()

@@ -1,7 +1,7 @@
 """CorruptionRanking: the corruption score of every training sample at the end of stage 1."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -278,6 +278,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
                 "you train, or use selection='relative'."
             )
         ids, peers = self._gathered(trainer, self.evidence)
+        if message := _left_out(pl_module, ids):
+            rank_zero_warn(message)
         if not pl_module.noise.known:
             pl_module.noise.set_noise_level_from(*peers)
         truth = dataset if isinstance(dataset, SampleDataset) else None
@@ -301,6 +303,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
         """Rank the training set from the evidence of one or more passes, at the module's NoL."""
         ids, peers = self._gathered(trainer, evidence)
+        if message := _left_out(module, ids):
+            raise InputError(message)
         return self._ranking(trainer, module, ids, peers, numbered=evidence.numbered)
 
     def _gathered(
@@ -467,3 +471,15 @@ def is_ranking_due(trainer: pl.Trainer) -> bool:
     epochs = min(limits)
     past_half = done - epochs // 2
     return past_half >= 0 and done < epochs and past_half % math.ceil(epochs / 8) == 0
+
+
+def _left_out(module: CoSegModule, ids: Sequence[str]) -> str:
+    """Say which samples were trained on but are not ranked; an empty text if there are none."""
+    missing = module.trained_ids - set(ids)
+    if not missing or missing == module.trained_ids:  # of other ids throughout others speak
+        return ""
+    return (
+        f"{len(missing)} samples, such as {min(missing)}, were trained on but are not among the "
+        f"{len(ids)} that are ranked, since the loader draws other samples in later epochs; give "
+        "CorruptionRanking(dataset=...) the dataset of all of them."
+    )

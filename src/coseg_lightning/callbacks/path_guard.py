@@ -62,6 +62,7 @@ class PathGuard:
     def __init__(
         self, trainer: pl.Trainer, dataset: Any, watched: WatchedSamples, *, has_view: bool = False
     ) -> None:
+        self.ignore_index = getattr(trainer.lightning_module, "ignore_index", IGNORE_INDEX)
         loader = found_loader(trainer.train_dataloader)
         trained_on: Any = loader.dataset
         if isinstance(dataset, Drawable):
@@ -85,7 +86,7 @@ class PathGuard:
             for pair in pairs:
                 self._compare(*pair)
             if self.is_augmented:
-                check_alike(pairs)
+                check_alike(pairs, self.ignore_index)
         else:  # a stream, for which a separate view is ranked
             self.is_augmented = True
         # Patches of an image may all have its id.
@@ -119,7 +120,7 @@ class PathGuard:
         if len(self._found) == ENOUGH and self._different == ENOUGH:
             self._compare(judged, learnt)
         if len(self._found) == 2 * ENOUGH and self.is_augmented:
-            check_alike(self._found)
+            check_alike(self._found, self.ignore_index)
 
     def _check_ids(self, names: Sequence[str]) -> None:
         """Raise an `InputError` if an id is repeated in an epoch that draws each sample once."""
@@ -185,7 +186,7 @@ def vary(readings: Sequence[Sequence[Batch]]) -> bool:
     )
 
 
-def check_alike(pairs: Sequence[tuple[Batch, Batch]]) -> None:
+def check_alike(pairs: Sequence[tuple[Batch, Batch]], ignore_index: int = IGNORE_INDEX) -> None:
     """Raise an `InputError` if all samples change in the same way, as by normalisation.
 
     A random change of brightness or contrast goes in both directions. A change in the same
@@ -193,6 +194,7 @@ def check_alike(pairs: Sequence[tuple[Batch, Batch]]) -> None:
 
     Args:
         pairs: Samples as they are ranked and as they are trained on.
+        ignore_index: Class id of unlabelled pixels, with which augmentation may fill.
     """
     judged, learnt = zip(*pairs, strict=True)
     spreads = [[float(s.images.float().std()) + 1e-6 for s in part] for part in (judged, learnt)]
@@ -201,7 +203,7 @@ def check_alike(pairs: Sequence[tuple[Batch, Batch]]) -> None:
     shifts = np.subtract(means[1], means[0]) / spreads[0]
     is_scaled = np.abs(ratios).min() > np.log(SAME_SCALE) and ratios.std() < np.log(SAME_SCALE) / 2
     is_shifted = np.abs(shifts).min() > SAME_SHIFT and len(set(np.sign(shifts))) == 1
-    known = {int(c) for s in judged for c in torch.unique(s.masks)} | {0, IGNORE_INDEX}
+    known = {int(c) for s in judged for c in torch.unique(s.masks)} | {0, ignore_index}
     new = sorted({int(c) for s in learnt for c in torch.unique(s.masks)} - known)
     if len(pairs) > 2 and (is_scaled or is_shifted or new):
         raise InputError(

@@ -152,12 +152,29 @@ class UpdatedSamples(Dataset[Any]):
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the dataset, such as a `set_epoch` that the user's code calls."""
+        if name == "__getitems__" and hasattr(self.dataset, name):  # which loaders prefer
+            return self._several
         if name.startswith("_") or name in ("dataset", "plain", "updated", "image", "mask", "ids"):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self.dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute of the dataset if it has it, such as an epoch that a callback sets."""
+        dataset = vars(self).get("dataset")
+        is_own = name in ("dataset", "layer") or name.startswith("_") or not hasattr(dataset, name)
+        object.__setattr__(self if is_own else dataset, name, value)
+
     def __getitem__(self, index: int) -> Any:
-        sample = self.dataset[index]
+        if type(self.dataset).__getitem__ is Dataset.__getitem__:  # it has only __getitems__
+            return self._several([index])[0]
+        return self._updated(index, self.dataset[index])
+
+    def _several(self, indices: list[int]) -> list[Any]:
+        samples = self.dataset.__getitems__(indices)
+        return [self._updated(i, sample) for i, sample in zip(indices, samples, strict=True)]
+
+    def _updated(self, index: int, sample: Any) -> Any:
+        """Return a sample of the dataset with the layer's mask, if it has one."""
         mask_key, sample_id = mask_and_id(sample)
         name = str(index) if self.layer.numbered or sample_id is None else sample_name(sample_id)
         if name not in self.layer:

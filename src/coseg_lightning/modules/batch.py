@@ -59,6 +59,12 @@ def read_batch(batch: Any) -> Batch:
     annotators = soft_masks = None
     if isinstance(batch, Mapping) and "image" in batch and ("mask" in batch or "label" in batch):
         masks = batch["mask"] if "mask" in batch else batch["label"]
+        other = batch.get("label")
+        if other is not masks and isinstance(other, Tensor) and other.ndim >= 3:
+            raise InputError(
+                "The batch has two masks, mask and label; give only the one to be learnt under "
+                "these names, and the other one, such as a field of view, under another name."
+            )
         fields = batch["image"], masks, batch.get("id"), batch.get("replaced")
         annotators, soft_masks = batch.get("annotator"), batch.get("soft_mask")
     elif isinstance(batch, Sequence) and len(batch) in (2, 3) and isinstance(batch[1], Tensor):

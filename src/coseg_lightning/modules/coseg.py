@@ -30,6 +30,7 @@ from coseg_lightning.modules.optimizers import (
     PeerOptimization,
     Schedule,
     build_optimizer,
+    check_nothing_left,
     parameter_group,
 )
 from coseg_lightning.modules.passes import (
@@ -39,7 +40,7 @@ from coseg_lightning.modules.passes import (
     logits_of_picks,
     no_gradient_loss,
 )
-from coseg_lightning.modules.recipe import STEPS, Recipe
+from coseg_lightning.modules.recipe import STEPS, Recipe, plain_number
 from coseg_lightning.modules.renamed import RenamedOfPeers
 from coseg_lightning.modules.selection import (
     Logits,
@@ -140,6 +141,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         ignore_index: int = IGNORE_INDEX,
         **options: Any,
     ) -> None:
+        noise_level, lr, lambda_1, lambda_2 = plain_number((noise_level, lr, lambda_1, lambda_2))
         super().__init__(
             classes,
             ignore_index,
@@ -224,7 +226,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         if not len(picks) and not self.is_distributed:
             return no_gradient_loss(net), classes
         logits, auxiliary = logits_of_picks(net, sample.images, picks)
-        check_first_logits(self.checked_networks, **{name: logits})
+        check_first_logits(self.checked_networks, self.classes, **{name: logits})
         classes[picks] = predicted_classes(class_logits(logits.detach()))
         masks = sample.targets[picks]
         return self.mean_loss(logits, masks) + self.auxiliary_loss(net, auxiliary, masks), classes
@@ -240,7 +242,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     def learn_jointly(self, sample: Batch) -> Learnt:
         """Pass the whole batch through both peers; one backward pass on the sum of their losses."""
         (logits_a, auxiliary_a), (logits_b, auxiliary_b) = self.outputs(sample.images)
-        check_first_logits(self.checked_networks, net_a=logits_a, net_b=logits_b)
+        check_first_logits(self.checked_networks, self.classes, net_a=logits_a, net_b=logits_b)
         loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
         if picks is not None:  # auxiliary outputs learn from the same samples as their network
             for_a, for_b = self.exchange(*picks)
@@ -360,6 +362,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
         group_a = parameter_group("net_a", self.net_a, lr_a, decay)
         group_b = parameter_group("net_b", self.net_b, lr_b, decay)
+        check_nothing_left(self, [group_a, group_b])
         optimizer = build_optimizer(self, self.optimizer_factory, [group_a, group_b], lr_a)
         return self.optimization.with_schedule(optimizer, self.scheduler_factory)
 

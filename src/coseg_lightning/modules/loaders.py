@@ -103,8 +103,12 @@ def _drawn(loader: Loader) -> set[int] | None:
     with isolate_rng():
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(0)  # all processes draw the same
-        for _ in range(MOST_EPOCHS):
+        for epoch in range(MOST_EPOCHS):
             before = len(drawn)
+            parts: tuple[Any, Any] = own, getattr(own, "sampler", None)
+            for part in parts:
+                if hasattr(part, "set_epoch"):  # as Lightning does in every epoch
+                    part.set_epoch(epoch)
             try:
                 indices = (operator.index(index) for batch in own for index in batch)
                 drawn.update(islice(indices, 2 * len(dataset)))  # a sampler may have no end
@@ -189,6 +193,12 @@ def reading(
 
 class FewSamples(Subset[Any]):
     """Some samples of a dataset, with its other attributes."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute of the dataset if it has it, such as an epoch that a callback sets."""
+        dataset = vars(self).get("dataset")
+        is_own = name in ("dataset", "indices") or name.startswith("_")
+        object.__setattr__(self if is_own or not hasattr(dataset, name) else dataset, name, value)
 
     def __getattr__(self, name: str) -> Any:
         """Return an attribute of the dataset, such as a `set_epoch` that a project calls."""

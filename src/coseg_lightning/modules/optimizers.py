@@ -63,6 +63,23 @@ def build_optimizer(
     return factory(groups, lr=lr)
 
 
+def unassigned(module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> dict[str, nn.Parameter]:
+    """Return the trainable parameters of a module, by name, that are in no parameter group."""
+    known = {id(weight) for group in groups for weight in group["params"]}
+    named = module.named_parameters()
+    return {n: weight for n, weight in named if weight.requires_grad and id(weight) not in known}
+
+
+def check_nothing_left(module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise an `InputError` if a trainable parameter belongs to neither of two peers."""
+    if others := unassigned(module, groups):
+        raise InputError(
+            f"{type(module).__name__}.{min(others)} is trainable but belongs to neither peer, so "
+            "it would never learn; make it part of net_a and of net_b, or set its requires_grad to "
+            "False."
+        )
+
+
 def check_one_value(module: pl.LightningModule, given: Mapping[str, float]) -> None:
     """Raise an `InputError` if a module and its optimizer were given different values.
 

@@ -6,6 +6,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.modules.buffers import evaluating
 from coseg_lightning.networks.forward import check_logits, with_auxiliary
 
@@ -78,8 +79,19 @@ def agreement_of_picks(
     return same, len(set(picks[0].tolist()) & set(picks[1].tolist()))
 
 
-def check_first_logits(checked: set[str], **logits: Tensor) -> None:
-    """Check the first logits of each network, and add its name to `checked`."""
+def check_first_logits(checked: set[str], classes: int, **logits: Tensor) -> None:
+    """Check the first logits of each network, and add its name to `checked`.
+
+    Raises:
+        InputError: If a network has more or fewer outputs than the module has classes.
+    """
     new = {name for name in set(logits) - checked if logits[name].numel()}
+    for name in sorted(new):
+        outputs = logits[name].shape[1]
+        if outputs != classes and (outputs, classes) != (1, 2):
+            raise InputError(
+                f"The network {name} gives {outputs} outputs per pixel, but the module has "
+                f"classes={classes}; give classes={outputs}, or a network of {classes} outputs."
+            )
     check_logits(*(logits[name] for name in sorted(new)))
     checked |= new

@@ -22,6 +22,17 @@ SCORES = (
 SCORES_WITH_KINDS = ("joint", "directed", "shift")
 
 
+def plain_number(value: Any) -> Any:
+    """Return Python's number for one of numpy or torch, also within a tuple or list.
+
+    Only those are saved in checkpoints that load without running code.
+    """
+    if isinstance(value, tuple | list):
+        return type(value)(map(plain_number, value))
+    is_number = hasattr(value, "item") and getattr(value, "ndim", None) == 0
+    return value.item() if is_number else value
+
+
 @dataclass(frozen=True)
 class Recipe:
     """The settings of robust training, ranking, label correction and retraining.

@@ -19,10 +19,11 @@ from coseg_lightning.modules.optimizers import (
     GradientGuard,
     Schedule,
     build_optimizer,
+    unassigned,
     with_schedule,
 )
 from coseg_lightning.modules.passes import check_first_logits
-from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.modules.recipe import Recipe, plain_number
 from coseg_lightning.modules.steps import SegmentationSteps, refuse_options
 from coseg_lightning.networks.build import build_network
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
@@ -79,6 +80,7 @@ class SegmentationModule(SegmentationSteps):
         pixel_loss: str = "cross_entropy",
         **options: Any,
     ) -> None:
+        lr, lambda_1, lambda_2 = plain_number(lr), plain_number(lambda_1), plain_number(lambda_2)
         super().__init__(
             classes,
             ignore_index,
@@ -144,7 +146,7 @@ class SegmentationModule(SegmentationSteps):
             logits, auxiliary = self(images), list[Tensor]()
         else:
             logits, auxiliary = with_auxiliary(self.net, images)
-        check_first_logits(self.checked_networks, net=logits)
+        check_first_logits(self.checked_networks, self.classes, net=logits)
         return logits, auxiliary
 
     def summary_parts(self) -> dict[str, dict[str, Any]]:
@@ -163,7 +165,11 @@ class SegmentationModule(SegmentationSteps):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = build_optimizer(self, self.optimizer_factory, self.parameter_groups(), self.lr)
+        groups = self.parameter_groups()
+        if others := list(unassigned(self, groups).values()):  # of a subclass
+            decay = l2_weight_decay(self.lambda_2)
+            groups.append({"params": others, "name": "others", "weight_decay": decay})
+        optimizer = build_optimizer(self, self.optimizer_factory, groups, self.lr)
         return with_schedule(optimizer, self.scheduler_factory, monitor="val/dice")
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -15,12 +15,14 @@ from typing_extensions import override
 
 from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.functional.equations import (
+    IGNORE_INDEX,
     class_logits,
     predicted_classes,
     segmentation_loss,
 )
 from coseg_lightning.functional.losses import PIXEL_LOSSES
 from coseg_lightning.functional.metrics import SegmentationScores
+from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.optimizers import Schedule
@@ -59,6 +61,11 @@ class SegmentationSteps(pl.LightningModule):
         scheduler: Schedule | None,
     ) -> None:
         super().__init__()
+        if ignore_index == IGNORE_INDEX and classes > IGNORE_INDEX:
+            raise InputError(
+                f"classes={classes} includes the class {IGNORE_INDEX}, which is what marks "
+                "unlabelled pixels; give ignore_index=-1, or another id that is no class."
+            )
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.include_background = include_background
@@ -67,6 +74,7 @@ class SegmentationSteps(pl.LightningModule):
         self.classes = max(2, classes)
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(self.classes, ignore_index)
+        self.trained_ids: set[str] = set()  # of all samples that were read for training
         self.looks_at_batch = False
         self.given_when_saved: dict[str, str] = {}
         self.compared_steps: set[str] = set()
@@ -83,6 +91,7 @@ class SegmentationSteps(pl.LightningModule):
         sample = read_batch(batch)
         if self.looks_at_batch:
             raise _Reached(sample)
+        self.trained_ids.update(map(sample_name, [] if sample.ids is None else sample.ids))
         if self.current_epoch == 0:
             self.class_ids.check(sample.masks)
             self._check_soft_masks(sample)
