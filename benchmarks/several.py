@@ -86,7 +86,7 @@ def measure(method: str, masks: int, label: str, seed: int) -> dict[str, object]
             **dict(zip(KEYS, (method, masks, label, seed), strict=True)),
             "dice": round(summary["test"]["dice"], 5),
             "agreement": summary.get("labels", {}).get("agreement"),
-            "corrected": correction.get("corrected_labels", 0),
+            "corrected": correction.get("corrected", 0),
         }
 
 
