@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from coseg_lightning.data.phantom import PhantomImages
+from coseg_lightning.ranking import unaided
 from coseg_lightning.ranking.unaided import judge, look_at, misplaced_first
 from coseg_lightning.seeding import derive_rng
 
@@ -46,6 +47,20 @@ def test_no_noise_level_is_told_of_right_masks():
     assert opinion.estimate.distance > 3
     assert not opinion.estimate.separable
     assert "good and bad labels have too similar scores" in str(opinion.estimate)
+
+
+def test_two_kinds_of_images_are_not_good_and_bad_masks(monkeypatch):
+    rng, found = np.random.default_rng(0), []
+    y, x = np.mgrid[:128, :128]
+    for i in range(60):
+        row, column = rng.uniform(40, 88, 2)
+        mask = (np.hypot(y - row, x - column) < rng.uniform(18, 30)).astype(np.uint8)
+        contrast, noise = ((80, 3), (45, 14))[i % 2]
+        image = 90 + contrast * mask + rng.normal(0, noise, mask.shape)
+        found.append(look_at(image, mask, classes=2, rng=derive_rng(0, i)))
+    assert "only be another kind of image" in str(judge(found).estimate)
+    monkeypatch.setattr(unaided, "OTHER_IMAGES", 1.0)
+    assert judge(found).estimate.noise_level == pytest.approx(0.5, abs=0.1)
 
 
 def test_images_without_edges_tell_nothing():

@@ -51,7 +51,7 @@ def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
             masks hold 255 and no outline can be judged.
 
     Example:
-        >>> worst_first = np.argsort(-np.nan_to_num(outline_scores(images, masks)))
+        >>> worst_first = np.argsort(-np.nan_to_num(outline_scores(images, masks), nan=np.inf))
     """
     rows, highest = [], set()
     for image, mask in zip_longest(images, masks):
@@ -138,6 +138,22 @@ def standardise(values: Floats, *, squashed: bool = True) -> Floats:
             deviation = 1.4826 * np.median(np.abs(centred)) or float(centred.std()) or 1.0
             result[known, k] = centred / deviation
     return np.arcsinh(result) if squashed else result
+
+
+def image_sharpness(image: NDArray[Any]) -> float:
+    """Return the log ratio of an image's strongest gradients to its usual one; NaN without any.
+
+    Args:
+        image: `(H, W)` or `(H, W, C)`; it is looked at with a longer side of at most 256 pixels.
+    """
+    scale, bands = max(image.shape[:2]) / 256, np.atleast_3d(image)
+    if not np.isfinite(bands).all():
+        return float("nan")
+    if scale > 1:
+        known = np.ones(image.shape[:2], bool)
+        bands, scale = _shrunk(bands, known, known, 1 / scale)[0], 1.0
+    usual, strongest = np.quantile(_gradient_magnitude(bands, scale), (0.5, 0.99))
+    return float(np.log(strongest / usual)) if usual > 0 else float("nan")
 
 
 def mean_of_known(values: Floats, *, axis: int) -> Floats:

@@ -23,6 +23,7 @@ from coseg_lightning.ranking.blunders import MISPLACED, Shape, describe, mean_pl
 from coseg_lightning.ranking.displacement import Ladder, habits, outline_ladder
 from coseg_lightning.ranking.noise_level import FALLBACK, NoiseLevelEstimate, estimate_of_scores
 from coseg_lightning.ranking.outline import (
+    image_sharpness,
     mean_of_known,
     outline_evidence,
     outline_misfit,
@@ -39,6 +40,7 @@ DISTANCE = 16  # of a displacement, in pixels of an image whose longer side is 2
 FEWEST = 10  # masks with an outline that can be judged; with fewer, outlines are not used
 BETTER = 0.9  # share of the displaced outlines that a good outline must beat
 GOOD_SHARE = 0.25  # share of outlines that must be good; of displaced ones, a tenth is
+OTHER_IMAGES = 0.9  # AUROC by which bad masks may be told by their images' sharpness alone
 MIN_DISTANCE = 4.0  # Ashman's D of good and bad outlines; correct phantoms alone reach 3.5
 
 
@@ -50,12 +52,14 @@ class Look(NamedTuple):
         displaced: `(D, K - 1, 2)` the same of displaced copies of the mask, if computed.
         shape: See `Shape`.
         ladder: The evidence of the outlines at shifted places, if computed.
+        sharpness: Of the image, see `image_sharpness`.
     """
 
     outline: Floats
     displaced: Floats | None
     shape: Shape
     ladder: Ladder | None = None
+    sharpness: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ def look_at(
         for some in (mask, *copies)
     ]
     ladder = outline_ladder(image, mask, classes=classes, largest_scale=SCALE) if moved else None
-    return Look(rows[0], np.stack(rows[1:]) if copies else None, describe(image, mask), ladder)
+    displaced = np.stack(rows[1:]) if copies else None
+    return Look(rows[0], displaced, describe(image, mask), ladder, image_sharpness(image))
 
 
 def _displaced(mask: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
@@ -146,7 +151,24 @@ def judge(looks: Sequence[Look], people: People | None = None) -> Opinion:
     estimate = estimate_of_scores(
         {"unaided": score, **halves}, ~np.isnan(misfit), min_distance=MIN_DISTANCE
     )
+    if estimate.interval is not None and _are_other_images(looks, misfit, estimate.noise_level):
+        reason = (
+            "the masks that would be bad are those of the images with the weaker edges, which may "
+            "only be another kind of image (audit each kind in a folder of its own)"
+        )
+        estimate = NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, None, reason)
     return Opinion(score, by_class, misfit, estimate, None, displacement)
+
+
+def _are_other_images(looks: Sequence[Look], misfit: Floats, noise_level: float) -> bool:
+    """Whether the masks that would be bad are nearly all on less sharp images than the others."""
+    known = np.flatnonzero(~np.isnan(misfit)).tolist()
+    sharpness = np.nan_to_num([looks[i].sharpness for i in known])
+    worst = misfit[known] > np.quantile(misfit[known], 1 - noise_level)
+    if worst.all() or not worst.any():
+        return False
+    less = sharpness[worst, None] - sharpness[~worst]
+    return float(np.mean((less < 0) + 0.5 * (less == 0))) > OTHER_IMAGES
 
 
 def misplaced_first(score: Floats, blunders: Sequence[Sequence[str]]) -> Floats:
@@ -184,7 +206,8 @@ def _doubt(looks: Sequence[Look]) -> str | None:
     if share > needed:
         return None
     return (
-        f"The outlines cannot tell, since the images show no edges at most outlines: {share:.0%} "
+        f"The outlines cannot tell, since the images show no edges at most outlines, or most masks "
+        f"are displaced or belong to other images: {share:.0%} "
         f"of the outlines fit better than {BETTER:.0%} of displaced outlines, but more than "
         f"{needed:.0%} are needed; {last}. Use training=peers."
     )
