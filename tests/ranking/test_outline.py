@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from coseg_lightning import CorruptionRanking, CoSegDataModule, outline_scores
@@ -190,6 +191,44 @@ class Looking(CorruptionRanking):
 
 
 PARTS = ("data", "callback")
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e30])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_the_unit_of_an_image_does_not_matter(scale, offset):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[20:44, 16:40] = 1
+    image = np.random.default_rng(0).normal(0, 0.1, mask.shape) + mask
+    found = outline_evidence(scale * (image + offset), mask)
+    np.testing.assert_allclose(found, outline_evidence(image, mask), rtol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("images", "masks", "message"),
+    [
+        ([np.ones((8, 8))], [np.full((8, 8), 0.5)], "Mask 0 holds other values than whole numbers"),
+        ([np.ones((8, 8))], [np.full((8, 8), -1)], "Mask 0 holds other values"),
+        ([np.ones((8, 8))], [np.full((8, 8), np.nan)], "Mask 0 holds other values"),
+        ([np.ones((8, 8))], [np.ones((8, 9), int)], r"Mask 0 is \(8, 9\), but its image is"),
+        (np.ones((8, 8)), np.ones((8, 8), int), r"Image 0 is float64 of shape \(8,\); give lists"),
+        (["a.png"], ["b.png"], "Image 0 is <U5"),
+        ([np.ones((8, 8), complex)], [np.ones((8, 8), int)], "Image 0 is complex128"),
+    ],
+)
+def test_what_is_no_image_or_mask_is_refused(images, masks, message):
+    with pytest.raises(InputError, match=message):
+        outline_scores(images, masks)
+
+
+def test_tensors_and_truth_values_are_masks_too():
+    rng = np.random.default_rng(0)
+    mask = np.zeros((64, 64), bool)
+    mask[20:44, 16:40] = True
+    image = rng.normal(0, 0.1, mask.shape) + mask
+    expected = outline_scores([image, -image], [mask.astype(int)] * 2)
+    assert (
+        outline_scores([torch.tensor(image), -image], [torch.tensor(mask), mask]) == expected
+    ).all()
 
 
 @pytest.mark.parametrize("given", ["to the data", "to the callback", "not at all"])

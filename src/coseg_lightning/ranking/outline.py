@@ -47,16 +47,26 @@ def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
         has no contrast or values that are not finite.
 
     Raises:
-        InputError: If the size of a mask differs from its image, if their numbers differ, or if
-            masks hold 255 and no outline can be judged.
+        InputError: If the size of a mask differs from its image, if their numbers differ, if one
+            is no such array, or if masks hold 255 and no outline can be judged.
 
     Example:
         >>> worst_first = np.argsort(-np.nan_to_num(outline_scores(images, masks), nan=np.inf))
     """
     rows, highest = [], set()
-    for image, mask in zip_longest(images, masks):
+    for number, (image, mask) in enumerate(zip_longest(images, masks)):
         if image is None or mask is None:
             raise InputError("There are not as many images as masks; give one mask per image.")
+        image, mask = _checked(f"Image {number}", image, 3), _checked(f"Mask {number}", mask, 2)
+        if (mask != np.round(mask)).any() or (mask < 0).any():
+            raise InputError(
+                f"Mask {number} holds other values than whole numbers from 0; give class ids."
+            )
+        if image.shape[:2] != mask.shape:
+            raise InputError(
+                f"Mask {number} is {mask.shape}, but its image is {image.shape[:2]}; give masks "
+                "that have the size of their images."
+            )
         rows.append(outline_evidence(image, mask))
         highest.add(int(np.max(mask, initial=0)))
     count = max((len(row) for row in rows), default=1)
@@ -69,6 +79,17 @@ def outline_scores(images: Iterable[Any], masks: Iterable[Any]) -> Floats:
             "such as mask > 0."
         )
     return mean_of_known(outline_misfit(table), axis=1)
+
+
+def _checked(name: str, given: Any, most_axes: int) -> NDArray[Any]:
+    """Return an array of real numbers with two axes, or at most as many as given."""
+    array = np.asarray(given)
+    if array.dtype.kind not in "buif" or not 2 <= array.ndim <= most_axes:
+        raise InputError(
+            f"{name} is {array.dtype} of shape {array.shape}; give lists of images, (H, W) or "
+            "(H, W, C) each, and of masks, (H, W) each."
+        )
+    return array.astype(np.uint8) if array.dtype.kind == "b" else array
 
 
 def outline_evidence(
@@ -283,10 +304,12 @@ def _signed_distance(inside: NDArray[np.uint8]) -> NDArray[np.float32]:
 def _gradient_magnitude(image: NDArray[Any], scale: float) -> NDArray[np.float32]:
     """`(H, W)` length of the gradient of all bands, each scaled to deviation 1."""
     squares = np.zeros(image.shape[:2], np.float32)
-    for band in np.moveaxis(np.atleast_3d(image).astype(np.float32), 2, 0):
-        band = cv2.GaussianBlur(band, (0, 0), SIGMA * scale)
+    for values in np.moveaxis(np.atleast_3d(image).astype(np.float64), 2, 0):
+        largest = float(np.abs(values).max()) or 1.0
+        band = (values / largest - np.mean(values / largest)).astype(np.float32)
+        band = np.asarray(cv2.GaussianBlur(band, (0, 0), SIGMA * scale), np.float32)
         deviation = float(band.std())
-        if deviation > 1e-6 * max(1.0, float(np.abs(band).max())):  # else only rounding errors
+        if deviation > 1e-6:  # else only rounding errors
             squares += sum(part**2 for part in np.gradient(band / deviation))
     return np.sqrt(squares)
 
