@@ -5,7 +5,7 @@ import time
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, RandomSampler, Sampler
+from torch.utils.data import DataLoader, RandomSampler, Sampler, Subset
 
 from coseg_lightning import (
     CorruptionRanking,
@@ -193,6 +193,15 @@ def test_samples_that_are_trained_on_and_not_ranked_are_told(tmp_path):
     message = r"6 samples, such as h10, were trained on but are not among the 6 that are ranked"
     with pytest.raises(InputError, match=message):
         trainer.fit(module_of(), DataLoader(Halves(), batch_size=4, sampler=sampler))
+
+
+def test_samples_of_an_earlier_fit_are_not_missed(tmp_path):
+    module = module_of()
+    for fold, part in enumerate((range(8), range(4, 12))):
+        ranking = CorruptionRanking(tmp_path / f"scores{fold}.csv")
+        trainer = trainer_of(tmp_path, max_epochs=4, callbacks=[ranking])
+        trainer.fit(module, DataLoader(Subset(Halves(), part), batch_size=4))
+        assert len(ranking.ranking.ids) == 8
 
 
 def test_a_batch_of_two_masks_is_refused():

@@ -139,6 +139,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._has_looked, self._watched, self._numbered = False, None, None
         self._seen = None
         look_no_more(pl_module)
+        pl_module.trained_ids.clear()  # of an earlier fit, perhaps on another dataset
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
