@@ -6,10 +6,9 @@
 
 Each run is that of `grid.py`'s grid `real` (pretrained, 128 x 128; phantoms at 64 x 64 as in its
 other grids, but for ten epochs), half of the masks replaced. Those of `real` are written into that
-grid's table too. The replaced
-masks' originals answer for the person: a mask that is looked at is put right. Orders: `gain` is
-that of the page, `score` that of scores.csv, `softmin` cleanlab's score from the peers' mean
-probabilities, `random` any, `truth` the best there is.
+grid's table too. The replaced masks' originals answer for the person: a mask that is looked at is
+put right. Orders: `gain` is that of the page, `score` that of scores.csv, `softmin` cleanlab's
+score from the peers' mean probabilities, `random` any, `truth` the best there is.
 Runs are kept in `benchmarks/evidence/review/`, and are not repeated.
 """
 

@@ -15,7 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
+from coseg_lightning.callbacks.path_guard import check_alike
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.loaders import shortened
 from support import Halves, TinyNetwork, flipped, rows_of, run_of, trainer_of
 
@@ -785,6 +787,18 @@ def test_augmentation_in_training_alone_is_let_through(tmp_path):
     module = peers_of(Augmenting)
     trainer_of(tmp_path, callbacks=[ranking]).fit(module, PLAIN(Halves()))
     assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+
+
+def test_augmentation_may_fill_with_what_is_unlabelled():
+    pairs = []
+    for image, mask, _ in map(Halves().__getitem__, range(4)):
+        filled = mask.clone()
+        filled[:2] = 254
+        alike = Batch(image[None], mask[None]), Batch(image[None], filled[None])
+        pairs.append(alike)
+    check_alike(pairs, 254)
+    with pytest.raises(InputError, match="which augmentation would not do"):
+        check_alike(pairs, 255)
 
 
 def test_looking_at_a_step_does_not_change_training(tmp_path):

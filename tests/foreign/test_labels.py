@@ -66,9 +66,13 @@ def test_what_a_callback_sets_of_a_dataset_reaches_it(tmp_path):
     corrected = updated(data, layer_of(tmp_path / "labels", {"h0": RIGHT}))
     corrected.wrong, corrected.mine = 5, 1
     assert (data.wrong, hasattr(data, "mine"), corrected.mine) == (5, False, 1)
-    few = FewSamples(data, [1, 2])
-    few.wrong = 7
-    assert (data.wrong, few.wrong, len(few)) == (7, 7, 2)
+    few = FewSamples(Subset(data, range(6)), [1, 2])  # which has indices too
+    few.dataset.gain = 1
+    few.gain = 7
+    assert (few.dataset.gain, few.gain, few.indices, len(few.dataset)) == (7, 7, [1, 2], 6)
+    twice = updated(corrected, layer_of(tmp_path / "again", {"h1": 1 - RIGHT}))
+    assert torch.equal(twice[0][1], RIGHT)
+    assert corrected.layer.ids == ["h0"]
 
 
 def test_masks_that_are_not_those_corrected_are_refused(tmp_path):

@@ -109,11 +109,14 @@ def test_a_network_with_another_number_of_outputs_is_refused(tmp_path):
                 trainer_of(tmp_path).fit(module, loader(one_batch()))
 
 
-def test_the_class_255_needs_another_id_for_unlabelled_pixels():
-    with pytest.raises(InputError, match="classes=260 includes the class 255"):
-        SegmentationModule(TinyNetwork(), classes=260)
-    assert SegmentationModule(TinyNetwork(), classes=260, ignore_index=-1).ignore_index == -1
-    assert SegmentationModule(TinyNetwork(), classes=255).ignore_index == 255
+def test_the_class_255_needs_another_id_for_unlabelled_pixels(tmp_path):
+    images, masks = one_batch()
+    batches = loader((images, 255 * masks))
+    module = SegmentationModule(TinyNetwork(classes=260), classes=260)
+    with pytest.raises(InputError, match="hold 255, which is one of 260 classes and also means"):
+        trainer_of(tmp_path).fit(module, batches)
+    module = SegmentationModule(TinyNetwork(classes=260), classes=260, ignore_index=-1)
+    trainer_of(tmp_path).fit(module, batches)
 
 
 def test_numbers_of_numpy_and_torch_are_saved_as_plain_ones():

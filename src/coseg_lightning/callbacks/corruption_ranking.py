@@ -22,11 +22,10 @@ from coseg_lightning.callbacks.evidence_sum import (
 )
 from coseg_lightning.callbacks.outline_record import OutlineRecord
 from coseg_lightning.callbacks.path_guard import PathGuard, is_of_this_package
+from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels.ids import sample_name
-from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, Recipe
 from coseg_lightning.modules.selection import TrainingSetRanker
@@ -137,24 +136,24 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         super().setup(trainer, pl_module, stage)
         self.ranking, self._is_written = None, True
         self._has_looked, self._watched, self._numbered = False, None, None
-        self._seen = None
+        self._checks_seen = False
         look_no_more(pl_module)
-        pl_module.trained_ids.clear()  # of an earlier fit, perhaps on another dataset
+        pl_module.record_ids()
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, CoSegModule)
         if self._has_looked:  # the first epoch follows the module's own on_train_start
             self._check_order(trainer)
-            self._check_seen(trainer)
+            self._check_seen(trainer, pl_module)
             return
         self._has_looked = True
-        assert isinstance(pl_module, CoSegModule)
         dataset = self.judged_dataset(trainer)
         watched = self.watched_samples(trainer)
         if watched is None:
             self._check_names(list(map(str, dataset.ids)))
             return
-        self._look_for_ids(trainer, pl_module, watched)
+        self._look_for_ids(trainer, watched)
         varies = detect_augmentation(trainer, dataset, watched)
         self._images_vary = varies is not None
         if varies != "mask" and watched.alone(trainer)[0][0].ids is None:
@@ -167,7 +166,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         warn_of_parts(trainer)
         if not is_of_this_package(trainer, pl_module):
             has_view = self.dataset is not None
-            guard = PathGuard(trainer, dataset, watched, has_view=has_view)
+            ignored = pl_module.ignore_index
+            guard = PathGuard(trainer, dataset, watched, ignored, has_view=has_view)
             look_at_batches(pl_module, partial(guard.check, trainer))
 
     def _check_order(self, trainer: pl.Trainer) -> None:
@@ -195,9 +195,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         check_names_samples("kinds", self.kinds or {}, ids)
         check_names_samples("annotators", self.annotators or {}, ids)
 
-    def _look_for_ids(
-        self, trainer: pl.Trainer, module: SegmentationSteps, watched: WatchedSamples
-    ) -> None:
+    def _look_for_ids(self, trainer: pl.Trainer, watched: WatchedSamples) -> None:
         """Check what kinds and annotators name, now or as batches tell the ids."""
         if not (self.kinds or self.annotators):
             return
@@ -205,20 +203,15 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         few = [sample.ids for sample in watched.alone(trainer)[0]]
         if few[0] is None:
             self._check_names([str(index) for index in range(len(dataset))])
-        elif self.dataset is None and trainer.world_size == 1:
-            seen: set[str] = set()
-            self._seen = seen
+        else:
+            self._checks_seen = self.dataset is None and trainer.world_size == 1
 
-            def look(batch: Batch) -> None:
-                seen.update(map(sample_name, [] if batch.ids is None else batch.ids))
-
-            look_at_batches(module, look)
-
-    def _check_seen(self, trainer: pl.Trainer) -> None:
+    def _check_seen(self, trainer: pl.Trainer, module: CoSegModule) -> None:
         """Check what kinds and annotators name, if the first epoch has shown all samples."""
-        seen, self._seen = self._seen, None
-        if seen is not None and len(seen) >= len(self.judged_dataset(trainer)):
+        seen = module.trained_ids or set()
+        if self._checks_seen and len(seen) >= len(self.judged_dataset(trainer)):
             self._check_names(sorted(seen))
+        self._checks_seen = False
 
     def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
         """Return a few samples of the ranked dataset, as they are ranked.
@@ -476,8 +469,9 @@ def is_ranking_due(trainer: pl.Trainer) -> bool:
 
 def _left_out(module: CoSegModule, ids: Sequence[str]) -> str:
     """Say which samples were trained on but are not ranked; an empty text if there are none."""
-    missing = module.trained_ids - set(ids)
-    if not missing or missing == module.trained_ids:  # of other ids throughout others speak
+    trained = set[str]().union(*gather_objects(module.trained_ids or set()))
+    missing = trained - set(ids)
+    if not missing or missing == trained:  # the selection tells of ids that are all others
         return ""
     return (
         f"{len(missing)} samples, such as {min(missing)}, were trained on but are not among the "

@@ -26,7 +26,6 @@ from coseg_lightning.callbacks.evaluation_pass import (
 from coseg_lightning.callbacks.evidence_sum import check_ids
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.errors import InputError
-from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.labels.ids import check_unique, sample_name
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch, one_of
@@ -60,9 +59,15 @@ class PathGuard:
     """
 
     def __init__(
-        self, trainer: pl.Trainer, dataset: Any, watched: WatchedSamples, *, has_view: bool = False
+        self,
+        trainer: pl.Trainer,
+        dataset: Any,
+        watched: WatchedSamples,
+        ignore_index: int,
+        *,
+        has_view: bool = False,
     ) -> None:
-        self.ignore_index = getattr(trainer.lightning_module, "ignore_index", IGNORE_INDEX)
+        self.ignore_index = ignore_index
         loader = found_loader(trainer.train_dataloader)
         trained_on: Any = loader.dataset
         if isinstance(dataset, Drawable):
@@ -186,7 +191,7 @@ def vary(readings: Sequence[Sequence[Batch]]) -> bool:
     )
 
 
-def check_alike(pairs: Sequence[tuple[Batch, Batch]], ignore_index: int = IGNORE_INDEX) -> None:
+def check_alike(pairs: Sequence[tuple[Batch, Batch]], ignore_index: int) -> None:
     """Raise an `InputError` if all samples change in the same way, as by normalisation.
 
     A random change of brightness or contrast goes in both directions. A change in the same

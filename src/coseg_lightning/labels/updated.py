@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -128,7 +128,26 @@ class UpdatedImages:
         return self.dataset.mask(index)
 
 
-class UpdatedSamples(Dataset[Any]):
+class PassesOn:
+    """Has the attributes of its `dataset` too, such as a `set_epoch` that a project calls.
+
+    Private names are not passed on, nor those that tell this package what a dataset can do.
+    """
+
+    dataset: Any
+    own: ClassVar[tuple[str, ...]] = ("dataset",)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name in ("dataset", "plain", "updated", "image", "mask", "ids"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_own = name in self.own or name.startswith("_") or not hasattr(self.dataset, name)
+        object.__setattr__(self, name, value) if is_own else setattr(self.dataset, name, value)
+
+
+class UpdatedSamples(PassesOn, Dataset[Any]):
     """A dataset of complete samples whose masks come from a label layer.
 
     The dataset must not augment its samples, because a layer's mask would not be transformed with
@@ -143,6 +162,8 @@ class UpdatedSamples(Dataset[Any]):
         InputError: When a sample is read whose original mask is not the one that was corrected.
     """
 
+    own = ("dataset", "layer")
+
     def __init__(self, dataset: Any, layer: LabelStore) -> None:
         self.dataset = dataset
         self.layer = layer
@@ -151,18 +172,9 @@ class UpdatedSamples(Dataset[Any]):
         return len(self.dataset)
 
     def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the dataset, such as a `set_epoch` that the user's code calls."""
         if name == "__getitems__" and hasattr(self.dataset, name):  # which loaders prefer
             return self._several
-        if name.startswith("_") or name in ("dataset", "plain", "updated", "image", "mask", "ids"):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return getattr(self.dataset, name)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of the dataset if it has it, such as an epoch that a callback sets."""
-        dataset = vars(self).get("dataset")
-        is_own = name in ("dataset", "layer") or name.startswith("_") or not hasattr(dataset, name)
-        object.__setattr__(self if is_own else dataset, name, value)
+        return super().__getattr__(name)
 
     def __getitem__(self, index: int) -> Any:
         if type(self.dataset).__getitem__ is Dataset.__getitem__:  # it has only __getitems__

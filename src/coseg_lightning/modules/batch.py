@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.ranking.people import name_of
 
 
@@ -172,6 +173,12 @@ class ClassIds:
     def check(self, masks: Tensor) -> None:
         """Raise an `InputError` if a mask holds a class id without an output of the network."""
         labelled = masks != self.ignore_index
+        if self.ignore_index == IGNORE_INDEX < self.classes and not bool(labelled.all()):
+            raise InputError(
+                f"The masks hold {IGNORE_INDEX}, which is one of {self.classes} classes and also "
+                "means unlabelled; give another ignore_index, such as -1, or another id to that "
+                "class."
+            )
         wrong = masks[labelled & ((masks < 0) | (masks >= self.classes))]
         if len(wrong):
             raise InputError(

@@ -29,6 +29,7 @@ from torch.utils.data import (
 )
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.labels.updated import PassesOn
 from coseg_lightning.modules import compat
 
 Loader = DataLoader[Any]
@@ -191,20 +192,10 @@ def reading(
     return _copied(loader, change, inner.dataset, dataset)
 
 
-class FewSamples(Subset[Any]):
+class FewSamples(PassesOn, Subset[Any]):
     """Some samples of a dataset, with its other attributes."""
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of the dataset if it has it, such as an epoch that a callback sets."""
-        dataset = vars(self).get("dataset")
-        is_own = name in ("dataset", "indices") or name.startswith("_")
-        object.__setattr__(self if is_own or not hasattr(dataset, name) else dataset, name, value)
-
-    def __getattr__(self, name: str) -> Any:
-        """Return an attribute of the dataset, such as a `set_epoch` that a project calls."""
-        if name.startswith("_") or name in ("dataset", "plain", "updated", "image", "mask", "ids"):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return getattr(self.dataset, name)
+    own = ("dataset", "indices")
 
 
 def shortened(loader: Any, batches: int) -> Any:

@@ -15,7 +15,6 @@ from typing_extensions import override
 
 from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.functional.equations import (
-    IGNORE_INDEX,
     class_logits,
     predicted_classes,
     segmentation_loss,
@@ -61,11 +60,6 @@ class SegmentationSteps(pl.LightningModule):
         scheduler: Schedule | None,
     ) -> None:
         super().__init__()
-        if ignore_index == IGNORE_INDEX and classes > IGNORE_INDEX:
-            raise InputError(
-                f"classes={classes} includes the class {IGNORE_INDEX}, which is what marks "
-                "unlabelled pixels; give ignore_index=-1, or another id that is no class."
-            )
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.include_background = include_background
@@ -74,7 +68,7 @@ class SegmentationSteps(pl.LightningModule):
         self.classes = max(2, classes)
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(self.classes, ignore_index)
-        self.trained_ids: set[str] = set()  # of all samples that were read for training
+        self.trained_ids: set[str] | None = None  # of all samples trained on, for who asks
         self.looks_at_batch = False
         self.given_when_saved: dict[str, str] = {}
         self.compared_steps: set[str] = set()
@@ -91,7 +85,8 @@ class SegmentationSteps(pl.LightningModule):
         sample = read_batch(batch)
         if self.looks_at_batch:
             raise _Reached(sample)
-        self.trained_ids.update(map(sample_name, [] if sample.ids is None else sample.ids))
+        if self.trained_ids is not None and sample.ids is not None:
+            self.trained_ids.update(map(sample_name, sample.ids))
         if self.current_epoch == 0:
             self.class_ids.check(sample.masks)
             self._check_soft_masks(sample)
@@ -100,6 +95,10 @@ class SegmentationSteps(pl.LightningModule):
         else:
             look_no_more(self)
         return sample
+
+    def record_ids(self) -> None:
+        """Record the ids of all samples that are trained on from now on, in `trained_ids`."""
+        self.trained_ids = set()
 
     def _check_soft_masks(self, sample: Batch) -> None:
         if sample.soft_masks is None:

@@ -209,7 +209,8 @@ def _doubt(looks: Sequence[Look]) -> str | None:
         f"The outlines cannot tell, since the images show no edges at most outlines, or most masks "
         f"are displaced or belong to other images: {share:.0%} "
         f"of the outlines fit better than {BETTER:.0%} of displaced outlines, but more than "
-        f"{needed:.0%} are needed; {last}. Use training=peers."
+        f"{needed:.0%} are needed; {last}. Look at some of the masks; if they lie right, use "
+        "training=peers."
     )
 
 
