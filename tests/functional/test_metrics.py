@@ -11,6 +11,8 @@ def slow_scores(predictions, masks, classes):
     dices, per_class, right, labelled = [], [[] for _ in range(classes)], 0, 0
     for prediction, mask in zip(predictions, masks, strict=True):
         is_labelled = mask != 255
+        if not is_labelled.any():
+            continue
         right += ((prediction == mask) & is_labelled).sum()
         labelled += is_labelled.sum()
         of_image = []
@@ -33,6 +35,7 @@ def test_scores_against_a_loop_over_several_batches(classes):
     masks[2] = 0  # no foreground in the mask, but some in the prediction
     predictions = rng.integers(0, classes, (7, 6, 5))
     masks[3] = predictions[3] = 0  # no foreground in either: the Dice is 1
+    masks[4] = 255  # nothing to compare with: the image does not count
     scores = SegmentationScores(classes)
     for part in (slice(0, 3), slice(3, 7)):
         scores.update(torch.from_numpy(predictions[part]), torch.from_numpy(masks[part]))
@@ -41,6 +44,12 @@ def test_scores_against_a_loop_over_several_batches(classes):
     assert result["dice"].item() == pytest.approx(dice)
     assert result["accuracy"].item() == pytest.approx(accuracy)
     np.testing.assert_allclose(result["per_class_dice"], per_class)
+
+
+def test_nothing_is_scored_where_nothing_is_labelled():
+    scores = SegmentationScores(2)
+    scores.update(torch.zeros(2, 3, 3, dtype=torch.long), torch.full((2, 3, 3), 255))
+    assert all(torch.isnan(value).all() for value in scores.compute().values())
 
 
 def test_a_class_that_never_occurs_has_no_dice():

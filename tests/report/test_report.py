@@ -314,8 +314,8 @@ def test_doubts_are_told():
 
 def test_a_run_without_a_test_set_says_so():
     assert "was not tested" in result_in_a_sentence(summary_of(dice=None))
-    unlabelled = summary_of(dice=1.0)
-    unlabelled["test"]["accuracy"] = None
+    unlabelled = summary_of(dice=None)
+    unlabelled["test"] |= {"accuracy": None, "masks": "the test masks"}
     assert "test masks are unlabelled" in result_in_a_sentence(unlabelled)
 
 

@@ -25,7 +25,13 @@ from coseg_lightning.report.results import (
     result_in_a_sentence,
 )
 from coseg_lightning.run import run
-from coseg_lightning.runs.test_images import figures_of_images, image_rows, row_of
+from coseg_lightning.runs.test_images import (
+    DISTANCES,
+    figures_of_images,
+    image_rows,
+    joined_row,
+    row_of,
+)
 from support import CLASSIC, PHANTOM, SHORT, Squares, command, composed, rows_of, trainer_of
 
 
@@ -60,6 +66,30 @@ def test_each_image_has_its_figures_at_its_own_size(tmp_path):
     in_mm = image_rows(trainer, module, data.samples("test"), 4, pixel_size=0.25)
     assert in_mm[0]["hd95"] == rows[0]["hd95"] / 4
     assert in_mm[0]["dice"] == rows[0]["dice"]
+
+
+class Unlabelled(Squares):
+    """Squares, the mask of one of which says nothing."""
+
+    def mask(self, index):
+        return np.full_like(super().mask(index), 255) if index == 2 else super().mask(index)
+
+
+def test_an_image_without_a_labelled_pixel_does_not_count(tmp_path):
+    data = CoSegDataModule(Squares(6), None, Unlabelled(5), image_size=16, in_channels=1)
+    module, trainer = SegmentationModule(Constant(), in_channels=1), trainer_of(tmp_path)
+    rows = image_rows(trainer, module, data.samples("test"), 2)
+    (tested,) = trainer.test(module, datamodule=data, verbose=False)
+    assert {value for name, value in rows.pop(2).items() if name != "id"} == {None}
+    mean = np.mean([row["dice"] for row in rows])
+    assert mean == pytest.approx(tested["test/dice"], abs=1e-6)
+    assert mean < 0.9  # and would not be nearer to 1 for what nobody drew
+    assert figures_of_images(rows)["images"] == 4
+    nothing = joined_row("a", np.zeros((2, 3), np.int64))
+    assert {value for name, value in nothing.items() if name != "id"} == {None}
+    assert figures_of_images([nothing]) == {
+        **dict.fromkeys(("iou", *DISTANCES)), "images": 0, "without_distance": 0, "interval": {},
+    }  # fmt: skip
 
 
 def test_means_are_over_what_can_be_measured():

@@ -266,7 +266,7 @@ def _write(
     summary = {
         "config": config,
         "test": {
-            "dice": float(np.mean([row["dice"] for row in tested])),
+            "dice": _mean(tested, "dice"),
             "accuracy": _mean(tested, "accuracy"),
             "per_class_dice": [_mean(tested, name) for name in ("dice_background", *foreground)],
             "masks": MASKS[bool(trusted) or not is_own],

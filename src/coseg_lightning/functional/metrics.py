@@ -13,7 +13,8 @@ class SegmentationScores(Metric):
     """Mean foreground Dice per image and pixel accuracy over a whole dataset.
 
     * `dice`: the mean Dice of the foreground classes present in an image's mask or prediction,
-      averaged over images. An image without any foreground class in either scores 1.
+      averaged over images. An image without any foreground class in either scores 1; one
+      without a labelled pixel is not counted.
     * `accuracy`: the share of labelled pixels whose class is correct.
     * `per_class_dice`: `(K,)`, background included. For each class, the mean over the images in
       which it is present in mask or prediction; NaN if there is no such image.
@@ -52,9 +53,10 @@ class SegmentationScores(Metric):
         labelled = masks != self.ignore_index
         correct = (predictions == masks) & labelled
         dice, present = dice_by_class(predictions, masks, self.classes, labelled)
+        counted = labelled.flatten(1).any(dim=1)
         # Not in place: a state that was reset in inference mode cannot be changed outside it.
-        self.dice_sum = self.dice_sum + foreground_dice(dice, present).sum()
-        self.images = self.images + len(masks)
+        self.dice_sum = self.dice_sum + foreground_dice(dice, present)[counted].sum()
+        self.images = self.images + counted.sum()
         self.correct = self.correct + correct.sum()
         self.labelled = self.labelled + labelled.sum()
         self.class_dice_sum = self.class_dice_sum + dice.sum(dim=0)

@@ -61,10 +61,10 @@ def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
     """
     subject = _subject(summary)
     dice, accuracy = summary["test"]["dice"], summary["test"]["accuracy"]
-    if dice is None:
-        return f"{subject} was not tested: there is no test set."
     if accuracy is None:
-        return f"{subject} was not tested: all pixels of the test masks are unlabelled."
+        if "masks" in summary["test"]:
+            return f"{subject} was not tested: all pixels of the test masks are unlabelled."
+        return f"{subject} was not tested: there is no test set."
     reached = f"a test Dice of {dice:.4f} and a pixel accuracy of {accuracy:.4f}"
     masks = summary["test"].get("masks")
     sentence = f"{subject} reached {reached}"

@@ -50,7 +50,8 @@ def image_rows(
         One row per image, also if it was tested by tiles. `dice`, `iou`, `hd95` and
         `surface_distance` are means over the foreground classes in mask or prediction. With
         several classes, those of each class are added. `id`, `accuracy` and `dice_background`
-        complete the row. A mean distance is None if any of its classes has no distance.
+        complete the row. A mean distance is None if any of its classes has no distance, and all
+        of an image are None if no pixel of its mask is labelled.
     """
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     precision.convert_module(module.to(device)).eval()
@@ -115,10 +116,11 @@ def joined_row(image_id: str, counts: NDArray[np.int64]) -> Row:
     size = predicted + label
     dice = [float(2 * a / b) if b else None for a, b in zip(overlap, size, strict=True)]
     known = [value for value in dice[1:] if value is not None]
+    empty = 1.0 if label.sum() else None  # nothing but background, or nothing labelled
     row: Row = {
         "id": image_id,
-        "dice": float(np.mean(known)) if known else 1.0,
-        "iou": float(np.mean([d / (2 - d) for d in known])) if known else 1.0,
+        "dice": float(np.mean(known)) if known else empty,
+        "iou": float(np.mean([d / (2 - d) for d in known])) if known else empty,
         **dict.fromkeys(DISTANCES),
     }
     if len(dice) > 2:
@@ -175,7 +177,7 @@ def row_of(
         elif known:
             row[name] = float(np.mean(known))
         else:  # correctly empty: Dice 1; no distance if one of the two is empty
-            row[name] = 1.0 if name in ("dice", "iou") else None
+            row[name] = 1.0 if name in ("dice", "iou") and present.any() else None
     if len(each) > 1:
         for k, values in enumerate(each, start=1):
             row |= {f"{name}_class_{k}": value for name, value in values.items()}
@@ -187,16 +189,17 @@ def figures_of_images(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
         `images`, `iou`, `hd95`, `surface_distance`, `without_distance` and `interval`.
-        `without_distance` is the number of images without a distance. `interval` holds the 95 %
+        `images` is the number of images with a labelled pixel, and `without_distance` of those
+        without a distance. `interval` holds the 95 %
         bootstrap intervals of the means over images by name, for at least five images.
     """
     values = {name: _known(rows, name) for name in MEANS}
     means = {name: float(column.mean()) if len(column) else None for name, column in values.items()}
     intervals = {name: interval(column) for name, column in values.items()}
     return {
-        "images": len(rows),
+        "images": len(values["dice"]),
         **{name: mean for name, mean in means.items() if name != "dice"},
-        "without_distance": len(rows) - len(values["hd95"]),
+        "without_distance": len(values["dice"]) - len(values["hd95"]),
         "interval": {name: list(ends) for name, ends in intervals.items() if ends is not None},
     }
 
