@@ -78,6 +78,7 @@ def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from coseg_lightning.app.unaided import rank_without_training
     from coseg_lightning.data.annotators import label_facts
     from coseg_lightning.files.progress import is_first_process
+    from coseg_lightning.files.workers import process_count
     from coseg_lightning.report.review_order import show_review_order
 
     found = rank_without_training(cfg, folder)
@@ -86,7 +87,8 @@ def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     labels = label_facts(found.samples.dataset)
     summary = _summary(cfg, found.ranking, found.estimate, found.samples.identity, labels, more)
     if is_first_process():
-        _finish(folder, summary, found.samples, found.ranking, None)
+        processes = cfg.data.num_workers or process_count(len(found.samples.ids))
+        _finish(folder, summary, found.samples, found.ranking, None, processes)
         _show(folder, found.ranking, found.estimate, found.doubt, facts=labels.get("labels") or {})
         show_review_order(folder, cfg.review_budget, proposes=False)
     return summary
@@ -123,21 +125,20 @@ def _finish(
     samples: "Pictured",
     ranking: "Ranking",
     proposals: "LabelStore | None",
+    processes: int = 1,
 ) -> None:
     """Write `summary.json`, the pictures, and the files for a review."""
-    from coseg_lightning.files.atomic import replacing, write_text
-    from coseg_lightning.report.figures import contact_sheet
+    from coseg_lightning.files.atomic import write_text
+    from coseg_lightning.report.figures import contact_sheet, save_sheet
     from coseg_lightning.report.joined import write_image_scores
 
     write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     worst = ranking.worst_first[: summary["config"]["worst"]]
     drawn = {i: None if proposals is None else proposals.read(ranking.ids[i]) for i in worst}
-    figure = contact_sheet(samples, ranking, worst, drawn)
-    with replacing(folder / "worst.png") as temporary:
-        figure.savefig(temporary, dpi=100)
+    save_sheet(contact_sheet(samples, ranking, worst, drawn), folder / "worst.png")
     write_review(folder, samples, ranking)
     _write_persons(folder, summary, samples)
-    _write_page(folder, summary, samples, {} if proposals is None else proposals)
+    _write_page(folder, summary, samples, {} if proposals is None else proposals, processes)
     tiles = getattr(samples, "tiles", None)
     if tiles is not None:
         write_image_scores(folder, tiles)
@@ -145,20 +146,18 @@ def _finish(
 
 def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -> None:
     """Write the report on annotators, if they are known."""
-    from coseg_lightning.files.atomic import replacing
     from coseg_lightning.report.annotators import (
         annotators_figure,
         write_annotators,
         write_masks,
     )
+    from coseg_lightning.report.figures import save_sheet
 
     kinds = getattr(samples, "kinds", None)
     masks, _ = write_masks(folder, samples)
     records = write_annotators(folder, summary["ranking"]["noise_level"], kinds, masks=masks)
     if records:
-        figure = annotators_figure(records)
-        with replacing(folder / "annotators.png") as temporary:
-            figure.savefig(temporary, dpi=100)
+        save_sheet(annotators_figure(records), folder / "annotators.png")
 
 
 def _write_page(
@@ -166,6 +165,7 @@ def _write_page(
     summary: dict[str, Any],
     samples: "Pictured",
     proposals: "LabelStore | dict[str, LabelStore]",
+    processes: int,
 ) -> None:
     """Write `review_order.csv`, and the page for reviewing every mask."""
     from coseg_lightning.files.csv import read_table
@@ -174,7 +174,8 @@ def _write_page(
     from coseg_lightning.report.workbench import write_review_page
 
     by_id = proposals if isinstance(proposals, dict) else dict.fromkeys(proposals.ids, proposals)
-    write_review_order(folder, samples, by_id, summary["ranking"]["noise_level"])
+    level = summary["ranking"]["noise_level"]
+    write_review_order(folder, samples, by_id, level, processes=processes)
     order, path = read_order(folder), folder / "scores.csv"
     rows = sample_rows(read_table(path, ["id"]), (), path)
     for row in rows:
@@ -182,7 +183,8 @@ def _write_page(
     data = summary["config"]["data"]
     count = max(2, data["classes"]) - 1
     names = data.get("class_names") or [f"class {k}" for k in range(1, count + 1)]
-    write_review_page(folder, samples, rows, by_id, names, title=f"Masks of {_name_of(data)}")
+    title = f"Masks of {_name_of(data)}"
+    write_review_page(folder, samples, rows, by_id, names, title=title, processes=processes)
 
 
 def _name_of(data: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.data.phantom import PhantomImages, phantom_splits
+from coseg_lightning.data.preparation import rescale_intensity
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import image_size, read_image, read_indices
@@ -470,3 +471,13 @@ def test_what_is_no_augmentation_is_refused(tmp_path, make_folder, settings, sen
     cfg = composed(*SMALL, "data=folder", f"data.root={make_folder()}", *settings)
     with pytest.raises(InputError, match=sentence):
         make_data(cfg, tmp_path)
+
+
+def test_bytes_are_rescaled_as_other_types_are():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        shape = (*rng.integers(1, 30, 2), 3)
+        image = rng.integers(0, rng.integers(1, 257), shape).astype(np.uint8)
+        np.testing.assert_array_equal(
+            rescale_intensity(image), rescale_intensity(image.astype(int))
+        )

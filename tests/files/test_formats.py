@@ -1,16 +1,17 @@
 """Images and masks are read as their files' headers say, or refused; and written as they were."""
 
 import io
+import zlib
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.images import ImageRules, read_image, read_picture
+from coseg_lightning.files.images import ImageRules, check_image, read_image, read_picture
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.mask_rules import MaskRules
 
@@ -155,6 +156,36 @@ def test_orientation_turns_images_and_masks_alike(tmp_path, orientation):
     changed[0, 0] = 1
     masks.write_like("a", tmp_path / "a.png", changed)
     np.testing.assert_array_equal(read_image(tmp_path / "a.png") > 0, changed > 0)
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><d tiff:Orientation="6"/></x:xmpmeta>'
+RAW = b"\nexif\n      26\n" + b"45786966000049492a00080000000100120103000100000006000000"
+TURNING = {
+    "eXIf": b"II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00",
+    "iTXt": b"XML:com.adobe.xmp\x00\x00\x00\x00\x00" + XMP,
+    "zTXt": b"Raw profile type exif\x00\x00" + zlib.compress(RAW),
+}
+
+
+@pytest.mark.parametrize("kind", TURNING)
+@pytest.mark.parametrize("at_end", [False, True])
+def test_an_orientation_is_found_wherever_a_png_keeps_it(tmp_path, kind, at_end):
+    """Before the pixels and after them, among other texts."""
+    path, values = tmp_path / "a.png", np.arange(600, dtype=np.uint8).reshape(20, 30)
+    Image.fromarray(values).save(path)
+    plain = path.read_bytes()
+    place = plain.index(b"IEND" if at_end else b"IDAT") - 4
+    chunks = [(b"tEXt", b"Software\x00anything"), (kind.encode(), TURNING[kind])]
+    more = b"".join(
+        len(content).to_bytes(4, "big") + name + content + zlib.crc32(name + content).to_bytes(4)
+        for name, content in chunks
+    )
+    path.write_bytes(plain[:place] + more + plain[place:])
+    assert read_image(path).shape == (30, 20)
+    with Image.open(path) as file:
+        np.testing.assert_array_equal(read_image(path), np.asarray(ImageOps.exif_transpose(file)))
+    path.write_bytes(plain)
+    np.testing.assert_array_equal(read_image(path), values)
 
 
 def test_arrays_are_read_with_their_few_bands_last(tmp_path):
@@ -604,3 +635,14 @@ def test_a_folder_of_full_masks_is_refused(tmp_path):
         )
     with pytest.raises(InputError, match="4 of 4 masks .* are foreground almost everywhere"):
         MaskFolder(tmp_path / "masks", classes=2)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_a_cut_png_is_refused_whenever_it_is_read(tmp_path, mode):
+    """OpenCV would fill what is missing with black."""
+    path, noise = tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+    Image.fromarray(noise.astype(np.uint8)).convert(mode).save(path)
+    path.write_bytes(path.read_bytes()[:-600])
+    for read in (read_image, check_image):
+        with pytest.raises(InputError, match=r"a\.png"):
+            read(path)

@@ -32,15 +32,12 @@ def write_review(folder: Path, samples: "Pictured", ranking: "Ranking") -> None:
         samples: The samples with their masks.
         ranking: Their ranking.
     """
-    from coseg_lightning.files.atomic import replacing
     from coseg_lightning.files.csv import write_table
     from coseg_lightning.ranking.judged import masks_to_judge
-    from coseg_lightning.report.figures import judging_sheet
+    from coseg_lightning.report.figures import judging_sheet, save_sheet
 
     chosen = masks_to_judge(ranking.worst_first)
-    figure = judging_sheet(samples, chosen)
-    with replacing(folder / "review.png") as temporary:
-        figure.savefig(temporary, dpi=100)
+    save_sheet(judging_sheet(samples, chosen), folder / "review.png")
     write_table(folder / "review.csv", ({"id": samples.ids[i], "decision": None} for i in chosen))
 
 

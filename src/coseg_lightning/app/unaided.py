@@ -1,17 +1,11 @@
 """The audit without training: judges all masks in several processes, and ranks them."""
 
-import multiprocessing
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
@@ -20,7 +14,8 @@ from omegaconf import DictConfig
 from coseg_lightning.app.build import make_all_masks
 from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.progress import is_first_process, progress
+from coseg_lightning.files.progress import is_first_process
+from coseg_lightning.files.workers import process_count, workers
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.ranking.annotators import with_record
 from coseg_lightning.ranking.blunders import Fit, find_blunders, look_again, same_masks
@@ -33,7 +28,6 @@ from coseg_lightning.seeding import derive_rng
 DRAWN = 100  # masks that define what is usual, and are also judged at wrong places
 SUSPECTS = 0.2  # share of the masks, those with the worst outlines, that get a second look
 MOST_SUSPECTS = 200  # also the largest number of copies; each takes 64 kB
-LEAST_PER_PROCESS = 50  # masks; fewer are not worth the start of a process
 # Settings that are only used for training.
 OF_TRAINING = (
     *("model", "peer_b", "method", "trainer", "optimizer", "loss", "averaging", "logger"),
@@ -178,11 +172,10 @@ def judge_masks(
     count = len(dataset.ids)
     generator = derive_rng(0, "drawn masks")
     drawn = np.sort(generator.choice(count, min(DRAWN, count), replace=False)).tolist()
-    processes = processes or min(_cores(), -(-count // LEAST_PER_PROCESS))
     people = People.of([annotators.get(i) for i in dataset.ids]) if annotators else None
     looker = _Looker(dataset, classes, frozenset(drawn), moved=people is not None)
-    with _looking(looker, processes) as look:
-        looks: list[Look] = look("first", range(count), "Looking at masks")
+    with workers(looker, processes or process_count(count)) as look:
+        looks: list[Look] = list(look("first", range(count), "Looking at masks"))
         opinion = judge(looks, people)
         shapes = [each.shape for each in looks]
         fits: dict[int, Fit] = {}
@@ -203,12 +196,6 @@ def _suspects(misfit: NDArray[Any]) -> list[int]:
     return suspects
 
 
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # on Linux; it respects a container's limits
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class _Looker:
     """Reads one mask and computes its statistics."""
@@ -225,53 +212,3 @@ class _Looker:
 
     def second(self, index: int) -> Fit:
         return look_again(without_gaps(self.dataset.image(index)), self.dataset.mask(index))
-
-
-@contextmanager
-def _looking(looker: _Looker, processes: int) -> Iterator[Callable[..., list[Any]]]:
-    """Yield a function that judges masks in order: `look(method, indices, title)`."""
-    if processes <= 1:
-        yield lambda method, indices, title: list(
-            progress(map(getattr(looker, method), indices), title, total=len(indices))
-        )
-        return
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the processes share the cores, and threads do not survive a fork
-    try:
-        with ProcessPoolExecutor(
-            processes, multiprocessing.get_context(), initializer=_start, initargs=(looker,)
-        ) as pool:
-
-            def look(method: str, indices: Sequence[int], title: str) -> list[Any]:
-                chunk = max(1, min(16, len(indices) // (4 * processes)))
-                tasks = [(method, index) for index in indices]
-                return list(
-                    progress(pool.map(_do, tasks, chunksize=chunk), title, total=len(tasks))
-                )
-
-            try:
-                yield look
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # otherwise the error waits for all masks
-                raise
-    except BrokenProcessPool as error:
-        raise InputError(
-            "A process that looked at masks died, probably because the memory was full; lower "
-            "data.num_workers, to 1 if necessary."
-        ) from error
-    finally:
-        cv2.setNumThreads(threads)
-
-
-_looker_of_process: list[_Looker] = []
-
-
-def _start(looker: _Looker) -> None:
-    """Prepare a new process."""
-    cv2.setNumThreads(1)
-    _looker_of_process[:] = [looker]
-
-
-def _do(task: tuple[str, int]) -> Any:
-    method, index = task
-    return getattr(_looker_of_process[0], method)(index)

@@ -293,6 +293,8 @@ def read_picture(
             picture, alpha = _read_tiff_image(path)
         elif start.startswith(b"\x93NUMPY"):
             picture, alpha = Picture(_array_image(path)), False
+        elif start.startswith(PNG) and (plain := _plain_png(path)) is not None:
+            picture, alpha = plain, False
         else:
             picture, alpha = _read_with_opencv(path)
     return shown_bands(picture, alpha, bands, channels, path)
@@ -389,6 +391,23 @@ def bands_last(array: NDArray[Any], path: Path) -> NDArray[Any]:
     )
 
 
+def _plain_png(path: Path) -> Picture | None:
+    """Read a PNG of 8-bit grey or colours; None if it is of another kind.
+
+    Pillow is as fast as OpenCV here, and fails if a part of the file is missing.
+    """
+    with Image.open(path) as file:
+        header = _header_of(file, path)
+        if not _is_plain_png(file, path):
+            return None
+        values = oriented(np.asarray(file), header.orientation)
+    return Picture(values, turned=header.orientation != 1)
+
+
+def _is_plain_png(file: Image.Image, path: Path) -> bool:
+    return file.format == "PNG" and file.mode in ("L", "RGB") and _png_bits(path) == 8
+
+
 def _read_with_opencv(path: Path) -> tuple[Picture, bool]:
     """Read an image with OpenCV, or else with Pillow, and compare it with the header."""
     header = _header(path)
@@ -442,23 +461,41 @@ def _header_of(file: Image.Image, path: Path) -> _Header:
         file.mode,
         _png_bits(path) if file.format == "PNG" else None,
         file.mode in ("RGBA", "LA", "PA", "RGBa", "La"),
-        _orientation(file),
+        _orientation(file, path),
         file.format in ("JPEG", "MPO"),
     )
 
 
-def _orientation(file: Image.Image) -> int:
+def _orientation(file: Image.Image, path: Path) -> int:
     try:
+        if file.format == "PNG" and not _may_be_turned(path):
+            return 1  # Pillow would decode all pixels to see whether a tag follows them
         value = file.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # damaged EXIF
         return 1
     return int(value) if value in range(1, 9) else 1
 
 
+def _may_be_turned(path: Path) -> bool:
+    """Whether a PNG has a chunk that can hold an orientation."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            keyword = file.read(min(length, 24)) if kind in (b"tEXt", b"zTXt", b"iTXt") else b""
+            if kind == b"eXIf" or keyword.startswith(ORIENTED_TEXTS):
+                return True
+            file.seek(length - len(keyword) + 4, os.SEEK_CUR)
+    return False
+
+
 def _png_bits(path: Path) -> int:
     with path.open("rb") as file:
         return file.read(25)[24]
 
+
+PNG = b"\x89PNG\r\n\x1a\n"
+ORIENTED_TEXTS = (b"Raw profile type ", b"XML:com.adobe.xmp")
 
 # The least channels that OpenCV must return for each of Pillow's modes. A palette (P) may be grey
 # or coloured.
@@ -519,8 +556,8 @@ def check_picture(
             with Image.open(path) as file:
                 if file.width * file.height > LARGE:
                     stack.enter_context(_one_large_image)
-                if file.format != "TIFF":  # tifffile reads those
-                    file.load()
+                if file.format != "TIFF" and not _is_plain_png(file, path):
+                    file.load()  # those two are read to their last byte below
         except (UnidentifiedImageError, ValueError):  # OpenCV reads more formats, or is laxer
             pass
         return read_picture(path, bands=bands, channels=channels)
@@ -552,7 +589,7 @@ def image_size(path: Path) -> tuple[int, int]:
             return tiff_size(path)
         with Image.open(path) as file:
             width, height = file.size
-            sideways = _orientation(file) >= 5
+            sideways = _orientation(file, path) >= 5
     except InputError:
         raise
     except Exception:  # arrays, for example

@@ -424,7 +424,9 @@ def _spread_of(some: NDArray[np.float32]) -> list[float]:
     if not len(some):
         return [0.0] * some.shape[1]
     low, high = np.percentile(some, (0.5, 99.5))
-    lows, highs = np.percentile(some, (0.5, 99.5), axis=0)
+    lows, highs = np.array([[low], [high]])
+    if some.shape[1] > 1:
+        lows, highs = np.percentile(some, (0.5, 99.5), axis=0)
     return [round(float(s), 4) for s in (highs - lows) / max(float(high - low), 1e-6)]
 
 

@@ -487,10 +487,11 @@ def _counts_of(mask: NDArray[Any]) -> dict[int, int]:
 
 def _left_on(canvas: Canvas, values: NDArray[Any], found: list[int]) -> NDArray[Any]:
     """Resize values to the networks' size with nearest neighbours."""
-    indices = np.searchsorted(found, values).astype(np.uint16)  # OpenCV resizes few types
     height, width = canvas.content(values.shape)
+    is_plain = values.dtype in (np.uint8, np.uint16)  # OpenCV resizes few types
+    indices = values if is_plain else np.searchsorted(found, values).astype(np.uint16)
     small = cv2.resize(indices, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-    left: NDArray[Any] = np.asarray(found)[small]
+    left: NDArray[Any] = small if is_plain else np.asarray(found)[small]
     return left
 
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from coseg_lightning.data.preparation import rescale_intensity
+from coseg_lightning.files.atomic import replacing
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture
@@ -194,6 +195,12 @@ def contact_sheet(
         colours["the network's proposal"] = new
     _outline_legend(figure, grid, colours, columns=2)
     return figure
+
+
+def save_sheet(figure: Figure, path: Path) -> None:
+    """Save a figure as PNG, packed quickly rather than tightly."""
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=100, pil_kwargs={"compress_level": 1})
 
 
 def judging_sheet(samples: Pictured, chosen: Sequence[int]) -> Figure:

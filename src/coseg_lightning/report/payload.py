@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from coseg_lightning.data.preparation import rescale_intensity, without_gaps
 from coseg_lightning.files.atomic import write_text
-from coseg_lightning.files.progress import progress
+from coseg_lightning.files.workers import workers
 from coseg_lightning.labels.masks import Mask
 from coseg_lightning.labels.store import LabelStore
 
@@ -60,11 +60,10 @@ class Payload:
         self.part_of |= dict.fromkeys(ids, number)
         return number
 
-    def compare(self, sample_id: str, given: Mask, proposal: Mask | None) -> None:
+    def record(self, sample_id: str, found: "Encoded") -> None:
         """Record how much a proposal differs, and the classes by which a sample is found."""
-        self.change[sample_id], self.classes[sample_id] = compared(given, proposal)
-        highest = int(given.max(where=given != 255, initial=0))
-        self.highest = max(self.highest, highest, *self.classes[sample_id])
+        self.change[sample_id], self.classes[sample_id] = found.change, found.classes
+        self.highest = max(self.highest, found.highest, *found.classes)
 
     def end(self, limit: int) -> None:
         """Leave out all further samples."""
@@ -76,6 +75,7 @@ def write_payload(
     samples: "Pictured",
     order: Sequence[str],
     proposals: Proposals,
+    processes: int = 1,
 ) -> Payload:
     """Encode samples in review order, and write the parts that do not fit into the page.
 
@@ -84,11 +84,12 @@ def write_payload(
         samples: The samples with the given masks.
         order: The ids of the samples that can be reviewed, in review order.
         proposals: The proposed masks or their layers, by id.
+        processes: Number of processes that read and encode.
     """
     payload = Payload()
     used = 0
     files = 0
-    for part in _parts(samples, order, proposals, payload):
+    for part in _parts(samples, order, proposals, payload, processes):
         text = safe_json(part)
         if used + len(text) > MAX_BYTES:
             payload.end(MAX_BYTES)
@@ -119,30 +120,69 @@ def _remove_parts(folder: Path, first: int) -> None:
 
 
 def _parts(
-    samples: "Pictured", order: Sequence[str], proposals: Proposals, payload: Payload
+    samples: "Pictured",
+    order: Sequence[str],
+    proposals: Proposals,
+    payload: Payload,
+    processes: int,
 ) -> Iterator[dict[str, Any]]:
     index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
+    indices = [index_of[sample_id] for sample_id in order if sample_id in index_of]
+    encoder = _Encoder(samples.dataset, samples.ids, proposals)
     part: dict[str, Any] = {}
     length = 0
-    for sample_id in progress([i for i in order if i in index_of], "Writing pictures"):
-        given = samples.dataset.mask(index_of[sample_id])
-        proposal = read_proposal(proposals, sample_id)
-        payload.compare(sample_id, given, proposal)
-        content = {
-            "image": image_url(samples.dataset.image(index_of[sample_id])),
-            "width": given.shape[1],
-            "height": given.shape[0],
-            "given": mask_text(given),
-        }
-        if proposal is not None:
-            content["proposal"] = mask_text(proposal)
-        part[sample_id] = content
-        length += sum(len(value) for value in content.values() if isinstance(value, str))
-        if length > PART_CHARACTERS:
-            yield part
-            part, length = {}, 0
+    with workers(encoder, processes) as work:
+        for index, found in zip(indices, work("encode", indices, "Writing pictures"), strict=True):
+            payload.record(samples.ids[index], found)
+            part[samples.ids[index]] = found.content
+            length += sum(len(value) for value in found.content.values() if isinstance(value, str))
+            if length > PART_CHARACTERS:
+                yield part
+                part, length = {}, 0
     if part:
         yield part
+
+
+class Encoded(NamedTuple):
+    """The pictures of a sample, and facts about its masks.
+
+    Attributes:
+        content: What the page reads.
+        change: The share of the marked area in which proposal and given mask differ.
+        classes: The classes that differ, or all classes if there is no proposal.
+        highest: The highest class id of the given mask.
+    """
+
+    content: dict[str, Any]
+    change: float
+    classes: list[int]
+    highest: int
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Reads and encodes one sample; any process can do that."""
+
+    dataset: Any
+    ids: Sequence[str]
+    proposals: Proposals
+
+    def encode(self, index: int) -> Encoded:
+        proposal = read_proposal(self.proposals, self.ids[index])
+        return _encode(self.dataset.image(index), self.dataset.mask(index), proposal)
+
+
+def _encode(image: NDArray[Any], given: Mask, proposal: Mask | None) -> Encoded:
+    content = {
+        "image": image_url(image),
+        "width": given.shape[1],
+        "height": given.shape[0],
+        "given": mask_text(given),
+    }
+    if proposal is not None:
+        content["proposal"] = mask_text(proposal)
+    change, classes = compared(given, proposal)
+    return Encoded(content, change, classes, int(given.max(where=given != 255, initial=0)))
 
 
 def read_proposal(proposals: Proposals, sample_id: str) -> Mask | None:
@@ -167,7 +207,9 @@ def compared(given: Mask, proposal: Mask | None) -> tuple[float, list[int]]:
 
 def _classes(mask: Mask) -> list[int]:
     """The classes of a mask without background and unlabelled pixels."""
-    return sorted(set(np.unique(mask).tolist()) - {0, 255})
+    small = mask.dtype in (np.uint8, np.uint16)  # these need no sorting
+    found = np.flatnonzero(np.bincount(mask.ravel())) if small else np.unique(mask)
+    return sorted(set(found.tolist()) - {0, 255})
 
 
 def image_url(image: NDArray[Any]) -> str:
@@ -177,19 +219,20 @@ def image_url(image: NDArray[Any]) -> str:
     """
     bands = image[..., None] if image.ndim == 2 else image
     by_band = bands.shape[2] > 3
-    bands = without_gaps(bands[..., : 3 if bands.shape[2] >= 3 else 1]).astype(np.float32)
+    bands = without_gaps(bands[..., : 3 if bands.shape[2] >= 3 else 1])
     scale = MAX_SIDE / max(bands.shape[:2])
     if scale < 1:
         size = [max(1, round(side * scale)) for side in bands.shape[1::-1]]
-        bands = cv2.resize(bands, size, interpolation=cv2.INTER_AREA)
+        bands = cv2.resize(bands.astype(np.float32), size, interpolation=cv2.INTER_AREA)
         bands = bands[..., None] if bands.ndim == 2 else bands
-    colours = np.broadcast_to(rescale_intensity(bands, by_band=by_band), (*bands.shape[:2], 3))
-    return jpeg_url(np.ascontiguousarray(255 * colours, np.uint8), JPEG_QUALITY)
+    colours = (255 * rescale_intensity(bands, by_band=by_band)).astype(np.uint8)
+    return jpeg_url(colours, JPEG_QUALITY)
 
 
 def jpeg_url(picture: NDArray[Any], quality: int) -> str:
-    """Encode an RGB picture as the `src` of an image element."""
-    encoded, jpeg = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    """Encode a picture, RGB or with one band, as the `src` of an image element."""
+    blue_first = np.ascontiguousarray(picture[..., ::-1])
+    encoded, jpeg = cv2.imencode(".jpg", blue_first, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert encoded
     return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()
 

@@ -1,6 +1,7 @@
 """review_order.csv: all masks of a run or an audit, in the order in which to review them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.files.mask_rules import IGNORE_INDEX
 from coseg_lightning.files.progress import is_first_process
+from coseg_lightning.files.workers import workers
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.ranking.priority import (
     LEAST_DECIDED,
@@ -32,6 +34,7 @@ def write_review_order(
     proposals: Mapping[str, LabelStore],
     noise_level: float | None,
     decisions: Mapping[str, str] | None = None,
+    processes: int = 1,
 ) -> Recalibration | None:
     """Write `review_order.csv` beside the `scores.csv` of a run or an audit.
 
@@ -41,16 +44,18 @@ def write_review_order(
         proposals: The layer of each proposal, by id.
         noise_level: The share of bad masks as estimated or given.
         decisions: Decisions `ok`, `take` and `redraw` by id; see `write_order`.
+        processes: Number of processes that read the masks.
 
     Returns:
         The recalibration from the decisions; None if there are too few.
     """
     index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
-    wrong = {
-        row["id"]: _wrong(row["id"], index_of[row["id"]], samples, proposals)
-        for row in read_table(folder / "scores.csv", ["id"])
-        if row["id"] in index_of
-    }
+    scored = [row["id"] for row in read_table(folder / "scores.csv", ["id"])]
+    ranked = [sample_id for sample_id in scored if sample_id in index_of]
+    comparison = _Comparison(samples.dataset, samples.ids, proposals)
+    with workers(comparison, processes) as work:
+        counts = work("wrong", [index_of[i] for i in ranked], "Comparing masks")
+        wrong = dict(zip(ranked, counts, strict=True))
     ids, views = read_views(folder / "scores.csv", wrong)
     return write_order(folder / ORDER, ids, views, noise_level, decisions)
 
@@ -178,12 +183,18 @@ def _column(rows: Sequence[Mapping[str, str]], name: str) -> NDArray[np.float64]
     return np.array([float(row.get(name) or "nan") for row in rows], np.float64)
 
 
-def _wrong(
-    sample_id: str, index: int, samples: Pictured, proposals: Mapping[str, LabelStore]
-) -> int:
-    """Count the pixels in which mask and proposal differ, or the mask's if there is none."""
-    mask = samples.dataset.mask(index)
-    labelled = mask != IGNORE_INDEX
-    if sample_id not in proposals:
-        return int((labelled & (mask > 0)).sum())
-    return int((labelled & (mask != proposals[sample_id].read(sample_id))).sum())
+@dataclass(frozen=True)
+class _Comparison:
+    """Compares masks with their proposals; any process can do that."""
+
+    dataset: Any
+    ids: Sequence[str]
+    proposals: Mapping[str, LabelStore]
+
+    def wrong(self, index: int) -> int:
+        """Count the pixels in which mask and proposal differ, or the mask's if there is none."""
+        mask, sample_id = self.dataset.mask(index), self.ids[index]
+        labelled = mask != IGNORE_INDEX
+        if sample_id not in self.proposals:
+            return int((labelled & (mask > 0)).sum())
+        return int((labelled & (mask != self.proposals[sample_id].read(sample_id))).sum())

@@ -36,6 +36,7 @@ def add_workbench(
     classes: Sequence[str] = (),
     *,
     key: str = "",
+    processes: int = 1,
 ) -> dict[str, Any]:
     """Write the files of a page's workbench, and return the variables for its template.
 
@@ -51,6 +52,7 @@ def add_workbench(
             numbered.
         key: The key under which the browser stores decisions, such as the run's id. The default
             is a digest of ids and pictures, so that changed masks are reviewed again.
+        processes: Number of processes that read and encode the samples.
 
     Returns:
         The variable `bench` of `workbench.html.jinja`.
@@ -60,7 +62,7 @@ def add_workbench(
     named = len(classes)
     payload = Payload()
     if samples is not None:
-        payload = write_payload(Path(folder), samples, ids, proposals)
+        payload = write_payload(Path(folder), samples, ids, proposals, processes)
     classes = [*classes, *(f"class {k}" for k in range(len(classes) + 1, payload.highest + 1))]
     classes = classes[: max(named, MOST_CLASSES)]
     index = _index(ordered, proposals, payload, classes)
@@ -94,6 +96,7 @@ def write_review_page(
     *,
     key: str = "",
     title: str = "Review of masks",
+    processes: int = 1,
 ) -> Path:
     """Write `review.html`: the workbench alone, for masks that no run has corrected.
 
@@ -105,12 +108,13 @@ def write_review_page(
         classes: The names of the classes after the background.
         key: See `add_workbench`.
         title: The page's heading.
+        processes: See `add_workbench`.
 
     Returns:
         The page's path.
     """
     path = Path(folder) / "review.html"
-    bench = add_workbench(folder, samples, rows, proposals, classes, key=key)
+    bench = add_workbench(folder, samples, rows, proposals, classes, key=key, processes=processes)
     template = environment().get_template("review.html.jinja")
     style = (HERE / "report.css").read_text(encoding="utf-8")
     write_text(path, template.render(bench=bench, title=title, style=style, dialog=False))
