@@ -45,18 +45,19 @@ def test_more_wrong_pixels_are_found_than_by_the_score_alone():
     assert found[0] > found[1] > 2 * found[2]
 
 
-def test_a_batch_is_diverse_and_every_tenth_mask_is_drawn(monkeypatch):
-    """Of fifteen equal masks and some others, one batch does not look at the equal ones alone."""
+def test_a_batch_is_diverse_and_its_last_mask_is_drawn(monkeypatch):
+    """Of fifteen equal masks and three of another kind, both kinds are looked at soon."""
     score = np.array([3.0] * 15 + [2.9, 2.8, 2.7] + [0.0] * 80)
     wrong = np.array([100.0] * 15 + [95.0, 94.0, 93.0] + [10.0] * 80)
     size = np.array([0.1] * 15 + [-0.1] * 3 + [0.0] * 80)
     views = Views(score, np.full(98, 0.2), size, wrong)
     order = review_order(views, np.full(98, 0.5))
-    assert len({15, 16, 17} & set(order[:6])) >= 2
-    monkeypatch.setattr(priority, "DRAWN_EVERY", 10**9)
+    assert order[1] == 15  # the first of the other kind
+    assert set(order[:18]) == set(range(18))  # alike masks are put off, but not forgotten
+    monkeypatch.setattr(priority, "BATCH", 99)
     undrawn = review_order(views, np.full(98, 0.5))
     differs = [place for place in range(98) if order[place] != undrawn[place]]
-    assert differs[0] == 9
+    assert differs[0] == 19
 
 
 def test_decided_masks_come_last_and_unknown_scores_count_as_bad():

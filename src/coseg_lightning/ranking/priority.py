@@ -7,8 +7,8 @@ Decisions recalibrate the scores: a logistic model predicts from a mask's featur
 probably it is bad. A few decisions cannot determine the model. Its weights are therefore shrunk
 towards a prior from the ranking and the estimated noise level. Their posterior (Laplace's
 approximation; MacKay 1992) gives the interval of the noise level. Masks that were chosen for
-looking bad tell little about the others. Every tenth mask of the order is therefore drawn at
-random. `tests/ranking/test_priority.py` measures how often the interval contains the true level.
+looking bad tell little about the others. The last mask of each batch is therefore drawn at random.
+`tests/ranking/test_priority.py` measures how often the interval contains the true level.
 
 Legend of shapes: N masks, V views.
 """
@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 
 LEAST_DECIDED = 10  # masks; fewer tell nothing about the others
 BATCH = 20  # masks that a person looks at in one go, and that should not be alike
-DRAWN_EVERY = 10  # one mask in so many is drawn at random from all that are left
+DIVERSITY = 0.25  # largest share of its gain that a mask loses in the batch of a similar one
 MOST_ORDERED = 2000  # masks ordered in batches; all others are ordered by gain alone
 ALIKE = 0.5  # distance of standardised views below which masks are alike
 SURE = 0.85  # probability above which an undecided mask gets the decision of a similar one
@@ -37,7 +37,7 @@ DRAWS = 2000  # of the model's weights, for the interval
 TAIL = 0.05  # the probability of a miss on either side of the interval
 # The model's prior: mean and deviation of the weight of the score, those of the other views, and
 # the deviation of the intercept. The intercept's mean is the log odds of the noise level.
-SCORE_PRIOR, OTHER_PRIOR, INTERCEPT_DEVIATION = (2.5, 1.0), (0.0, 0.5), 2.0
+SCORE_PRIOR, OTHER_PRIOR, INTERCEPT_DEVIATION = (2.5, 1.0), (0.0, 0.8), 2.0
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,9 @@ def prior_probability(views: Views, noise_level: float) -> Floats:
 def review_order(views: Views, probability: Floats, decided: Sequence[int] = ()) -> list[int]:
     """Order masks by the expected gain of looking at them.
 
-    Within each batch, the gain of masks similar to a chosen one is reduced, by up to half. Every
-    tenth mask is drawn at random from all that are left, as `recalibrate` needs.
+    Within each batch, the gain of masks similar to a chosen one is reduced, by up to a quarter. The
+    last mask of a batch is drawn at random from all that are left, as `recalibrate` needs.
+    `benchmarks/review.py` measures what the order finds.
 
     Args:
         views: The views.
@@ -111,16 +112,17 @@ def review_order(views: Views, probability: Floats, decided: Sequence[int] = ())
     rng = derive_rng(0, "review order", len(gain))
     order: list[int] = []
     while left.any() and len(order) < MOST_ORDERED:
-        worth = np.where(left, gain, -1.0)
+        likeness = np.zeros(len(gain))  # to the most similar mask of the batch
         for number in range(1, BATCH + 1):
             if not left.any():
                 break
-            is_drawn = number % DRAWN_EVERY == 0
+            worth = np.where(left, gain * (1 - DIVERSITY * likeness), -1.0)
+            is_drawn = number == BATCH
             chosen = int(rng.choice(np.flatnonzero(left)) if is_drawn else worth.argmax())
             order.append(chosen)
             left[chosen] = False
             distance = np.square(places - places[chosen]).sum(axis=1) / ALIKE**2
-            worth = np.where(left, worth * (1 - 0.5 * np.exp(-distance)), -1.0)
+            likeness = np.maximum(likeness, np.exp(-distance))
     rest = np.setdiff1d(np.arange(len(gain)), order)
     is_decided = np.isin(rest, list(decided))
     by_gain = rest[np.lexsort((rest, -gain[rest], is_decided))]
