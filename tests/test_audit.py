@@ -397,6 +397,28 @@ def test_it_says_when_the_outlines_cannot_tell(tmp_path, capsys):
     assert (ranking["noise_level"], ranking["estimate"]) == (0.5, None)
 
 
+def test_masks_that_cannot_be_judged_are_named(tmp_path):
+    """They rank in the middle, where nothing else tells them from right masks."""
+    samples = dict(phantoms())
+    for sample_id in ("p_004", "p_009"):
+        samples[sample_id] = (np.full_like(samples[sample_id][0], 90), samples[sample_id][1])
+    without_training(write_folder(tmp_path / "flat", samples), tmp_path / "a", "data.classes=2")
+    names = {row["id"]: row["blunders"] for row in rows_of(tmp_path / "a" / "scores.csv")}
+    assert {i: name for i, name in names.items() if name} == {
+        "p_004": "not judged", "p_009": "not judged",
+    }  # fmt: skip
+
+
+def test_outlines_that_lie_in_unlabelled_rings_are_told(tmp_path):
+    samples = {}
+    for sample_id, (image, mask) in phantoms().items():
+        ring = cv2.dilate(mask, np.ones((9, 9))) != cv2.erode(mask, np.ones((9, 9)))
+        samples[sample_id] = image, np.where(ring, np.uint8(255), mask)
+    root = write_folder(tmp_path / "rings", samples)
+    ranking = without_training(root, tmp_path / "a", "data.classes=2")
+    assert f"{len(samples)} hold unlabelled pixels" in ranking["doubt"]
+
+
 def test_colours_16_bits_sizes_and_classes_make_no_difference(tmp_path):
     samples = {}
     for n, (sample_id, (image, mask)) in enumerate(phantoms().items()):

@@ -283,6 +283,6 @@ def test_what_is_kept_of_a_mask_is_small():
 
 
 def test_every_blunder_has_a_meaning():
-    assert set(MEANINGS) == {*CHANGES, "another image's", "copy"}
+    assert set(MEANINGS) == {*CHANGES, "another image's", "copy", "not judged"}
     assert set(blunders.CONSEQUENCES) | set(blunders.MISPLACED) <= set(MEANINGS)
     assert same_masks([look[0] for look in clean_looks()]) == []

@@ -18,7 +18,13 @@ from coseg_lightning.files.progress import is_first_process
 from coseg_lightning.files.workers import process_count, workers
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.ranking.annotators import with_record
-from coseg_lightning.ranking.blunders import Fit, find_blunders, look_again, same_masks
+from coseg_lightning.ranking.blunders import (
+    UNJUDGED,
+    Fit,
+    find_blunders,
+    look_again,
+    same_masks,
+)
 from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
 from coseg_lightning.ranking.people import People
 from coseg_lightning.ranking.ranking import Ranking
@@ -183,9 +189,13 @@ def judge_masks(
             copies = [*chain(*same_masks(shapes))][:MOST_SUSPECTS]
             again = sorted({*_suspects(opinion.misfit), *copies, *drawn})
             fits = dict(zip(again, look("second", again, "Looking again"), strict=True))
-    if getattr(dataset, "tiles", None) is not None:  # parts of objects have no usual shape
-        return opinion, [[] for _ in looks]
-    return opinion, find_blunders(shapes, fits, [i for i in drawn if i in fits])
+    names: list[list[str]] = [[] for _ in looks]
+    if getattr(dataset, "tiles", None) is None:  # parts of objects have no usual shape
+        names = find_blunders(shapes, fits, [i for i in drawn if i in fits])
+    if opinion.doubt is None:
+        unknown = zip(names, np.isnan(opinion.misfit).tolist(), strict=True)
+        names = [some or [UNJUDGED] * is_unknown for some, is_unknown in unknown]
+    return opinion, names
 
 
 def _suspects(misfit: NDArray[Any]) -> list[int]:

@@ -34,6 +34,7 @@ BOX = "box"
 POLYGON = "polygon"
 COMPONENTS = "several parts"
 BORDER = "touches border"
+UNJUDGED = "not judged"
 
 MEANINGS = {
     EMPTY: "nothing is outlined, unlike in the others",
@@ -48,6 +49,7 @@ MEANINGS = {
     POLYGON: "few straight lines, unlike the others",
     COMPONENTS: "in several parts, unlike the others",
     BORDER: "touches the image's border, unlike the others",
+    UNJUDGED: "its outline lies beside unlabelled pixels, or where the image is flat",
 }
 # Masks whose foreground is in the wrong place. The other names are odd shapes, which may be right.
 MISPLACED = (EMPTY, FULL, EQUALS_IMAGE, INVERTED, COPY, ANOTHER, FLIPPED, SHIFTED)
@@ -414,7 +416,8 @@ def find_blunders(
         flags[name] = np.zeros(len(shapes), bool)
         flags[name][others] = find([shapes[int(i)] for i in others])
         others = others[~flags[name][others]] if name == BOX else others
-    names = [[name for name in MEANINGS if flags[name][i]] for i in range(len(shapes))]
+    ordered = [name for name in MEANINGS if name in flags]
+    names = [[name for name in ordered if flags[name][i]] for i in range(len(shapes))]
     return [_without_consequences(some) for some in names]
 
 

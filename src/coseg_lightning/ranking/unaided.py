@@ -198,9 +198,14 @@ def _doubt(looks: Sequence[Look]) -> str | None:
     )
     judged = sum(not np.isnan(look.outline).all() for look in looks)
     if judged < FEWEST:
+        unjudged = [look for look in looks if np.isnan(look.outline).all()]
+        beside = sum(look.shape.known < 1 for look in unjudged)
+        why = ""
+        if 2 * beside > len(unjudged):
+            why = f" ({beside} hold unlabelled pixels, 255, beside which no outline is judged)"
         return (
             f"The outlines cannot tell, since only {judged} of {len(looks)} masks have an outline "
-            f"that can be judged, and at least {FEWEST} are needed; {last}."
+            f"that can be judged{why}, and at least {FEWEST} are needed; {last}."
         )
     share, needed = _good_share(looks)
     if share > needed:
