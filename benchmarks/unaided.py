@@ -4,7 +4,8 @@
     python benchmarks/unaided.py --time        # the whole command on 1,000 masks of 512 x 512
 
 The sets are those of `outline.py`, and the three without noise. Writes
-`benchmarks/results/unaided.csv`, prints the means over the seeds. `unaided` is the audit's score.
+`benchmarks/results/unaided.csv`, prints the means over the seeds. `unaided` is the audit's score,
+and `kinds` the same where the kinds of images of `bubil` (D1 to D5) are given by `data.kinds`.
 The others are the outlines alone, and with 0.15 times one more trait of the masks: how far their
 size is from the usual one, how ragged they are, how much of their convex hull they leave out, in
 how many parts they are. The weight of the place was chosen on `CHOSEN`, the others are held out.
@@ -34,7 +35,7 @@ CLEAN = ("bubil-none", "usgra-none", "phantom-none")
 FIGURES = ("auroc", "spearman", "kendall", "among_worst_tenth")
 WEIGHT = 0.15
 TRAITS = ("size", "ragged", "hull", "parts")
-SCORES = ("unaided", "outline", *TRAITS)
+SCORES = ("unaided", "kinds", "outline", *TRAITS)
 
 
 def measure(cell: tuple[str, int]) -> list[dict[str, str]]:
@@ -56,16 +57,22 @@ def measure(cell: tuple[str, int]) -> list[dict[str, str]]:
         samples = make_all_masks(cfg, Path(folder))
         opinion, names = judge_masks(samples.dataset, classes=cfg.data.classes, processes=1)
         masks = [samples.dataset.mask(n) for n in range(len(samples.ids))]
+        within = None
+        if name.startswith("bubil"):
+            kinds = {i: i.partition("_")[0] for i in samples.ids}
+            options = {"classes": cfg.data.classes, "processes": 1, "kinds": kinds}
+            within = judge_masks(samples.dataset, **options)[0].score
     replaced = np.array([i in (samples.replaced or ()) for i in samples.ids])
     named = np.array([bool(some) for some in names])
     outline = np.nan_to_num(opinion.misfit)
     traits = np.nan_to_num(np.abs(standardise(np.array([traits_of(m) for m in masks]))))
-    scores = [misplaced_first(opinion.score, names), outline]
+    scores = [misplaced_first(opinion.score, names)]
+    scores += [None if within is None else misplaced_first(within, names), outline]
     scores += [outline + WEIGHT * trait for trait in traits.T]
     rows = []
     for score, values in zip(SCORES, scores, strict=True):
         row = {"set": name, "seed": str(seed), "score": score, **dict.fromkeys(FIGURES, "")}
-        if replaced.any():
+        if replaced.any() and values is not None:
             figures = figures_of(values, replaced, 1 - samples.label_dice)
             row |= {k: f"{v:.4f}" for k, v in zip(FIGURES, figures, strict=True)}
         is_audit = score == "unaided"

@@ -397,6 +397,28 @@ def test_it_says_when_the_outlines_cannot_tell(tmp_path, capsys):
     assert (ranking["noise_level"], ranking["estimate"]) == (0.5, None)
 
 
+def test_masks_are_compared_within_the_kind_of_their_image(tmp_path):
+    samples, rng = dict(phantoms()), np.random.default_rng(0)
+    for n, (sample_id, (image, mask)) in enumerate(phantoms().items()):
+        if n % 2:  # a scanner with less sharp images
+            blurred = cv2.GaussianBlur(image, (0, 0), 4) + rng.normal(0, 6, image.shape)
+            samples[sample_id] = blurred.clip(0, 255).astype(np.uint8), mask
+    root = write_folder(tmp_path / "data", samples)
+    kinds = tmp_path / "kinds.csv"
+    rows = "".join(f"{sample_id},{'AB'[n % 2]}\n" for n, sample_id in enumerate(samples))
+    kinds.write_text("id,kind\n" + rows)
+    ranks = []
+    for name, settings in (("all", []), ("kinds", [f"data.kinds={kinds}"])):
+        without_training(root, tmp_path / name, "data.classes=2", *settings)
+        first = [row["id"] for row in rows_of(tmp_path / name / "scores.csv")][: len(samples) // 2]
+        ranks.append(np.mean([sample_id in [*samples][1::2] for sample_id in first]))
+    assert ranks[0] > 0.9
+    assert 0.3 < ranks[1] < 0.7
+    kinds.write_text("id,kind\n" + rows.partition("\n")[0])
+    with pytest.raises(InputError, match="kinds has no kind for"):
+        without_training(root, tmp_path / "one", f"data.kinds={kinds}")
+
+
 def test_masks_that_cannot_be_judged_are_named(tmp_path):
     """They rank in the middle, where nothing else tells them from right masks."""
     samples = dict(phantoms())
@@ -498,7 +520,7 @@ def test_settings_of_training_are_refused_beside_predictions():
     check_training(cfg, ["method.score=dice", "data.image_size=64", "data.classes=3"])
 
 
-@pytest.mark.parametrize("setting", ["data.kinds=k.csv", "trust=true", "experiment=paper"])
+@pytest.mark.parametrize("setting", ["data.cache=true", "trust=true", "experiment=paper"])
 def test_more_that_only_a_training_would_read(setting):
     with pytest.raises(InputError, match=f"training=none does not use {setting}"):
         check_training(composed("training=none", "data.root=x"), [setting])

@@ -61,6 +61,7 @@ def test_two_kinds_of_images_are_not_good_and_bad_masks(monkeypatch):
     assert "only be another kind of image" in str(judge(found).estimate)
     monkeypatch.setattr(unaided, "OTHER_IMAGES", 1.0)
     assert judge(found).estimate.noise_level == pytest.approx(0.5, abs=0.1)
+    assert not judge(found, kinds=np.arange(60) % 2).estimate.separable
 
 
 def test_images_without_edges_tell_nothing():

@@ -340,6 +340,7 @@ class GivenMasks:
         label_dice: `(N,)` Dice of each mask to the original one, if known.
         identity: Identifies the files, see `CoSegDataModule.identity`.
         drawn_by: Who drew each mask, by id; None to use the dataset's annotators.
+        kinds: The kind of each image, by id, if known.
     """
 
     dataset: "MaskedImages"
@@ -348,6 +349,7 @@ class GivenMasks:
     label_dice: Any = None
     identity: Mapping[str, str] = field(default_factory=dict)
     drawn_by: Mapping[str, str] | None = None
+    kinds: Mapping[str, str] | None = None
 
     @property
     def ids(self) -> Sequence[str]:
@@ -381,12 +383,17 @@ def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
         InputError: If the data cannot be used.
     """
     if not _noise_names(cfg):
-        from coseg_lightning.data.subsets import JoinedImages, identity_of
+        from coseg_lightning.data.subsets import JoinedImages, identity_of, kinds_of_samples
 
         parts = read_parts(cfg, folder / "problems.csv")
         joined = JoinedImages([part for part in parts if part is not None])
         identity = {"train": identity_of(joined)}
-        return GivenMasks(joined, identity=identity, drawn_by=shown_annotators(cfg, joined))
+        return GivenMasks(
+            joined,
+            identity=identity,
+            drawn_by=shown_annotators(cfg, joined),
+            kinds=kinds_of_samples(joined, read_kinds(cfg)),
+        )
     from coseg_lightning.data.samples import label_dice
 
     data = make_data(cfg, folder, everything=True)
@@ -399,6 +406,7 @@ def make_all_masks(cfg: DictConfig, folder: Path) -> GivenMasks:
         label_dice(samples),
         identity=data.identity(),
         drawn_by=samples.annotators,
+        kinds=samples.kinds,
     )
 
 

@@ -50,7 +50,6 @@ OF_NETWORKS = (
         "batch_size",
         "augment",
         "cache",
-        "kinds",
         "clean_ids",
     ),
     "normalization",
@@ -132,6 +131,7 @@ def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
         classes=max(2, cfg.data.classes),
         processes=cfg.data.num_workers,
         annotators=drawn_by,
+        kinds=samples.kinds,
     )
     estimate = opinion.estimate if cfg.nol == "auto" else None
     own = misplaced_first(opinion.score, blunders)
@@ -139,7 +139,8 @@ def rank_without_training(cfg: DictConfig, folder: Path) -> Finding:
     if drawn_by:
         level = cfg.nol if estimate is None else estimate.noise_level
         names = [drawn_by.get(i, "") for i in samples.ids]
-        score = with_record(own, names, noise_level=level)
+        kinds = None if samples.kinds is None else [samples.kinds[i] for i in samples.ids]
+        score = with_record(own, names, noise_level=level, kinds=kinds)
         known = {"annotators": names, "own_score": own, "displacement": opinion.displacement}
     ranking = Ranking(
         list(samples.ids),
@@ -163,6 +164,7 @@ def judge_masks(
     classes: int = 2,
     processes: int = 0,
     annotators: Mapping[str, str] | None = None,
+    kinds: Mapping[str, str] | None = None,
 ) -> tuple[Opinion, list[list[str]]]:
     """Judge all masks of a dataset by themselves, with the same result for any process count.
 
@@ -171,6 +173,7 @@ def judge_masks(
         classes: K, background included.
         processes: Number of processes; 0 for one per core, if there are many masks.
         annotators: Who drew each mask, by id, if known.
+        kinds: The kind of each image, by id, if known.
 
     Returns:
         The ranking with the noise level, and the names of each mask's blunders.
@@ -178,24 +181,27 @@ def judge_masks(
     count = len(dataset.ids)
     generator = derive_rng(0, "drawn masks")
     drawn = np.sort(generator.choice(count, min(DRAWN, count), replace=False)).tolist()
-    people = People.of([annotators.get(i) for i in dataset.ids]) if annotators else None
+    numbers = None
+    if kinds is not None:
+        numbers = np.unique([kinds[i] for i in dataset.ids], return_inverse=True)[1]
+    people = People.of([annotators.get(i) for i in dataset.ids], numbers) if annotators else None
     looker = _Looker(dataset, classes, frozenset(drawn), moved=people is not None)
     with workers(looker, processes or process_count(count)) as look:
         looks: list[Look] = list(look("first", range(count), "Looking at masks"))
-        opinion = judge(looks, people)
+        opinion = judge(looks, people, numbers)
         shapes = [each.shape for each in looks]
         fits: dict[int, Fit] = {}
         if opinion.doubt is None:
             copies = [*chain(*same_masks(shapes))][:MOST_SUSPECTS]
             again = sorted({*_suspects(opinion.misfit), *copies, *drawn})
             fits = dict(zip(again, look("second", again, "Looking again"), strict=True))
-    names: list[list[str]] = [[] for _ in looks]
+    blunders: list[list[str]] = [[] for _ in looks]
     if getattr(dataset, "tiles", None) is None:  # parts of objects have no usual shape
-        names = find_blunders(shapes, fits, [i for i in drawn if i in fits])
+        blunders = find_blunders(shapes, fits, [i for i in drawn if i in fits])
     if opinion.doubt is None:
-        unknown = zip(names, np.isnan(opinion.misfit).tolist(), strict=True)
-        names = [some or [UNJUDGED] * is_unknown for some, is_unknown in unknown]
-    return opinion, names
+        unknown = zip(blunders, np.isnan(opinion.misfit).tolist(), strict=True)
+        blunders = [names or [UNJUDGED] * is_unknown for names, is_unknown in unknown]
+    return opinion, blunders
 
 
 def _suspects(misfit: NDArray[Any]) -> list[int]:

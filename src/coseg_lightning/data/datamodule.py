@@ -21,7 +21,7 @@ from coseg_lightning.data.samples import (
     SampleDataset,
     default_augmentation,
 )
-from coseg_lightning.data.subsets import SomeImages, identity_of
+from coseg_lightning.data.subsets import SomeImages, identity_of, kinds_of_samples
 from coseg_lightning.data.tiles import Tiles, is_content
 from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.files.canvas import Canvas
@@ -116,10 +116,9 @@ class CoSegDataModule(pl.LightningDataModule):
         self.tiles: Tiles | None = getattr(train, "tiles", None)
         if self.tiles is not None:
             _check_tiles(self.tiles, canvas, noise, cache)
-            kinds = None if kinds is None else self.tiles.with_kinds(kinds)
             if not isinstance(clean_ids, int):
                 clean_ids = self.tiles.expanded(clean_ids)
-        _check_kinds(kinds, train.ids)
+        kinds = kinds_of_samples(train, kinds)
         self.image_size = image_size
         self.keep_shape = keep_shape
         self.in_channels = in_channels
@@ -135,7 +134,7 @@ class CoSegDataModule(pl.LightningDataModule):
         _check_are_training_ids(clean_ids, train.ids)
         self.clean_ids = frozenset(clean_ids)
         self._drawn_by = None if annotators is None else dict(annotators)
-        self.kinds = None if kinds is None else dict(kinds)
+        self.kinds = kinds
         _check_normalization(normalization, in_channels)
         self.normalization = normalization
         self.pixel_size = pixel_size
@@ -475,15 +474,6 @@ def _check_training_ids(ids: Sequence[str]) -> None:
     if not len(ids):
         raise InputError("The training set is empty; give at least one image with a mask.")
     check_ids(ids)
-
-
-def _check_kinds(kinds: Mapping[str, str] | None, ids: Sequence[str]) -> None:
-    unnamed = [] if kinds is None else [sample_id for sample_id in ids if sample_id not in kinds]
-    if unnamed:
-        raise InputError(
-            f"kinds has no kind for {unnamed[0]!r}; give the kind of every training sample, or "
-            "leave kinds out."
-        )
 
 
 def _draw_clean_ids(

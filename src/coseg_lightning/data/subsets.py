@@ -2,12 +2,13 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from coseg_lightning.data.annotators import SeveralMasks, annotators_of, several_of
+from coseg_lightning.errors import InputError
 from coseg_lightning.labels.masks import Mask, MaskedImages
 
 
@@ -102,3 +103,24 @@ class JoinedImages:
         """Return the mask of one sample."""
         part, index_in_part = self._indices[index]
         return part.mask(index_in_part)
+
+
+def kinds_of_samples(
+    dataset: MaskedImages, kinds: Mapping[str, str] | None
+) -> dict[str, str] | None:
+    """Return the kind of each sample by its id; a tile is of its image's kind.
+
+    Raises:
+        InputError: If a sample has no kind.
+    """
+    if kinds is None:
+        return None
+    tiles = getattr(dataset, "tiles", None)
+    kinds = dict(kinds) if tiles is None else tiles.with_kinds(kinds)
+    unnamed = [sample_id for sample_id in dataset.ids if sample_id not in kinds]
+    if unnamed:
+        raise InputError(
+            f"kinds has no kind for {unnamed[0]!r}; give the kind of every training sample, or "
+            "leave kinds out."
+        )
+    return kinds

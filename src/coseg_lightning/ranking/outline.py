@@ -25,6 +25,7 @@ SIGMA = 1.5  # of the Gaussian that smooths the image
 REACH = 8  # how far the profiles reach to either side of the outline
 MARGIN = 2  # points that are nearer to the image's border are not judged
 WIDTHS_PER_REACH = 4  # a profile reaches at most over the object's width divided by this
+KIND_SHRINKAGE = 10  # samples of a kind that varies as all do; its own statistics count half then
 LARGEST_SCALE = 2.0  # larger images are shrunk to this scale, at which no edge is lost
 MIN_POINTS = 8
 MOST_POINTS = 10_000  # longer outlines are subsampled to at most this number of points
@@ -136,20 +137,33 @@ def outline_evidence(
     return rows
 
 
-def outline_misfit(evidence: Floats) -> Floats:
+def outline_misfit(evidence: Floats, kinds: NDArray[np.int64] | None = None) -> Floats:
     """Standardise and average both columns of the evidence; high for bad outlines.
 
-    Shape:
-        evidence `(N, K - 1, 2)`; returns `(N, K - 1)`. NaN stays NaN.
+    Args:
+        evidence: `(N, K - 1, 2)`.
+        kinds: See `standardise`.
+
+    Returns:
+        `(N, K - 1)`. NaN stays NaN.
     """
-    misfit: Floats = -(standardise(evidence[..., 0]) + standardise(evidence[..., 1])) / 2
+    columns = [standardise(evidence[..., column], kinds=kinds) for column in range(2)]
+    misfit: Floats = -(columns[0] + columns[1]) / 2
     return misfit
 
 
-def standardise(values: Floats, *, squashed: bool = True) -> Floats:
+def standardise(
+    values: Floats, *, squashed: bool = True, kinds: NDArray[np.int64] | None = None
+) -> Floats:
     """Standardise each column of `(N, K)` values by its median and deviation. NaN stays NaN.
 
     With `squashed`, arsinh limits the influence of outliers.
+
+    Args:
+        values: `(N, K)`.
+        squashed: See above.
+        kinds: `(N,)` numbers of the kinds of the images. The median and deviation of a kind are
+            shrunk to those of all.
     """
     result = np.full_like(values, np.nan)
     for k, column in enumerate(values.T):
@@ -158,7 +172,23 @@ def standardise(values: Floats, *, squashed: bool = True) -> Floats:
             centred = column[known] - np.median(column[known])
             deviation = 1.4826 * np.median(np.abs(centred)) or float(centred.std()) or 1.0
             result[known, k] = centred / deviation
+    for kind in () if kinds is None else np.unique(kinds):
+        for column in result.T:
+            chosen = (kinds == kind) & ~np.isnan(column)
+            column[chosen] = _within_kind(column[chosen])
     return np.arcsinh(result) if squashed else result
+
+
+def _within_kind(values: Floats) -> Floats:
+    """Standardise `(n,)` values of one kind that were standardised over all samples before."""
+    if not len(values):
+        return values
+    median = np.median(values)
+    deviation = max(1.4826 * float(np.median(np.abs(values - median))), 0.1)
+    # A kind that varies little is known from few samples.
+    share = len(values) / (len(values) + KIND_SHRINKAGE * min(1.0, deviation**2))
+    result: Floats = (values - share * median) / deviation**share
+    return result
 
 
 def image_sharpness(image: NDArray[Any]) -> float:

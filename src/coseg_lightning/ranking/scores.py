@@ -21,7 +21,6 @@ from coseg_lightning.ranking.evidence import EPSILON, Evidence, Floats
 from coseg_lightning.ranking.outline import outline_misfit, standardise
 
 SHRINKAGE = 100  # samples; with fewer, image difficulty explains little
-KIND_SHRINKAGE = 10  # samples of a kind; with so many, its own statistics count half
 DIRECTION_SHRINKAGE = 20  # the same for the direction, which needs more samples
 
 
@@ -184,22 +183,8 @@ def standardised(values: Floats, e: Evidence, *, squashed: bool = True) -> Float
     Samples without the class get 0. With `squashed`, arsinh limits the influence of outliers. If
     kinds of images are given, the median and deviation of a kind are shrunk to those of all.
     """
-    result = standardise(np.where(e.concerns, values, np.nan), squashed=False)
-    for kind in () if e.kinds is None else np.unique(e.kinds):
-        for column in result.T:
-            chosen = (e.kinds == kind) & ~np.isnan(column)
-            column[chosen] = _within_kind(column[chosen])
-    return np.nan_to_num(np.arcsinh(result) if squashed else result)
-
-
-def _within_kind(values: Floats) -> Floats:
-    """Standardise `(n,)` values of one kind that were standardised over all samples before."""
-    if not len(values):
-        return values
-    share, median = len(values) / (len(values) + KIND_SHRINKAGE), np.median(values)
-    deviation = max(1.4826 * float(np.median(np.abs(values - median))), 0.1)
-    result: Floats = (values - share * median) / deviation**share
-    return result
+    known = np.where(e.concerns, values, np.nan)
+    return np.nan_to_num(standardise(known, squashed=squashed, kinds=e.kinds))
 
 
 def l_skewness(values: Floats) -> float:

@@ -121,12 +121,17 @@ def _displaced(mask: NDArray[Any], rng: np.random.Generator) -> NDArray[Any]:
     return moved
 
 
-def judge(looks: Sequence[Look], people: People | None = None) -> Opinion:
+def judge(
+    looks: Sequence[Look],
+    people: People | None = None,
+    kinds: NDArray[np.int64] | None = None,
+) -> Opinion:
     """Rank the masks of one dataset.
 
     Args:
         looks: The statistics of all masks.
         people: Who drew each mask. Each person's steady displacement is then corrected first.
+        kinds: `(N,)` numbers of the kinds of the images. Outlines are compared within a kind.
     """
     table = np.stack([look.outline for look in looks])
     displacement = None
@@ -136,7 +141,7 @@ def judge(looks: Sequence[Look], people: People | None = None) -> Opinion:
         inwards = habits(displacement, people)
         table = np.stack([one.moved(by) for one, by in zip(ladders, inwards, strict=True)])
     agreement = np.nan_to_num(standardise(_distance_from_others([look.shape for look in looks])))
-    by_class = outline_misfit(table)
+    by_class = outline_misfit(table, kinds)
     misfit = mean_of_known(by_class, axis=1)
     doubt = _doubt(looks)
     if doubt is not None:
@@ -145,29 +150,38 @@ def judge(looks: Sequence[Look], people: People | None = None) -> Opinion:
         return Opinion(agreement[:, 0], None, misfit, estimate, doubt)  # without displacement
     score = np.nan_to_num(misfit) + AGREEMENT * agreement[:, 0]
     halves = {
-        name: np.nan_to_num(mean_of_known(-standardise(table[..., column]), axis=1))
+        name: np.nan_to_num(mean_of_known(-standardise(table[..., column], kinds=kinds), axis=1))
         for column, name in enumerate(("contrast", "rank"))
     }
     estimate = estimate_of_scores(
         {"unaided": score, **halves}, ~np.isnan(misfit), min_distance=MIN_DISTANCE
     )
-    if estimate.interval is not None and _are_other_images(looks, misfit, estimate.noise_level):
+    if estimate.interval is not None and _are_other_images(
+        looks, misfit, estimate.noise_level, kinds
+    ):
         reason = (
             "the masks that would be bad are those of the images with the weaker edges, which may "
-            "only be another kind of image (audit each kind in a folder of its own)"
+            "only be another kind of image (name the kind of each image by data.kinds)"
         )
         estimate = NoiseLevelEstimate(FALLBACK, None, False, {}, 0.0, None, reason)
     return Opinion(score, by_class, misfit, estimate, None, displacement)
 
 
-def _are_other_images(looks: Sequence[Look], misfit: Floats, noise_level: float) -> bool:
-    """Whether the masks that would be bad are nearly all on less sharp images than the others."""
-    known = np.flatnonzero(~np.isnan(misfit)).tolist()
-    sharpness = np.nan_to_num([looks[i].sharpness for i in known])
+def _are_other_images(
+    looks: Sequence[Look], misfit: Floats, noise_level: float, kinds: NDArray[np.int64] | None
+) -> bool:
+    """Whether the masks that would be bad are nearly all on less sharp images than the others.
+
+    Images are compared with those of their own kind alone.
+    """
+    known = np.flatnonzero(~np.isnan(misfit))
+    sharpness = np.nan_to_num([looks[i].sharpness for i in known.tolist()])
     worst = misfit[known] > np.quantile(misfit[known], 1 - noise_level)
-    if worst.all() or not worst.any():
+    kind = np.zeros(len(known)) if kinds is None else kinds[known]
+    comparable = kind[worst, None] == kind[~worst]
+    if not comparable.any():
         return False
-    less = sharpness[worst, None] - sharpness[~worst]
+    less = (sharpness[worst, None] - sharpness[~worst])[comparable]
     return float(np.mean((less < 0) + 0.5 * (less == 0))) > OTHER_IMAGES
 
 
