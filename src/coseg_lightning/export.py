@@ -191,10 +191,9 @@ def _description(inputs: Inputs, classes: int) -> dict[str, Any]:
 
 
 def _write_safetensors(module: Probabilities, images: Tensor, path: Path) -> None:
-    from safetensors.torch import save_file
+    from coseg_lightning.networks.build import save_weights
 
-    weights = {name: w.contiguous() for name, w in module.network.state_dict().items()}
-    save_file(weights, path)
+    save_weights(module.network, path)
 
 
 def _write_onnx(module: Probabilities, images: Tensor, path: Path) -> None:

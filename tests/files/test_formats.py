@@ -4,6 +4,7 @@ import io
 import zlib
 from pathlib import Path
 
+import cv2
 import imagecodecs
 import numpy as np
 import pytest
@@ -513,7 +514,7 @@ def test_what_a_dicom_header_calls_padding_is_missing(tmp_path):
     ("values", "classes", "sentence"),
     [
         (np.array([0, 1, 4, 9]), 3, r"holds the class ids 4, 9, .*data.class_ids=\[0,1,4,9\]"),
-        (np.arange(200), 2, "data.mask_threshold=128"),
+        (np.r_[np.arange(200), [0] * 300, [199] * 300], 2, "data.mask_threshold=128"),
         (np.arange(8), 2, "data.instances=foreground"),
     ],
 )
@@ -561,6 +562,17 @@ def test_soft_masks_of_floats_and_scaled_ids(tmp_path):
     tifffile.imwrite(tmp_path / "masks/a.tif", disc().astype(np.int32) - 1)
     with pytest.raises(InputError, match="holds -1, but data.instances=foreground"):
         MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
+
+
+@pytest.mark.parametrize(("sigma", "advice"), [(2, "a soft or smoothed mask"), (None, "a picture")])
+def test_grey_levels_are_a_soft_mask_or_a_picture(tmp_path, sigma, advice):
+    (tmp_path / "masks").mkdir()
+    grey = np.random.default_rng(0).normal(120, 30, (96, 96)).clip(0, 255)
+    if sigma is not None:
+        grey = cv2.GaussianBlur(255.0 * np.kron(np.eye(2), np.ones((48, 48))), (0, 0), sigma)
+    Image.fromarray(grey.astype(np.uint8)).save(tmp_path / "masks/a.png")
+    with pytest.raises(InputError, match=advice):
+        MaskFolder(tmp_path / "masks", classes=2)
 
 
 def test_255_is_among_the_ids_that_are_named(tmp_path):

@@ -1,6 +1,7 @@
 """Loaders and batches as other people have them."""
 
 import time
+from collections import namedtuple
 
 import pytest
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from coseg_lightning import (
     SegmentationModule,
 )
 from coseg_lightning.errors import InputError
-from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.modules.batch import images_of, read_batch
 from coseg_lightning.modules.loaders import over
 from support import (
     Halves,
@@ -209,3 +210,14 @@ def test_a_batch_of_two_masks_is_refused():
     with pytest.raises(InputError, match="two masks, mask and label"):
         read_batch({"image": images, "mask": masks, "label": masks + 0})
     assert read_batch({"image": images, "mask": masks, "label": torch.ones(6)}).masks.shape[0] == 6
+
+
+def test_named_fields_are_read_by_name():
+    images, masks = one_batch()
+    sample = namedtuple("sample", ("mask", "id", "image"))(masks, ["a"] * 6, images)
+    found = read_batch(sample)
+    assert found.images is images
+    assert torch.equal(found.masks, masks)
+    assert images_of(sample) is images
+    by_place = namedtuple("sample", ("picture", "label"))(images, masks)
+    assert read_batch(by_place).images is images

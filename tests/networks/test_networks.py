@@ -214,6 +214,14 @@ def test_other_networks_leave_weights_and_their_class(tmp_path):
     assert kind.endswith("TinyNetwork")
 
 
+def test_weights_that_two_layers_share_are_saved(tmp_path):
+    network = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
+    network[1].weight = network[0].weight
+    save_network(network, tmp_path / "model")
+    network.load_state_dict(load_file(tmp_path / "model" / "model.safetensors"))
+    assert network[1].weight is network[0].weight
+
+
 def test_a_network_of_listed_channels_is_saved_as_it_is(tmp_path):
     """smp leaves an argument out that is no plain list, and loads another network then."""
     settings = ["data=phantom", "+model.decoder_channels=[32,16,8]", "+model.encoder_depth=3"]

@@ -400,9 +400,22 @@ def _write_pgm(original: Path, path: Path, values: NDArray[Any]) -> None:
     path.write_bytes(header + values.astype(kind).tobytes())
 
 
-def soft_mask_hint(values: list[int]) -> str | None:
-    """Return advice if values look like grey levels or object numbers instead of class ids."""
+def soft_mask_hint(values: list[int], counts: list[int]) -> str | None:
+    """Return advice if values look like grey levels or object numbers instead of class ids.
+
+    Args:
+        values: The different values of a mask.
+        counts: The number of pixels with each value.
+    """
     if len(values) > 40 and max(values) <= 255:
+        margin = 0.1 * (max(values) - min(values))
+        ends = [min(values) + margin, max(values) - margin]
+        between = sum(n for v, n in zip(values, counts, strict=True) if ends[0] < v < ends[1])
+        if 2 * between > sum(counts):  # a soft mask is grey at the outline alone
+            return (
+                f"it holds {len(values)} different values, most of them far from black and white, "
+                "so it looks like a picture that was saved as a mask; look at it"
+            )
         return (
             f"it holds {len(values)} different values, so it may be a soft or smoothed mask; set "
             "data.mask_threshold=128 to read values of at least 128 as class 1"

@@ -159,7 +159,9 @@ class MaskValues:
             if wrong:
                 ids = "id" if len(wrong) == 1 else "ids"
                 text = f"{self.paths[sample_id]} holds the class {ids} {listed(wrong)}, but {rule}"
-                hint = soft_mask_hint(info["values"]) if self.classes == 2 else None
+                hint = None
+                if self.classes == 2:
+                    hint = soft_mask_hint(info["values"], info["counts"])
                 if hint is not None:
                     text = f"{text.rstrip('.')}; {hint}."
                 inspection.add("class id", [sample_id], text)

@@ -15,6 +15,9 @@ from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.ranking.people import name_of
 
 
+FIELDS = ("image", "mask", "label", "id", "replaced", "annotator", "soft_mask")
+
+
 @dataclass(frozen=True)
 class Batch:
     """A batch in the form that the modules use.
@@ -54,10 +57,13 @@ def one_of(sample: Batch, n: int) -> Batch:
 def read_batch(batch: Any) -> Batch:
     """Read `(image, mask)`, `(image, mask, id)`, or a dict with `image` and `mask` or `label`.
 
+    A named tuple with a field `image` is read as a dict.
+
     Raises:
         InputError: If the batch is none of these.
     """
     annotators = soft_masks = None
+    batch = _by_name(batch)
     if isinstance(batch, Mapping) and "image" in batch and ("mask" in batch or "label" in batch):
         masks = batch["mask"] if "mask" in batch else batch["label"]
         other = batch.get("label")
@@ -114,6 +120,13 @@ def read_batch(batch: Any) -> Batch:
     return Batch(images, masks.long(), ids, replaced, names, soft_masks)
 
 
+def _by_name(batch: Any) -> Any:
+    """Turn a named tuple with a field `image` into a dict, whatever the order of its fields."""
+    if not isinstance(batch, tuple) or not hasattr(batch, "image"):
+        return batch
+    return {name: getattr(batch, name) for name in FIELDS if hasattr(batch, name)}
+
+
 def _names(annotators: Any, count: int) -> list[str] | None:
     """The annotators' names, one per sample; None if the batch has none."""
     if annotators is None:
@@ -145,6 +158,7 @@ def images_of(batch: Any) -> Tensor:
     Raises:
         InputError: If the batch has no images of shape `(N, C, H, W)`.
     """
+    batch = _by_name(batch)
     if isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor):
         images: Any = batch["image"]
     else:

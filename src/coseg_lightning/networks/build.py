@@ -142,10 +142,15 @@ def save_network(network: nn.Module, folder: str | Path, *, card: str | None = N
         network.save_pretrained(folder)
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        weights = {name: tensor.contiguous().cpu() for name, tensor in network.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        save_weights(network, folder / "model.safetensors")
         kind = type(network)
         class_name = json.dumps({"class": f"{kind.__module__}.{kind.__name__}"})
         write_text(folder / "network.json", class_name)
     if card is not None:
         write_text(folder / "README.md", card)
+
+
+def save_weights(network: nn.Module, path: Path) -> None:
+    """Write a network's weights as safetensors; those that two layers share are written twice."""
+    state = network.state_dict()
+    save_file({name: weight.cpu().contiguous().clone() for name, weight in state.items()}, path)
