@@ -14,7 +14,6 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.ranking.people import name_of
 
-
 FIELDS = ("image", "mask", "label", "id", "replaced", "annotator", "soft_mask")
 
 
