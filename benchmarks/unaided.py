@@ -103,7 +103,8 @@ def print_table(rows: list[dict[str, str]]) -> None:
 
     def mean(names, score, figure):
         of = [r for r in rows if r["set"] in names and r["score"] == score and r[figure]]
-        return np.mean([float(r[figure]) for r in of]) if of else np.nan
+        has_all = {r["set"] for r in of} == set(names)
+        return np.mean([float(r[figure]) for r in of]) if has_all else np.nan
 
     print("| set | " + " | ".join(SCORES) + " | worst 10 % | named | wrongly | noise level |")
     print("|---|" + "---|" * (len(SCORES) + 4))

@@ -789,6 +789,21 @@ def test_augmentation_in_training_alone_is_let_through(tmp_path):
     assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
 
 
+def classes_of(*of_samples):
+    return [
+        Batch(torch.rand(1, 1, 4, 4), torch.tensor(ids).view(1, 1, -1).expand(1, 4, -1))
+        for ids in of_samples
+    ]
+
+
+def test_crops_may_show_a_class_that_the_ranked_part_lacks():
+    ranked = classes_of([0, 1], [0, 1], [0, 1], [0, 0])
+    check_alike(list(zip(ranked, classes_of([0, 1], [0, 2], [1, 2], [0, 0]), strict=True)), 255)
+    renamed = classes_of([0, 2], [0, 2], [2, 2], [0, 0])
+    with pytest.raises(InputError, match="which augmentation would not do"):
+        check_alike(list(zip(ranked, renamed, strict=True)), 255)
+
+
 def test_augmentation_may_fill_with_what_is_unlabelled():
     pairs = []
     for image, mask, _ in map(Halves().__getitem__, range(4)):

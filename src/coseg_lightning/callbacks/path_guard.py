@@ -208,9 +208,16 @@ def check_alike(pairs: Sequence[tuple[Batch, Batch]], ignore_index: int) -> None
     shifts = np.subtract(means[1], means[0]) / spreads[0]
     is_scaled = np.abs(ratios).min() > np.log(SAME_SCALE) and ratios.std() < np.log(SAME_SCALE) / 2
     is_shifted = np.abs(shifts).min() > SAME_SHIFT and len(set(np.sign(shifts))) == 1
-    known = {int(c) for s in judged for c in torch.unique(s.masks)} | {0, ignore_index}
-    new = sorted({int(c) for s in learnt for c in torch.unique(s.masks)} - known)
-    if len(pairs) > 2 and (is_scaled or is_shifted or new):
+    classes = [[set(torch.unique(s.masks).tolist()) for s in part] for part in (judged, learnt)]
+    before, after = (set[int]().union(*of_part) for of_part in classes)
+    new, gone = after - before - {0, ignore_index}, before - after - {ignore_index}
+    # A crop may show a class that the ranked part of the image lacks, but not each crop does, and a
+    # class that was renamed is gone.
+    is_everywhere = all(other & new for other in classes[1])
+    is_renamed = bool(new and gone) and all(
+        one & gone for one, other in zip(*classes, strict=True) if other & new
+    )
+    if len(pairs) > 2 and (is_scaled or is_shifted or is_everywhere or is_renamed):
         raise InputError(
             "All samples differ in the same way between the ranking and training, which "
             f"augmentation would not do; one has {_values(judged[0])} in the ranking, but "
