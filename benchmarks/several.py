@@ -7,7 +7,8 @@ The training images of `bubil` have masks by seven slots of a crowd. A network (
 128, as those of `grid.py`'s grid `real`, 20 epochs) learns from those of one, three or seven slots,
 fused by `data.label`, and is tested on the experts' masks. `experts` learns from the experts'
 masks. `coseg` ranks and corrects the fused labels with the noise level estimated (`nol=auto`), and
-has 20 epochs in each stage; `x2` is a plain network of as many steps. Slots are drawn by the seed.
+has 20 epochs in each stage; `x2` is a plain network of as many steps, `gce` one with the loss of
+Co-Seg's retraining. Slots are drawn by the seed.
 Rows go to `results/several.csv`; cells that are there are not repeated.
 """
 
@@ -33,6 +34,7 @@ CELLS = (
     *(("coseg", 7, "majority"), ("supervised x2", 7, "majority"), ("supervised", 3, "soft")),
     *(("coseg", 1, "one"), ("supervised x2", 1, "one"), ("coseg", 3, "majority")),
     *(("supervised x2", 3, "majority"), ("supervised x2", 0, "experts")),
+    *(("gce x2", 7, "majority"), ("gce x2", 1, "one")),
 )
 KEYS = ("method", "masks", "label", "seed")
 
