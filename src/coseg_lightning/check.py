@@ -4,7 +4,7 @@ import re
 import shlex
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ def describe(cfg: DictConfig) -> Iterator[str]:
             )
         yield from (f"  {'Groups':<10}{line}" for line in _groups(parts))
         yield from (f"  {'Twice':<10}{line}" for line in _duplicates(parts))
-        yield from (f"  {'Blunders':<10}{line}" for line in _blunders(everything, cfg))
+        yield from (f"  {'Blunders':<10}{line}" for line in _blunders(everything, cfg, data.kinds))
         if cfg.rehearse:
             yield f"  {'Run':<10}{_rehearsed(cfg, data, Path(folder) / 'run')}"
             yield f"  {'Memory':<10}{peak_memory() / 2**30:.1f} GiB at most, in the rehearsal"
@@ -197,14 +197,18 @@ def _stem(sample_id: str) -> str:
     return match[1] if match else sample_id
 
 
-def _blunders(dataset: "MaskedImages", cfg: DictConfig) -> Iterator[str]:
+def _blunders(
+    dataset: "MaskedImages", cfg: DictConfig, kinds: Mapping[str, str] | None
+) -> Iterator[str]:
     from coseg_lightning.app.unaided import judge_masks
     from coseg_lightning.ranking.blunders import MEANINGS
 
     if getattr(dataset, "tiles", None) is not None:
         yield "not searched, since tiles cut objects; leave data.tile out to search for them"
         return
-    _, blunders = judge_masks(dataset, classes=max(2, cfg.data.classes))
+    if kinds is not None and not all(sample_id in kinds for sample_id in dataset.ids):
+        kinds = None  # only training masks need a kind
+    _, blunders = judge_masks(dataset, classes=max(2, cfg.data.classes), kinds=kinds)
     found: dict[str, list[str]] = {}
     for sample_id, names in zip(dataset.ids, blunders, strict=True):
         for name in names:

@@ -198,9 +198,11 @@ def judge_masks(
     blunders: list[list[str]] = [[] for _ in looks]
     if getattr(dataset, "tiles", None) is None:  # parts of objects have no usual shape
         blunders = find_blunders(shapes, fits, [i for i in drawn if i in fits])
-    if opinion.doubt is None:
-        unknown = zip(blunders, np.isnan(opinion.misfit).tolist(), strict=True)
-        blunders = [names or [UNJUDGED] * is_unknown for names, is_unknown in unknown]
+        if opinion.doubt is None:
+            has_outline = [0 < shape.share < 1 for shape in shapes]
+            unknown = np.isnan(opinion.misfit) & has_outline
+            pairs = zip(blunders, unknown.tolist(), strict=True)
+            blunders = [names or [UNJUDGED] * is_unknown for names, is_unknown in pairs]
     return opinion, blunders
 
 

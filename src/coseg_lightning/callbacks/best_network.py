@@ -28,7 +28,7 @@ class BestNetwork(Callback):
         epoch: The epoch of `best`.
 
     Raises:
-        InputError: In training, if nothing logs `val/dice`.
+        InputError: In training, if nothing logs `val/dice`, or if it is not a number.
     """
 
     def __init__(self, patience: int | None = None) -> None:
@@ -45,6 +45,11 @@ class BestNetwork(Callback):
         if metric is None:
             known = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise InputError(f"BestNetwork needs the metric {METRIC}, but {known} is logged.")
+        if bool(torch.isnan(metric)):
+            raise InputError(
+                f"{METRIC} cannot be measured, since no pixel of the validation masks is labelled; "
+                "give validation masks that are labelled, or keep the last network."
+            )
         if self.best is None or float(metric) > self.best:
             self.best, self.epoch = float(metric), trainer.current_epoch
             with averaged(trainer, pl_module):

@@ -396,11 +396,11 @@ def _plain_png(path: Path) -> Picture | None:
 
     Pillow is as fast as OpenCV here, and fails if a part of the file is missing.
     """
+    header = _header(path)
+    if header is None or header.mode not in ("L", "RGB") or header.bits != 8:
+        return None
     with Image.open(path) as file:
-        header = _header_of(file, path)
-        if not _is_plain_png(file, path):
-            return None
-        values = oriented(np.asarray(file), header.orientation)
+        values = oriented(np.array(file), header.orientation)
     return Picture(values, turned=header.orientation != 1)
 
 

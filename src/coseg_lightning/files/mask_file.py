@@ -413,8 +413,9 @@ def soft_mask_hint(values: list[int], counts: list[int]) -> str | None:
         between = sum(n for v, n in zip(values, counts, strict=True) if ends[0] < v < ends[1])
         if 2 * between > sum(counts):  # a soft mask is grey at the outline alone
             return (
-                f"it holds {len(values)} different values, most of them far from black and white, "
-                "so it looks like a picture that was saved as a mask; look at it"
+                f"it holds {len(values)} different values, most pixels between black and white, so "
+                "it may be a picture that was saved as a mask, or a soft mask; look at it, and set "
+                "data.mask_threshold=128 if values of at least 128 mean class 1"
             )
         return (
             f"it holds {len(values)} different values, so it may be a soft or smoothed mask; set "

@@ -56,7 +56,7 @@ def one_of(sample: Batch, n: int) -> Batch:
 def read_batch(batch: Any) -> Batch:
     """Read `(image, mask)`, `(image, mask, id)`, or a dict with `image` and `mask` or `label`.
 
-    A named tuple with a field `image` is read as a dict.
+    A named tuple whose fields all have such names is read as a dict, and any other by place.
 
     Raises:
         InputError: If the batch is none of these.
@@ -120,10 +120,11 @@ def read_batch(batch: Any) -> Batch:
 
 
 def _by_name(batch: Any) -> Any:
-    """Turn a named tuple with a field `image` into a dict, whatever the order of its fields."""
+    """Turn a named tuple of the known fields into a dict, whatever the order of its fields."""
     if not isinstance(batch, tuple) or not hasattr(batch, "image"):
         return batch
-    return {name: getattr(batch, name) for name in FIELDS if hasattr(batch, name)}
+    named = {name: getattr(batch, name) for name in FIELDS if hasattr(batch, name)}
+    return named if len(named) == len(batch) else batch  # by place where others are among them
 
 
 def _names(annotators: Any, count: int) -> list[str] | None:

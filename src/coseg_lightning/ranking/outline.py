@@ -183,11 +183,12 @@ def _within_kind(values: Floats) -> Floats:
     """Standardise `(n,)` values of one kind that were standardised over all samples before."""
     if not len(values):
         return values
-    median = np.median(values)
-    deviation = max(1.4826 * float(np.median(np.abs(values - median))), 0.1)
-    # A kind that varies little is known from few samples.
-    share = len(values) / (len(values) + KIND_SHRINKAGE * min(1.0, deviation**2))
-    result: Floats = (values - share * median) / deviation**share
+    count, median = len(values), np.median(values)
+    spread = (1.4826 * float(np.median(np.abs(values - median)))) ** 2
+    spread = (count * spread + KIND_SHRINKAGE) / (count + KIND_SHRINKAGE)  # over all it is 1
+    # The median of a kind that varies little is known from few samples.
+    share = count / (count + KIND_SHRINKAGE * min(1.0, spread))
+    result: Floats = (values - share * median) / np.sqrt(spread)
     return result
 
 

@@ -221,9 +221,11 @@ def image_url(image: NDArray[Any]) -> str:
     by_band = bands.shape[2] > 3
     bands = without_gaps(bands[..., : 3 if bands.shape[2] >= 3 else 1])
     scale = MAX_SIDE / max(bands.shape[:2])
+    if scale < 1 or bands.dtype != np.uint8:
+        bands = bands.astype(np.float32)
     if scale < 1:
         size = [max(1, round(side * scale)) for side in bands.shape[1::-1]]
-        bands = cv2.resize(bands.astype(np.float32), size, interpolation=cv2.INTER_AREA)
+        bands = cv2.resize(bands, size, interpolation=cv2.INTER_AREA)
         bands = bands[..., None] if bands.ndim == 2 else bands
     colours = (255 * rescale_intensity(bands, by_band=by_band)).astype(np.uint8)
     return jpeg_url(colours, JPEG_QUALITY)

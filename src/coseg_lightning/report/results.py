@@ -62,7 +62,7 @@ def result_in_a_sentence(summary: Mapping[str, Any]) -> str:
     subject = _subject(summary)
     dice, accuracy = summary["test"]["dice"], summary["test"]["accuracy"]
     if accuracy is None:
-        if "masks" in summary["test"]:
+        if "masks" in summary["test"] or dice is not None:  # earlier versions had a Dice then
             return f"{subject} was not tested: all pixels of the test masks are unlabelled."
         return f"{subject} was not tested: there is no test set."
     reached = f"a test Dice of {dice:.4f} and a pixel accuracy of {accuracy:.4f}"

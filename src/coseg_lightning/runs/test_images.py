@@ -177,11 +177,11 @@ def row_of(
         elif known:
             row[name] = float(np.mean(known))
         else:  # correctly empty: Dice 1; no distance if one of the two is empty
-            row[name] = 1.0 if name in ("dice", "iou") and present.any() else None
+            row[name] = 1.0 if name in ("dice", "iou") else None
     if len(each) > 1:
         for k, values in enumerate(each, start=1):
             row |= {f"{name}_class_{k}": value for name, value in values.items()}
-    return row
+    return row if present.any() else {**dict.fromkeys(row), "id": sample_id}
 
 
 def figures_of_images(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
