@@ -413,7 +413,7 @@ def test_masks_are_compared_within_the_kind_of_their_image(tmp_path):
         first = [row["id"] for row in rows_of(tmp_path / name / "scores.csv")][: len(samples) // 2]
         ranks.append(np.mean([sample_id in [*samples][1::2] for sample_id in first]))
     assert ranks[0] > 0.9
-    assert 0.3 < ranks[1] < 0.7
+    assert 0.3 < ranks[1] < 0.8
     kinds.write_text("id,kind\n" + rows.partition("\n")[0])
     with pytest.raises(InputError, match="kinds has no kind for"):
         without_training(root, tmp_path / "one", f"data.kinds={kinds}")
@@ -429,6 +429,14 @@ def test_masks_that_cannot_be_judged_are_named(tmp_path):
     assert {i: name for i, name in names.items() if name} == {
         "p_004": "not judged", "p_009": "not judged",
     }  # fmt: skip
+    for n, sample_id in enumerate(samples):
+        if n % 4 == 0:
+            samples[sample_id] = (samples[sample_id][0], 0 * samples[sample_id][1])
+    without_training(write_folder(tmp_path / "empty", samples), tmp_path / "b", "data.classes=2")
+    names = {row["id"]: row["blunders"] for row in rows_of(tmp_path / "b" / "scores.csv")}
+    assert {i: name for i, name in names.items() if name} == {
+        "p_009": "not judged"
+    }  # p_004 is empty, as many are
 
 
 def test_outlines_that_lie_in_unlabelled_rings_are_told(tmp_path):

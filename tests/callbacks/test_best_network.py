@@ -76,6 +76,16 @@ def test_without_a_metric_there_is_no_best(tmp_path):
         trainer.fit(module, loader, loader)
 
 
+def test_without_labelled_validation_there_is_no_best(tmp_path):
+    trainer = trainer_of(tmp_path, max_epochs=3, callbacks=[BestNetwork()])
+    image, mask = (part[0] for part in one_batch())
+    loader = torch.utils.data.DataLoader([(image, mask)] * 4, 2)
+    unlabelled = torch.utils.data.DataLoader([(image, torch.full_like(mask, 255))] * 4, 2)
+    with pytest.raises(InputError, match="no pixel of the validation masks is labelled"):
+        trainer.fit(SegmentationModule(TinyNetwork()), loader, unlabelled)
+    assert trainer.current_epoch == 0
+
+
 def test_without_validation_there_is_no_best(tmp_path):
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[BestNetwork()])
     loader = torch.utils.data.DataLoader([tuple(part[0] for part in one_batch())] * 4, 2)

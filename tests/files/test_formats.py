@@ -649,6 +649,19 @@ def test_a_folder_of_full_masks_is_refused(tmp_path):
         MaskFolder(tmp_path / "masks", classes=2)
 
 
+def test_a_png_that_opencv_alone_opens_is_read(tmp_path):
+    path, values = tmp_path / "a.png", np.arange(600, dtype=np.uint8).reshape(20, 30)
+    Image.fromarray(values).save(path)
+    plain = path.read_bytes()
+    place = plain.index(b"IDAT") - 4
+    text = b"tEXtTitle\x00a" + b"\0\0\0\0"  # whose checksum is wrong
+    path.write_bytes(plain[:place] + (7).to_bytes(4, "big") + text + plain[place:])
+    for read in (read_image, check_image):
+        np.testing.assert_array_equal(read(path), values)
+    path.write_bytes(plain)
+    assert read_image(path).flags.writeable
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_cut_png_is_refused_whenever_it_is_read(tmp_path, mode):
     """OpenCV would fill what is missing with black."""

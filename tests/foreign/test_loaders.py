@@ -214,10 +214,15 @@ def test_a_batch_of_two_masks_is_refused():
 
 def test_named_fields_are_read_by_name():
     images, masks = one_batch()
-    sample = namedtuple("sample", ("mask", "id", "image"))(masks, ["a"] * 6, images)
+    sample = namedtuple("sample", ("mask", "id", "image"))(masks, [*"abcdef"], images)
     found = read_batch(sample)
     assert found.images is images
     assert torch.equal(found.masks, masks)
     assert images_of(sample) is images
     by_place = namedtuple("sample", ("picture", "label"))(images, masks)
     assert read_batch(by_place).images is images
+    for names in (("image", "mask", "name"), ("image", "target", "id")):  # some names are foreign
+        found = read_batch(namedtuple("sample", names)(images, masks, [*"abcdef"]))
+        assert (found.images is images, found.ids) == (True, [*"abcdef"])
+    with_meta = namedtuple("sample", ("image", "mask", "meta"))
+    assert read_batch(with_meta(images, masks, {"id": [*"abcdef"]})).ids == [*"abcdef"]

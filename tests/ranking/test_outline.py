@@ -9,9 +9,29 @@ from torch.utils.data import ConcatDataset, DataLoader, Subset
 from coseg_lightning import CorruptionRanking, CoSegDataModule, outline_scores
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.evidence import Evidence
-from coseg_lightning.ranking.outline import outline_evidence
+from coseg_lightning.ranking.outline import outline_evidence, standardise
 from coseg_lightning.ranking.scores import mask_scores
 from support import Halves, Squares, module_of, rows_of, trainer_of
+
+
+def test_small_kinds_are_not_blown_up():
+    """Of right masks, those of a kind of three are the worst hardly more often than by chance."""
+    rng, worst = np.random.default_rng(0), 0
+    kinds = np.r_[[0] * 3, [1] * 57, [2] * 60]
+    for _ in range(400):
+        values = standardise(rng.normal(0, 1, (120, 1)), kinds=kinds)
+        worst += values.argmax() < 3
+    assert worst / 400 < 0.06  # 0.025 by chance
+    blown = np.r_[[4.0, 4.0, 0.0], rng.normal(0, 1, 117)][:, None]
+    assert np.abs(standardise(blown, kinds=kinds, squashed=False)[:3]).max() < 6
+
+
+def test_kinds_that_differ_much_are_told_apart():
+    rng, kinds = np.random.default_rng(0), np.arange(60) % 2
+    values = (10.0 * kinds + rng.normal(0, 1, 60))[:, None]
+    found = standardise(values, kinds=kinds)[:, 0]
+    gap = abs(found[kinds == 0].mean() - found[kinds == 1].mean())
+    assert gap < found.std()  # of values as they are: twice the deviation
 
 
 def disc(side: int, radius: float, centre: tuple[float, float] = (0.5, 0.5)) -> np.ndarray:

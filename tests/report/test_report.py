@@ -317,6 +317,9 @@ def test_a_run_without_a_test_set_says_so():
     unlabelled = summary_of(dice=None)
     unlabelled["test"] |= {"accuracy": None, "masks": "the test masks"}
     assert "test masks are unlabelled" in result_in_a_sentence(unlabelled)
+    earlier = summary_of(dice=1.0)  # as versions before wrote it
+    earlier["test"]["accuracy"] = None
+    assert "test masks are unlabelled" in result_in_a_sentence(earlier)
 
 
 @pytest.mark.slow

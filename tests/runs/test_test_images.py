@@ -298,6 +298,15 @@ def test_a_class_that_is_never_found_is_said():
     assert never_right(summary) is None
 
 
+def test_labels_that_are_lost_at_the_networks_size_measure_nothing():
+    label = torch.full((16, 16), 255)
+    label[3, 3] = 1
+    nothing = torch.zeros(2, dtype=torch.bool)
+    row = row_of("a", torch.zeros(2), nothing, torch.ones(16, 16), label, 1.0)
+    assert {value for name, value in row.items() if name != "id"} == {None}
+    assert figures_of_images([row])["without_distance"] == 0
+
+
 def test_an_image_with_a_class_in_one_of_both_alone_has_no_distance(tmp_path):
     """The distance of its other class would be no distance of the image."""
     masks = np.zeros((2, 16, 16), np.int64)

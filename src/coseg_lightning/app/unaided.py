@@ -194,6 +194,7 @@ def judge_masks(
         if opinion.doubt is None:
             copies = [*chain(*same_masks(shapes))][:MOST_SUSPECTS]
             again = sorted({*_suspects(opinion.misfit), *copies, *drawn})
+            again = [i for i in again if 0 < shapes[i].share < 1]  # others have no outline
             fits = dict(zip(again, look("second", again, "Looking again"), strict=True))
     blunders: list[list[str]] = [[] for _ in looks]
     if getattr(dataset, "tiles", None) is None:  # parts of objects have no usual shape
