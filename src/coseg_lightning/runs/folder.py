@@ -128,7 +128,8 @@ class RunFolder:
                 version_before,
                 version_now,
             )
-            known = before.keys() & identity.keys() - {"version"}
+            # A finished run is only shown, whatever this machine computes with.
+            known = before.keys() & identity.keys() - {"version", "trainer.precision"}
             before, identity = (
                 {key: _with_name_of_today(settings[key]) for key in known}
                 for settings in (before, identity)
