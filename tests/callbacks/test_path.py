@@ -710,6 +710,42 @@ def test_a_difference_that_is_no_augmentation_stops_the_run(tmp_path, kind, make
     assert trainer.current_epoch == 0
 
 
+class NormalisingCallback(pl.Callback):
+    """Normalises real batches in place, which no copy of a loader sees."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        batch[0].sub_(90).div_(self.scale)
+
+    def __init__(self, scale):
+        self.scale = scale
+
+
+class WithoutIds(Raw):
+    def __getitem__(self, index):
+        return super().__getitem__(index)[:2]
+
+
+@pytest.mark.parametrize("scale", [40, 1])
+def test_without_ids_a_difference_is_seen_in_the_images_as_a_whole(tmp_path, scale):
+    callbacks = [NormalisingCallback(scale), CorruptionRanking(tmp_path / "scores.csv")]
+    trainer = trainer_of(tmp_path, callbacks=callbacks)
+    with pytest.raises(InputError, match="Images are not the same in training and in the ranking"):
+        trainer.fit(peers_of(CoSegModule, selection="relative"), PLAIN(WithoutIds()))
+    assert trainer.current_epoch == 0
+
+
+def test_without_ids_augmentation_is_let_through(tmp_path):
+    class Own(Augmenting):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            batch = super().on_after_batch_transfer(batch, dataloader_idx)
+            return [(batch[0] - 90) / 40, *batch[1:]]
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, callbacks=[ranking])
+    trainer.fit(peers_of(Own, selection="relative"), PLAIN(WithoutIds()))
+    assert len(ranking.ranking.ids) == 12
+
+
 class Mixing(CoSegModule):
     """Mixes the samples of a batch in training alone, as the guard's message advises."""
 

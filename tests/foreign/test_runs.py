@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, Logger
 from safetensors.torch import load_file
-from torch.utils.data import DataLoader, random_split
+from torch.utils.data import DataLoader, Subset, random_split
 
 from coseg_lightning import (
     CoSegModule,
@@ -40,6 +40,20 @@ def test_a_split_at_random_is_the_same_in_all_stages(tmp_path):
     run_of(tmp_path, Split(), confidence=0.0)
     assert len(splits) == 3
     assert splits[0] == splits[1] == splits[2]
+
+
+def test_a_setup_that_adds_to_its_datasets_is_refused(tmp_path):
+    class Adding(OwnTested):
+        def __init__(self):
+            super().__init__()
+            self.found = []
+
+        def setup(self, stage):
+            self.found += range(12)
+            self.train = Subset(Halves(), self.found)
+
+    with pytest.raises(InputError, match="24 training samples now, but there were 12 before"):
+        run_of(tmp_path, Adding())
 
 
 @pytest.mark.slow

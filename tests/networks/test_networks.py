@@ -229,3 +229,16 @@ def test_a_network_of_listed_channels_is_saved_as_it_is(tmp_path):
     save_network(module.net, tmp_path)
     again = smp.from_pretrained(tmp_path)
     assert again.state_dict().keys() == module.net.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "advice"),
+    [
+        (torch.uint8, "image.float() / 255."),
+        (torch.float64, "such as image.float()."),
+    ],
+)
+def test_images_of_another_type_are_named(dtype, advice):
+    with pytest.raises(InputError, match=f"images are {dtype}, but Conv2d computes with") as found:
+        any_size(torch.nn.Conv2d(1, 2, 1), torch.ones(2, 1, 8, 8, dtype=dtype))
+    assert str(found.value).endswith(advice)

@@ -46,7 +46,8 @@ class PathGuard:
     """Compares a few samples as they are ranked with the same samples as they are trained on.
 
     Before training, copies of the training loader read them along both paths. In the first epoch
-    they are also looked up in the real batches by their ids, since a copy may differ.
+    they are also looked up in the real batches by their ids, since a copy may differ. Without ids
+    the first images of the epoch are compared with them as a whole.
 
     Args:
         trainer: The trainer.
@@ -96,6 +97,9 @@ class PathGuard:
             self.is_augmented = True
         # Patches of an image may all have its id.
         self.ranked = {_name(sample): sample for sample in ranked if len(names_of(sample)) == 1}
+        self._watched = ranked
+        self._first: list[Batch] = []  # of an epoch without ids
+        self._enough_first = min(2 * len(ranked), len(dataset))
         self._found: list[tuple[Batch, Batch]] = []
         self._different = 0
         is_own = loader is not trainer.train_dataloader or (
@@ -111,6 +115,7 @@ class PathGuard:
         """
         if sample.ids is None:
             check_none_dropped(trainer, sample)
+            self._check_first(sample)
         names = names_of(sample)
         self._check_ids(names)
         for n, name in enumerate(names):
@@ -126,6 +131,13 @@ class PathGuard:
             self._compare(judged, learnt)
         if len(self._found) == 2 * ENOUGH and self.is_augmented:
             check_alike(self._found, self.ignore_index)
+
+    def _check_first(self, sample: Batch) -> None:
+        """Compare the first images of an epoch without ids with those that are watched."""
+        if len(self._first) < self._enough_first:
+            self._first += [one_of(sample, n) for n in range(len(sample.masks))]
+            if len(self._first) >= self._enough_first:
+                check_same_range(self._watched, self._first)
 
     def _check_ids(self, names: Sequence[str]) -> None:
         """Raise an `InputError` if an id is repeated in an epoch that draws each sample once."""
@@ -222,6 +234,29 @@ def check_alike(pairs: Sequence[tuple[Batch, Batch]], ignore_index: int) -> None
             "All samples differ in the same way between the ranking and training, which "
             f"augmentation would not do; one has {_values(judged[0])} in the ranking, but "
             f"{_values(learnt[0])} in training; {ADVICE}."
+        )
+
+
+def check_same_range(judged: Sequence[Batch], learnt: Sequence[Batch]) -> None:
+    """Raise an `InputError` if images that may be others cannot have been prepared alike.
+
+    That is so if none of them is near the others in mean, or in spread.
+
+    Args:
+        judged: Samples as they are ranked.
+        learnt: Samples as they are trained on.
+    """
+    means, spreads = (
+        [sorted(float(measure(s.images.float())) for s in part) for part in (judged, learnt)]
+        for measure in (torch.mean, torch.std)
+    )
+    (low, high), (least, most) = ((part[0], part[-1]) for part in spreads)
+    is_scaled = least > SAME_SCALE * high or low > SAME_SCALE * most
+    gap = max(means[1][0] - means[0][-1], means[0][0] - means[1][-1])
+    if is_scaled or gap > SAME_SHIFT * max(high, most) > 0:
+        raise InputError(
+            "Images are not the same in training and in the ranking: one has "
+            f"{_values(judged[0])} in the ranking, but {_values(learnt[0])} in training; {ADVICE}."
         )
 
 

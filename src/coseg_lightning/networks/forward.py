@@ -1,5 +1,6 @@
 """Applying networks to images of any size, and reading their logits."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,9 +86,18 @@ def _pad(images: Tensor, stride: int) -> Tensor:
 
 
 def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
-    """Run the network. Explain BatchNorm's error on too small a batch."""
+    """Run the network. Explain errors on images of another type, and on too small a batch."""
     try:
         return network(padded)
+    except RuntimeError as error:
+        computes = next((w.dtype for w in network.parameters() if w.is_floating_point()), None)
+        if computes in (None, images.dtype) or not re.search("type.* same", str(error)):
+            raise
+        give = "image.float()" if images.is_floating_point() else "image.float() / 255"
+        raise InputError(
+            f"The batch's images are {images.dtype}, but {type(network).__name__} computes with "
+            f"{computes}; give images of that type, such as {give}."
+        ) from error
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -24,12 +24,15 @@ class WrappedDataModule(pl.LightningDataModule):
         own_train_dataloader: The function that loads the datamodule's training samples, if it is
             an attribute of the datamodule and not a method of its class.
         most_batches: The largest number of training batches, for a rehearsal; None for all.
+        sizes: The number of training samples after the first setup, of all copies.
     """
 
     wrapped_class: type
     label_layers: list[Path]
     own_train_dataloader: Callable[[], Any] | None
     most_batches: int | None
+    sizes: list[int]
+    is_set_up_anew: bool
 
     @override
     def __reduce__(self) -> Any:
@@ -56,14 +59,22 @@ class WrappedDataModule(pl.LightningDataModule):
         return is_overridden("test_dataloader", self, pl.LightningDataModule)
 
     @override
+    def setup(self, stage: str) -> None:
+        """Set the datamodule up, as each stage does."""
+        super().setup(stage=stage)
+        self.is_set_up_anew = True
+
+    @override
     def train_dataloader(self) -> Any:
         """Return the datamodule's own training loader, with the label layers' masks.
 
         Raises:
-            InputError: If the datamodule's loader contains no torch `DataLoader`.
+            InputError: If the datamodule's loader contains no torch `DataLoader`, or has another
+                number of samples than after an earlier setup.
         """
         own = self.own_train_dataloader
         loader = super().train_dataloader() if own is None else own()
+        self._check_size(found_loader(loader).dataset)
         if self.most_batches is not None:
             loader = shortened(loader, self.most_batches)
         dataset = found_loader(loader).dataset
@@ -72,6 +83,19 @@ class WrappedDataModule(pl.LightningDataModule):
         for layer in self.label_layers:
             dataset = updated(dataset, layer)
         return over(loader, dataset)
+
+    def _check_size(self, dataset: Any) -> None:
+        """Raise an `InputError` if a further setup gave another number of samples."""
+        if not self.is_set_up_anew or not hasattr(dataset, "__len__"):
+            return
+        self.is_set_up_anew = False
+        self.sizes += [] if self.sizes else [len(dataset)]
+        if self.sizes != [len(dataset)]:
+            raise InputError(
+                f"{type(self).__name__}.setup is called in each stage, and there are "
+                f"{len(dataset)} training samples now, but there were {self.sizes[0]} before; "
+                "build the datasets anew in setup, and do not add to them."
+            )
 
 
 Data = CoSegDataModule | WrappedDataModule
@@ -103,6 +127,7 @@ def wrap_datamodule(data: pl.LightningDataModule) -> WrappedDataModule:
     copied.__class__ = _wrapped_class(type(data))
     assert isinstance(copied, WrappedDataModule)
     copied.label_layers, copied.most_batches = [], None
+    copied.sizes, copied.is_set_up_anew = [], False
     # LightningDataModule.from_datasets sets this function on the datamodule, where it would hide
     # the method of WrappedDataModule.
     copied.own_train_dataloader = vars(copied).pop("train_dataloader", None)
