@@ -359,3 +359,42 @@ def test_images_of_any_kind_are_shown(bands):
     assert image.dtype == np.uint8
     assert image.shape == ((10, 15, 3) if bands > 2 else (10, 15))
     assert np.ptp(image) > 100
+
+
+def test_shapes_without_an_area_do_not_empty_a_mask(finished, folder, tmp_path):
+    first, second, *_ = ranked(finished)
+    shape = mask_of(folder, first).shape
+    box = '<box label="heart" xtl="1" ytl="1" xbr="3" ybr="3"></box>'
+    points = '<points label="heart" points="3,3;4,4"></points>'
+    source = in_cvat(
+        tmp_path, (first, shape, points), (second, mask_of(folder, second).shape, box + points)
+    )
+    result = read_answers(finished, tmp_path / "out", "cvat", source, empty="background")
+    assert list(result.decisions) == [second]
+    assert result.remarks == [
+        "These parts were left out, since they are not areas of a class: 2 points (as in "
+        f"{first}).",
+        "1 of the images count as not answered, since nothing that was drawn on them is an area "
+        f"({first}).",
+    ]
+
+
+def test_255_of_a_tool_is_not_the_foreground_in_silence(finished, folder, tmp_path):
+    sample_id = next(i for i in ranked(finished) if 255 not in mask_of(folder, i))
+    (tmp_path / "labels").mkdir()
+    mask = 255 * (mask_of(folder, sample_id) > 0).astype(np.uint8)
+    Image.fromarray(mask).save(tmp_path / "labels" / f"{sample_id}.png")
+    with pytest.raises(InputError, match="holds only 0 and 255, but 255 means unlabelled; save th"):
+        read_answers(finished, tmp_path / "out", "fiftyone", tmp_path)
+
+
+def test_answers_for_images_that_were_not_ranked_are_left_out(finished, folder, tmp_path):
+    first, other = ranked(finished)[0], Reviewable(finished).not_ranked[0]
+    box = '<box label="heart" xtl="1" ytl="1" xbr="3" ybr="3"></box>'
+    images = [(f"{i}.png", mask_of(folder, i).shape, box) for i in (first, other)]
+    result = read_answers(finished, tmp_path / "out", "cvat", in_cvat(tmp_path, *images))
+    assert list(result.decisions) == [first]
+    assert result.remarks[0] == (
+        f"1 answers are for images that the run did not rank, such as {other}.png, and were left "
+        "out."
+    )

@@ -141,6 +141,8 @@ MAY_BE_SET = {
     "copied.label_layers",
     "copied.own_train_dataloader",
     "copied.most_batches",
+    "copied.sizes",
+    "copied.is_set_up_anew",
     "other._datasets",
     "other._caches",
     "other.clean_ids",

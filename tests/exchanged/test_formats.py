@@ -344,7 +344,9 @@ def test_cvat_with_shapes_of_all_kinds(tmp_path):
     expected[1:4, 1:5] = 2  # on top, by its z_order
     np.testing.assert_array_equal(mask, expected)
     (remark,) = answers.remarks
-    assert remark.endswith("1 box, 1 points, 1 polyline, 1 tag.")
+    counts = [f"1 {kind} (as in Train/p1.png)" for kind in ("box", "points", "polyline", "tag")]
+    assert remark.endswith(f": {', '.join(counts)}.")
+    assert answers.found[0].left_out == 3  # a tag is not drawn
 
 
 def test_cvat_of_a_project_names_each_tasks_assignee(tmp_path):
@@ -391,7 +393,6 @@ def test_cvat_that_is_none(tmp_path, text, message):
     [
         '<mask label="cat" rle="1, 2" left="0" top="0" width="2" height="2"/>',
         '<mask label="cat" rle="0, 9999999999" left="0" top="0" width="99999" height="99999"/>',
-        '<polygon label="cat" points="1,1;2,2"/>',
         '<polygon label="cat" points="1,1;2,2;nan,3"/>',
         '<ellipse label="cat" cx="1" cy="1" rx="-1" ry="2"/>',
     ],
@@ -484,7 +485,7 @@ def test_label_studio_takes_the_newest_annotation_that_was_not_cancelled(tmp_pat
     (answer,) = answers.found
     assert (answer.reviewer, answer.size) == ("ann@x.org", (6, 8))
     np.testing.assert_array_equal(painted(answer, (6, 8), {"cat": 1}), REGION)
-    assert answers.remarks == ["1 task has several annotations; the newest was used."]
+    assert answers.remarks[0].endswith("one.png by ann@x.org of ?, ann@x.org).")
 
 
 def test_label_studio_with_shapes_in_percent(tmp_path):
@@ -523,7 +524,9 @@ def test_label_studio_with_labels_apart_from_areas(tmp_path):
     alone = {**area, "id": "y"}
     answers = in_label_studio(tmp_path, task_of({"result": [area, label, alone]}))
     assert [layer.label for layer in answers.found[0].layers] == ["dog"]
-    assert answers.remarks[0].endswith("1 area without a label.")
+    assert answers.remarks[0].endswith(
+        "1 area without a label (as in /data/upload/1/0a1b2c3d-one.png)."
+    )
 
 
 def test_label_studios_short_json_and_an_older_one(tmp_path):
@@ -543,7 +546,10 @@ def test_label_studios_short_json_and_an_older_one(tmp_path):
     answers = in_label_studio(tmp_path, minimal, older, untouched, old)
     one, three = answers.found
     assert (one.reviewer, three.image) == ("2", "/x/three.png")
-    assert answers.remarks == ["1 task has several annotations; the newest was used."]
+    assert answers.remarks == [
+        "1 of the tasks have several annotations, and the newest was used "
+        "(/data/upload/1/0a1b2c3d-one.png)."
+    ]
     for answer in (one, three):
         np.testing.assert_array_equal(painted(answer, (6, 8), {"cat": 1}), REGION)
 
@@ -610,7 +616,9 @@ def test_coco_with_all_kinds_of_segmentations(tmp_path):
     expected[4:6, 0] = 1
     expected[REGION] = 2
     np.testing.assert_array_equal(painted(answer, (6, 8), {"Cat": 1, "dog": 2}), expected)
-    assert answers.remarks[0].endswith("2 annotation without a segmentation.")
+    assert answers.remarks[0].endswith(
+        "2 annotation without a segmentation (as in a b/one%20.png)."
+    )
     assert ImageNames(["one ", "x"]).find(answer.image) == "one "
 
 
@@ -640,6 +648,7 @@ def test_coco_is_what_pycocotools_reads(tmp_path):
         ({"size": [6, 8]}, "KeyError"),
         ([[1, 2, 3]], "cannot be read"),
         (["x"], "cannot be read"),
+        ([[20, 20, 30, 20, 30, 30]], "nothing that is drawn on .* covers a pixel of it"),
     ],
 )
 def test_coco_that_is_damaged(tmp_path, segmentation, message):
@@ -713,7 +722,10 @@ def test_labelme_with_shapes_of_all_kinds(tmp_path):
     expected[5:7, 6:8] = 2
     expected[9, 0] = 1
     np.testing.assert_array_equal(painted(answer, (10, 12), {"cat": 1, "dog": 2}), expected)
-    assert answers.remarks[0].endswith("1 linestrip, 1 point.")
+    assert answers.remarks[0].endswith(
+        r"1 linestrip (as in ..\images\one.png), 1 point (as in ..\images\one.png)."
+    )
+    assert answer.left_out == 2
     assert ImageNames(["one"]).find(answer.image) == "one"
     assert answer.is_sure
 
@@ -801,7 +813,7 @@ def test_fiftyone_with_objects(tmp_path):
     expected[0:2, 0:2] = 2
     mask = painted(answers.found[0], (6, 8), {"cat": 1, "dog": 2})
     np.testing.assert_array_equal(mask, expected)
-    assert answers.remarks[0].endswith("1 box without a mask.")
+    assert answers.remarks[0].endswith("1 box without a mask (as in data/one.png).")
 
 
 def test_fiftyone_that_cannot_be_read(tmp_path):
@@ -871,3 +883,82 @@ def test_everything_of_nothing_is_refused(tool, tmp_path):
 def test_run_lengths_of_other_tools_are_told_apart():
     assert run_lengths(REGION[:2].ravel()) == [0, 1, 8, 1, 6]
     assert coco_rle(REGION[:, :2]) == [0, 1, 6, 1, 4]
+
+
+def test_what_hands_joined_wrongly_is_refused(tmp_path):
+    polygon = {"image_id": 1, "category_id": 0, "segmentation": [[0, 0, 4, 0, 4, 4]]}
+    images = [{"id": 1, "file_name": name, "width": 8, "height": 6} for name in ("a.png", "b.png")]
+    with pytest.raises(InputError, match=r"the id 1 for a.png and for b.png, as if files were j"):
+        in_coco(tmp_path, [polygon], images)
+    categories = [{"id": 0, "name": name} for name in ("dog", "cat")]
+    with pytest.raises(InputError, match="the id 0 for dog and for cat"):
+        in_coco(tmp_path, [polygon], images[:1], categories)
+    texts = [{**images[0], "id": "1"}]  # a number here, a text there
+    (answer,) = in_coco(tmp_path, [{**polygon, "area": float("nan")}], texts).found
+    assert len(answer.layers) == 1
+    (tmp_path / "cvat").mkdir()
+    (tmp_path / "cvat" / "labelmap.txt").write_text("cat:1,2,3::\ndog:1,2,3::\n")
+    with pytest.raises(InputError, match="gives cat and dog the same colour"):
+        answers_of("cvat", tmp_path / "cvat", TWO)
+
+
+def test_corners_beyond_an_image_of_unknown_size_are_of_another_one(tmp_path):
+    shape = {"label": "cat", "points": [[2, 2], [20, 2], [20, 30]], "shape_type": "polygon"}
+    (answer,) = in_labelme(tmp_path, [shape], imageHeight=None, imageWidth=None).found
+    with pytest.raises(InputError, match=r"has corners at \(20, 30\), but .* has 12 x 10 pixels"):
+        painted(answer, (10, 12), {"cat": 1})
+    assert painted(answer, (28, 18), {"cat": 1}).any()  # a little beyond is common
+    (answer,) = in_coco(
+        tmp_path,
+        [{"image_id": 7, "category_id": 0, "segmentation": [[0, 0, 40, 0, 40, 40]]}],
+        [{"id": 7, "file_name": "a.png"}],
+    ).found
+    with pytest.raises(InputError, match=r"has corners at \(40, 40\)"):
+        painted(answer, (10, 12), {"dog": 1})
+    data = io.BytesIO()
+    Image.new("L", (24, 20)).save(data, format="PNG")
+    picture = base64.b64encode(data.getvalue()).decode()
+    answers = in_labelme(tmp_path, [shape], imageHeight=None, imageWidth=None, imageData=picture)
+    assert answers.found[0].size == (20, 24)
+
+
+def test_label_studio_says_which_annotations_do_not_count(tmp_path):
+    area = {"result": [brush(REGION)]}
+    rejected = {**area, "reviews": [{"accepted": True, "id": 1}, {"accepted": False, "id": 2}]}
+    answers = in_label_studio(
+        tmp_path,
+        task_of(rejected, image="one.png"),
+        task_of(image="two.png", drafts=[area]),
+        task_of({"result": [shape_of("choices", choices=["bad image"])]}, image="three.png"),
+        task_of({"result": [shape_of("keypointlabels", x=1, y=1)]}, image="four.png"),
+    )
+    three, four = answers.found
+    assert (three.is_sure, three.left_out, four.left_out) == (False, 0, 1)
+    assert answers.remarks[:2] == [
+        "1 of the tasks were rejected by a reviewer and count as not answered (one.png).",
+        "1 of the tasks hold drafts alone, which were not submitted, and count as not answered "
+        "(two.png).",
+    ]
+    two = [brush(REGION), brush(REGION, to_name="other")]
+    with pytest.raises(InputError, match=r"regions on several images \(.*other.*\)"):
+        in_label_studio(tmp_path, task_of({"result": two}))
+    both = brush(REGION)
+    both["value"]["brushlabels"] = ["cat", "dog"]
+    with pytest.raises(InputError, match="has the labels cat and dog, but a pixel has one class"):
+        in_label_studio(tmp_path, task_of({"result": [both]}))
+
+
+def test_ids_that_look_alike_in_plain_letters_have_checksums():
+    names = ImageNames(["月", "山", "a b", "tumor", "0005_tumor", "0004_tumor"])
+    assert names.name("a b") == "0003_a_b"
+    assert names.name("月").startswith("0001_image-")
+    other = ImageNames(["山", "月"])
+    assert other.find(names.name("月")) is None  # not the sample of that rank
+    written = {f"{names.name('月')}.png": "月"}
+    assert ImageNames(["山", "月"], written).find(f"images/{names.name('月')}.png") == "月"
+    with pytest.raises(InputError, match="may be 0004_tumor or the task of tumor; put the ids.csv"):
+        names.find("0004_tumor.png")
+    assert ImageNames(["p1_img1"]).find("data/p1/img1.png") == "p1_img1"
+    decomposed, composed = "Gefa\u0308ss", "Gef\u00e4ss"
+    assert ImageNames([composed]).find(f"{decomposed}.png") == composed
+    assert ImageNames([decomposed]).find(f"{composed}.png") == decomposed

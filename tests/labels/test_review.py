@@ -207,3 +207,32 @@ def test_a_folder_that_holds_the_saved_archive(tmp_path):
 def test_zeros_that_a_spreadsheet_drops():
     assert "write 007 instead, whose zeros" in str(unknown_id("7", ["007", "8"], of="there"))
     assert "give the review of this run" in str(unknown_id("9", ["007", "8"], of="there"))
+
+
+def test_a_table_does_not_hide_what_lies_beside_it(tmp_path):
+    folder = written(tmp_path / "a", "id,decision\na,\n")
+    with zipfile.ZipFile(folder / "review.zip", "w") as archive:
+        archive.writestr("review.csv", "id,decision\na,ok\n")
+    with opened_review(folder) as review:  # the table is blank, as an audit writes it
+        assert review.decisions == {"a": "ok"}
+    (folder / "review.csv").write_text("id,decision\na,take\n")
+    with pytest.raises(InputError, match=r"a review.csv with decisions and a review.zip; give one"):
+        opened_review(folder).__enter__()
+
+
+def test_a_table_without_the_masks_that_it_names_is_refused(tmp_path):
+    table = tmp_path / "review.csv"
+    table.write_text("id,decision,drawn\na,redraw,0a0b0c0d\nb,redraw,\n")
+    with pytest.raises(InputError, match="masks were drawn for a, which are not in this file"):
+        opened_review(table).__enter__()
+    table.write_text("id,decision,drawn\nb,redraw,\n")
+    with opened_review(table) as review:
+        assert review.to_redraw == {"b"}
+
+
+def test_paths_of_windows_in_an_archive(tmp_path):
+    mask = written(tmp_path / "a", a=np.eye(4, dtype=np.uint8)) / "masks" / "a.png"
+    with zipfile.ZipFile(tmp_path / "review.zip", "w") as archive:
+        archive.write(mask, "masks\\a.png")
+    with opened_review(tmp_path / "review.zip") as review:
+        assert list(review.files) == ["a"]

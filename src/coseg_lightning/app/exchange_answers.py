@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,10 +19,13 @@ from coseg_lightning.exchanged.tools import tool_named
 from coseg_lightning.files.atomic import check_free, new_folder, replacing
 from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.files.images import smallest_type
+from coseg_lightning.files.mask_rules import IGNORE_INDEX
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.ids import check_id
 from coseg_lightning.labels.masks import Mask
 from coseg_lightning.labels.review import file_crc
+
+MOST_NAMED = 5  # images that a remark lists
 
 
 @dataclass
@@ -102,14 +105,20 @@ def read_answers(
     ids, remarks = reviewable.classes.ids(named, files.path)
     written = _manifest(files.path)
     begins = {row["id"]: row["begins"] for row in written if row.get("begins")}
-    by_sample = _by_sample(answers.found, reviewable)
+    by_sample, elsewhere = _by_sample(answers.found, reviewable, written)
+    remarks += elsewhere
     skipped: Counter[str] = Counter()
+    without_area: list[str] = []
     decisions: dict[str, str] = {}
     rows = []
     with new_folder(out, apart_from=reviewable.data_folders) as folder:
         for sample_id in progress(list(by_sample), "Answers"):
             given, proposal = reviewable.mask(sample_id), reviewable.proposal(sample_id)
             answer, mask = _one_mask(by_sample[sample_id], given.shape, ids)
+            if not answer.layers and answer.left_out:
+                without_area.append(answer.image)
+                continue
+            _check_unlabelled(answer, mask, given)
             begun_with = begins.get(sample_id, masks)
             start = given if proposal is None or begun_with == "given" else proposal
             is_same = np.array_equal(mask, start)
@@ -135,26 +144,62 @@ def read_answers(
         write_table(folder / "review.csv", rows)
     asked = [row["id"] for row in written] or reviewable.worst_first[:worst]
     remarks += answers.remarks + _doubts(skipped, kind.title, knows=kind.knows_answered)
+    if without_area:
+        more = ", ..." if len(without_area) > MOST_NAMED else ""
+        remarks.append(
+            f"{len(without_area)} of the images count as not answered, since nothing that was "
+            f"drawn on them is an area ({', '.join(without_area[:MOST_NAMED])}{more})."
+        )
     answered = sum(sample_id in decisions for sample_id in asked)
     return Read(decisions, len(asked), answered, Path(out), remarks)
 
 
-def _by_sample(answers: Sequence[Answer], reviewable: Reviewable) -> dict[str, list[Answer]]:
-    """Group the answers by sample, the worst samples first."""
-    names = ImageNames(reviewable.worst_first)
+def _by_sample(
+    answers: Sequence[Answer], reviewable: Reviewable, written: Sequence[Mapping[str, str]]
+) -> tuple[dict[str, list[Answer]], list[str]]:
+    """Group the answers by sample, the worst samples first; and sentences for the user."""
+    files = {row["file"]: row["id"] for row in written}
+    names = ImageNames(reviewable.worst_first, files)
+    others = ImageNames(reviewable.not_ranked)  # the validation and test images of the data
     ranks = {sample_id: rank for rank, sample_id in enumerate(reviewable.worst_first)}
     by_sample: dict[str, list[Answer]] = {}
+    not_ranked = []
     for answer in answers:
         sample_id = answer.sample_id
         if sample_id is None or sample_id not in ranks:
             sample_id = names.find(answer.image)
-        if sample_id is None:
+        if sample_id is None and others.find_own(answer.image) is not None:
+            not_ranked.append(answer.image)
+            continue
+        if sample_id is None or sample_id not in ranks:
             raise InputError(
                 f"{answer.place} holds an answer for the image {answer.image!r}, which is not in "
                 f"{reviewable.folder}; give the run that the tasks are from, or delete the answer."
             )
+        of_file = None if answer.file is None else names.find(answer.file)
+        if of_file not in (None, sample_id):
+            raise InputError(
+                f"{answer.place} is named after {of_file}, but says that its image is "
+                f"{answer.image}; correct one of them."
+            )
         by_sample.setdefault(sample_id, []).append(answer)
-    return dict(sorted(by_sample.items(), key=lambda item: ranks[item[0]]))
+    remarks = []
+    if not_ranked:
+        remarks.append(
+            f"{len(not_ranked)} answers are for images that the run did not rank, such as "
+            f"{not_ranked[0]}, and were left out."
+        )
+    return dict(sorted(by_sample.items(), key=lambda item: ranks[item[0]])), remarks
+
+
+def _check_unlabelled(answer: Answer, mask: Mask, given: Mask) -> None:
+    """Raise an `InputError` for a mask of numbers whose 255 is probably the foreground."""
+    is_255 = answer.layers and all(layer.label == IGNORE_INDEX for layer in answer.layers)
+    if is_255 and (given != IGNORE_INDEX).any() and not (given == IGNORE_INDEX).any():
+        raise InputError(
+            f"{answer.place}: the mask of {answer.image} holds only 0 and 255, but 255 means "
+            "unlabelled; save the foreground as 1."
+        )
 
 
 def _one_mask(

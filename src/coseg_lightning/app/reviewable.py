@@ -37,7 +37,10 @@ class Reviewable:
         self.folder = Path(folder)
         run = AppRun(folder, root=root, trust=trust)
         self.config = run.cfg
-        self._images = run.data().given_samples().dataset
+        data = run.data()
+        self._images = data.given_samples().dataset
+        parts = [data.samples(part) for part in ("val", "test")]
+        self._others = [sample_id for part in parts if part is not None for sample_id in part.ids]
         self._corrections = [LabelStore(layer) for layer in reversed(run.layers)]
         self._proposals = run.proposals
         self._index = {sample_id: index for index, sample_id in enumerate(self._images.ids)}
@@ -60,6 +63,12 @@ class Reviewable:
             named = f"the sample {lost[0]}, which is not in the data" if lost else "no samples"
             raise InputError(f"{path} names {named}; restore it, or give root=DIR.")
         return ids
+
+    @property
+    def not_ranked(self) -> list[str]:
+        """The ids of the data's other samples, such as test images."""
+        ranked = set(self.worst_first)
+        return [i for i in (*self._images.ids, *self._others) if i not in ranked]
 
     @property
     def classes(self) -> Classes:

@@ -4,6 +4,7 @@ Format: https://cocodataset.org/#format-data
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.exchanged.regions import bounds, polygon
+from coseg_lightning.exchanged.regions import bounds, polygon, reach
 from coseg_lightning.exchanged.rle import coco_rle, from_coco_rle
 from coseg_lightning.exchanged.source import Source
 from coseg_lightning.exchanged.tasks import (
@@ -84,35 +85,71 @@ def read(source: Source, classes: Classes) -> Answers:
 
 def _answers(content: Mapping[str, Any], place: str, ignored: Ignored) -> Iterator[Answer]:
     with reading(place, WANTED):
-        names = {one["id"]: str(one["name"]) for one in content.get("categories") or ()}
-        layers: dict[Any, list[Layer]] = {image["id"]: [] for image in content["images"]}
+        names = _by_id(content.get("categories") or (), "name", place)
+        images = _by_id(content["images"], "file_name", place)
+        layers: dict[str, list[Layer]] = {image: [] for image in images}
+        left_out: Counter[str] = Counter()
+        shapes: dict[str, list[Any]] = {image: [] for image in images}
         for annotation in content["annotations"]:
-            draw = _drawn(annotation.get("segmentation"))
+            category, image = str(annotation.get("category_id")), str(annotation["image_id"])
+            segmentation = annotation.get("segmentation")
+            draw = _drawn(segmentation)
             if draw is None:
-                ignored.add("annotation without a segmentation")
+                kind = "annotation without a segmentation"
+                if segmentation:
+                    kind = "polygon of fewer than 3 corners"
+                ignored.add(kind, images.get(image, f"image {image}"))
+                left_out[image] += 1
                 continue
-            category, image = annotation["category_id"], annotation["image_id"]
             if category not in names or image not in layers:
                 raise InputError(
                     f"{place} has an annotation of category {category} and image {image} but does "
                     "not list both; export it again."
                 )
             layers[image].append(Layer(names[category], draw))
-        for image in content["images"]:
-            size = None
-            if image.get("height") and image.get("width"):
-                size = int(image["height"]), int(image["width"])
-            parts = layers[image["id"]]
-            yield Answer(str(image["file_name"]), parts, place, size, is_sure=False)
+            shapes[image] += _flat(segmentation)
+        for facts in content["images"]:
+            size, image = None, str(facts["id"])
+            if facts.get("height") and facts.get("width"):
+                size = int(facts["height"]), int(facts["width"])
+            corners = [corner for flat in shapes[image] for corner in flat] if not size else []
+            yield Answer(
+                images[image],
+                layers[image],
+                place,
+                size,
+                is_sure=False,
+                left_out=left_out[image],
+                reach=reach(np.reshape(corners, (-1, 2))),
+            )
+
+
+def _by_id(listed: Iterable[Mapping[str, Any]], key: str, place: str) -> dict[str, str]:
+    """The names of categories or images by their ids, which programs write as numbers or texts."""
+    names: dict[str, str] = {}
+    for one in listed:
+        before = names.setdefault(str(one["id"]), str(one[key]))
+        if before != str(one[key]):
+            raise InputError(
+                f"{place} has the id {one['id']} for {before} and for {one[key]}, as if files were "
+                "joined by hand; give the files themselves, in one folder."
+            )
+    return names
 
 
 def _drawn(segmentation: Any) -> Callable[[Shape], Region] | None:
-    if not segmentation:
-        return None
     if isinstance(segmentation, dict):
-        return partial(_runs, segmentation)
+        return partial(_runs, segmentation) if segmentation else None
+    flat = _flat(segmentation)
+    return partial(_polygons, flat) if flat else None
+
+
+def _flat(segmentation: Any) -> list[list[float]]:
+    """The polygons of an object, without those of fewer than three corners."""
+    if not segmentation or isinstance(segmentation, dict):
+        return []
     flat = segmentation if isinstance(segmentation[0], list) else [segmentation]
-    return partial(_polygons, flat)
+    return [points for points in flat if len(points) not in (0, 2, 4)]
 
 
 def _runs(segmentation: Mapping[str, Any], shape: Shape) -> Region:

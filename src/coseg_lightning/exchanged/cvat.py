@@ -37,7 +37,8 @@ from coseg_lightning.exchanged.tasks import (
 from coseg_lightning.files.atomic import write_text
 
 WANTED = "CVAT for images 1.1"
-WITHOUT_AREA = ("polyline", "points", "cuboid", "skeleton", "tag")
+WITH_AREA = ("mask", "polygon", "box", "ellipse")
+DRAWN = (*WITH_AREA, "polyline", "points", "cuboid", "skeleton")
 
 
 def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
@@ -97,15 +98,18 @@ def _annotations(document: bytes, place: str, ignored: Ignored) -> Iterator[Answ
             raise InputError(f"{place} is not in the format {WANTED}; export it in that format.")
         reviewers = _reviewers(root)
         for image in root.iter("image"):
-            shapes = [shape for shape in image if _has_area(shape, ignored)]
-            shapes.sort(key=lambda shape: int(shape.get("z_order") or 0))  # stable sorting
+            name = image.attrib["name"]
+            shapes = [shape for shape in image if _has_area(shape, name, ignored)]
+            shapes.sort(key=lambda shape: float(shape.get("z_order") or 0))  # stable sorting
+            others = [shape for shape in image if shape.tag in DRAWN and shape not in shapes]
             yield Answer(
-                image.attrib["name"],
+                name,
                 [Layer(shape.attrib["label"], _drawn(shape)) for shape in shapes],
                 place,
                 (int(image.attrib["height"]), int(image.attrib["width"])),
                 reviewers.get(image.get("task_id"), reviewers.get(None, "")),
                 is_sure=False,
+                left_out=len(others),
             )
 
 
@@ -140,11 +144,12 @@ def _reviewers(root: ElementTree.Element) -> dict[str | None, str]:
     return names
 
 
-def _has_area(shape: ElementTree.Element, ignored: Ignored) -> bool:
-    if shape.tag in ("mask", "polygon", "box", "ellipse") and shape.get("outside") != "1":
+def _has_area(shape: ElementTree.Element, image: str, ignored: Ignored) -> bool:
+    has_few = shape.tag == "polygon" and shape.get("points", "").count(";") < 2
+    if shape.tag in WITH_AREA and shape.get("outside") != "1" and not has_few:
         return True
-    if shape.tag in WITHOUT_AREA or shape.get("outside") == "1":
-        ignored.add(shape.tag)
+    if shape.tag in DRAWN or shape.tag == "tag":
+        ignored.add("polygon of fewer than 3 corners" if has_few else shape.tag, image)
     return False
 
 
@@ -186,7 +191,12 @@ def _painted_masks(source: Source, labelmap: str) -> Iterator[Answer]:
                         "CVAT names all colours."
                     )
                 red, green, blue = (int(value) for value in rgb.split(","))
-                colours[(red << 16) + (green << 8) + blue] = label
+                before = colours.setdefault((red << 16) + (green << 8) + blue, label)
+                if before != label:
+                    raise InputError(
+                        f"{source.place(labelmap)} gives {before} and {label} the same colour; "
+                        "give them two colours in CVAT, and export it again."
+                    )
     folder = labelmap.removesuffix("labelmap.txt") + "SegmentationClass/"
     for name in source.of_type(".png"):
         if not name.startswith(folder):

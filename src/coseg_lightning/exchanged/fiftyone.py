@@ -156,10 +156,11 @@ def _samples(source: Source, name: str, classes: Classes, ignored: Ignored) -> I
             layers = []
             for one in objects:
                 if one.get("mask") is None:
-                    ignored.add("box without a mask")
+                    ignored.add("box without a mask", image)
                 else:
                     layers.append(Layer(str(one["label"]), partial(_detection, one)))
-            yield Answer(image, layers, place, _size_of(sample), reviewer)
+            left_out = len(objects) - len(layers)
+            yield Answer(image, layers, place, _size_of(sample), reviewer, left_out=left_out)
 
 
 def _size_of(sample: Mapping[str, Any]) -> Shape | None:

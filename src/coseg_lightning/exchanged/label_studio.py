@@ -30,7 +30,10 @@ from coseg_lightning.exchanged.tasks import (
 from coseg_lightning.files.atomic import write_text
 
 WANTED = "Label Studio's JSON"
+MOST_NAMED = 5  # images that a remark lists
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
+# What is said of an image as a whole, and not drawn.
+SAID = ("choices", "rating", "textarea", "taxonomy", "number", "datetime", "pairwise", "ranker")
 _Task = tuple[str, Mapping[str, Any]]  # the place where it was read, and its content
 CONFIG = """<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
@@ -91,21 +94,39 @@ def read(source: Source, classes: Classes) -> Answers:
         raise InputError(
             f"{source.path} holds no tasks{aside}; export the project from Label Studio as JSON."
         )
-    several = 0
+    several, rejected, drafts = [], [], []
     for place, task in tasks:
         with reading(place, WANTED):
-            given = [one for one in task["annotations"] if not one.get("was_cancelled")]
-            several += len(given) > 1
+            done = [one for one in task["annotations"] if not one.get("was_cancelled")]
+            given = [one for one in done if not _is_rejected(one)]
             if given:
                 newest = max(given, key=_age)
                 answers.found.append(_answer(task, newest, place, ignored))
-    if several:
-        answers.remarks.append(
-            f"{several} task{'s have' if several > 1 else ' has'} several annotations; the newest "
-            "was used."
-        )
+            if len(given) > 1:
+                people = sorted({_reviewer(one.get("completed_by")) or "?" for one in given})
+                used = _reviewer(newest.get("completed_by")) or "?"
+                of = f" by {used} of {', '.join(people)}" if len(people) > 1 else ""
+                several.append(f"{_image(task)}{of}")
+            elif done and not given:
+                rejected.append(_image(task))
+            elif not done and task.get("drafts"):
+                drafts.append(_image(task))
+    for images, what in (
+        (several, "have several annotations, and the newest was used"),
+        (rejected, "were rejected by a reviewer and count as not answered"),
+        (drafts, "hold drafts alone, which were not submitted, and count as not answered"),
+    ):
+        if images:
+            shown = ", ".join(images[:MOST_NAMED]) + (", ..." if len(images) > MOST_NAMED else "")
+            answers.remarks.append(f"{len(images)} of the tasks {what} ({shown}).")
     answers.remarks.extend(ignored.remarks())
     return answers
+
+
+def _is_rejected(annotation: Mapping[str, Any]) -> bool:
+    """Whether the last reviewer rejected an annotation."""
+    reviews = [one for one in annotation.get("reviews") or () if isinstance(one, dict)]
+    return bool(reviews) and max(reviews, key=_age).get("accepted") is False
 
 
 def _tasks(source: Source, name: str) -> Iterator[_Task]:
@@ -158,11 +179,10 @@ def _age(annotation: Mapping[str, Any]) -> tuple[str, int]:
 def _answer(
     task: Mapping[str, Any], annotation: Mapping[str, Any], place: str, ignored: Ignored
 ) -> Answer:
-    data = task.get("data", task)
-    image = str(data.get("image") or task.get("file_upload") or _first_path(data))
+    data, image = task.get("data", task), _image(task)
     results = [item for item in annotation.get("result") or () if isinstance(item, dict)]
     label_of_region = {item.get("id", ""): _label(item) for item in results if _label(item)}
-    layers, sizes, notes = [], set(), []
+    layers, sizes, notes, left_out, is_said, drawn_on = [], set(), [], 0, False, set()
     for item in results:
         value = item.get("value") or {}
         notes += [str(text) for text in _texts(value)]
@@ -170,8 +190,16 @@ def _answer(
         label = _label(item) or (item.get("id") and label_of_region.get(item["id"]))
         if draw is None:
             if label is None and not _texts(value):
-                ignored.add(str(item.get("type") or "part of another kind"))
+                kind = str(item.get("type") or "part of another kind")
+                is_few = kind.startswith("polygon")
+                ignored.add("polygon of fewer than 3 corners" if is_few else kind, image)
+                is_said |= kind in SAID
+                left_out += kind not in SAID and kind != "relation"
+            elif value.keys() & {"points", "radiusX"}:
+                ignored.add("area without a size", image)
+                left_out += 1
             continue
+        drawn_on.add(item.get("to_name"))
         if item.get("image_rotation"):
             raise InputError(
                 f"{place}: {image} is rotated by {item['image_rotation']} degrees in Label Studio; "
@@ -180,9 +208,15 @@ def _answer(
         if item.get("original_height") and item.get("original_width"):
             sizes.add((int(item["original_height"]), int(item["original_width"])))
         if label is None:
-            ignored.add("area without a label")
+            ignored.add("area without a label", image)
+            left_out += 1
             continue
         layers.append(Layer(label, draw))
+    if len(drawn_on) > 1:
+        raise InputError(
+            f"{place}: {image} has regions on several images ({', '.join(map(str, drawn_on))}); "
+            "give each image a task of its own."
+        )
     if len(sizes) > 1:
         raise InputError(
             f"{place}: {image} has regions made for several image sizes; export it again."
@@ -195,7 +229,14 @@ def _answer(
         _reviewer(annotation.get("completed_by")),
         " ".join(notes),
         str(data["sample"]) if data.get("sample") is not None else None,
+        is_sure=not is_said,  # a word on the image, such as "bad image", may stand for a drawing
+        left_out=left_out,
     )
+
+
+def _image(task: Mapping[str, Any]) -> str:
+    data = task.get("data", task)
+    return str(data.get("image") or task.get("file_upload") or _first_path(data))
 
 
 def _first_path(data: Mapping[str, Any]) -> str:
@@ -208,6 +249,11 @@ def _label(item: Mapping[str, Any]) -> str | None:
     value = item.get("value") or {}
     for key in LABELS:
         if value.get(key):
+            if len(value[key]) > 1:
+                raise InputError(
+                    f"A region has the labels {' and '.join(map(str, value[key]))}, but a pixel "
+                    "has one class; leave one label in Label Studio, and export again."
+                )
             return str(value[key][0])
     return None
 
@@ -222,9 +268,9 @@ def _drawn(value: Mapping[str, Any]) -> Callable[[Shape], Region] | None:
     if "rle" in value:
         return partial(from_brush_rle, value["rle"])
     if "points" in value:
-        return partial(_polygon, value["points"])
+        return partial(_polygon, value["points"]) if len(value["points"]) >= 3 else None
     if "radiusX" in value:
-        return partial(_ellipse, value)
+        return partial(_ellipse, value) if value["radiusX"] and value["radiusY"] else None
     if "width" in value and "height" in value and "x" in value:
         return partial(_rectangle, value)
     return None

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.exchanged.regions import bounds, box, ellipse, pasted, polygon
+from coseg_lightning.exchanged.regions import bounds, box, ellipse, pasted, polygon, reach
 from coseg_lightning.exchanged.source import Source
 from coseg_lightning.exchanged.tasks import (
     BACKGROUND,
@@ -35,6 +35,7 @@ from coseg_lightning.files.atomic import write_text
 
 VERSION = "5.5.0"  # release whose format is written; later ones can read it
 WANTED = "labelme's JSON"
+POLYGONS = ("polygon", "rectangle", "oriented_rectangle", "rotation")  # the last: X-AnyLabeling
 
 
 def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
@@ -84,26 +85,7 @@ def read(source: Source, classes: Classes) -> Answers:
             continue
         place = source.place(name)
         with reading(place, WANTED):
-            layers = []
-            for shape in content["shapes"]:
-                draw = _drawn(shape)
-                if draw is None:
-                    ignored.add(str(shape.get("shape_type")))
-                else:
-                    layers.append(Layer(str(shape["label"]), draw))
-            size = None
-            if content.get("imageHeight") and content.get("imageWidth"):
-                size = int(content["imageHeight"]), int(content["imageWidth"])
-            note = content.get("description")
-            answers.found.append(
-                Answer(
-                    str(content.get("imagePath") or name),
-                    layers,
-                    place,
-                    size,
-                    note=note if isinstance(note, str) else "",
-                )
-            )
+            answers.found.append(_answer(content, name, place, ignored))
     if not answers.found:
         raise InputError(
             f"{source.path} holds no JSON with shapes; give the folder where labelme saved its "
@@ -111,6 +93,45 @@ def read(source: Source, classes: Classes) -> Answers:
         )
     answers.remarks.extend(ignored.remarks())
     return answers
+
+
+def _answer(content: Mapping[str, Any], name: str, place: str, ignored: Ignored) -> Answer:
+    image, layers, left_out = str(content.get("imagePath") or name), [], 0
+    for shape in content["shapes"]:
+        label, draw = str(shape["label"]), _drawn(shape)
+        if draw is None:
+            ignored.add(_kind_of(shape), image)
+            left_out += 1
+        else:
+            layers.append(Layer(label, draw))
+    corners = [corner for shape in content["shapes"] for corner in shape["points"]]
+    note = content.get("description")
+    return Answer(
+        image,
+        layers,
+        place,
+        _size_of(content),
+        note=note if isinstance(note, str) else "",
+        left_out=left_out,
+        file=name,
+        reach=reach(corners),
+    )
+
+
+def _size_of(content: Mapping[str, Any]) -> Shape | None:
+    """The image's size, which old versions stored only as that of the embedded image."""
+    if content.get("imageHeight") and content.get("imageWidth"):
+        return int(content["imageHeight"]), int(content["imageWidth"])
+    if not content.get("imageData"):
+        return None
+    with Image.open(io.BytesIO(base64.b64decode(content["imageData"]))) as picture:
+        return picture.height, picture.width
+
+
+def _kind_of(shape: Mapping[str, Any]) -> str:
+    kind = str(shape.get("shape_type") or "polygon")
+    few = {"circle": "circle without a radius"}.get(kind, f"{kind} of fewer than 3 corners")
+    return few if kind in ("circle", *POLYGONS) else kind
 
 
 def _drawn(shape: Mapping[str, Any]) -> Callable[[Shape], Region] | None:
@@ -127,8 +148,8 @@ def _drawn(shape: Mapping[str, Any]) -> Callable[[Shape], Region] | None:
     if kind == "circle":
         (x0, y0), (x1, y1) = points
         radius = math.hypot(x1 - x0, y1 - y0)
-        return partial(ellipse, (x0, y0), (radius, radius), 0.0)
-    if kind in ("polygon", "rectangle", "oriented_rectangle"):
+        return partial(ellipse, (x0, y0), (radius, radius), 0.0) if radius else None
+    if kind in POLYGONS and len(points) >= 3:
         return partial(polygon, points)
     return None
 

@@ -17,6 +17,13 @@ FARTHEST = 1e9  # pixels from an image's corner; anything farther is invalid
 Points = Sequence[Sequence[float]] | NDArray[np.float64]
 
 
+def reach(points: Points) -> tuple[float, float]:
+    """The largest y and x of corners; 0 without any."""
+    corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    x, y = corners.max(axis=0, initial=0.0)
+    return float(y), float(x)
+
+
 def polygon(points: Points, shape: Shape) -> Region:
     """Fill a polygon by the even-odd rule.
 

@@ -1,7 +1,9 @@
 """The parts that all tools share: written tasks, read answers, and the classes' names."""
 
 import binascii
+import math
 import re
+import unicodedata
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from coseg_lightning.files.mask_rules import IGNORE_INDEX, VOID
 from coseg_lightning.labels.masks import Mask
 
 Shape = tuple[int, int]  # height and width
+MOST_BEYOND = 8  # pixels by which a corner may lie beyond an image of unknown size
 Region = NDArray[np.bool_]
 BACKGROUND, UNLABELLED = "background", "unlabelled"
 # Errors that decoders raise on malformed content.
@@ -68,6 +71,9 @@ class Answer:
         note: That person's note.
         sample_id: The sample's id, if the tool kept it.
         is_sure: Whether even an empty answer surely comes from a person.
+        left_out: The number of drawn parts that are no areas, such as points.
+        file: Another name of the image, which must not be that of another sample.
+        reach: The largest y and x of its corners, in pixels, for images without a size.
     """
 
     image: str
@@ -78,6 +84,9 @@ class Answer:
     note: str = ""
     sample_id: str | None = None
     is_sure: bool = True
+    left_out: int = 0
+    file: str | None = None
+    reach: tuple[float, float] = (0.0, 0.0)
 
 
 @dataclass
@@ -98,16 +107,21 @@ class Ignored:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
+        self._images: dict[str, str] = {}
 
-    def add(self, kind: str) -> None:
-        """Count a part of the given kind."""
+    def add(self, kind: str, image: str) -> None:
+        """Count a part of the given kind on an image."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
+        self._images.setdefault(kind, image)
 
     def remarks(self) -> list[str]:
         """Return a sentence that lists the counts by kind, if there are any."""
         if not self._counts:
             return []
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self._counts.items()))
+        kinds = ", ".join(
+            f"{count} {kind} (as in {self._images[kind]})"
+            for kind, count in sorted(self._counts.items())
+        )
         return [f"These parts were left out, since they are not areas of a class: {kinds}."]
 
 
@@ -182,7 +196,7 @@ class Classes:
 
 def _plain(name: str) -> str:
     """Normalise the changes that tools make to names, such as case and underscores."""
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().casefold()
 
 
 def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
@@ -197,18 +211,32 @@ def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
         `(H, W)` class ids.
 
     Raises:
-        InputError: If the answer has another size or is damaged.
+        InputError: If the answer has another size, is damaged, or lies beside the image.
     """
     if answer.size is not None and answer.size != shape:
         raise _other_size(answer, answer.size, shape)
-    mask = np.zeros(shape, np.uint16)
+    if answer.size is None:
+        size = math.ceil(answer.reach[0]), math.ceil(answer.reach[1])
+        if any(side > MOST_BEYOND + of for side, of in zip(size, shape, strict=True)):
+            raise InputError(
+                f"{answer.place}: {answer.image} has corners at ({size[1]}, {size[0]}), but the "
+                f"run's mask has {shape[1]} x {shape[0]} pixels; draw on the image that coseg "
+                "exchange wrote."
+            )
+    mask, is_drawn = np.zeros(shape, np.uint16), not answer.layers
     for layer in answer.layers:
         try:
             with reading(f"{answer.place}, {answer.image},"):
                 region = layer.draw(shape)
         except OtherSizeError as error:
             raise _other_size(answer, error.shape, shape) from error
+        is_drawn |= bool(region.any())
         mask[region] = layer.label if isinstance(layer.label, int) else ids[layer.label]
+    if not is_drawn:
+        raise InputError(
+            f"{answer.place}: nothing that is drawn on {answer.image} covers a pixel of it; give "
+            "corners in pixels of the image that coseg exchange wrote, or delete these shapes."
+        )
     return smallest_type(mask)
 
 

@@ -55,8 +55,14 @@ def read_table(
     header = lines[0][1] if lines else []
     names = [name.strip() for name in header]
     _check_columns(path, header, names, columns)
+    needed = max((names.index(column) for column in columns), default=0)
     rows = []
     for number, cells in lines[1:]:
+        # Excel drops empty cells at the end of a row, and adds some. The last row may be cut off.
+        if not any(cells[len(names) :]):
+            cells = cells[: len(names)]
+        if needed < len(cells) < len(names) and number != lines[-1][0]:
+            cells = [*cells, *[""] * (len(names) - len(cells))]
         if len(cells) != len(names):
             raise InputError(
                 f"{path} has {len(cells)} cells in line {number}, but {len(names)} columns; "

@@ -2,6 +2,7 @@
 
 import logging
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from collections import Counter
@@ -210,15 +211,29 @@ def _read(path: Path, unpacked: Path) -> Review:
             f"review={path}: there is no such file or folder; give the review that the review page "
             "saved."
         )
-    archive = path / "review.zip"
-    if path.is_dir() and archive.is_file() and not (path / TABLE).exists():
+    archive, table = path / "review.zip", path / TABLE
+    if path.is_dir() and archive.is_file():
+        if table.exists() and _read_table(table).decisions:
+            raise InputError(
+                f"{path} holds a {TABLE} with decisions and a review.zip; give one of these files, "
+                "or both in a list, as in review=[FILE,FILE]."
+            )
         path = archive
     if path.is_dir():
         return _read_folder(path, path)
     if zipfile.is_zipfile(path) or path.suffix == ".zip":
         _unpack(path, unpacked)
         return _read_folder(unpacked, path)
-    return _read_table(path)
+    review = _read_table(path)
+    drawn = sorted(review.to_redraw & set(review.drawn))
+    if drawn:
+        more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
+        raise InputError(
+            f"{path} says that masks were drawn for {drawn[0]}{more}, which are not in this file; "
+            f"give the folder or the review.zip that holds {DRAWN}/ID.png, or empty the column "
+            "drawn to have them drawn later."
+        )
+    return review
 
 
 def _read_folder(folder: Path, source: Path) -> Review:
@@ -238,7 +253,9 @@ def _read_folder(folder: Path, source: Path) -> Review:
             "review page saved."
         )
     for path in masks:
-        sample_id = path.stem
+        sample_id = unicodedata.normalize("NFC", path.stem)  # macOS separates letters and marks
+        if path.stem in review.decisions:
+            sample_id = path.stem
         check_id(sample_id)
         if review.decisions.setdefault(sample_id, REDRAW) != REDRAW:
             raise InputError(
@@ -283,7 +300,7 @@ def _unpack(path: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             files = [
-                (info, PurePosixPath(info.filename).parts)
+                (info, PurePosixPath(info.filename.replace("\\", "/")).parts)
                 for info in archive.infolist()
                 if not info.is_dir()
             ]

@@ -45,7 +45,11 @@ const csvRecords = (bytes, columns) => {
   const names = head.cells.map((name) => name.trim()), missing = columns.find((name) => !names.includes(name));
   if (missing) throw new Error(`it has no column ${missing}; its first line must name the columns ${columns.join(", ")}`);
   const own = (cell) => (/^'[=+\-@\t\r']/.test(cell) ? cell.slice(1) : cell);
-  return lines.map(({ number, cells }) => {
+  const needed = Math.max(0, ...columns.map((name) => names.indexOf(name)));
+  return lines.map(({ number, cells }, at) => {
+    // Excel drops empty cells at the end of a row, and adds some. The last row may be cut off.
+    if (!cells.slice(names.length).some(Boolean)) cells = cells.slice(0, names.length);
+    if (cells.length > needed && at < lines.length - 1) cells = cells.concat(Array(Math.max(0, names.length - cells.length)).fill(""));
     if (cells.length !== names.length) throw new Error(`it has ${cells.length} cells in line ${number}, but ${names.length} columns; correct that line`);
     return Object.fromEntries(names.map((name, n) => [name, own(cells[n])]));
   });
