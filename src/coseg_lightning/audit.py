@@ -155,7 +155,14 @@ def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -
 
     kinds = getattr(samples, "kinds", None)
     masks, _ = write_masks(folder, samples)
-    records = write_annotators(folder, summary["ranking"]["noise_level"], kinds, masks=masks)
+    tiles = getattr(samples, "tiles", None)
+    records = write_annotators(
+        folder,
+        summary["ranking"]["noise_level"],
+        kinds,
+        masks=masks,
+        tiles=None if tiles is None else tiles.tiles,
+    )
     if records:
         save_sheet(annotators_figure(records), folder / "annotators.png")
 

@@ -59,9 +59,10 @@ def describe(cfg: DictConfig) -> Iterator[str]:
         data = make_data(cfg, Path(folder) / "run", tells_problems=False)
         parts = {part: samples.dataset for part, samples in _parts(data).items()}
         everything = JoinedImages(list(parts.values()))
+        hidden = bool(cfg.get("hide_annotators"))
         yield f"\n  {'Images':<10}{_images(everything, cfg.data.in_channels)}"
         yield f"  {'Masks':<10}{_masks(everything, max(2, cfg.data.classes))}"
-        yield from (f"  {'People':<10}{line}" for line in _people(everything))
+        yield from (f"  {'People':<10}{line}" for line in _people(everything, hidden=hidden))
         yield f"  {'Split':<10}{_split(cfg, data.sizes)}"
         if data.sizes["train"] < FEWEST:
             yield (
@@ -173,7 +174,7 @@ def _duplicates(parts: dict[str, Any]) -> Iterator[str]:
         )
 
 
-def _people(dataset: "JoinedImages") -> Iterator[str]:
+def _people(dataset: "JoinedImages", *, hidden: bool) -> Iterator[str]:
     """Describe who drew the masks, if known, and how well the masks of one image agree."""
     if dataset.several is not None:
         facts = dataset.several.facts()
@@ -186,8 +187,9 @@ def _people(dataset: "JoinedImages") -> Iterator[str]:
     if dataset.annotators:
         count = Counter(dataset.annotators.values())
         (name, most), *_ = count.most_common(1)
+        by = "one of them" if hidden else name
         yield (
-            f"{len(dataset.annotators)} masks are by {len(count)} named people, most by {name} "
+            f"{len(dataset.annotators)} masks are by {len(count)} named people, most by {by} "
             f"({most})"
         )
 

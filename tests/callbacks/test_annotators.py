@@ -5,9 +5,10 @@ import csv
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset
 
 from coseg_lightning import CorruptionRanking, CoSegDataModule
+from coseg_lightning.callbacks.corruption_ranking import named_annotators
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.batch import read_batch
 from coseg_lightning.run import run
@@ -132,6 +133,32 @@ def test_names_that_do_not_fit_the_batch_are_refused():
     of_metadata = (image, mask, {"id": ["a", "b"], "annotator": ["anna", "ben"]})
     assert read_batch(of_metadata).annotators == ["anna", "ben"]
     assert read_batch((image, mask)).annotators is None
+    for names in (np.array(["1", "2"]), torch.tensor([[1], [2]]), [torch.tensor(1.0), b"2"]):
+        assert read_batch(batch | {"annotator": names}).annotators == ["1", "2"]
+    with pytest.raises(InputError, match=r"An annotator is \['a', 'b'\], a list; give a text or"):
+        read_batch(batch | {"annotator": [["a", "b"], "c"]})
+
+
+@pytest.mark.parametrize("value", [2.0, -0.5, float("nan")])
+def test_votes_that_are_no_shares_are_refused(value):
+    image, mask = torch.zeros(2, 1, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64)
+    shares = torch.full((2, 2, 8, 8), 0.5)
+    batch = {"image": image, "mask": mask, "soft_mask": shares}
+    assert read_batch(batch).soft_masks is shares
+    shares[0, 0, 0, 0] = value
+    with pytest.raises(InputError, match="it must hold shares of the votes: at least 0, and 1 in"):
+        read_batch(batch)
+
+
+def test_annotators_of_a_dataset_within_others_are_found():
+    squares = Squares(12)
+    squares.annotators = NAMES
+    for dataset in (squares, Subset(squares, [0, 1]), ConcatDataset([squares, Squares(2)])):
+        assert named_annotators(dataset) == NAMES
+    assert named_annotators(Subset(Squares(2), [0])) is None
+    squares.annotators = ["anna"]
+    with pytest.raises(InputError, match="annotators is a list, but it must be a mapping"):
+        named_annotators(squares)
 
 
 @pytest.mark.slow

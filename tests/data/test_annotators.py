@@ -123,6 +123,8 @@ def test_names_reach_every_dataset_and_every_batch(make_folder):
         ("s00,a\ns00,b", "lists s00 2 times; list it once"),
         ("s00,", "gives s00 the annotator ''; give a name, or remove the row"),
         ("s00,#REF!", "'#REF!', an error of a spreadsheet"),
+        ("s00,nan", "'nan', which stands for a missing name; give a name, or remove the row"),
+        ("s00__anna,anna", "A row names an image, as s00, not the mask of one person"),
         ('s00,"a\nb"', "give a name on one line"),
         ("zz,a", "names zz, but there is no such image; remove the row"),
         ("s00.png,a", "An id is a file name without its extension: s00"),
@@ -136,6 +138,27 @@ def test_rows_that_cannot_be_meant_are_told(make_folder, tmp_path, rows, message
     train = folder_splits(root, on_bad_sample="skip", test_share=0).train
     assert len(train) == 8  # a doubtful name costs no sample
     assert train.annotators["s01"] == "b"
+    assert train.annotators.get("s00") != "a"  # nor the first of two that contradict each other
+
+
+def test_names_from_python_are_read_as_those_of_batches(make_folder):
+    given = {"s00": " Anna ", "s01": None, "s02": float("nan"), "s03": 1, "s04": 1.0}
+    root = make_folder()
+    train = folder_splits(root, annotators=given, test_share=0).train
+    assert train.annotators == {"s00": "Anna", "s03": "1", "s04": "1"}
+    annotators(root, "id,annotator,annotator\ns00,a,b\n")
+    with pytest.raises(InputError, match="has several columns annotator; keep one of them"):
+        folder_splits(root)
+
+
+def test_spaces_around_a_name_make_no_other_person(make_several):
+    root = make_several(people=("anna", "ben"))
+    mask = place(root, "s00", "ben")
+    mask.rename(mask.with_name("s00__ben .png"))
+    assert opened(root).several.names("s00") == ["anna", "ben"]
+    shutil.copy(place(root, "s00", "ben "), mask)
+    with pytest.raises(InputError, match="s00 has two masks by 'ben', whose files differ in spac"):
+        opened(root)
 
 
 def test_what_spreadsheets_make_of_a_table_is_told(make_folder):
@@ -153,11 +176,17 @@ def test_what_spreadsheets_make_of_a_table_is_told(make_folder):
         folder_splits(root, annotators=3)
 
 
-def test_names_that_differ_little_are_warned_of(make_folder, caplog):
-    root = annotators(make_folder(), "id,annotator\ns00,Anna\ns01,anna\n")
+@pytest.mark.parametrize("names", [("Anna", "anna"), ("1", "01")])
+def test_names_that_differ_little_are_warned_of(make_folder, caplog, names):
+    root = annotators(make_folder(), "id,annotator\ns00,{}\ns01,{}\n".format(*names))
     with caplog.at_level(logging.WARNING):
         folder_splits(root)
-    assert "The annotators 'Anna' and 'anna' count as different people" in caplog.text
+    first, second = sorted(names)
+    assert f"The annotators {first!r} and {second!r} count as different people" in caplog.text
+    caplog.clear()
+    folder_splits(root, hide_annotators=True)
+    assert "The annotators of a similar name count as different people" in caplog.text
+    assert first not in caplog.text.replace(str(root), "").replace("test_annotators", "")
 
 
 # Several masks of one image
@@ -570,6 +599,21 @@ def test_hidden_names_are_in_no_file_of_an_audit(make_several, tmp_path, caplog)
 
 
 @pytest.mark.drawn
+def test_hidden_names_of_a_table_are_in_no_file_either(make_folder, tmp_path):
+    table = tmp_path / "who.csv"
+    table.write_text("id,annotator\n" + "".join(f"s0{n},Xaver\n" for n in range(4)))
+    table.write_text(table.read_text() + "s05,xaver\ns06,Yolanda\n")
+    root = make_folder()
+    given = ["data=folder", f"data.root={root}", f"data.annotators={table}", "training=none"]
+    audit(composed_audit(*given, "nol=0.2", "hide_annotators=true"), tmp_path / "audit")
+    for file in (tmp_path / "audit").rglob("*"):
+        if file.is_file() and file.suffix in (".csv", ".json", ".html", ".log"):
+            text = file.read_text(encoding="utf-8").casefold()
+            assert not any(name in text for name in ("xaver", "yolanda")), file
+    assert "person 1" in (tmp_path / "audit/scores.csv").read_text()
+
+
+@pytest.mark.drawn
 def test_an_audit_without_training_takes_the_fused_masks(make_several, tmp_path):
     cfg = composed_audit(*settings(make_several("folders")), "training=none", "nol=0.2")
     summary = audit(cfg, tmp_path / "audit")
@@ -603,6 +647,11 @@ def test_the_check_says_who_drew_what(make_several):
     lines = "\n".join(describe(cfg))
     assert "7 images have several masks, by 3 people; the mean Dice of two of them is 0." in lines
     assert "1 masks are by 1 named people, most by anna (1)" in lines
+    split = ["data.source.test_share=0.4", "hide_annotators=true"]
+    hidden = composed(*settings(cfg.data.root), *split, "rehearse=false")
+    lines = "\n".join(describe(hidden))
+    assert "7 images have several masks, by 3 people" in lines
+    assert "most by one of them (1)" in lines
 
 
 def test_a_file_of_names_is_kept_by_the_run(make_folder, tmp_path):

@@ -5,6 +5,7 @@ import csv
 import numpy as np
 import pytest
 
+from coseg_lightning.data.tiles import Tile
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.ranking.annotators import annotator_report
 from coseg_lightning.report.annotators import (
@@ -73,6 +74,39 @@ def test_persons_of_images_with_several_masks_have_records(tmp_path):
     assert len(read(tmp_path / "annotators.csv")) == 3
     shown = page_part(tmp_path, list(records.values()), masks, [])
     assert {r.annotator: ids for r, ids in shown["persons"]}["carl"] == ["a"]
+
+
+def test_tiles_of_an_image_are_one_mask_of_their_annotator(tmp_path):
+    header = "id,score,annotator,displacement_pixels,blunders\n"
+    rows = [
+        f"i{n}_{k},{0.9 if n == 0 else 0.1},{'anna' if n % 2 else 'ben'},{n + k},copy\n"
+        for n in range(6)
+        for k in range(3)
+    ]
+    (tmp_path / "scores.csv").write_text(header + "".join(rows))
+    tiles = {f"i{n}_{k}": Tile(f"i{n}", (0, 8), (0, 8)) for n in range(6) for k in range(3)}
+    records = {r.annotator: r for r in write_annotators(tmp_path, 0.2, tiles=tiles)}
+    assert {name: record.masks for name, record in records.items()} == {"anna": 3, "ben": 3}
+    whole = "".join(row.replace("_1,", ",") for row in rows if "_1," in row)
+    (tmp_path / "scores.csv").write_text(header + whole)
+    for record in write_annotators(tmp_path, 0.2):  # the mean and the middle are the tile 1
+        of_tiles = records[record.annotator]
+        assert record.bad_share == pytest.approx(of_tiles.bad_share)
+        assert record.displacement == pytest.approx(of_tiles.displacement)
+
+
+def test_masks_of_which_nothing_is_labelled_have_no_rank(tmp_path):
+    class Unlabelled(Several):
+        def mask(self, sample_id, name):
+            mask = super().mask(sample_id, name)
+            return np.full_like(mask, 255) if (sample_id, name) == ("b", "ben") else mask
+
+    class Own:
+        several = Unlabelled()
+
+    masks, _ = write_masks(tmp_path, Own())
+    assert [row["score"] == "" for row in masks] == [False] * 3 + [True] * 2
+    assert [row["rank"] for row in masks[3:]] == ["", ""]
 
 
 def test_the_terminal_names_persons_and_their_worst_masks(tmp_path):

@@ -123,7 +123,7 @@ def make_split(
     if cfg.data.get("normalization") == "training":
         statistics = training_statistics(train, canvas_of(cfg), cfg.data.in_channels)
         cfg.data.normalization = [list(values) for values in statistics]
-    drawn_by = shown_annotators(cfg, train)
+    drawn_by = shown_annotators(cfg, train, val, test)
     return CoSegDataModule(
         _without_bad_masks(cfg, train, noise),
         val,
@@ -250,7 +250,11 @@ def settle_annotators(cfg: DictConfig, root: Path) -> None:
 
     given = cfg.data.get("annotators")
     if isinstance(given, str) and given != "auto":
-        cfg.data.annotators = [list(row) for row in annotator_rows(given, root)[1]]
+        path, rows = annotator_rows(given, root)
+        # The settings are a part of all results, in which nobody is named if names are hidden.
+        hidden = cfg.get("hide_annotators") is True
+        absolute = str(Path(path).absolute())
+        cfg.data.annotators = absolute if hidden else [list(row) for row in rows]
 
 
 def settle_tile(cfg: DictConfig) -> None:
@@ -418,6 +422,8 @@ def read_parts(cfg: DictConfig, problems: Path | None) -> Any:
     options: dict[str, Any] = {"problems": problems} if lists_problems else {}
     if cfg.data.get("tile") is not None and (cache := _cache(cfg)) is not None:
         options["copies"] = cache
+    if lists_problems and cfg.get("hide_annotators"):
+        options["hide_annotators"] = True
     try:
         return instantiate(cfg.data.source, **options)
     except InstantiationException as error:
@@ -561,7 +567,7 @@ def read_kinds(cfg: DictConfig) -> dict[str, str] | None:
     return result
 
 
-def shown_annotators(cfg: DictConfig, dataset: Any) -> dict[str, str]:
+def shown_annotators(cfg: DictConfig, dataset: Any, *others: Any) -> dict[str, str]:
     """Return who drew each mask of a dataset, by id: the names, or numbers in place of names.
 
     If names are hidden, they are also replaced in the dataset for images with several masks.
@@ -575,10 +581,14 @@ def shown_annotators(cfg: DictConfig, dataset: Any) -> dict[str, str]:
     if not isinstance(hide, bool):
         raise InputError(f"hide_annotators={hide} must be true or false.")
     drawn_by: dict[str, str] = dict(getattr(dataset, "annotators", {}))
-    several = getattr(dataset, "several", None)
-    of_several = {name for i in several.ids for name in several.names(i)} if several else set()
-    numbers = numbered_names({*drawn_by.values(), *of_several}) if hide else {}
-    if numbers and several is not None:
+    if not hide:
+        return drawn_by
+    parts = (dataset, *others)
+    names = {name for part in parts for name in getattr(part, "annotators", {}).values()}
+    of_parts = [several for part in parts if (several := getattr(part, "several", None))]
+    names |= {name for several in of_parts for i in several.ids for name in several.names(i)}
+    numbers = numbered_names(names)
+    for several in of_parts:
         several.rename(numbers)
     return {sample_id: numbers.get(name, name) for sample_id, name in drawn_by.items()}
 

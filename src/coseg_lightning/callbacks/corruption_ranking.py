@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
+from torch.utils.data import ConcatDataset, Subset
 from typing_extensions import override
 
 from coseg_lightning.callbacks.augmentation import REMEDY, detect_augmentation
@@ -235,7 +236,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
         dataset, drawn_by = self.judged_dataset(trainer), self.annotators
         if drawn_by is None:
-            drawn_by = getattr(dataset, "annotators", None)
+            drawn_by = named_annotators(dataset)
         if self.score != "joint" and module.noise.known and not drawn_by:
             return []
         if self._outlines is None:
@@ -417,6 +418,24 @@ def _check_kinds(kinds: Any, score: str | None) -> None:
                 f"kinds has {sample_id!r}: {kind!r}, but each id and each kind must be a text; "
                 "convert them."
             )
+
+
+def named_annotators(dataset: Any) -> Mapping[str, Any] | None:
+    """Return who drew the masks by the samples' ids, as a dataset's attribute `annotators` says.
+
+    The attribute may also be that of the datasets within a `Subset` or `ConcatDataset`.
+
+    Raises:
+        InputError: If it is no mapping from texts to names.
+    """
+    own: Mapping[str, Any] | None = getattr(dataset, "annotators", None)
+    if own is not None:
+        _check_annotators(own)
+        return own
+    inner = [dataset.dataset] if isinstance(dataset, Subset) else []
+    inner += list(dataset.datasets) if isinstance(dataset, ConcatDataset) else []
+    found = [names for one in inner if (names := named_annotators(one)) is not None]
+    return {i: name for names in found for i, name in names.items()} if found else None
 
 
 def _check_annotators(annotators: Any) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import unicodedata
 import zlib
 from collections import Counter, defaultdict
@@ -21,12 +22,14 @@ from coseg_lightning.files.mask_rules import MaskRules
 from coseg_lightning.files.naming import UNNAMED, mask_key, split_key
 from coseg_lightning.labels.fusion import LABELS, Votes, best, majority, staple
 from coseg_lightning.labels.masks import Mask
+from coseg_lightning.ranking.people import name_of
 from coseg_lightning.seeding import derive_rng
 
 TABLE = "annotators.csv"
 COLUMNS = ("id", "annotator")
 # The error values that spreadsheets show where a formula failed.
 ERRORS = ("#REF!", "#N/A", "#NAME?", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!")
+MISSING = ("NAN", "NULL", "NONE", "N/A", "<NA>")  # what programs write for a missing name
 
 Rows = Sequence[tuple[str, str]]
 
@@ -66,10 +69,12 @@ def annotator_rows(given: Any, root: Path) -> tuple[str, list[tuple[str, str]]]:
         if not path.exists() and (root / path).exists():
             path = root / path
         return str(path), read_annotators(path)
-    if isinstance(given, Mapping):
-        return "data.annotators", [(str(i), str(name)) for i, name in given.items()]
     try:
-        return "data.annotators", [(str(i), str(name)) for i, name in given]
+        pairs = given.items() if isinstance(given, Mapping) else given
+        named = [(str(i), name_of(name), name) for i, name in pairs]
+        # None and NaN stand for nobody; an empty text, as of a table, is reported.
+        known = [(i, text) for i, text, name in named if text or isinstance(name, str)]
+        return "data.annotators", known
     except (TypeError, ValueError):
         raise InputError(
             f"data.annotators={given} must be auto, null, or a CSV file with the columns id and "
@@ -83,6 +88,8 @@ def check_annotators(
     ids: Collection[str],
     by_file: Mapping[str, Collection[str | None]],
     inspection: Inspection,
+    *,
+    hidden: bool = False,
 ) -> dict[str, str]:
     """Report rows with duplicate or unknown ids, bad names, or names that contradict the files.
 
@@ -92,20 +99,29 @@ def check_annotators(
         ids: The ids of the images.
         by_file: For each image, the annotators that the names of its mask files give.
         inspection: Receives the problems.
+        hidden: Whether no problem may name a person.
 
     Returns:
         The annotator of each image with one mask, by id.
     """
     composed = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in ids}
     names: dict[str, str] = {}
+    contradictory = set()
     for given, count in Counter(given for given, _ in rows).items():
         if count > 1:
+            said = {text for one, text in rows if one == given}
+            once = "list it once, with one name" if len(said) > 1 else "list it once"
+            contradictory |= {given} if len(said) > 1 else set()
             inspection.add(
-                "annotator twice", [], f"{source} lists {given} {count} times; list it once."
+                "annotator twice",
+                [],
+                f"{source} lists {given} {count} times; {once}.",
             )
     for given, text in dict(reversed(rows)).items():
+        if given in contradictory:
+            continue
         sample_id = composed.get(unicodedata.normalize("NFC", given))
-        name = unicodedata.normalize("NFC", text)
+        name = unicodedata.normalize("NFC", text.replace("\xa0", " ").strip())
         problem = _problem_of_name(name)
         if sample_id is None:
             inspection.add("annotator of no image", [], _unknown(source, given, composed))
@@ -123,12 +139,14 @@ def check_annotators(
         else:
             others = {other for other in by_file.get(sample_id, ()) if other not in (None, name)}
             if others:
+                other = "another person" if hidden else min(map(str, others))
                 inspection.add(
                     "annotator",
                     [],
-                    f"{source} says that {name} drew the mask of {sample_id}, but its file name "
-                    f"says {min(map(str, others))}; correct one of them.",
+                    f"{source} says that {'one person' if hidden else name} drew the mask of "
+                    f"{sample_id}, but its file name says {other}; correct one of them.",
                 )
+                continue
             names[sample_id] = name
     return names
 
@@ -138,6 +156,8 @@ def _problem_of_name(name: str) -> str | None:
         return "; give a name, or remove the row."
     if name.upper() in ERRORS:
         return ", an error of a spreadsheet; give a name."
+    if name.upper() in MISSING:
+        return ", which stands for a missing name; give a name, or remove the row."
     if not name.isprintable():
         return "; give a name on one line, without control characters."
     return None
@@ -148,25 +168,39 @@ def _unknown(source: str, given: str, composed: Mapping[str, str]) -> str:
     near = [i for i in composed if i.lstrip("0") == given.lstrip("0") != ""]
     if near:
         return f"{text}. A spreadsheet drops leading zeros, so perhaps {near[0]} is meant."
-    stem = Path(given).stem
+    stem = Path(given.removesuffix(".gz")).stem
     if stem in composed and stem != given:
         return f"{text}. An id is a file name without its extension: {stem}."
+    joined = re.sub(r"\.nii(\.gz)?$", "", given).replace("/", "_")
+    if joined in composed:
+        return f"{text}. The id of a file in a folder is {joined}."
+    slices = [i for i in composed if joined and re.fullmatch(re.escape(joined) + r"_\d+", i)]
+    if slices:
+        return f"{text}. A volume's slices are listed each, as {slices[0]}."
+    one, double, _ = given.partition("__")
+    if double and one in composed:
+        return f"{text}. A row names an image, as {one}, not the mask of one person."
     near = [i for i in composed if i.casefold() == given.casefold()]
     return f"{text}. Letter case matters: {near[0]}." if near else f"{text}; remove the row."
 
 
-def warn_of_similar_names(names: Iterable[str], inspection: Inspection) -> None:
-    """Warn of annotators whose names differ only in letter case or spaces."""
+def warn_of_similar_names(
+    names: Iterable[str], inspection: Inspection, *, hidden: bool = False
+) -> None:
+    """Warn of annotators whose names differ only in letter case, spaces, or zeros."""
     alike: defaultdict[str, set[str]] = defaultdict(set)
     for name in names:
-        alike["".join(name.casefold().split())].add(name)
+        plain = "".join(name.casefold().split())
+        number = re.fullmatch(r"0*(\d+)(\.0*)?", plain)
+        alike[number[1] if number else plain].add(name)
     for found in alike.values():
         if len(found) > 1:
+            who = "of a similar name" if hidden else " and ".join(map(repr, sorted(found)))
             inspection.warn(
                 "similar names",
                 [],
-                f"The annotators {' and '.join(map(repr, sorted(found)))} count as different "
-                "people; if they are one person, spell the name in one way.",
+                f"The annotators {who} count as different people; if they are one person, spell "
+                "the name in one way.",
             )
 
 
@@ -177,12 +211,21 @@ def keys_by_image(files: Iterable[str]) -> dict[str, dict[str, str]]:
         files: The masks' keys, see `files.naming.mask_key`.
 
     Returns:
-        For each image, the key of each annotator's mask by the annotator's name.
+        For each image, the key of each annotator's mask by the annotator's name, without spaces
+        around it.
+
+    Raises:
+        InputError: If two masks of an image have the same name.
     """
     found: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for key in sorted(files):
         sample_id, name = split_key(key)
-        found[sample_id][name or ""] = key
+        before = found[sample_id].setdefault(name_of(name), key)
+        if before != key:
+            raise InputError(
+                f"{sample_id} has two masks by {name_of(name)!r}, whose files differ in spaces "
+                "around the name alone; keep one of them."
+            )
     for sample_id, keys in found.items():  # masks without a name
         if len(keys) > 1 and "" in keys and UNNAMED not in keys:
             found[sample_id] = {UNNAMED: keys[""], **{n: k for n, k in keys.items() if n}}

@@ -60,6 +60,7 @@ from coseg_lightning.files.naming import (
     split_key,
 )
 from coseg_lightning.labels.masks import Mask, MaskedImages
+from coseg_lightning.ranking.people import name_of
 from coseg_lightning.seeding import derive_rng
 
 YES, NO = ("1", "yes", "true"), ("", "0", "no", "false")  # in the column trusted
@@ -191,6 +192,7 @@ def folder_splits(
     copies: str | Path | None = None,
     on_bad_sample: OnBadSample = "error",
     problems: str | Path | None = None,
+    hide_annotators: bool = False,
 ) -> Splits:
     r"""Open a dataset: a folder of images and a folder of masks, with files of the same stem.
 
@@ -241,6 +243,7 @@ def folder_splits(
             cache folder.
         on_bad_sample: `error`, or `skip` to skip samples that cannot be used.
         problems: A CSV file that is written if there are problems or warnings.
+        hide_annotators: Whether problems and warnings name no annotator.
 
     Returns:
         The parts of the dataset.
@@ -317,8 +320,9 @@ def folder_splits(
     named = check_annotators(
         *annotator_rows(annotators, root),
         files,
-        {i: [split_key(key)[1] for key in own[i].values()] for i in own},
+        {i: [name or None for name in own[i]] for i in own},
         inspection,
+        hidden=hide_annotators,
     )
     mask_folder = MaskFolder(
         found.mask_root,
@@ -354,8 +358,8 @@ def folder_splits(
     if any(split_key(key)[1] is not None for key in keys):
         fusion = Fusion(mask_folder, label or "majority", seed, _Reader(files, image_rules))
         label_masks = FusedMasks(fusion, usable)
-    drawn_by = {split_key(key)[1] or "" for key in good_masks} | set(named.values())
-    warn_of_similar_names(drawn_by, inspection)
+    drawn_by = {name_of(split_key(key)[1]) for key in good_masks} | set(named.values())
+    warn_of_similar_names(drawn_by, inspection, hidden=hide_annotators)
     check_duplicates(good_images, files, label_masks, split, inspection)
     check_groups(groups, split, inspection)
     training = [key for key in good_masks if split[split_key(key)[0]] == "train"]
@@ -674,6 +678,11 @@ def find_mask_folders(root: Path, masks: str | Sequence[str]) -> str | list[str]
     """Find the folder of masks, or those of several annotators, see `find_folder`."""
     if isinstance(masks, str):
         return find_folder(root, masks, MASKS, "masks")
+    if not masks:
+        raise InputError(
+            "data.masks=[] names no folder; give auto, a folder, or a list of folders, one for "
+            "each annotator."
+        )
     return [find_folder(root, str(name), (), "masks") for name in masks]
 
 

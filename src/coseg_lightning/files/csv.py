@@ -99,6 +99,9 @@ def _delimiter(first_line: str) -> str:
 def _check_columns(
     path: Path, header: Sequence[str], names: Sequence[str], columns: Sequence[str]
 ) -> None:
+    twice = [name for name in columns if names.count(name) > 1]
+    if twice:
+        raise InputError(f"{path} has several columns {twice[0]}; keep one of them.")
     missing = [name for name in columns if name not in names]
     if missing:
         first_line = ",".join(header)

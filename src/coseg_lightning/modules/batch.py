@@ -14,6 +14,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.ranking.people import name_of
 
+MOST_ROUNDING = 0.02  # of shares of votes that sum to 1, in bfloat16
 FIELDS = ("image", "mask", "label", "id", "replaced", "annotator", "soft_mask")
 
 
@@ -115,8 +116,21 @@ def read_batch(batch: Any) -> Batch:
             f"The batch's soft_mask is {tuple(soft_masks.shape)}, {soft_masks.dtype}; it must be "
             f"float, (N, K, H, W) for masks of {tuple(masks.shape)}."
         )
+    if soft_masks is not None:
+        _check_shares(soft_masks)
     names = _names(annotators, len(images))
     return Batch(images, masks.long(), ids, replaced, names, soft_masks)
+
+
+def _check_shares(soft_masks: Tensor) -> None:
+    """Raise an `InputError` unless each pixel holds shares of votes."""
+    low, high = float(soft_masks.min()), float(soft_masks.sum(dim=1).max())
+    if not (low >= 0 and high <= 1 + MOST_ROUNDING):  # NaN is neither
+        raise InputError(
+            f"The batch's soft_mask holds values from {low:.4g}, and up to {high:.4g} in a pixel; "
+            "it must hold shares of the votes: at least 0, and 1 in each pixel over all classes (0 "
+            "where nobody labelled)."
+        )
 
 
 def _by_name(batch: Any) -> Any:
@@ -131,7 +145,9 @@ def _names(annotators: Any, count: int) -> list[str] | None:
     """The annotators' names, one per sample; None if the batch has none."""
     if annotators is None:
         return None
-    names = annotators.tolist() if isinstance(annotators, Tensor) else annotators
+    names = annotators
+    if isinstance(annotators, Tensor | np.ndarray):
+        names = annotators.reshape(-1).tolist()
     if isinstance(names, str) or not isinstance(names, Sequence) or len(names) != count:
         raise InputError(
             f"The batch's annotator is {annotators!r:.60}; it must be {count} names, one per "

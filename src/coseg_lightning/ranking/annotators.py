@@ -135,6 +135,8 @@ def annotator_report(
         >>> for person in annotator_report(names, scores, noise_level=0.2):
         ...     print(person)
     """
+    if annotators is None:
+        raise InputError("annotators is None; give a list of who drew each mask.")
     _check_report(annotators, noise_level, blunders)
     values = _numbers("bad", bad)
     if values.ndim != 1:

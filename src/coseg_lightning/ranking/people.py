@@ -34,13 +34,28 @@ def numbered_names(names: Iterable[str]) -> dict[str, str]:
 def name_of(annotator: Any) -> str:
     """Return who drew a mask as a text, without spaces around it; empty for None, NaN and no text.
 
-    Numbers are names too, 0 included.
+    Numbers are names too, 0 included; 1 and 1.0 are one person.
+
+    Raises:
+        InputError: If it is neither a text nor a number.
     """
+    if getattr(annotator, "ndim", None) == 0 and hasattr(annotator, "item"):
+        annotator = annotator.item()  # of NumPy or torch
     if annotator is None or type(annotator).__name__ in ("NAType", "NaTType"):  # of pandas
         return ""
-    if isinstance(annotator, Real) and math.isnan(annotator):
-        return ""
-    return str(annotator).strip()
+    if isinstance(annotator, bytes):
+        annotator = annotator.decode("utf-8", "replace")
+    if isinstance(annotator, Real):
+        if math.isnan(annotator):
+            return ""
+        if not isinstance(annotator, int) and float(annotator).is_integer():
+            annotator = int(float(annotator))
+    elif not isinstance(annotator, str):
+        raise InputError(
+            f"An annotator is {annotator!r:.60}, a {type(annotator).__name__}; give a text or a "
+            "number for each mask."
+        )
+    return str(annotator).replace("\xa0", " ").strip()
 
 
 @dataclass(frozen=True)

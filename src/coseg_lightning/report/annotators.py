@@ -44,6 +44,7 @@ def write_annotators(
     kinds: Mapping[str, str] | None = None,
     *,
     masks: Sequence[Mapping[str, Any]] = (),
+    tiles: Mapping[str, Any] | None = None,
 ) -> list[AnnotatorRecord]:
     """Write `annotators.csv` beside the `scores.csv` of a run or audit, if persons are known.
 
@@ -52,6 +53,8 @@ def write_annotators(
         noise_level: The share of bad masks as estimated or given; 0.1 if unknown.
         kinds: The kind of each image, by id.
         masks: The rows of `masks.csv`, one per mask of an image with several masks.
+        tiles: The tiles by their ids, if images are cut into tiles. Those of an image are then one
+            mask, with the mean of their scores and the median of their displacements.
 
     Returns:
         The persons' records, the largest share of bad masks first.
@@ -63,6 +66,9 @@ def write_annotators(
     level = 0.1 if noise_level is None else noise_level
     classes = [name for name in rows[0] if name.startswith("displacement_class_")]
     columns = classes or ["displacement_pixels"]
+    if tiles is not None:
+        single = _of_images(single, columns, tiles)
+        rows = [*single, *masks]
     names = [row["annotator"] for row in rows]
     of_images = [kinds.get(row["id"], "") for row in rows] if kinds else None
     moved = np.array([[_number(row.get(name)) for name in columns] for row in rows])
@@ -85,6 +91,32 @@ def write_annotators(
     )
     _replace(folder / ANNOTATORS, [record.as_row() for record in records])
     return records
+
+
+def _of_images(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], tiles: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Join the rows of an image's tiles, of which one person drew the mask."""
+    of_image: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        of_image.setdefault((tiles[row["id"]].image_id, _name(row)), []).append(row)
+    joined = []
+    for (_, name), parts in of_image.items():
+        words = dict.fromkeys(w for row in parts for w in row.get("blunders", "").split("; ") if w)
+        scores = np.array([_number(_first_known(row, "own_score", "score")) for row in parts])
+        moved = np.array([[_number(row.get(column)) for column in columns] for row in parts])
+        middle = [float(np.median(v[~np.isnan(v)])) if (v == v).any() else "" for v in moved.T]
+        known = scores[~np.isnan(scores)]
+        joined.append(
+            {
+                "id": parts[0]["id"],  # the kind of image is that of each tile
+                "annotator": name,
+                "score": float(known.mean()) if len(known) else "",
+                "blunders": "; ".join(words),
+                **dict(zip(columns, middle, strict=True)),
+            }
+        )
+    return joined
 
 
 def _name(row: Mapping[str, Any]) -> str:
@@ -166,11 +198,18 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
             of_class = enumerate(beside[n].tolist(), start=1)
             row |= {f"displacement_class_{k}": _rounded(value) for k, value in of_class}
         row["own_score"] = _rounded(own[n]) if n in own else row["score"]
-    masks.sort(key=lambda row: (-_number(row["score"] or 0), row["id"], row["annotator"]))
+    masks.sort(  # those without a score, which hold nothing that is labelled, last
+        key=lambda row: (
+            row["score"] == "",
+            -_number(row["score"] or 0),
+            row["id"],
+            row["annotator"],
+        )
+    )
     disputed.sort(key=lambda row: (row["agreement"], row["id"]))
     first_of: dict[Any, int] = {}  # equal scores have equal ranks
     for place, row in enumerate(masks, start=1):
-        row["rank"] = first_of.setdefault(row["score"], place)
+        row["rank"] = "" if row["score"] == "" else first_of.setdefault(row["score"], place)
     _replace(folder / MASKS, masks)
     _replace(folder / DISPUTED, disputed)
     return masks, disputed
