@@ -8,12 +8,14 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from coseg_lightning import LabelStore, SegmentationModule, run_stages
+from coseg_lightning.data.samples import EpochSampler
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.loaders import over
 from coseg_lightning.ranking.guard import CorrectionGuard
+from coseg_lightning.run import run
 from coseg_lightning.runs.wrapped import wrap_datamodule
-from support import Halves, OwnData, OwnTested, TinyNetwork, run_of
+from support import PHANTOM, SMALL, Halves, OwnData, OwnTested, TinyNetwork, composed, run_of
 
 
 @pytest.mark.slow
@@ -100,6 +102,24 @@ def test_a_peer_that_left_samples_out_in_vain_is_no_start(
         )
     )
     assert all(torch.equal(ours[name], plain[name]) for name in plain)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("warm", [True, False])
+def test_a_network_that_goes_on_from_a_peer_sees_other_images(tmp_path, monkeypatch, warm):
+    """Augmentation depends on the number of an epoch, which goes on, too."""
+    drawn = []
+    draw = EpochSampler.__iter__
+
+    def remembered(self):
+        epochs = list(draw(self))
+        drawn.append({epoch for epoch, _ in epochs})
+        return iter(epochs)
+
+    monkeypatch.setattr(EpochSampler, "__iter__", remembered)
+    settings = [*SMALL, *PHANTOM, "trainer.max_epochs=2", "rehearse=false", "method.confidence=0"]
+    run(composed(*settings, f"method.warm_start={warm}".lower()), tmp_path / "run")
+    assert drawn == ([{0}, {1}, {2}, {3}] if warm else [{0}, {1}, {0}, {1}])
 
 
 @pytest.mark.slow

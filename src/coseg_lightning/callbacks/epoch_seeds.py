@@ -9,10 +9,16 @@ from coseg_lightning.seeding import derive_seed
 
 
 class EpochSeeds(Callback):
-    """Seeds every epoch separately, so that an epoch repeated after a resume is the same."""
+    """Seeds every epoch separately, so that an epoch repeated after a resume is the same.
 
-    def __init__(self, seed: int) -> None:
+    Args:
+        seed: The seed.
+        first_epoch: The number of the first epoch.
+    """
+
+    def __init__(self, seed: int, first_epoch: int = 0) -> None:
         self.seed = seed
+        self.first_epoch = first_epoch
         self._goes_on = False
 
     @override
@@ -21,9 +27,8 @@ class EpochSeeds(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        pl.seed_everything(
-            derive_seed(self.seed, "epoch", trainer.current_epoch) % 2**32, verbose=False
-        )
+        epoch = self.first_epoch + trainer.current_epoch
+        pl.seed_everything(derive_seed(self.seed, "epoch", epoch) % 2**32, verbose=False)
         if self._goes_on:
             compat.shuffle_again(trainer)
             self._goes_on = False

@@ -143,6 +143,7 @@ class CoSegDataModule(pl.LightningDataModule):
             choose_noisy(train.ids, noise_level, seed, self.clean_ids)
         self.label_layers: list[Path] = []
         self.excluded: frozenset[str] = frozenset()
+        self._first_epoch = 0
         self._datasets = {"train": train, "val": val, "test": test}
         self._caches: dict[str, ImageCache] = {}
         for part, dataset in self._datasets.items():
@@ -313,6 +314,14 @@ class CoSegDataModule(pl.LightningDataModule):
         samples = self.relabelled_samples()
         return samples.without(self.excluded) if self.excluded else samples
 
+    def count_epochs_from(self, first_epoch: int) -> None:
+        """Set the number of the next fit's first epoch.
+
+        Order and augmentation depend on the number of an epoch. A network that goes on from the
+        weights of another one thus sees other images than that one.
+        """
+        self._first_epoch = first_epoch
+
     @property
     def has_test(self) -> bool:
         """Whether there are test samples."""
@@ -380,6 +389,7 @@ class CoSegDataModule(pl.LightningDataModule):
             num_replicas=self._world_size,
             rank=self._rank,
             seed=self.seed,
+            first_epoch=self._first_epoch,
         )
         if self.trainer is not None:
             # In a resumed fit, workers start to load before Lightning sets the sampler's epoch.

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
+from typing_extensions import override
 
 from coseg_lightning.data.annotators import SeveralMasks, annotators_of, several_of
 from coseg_lightning.data.image_cache import ImageCache
@@ -282,19 +283,31 @@ class EpochSampler(DistributedSampler[Any]):
         dataset: The samples.
         has_content: Whether each sample has more than background. If fewer than half do, an epoch
             contains those and the same number of others, which are drawn again for every epoch.
+        first_epoch: The number of the first epoch.
         options: See `DistributedSampler`.
     """
 
     def __init__(
-        self, dataset: Any, has_content: NDArray[np.bool_] | None = None, **options: Any
+        self,
+        dataset: Any,
+        has_content: NDArray[np.bool_] | None = None,
+        *,
+        first_epoch: int = 0,
+        **options: Any,
     ) -> None:
         super().__init__(dataset, **options)
+        self.epoch = self.first_epoch = first_epoch
         self._full = self._empty = torch.empty(0, dtype=torch.long)
         if has_content is not None and 0 < 2 * has_content.sum() < len(has_content):
             found = torch.from_numpy(has_content)
             self._full, self._empty = found.nonzero().flatten(), (~found).nonzero().flatten()
             self.num_samples = -(-2 * len(self._full) // self.num_replicas)
             self.total_size = self.num_samples * self.num_replicas
+
+    @override
+    def set_epoch(self, epoch: int) -> None:
+        """Set the epoch, counted from the first one."""
+        super().set_epoch(self.first_epoch + epoch)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         indices = self._balanced() if len(self._full) else super().__iter__()

@@ -69,7 +69,9 @@ def retrain(
         load_plain(module.net, weights)
     if recipe.warm_start:
         max_epochs = retraining_epochs(recipe, epochs, from_new_weights=weights is None)
-    runner.fit("retraining", module, data, max_epochs=max_epochs)
+    # The peer that it starts from has seen the images of the first epochs.
+    first_epoch = 0 if weights is None else epochs
+    runner.fit("retraining", module, data, max_epochs=max_epochs, first_epoch=first_epoch)
 
 
 def retraining_epochs(recipe: Recipe, epochs: int, *, from_new_weights: bool) -> int | None:

@@ -129,6 +129,7 @@ class StageRunner:
         callbacks: Sequence[pl.Callback] = (),
         *,
         max_epochs: int | None = None,
+        first_epoch: int = 0,
     ) -> pl.Trainer:
         """Train a module with a new trainer, since a used one might do nothing.
 
@@ -138,6 +139,8 @@ class StageRunner:
             data: The run's data.
             callbacks: Callbacks in addition to those of every stage.
             max_epochs: The number of epochs; default the trainer's own number.
+            first_epoch: The number of the first epoch, on which order and augmentation depend. It
+                follows those of the network from whose weights a module starts.
 
         Raises:
             InputError: If nothing can be trained.
@@ -145,7 +148,9 @@ class StageRunner:
         self._check_free(stage)
         if self.best is not None and isinstance(module, SegmentationModule):
             callbacks = [*callbacks, self.best()]
-        trainer = self._new_trainer(stage, callbacks)
+        trainer = self._new_trainer(stage, callbacks, first_epoch)
+        if isinstance(data, CoSegDataModule):
+            data.count_epochs_from(first_epoch)
         if max_epochs is not None:  # set afterwards, since the function may set its own number
             compat.set_max_epochs(trainer, max_epochs)
         self._begin(data)
@@ -192,7 +197,9 @@ class StageRunner:
                 "for the run (hydra.run.dir=...), or another name for the stage."
             )
 
-    def _new_trainer(self, stage: str, callbacks: Sequence[pl.Callback]) -> pl.Trainer:
+    def _new_trainer(
+        self, stage: str, callbacks: Sequence[pl.Callback], first_epoch: int
+    ) -> pl.Trainer:
         stage_folder = self.folder.path / stage
         own_folder = getattr(self.trainer, "keywords", {}).get("default_root_dir")
         if own_folder is not None:
@@ -205,7 +212,7 @@ class StageRunner:
         # Averaging comes first, so that other callbacks get the averaged network at the end.
         averaging = [AveragedWeights(self.averaging)] if averages else []
         always = [
-            EpochSeeds(self.seed),
+            EpochSeeds(self.seed, first_epoch),
             StageCheckpoint(stage_folder),
         ]
         logger = CSVLogger(stage_folder, name="", version=self.folder.log_folder(stage))
