@@ -143,7 +143,7 @@ const settle = async (n, number) => {
   remember(n);
   current.newly = true;
   const drawing = drawings.get(sideName(id, number));
-  if (side.decision === "redraw" && drawing) await setDrawing(id, drawing);
+  if (side.decision === "redraw") await setDrawing(id, drawing ?? null); // not an older drawing of this browser
   const notes = [...new Set([note, ...sides.map((other) => other.note)].filter(Boolean))].join("; ");
   const next = nextOpen(n);
   setItem(n, { decision: side.decision, reviewer: side.reviewer, note: notes, sides: undefined });
