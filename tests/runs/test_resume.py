@@ -208,9 +208,9 @@ def test_files_that_are_not_the_runs_own_stay(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("share", "saved"), [(1e12, 3), (0.0, 1), (1.0, 1)])
+@pytest.mark.parametrize(("share", "saved"), [(1e12, 3), (0.0, 0), (1.0, 1)])
 def test_saving_takes_a_small_share_of_the_time(tmp_path, monkeypatch, share, saved):
-    """The first epoch is always saved, and later ones once the time of a save has paid off."""
+    """An epoch is saved once the time of a save, at first a second, has paid off."""
     monkeypatch.setattr("coseg_lightning.callbacks.stage_checkpoint.MAX_SAVE_SHARE", share)
     clock = iter(range(1000))
     took = {"before": 0.0}

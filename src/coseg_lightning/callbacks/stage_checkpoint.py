@@ -14,14 +14,16 @@ from coseg_lightning.files.checkpoints import plain_values
 CHECKPOINT = "last.ckpt"  # a stage's final state
 UNFINISHED = "unfinished.ckpt"  # the last saved epoch of an unfinished stage
 MAX_SAVE_SHARE = 0.05  # largest share of the training time that saving epochs may take
+FIRST_GUESS = 1.0  # seconds
 
 
 class StageCheckpoint(Checkpoint):
     """Saves full epochs of a stage during training, and its final state, each in one file.
 
     If saving every epoch would take more than `MAX_SAVE_SHARE` of the time, only some epochs are
-    saved. The last epoch is never saved as unfinished. Lightning would not continue from it, and
-    the ranking and correction that follow it would be missing.
+    saved. Before the first save, it is taken to last `FIRST_GUESS`. The last epoch is never saved
+    as unfinished. Lightning would not continue from it, and the ranking and correction that follow
+    it would be missing.
 
     Args:
         folder: The stage's folder; each file in it is replaced atomically.
@@ -29,7 +31,7 @@ class StageCheckpoint(Checkpoint):
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._took = 0.0  # seconds for the last save
+        self._took = FIRST_GUESS
         self._saved = time.monotonic()
 
     @override
