@@ -52,6 +52,11 @@ class MaskValues:
         self.all_values = self._union_of_valid_masks()
         self.foreground = self._foreground_value()
 
+    def _file(self, key: str) -> str:
+        """A mask's file within the folder, for messages; annotators' files may share a name."""
+        path = self.paths[key]
+        return str(path.relative_to(self.folder) if self.folder in path.parents else path.name)
+
     def _union_of_valid_masks(self) -> set[int]:
         """Collect the values of ambiguous masks. A bad mask must not change the meaning of 255."""
         highest = set(HIGHEST_VALUES) if self.classes == 2 else {IGNORE_INDEX}
@@ -106,7 +111,7 @@ class MaskValues:
                 "class id",
                 doubtful,
                 f"{len(doubtful)} of {len(self.file_info)} masks in {self.folder} hold only 0 and "
-                f"255, but {self.paths[other].name} holds 1, so 255 would mean unlabelled in all "
+                f"255, but {self._file(other)} holds 1, so 255 would mean unlabelled in all "
                 "masks; save all masks as 0 and 1, or all as 0 and 255.",
             )
         elif doubtful:
@@ -114,7 +119,7 @@ class MaskValues:
                 "unlabelled",
                 doubtful,
                 f"{len(doubtful)} of {len(self.file_info)} masks in {self.folder}, such as "
-                f"{self.paths[doubtful[0]].name}, hold only 0 and 255, but other masks hold 1, so "
+                f"{self._file(doubtful[0])}, hold only 0 and 255, but other masks hold 1, so "
                 "255 counts as unlabelled. If 255 means class 1, save these masks as 0 and 1.",
             )
 
@@ -133,7 +138,7 @@ class MaskValues:
                         "palettes",
                         [sample_id],
                         f"{self.paths[sample_id]} shows the index {value} as {tuple(colour)}, but "
-                        f"{self.paths[other].name} shows it as {tuple(first)}; name the class of "
+                        f"{self._file(other)} shows it as {tuple(first)}; name the class of "
                         "each colour (data.colours=FILE), or of each index (data.class_ids=[0,1]).",
                     )
                     break
@@ -213,7 +218,7 @@ class MaskValues:
                 full,
                 [*full[:1], *[i for i in shares if i not in full][:1], *full[1:2]][:2],
                 f"{len(full)} of {len(shares)} masks in {self.folder}, such as "
-                f"{self.paths[full[0]].name}, are foreground almost everywhere; if that is right, "
+                f"{self._file(full[0])}, are foreground almost everywhere; if that is right, "
                 f"set data.class_ids=[0,{foreground}], else save masks of the objects.",
             )
             return
@@ -230,9 +235,9 @@ class MaskValues:
                 inspection,
                 few,
                 [few[0], many[0]],
-                f"{len(light)} masks in {self.folder}, such as {self.paths[light[0]].name}, are "
+                f"{len(light)} masks in {self.folder}, such as {self._file(light[0])}, are "
                 f"foreground along almost the whole border, but the {len(dark)} others, such as "
-                f"{self.paths[dark[0]].name}, hardly anywhere: foreground and background are "
+                f"{self._file(dark[0])}, hardly anywhere: foreground and background are "
                 "probably swapped in some masks. Save all masks alike, or set "
                 f"data.class_ids=[0,{foreground}] if they are right.",
             )
@@ -253,5 +258,5 @@ class MaskValues:
                 f"all {meaning}",
                 ids,
                 f"{len(ids)} of {len(valid)} masks in {self.folder}, such as "
-                f"{self.paths[ids[0]].name}, hold only {meaning}.",
+                f"{self._file(ids[0])}, hold only {meaning}.",
             )
