@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
-from coseg_lightning import LabelStore, SegmentationModule, run_stages
+from coseg_lightning import AveragedWeights, LabelStore, SegmentationModule, run_stages
 from coseg_lightning.data.samples import EpochSampler
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.transition import LabelTransition
@@ -117,9 +117,18 @@ def test_a_network_that_goes_on_from_a_peer_sees_other_images(tmp_path, monkeypa
         return iter(epochs)
 
     monkeypatch.setattr(EpochSampler, "__iter__", remembered)
+    shares = []
+
+    class Remembered(AveragedWeights):
+        def __init__(self, share):
+            shares.append(share)
+            super().__init__(share)
+
+    monkeypatch.setattr("coseg_lightning.runs.runner.AveragedWeights", Remembered)
     settings = [*SMALL, *PHANTOM, "trainer.max_epochs=2", "rehearse=false", "method.confidence=0"]
     run(composed(*settings, f"method.warm_start={warm}".lower()), tmp_path / "run")
     assert drawn == ([{0}, {1}, {2}, {3}] if warm else [{0}, {1}, {0}, {1}])
+    assert shares == ([0.1, 0.2] if warm else [0.1, 0.1])  # a tenth of both stages, or of each
 
 
 @pytest.mark.slow

@@ -69,9 +69,18 @@ def retrain(
         load_plain(module.net, weights)
     if recipe.warm_start:
         max_epochs = retraining_epochs(recipe, epochs, from_new_weights=weights is None)
-    # The peer that it starts from has seen the images of the first epochs.
-    first_epoch = 0 if weights is None else epochs
-    runner.fit("retraining", module, data, max_epochs=max_epochs, first_epoch=first_epoch)
+    first_epoch, averaging = 0, recipe.averaging
+    if weights is not None:  # it goes on where the peer ended: other images, one training in all
+        first_epoch = epochs
+        averaging = min(1.0, averaging * (1 + 1 / recipe.retraining_share))
+    runner.fit(
+        "retraining",
+        module,
+        data,
+        max_epochs=max_epochs,
+        first_epoch=first_epoch,
+        averaging=averaging,
+    )
 
 
 def retraining_epochs(recipe: Recipe, epochs: int, *, from_new_weights: bool) -> int | None:

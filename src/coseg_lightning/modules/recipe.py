@@ -47,7 +47,8 @@ class Recipe:
         include_background: Whether background is one of the k classes of Eq. (3).
         lr: Learning rate.
         averaging: The share of training over which weights are averaged, see `AveragedWeights`.
-            With 0 there is no average, and networks are evaluated with their last weights.
+            In a warm-started retraining it is that of both stages together. With 0 there is no
+            average, and networks are evaluated with their last weights.
         selection: How a peer picks samples. `whole_set` uses rankings of the whole training set,
             see `WholeSet`; `relative` and `eq1` use scores within each batch, see `PerBatch`.
         step: Which samples pass through a peer in training. `picks` passes only those that it

@@ -130,6 +130,7 @@ class StageRunner:
         *,
         max_epochs: int | None = None,
         first_epoch: int = 0,
+        averaging: float | None = None,
     ) -> pl.Trainer:
         """Train a module with a new trainer, since a used one might do nothing.
 
@@ -141,6 +142,7 @@ class StageRunner:
             max_epochs: The number of epochs; default the trainer's own number.
             first_epoch: The number of the first epoch, on which order and augmentation depend. It
                 follows those of the network from whose weights a module starts.
+            averaging: The share of the stage over which weights are averaged; default the run's.
 
         Raises:
             InputError: If nothing can be trained.
@@ -148,7 +150,8 @@ class StageRunner:
         self._check_free(stage)
         if self.best is not None and isinstance(module, SegmentationModule):
             callbacks = [*callbacks, self.best()]
-        trainer = self._new_trainer(stage, callbacks, first_epoch)
+        averaging = self.averaging if averaging is None else averaging
+        trainer = self._new_trainer(stage, callbacks, first_epoch, averaging)
         if isinstance(data, CoSegDataModule):
             data.count_epochs_from(first_epoch)
         if max_epochs is not None:  # set afterwards, since the function may set its own number
@@ -198,7 +201,7 @@ class StageRunner:
             )
 
     def _new_trainer(
-        self, stage: str, callbacks: Sequence[pl.Callback], first_epoch: int
+        self, stage: str, callbacks: Sequence[pl.Callback], first_epoch: int, averaging: float
     ) -> pl.Trainer:
         stage_folder = self.folder.path / stage
         own_folder = getattr(self.trainer, "keywords", {}).get("default_root_dir")
@@ -208,16 +211,16 @@ class StageRunner:
                 f"{stage_folder}."
             )
         own = self._brought_along("callbacks")
-        averages = self.averaging and not any(isinstance(c, WeightAveraging) for c in own)
+        averages = averaging and not any(isinstance(c, WeightAveraging) for c in own)
         # Averaging comes first, so that other callbacks get the averaged network at the end.
-        averaging = [AveragedWeights(self.averaging)] if averages else []
+        average = [AveragedWeights(averaging)] if averages else []
         always = [
             EpochSeeds(self.seed, first_epoch),
             StageCheckpoint(stage_folder),
         ]
         logger = CSVLogger(stage_folder, name="", version=self.folder.log_folder(stage))
         trainer = self.trainer(
-            callbacks=[*averaging, *own, *callbacks, *always],
+            callbacks=[*average, *own, *callbacks, *always],
             enable_checkpointing=True,
             logger=[logger, *self._brought_along("logger")],
             default_root_dir=stage_folder,
