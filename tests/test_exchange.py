@@ -374,8 +374,8 @@ def test_shapes_without_an_area_do_not_empty_a_mask(finished, folder, tmp_path):
     assert result.remarks == [
         "These parts were left out, since they are not areas of a class: 2 points (as in "
         f"{first}).",
-        "1 of the images count as not answered, since nothing that was drawn on them is an area "
-        f"({first}).",
+        "1 of the images count as not answered, since nothing that was drawn on them covers a "
+        f"pixel ({first}).",
     ]
 
 

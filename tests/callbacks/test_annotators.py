@@ -135,7 +135,7 @@ def test_names_that_do_not_fit_the_batch_are_refused():
     assert read_batch((image, mask)).annotators is None
     for names in (np.array(["1", "2"]), torch.tensor([[1], [2]]), [torch.tensor(1.0), b"2"]):
         assert read_batch(batch | {"annotator": names}).annotators == ["1", "2"]
-    with pytest.raises(InputError, match=r"An annotator is \['a', 'b'\], a list; give a text or"):
+    with pytest.raises(InputError, match=r"An annotator is \['a', 'b'\], a list; give one text or"):
         read_batch(batch | {"annotator": [["a", "b"], "c"]})
 
 
@@ -145,6 +145,7 @@ def test_votes_that_are_no_shares_are_refused(value):
     shares = torch.full((2, 2, 8, 8), 0.5)
     batch = {"image": image, "mask": mask, "soft_mask": shares}
     assert read_batch(batch).soft_masks is shares
+    assert read_batch(batch | {"soft_mask": shares - 0.5 - 1e-6}).soft_masks is not None
     shares[0, 0, 0, 0] = value
     with pytest.raises(InputError, match="it must hold shares of the votes: at least 0, and 1 in"):
         read_batch(batch)
@@ -157,6 +158,7 @@ def test_annotators_of_a_dataset_within_others_are_found():
         assert named_annotators(dataset) == NAMES
     assert named_annotators(Subset(Squares(2), [0])) is None
     squares.annotators = ["anna"]
+    assert named_annotators(Subset(squares, [0])) is None  # has another meaning there
     with pytest.raises(InputError, match="annotators is a list, but it must be a mapping"):
         named_annotators(squares)
 

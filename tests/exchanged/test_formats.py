@@ -19,7 +19,7 @@ from coseg_lightning.exchanged import source as source_file
 from coseg_lightning.exchanged.names import ImageNames
 from coseg_lightning.exchanged.rle import brush_rle, coco_rle, run_lengths
 from coseg_lightning.exchanged.source import Source
-from coseg_lightning.exchanged.tasks import Classes, Task, painted
+from coseg_lightning.exchanged.tasks import Classes, NothingDrawnError, Task, painted
 from coseg_lightning.exchanged.tools import TOOLS, tool_named
 
 IDS = [
@@ -900,6 +900,29 @@ def test_what_hands_joined_wrongly_is_refused(tmp_path):
     (tmp_path / "cvat" / "labelmap.txt").write_text("cat:1,2,3::\ndog:1,2,3::\n")
     with pytest.raises(InputError, match="gives cat and dog the same colour"):
         answers_of("cvat", tmp_path / "cvat", TWO)
+
+
+def test_a_brush_that_was_erased_is_an_empty_mask(tmp_path):
+    answers = in_label_studio(tmp_path, task_of({"result": [brush(np.zeros((6, 8), bool))]}))
+    assert not painted(answers.found[0], (6, 8), {"cat": 1}).any()
+    outside = shape_of("polygonlabels", (6, 8), points=[[101, 9], [102, 9], [102, 10]])
+    outside["value"]["polygonlabels"] = ["cat"]
+    answers = in_label_studio(tmp_path, task_of({"result": [outside]}))
+    with pytest.raises(NothingDrawnError, match="covers a pixel of it"):
+        painted(answers.found[0], (6, 8), {"cat": 1})
+
+
+def test_what_pandas_makes_of_coco(tmp_path):
+    polygon = {"image_id": 70.0, "category_id": 0.0, "segmentation": [[0, 0, 4, 0, 4, 4]]}
+    missing = {**polygon, "segmentation": float("nan")}
+    (answer,) = in_coco(tmp_path, [polygon, missing]).found
+    assert (len(answer.layers), answer.left_out) == (1, 1)
+    images = [{"id": 70, "file_name": "a.png"}]
+    infinite = {**polygon, "segmentation": [[0, 0, 4, 0, 4, float("inf")]]}
+    with pytest.raises(
+        InputError, match="cannot be read as COCO's JSON .*a corner is not a number"
+    ):
+        in_coco(tmp_path, [infinite], images)
 
 
 def test_corners_beyond_an_image_of_unknown_size_are_of_another_one(tmp_path):

@@ -56,6 +56,18 @@ def test_a_setup_that_adds_to_its_datasets_is_refused(tmp_path):
         run_of(tmp_path, Adding())
 
 
+def test_a_datamodule_may_call_its_own_setup():
+    class Own(OwnTested):
+        def setup(self, stage=None):
+            self.train = Halves()
+
+        def train_dataloader(self):
+            self.setup()
+            return DataLoader(self.train, 4)
+
+    assert len(wrap_datamodule(Own()).train_dataloader()) == 3
+
+
 @pytest.mark.slow
 def test_from_datasets(tmp_path):
     data = pl.LightningDataModule.from_datasets(Halves(), test_dataset=Halves(4, 0), batch_size=4)

@@ -216,7 +216,10 @@ def test_a_table_does_not_hide_what_lies_beside_it(tmp_path):
     with opened_review(folder) as review:  # the table is blank, as an audit writes it
         assert review.decisions == {"a": "ok"}
     (folder / "review.csv").write_text("id,decision\na,take\n")
-    with pytest.raises(InputError, match=r"a review.csv with decisions and a review.zip; give one"):
+    with pytest.raises(InputError, match=r"a review.csv with decisions and a review.zip; keep one"):
+        opened_review(folder).__enter__()
+    written(folder, "id,decision\n", b=np.eye(4, dtype=np.uint8))
+    with pytest.raises(InputError, match=r"holds masks/ID.png and a review.zip; keep one of them"):
         opened_review(folder).__enter__()
 
 

@@ -234,8 +234,8 @@ def test_a_network_of_listed_channels_is_saved_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("dtype", "advice"),
     [
-        (torch.uint8, "image.float() / 255."),
-        (torch.float64, "such as image.float()."),
+        (torch.uint8, "image.to(torch.float32) / 255."),
+        (torch.float64, "such as image.to(torch.float32)."),
     ],
 )
 def test_images_of_another_type_are_named(dtype, advice):

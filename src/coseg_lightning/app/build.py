@@ -253,8 +253,9 @@ def settle_annotators(cfg: DictConfig, root: Path) -> None:
         path, rows = annotator_rows(given, root)
         # The settings are a part of all results, in which nobody is named if names are hidden.
         hidden = cfg.get("hide_annotators") is True
-        absolute = str(Path(path).absolute())
-        cfg.data.annotators = absolute if hidden else [list(row) for row in rows]
+        place, inside = Path(path).absolute(), root.absolute()
+        place = place.relative_to(inside) if inside in place.parents else place
+        cfg.data.annotators = str(place) if hidden else [list(row) for row in rows]
 
 
 def settle_tile(cfg: DictConfig) -> None:

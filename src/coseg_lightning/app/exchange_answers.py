@@ -14,7 +14,7 @@ from coseg_lightning.app.reviewable import Reviewable
 from coseg_lightning.errors import InputError
 from coseg_lightning.exchanged.names import MANIFEST, ImageNames
 from coseg_lightning.exchanged.source import Source
-from coseg_lightning.exchanged.tasks import Answer, painted
+from coseg_lightning.exchanged.tasks import Answer, NothingDrawnError, painted
 from coseg_lightning.exchanged.tools import tool_named
 from coseg_lightning.files.atomic import check_free, new_folder, replacing
 from coseg_lightning.files.csv import read_table, write_table
@@ -109,16 +109,22 @@ def read_answers(
     remarks += elsewhere
     skipped: Counter[str] = Counter()
     without_area: list[str] = []
+    outside: NothingDrawnError | None = None
     decisions: dict[str, str] = {}
     rows = []
     with new_folder(out, apart_from=reviewable.data_folders) as folder:
         for sample_id in progress(list(by_sample), "Answers"):
             given, proposal = reviewable.mask(sample_id), reviewable.proposal(sample_id)
-            answer, mask = _one_mask(by_sample[sample_id], given.shape, ids)
+            try:
+                answer, mask = _one_mask(by_sample[sample_id], given.shape, ids)
+            except NothingDrawnError as error:
+                outside = outside or error
+                without_area.append(by_sample[sample_id][0].image)
+                continue
             if not answer.layers and answer.left_out:
                 without_area.append(answer.image)
                 continue
-            _check_unlabelled(answer, mask, given)
+            _check_unlabelled(answer, given)
             begun_with = begins.get(sample_id, masks)
             start = given if proposal is None or begun_with == "given" else proposal
             is_same = np.array_equal(mask, start)
@@ -136,6 +142,8 @@ def read_answers(
             decisions[sample_id] = decision
             row = {"id": sample_id, "decision": decision, "note": answer.note}
             rows.append({**row, "reviewer": answer.reviewer, "drawn": drawn})
+        if not rows and outside is not None:
+            raise outside
         if not rows:
             raise InputError(
                 f"{files.path} answers none of the tasks of {run}; complete some in {kind.title}, "
@@ -148,7 +156,7 @@ def read_answers(
         more = ", ..." if len(without_area) > MOST_NAMED else ""
         remarks.append(
             f"{len(without_area)} of the images count as not answered, since nothing that was "
-            f"drawn on them is an area ({', '.join(without_area[:MOST_NAMED])}{more})."
+            f"drawn on them covers a pixel ({', '.join(without_area[:MOST_NAMED])}{more})."
         )
     answered = sum(sample_id in decisions for sample_id in asked)
     return Read(decisions, len(asked), answered, Path(out), remarks)
@@ -192,10 +200,10 @@ def _by_sample(
     return dict(sorted(by_sample.items(), key=lambda item: ranks[item[0]])), remarks
 
 
-def _check_unlabelled(answer: Answer, mask: Mask, given: Mask) -> None:
+def _check_unlabelled(answer: Answer, given: Mask) -> None:
     """Raise an `InputError` for a mask of numbers whose 255 is probably the foreground."""
     is_255 = answer.layers and all(layer.label == IGNORE_INDEX for layer in answer.layers)
-    if is_255 and (given != IGNORE_INDEX).any() and not (given == IGNORE_INDEX).any():
+    if is_255 and given.any() and not (given == IGNORE_INDEX).any():
         raise InputError(
             f"{answer.place}: the mask of {answer.image} holds only 0 and 255, but 255 means "
             "unlabelled; save the foreground as 1."

@@ -434,7 +434,14 @@ def named_annotators(dataset: Any) -> Mapping[str, Any] | None:
         return own
     inner = [dataset.dataset] if isinstance(dataset, Subset) else []
     inner += list(dataset.datasets) if isinstance(dataset, ConcatDataset) else []
-    found = [names for one in inner if (names := named_annotators(one)) is not None]
+    # What is no mapping has probably another meaning there.
+    of_inner = [getattr(one, "annotators", None) for one in inner]
+    found = [
+        names
+        for one, given in zip(inner, of_inner, strict=True)
+        if (given is None or isinstance(given, Mapping))
+        and (names := named_annotators(one)) is not None
+    ]
     return {i: name for names in found for i, name in names.items()} if found else None
 
 

@@ -251,7 +251,7 @@ def check_same_range(judged: Sequence[Batch], learnt: Sequence[Batch]) -> None:
         for measure in (torch.mean, torch.std)
     )
     (low, high), (least, most) = ((part[0], part[-1]) for part in spreads)
-    is_scaled = least > SAME_SCALE * high or low > SAME_SCALE * most
+    is_scaled = most > 0 and (least > SAME_SCALE * high or low > SAME_SCALE * most)
     gap = max(means[1][0] - means[0][-1], means[0][0] - means[1][-1])
     if is_scaled or gap > SAME_SHIFT * max(high, most) > 0:
         raise InputError(

@@ -91,7 +91,7 @@ def _answers(content: Mapping[str, Any], place: str, ignored: Ignored) -> Iterat
         left_out: Counter[str] = Counter()
         shapes: dict[str, list[Any]] = {image: [] for image in images}
         for annotation in content["annotations"]:
-            category, image = str(annotation.get("category_id")), str(annotation["image_id"])
+            category, image = _id(annotation.get("category_id")), _id(annotation["image_id"])
             segmentation = annotation.get("segmentation")
             draw = _drawn(segmentation)
             if draw is None:
@@ -106,10 +106,11 @@ def _answers(content: Mapping[str, Any], place: str, ignored: Ignored) -> Iterat
                     f"{place} has an annotation of category {category} and image {image} but does "
                     "not list both; export it again."
                 )
-            layers[image].append(Layer(names[category], draw))
+            is_outline = not isinstance(segmentation, dict)
+            layers[image].append(Layer(names[category], draw, is_outline))
             shapes[image] += _flat(segmentation)
         for facts in content["images"]:
-            size, image = None, str(facts["id"])
+            size, image = None, _id(facts["id"])
             if facts.get("height") and facts.get("width"):
                 size = int(facts["height"]), int(facts["width"])
             corners = [corner for flat in shapes[image] for corner in flat] if not size else []
@@ -124,11 +125,16 @@ def _answers(content: Mapping[str, Any], place: str, ignored: Ignored) -> Iterat
             )
 
 
+def _id(value: Any) -> str:
+    """An id as a text; pandas writes whole numbers as 1.0."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
 def _by_id(listed: Iterable[Mapping[str, Any]], key: str, place: str) -> dict[str, str]:
     """The names of categories or images by their ids, which programs write as numbers or texts."""
     names: dict[str, str] = {}
     for one in listed:
-        before = names.setdefault(str(one["id"]), str(one[key]))
+        before = names.setdefault(_id(one["id"]), str(one[key]))
         if before != str(one[key]):
             raise InputError(
                 f"{place} has the id {one['id']} for {before} and for {one[key]}, as if files were "
@@ -146,7 +152,7 @@ def _drawn(segmentation: Any) -> Callable[[Shape], Region] | None:
 
 def _flat(segmentation: Any) -> list[list[float]]:
     """The polygons of an object, without those of fewer than three corners."""
-    if not segmentation or isinstance(segmentation, dict):
+    if not segmentation or not isinstance(segmentation, list):  # missing, or run lengths
         return []
     flat = segmentation if isinstance(segmentation[0], list) else [segmentation]
     return [points for points in flat if len(points) not in (0, 2, 4)]

@@ -104,7 +104,7 @@ def _annotations(document: bytes, place: str, ignored: Ignored) -> Iterator[Answ
             others = [shape for shape in image if shape.tag in DRAWN and shape not in shapes]
             yield Answer(
                 name,
-                [Layer(shape.attrib["label"], _drawn(shape)) for shape in shapes],
+                [_layer(shape) for shape in shapes],
                 place,
                 (int(image.attrib["height"]), int(image.attrib["width"])),
                 reviewers.get(image.get("task_id"), reviewers.get(None, "")),
@@ -151,6 +151,10 @@ def _has_area(shape: ElementTree.Element, image: str, ignored: Ignored) -> bool:
     if shape.tag in DRAWN or shape.tag == "tag":
         ignored.add("polygon of fewer than 3 corners" if has_few else shape.tag, image)
     return False
+
+
+def _layer(shape: ElementTree.Element) -> Layer:
+    return Layer(shape.attrib["label"], _drawn(shape), is_outline=shape.tag != "mask")
 
 
 def _drawn(shape: ElementTree.Element) -> Callable[[Shape], Region]:

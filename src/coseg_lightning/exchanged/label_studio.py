@@ -211,7 +211,7 @@ def _answer(
             ignored.add("area without a label", image)
             left_out += 1
             continue
-        layers.append(Layer(label, draw))
+        layers.append(Layer(label, draw, is_outline="rle" not in value))
     if len(drawn_on) > 1:
         raise InputError(
             f"{place}: {image} has regions on several images ({', '.join(map(str, drawn_on))}); "

@@ -97,24 +97,26 @@ def read(source: Source, classes: Classes) -> Answers:
 
 def _answer(content: Mapping[str, Any], name: str, place: str, ignored: Ignored) -> Answer:
     image, layers, left_out = str(content.get("imagePath") or name), [], 0
+    corners: list[list[float]] = []
     for shape in content["shapes"]:
         label, draw = str(shape["label"]), _drawn(shape)
         if draw is None:
             ignored.add(_kind_of(shape), image)
             left_out += 1
         else:
-            layers.append(Layer(label, draw))
-    corners = [corner for shape in content["shapes"] for corner in shape["points"]]
-    note = content.get("description")
+            layers.append(Layer(label, draw, is_outline=shape.get("shape_type") != "mask"))
+            is_circle = shape.get("shape_type") == "circle"  # its second point is on the rim
+            corners += [] if is_circle else [corner[:2] for corner in shape["points"]]
+    size, note = _size_of(content), content.get("description")
     return Answer(
         image,
         layers,
         place,
-        _size_of(content),
+        size,
         note=note if isinstance(note, str) else "",
         left_out=left_out,
         file=name,
-        reach=reach(corners),
+        reach=(0.0, 0.0) if size else reach(corners),
     )
 
 

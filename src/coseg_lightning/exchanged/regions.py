@@ -18,8 +18,14 @@ Points = Sequence[Sequence[float]] | NDArray[np.float64]
 
 
 def reach(points: Points) -> tuple[float, float]:
-    """The largest y and x of corners; 0 without any."""
+    """The largest y and x of corners; 0 without any.
+
+    Raises:
+        ValueError: If a corner is invalid.
+    """
     corners = np.asarray(points, dtype=np.float64).reshape(-1, 2)
+    if not (abs(corners) < FARTHEST).all():
+        raise ValueError("a corner is not a number, or is far outside the image")
     x, y = corners.max(axis=0, initial=0.0)
     return float(y), float(x)
 

@@ -1,7 +1,6 @@
 """The parts that all tools share: written tasks, read answers, and the classes' names."""
 
 import binascii
-import math
 import re
 import unicodedata
 import zlib
@@ -52,10 +51,12 @@ class Layer:
     Args:
         label: The name of its class, or its class id if the tool keeps ids.
         draw: Returns the part's pixels for a given height and width.
+        is_outline: Whether it was drawn by its corners, and not with a brush.
     """
 
     label: str | int
     draw: Callable[[Shape], Region]
+    is_outline: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,18 +212,19 @@ def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
         `(H, W)` class ids.
 
     Raises:
-        InputError: If the answer has another size, is damaged, or lies beside the image.
+        InputError: If the answer has another size or is damaged.
+        NothingDrawnError: If it lies beside the image.
     """
     if answer.size is not None and answer.size != shape:
         raise _other_size(answer, answer.size, shape)
-    if answer.size is None:
-        size = math.ceil(answer.reach[0]), math.ceil(answer.reach[1])
-        if any(side > MOST_BEYOND + of for side, of in zip(size, shape, strict=True)):
-            raise InputError(
-                f"{answer.place}: {answer.image} has corners at ({size[1]}, {size[0]}), but the "
-                f"run's mask has {shape[1]} x {shape[0]} pixels; draw on the image that coseg "
-                "exchange wrote."
-            )
+    if answer.size is None and any(
+        side > MOST_BEYOND + of for side, of in zip(answer.reach, shape, strict=True)
+    ):
+        y, x = answer.reach
+        raise InputError(
+            f"{answer.place}: {answer.image} has corners at ({x:.0f}, {y:.0f}), but the run's mask "
+            f"has {shape[1]} x {shape[0]} pixels; draw on the image that coseg exchange wrote."
+        )
     mask, is_drawn = np.zeros(shape, np.uint16), not answer.layers
     for layer in answer.layers:
         try:
@@ -230,10 +232,10 @@ def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
                 region = layer.draw(shape)
         except OtherSizeError as error:
             raise _other_size(answer, error.shape, shape) from error
-        is_drawn |= bool(region.any())
+        is_drawn |= not layer.is_outline or bool(region.any())  # a brush may be erased
         mask[region] = layer.label if isinstance(layer.label, int) else ids[layer.label]
     if not is_drawn:
-        raise InputError(
+        raise NothingDrawnError(
             f"{answer.place}: nothing that is drawn on {answer.image} covers a pixel of it; give "
             "corners in pixels of the image that coseg exchange wrote, or delete these shapes."
         )
@@ -253,6 +255,10 @@ def reading(place: object, wanted: str = "an export") -> Iterator[None]:
             f"{place} cannot be read as {wanted} ({type(error).__name__}: {reason}); export it "
             "again."
         ) from error
+
+
+class NothingDrawnError(InputError):
+    """No shape of an answer covers a pixel of the image."""
 
 
 class OtherSizeError(InputError):

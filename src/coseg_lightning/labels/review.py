@@ -213,10 +213,12 @@ def _read(path: Path, unpacked: Path) -> Review:
         )
     archive, table = path / "review.zip", path / TABLE
     if path.is_dir() and archive.is_file():
-        if table.exists() and _read_table(table).decisions:
+        decided = table.exists() and _read_table(table).decisions
+        if decided or any((path / DRAWN).glob("*.png")):
+            other = f"a {TABLE} with decisions" if decided else f"{DRAWN}/ID.png"
             raise InputError(
-                f"{path} holds a {TABLE} with decisions and a review.zip; give one of these files, "
-                "or both in a list, as in review=[FILE,FILE]."
+                f"{path} holds {other} and a review.zip; keep one of them, or give several reviews "
+                "in a list, as in review=[FILE,FILE]."
             )
         path = archive
     if path.is_dir():
@@ -253,9 +255,10 @@ def _read_folder(folder: Path, source: Path) -> Review:
             "review page saved."
         )
     for path in masks:
-        sample_id = unicodedata.normalize("NFC", path.stem)  # macOS separates letters and marks
-        if path.stem in review.decisions:
-            sample_id = path.stem
+        sample_id = path.stem
+        composed = unicodedata.normalize("NFC", sample_id)  # macOS separates letters and marks
+        if sample_id not in review.decisions and composed in review.decisions:
+            sample_id = composed
         check_id(sample_id)
         if review.decisions.setdefault(sample_id, REDRAW) != REDRAW:
             raise InputError(

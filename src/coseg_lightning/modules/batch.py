@@ -125,7 +125,7 @@ def read_batch(batch: Any) -> Batch:
 def _check_shares(soft_masks: Tensor) -> None:
     """Raise an `InputError` unless each pixel holds shares of votes."""
     low, high = float(soft_masks.min()), float(soft_masks.sum(dim=1).max())
-    if not (low >= 0 and high <= 1 + MOST_ROUNDING):  # NaN is neither
+    if not (low >= -MOST_ROUNDING and high <= 1 + MOST_ROUNDING):  # NaN is neither
         raise InputError(
             f"The batch's soft_mask holds values from {low:.4g}, and up to {high:.4g} in a pixel; "
             "it must hold shares of the votes: at least 0, and 1 in each pixel over all classes (0 "

@@ -93,7 +93,7 @@ def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
         computes = next((w.dtype for w in network.parameters() if w.is_floating_point()), None)
         if computes in (None, images.dtype) or not re.search("type.* same", str(error)):
             raise
-        give = "image.float()" if images.is_floating_point() else "image.float() / 255"
+        give = f"image.to({computes})" + ("" if images.is_floating_point() else " / 255")
         raise InputError(
             f"The batch's images are {images.dtype}, but {type(network).__name__} computes with "
             f"{computes}; give images of that type, such as {give}."

@@ -4,7 +4,7 @@ Legend of shapes: N masks, P persons.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -37,7 +37,7 @@ def name_of(annotator: Any) -> str:
     Numbers are names too, 0 included; 1 and 1.0 are one person.
 
     Raises:
-        InputError: If it is neither a text nor a number.
+        InputError: If it is a list or the like.
     """
     if getattr(annotator, "ndim", None) == 0 and hasattr(annotator, "item"):
         annotator = annotator.item()  # of NumPy or torch
@@ -48,11 +48,12 @@ def name_of(annotator: Any) -> str:
     if isinstance(annotator, Real):
         if math.isnan(annotator):
             return ""
-        if not isinstance(annotator, int) and float(annotator).is_integer():
+        is_whole = not isinstance(annotator, int) and float(annotator).is_integer()
+        if is_whole and abs(float(annotator)) < 2**53:
             annotator = int(float(annotator))
-    elif not isinstance(annotator, str):
+    elif isinstance(annotator, Collection) and not isinstance(annotator, str):
         raise InputError(
-            f"An annotator is {annotator!r:.60}, a {type(annotator).__name__}; give a text or a "
+            f"An annotator is {annotator!r:.60}, a {type(annotator).__name__}; give one text or "
             "number for each mask."
         )
     return str(annotator).replace("\xa0", " ").strip()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.utils.data import IterableDataset
 from typing_extensions import override
 
 from coseg_lightning.data.datamodule import CoSegDataModule
@@ -59,9 +60,9 @@ class WrappedDataModule(pl.LightningDataModule):
         return is_overridden("test_dataloader", self, pl.LightningDataModule)
 
     @override
-    def setup(self, stage: str) -> None:
+    def setup(self, *args: Any, **options: Any) -> None:
         """Set the datamodule up, as each stage does."""
-        super().setup(stage=stage)
+        super().setup(*args, **options)
         self.is_set_up_anew = True
 
     @override
@@ -86,7 +87,7 @@ class WrappedDataModule(pl.LightningDataModule):
 
     def _check_size(self, dataset: Any) -> None:
         """Raise an `InputError` if a further setup gave another number of samples."""
-        if not self.is_set_up_anew or not hasattr(dataset, "__len__"):
+        if not self.is_set_up_anew or isinstance(dataset, IterableDataset):
             return
         self.is_set_up_anew = False
         self.sizes += [] if self.sizes else [len(dataset)]
@@ -144,5 +145,5 @@ def _unpickle(own_class: type, state: dict[str, Any]) -> WrappedDataModule:
     """Create the class again, because pickle cannot import it by name."""
     wrapped_class = _wrapped_class(own_class)
     data: WrappedDataModule = wrapped_class.__new__(wrapped_class)
-    data.__dict__.update(state)
+    data.__dict__.update({"sizes": [], "is_set_up_anew": False, **state})
     return data
