@@ -19,12 +19,10 @@ corrects few or none. Of one pair of peers, the final network is retrained in se
 
 All by generalised cross-entropy (Zhang and Sabuncu 2018), or by the cross-entropy. The peers are
 kept in `benchmarks/evidence/retraining`, and finished retrainings are not repeated. Writes
-`results/retraining.csv`, one row a network. For each set and seed the rows of one run are paired;
-a later run of the same peers differs in the last digits where others use the processor.
+`results/retraining.csv`, one row a network.
 """
 
 import argparse
-import csv
 import os
 import sys
 from dataclasses import replace
@@ -144,14 +142,6 @@ def measure(name: str, seed: int) -> list[dict[str, object]]:
     ]
 
 
-def rows() -> list[dict[str, str]]:
-    """Read the rows that are there."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def table() -> None:
     """Print mean and standard deviation over seeds, and the gain over `repeated` in pairs."""
     print(
@@ -159,7 +149,9 @@ def table() -> None:
         + "|---" * 5
         + "|"
     )
-    dice = {tuple(row[key] for key in KEYS): 100 * float(row["dice"]) for row in rows()}
+    dice = {
+        tuple(row[key] for key in KEYS): 100 * float(row["dice"]) for row in several.done(RESULTS)
+    }
     for name in SETS:
         for way in RETRAININGS:
             seeds = sorted(seed for one, seed, other in dice if (one, other) == (name, way))
@@ -189,7 +181,11 @@ def main() -> None:
         return table()
     for cell in options.cells:
         name, _, seed = cell.partition(":")
-        there = {row["retraining"] for row in rows() if (row["set"], row["seed"]) == (name, seed)}
+        there = {
+            row["retraining"]
+            for row in several.done(RESULTS)
+            if (row["set"], row["seed"]) == (name, seed)
+        }
         wanted = [one for one in options.retrainings if one not in there]
         if wanted:
             os.environ["RETRAININGS"] = ";".join(wanted)

@@ -374,8 +374,8 @@ def test_shapes_without_an_area_do_not_empty_a_mask(finished, folder, tmp_path):
     assert result.remarks == [
         "These parts were left out, since they are not areas of a class: 2 points (as in "
         f"{first}).",
-        "1 of the images count as not answered, since nothing that was drawn on them covers a "
-        f"pixel ({first}).",
+        "Images that count as not answered, since nothing that was drawn on them covers a pixel: "
+        f"1 ({first}).",
     ]
 
 
@@ -394,7 +394,4 @@ def test_answers_for_images_that_were_not_ranked_are_left_out(finished, folder, 
     images = [(f"{i}.png", mask_of(folder, i).shape, box) for i in (first, other)]
     result = read_answers(finished, tmp_path / "out", "cvat", in_cvat(tmp_path, *images))
     assert list(result.decisions) == [first]
-    assert result.remarks[0] == (
-        f"1 answers are for images that the run did not rank, such as {other}.png, and were left "
-        "out."
-    )
+    assert result.remarks[0] == f"Images that the run did not rank were left out: 1 ({other}.png)."

@@ -155,14 +155,8 @@ def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -
 
     kinds = getattr(samples, "kinds", None)
     masks, _ = write_masks(folder, samples)
-    tiles = getattr(samples, "tiles", None)
-    records = write_annotators(
-        folder,
-        summary["ranking"]["noise_level"],
-        kinds,
-        masks=masks,
-        tiles=None if tiles is None else tiles.tiles,
-    )
+    tiles, level = getattr(samples, "tiles", None), summary["ranking"]["noise_level"]
+    records = write_annotators(folder, level, kinds, masks=masks, tiles=tiles)
     if records:
         save_sheet(annotators_figure(records), folder / "annotators.png")
 

@@ -547,7 +547,7 @@ def test_label_studios_short_json_and_an_older_one(tmp_path):
     one, three = answers.found
     assert (one.reviewer, three.image) == ("2", "/x/three.png")
     assert answers.remarks == [
-        "1 of the tasks have several annotations, and the newest was used "
+        "Tasks with several annotations, of which the newest was used: 1 "
         "(/data/upload/1/0a1b2c3d-one.png)."
     ]
     for answer in (one, three):
@@ -958,9 +958,8 @@ def test_label_studio_says_which_annotations_do_not_count(tmp_path):
     three, four = answers.found
     assert (three.is_sure, three.left_out, four.left_out) == (False, 0, 1)
     assert answers.remarks[:2] == [
-        "1 of the tasks were rejected by a reviewer and count as not answered (one.png).",
-        "1 of the tasks hold drafts alone, which were not submitted, and count as not answered "
-        "(two.png).",
+        "Tasks that a reviewer rejected, which count as not answered: 1 (one.png).",
+        "Tasks with drafts alone, which were not submitted and count as not answered: 1 (two.png).",
     ]
     two = [brush(REGION), brush(REGION, to_name="other")]
     with pytest.raises(InputError, match=r"regions on several images \(.*other.*\)"):

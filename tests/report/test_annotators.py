@@ -1,6 +1,7 @@
 """The page's part on persons: who agrees with whom, most disputed first."""
 
 import csv
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -85,7 +86,9 @@ def test_tiles_of_an_image_are_one_mask_of_their_annotator(tmp_path):
     ]
     (tmp_path / "scores.csv").write_text(header + "".join(rows))
     tiles = {f"i{n}_{k}": Tile(f"i{n}", (0, 8), (0, 8)) for n in range(6) for k in range(3)}
-    records = {r.annotator: r for r in write_annotators(tmp_path, 0.2, tiles=tiles)}
+    records = {
+        r.annotator: r for r in write_annotators(tmp_path, 0.2, tiles=SimpleNamespace(tiles=tiles))
+    }
     assert {name: record.masks for name, record in records.items()} == {"anna": 3, "ben": 3}
     whole = "".join(row.replace("_1,", ",") for row in rows if "_1," in row)
     (tmp_path / "scores.csv").write_text(header + whole)

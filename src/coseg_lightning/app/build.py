@@ -423,7 +423,7 @@ def read_parts(cfg: DictConfig, problems: Path | None) -> Any:
     options: dict[str, Any] = {"problems": problems} if lists_problems else {}
     if cfg.data.get("tile") is not None and (cache := _cache(cfg)) is not None:
         options["copies"] = cache
-    if lists_problems and cfg.get("hide_annotators"):
+    if "on_bad_sample" in cfg.data.source and cfg.get("hide_annotators"):
         options["hide_annotators"] = True
     try:
         return instantiate(cfg.data.source, **options)

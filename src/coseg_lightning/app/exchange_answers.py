@@ -14,7 +14,7 @@ from coseg_lightning.app.reviewable import Reviewable
 from coseg_lightning.errors import InputError
 from coseg_lightning.exchanged.names import MANIFEST, ImageNames
 from coseg_lightning.exchanged.source import Source
-from coseg_lightning.exchanged.tasks import Answer, NothingDrawnError, painted
+from coseg_lightning.exchanged.tasks import Answer, NothingDrawnError, listed, painted
 from coseg_lightning.exchanged.tools import tool_named
 from coseg_lightning.files.atomic import check_free, new_folder, replacing
 from coseg_lightning.files.csv import read_table, write_table
@@ -24,8 +24,6 @@ from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.ids import check_id
 from coseg_lightning.labels.masks import Mask
 from coseg_lightning.labels.review import file_crc
-
-MOST_NAMED = 5  # images that a remark lists
 
 
 @dataclass
@@ -153,10 +151,9 @@ def read_answers(
     asked = [row["id"] for row in written] or reviewable.worst_first[:worst]
     remarks += answers.remarks + _doubts(skipped, kind.title, knows=kind.knows_answered)
     if without_area:
-        more = ", ..." if len(without_area) > MOST_NAMED else ""
         remarks.append(
-            f"{len(without_area)} of the images count as not answered, since nothing that was "
-            f"drawn on them covers a pixel ({', '.join(without_area[:MOST_NAMED])}{more})."
+            "Images that count as not answered, since nothing that was drawn on them covers a "
+            f"pixel: {listed(without_area)}."
         )
     answered = sum(sample_id in decisions for sample_id in asked)
     return Read(decisions, len(asked), answered, Path(out), remarks)
@@ -193,10 +190,7 @@ def _by_sample(
         by_sample.setdefault(sample_id, []).append(answer)
     remarks = []
     if not_ranked:
-        remarks.append(
-            f"{len(not_ranked)} answers are for images that the run did not rank, such as "
-            f"{not_ranked[0]}, and were left out."
-        )
+        remarks.append(f"Images that the run did not rank were left out: {listed(not_ranked)}.")
     return dict(sorted(by_sample.items(), key=lambda item: ranks[item[0]])), remarks
 
 

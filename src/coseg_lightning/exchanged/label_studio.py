@@ -25,12 +25,12 @@ from coseg_lightning.exchanged.tasks import (
     Region,
     Shape,
     Task,
+    listed,
     reading,
 )
 from coseg_lightning.files.atomic import write_text
 
 WANTED = "Label Studio's JSON"
-MOST_NAMED = 5  # images that a remark lists
 LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
 # What is said of an image as a whole, and not drawn.
 SAID = ("choices", "rating", "textarea", "taxonomy", "number", "datetime", "pairwise", "ranker")
@@ -112,13 +112,12 @@ def read(source: Source, classes: Classes) -> Answers:
             elif not done and task.get("drafts"):
                 drafts.append(_image(task))
     for images, what in (
-        (several, "have several annotations, and the newest was used"),
-        (rejected, "were rejected by a reviewer and count as not answered"),
-        (drafts, "hold drafts alone, which were not submitted, and count as not answered"),
+        (several, "Tasks with several annotations, of which the newest was used"),
+        (rejected, "Tasks that a reviewer rejected, which count as not answered"),
+        (drafts, "Tasks with drafts alone, which were not submitted and count as not answered"),
     ):
         if images:
-            shown = ", ".join(images[:MOST_NAMED]) + (", ..." if len(images) > MOST_NAMED else "")
-            answers.remarks.append(f"{len(images)} of the tasks {what} ({shown}).")
+            answers.remarks.append(f"{what}: {listed(images)}.")
     answers.remarks.extend(ignored.remarks())
     return answers
 
@@ -251,8 +250,9 @@ def _label(item: Mapping[str, Any]) -> str | None:
         if value.get(key):
             if len(value[key]) > 1:
                 raise InputError(
-                    f"A region has the labels {' and '.join(map(str, value[key]))}, but a pixel "
-                    "has one class; leave one label in Label Studio, and export again."
+                    f"The region {item.get('id', '')} has the labels "
+                    f"{' and '.join(map(str, value[key]))}, but a pixel has one class; leave one "
+                    "label in Label Studio, and export again."
                 )
             return str(value[key][0])
     return None

@@ -18,6 +18,7 @@ from coseg_lightning.files.mask_rules import IGNORE_INDEX, VOID
 from coseg_lightning.labels.masks import Mask
 
 Shape = tuple[int, int]  # height and width
+MOST_LISTED = 5  # images that a remark names
 MOST_BEYOND = 8  # pixels by which a corner may lie beyond an image of unknown size
 Region = NDArray[np.bool_]
 BACKGROUND, UNLABELLED = "background", "unlabelled"
@@ -240,6 +241,12 @@ def painted(answer: Answer, shape: Shape, ids: dict[str, int]) -> Mask:
             "corners in pixels of the image that coseg exchange wrote, or delete these shapes."
         )
     return smallest_type(mask)
+
+
+def listed(images: Sequence[str]) -> str:
+    """Return the number of some images and the first of them, for a remark."""
+    more = ", ..." if len(images) > MOST_LISTED else ""
+    return f"{len(images)} ({', '.join(images[:MOST_LISTED])}{more})"
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def write_annotators(
     kinds: Mapping[str, str] | None = None,
     *,
     masks: Sequence[Mapping[str, Any]] = (),
-    tiles: Mapping[str, Any] | None = None,
+    tiles: Any = None,
 ) -> list[AnnotatorRecord]:
     """Write `annotators.csv` beside the `scores.csv` of a run or audit, if persons are known.
 
@@ -53,8 +53,8 @@ def write_annotators(
         noise_level: The share of bad masks as estimated or given; 0.1 if unknown.
         kinds: The kind of each image, by id.
         masks: The rows of `masks.csv`, one per mask of an image with several masks.
-        tiles: The tiles by their ids, if images are cut into tiles. Those of an image are then one
-            mask, with the mean of their scores and the median of their displacements.
+        tiles: The `Tiles`, if images are cut into such. Those of an image are then one mask, with
+            the mean of their scores and the median of their displacements.
 
     Returns:
         The persons' records, the largest share of bad masks first.
@@ -67,7 +67,7 @@ def write_annotators(
     classes = [name for name in rows[0] if name.startswith("displacement_class_")]
     columns = classes or ["displacement_pixels"]
     if tiles is not None:
-        single = _of_images(single, columns, tiles)
+        single = _of_images(single, columns, tiles.tiles)
         rows = [*single, *masks]
     names = [row["annotator"] for row in rows]
     of_images = [kinds.get(row["id"], "") for row in rows] if kinds else None
@@ -105,8 +105,9 @@ def _of_images(
         words = dict.fromkeys(w for row in parts for w in row.get("blunders", "").split("; ") if w)
         scores = np.array([_number(_first_known(row, "own_score", "score")) for row in parts])
         moved = np.array([[_number(row.get(column)) for column in columns] for row in parts])
-        middle = [float(np.median(v[~np.isnan(v)])) if (v == v).any() else "" for v in moved.T]
         known = scores[~np.isnan(scores)]
+        of_columns = [column[~np.isnan(column)] for column in moved.T]
+        middle = [float(np.median(column)) if len(column) else "" for column in of_columns]
         joined.append(
             {
                 "id": parts[0]["id"],  # the kind of image is that of each tile

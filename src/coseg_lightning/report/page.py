@@ -121,10 +121,8 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     if scores:
         kinds = None if data is None else data.kinds
         level = summary["ranking"]["noise_level"]
-        tiles = None if samples is None else getattr(samples, "tiles", None)
-        records = write_annotators(
-            folder, level, kinds, masks=masks, tiles=None if tiles is None else tiles.tiles
-        )
+        tiles = getattr(samples, "tiles", None)
+        records = write_annotators(folder, level, kinds, masks=masks, tiles=tiles)
     if records:
         figures["annotators"] = annotators_figure(records)
     saved = {name: _save(figure, folder / "figures" / name) for name, figure in figures.items()}
