@@ -111,7 +111,6 @@ def measure(name: str, seed: int) -> list[dict[str, object]]:
 
     folder = EVIDENCE / f"{name.replace(' ', '-')}-{seed}"
     masks, _, told = name.partition(" ")
-    settings = grid.overrides((f"bubil-{masks}", 0.5, "coseg", seed), False, real=True)
     if name in CROWD:
         count, label = CROWD[name]
         root = folder / "data"
@@ -121,6 +120,8 @@ def measure(name: str, seed: int) -> list[dict[str, object]]:
         settings = [f"data.root={root}", "data=folder", *grid.REAL, f"seed={seed}"]
         settings += [f"data.label={label}"] if count > 1 else []
         settings += [f"model.encoder_weights={grid.WEIGHTS}", "+trainer.enable_progress_bar=false"]
+    else:
+        settings = grid.overrides((f"bubil-{masks}", 0.5, "coseg", seed), False, real=True)
     settings = [one for one in settings if not one.startswith("nol=")]
     settings += ["nol=0.5" if told else "nol=auto", "rehearse=false"]
     settings += ["+method.object=retraining.METHOD"]
