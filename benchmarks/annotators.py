@@ -9,8 +9,9 @@ small networks and the outlines (`peers`), and by outlines alone (`none`), at th
 the right names, without names, and with names that were shuffled five times. Writes
 `benchmarks/results/annotators.csv` and prints the means over the seeds:
 
-* `rank_correlation` of the estimated and the true share of bad masks, over persons,
-* `share_held`, the share of the 90 % intervals that hold the true share,
+* `rank_correlation` of the estimated and the true share of the drawn masks, over persons,
+* `share_held`, the share of the 90 % intervals that hold the person's own share of bad masks, by
+  which the masks are drawn, and `drawn_held`, that of those that hold the share of the masks drawn,
 * `displacement_error`, the mean and the largest error over persons, in pixels of 256, where all
   displacements, true and estimated, are beside those of all persons,
 * `auroc` of single masks: without names, without steady displacements (`habits`), with the records
@@ -37,6 +38,12 @@ SETTINGS += ("model=unet_classic", "model.base_channels=8", "+trainer.enable_pro
 def auroc(score, bad):
     """The probability that a bad mask scores higher than a good one."""
     return mannwhitneyu(score[bad], score[~bad]).statistic / (bad.sum() * (~bad).sum())
+
+
+def held(records, shares):
+    """The share of the persons whose interval holds their share of bad masks."""
+    pairs = zip([record.bad_share_interval for record in records], shares, strict=True)
+    return np.mean([low <= share <= high for (low, high), share in pairs])
 
 
 def by_peers(cfg, data, folder):
@@ -140,10 +147,7 @@ def measure(seed, training, picture=None):
     true_moves = {name: people[name].displacement * side / 256 for name in people}
     shared = np.mean([true_moves[name] for name in names])
     true = [bad[np.array(names) == record.annotator].mean() for record in records]
-    held = [
-        low <= share <= high
-        for (low, high), share in zip((r.bad_share_interval for r in records), true, strict=True)
-    ]
+    own_shares = [people[record.annotator].bad_share for record in records]
     errors = [
         abs(record.displacement - true_moves[record.annotator] + shared) * 256 / side
         for record in records
@@ -161,7 +165,8 @@ def measure(seed, training, picture=None):
         figure.savefig(picture)
     figures = {
         "rank_correlation": spearmanr([r.bad_share for r in records], true).statistic,
-        "share_held": np.mean(held),
+        "share_held": held(records, own_shares),
+        "drawn_held": held(records, true),
         "displacement_error": np.mean(errors),
         "displacement_error_largest": max(errors),
         "auroc_without_names": without,

@@ -20,6 +20,7 @@ from coseg_lightning.check import describe
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.subsets import JoinedImages, SomeImages, identity_of
 from coseg_lightning.errors import BadSamplesError, InputError
+from coseg_lightning.files.naming import likely_patterns
 from coseg_lightning.labels.fusion import best, majority, soft_label, staple
 from coseg_lightning.run import run
 from support import CLASSIC, SHORT, Squares, composed, layer_of
@@ -297,7 +298,7 @@ def test_folders_that_may_be_groups_are_refused(make_folder, make_several):
         new.parent.mkdir(exist_ok=True)
         path.rename(new)
     with pytest.raises(
-        InputError, match="but folders with such files, such as P0; give data.mask_glob="
+        InputError, match=r"such as P0/s00.png; give data.mask_glob=.* if each is a person's, or "
     ):
         folder_splits(root)
     train = folder_splits(root, mask_glob="**/{id}.*", test_share=0).train
@@ -389,6 +390,7 @@ def test_a_label_that_nothing_needs_is_refused(make_folder):
         (["_anna", "_ben"], False, "{id}_{annotator}.*", "{id}_mask.*"),
         (["-seg_anna", "-seg_ben"], False, "{id}-seg_{annotator}.*", "{id}_mask.*"),
         (["_anna_a", "_ben"], False, "{id}_{annotator}.*", "{id}_mask.*"),
+        (["_anna_seg", "_ben_seg"], False, "{id}_{annotator}_seg.*", "{id}_mask.*"),
     ],
 )
 def test_the_pattern_of_people_is_named_where_it_is_not_guessed(
@@ -402,7 +404,7 @@ def test_the_pattern_of_people_is_named_where_it_is_not_guessed(
             path.unlink()
     with pytest.raises(BadSamplesError) as error:
         folder_splits(root)
-    assert f"a person's name follows the id, {'set ' if keeps_plain else ''}" in str(error.value)
+    assert f"if they name persons, {'set ' if keeps_plain else ''}" in str(error.value)
     assert f"data.mask_glob='{pattern}'" in str(error.value)
     assert plain is None or f"data.mask_glob='{plain}'" in str(error.value)
     train = folder_splits(root, mask_glob=pattern, test_share=0).train
@@ -410,15 +412,61 @@ def test_the_pattern_of_people_is_named_where_it_is_not_guessed(
     assert len(train.several.ids if several else train.annotators) == 8
 
 
+@pytest.mark.parametrize(
+    ("place", "pattern"),
+    [
+        ("{name}-final/{id}_seg.png", "{annotator}-final/{id}_seg.*"),
+        ("{name}/{id}_{name}.png", "{annotator}/{id}_*.*"),
+        ("{name}/set1/{id}.png", "{annotator}/set1/{id}.*"),
+        ("{id}/{name}.png", "{id}/{annotator}.*"),
+        ("{name}_{id}.png", "{annotator}_{id}.*"),
+        ("{name} (final)__{id}.png", "{annotator} (final)__{id}.*"),
+    ],
+)
+def test_the_pattern_that_an_error_names_reads_all_masks(make_folder, place, pattern):
+    root = make_folder()
+    for path in sorted((root / "masks").iterdir()):
+        for name in PEOPLE:
+            copy = root / "masks" / place.format(id=path.stem, name=name)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, copy)
+        path.unlink()
+    with pytest.raises(InputError) as error:
+        folder_splits(root)
+    assert f"data.mask_glob='{pattern}'" in str(error.value)
+    train = folder_splits(root, mask_glob=pattern, test_share=0).train
+    assert [train.several.names(i) for i in train.several.ids] == 8 * [sorted(PEOPLE)]
+
+
+@pytest.mark.parametrize(
+    ("names", "likely"),
+    [
+        (["P0/s0.png", "P0/s1.png", "P1/s2.png", "P1/s3.png"], ("{annotator}/{id}.*", None, False)),
+        (["s0/m.png", "s1/m.png"], (None, "{id}/m.*", False)),
+        (["mask_s0.png", "mask_s1.png"], (None, "mask_{id}.*", False)),
+        (["s0mask.nii.gz", "s1mask.nii.gz"], (None, "{id}mask.*", False)),
+        (["s0/ab.png", "s0/cd.png", "s1/ef.png", "s1/gh.png"], (None, None, True)),  # of objects
+        (
+            ["s0_an.png", "s0_ann.png", "s1_an.png", "s1_ann.png"],
+            ("{id}_{annotator}.*", None, True),
+        ),
+        (["x/s0.png", "s1.png"], (None, None, False)),
+        (["one.png", "two.png"], (None, None, False)),
+        ([], (None, None, False)),
+    ],
+)
+def test_patterns_are_found_in_names(names, likely):
+    assert likely_patterns(names, {"s0", "s1", "s2", "s3"}) == likely
+
+
 def test_masks_that_follow_no_image_name_no_people(make_folder):
     root = make_folder()
     for path in sorted((root / "masks").iterdir()):
         path.rename(path.with_name(f"m_{path.name}"))
-    with pytest.raises(
-        BadSamplesError, match=r"as in \"data.mask_glob='{id}_mask.\*'\"\."
-    ) as error:
+    with pytest.raises(BadSamplesError, match=r"as in \"data.mask_glob='m_{id}.\*'\"\.") as error:
         folder_splits(root)
-    assert "person's name" not in str(error.value)
+    assert "name persons" not in str(error.value)
+    folder_splits(root, mask_glob="m_{id}.*")
 
 
 # What is made of them

@@ -86,7 +86,7 @@ def test_patterns_are_obeyed_and_folders_make_groups(make_folder):
 def test_where_no_name_fits_the_pattern_is_asked_for(make_folder):
     root = make_folder()
     rename(root, "masks", lambda p: f"drawn-of-{p.name}")
-    with pytest.raises(InputError, match=r"as in \"data.mask_glob='\{id\}_mask"):
+    with pytest.raises(InputError, match=r"as in \"data.mask_glob=.drawn-of-\{id\}\.\*"):
         folder_splits(root)
     assert len(ids_of(folder_splits(root, mask_glob="drawn-of-{id}.*"))) == 8
 

@@ -606,7 +606,7 @@ def _cache(cfg: DictConfig) -> Path | None:
 def make_noise(cfg: DictConfig) -> "NoiseModel | None":
     """Build the configured noise model; several models are applied in sequence."""
     from coseg_lightning.files.mask_rules import MaskRules
-    from coseg_lightning.files.naming import without_annotator
+    from coseg_lightning.files.naming import PLAIN, without_annotator
     from coseg_lightning.noise.models import Annotator, AtLabelDice, Combined
 
     models = [instantiate(cfg.noise[name]) for name in _noise_names(cfg)]
@@ -615,7 +615,7 @@ def make_noise(cfg: DictConfig) -> "NoiseModel | None":
     ):  # other annotators' masks are read like the dataset's
         for model in models:
             if isinstance(model, Annotator):
-                glob = without_annotator(cfg.data.mask_glob)
+                glob = without_annotator(cfg.data.mask_glob) or PLAIN
                 model.read_as(MaskRules.from_settings(cfg.data), glob)
     if not models:
         return None

@@ -50,11 +50,15 @@ from coseg_lightning.files.inspection import FileInfo, Inspection, OnBadSample
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
 from coseg_lightning.files.naming import (
+    OF_PEOPLE,
     PART_FOLDERS,
     PLAIN,
     Files,
+    Likely,
     Names,
+    files_inside,
     guess_patterns,
+    likely_patterns,
     mask_key,
     match_ids,
     split_key,
@@ -670,7 +674,7 @@ def find_files(
         of_images.exclude({path for paths in of_masks[0].files.values() for path in paths})
     for what, names in (("image", of_images), *(("mask", each) for each in of_masks)):
         if not names.files:
-            raise InputError(_nothing_message(what, names))
+            raise InputError(_nothing_message(what, names, of_images.stems))
     return FoundFiles(of_images, of_masks, mask_root)
 
 
@@ -686,14 +690,12 @@ def find_mask_folders(root: Path, masks: str | Sequence[str]) -> str | list[str]
     return [find_folder(root, str(name), (), "masks") for name in masks]
 
 
-def _nothing_message(what: str, names: Names) -> str:
+def _nothing_message(what: str, names: Names, ids: Collection[str]) -> str:
     others = sorted({p.suffix.lower() for p in names.folder.iterdir() if p.is_file()} - {""})
     text = f"{names.folder} holds no image files ({', '.join(SUFFIXES)})"
-    if what == "mask" and names.pattern == PLAIN and (inside := _folders_of_masks(names.folder)):
-        return (
-            f"{text}, but folders with such files, such as {inside}; give data.mask_glob="
-            "'{annotator}/{id}.*' if each is a person's, or '**/{id}.*' if each is a group."
-        )
+    if what == "mask" and names.pattern == PLAIN and (inside := files_inside(names.folder)):
+        text = f"{names.folder} holds no image files, but folders with such files, such as "
+        return f"{text}{inside[0]}; {_pattern_of_folders(likely_patterns(inside, ids))}."
     if names.pattern != PLAIN:
         text = f"{names.folder} holds no image files named {names.pattern}"
     if ".json" in others and what == "mask":
@@ -705,9 +707,18 @@ def _nothing_message(what: str, names: Names) -> str:
     return f"{text}; set data.{what}_glob if they are named otherwise."
 
 
-def _folders_of_masks(folder: Path) -> str | None:
-    inside = sorted(path for path in folder.iterdir() if path.is_dir())
-    return next((path.name for path in inside if Names(path).files), None)
+def _pattern_of_folders(likely: Likely) -> str:
+    """Say which pattern reads masks in folders."""
+    if likely.of_people and likely.several:
+        return f"give data.mask_glob='{likely.of_people}' to read them as the masks of persons"
+    if likely.plain:
+        return f"give data.mask_glob='{likely.plain}' to read them"
+    of_people = likely.of_people or OF_PEOPLE
+    of_groups = f"**/{of_people.rpartition('/')[2]}"
+    return (
+        f"give data.mask_glob='{of_people}' if each is a person's, or '{of_groups}' if each is a "
+        "group"
+    )
 
 
 def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:

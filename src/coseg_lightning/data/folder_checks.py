@@ -1,6 +1,5 @@
 """Checks of a folder of images and masks. Each check records the problems of its own kind."""
 
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,8 +21,8 @@ from coseg_lightning.files.inspection import (
     tiled_image_info,
 )
 from coseg_lightning.files.mask_folder import MaskFolder, link_message, same_stem
-from coseg_lightning.files.naming import Names, split_key, unread
-from coseg_lightning.files.volumes import ending
+from coseg_lightning.files.naming import Names, likely_patterns, split_key, unread
+from coseg_lightning.files.volumes import file_of
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
 
@@ -107,44 +106,20 @@ def check_masks_have_an_image(
 ) -> None:
     """Report masks of samples that have no image."""
     lost = [key for key in masks.ids if split_key(key)[0] not in images]
-    pattern, example = _pattern_of_names([masks.path(key) for key in lost], images)
+    files = [file_of(masks.path(key)).relative_to(masks.folder).as_posix() for key in lost]
+    likely = likely_patterns(files, images.keys())
     remedy = "add the image, or remove the mask"
-    if pattern:
-        remedy += f"; or, if a person's name follows the id, set data.mask_glob='{pattern}'"
+    if likely.of_people:
+        remedy += f"; or, if they name persons, set data.mask_glob='{likely.of_people}'"
     if lost and len(lost) == len(masks.ids):
         remedy = (
             "no mask has the name of an image: tell how masks are named, as in "
-            f"\"data.mask_glob='{example}'\""
+            f"\"data.mask_glob='{likely.plain or '{id}_mask.*'}'\""
         )
-        if pattern:
-            remedy += f", or, if a person's name follows the id, \"data.mask_glob='{pattern}'\""
+        if likely.of_people:
+            remedy += f", or, if they name persons, \"data.mask_glob='{likely.of_people}'\""
     for key in lost:
         inspection.add("no image", [key], f"{masks.path(key)} has no image in {folder}; {remedy}.")
-
-
-def _pattern_of_names(files: Sequence[Path], images: Mapping[str, Path]) -> tuple[str | None, str]:
-    """Find how names of people may follow the images' ids in names of masks.
-
-    Args:
-        files: Masks that have no image.
-        images: The image of each id.
-
-    Returns:
-        The pattern, such as `{id}__{annotator}.*`, or None if the names do not begin with ids; and
-        a pattern without names, such as `{id}__mask.*`.
-    """
-    rests = set()
-    for path in files:
-        stem = path.name[: len(path.name) - len(ending(path))]
-        begins = (n for n in range(len(stem) - 1, 0, -1) if stem[:n] in images)
-        rests.add(stem[next(begins, len(stem)) :])
-    example = f"{{id}}{min(rests)}.*" if len(rests) == 1 and "" not in rests else "{id}_mask.*"
-    for parts in (r"(.*[-_. ])[^-_. ]+", r"([-_. ]+)[^-_. ].*"):  # what precedes the name
-        matches = [re.fullmatch(parts, rest) for rest in rests]
-        found = {match[1] if match else "" for match in matches}
-        if len(found) == 1 and "" not in found:
-            return f"{{id}}{min(found)}{{annotator}}.*", example
-    return None, example
 
 
 def warn_of_masks_beside_the_table(

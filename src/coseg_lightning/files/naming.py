@@ -3,8 +3,10 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES
@@ -109,8 +111,10 @@ def split_key(key: str) -> tuple[str, str | None]:
     return sample_id, annotator if slash else None
 
 
-def without_annotator(pattern: str) -> str:
-    """Return the pattern that matches masks without an annotator."""
+def without_annotator(pattern: str) -> str | None:
+    """Return the pattern that matches masks without an annotator; None if the name is all."""
+    if re.search(r"(^|/)\{annotator\}(\.[^/]*)?$", pattern):
+        return None
     return re.sub(r"\{annotator\}/|[-_. ]+\{annotator\}|\{annotator\}[-_. ]*", "", pattern)
 
 
@@ -120,16 +124,15 @@ class _Pattern:
     def __init__(self, pattern: str, stems: Collection[str] | None) -> None:
         self._pattern, self._stems = pattern, stems
         self._expression = _expression(pattern)
-        self._plain = None
-        if "{annotator}" in pattern:
-            self._plain = _expression(without_annotator(pattern))
+        plain = without_annotator(pattern) if "{annotator}" in pattern else None
+        self._plain = None if plain is None else _expression(plain)
         self._of_length: dict[int, re.Pattern[str]] = {}
 
     def match(self, name: str) -> re.Match[str] | None:
         match = self._expression.fullmatch(name)
-        if self._plain is None:
+        if "{annotator}" not in self._pattern:
             return match
-        plain = self._plain.fullmatch(name)
+        plain = None if self._plain is None else self._plain.fullmatch(name)
         if match is None or self._stems is None:
             return match or plain
         if plain is not None and _stem(plain) in self._stems:
@@ -304,6 +307,106 @@ def _fits(images: set[str], masks: set[str], image_end: str, mask_end: str) -> b
     of_images -= {name for name in of_images if mask_end and name.endswith(mask_end)}
     both = of_images & of_masks
     return bool(both) and len(both) >= 0.8 * max(len(of_masks), 1)
+
+
+def files_inside(folder: Path) -> list[str]:
+    """List the image files in the folders of a folder, by their paths in it."""
+    files = (path for path in sorted(_walk(folder, deep=True)) if ending(path) in SUFFIXES)
+    return [path.relative_to(folder).as_posix() for path in files]
+
+
+class Likely(NamedTuple):
+    """How masks may be named that do not have the names of their images.
+
+    Args:
+        of_people: The pattern, if the names hold an annotator's, such as
+            `{annotator}-final/{id}_seg.*`; else None.
+        plain: The pattern, if they hold none, such as `{id}_seg.*`; else None.
+        several: Whether images have several masks.
+    """
+
+    of_people: str | None = None
+    plain: str | None = None
+    several: bool = False
+
+
+def likely_patterns(names: Collection[str], ids: Collection[str]) -> Likely:
+    """Find how masks may be named, if all names hold an id in the same way.
+
+    Args:
+        names: The paths of masks in their folder, such as `anna-final/P001_seg.png`.
+        ids: The ids of the images.
+    """
+    split = [around for name in names if (around := _around_id(name, ids)) is not None]
+    if len(split) < max(1, 0.8 * len(names)) or len({around.marks for around in split}) > 1:
+        return Likely()
+    several = len({around.id for around in split}) < len(split)
+    text, people = "", None
+    for mark, *values in zip(split[0].marks, *(around.parts for around in split), strict=True):
+        start, end = _shared_ends(values)
+        middles = [value[len(start) : len(value) - len(end)] for value in values]
+        if any(middles):
+            if "" in middles or people not in (None, middles):
+                return Likely(several=several)
+            text += start + ("{annotator}" if people is None else "*") + end
+            people = middles
+        else:
+            text += start
+        text += mark
+    if people is None:
+        follows = re.fullmatch(r"(.*\{id\}[^/]*[-_. ])[^-_. /]+", text)
+        return Likely(follows and f"{follows[1]}{{annotator}}.*", f"{text}.*", several)
+    # Where nearly every file has a name of its own, these are no persons.
+    return Likely(f"{text}.*" if 2 * len(set(people)) <= len(split) else None, None, several)
+
+
+class _Around(NamedTuple):
+    """A path split at an image's id.
+
+    Args:
+        id: The id.
+        parts: The parts of the path without the id.
+        marks: What follows each part: `/`, `{id}` or nothing.
+    """
+
+    id: str
+    parts: tuple[str, ...]
+    marks: tuple[str, ...]
+
+
+def _around_id(name: str, ids: Collection[str]) -> _Around | None:
+    """Split a path at the longest id in the file's name, or else in a folder's."""
+    parts = name.split("/")
+    parts[-1] = parts[-1][: len(parts[-1]) - len(ending(Path(name)))]
+    for place in reversed(range(len(parts))):
+        text = parts[place]
+        starts = [match.start() for match in re.finditer(r"^|(?<=[-_. ])", text)]
+        ends = [match.start() for match in re.finditer(r"(?=[-_. ])|$", text)]
+        found = [(i, j) for i in starts for j in ends if i < j and text[i:j] in ids]
+        found = found or [(0, j) for j in range(1, len(text)) if text[:j] in ids]
+        if found:
+            start, end = max(found, key=lambda spot: (spot[1] - spot[0], -spot[0]))
+            marks = ["/"] * place + ["{id}"] + ["/"] * (len(parts) - 1 - place) + [""]
+            around = [*parts[:place], text[:start], text[end:], *parts[place + 1 :]]
+            return _Around(text[start:end], tuple(around), tuple(marks))
+    return None
+
+
+def _shared_ends(values: Sequence[str]) -> tuple[str, str]:
+    """Return the start and the end of all texts; they end and begin between words."""
+    if len(set(values)) == 1:
+        return values[0], ""
+    words = [re.findall(r"[^-_. ]*[-_. ]|[^-_. ]+$", value) for value in values]
+    start = "".join(of[0] for of in takewhile(_are_equal, zip(*words, strict=False)))
+    start = re.sub(r"[^-_. ]*$", "", start)
+    words = [re.findall(r"^[^-_. ]+|[-_. ][^-_. ]*", value[len(start) :]) for value in values]
+    backwards = zip(*(reversed(of) for of in words), strict=False)
+    end = "".join(reversed([of[0] for of in takewhile(_are_equal, backwards)]))
+    return start, re.sub(r"^[^-_. ]*", "", end)
+
+
+def _are_equal(values: Sequence[str]) -> bool:
+    return len(set(values)) == 1
 
 
 def match_ids(ids: Iterable[str], files: Mapping[str, list[Path]]) -> Files:
