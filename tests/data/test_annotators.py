@@ -99,7 +99,7 @@ def test_a_table_says_who_drew_which_mask(make_folder):
     other.write_text("id,annotator\ns02,c\n")
     named = folder_splits(root, annotators=str(other), test_share=0).train
     assert named.annotators == {"s02": "c"}
-    assert identity_of(named) == identity_of(folder_splits(root, test_share=0).train)
+    assert identity_of(named) != identity_of(folder_splits(root, test_share=0).train)
 
 
 def test_names_reach_every_dataset_and_every_batch(make_folder):
@@ -467,6 +467,17 @@ def test_masks_that_follow_no_image_name_no_people(make_folder):
         folder_splits(root)
     assert "name persons" not in str(error.value)
     folder_splits(root, mask_glob="m_{id}.*")
+
+
+@pytest.mark.parametrize("hide", [False, True])
+def test_a_run_with_other_annotators_is_another_run(make_folder, hide):
+    root = make_folder()
+    found = set()
+    for table in (None, "s00,anna\ns01,ben\n", "s00,ben\ns01,anna\n", "s00,ben\n"):
+        if table is not None:
+            annotators(root, f"id,annotator\n{table}")
+        found.add(identity_of(folder_splits(root, test_share=0, hide_annotators=hide).train))
+    assert len(found) == 4
 
 
 # What is made of them

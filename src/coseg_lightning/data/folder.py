@@ -391,7 +391,7 @@ def folder_splits(
             TiledImages(
                 ids,
                 tiles,
-                _digest(ids, image_infos, mask_folder, image_rules),
+                _digest(ids, image_infos, mask_folder, image_rules, named),
                 trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
                 groups=groups,
                 annotators=named,
@@ -405,7 +405,7 @@ def folder_splits(
             ids,
             files,
             label_masks,
-            _digest(ids, image_infos, label_masks, image_rules),
+            _digest(ids, image_infos, label_masks, image_rules, named),
             digests,
             trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
             rules=image_rules,
@@ -925,11 +925,15 @@ def _digest(
     images: Mapping[str, FileInfo],
     masks: MaskFolder | FusedMasks,
     rules: ImageRules,
+    annotators: Mapping[str, str],
 ) -> str:
-    """Return a digest of the images and masks of one part, and of the rules for reading them."""
+    """Return a digest of a part's images, masks and annotators, and of the rules for reading."""
     content: list[Any] = [
         (images[i]["digest"], images[i]["size"], masks.file_info[i]["digest"]) for i in ids
     ]
     if rules.bands is not None or rules.nodata is not None or masks.rules.class_ids is not None:
         content.append([repr(rules), repr(masks.rules.class_ids)])
+    named = (masks.annotators if isinstance(masks, FusedMasks) else {}) | dict(annotators)
+    if named := {i: named[i] for i in ids if i in named}:
+        content.append(named)
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()
