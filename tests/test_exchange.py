@@ -184,7 +184,7 @@ def test_as_a_user_does_it(finished, folder, tmp_path):
         worst[0]: "redraw",
         worst[1]: "take",
     }
-    assert list(review[worst[0]]) == ["id", "decision", "note", "reviewer", "drawn"]
+    assert list(review[worst[0]]) == ["id", "decision", "note", "reviewer", "drawn", "proposal"]
     assert review[worst[0]]["note"] == "=the rim"
     (path,) = (tmp_path / "review" / "masks").iterdir()
     assert path.name == f"{worst[0]}.png"

@@ -19,6 +19,7 @@ from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import Probabilities, export
 from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.labels.review import proposal_digest
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
@@ -408,6 +409,30 @@ def test_a_proposal_is_taken_also_where_the_correction_changed_nothing(finished,
     apply(tmp_path / "run", tmp_path / "out", review=review)
     written = MaskFolder(tmp_path / "out", classes=2).read(noisy)
     np.testing.assert_array_equal(written, proposal)
+
+
+def test_a_proposal_of_another_run_is_not_taken(finished, tmp_path):
+    shutil.copytree(finished / "run", tmp_path / "run")
+    proposals, labels = (LabelStore(tmp_path / "run" / name) for name in ("proposals", "labels"))
+    changed = [i for i in labels.ids if labels.facts(i)["changed_pixels"]]
+    noisy, other = changed[0], next(i for i in proposals.ids if i not in labels)
+    seen = {noisy: labels.read(noisy), other: proposals.read(other)}
+    options = ["stages=[retraining]", f"resume={tmp_path / 'run'}", f"review={tmp_path}/review.csv"]
+    for wrong in (None, noisy, other):
+        masks = {i: mask[::-1] if i == wrong else mask for i, mask in seen.items()}
+        rows = [f"{i},take,{proposal_digest(mask)}\n" for i, mask in masks.items()]
+        (tmp_path / "review.csv").write_text("id,decision,proposal\n" + "".join(rows))
+        out = tmp_path / str(wrong)
+        if wrong is None:
+            apply(tmp_path / "run", out, review=tmp_path / "review.csv")
+            run(composed(*options), tmp_path / "reviewed")
+            continue
+        with pytest.raises(InputError, match=f"takes a proposal for {wrong} that is not this run"):
+            apply(tmp_path / "run", out, review=tmp_path / "review.csv")
+        with pytest.raises(InputError, match=f"takes a proposal for {wrong} that is not this run"):
+            run(composed(*options), tmp_path / "refused")
+        assert not out.exists()
+        assert not (tmp_path / "refused" / "labels").exists()
 
 
 def test_a_mask_drawn_anew_in_its_place_is_taken_and_all_other_decisions_are_kept(

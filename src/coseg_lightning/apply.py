@@ -271,12 +271,15 @@ class _Labels:
         corrected = corrections[-1].read(sample_id) if corrections else original
         if decision == TAKE and np.array_equal(corrected, original):
             assert self._proposals is not None
-            return self._proposals.read(sample_id)
+            proposal = self._proposals.read(sample_id)
+            self._review.check_taken(sample_id, proposal)
+            return proposal
         if not corrections:
             return noisy
         if corrections[0].facts(sample_id).get("original") not in (None, mask_digest(original)):
             self.newer.append(sample_id)
             return None
+        self._review.check_taken(sample_id, corrected)
         return corrected
 
 

@@ -85,6 +85,13 @@ def test_reviews_of_several_people_are_merged_and_conflicts_are_listed(tmp_path)
         assert review.decisions == {"a": "ok", "b": "take", "c": "redraw", "d": "redraw"}
     with opened_review([one, other]):
         pass  # the same mask twice is no conflict
+    taken = "id,decision,proposal\nb,take,p12\n"
+    fourth = written(tmp_path / "4", taken)
+    with opened_review([one, fourth]) as review:
+        assert review.taken == {"b": "p12"}  # the first one does not know which it took
+    fifth = written(tmp_path / "5", taken.replace("12", "34"))
+    with pytest.raises(InputError, match="disagree on 1 mask"), opened_review([fourth, fifth]):
+        pass
     third = written(tmp_path / "3", "id,decision\na,redraw\nb,ok\n", c=MASK[::-1])
     message = r"disagree on 3 masks: a \(ok in .*1, redraw in .*3\); b"
     with pytest.raises(InputError, match=message), opened_review([one, other, third]):

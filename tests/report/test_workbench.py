@@ -16,7 +16,7 @@ from PIL import Image
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
-from coseg_lightning.labels.review import opened_review
+from coseg_lightning.labels.review import opened_review, proposal_digest
 from coseg_lightning.report import payload
 from coseg_lightning.report.payload import compared, mask_text, safe_json
 from coseg_lightning.report.workbench import add_workbench, write_review_page
@@ -578,6 +578,7 @@ MASK = np.where(np.arange(SIZE[0])[:, None] < 20, np.full(SIZE, 2, np.uint8), 0)
 ADDED = "1 added, 0 the same, 0 in conflict"
 NONE = "0 added, 0 the same, 0 in conflict, 1 left out: s0"
 WHITE = MASK // 2 * 255
+PROPOSED = Pairs(["s0"]).proposals()["s0"]
 BY_A_PAGE = f"id,decision,drawn\ns0,redraw,{zlib.crc32(png(WHITE)):08x}\n"
 SMALL, COLOURED = MASK[:, :40], np.stack([MASK, MASK, 0 * MASK], -1)
 TABLES = {
@@ -591,6 +592,11 @@ TABLES = {
     "short": (b"id,decision,note\n\ns0,ok\n", "it has 2 cells in line 3, but 3 columns"),
     "open": (b'id,decision\ns0,"ok\n', "it is not a table"),
     "unquoted": (b'id,decision\ns0,"o"k\n', "it is not a table"),
+    "this page's": (f"id,decision,proposal\ns0,take,{proposal_digest(PROPOSED)}\n".encode(), ADDED),
+    "another's": (
+        f"id,decision,proposal\ns0,take,{proposal_digest(PROPOSED.T)}\n".encode(),
+        f"{NONE} (it takes a proposal that is not this page's)",
+    ),
     "latin": (b"id,decision,note\ns0,ok,\xfc\n", "it is not a table"),
     "unknown": (b"id,decision\ns0,good\n", f"{NONE} (the decision must be ok, take or redraw)"),
 }
@@ -641,6 +647,8 @@ def read_by_the_package(path):
         with opened_review(path) as review:
             for sample_id in review.files:
                 review.read(sample_id, Pairs(IDS).mask(0), 3)
+            for sample_id in review.taken:
+                review.check_taken(sample_id, PROPOSED)
     except InputError:
         return False
     return True
@@ -691,6 +699,8 @@ def test_the_keyboard_alone(opened, tmp_path):
     download.value.save_as(tmp_path / "review.zip")
     rows, masks = contents(tmp_path / "review.zip", tmp_path / "out")
     assert [row["decision"] for row in rows] == ["ok", "redraw", "take"]
+    proposed = proposal_digest(Pairs(IDS).proposals()["s2"])
+    assert [row["proposal"] for row in rows] == ["", "", proposed]
     np.testing.assert_array_equal(masks["s1"], expected)
     page.keyboard.press("Tab")  # focus is seen
     width = page.evaluate("getComputedStyle(document.activeElement).outlineWidth")
@@ -866,7 +876,7 @@ def test_a_folder_is_written_where_the_browser_may(opened, tmp_path):
     page.get_by_role("button", name="Save into a folder").click()
     page.get_by_text("Saved review.csv and 1 drawn mask in the folder chosen.").wait_for()
     entries = page.evaluate("window.entries")
-    table = r"id,decision,note,reviewer,drawn\nfolder/one,redraw,,,[0-9a-f]{8}\n"
+    table = r"id,decision,note,reviewer,drawn,proposal\nfolder/one,redraw,,,[0-9a-f]{8},\n"
     assert re.fullmatch(table, entries["review.csv"])
     assert list(entries["masks"]["folder"]) == ["one.png"]
     assert "b.png" not in entries["masks"]  # an earlier drawing that was undone
@@ -899,7 +909,7 @@ def test_undo_leaves_notes_alone_and_a_double_click_decides_once(opened, tmp_pat
     assert state(page) == "undecided"
     rows = read_table(saved(page, tmp_path, "Save review.csv"))
     row = {"id": "s0", "decision": "", "note": "too large", "reviewer": "", "drawn": ""}
-    assert rows == [row]
+    assert rows == [row | {"proposal": ""}]
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ from coseg_lightning.files.mask_rules import IGNORE_INDEX
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.ids import check_id
 from coseg_lightning.labels.masks import Mask
-from coseg_lightning.labels.review import file_crc
+from coseg_lightning.labels.review import file_crc, proposal_digest
 
 
 @dataclass
@@ -139,7 +139,8 @@ def read_answers(
                 drawn = file_crc(write_mask(folder / "masks", sample_id, mask))
             decisions[sample_id] = decision
             row = {"id": sample_id, "decision": decision, "note": answer.note}
-            rows.append({**row, "reviewer": answer.reviewer, "drawn": drawn})
+            taken = proposal_digest(mask) if decision == "take" else ""
+            rows.append({**row, "reviewer": answer.reviewer, "drawn": drawn, "proposal": taken})
         if not rows and outside is not None:
             raise outside
         if not rows:

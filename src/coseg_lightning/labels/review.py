@@ -17,7 +17,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.images import read_indices, smallest_type
 from coseg_lightning.labels.ids import check_id
-from coseg_lightning.labels.masks import Mask
+from coseg_lightning.labels.masks import Mask, mask_digest
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ class Review:
         files: The redrawn mask of each sample, a PNG of class ids, if there is one.
         drawn: The CRC-32 of the file of each mask that the page or `exchange` wrote, as they
             wrote it.
+        taken: The digest of each proposal that was taken, if known, see `proposal_digest`.
     """
 
     decisions: dict[str, str] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Review:
     reviewers: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     drawn: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, str] = field(default_factory=dict)
 
     @property
     def to_redraw(self) -> set[str]:
@@ -99,6 +101,15 @@ class Review:
             )
         return smallest_type(mask)
 
+    def check_taken(self, sample_id: str, proposal: Mask) -> None:
+        """Raise an `InputError` if a sample's decision is on another proposal."""
+        if self.taken.get(sample_id) not in (None, proposal_digest(proposal)):
+            raise InputError(
+                f"The review takes a proposal for {sample_id} that is not this run's, as if the "
+                "page of another run were reviewed; give the run that was reviewed, or decide on "
+                f"{sample_id} in this run's page."
+            )
+
 
 def unknown_id(sample_id: str, ids: Collection[str], *, of: str) -> InputError:
     """Return the error for an id that a review names, and that the run does not know.
@@ -116,6 +127,11 @@ def unknown_id(sample_id: str, ids: Collection[str], *, of: str) -> InputError:
     return InputError(f"The review names {sample_id}, which is not {of}; {hint}.")
 
 
+def proposal_digest(proposal: Mask) -> str:
+    """Digest a proposal; the text begins with a letter, so that no spreadsheet sees a number."""
+    return f"p{mask_digest(proposal)}"
+
+
 def file_crc(path: Path) -> str:
     """Compute the CRC-32 of a file, in eight hexadecimal digits."""
     return f"{zlib.crc32(path.read_bytes()):08x}"
@@ -127,8 +143,8 @@ def opened_review(paths: str | Path | Sequence[str | Path]) -> Iterator[Review]:
 
     Args:
         paths: One or several reviews. Each is a `review.csv` with the columns `id` and `decision`,
-            and optionally `note` and `reviewer`; a folder with such a file, redrawn masks
-            `masks/ID.png`, or both; or a `review.zip` of such a folder.
+            and optionally `note`, `reviewer`, `drawn` and `proposal`; a folder with such a file,
+            redrawn masks `masks/ID.png`, or both; or a `review.zip` of such a folder.
 
     Yields:
         The review. Its redrawn masks can be read as long as it is open.
@@ -168,12 +184,12 @@ def _merged(paths: Sequence[str | Path], unpacked: Sequence[Path]) -> Review:
         review = _read(Path(path).expanduser(), place)
         for sample_id, decision in review.decisions.items():
             before = merged.decisions.get(sample_id, decision)
-            if before != decision or _drawn_differ(sample_id, merged, review):
+            if before != decision or _masks_differ(sample_id, merged, review):
                 conflicts[sample_id] = (
                     f"{sample_id} ({before} in {places[sample_id]}, {decision} in {path})"
                 )
             places.setdefault(sample_id, str(path))
-        for name in ("decisions", "notes", "reviewers", "files", "drawn"):
+        for name in ("decisions", "notes", "reviewers", "files", "drawn", "taken"):
             known = getattr(merged, name)
             known.update({k: v for k, v in getattr(review, name).items() if k not in known})
     if conflicts:
@@ -190,8 +206,11 @@ def _merged(paths: Sequence[str | Path], unpacked: Sequence[Path]) -> Review:
     return merged
 
 
-def _drawn_differ(sample_id: str, one: Review, other: Review) -> bool:
-    """Whether two reviews have different redrawn masks of a sample."""
+def _masks_differ(sample_id: str, one: Review, other: Review) -> bool:
+    """Whether two reviews take different proposals for a sample, or have different drawn masks."""
+    taken = {review.taken[sample_id] for review in (one, other) if sample_id in review.taken}
+    if len(taken) > 1:
+        return True
     if sample_id not in one.files or sample_id not in other.files:
         return False
     return not np.array_equal(
@@ -287,6 +306,8 @@ def _read_table(path: Path) -> Review:
         if decision:
             review.decisions[sample_id] = decision
         columns = {"note": review.notes, "reviewer": review.reviewers, "drawn": review.drawn}
+        if decision == TAKE:
+            columns["proposal"] = review.taken
         for name, values in columns.items():
             if row.get(name, "").strip():
                 values[sample_id] = row[name].strip()

@@ -58,11 +58,14 @@ class ReviewedMasks:
         for sample_id, decision in self.review.decisions.items():
             if sample_id not in self._index_of:
                 raise unknown_id(sample_id, self._index_of, of="a training mask of the run")
-            if decision == TAKE and self._proposed(sample_id) is None:
+            if decision != TAKE:
+                continue
+            if (layer := self._proposed(sample_id)) is None:
                 raise InputError(
                     f"The review takes the proposal for {sample_id}, but the run has no proposal "
                     "for it; decide ok or redraw."
                 )
+            self.review.check_taken(sample_id, layer.read(sample_id))
         for sample_id in self.review.files:
             self.mask(sample_id)  # raises an error for unusable drawn masks before training
 

@@ -16,6 +16,7 @@ from coseg_lightning.data.preparation import rescale_intensity, without_gaps
 from coseg_lightning.files.atomic import write_text
 from coseg_lightning.files.workers import workers
 from coseg_lightning.labels.masks import Mask
+from coseg_lightning.labels.review import proposal_digest
 from coseg_lightning.labels.store import LabelStore
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Payload:
         inside: The parts within the page, as JSON that is safe in a script element.
         digests: One digest per part, so that a file of another page is not mistaken for it.
         part_of: The number of the part with a sample's pictures, by id.
+        proposed: The digest of the proposal, by id; see `proposal_digest`.
         change: The share of the marked area in which proposal and given mask differ, by id.
         classes: The classes that differ, or all classes if there is no proposal, by id.
         limit: The limit in bytes if it was too small for all samples, else None.
@@ -48,6 +50,7 @@ class Payload:
     inside: list[str] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     part_of: dict[str, int] = field(default_factory=dict)
+    proposed: dict[str, str] = field(default_factory=dict)
     change: dict[str, float] = field(default_factory=dict)
     classes: dict[str, list[int]] = field(default_factory=dict)
     limit: int | None = None
@@ -63,6 +66,7 @@ class Payload:
     def record(self, sample_id: str, found: "Encoded") -> None:
         """Record how much a proposal differs, and the classes by which a sample is found."""
         self.change[sample_id], self.classes[sample_id] = found.change, found.classes
+        self.proposed[sample_id] = found.proposed
         self.highest = max(self.highest, found.highest, *found.classes)
 
     def end(self, limit: int) -> None:
@@ -148,12 +152,14 @@ class Encoded(NamedTuple):
 
     Attributes:
         content: What the page reads.
+        proposed: The digest of the proposal; an empty text if there is none.
         change: The share of the marked area in which proposal and given mask differ.
         classes: The classes that differ, or all classes if there is no proposal.
         highest: The highest class id of the given mask.
     """
 
     content: dict[str, Any]
+    proposed: str
     change: float
     classes: list[int]
     highest: int
@@ -182,7 +188,8 @@ def _encode(image: NDArray[Any], given: Mask, proposal: Mask | None) -> Encoded:
     if proposal is not None:
         content["proposal"] = mask_text(proposal)
     change, classes = compared(given, proposal)
-    return Encoded(content, change, classes, int(given.max(where=given != 255, initial=0)))
+    digest = "" if proposal is None else proposal_digest(proposal)
+    return Encoded(content, digest, change, classes, int(given.max(where=given != 255, initial=0)))
 
 
 def read_proposal(proposals: Proposals, sample_id: str) -> Mask | None:

@@ -157,7 +157,8 @@ def _index(
         "ids": ids,
         "ranks": [row["rank"] for row in rows],
         "parts": [payload.part_of.get(sample_id, -1) for sample_id in ids],
-        "proposed": [int(sample_id in proposals) for sample_id in ids],
+        # The digest of each proposal, which tells it from another run's; 1 without pictures.
+        "proposed": [payload.proposed.get(i, int(i in proposals)) for i in ids],
         "noisy": [int(bool(row.get("noisy"))) for row in rows],
         "change": [round(payload.change.get(sample_id, -1), 4) for sample_id in ids],
         "present": [_classes(row, payload) for row in rows],

@@ -71,6 +71,8 @@ const addRecord = async (record, png, fallback, counts) => {
   if (n === undefined) return leaveOut("not on this page");
   if (!read) return leaveOut("the decision must be ok, take or redraw");
   if (read.decision === "take" && !index.proposed[n]) return leaveOut("there is no proposal to take");
+  const taken = (record.proposal || "").trim();
+  if (read.decision === "take" && taken && digestOf(n) && taken !== digestOf(n)) return leaveOut("it takes a proposal that is not this page's");
   if (png && read.decision !== "redraw") return leaveOut(`the decision is ${read.decision}, but a mask is drawn`);
   let drawing;
   try { drawing = png && (await checkedDrawing(n, png, (record.drawn || "").trim())); } catch (error) { return leaveOut(error.message.replace(/\.$/, "")); }

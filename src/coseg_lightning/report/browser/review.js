@@ -9,6 +9,7 @@ const numberOf = new Map(index.ids.map((id, n) => [id, n]));
 const listeners = [];
 const idOf = (n) => index.ids[n];
 const itemOf = (n) => items[idOf(n)] || {};
+const digestOf = (n) => (typeof index.proposed[n] === "string" ? index.proposed[n] : ""); // of its proposal
 const decided = (n) => Boolean(itemOf(n).decision);
 const current = { n: -1, since: 0, times: [], newly: false, loading: false };
 const filters = { find: "", class: "", annotator: "", change: "", decision: "", kind: "", sort: "order" };

@@ -1,6 +1,7 @@
 // Saving: review.csv, review.zip with the drawn masks, or both in a folder.
 // `drawn` is the CRC-32 of the drawn mask's file: a mask that was changed elsewhere is told by it.
-const REVIEW_COLUMNS = ["id", "decision", "note", "reviewer", "drawn"];
+// `proposal` is the digest of the proposal that was taken: that of another run is told by it.
+const REVIEW_COLUMNS = ["id", "decision", "note", "reviewer", "drawn", "proposal"];
 const reviewRows = () => {
   const reviewer = $("bench-reviewer").value.trim();
   const rows = [REVIEW_COLUMNS];
@@ -9,7 +10,8 @@ const reviewRows = () => {
     if (!item || !(item.decision || item.note)) continue;
     const note = (item.note || "").replaceAll("\u0000", "");
     const drawn = isSaved(id) ? checksum(drawings.get(id)) : "";
-    rows.push([id, item.decision || "", note, item.reviewer || (item.decision ? reviewer : ""), drawn]);
+    const proposal = item.decision === "take" ? digestOf(numberOf.get(id)) : "";
+    rows.push([id, item.decision || "", note, item.reviewer || (item.decision ? reviewer : ""), drawn, proposal]);
   }
   return rows;
 };
