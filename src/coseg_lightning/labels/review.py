@@ -105,9 +105,8 @@ class Review:
         """Raise an `InputError` if a sample's decision is on another proposal."""
         if self.taken.get(sample_id) not in (None, proposal_digest(proposal)):
             raise InputError(
-                f"The review takes a proposal for {sample_id} that is not this run's, as if the "
-                "page of another run were reviewed; give the run that was reviewed, or decide on "
-                f"{sample_id} in this run's page."
+                f"The review takes a proposal for {sample_id} that is not this run's; give the run "
+                f"whose page was reviewed, or decide on {sample_id} in this run's page."
             )
 
 
