@@ -146,6 +146,7 @@ def _finish(
 
 def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -> None:
     """Write the report on annotators, if they are known."""
+    from coseg_lightning.ranking.noise_level import plausible_levels
     from coseg_lightning.report.annotators import (
         annotators_figure,
         write_annotators,
@@ -155,8 +156,8 @@ def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -
 
     kinds = getattr(samples, "kinds", None)
     masks, _ = write_masks(folder, samples)
-    tiles, level = getattr(samples, "tiles", None), summary["ranking"]["noise_level"]
-    records = write_annotators(folder, level, kinds, masks=masks, tiles=tiles)
+    tiles, levels = getattr(samples, "tiles", None), plausible_levels(summary["ranking"])
+    records = write_annotators(folder, levels, kinds, masks=masks, tiles=tiles)
     if records:
         save_sheet(annotators_figure(records), folder / "annotators.png")
 

@@ -6,7 +6,7 @@ import pytest
 from coseg_lightning.labels.fusion import Votes
 from coseg_lightning.ranking.displacement import beside_others
 from coseg_lightning.ranking.people import People
-from coseg_lightning.ranking.shifted import shifted, shifted_agreement
+from coseg_lightning.ranking.shifted import shifted, shifted_pairs
 
 
 def square(reach, side=40, value=1, at=20):
@@ -32,11 +32,11 @@ def random_masks(classes, persons=4, side=24):
 def test_without_a_shift_the_agreement_is_that_of_votes(classes):
     masks = random_masks(classes)
     still = np.full((4, classes - 1), 0.2)  # less than a quarter of a pixel
-    expected = Votes.of(masks).agreement()
-    np.testing.assert_allclose(shifted_agreement(masks, still), expected, atol=1e-6)
+    expected = Votes.of(masks).pairwise()
+    np.testing.assert_allclose(shifted_pairs(masks, still), expected, atol=1e-6)
     nothing = [np.zeros((9, 9), np.uint8), np.full((9, 9), 255, np.uint8)]
-    assert np.isnan(shifted_agreement(nothing, np.ones((2, 1)))).all()
-    np.testing.assert_array_equal(shifted_agreement([nothing[0]] * 2, np.ones((2, 1))), [1, 1])
+    assert np.isnan(shifted_pairs(nothing, np.ones((2, 1)))).all()
+    assert shifted_pairs([nothing[0]] * 2, np.ones((2, 1)))[0, 1] == 1
 
 
 @pytest.mark.parametrize("pixels", [-3.0, 1.0, 2.0])
@@ -59,10 +59,10 @@ def test_an_outline_is_shifted_by_parts_of_a_pixel():
     for pixels in (0.25, 0.4, 0.5, 1.5, -0.5, -1.3):
         _, cover = shifted(disc(20), np.array([pixels]))
         assert cover.sum() == pytest.approx(np.pi * (20 - pixels) ** 2, rel=0.02)
-        agreement = shifted_agreement([disc(20), disc(20 - pixels)], np.array([[pixels], [0.0]]))
-        before = Votes.of([disc(20), disc(20 - pixels)]).agreement()
+        after = shifted_pairs([disc(20), disc(20 - pixels)], np.array([[pixels], [0.0]]))[0, 1]
+        before = Votes.of([disc(20), disc(20 - pixels)]).pairwise()[0, 1]
         if abs(pixels) > 0.5:
-            assert (agreement > before + 0.3 * (1 - before)).all()
+            assert after > before + 0.3 * (1 - before)
 
 
 def test_the_class_whose_outline_is_farther_inside_wins():

@@ -122,6 +122,10 @@ class Votes:
         """Return each annotator's mean Dice with the others, `(P,)`, NaN where it is unknown."""
         return mean_of_known(self.pairwise(), axis=1)
 
+    def agreement_with_nearest(self) -> Floats:
+        """Return each annotator's agreement with those who drew most alike, see `nearest_half`."""
+        return nearest_half(self.pairwise())
+
     def agreement_with_label(self, label: Mask) -> Floats:
         """Return the Dice of each annotator's mask with the label, `(P,)`.
 
@@ -137,6 +141,23 @@ class Votes:
             return np.array([self.dice(self.table[:, p], _most(others[p])) for p in people])
         own = [self.mask(self.table[:, p]) for p in people]
         return np.array([Votes.of([mask, label]).pairwise()[0, 1] for mask in own])
+
+
+def nearest_half(pairs: Floats) -> Floats:
+    """Average each mask's agreement with the half of the others with which it agrees best.
+
+    So one bad mask does not count against those that lie beside it.
+
+    Args:
+        pairs: `(P, P)` the agreement of pairs, NaN where it is unknown and on the diagonal.
+
+    Returns:
+        `(P,)`, NaN where nothing is known. Half of an odd number is rounded up.
+    """
+    best_first = -np.sort(-pairs, axis=1)  # NaN last
+    known = (~np.isnan(pairs)).sum(axis=1, keepdims=True)
+    is_near = np.arange(pairs.shape[1]) < (known + 1) // 2
+    return mean_of_known(np.where(is_near, best_first, np.nan), axis=1)
 
 
 def _class_ids(mask: Any) -> NDArray[Any]:

@@ -19,14 +19,13 @@ Legend of shapes: N masks, K classes, P persons, G points of a grid.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.ranking.bad_shares import Shares
+from coseg_lightning.ranking.bad_shares import Shares, SharesAtLevels
 from coseg_lightning.ranking.outline import mean_of_known
 from coseg_lightning.ranking.people import People, steady_displacement
 from coseg_lightning.ranking.priority import SCORE_PRIOR, Views, prior_probability
@@ -105,7 +104,7 @@ def annotator_report(
     annotators: Sequence[Any],
     bad: ArrayLike,
     *,
-    noise_level: float | None = None,
+    noise_level: float | Sequence[float] | None = None,
     displacement: ArrayLike | None = None,
     kinds: Sequence[str] | None = None,
     blunders: Sequence[Sequence[str]] | None = None,
@@ -117,7 +116,8 @@ def annotator_report(
         bad: `(N,)` the probability that each mask is bad. With a noise level, give corruption
             scores instead, higher for worse masks.
         noise_level: The share of bad masks among all, above 0 and below 1; it turns scores into
-            probabilities.
+            probabilities. Give several if it is not known, such as `(0.05, 0.1, 0.2)`: they count
+            as equally plausible, and widen the intervals.
         displacement: `(N,)` or `(N, K - 1)` how far outlines lie outside their reference, in
             pixels; NaN where unknown. An example is `ranking.displacement.displacement` of mask
             and proposal.
@@ -156,9 +156,10 @@ def annotator_report(
                 f"displacement holds {displacement[np.isinf(displacement)][0]}, but displacements "
                 "are finite pixels; give NaN where they are unknown."
             )
-    probability = bad_probability(values, noise_level)
+    levels = np.atleast_1d(noise_level).tolist() if noise_level is not None else [None]
+    probabilities = [bad_probability(values, level) for level in levels]
     people = People.of(annotators, kinds)
-    others: dict[str, Any] = {"masks": probability, "blunders": blunders}
+    others: dict[str, Any] = {"masks": values, "blunders": blunders}
     others["displacement"] = displacement
     for name, given in others.items():
         if given is not None and len(given) != len(people.numbers):
@@ -166,9 +167,27 @@ def annotator_report(
                 f"There are {len(people.numbers)} annotators, but not as many {name}; give one "
                 f"annotator and one of {name} for each mask."
             )
+    return records_of(probabilities, people, displacement, blunders)
+
+
+def records_of(
+    probabilities: Sequence[Floats],
+    people: People,
+    displacement: Floats | None = None,
+    blunders: Sequence[Sequence[str]] | None = None,
+) -> list[AnnotatorRecord]:
+    """Report each person; see `annotator_report`.
+
+    Args:
+        probabilities: `(N,)` the probability that each mask is bad, at each of the levels that are
+            equally plausible.
+        people: Who drew each mask.
+        displacement: `(N,)` or `(N, K - 1)`, NaN where unknown.
+        blunders: The names of each mask's blunders.
+    """
     if not people.names:
         return []
-    shares = Shares(probability, people)
+    shares = SharesAtLevels([Shares(probability, people) for probability in probabilities])
     moved = _displacements(displacement, people)
     records = []
     for n, name in enumerate(people.names):
@@ -196,12 +215,10 @@ def _check_report(annotators: Any, noise_level: Any, blunders: Any) -> None:
             f"annotators is a {type(annotators).__name__}, but it must be a list of names, one per "
             "mask; give such a list."
         )
-    if noise_level is not None and not (
-        isinstance(noise_level, Real) and 0 < float(noise_level) < 1
-    ):
+    if noise_level is not None and not _are_levels(noise_level):
         raise InputError(
             f"noise_level={noise_level} must be above 0 and below 1; give the share of bad masks "
-            "among all, such as 0.2."
+            "among all, such as 0.2, or several that are plausible."
         )
     if blunders is None:
         return
@@ -213,9 +230,23 @@ def _check_report(annotators: Any, noise_level: Any, blunders: Any) -> None:
         )
 
 
+def _are_levels(noise_level: Any) -> bool:
+    """Whether an argument is a share, or some shares."""
+    try:
+        levels = np.asarray(noise_level)
+    except (TypeError, ValueError, RuntimeError):
+        return False
+    is_list = levels.dtype.kind in "fiu" and levels.ndim < 2 and levels.size > 0
+    return is_list and bool(((levels > 0) & (levels < 1)).all())
+
+
 def _numbers(name: str, values: ArrayLike) -> Floats:
     """Turn an argument into numbers; None becomes NaN."""
+    if hasattr(values, "detach"):  # a tensor
+        values = values.detach().cpu().double().numpy()
     try:
+        if np.iscomplexobj(values):
+            raise TypeError
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         raise InputError(
@@ -280,7 +311,12 @@ def bad_probability(bad: ArrayLike, noise_level: float | None = None) -> Floats:
         return prior_probability(
             Views(values, unknown, unknown, np.zeros(len(values))), noise_level
         )
-    if np.isnan(values).any() or (len(values) and not 0 <= values.min() <= values.max() <= 1):
+    if np.isnan(values).any():
+        raise InputError(
+            f"bad has no number for {np.isnan(values).sum()} masks, but probabilities are needed; "
+            "leave these masks out, or give scores with their noise_level."
+        )
+    if len(values) and not 0 <= values.min() <= values.max() <= 1:
         raise InputError(
             "bad must be probabilities between 0 and 1; give scores with their noise_level."
         )

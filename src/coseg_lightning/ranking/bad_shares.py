@@ -3,6 +3,7 @@
 Legend of shapes: N masks, P persons, G points of a grid.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -83,7 +84,7 @@ class Shares:
         return part
 
     @cached_property
-    def _share(self) -> Floats:
+    def share(self) -> Floats:
         """`(G,)` the share of bad masks on the mix of kinds of all images."""
         weights = self._kind_sizes / max(1, self._kind_sizes.sum())
         share: Floats = expit(GRID[:, None] + STEP * self._steps) @ weights
@@ -92,14 +93,7 @@ class Shares:
     @property
     def mean(self) -> Floats:
         """See the class."""
-        return self.posterior @ self._share
-
-    def interval(self, person: int) -> tuple[float, float]:
-        """Return the credible interval of one person's share."""
-        below = np.cumsum(self.posterior[person]) - self.posterior[person] / 2
-        tail = (1 - INTERVAL) / 2
-        low, high = np.interp([tail, 1 - tail], below, self._share)
-        return float(low), float(high)
+        return self.posterior @ self.share
 
     def shift(self) -> Floats:
         """`(N,)` the shift of each mask's log odds by its annotator's record on other masks."""
@@ -112,9 +106,35 @@ class Shares:
                 x, self._ratio[own, None]
             )
             weights = np.exp(others - others.max(axis=1, keepdims=True))
-            share = weights @ self._share / weights.sum(axis=1)
+            share = weights @ self.share / weights.sum(axis=1)
             result[self._known[own]] = logit(share) - reference
         return result
+
+
+class SharesAtLevels:
+    """The posterior of every person's share of bad masks, where several levels are plausible.
+
+    Args:
+        parts: The posterior at each level; all levels count alike.
+
+    Attributes:
+        mean: `(P,)` estimated shares.
+    """
+
+    def __init__(self, parts: Sequence[Shares]) -> None:
+        self.mean = np.mean([part.mean for part in parts], axis=0)
+        shares = np.concatenate([part.share for part in parts])
+        self._order = np.argsort(shares, kind="stable")
+        self.shares = shares[self._order]
+        self._posterior = np.concatenate([part.posterior for part in parts], axis=1) / len(parts)
+
+    def interval(self, person: int) -> tuple[float, float]:
+        """Return the credible interval of one person's share."""
+        posterior = self._posterior[person][self._order]
+        below = np.cumsum(posterior) - posterior / 2
+        tail = (1 - INTERVAL) / 2
+        low, high = np.interp([tail, 1 - tail], below, self.shares)
+        return float(low), float(high)
 
 
 def _log_likelihood(log_odds: Floats, ratio: Floats) -> Floats:

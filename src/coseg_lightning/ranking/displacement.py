@@ -184,10 +184,11 @@ def beside_all(displacement: Floats, people: People) -> Floats:
 def beside_others(displacement: Floats, people: People, images: NDArray[np.int64]) -> Floats:
     """Subtract from displacements what all masks of the same image have in common.
 
-    This is the mean over the masks of the image, so that two persons who draw the same images get
-    plus and minus half of their difference. If other persons draw other images, their steady
-    displacements are left out of the mean, so that nobody is charged for the habit of a colleague.
-    Persons' steady displacements and the means are fitted in turn. Persons are only comparable if
+    This is the median over the masks of the image, so that one bad mask does not move the others,
+    and two persons who draw the same images get plus and minus half of their difference. If other
+    persons draw other images, their steady displacements are left out of the median, so that nobody
+    is charged for the habit of a colleague. Persons' steady displacements and the medians are
+    fitted in turn (Tukey's median polish). Persons are only comparable if
     images connect them: the displacements of each connected group add up to about zero.
 
     Args:
@@ -220,14 +221,21 @@ def _beside_others(values: Floats, person: NDArray[np.int64], images: NDArray[np
     own = np.zeros(persons)
     left = values
     for _ in range(MOST_STEPS):
-        level = np.bincount(image, values - own[person]) / drawn
-        left = values - level[image]
+        left = values - _medians(values - own[person], image, drawn)[image]
         before, own = own, np.array([np.median(left[masks]) for masks in of_person])
         mean = np.bincount(group, own[person]) / np.bincount(group).clip(1)
         own -= mean[[group[masks[0]] for masks in of_person]]
         if np.abs(own - before).max() < 1e-3:
             break
     return left
+
+
+def _medians(values: Floats, group: NDArray[np.int64], sizes: NDArray[np.int64]) -> Floats:
+    """`(G,)` the median of each group's values; all groups have some."""
+    ordered = values[np.lexsort((values, group))]
+    first = np.cumsum(sizes) - sizes
+    result: Floats = (ordered[first + (sizes - 1) // 2] + ordered[first + sizes // 2]) / 2
+    return result
 
 
 def moved_back(

@@ -12,6 +12,7 @@ as long (195 against 81 ms for 1000 scores) and moves the shares by up to 0.004.
 of wheels (62 MB installed; scikit-learn 1.9).
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,8 @@ MAX_SAMPLES = 20_000  # drawn from larger datasets; enough to determine a share 
 MAX_SPREAD = 0.25  # between the shares of different scores, and between the interval's ends
 MIN_DISTANCE = 2.0  # Ashman's D above which two distributions are clearly separated
 CLEAR_DISTANCE = 3.3  # the same for `joint`; clean masks alone may reach 3.1
+# Levels that are equally plausible where the estimate cannot tell.
+PLAUSIBLE = (0.02, 0.05, 0.1, 0.2, 0.35)
 MIN_PREDICTION_DICE = 0.65  # median soft Dice of labels to predictions; below, peers are untrained
 
 
@@ -86,11 +89,29 @@ class NoiseLevelEstimate:
             f"estimate {shares}); using {self.noise_level:.2f}; give the level if you know it."
         )
 
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Levels that are about equally plausible."""
+        return plausible_levels({"noise_level": self.noise_level, "estimate": asdict(self)})
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for a file, and the estimate as a sentence."""
         interval = None if self.interval is None else list(self.interval)
         values = {name: value for name, value in asdict(self).items() if name != "reason"}
         return {**values, "interval": interval, "sentence": str(self)}
+
+
+def plausible_levels(ranking: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return the noise levels that are about equally plausible after a ranking.
+
+    Args:
+        ranking: The part of a `summary.json`. A level that was given is the only plausible one.
+    """
+    level, estimate = ranking["noise_level"], ranking.get("estimate")
+    if estimate is None:
+        return PLAUSIBLE if level is None else (level,)
+    interval = estimate.get("interval")
+    return PLAUSIBLE if interval is None else (interval[0], level, interval[1])
 
 
 def estimate_noise_level(peer_a: "Evidence", peer_b: "Evidence") -> NoiseLevelEstimate:

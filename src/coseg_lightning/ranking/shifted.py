@@ -1,4 +1,4 @@
-"""The agreement of masks of one image whose outlines are shifted back.
+"""The agreement of pairs of masks of one image whose outlines are shifted back.
 
 Distances are fractions of pixels, so masks are compared by how far each class covers each pixel.
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
 from coseg_lightning.ranking.displacement import outside_distance
-from coseg_lightning.ranking.outline import IGNORE_INDEX, mean_of_known
+from coseg_lightning.ranking.outline import IGNORE_INDEX
 
 Floats = NDArray[np.float64]
 Cover = NDArray[np.float32]
@@ -61,12 +61,12 @@ def shifted(
     return ids, cover.astype(np.float32)
 
 
-def shifted_agreement(
+def shifted_pairs(
     masks: Sequence[NDArray[Any]], inwards: Floats, *, ignore_index: int = IGNORE_INDEX
 ) -> Floats:
-    """Compute each mask's mean Dice with the others after all outlines are shifted.
+    """Compute the Dice of each pair of masks after all outlines are shifted.
 
-    Without any shift it is that of `labels.fusion.Votes.agreement`.
+    Without any shift it is that of `labels.fusion.Votes.pairwise`.
 
     Args:
         masks: P masks `(H, W)` of class ids.
@@ -74,7 +74,7 @@ def shifted_agreement(
         ignore_index: Marks unlabelled pixels. A pair is compared where both are labelled.
 
     Returns:
-        `(P,)`, NaN where it is unknown.
+        `(P, P)`, NaN where it is unknown, and on the diagonal.
     """
     labelled = np.stack([mask != ignore_index for mask in masks])
     drawn: NDArray[np.bool_] = np.logical_or.reduce(labelled & np.stack(masks).astype(bool))
@@ -95,7 +95,7 @@ def shifted_agreement(
             if (labelled[p] & labelled[q]).any():
                 both = known[p] & known[q]
                 pairs[p, q] = pairs[q, p] = _dice(covers[p][:, both], covers[q][:, both])
-    return mean_of_known(pairs, axis=1)
+    return pairs
 
 
 def _around(drawn: NDArray[np.bool_], reach: int) -> slice:

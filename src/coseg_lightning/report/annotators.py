@@ -1,6 +1,7 @@
 """Reports on annotators: annotators.csv, masks.csv, disputed.csv, and their part of the page."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from coseg_lightning.files.csv import read_table, write_table
-from coseg_lightning.labels.fusion import Votes, majority
+from coseg_lightning.labels.fusion import Votes, majority, nearest_half
 from coseg_lightning.ranking.annotators import (
     FEWEST,
     AnnotatorRecord,
-    annotator_report,
     bad_probability,
+    records_of,
 )
 from coseg_lightning.ranking.displacement import (
     beside_all,
@@ -23,9 +24,10 @@ from coseg_lightning.ranking.displacement import (
     displacement,
     habits,
 )
+from coseg_lightning.ranking.noise_level import CLEAR_DISTANCE, PLAUSIBLE, estimate_of_scores
 from coseg_lightning.ranking.outline import mean_of_known
 from coseg_lightning.ranking.people import People
-from coseg_lightning.ranking.shifted import LEAST_SHIFT, shifted_agreement
+from coseg_lightning.ranking.shifted import LEAST_SHIFT, shifted_pairs
 from coseg_lightning.report.figures import BLACK, BLUE, ORANGE
 
 ANNOTATORS = "annotators.csv"
@@ -35,12 +37,14 @@ WORST = 5  # masks per person that the page names
 DRAWN = 40  # largest number of persons in the figure
 SHOWN = 20  # disputed images on the page
 NAMED = 10  # largest number of persons in the terminal
+MOST_BAD = 0.5  # largest share of masks that can be called unlike the others
+GOOD = 0.9  # Dice with the nearest half of the others above which a mask is not bad
 INTERVAL = ("bad_share_low", "bad_share_high")
 
 
 def write_annotators(
     folder: Path,
-    noise_level: float | None,
+    levels: Sequence[float],
     kinds: Mapping[str, str] | None = None,
     *,
     masks: Sequence[Mapping[str, Any]] = (),
@@ -50,7 +54,8 @@ def write_annotators(
 
     Args:
         folder: The folder.
-        noise_level: The share of bad masks as estimated or given; 0.1 if unknown.
+        levels: The plausible shares of bad masks, see `plausible_levels`. Among the masks of
+            images with several, the share is estimated from their own scores.
         kinds: The kind of each image, by id.
         masks: The rows of `masks.csv`, one per mask of an image with several masks.
         tiles: The `Tiles`, if images are cut into such. Those of an image are then one mask, with
@@ -63,7 +68,6 @@ def write_annotators(
     rows = [*single, *masks]
     if not rows:
         return []
-    level = 0.1 if noise_level is None else noise_level
     classes = [name for name in rows[0] if name.startswith("displacement_class_")]
     columns = classes or ["displacement_pixels"]
     if tiles is not None:
@@ -75,22 +79,35 @@ def write_annotators(
     # Single masks are compared with edges, and only persons' differences are telling.
     people = People.of(names[: len(single)], of_images[: len(single)] if of_images else None)
     moved[: len(single)] = beside_all(moved[: len(single)], people)
-    records = annotator_report(
-        names,
-        np.concatenate(  # the two tables use different scores
-            [
-                bad_probability(
-                    [_number(_first_known(row, "own_score", "score")) for row in part], level
-                )
-                for part in (single, masks)
-            ]
-        ),
-        displacement=moved,
-        kinds=of_images,
-        blunders=[[word for word in row.get("blunders", "").split("; ") if word] for row in rows],
-    )
+    own = [  # the two tables use different scores
+        np.array([_number(_first_known(row, "own_score", "score")) for row in part])
+        for part in (single, masks)
+    ]
+    at_levels = (levels if single else levels[:1], _levels_of(own[1]) if masks else levels[:1])
+    probabilities = [
+        np.concatenate([bad_probability(*part) for part in zip(own, pair, strict=True)])
+        for pair in product(*at_levels)
+    ]
+    blunders = [[word for word in row.get("blunders", "").split("; ") if word] for row in rows]
+    records = records_of(probabilities, People.of(names, of_images), moved, blunders)
     _replace(folder / ANNOTATORS, [record.as_row() for record in records])
     return records
+
+
+def _levels_of(scores: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the plausible shares of bad masks by the scores of masks of images with several.
+
+    Where no group of masks stands apart, the share is open, but masks that agree with others by a
+    Dice of `GOOD` are not bad.
+    """
+    known = ~np.isnan(scores)
+    values = np.nan_to_num(scores)
+    of_scores = {"own": values, "root": np.sqrt(values.clip(0))}
+    estimate = estimate_of_scores(of_scores, known, min_distance=CLEAR_DISTANCE)
+    if estimate.separable and estimate.noise_level <= MOST_BAD:
+        return estimate.levels
+    most = max(PLAUSIBLE[0], float((values[known] > 1 - GOOD).mean()))
+    return tuple(sorted({min(level, most) for level in PLAUSIBLE}))
 
 
 def _of_images(
@@ -144,11 +161,12 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
     """Write `masks.csv` and `disputed.csv`, if images have masks by several persons.
 
     `masks.csv` ranks each person's mask of such an image by disagreement: one minus the mean Dice
-    to the other masks. `own_score` is the same after the outlines of all masks were shifted back by
-    their persons' steady displacements, and is what counts for the person's record. So a habit of
-    one person counts neither against him nor against others who drew the same images. Outlines did
-    not improve this ranking on `bubil`. Equal scores have equal ranks, as those of two masks of an
-    image do. `disputed.csv` lists the images, with the least agreement first.
+    to the half of the other masks that are most like it, so that one bad mask does not count
+    against those beside it. `own_score` is the same after the outlines of all masks were shifted
+    back by their persons' steady displacements, and is what counts for the person's record. So a
+    habit of one person counts neither against him nor against others who drew the same images.
+    Outlines did not improve this ranking on `bubil`. Equal scores have equal ranks, as those of two
+    masks of an image do. `disputed.csv` lists the images, with the least agreement first.
 
     The masks are read twice, so that those of only one image are in memory at any time.
 
@@ -174,19 +192,21 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
         drawn = [several.mask(sample_id, name) for name in names]
         # Whatever networks learn from, masks are compared with what most persons say.
         reference = majority(drawn)
-        agreement = Votes.of(drawn).agreement()
-        for name, mask, value in zip(names, drawn, agreement.tolist(), strict=True):
+        pairs = Votes.of(drawn).pairwise()
+        agreement, nearest = mean_of_known(pairs, axis=1), nearest_half(pairs)
+        for name, mask, of_all, of_half in zip(names, drawn, agreement, nearest, strict=True):
             moved.append(displacement(mask, reference, classes=classes))
             images.append(number)
-            row = {"id": sample_id, "annotator": name, "score": _rounded(1 - value)}
-            masks.append(row | {"agreement": _rounded(value)})
+            row = {"id": sample_id, "annotator": name, "score": _rounded(1 - of_half)}
+            masks.append(row | {"agreement": _rounded(of_all)})
         if not np.isnan(agreement).all():
+            least = _least(names, nearest)
             row = {
                 "id": sample_id,
                 "masks": len(names),
                 "agreement": _rounded(agreement[~np.isnan(agreement)].mean()),
             }
-            disputed.append(row | {"least_like_others": _least(names, agreement)})
+            disputed.append(row | {"least_like_others": least})
     of_image = np.array(images, dtype=np.int64)
     people = People.of([row["annotator"] for row in masks])
     table = np.array(moved).reshape(-1, classes - 1)
@@ -235,7 +255,7 @@ def _own_scores(
         habit: `(N, K - 1)` the steady displacement of each mask's annotator.
 
     Returns:
-        One minus the mean Dice to the other masks, by the number of the mask.
+        One minus the mean Dice to the nearest half of the others, by the number of the mask.
     """
     scores: dict[int, float] = {}
     of_images: list[list[int]] = [[] for _ in ids]
@@ -245,7 +265,8 @@ def _own_scores(
         if (np.abs(habit[rows]) < LEAST_SHIFT).all():
             continue
         drawn = [several.mask(sample_id, name) for name in several.names(sample_id)]
-        scores |= zip(rows, (1 - shifted_agreement(drawn, habit[rows])).tolist(), strict=True)
+        nearest = nearest_half(shifted_pairs(drawn, habit[rows]))
+        scores |= zip(rows, (1 - nearest).tolist(), strict=True)
     return scores
 
 

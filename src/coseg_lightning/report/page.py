@@ -19,7 +19,7 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import changed_labels
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.ranking.annotators import AnnotatorRecord
-from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture
+from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture, plausible_levels
 from coseg_lightning.report.annotators import (
     annotators_figure,
     page_part,
@@ -120,9 +120,9 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         masks, disputed = write_masks(folder, samples)
     if scores:
         kinds = None if data is None else data.kinds
-        level = summary["ranking"]["noise_level"]
+        levels = plausible_levels(summary["ranking"])
         tiles = getattr(samples, "tiles", None)
-        records = write_annotators(folder, level, kinds, masks=masks, tiles=tiles)
+        records = write_annotators(folder, levels, kinds, masks=masks, tiles=tiles)
     if records:
         figures["annotators"] = annotators_figure(records)
     saved = {name: _save(figure, folder / "figures" / name) for name, figure in figures.items()}
