@@ -18,7 +18,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.inspection import FileInfo, Inspection
 from coseg_lightning.files.mask_folder import MaskFolder
-from coseg_lightning.files.mask_rules import MaskRules
+from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
 from coseg_lightning.files.naming import UNNAMED, mask_key, split_key
 from coseg_lightning.labels.fusion import LABELS, Votes, best, majority, staple
 from coseg_lightning.labels.masks import Mask
@@ -29,6 +29,8 @@ TABLE = "annotators.csv"
 COLUMNS = ("id", "annotator")
 # The error values that spreadsheets show where a formula failed.
 ERRORS = ("#REF!", "#N/A", "#NAME?", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!")
+COMPARED, FEWEST_COMPARED = 10, 3  # images by which it is checked that masks are of the same
+LITTLE = 0.3  # mean Dice of two masks of an image below which they may be of different classes
 MISSING = ("NAN", "NULL", "NONE", "N/A", "<NA>")  # what programs write for a missing name
 
 Rows = Sequence[tuple[str, str]]
@@ -449,6 +451,46 @@ class FusedMasks:
         if len(masks) == 1:
             return self._fusion.folder.read(next(iter(masks.values())))
         return self._fusion.read(sample_id, masks)
+
+
+def check_agreement(several: SeveralMasks, inspection: Inspection) -> None:
+    """Check by some images whether their masks are of the same objects.
+
+    Args:
+        several: The images with several masks.
+        inspection: Receives a warning if the masks agree little.
+
+    Raises:
+        InputError: If the masks of no image overlap, as those of classes or single objects.
+    """
+    dice: list[float] = []
+    of_image = ""
+    for sample_id in several.ids:
+        masks = [several.mask(sample_id, name) for name in several.names(sample_id)]
+        drawn = [mask for mask in masks if ((mask > 0) & (mask != IGNORE_INDEX)).any()]
+        if len({mask.shape for mask in drawn}) != 1 or len(drawn) < 2:
+            continue
+        pairs = Votes.of([(mask > 0) & (mask != IGNORE_INDEX) for mask in drawn]).pairwise()
+        dice.append(float(np.nanmean(pairs)))
+        of_image = of_image or sample_id
+        if len(dice) == COMPARED:
+            break
+    if len(dice) < FEWEST_COMPARED:
+        return
+    if not any(dice):
+        raise InputError(
+            f"The masks of an image never overlap, such as those of {of_image}, so that they are "
+            "probably of different classes or single objects, and not by different persons; join "
+            "them into one mask for each image, which holds class ids."
+        )
+    if np.mean(dice) < LITTLE:
+        inspection.warn(
+            "little agreement",
+            [],
+            f"The masks of an image agree little: the mean Dice of two is {np.mean(dice):.2f} in "
+            f"{len(dice)} images, such as {of_image}. If they are of different classes or objects, "
+            "and not by different persons, join them into one mask for each image.",
+        )
 
 
 def check_label(label: str | None) -> None:

@@ -17,6 +17,7 @@ from coseg_lightning.data.annotators import (
     FusedMasks,
     Fusion,
     annotator_rows,
+    check_agreement,
     check_annotators,
     check_label,
     check_several,
@@ -362,6 +363,8 @@ def folder_splits(
     if any(split_key(key)[1] is not None for key in keys):
         fusion = Fusion(mask_folder, label or "majority", seed, _Reader(files, image_rules))
         label_masks = FusedMasks(fusion, usable)
+        if label_masks.several is not None:
+            check_agreement(label_masks.several, inspection)
     drawn_by = {name_of(split_key(key)[1]) for key in good_masks} | set(named.values())
     warn_of_similar_names(drawn_by, inspection, hidden=hide_annotators)
     check_duplicates(good_images, files, label_masks, split, inspection)
@@ -710,7 +713,15 @@ def _nothing_message(what: str, names: Names, ids: Collection[str]) -> str:
 def _pattern_of_folders(likely: Likely) -> str:
     """Say which pattern reads masks in folders."""
     if likely.of_people and likely.several:
-        return f"give data.mask_glob='{likely.of_people}' to read them as the masks of persons"
+        return (
+            f"give data.mask_glob='{likely.of_people}' if several persons drew the same objects; "
+            "masks of single objects or classes must be joined into one for each image"
+        )
+    if likely.several:
+        return (
+            "an image has several, with names of their own, as of single objects; join them into "
+            "one for each image, or name the persons by data.mask_glob"
+        )
     if likely.plain:
         return f"give data.mask_glob='{likely.plain}' to read them"
     of_people = likely.of_people or OF_PEOPLE

@@ -112,12 +112,12 @@ def check_masks_have_an_image(
     if likely.of_people:
         remedy += f"; or, if they name persons, set data.mask_glob='{likely.of_people}'"
     if lost and len(lost) == len(masks.ids):
-        remedy = (
-            "no mask has the name of an image: tell how masks are named, as in "
-            f"\"data.mask_glob='{likely.plain or '{id}_mask.*'}'\""
+        plain = likely.plain or ("" if likely.of_people else "{id}_mask.*")
+        ways = {"as in": plain, "if they name persons,": likely.of_people}
+        named = ", or, ".join(
+            f"{way} \"data.mask_glob='{ways[way]}'\"" for way in ways if ways[way]
         )
-        if likely.of_people:
-            remedy += f", or, if they name persons, \"data.mask_glob='{likely.of_people}'\""
+        remedy = f"no mask has the name of an image: tell how masks are named, {named}"
     for key in lost:
         inspection.add("no image", [key], f"{masks.path(key)} has no image in {folder}; {remedy}.")
 

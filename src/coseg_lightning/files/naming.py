@@ -341,19 +341,19 @@ def likely_patterns(names: Collection[str], ids: Collection[str]) -> Likely:
     if len(split) < max(1, 0.8 * len(names)) or len({around.marks for around in split}) > 1:
         return Likely()
     several = len({around.id for around in split}) < len(split)
-    text, people = "", None
+    text, people = "", list[str]()
     for mark, *values in zip(split[0].marks, *(around.parts for around in split), strict=True):
         start, end = _shared_ends(values)
         middles = [value[len(start) : len(value) - len(end)] for value in values]
         if any(middles):
-            if "" in middles or people not in (None, middles):
+            if not all(map(_is_name, middles)) or people not in ([], middles):
                 return Likely(several=several)
-            text += start + ("{annotator}" if people is None else "*") + end
+            text += start + ("*" if people else "{annotator}") + end
             people = middles
         else:
             text += start
         text += mark
-    if people is None:
+    if not people:
         follows = re.fullmatch(r"(.*\{id\}[^/]*[-_. ])[^-_. /]+", text)
         return Likely(follows and f"{follows[1]}{{annotator}}.*", f"{text}.*", several)
     # Where nearly every file has a name of its own, these are no persons.
@@ -375,7 +375,10 @@ class _Around(NamedTuple):
 
 
 def _around_id(name: str, ids: Collection[str]) -> _Around | None:
-    """Split a path at the longest id in the file's name, or else in a folder's."""
+    """Split a path at the longest id in the file's name, or else in a folder's.
+
+    Returns None if there is no id, or if it may be one of several.
+    """
     parts = name.split("/")
     parts[-1] = parts[-1][: len(parts[-1]) - len(ending(Path(name)))]
     for place in reversed(range(len(parts))):
@@ -385,11 +388,20 @@ def _around_id(name: str, ids: Collection[str]) -> _Around | None:
         found = [(i, j) for i in starts for j in ends if i < j and text[i:j] in ids]
         found = found or [(0, j) for j in range(1, len(text)) if text[:j] in ids]
         if found:
-            start, end = max(found, key=lambda spot: (spot[1] - spot[0], -spot[0]))
+            start, end = max(found, key=lambda spot: spot[1] - spot[0])
+            sample_id = text[start:end]
+            if {text[i:j] for i, j in found if j - i == end - start} != {sample_id}:
+                return None
             marks = ["/"] * place + ["{id}"] + ["/"] * (len(parts) - 1 - place) + [""]
             around = [*parts[:place], text[:start], text[end:], *parts[place + 1 :]]
-            return _Around(text[start:end], tuple(around), tuple(marks))
+            around = ["*" if part == sample_id else part for part in around]
+            return _Around(sample_id, tuple(around), tuple(marks))
     return None
+
+
+def _is_name(text: str) -> bool:
+    """Whether a part of a path may be a person's name."""
+    return bool(text) and text[0] not in "-_. " and text[-1] not in "-_. " and "*" not in text
 
 
 def _shared_ends(values: Sequence[str]) -> tuple[str, str]:
