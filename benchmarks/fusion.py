@@ -10,8 +10,9 @@ circle), so that every slot counts alike. Nothing is trained. Writes `results/fu
 
 How well single masks are ranked, as in `masks.csv`, goes to `results/agreement.csv`: the AUROC of
 the worst fifth of the masks by Dice to the experts', and the rank correlation with that Dice, of
-the test images. `agreement` is one minus the mean Dice to the other persons' masks, `majority` one
-minus the Dice to the majority of the others, `outline` the outline's misfit to the image.
+the test images. `nearest` is one minus the mean Dice to the nearest half of the other persons'
+masks, `agreement` to all of them, `majority` one minus the Dice to the majority of the others,
+`outline` the outline's misfit to the image.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import numpy as np
 
 RESULTS = Path(__file__).parent / "results" / "fusion.csv"
 AGREEMENT = RESULTS.with_name("agreement.csv")
-SCORES = ("agreement", "majority", "outline")
+SCORES = ("nearest", "agreement", "majority", "outline")
 DATA = Path(os.environ.get("COSEG_DATA", "data")) / "bubil"
 SLOTS = [f"masks_crowd{number}" for number in range(1, 8)]
 CELLS = (
@@ -83,6 +84,7 @@ def judge(sample_id: str) -> list[tuple[float, ...]]:
         votes = Votes.of(drawn)
         evidence = np.stack([outline_evidence(image, mask, classes=2) for mask in drawn])
         scores = (
+            1 - votes.agreement_with_nearest(),
             1 - votes.agreement(),
             1 - votes.agreement_with_label(majority(drawn)),
             mean_of_known(outline_misfit(evidence), axis=1),

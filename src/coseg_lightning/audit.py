@@ -149,6 +149,7 @@ def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -
     from coseg_lightning.ranking.noise_level import plausible_levels
     from coseg_lightning.report.annotators import (
         annotators_figure,
+        masks_figure,
         write_annotators,
         write_masks,
     )
@@ -160,6 +161,8 @@ def _write_persons(folder: Path, summary: dict[str, Any], samples: "Pictured") -
     records = write_annotators(folder, levels, kinds, masks=masks, tiles=tiles)
     if records:
         save_sheet(annotators_figure(records), folder / "annotators.png")
+        if (figure := masks_figure(samples, records, masks)) is not None:
+            save_sheet(figure, folder / "masks.png")
 
 
 def _write_page(
@@ -206,6 +209,7 @@ def _check_free(folder: Path) -> None:
         "review",
         "annotators.csv",
         "annotators.png",
+        "masks.png",
         "disputed.csv",
         "masks.csv",
         *FILES,
@@ -385,6 +389,7 @@ def _files_of_persons(folder: Path) -> list[tuple[str, str]]:
         "annotators.csv": "each annotator's share of bad masks and displacement, with intervals",
         "annotators.png": "a figure of annotators.csv",
         "masks.csv": "each person's masks of images with several masks, worst first",
+        "masks.png": "each person's masks that are least like the others'",
         "disputed.csv": "images whose masks disagree, most disputed first",
     }
     return [(name, text) for name, text in contents.items() if (folder / name).is_file()]

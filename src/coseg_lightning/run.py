@@ -212,7 +212,8 @@ def _run_stages(
             rehearse=cfg.rehearse and partial(make_trainer, rehearsal_settings(cfg)),
         )
     except BaseException as error:
-        if RunFolder.holds_run(folder):
+        is_refused = cfg.resume is not None and isinstance(error, InputError)
+        if RunFolder.holds_run(folder) and not is_refused:
             cause = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
             log.info("%s. The finished part is kept; go on with resume=%s", cause, folder)
         raise

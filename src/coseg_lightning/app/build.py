@@ -244,11 +244,16 @@ def settle_annotators(cfg: DictConfig, root: Path) -> None:
     """Read the file that names the annotator of each mask, unless it is part of the data.
 
     Raises:
-        InputError: If the file is not such a table.
+        InputError: If the file is not such a table, or names that shall be hidden are settings.
     """
     from coseg_lightning.data.annotators import annotator_rows
 
     given = cfg.data.get("annotators")
+    if cfg.get("hide_annotators") is True and not isinstance(given, str | None):
+        raise InputError(
+            "hide_annotators=true cannot hide names that are settings, which are written beside "
+            "the results; write them into a file, and give data.annotators=FILE."
+        )
     if isinstance(given, str) and given != "auto":
         path, rows = annotator_rows(given, root)
         # The settings are a part of all results, in which nobody is named if names are hidden.

@@ -119,7 +119,7 @@ def check_annotators(
                 [],
                 f"{source} lists {given} {count} times; {once}.",
             )
-    for given, text in dict(reversed(rows)).items():
+    for given, text in reversed(dict(reversed(rows)).items()):  # the first of each id
         if given in contradictory:
             continue
         sample_id = composed.get(unicodedata.normalize("NFC", given))
@@ -128,9 +128,8 @@ def check_annotators(
         if sample_id is None:
             inspection.add("annotator of no image", [], _unknown(source, given, composed))
         elif problem is not None:
-            inspection.add(
-                "annotator", [], f"{source} gives {sample_id} the annotator {name!r}{problem}"
-            )
+            shown = "a name" if hidden else f"the annotator {name!r}"
+            inspection.add("annotator", [], f"{source} gives {sample_id} {shown}{problem}")
         elif len(by_file.get(sample_id, ())) > 1:
             inspection.add(
                 "annotator",

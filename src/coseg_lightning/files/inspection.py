@@ -120,7 +120,8 @@ class Inspection:
         lines = _summary_lines(self.problems)
         if self._shown and table is not None:
             lines.append(f"Two of these masks are drawn in {Path(table).with_name(PICTURE)}.")
-        hint = "" if skip is None else " Or set on_bad_sample=skip to leave these samples out."
+        what = "leave these samples out" if self.unusable_ids else "pass over them"
+        hint = "" if skip is None else f" Or set on_bad_sample=skip to {what}."
         if len(self.problems) == 1:
             return " ".join(lines) + hint
         table_hint = "" if table is None else f" All are in {table}."

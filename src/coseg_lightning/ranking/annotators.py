@@ -67,7 +67,8 @@ class AnnotatorRecord:
 
     def __str__(self) -> str:
         low, high = self.bad_share_interval
-        text = f"{self.annotator}: {self.masks} masks, {low:.0%} to {high:.0%} of them bad"
+        masks = "1 mask" if self.masks == 1 else f"{self.masks} masks"
+        text = f"{self.annotator}: {masks}, {low:.0%} to {high:.0%} of them bad"
         if self.displacement_interval is not None:
             least, most = self.displacement_interval
             text += f", outlines displaced by {least:+.1f} to {most:+.1f} pixels"
@@ -97,7 +98,7 @@ class AnnotatorRecord:
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 3)
+    return None if value is None else round(value, 3) + 0.0  # not -0.0
 
 
 def annotator_report(

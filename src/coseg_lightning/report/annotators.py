@@ -1,7 +1,7 @@
 """Reports on annotators: annotators.csv, masks.csv, disputed.csv, and their part of the page."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import product, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from coseg_lightning.ranking.noise_level import CLEAR_DISTANCE, PLAUSIBLE, estim
 from coseg_lightning.ranking.outline import mean_of_known
 from coseg_lightning.ranking.people import People
 from coseg_lightning.ranking.shifted import LEAST_SHIFT, shifted_pairs
-from coseg_lightning.report.figures import BLACK, BLUE, ORANGE
+from coseg_lightning.report.figures import BLACK, BLUE, ORANGE, pairs_sheet
 
 ANNOTATORS = "annotators.csv"
 MASKS = "masks.csv"
@@ -36,6 +36,8 @@ DISPUTED = "disputed.csv"
 WORST = 5  # masks per person that the page names
 DRAWN = 40  # largest number of persons in the figure
 SHOWN = 20  # disputed images on the page
+PICTURED = 12  # largest number of masks in a picture
+LONGEST_NAME = 28  # characters of a name in the figure
 NAMED = 10  # largest number of persons in the terminal
 MOST_BAD = 0.5  # largest share of masks that can be called unlike the others
 GOOD = 0.9  # Dice with the nearest half of the others above which a mask is not bad
@@ -177,9 +179,7 @@ def write_masks(folder: Path, samples: Any) -> tuple[list[dict[str, Any]], list[
     Returns:
         The rows of both tables.
     """
-    several = getattr(samples, "several", None) or getattr(
-        getattr(samples, "dataset", None), "several", None
-    )
+    several = several_in(samples)
     if several is None:
         return [], []
     classes = several.classes
@@ -272,7 +272,7 @@ def _own_scores(
 
 def _rounded(value: Any) -> float | str:
     """Round a number for a table; NaN becomes an empty text."""
-    return "" if np.isnan(value) else round(float(value), 4)
+    return "" if np.isnan(value) else round(float(value), 4) + 0.0  # not -0.0
 
 
 def page_part(
@@ -306,11 +306,15 @@ def in_words(folder: Path) -> list[str]:
         return []
     persons = read_table(folder / ANNOTATORS, ["annotator", "masks", *INTERVAL])
     width = max(len(row["annotator"]) for row in persons[:NAMED])
-    lines = [f"{len(persons)} annotators, and their shares of bad masks (90 % intervals):"]
+    several = (
+        "annotator, and his or her share" if len(persons) == 1 else "annotators, and their shares"
+    )
+    lines = [f"{len(persons)} {several} of bad masks (90 % intervals):"]
     for row in persons[:NAMED]:
         low, high = (100 * float(row[name]) for name in INTERVAL)
         lines.append(
-            f"  {row['annotator']:<{width}}  {low:.0f} to {high:.0f} % of {row['masks']} masks"
+            f"  {row['annotator']:<{width}}  {low:.0f} to {high:.0f} % of {row['masks']} "
+            f"mask{'' if row['masks'] == '1' else 's'}"
         )
     if len(persons) > NAMED:
         lines.append(f"  ... and {len(persons) - NAMED} more in {ANNOTATORS}")
@@ -344,19 +348,70 @@ def annotators_figure(records: Sequence[AnnotatorRecord]) -> Figure:
         _draw(left, place, 100 * record.bad_share, record.bad_share_interval, ORANGE, 100)
         if record.displacement is not None and record.displacement_interval is not None:
             _draw(right, place, record.displacement, record.displacement_interval, BLUE, 1)
-    left.set_yticks(range(len(shown)), [f"{record.annotator} ({record.masks})" for record in shown])
+    names = [shortened(record.annotator, LONGEST_NAME) for record in shown]
+    marks = [f"{name} ({record.masks})" for name, record in zip(names, shown, strict=True)]
+    left.set_yticks(range(len(shown)), marks)
     for label in left.get_yticklabels():
         label.set_parse_math(False)
     left.invert_yaxis()
-    left.set(xlabel="Bad masks, %, with 90 % interval", xlim=(0, 100))
+    left.set(xlabel="Bad masks, %", xlim=(0, 100))
     right.axvline(0, color=BLACK, linewidth=1)
     reach = max(1.0, *map(abs, right.get_xlim()))  # less than a pixel is not to look like much
-    right.set(
-        xlabel="Outlines displaced outwards, pixels, with 90 % interval", xlim=(-reach, reach)
-    )
+    right.set(xlabel="Outlines displaced outwards, pixels", xlim=(-reach, reach))
     for axes in (left, right):
         axes.grid(alpha=0.3, axis="x")
     return figure
+
+
+def masks_figure(
+    samples: Any, records: Sequence[AnnotatorRecord], masks: Sequence[Mapping[str, Any]]
+) -> Figure | None:
+    """Draw each person's masks that are least like the others', over the majority of all.
+
+    Args:
+        samples: The samples, of which images have several masks.
+        records: The persons.
+        masks: The rows of `masks.csv`, worst first.
+
+    Returns:
+        The figure; None if no image has several masks.
+    """
+    of_person: dict[str, list[Mapping[str, Any]]] = {record.annotator: [] for record in records}
+    for row in masks:
+        if row["score"] != "" and row["annotator"] in of_person:
+            of_person[row["annotator"]].append(row)
+    turns = zip_longest(*(rows[:PICTURED] for rows in of_person.values()))
+    shown = [row for turn in turns for row in turn if row is not None][:PICTURED]
+    if not shown:
+        return None
+    several = several_in(samples)
+    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
+    drawn = {
+        row["id"]: [several.mask(row["id"], name) for name in several.names(row["id"])]
+        for row in shown
+    }
+    own = [several.mask(row["id"], row["annotator"]) for row in shown]
+    titles = [
+        f"{shortened(row['id'], LONGEST_NAME)}\nby {shortened(row['annotator'], LONGEST_NAME)}"
+        for row in shown
+    ]
+    return pairs_sheet(
+        samples,
+        [index_of[row["id"]] for row in shown],
+        {"the person's mask": own, "the majority": [majority(drawn[r["id"]]) for r in shown]},
+        titles,
+    )
+
+
+def several_in(samples: Any) -> Any:
+    """Return the masks of images with several, or None if no image has."""
+    dataset = getattr(samples, "dataset", None)
+    return getattr(samples, "several", None) or getattr(dataset, "several", None)
+
+
+def shortened(text: str, length: int) -> str:
+    """Return a text, or the beginning of one that is longer than allowed."""
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _draw(

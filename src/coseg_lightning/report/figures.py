@@ -197,6 +197,32 @@ def contact_sheet(
     return figure
 
 
+def pairs_sheet(
+    samples: Pictured,
+    indices: Sequence[int],
+    masks: Mapping[str, Sequence[Mask]],
+    titles: Sequence[str],
+) -> Figure:
+    """Draw two masks over each of some images.
+
+    Args:
+        samples: The samples with the images.
+        indices: The indices of the samples, in order.
+        masks: Two masks of each of these samples, by what they are.
+        titles: The title of each picture.
+    """
+    figure, grid = _image_grid(len(indices), columns=6, cell=(2.3, 2.6))
+    (first, ones), (second, others) = masks.items()
+    given, new = _colours_of([*ones, *others])
+    for n, (axes, index) in enumerate(zip(grid, indices, strict=False)):
+        _show_image(axes, samples, index)
+        _outline(axes, others[n], new, 1.4, "solid" if new else NEW_STYLE)
+        _outline(axes, ones[n], given, 1.4)
+        axes.set_title(titles[n], fontsize=8, parse_math=False)
+    _outline_legend(figure, grid, {first: given, second: new}, columns=2)
+    return figure
+
+
 def save_sheet(figure: Figure, path: Path) -> None:
     """Save a figure as PNG, packed quickly rather than tightly."""
     with replacing(path) as temporary:

@@ -22,6 +22,7 @@ from coseg_lightning.ranking.annotators import AnnotatorRecord
 from coseg_lightning.ranking.noise_level import MIN_SAMPLES, fit_mixture, plausible_levels
 from coseg_lightning.report.annotators import (
     annotators_figure,
+    masks_figure,
     page_part,
     write_annotators,
     write_masks,
@@ -125,6 +126,8 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         records = write_annotators(folder, levels, kinds, masks=masks, tiles=tiles)
     if records:
         figures["annotators"] = annotators_figure(records)
+    if records and samples is not None and (figure := masks_figure(samples, records, masks)):
+        figures["masks"] = figure
     saved = {name: _save(figure, folder / "figures" / name) for name, figure in figures.items()}
     correction = summary["correction"]
     steps = next_steps(folder, summary, bool(rows))
@@ -151,6 +154,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
         ],
         "annotators": page_part(folder, records, masks, disputed),
         "annotators_figure": saved.get("annotators"),
+        "masks_figure": saved.get("masks"),
         "rows": rows[:ROWS],
         "proposals": bool(proposals) and not corrected,
         "colours": _colours(class_names(summary)) if by_class else [],

@@ -27,6 +27,7 @@ RUN = "run.json"
 SUMMARY = "summary.json"
 DONE = "done.json"
 PEERS = ("net_a.", "net_b.")  # prefixes of the names of the peers' weights
+SAMPLES_DIFFER = ". Images, masks, or who drew them, were changed since"
 IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 # The names of all files and folders that a run writes into its folder.
 OUTPUT_NAMES = re.compile(
@@ -140,9 +141,11 @@ class RunFolder:
             if before.get(key) != identity.get(key) and key.partition(".")[0] not in not_compared
         ]
         if differences:
+            changed = any(text.startswith("samples.") for text in differences)
             raise InputError(
-                f"{self.path} holds another run, which differs in {', '.join(differences)}; resume "
-                "it with its own settings, or start this run in a new folder."
+                f"{self.path} holds another run, which differs in {', '.join(differences)}"
+                f"{SAMPLES_DIFFER if changed else ''}; resume it with its own settings"
+                f"{' and data' if changed else ''}, or start this run in a new folder."
             )
 
     @staticmethod
