@@ -679,6 +679,7 @@ def test_hidden_names_are_in_no_file_of_an_audit(make_several, tmp_path, caplog)
     assert "benedict" not in caplog.text
     rows = read_rows(tmp_path / "audit/masks.csv")
     assert {row["annotator"] for row in rows} == {f"person {n}" for n in (1, 2, 3)}
+    assert (tmp_path / "audit/masks.png").is_file()
     for file in (tmp_path / "audit").rglob("*"):
         if file.is_file() and file.suffix in (".csv", ".json", ".html"):
             text = file.read_text(encoding="utf-8").replace(str(root), "")
@@ -698,6 +699,9 @@ def test_hidden_names_of_a_table_are_in_no_file_either(make_folder, tmp_path):
             text = file.read_text(encoding="utf-8").casefold()
             assert not any(name in text for name in ("xaver", "yolanda")), file
     assert "person 1" in (tmp_path / "audit/scores.csv").read_text()
+    given[2] = "data.annotators={s00: Xaver}"
+    with pytest.raises(InputError, match="cannot hide names that are settings"):
+        audit(composed_audit(*given, "hide_annotators=true"), tmp_path / "own")
 
 
 @pytest.mark.drawn

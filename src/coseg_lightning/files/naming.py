@@ -318,7 +318,7 @@ def files_inside(folder: Path) -> list[str]:
 class Likely(NamedTuple):
     """How masks may be named that do not have the names of their images.
 
-    Args:
+    Attributes:
         of_people: The pattern, if the names hold an annotator's, such as
             `{annotator}-final/{id}_seg.*`; else None.
         plain: The pattern, if they hold none, such as `{id}_seg.*`; else None.
@@ -363,7 +363,7 @@ def likely_patterns(names: Collection[str], ids: Collection[str]) -> Likely:
 class _Around(NamedTuple):
     """A path split at an image's id.
 
-    Args:
+    Attributes:
         id: The id.
         parts: The parts of the path without the id.
         marks: What follows each part: `/`, `{id}` or nothing.
