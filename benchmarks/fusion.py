@@ -1,6 +1,6 @@
 """What are several masks of one image worth, and what is to be made of them?
 
-    COSEG_DATA=/path/to/data python benchmarks/fusion.py --jobs 2      # about two minutes
+    COSEG_DATA=/path/to/data python benchmarks/fusion.py --jobs 2      # about three minutes
 
 Each of the 270 images of `bubil` has a mask by the experts and one by each of seven slots of a
 crowd. One label is made of the masks of `persons` slots, and compared with the experts' mask: the
@@ -10,9 +10,9 @@ circle), so that every slot counts alike. Nothing is trained. Writes `results/fu
 
 How well single masks are ranked, as in `masks.csv`, goes to `results/agreement.csv`: the AUROC of
 the worst fifth of the masks by Dice to the experts', and the rank correlation with that Dice, of
-the test images. `nearest` is one minus the mean Dice to the nearest half of the other persons'
-masks, `agreement` to all of them, `majority` one minus the Dice to the majority of the others,
-`outline` the outline's misfit to the image.
+the training images and of the test images. `nearest` is one minus the mean Dice to the nearest half
+of the other persons' masks, `agreement` to all of them, `majority` one minus the Dice to the
+majority of the others, `outline` the outline's misfit to the image.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import csv
 import os
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -99,12 +100,15 @@ def write_agreement(pool: ProcessPoolExecutor) -> None:
     from scipy.stats import mannwhitneyu, spearmanr
 
     with (DATA / "split.csv").open(newline="") as file:
-        ids = [row["id"] for row in csv.DictReader(file) if row["split"] == "test"]
-    table = np.array([row for rows in pool.map(judge, ids, chunksize=8) for row in rows])
+        ids: dict[str, list[str]] = {"train": [], "test": []}
+        for row in csv.DictReader(file):
+            ids[row["split"]].append(row["id"])
     with AGREEMENT.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["persons", "score", "masks", "auroc", "rank_correlation"])
-        for persons in (3, 7):
+        writer.writerow(["images", "persons", "score", "masks", "auroc", "rank_correlation"])
+        for images, persons in product(ids, (3, 7)):
+            judged = pool.map(judge, ids[images], chunksize=8)
+            table = np.array([row for rows in judged for row in rows])
             _, dice, *scores = table[table[:, 0] == persons].T
             bad = dice < np.quantile(dice, 0.2)
             for name, score in zip(SCORES, scores, strict=True):
@@ -112,8 +116,9 @@ def write_agreement(pool: ProcessPoolExecutor) -> None:
                 parts = score[bad & known], score[~bad & known]
                 auroc = mannwhitneyu(*parts).statistic / (len(parts[0]) * len(parts[1]))
                 correlation = spearmanr(score[known], -dice[known]).statistic
-                writer.writerow([persons, name, known.sum(), f"{auroc:.3f}", f"{correlation:.3f}"])
-                print(f"{persons}  {name:<10}AUROC {auroc:.3f}  rank correlation {correlation:.3f}")
+                figures = [f"{auroc:.3f}", f"{correlation:.3f}"]
+                writer.writerow([images, persons, name, known.sum(), *figures])
+                print(images, persons, name, *figures)
 
 
 def main() -> None:
