@@ -497,7 +497,12 @@ def test_a_second_look_finds_what_the_first_left(finished, tmp_path):
     looked = [row["id"] for row in first_order[:10]]
     right = {i: squares.mask(squares.ids.index(i)) for i in looked if squares.ids.index(i) % 4 == 0}
     folder = drawn_masks(tmp_path / "answer", right)
-    review_of(folder / "review.csv", **{i: "redraw" if i in right else "ok" for i in looked})
+    proposals, labels = (LabelStore(tmp_path / "run" / name) for name in ("proposals", "labels"))
+    taken = next(i for i in looked if i not in right and i not in labels)
+    decisions = {i: "redraw" if i in right else "ok" for i in looked} | {taken: "take"}
+    digest = proposal_digest(proposals.read(taken))
+    rows = [f"{i},{what},{digest if i == taken else ''}\n" for i, what in decisions.items()]
+    (folder / "review.csv").write_text("id,decision,proposal\n" + "".join(rows))
     result = command(
         "run", f"resume={tmp_path / 'run'}", f"review={folder}", "rounds=review",
         "review_budget=3", cwd=tmp_path,
@@ -520,7 +525,7 @@ def test_a_second_look_finds_what_the_first_left(finished, tmp_path):
     summary = run(composed(f"resume={reviewed}", f"review={second}"), tmp_path / "again")
     layer = LabelStore(tmp_path / "again" / "labels")
     np.testing.assert_array_equal(layer.read(take), proposals.read(take))
-    assert set(right) <= set(layer.ids)
+    assert {*right, taken} <= set(layer.ids)
     assert summary["ranking"]["review"]["decided"] == 11
 
 

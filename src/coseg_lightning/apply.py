@@ -21,7 +21,15 @@ from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
 from coseg_lightning.files.naming import split_key
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import Mask, mask_digest
-from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, opened_review, unknown_id
+from coseg_lightning.labels.review import (
+    OK,
+    REDRAW,
+    TAKE,
+    Review,
+    opened_review,
+    proposal_digest,
+    unknown_id,
+)
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.runs.finished import FinishedRun
 
@@ -269,7 +277,8 @@ class _Labels:
         original = own if noisy is None else noisy
         corrections = [layer for layer in self._layers if sample_id in layer]
         corrected = corrections[-1].read(sample_id) if corrections else original
-        if decision == TAKE and np.array_equal(corrected, original):
+        is_seen = self._review.taken.get(sample_id) == proposal_digest(corrected)
+        if decision == TAKE and np.array_equal(corrected, original) and not is_seen:
             assert self._proposals is not None
             proposal = self._proposals.read(sample_id)
             self._review.check_taken(sample_id, proposal)

@@ -23,6 +23,7 @@ from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.files.naming import likely_patterns
 from coseg_lightning.labels.fusion import best, majority, soft_label, staple
 from coseg_lightning.run import run
+from coseg_lightning.runs.folder import RunFolder
 from support import CLASSIC, SHORT, Squares, composed, layer_of
 
 PEOPLE = ("anna", "ben", "cem")
@@ -99,7 +100,7 @@ def test_a_table_says_who_drew_which_mask(make_folder):
     other.write_text("id,annotator\ns02,c\n")
     named = folder_splits(root, annotators=str(other), test_share=0).train
     assert named.annotators == {"s02": "c"}
-    assert identity_of(named) != identity_of(folder_splits(root, test_share=0).train)
+    assert identity_of(named) == identity_of(folder_splits(root, test_share=0).train)
 
 
 def test_names_reach_every_dataset_and_every_batch(make_folder):
@@ -452,6 +453,7 @@ def test_the_pattern_that_an_error_names_reads_all_masks(make_folder, place, pat
             ("{id}_{annotator}.*", None, True),
         ),
         (["x/s0.png", "s1.png"], (None, None, False)),
+        (["s01.png", "s02.png", "s11.png", "s12.png"], (None, None, True)),  # of other images
         (["a_s0.png", "a_s1.png", "b-s0.png", "b-s1.png"], (None, None, True)),
         (["s0_s1.png", "s1_s0.png"], (None, None, False)),  # which one is it of?
         (["one.png", "two.png"], (None, None, False)),
@@ -472,15 +474,45 @@ def test_masks_that_follow_no_image_name_no_people(make_folder):
     folder_splits(root, mask_glob="m_{id}.*")
 
 
-@pytest.mark.parametrize("hide", [False, True])
-def test_a_run_with_other_annotators_is_another_run(make_folder, hide):
-    root = make_folder()
-    found = set()
+def test_a_run_is_not_resumed_with_other_annotators(make_folder, tmp_path):
+    root, found = make_folder(), []
     for table in (None, "s00,anna\ns01,ben\n", "s00,ben\ns01,anna\n", "s00,ben\n"):
         if table is not None:
             annotators(root, f"id,annotator\n{table}")
-        found.add(identity_of(folder_splits(root, test_share=0, hide_annotators=hide).train))
-    assert len(found) == 4
+        data = CoSegDataModule(folder_splits(root, test_share=0).train, in_channels=1)
+        found.append(data.annotators_identity())
+    assert found[0] == {}
+    assert len({str(identity) for identity in found}) == 4
+    before, now = ({"samples": {"train": "8", **one}} for one in found[1:3])
+    RunFolder(tmp_path / "run", before).begin()
+    with pytest.raises(InputError, match=r"samples.annotators=.* or who drew them, were changed"):
+        RunFolder(tmp_path / "run", now, resume=True)
+    RunFolder(tmp_path / "old", {"samples": {"train": "8"}}).begin()  # before they were recorded
+    assert RunFolder(tmp_path / "old", now, resume=True).resumed
+
+
+def test_ids_of_several_words_are_found_after_a_name(make_folder):
+    root = make_folder()
+    for path in sorted((root / "images").iterdir()):
+        path.rename(path.with_name(path.name.replace("s0", "img_")))
+    for path in sorted((root / "masks").iterdir()):
+        for name in PEOPLE:
+            shutil.copy(path, path.with_name(f"{name}_{path.name.replace('s0', 'img_')}"))
+        path.unlink()
+    advice = r"if they name persons, .*mask_glob=.\{annotator\}_\{id\}"
+    with pytest.raises(InputError, match=advice):
+        folder_splits(root)
+    train = folder_splits(root, mask_glob="{annotator}_{id}.*", test_share=0).train
+    assert train.several.names("img_3") == sorted(PEOPLE)
+
+
+def test_a_mask_without_image_in_a_folder_elsewhere_is_a_problem(make_folder, tmp_path):
+    root = make_folder()
+    for name in ("masks_a", "masks_b"):
+        shutil.copytree(root / "masks", tmp_path / "other" / name)
+    shutil.copy(root / "masks" / "s00.png", tmp_path / "other" / "masks_b" / "zz.png")
+    with pytest.raises(BadSamplesError, match=r"zz.png has no image in .*; add the image, or rem"):
+        folder_splits(root, masks=[str(tmp_path / "other" / f"masks_{name}") for name in "ab"])
 
 
 def masks_of(root, **rows):
@@ -504,6 +536,13 @@ def test_classes_and_objects_are_no_persons(make_folder, caplog):
     assert "agree little: the mean Dice of two is 0.19 in 8 images, such as s00." in caplog.text
     caplog.clear()
     masks_of(root, anna=slice(2, 30), ben=slice(4, 32))
+    folder_splits(root)
+    masks_of(root, anna=slice(2, 16), ben=slice(16, 30))
+    for name, part in (("anna", slice(16, 32)), ("ben", slice(0, 16))):
+        for path in (root / "masks" / name).iterdir():  # who labelled different parts
+            mask = np.asarray(Image.open(path)) // 255
+            mask[part] = 255
+            Image.fromarray(mask).save(path)
     folder_splits(root)
     assert "agree little" not in caplog.text
 

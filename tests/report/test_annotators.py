@@ -263,6 +263,15 @@ def test_bad_masks_do_not_count_against_those_beside_them(tmp_path):
     assert max(map(abs, beside)) < 1.5
 
 
+def test_which_of_two_masks_is_bad_stays_open(tmp_path):
+    moved = {("ben", n) for n in range(0, 80, 5)}
+    records = records_of(tmp_path / "r", Panels([("anna", "ben")] * 80, {}, moved))
+    for record in records.values():
+        low, high = record.bad_share_interval
+        assert low < 0.02
+        assert high > 0.2
+
+
 def test_the_habits_of_several_classes_are_taken_off(tmp_path):
     several = Panels([("a", "b", "c")] * 12, {"c": 3})
     several.classes = 3

@@ -510,6 +510,17 @@ def test_decisions_of_the_first_version_go_on_being_read(opened, tmp_path):
 
 
 @pytest.mark.slow
+def test_what_others_took_is_not_said_to_be_of_this_page(opened, tmp_path):
+    own = proposal_digest(Pairs(IDS).proposals()["s1"])
+    (tmp_path / "ann.csv").write_text(f"id,decision,proposal\ns0,take,\ns1,take,{own}\n")
+    page = opened(write(tmp_path, IDS))
+    page.locator("#bench-files").set_input_files([tmp_path / "ann.csv"])
+    page.get_by_text("ann.csv: 2 added").wait_for()
+    rows = read_table(saved(page, tmp_path, "Save review.csv"))
+    assert [row["proposal"] for row in rows] == ["", own]  # it is not known what s0 was
+
+
+@pytest.mark.slow
 def test_reviews_of_others_are_merged_and_conflicts_settled(opened, tmp_path):
     path = write(tmp_path, IDS)
     anna = tmp_path / "anna.csv"

@@ -128,7 +128,10 @@ def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str
             "give fewer folds."
         )
     whole = make_split(cfg, everything, None, None, folder)
-    identity = {"recipe": recipe_of(cfg).of_stages, "samples": whole.identity()}
+    identity = {
+        "recipe": recipe_of(cfg).of_stages,
+        "samples": whole.identity() | whole.annotators_identity(),
+    }
     run_folder = RunFolder(folder, {**config, **identity}, resume=cfg.resume is not None)
     if run_folder.summary is not None:
         return run_folder.summary

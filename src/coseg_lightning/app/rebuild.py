@@ -9,6 +9,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.trust import check_trust, named_objects
+from coseg_lightning.data.annotators import ANNOTATORS
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.outline import IGNORE_INDEX
 from coseg_lightning.runs.finished import FinishedRun
@@ -129,8 +130,8 @@ class AppRun(FinishedRun):
             InputError: If masks of other samples differ as well.
         """
         before, now = self.file_digests, data.file_digests
-        parts = self.samples.keys() | data.identity().keys()
-        others = [p for p in parts - {"train"} if self.samples.get(p) != data.identity().get(p)]
+        parts = (self.samples.keys() | data.identity().keys()) - {"train", ANNOTATORS}
+        others = [part for part in parts if self.samples.get(part) != data.identity().get(part)]
         images = {i: image for i, (image, _) in now.items()}
         same_images = images == {i: image for i, (image, _) in before.items()}
         if not before or others or not same_images:

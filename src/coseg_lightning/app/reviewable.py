@@ -95,12 +95,12 @@ class Reviewable:
     def proposal(self, sample_id: str) -> Mask | None:
         """Return the correction of a sample's mask, or else the networks' proposal, if known.
 
-        A correction that changed nothing does not count.
+        A correction that changed nothing does not count, and of several the last one does.
         """
         given = self.mask(sample_id)
-        for layer in self._corrections:
-            if sample_id in layer and not np.array_equal(mask := layer.read(sample_id), given):
-                return mask
+        layer = next((layer for layer in self._corrections if sample_id in layer), None)
+        if layer is not None and not np.array_equal(mask := layer.read(sample_id), given):
+            return mask
         if self._proposals is not None and sample_id in self._proposals:
             return self._proposals.read(sample_id)
         return None

@@ -26,10 +26,14 @@ from coseg_lightning.ranking.people import name_of
 from coseg_lightning.seeding import derive_rng
 
 TABLE = "annotators.csv"
+ANNOTATORS = "annotators"  # the part of a run's identity that says who drew its masks
 COLUMNS = ("id", "annotator")
 # The error values that spreadsheets show where a formula failed.
 ERRORS = ("#REF!", "#N/A", "#NAME?", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!")
-COMPARED, FEWEST_COMPARED = 10, 3  # images by which it is checked that masks are of the same
+# Images by which it is checked that masks are of the same objects: as many as are read, as are
+# compared, and as are needed.
+MOST_READ, COMPARED, FEWEST_COMPARED = 100, 10, 3
+FEWEST_PIXELS = 9  # of masks that are compared
 LITTLE = 0.3  # mean Dice of two masks of an image below which they may be of different classes
 MISSING = ("NAN", "NULL", "NONE", "N/A", "<NA>")  # what programs write for a missing name
 
@@ -452,32 +456,37 @@ class FusedMasks:
         return self._fusion.read(sample_id, masks)
 
 
-def check_agreement(several: SeveralMasks, inspection: Inspection) -> None:
+def doubt_of_agreement(several: SeveralMasks, inspection: Inspection) -> str | None:
     """Check by some images whether their masks are of the same objects.
+
+    Masks are compared where both are labelled, and if both have some pixels of foreground there.
 
     Args:
         several: The images with several masks.
         inspection: Receives a warning if the masks agree little.
 
-    Raises:
-        InputError: If the masks of no image overlap, as those of classes or single objects.
+    Returns:
+        A sentence if the masks of no image overlap, as those of classes or single objects.
     """
     dice: list[float] = []
     of_image = ""
-    for sample_id in several.ids:
+    for sample_id in several.ids[:: max(1, len(several.ids) // MOST_READ)]:
         masks = [several.mask(sample_id, name) for name in several.names(sample_id)]
-        drawn = [mask for mask in masks if ((mask > 0) & (mask != IGNORE_INDEX)).any()]
+        drawn = [np.where(mask == IGNORE_INDEX, mask, mask > 0) for mask in masks]
+        drawn = [mask for mask in drawn if (mask == 1).sum() >= FEWEST_PIXELS]
         if len({mask.shape for mask in drawn}) != 1 or len(drawn) < 2:
             continue
-        pairs = Votes.of([(mask > 0) & (mask != IGNORE_INDEX) for mask in drawn]).pairwise()
-        dice.append(float(np.nanmean(pairs)))
+        labelled = np.logical_and.reduce([mask != IGNORE_INDEX for mask in drawn])
+        if min(int((mask[labelled] == 1).sum()) for mask in drawn) < FEWEST_PIXELS:
+            continue
+        dice.append(float(np.nanmean(Votes.of(drawn).pairwise())))
         of_image = of_image or sample_id
         if len(dice) == COMPARED:
             break
     if len(dice) < FEWEST_COMPARED:
-        return
+        return None
     if not any(dice):
-        raise InputError(
+        return (
             f"The masks of an image never overlap, such as those of {of_image}, so that they are "
             "probably of different classes or single objects, and not by different persons; join "
             "them into one mask for each image, which holds class ids."
@@ -490,6 +499,7 @@ def check_agreement(several: SeveralMasks, inspection: Inspection) -> None:
             f"{len(dice)} images, such as {of_image}. If they are of different classes or objects, "
             "and not by different persons, join them into one mask for each image.",
         )
+    return None
 
 
 def check_label(label: str | None) -> None:

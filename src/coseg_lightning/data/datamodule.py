@@ -1,6 +1,8 @@
 """CoSegDataModule: the datasets of a run, with noise for experiments and corrected labels."""
 
 import copy
+import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,7 @@ from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from coseg_lightning.data.annotators import SeveralMasks, annotators_of, several_of
+from coseg_lightning.data.annotators import ANNOTATORS, SeveralMasks, annotators_of, several_of
 from coseg_lightning.data.image_cache import ImageCache
 from coseg_lightning.data.preparation import Statistics
 from coseg_lightning.data.samples import (
@@ -182,6 +184,14 @@ class CoSegDataModule(pl.LightningDataModule):
         """
         parts = self._datasets.items()
         return {part: identity_of(dataset) for part, dataset in parts if dataset is not None}
+
+    def annotators_identity(self) -> dict[str, str]:
+        """Identify who drew the single training masks, as in `identity`; empty if unknown."""
+        if not self.annotators:
+            return {}
+        content = json.dumps(sorted(self.annotators.items())).encode(errors="surrogatepass")
+        digest = hashlib.blake2b(content, digest_size=6).hexdigest()
+        return {ANNOTATORS: f"{len(self.annotators)} masks {digest}"}
 
     @property
     def file_digests(self) -> dict[str, tuple[str, str]]:

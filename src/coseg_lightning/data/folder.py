@@ -17,10 +17,10 @@ from coseg_lightning.data.annotators import (
     FusedMasks,
     Fusion,
     annotator_rows,
-    check_agreement,
     check_annotators,
     check_label,
     check_several,
+    doubt_of_agreement,
     keys_by_image,
     warn_of_similar_names,
 )
@@ -360,11 +360,12 @@ def folder_splits(
     image_of_mask = {key: files[split_key(key)[0]] for key in good_masks}
     warn_of_turned_images(good_masks, image_of_mask, mask_folder, inspection)
     label_masks: MaskFolder | FusedMasks = mask_folder
+    doubt = None
     if any(split_key(key)[1] is not None for key in keys):
         fusion = Fusion(mask_folder, label or "majority", seed, _Reader(files, image_rules))
         label_masks = FusedMasks(fusion, usable)
         if label_masks.several is not None:
-            check_agreement(label_masks.several, inspection)
+            doubt = doubt_of_agreement(label_masks.several, inspection)
     drawn_by = {name_of(split_key(key)[1]) for key in good_masks} | set(named.values())
     warn_of_similar_names(drawn_by, inspection, hidden=hide_annotators)
     check_duplicates(good_images, files, label_masks, split, inspection)
@@ -374,6 +375,8 @@ def folder_splits(
         size = image_size if isinstance(image_size, int) else [int(n) for n in image_size]
         check_classes_survive(mask_folder, training, size, inspection)
     inspection.report(skip=on_bad_sample == "skip", table=problems)
+    if doubt is not None:
+        raise InputError(doubt)
 
     _, unusable = _usable_masks(own, mask_folder, inspection)
     parts = _usable_parts(split, unusable)
@@ -394,7 +397,7 @@ def folder_splits(
             TiledImages(
                 ids,
                 tiles,
-                _digest(ids, image_infos, mask_folder, image_rules, named),
+                _digest(ids, image_infos, mask_folder, image_rules),
                 trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
                 groups=groups,
                 annotators=named,
@@ -408,7 +411,7 @@ def folder_splits(
             ids,
             files,
             label_masks,
-            _digest(ids, image_infos, label_masks, image_rules, named),
+            _digest(ids, image_infos, label_masks, image_rules),
             digests,
             trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
             rules=image_rules,
@@ -936,15 +939,11 @@ def _digest(
     images: Mapping[str, FileInfo],
     masks: MaskFolder | FusedMasks,
     rules: ImageRules,
-    annotators: Mapping[str, str],
 ) -> str:
-    """Return a digest of a part's images, masks and annotators, and of the rules for reading."""
+    """Return a digest of the images and masks of one part, and of the rules for reading them."""
     content: list[Any] = [
         (images[i]["digest"], images[i]["size"], masks.file_info[i]["digest"]) for i in ids
     ]
     if rules.bands is not None or rules.nodata is not None or masks.rules.class_ids is not None:
         content.append([repr(rules), repr(masks.rules.class_ids)])
-    named = (masks.annotators if isinstance(masks, FusedMasks) else {}) | dict(annotators)
-    if named := {i: named[i] for i in ids if i in named}:
-        content.append(named)
     return hashlib.blake2b(json.dumps(content).encode(), digest_size=8).hexdigest()

@@ -106,8 +106,10 @@ def check_masks_have_an_image(
 ) -> None:
     """Report masks of samples that have no image."""
     lost = [key for key in masks.ids if split_key(key)[0] not in images]
-    files = [file_of(masks.path(key)).relative_to(masks.folder).as_posix() for key in lost]
-    likely = likely_patterns(files, images.keys())
+    files = [file_of(masks.path(key)) for key in lost]
+    is_inside = all(path.is_relative_to(masks.folder) for path in files)
+    names = [path.relative_to(masks.folder).as_posix() for path in files if is_inside]
+    likely = likely_patterns(names, images.keys())
     remedy = "add the image, or remove the mask"
     if likely.of_people:
         remedy += f"; or, if they name persons, set data.mask_glob='{likely.of_people}'"

@@ -137,7 +137,7 @@ class _Pattern:
             return match or plain
         if plain is not None and _stem(plain) in self._stems:
             return plain
-        for length in range(len(match["id"]), 0, -1):
+        for length in range(len(name), 0, -1):
             if length not in self._of_length:
                 self._of_length[length] = _expression(self._pattern, length)
             other = self._of_length[length].fullmatch(name)
@@ -357,7 +357,8 @@ def likely_patterns(names: Collection[str], ids: Collection[str]) -> Likely:
         follows = re.fullmatch(r"(.*\{id\}[^/]*[-_. ])[^-_. /]+", text)
         return Likely(follows and f"{follows[1]}{{annotator}}.*", f"{text}.*", several)
     # Where nearly every file has a name of its own, these are no persons.
-    return Likely(f"{text}.*" if 2 * len(set(people)) <= len(split) else None, None, several)
+    is_telling = 2 * len(set(people)) <= len(split) and all(around.is_word for around in split)
+    return Likely(f"{text}.*" if is_telling else None, None, several)
 
 
 class _Around(NamedTuple):
@@ -367,11 +368,13 @@ class _Around(NamedTuple):
         id: The id.
         parts: The parts of the path without the id.
         marks: What follows each part: `/`, `{id}` or nothing.
+        is_word: Whether the id stands between separators.
     """
 
     id: str
     parts: tuple[str, ...]
     marks: tuple[str, ...]
+    is_word: bool
 
 
 def _around_id(name: str, ids: Collection[str]) -> _Around | None:
@@ -386,6 +389,7 @@ def _around_id(name: str, ids: Collection[str]) -> _Around | None:
         starts = [match.start() for match in re.finditer(r"^|(?<=[-_. ])", text)]
         ends = [match.start() for match in re.finditer(r"(?=[-_. ])|$", text)]
         found = [(i, j) for i in starts for j in ends if i < j and text[i:j] in ids]
+        is_word = bool(found)
         found = found or [(0, j) for j in range(1, len(text)) if text[:j] in ids]
         if found:
             start, end = max(found, key=lambda spot: spot[1] - spot[0])
@@ -395,7 +399,7 @@ def _around_id(name: str, ids: Collection[str]) -> _Around | None:
             marks = ["/"] * place + ["{id}"] + ["/"] * (len(parts) - 1 - place) + [""]
             around = [*parts[:place], text[:start], text[end:], *parts[place + 1 :]]
             around = ["*" if part == sample_id else part for part in around]
-            return _Around(sample_id, tuple(around), tuple(marks))
+            return _Around(sample_id, tuple(around), tuple(marks), is_word)
     return None
 
 

@@ -113,7 +113,9 @@ def run_stages(
             **describe(data, {"peers": peers, "network": network}, trainer),
             "recipe": recipe.of_stages,
         }
-    identity = data.identity() if isinstance(data, CoSegDataModule) else {}
+    identity = {}
+    if isinstance(data, CoSegDataModule):
+        identity = data.identity() | data.annotators_identity()
     parts = {"recipe": {**recipe.of_stages, "baselines": baselines}, "samples": identity}
     run_folder = RunFolder(folder, {**config, **parts}, resume=resume)
     if run_folder.summary is not None:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -109,14 +109,26 @@ class ReviewedMasks:
 
     @rank_zero_only
     def recalibrated(
-        self, folder: Path, noise_level: float | None, decisions: Mapping[str, str]
+        self,
+        folder: Path,
+        noise_level: float | None,
+        decisions: Mapping[str, str],
+        second: LabelStore | None = None,
     ) -> dict[str, Any]:
         """Write `review_order.csv`, which recalibrates undecided masks from all decisions.
+
+        Args:
+            folder: The folder for the table.
+            noise_level: The noise level of the run.
+            decisions: The decisions of this and all earlier reviews.
+            second: The networks' own masks after a second look, if they ranked all masks again.
 
         Returns:
             The part of the summary's ranking; empty if there are too few decisions.
         """
         proposals = {i: p for i in self.samples.ids if (p := self._proposed(i)) is not None}
+        if second is not None:
+            proposals = dict.fromkeys(second.ids, second) | dict(self.corrected)
         found = write_review_order(folder, self.samples, proposals, noise_level, decisions)
         return {} if found is None else {"review": found.as_dict()}
 
@@ -215,11 +227,11 @@ def retrain_reviewed(
     module = runner.restored(runner.built(network), "retraining")
     _write_tables(run_folder.path, run.folder / "scores.csv", masks.excluded)
     level = run.summary["ranking"]["noise_level"]
+    second = None
     if peer is not None:
         rank_masks_again(run_folder, data, (module.net, peer()), level, classes, recipe.score)
-        layer = LabelStore(run_folder.path / "proposals")
-        masks = replace(masks, proposals=layer)
-    learnt = masks.recalibrated(run_folder.path, level, config["review"]) or {}
+        second = LabelStore(run_folder.path / "proposals")
+    learnt = masks.recalibrated(run_folder.path, level, config["review"], second) or {}
     return write_summary(
         runner,
         module,

@@ -1,5 +1,6 @@
 """Reports on annotators: annotators.csv, masks.csv, disputed.csv, and their part of the page."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product, zip_longest
 from pathlib import Path
@@ -85,7 +86,9 @@ def write_annotators(
         np.array([_number(_first_known(row, "own_score", "score")) for row in part])
         for part in (single, masks)
     ]
-    at_levels = (levels if single else levels[:1], _levels_of(own[1]) if masks else levels[:1])
+    beside = Counter(row["id"] for row in masks)
+    of_masks = _levels_of(own[1], np.array([beside[row["id"]] for row in masks], np.int64))
+    at_levels = (levels if single else levels[:1], of_masks)
     probabilities = [
         np.concatenate([bad_probability(*part) for part in zip(own, pair, strict=True)])
         for pair in product(*at_levels)
@@ -96,19 +99,30 @@ def write_annotators(
     return records
 
 
-def _levels_of(scores: NDArray[np.float64]) -> tuple[float, ...]:
+def _levels_of(scores: NDArray[np.float64], beside: NDArray[np.int64]) -> tuple[float, ...]:
     """Return the plausible shares of bad masks by the scores of masks of images with several.
 
     Where no group of masks stands apart, the share is open, but masks that agree with others by a
-    Dice of `GOOD` are not bad.
+    Dice of `GOOD` are not bad. Of two masks of an image, nobody knows which is bad, so that any
+    part of those that disagree may be.
+
+    Args:
+        scores: `(N,)` one minus the agreement, NaN where unknown.
+        beside: `(N,)` the number of masks of each mask's image.
     """
-    known = ~np.isnan(scores)
-    values = np.nan_to_num(scores)
+    telling = ~np.isnan(scores) & (beside > 2)
+    of_pairs = not telling.any()
+    telling = ~np.isnan(scores) if of_pairs else telling
+    if not telling.any():
+        return PLAUSIBLE[:1]
+    values = scores[telling]
     of_scores = {"own": values, "root": np.sqrt(values.clip(0))}
-    estimate = estimate_of_scores(of_scores, known, min_distance=CLEAR_DISTANCE)
+    judged = np.ones(len(values), bool)
+    estimate = estimate_of_scores(of_scores, judged, min_distance=CLEAR_DISTANCE)
     if estimate.separable and estimate.noise_level <= MOST_BAD:
-        return estimate.levels
-    most = max(PLAUSIBLE[0], float((values[known] > 1 - GOOD).mean()))
+        least = (PLAUSIBLE[0], estimate.noise_level / 2) if of_pairs else ()
+        return (*least, *estimate.levels)
+    most = max(PLAUSIBLE[0], float((values > 1 - GOOD).mean()))
     return tuple(sorted({min(level, most) for level in PLAUSIBLE}))
 
 
@@ -386,10 +400,10 @@ def masks_figure(
         return None
     several = several_in(samples)
     index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
-    drawn = {
-        row["id"]: [several.mask(row["id"], name) for name in several.names(row["id"])]
-        for row in shown
-    }
+    of_image = {}  # one image at a time
+    for sample_id in {row["id"] for row in shown}:
+        names = several.names(sample_id)
+        of_image[sample_id] = majority([several.mask(sample_id, name) for name in names])
     own = [several.mask(row["id"], row["annotator"]) for row in shown]
     titles = [
         f"{shortened(row['id'], LONGEST_NAME)}\nby {shortened(row['annotator'], LONGEST_NAME)}"
@@ -398,7 +412,7 @@ def masks_figure(
     return pairs_sheet(
         samples,
         [index_of[row["id"]] for row in shown],
-        {"the person's mask": own, "the majority": [majority(drawn[r["id"]]) for r in shown]},
+        {"the person's mask": own, "the majority": [of_image[row["id"]] for row in shown]},
         titles,
     )
 

@@ -27,6 +27,7 @@ RUN = "run.json"
 SUMMARY = "summary.json"
 DONE = "done.json"
 PEERS = ("net_a.", "net_b.")  # prefixes of the names of the peers' weights
+ANNOTATORS = "samples.annotators"
 SAMPLES_DIFFER = ". Images, masks, or who drew them, were changed since"
 IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 # The names of all files and folders that a run writes into its folder.
@@ -135,9 +136,12 @@ class RunFolder:
                 {key: _with_name_of_today(settings[key]) for key in known}
                 for settings in (before, identity)
             )
+        keys = {*before, *identity}
+        if ANNOTATORS not in before:  # it began before they were recorded
+            keys.discard(ANNOTATORS)
         differences = [
             f"{key}={identity.get(key)} (it was {before.get(key)})"
-            for key in sorted({*before, *identity})
+            for key in sorted(keys)
             if before.get(key) != identity.get(key) and key.partition(".")[0] not in not_compared
         ]
         if differences:

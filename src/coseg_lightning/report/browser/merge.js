@@ -78,6 +78,7 @@ const addRecord = async (record, png, fallback, counts) => {
   try { drawing = png && (await checkedDrawing(n, png, (record.drawn || "").trim())); } catch (error) { return leaveOut(error.message.replace(/\.$/, "")); }
   const item = itemOf(n), note = (record.note || "").trim(), reviewer = (record.reviewer || "").trim() || fallback;
   const side = { decision: read.decision, note, reviewer };
+  if (read.decision === "take") side.proposal = taken; // another review knows which proposal it was of
   const notes = [...new Set([item.note, note].filter(Boolean))].join("; ");
   if (!side.decision) {
     if (note) items[record.id] = { ...item, note: notes };
@@ -148,7 +149,7 @@ const settle = async (n, number) => {
   if (side.decision === "redraw") await setDrawing(id, drawing ?? null); // not an older drawing of this browser
   const notes = [...new Set([note, ...sides.map((other) => other.note)].filter(Boolean))].join("; ");
   const next = nextOpen(n);
-  setItem(n, { decision: side.decision, reviewer: side.reviewer, note: notes, sides: undefined });
+  setItem(n, { decision: side.decision, reviewer: side.reviewer, note: notes, sides: undefined, proposal: side.proposal });
   await show(next >= 0 ? next : n);
 };
 const conflicts = () => index.ids.map((_, n) => n).filter((n) => itemOf(n).sides);

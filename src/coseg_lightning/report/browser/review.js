@@ -107,7 +107,7 @@ const decide = async (decision) => {
   remember(n);
   current.newly = true;
   const next = nextOpen(n);
-  setItem(n, { decision, reviewer: "", sides: undefined });
+  setItem(n, { decision, reviewer: "", sides: undefined, proposal: undefined });
   if (next >= 0) await show(next);
   else {
     if (view.mending) mend.end();

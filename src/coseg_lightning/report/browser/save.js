@@ -10,7 +10,7 @@ const reviewRows = () => {
     if (!item || !(item.decision || item.note)) continue;
     const note = (item.note || "").replaceAll("\u0000", "");
     const drawn = isSaved(id) ? checksum(drawings.get(id)) : "";
-    const proposal = item.decision === "take" ? digestOf(numberOf.get(id)) : "";
+    const proposal = item.decision === "take" ? (item.proposal ?? digestOf(numberOf.get(id))) : "";
     rows.push([id, item.decision || "", note, item.reviewer || (item.decision ? reviewer : ""), drawn, proposal]);
   }
   return rows;
