@@ -34,7 +34,7 @@ CELLS = (
     *(("coseg", 7, "majority"), ("supervised x2", 7, "majority"), ("supervised", 3, "soft")),
     *(("coseg", 1, "one"), ("supervised x2", 1, "one"), ("coseg", 3, "majority")),
     *(("supervised x2", 3, "majority"), ("supervised x2", 0, "experts")),
-    *(("gce x2", 7, "majority"), ("gce x2", 1, "one")),
+    ("gce x2", 7, "majority"),
 )
 KEYS = ("method", "masks", "label", "seed")
 
