@@ -277,8 +277,8 @@ class _Labels:
         original = own if noisy is None else noisy
         corrections = [layer for layer in self._layers if sample_id in layer]
         corrected = corrections[-1].read(sample_id) if corrections else original
-        is_seen = self._review.taken.get(sample_id) == proposal_digest(corrected)
-        if decision == TAKE and np.array_equal(corrected, original) and not is_seen:
+        changes_nothing = decision == TAKE and np.array_equal(corrected, original)
+        if changes_nothing and self._review.taken.get(sample_id) != proposal_digest(corrected):
             assert self._proposals is not None
             proposal = self._proposals.read(sample_id)
             self._review.check_taken(sample_id, proposal)

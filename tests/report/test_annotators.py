@@ -266,7 +266,9 @@ def test_bad_masks_do_not_count_against_those_beside_them(tmp_path):
 def test_which_of_two_masks_is_bad_stays_open(tmp_path):
     moved = {("ben", n) for n in range(0, 80, 5)}
     records = records_of(tmp_path / "r", Panels([("anna", "ben")] * 80, {}, moved))
-    for record in records.values():
+    few = [("anna", "ben", "carl")] * 2  # too few to tell the share of the others
+    mixed = records_of(tmp_path / "m", Panels([("anna", "ben")] * 80 + few, {}, moved))
+    for record in (*records.values(), mixed["anna"], mixed["ben"]):
         low, high = record.bad_share_interval
         assert low < 0.02
         assert high > 0.2

@@ -89,11 +89,6 @@ class NoiseLevelEstimate:
             f"estimate {shares}); using {self.noise_level:.2f}; give the level if you know it."
         )
 
-    @property
-    def levels(self) -> tuple[float, ...]:
-        """Levels that are about equally plausible."""
-        return plausible_levels({"noise_level": self.noise_level, "estimate": asdict(self)})
-
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for a file, and the estimate as a sentence."""
         interval = None if self.interval is None else list(self.interval)

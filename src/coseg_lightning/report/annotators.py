@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from coseg_lightning.data.annotators import several_of
 from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.labels.fusion import Votes, majority, nearest_half
 from coseg_lightning.ranking.annotators import (
@@ -25,7 +26,12 @@ from coseg_lightning.ranking.displacement import (
     displacement,
     habits,
 )
-from coseg_lightning.ranking.noise_level import CLEAR_DISTANCE, PLAUSIBLE, estimate_of_scores
+from coseg_lightning.ranking.noise_level import (
+    CLEAR_DISTANCE,
+    MIN_SAMPLES,
+    PLAUSIBLE,
+    estimate_of_scores,
+)
 from coseg_lightning.ranking.outline import mean_of_known
 from coseg_lightning.ranking.people import People
 from coseg_lightning.ranking.shifted import LEAST_SHIFT, shifted_pairs
@@ -103,25 +109,26 @@ def _levels_of(scores: NDArray[np.float64], beside: NDArray[np.int64]) -> tuple[
     """Return the plausible shares of bad masks by the scores of masks of images with several.
 
     Where no group of masks stands apart, the share is open, but masks that agree with others by a
-    Dice of `GOOD` are not bad. Of two masks of an image, nobody knows which is bad, so that any
-    part of those that disagree may be.
+    Dice of `GOOD` are not bad. Images with three masks or more tell the share, if they suffice. Of
+    two masks of an image, nobody knows which is bad, so that any part of those that disagree may
+    be.
 
     Args:
         scores: `(N,)` one minus the agreement, NaN where unknown.
         beside: `(N,)` the number of masks of each mask's image.
     """
-    telling = ~np.isnan(scores) & (beside > 2)
-    of_pairs = not telling.any()
-    telling = ~np.isnan(scores) if of_pairs else telling
-    if not telling.any():
+    known = ~np.isnan(scores)
+    of_more = known & (beside > 2)
+    of_pairs = of_more.sum() < MIN_SAMPLES and bool((beside[known] == 2).any())
+    values = scores[known if of_pairs else of_more]
+    if not len(values):
         return PLAUSIBLE[:1]
-    values = scores[telling]
     of_scores = {"own": values, "root": np.sqrt(values.clip(0))}
     judged = np.ones(len(values), bool)
     estimate = estimate_of_scores(of_scores, judged, min_distance=CLEAR_DISTANCE)
-    if estimate.separable and estimate.noise_level <= MOST_BAD:
+    if estimate.interval is not None and estimate.noise_level <= MOST_BAD:
         least = (PLAUSIBLE[0], estimate.noise_level / 2) if of_pairs else ()
-        return (*least, *estimate.levels)
+        return (*least, estimate.interval[0], estimate.noise_level, estimate.interval[1])
     most = max(PLAUSIBLE[0], float((values > 1 - GOOD).mean()))
     return tuple(sorted({min(level, most) for level in PLAUSIBLE}))
 
@@ -390,16 +397,16 @@ def masks_figure(
     Returns:
         The figure; None if no image has several masks.
     """
+    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
     of_person: dict[str, list[Mapping[str, Any]]] = {record.annotator: [] for record in records}
     for row in masks:
-        if row["score"] != "" and row["annotator"] in of_person:
+        if row["score"] != "" and row["annotator"] in of_person and row["id"] in index_of:
             of_person[row["annotator"]].append(row)
     turns = zip_longest(*(rows[:PICTURED] for rows in of_person.values()))
     shown = [row for turn in turns for row in turn if row is not None][:PICTURED]
     if not shown:
         return None
     several = several_in(samples)
-    index_of = {sample_id: index for index, sample_id in enumerate(samples.ids)}
     of_image = {}  # one image at a time
     for sample_id in {row["id"] for row in shown}:
         names = several.names(sample_id)
@@ -419,8 +426,7 @@ def masks_figure(
 
 def several_in(samples: Any) -> Any:
     """Return the masks of images with several, or None if no image has."""
-    dataset = getattr(samples, "dataset", None)
-    return getattr(samples, "several", None) or getattr(dataset, "several", None)
+    return several_of(samples) or several_of(getattr(samples, "dataset", None))
 
 
 def shortened(text: str, length: int) -> str:

@@ -101,7 +101,7 @@ const addRecord = async (record, png, fallback, counts) => {
     if (drawing && !mine) await setDrawing(record.id, drawing);
     counts.same++;
   } else {
-    const first = { decision: item.decision, note: item.note || "", reviewer: item.reviewer || $("bench-reviewer").value };
+    const first = { decision: item.decision, note: item.note || "", reviewer: item.reviewer || $("bench-reviewer").value, proposal: item.proposal };
     if (item.decision === "redraw" && mine) await setDrawing(sideName(record.id, 0), mine);
     if (drawing) await setDrawing(sideName(record.id, 1), drawing);
     items[record.id] = { decision: "", note: item.note, reviewer: "", sides: [first, side] };
