@@ -22,7 +22,7 @@ def group(name: str) -> list[str]:
 
 def run_tests(session: nox.Session, *options: str) -> None:
     """Run pytest in two processes; the tests of one file share their runs, and so a process."""
-    parallel = ["-n", "2", "--dist", "loadfile"]
+    parallel = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]  # tests/conftest.py does
     session.run("python", "-m", "pytest", *parallel, *options, *session.posargs, env=ENVIRONMENT)
 
 

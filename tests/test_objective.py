@@ -78,8 +78,13 @@ def test_a_sweeper_of_somebody_elses_gets_the_objective(tmp_path):
     values = json.loads((tmp_path / "values.json").read_text())
     folders = sorted((tmp_path / "multirun").glob("*/*/[01]"))
     assert values == [float(last_values(folder, "retraining")["val/dice"]) for folder in folders]
-    result = start("run", "-m", *settings, "data.source.val=0", cwd=tmp_path)
-    assert "The sweep optimises objective=val/dice, but there are no val" in result.stderr
+
+
+def test_an_objective_of_images_that_are_not_there_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("coseg_lightning.app.checks.is_optimised", lambda: True)
+    cfg = composed(*SMALL, *PHANTOM, "data.source.val=0")
+    with pytest.raises(InputError, match="optimises objective=val/dice, but there are no val"):
+        run(cfg, tmp_path / "run")
 
 
 # A datamodule of one's own
