@@ -529,6 +529,43 @@ def test_label_studio_with_labels_apart_from_areas(tmp_path):
     )
 
 
+def bitmask(region, mode="RGBA", **more):
+    """As Label Studio writes it: black on transparent pixels, with a smooth rim."""
+    alpha = Image.fromarray(np.where(region, 255, 60).astype(np.uint8))
+    picture = Image.new("RGB", alpha.size)
+    picture.putalpha(alpha)
+    file = io.BytesIO()
+    picture.convert(mode).save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    value = {"imageDataURL": url, "bitmasklabels": ["cat"]}
+    return brush(region, **{"type": "bitmasklabels", "value": value, **more})
+
+
+def test_label_studios_bitmasks(tmp_path):
+    (answer,) = in_label_studio(tmp_path, task_of({"result": [bitmask(REGION)]})).found
+    np.testing.assert_array_equal(painted(answer, (6, 8), {"cat": 1}), REGION)
+    assert [layer.is_outline for layer in answer.layers] == [False]
+    apart = bitmask(REGION, id="x", type="bitmask")
+    apart["value"].pop("bitmasklabels")
+    label = {"id": "x", "type": "labels", "value": {"labels": ["dog"]}}
+    (answer,) = in_label_studio(tmp_path, task_of({"result": [apart, label]})).found
+    np.testing.assert_array_equal(painted(answer, (6, 8), {"dog": 2}), 2 * REGION)
+
+
+@pytest.mark.parametrize(
+    ("area", "said"),
+    [
+        (bitmask(REGION, mode="RGB"), "the bitmask has no transparent pixels outside"),
+        ({**bitmask(REGION.T), "original_width": 8, "original_height": 6}, "8 x 6 pixels instead"),
+        (bitmask(REGION, value={"imageDataURL": "http://x/a.png", "labels": ["cat"]}), "no PNG"),
+    ],
+)
+def test_bitmasks_that_cannot_be_read(tmp_path, area, said):
+    (answer,) = in_label_studio(tmp_path, task_of({"result": [area]})).found
+    with pytest.raises(InputError, match=said):
+        painted(answer, (6, 8), {"cat": 1})
+
+
 def test_label_studios_short_json_and_an_older_one(tmp_path):
     short = brush(REGION)
     item = {**short.pop("value"), **short}

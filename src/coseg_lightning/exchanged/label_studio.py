@@ -3,12 +3,17 @@
 Format: https://labelstud.io/guide/task_format and https://labelstud.io/guide/export
 """
 
+import base64
+import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
+
+import numpy as np
+from PIL import Image
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.exchanged.regions import box, ellipse, polygon, turned
@@ -31,7 +36,9 @@ from coseg_lightning.exchanged.tasks import (
 from coseg_lightning.files.atomic import write_text
 
 WANTED = "Label Studio's JSON"
-LABELS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels", "labels")
+LABELS = ("brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels")
+LABELS += ("labels",)
+BRUSHES = ("rle", "imageDataURL")
 # What is said of an image as a whole, and not drawn.
 SAID = ("choices", "rating", "textarea", "taxonomy", "number", "datetime", "pairwise", "ranker")
 _Task = tuple[str, Mapping[str, Any]]  # the place where it was read, and its content
@@ -210,7 +217,7 @@ def _answer(
             ignored.add("area without a label", image)
             left_out += 1
             continue
-        layers.append(Layer(label, draw, is_outline="rle" not in value))
+        layers.append(Layer(label, draw, is_outline=not value.keys() & set(BRUSHES)))
     if len(drawn_on) > 1:
         raise InputError(
             f"{place}: {image} has regions on several images ({', '.join(map(str, drawn_on))}); "
@@ -267,6 +274,8 @@ def _drawn(value: Mapping[str, Any]) -> Callable[[Shape], Region] | None:
     """Return a function that draws a part; None if it has no area. Lengths are in percent."""
     if "rle" in value:
         return partial(from_brush_rle, value["rle"])
+    if value.get("imageDataURL"):
+        return partial(_bitmask, value["imageDataURL"])
     if "points" in value:
         return partial(_polygon, value["points"]) if len(value["points"]) >= 3 else None
     if "radiusX" in value:
@@ -274,6 +283,20 @@ def _drawn(value: Mapping[str, Any]) -> Callable[[Shape], Region] | None:
     if "width" in value and "height" in value and "x" in value:
         return partial(_rectangle, value)
     return None
+
+
+def _bitmask(url: str, shape: Shape) -> Region:
+    """Decode a transparent PNG; its rim is smooth, as a brush's is."""
+    kind, _, data = url.partition(";base64,")
+    if kind != "data:image/png":
+        raise ValueError("the bitmask is no PNG in base64")
+    with Image.open(io.BytesIO(base64.b64decode(data)), formats=["PNG"]) as picture:
+        if (picture.height, picture.width) != shape:
+            size = f"{picture.height} x {picture.width}"
+            raise ValueError(f"the bitmask has {size} pixels instead of {shape[0]} x {shape[1]}")
+        if not picture.has_transparency_data:
+            raise ValueError("the bitmask has no transparent pixels outside of what was drawn")
+        return np.asarray(picture.convert("RGBA"))[..., 3] > 127
 
 
 def _polygon(points: Sequence[Sequence[float]], shape: Shape) -> Region:
