@@ -13,6 +13,7 @@ from coseg_lightning.app.build import make_method, make_network
 from coseg_lightning.app.checks import check, check_used
 from coseg_lightning.app.command import with_folder
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.run import run
 from support import (
     PHANTOM,
@@ -61,6 +62,40 @@ def test_values_that_are_the_class_defaults_are_values_too(tmp_path, make, optim
     wanted = optimizer.keywords
     for group in trainer.optimizers[0].param_groups:
         assert (group["lr"], group["weight_decay"]) == (wanted["lr"], wanted["weight_decay"])
+
+
+class Decayed(torch.optim.AdamW):
+    def __init__(self, params, lr=1e-3, weight_decay=0.05):
+        super().__init__(params, lr=lr, weight_decay=weight_decay)
+
+
+def decayed(params, lr=3e-4, weight_decay=0.05):
+    return torch.optim.AdamW(params, lr=lr, weight_decay=weight_decay)
+
+
+DECAY = 2 * Recipe.lambda_2
+
+
+@pytest.mark.parametrize("make", [peers, network])
+@pytest.mark.parametrize(
+    ("optimizer", "wanted"),
+    [
+        (Decayed, (Recipe.lr, 0.05)),
+        (decayed, (3e-4, 0.05)),
+        (lambda params, lr: torch.optim.AdamW(params, lr=lr, weight_decay=0.05), (Recipe.lr, 0.05)),
+        (lambda params: torch.optim.SGD(params, lr=0.1), (0.1, DECAY)),
+        (lambda params, lr: torch.optim.AdamW(params, lr=lr), (Recipe.lr, DECAY)),
+        (lambda params, **options: torch.optim.SGD(params, **options), (Recipe.lr, DECAY)),
+        (torch.optim.AdamW, (Recipe.lr, DECAY)),
+    ],
+)
+def test_values_that_a_function_or_class_of_ones_own_chooses(make, optimizer, wanted):
+    made = make(optimizer=optimizer).configure_optimizers()
+    for group in made.param_groups:
+        assert (group["lr"], group["weight_decay"]) == wanted
+    if optimizer is decayed:
+        with pytest.raises(InputError, match="optimizer has lr=0.0003, but the module has 0.01"):
+            make(optimizer=optimizer, lr=0.01).configure_optimizers()
 
 
 @pytest.mark.parametrize(

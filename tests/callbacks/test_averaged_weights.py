@@ -1,14 +1,25 @@
 """The running average of the weights."""
 
+from functools import partial
+
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
+from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 
-from coseg_lightning import CorruptionRanking
+from coseg_lightning import CorruptionRanking, CoSegModule, SegmentationModule
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights, averaged
 from coseg_lightning.errors import InputError
-from support import data_of, module_of, trainer_of
+from coseg_lightning.modules import compat
+from support import TinyNetwork, data_of, loader, module_of, one_batch, trainer_of
+
+
+def peers():
+    return CoSegModule(TinyNetwork(), TinyNetwork(), lr=0.03)
+
+
+def network():
+    return SegmentationModule(TinyNetwork(), lr=0.03)
 
 
 class Steps(pl.Callback):
@@ -86,3 +97,29 @@ def test_the_ranking_is_of_the_averaged_peers(tmp_path, first):
 def test_the_share_is_checked(share):
     with pytest.raises(InputError, match=f"share={share}"):
         AveragedWeights(share)
+
+
+@pytest.mark.parametrize("make", [peers, network])
+def test_a_callback_that_is_used_again_begins_a_new_average(tmp_path, make):
+    """As with a list of callbacks for all folds."""
+    average = AveragedWeights()
+    trainer_of(tmp_path, callbacks=[average], max_epochs=3).fit(make(), loader(one_batch()))
+    module = make()
+    before = [weight.clone() for weight in module.parameters()]
+    trainer_of(tmp_path, callbacks=[average], max_epochs=2).fit(module, loader(one_batch()))
+    assert not any(map(torch.equal, before, module.parameters()))
+    assert compat.averaged_steps(average) == 2
+
+
+def test_anothers_average_of_no_step_is_told(tmp_path):
+    average = EMAWeightAveraging(update_starting_at_step=1000)
+    with pytest.warns(UserWarning, match="EMAWeightAveraging averaged no step of this fit"):
+        trainer_of(tmp_path, callbacks=[average]).fit(peers(), loader(one_batch()))
+
+
+@pytest.mark.parametrize("other", [EMAWeightAveraging, partial(StochasticWeightAveraging, 0.1)])
+@pytest.mark.parametrize("first", [True, False])
+def test_two_averages_are_refused(tmp_path, other, first):
+    callbacks = [AveragedWeights(), other()][:: 1 if first else -1]
+    with pytest.raises(InputError, match="would both exchange the weights for averages"):
+        trainer_of(tmp_path, callbacks=callbacks).fit(network(), loader(one_batch()))

@@ -14,7 +14,7 @@ from coseg_lightning import (
     updated,
 )
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels.updated import as_array
+from coseg_lightning.labels.updated import as_array, like
 from coseg_lightning.modules.loaders import FewSamples
 from support import (
     RIGHT,
@@ -114,7 +114,13 @@ def test_a_corrected_mask_has_the_type_of_the_given_one(tmp_path):
         picture.putpalette(palette)
         return picture
 
+    def picture(mode):
+        return lambda mask: Image.fromarray(
+            mask.numpy().astype(np.asarray(Image.new(mode, (1, 1))).dtype)
+        )
+
     kinds = [
+        *map(picture, ("1", "L", "I", "I;16", "F")),
         tv_tensors.Mask,
         lambda m: m.numpy().astype(np.uint8),
         paletted,
@@ -125,11 +131,17 @@ def test_a_corrected_mask_has_the_type_of_the_given_one(tmp_path):
         assert type(corrected) is type(original)
         np.testing.assert_array_equal(as_array(corrected), RIGHT.numpy())
         if isinstance(original, Image.Image):
-            assert corrected.mode == original.mode == "P"
-            assert corrected.getpalette()[:6] == palette
+            assert corrected.mode == original.mode
+            if original.mode == "P":
+                assert corrected.getpalette()[:6] == palette
         else:
             assert corrected.dtype == original.dtype
             assert corrected.shape == original.shape
+
+
+def test_a_picture_of_another_mode_is_refused():
+    with pytest.raises(InputError, match="of mode I;16L, to which a corrected mask cannot be conv"):
+        like(Image.new("I;16L", (16, 16)), RIGHT.numpy().astype(np.uint8))
 
 
 def test_a_collate_function_that_augments_is_found(tmp_path):

@@ -119,6 +119,29 @@ def test_callbacks_and_loggers_of_a_partial_trainer_are_kept(tmp_path):
     assert (tmp_path / "mine" / "metrics.csv").is_file()
 
 
+def test_ready_networks_are_copied_for_each_run(tmp_path):
+    """A second run, or the baselines of one, start from the same weights."""
+    from coseg_lightning import run_stages
+
+    torch.manual_seed(0)
+    net_a, net_b, net = TinyNetwork(), TinyNetwork(), TinyNetwork()
+    before = [{k: v.clone() for k, v in one.state_dict().items()} for one in (net_a, net_b, net)]
+    summaries = [
+        run_stages(
+            OwnTested(),
+            tmp_path / name,
+            peers=partial(CoSegModule, net_a, net_b, noise_level=0.25),
+            network=partial(SegmentationModule, net),
+            trainer=partial(pl.Trainer, max_epochs=2, enable_progress_bar=False),
+            method="coteaching",
+        )
+        for name in ("one", "two")
+    ]
+    assert summaries[0]["test"] == summaries[1]["test"]
+    for one, weights in zip((net_a, net_b, net), before, strict=True):
+        assert all(torch.equal(one.state_dict()[name], weights[name]) for name in weights)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.tuner import Tuner
 from torch import nn
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 
 from coseg_lightning import (
@@ -342,3 +342,105 @@ def test_the_selection_is_saved_though_a_subclass_calls_no_super(tmp_path):
     assert len(saved["selection"]["state"]["excluded_ids"][0]) == 6
     resumed = fit(tmp_path / "resumed.csv", ckpt_path=tmp_path / "a.ckpt", weights_only=True)
     torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+def test_what_an_own_configure_optimizers_monitors_is_monitored(tmp_path):
+    class Own(CoSegModule):
+        mode = "min"
+
+        def configure_optimizers(self):
+            optimizer = torch.optim.Adam(self.parameters(), lr=0.03)
+            plateau = ReduceLROnPlateau(optimizer, self.mode, patience=0, factor=0.5, threshold=9)
+            config = {"scheduler": plateau, "monitor": "train/loss_a"}
+            return {"optimizer": optimizer, "lr_scheduler": config}
+
+    module = Own(TinyNetwork(), TinyNetwork())
+    trainer = trainer_of(tmp_path, max_epochs=3)
+    trainer.fit(module, loader(one_batch()), loader(one_batch()))
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.03 / 8)
+    Own.mode = "max"
+    with pytest.raises(InputError, match=r"mode='max'\) monitors 'train/loss_a', which falls"):
+        trainer_of(tmp_path).fit(Own(TinyNetwork(), TinyNetwork()), loader(one_batch()))
+
+
+@pytest.mark.parametrize("skipped", [0, 1, 2, 3])
+def test_gradients_of_batches_that_a_subclass_leaves_out_are_of_no_other_step(tmp_path, skipped):
+    class Some(CoSegModule):
+        def training_step(self, batch, batch_idx):
+            if batch_idx == skipped:
+                return None
+            return super().training_step(batch, batch_idx)
+
+    class Sum(pl.Callback):
+        seen = 0
+
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+            grads = [w.grad.norm() for w in pl_module.net_a.parameters()]
+            self.norms.append(float(torch.stack(grads).norm()))
+
+    torch.manual_seed(1)
+    batch, watch = one_batch(), Sum()
+    watch.norms = []
+    module = Some(TinyNetwork(), TinyNetwork(), lr=0.0, lambda_2=0.0)
+    options = {"accumulate_grad_batches": 2, "max_epochs": 1, "callbacks": [watch]}
+    trainer_of(tmp_path, **options).fit(module, loader(*[batch] * 4))
+    # Three equal batches: two together, and then the last one, unless none follows.
+    assert len(watch.norms) == (1 if skipped == 3 else 2)
+    assert watch.norms[1:] == pytest.approx([watch.norms[0] / 2] * (len(watch.norms) - 1), rel=0.05)
+
+
+# Masks of which a network could learn nothing, and would be right
+
+
+class Wrong(Halves):
+    """Masks of another writing: class id 1 is another number."""
+
+    def __init__(self, foreground, **options):
+        super().__init__(**options)
+        self.foreground = foreground
+
+    def __getitem__(self, index):
+        image, mask, sample_id = super().__getitem__(index)
+        return image, mask * self.foreground, sample_id
+
+
+@pytest.mark.parametrize("make", [partial(CoSegModule, noise_level=0.25), SegmentationModule])
+def test_validation_masks_are_checked_as_those_of_training(tmp_path, make):
+    nets = [TinyNetwork(), TinyNetwork()][: 2 if isinstance(make, partial) else 1]
+    train = DataLoader(Halves(), 4)
+    with pytest.raises(InputError, match="All validation masks that were read hold only 0 and 255"):
+        trainer_of(tmp_path).fit(make(*nets), train, DataLoader(Wrong(255), 4))
+    with pytest.raises(InputError, match="The validation masks hold the class id 3, but the netw"):
+        trainer_of(tmp_path).fit(make(*nets), train, DataLoader(Wrong(3), 4))
+    with pytest.raises(InputError, match="give ignore_index=-1 if it means unlabelled"):
+        trainer_of(tmp_path).fit(make(*nets), train, DataLoader(Wrong(-1), 4))
+    trainer = trainer_of(tmp_path)
+    trainer.fit(make(*nets), train, DataLoader(Halves(), 4))
+    with pytest.warns(UserWarning, match="All test masks that were read hold only 0 and 255"):
+        trainer.test(trainer.lightning_module, DataLoader(Wrong(255), 4), verbose=False)
+
+
+class OwnEnd(SegmentationModule):
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("options", "refused"),
+    [
+        ({"limit_train_batches": 100}, True),
+        ({"limit_train_batches": 2}, False),
+        ({"limit_train_batches": 0.9}, False),
+        ({"overfit_batches": 2}, False),
+        ({"max_steps": 2}, False),
+        ({}, True),
+    ],
+)
+def test_limits_do_not_hide_masks_of_0_and_255(tmp_path, options, refused):
+    module = OwnEnd(TinyNetwork())
+    message = "All masks that were read hold only 0 and 255"
+    told = pytest.raises(InputError, match=message)
+    if not refused:
+        told = pytest.warns(UserWarning, match=message)
+    with told:
+        trainer_of(tmp_path, **options).fit(module, DataLoader(Wrong(255), 4))

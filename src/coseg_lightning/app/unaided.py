@@ -177,8 +177,13 @@ def judge_masks(
 
     Returns:
         The ranking with the noise level, and the names of each mask's blunders.
+
+    Raises:
+        InputError: If there are no masks.
     """
     count = len(dataset.ids)
+    if not count:
+        raise InputError("The dataset holds no masks to judge; give images with masks.")
     generator = derive_rng(0, "drawn masks")
     drawn = np.sort(generator.choice(count, min(DRAWN, count), replace=False)).tolist()
     numbers = None

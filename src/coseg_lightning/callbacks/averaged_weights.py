@@ -6,7 +6,7 @@ from functools import partial
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
 from torch import Tensor
 from typing_extensions import override
 
@@ -15,6 +15,9 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.recipe import Recipe
+
+# Callbacks that replace the weights by averages.
+AVERAGING = (WeightAveraging, StochasticWeightAveraging)
 
 
 class AveragedWeights(EpochEndCallback, WeightAveraging):
@@ -42,6 +45,9 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self._check_alone(trainer)
+            compat.begin_average(self)  # a checkpoint is loaded later
         # The module will be moved to this device later.
         compat.keep_average_on(self, trainer.strategy.root_device)
         if trainer.precision in ("16-true", "bf16-true"):
@@ -49,6 +55,15 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
             # of two types in one list.
             compat.average_tensor_by_tensor(self, partial(_average_one, self._share))
         super().setup(trainer, pl_module, stage)
+
+    def _check_alone(self, trainer: pl.Trainer) -> None:
+        """Raise an `InputError` if two callbacks would exchange the weights."""
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if other is not self and isinstance(other, AVERAGING):
+                raise InputError(
+                    f"AveragedWeights and {type(other).__name__} would both exchange the weights "
+                    "for averages, and train on with averages of averages; leave one of them out."
+                )
 
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -64,7 +79,8 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
+        if compat.has_average(self):  # otherwise a copy of the initial weights would replace all
+            super().on_train_end(trainer, pl_module)
         average_buffers(pl_module)
 
 

@@ -36,8 +36,14 @@ from coseg_lightning.exchanged.tasks import (
 from coseg_lightning.files.atomic import write_text
 
 WANTED = "Label Studio's JSON"
-LABELS = ("brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels", "ellipselabels")
-LABELS += ("labels",)
+LABELS = (
+    "brushlabels",
+    "bitmasklabels",
+    "polygonlabels",
+    "rectanglelabels",
+    "ellipselabels",
+    "labels",
+)
 BRUSHES = ("rle", "imageDataURL")
 # What is said of an image as a whole, and not drawn.
 SAID = ("choices", "rating", "textarea", "taxonomy", "number", "datetime", "pairwise", "ranker")

@@ -267,8 +267,16 @@ def like(original: Any, mask: Mask) -> Any:
     if isinstance(original, np.ndarray):
         return mask.astype(original.dtype).reshape(original.shape)
     if isinstance(original, Image.Image):
-        picture = Image.fromarray(mask)
+        # To the same mode, since transforms read values by it: a picture of mode L is divided by
+        # 255 where one of mode 1 or I is not.
+        values = mask.astype(np.asarray(original).dtype)
+        picture = Image.fromarray(values.reshape(original.height, original.width))
         if original.mode == "P" and (palette := original.getpalette()) is not None:
             picture.putpalette(palette)
+        if picture.mode != original.mode:
+            raise InputError(
+                f"A mask is a Pillow image of mode {original.mode}, to which a corrected mask "
+                "cannot be converted; let the dataset return masks of mode L, or arrays."
+            )
         return picture
     return mask

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from coseg_lightning.errors import InputError
@@ -188,53 +189,71 @@ def images_of(batch: Any) -> Tensor:
 
 
 class ClassIds:
-    """Checks the class ids of the masks in the first epoch; later epochs hold the same masks.
+    """Checks the class ids of masks, and whether any was foreground in a pass over all of them.
 
     Args:
         classes: K, the number of the network's classes.
         ignore_index: Class id of unlabelled pixels.
+        of: Whose masks they are, for messages.
     """
 
-    def __init__(self, classes: int, ignore_index: int) -> None:
+    def __init__(self, classes: int, ignore_index: int, of: str = "") -> None:
         self.classes = classes
         self.ignore_index = ignore_index
-        self._found = [False, False]  # whether any pixel is foreground, and any is unlabelled
+        self._whose = f"{of} masks".strip()
+        self._found: list[bool] = []  # whether any pixel is foreground, and any is unlabelled
+
+    @property
+    def is_open(self) -> bool:
+        """Whether masks were checked after the last `check_pass`."""
+        return bool(self._found)
 
     def check(self, masks: Tensor) -> None:
         """Raise an `InputError` if a mask holds a class id without an output of the network."""
         labelled = masks != self.ignore_index
         if self.ignore_index == IGNORE_INDEX < self.classes and not bool(labelled.all()):
             raise InputError(
-                f"The masks hold {IGNORE_INDEX}, which is one of {self.classes} classes and also "
-                "means unlabelled; give another ignore_index, such as -1, or another id to that "
-                "class."
+                f"The {self._whose} hold {IGNORE_INDEX}, which is one of {self.classes} classes "
+                "and also means unlabelled; give another ignore_index, such as -1, or another id "
+                "to that class."
             )
         wrong = masks[labelled & ((masks < 0) | (masks >= self.classes))]
         if len(wrong):
+            advice = f"classes={int(wrong.max()) + 1}, or divide 0/255 masks by 255"
+            if int(wrong.max()) < 0:
+                advice = f"ignore_index={int(wrong[0])} if it means unlabelled"
             raise InputError(
-                f"The masks hold the class id {int(wrong[0])}, but the network has {self.classes} "
-                f"classes, 0 to {self.classes - 1} (and {self.ignore_index} for unlabelled "
-                f"pixels); give classes={int(wrong.max()) + 1}, or divide 0/255 masks by 255."
+                f"The {self._whose} hold the class id {int(wrong[0])}, but the network has "
+                f"{self.classes} classes, 0 to {self.classes - 1} (and {self.ignore_index} for "
+                f"unlabelled pixels); give {advice}."
             )
-        foreground, unlabelled = self._found
+        foreground, unlabelled = self._found or (False, False)
         self._found = [
             bool((labelled & (masks > 0)).any()) or foreground,
             not bool(labelled.all()) or unlabelled,
         ]
 
-    def check_epoch(self, module: pl.LightningModule) -> None:
-        """Raise an `InputError` at the epoch's end if no mask had any labelled foreground.
+    def check_pass(self, module: pl.LightningModule, *, is_whole: bool) -> None:
+        """Raise an `InputError` at a pass's end if no mask had any labelled foreground.
 
-        This happens for masks of 0 and 255 if 255 means unlabelled. The network could then only
-        learn background.
+        This happens for masks of 0 and 255 if 255 means unlabelled. A network could then only
+        learn background, and all that it predicts would count as right. All processes must call
+        it.
+
+        Args:
+            module: The module.
+            is_whole: Whether all masks were seen; a few may have no foreground, which is warned of.
         """
-        trainer = module.trainer
-        if not isinstance(trainer.limit_train_batches, float) or trainer.limit_train_batches < 1:
-            return  # a few batches may have no foreground
-        counts = torch.tensor(self._found, dtype=torch.float32, device=module.device)
-        foreground, unlabelled = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
-        if unlabelled and not foreground:
-            raise InputError(
-                f"The masks of a whole epoch hold only 0 and {self.ignore_index}, which means "
-                "unlabelled; divide 0/255 masks by 255, or leave out samples without any label."
-            )
+        found, self._found = self._found or [False, False], []
+        counts = torch.tensor(found, dtype=torch.float32, device=module.device)
+        strategy = module.trainer.strategy
+        foreground, unlabelled = strategy.reduce(counts, reduce_op="sum").tolist()
+        if not unlabelled or foreground:
+            return
+        message = (
+            f"All {self._whose} that were read hold only 0 and {self.ignore_index}, which means "
+            "unlabelled; divide 0/255 masks by 255, or leave out samples without any label."
+        )
+        if is_whole:
+            raise InputError(message)
+        rank_zero_warn(message)

@@ -252,6 +252,14 @@ def average_tensor_by_tensor(
     callback._kwargs = {"avg_fn": average}
 
 
+def begin_average(callback: WeightAveraging) -> None:
+    """Make a `WeightAveraging` average all steps of the next fit, also after an earlier one.
+
+    Private: `WeightAveraging._latest_update_step` and `_latest_update_epoch`.
+    """
+    callback._latest_update_step, callback._latest_update_epoch = 0, -1
+
+
 def averaged_steps(callback: WeightAveraging) -> int:
     """The number of steps in the average of a `WeightAveraging`.
 

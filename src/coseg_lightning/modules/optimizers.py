@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import (
     Callback,
     GradientAccumulationScheduler,
     StochasticWeightAveraging,
+    WeightAveraging,
 )
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from pytorch_lightning.utilities import rank_zero_warn
@@ -22,6 +23,7 @@ from typing_extensions import override
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
+from coseg_lightning.modules.batch import ClassIds
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.selection import load_state, save_state
 
@@ -43,24 +45,64 @@ def build_optimizer(
     (benchmarks/step.py). On other devices torch chooses a fast form by itself. The fused form is
     not used with scaled gradients, since it would unscale them after clipping.
     """
-    own = getattr(factory, "keywords", {})  # of a partial(Adam, lr=..., weight_decay=...)
-    given = {name: own[name] for name in ("lr", "weight_decay") if name in own}
-    if given:
-        # LightningCLI passes all defaults of the optimizer's class, which the user did not choose.
-        parameters = inspect.signature(type(factory(groups))).parameters
-        defaults = {name: parameter.default for name, parameter in parameters.items()}
-        if set(defaults) - {"params"} <= set(own):
-            given = {name: value for name, value in given.items() if value != defaults[name]}
+    groups = [{"lr": lr, **group} for group in groups]
+    given = _chosen(factory, groups, lr)
     if given:
         check_one_value(module, given)
-        return factory([{**group, **given} for group in groups])
+        groups = [{**group, **given} for group in groups]
+    if given or not isinstance(factory, type):
+        return _made(factory, groups, lr)
     trainer = compat.trainer_of(module)
     scaled = trainer is not None and getattr(trainer.precision_plugin, "scaler", None) is not None
     weights = [weight for group in groups for weight in group["params"]]
     on_cpu = all(weight.device.type == "cpu" and weight.is_floating_point() for weight in weights)
     if factory is torch.optim.Adam and on_cpu and not scaled:
         return torch.optim.Adam(groups, lr=lr, fused=True)
-    return factory(groups, lr=lr)
+    return cast(Optimizer, factory(groups, lr=lr))
+
+
+def _chosen(
+    factory: Callable[..., Optimizer], groups: Sequence[dict[str, Any]], lr: float
+) -> dict[str, Any]:
+    """Return the `lr` and `weight_decay` that an optimizer's factory chooses by itself.
+
+    Values that equal the defaults of torch's class count as not chosen.
+    """
+    defaults = _defaults(factory if isinstance(factory, type) else type(_made(factory, groups, lr)))
+    own = getattr(factory, "keywords", None)
+    if own is not None:  # a partial(Adam, lr=..., weight_decay=...)
+        given = {name: own[name] for name in ("lr", "weight_decay") if name in own}
+        # LightningCLI passes all defaults of the optimizer's class, which nobody chose.
+        if set(defaults) - {"params"} <= set(own):
+            given = {name: value for name, value in given.items() if value != defaults[name]}
+        return dict(given)
+    if isinstance(factory, type):  # a subclass may have defaults of its own
+        base = next((c for c in factory.__mro__ if c.__module__.startswith("torch.")), factory)
+        made, defaults = defaults, _defaults(base)
+    else:
+        made = _made(factory, [{"params": groups[0]["params"]}], lr).defaults
+    known = made.keys() & defaults.keys() & {"lr", "weight_decay"}
+    unchosen = {name: (defaults[name], inspect.Parameter.empty) for name in known}
+    given = {name: made[name] for name in sorted(known) if made[name] not in unchosen[name]}
+    return {name: value for name, value in given.items() if (name, value) != ("lr", lr)}
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Return the defaults of a class's arguments."""
+    return {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+
+
+def _made(
+    factory: Callable[..., Optimizer], groups: Sequence[dict[str, Any]], lr: float
+) -> Optimizer:
+    """Call a factory, with `lr` unless it has one of its own."""
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # not written in Python
+        return factory(groups, lr=lr)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    is_asked = "lr" in parameters and parameters["lr"].default is inspect.Parameter.empty
+    return factory(groups, lr=lr) if is_asked or takes_all else factory(groups)
 
 
 def unassigned(module: nn.Module, groups: Sequence[Mapping[str, Any]]) -> dict[str, nn.Parameter]:
@@ -127,6 +169,23 @@ def with_schedule(
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
 
 
+def plateau_config(configured: Any) -> Mapping[str, Any]:
+    """Return Lightning's settings of a `ReduceLROnPlateau` in what `configure_optimizers` gave."""
+    if isinstance(configured, tuple | list) and len(configured) == 2:
+        _, second = configured
+        if isinstance(second, tuple | list):  # optimizers, schedulers
+            configured = [{"lr_scheduler": one} for one in second]
+    for part in [configured] if isinstance(configured, Mapping) else configured or ():
+        scheduler = part.get("lr_scheduler") if isinstance(part, Mapping) else None
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return cast(Mapping[str, Any], part)
+        if isinstance(scheduler, Mapping) and isinstance(
+            scheduler.get("scheduler"), ReduceLROnPlateau
+        ):
+            return scheduler
+    return {}
+
+
 RISING = ("dice", "accuracy", "iou", "agreement", "purity")
 FALLING = ("loss", "error")
 
@@ -180,6 +239,31 @@ class GradientGuard(Callback):
             elif getattr(trainer.precision_plugin, "scaler", None) is None:
                 self._skip(index, network)  # float16's scaler skips steps by itself
 
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
+    ) -> None:
+        if trainer.is_last_batch and trainer.current_epoch == 0 and belongs(self, pl_module):
+            limit = trainer.limit_train_batches  # a number of batches, or a share
+            few = limit < 1.0 if isinstance(limit, float) else trainer.num_training_batches >= limit
+            ids = cast(ClassIds, pl_module.class_ids)
+            ids.check_pass(pl_module, is_whole=not few)
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not belongs(self, pl_module):
+            return
+        ids = cast(ClassIds, pl_module.class_ids)
+        if ids.is_open:  # training ended within the first epoch
+            ids.check_pass(pl_module, is_whole=False)
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WeightAveraging) and not compat.has_average(callback):
+                rank_zero_warn(
+                    f"{type(callback).__name__} averaged no step of this fit, so the weights are "
+                    "those from before it; give each fit a new callback, whose average begins "
+                    "early enough."
+                )
+
     def clip(self, network: nn.Module, norm: Tensor) -> None:
         """Clip a network's gradients, given their norm; for one network Lightning does this."""
 
@@ -230,6 +314,7 @@ class PeerOptimization(GradientGuard):
         self.clip_val: float | None = None
         self.clip_algorithm: str | None = None
         self.batches = 1
+        self._accumulated = 0  # batches since the last step
 
     def take_over(self, module: pl.LightningModule, networks: Sequence[nn.Module]) -> None:
         """Read the trainer's settings, and hide them until `setup`, as Lightning refuses them.
@@ -266,10 +351,26 @@ class PeerOptimization(GradientGuard):
         if belongs(self, pl_module):
             load_state(pl_module, checkpoint)
 
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Read what a subclass's own `configure_optimizers` monitors, which Lightning drops."""
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        plateaus = [one for one in schedulers if isinstance(one, ReduceLROnPlateau)]
+        if plateaus and belongs(self, pl_module):
+            own = plateau_config(pl_module.configure_optimizers())
+            self.monitor = own.get("monitor") or self.monitor
+            self.strict = own.get("strict", self.strict)
+            for plateau in plateaus:
+                check_direction(plateau, self.monitor)
+
     def zero_grad(self, module: pl.LightningModule, batch_idx: int) -> None:
-        """Reset the gradients before the first of the accumulated batches."""
+        """Reset the gradients before the first of the accumulated batches.
+
+        Batches that a subclass's step leaves out are not counted.
+        """
         self.skipped_now = 0
-        if batch_idx % self.batches == 0:
+        if batch_idx == 0 or not self._accumulated:
+            self._accumulated = 0
             optimizer = self._optimizer_of(module)
             for callback in module.trainer.callbacks:  # type: ignore[attr-defined]
                 callback.on_before_zero_grad(module.trainer, module, optimizer.optimizer)
@@ -278,7 +379,9 @@ class PeerOptimization(GradientGuard):
 
     def step(self, module: pl.LightningModule, batch_idx: int) -> None:
         """Step the optimizer and its schedules after the last of the accumulated batches."""
-        if (batch_idx + 1) % self.batches == 0 or module.trainer.is_last_batch:
+        self._accumulated += 1
+        if self._accumulated == self.batches or module.trainer.is_last_batch:
+            self._accumulated = 0
             self._optimizer_of(module).step()
             self.step_schedules(module, "step", module.trainer.global_step)
 

@@ -68,6 +68,10 @@ class SegmentationSteps(pl.LightningModule):
         self.classes = max(2, classes)
         self.ignore_index = ignore_index
         self.class_ids = ClassIds(self.classes, ignore_index)
+        self.measured_ids = {
+            stage: ClassIds(self.classes, ignore_index, of)
+            for stage, of in (("val", "validation"), ("test", "test"))
+        }
         self.trained_ids: set[str] | None = None  # of all samples trained on, for who asks
         self.looks_at_batch = False
         self.given_when_saved: dict[str, str] = {}
@@ -178,8 +182,6 @@ class SegmentationSteps(pl.LightningModule):
         # wait for the other processes to reduce its metrics, and two collectives would mix.
         if self.trainer.is_last_batch:
             average_buffers(self)
-            if self.current_epoch == 0:
-                self.class_ids.check_epoch(self)
 
     @override
     def on_validation_start(self) -> None:
@@ -198,6 +200,7 @@ class SegmentationSteps(pl.LightningModule):
         if stage not in self.compared_steps:
             self.compared_steps.add(stage)
             self._check_steps_alike(stage, batch, sample)
+        self.measured_ids[stage].check(sample.masks)
         for suffix, logits in zip(self.suffixes, _as_tuple(self(sample.images)), strict=True):
             self._metric(stage, suffix, loader).update(
                 predicted_classes(class_logits(logits)), sample.masks
@@ -205,10 +208,15 @@ class SegmentationSteps(pl.LightningModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
+        if not self.trainer.sanity_checking and self.measured_ids["val"].is_open:
+            is_whole = self.trainer.limit_val_batches == 1.0 and self.trainer.state.fn == "fit"
+            self.measured_ids["val"].check_pass(self, is_whole=is_whole)
         self._log_metrics("val", len(self.trainer.num_val_batches))
 
     @override
     def on_test_epoch_end(self) -> None:
+        if self.measured_ids["test"].is_open:
+            self.measured_ids["test"].check_pass(self, is_whole=False)  # training is done already
         self._log_metrics("test", len(self.trainer.num_test_batches))
 
     def _log_metrics(self, stage: str, loaders: int) -> None:

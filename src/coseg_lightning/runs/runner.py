@@ -12,11 +12,10 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities import rank_zero_only, rank_zero_warn
 
-from coseg_lightning.callbacks.averaged_weights import AveragedWeights
+from coseg_lightning.callbacks.averaged_weights import AVERAGING, AveragedWeights
 from coseg_lightning.callbacks.best_network import METRIC, BestNetwork
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, StageCheckpoint
@@ -117,9 +116,12 @@ class StageRunner:
             raise InputError(message) from error
 
     def built(self, make: Callable[[], Module]) -> Module:
-        """Make a new module with the run's initial weights."""
+        """Make a new module with the run's initial weights.
+
+        A function that gives ready networks gives the same ones again, so a copy is trained.
+        """
         pl.seed_everything(self.seed, verbose=False)
-        return make()
+        return copy.deepcopy(make())
 
     def fit(
         self,
@@ -211,7 +213,7 @@ class StageRunner:
                 f"{stage_folder}."
             )
         own = self._brought_along("callbacks")
-        averages = averaging and not any(isinstance(c, WeightAveraging) for c in own)
+        averages = averaging and not any(isinstance(c, AVERAGING) for c in own)
         # Averaging comes first, so that other callbacks get the averaged network at the end.
         average = [AveragedWeights(averaging)] if averages else []
         always = [
