@@ -11,6 +11,7 @@ import segmentation_models_pytorch as smp
 import torch
 from PIL import Image
 
+from coseg_lightning.app.exchange_tasks import write_tasks
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.apply import apply
 from coseg_lightning.data.folder import folder_splits
@@ -18,6 +19,7 @@ from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import Probabilities, export
+from coseg_lightning.files.images import read_indices
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.review import proposal_digest
 from coseg_lightning.labels.store import LabelStore
@@ -488,6 +490,75 @@ def test_a_mask_of_255_drawn_anew_among_masks_of_class_ids_is_refused(tmp_path):
         InputError, match=f"The redrawn mask of {squares.ids[2]} holds only 0 and 255"
     ):
         run(composed(*again), tmp_path / "reviewed")
+
+
+@pytest.fixture(scope="module")
+def partly(tmp_path_factory):
+    """A run on masks whose last rows are unlabelled."""
+    folder, squares = tmp_path_factory.mktemp("partly"), Squares(12, 32)
+    for name in ("images", "masks"):
+        (folder / "data" / name).mkdir(parents=True)
+    for i, sample_id in enumerate(squares.ids):
+        mask = squares.mask(i).copy()
+        mask[-6:] = 255
+        Image.fromarray(mask).save(folder / "data" / "masks" / f"{sample_id}.png")
+        Image.fromarray(squares.image(i)).save(folder / "data" / "images" / f"{sample_id}.png")
+    given = ["data=folder", f"data.root={folder / 'data'}", "data.in_channels=1", "nol=0.3"]
+    run(composed(*CLASSIC, *SHORT, *given, "data.source.test_share=0"), folder / "run")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_proposal_that_is_taken_leaves_unlabelled_pixels_so(partly, tmp_path):
+    folder, data = partly / "run", partly / "data"
+    corrected = set(LabelStore(folder / "labels").ids)
+    taken = next(i for i in LabelStore(folder / "proposals").ids if i not in corrected)
+    raw = LabelStore(folder / "proposals").read(taken)
+    given = read_indices(data / "masks" / f"{taken}.png")
+    wanted = np.where(given == 255, 255, raw)
+    assert (raw[-6:] != 255).all()
+    for name, digest in (("new", proposal_digest(wanted)), ("old", proposal_digest(raw))):
+        review = tmp_path / f"{name}.csv"
+        review.write_text(f"id,decision,proposal\n{taken},take,{digest}\n")
+        apply(folder, tmp_path / name, review=review)
+        written = read_indices(tmp_path / name / f"{taken}.png")
+        np.testing.assert_array_equal(written, wanted)
+    run(composed(f"resume={folder}", f"review={review}"), tmp_path / "reviewed")
+    layer = LabelStore(tmp_path / "reviewed" / "labels")
+    np.testing.assert_array_equal(layer.read(taken), wanted)
+    write_tasks(folder, tmp_path / "tasks", "labelme", worst=50)
+    for path in (tmp_path / "tasks" / "images").glob("*.json"):
+        shapes = json.loads(path.read_text())["shapes"]
+        assert "unlabelled" in {shape["label"] for shape in shapes}
+
+
+@pytest.mark.slow
+def test_a_mask_that_changed_after_the_run_is_not_replaced_by_a_proposal(partly, tmp_path):
+    data = shutil.copytree(partly / "data", tmp_path / "data")
+    corrected = set(LabelStore(partly / "run" / "labels").ids)
+    taken = next(i for i in LabelStore(partly / "run" / "proposals").ids if i not in corrected)
+    Image.fromarray(np.eye(32, dtype=np.uint8)).save(data / "masks" / f"{taken}.png")
+    review = review_of(tmp_path / "review.csv", **{taken: "take"})
+    _, newer, _ = apply(partly / "run", tmp_path / "out", root=data, review=review)
+    assert newer == [taken]
+    np.testing.assert_array_equal(read_indices(tmp_path / "out" / f"{taken}.png"), np.eye(32))
+
+
+@pytest.mark.slow
+def test_a_second_look_may_follow_a_review_that_was_retrained_already(partly, tmp_path):
+    folder = shutil.copytree(partly / "run", tmp_path / "run")
+    taken = LabelStore(folder / "proposals").ids[0]
+    again = [f"resume={folder}", f"review={review_of(tmp_path / 'r.csv', **{taken: 'ok'})}"]
+    again += [f"data.root={partly / 'data'}"]
+    first = run(composed(*again), folder / "reviewed")
+    weights = next((folder / "reviewed" / "retraining").glob("*.ckpt"))
+    before = weights.read_bytes()
+    second = run(composed(*again, "rounds=review"), folder / "reviewed")
+    assert (folder / "reviewed" / "proposals" / "manifest.json").is_file()
+    scores = [(path / "scores.csv").read_text() for path in (folder, folder / "reviewed")]
+    assert scores[0] != scores[1]
+    assert first["correction"] == second["correction"]
+    assert weights.read_bytes() == before
 
 
 def test_a_second_look_finds_what_the_first_left(finished, tmp_path):

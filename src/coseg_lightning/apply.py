@@ -20,7 +20,7 @@ from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
 from coseg_lightning.files.naming import split_key
 from coseg_lightning.files.progress import progress
-from coseg_lightning.labels.masks import Mask, mask_digest
+from coseg_lightning.labels.masks import Mask, mask_digest, with_unlabelled
 from coseg_lightning.labels.review import (
     OK,
     REDRAW,
@@ -41,7 +41,7 @@ PAGES = ("report.html", "review.html")  # where masks are reviewed: of a run, of
 def main() -> None:
     """Read the command line, write the folder, and print how many masks were corrected."""
     options = arguments("apply")
-    options["review"] = review_paths(options["review"])
+    options["review"] = review_paths(options["review"]) if options["review"] else ()
     corrected, newer, masks, fused = _applied(**options)
     if corrected or options["review"]:
         verb = "differ from yours" if options["review"] else "were corrected"
@@ -206,6 +206,7 @@ class _Labels:
         self._proposals = run.proposals if review.decisions else None
         self._review, self._classes = review, classes
         self._digests = run.file_digests
+        self._changed: set[str] = set()  # the images whose mask files are others now
         waiting = run.folder / "redraw.csv"  # of a reviewed run
         earlier = read_table(waiting, ["id"]) if waiting.is_file() else []
         undecided = {row["id"] for row in earlier} - set(review.decisions)
@@ -223,7 +224,7 @@ class _Labels:
         read = set(judged.images.ids)
         lost = []
         for sample_id in sorted(corrected | set(self._review.decisions)):
-            image_id = re.sub(r"_r\d+_c\d+$", "", sample_id)
+            image_id = _image_of(sample_id)
             is_read = sample_id in read or image_id in read
             if by_tiles and is_read and image_id == sample_id:
                 raise InputError(
@@ -250,11 +251,10 @@ class _Labels:
                 lost[0],
             )
         known, infos = self._digests, judged.folder.file_info
-        waiting = sorted(
-            i
-            for i in self._to_redraw
-            if i not in known or i not in infos or known[i][1] == str(infos[i]["digest"])
-        )
+        self._changed = {
+            i for i in known.keys() & infos.keys() if known[i][1] != str(infos[i]["digest"])
+        }
+        waiting = sorted(self._to_redraw - self._changed)
         if waiting:
             log.warning(
                 "Masks that must still be redrawn are copied as they are: %d, such as that of %s.",
@@ -280,9 +280,13 @@ class _Labels:
         changes_nothing = decision == TAKE and np.array_equal(corrected, original)
         if changes_nothing and self._review.taken.get(sample_id) != proposal_digest(corrected):
             assert self._proposals is not None
+            if not self._changed.isdisjoint((sample_id, _image_of(sample_id))):
+                self.newer.append(sample_id)
+                return None
             proposal = self._proposals.read(sample_id)
-            self._review.check_taken(sample_id, proposal)
-            return proposal
+            kept = with_unlabelled(proposal, original)
+            self._review.check_taken(sample_id, kept, proposal)
+            return kept
         if not corrections:
             return noisy
         if corrections[0].facts(sample_id).get("original") not in (None, mask_digest(original)):
@@ -290,6 +294,11 @@ class _Labels:
             return None
         self._review.check_taken(sample_id, corrected)
         return corrected
+
+
+def _image_of(sample_id: str) -> str:
+    """The image of a tile."""
+    return re.sub(r"_r\d+_c\d+$", "", sample_id)
 
 
 def _whole(judged: JudgedMasks, source: DictConfig) -> list[str]:

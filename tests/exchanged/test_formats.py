@@ -703,6 +703,23 @@ def test_coco_whose_numbers_lead_nowhere(tmp_path):
         in_coco(tmp_path, [{"image_id": 70, "category_id": 0, "segmentation": {"a": 1}}], [{}])
 
 
+def test_label_studios_truth_comes_before_a_newer_annotation(tmp_path):
+    truth = {"id": 1, "result": [brush(REGION)], "updated_at": "2024-01-01", "ground_truth": True}
+    empty = {"id": 2, "result": [], "updated_at": "2024-02-01", "completed_by": 2}
+    answers = in_label_studio(tmp_path, task_of(truth, empty))
+    np.testing.assert_array_equal(painted(answers.found[0], (6, 8), {"cat": 1}), REGION)
+    answers = in_label_studio(tmp_path, task_of({**truth, "ground_truth": False}, empty))
+    assert not answers.found[0].layers
+    assert answers.remarks[0].endswith("by 2 of 2, ?, which is empty).")
+
+
+def test_an_area_that_is_not_read_leaves_the_whole_image_unanswered(tmp_path):
+    value = {"vertices": [{"x": 1, "y": 2}], "closed": True, "vectorlabels": ["cat"]}
+    areas = [brush(REGION), brush(REGION, type="vectorlabels", value=value)]
+    (answer,) = in_label_studio(tmp_path, task_of({"result": areas})).found
+    assert (answer.layers, answer.left_out) == ([], 1)
+
+
 # labelme
 
 
@@ -725,6 +742,14 @@ def png(values):
     data = io.BytesIO()
     Image.fromarray(values).save(data, format="PNG")
     return base64.b64encode(data.getvalue()).decode()
+
+
+def test_labelmes_flags_are_words_on_the_image(tmp_path):
+    flags = {"bad image": True, "done": False}
+    (answer,) = in_labelme(tmp_path, [], flags=flags, description="blurred").found
+    assert (answer.note, answer.is_sure) == ("blurred; bad image", False)
+    (answer,) = in_labelme(tmp_path, [], flags={"done": False}).found
+    assert (answer.note, answer.is_sure) == ("", True)
 
 
 def test_labelme_with_shapes_of_all_kinds(tmp_path):

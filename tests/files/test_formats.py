@@ -453,13 +453,45 @@ def test_gaps_thresholds_and_instances(tmp_path):
     wanted = np.where(objects == 255, 255, objects > 0)
     np.testing.assert_array_equal(masks.read("a"), wanted)  # unlabelled, and no 255th object
     changed = wanted.copy()
-    changed[3] = 1
+    changed[12] = 1
     masks.write_like("a", tmp_path / "a.png", changed)
     with Image.open(tmp_path / "a.png") as file:
-        assert set(np.unique(np.asarray(file)[3])) <= {3, 7}
+        assert set(np.unique(np.asarray(file)[12])) == {3, 7}
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path)
     masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
     assert masks.read("a").sum() == 255
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_objects_that_are_drawn_apart_get_numbers_of_their_own(tmp_path, kind):
+    (tmp_path / "masks").mkdir()
+    objects = np.zeros((20, 30), kind)
+    objects[2:6, 2:6], objects[2:6, 10:14], objects[:, 29] = 7, 3, 255
+    Image.fromarray(objects).save(tmp_path / "masks/a.png")
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
+    drawn = masks.read("a")
+    drawn[6:8, 2:6] = 1  # object 7 grows
+    drawn[12:15, 2:5] = drawn[15, 5] = 1  # a new one; corners touch
+    drawn[12:15, 12:15] = 1  # and another one
+    masks.write_like("a", tmp_path / "a.png", drawn)
+    with Image.open(tmp_path / "a.png") as file:
+        written = np.asarray(file)
+    expected = objects.copy()
+    expected[6:8, 2:6], expected[12:15, 2:5], expected[15, 5], expected[12:15, 12:15] = 7, 8, 8, 9
+    np.testing.assert_array_equal(written, expected)
+
+
+def test_an_object_without_a_number_is_refused(tmp_path):
+    (tmp_path / "masks").mkdir()
+    objects = np.zeros((20, 30), np.uint8)
+    objects[0] = np.arange(30) + 225  # up to 254
+    objects[19] = 255
+    Image.fromarray(objects).save(tmp_path / "masks/a.png")
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
+    drawn = masks.read("a")
+    drawn[10:12, 3:5] = 1
+    with pytest.raises(InputError, match="would hold 1 more objects, but .* up to 255 only"):
+        masks.write_like("a", tmp_path / "a.png", drawn)
 
 
 @pytest.mark.parametrize(

@@ -246,3 +246,19 @@ def test_paths_of_windows_in_an_archive(tmp_path):
         archive.write(mask, "masks\\a.png")
     with opened_review(tmp_path / "review.zip") as review:
         assert list(review.files) == ["a"]
+
+
+def test_a_mac_writes_names_in_utf_8_without_saying_so(tmp_path):
+    mask = written(tmp_path / "a", s=np.eye(4, dtype=np.uint8)) / "masks" / "s.png"
+    with zipfile.ZipFile(tmp_path / "review.zip", "w") as archive:
+        archive.writestr("review.csv", "id,decision\n\u00e4,redraw\n")
+        archive.write(mask, "masks/aXY.png")
+    data = (tmp_path / "review.zip").read_bytes().replace(b"aXY", "a\u0308".encode())
+    (tmp_path / "review.zip").write_bytes(data)
+    with opened_review(tmp_path / "review.zip") as review:
+        assert list(review.files) == ["\u00e4"]
+
+
+def test_blanks_around_a_name_are_seen():
+    message = str(unknown_id(" a", ["a"], of="a mask of the run"))
+    assert message.startswith("The review names ' a', which is not")

@@ -403,7 +403,34 @@ def test_two_fingers_zoom_and_draw_nothing(browser, tmp_path):
     page.wait_for_timeout(100)
     assert state(page) == "undecided"
     assert page.locator("#bench-stage").screenshot() != before
+    for tool in ("k", "l"):  # fill, and the corners of a polygon
+        press(page, tool)
+        for place in (x - 60, x - 20, x + 20):
+            fingers("touchStart", place)
+            fingers("touchStart", place, place + 40)
+            fingers("touchEnd")
+            fingers("touchStart", place)
+            fingers("touchMove", place + 60)  # moves the view
+            fingers("touchEnd")
+        page.wait_for_timeout(100)
+        assert state(page) == "undecided"
+    press(page, "Enter")  # would close a polygon, and ends mending
+    assert state(page) == "undecided"
+    press(page, "0", "m", "k", "c")
+    fingers("touchStart", x)
+    fingers("touchEnd")
+    page.wait_for_timeout(100)
+    assert state(page) == "decided: redraw, with a drawn mask"
     context.close()
+
+
+@pytest.mark.slow
+def test_the_view_follows_a_tool_that_is_moved_by_keys(opened, tmp_path):
+    page = opened(write(tmp_path, IDS))
+    press(page, "m", *8 * "+", *30 * ["ArrowRight"], *12 * ["ArrowUp"])
+    before = page.locator("#bench-stage").screenshot()
+    press(page, "Space")
+    assert page.locator("#bench-stage").screenshot() != before  # what it paints is seen
 
 
 @pytest.mark.slow
@@ -599,6 +626,8 @@ TABLES = {
     "returns": (b"id,decision\rs0,ok\r", ADDED),
     "empty": (b"", "it has no column id"),
     "capitals": (b"ID,decision\ns0,ok\n", "it has no column id"),
+    "Excel's line": (b"sep=;\r\nid;decision\r\ns0;ok\r\n", ADDED),
+    "a comma in a name": (b"id;decision;note, if any\ns0;ok;\n", ADDED),
     "twice": (b"id,decision\ns0,ok\ns0,ok\n", "it names s0 twice"),
     "short": (b"id,decision,note\n\ns0,ok\n", "it has 2 cells in line 3, but 3 columns"),
     "open": (b'id,decision\ns0,"ok\n', "it is not a table"),
@@ -619,6 +648,7 @@ ARCHIVES = {
     ),
     "undecided": ({"review.csv": "s0,", "masks/s0.png": MASK}, ADDED),
     "grey": ({"masks/s0.png": np.stack([MASK] * 3, -1)}, ADDED),
+    "windows": ({"my\\review.csv": "s0,redraw", "my\\masks\\s0.png": MASK}, ADDED),
     "opaque": ({"masks/s0.png": np.stack([MASK] * 3 + [255 + 0 * MASK], -1)}, ADDED),
     "size": ({"masks/s0.png": SMALL}, f"{NONE} (the mask is 40 x 60 pixels, but must be 80 x 60)"),
     "colours": ({"masks/s0.png": COLOURED}, f"{NONE} (the mask is a colour picture"),

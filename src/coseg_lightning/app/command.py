@@ -215,6 +215,8 @@ def _read_setting(setting: str, options: Mapping[str, tuple[Any, str]]) -> tuple
         hint = f"did you mean {near[0]}?" if near else f"take {', '.join(options)}."
         raise InputError(f"{setting}: there is no such setting; {hint}")
     default = options[key][0]
+    if not text:
+        raise InputError(f"{setting} gives no value; give one, or leave the setting out.")
     try:
         value = text if isinstance(default, str) else yaml.safe_load(text)
     except yaml.YAMLError:
@@ -228,13 +230,17 @@ def review_paths(review: Any) -> list[str]:
     """Return the paths in a setting `review`: one path, or `[A,B]` for several people.
 
     Args:
-        review: The setting, as composed by Hydra or as text. An empty text gives no path.
+        review: The setting, as composed by Hydra or as text.
+
+    Raises:
+        InputError: If it names no path.
     """
     if isinstance(review, str) and review.startswith("[") and review.endswith("]"):
         review = yaml.safe_load(review)
-    if isinstance(review, str | Path):
-        return [str(review)] if str(review) else []
-    return [str(path) for path in review]
+    paths = [str(review)] if isinstance(review, str | Path) else [str(path) for path in review]
+    if not all(paths) or not paths:
+        raise InputError("review= names no file; give the review that report.html saved.")
+    return paths
 
 
 def cli_errors(body: Callable[[], None]) -> None:

@@ -10,7 +10,7 @@ from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.exchanged.tasks import Classes
 from coseg_lightning.files.csv import read_table
-from coseg_lightning.labels.masks import Mask
+from coseg_lightning.labels.masks import Mask, with_unlabelled
 from coseg_lightning.labels.store import LabelStore
 
 
@@ -95,12 +95,13 @@ class Reviewable:
     def proposal(self, sample_id: str) -> Mask | None:
         """Return the correction of a sample's mask, or else the networks' proposal, if known.
 
-        A correction that changed nothing does not count, and of several the last one does.
+        A correction that changed nothing does not count, and of several the last one does. What
+        the given mask leaves unlabelled stays so.
         """
         given = self.mask(sample_id)
         layer = next((layer for layer in self._corrections if sample_id in layer), None)
         if layer is not None and not np.array_equal(mask := layer.read(sample_id), given):
             return mask
         if self._proposals is not None and sample_id in self._proposals:
-            return self._proposals.read(sample_id)
+            return with_unlabelled(self._proposals.read(sample_id), given)
         return None

@@ -47,6 +47,7 @@ LABELS = (
 BRUSHES = ("rle", "imageDataURL")
 # What is said of an image as a whole, and not drawn.
 SAID = ("choices", "rating", "textarea", "taxonomy", "number", "datetime", "pairwise", "ranker")
+UNREAD = {"vector", "vectorlabels"}  # areas of a kind that is not read
 _Task = tuple[str, Mapping[str, Any]]  # the place where it was read, and its content
 CONFIG = """<View>
   <Image name="image" value="$image" zoom="true" zoomControl="true" rotateControl="false"/>
@@ -93,7 +94,7 @@ def write(folder: Path, tasks: Iterable[Task], classes: Classes) -> None:
 
 
 def read(source: Source, classes: Classes) -> Answers:
-    """Read the newest annotation of each task.
+    """Read the newest annotation of each task, or the newest of those marked as ground truth.
 
     Raises:
         InputError: If there are no tasks, or they cannot be read.
@@ -113,13 +114,14 @@ def read(source: Source, classes: Classes) -> Answers:
             done = [one for one in task["annotations"] if not one.get("was_cancelled")]
             given = [one for one in done if not _is_rejected(one)]
             if given:
-                newest = max(given, key=_age)
+                newest = max(given, key=lambda one: (bool(one.get("ground_truth")), *_age(one)))
                 answers.found.append(_answer(task, newest, place, ignored))
             if len(given) > 1:
                 people = sorted({_reviewer(one.get("completed_by")) or "?" for one in given})
                 used = _reviewer(newest.get("completed_by")) or "?"
                 of = f" by {used} of {', '.join(people)}" if len(people) > 1 else ""
-                several.append(f"{_image(task)}{of}")
+                is_empty = not newest.get("result") and any(one.get("result") for one in given)
+                several.append(f"{_image(task)}{of}{', which is empty' if is_empty else ''}")
             elif done and not given:
                 rejected.append(_image(task))
             elif not done and task.get("drafts"):
@@ -195,9 +197,14 @@ def _answer(
     results = [item for item in annotation.get("result") or () if isinstance(item, dict)]
     label_of_region = {item.get("id", ""): _label(item) for item in results if _label(item)}
     layers, sizes, notes, left_out, is_said, drawn_on = [], set(), [], 0, False, set()
+    is_unread = False
     for item in results:
         value = item.get("value") or {}
         notes += [str(text) for text in _texts(value)]
+        if item.get("type") in UNREAD:
+            ignored.add(str(item["type"]), image)
+            left_out, is_unread = left_out + 1, True
+            continue
         draw = _drawn(value)
         label = _label(item) or (item.get("id") and label_of_region.get(item["id"]))
         if draw is None:
@@ -224,6 +231,8 @@ def _answer(
             left_out += 1
             continue
         layers.append(Layer(label, draw, is_outline=not value.keys() & set(BRUSHES)))
+    if is_unread:
+        layers = []  # the rest alone would be another mask
     if len(drawn_on) > 1:
         raise InputError(
             f"{place}: {image} has regions on several images ({', '.join(map(str, drawn_on))}); "

@@ -107,13 +107,18 @@ def _answer(content: Mapping[str, Any], name: str, place: str, ignored: Ignored)
             layers.append(Layer(label, draw, is_outline=shape.get("shape_type") != "mask"))
             is_circle = shape.get("shape_type") == "circle"  # its second point is on the rim
             corners += [] if is_circle else [corner[:2] for corner in shape["points"]]
-    size, note = _size_of(content), content.get("description")
+    size, flags = _size_of(content), content.get("flags")
+    said = (
+        [str(name) for name, is_set in flags.items() if is_set] if isinstance(flags, dict) else []
+    )
+    notes = [content.get("description"), *said]
     return Answer(
         image,
         layers,
         place,
         size,
-        note=note if isinstance(note, str) else "",
+        note="; ".join(note for note in notes if isinstance(note, str) and note),
+        is_sure=not said,  # a word on the image, such as "bad image", may stand for a drawing
         left_out=left_out,
         file=name,
         reach=(0.0, 0.0) if size else reach(corners),

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,15 @@ def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
     """Return the line numbers and cells of all lines that are not empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file, delimiter=_delimiter(file.readline()), strict=True)
-            file.seek(0)
-            return [(reader.line_num, cells) for cells in reader if any(map(str.strip, cells))]
+            first_line = file.readline()
+            skipped = int(bool(re.fullmatch(r"sep=[,;\t]\s*", first_line)))  # Excel's own line
+            delimiter = first_line[4] if skipped else _delimiter(first_line)
+            if not skipped:
+                file.seek(0)
+            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            return [
+                (reader.line_num + skipped, cells) for cells in reader if any(map(str.strip, cells))
+            ]
     except FileNotFoundError as error:
         raise InputError(f"There is no file {path}; give its path.") from error
     except OSError as error:
@@ -92,8 +99,7 @@ def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
 
 def _delimiter(first_line: str) -> str:
     """Find the delimiter. Spreadsheets write semicolons if the comma is the decimal sign."""
-    others = [sign for sign in ";\t" if sign in first_line]
-    return others[0] if others and "," not in first_line else ","
+    return max(",;\t", key=first_line.count)
 
 
 def _check_columns(

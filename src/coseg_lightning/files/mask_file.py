@@ -277,7 +277,7 @@ def _encoded(
         top = flat.max() if flat.max() >= rules.threshold else np.ceil(rules.threshold)
         return np.where(classes > 0, top, 0)
     if rules.instances:
-        return np.where(classes > 0, nearest_values(flat, read.values == 1), 0)
+        return np.where(classes > 0, _object_numbers(classes == 1, flat, read.values), 0)
     if read.two_valued and read.stored.mode == "1":
         return np.asarray((classes > 0) ^ rules.is_inverted)
     if rules.class_ids is not None:
@@ -290,6 +290,39 @@ def _encoded(
     if foreground is not None and not read.two_valued:
         return np.where(classes > 0, foreground, 0)
     return classes
+
+
+def _object_numbers(
+    drawn: NDArray[np.bool_], flat: NDArray[Any], before: NDArray[Any]
+) -> NDArray[Any]:
+    """Return the object of each pixel: the nearest one, or a new one for areas apart from all.
+
+    Args:
+        drawn: The pixels of all objects now.
+        flat: The stored numbers of the objects before.
+        before: The class ids before.
+
+    Raises:
+        InputError: If the file cannot hold as many numbers.
+    """
+    numbers = nearest_values(flat, before == 1)
+    count, areas = cv2.connectedComponents(drawn.astype(np.uint8), connectivity=8)
+    apart = sorted({*range(1, count)} - set(np.unique(areas[before == 1]).tolist()))
+    if not apart:
+        return numbers
+    taken = set(np.unique(flat).tolist())  # also what means unlabelled
+    highest = int(flat.max(where=before == 1, initial=0))
+    free = (number for number in range(highest + 1, 65536) if number not in taken)
+    numbers = numbers.astype(np.int64)
+    for area, number in zip(apart, free, strict=False):
+        numbers[areas == area] = number
+    top = np.iinfo(flat.dtype).max if np.issubdtype(flat.dtype, np.integer) else 65535
+    if highest + len(apart) > 65535 or numbers.max() > top:
+        raise InputError(
+            f"A mask would hold {len(apart)} more objects, but its file has numbers up to {top} "
+            "only; save the masks of objects with 16 bits."
+        )
+    return numbers
 
 
 def save_like(original: Path, path: Path, values: NDArray[Any], stored: Stored) -> None:

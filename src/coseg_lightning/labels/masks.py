@@ -31,6 +31,23 @@ class MaskedImages(Protocol):
         """Return the mask of one sample."""
 
 
+UNLABELLED = 255  # the class id of unlabelled pixels in the masks of files
+
+
+def with_unlabelled(proposal: Mask, given: Mask) -> Mask:
+    """Return a network's mask with the unlabelled pixels of the given mask.
+
+    A network has a class for every pixel, but nobody knows it where a person marked none. A mask
+    without any label is the exception, since nothing would be left of its proposal.
+    """
+    unlabelled = given == UNLABELLED
+    if proposal.shape != given.shape or not unlabelled.any() or unlabelled.all():
+        return proposal
+    kept = proposal.copy()
+    kept[unlabelled] = UNLABELLED
+    return kept
+
+
 def mask_digest(mask: NDArray[Any]) -> str:
     """Compute a short digest of a mask's class ids, independent of their integer type."""
     content = np.ascontiguousarray(mask.astype(np.uint16))

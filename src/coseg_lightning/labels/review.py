@@ -101,9 +101,14 @@ class Review:
             )
         return smallest_type(mask)
 
-    def check_taken(self, sample_id: str, proposal: Mask) -> None:
-        """Raise an `InputError` if a sample's decision is on another proposal."""
-        if self.taken.get(sample_id) not in (None, proposal_digest(proposal)):
+    def check_taken(self, sample_id: str, *forms: Mask) -> None:
+        """Raise an `InputError` if a sample's decision is on another proposal.
+
+        Args:
+            sample_id: The sample.
+            forms: The proposal, also as an earlier version wrote it.
+        """
+        if self.taken.get(sample_id) not in (None, *map(proposal_digest, forms)):
             raise InputError(
                 f"The review takes a proposal for {sample_id} that is not this run's; give the run "
                 f"whose page was reviewed, or decide on {sample_id} in this run's page."
@@ -121,9 +126,10 @@ def unknown_id(sample_id: str, ids: Collection[str], *, of: str) -> InputError:
     stripped = {i.lstrip("0"): i for i in ids}
     near = stripped.get(sample_id.lstrip("0"))
     hint = "give the review of this run"
+    shown = sample_id if sample_id == sample_id.strip() else repr(sample_id)
     if near is not None:
         hint = f"write {near} instead, whose zeros a spreadsheet may have dropped"
-    return InputError(f"The review names {sample_id}, which is not {of}; {hint}.")
+    return InputError(f"The review names {shown}, which is not {of}; {hint}.")
 
 
 def proposal_digest(proposal: Mask) -> str:
@@ -323,7 +329,7 @@ def _unpack(path: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             files = [
-                (info, PurePosixPath(info.filename.replace("\\", "/")).parts)
+                (info, PurePosixPath(_name_of(info).replace("\\", "/")).parts)
                 for info in archive.infolist()
                 if not info.is_dir()
             ]
@@ -356,6 +362,16 @@ def _unpack(path: Path, folder: Path) -> None:
                 place.write_bytes(archive.read(info))
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError) as error:
         raise InputError(f"{path} cannot be unpacked ({error}); save the review again.") from error
+
+
+def _name_of(info: zipfile.ZipInfo) -> str:
+    """Return a file's name, also if it is in UTF-8 without saying so, as a Mac writes it."""
+    if info.flag_bits & 0x800:
+        return info.filename
+    try:
+        return info.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return info.filename
 
 
 def _is_of_the_system(parts: Sequence[str]) -> bool:

@@ -17,7 +17,7 @@ from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import replacing
 from coseg_lightning.files.csv import read_table, write_table
-from coseg_lightning.labels.masks import Mask, mask_digest
+from coseg_lightning.labels.masks import Mask, mask_digest, with_unlabelled
 from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, unknown_id
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.updated import changed_labels
@@ -65,7 +65,8 @@ class ReviewedMasks:
                     f"The review takes the proposal for {sample_id}, but the run has no proposal "
                     "for it; decide ok or redraw."
                 )
-            self.review.check_taken(sample_id, layer.read(sample_id))
+            proposal = layer.read(sample_id)
+            self.review.check_taken(sample_id, self._kept(sample_id, proposal), proposal)
         for sample_id in self.review.files:
             self.mask(sample_id)  # raises an error for unusable drawn masks before training
 
@@ -74,11 +75,14 @@ class ReviewedMasks:
         decision = self.review.decisions.get(sample_id, TAKE if sample_id in self.corrected else OK)
         if decision == TAKE:
             layer = self._proposed(sample_id)
-            return None if layer is None else layer.read(sample_id)
+            return None if layer is None else self._kept(sample_id, layer.read(sample_id))
         if decision == REDRAW and sample_id in self.review.files:
             like = self.samples.mask(self._index_of[sample_id])
             return self.review.read(sample_id, like, self.classes)
         return None
+
+    def _kept(self, sample_id: str, proposal: Mask) -> Mask:
+        return with_unlabelled(proposal, self.samples.mask(self._index_of[sample_id]))
 
     @cached_property
     def _index_of(self) -> dict[str, int]:
@@ -207,7 +211,8 @@ def retrain_reviewed(
     }
     _check_same_review(Path(folder), config)
     run_folder = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
-    if run_folder.summary is not None:
+    is_ranked = peer is None or (run_folder.path / "proposals" / "manifest.json").is_file()
+    if run_folder.summary is not None and is_ranked:
         return run_folder.summary
     runner = StageRunner(run_folder, trainer, recipe.averaging, config["seed"])
 

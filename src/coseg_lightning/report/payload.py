@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from coseg_lightning.data.preparation import rescale_intensity, without_gaps
 from coseg_lightning.files.atomic import write_text
 from coseg_lightning.files.workers import workers
-from coseg_lightning.labels.masks import Mask
+from coseg_lightning.labels.masks import Mask, with_unlabelled
 from coseg_lightning.labels.review import proposal_digest
 from coseg_lightning.labels.store import LabelStore
 
@@ -174,8 +174,11 @@ class _Encoder:
     proposals: Proposals
 
     def encode(self, index: int) -> Encoded:
+        given = self.dataset.mask(index)
         proposal = read_proposal(self.proposals, self.ids[index])
-        return _encode(self.dataset.image(index), self.dataset.mask(index), proposal)
+        if proposal is not None:
+            proposal = with_unlabelled(proposal, given)
+        return _encode(self.dataset.image(index), given, proposal)
 
 
 def _encode(image: NDArray[Any], given: Mask, proposal: Mask | None) -> Encoded:

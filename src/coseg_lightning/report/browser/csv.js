@@ -7,8 +7,10 @@ const csvText = (lines) => lines.map((cells) => `${cells.map(csvCell).join(",")}
 
 // The lines that are not empty, with their numbers, by the same rules as the package's own reader.
 const csvLines = (text) => {
-  const first = /^[^\r\n]*/.exec(text)[0];
-  const comma = [",", ";", "\t"].find((sign) => first.includes(sign)); // spreadsheets write semicolons where the comma is the decimal sign
+  const [first] = /^[^\r\n]*/.exec(text), count = (sign) => first.split(sign).length;
+  const [, told] = /^sep=([,;\t])[ \t]*$/.exec(first) || []; // Excel's own line
+  // Spreadsheets write semicolons where the comma is the decimal sign.
+  const comma = told || [",", ";", "\t"].reduce((best, sign) => (count(sign) > count(best) ? sign : best));
   const lines = [];
   let cells = [], cell = "", quoted = false, closed = false, number = 0;
   const endCell = () => { cells.push(cell); cell = ""; closed = false; };
@@ -34,7 +36,7 @@ const csvLines = (text) => {
   if (quoted) throw new Error(noTable);
   number++;
   if (cell || closed || cells.length) endLine();
-  return lines;
+  return told ? lines.slice(1) : lines;
 };
 const noTable = "it is not a table; save it as CSV in UTF-8";
 

@@ -34,7 +34,13 @@ const moveCursor = ([x, y], draws) => {
   const to = [Math.min(view.sample.width - 0.5, Math.max(0.5, from[0] + by * x)), Math.min(view.sample.height - 0.5, Math.max(0.5, from[1] + by * y))];
   if (draws && view.radius) { mend.press(from); mend.move(to); mend.finish(); }
   view.cursor = to;
-  draw();
+  // The view follows.
+  const [pane] = panes(), room = [pane.width, pane.height].map((side) => Math.max(0, side / view.scale / 2 - by));
+  const beyond = [to[0] - view.x, to[1] - view.y].map((apart, n) => Math.sign(apart) * Math.max(0, Math.abs(apart) - room[n]));
+  if (beyond.some(Boolean)) {
+    view.fitted = false;
+    panBy(...beyond);
+  } else draw();
 };
 
 const escape = () => {

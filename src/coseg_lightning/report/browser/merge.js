@@ -5,10 +5,13 @@ const sideName = (id, number) => `${id}\u0000${number}`;
 const SYSTEM_FILES = [".DS_Store", "Thumbs.db", "desktop.ini"];
 const isOfTheSystem = (parts) => parts[0] === "__MACOSX" || parts.at(-1).startsWith("._") || SYSTEM_FILES.includes(parts.at(-1));
 
+// An id as this page has it; a Mac writes letters and their accents apart.
+const composed = (id) => (numberOf.has(id) ? id : id.normalize("NFC"));
+
 // The table and the masks of an archive, by the same rules as `coseg apply`.
 const reviewFiles = (files) => {
   const found = [...files]
-    .map(([name, bytes]) => ({ name, bytes, parts: [...(name.startsWith("/") ? ["/"] : []), ...name.split("/").filter((part) => part && part !== ".")] }))
+    .map(([name, bytes]) => ({ name, bytes, parts: [...(name.startsWith("/") ? ["/"] : []), ...name.replaceAll("\\", "/").split("/").filter((part) => part && part !== ".")] }))
     .filter(({ parts }) => parts.length && !isOfTheSystem(parts));
   // An archive made by hand may hold the folder itself.
   const tops = new Set(found.filter(({ parts }) => parts.length > 1 || parts[0] !== "review.csv").map(({ parts }) => parts[0]));
@@ -18,7 +21,7 @@ const reviewFiles = (files) => {
   for (const { name, bytes, parts } of found) {
     const [first, second, ...more] = inside ? parts.slice(1) : parts;
     if (first === "review.csv" && second === undefined) table = bytes;
-    else if (first === "masks" && second?.endsWith(".png") && !more.length) masks.set(second.slice(0, -4), bytes);
+    else if (first === "masks" && second?.endsWith(".png") && !more.length) masks.set(composed(second.slice(0, -4)), bytes);
     else throw new Error(`it holds ${name}, but a review may hold only review.csv and masks/ID.png; remove the other file`);
   }
   if (!table && !masks.size) throw new Error("it holds neither review.csv nor masks/ID.png");
@@ -30,6 +33,7 @@ const readReview = async (file) => {
   const packed = (bytes[0] === 0x50 && bytes[1] === 0x4b) || file.name.endsWith(".zip");
   const { table, masks } = packed ? reviewFiles(await readZip(bytes)) : { table: bytes, masks: new Map() };
   const records = table ? csvRecords(table, ["id", "decision"]) : [];
+  for (const record of records) record.id = composed(record.id);
   const named = new Set();
   for (const { id } of records) {
     if (named.has(id)) throw new Error(`it names ${id} twice; give one decision for it`);

@@ -1,6 +1,7 @@
 // Mouse, pen and fingers: one draws or moves the view, two zoom.
 const pointers = new Map();
 let panning = null, pinch = null;
+let tapped = null; // a finger's tap with a tool that acts at once; it may become a gesture
 
 const pinchOf = () => {
   const [[ax, ay], [bx, by]] = pointers.values();
@@ -13,20 +14,25 @@ stage.addEventListener("pointerdown", (event) => {
   pointers.set(event.pointerId, [event.clientX, event.clientY]);
   if (pointers.size === 2) {
     mend.cancel();
-    panning = null;
+    panning = tapped = null;
     pinch = pinchOf();
     return;
   }
   const point = pointAt(event.clientX, event.clientY);
   if (view.mending && event.button === 0 && !event.shiftKey) {
     view.cursor = point;
-    mend.press(point);
+    if (event.pointerType === "touch" && ["fill", "polygon"].includes(mend.tool)) tapped = { point, at: [event.clientX, event.clientY] };
+    else mend.press(point);
   } else panning = [event.clientX, event.clientY];
 });
 
 stage.addEventListener("pointermove", (event) => {
   if (!view.sample) return;
   if (pointers.has(event.pointerId)) pointers.set(event.pointerId, [event.clientX, event.clientY]);
+  if (tapped && Math.hypot(tapped.at[0] - event.clientX, tapped.at[1] - event.clientY) > 10) { // the finger moves the view
+    panning = tapped.at;
+    tapped = null;
+  }
   if (pinch && pointers.size === 2) {
     const now = pinchOf();
     panBy((pinch.x - now.x) / view.scale, (pinch.y - now.y) / view.scale);
@@ -49,6 +55,8 @@ const lift = (event) => {
   pointers.delete(event.pointerId);
   if (pointers.size < 2) pinch = null;
   panning = null;
+  if (tapped && event.type === "pointerup") mend.press(tapped.point);
+  tapped = null;
   mend.finish();
 };
 stage.addEventListener("pointerup", lift);
