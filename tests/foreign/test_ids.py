@@ -116,7 +116,7 @@ def test_ids_that_are_paths_can_be_ranked(tmp_path):
 def test_a_view_with_other_ids_than_the_batches_is_refused(tmp_path):
     callbacks = [CorruptionRanking(tmp_path / "scores.csv", dataset=Halves(ids=False))]
     with pytest.raises(
-        InputError, match="The batch holds 'h0', but the ranking holds other ids, such as '0'"
+        InputError, match="such as 'h0', but the samples of the ranked dataset have none"
     ):
         trainer_of(tmp_path, max_epochs=4, callbacks=callbacks).fit(
             module_of(), DataLoader(Halves(), batch_size=4)

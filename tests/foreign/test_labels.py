@@ -5,12 +5,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Subset
 
 from coseg_lightning import (
+    CorruptionRanking,
     CoSegModule,
+    LabelCorrection,
     updated,
 )
 from coseg_lightning.errors import InputError
@@ -24,8 +27,10 @@ from support import (
     accuracies,
     flipped,
     layer_of,
+    module_of,
     run_of,
     trained,
+    trainer_of,
 )
 
 
@@ -341,3 +346,29 @@ def test_samples_keep_their_class(tmp_path, kind):
     assert data.epoch == 3
     with pytest.raises(AttributeError, match="no attribute 'plain'"):
         corrected.plain()
+
+
+def test_augmentation_that_begins_later_is_noticed_before_masks_are_corrected(tmp_path):
+    class Later(Halves):
+        on = False
+
+        def __getitem__(self, index):
+            image, mask, sample_id = super().__getitem__(index)
+            return (
+                (image.flip(-1), mask.flip(-1), sample_id) if self.on else (image, mask, sample_id)
+            )
+
+    class Begin(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            trainer.train_dataloader.dataset.on = trainer.current_epoch > 1
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    callbacks = [ranking, LabelCorrection(tmp_path / "labels"), Begin()]
+    trainer = trainer_of(tmp_path, callbacks=callbacks, max_epochs=4)
+    with (
+        pytest.warns(UserWarning, match="returns other masks than before training"),
+        pytest.raises(InputError, match="No masks are corrected, since the dataset returns other"),
+    ):
+        trainer.fit(module_of(0.25), DataLoader(Later(), batch_size=4))
+    assert not (tmp_path / "labels").exists()
+    assert (tmp_path / "scores.csv").is_file()

@@ -226,3 +226,41 @@ def test_named_fields_are_read_by_name():
         assert (found.images is images, found.ids) == (True, [*"abcdef"])
     with_meta = namedtuple("sample", ("image", "mask", "meta"))
     assert read_batch(with_meta(images, masks, {"id": [*"abcdef"]})).ids == [*"abcdef"]
+
+
+class Even(RandomSampler):
+    def __iter__(self):
+        return iter([index for index in super().__iter__() if index % 2 == 0])
+
+
+def test_a_subclass_of_a_known_sampler_may_draw_otherwise(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    data = Halves()
+    trainer = trainer_of(tmp_path, callbacks=[ranking])
+    trainer.fit(module_of(0.25), DataLoader(data, 3, sampler=Even(data)))
+    assert sorted(ranking.ranking.ids) == sorted(f"h{n}" for n in range(0, 12, 2))
+
+
+class Twice(RandomSampler):
+    def __iter__(self):
+        return iter([index for index in super().__iter__() for _ in range(2)])
+
+
+def test_a_subclass_of_a_known_sampler_may_draw_twice(tmp_path):
+    ranking, data = CorruptionRanking(tmp_path / "scores.csv"), Halves()
+    trainer = trainer_of(tmp_path, callbacks=[ranking])
+    trainer.fit(module_of(0.25), DataLoader(data, 4, sampler=Twice(data)))
+    assert len(ranking.ranking.ids) == 12
+
+
+@pytest.mark.parametrize(
+    ("options", "unseen"), [({"limit_train_batches": 2}, 4), ({}, 0), ({"drop_last": True}, 2)]
+)
+def test_samples_that_were_never_trained_on_are_told(tmp_path, options, unseen, recwarn):
+    options = dict(options)
+    drop_last = options.pop("drop_last", False)
+    data = Halves(10 if drop_last else 12)
+    trainer = trainer_of(tmp_path, callbacks=[CorruptionRanking(tmp_path / "s.csv")], **options)
+    trainer.fit(module_of(0.25), DataLoader(data, 4, drop_last=drop_last))
+    told = [str(one.message) for one in recwarn if "were not trained on" in str(one.message)]
+    assert [text.split(" of the ")[0] for text in told] == ([str(unseen)] if unseen else [])

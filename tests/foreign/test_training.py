@@ -444,3 +444,75 @@ def test_limits_do_not_hide_masks_of_0_and_255(tmp_path, options, refused):
         told = pytest.warns(UserWarning, match=message)
     with told:
         trainer_of(tmp_path, **options).fit(module, DataLoader(Wrong(255), 4))
+
+
+# Subclasses
+
+
+def test_an_own_optimizer_without_a_peer_is_refused(tmp_path):
+    class One(CoSegModule):
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.net_a.parameters())
+
+    module = One(TinyNetwork(), TinyNetwork())
+    with pytest.raises(InputError, match="gives the optimizer no weight of net_b, which would nev"):
+        trainer_of(tmp_path).fit(module, loader(one_batch()))
+    module.net_b.requires_grad_(False)
+    trainer_of(tmp_path).fit(module, loader(one_batch()))
+
+
+class Config:
+    """What no checkpoint can hold without running code."""
+
+
+@pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])
+def test_objects_that_a_subclass_is_given_do_not_spoil_a_checkpoint(tmp_path, base):
+    class Own(base):
+        def __init__(self, *nets, config, size=3, **options):
+            super().__init__(*nets, **options)
+
+    def made():
+        nets = [TinyNetwork(), TinyNetwork()][: 2 if base is CoSegModule else 1]
+        return Own(*nets, config=Config())
+
+    trainer = trainer_of(tmp_path)
+    trainer.fit(made(), loader(one_batch()))
+    with pytest.warns(UserWarning, match=r"config of Own are objects, .*\(path, config=...\)"):
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+    trainer = trainer_of(tmp_path, max_epochs=3)
+    path = tmp_path / "last.ckpt"
+    trainer.fit(made(), loader(one_batch()), ckpt_path=path, weights_only=True)
+    assert trainer.global_step == 3
+
+
+@pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])
+def test_a_subclass_may_log_its_loss_and_take_no_index(tmp_path, base):
+    class Own(base):
+        def training_step(self, batch):
+            loss = super().training_step(batch, 0)
+            self.log("loss", loss, on_epoch=True, prog_bar=True)
+            return loss
+
+    pair = base is CoSegModule
+    module = Own(*[TinyNetwork(), TinyNetwork()][: 2 if pair else 1])
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv")] if pair else []
+    trainer = trainer_of(tmp_path, callbacks=callbacks)
+    trainer.fit(module, DataLoader(Halves(), 4))
+    assert "loss_epoch" in trainer.callback_metrics
+
+
+def test_a_forward_of_one_tensor_is_refused(tmp_path):
+    class Mean(CoSegModule):
+        def forward(self, images):
+            return sum(super().forward(images)) / 2
+
+    with pytest.raises(InputError, match="Mean.forward returned a Tensor; it must return the logi"):
+        trainer_of(tmp_path).fit(Mean(TinyNetwork(), TinyNetwork()), loader(one_batch()))
+
+
+def test_images_of_another_shape_are_named(tmp_path):
+    images, masks = one_batch()
+    with pytest.raises(
+        InputError, match=r"images are \(6, 16, 16\); they must be .* images\[:, Non"
+    ):
+        trainer_of(tmp_path).fit(SegmentationModule(TinyNetwork()), loader((images[:, 0], masks)))

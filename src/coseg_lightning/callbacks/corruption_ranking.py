@@ -27,6 +27,7 @@ from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, Recipe
 from coseg_lightning.modules.selection import TrainingSetRanker
@@ -119,6 +120,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._numbered: WatchedSamples | None = None  # until the second epoch begins
         self._seen: set[str] | None = None  # ids, until kinds and annotators are checked
         self._images_vary = False
+        self._first_read: list[Batch] = []  # before training, if masks are the same each time
+        self.masks_changed = False  # since then
         self._outlines: OutlineRecord | None = None
 
     @override
@@ -137,6 +140,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         super().setup(trainer, pl_module, stage)
         self.ranking, self._is_written = None, True
         self._has_looked, self._watched, self._numbered = False, None, None
+        self._first_read, self.masks_changed = [], False
         self._checks_seen = False
         look_no_more(pl_module)
         pl_module.record_ids()
@@ -157,6 +161,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._look_for_ids(trainer, watched)
         varies = detect_augmentation(trainer, dataset, watched)
         self._images_vary = varies is not None
+        self._first_read = watched.alone(trainer)[0] if varies != "mask" else []
         if varies != "mask" and watched.alone(trainer)[0][0].ids is None:
             self._numbered = watched
         if varies is not None:
@@ -189,6 +194,23 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
                 f"The dataset returns another sample at {others[0]} than in the first epoch, so "
                 "it probably shuffles itself; its samples need ids, so let it return "
                 "(image, mask, id)."
+            )
+
+    def _look_again(self, trainer: pl.Trainer) -> None:
+        """Warn if masks are others than before training, as by augmentation that began later."""
+        if not self._first_read:
+            return
+        now = WatchedSamples(trainer, self.judged_dataset(trainer), times=1).alone(trainer)[0]
+        self.masks_changed = any(
+            first.ids == again.ids
+            and first.masks.shape == again.masks.shape
+            and not torch.equal(first.masks, again.masks)
+            for first, again in zip(self._first_read, now, strict=False)
+        )
+        if self.masks_changed:
+            rank_zero_warn(
+                "The dataset returns other masks than before training, so augmentation probably "
+                f"began in a later epoch, and the scores are of augmented samples; {REMEDY}."
             )
 
     def _check_names(self, ids: list[str]) -> None:
@@ -261,6 +283,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         observers = [c for c in callbacks if isinstance(c, PredictionObserver)]
         observers += self.observers(trainer, pl_module)
         dataset = self.judged_dataset(trainer)
+        self._look_again(trainer)
         self.evidence.add(evidence_pass(trainer, pl_module, dataset, "Ranking", observers))
         if (
             pl_module.selection.waits_for_ranking
@@ -275,6 +298,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         ids, peers = self._gathered(trainer, self.evidence)
         if message := _left_out(pl_module, ids):
             rank_zero_warn(message)
+        if trainer.world_size == 1 and (unseen := _never_seen(pl_module, ids)):
+            rank_zero_warn(unseen)
         if not pl_module.noise.known:
             pl_module.noise.set_noise_level_from(*peers)
         truth = dataset if isinstance(dataset, SampleDataset) else None
@@ -312,7 +337,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._check_names(ids)
         dataset = self.judged_dataset(trainer)
         kinds = getattr(dataset, "kinds", None) if self.kinds is None else self.kinds
-        if kinds:
+        if kinds and isinstance(kinds, Mapping):  # else it has another meaning there
             numbers = kind_numbers(ids, kinds)
             peers = replace(peers[0], kinds=numbers), replace(peers[1], kinds=numbers)
         if self._outlines is not None:
@@ -392,6 +417,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def _end(self, module: pl.LightningModule) -> None:
         """Forget what was kept for the fit."""
         self._watched, self._numbered, self._outlines, self._seen = None, None, None, None
+        self._first_read = []
         if isinstance(module, SegmentationSteps):
             look_no_more(module)
 
@@ -491,6 +517,19 @@ def is_ranking_due(trainer: pl.Trainer) -> bool:
     epochs = min(limits)
     past_half = done - epochs // 2
     return past_half >= 0 and done < epochs and past_half % math.ceil(epochs / 8) == 0
+
+
+def _never_seen(module: CoSegModule, ids: list[str]) -> str:
+    """Say which samples are ranked but were never trained on; an empty text if there are none."""
+    trained = module.trained_ids or set()
+    unseen = sorted(set(ids) - trained)
+    if not unseen or trained.isdisjoint(ids):  # without ids, or with others
+        return ""
+    return (
+        f"{len(unseen)} of the {len(ids)} ranked samples were not trained on in this fit, such as "
+        f"{unseen[0]}: a limit of batches, drop_last or the sampler left them out. They are judged "
+        "by peers that never saw them."
+    )
 
 
 def _left_out(module: CoSegModule, ids: Sequence[str]) -> str:

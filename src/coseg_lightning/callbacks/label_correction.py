@@ -198,6 +198,11 @@ class LabelCorrection(Callback, PredictionObserver):
         callback = ranking_callback(trainer)
         if callback.ranking is None:  # training was interrupted
             return
+        if callback.masks_changed:
+            raise InputError(
+                "No masks are corrected, since the dataset returns other masks than before "
+                f"training, and corrected ones would not fit; {REMEDY}."
+            )
         assert isinstance(pl_module, CoSegModule)
         ranking = replace(callback.ranking, by_class=self.by_class)
         self._names.add(ranking.ids)  # the ids of all processes

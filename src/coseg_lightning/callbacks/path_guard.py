@@ -29,7 +29,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import check_unique, sample_name
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch, one_of
-from coseg_lightning.modules.loaders import found_loader
+from coseg_lightning.modules.loaders import draws_as, found_loader
 from coseg_lightning.modules.steps import PACKAGE
 
 # Augmentation may change an image's spread by this factor, and its mean by this many spreads.
@@ -113,6 +113,12 @@ class PathGuard:
 
         Several samples decide, since rare augmentation may not have been noticed before.
         """
+        if sample.ids is not None and self._watched[0].ids is None:
+            raise InputError(
+                f"The batches have ids, such as {_name(sample)!r}, but the samples of the ranked "
+                "dataset have none, so it is not known which is which; let it return "
+                "(image, mask, id) too."
+            )
         if sample.ids is None:
             check_none_dropped(trainer, sample)
             self._check_first(sample)
@@ -264,9 +270,9 @@ def draws_each_once(loader: DataLoader[Any]) -> int:
     """Return a loader's batch size if it draws each sample once per epoch, else 0."""
     sampler = compat.inner_sampler(loader)
     once = (SequentialSampler, SubsetRandomSampler, DistributedSampler)
-    is_random = isinstance(sampler, RandomSampler) and not sampler.replacement
+    is_random = draws_as(sampler, RandomSampler) and not sampler.replacement
     has_own_batches = type(loader.batch_sampler) is not BatchSampler
-    if has_own_batches or not (is_random or isinstance(sampler, once)):
+    if has_own_batches or not (is_random or draws_as(sampler, *once)):
         return 0
     dataset: Any = loader.dataset
     if isinstance(sampler, RandomSampler) and sampler.num_samples > len(dataset):

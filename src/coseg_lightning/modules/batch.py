@@ -95,6 +95,12 @@ def read_batch(batch: Any) -> Batch:
             f"The batch's ids are {shape}; they must be {len(images)} strings or whole numbers, "
             "one per sample. The third part of a batch may hold only ids."
         )
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise InputError(
+            f"The batch's images are {shape}; they must be a tensor (N, C, H, W), grey ones with "
+            "C = 1: images[:, None]."
+        )
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.is_floating_point() and not bool((masks == masks.round()).all()):
@@ -201,7 +207,8 @@ class ClassIds:
         self.classes = classes
         self.ignore_index = ignore_index
         self._whose = f"{of} masks".strip()
-        self._found: list[bool] = []  # whether any pixel is foreground, and any is unlabelled
+        self._is_measured = bool(of)
+        self._found: list[bool] = []  # whether any pixel is foreground, labelled, unlabelled
 
     @property
     def is_open(self) -> bool:
@@ -227,11 +234,9 @@ class ClassIds:
                 f"{self.classes} classes, 0 to {self.classes - 1} (and {self.ignore_index} for "
                 f"unlabelled pixels); give {advice}."
             )
-        foreground, unlabelled = self._found or (False, False)
-        self._found = [
-            bool((labelled & (masks > 0)).any()) or foreground,
-            not bool(labelled.all()) or unlabelled,
-        ]
+        now = (labelled & (masks > 0)).any(), labelled.any(), ~labelled.all()
+        before = self._found or (False, False, False)
+        self._found = [was or bool(of_batch) for was, of_batch in zip(before, now, strict=True)]
 
     def check_pass(self, module: pl.LightningModule, *, is_whole: bool) -> None:
         """Raise an `InputError` at a pass's end if no mask had any labelled foreground.
@@ -244,11 +249,12 @@ class ClassIds:
             module: The module.
             is_whole: Whether all masks were seen; a few may have no foreground, which is warned of.
         """
-        found, self._found = self._found or [False, False], []
+        found, self._found = self._found or [False, False, False], []
         counts = torch.tensor(found, dtype=torch.float32, device=module.device)
         strategy = module.trainer.strategy
-        foreground, unlabelled = strategy.reduce(counts, reduce_op="sum").tolist()
-        if not unlabelled or foreground:
+        foreground, labelled, unlabelled = strategy.reduce(counts, reduce_op="sum").tolist()
+        # Metrics of images without a label are NaN, which nobody takes for a good result.
+        if not unlabelled or foreground or (self._is_measured and not labelled):
             return
         message = (
             f"All {self._whose} that were read hold only 0 and {self.ignore_index}, which means "

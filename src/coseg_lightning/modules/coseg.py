@@ -265,7 +265,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     def outputs(self, images: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         """Compute both peers' logits, and the auxiliary logits of networks that have them."""
         if is_overridden("forward", self, CoSegModule):
-            return [(logits, []) for logits in self(images)]
+            return [(logits, []) for logits in _both(self(images), of=type(self).__name__)]
         return [with_auxiliary(net, images) for net in (self.net_a, self.net_b)]
 
     def peer_losses(
@@ -304,7 +304,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         losses = {"train/loss_a": learnt.loss_a, "train/loss_b": learnt.loss_b}
         self.log_epoch({**losses, "train/keep_rate": self.alpha}, batch_size=len(sample.images))
         self.log_epoch({"train/agreement": learnt.agreement}, batch_size=learnt.compared)
-        self.log("loss", (learnt.loss_a + learnt.loss_b) / 2, prog_bar=True, logger=False)
+        self.log_progress((learnt.loss_a + learnt.loss_b) / 2)
         skipped = float(self.optimization.skipped_now)
         self.log("train/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum")
         if sample.replaced is not None and learnt.picks is not None:
@@ -375,6 +375,16 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         load_state(self, checkpoint)
+
+
+def _both(logits: Any, of: str) -> Logits:
+    """Raise an `InputError` unless a subclass's `forward` gave both peers' logits."""
+    if not isinstance(logits, tuple | list) or len(logits) != 2:
+        raise InputError(
+            f"{of}.forward returned a {type(logits).__name__}; it must return the logits of both "
+            "peers, as super().forward(images) does."
+        )
+    return logits[0], logits[1]
 
 
 def pair_of_rates(lr: float | Sequence[float]) -> tuple[float, float]:

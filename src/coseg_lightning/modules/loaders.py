@@ -22,6 +22,7 @@ from torch.utils.data import (
     DistributedSampler,
     IterableDataset,
     RandomSampler,
+    Sampler,
     SequentialSampler,
     Subset,
     SubsetRandomSampler,
@@ -86,15 +87,22 @@ def drawable_indices(loader: Loader) -> list[int] | None:
 def _drawable(loader: Loader) -> set[int] | None:
     sampler = compat.inner_sampler(loader)
     if type(loader.batch_sampler) in (BatchSampler, type(None)):
-        if isinstance(sampler, SubsetRandomSampler):
+        if draws_as(sampler, SubsetRandomSampler):
             return set(map(int, sampler.indices))
-        if isinstance(sampler, WeightedRandomSampler):
+        if draws_as(sampler, WeightedRandomSampler):
             return set(sampler.weights.nonzero().flatten().tolist())
-        if isinstance(sampler, RandomSampler | SequentialSampler | DistributedSampler):
+        if draws_as(sampler, RandomSampler, SequentialSampler):
+            return None
+        if isinstance(sampler, DistributedSampler):  # each process draws other samples
             return None
     if loader not in _DRAWN:
         _DRAWN[loader] = _drawn(loader)
     return _DRAWN[loader]
+
+
+def draws_as(sampler: Any, *kinds: type[Sampler[Any]]) -> bool:
+    """Whether a sampler draws as one of torch's; a subclass may draw in another way."""
+    return any(isinstance(sampler, k) and type(sampler).__iter__ is k.__iter__ for k in kinds)
 
 
 def _drawn(loader: Loader) -> set[int] | None:

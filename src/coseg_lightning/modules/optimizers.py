@@ -354,6 +354,8 @@ class PeerOptimization(GradientGuard):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read what a subclass's own `configure_optimizers` monitors, which Lightning drops."""
+        if belongs(self, pl_module):
+            _check_both_learn(pl_module, self.networks, trainer.optimizers)
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         plateaus = [one for one in schedulers if isinstance(one, ReduceLROnPlateau)]
         if plateaus and belongs(self, pl_module):
@@ -449,6 +451,22 @@ class PeerOptimization(GradientGuard):
                 '"monitor": ...}, or give the trainer validation data.'
             )
         return metrics.get(self.monitor)
+
+
+def _check_both_learn(
+    module: pl.LightningModule, networks: Sequence[nn.Module], optimizers: Sequence[Optimizer]
+) -> None:
+    """Raise an `InputError` if a subclass's own optimizer leaves out all weights of a peer."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    known = {id(weight) for group in groups for weight in group["params"]}
+    for name, network in zip(("net_a", "net_b"), networks, strict=True):
+        weights = [weight for weight in network.parameters() if weight.requires_grad]
+        if weights and not any(id(weight) in known for weight in weights):
+            raise InputError(
+                f"{type(module).__name__}.configure_optimizers gives the optimizer no weight of "
+                f"{name}, which would never learn; add its parameters, or set their requires_grad "
+                "to False."
+            )
 
 
 def refuse_automatic_hooks(module: pl.LightningModule) -> None:

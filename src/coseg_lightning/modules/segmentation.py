@@ -129,7 +129,7 @@ class SegmentationModule(SegmentationSteps):
         sample = self.read(batch)
         loss = self.losses(sample.images, sample.targets).mean()
         self.log_epoch({"train/loss": loss.detach()}, batch_size=len(sample.images))
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        self.log_progress(loss.detach())
         return loss
 
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
+from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import override
@@ -136,7 +137,9 @@ class SegmentationSteps(pl.LightningModule):
         self.looks_at_batch = True
         sample: Batch | Tensor | None = None
         try:
-            self.training_step(copy.deepcopy(batch), 0)
+            step: Any = self.training_step
+            takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+            step(copy.deepcopy(batch), *((0,) if takes_index else ()))
         except _Reached as reached:
             sample = reached.sample
         finally:
@@ -171,6 +174,11 @@ class SegmentationSteps(pl.LightningModule):
             ignore_index=self.ignore_index,
             pixel_loss=PIXEL_LOSSES[self.pixel_loss],
         )
+
+    def log_progress(self, loss: Tensor) -> None:
+        """Show the loss in the progress bar, unless a subclass's step may log one of its own."""
+        if type(self).training_step.__module__.startswith(f"{PACKAGE}."):
+            self.log("loss", loss, prog_bar=True, logger=False)
 
     def log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
         """Log values as means over the epoch and over all processes."""
@@ -276,7 +284,18 @@ class SegmentationSteps(pl.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # The checkpoint holds the weights, so loading it must not download pretrained weights.
-        checkpoint.get("hyper_parameters", {})["encoder_weights"] = None
+        saved = checkpoint.get("hyper_parameters", {})
+        saved["encoder_weights"] = None
+        # Of a subclass; a file with objects could not be read without running code.
+        objects = [name for name, value in saved.items() if not is_plain(value)]
+        for name in objects:
+            del saved[name]
+        if objects:
+            rank_zero_warn(
+                f"{', '.join(objects)} of {type(self).__name__} are objects, which a checkpoint "
+                "does not hold; give them again: load_from_checkpoint(path, "
+                f"{', '.join(f'{name}=...' for name in objects)})."
+            )
         checkpoint["made_with"] = self._made_with()
 
     def _made_with(self) -> dict[str, str]:
@@ -336,6 +355,15 @@ def look_at_batches(module: SegmentationSteps, look: Callable[[Batch], None]) ->
 def look_no_more(module: SegmentationSteps) -> None:
     """Undo `look_at_batches`, whose functions keep trainer and module in memory."""
     _LOOKS.pop(module, None)
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value consists of texts, numbers and containers of them alone."""
+    if isinstance(value, Mapping):
+        return type(value) is dict and all(map(is_plain, (*value, *value.values())))
+    if type(value) in (list, tuple, set):
+        return all(map(is_plain, value))
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def full_name(made: Any) -> str:

@@ -70,7 +70,7 @@ def output_stride(network: nn.Module) -> int:
 
     It is 1 for a network that accepts images of any size.
     """
-    if hasattr(network, "output_stride"):
+    if getattr(network, "output_stride", None) is not None:
         return int(network.output_stride)  # type: ignore[arg-type]
     if isinstance(network, smp.DPT):  # its decoder halves the encoder's features once more
         return 2 * int(network.encoder.output_stride)
@@ -131,7 +131,11 @@ def _split_output(network: nn.Module, output: Any) -> tuple[Tensor, list[Any]]:
 
 def _enlarge(auxiliary: Any, logits: Tensor, network: nn.Module) -> Tensor:
     """Resize auxiliary logits to the size of the logits."""
-    if not isinstance(auxiliary, Tensor) or auxiliary.shape[:2] != logits.shape[:2]:
+    if (
+        not isinstance(auxiliary, Tensor)
+        or auxiliary.ndim != 4
+        or auxiliary.shape[:2] != logits.shape[:2]
+    ):
         shape = getattr(auxiliary, "shape", None)
         description = type(auxiliary).__name__ if shape is None else tuple(shape)
         raise InputError(

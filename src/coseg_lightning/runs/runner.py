@@ -247,7 +247,7 @@ class StageRunner:
         if value is None or isinstance(value, bool):
             return []
         objects = list(value) if isinstance(value, list | tuple) else [value]
-        return copy.deepcopy(objects) if name == "callbacks" else objects
+        return [_copied(one) for one in objects] if name == "callbacks" else objects
 
     def _begin(self, data: Data) -> None:
         """Claim the run's folder once module and trainer have been built."""
@@ -292,6 +292,17 @@ class StageRunner:
         start = time.perf_counter()
         yield
         self.stages[stage] = {"seconds": round(time.perf_counter() - start, 3), "epochs": 0}
+
+
+def _copied(callback: Any) -> Any:
+    """Copy a user's callback, since each stage needs one of its own."""
+    try:
+        return copy.deepcopy(callback)
+    except Exception as error:
+        raise InputError(
+            f"The callback {type(callback).__name__} cannot be copied for each stage ({error}); "
+            "let it keep such objects from setup() on, or give a function that makes the trainer."
+        ) from error
 
 
 @contextmanager
