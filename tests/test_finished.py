@@ -464,6 +464,9 @@ def test_a_mask_drawn_anew_in_its_place_is_taken_and_all_other_decisions_are_kep
     correction = json.loads((tmp_path / "yes" / "summary.json").read_text())["correction"]
     wanted = {"redrawn": 1, "rejected": 1, "redraw": 0}
     assert {name: correction[name] for name in wanted} == wanted
+    Image.fromarray(np.eye(40, k=3, dtype=np.uint8) * 255).save(data / "masks" / f"{first}.png")
+    refused = reviewed("yes", "review", **{first: "redraw", second: "reject"})
+    assert "retrained before masks were drawn anew; continue from it with resume=" in refused.stderr
     image = next((data / "images").glob(f"{first}.*"))
     Image.fromarray(np.zeros((40, 40), np.uint8)).save(image)
     refused = reviewed("no", "review", **{first: "redraw", second: "reject"})

@@ -209,8 +209,9 @@ def retrain_reviewed(
         "drawn": {i: mask_digest(m) for i in review.files if (m := masks.mask(i)) is not None},
         "reviewed_run": str(run.folder.absolute()),
     }
-    _check_same_review(Path(folder), config)
-    run_folder = RunFolder(folder, {**config, "samples": data.identity()}, resume=True)
+    config_and_data = {**config, "samples": data.identity()}
+    _check_same_review(Path(folder), config_and_data)
+    run_folder = RunFolder(folder, config_and_data, resume=True)
     is_ranked = peer is None or (run_folder.path / "proposals" / "manifest.json").is_file()
     if run_folder.summary is not None and is_ranked:
         return run_folder.summary
@@ -309,11 +310,18 @@ def _check_same_review(folder: Path, config: Mapping[str, Any]) -> None:
     try:
         before = json.loads(path.read_text(encoding="utf-8"))["config"]
         same = all(before.get(name) == config[name] for name in ("review", "drawn"))
+        same_data = before.get("samples") == config["samples"]
     except (ValueError, KeyError, TypeError, AttributeError):
         return  # the error is reported when the folder is opened
     if not same and "reviewed_run" in before:
         raise InputError(
             f"{folder} holds an earlier review with other decisions; continue from that review "
+            f"with resume={folder} review=FILE, or write this one into another folder with "
+            "hydra.run.dir=FOLDER."
+        )
+    if not same_data and "reviewed_run" in before:
+        raise InputError(
+            f"{folder} holds this review, retrained before masks were drawn anew; continue from it "
             f"with resume={folder} review=FILE, or write this one into another folder with "
             "hydra.run.dir=FOLDER."
         )
