@@ -93,9 +93,29 @@ def test_values_that_a_function_or_class_of_ones_own_chooses(make, optimizer, wa
     made = make(optimizer=optimizer).configure_optimizers()
     for group in made.param_groups:
         assert (group["lr"], group["weight_decay"]) == wanted
-    if optimizer is decayed:
-        with pytest.raises(InputError, match="optimizer has lr=0.0003, but the module has 0.01"):
-            make(optimizer=optimizer, lr=0.01).configure_optimizers()
+
+
+@pytest.mark.parametrize("make", [peers, network])
+def test_values_of_the_module_overrule_defaults_alone(make):
+    for optimizer in (decayed, Decayed):
+        module = make(optimizer=optimizer, lr=0.01, lambda_2=0.25)
+        for group in module.configure_optimizers().param_groups:
+            assert (group["lr"], group["weight_decay"]) == (0.01, 0.5)
+    fixed = make(optimizer=lambda params: torch.optim.SGD(params, lr=0.1), lr=0.01)
+    with pytest.raises(InputError, match="optimizer has lr=0.1, but the module has 0.01"):
+        fixed.configure_optimizers()
+
+
+def test_a_function_may_read_and_change_the_groups():
+    def slower(params, lr):
+        first, second = params
+        assert (first["name"], second["name"]) == ("net_a", "net_b")
+        second["lr"] *= 0.5
+        return torch.optim.Adam(params, lr=lr)
+
+    for optimizer in (slower, partial(slower)):
+        groups = peers(optimizer=optimizer, lr=0.01).configure_optimizers().param_groups
+        assert [group["lr"] for group in groups] == [0.01, 0.005]
 
 
 @pytest.mark.parametrize(

@@ -481,10 +481,32 @@ def test_objects_that_are_drawn_apart_get_numbers_of_their_own(tmp_path, kind):
     np.testing.assert_array_equal(written, expected)
 
 
+def test_new_objects_have_numbers_that_the_file_can_hold(tmp_path):
+    (tmp_path / "masks").mkdir()
+    objects = np.zeros((20, 30), np.uint8)
+    objects[2:6, 2:6], objects[2:6, 10:14] = 1, 3
+    palette = Image.fromarray(objects).convert("P")
+    palette.putdata(objects.ravel().tolist())
+    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(tmp_path / "masks/a.png", bits=2)
+    Image.fromarray(51 * objects).save(tmp_path / "masks/b.png")
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
+    for name, expected in (("a", 2), ("b", 154)):
+        drawn = masks.read(name)
+        drawn[12:15, 12:15] = 1
+        masks.write_like(name, tmp_path / f"{name}.png", drawn)
+        with Image.open(tmp_path / f"{name}.png") as file:
+            assert np.unique(np.asarray(file)[12:15, 12:15]).tolist() == [expected]
+        drawn[17:19, 2:4] = 1
+        if name == "a":
+            with pytest.raises(InputError, match="would hold 2 more objects, but .* up to 3 only"):
+                masks.write_like(name, tmp_path / "c.png", drawn)
+
+
 def test_an_object_without_a_number_is_refused(tmp_path):
     (tmp_path / "masks").mkdir()
     objects = np.zeros((20, 30), np.uint8)
-    objects[0] = np.arange(30) + 225  # up to 254
+    objects[:9] = np.minimum(np.arange(270) + 1, 253).reshape(9, 30)
     objects[19] = 255
     Image.fromarray(objects).save(tmp_path / "masks/a.png")
     masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import threading
 from functools import partial
 
 import pytest
@@ -117,6 +118,25 @@ def test_callbacks_and_loggers_of_a_partial_trainer_are_kept(tmp_path):
     stages(callbacks=[Counting()], logger=CSVLogger(tmp_path / "mine", name="", version=""))
     assert Counting.started == 2
     assert (tmp_path / "mine" / "metrics.csv").is_file()
+
+
+class Locked(pl.Callback):
+    def __init__(self):
+        self.lock = threading.Lock()
+
+
+def test_a_callback_that_cannot_be_copied_is_named(tmp_path):
+    from coseg_lightning import run_stages
+
+    trainer = partial(pl.Trainer, max_epochs=1, callbacks=[Counting(), Locked()])
+    with pytest.raises(InputError, match="The callbacks Counting, Locked cannot be copied for ea"):
+        run_stages(
+            OwnTested(),
+            tmp_path / "run",
+            peers=lambda: CoSegModule(TinyNetwork(), TinyNetwork(), noise_level=0.25),
+            network=lambda: SegmentationModule(TinyNetwork()),
+            trainer=trainer,
+        )
 
 
 def test_ready_networks_are_copied_for_each_run(tmp_path):

@@ -1,11 +1,13 @@
 """Training in other people's projects: subclasses, hooks, and trainers that are used again."""
 
+from enum import Enum
 from functools import partial
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping
 from pytorch_lightning.tuner import Tuner
 from torch import nn
@@ -455,7 +457,7 @@ def test_an_own_optimizer_without_a_peer_is_refused(tmp_path):
             return torch.optim.Adam(self.net_a.parameters())
 
     module = One(TinyNetwork(), TinyNetwork())
-    with pytest.raises(InputError, match="gives the optimizer no weight of net_b, which would nev"):
+    with pytest.raises(InputError, match="gives the optimizer no weight of net_b, which would not"):
         trainer_of(tmp_path).fit(module, loader(one_batch()))
     module.net_b.requires_grad_(False)
     trainer_of(tmp_path).fit(module, loader(one_batch()))
@@ -483,6 +485,38 @@ def test_objects_that_a_subclass_is_given_do_not_spoil_a_checkpoint(tmp_path, ba
     path = tmp_path / "last.ckpt"
     trainer.fit(made(), loader(one_batch()), ckpt_path=path, weights_only=True)
     assert trainer.global_step == 3
+    nets = dict(
+        zip(("net_a", "net_b") if base is CoSegModule else ("net",), networks(base), strict=True)
+    )
+    with pytest.raises(TypeError, match="config"):
+        Own.load_from_checkpoint(path, **nets)
+
+
+class Mode(Enum):
+    ONE, TWO = 1, 2
+
+
+class Weighted(SegmentationModule):
+    def __init__(self, net, mode=Mode.ONE, weights=None, sizes=(1,), **options):
+        super().__init__(net, **options)
+
+
+def test_a_checkpoint_keeps_what_it_can_and_tells_what_it_lost(tmp_path):
+    sizes = OmegaConf.create([8, 4])
+    module = Weighted(TinyNetwork(), Mode.TWO, torch.ones(2), sizes)
+    trainer, path = trainer_of(tmp_path), tmp_path / "last.ckpt"
+    trainer.fit(module, loader(one_batch()))
+    with pytest.warns(UserWarning, match="mode of Weighted are objects"):
+        trainer.save_checkpoint(path)
+    with pytest.warns(UserWarning, match="mode of Weighted are .* Their defaults are used now"):
+        loaded = Weighted.load_from_checkpoint(path, net=TinyNetwork(), weights_only=True)
+    assert loaded.hparams["mode"] is Mode.ONE
+    assert loaded.hparams["weights"].tolist() == [1, 1]
+    assert loaded.hparams["sizes"] == [8, 4]
+
+
+def networks(base):
+    return [TinyNetwork(), TinyNetwork()][: 2 if base is CoSegModule else 1]
 
 
 @pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])

@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
+from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 from typing_extensions import override
 
@@ -120,7 +121,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._numbered: WatchedSamples | None = None  # until the second epoch begins
         self._seen: set[str] | None = None  # ids, until kinds and annotators are checked
         self._images_vary = False
-        self._first_read: list[Batch] = []  # before training, if masks are the same each time
+        # Ids and masks before training, if masks are the same each time.
+        self._first_read: list[tuple[Any, Tensor]] = []
         self.masks_changed = False  # since then
         self._outlines: OutlineRecord | None = None
 
@@ -161,7 +163,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._look_for_ids(trainer, watched)
         varies = detect_augmentation(trainer, dataset, watched)
         self._images_vary = varies is not None
-        self._first_read = watched.alone(trainer)[0] if varies != "mask" else []
+        if varies != "mask":
+            self._first_read = [(one.ids, one.masks.cpu()) for one in watched.alone(trainer)[0]]
         if varies != "mask" and watched.alone(trainer)[0][0].ids is None:
             self._numbered = watched
         if varies is not None:
@@ -198,19 +201,20 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
 
     def _look_again(self, trainer: pl.Trainer) -> None:
         """Warn if masks are others than before training, as by augmentation that began later."""
-        if not self._first_read:
-            return
-        now = WatchedSamples(trainer, self.judged_dataset(trainer), times=1).alone(trainer)[0]
-        self.masks_changed = any(
-            first.ids == again.ids
-            and first.masks.shape == again.masks.shape
-            and not torch.equal(first.masks, again.masks)
-            for first, again in zip(self._first_read, now, strict=False)
+        now: list[Batch] = []
+        if self._first_read:
+            now = WatchedSamples(trainer, self.judged_dataset(trainer), times=1).alone(trainer)[0]
+        changed = any(
+            ids == again.ids
+            and masks.shape == again.masks.shape
+            and not torch.equal(masks, again.masks.cpu())
+            for (ids, masks), again in zip(self._first_read, now, strict=False)
         )
+        self.masks_changed = any(gather_objects(changed))
         if self.masks_changed:
             rank_zero_warn(
-                "The dataset returns other masks than before training, so augmentation probably "
-                f"began in a later epoch, and the scores are of augmented samples; {REMEDY}."
+                "The dataset returns other masks than before training, so augmentation began in a "
+                f"later epoch, or something changed the masks, and scores are of these; {REMEDY}."
             )
 
     def _check_names(self, ids: list[str]) -> None:
@@ -298,7 +302,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         ids, peers = self._gathered(trainer, self.evidence)
         if message := _left_out(pl_module, ids):
             rank_zero_warn(message)
-        if trainer.world_size == 1 and (unseen := _never_seen(pl_module, ids)):
+        is_known = trainer.world_size == 1 and trainer.ckpt_path is None  # what was trained on
+        if is_known and (unseen := _never_seen(pl_module, ids)):
             rank_zero_warn(unseen)
         if not pl_module.noise.known:
             pl_module.noise.set_noise_level_from(*peers)

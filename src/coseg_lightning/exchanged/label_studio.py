@@ -120,8 +120,11 @@ def read(source: Source, classes: Classes) -> Answers:
                 people = sorted({_reviewer(one.get("completed_by")) or "?" for one in given})
                 used = _reviewer(newest.get("completed_by")) or "?"
                 of = f" by {used} of {', '.join(people)}" if len(people) > 1 else ""
+                is_truth = ", the ground truth" if newest.get("ground_truth") else ""
                 is_empty = not newest.get("result") and any(one.get("result") for one in given)
-                several.append(f"{_image(task)}{of}{', which is empty' if is_empty else ''}")
+                several.append(
+                    f"{_image(task)}{of}{', which is empty' if is_empty else ''}{is_truth}"
+                )
             elif done and not given:
                 rejected.append(_image(task))
             elif not done and task.get("drafts"):
@@ -201,8 +204,8 @@ def _answer(
     for item in results:
         value = item.get("value") or {}
         notes += [str(text) for text in _texts(value)]
-        if item.get("type") in UNREAD:
-            ignored.add(str(item["type"]), image)
+        if item.get("type") in UNREAD or "vertices" in value:
+            ignored.add(str(item.get("type") or "vector"), image)
             left_out, is_unread = left_out + 1, True
             continue
         draw = _drawn(value)

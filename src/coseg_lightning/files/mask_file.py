@@ -277,7 +277,7 @@ def _encoded(
         top = flat.max() if flat.max() >= rules.threshold else np.ceil(rules.threshold)
         return np.where(classes > 0, top, 0)
     if rules.instances:
-        return np.where(classes > 0, _object_numbers(classes == 1, flat, read.values), 0)
+        return np.where(classes > 0, _object_numbers(classes == 1, flat, read), 0)
     if read.two_valued and read.stored.mode == "1":
         return np.asarray((classes > 0) ^ rules.is_inverted)
     if rules.class_ids is not None:
@@ -293,36 +293,43 @@ def _encoded(
 
 
 def _object_numbers(
-    drawn: NDArray[np.bool_], flat: NDArray[Any], before: NDArray[Any]
+    drawn: NDArray[np.bool_], flat: NDArray[Any], read: MaskValuesOf
 ) -> NDArray[Any]:
     """Return the object of each pixel: the nearest one, or a new one for areas apart from all.
 
     Args:
         drawn: The pixels of all objects now.
         flat: The stored numbers of the objects before.
-        before: The class ids before.
+        read: The mask before.
 
     Raises:
         InputError: If the file cannot hold as many numbers.
     """
+    before, stored = read.values, read.stored
     numbers = nearest_values(flat, before == 1)
     count, areas = cv2.connectedComponents(drawn.astype(np.uint8), connectivity=8)
     apart = sorted({*range(1, count)} - set(np.unique(areas[before == 1]).tolist()))
     if not apart:
         return numbers
-    taken = set(np.unique(flat).tolist())  # also what means unlabelled
-    highest = int(flat.max(where=before == 1, initial=0))
-    free = (number for number in range(highest + 1, 65536) if number not in taken)
-    numbers = numbers.astype(np.int64)
-    for area, number in zip(apart, free, strict=False):
-        numbers[areas == area] = number
     top = np.iinfo(flat.dtype).max if np.issubdtype(flat.dtype, np.integer) else 65535
-    if highest + len(apart) > 65535 or numbers.max() > top:
+    if stored.bits < 8:
+        top = 2**stored.bits - 1
+    if stored.colours is not None:
+        top = min(top, len(stored.colours) - 1)
+    taken = set(np.unique(flat).tolist())
+    if (before == IGNORE_INDEX).any():
+        taken |= {254, 255}  # 255 is unlabelled only where objects do not count up to it
+    highest = int(flat.max(where=before == 1, initial=0))
+    order = [*range(highest + 1, min(top, 65535) + 1), *range(1, highest)]
+    free = [number for number in order if number not in taken]
+    if len(free) < len(apart):
         raise InputError(
             f"A mask would hold {len(apart)} more objects, but its file has numbers up to {top} "
             "only; save the masks of objects with 16 bits."
         )
-    return numbers
+    new = np.zeros(count, np.int64)
+    new[apart] = free[: len(apart)]
+    return np.where(new[areas] > 0, new[areas], numbers)
 
 
 def save_like(original: Path, path: Path, values: NDArray[Any], stored: Stored) -> None:

@@ -194,6 +194,16 @@ def images_of(batch: Any) -> Tensor:
     return images
 
 
+def reads_all(limit: float, *batches: float) -> bool:
+    """Whether a pass surely reads all batches.
+
+    Args:
+        limit: The trainer's limit: a whole number of batches, or a share.
+        batches: The number of batches of each loader, after the limit.
+    """
+    return limit >= 1.0 if isinstance(limit, float) else all(count < limit for count in batches)
+
+
 class ClassIds:
     """Checks the class ids of masks, and whether any was foreground in a pass over all of them.
 
@@ -227,7 +237,7 @@ class ClassIds:
         wrong = masks[labelled & ((masks < 0) | (masks >= self.classes))]
         if len(wrong):
             advice = f"classes={int(wrong.max()) + 1}, or divide 0/255 masks by 255"
-            if int(wrong.max()) < 0:
+            if int(wrong[0]) < 0:
                 advice = f"ignore_index={int(wrong[0])} if it means unlabelled"
             raise InputError(
                 f"The {self._whose} hold the class id {int(wrong[0])}, but the network has "

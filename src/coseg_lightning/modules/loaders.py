@@ -106,7 +106,11 @@ def draws_as(sampler: Any, *kinds: type[Sampler[Any]]) -> bool:
 
 
 def _drawn(loader: Loader) -> set[int] | None:
-    """Draw epochs from a copy of the sampler; None if it does not draw whole numbers."""
+    """Draw epochs from a copy of the sampler.
+
+    Returns:
+        The indices; None if it does not draw whole numbers, or still draws new ones at the end.
+    """
     dataset: Any = loader.dataset
     own, drawn, nothing_new = own_batches(loader), set[int](), 0
     with isolate_rng():
@@ -126,6 +130,11 @@ def _drawn(loader: Loader) -> set[int] | None:
             nothing_new = nothing_new + 1 if len(drawn) == before else 0
             if len(drawn) >= len(dataset) or nothing_new == 3:
                 break
+    if nothing_new < 3:  # more may come
+        return None
+    sampler = compat.inner_sampler(loader)
+    if isinstance(sampler, WeightedRandomSampler):
+        drawn |= set(sampler.weights.nonzero().flatten().tolist())
     return drawn or None
 
 

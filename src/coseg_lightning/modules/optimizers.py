@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytorch_lightning as pl
 import torch
@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
-from coseg_lightning.modules.batch import ClassIds
+from coseg_lightning.modules.batch import ClassIds, reads_all
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.selection import load_state, save_state
 
@@ -46,10 +46,11 @@ def build_optimizer(
     not used with scaled gradients, since it would unscale them after clipping.
     """
     groups = [{"lr": lr, **group} for group in groups]
-    given = _chosen(factory, groups, lr)
-    if given:
-        check_one_value(module, given)
-        groups = [{**group, **given} for group in groups]
+    own = _chosen(factory, groups, lr)
+    check_one_value(module, own.values)
+    recipe = {"lr": module.lr == Recipe.lr, "weight_decay": module.lambda_2 == Recipe.lambda_2}
+    given = own.values | {n: value for n, value in own.defaults.items() if recipe[n]}
+    groups = [{**group, **given} for group in groups]
     if given or not isinstance(factory, type):
         return _made(factory, groups, lr)
     trainer = compat.trainer_of(module)
@@ -61,41 +62,70 @@ def build_optimizer(
     return cast(Optimizer, factory(groups, lr=lr))
 
 
+class _Chosen(NamedTuple):
+    """The `lr` and `weight_decay` that an optimizer's factory chooses by itself.
+
+    Attributes:
+        values: Values that a `partial` has, or that a function passes on.
+        defaults: Defaults of a function's or subclass's arguments, which a module's own values
+            overrule.
+    """
+
+    values: dict[str, Any]
+    defaults: dict[str, Any]
+
+
 def _chosen(
     factory: Callable[..., Optimizer], groups: Sequence[dict[str, Any]], lr: float
-) -> dict[str, Any]:
-    """Return the `lr` and `weight_decay` that an optimizer's factory chooses by itself.
-
-    Values that equal the defaults of torch's class count as not chosen.
-    """
-    defaults = _defaults(factory if isinstance(factory, type) else type(_made(factory, groups, lr)))
+) -> _Chosen:
+    """Find what an optimizer's factory chooses; the defaults of torch's class are no choice."""
+    if isinstance(factory, type):
+        base = next((c for c in factory.__mro__ if c.__module__.startswith("torch.")), factory)
+        known, of_base = _defaults(factory), _defaults(base)
+        return _Chosen({}, {n: known[n] for n in of_base if n in known and known[n] != of_base[n]})
     own = getattr(factory, "keywords", None)
     if own is not None:  # a partial(Adam, lr=..., weight_decay=...)
-        given = {name: own[name] for name in ("lr", "weight_decay") if name in own}
+        given = {name: own[name] for name in CHOSEN if name in own}
         # LightningCLI passes all defaults of the optimizer's class, which nobody chose.
-        if set(defaults) - {"params"} <= set(own):
-            given = {name: value for name, value in given.items() if value != defaults[name]}
-        return dict(given)
-    if isinstance(factory, type):  # a subclass may have defaults of its own
-        base = next((c for c in factory.__mro__ if c.__module__.startswith("torch.")), factory)
-        made, defaults = defaults, _defaults(base)
-    else:
-        made = _made(factory, [{"params": groups[0]["params"]}], lr).defaults
-    known = made.keys() & defaults.keys() & {"lr", "weight_decay"}
-    unchosen = {name: (defaults[name], inspect.Parameter.empty) for name in known}
-    given = {name: made[name] for name in sorted(known) if made[name] not in unchosen[name]}
-    return {name: value for name, value in given.items() if (name, value) != ("lr", lr)}
+        kind = type(_made(factory, groups, lr))
+        if given and set(inspect.signature(kind).parameters) - {"params"} <= set(own):
+            of_class = _defaults(kind)
+            given = {name: value for name, value in given.items() if value != of_class[name]}
+        return _Chosen(given, {})
+    defaults = _defaults(factory)
+    unset = [{n: v for n, v in group.items() if n not in CHOSEN} for group in groups]
+    try:
+        made = _made(factory, unset, lr)
+    except Exception:  # it reads the module's values, and knows about them
+        return _Chosen({}, defaults)
+    unchosen = _defaults(type(made)) | {"lr": lr}
+    values = {
+        name: made.defaults[name]
+        for name in CHOSEN
+        if name in made.defaults and name in _defaults(type(made)) and name not in defaults
+    }
+    values = {n: v for n, v in values.items() if v not in (unchosen[n], _defaults(type(made))[n])}
+    return _Chosen(values, defaults)
 
 
-def _defaults(kind: type) -> dict[str, Any]:
-    """Return the defaults of a class's arguments."""
-    return {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+CHOSEN = ("lr", "weight_decay")
+
+
+def _defaults(function: Any) -> dict[str, Any]:
+    """Return the defaults of a function's or class's `lr` and `weight_decay`."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # not written in Python
+        return {}
+    defaults = {name: parameters[name].default for name in CHOSEN if name in parameters}
+    return {n: value for n, value in defaults.items() if value is not inspect.Parameter.empty}
 
 
 def _made(
     factory: Callable[..., Optimizer], groups: Sequence[dict[str, Any]], lr: float
 ) -> Optimizer:
-    """Call a factory, with `lr` unless it has one of its own."""
+    """Call a factory with copies of the groups, and with `lr` unless it has one of its own."""
+    groups = [dict(group) for group in groups]
     try:
         parameters = inspect.signature(factory).parameters
     except (TypeError, ValueError):  # not written in Python
@@ -167,6 +197,14 @@ def with_schedule(
         config.setdefault("monitor", monitor)
         check_direction(config["scheduler"], config["monitor"])
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
+
+
+def _is_own_optimizer(module: pl.LightningModule) -> bool:
+    """Whether a module's `configure_optimizers` is that of this package."""
+    package = __name__.partition(".")[0]
+    method = type(module).configure_optimizers
+    is_replaced = "configure_optimizers" in vars(module)  # as LightningCLI does
+    return not is_replaced and method.__module__.startswith(f"{package}.")
 
 
 def plateau_config(configured: Any) -> Mapping[str, Any]:
@@ -244,10 +282,8 @@ class GradientGuard(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
     ) -> None:
         if trainer.is_last_batch and trainer.current_epoch == 0 and belongs(self, pl_module):
-            limit = trainer.limit_train_batches  # a number of batches, or a share
-            few = limit < 1.0 if isinstance(limit, float) else trainer.num_training_batches >= limit
-            ids = cast(ClassIds, pl_module.class_ids)
-            ids.check_pass(pl_module, is_whole=not few)
+            is_whole = reads_all(trainer.limit_train_batches, trainer.num_training_batches)
+            cast(ClassIds, pl_module.class_ids).check_pass(pl_module, is_whole=is_whole)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -358,12 +394,16 @@ class PeerOptimization(GradientGuard):
             _check_both_learn(pl_module, self.networks, trainer.optimizers)
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         plateaus = [one for one in schedulers if isinstance(one, ReduceLROnPlateau)]
-        if plateaus and belongs(self, pl_module):
-            own = plateau_config(pl_module.configure_optimizers())
-            self.monitor = own.get("monitor") or self.monitor
-            self.strict = own.get("strict", self.strict)
-            for plateau in plateaus:
-                check_direction(plateau, self.monitor)
+        if len(plateaus) != 1 or not belongs(self, pl_module) or _is_own_optimizer(pl_module):
+            return
+        attributes = dict(vars(pl_module))  # those of the first call are used
+        own = plateau_config(pl_module.configure_optimizers())
+        vars(pl_module).clear()
+        vars(pl_module).update(attributes)
+        self.monitor = own.get("monitor") or self.monitor
+        self.strict = own.get("strict", self.strict)
+        if not is_overridden("lr_scheduler_step", pl_module, pl.LightningModule):
+            check_direction(plateaus[0], self.monitor)
 
     def zero_grad(self, module: pl.LightningModule, batch_idx: int) -> None:
         """Reset the gradients before the first of the accumulated batches.
@@ -464,7 +504,7 @@ def _check_both_learn(
         if weights and not any(id(weight) in known for weight in weights):
             raise InputError(
                 f"{type(module).__name__}.configure_optimizers gives the optimizer no weight of "
-                f"{name}, which would never learn; add its parameters, or set their requires_grad "
+                f"{name}, which would not learn; add its parameters, or set their requires_grad "
                 "to False."
             )
 

@@ -1,10 +1,14 @@
 """The steps that both modules share: batch checks, validation, test and checkpoints."""
 
 import copy
-from collections.abc import Callable, Mapping
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, ClassVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_warn
@@ -23,7 +27,7 @@ from coseg_lightning.functional.equations import (
 from coseg_lightning.functional.losses import PIXEL_LOSSES
 from coseg_lightning.functional.metrics import SegmentationScores
 from coseg_lightning.labels.ids import sample_name
-from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch
+from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch, reads_all
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.optimizers import Schedule
 
@@ -216,15 +220,15 @@ class SegmentationSteps(pl.LightningModule):
 
     @override
     def on_validation_epoch_end(self) -> None:
-        if not self.trainer.sanity_checking and self.measured_ids["val"].is_open:
-            is_whole = self.trainer.limit_val_batches == 1.0 and self.trainer.state.fn == "fit"
-            self.measured_ids["val"].check_pass(self, is_whole=is_whole)
+        if not self.trainer.sanity_checking:
+            is_whole = reads_all(self.trainer.limit_val_batches, *self.trainer.num_val_batches)
+            is_fit = self.trainer.state.fn == "fit"
+            self.measured_ids["val"].check_pass(self, is_whole=is_whole and is_fit)
         self._log_metrics("val", len(self.trainer.num_val_batches))
 
     @override
     def on_test_epoch_end(self) -> None:
-        if self.measured_ids["test"].is_open:
-            self.measured_ids["test"].check_pass(self, is_whole=False)  # training is done already
+        self.measured_ids["test"].check_pass(self, is_whole=False)  # training is done already
         self._log_metrics("test", len(self.trainer.num_test_batches))
 
     def _log_metrics(self, stage: str, loaders: int) -> None:
@@ -284,19 +288,22 @@ class SegmentationSteps(pl.LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # The checkpoint holds the weights, so loading it must not download pretrained weights.
-        saved = checkpoint.get("hyper_parameters", {})
-        saved["encoder_weights"] = None
+        saved = {name: as_plain(v) for name, v in checkpoint.get("hyper_parameters", {}).items()}
         # Of a subclass; a file with objects could not be read without running code.
         objects = [name for name, value in saved.items() if not is_plain(value)]
-        for name in objects:
-            del saved[name]
         if objects:
-            rank_zero_warn(
-                f"{', '.join(objects)} of {type(self).__name__} are objects, which a checkpoint "
-                "does not hold; give them again: load_from_checkpoint(path, "
-                f"{', '.join(f'{name}=...' for name in objects)})."
-            )
+            checkpoint["not_saved"] = objects
+            rank_zero_warn(f"{self._to_give_again(objects)}.")
+        kept = {name: value for name, value in saved.items() if name not in objects}
+        checkpoint["hyper_parameters"] = {**kept, "encoder_weights": None}
         checkpoint["made_with"] = self._made_with()
+
+    def _to_give_again(self, names: Sequence[str]) -> str:
+        given = ", ".join(f"{name}=..." for name in names)
+        return (
+            f"{', '.join(names)} of {type(self).__name__} are objects, which a checkpoint does not "
+            f"hold; give them again: load_from_checkpoint(path, {given})"
+        )
 
     def _made_with(self) -> dict[str, str]:
         """Name the classes given to this module, which a checkpoint cannot rebuild."""
@@ -309,6 +316,14 @@ class SegmentationSteps(pl.LightningModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        arguments = inspect.signature(type(self).__init__).parameters
+        lost = [
+            name
+            for name in checkpoint.get("not_saved", ())
+            if name in arguments and self.hparams.get(name) is arguments[name].default
+        ]
+        if lost:
+            rank_zero_warn(f"{self._to_give_again(lost)}. Their defaults are used now.")
         saved, own = checkpoint.get("made_with", {}), self._made_with()
         self.given_when_saved = {k: kind for k, kind in saved.items() if k != "optimizer"}
         if saved.get("optimizer", own["optimizer"]) != own["optimizer"]:
@@ -357,13 +372,25 @@ def look_no_more(module: SegmentationSteps) -> None:
     _LOOKS.pop(module, None)
 
 
+def as_plain(value: Any) -> Any:
+    """Convert containers such as OmegaConf's, NumPy's numbers and paths to plain values."""
+    if isinstance(value, Mapping) and type(value) is not OrderedDict:
+        return {as_plain(key): as_plain(part) for key, part in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
+        return [as_plain(part) for part in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, PurePath) else value
+
+
 def is_plain(value: Any) -> bool:
-    """Whether a value consists of texts, numbers and containers of them alone."""
-    if isinstance(value, Mapping):
-        return type(value) is dict and all(map(is_plain, (*value, *value.values())))
+    """Whether a value can be loaded without running code, as `weights_only=True` does."""
+    if type(value) in (dict, OrderedDict):
+        return all(map(is_plain, (*value, *value.values())))
     if type(value) in (list, tuple, set):
         return all(map(is_plain, value))
-    return value is None or type(value) in (bool, int, float, str)
+    torchs = (Tensor, torch.dtype, torch.device, torch.Size)
+    return value is None or isinstance(value, torchs) or type(value) in (bool, int, float, str)
 
 
 def full_name(made: Any) -> str:

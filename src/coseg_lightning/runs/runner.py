@@ -121,7 +121,15 @@ class StageRunner:
         A function that gives ready networks gives the same ones again, so a copy is trained.
         """
         pl.seed_everything(self.seed, verbose=False)
-        return copy.deepcopy(make())
+        module = make()
+        try:
+            return copy.deepcopy(module)
+        except Exception as error:
+            rank_zero_warn(
+                f"The {type(module).__name__} cannot be copied ({error}); if its networks are "
+                "given ready, each stage and run trains them further."
+            )
+            return module
 
     def fit(
         self,
@@ -247,7 +255,7 @@ class StageRunner:
         if value is None or isinstance(value, bool):
             return []
         objects = list(value) if isinstance(value, list | tuple) else [value]
-        return [_copied(one) for one in objects] if name == "callbacks" else objects
+        return _copied(objects) if name == "callbacks" else objects
 
     def _begin(self, data: Data) -> None:
         """Claim the run's folder once module and trainer have been built."""
@@ -294,14 +302,15 @@ class StageRunner:
         self.stages[stage] = {"seconds": round(time.perf_counter() - start, 3), "epochs": 0}
 
 
-def _copied(callback: Any) -> Any:
-    """Copy a user's callback, since each stage needs one of its own."""
+def _copied(callbacks: list[Any]) -> list[Any]:
+    """Copy a user's callbacks together, since each stage needs its own."""
     try:
-        return copy.deepcopy(callback)
+        return copy.deepcopy(callbacks)
     except Exception as error:
+        names = ", ".join(type(callback).__name__ for callback in callbacks)
         raise InputError(
-            f"The callback {type(callback).__name__} cannot be copied for each stage ({error}); "
-            "let it keep such objects from setup() on, or give a function that makes the trainer."
+            f"The callbacks {names} cannot be copied for each stage ({error}); let them keep such "
+            "objects from setup() on, or give a function that makes the trainer."
         ) from error
 
 
