@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.tuner import Tuner
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
@@ -550,3 +550,19 @@ def test_images_of_another_shape_are_named(tmp_path):
         InputError, match=r"images are \(6, 16, 16\); they must be .* images\[:, Non"
     ):
         trainer_of(tmp_path).fit(SegmentationModule(TinyNetwork()), loader((images[:, 0], masks)))
+
+
+@pytest.mark.parametrize("make", [EarlyStopping, ModelCheckpoint])
+@pytest.mark.parametrize(
+    ("monitor", "mode", "better"),
+    [("val/dice", "min", "max"), ("val/dice", "max", None), ("train/loss", "max", "min")],
+)
+def test_callbacks_that_take_a_metric_the_wrong_way_round_are_told(
+    tmp_path, recwarn, make, monitor, mode, better
+):
+    options = {"callbacks": [make(monitor=monitor, mode=mode)], "enable_checkpointing": True}
+    data = loader(one_batch())
+    trainer_of(tmp_path, **options).fit(SegmentationModule(TinyNetwork()), data, data)
+    told = [str(one.message) for one in recwarn if "the worst value counts" in str(one.message)]
+    assert len(told) == (better is not None)
+    assert all(text.endswith(f"give mode={better!r}.") for text in told)

@@ -230,15 +230,34 @@ FALLING = ("loss", "error")
 
 def check_direction(scheduler: ReduceLROnPlateau, monitor: str) -> None:
     """Raise an `InputError` if a scheduler's mode contradicts the direction of its metric."""
-    falls = any(part in monitor.lower() for part in FALLING)  # also a dice_loss
-    rises = not falls and any(part in monitor.lower() for part in RISING)
-    if (rises and scheduler.mode == "min") or (falls and scheduler.mode == "max"):
-        better, mode = ("grows", "max") if rises else ("falls", "min")
+    mode = better_mode(monitor)
+    if mode not in (None, scheduler.mode):
+        better = "grows" if mode == "max" else "falls"
         raise InputError(
             f"ReduceLROnPlateau(mode={scheduler.mode!r}) monitors {monitor!r}, which {better} as "
             f"the network gets better; give partial(ReduceLROnPlateau, mode={mode!r}), or another "
             'metric: {"scheduler": ..., "monitor": "train/loss"}.'
         )
+
+
+def better_mode(monitor: str) -> str | None:
+    """Return `max` for a metric that rises as the network gets better, `min`, or None."""
+    if any(part in monitor.lower() for part in FALLING):  # also a dice_loss
+        return "min"
+    return "max" if any(part in monitor.lower() for part in RISING) else None
+
+
+def warn_of_modes(callbacks: Sequence[Callback]) -> None:
+    """Warn of an `EarlyStopping` or `ModelCheckpoint` that takes a metric the wrong way round."""
+    for callback in callbacks:
+        monitor, mode = (getattr(callback, name, None) for name in ("monitor", "mode"))
+        if not isinstance(monitor, str) or mode not in ("min", "max"):
+            continue
+        if better_mode(monitor) not in (None, mode):
+            rank_zero_warn(
+                f"{type(callback).__name__} monitors {monitor!r} with mode={mode!r}, so the worst "
+                f"value counts as the best; give mode={better_mode(monitor)!r}."
+            )
 
 
 class GradientGuard(Callback):
@@ -299,6 +318,11 @@ class GradientGuard(Callback):
                     "those from before it; give each fit a new callback, whose average begins "
                     "early enough."
                 )
+
+    @override
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if belongs(self, pl_module):
+            warn_of_modes(trainer.callbacks)  # type: ignore[attr-defined]
 
     def clip(self, network: nn.Module, norm: Tensor) -> None:
         """Clip a network's gradients, given their norm; for one network Lightning does this."""
