@@ -144,6 +144,18 @@ def test_an_average_is_made_tensor_by_tensor(tmp_path, module):
     assert set(seen) == {torch.Tensor}
 
 
+def test_an_average_begins_anew(tmp_path, module):
+    """`WeightAveraging._latest_update_step` and `._latest_update_epoch`."""
+    averaging = WeightAveraging(avg_fn=lambda average, current, _: current)
+    steps = []
+    for begins in (False, False, True):
+        if begins:
+            compat.begin_average(averaging)
+        trainer_of(tmp_path, max_epochs=1, callbacks=[averaging]).fit(module, loader(one_batch()))
+        steps.append(compat.averaged_steps(averaging))
+    assert steps == [1, 0, 1]  # without it, a second fit of as many steps is not averaged
+
+
 def test_an_average_is_kept_seen_and_swapped(tmp_path, module):
     """`WeightAveraging._device`, `._average_model` and `._swap_models`."""
     averaging = WeightAveraging(avg_fn=lambda average, current, _: average / 2 + current / 2)

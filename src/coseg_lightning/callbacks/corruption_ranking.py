@@ -165,8 +165,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._images_vary = varies is not None
         if varies != "mask":
             self._first_read = [(one.ids, one.masks.cpu()) for one in watched.alone(trainer)[0]]
-        if varies != "mask" and watched.alone(trainer)[0][0].ids is None:
-            self._numbered = watched
+            if self._first_read[0][0] is None:
+                self._numbered = watched
         if varies is not None:
             rank_zero_warn(
                 f"The dataset returns different {varies}s each time it is read, so it probably "

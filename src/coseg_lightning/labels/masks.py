@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coseg_lightning.files.mask_rules import IGNORE_INDEX
+
 Mask = NDArray[np.integer[Any]]
 
 
@@ -31,20 +33,17 @@ class MaskedImages(Protocol):
         """Return the mask of one sample."""
 
 
-UNLABELLED = 255  # the class id of unlabelled pixels in the masks of files
-
-
 def with_unlabelled(proposal: Mask, given: Mask) -> Mask:
     """Return a network's mask with the unlabelled pixels of the given mask.
 
     A network has a class for every pixel, but nobody knows it where a person marked none. A mask
     without any label is the exception, since nothing would be left of its proposal.
     """
-    unlabelled = given == UNLABELLED
+    unlabelled = given == IGNORE_INDEX
     if proposal.shape != given.shape or not unlabelled.any() or unlabelled.all():
         return proposal
     kept = proposal.copy()
-    kept[unlabelled] = UNLABELLED
+    kept[unlabelled] = IGNORE_INDEX
     return kept
 
 

@@ -5,7 +5,6 @@ another form, a network that cannot be saved, unsuitable corrected masks, and to
 a batch.
 """
 
-import copy
 import gc
 import logging
 import sys
@@ -17,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -35,7 +34,6 @@ from coseg_lightning.runs.runner import StageRunner
 from coseg_lightning.runs.wrapped import Data
 
 log = logging.getLogger(__name__)
-Module = TypeVar("Module", bound=pl.LightningModule)
 
 BATCHES = 2  # of each loader
 EPOCHS = 2  # so that the peers are also ranked during training
@@ -85,13 +83,7 @@ def rehearse(
         short_data = run.data.shortened(BATCHES, short_folder)
         try:
             walk(
-                replace(
-                    run,
-                    data=short_data,
-                    runner=runner,
-                    make_peers=_copying(run.make_peers),
-                    make_network=_copying(run.make_network),
-                ),
+                replace(run, data=short_data, runner=runner),
                 bar.update,
             )
         except Exception as error:
@@ -169,15 +161,6 @@ class Stopwatch(pl.Callback):
 def _beside(folder: RunFolder) -> Path:
     """Return the parent of the run's folder, since its disk must have room for checkpoints."""
     return next(path for path in folder.path.absolute().parents if path.is_dir())
-
-
-def _copying(make: Callable[[], Module]) -> Callable[[], Module]:
-    """Wrap a function to return copies of its modules, which the run itself may train."""
-
-    def made() -> Module:
-        return copy.deepcopy(make())
-
-    return made
 
 
 def alone(trainer: Callable[..., pl.Trainer]) -> Callable[..., pl.Trainer]:

@@ -98,13 +98,9 @@ def _chosen(
         made = _made(factory, unset, lr)
     except Exception:  # it reads the module's values, and knows about them
         return _Chosen({}, defaults)
-    unchosen = _defaults(type(made)) | {"lr": lr}
-    values = {
-        name: made.defaults[name]
-        for name in CHOSEN
-        if name in made.defaults and name in _defaults(type(made)) and name not in defaults
-    }
-    values = {n: v for n, v in values.items() if v not in (unchosen[n], _defaults(type(made))[n])}
+    of_class = _defaults(type(made))
+    fixed = {n: made.defaults[n] for n in of_class if n in made.defaults and n not in defaults}
+    values = {n: v for n, v in fixed.items() if v != of_class[n] and (n, v) != ("lr", lr)}
     return _Chosen(values, defaults)
 
 
@@ -199,7 +195,7 @@ def with_schedule(
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
 
 
-def _is_own_optimizer(module: pl.LightningModule) -> bool:
+def _is_of_this_package(module: pl.LightningModule) -> bool:
     """Whether a module's `configure_optimizers` is that of this package."""
     package = __name__.partition(".")[0]
     method = type(module).configure_optimizers
@@ -418,7 +414,7 @@ class PeerOptimization(GradientGuard):
             _check_both_learn(pl_module, self.networks, trainer.optimizers)
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         plateaus = [one for one in schedulers if isinstance(one, ReduceLROnPlateau)]
-        if len(plateaus) != 1 or not belongs(self, pl_module) or _is_own_optimizer(pl_module):
+        if len(plateaus) != 1 or not belongs(self, pl_module) or _is_of_this_package(pl_module):
             return
         attributes = dict(vars(pl_module))  # those of the first call are used
         own = plateau_config(pl_module.configure_optimizers())

@@ -119,17 +119,19 @@ class StageRunner:
         """Make a new module with the run's initial weights.
 
         A function that gives ready networks gives the same ones again, so a copy is trained.
+
+        Raises:
+            InputError: If the module cannot be copied.
         """
         pl.seed_everything(self.seed, verbose=False)
         module = make()
         try:
             return copy.deepcopy(module)
         except Exception as error:
-            rank_zero_warn(
-                f"The {type(module).__name__} cannot be copied ({error}); if its networks are "
-                "given ready, each stage and run trains them further."
-            )
-            return module
+            raise InputError(
+                f"The {type(module).__name__} cannot be copied for a stage ({error}); let its "
+                "networks keep no locks, open files or weights that were computed."
+            ) from error
 
     def fit(
         self,
