@@ -39,6 +39,19 @@ def test_one_pass_serves_the_ranking_within_training_and_the_average(tmp_path, m
     assert ranking.evidence.passes == 4
 
 
+def test_a_longer_fit_counts_its_own_last_epochs_alone(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "first.csv", epochs=3)
+    trainer = trainer_of(tmp_path, max_epochs=4, callbacks=[ranking])
+    trainer.fit(module_of(), data_of(tmp_path))
+    trainer.save_checkpoint(tmp_path / "first.ckpt")
+    assert ranking.evidence.passes == 3
+    ranking = CorruptionRanking(tmp_path / "scores.csv", epochs=3)
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[ranking])
+    trainer.fit(module_of(), data_of(tmp_path), ckpt_path=tmp_path / "first.ckpt")
+    assert trainer.current_epoch == 8
+    assert ranking.evidence.passes == 3
+
+
 def test_one_pass_serves_the_noise_level_and_the_first_ranking(tmp_path, monkeypatch):
     estimate = NoiseLevelEstimate(0.3, (0.2, 0.4), True, {"relative": 0.3}, 3.0, 0.9)
     monkeypatch.setattr(

@@ -273,7 +273,9 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, CoSegModule)
         epochs_left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
-        if 0 < epochs_left < self.epochs:
+        if epochs_left >= self.epochs:
+            self.evidence = EvidenceSum()  # that of a shorter fit, which this one continues
+        elif epochs_left > 0:
             self.evidence.add(self.judge(trainer, module))
         if module.selection.uses_rankings and module.noise.known and is_ranking_due(trainer):
             evidence = EvidenceSum().add(self.judge(trainer, module))

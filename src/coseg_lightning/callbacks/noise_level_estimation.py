@@ -5,7 +5,11 @@ from typing import Any
 import pytorch_lightning as pl
 from typing_extensions import override
 
-from coseg_lightning.callbacks.evidence_sum import EvidenceCallback, PredictionObserver
+from coseg_lightning.callbacks.evidence_sum import (
+    EvidenceCallback,
+    EvidenceSum,
+    PredictionObserver,
+)
 from coseg_lightning.callbacks.outline_record import OutlineRecord
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
@@ -60,7 +64,10 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, CoSegModule)
         epochs_left = _epochs_left(trainer)
-        if module.noise.known or not 0 <= epochs_left < self.epochs:
+        if module.noise.known or epochs_left < 0:
+            return
+        if epochs_left >= self.epochs:
+            self.evidence = EvidenceSum()  # that of a shorter fit, which this one continues
             return
         self.evidence.add(self.judge(trainer, module))
         if epochs_left == 0:
