@@ -65,12 +65,13 @@ def test_the_corrected_masks_are_what_retraining_sees(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("corrected", [True, False])
-def test_a_robust_loss_retrains_also_where_labels_were_left_alone(tmp_path, monkeypatch, corrected):
+def test_a_robust_loss_retrains_on_corrected_labels_alone(tmp_path, monkeypatch, corrected):
     monkeypatch.setattr(CorrectionGuard, "peers_know_better", corrected)
     summary = run_of(tmp_path, OwnTested(), retraining_loss="symmetric_cross_entropy")
     assert summary["correction"]["left_alone"] is not corrected
     checkpoint = torch.load(tmp_path / "run" / "retraining" / "last.ckpt", weights_only=True)
-    assert checkpoint["hyper_parameters"]["pixel_loss"] == "symmetric_cross_entropy"
+    loss = "symmetric_cross_entropy" if corrected else "cross_entropy"
+    assert checkpoint["hyper_parameters"]["pixel_loss"] == loss
 
 
 @pytest.mark.slow
@@ -81,8 +82,7 @@ def test_a_peer_that_left_samples_out_in_vain_is_no_start(
     tmp_path, monkeypatch, level, share, epochs
 ):
     monkeypatch.setattr(CorrectionGuard, "peers_know_better", False)
-    options = {"retraining_share": share, "retraining_loss": "cross_entropy"}
-    summary = run_of(tmp_path, OwnTested(), noise_level=level, **options)
+    summary = run_of(tmp_path, OwnTested(), noise_level=level, retraining_share=share)
     assert summary["correction"]["left_alone"]
     assert summary["stages"]["retraining"]["epochs"] == epochs
     if level == "auto":  # the level could not be estimated, so that no sample was excluded

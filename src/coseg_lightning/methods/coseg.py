@@ -39,6 +39,8 @@ def retraining(run: Run, outcome: Outcome) -> Outcome:
         elif recipe.warm_start:
             weights = runner.weights("robust_training", of="net_a.")
             check_fits(weights, module.net, runner.folder.path / "robust_training" / CHECKPOINT)
+        if outcome.corrected:  # on labels that networks fit badly, a robust loss costs accuracy
+            module.use_pixel_loss(recipe.retraining_loss)
         retrain(runner, run.data, module, recipe, weights, peers.epochs)
 
     runner.stage("retraining", train)
@@ -58,12 +60,11 @@ def retrain(
     Args:
         runner: The run's stage runner.
         data: The updated dataset, with the corrections of the peers or of a person.
-        module: The module with the final network.
-        recipe: Its retraining loss and retraining share are used.
+        module: The module with the final network and its loss.
+        recipe: Its retraining share, warm start and averaging are used.
         weights: A peer's weights to start from; None for new weights.
         epochs: The number of epochs for which the peers were trained.
     """
-    module.use_pixel_loss(recipe.retraining_loss)
     max_epochs = None
     if weights is not None:
         load_plain(module.net, weights)

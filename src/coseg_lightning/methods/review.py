@@ -226,6 +226,8 @@ def retrain_reviewed(
         weights, epochs = None, origin.epochs("robust_training") or 0
         if recipe.warm_start:
             weights = stage_weights(origin.folder / "robust_training", of="net_a.")
+        if not origin.summary["correction"].get("left_alone"):
+            module.use_pixel_loss(recipe.retraining_loss)
         retrain(runner, data, module, recipe, weights, epochs)
 
     runner.stage("retraining", retrain_network, makes=["labels"])

@@ -66,8 +66,9 @@ class Recipe:
         warm_start: Whether retraining starts from the first peer's weights. It still starts from
             new weights, for the epochs of both stages, if the peers excluded samples and
             correction was then skipped.
-        retraining_loss: The pixel loss of retraining, one of
-            `coseg_lightning.functional.losses.PIXEL_LOSSES`.
+        retraining_loss: The pixel loss of retraining on corrected labels, one of
+            `coseg_lightning.functional.losses.PIXEL_LOSSES`. If correction was skipped, the
+            network keeps its own loss, the cross-entropy unless you say otherwise.
         retraining_share: Number of epochs of a warm-started retraining, as a share of stage 1's.
         rounds: Number of rounds of robust training and correction. Each round starts from the
             labels that the round before it corrected.
