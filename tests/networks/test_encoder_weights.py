@@ -56,12 +56,65 @@ def test_the_encoder_is_found_in_a_whole_networks_state(encoder, within, folder)
 
 
 def test_of_two_peers_the_first_ones_encoder_is_taken(folder):
-    peers = {name: smp.Unet("resnet18", encoder_weights=None) for name in ("net_b", "net_a")}
+    peers = {name: smp.Unet("resnet18", encoder_weights=None) for name in ("net_a", "net_b")}
     path = folder / "peers.ckpt"
     state = {f"{n}.{k}": v for n, net in peers.items() for k, v in net.state_dict().items()}
     torch.save({"state_dict": state}, path)
-    network = build_network("unet", encoder_name="resnet18", encoder_weights=str(path))
+    with pytest.warns(UserWarning, match="holds several encoders, .*net.a.encoder and .*net.b"):
+        network = build_network("unet", encoder_name="resnet18", encoder_weights=str(path))
     assert torch.equal(network.encoder.conv1.weight, peers["net_a"].encoder.conv1.weight)
+
+
+@pytest.mark.parametrize(
+    "within",
+    [
+        lambda state: {"model_state_dict": state, "optimizer": {"state": {0: torch.ones(1)}}},
+        lambda state: {"teacher": {f"module._orig_mod.backbone.{k}": v for k, v in state.items()}},
+        lambda state: {f"a.b.c.d.e.{k}": v for k, v in state.items()},
+        lambda state: {k: v.half() for k, v in state.items()} | {"epoch": 3},
+        lambda state: {"encoder_q": state, "encoder_k": {k: v + 1 for k, v in state.items()}},
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*holds several encoders")
+def test_the_encoder_is_found_in_checkpoints_of_other_projects(folder, within):
+    given = smp.encoders.get_encoder("resnet18", weights=None)
+    torch.save(within(given.state_dict()), folder / "other.ckpt")
+    network = build_network("unet", encoder_weights=str(folder / "other.ckpt"))
+    torch.testing.assert_close(
+        network.encoder.conv1.weight, given.conv1.weight, rtol=1e-3, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoder", "deeper"),
+    [
+        ("resnet18", "resnet34"),
+        ("tu-resnet18", "resnet34"),
+        ("tu-efficientnet_b0", "efficientnet_b1"),
+        ("densenet121", "densenet169"),
+    ],
+)
+def test_weights_of_a_deeper_network_are_refused(folder, encoder, deeper):
+    """Their first blocks alone are an encoder that nobody has trained."""
+    path = weights_of(deeper, folder)
+    state = timm.create_model(encoder.removeprefix("tu-")).state_dict()
+    wider = timm.create_model(deeper).state_dict()
+    save_file({name: wider[name] for name in wider if name not in state} | state, path)
+    with pytest.raises(InputError, match="so it is of a deeper network than the encoder"):
+        build_network("unet", encoder_name=encoder, encoder_weights=str(path))
+
+
+def test_an_encoder_may_be_shallower_than_the_network_of_the_file(folder):
+    for encoder in OF_TIMM:
+        name, options = f"tu-{encoder}", {"encoder_depth": 3, "decoder_channels": (8, 8, 8)}
+        path = str(weights_of(encoder, folder))
+        build_network("unet", encoder_name=name, encoder_weights=path, **options)
+
+
+@pytest.mark.parametrize("given", [False, True, "None", "random", ["a.pt"], 3])
+def test_values_that_are_no_weights_are_refused(given):
+    with pytest.raises(InputError, match=r"must be a file, or the name .* null for random weights"):
+        build_network("unet", encoder_name="tu-resnet18", encoder_weights=given)
 
 
 def test_the_encoders_own_state_is_loaded_too(folder):
@@ -93,6 +146,16 @@ def test_weights_that_do_not_fit_are_refused(folder):
     save_file(state, folder / "less.safetensors")
     with pytest.raises(InputError, match=r"has no model.layer4.1.conv2.weight"):
         build(folder / "less.safetensors")
+    for tensor, problem in (
+        (torch.ones(512, dtype=torch.int8), r"whole numbers \(torch.int8\)"),
+        (torch.full((512,), float("nan")), "values that are not finite"),
+    ):
+        state = timm.create_model("resnet18").state_dict() | {"layer4.1.bn2.weight": tensor}
+        torch.save(state, folder / "values.pt")
+        with pytest.raises(InputError, match=f"has {problem} in model.layer4.1.bn2.weight"):
+            build(folder / "values.pt")
+    with pytest.raises(InputError, match="is a folder; give a file of weights in it"):
+        build(folder / ".")
     (folder / "broken.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match=r"cannot be read as weights \(a state dict"):
         build(folder / "broken.safetensors")
@@ -104,8 +167,28 @@ def test_no_code_in_a_file_is_run(folder):
             return print, ("harm",)
 
     torch.save({"conv1.weight": Harm()}, folder / "harm.pth")
-    with pytest.raises(InputError, match="without code"):
-        build_network("unet", encoder_weights=str(folder / "harm.pth"))
+    torch.save(smp.encoders.get_encoder("resnet18", weights=None), folder / "module.pth")
+    for name in ("harm.pth", "module.pth"):
+        with pytest.raises(
+            InputError, match="holds other objects than weights, which may run code"
+        ):
+            build_network("unet", encoder_weights=str(folder / name))
+
+
+def test_the_format_is_that_of_the_content(folder):
+    state = smp.encoders.get_encoder("resnet18", weights=None).state_dict()
+    save_file(state, folder / "named.pt")
+    torch.save(state, folder / "named.safetensors")
+    for name in ("named.pt", "named.safetensors"):
+        network = build_network("unet", encoder_weights=str(folder / name))
+        assert torch.equal(network.encoder.conv1.weight, state["conv1.weight"])
+
+
+def test_a_file_without_a_dot_or_slash_is_not_downloaded(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    (folder / "mine").write_bytes(b"")
+    with pytest.raises(InputError, match="for the file, write ./mine"):
+        build_network("unet", encoder_name="tu-resnet18", encoder_weights="mine")
 
 
 def test_weights_that_are_not_there_are_refused(monkeypatch):

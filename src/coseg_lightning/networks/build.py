@@ -14,12 +14,8 @@ from coseg_lightning.files.atomic import write_text
 from coseg_lightning.networks.ce_net import CENet
 from coseg_lightning.networks.classic_unet import ClassicUNet
 from coseg_lightning.networks.double_unet import DoubleUNet
-from coseg_lightning.networks.encoders import (
-    check_encoder,
-    downloading,
-    load_encoder_weights,
-    weights_file,
-)
+from coseg_lightning.networks.encoders import check_encoder, downloading
+from coseg_lightning.networks.weights import load_encoder_weights, weights_file
 
 OWN = ("unet_classic", "double_unet", "ce_net")  # architectures that smp does not have
 DEFAULT_ENCODER = "resnet18"
