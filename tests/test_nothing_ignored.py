@@ -215,6 +215,12 @@ def test_hydras_advice_to_add_it_is_not_given(tmp_path):
     )
 
 
+def test_an_argument_of_lightnings_trainer_is_said_to_need_a_plus(tmp_path):
+    result = command("run", "trainer.max_steps=3", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.strip().endswith("Trainer need a plus, as in +trainer.max_steps=...")
+
+
 @pytest.mark.parametrize("value", ["{rotate: 30}", "3", "strong", "null"])
 def test_augmentation_is_on_or_off(value):
     with pytest.raises(InputError, match="data.augment=.* must be true or false"):
@@ -242,7 +248,7 @@ def test_callbacks_of_the_trainer_are_called_in_every_stage(tmp_path):
 
 @pytest.mark.slow
 def test_the_loss_that_is_logged_is_the_one_that_was_used(tmp_path):
-    run(composed(*SMALL, *PHANTOM), tmp_path / "run")
+    run(composed(*SMALL, *PHANTOM, "method.confidence=0"), tmp_path / "run")
     logged = yaml.safe_load((tmp_path / "run" / "retraining" / "hparams.yaml").read_text())
     assert logged["pixel_loss"] == "generalised_cross_entropy"
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 from PIL import Image
 
@@ -20,7 +21,7 @@ from coseg_lightning.networks import build_network
 from coseg_lightning.networks.build import save_network
 from coseg_lightning.predict import predict
 from coseg_lightning.run import depend_on_data_alone, run
-from support import PHANTOM, SHORT, composed
+from support import PHANTOM, SHORT, composed, rows_of
 
 RESNET = ["model=unet", "model.encoder_name=resnet18"]
 COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -55,7 +56,12 @@ def test_images_are_normalised_as_the_encoder_knows_them(weights):
     pretrained = [*RESNET, f"model.encoder_weights={weights}"]
     assert of(*pretrained, "data.normalization=image") is None
     other = ["model@peer_b=fpn", "peer_b.encoder_weights=null"]
-    assert of(*pretrained, *other) is None  # both peers get the same images
+    assert of(*pretrained, *other) == COLOUR  # both peers get the same images
+    assert of(*RESNET, "model@peer_b=dpt", "peer_b.encoder_weights=imagenet") == ((0.5,) * 3,) * 2
+    lite = ["model=unet", "model.encoder_name=timm-tf_efficientnet_lite0"]
+    assert of(*lite, "model.encoder_weights=imagenet") == ((0.5,) * 3, (0.5,) * 3)
+    advprop = ["model=unet", "model.encoder_name=efficientnet-b0", "model.encoder_weights=advprop"]
+    assert of(*advprop) == ((0.5,) * 3, (0.5,) * 3)
     assert of(*RESNET, "data.normalization=[[0.1,0.2,0.3],[1,2,3]]") == ((0.1, 0.2, 0.3), (1, 2, 3))
     before = composed(*pretrained)
     del before.data.normalization  # of a run of an earlier version
@@ -82,6 +88,7 @@ def test_a_run_from_pretrained_weights(tmp_path, weights, monkeypatch):
     run(composed(*settings), tmp_path / "run")
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
     assert config["model"]["encoder_weights"] == str(weights)
+    assert config["data"]["normalization"] == list(map(list, COLOUR))
     monkeypatch.chdir(tmp_path)
     weights.rename(weights.with_suffix(".gone"))
     try:
@@ -116,4 +123,46 @@ def test_the_precision_is_bfloat16_where_it_is_native(monkeypatch, tmp_path):
         assert trainer.precision == expected
     depend_on_data_alone(cfg)
     assert cfg.trainer.precision == "32-true"  # settled, for a run that is resumed elsewhere
-    assert precision_of(composed("trainer.precision=16-mixed").trainer) == "16-mixed"
+    for given, used in (("16-mixed", "bf16-mixed"), (16, "bf16-mixed"), (None, "32-true")):
+        cfg.trainer.precision = given
+        assert precision_of(cfg.trainer) == used
+        trainer = pl.Trainer(accelerator="cpu", precision=given, logger=False)
+        assert trainer.precision == used  # Lightning does the same
+    assert precision_of(composed("trainer.precision=bf16-true").trainer) == "bf16-true"
+
+
+@pytest.mark.slow
+def test_a_file_of_weights_may_move_but_not_change(tmp_path, weights):
+    here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
+    here.write_bytes(weights.read_bytes())
+    settings = [*RESNET, *SHORT, *PHANTOM, "noise=type1", "nol=0.3", "data.in_channels=3"]
+    settings += ["trainer.max_epochs=1", "method.confidence=0", "rehearse=false"]
+    folder = tmp_path / "run"
+
+    def go_on(path):
+        given = [*settings, f"model.encoder_weights={path}", f"resume={folder}"]
+        return run(composed(*given), folder)
+
+    first = run(composed(*settings, f"model.encoder_weights={here}"), folder)
+    here.rename(there)
+    (folder / "report.html").unlink()
+    with pytest.raises(InputError, match="there is no such file; give the file where it lies now"):
+        go_on(here)
+    assert go_on(there) == first
+    there.write_bytes(there.read_bytes() + b" ")
+    (folder / "report.html").unlink()
+    with pytest.raises(InputError, match=r"another run, which differs in weights_files.model="):
+        go_on(there)
+    there.unlink()
+    review = tmp_path / "review.csv"
+    (sample_id,) = [row["id"] for row in rows_of(folder / "scores.csv")][:1]
+    review.write_text(f"id,decision\n{sample_id},ok\n")
+    reviewed = composed(f"resume={folder}", f"review={review}", "stages=[retraining]")
+    assert run(reviewed, tmp_path / "reviewed")["correction"]["decided"] == 1
+
+
+def test_a_file_is_not_given_to_networks_that_would_download(weights):
+    given = ["model=custom", "model._target_=segmentation_models_pytorch.Unet"]
+    cfg = composed(*given, f"+model.encoder_weights={weights}")
+    with pytest.raises(InputError, match="reads no file, and would download weights; give model="):
+        depend_on_data_alone(cfg)

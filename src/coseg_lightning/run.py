@@ -13,12 +13,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.build import (
+    begun_config,
     begun_data,
     make_data,
     make_method,
     make_network,
     make_own_data,
     make_trainer,
+    normalization_of,
     precision_of,
     read_augmentation,
     read_clean_ids,
@@ -93,7 +95,8 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     depend_on_data_alone(cfg)
     _say_if_level_is_estimated(cfg)
     _say_if_phantoms_are_drawn(cfg)
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    weights = _weights_files(cfg)
+    config: Any = {**_plain(cfg), **weights}
     check_used(make_method(cfg), task_overrides())
     # Compare with an earlier run before writing anything; the data is compared after it is read.
     resume = cfg.resume is not None
@@ -105,7 +108,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     if not is_own and cfg.data.get("folds") is not None:
         return _run_folds(cfg, folder, config, start)
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
-    config = OmegaConf.to_container(cfg, resolve=True)  # with statistics of the data
+    config = {**_plain(cfg), **weights}  # with statistics of the data
     check_objective(cfg, data)
     check_validation(cfg, make_method(cfg), data)
     summary = _run_stages(cfg, folder, data, config)
@@ -163,7 +166,7 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
     The precision is fixed too, so that a run resumed elsewhere either continues as it began or
     fails.
     """
-    from coseg_lightning.networks.encoders import weights_file
+    from coseg_lightning.networks.weights import weights_file
 
     if cfg.data.get("root") is not None:
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
@@ -178,16 +181,51 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
         cfg.data.kinds = read_kinds(cfg)
     if isinstance(cfg.data.get("colours"), str):
         cfg.data.colours = [[*rgb, k] for rgb, k in read_colours(cfg.data.colours).items()]
-    measured = begun_data(cfg).get("normalization") if cfg.resume is not None else None
-    if cfg.data.get("normalization") == "training" and isinstance(measured, list):
-        cfg.data.normalization = measured
+    begun = begun_data(cfg).get("normalization") if cfg.resume is not None else None
+    if cfg.data.get("normalization") == "training" and isinstance(begun, list):
+        cfg.data.normalization = begun
+    if cfg.data.get("normalization") == "auto" and begun != "auto" and "_target_" not in cfg.data:
+        statistics = normalization_of(cfg)
+        if statistics is not None:
+            cfg.data.normalization = [list(values) for values in statistics]
     for group in ("model", "peer_b"):
         key = f"{group}.encoder_weights"
         file = weights_file(OmegaConf.select(cfg, key))
-        if file is not None:
-            OmegaConf.update(cfg, key, str(file.absolute()))
+        if file is None:
+            continue
+        target = str(cfg[group]["_target_"])
+        if target.startswith("segmentation_models_pytorch."):
+            raise InputError(
+                f"{key}={file}: {target} reads no file, and would download weights; give "
+                "model=NAME, such as model=unet, whose networks are smp's too."
+            )
+        OmegaConf.update(cfg, key, str(file.absolute()))
     if "precision" in cfg.trainer:
         OmegaConf.update(cfg, "trainer.precision", precision_of(cfg.trainer))
+
+
+def _plain(cfg: DictConfig) -> dict[str, Any]:
+    plain: Any = OmegaConf.to_container(cfg, resolve=True)
+    return dict(plain)
+
+
+def _weights_files(cfg: DictConfig) -> dict[str, Any]:
+    """Return the digests of files of pretrained weights, as a part of the run's identity.
+
+    Raises:
+        InputError: If a file is missing.
+    """
+    from coseg_lightning.networks.weights import weights_digest, weights_file
+    from coseg_lightning.runs.folder import WEIGHTS_FILES
+
+    if cfg.resume is not None and WEIGHTS_FILES not in begun_config(cfg):
+        return {}  # there are none, or it began before they were recorded
+    files = {
+        group: weights_file(OmegaConf.select(cfg, f"{group}.encoder_weights"))
+        for group in ("model", "peer_b")
+    }
+    digests = {group: weights_digest(file) for group, file in files.items() if file is not None}
+    return {WEIGHTS_FILES: digests} if digests else {}
 
 
 def _run_stages(
@@ -266,7 +304,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
             f"stages={cfg.stages} review={cfg.review} resume={cfg.resume}: to retrain a reviewed "
             "run, give stages=[retraining] resume=RUN review=FILE."
         )
-    from coseg_lightning.app.rebuild import AppRun
+    from coseg_lightning.app.rebuild import AppRun, without_pretraining
     from coseg_lightning.labels.review import opened_review
     from coseg_lightning.methods.review import check_review, left_out, retrain_reviewed
 
@@ -274,6 +312,7 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
     root = cfg.data.get("root") if "data.root" in keys.values() else None
     reviewed = AppRun(cfg.resume, root=root, trust=bool(cfg.trust))
     settings = settings_of(reviewed, cfg, keys)
+    recipe, fresh = recipe_of(settings), without_pretraining(settings)
     quiet()
     check_review(reviewed)
     with opened_review(review_paths(cfg.review)) as review:  # raises before the data is read
@@ -283,8 +322,8 @@ def retrain_by_review(cfg: DictConfig, folder: Path, start: float) -> dict[str, 
             data,
             folder,
             review,
-            recipe=recipe_of(settings),
-            network=partial(make_network, settings),
+            recipe=recipe,
+            network=partial(make_network, fresh if recipe.warm_start else settings),
             trainer=partial(make_trainer, settings),
             classes=max(2, settings.data.classes),
             drawn_anew=reviewed.drawn_anew(data),

@@ -12,6 +12,7 @@ from coseg_lightning.app.checks import check
 from coseg_lightning.callbacks.enough_epochs import EnoughEpochs, enough_epochs
 from coseg_lightning.callbacks.stage_progress import StageProgress, duration
 from coseg_lightning.errors import InputError
+from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.run import run
 from support import (
     PHANTOM,
@@ -190,3 +191,28 @@ def test_the_progress_bar_tells_how_long_is_left(tmp_path, monkeypatch, capsys, 
 )
 def test_durations_are_told_as_people_tell_them(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("limit", "left"), [({"max_time": "00:00:10:00"}, 10), ({"max_steps": 4}, 2)]
+)
+def test_the_time_left_goes_by_all_limits_of_the_trainer(tmp_path, monkeypatch, limit, left):
+    """Of three stages, each of which the limit ends; after the second batch of a minute each."""
+    seconds = iter(range(0, 10_000, 60))
+    clock = "coseg_lightning.callbacks.stage_progress.time.perf_counter"
+    monkeypatch.setattr(clock, seconds.__next__)
+    shown, bar = Shown(), StageProgress("Retraining", later_stages=2)
+    options = {"max_epochs": 20, "enable_progress_bar": True}
+    trainer = trainer_of(tmp_path, **options, **limit, callbacks=[bar, shown])
+    trainer.fit(SegmentationModule(TinyNetwork()), datamodule=OwnData())
+    whole = 10 if "max_time" in limit else 4
+    assert shown.minutes[1] == pytest.approx(left + 2 * whole, abs=0.2)
+
+
+def test_retraining_from_new_weights_takes_the_steps_of_both_stages(tmp_path, monkeypatch):
+    monkeypatch.setattr(CorrectionGuard, "peers_know_better", False)
+    settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "trainer.max_epochs=6"]
+    summary = run(composed(*settings, "+trainer.max_steps=4"), tmp_path / "run")
+    assert summary["correction"]["left_alone"]
+    epochs = [summary["stages"][stage]["epochs"] for stage in ("robust_training", "retraining")]
+    assert epochs == [4, 8]  # of one batch each

@@ -66,6 +66,13 @@ def test_strategies_that_lose_results(strategy, lost):
     assert compat.loses_results(trainer.strategy) is lost
 
 
+def test_a_trainer_gets_another_number_of_steps():
+    """`trainer.fit_loop.epoch_loop.max_steps`."""
+    trainer = pl.Trainer(max_steps=4, logger=False)
+    compat.set_max_steps(trainer, 7)
+    assert trainer.max_steps == 7
+
+
 def test_settings_are_hidden_and_come_back():
     """`trainer.gradient_clip_val` and `trainer.accumulate_grad_batches`."""
     trainer = pl.Trainer(gradient_clip_val=0.5, accumulate_grad_batches=3, logger=False)

@@ -95,6 +95,12 @@ def test_a_batch_that_batchnorm_cannot_learn_from_is_named():
         any_size(network, torch.randn(1, 1, 32, 32))
 
 
+def test_images_that_are_too_small_for_a_network_are_named():
+    network = build_network("pan", in_channels=1)
+    with pytest.raises(InputError, match="Images of 64 x 96 pixels are too small for this PAN"):
+        any_size(network, torch.randn(2, 1, 64, 96))
+
+
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(InputError, match="no network 'unett'; did you mean unet"):
         build_network("unett")

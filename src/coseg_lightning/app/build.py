@@ -297,20 +297,28 @@ def settle_tile(cfg: DictConfig) -> None:
 NAMING = ("image_glob", "mask_glob")
 
 
-def begun_data(cfg: DictConfig) -> dict[str, Any]:
-    """Return the data settings of the run to resume; empty if they cannot be read."""
+def begun_config(cfg: DictConfig) -> dict[str, Any]:
+    """Return the recorded settings of the run to resume; empty if they cannot be read."""
     try:
         text = (Path(str(cfg.resume)) / "run.json").read_text(encoding="utf-8")
-        return dict(json.loads(text)["config"]["data"])
+        return dict(json.loads(text)["config"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
+
+
+def begun_data(cfg: DictConfig) -> dict[str, Any]:
+    """Return the data settings of the run to resume; empty if they cannot be read."""
+    data = begun_config(cfg).get("data")
+    return dict(data) if isinstance(data, dict) else {}
 
 
 def normalization_of(cfg: DictConfig) -> "Statistics | None":
     """Mean and deviation that normalise images in [0, 1]; None to use each image's own.
 
-    With `auto` they are those of the encoder's pretraining, if its weights are pretrained. With
-    `training`, `make_split` has already replaced the setting by the training images' statistics.
+    With `auto` they are those of the encoder's pretraining, if its weights are pretrained. Both
+    peers get the same images, so of two encoders those of the first pretrained one count, which the
+    final network has too if it is pretrained. With `training`, `make_split` has already replaced
+    the setting by the training images' statistics.
 
     Raises:
         InputError: If the setting is invalid, or does not fit the images' channels.
@@ -322,13 +330,12 @@ def normalization_of(cfg: DictConfig) -> "Statistics | None":
     if given == "image":
         return None
     if given == "auto":
-        found = set()
         for model in (cfg.model, cfg.get("peer_b") or cfg.model):
-            encoder = model.get("encoder_name") or default_encoder(str(model.get("name")))
-            is_pretrained = model.get("encoder_weights") is not None
-            channels = cfg.data.in_channels
-            found.add(pretraining_statistics(encoder, channels) if is_pretrained else None)
-        return found.pop() if len(found) == 1 else None  # both peers get the same images
+            weights = model.get("encoder_weights")
+            if weights is not None:
+                encoder = model.get("encoder_name") or default_encoder(str(model.get("name")))
+                return pretraining_statistics(encoder, cfg.data.in_channels, weights)
+        return None
     try:
         mean, std = (tuple(float(value) for value in values) for values in given)
     except (TypeError, ValueError):
@@ -832,12 +839,18 @@ def rehearsal_settings(cfg: DictConfig) -> DictConfig:
 
 
 def precision_of(trainer: DictConfig) -> Any:
-    """Return the precision of a trainer's settings: `auto` is bfloat16 if it is native."""
-    from coseg_lightning.modules.compat import computes_bfloat16
+    """Return the precision that a trainer of these settings computes with.
 
-    if trainer.get("precision") != "auto":
-        return trainer.get("precision")
-    return "bf16-mixed" if computes_bfloat16(str(trainer.get("accelerator"))) else "32-true"
+    `auto` is bfloat16 if it is native. On a CPU, Lightning takes bfloat16 where float16 is given.
+    """
+    from coseg_lightning.modules.compat import computes_bfloat16, is_cpu
+
+    precision, accelerator = trainer.get("precision"), str(trainer.get("accelerator"))
+    if precision == "auto":
+        return "bf16-mixed" if computes_bfloat16(accelerator) else "32-true"
+    if str(precision) in ("16", "16-mixed") and is_cpu(accelerator):
+        return "bf16-mixed"
+    return "32-true" if precision is None else precision
 
 
 def make_trainer(

@@ -1,5 +1,6 @@
 """AppRun: a finished run of the app, whose data and network can be rebuilt."""
 
+import copy
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
 
 
-NOT_SET = ("recipe", "samples", "version")  # parts of a run's identity that are not settings
+NOT_SET = (
+    "recipe",
+    "samples",
+    "version",
+    "weights_files",
+)  # parts of a run's identity that are not settings
 
 
 class AppRun(FinishedRun):
@@ -238,6 +244,15 @@ def _moved(value: Any, old: Any, new: str) -> Any:
     if isinstance(value, list):
         return [_moved(part, old, new) for part in value]
     return new if value == old else value
+
+
+def without_pretraining(cfg: DictConfig) -> DictConfig:
+    """Copy settings so that networks are built without pretrained weights, for others to load."""
+    copied = copy.deepcopy(cfg)
+    for group in ("model", "peer_b"):
+        if copied.get(group):
+            copied[group].update(_without_download(copied[group]))
+    return copied
 
 
 def _without_download(model: DictConfig) -> dict[str, None]:

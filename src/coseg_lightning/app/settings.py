@@ -5,6 +5,7 @@ and the files in `conf/method` include `recipe/peers` and `recipe/correction`.
 """
 
 import difflib
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,12 @@ ARGUMENTS = (
 )
 
 
+def _is_of_lightning(argument: str) -> bool:
+    from pytorch_lightning import Trainer
+
+    return argument in inspect.signature(Trainer).parameters
+
+
 def unknown_setting(name: str, arguments: Sequence[str] = ()) -> InputError:
     """Return the error for an unknown setting, with the most similar known one.
 
@@ -88,6 +95,6 @@ def unknown_setting(name: str, arguments: Sequence[str] = ()) -> InputError:
         by_last = {key.rpartition(".")[2]: key for key in keys}
         near += [by_last[key] for key in difflib.get_close_matches(last, by_last, n=1)]
     hint = f"did you mean {near[0]}?" if near else "--help lists all settings."
-    if group == "trainer" and not near:
+    if group == "trainer" and (not near or _is_of_lightning(last)):
         hint = f"other arguments of Lightning's Trainer need a plus, as in +{name}=..."
     return InputError(f"There is no setting {name}, so it would have no effect; {hint}")

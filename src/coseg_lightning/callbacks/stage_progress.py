@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import ProgressBar
+from pytorch_lightning.callbacks import ProgressBar, Timer
 from tqdm import tqdm
 from typing_extensions import override
 
@@ -89,13 +89,20 @@ class StageProgress(ProgressBar):
         epochs, batches = trainer.max_epochs, trainer.num_training_batches
         if self._done == 1 or epochs is None or epochs < 0 or math.isinf(batches):
             return None
-        left = (epochs - trainer.current_epoch) * batches - batch_idx - 1
+        left, most = (epochs - trainer.current_epoch) * batches - batch_idx - 1, epochs * batches
         if trainer.max_steps >= 0:
             steps = trainer.max_steps - trainer.global_step
             left = min(left, steps * trainer.accumulate_grad_batches)
+            most = min(most, trainer.max_steps * trainer.accumulate_grad_batches)
         networks = len(pl_module.network_names) if isinstance(pl_module, SegmentationSteps) else 1
-        left += self.later_stages * epochs * batches / networks
-        return float(left * (now - self._start) / (self._done - 1))
+        seconds = (now - self._start) / (self._done - 1)
+        left *= seconds
+        whole = most * seconds / networks
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            limit = callback.time_remaining() if isinstance(callback, Timer) else None
+            if limit is not None:  # of each stage
+                left, whole = min(left, limit), min(whole, limit + callback.time_elapsed())
+        return float(left + self.later_stages * whole)
 
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -65,11 +65,12 @@ def retrain(
         weights: A peer's weights to start from; None for new weights.
         epochs: The number of epochs for which the peers were trained.
     """
-    max_epochs = None
+    max_epochs, share = None, 1.0
     if weights is not None:
         load_plain(module.net, weights)
     if recipe.warm_start:
         max_epochs = retraining_epochs(recipe, epochs, from_new_weights=weights is None)
+        share = recipe.retraining_share + (weights is None)
     first_epoch, averaging = 0, recipe.averaging
     if weights is not None:  # it goes on where the peer ended: other images, one training in all
         first_epoch = epochs
@@ -79,6 +80,7 @@ def retrain(
         module,
         data,
         max_epochs=max_epochs,
+        share=share,
         first_epoch=first_epoch,
         averaging=averaging,
     )

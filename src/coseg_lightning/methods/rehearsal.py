@@ -7,6 +7,7 @@ a batch.
 
 import gc
 import logging
+import math
 import sys
 import tempfile
 import time
@@ -114,8 +115,8 @@ def forecast(run: Run, watches: "Sequence[Stopwatch]", rehearsal: float) -> Fore
     seconds = 0.0
     for watch in watches:
         share = run.recipe.retraining_share if watch.stage == "retraining" else 1.0
-        epochs = watch.epochs or enough_epochs(batches)
-        seconds += share * epochs * batches * watch.seconds
+        most = (watch.epochs or enough_epochs(batches)) * batches
+        seconds += share * min(most, watch.batches) * watch.seconds
     return Forecast(seconds, rehearsal)
 
 
@@ -133,11 +134,13 @@ class Stopwatch(pl.Callback):
     Args:
         stage: The stage.
         epochs: The number of epochs of the real run; None if `EnoughEpochs` chooses it.
+        batches: The most batches of the real run, by its limit of steps.
     """
 
-    def __init__(self, stage: str, epochs: int | None) -> None:
+    def __init__(self, stage: str, epochs: int | None, batches: float) -> None:
         self.stage = stage
         self.epochs = epochs
+        self.batches = batches
         self.intervals: list[float] = []
         self._last = 0.0
 
@@ -218,7 +221,13 @@ def _short_trainer(
     trainer = make(**options)
     stay = options["callbacks"]
     if is_stage:
-        watches.append(Stopwatch(Path(options["default_root_dir"]).name, epochs_of(trainer)))
+        stage = Path(options["default_root_dir"]).name
+        most = (
+            trainer.max_steps * trainer.accumulate_grad_batches
+            if trainer.max_steps > 0
+            else math.inf
+        )
+        watches.append(Stopwatch(stage, epochs_of(trainer), most))
         trainer.callbacks.append(watches[-1])  # type: ignore[attr-defined]
         stay = [*stay, watches[-1]]
     compat.shorten(trainer, BATCHES, EPOCHS, stay, options["logger"])

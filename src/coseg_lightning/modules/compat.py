@@ -54,9 +54,15 @@ def computes_bfloat16(accelerator: str) -> bool:
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if accelerator == "cpu" or (accelerator == "auto" and not torch.backends.mps.is_available()):
+    if is_cpu(accelerator):
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
+
+
+def is_cpu(accelerator: str) -> bool:
+    """Whether Lightning's default device of a kind, or of `auto`, is the CPU."""
+    has_other = torch.cuda.is_available() or torch.backends.mps.is_available()
+    return accelerator == "cpu" or (accelerator == "auto" and not has_other)
 
 
 def hide_settings(trainer: pl.Trainer) -> tuple[float | None, int]:
@@ -91,6 +97,14 @@ def set_max_epochs(trainer: pl.Trainer, max_epochs: int) -> None:
     Private: the setter of `trainer.fit_loop.max_epochs`.
     """
     trainer.fit_loop.max_epochs = max_epochs
+
+
+def set_max_steps(trainer: pl.Trainer, max_steps: int) -> None:
+    """Change a trainer's number of steps before it fits.
+
+    Private: `trainer.fit_loop.epoch_loop.max_steps`.
+    """
+    trainer.fit_loop.epoch_loop.max_steps = max_steps
 
 
 def shorten(

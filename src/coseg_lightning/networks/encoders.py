@@ -19,6 +19,8 @@ HALF: Statistics = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 DPN: Statistics = ((0.4863, 0.4588, 0.4078), (0.2348, 0.2348, 0.2348))
 # Statistics of smp's own encoders in pretraining. timm knows those of its encoders.
 OTHER_STATISTICS = {"inception": HALF, "xception": HALF, "dpn": DPN}
+OTHER_STATISTICS["timm-tf_efficientnet_lite"] = HALF
+WEIGHTS_WITH_HALF = "advprop"  # the name of weights of several encoders
 
 
 def make_encoder(name: str, *, in_channels: int, depth: int, weights: str | None = None) -> Any:
@@ -84,7 +86,7 @@ def downloading(weights: str | None, encoder: str) -> Iterator[None]:
         ) from error
 
 
-def pretraining_statistics(name: str, in_channels: int) -> Statistics:
+def pretraining_statistics(name: str, in_channels: int, weights: str | None = None) -> Statistics:
     """Return the mean and standard deviation for images in [0, 1] in an encoder's pretraining.
 
     For one channel, the three are averaged. For other numbers they are repeated, like the weights.
@@ -92,8 +94,9 @@ def pretraining_statistics(name: str, in_channels: int) -> Statistics:
     Args:
         name: One of smp's or timm's encoders.
         in_channels: Channels of the images.
+        weights: The name of the weights, if they were downloaded.
     """
-    mean, std = _statistics(name)
+    mean, std = HALF if weights == WEIGHTS_WITH_HALF else _statistics(name)
     if in_channels == 1:
         return (sum(mean) / len(mean),), (sum(std) / len(std),)
     channels = [channel % len(mean) for channel in range(in_channels)]

@@ -90,6 +90,12 @@ def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
     try:
         return network(padded)
     except RuntimeError as error:
+        if "Output size is too small" in str(error):
+            height, width = images.shape[-2:]
+            raise InputError(
+                f"Images of {height} x {width} pixels are too small for this "
+                f"{type(network).__name__}; use larger images, as by data.image_size=128."
+            ) from error
         computes = next((w.dtype for w in network.parameters() if w.is_floating_point()), None)
         if computes in (None, images.dtype) or not re.search("type.* same", str(error)):
             raise

@@ -123,8 +123,8 @@ def _check_is_file(path: Path) -> None:
         raise InputError(f"encoder_weights={path} is a folder; give a file of weights in it.")
     if not path.is_file():
         raise InputError(
-            f"encoder_weights={path}: there is no such file; give a file of weights, or the name "
-            "of weights to download, such as imagenet."
+            f"encoder_weights={path}: there is no such file; give the file where it lies now, or "
+            "the name of weights to download, such as imagenet."
         )
 
 

@@ -91,7 +91,6 @@ class CorrectionGuard:
     def confidence(self) -> Floats:
         """`(n,)` the mean probability above which the peers overrule each excluded label.
 
-        It is `1/2 + 1/r`, where r is the sample's own label-to-peer ratio, with both distances
         It is `1/2 + 1/r`, where r is the sample's own label-to-peer ratio. Both distances in r
         are averaged with their means over all samples. If the peers agree with each other far
         more than with the label, a plain majority is enough. If they agree only slightly more,

@@ -36,6 +36,7 @@ OUTPUT_NAMES = re.compile(
     r"|(scores(_\d+)?\.csv)|((labels|uncertainty|proposals|robust_training|early_learning)(_\d+)?)"
     r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv|inputs\.csv|review|review_order\.csv|reordered\.csv|noise_level\.json|review\.html|test\.csv|annotators\.csv|masks\.csv|disputed\.csv|fold_\d+"
 )
+WEIGHTS_FILES = "weights_files"  # the digests of files of pretrained weights, by group of settings
 # Settings that may change when a run is resumed. They change where and how it computes, not what.
 MAY_CHANGE = (
     "resume",
@@ -159,7 +160,10 @@ class RunFolder:
 
     @staticmethod
     def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: value for key, value in _flat(config) if not _is_free(key)}
+        # A file of weights may lie elsewhere now: its digest counts.
+        elsewhere = {f"{group}.encoder_weights" for group in config.get(WEIGHTS_FILES, ())}
+        settings = {key: value for key, value in _flat(config) if not _is_free(key)}
+        return {key: value for key, value in settings.items() if key not in elsewhere}
 
     @rank_zero_only  # other processes start after the first has created its run
     def _check_new(self) -> None:

@@ -141,6 +141,7 @@ class StageRunner:
         callbacks: Sequence[pl.Callback] = (),
         *,
         max_epochs: int | None = None,
+        share: float = 1.0,
         first_epoch: int = 0,
         averaging: float | None = None,
     ) -> pl.Trainer:
@@ -152,6 +153,7 @@ class StageRunner:
             data: The run's data.
             callbacks: Callbacks in addition to those of every stage.
             max_epochs: The number of epochs; default the trainer's own number.
+            share: The share of the trainer's own number of steps, if it has a limit of steps.
             first_epoch: The number of the first epoch, on which order and augmentation depend. It
                 follows those of the network from whose weights a module starts.
             averaging: The share of the stage over which weights are averaged; default the run's.
@@ -168,6 +170,8 @@ class StageRunner:
             data.count_epochs_from(first_epoch)
         if max_epochs is not None:  # set afterwards, since the function may set its own number
             compat.set_max_epochs(trainer, max_epochs)
+        if trainer.max_steps > 0:
+            compat.set_max_steps(trainer, max(1, round(share * trainer.max_steps)))
         self._begin(data)
         checkpoint = self.folder.checkpoint(stage, module)
         title = stage.replace("_", " ").capitalize()
