@@ -372,3 +372,70 @@ def test_augmentation_that_begins_later_is_noticed_before_masks_are_corrected(tm
         trainer.fit(module_of(0.25), DataLoader(Later(), batch_size=4))
     assert not (tmp_path / "labels").exists()
     assert (tmp_path / "scores.csv").is_file()
+
+
+class HasParts(Halves):
+    """A project's dataset, whose parts have common names."""
+
+    annotators = ("ann", "bob")
+
+    def __init__(self):
+        super().__init__()
+        self.ids = [f"h{index}" for index in range(12)]
+
+    def image(self, index):
+        return self[index][0]
+
+    def mask(self, index):
+        return self[index][1]
+
+
+def test_a_dataset_whose_parts_have_common_names_is_corrected_as_it_is(tmp_path):
+    trained(tmp_path, DataLoader(HasParts(), batch_size=4, shuffle=True))
+    corrected = updated(HasParts(), tmp_path / "labels")
+    image, mask, sample_id = corrected[0]
+    assert sample_id == "h0"
+    assert torch.equal(image, Halves()[0][0])
+    assert (mask == RIGHT).float().mean() > 0.95
+
+
+class IdFirst(NamedTuple):
+    id: str
+    mask: torch.Tensor
+    image: torch.Tensor
+
+
+class NamedFirst(Halves):
+    def __getitem__(self, index):
+        image, mask, sample_id = super().__getitem__(index)
+        return IdFirst(sample_id, mask, image)
+
+
+def test_named_tuples_are_read_by_name_everywhere(tmp_path):
+    trained(tmp_path, DataLoader(NamedFirst(), batch_size=4, shuffle=True))
+    sample = updated(NamedFirst(), tmp_path / "labels")[0]
+    assert isinstance(sample, IdFirst)
+    assert sample.id == "h0"
+    assert torch.equal(sample.image, Halves()[0][0])
+    assert (sample.mask == RIGHT).float().mean() > 0.95
+
+
+class NoMask(Halves):
+    """Its masks are called labels, and another part, `mask`, is not there."""
+
+    def __getitem__(self, index):
+        image, mask, sample_id = super().__getitem__(index)
+        return {"image": image, "label": mask, "mask": None, "id": sample_id}
+
+
+def without_none(samples):
+    named = [{name: part for name, part in s.items() if part is not None} for s in samples]
+    return {**torch.utils.data.default_collate(named), "mask": None}
+
+
+def test_a_mask_that_is_none_is_no_mask(tmp_path):
+    data = DataLoader(NoMask(), batch_size=4, shuffle=True, collate_fn=without_none)
+    trained(tmp_path, data)
+    sample = updated(NoMask(), tmp_path / "labels")[0]
+    assert sample["mask"] is None
+    assert (sample["label"] == RIGHT).float().mean() > 0.95

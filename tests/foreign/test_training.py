@@ -24,10 +24,12 @@ from coseg_lightning.errors import InputError
 from support import (
     Gradients,
     Halves,
+    OwnTested,
     TinyNetwork,
     loader,
     module_of,
     one_batch,
+    run_of,
     trainer_of,
 )
 
@@ -566,3 +568,96 @@ def test_callbacks_that_take_a_metric_the_wrong_way_round_are_told(
     told = [str(one.message) for one in recwarn if "the worst value counts" in str(one.message)]
     assert len(told) == (better is not None)
     assert all(text.endswith(f"give mode={better!r}.") for text in told)
+
+
+def own_step(base, width=4):
+    class OwnStep(base):
+        """Measures a loss of its own, and calls no super()."""
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", self.step(batch, "val"))
+
+        def test_step(self, batch, batch_idx):
+            self.log("test_loss", self.step(batch, "test"))
+
+        def step(self, batch, stage):
+            self.outputs.append(stage)
+            return batch[0].mean()
+
+    nets = [TinyNetwork(width=width) for _ in range(2 if base is CoSegModule else 1)]
+    module = OwnStep(*nets, lr=0.03)
+    module.outputs = []
+    return module
+
+
+@pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])
+def test_what_a_step_of_ones_own_does_not_measure_is_not_logged(tmp_path, base):
+    module, trainer = own_step(base), trainer_of(tmp_path)
+    trainer.fit(module, DataLoader(Halves(), 4), DataLoader(Halves(4), 4))
+    trainer.test(module, DataLoader(Halves(4), 4), verbose=False)
+    assert set(module.outputs) == {"val", "test"}
+    assert not [name for name in trainer.callback_metrics if "dice" in name]
+    stop = EarlyStopping("val/dice_a" if base is CoSegModule else "val/dice", mode="max")
+    with pytest.raises(RuntimeError, match="which is not available"):
+        trainer_of(tmp_path, callbacks=[stop]).fit(
+            own_step(base), DataLoader(Halves(), 4), DataLoader(Halves(4), 4)
+        )
+
+
+class Validated(OwnTested):
+    def val_dataloader(self):
+        return DataLoader(Halves(4), 4)
+
+
+@pytest.mark.rehearsed
+def test_a_run_whose_network_measures_nothing_says_so_first(tmp_path):
+    options = {"network": lambda: own_step(SegmentationModule, 8), "keep_best": True}
+    with pytest.raises(InputError, match="BestNetwork monitors 'val/dice', but a stage"):
+        run_of(tmp_path, Validated(), **options)
+    assert not (tmp_path / "run" / "robust_training").exists()
+    options["keep_best"] = False
+    with pytest.warns(UserWarning, match="OwnStep.test_step measures nothing, so the run has no"):
+        run_of(tmp_path, Validated(), **options)
+
+
+class OwnEnds(SegmentationModule):
+    """Has hooks that Lightning's own modules leave empty."""
+
+    def on_validation_epoch_end(self):
+        pass
+
+    def on_test_epoch_end(self):
+        pass
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["mine"] = 1
+
+
+def test_hooks_of_ones_own_take_nothing_away(tmp_path):
+    module = OwnEnds("unet", encoder_name="resnet18", in_channels=1)
+    module.hparams["encoder_weights"] = "imagenet"  # as if they were downloaded
+    trainer = trainer_of(tmp_path)
+    data = DataLoader(Halves(4), 4)
+    trainer.fit(module, data, data)
+    assert "val/dice" in trainer.callback_metrics
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["mine"] == 1
+    assert saved["hyper_parameters"]["encoder_weights"] is None
+    trainer.test(module, data, verbose=False)
+    assert "test/dice" in trainer.callback_metrics
+    with pytest.raises(InputError, match="All validation masks that were read hold only 0 and 255"):
+        trainer_of(tmp_path).fit(module, data, DataLoader(Wrong(255), 4))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_step_that_flips_some_batches_is_let_through(tmp_path, seed):
+    class Flipping(CoSegModule):
+        def training_step(self, batch, batch_idx):
+            if torch.rand(()) < 0.5:
+                batch = [batch[0].flip(-1), batch[1].flip(-1), *batch[2:]]
+            return super().training_step(batch, batch_idx)
+
+    torch.manual_seed(seed)
+    module = Flipping(TinyNetwork(), TinyNetwork())
+    trainer_of(tmp_path).fit(module, DataLoader(Halves(), 4), DataLoader(Halves(4), 4))

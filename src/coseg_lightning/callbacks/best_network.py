@@ -31,6 +31,8 @@ class BestNetwork(Callback):
         InputError: In training, if nothing logs `val/dice`, or if it is not a number.
     """
 
+    monitor = METRIC
+
     def __init__(self, patience: int | None = None) -> None:
         self.patience = patience
         self.best: float | None = None

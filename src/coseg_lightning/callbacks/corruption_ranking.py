@@ -456,25 +456,19 @@ def _check_kinds(kinds: Any, score: str | None) -> None:
 def named_annotators(dataset: Any) -> Mapping[str, Any] | None:
     """Return who drew the masks by the samples' ids, as a dataset's attribute `annotators` says.
 
-    The attribute may also be that of the datasets within a `Subset` or `ConcatDataset`.
+    The attribute may also be that of the datasets within a `Subset` or `ConcatDataset`. One that is
+    no mapping has another meaning.
 
     Raises:
-        InputError: If it is no mapping from texts to names.
+        InputError: If it is a mapping, but not from texts to names.
     """
-    own: Mapping[str, Any] | None = getattr(dataset, "annotators", None)
-    if own is not None:
+    own = getattr(dataset, "annotators", None)
+    if isinstance(own, Mapping):
         _check_annotators(own)
         return own
     inner = [dataset.dataset] if isinstance(dataset, Subset) else []
     inner += list(dataset.datasets) if isinstance(dataset, ConcatDataset) else []
-    # What is no mapping has probably another meaning there.
-    of_inner = [getattr(one, "annotators", None) for one in inner]
-    found = [
-        names
-        for one, given in zip(inner, of_inner, strict=True)
-        if (given is None or isinstance(given, Mapping))
-        and (names := named_annotators(one)) is not None
-    ]
+    found = [names for one in inner if (names := named_annotators(one)) is not None]
     return {i: name for names in found for i, name in names.items()} if found else None
 
 

@@ -21,7 +21,6 @@ from coseg_lightning.modules.buffers import average_buffers, evaluating
 from coseg_lightning.modules.loaders import (
     drawable_indices,
     found_loader,
-    inner_loader,
     reading,
     taken,
 )
@@ -36,13 +35,13 @@ def plain_training_set(trainer: pl.Trainer) -> Any:
     Raises:
         InputError: If the trainer has no map-style training dataset.
     """
-    dataset: Any = getattr(inner_loader(trainer.train_dataloader), "dataset", None)
+    loader = found_loader(trainer.train_dataloader)
+    dataset: Any = loader.dataset
     if not is_map_style(dataset):
         raise InputError(
             "The training dataloader has no map-style dataset to rank; give one: "
             "CorruptionRanking(path, dataset=...)."
         )
-    loader = found_loader(trainer.train_dataloader)
     if loader.batch_sampler is None:
         raise InputError(
             "The training DataLoader has batch_size=None, so its dataset returns whole batches, "

@@ -16,6 +16,9 @@ from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.labels.masks import Mask, MaskedImages, mask_digest
 from coseg_lightning.labels.store import LabelStore
 
+# The names of a sample's parts, in dicts and named tuples.
+FIELDS = ("image", "mask", "label", "id", "replaced", "annotator", "soft_mask")
+
 
 def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     """Return the dataset with a layer's masks in place of the originals, before augmentation.
@@ -39,6 +42,7 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     if callable(getattr(dataset, "updated", None)):
         return dataset.updated(layer)
     gives_parts = all(callable(getattr(dataset, name, None)) for name in ("image", "mask"))
+    gives_parts = gives_parts and not hasattr(dataset, "__getitem__")  # else its samples count
     if gives_parts and isinstance(getattr(dataset, "ids", None), Sequence | np.ndarray):
         return UpdatedImages(dataset, layer)
     return UpdatedSamples(dataset, layer)
@@ -225,6 +229,14 @@ def _replace_item(sample: Any, key: Any, value: Any) -> Any:
     return tuple(items)
 
 
+def as_named(sample: Any) -> Any:
+    """Turn a named tuple of the known fields into a dict, whatever the order of its fields."""
+    if not isinstance(sample, tuple) or not hasattr(sample, "image"):
+        return sample
+    named = {name: getattr(sample, name) for name in FIELDS if hasattr(sample, name)}
+    return named if len(named) == len(sample) else sample  # by place where others are among them
+
+
 def mask_and_id(sample: Any) -> tuple[Any, Any]:
     """Find the mask and the id in a sample of any dataset.
 
@@ -237,8 +249,13 @@ def mask_and_id(sample: Any) -> tuple[Any, Any]:
     Raises:
         InputError: If the sample has an unknown form.
     """
-    if isinstance(sample, Mapping) and {"mask", "label"} & set(sample):
-        return "mask" if "mask" in sample else "label", sample.get("id")
+    named = as_named(sample)
+    if isinstance(named, Mapping) and {"mask", "label"} & set(named):
+        key: Any = "label" if named.get("mask") is None and "label" in named else "mask"
+        if not isinstance(sample, Mapping):
+            places = range(len(sample))
+            return next(n for n in places if sample[n] is named[key]), named.get("id")
+        return key, named.get("id")
     if isinstance(sample, tuple | list) and len(sample) in (2, 3):
         last = sample[2] if len(sample) == 3 else None
         return 1, last.get("id") if isinstance(last, Mapping) else last

@@ -69,8 +69,8 @@ class MultiScaleModule(SegmentationModule):
 
     def _outputs_at(self, images: Tensor, scale: float) -> tuple[Tensor, list[Tensor]]:
         if scale == 1:
-            return self.outputs(images)
-        logits, auxiliary = self.outputs(_resized(images, scale))
+            return self.all_logits(images)
+        logits, auxiliary = self.all_logits(_resized(images, scale))
         size = images.shape[-2:]
         return _at(logits, size), [_at(part, size) for part in auxiliary]
 

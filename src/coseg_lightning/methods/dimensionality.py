@@ -102,7 +102,7 @@ class DimensionalityDriven(SegmentationModule):
 
     @override
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
-        logits, auxiliary = self.outputs(images)
+        logits, auxiliary = self.all_logits(images)
         alpha = self.alpha
         losses = self._mixed(logits, masks, alpha)
         for part in auxiliary:

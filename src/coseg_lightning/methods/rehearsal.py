@@ -25,11 +25,13 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.seed import isolate_rng
 from tqdm import tqdm
 
+from coseg_lightning.callbacks.best_network import BestNetwork
 from coseg_lightning.callbacks.enough_epochs import EnoughEpochs, enough_epochs
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.method import Run
 from coseg_lightning.modules import compat
+from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.runs.folder import RunFolder
 from coseg_lightning.runs.runner import StageRunner
 from coseg_lightning.runs.wrapped import Data
@@ -75,7 +77,7 @@ def rehearse(
         short_folder = Path(folder) / "run"
         runner = StageRunner(
             RunFolder(short_folder, {"rehearsal": True}),
-            partial(_short_trainer, trainer, run.runner.own_callbacks, watches),
+            partial(_short_trainer, trainer, run.runner.monitoring, watches),
             run.runner.averaging,
             run.runner.seed,
         )
@@ -200,6 +202,8 @@ class Monitors(pl.Callback):
         known = trainer.callback_metrics
         for callback in self.callbacks:
             monitor = getattr(callback, "monitor", None)
+            if isinstance(callback, BestNetwork) and not isinstance(pl_module, SegmentationModule):
+                continue  # stages of two peers have none
             if (
                 isinstance(monitor, str)
                 and monitor not in known

@@ -118,7 +118,7 @@ class Reweighted(SegmentationModule):
     @override
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
         weights = self.weights(images, masks, self.clean_batch(len(masks)))
-        logits, auxiliary = self.outputs(images)
+        logits, auxiliary = self.all_logits(images)
         losses = self._weighted(logits, masks, weights)
         for part in auxiliary:
             losses = losses + auxiliary_weight(self.net) * self._weighted(part, masks, weights)

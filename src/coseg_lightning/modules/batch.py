@@ -13,10 +13,10 @@ from torch import Tensor
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import IGNORE_INDEX
+from coseg_lightning.labels.updated import as_named
 from coseg_lightning.ranking.people import name_of
 
 MOST_ROUNDING = 0.02  # of shares of votes that sum to 1, in bfloat16
-FIELDS = ("image", "mask", "label", "id", "replaced", "annotator", "soft_mask")
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def read_batch(batch: Any) -> Batch:
         InputError: If the batch is none of these.
     """
     annotators = soft_masks = None
-    batch = _by_name(batch)
+    batch = as_named(batch)
     if isinstance(batch, Mapping) and "image" in batch and ("mask" in batch or "label" in batch):
-        masks = batch["mask"] if "mask" in batch else batch["label"]
+        masks = batch["label"] if batch.get("mask") is None else batch["mask"]
         other = batch.get("label")
         if other is not masks and isinstance(other, Tensor) and other.ndim >= 3:
             raise InputError(
@@ -140,14 +140,6 @@ def _check_shares(soft_masks: Tensor) -> None:
         )
 
 
-def _by_name(batch: Any) -> Any:
-    """Turn a named tuple of the known fields into a dict, whatever the order of its fields."""
-    if not isinstance(batch, tuple) or not hasattr(batch, "image"):
-        return batch
-    named = {name: getattr(batch, name) for name in FIELDS if hasattr(batch, name)}
-    return named if len(named) == len(batch) else batch  # by place where others are among them
-
-
 def _names(annotators: Any, count: int) -> list[str] | None:
     """The annotators' names, one per sample; None if the batch has none."""
     if annotators is None:
@@ -181,7 +173,7 @@ def images_of(batch: Any) -> Tensor:
     Raises:
         InputError: If the batch has no images of shape `(N, C, H, W)`.
     """
-    batch = _by_name(batch)
+    batch = as_named(batch)
     if isinstance(batch, Mapping) and isinstance(batch.get("image"), Tensor):
         images: Any = batch["image"]
     else:

@@ -25,6 +25,7 @@ from coseg_lightning.functional.equations import (
 )
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
+from coseg_lightning.modules.measurement import Measurement
 from coseg_lightning.modules.noise_level import NoiseLevel
 from coseg_lightning.modules.optimizers import (
     PeerOptimization,
@@ -163,7 +164,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         self.noise = NoiseLevel(noise_level)
         self.ramp_epochs = 0 if self.noise.is_estimated else ramp_epochs
         self.selection = make_selection(selection, self.ramp_epochs, ignore_index)
-        self.step = step
+        self.step_kind = step
         pair_of_rates(lr)
         self.lr = lr
         self.optimization = PeerOptimization(monitor="val/dice_a")
@@ -241,7 +242,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     def learn_jointly(self, sample: Batch) -> Learnt:
         """Pass the whole batch through both peers; one backward pass on the sum of their losses."""
-        (logits_a, auxiliary_a), (logits_b, auxiliary_b) = self.outputs(sample.images)
+        (logits_a, auxiliary_a), (logits_b, auxiliary_b) = self.all_logits(sample.images)
         check_first_logits(self.checked_networks, self.classes, net_a=logits_a, net_b=logits_b)
         loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
         if picks is not None:  # auxiliary outputs learn from the same samples as their network
@@ -262,7 +263,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         )
         return Learnt(loss_a.detach(), loss_b.detach(), picks, same, len(sample.masks))
 
-    def outputs(self, images: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
+    def all_logits(self, images: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         """Compute both peers' logits, and the auxiliary logits of networks that have them."""
         if is_overridden("forward", self, CoSegModule):
             return [(logits, []) for logits in _both(self(images), of=type(self).__name__)]
@@ -332,7 +333,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     def is_joint(self) -> bool:
         """Whether the whole batch passes through both peers."""
         own = any(is_overridden(name, self, CoSegModule) for name in ("forward", "peer_losses"))
-        return self.step == "joint" or own
+        return self.step_kind == "joint" or own
 
     @property
     def is_distributed(self) -> bool:
@@ -342,10 +343,10 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     @override
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.state.fn != TrainerFn.FITTING:
-            return []
+            return [Measurement()]
         # This is the last hook before Lightning refuses some of the trainer's settings.
         self.optimization.take_over(self, (self.net_a, self.net_b))
-        return [self.optimization]
+        return [Measurement(), self.optimization]
 
     def begin_fit(self, callbacks: Sequence[Callback]) -> None:
         """Inspect the callbacks of a new fit; `PeerOptimization` calls this."""

@@ -15,6 +15,7 @@ from typing_extensions import override
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import IGNORE_INDEX, l2_weight_decay
 from coseg_lightning.functional.losses import PIXEL_LOSSES
+from coseg_lightning.modules.measurement import Measurement
 from coseg_lightning.modules.optimizers import (
     GradientGuard,
     Schedule,
@@ -134,13 +135,13 @@ class SegmentationModule(SegmentationSteps):
 
     def losses(self, images: Tensor, masks: Tensor) -> Tensor:
         """Compute each sample's loss, `(N,)`."""
-        logits, auxiliary = self.outputs(images)
+        logits, auxiliary = self.all_logits(images)
         losses = self.supervised_losses(logits, masks)
         for part in auxiliary:
             losses = losses + auxiliary_weight(self.net) * self.supervised_losses(part, masks)
         return losses
 
-    def outputs(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def all_logits(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Compute the logits of training images, and the auxiliary logits, if there are any."""
         if is_overridden("forward", self, SegmentationModule):
             logits, auxiliary = self(images), list[Tensor]()
@@ -159,9 +160,9 @@ class SegmentationModule(SegmentationSteps):
     @override
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.state.fn != TrainerFn.FITTING:
-            return []
+            return [Measurement()]
         self.optimization.watch((self,))  # includes parameters that a method adds to the network's
-        return [self.optimization]
+        return [Measurement(), self.optimization]
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:

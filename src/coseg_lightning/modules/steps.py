@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
@@ -27,11 +28,14 @@ from coseg_lightning.functional.equations import (
 from coseg_lightning.functional.losses import PIXEL_LOSSES
 from coseg_lightning.functional.metrics import SegmentationScores
 from coseg_lightning.labels.ids import sample_name
-from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch, reads_all
+from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch
 from coseg_lightning.modules.buffers import average_buffers
+from coseg_lightning.modules.measurement import Measurement
 from coseg_lightning.modules.optimizers import Schedule
 
 PACKAGE = __name__.partition(".")[0]
+STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}
+DRAWS = 16  # of a step that may change images at random
 
 
 class SegmentationSteps(pl.LightningModule):
@@ -211,6 +215,7 @@ class SegmentationSteps(pl.LightningModule):
         sample = read_batch(batch)
         if stage not in self.compared_steps:
             self.compared_steps.add(stage)
+            self._check_callbacks()
             self._check_steps_alike(stage, batch, sample)
         self.measured_ids[stage].check(sample.masks)
         for suffix, logits in zip(self.suffixes, _as_tuple(self(sample.images)), strict=True):
@@ -218,27 +223,26 @@ class SegmentationSteps(pl.LightningModule):
                 predicted_classes(class_logits(logits)), sample.masks
             )
 
-    @override
-    def on_validation_epoch_end(self) -> None:
-        if not self.trainer.sanity_checking:
-            is_whole = reads_all(self.trainer.limit_val_batches, *self.trainer.num_val_batches)
-            is_fit = self.trainer.state.fn == "fit"
-            self.measured_ids["val"].check_pass(self, is_whole=is_whole and is_fit)
-        self._log_metrics("val", len(self.trainer.num_val_batches))
-
-    @override
-    def on_test_epoch_end(self) -> None:
-        self.measured_ids["test"].check_pass(self, is_whole=False)  # training is done already
-        self._log_metrics("test", len(self.trainer.num_test_batches))
-
-    def _log_metrics(self, stage: str, loaders: int) -> None:
+    def log_measured(self, stage: str, batches: Sequence[float], *, is_whole: bool) -> None:
         """Log the metrics of each loader; the first of several is also logged without an index.
 
-        As in Lightning, `/dataloader_idx_0` and so on after the name identifies the loader.
+        As in Lightning, `/dataloader_idx_0` and so on after the name identifies the loader. Nothing
+        is logged where a subclass's step measured nothing. The module's callback calls it, so that
+        a subclass may have hooks of its own.
+
+        Args:
+            stage: `val` or `test`.
+            batches: The number of batches of each loader.
+            is_whole: Whether all masks were seen in a fit.
         """
+        if not self.trainer.sanity_checking:
+            self.measured_ids[stage].check_pass(self, is_whole=is_whole)
+        loaders = len(batches)
         for suffix in self.suffixes:
             for index in range(loaders):
                 metric = self._metric(stage, suffix, index)
+                if self._has_own_step(stage) and not self._is_measured(metric):
+                    continue
                 values = metric.named(stage, suffix)
                 metric.reset()
                 if index == 0:
@@ -247,27 +251,47 @@ class SegmentationSteps(pl.LightningModule):
                     named = {f"{name}/dataloader_idx_{index}": values[name] for name in values}
                     self.log_dict(named, sync_dist=True, add_dataloader_idx=False)
 
+    def _check_callbacks(self) -> None:
+        """Raise an `InputError` if a subclass's `configure_callbacks` leaves out the module's."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, Measurement) for callback in callbacks):
+            raise InputError(
+                f"{type(self).__name__}.configure_callbacks leaves out the callbacks that log "
+                "metrics and apply the trainer's settings; return [*super().configure_callbacks(), "
+                "...]."
+            )
+
+    def _has_own_step(self, stage: str) -> bool:
+        """Whether a subclass has a step of its own for `train`, `val` or `test`."""
+        step = getattr(type(self), STEPS[stage])
+        return not step.__module__.startswith(f"{PACKAGE}.")
+
+    def _is_measured(self, metric: SegmentationScores) -> bool:
+        """Whether any process has updated a metric; all processes must ask."""
+        updates = torch.tensor(float(metric.update_called), device=self.device)
+        return bool(self.trainer.strategy.reduce(updates, reduce_op="sum"))
+
     def _check_steps_alike(self, stage: str, batch: Any, measured: Batch) -> None:
         """Raise an `InputError` if a subclass prepares images only in its training step."""
-        kind, step = type(self), {"val": "validation_step", "test": "test_step"}[stage]
-        has_own = [
-            not getattr(kind, name).__module__.startswith(f"{PACKAGE}.")
-            for name in ("training_step", step)
-        ]
-        if has_own != [True, False]:  # a subclass's own step has prepared the batch already
-            return
+        if self._has_own_step(stage) or not self._has_own_step("train"):
+            return  # a subclass's own step has prepared the batch already
+        before = measured.images
         try:
-            with isolate_rng():
-                images = [self.as_trained(batch).images for _ in range(3)]
+            with isolate_rng():  # a random change differs from another one, or leaves some as is
+                for _ in range(DRAWS):
+                    images = self.as_trained(batch).images
+                    if torch.equal(images, measured.images):
+                        return
+                    if before is not measured.images and not torch.equal(images, before):
+                        return
+                    before = images
         except Exception:  # outside a fit, a user's step may lack anything
             return
-        is_augmented = not all(torch.equal(images[0], again) for again in images[1:])
-        if not is_augmented and not torch.equal(images[0], measured.images):
-            raise InputError(
-                f"{kind.__name__}.training_step changes the images but {step} does not, so the "
-                "networks are measured on other images than they learn from; change them in both, "
-                "or in on_after_batch_transfer."
-            )
+        raise InputError(
+            f"{type(self).__name__}.training_step changes the images but {STEPS[stage]} does not, "
+            "so the networks are measured on other images than they learn from; change them in "
+            "both, or in on_after_batch_transfer (augmentation there if self.trainer.training)."
+        )
 
     def _metric(self, stage: str, suffix: str, loader: int) -> SegmentationScores:
         name = stage + suffix + (f"_{loader}" if loader else "")
@@ -287,6 +311,13 @@ class SegmentationSteps(pl.LightningModule):
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.make_readable(checkpoint)
+
+    def make_readable(self, checkpoint: dict[str, Any]) -> None:
+        """Let a checkpoint be loaded without a download, and without running code.
+
+        The module's callback calls it too, as a subclass may have a hook of its own.
+        """
         # The checkpoint holds the weights, so loading it must not download pretrained weights.
         saved = {name: as_plain(v) for name, v in checkpoint.get("hyper_parameters", {}).items()}
         # Of a subclass; a file with objects could not be read without running code.

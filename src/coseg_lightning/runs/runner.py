@@ -251,9 +251,9 @@ class StageRunner:
         return trainer
 
     @property
-    def own_callbacks(self) -> list[Any]:
-        """The callbacks of a `partial(pl.Trainer, ...)`."""
-        return self._brought_along("callbacks")
+    def monitoring(self) -> list[Any]:
+        """A `partial(pl.Trainer, ...)`'s callbacks, and the one that keeps the best network."""
+        return [*self._brought_along("callbacks"), *([] if self.best is None else [self.best()])]
 
     def _brought_along(self, name: str) -> list[Any]:
         """Return the callbacks or loggers of a `partial(pl.Trainer, ...)`."""

@@ -11,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import segmentation_models_pytorch as smp
 import torch
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
 from coseg_lightning.data.annotators import label_facts
@@ -138,6 +139,11 @@ def test_figures(
         pl.seed_everything(seed, verbose=False)
         measured = next(iter(trainer.test(module, datamodule=data, verbose=False)), {})
         loaders = len(trainer.num_test_batches)
+        if not any(name.startswith(f"test/dice{peer}") for name in measured):
+            rank_zero_warn(
+                f"{type(module).__name__}.test_step measures nothing, so the run has no test "
+                "figures; call super().test_step(batch, batch_idx) in it."
+            )
 
     def figure(name: str) -> float | None:
         value = float(measured.get(f"test/{name}", math.nan))
