@@ -111,7 +111,7 @@ def test_three_days(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "coseg", coseg)
     module.crowd(tmp_path, ["trainer.max_epochs=2"], masks=40)
     assert any("trusted test masks" in text for text in shown)
-    assert "4 masks are for validation or test, so the run did not look at them" in shown[-1]
+    assert "4 masks are not for training, so the run did not look at them" in shown[-1]
 
 
 def test_every_example_is_tested():

@@ -220,6 +220,16 @@ def test_all_masks_in_the_users_own_format(finished, tmp_path):
         apply(finished / "run", finished / "data" / "masks" / "clean")
 
 
+def test_apply_says_where_masks_are_missing(finished, tmp_path):
+    moved = finished / "moved"
+    (finished / "data").rename(moved)
+    try:
+        with pytest.raises(InputError, match="does not exist; if the data was moved, give root=DI"):
+            apply(finished / "run", tmp_path / "out")
+    finally:
+        moved.rename(finished / "data")
+
+
 def test_apply_needs_a_folder_of_masks(smp_run, tmp_path):
     with pytest.raises(InputError, match="is not a run of data=folder"):
         apply(smp_run, tmp_path / "clean")

@@ -14,6 +14,7 @@ from coseg_lightning.app.checks import check, check_used
 from coseg_lightning.app.command import with_folder
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.networks import build_network
 from coseg_lightning.run import run
 from support import (
     PHANTOM,
@@ -213,6 +214,13 @@ def test_hydras_advice_to_add_it_is_not_given(tmp_path):
     assert result.stderr.strip() == (
         "There is no setting epochs, so it would have no effect; did you mean trainer.max_epochs?"
     )
+
+
+def test_numbers_out_of_range_are_refused_with_the_range():
+    with pytest.raises(InputError, match="seed=99999999999 must be a whole number from 0 to 42949"):
+        check(composed("seed=99999999999"))
+    with pytest.raises(InputError, match="base_channels=-1 must be a whole number of at least 1"):
+        build_network("unet_classic", base_channels=-1)
 
 
 def test_an_argument_of_lightnings_trainer_is_said_to_need_a_plus(tmp_path):

@@ -64,7 +64,7 @@ def main() -> None:
     others = not_looked_at(options["run"], masks)
     if others:
         print(
-            f"{_count(others, 'mask is', 'masks are')} for validation or test, so the run did not "
+            f"{_count(others, 'mask is', 'masks are')} not for training, so the run did not "
             f"look at {'them; they were' if others > 1 else 'it; it was'} "
             f"{'copied or fused' if fused else 'copied'}."
         )
@@ -90,7 +90,7 @@ def not_looked_at(run: str | Path, masks: int) -> int:
     if (FinishedRun(run).summary["config"].get("data") or {}).get("tile"):
         return 0  # also by tiles, but nothing was judged
     sizes: dict[str, int] = FinishedRun(run).summary.get("samples") or {}
-    return sum(size for part, size in sizes.items() if part != "train")
+    return max(0, masks - sizes["train"]) if "train" in sizes else 0
 
 
 def apply(

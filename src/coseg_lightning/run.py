@@ -126,15 +126,36 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     if cfg.resume is None or cfg.review is not None or cfg.stages is not None:
         return cfg
-    from coseg_lightning.app.rebuild import settings_begun_with
+    from coseg_lightning.app.rebuild import moved, settings_begun_with
+    from coseg_lightning.runs.folder import is_free
 
     begun = settings_begun_with(cfg.resume, cfg, trust=cfg.trust is True)
+    keys = [one.lstrip("+~").partition("=")[0].rpartition("@")[2] for one in overrides]
     if begun is None:
+        if all(is_free(key) for key in keys):
+            raise InputError(
+                f"resume={cfg.resume}: no run has begun there, so its settings are unknown; give "
+                "the folder of a run, or all settings of this one."
+            )
         return cfg
-    for override in overrides:
-        key = override.lstrip("+~").partition("=")[0].rpartition("@")[2]
-        OmegaConf.update(begun, key, OmegaConf.select(cfg, key), force_add=True)
+    if "data.root" in keys and begun.data.get("root") is not None:
+        place = str(Path(cfg.data.root).expanduser().absolute())
+        begun = OmegaConf.create(moved(OmegaConf.to_container(begun), begun.data.root, place))
+    for key in keys:
+        value = OmegaConf.select(cfg, key)
+        if not _is_same_choice(value, OmegaConf.select(begun, key)):
+            OmegaConf.update(begun, key, value, force_add=True)
     return begun
+
+
+def _is_same_choice(now: Any, begun: Any) -> bool:
+    """Whether two groups of settings are the same choice, whatever their settings."""
+    if not (OmegaConf.is_dict(now) and OmegaConf.is_dict(begun)):
+        return False
+    return all(
+        OmegaConf.select(now, key) == OmegaConf.select(begun, key)
+        for key in ("_target_", "name", "source._target_")
+    )
 
 
 def _say_if_level_is_estimated(cfg: DictConfig) -> None:
@@ -156,7 +177,7 @@ def _say_if_level_is_estimated(cfg: DictConfig) -> None:
 def _say_if_phantoms_are_drawn(cfg: DictConfig) -> None:
     """Log that the images are not the user's."""
     is_drawn = "phantom_splits" in str(cfg.data.get("source"))
-    if is_drawn and cfg.resume is None and is_first_process():
+    if is_drawn and not begun_config(cfg) and is_first_process():
         log.info("No folder is given, so the run draws its own images and masks (phantoms).")
 
 

@@ -410,6 +410,37 @@ def test_colours_name_classes(tmp_path):
         MaskFolder(tmp_path / "masks", classes=3, rules=rules)
 
 
+def test_the_background_is_class_0_wherever_it_stands(tmp_path):
+    label_map, table = tmp_path / "labelmap.txt", tmp_path / "colours.csv"
+    label_map.write_text("# label:color_rgb:parts:actions\naorta:255,0,0::\nbackground:0,0,0::\n")
+    table.write_text("name,r,g,b\naorta,255,0,0\nBackground,0,0,0\n")
+    for path in (label_map, table):
+        colours = MaskRules.from_settings({"classes": 2, "colours": str(path)}).colours
+        assert colours == {(0, 0, 0): 0, (255, 0, 0): 1}
+    table.write_text("name,class,r,g,b\naorta,0,255,0,0\nbackground,1,0,0,0\n")
+    colours = MaskRules.from_settings({"classes": 2, "colours": str(table)}).colours
+    assert colours == {(0, 0, 0): 1, (255, 0, 0): 0}  # as it says
+    table.write_text("id,name,r,g,b\n2,red,255,0,0\n1,green,0,255,0\n")
+    with pytest.raises(InputError, match="has a column id, which is not read; name it class if"):
+        MaskRules.from_settings({"classes": 2, "colours": str(table)})
+
+
+def test_what_is_drawn_on_a_transparent_colour_mask_is_seen(tmp_path):
+    (tmp_path / "masks").mkdir()
+    table, ids = tmp_path / "colours.csv", disc()
+    table.write_text("name,r,g,b\nbackground,0,0,0\nred,200,0,0\ngreen,0,200,0\n")
+    painted = np.array([(0, 0, 0, 0), (200, 0, 0, 180)], np.uint8)[ids]
+    Image.fromarray(painted, "RGBA").save(tmp_path / "masks/a.png")
+    rules = MaskRules.from_settings({"classes": 3, "colours": str(table)})
+    masks = MaskFolder(tmp_path / "masks", classes=3, rules=rules)
+    drawn = ids.copy()
+    drawn[:4], drawn[4:6], drawn[-12:] = 1, 2, 0
+    masks.write_like("a", tmp_path / "a.png", drawn)
+    with Image.open(tmp_path / "a.png") as file:
+        alpha = np.asarray(file)[..., 3]
+    np.testing.assert_array_equal(alpha, np.array([0, 180, 255])[drawn])
+
+
 def test_known_palettes_are_those_of_their_datasets():
     voc = MaskRules.from_settings({"classes": 21, "colours": "voc"}).colours
     assert voc[(128, 0, 0)] == 1
@@ -588,6 +619,33 @@ def test_jpeg_holds_no_class_ids(tmp_path, classes):
     for rules in (None, MaskRules(2, instances=True)):
         with pytest.raises(InputError, match="is a JPEG, and JPEG compression changes class ids"):
             MaskFolder(tmp_path / "masks", classes=2, rules=rules)
+
+
+@pytest.mark.parametrize("levels", [(0, 127), (0, 128), (0, 127, 255), (0, 60, 90, 130, 160, 200)])
+def test_a_grey_jpeg_is_no_mask_of_black_and_white(tmp_path, levels):
+    (tmp_path / "masks").mkdir()
+    stripes = np.resize(np.repeat(levels, 9), (64, 54)).astype(np.uint8)
+    Image.fromarray(stripes).save(tmp_path / "masks/a.jpg", quality=90)
+    with pytest.raises(InputError, match="Only black and white masks of two classes"):
+        MaskFolder(tmp_path / "masks", classes=2)
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_a_boolean_array_that_tifffile_wrote_is_read_and_written_as_it_is(tmp_path, windows):
+    (tmp_path / "masks").mkdir()
+    mask = disc().astype(bool)
+    path, options = tmp_path / "masks/a.tif", {"photometric": "miniswhite"}
+    tifffile.imwrite(path, mask, **options, **({"tile": (16, 16)} if windows else {}))
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    np.testing.assert_array_equal(masks.read("a"), mask)
+    found = masks.windows("a", tmp_path).read(0, 0, *mask.shape)
+    np.testing.assert_array_equal(found, mask)
+    masks.write_like("a", tmp_path / "a.tif", ~mask)
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / "a.tif"), ~mask)
+    # By others, the file means what TIFF says.
+    tifffile.imwrite(path, mask, **options, software="scanner")
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    np.testing.assert_array_equal(masks.read("a"), ~mask)
 
 
 @pytest.mark.parametrize("name", ["a.webp", "a.jp2", "a.tif"])

@@ -146,6 +146,24 @@ def test_what_is_odd_but_can_be_used_is_a_warning(make_folder, caplog):
     assert "s03.png and s09.png are the same picture, in test and train" in caplog.text
 
 
+def test_images_that_the_split_does_not_name_are_told(make_folder, caplog):
+    root = make_folder(size=10)
+    split = "".join(f"s{i:02d},{'test' if i > 7 else 'train'}\n" for i in range(10) if i != 3)
+    (root / "split.csv").write_text("id,split\n" + split)
+    splits = folder_splits(root)
+    assert len(splits.train.ids) + len(splits.test.ids) == 9
+    assert "1 images, such as s03, are not named in" in caplog.text
+
+
+def test_masks_of_1_and_255_are_given_their_own_class_ids(make_folder):
+    root = make_folder(size=6)
+    for path in (root / "masks").iterdir():
+        values = np.asarray(Image.open(path))
+        save(np.where(values > 0, 255, 1), path)
+    with pytest.raises(InputError, match=r"if 1 is the background, set data.class_ids=\[1,255\]"):
+        folder_splits(root)
+
+
 def test_one_bad_mask_does_not_change_what_255_means(make_folder):
     root = make_folder(foreground=255)
     save(np.full((32, 32), 7), root / "masks" / "s00.png")

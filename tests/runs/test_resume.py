@@ -7,8 +7,10 @@ import socket
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.stage_checkpoint import StageCheckpoint
@@ -17,6 +19,8 @@ from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
 from support import (
     SETTINGS,
+    SMALL,
+    command,
     composed,
     counting,
     ended,
@@ -99,6 +103,38 @@ def test_what_changes_the_run_is_refused_with_the_differences(tmp_path):
     with pytest.raises(InputError, match=f"or continue that run with resume={folder}"):
         run(composed(*SETTINGS), folder)
     assert hashes(folder) == before
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_its_data_lies_now(tmp_path, make_folder):
+    root, folder = make_folder(size=12), tmp_path / "run"
+    settings = [*SMALL, "data=folder", "data.in_channels=1", "nol=0.3", "rehearse=false"]
+    settings += ["trainer.max_epochs=2", "stages=null"]
+    first = run(composed(*settings, f"data.root={root}"), folder)
+    (folder / "summary.json").unlink()
+    (folder / "retraining" / "done.json").unlink()
+    root = root.rename(tmp_path / "moved")
+    result = command("run", f"resume={folder}", f"data.root={root}", "trust=true", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["test"] == first["test"]
+    assert summary["config"]["data"]["root"] == str(root)
+    save = root / "masks" / "s03.png"
+    Image.fromarray(1 - np.asarray(Image.open(save))).save(save)
+    (folder / "summary.json").unlink()
+    result = command("run", f"resume={folder}", f"data.root={root}", "trust=true", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "another run, which differs in samples.train=" in result.stderr
+
+
+def test_a_folder_without_a_run_cannot_be_resumed_by_itself(tmp_path):
+    (tmp_path / "job" / ".hydra").mkdir(parents=True)
+    (tmp_path / "job" / ".hydra" / "overrides.yaml").write_text("- mine=1")
+    for place in ("nowhere", "job"):
+        result = command("run", f"resume={place}", "trainer.devices=1", cwd=tmp_path)
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"resume={place}: no run has begun there, so its settings")
+    assert (tmp_path / "job" / ".hydra" / "overrides.yaml").read_text() == "- mine=1"
 
 
 @pytest.mark.slow

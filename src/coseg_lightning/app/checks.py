@@ -125,6 +125,8 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         raise InputError(f"on_bad_sample={cfg.on_bad_sample} must be error or skip.")
     if not has_own_data:
         _check_image_size(cfg)
+    if isinstance(cfg.seed, int) and cfg.seed >= 2**32:
+        raise InputError(f"seed={cfg.seed} must be a whole number from 0 to {2**32 - 1}.")
     for key, least in COUNTS.items():
         if not has_own_data or key in ("data.in_channels", "data.classes", "seed"):
             check_count(cfg, key, least)

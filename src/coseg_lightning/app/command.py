@@ -45,7 +45,8 @@ def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) 
 
 def _hydra_dir(resume: str | None, review: str | None, stages: Any) -> str | None:
     """Return the folder for Hydra's settings, or None to keep an earlier run's settings."""
-    is_resumed = resume is not None and (Path(resume) / "run.json").exists()
+    names = ("run.json", ".hydra")
+    is_resumed = resume is not None and any((Path(resume) / name).exists() for name in names)
     return None if is_resumed or review is not None or stages is not None else ".hydra"
 
 
@@ -311,6 +312,8 @@ def _remove_if_unused(folder: Path) -> None:
     """Remove the folder of a refused command if it only holds Hydra's files."""
     hydra_folder, log_file = folder / ".hydra", folder / f"{HydraConfig.get().job.name}.log"
     if not folder.is_dir() or folder.resolve() == Path.cwd() or not is_first_process():
+        return
+    if HydraConfig.get().output_subdir is None:  # it has been there before
         return
     if set(folder.iterdir()) - {hydra_folder, log_file}:
         return

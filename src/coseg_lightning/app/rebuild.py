@@ -75,7 +75,7 @@ class AppRun(FinishedRun):
         config = self.config
         if self._root:
             new = str(Path(self._root).expanduser().absolute())
-            config = _moved(config, config["data"]["root"], new)
+            config = moved(config, config["data"]["root"], new)
         cfg: DictConfig = OmegaConf.create(config)
         if "retraining_loss" not in cfg.method and self.version == "0.1.0":
             cfg.method.retraining_loss = "cross_entropy"  # the app's default in that version
@@ -237,12 +237,18 @@ def settings_begun_with(folder: str | Path, now: DictConfig, *, trust: bool) -> 
     return OmegaConf.create(settings)
 
 
-def _moved(value: Any, old: Any, new: str) -> Any:
-    """Replace the data's folder in all values of a configuration."""
+def moved(value: Any, old: Any, new: str) -> Any:
+    """Replace the data's folder in all values of a configuration.
+
+    Args:
+        value: The configuration, or a part of it.
+        old: The folder as recorded.
+        new: Its place now.
+    """
     if isinstance(value, dict):
-        return {key: _moved(part, old, new) for key, part in value.items()}
+        return {key: moved(part, old, new) for key, part in value.items()}
     if isinstance(value, list):
-        return [_moved(part, old, new) for part in value]
+        return [moved(part, old, new) for part in value]
     return new if value == old else value
 
 

@@ -303,6 +303,14 @@ def folder_splits(
         raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
 
     inspection = Inspection(root)
+    unnamed = [i for i in found.images.files if i not in given] if has_table else []
+    if unnamed:
+        inspection.warn(
+            "split",
+            unnamed,
+            f"{len(unnamed)} images, such as {unnamed[0]}, are not named in {table}, and are not "
+            "used.",
+        )
     dropped = [i for i, part in given.items() if part == "test" and i not in split]
     if dropped:
         inspection.warn(
@@ -487,6 +495,11 @@ def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMask
         InputError: If masks are missing or cannot be used, and are not skipped.
     """
     root = Path(source["root"]).expanduser()
+    if isinstance(source["masks"], str) and not (root / source["masks"]).is_dir():
+        raise InputError(
+            f"{root / source['masks']}, the folder of the run's masks, does not exist; if the data "
+            "was moved, give root=DIR."
+        )
     # Version 0.1 saved no patterns.
     patterns = (source.get("image_glob", PLAIN), source.get("mask_glob", PLAIN))
     images_folder = root / source.get("images", "images")

@@ -18,7 +18,9 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.tiff import (
+    ARRAYS,
     MAX_BANDS,
+    SOFTWARE,
     is_tiff,
     oriented,
     read_tiff,
@@ -629,10 +631,14 @@ def read_stored(path: Path) -> Stored:
 
 
 def _is_for_fax(path: Path) -> bool:
-    """Whether a TIFF has one bit per pixel. Pillow knows the polarity and packing of such files."""
+    """Whether a TIFF has one bit per pixel. Pillow knows the polarity and packing of such files.
+
+    It takes no notice of boolean arrays, whose polarity tifffile does not mean.
+    """
     try:
         with Image.open(path) as file:
-            return file.mode == "1"
+            tags = getattr(file, "tag_v2", {})
+            return file.mode == "1" and not str(tags.get(SOFTWARE, "")).startswith(ARRAYS)
     except Exception:  # Pillow does not know all kinds of TIFF
         return False
 

@@ -119,9 +119,18 @@ def _jpeg_message(path: Path) -> str:
 
 
 def _of_jpeg(path: Path, values: NDArray[Any], two_classes: bool) -> NDArray[np.uint8]:
-    if not two_classes or 0 < values.max() < 128:
+    if not two_classes or 0 < values.max() < 128 or _has_greys(values):
         raise InputError(_jpeg_message(path))
     return (values >= 128).astype(np.uint8)
+
+
+def _has_greys(values: NDArray[Any]) -> bool:
+    """Whether a JPEG has grey areas, beside the outlines of black and white."""
+    bright = values >= 64
+    greys = (bright & (values < 192)).astype(np.uint8)
+    # Pixels within grey areas; outlines are narrower.
+    within = int(cv2.erode(greys, np.ones((3, 3), np.uint8)).sum())
+    return within >= 16 and 4 * within > int(bright.sum())
 
 
 def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
@@ -238,6 +247,11 @@ def _paint(
             values[where] = colour[0]
         else:
             values[where, :3] = colour[: min(3, values.shape[2])]
+            if stored.alpha and (values[..., -1] != values[0, 0, -1]).any():
+                # As where the file has this class; otherwise opaque where drawn.
+                alike = values[~changed & (classes == k), -1]
+                drawn = np.iinfo(values.dtype).max if k else 0
+                values[where, -1] = alike[0] if alike.size else drawn
 
 
 def _set(

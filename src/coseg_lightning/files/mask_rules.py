@@ -14,6 +14,7 @@ from coseg_lightning.files.csv import read_table
 
 IGNORE_INDEX = 255  # for unlabelled pixels; not imported from functional.equations to avoid torch
 HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
+BACKGROUND = ("background", "_background_", "bg")
 VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "border", "boundary")
 MAX_CLASSES = 255
 
@@ -144,10 +145,18 @@ def read_colours(source: str) -> dict[Colour, int]:
     if path.suffix.lower() == ".txt":
         rows = _labelmap(path)
     else:
+        table = read_table(path, ["r", "g", "b"], guarded=False)
+        if table and "id" in table[0] and "class" not in table[0]:
+            raise InputError(
+                f"{path} has a column id, which is not read; name it class if it holds class ids, "
+                "or remove it."
+            )
         rows = [
             (row.get("name", ""), [row[key] for key in "rgb"], row.get("class", ""))
-            for row in read_table(path, ["r", "g", "b"], guarded=False)
+            for row in table
         ]
+    if not any(class_id.strip() for _, _, class_id in rows):  # they are numbered in their order
+        rows.sort(key=lambda row: row[0].strip().lower() not in BACKGROUND)
     colours: dict[Colour, int] = {}
     count = 0
     for name, channels, class_id in rows:

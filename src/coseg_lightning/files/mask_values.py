@@ -212,14 +212,18 @@ class MaskValues:
                 value, 0
             )
         full = [sample_id for sample_id, share in shares.items() if share >= FULL]
+        values = sorted({value for info in valid.values() for value in info["values"]})
+        right, pair = "that is right", f"0,{foreground}"
+        if len(values) == 2 and values[0] > 0:
+            right, pair = f"{values[0]} is the background", f"{values[0]},{values[1]}"
         if 2 * len(full) > len(shares) and len(shares) > 1:
             self._refuse(
                 inspection,
                 full,
                 [*full[:1], *[i for i in shares if i not in full][:1], *full[1:2]][:2],
                 f"{len(full)} of {len(shares)} masks in {self.folder}, such as "
-                f"{self._file(full[0])}, are foreground almost everywhere; if that is right, "
-                f"set data.class_ids=[0,{foreground}], else save masks of the objects.",
+                f"{self._file(full[0])}, are foreground almost everywhere; if {right}, "
+                f"set data.class_ids=[{pair}], else save masks of the objects.",
             )
             return
         light = [i for i, s in shares.items() if s > 0.5 and borders[i] >= MOSTLY]

@@ -29,6 +29,7 @@ STRUCTURE = {
     *(325, 330, 338, 339, 347, 513, 514, 530, 531, 532, 50674),
 }
 DESCRIPTION, SOFTWARE, DATETIME = 270, 305, 306
+ARRAYS = "tifffile"  # the software that says of boolean arrays that 0 is white, and means black
 
 
 class Tiff(NamedTuple):
@@ -78,7 +79,7 @@ def read_tiff(path: Path, *, most_pixels: int = 0) -> Tiff:
         photometric = page.photometric
         check_colours(path, page)
         values = _bands_last(path, series.asarray(), series.axes)
-        if photometric == PHOTOMETRIC.MINISWHITE:
+        if is_inverted(page):
             values = inverted(values, page.bitspersample)
         if values.dtype == bool:
             values = values.astype(np.uint8)
@@ -325,7 +326,7 @@ def _shrunk(values: NDArray[Any], page: Any) -> NDArray[Any]:
 
 def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, subifds: int) -> None:
     values = values.astype(bool if page.bitspersample == 1 else page.dtype, copy=False)
-    if page.photometric == PHOTOMETRIC.MINISWHITE:
+    if is_inverted(page):
         values = inverted(values, page.bitspersample)
     separate = values.ndim == 3 and int(page.planarconfig) == 2
     if separate:
@@ -369,6 +370,15 @@ def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, su
         extratags=tags,
         **options,
     )
+
+
+def is_inverted(page: Any) -> bool:
+    """Whether the values of a page are the higher the darker.
+
+    tifffile says so of boolean arrays, but writes and reads them as they are.
+    """
+    is_array = page.bitspersample == 1 and str(_text(page, SOFTWARE)).startswith(ARRAYS)
+    return bool(page.photometric == PHOTOMETRIC.MINISWHITE) and not is_array
 
 
 def _text(page: Any, code: int) -> str | bool:

@@ -31,6 +31,7 @@ from coseg_lightning.files.tiff import (
     SAMPLES,
     check_colours,
     inverted,
+    is_inverted,
     is_tiff,
     nodata_of,
     only_series,
@@ -175,7 +176,7 @@ class TiffWindows:
                 into = result[..., number : number + 1] if several else result
                 self._read_page(number, page, top, left, into)
             page = self._pages[0]
-        if page.photometric == PHOTOMETRIC.MINISWHITE:
+        if is_inverted(page):
             result = inverted(result, page.bitspersample)
         return result
 

@@ -56,6 +56,9 @@ def build_network(
         InputError: If there is no such architecture or encoder, or the weights do not fit it.
     """
     _check_name(name)
+    channels = options.get("base_channels", 1)
+    if not (isinstance(channels, int) and channels >= 1):
+        raise InputError(f"base_channels={channels} must be a whole number of at least 1.")
     if encoder_name is not None:
         check_encoder(encoder_name)
     # LightningCLI parses these calls to find the arguments that `options` may hold. Each network

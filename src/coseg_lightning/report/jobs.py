@@ -134,6 +134,11 @@ def varied_keys(jobs: Sequence[Job]) -> list[str]:
     ]
 
 
+def _log_of(job: Job) -> str:
+    log = job.folder / "run.log"
+    return f"; see {log}" if log.is_file() else " at once, as the output of the sweep tells"
+
+
 def missing_jobs(folder: Path, jobs: Sequence[Job]) -> list[str]:
     """List the jobs of a sweep that have not finished or not started, in sentences.
 
@@ -144,7 +149,7 @@ def missing_jobs(folder: Path, jobs: Sequence[Job]) -> list[str]:
     expected = _expected_settings(folder / "multirun.yaml")
     sentences = [
         f"This run has begun but not ended: {_differences(job.overrides, expected)}. It is still "
-        f"running, or it failed; see {job.folder / 'run.log'}."
+        f"running, or it failed{_log_of(job)}."
         for job in jobs
         if job.summary is None
     ]

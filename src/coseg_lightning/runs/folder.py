@@ -47,6 +47,9 @@ MAY_CHANGE = (
     "rehearse",
     "keep_checkpoints",
     "logger",
+    "data.root",  # the data's digests count
+    "data.source.root",
+    "noise.annotator.root",
     "data.num_workers",
     "data.cache",
     "trainer.accelerator",
@@ -162,7 +165,7 @@ class RunFolder:
     def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
         # A file of weights may lie elsewhere now: its digest counts.
         elsewhere = {f"{group}.encoder_weights" for group in config.get(WEIGHTS_FILES, ())}
-        settings = {key: value for key, value in _flat(config) if not _is_free(key)}
+        settings = {key: value for key, value in _flat(config) if not is_free(key)}
         return {key: value for key, value in settings.items() if key not in elsewhere}
 
     @rank_zero_only  # other processes start after the first has created its run
@@ -352,5 +355,6 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _is_free(key: str) -> bool:
+def is_free(key: str) -> bool:
+    """Whether a setting changes where or how a run computes, not what."""
     return any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)
