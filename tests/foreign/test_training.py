@@ -661,3 +661,13 @@ def test_a_step_that_flips_some_batches_is_let_through(tmp_path, seed):
     torch.manual_seed(seed)
     module = Flipping(TinyNetwork(), TinyNetwork())
     trainer_of(tmp_path).fit(module, DataLoader(Halves(), 4), DataLoader(Halves(4), 4))
+
+
+def test_a_trainer_that_tests_after_a_fit_says_nothing_of_callbacks(tmp_path, caplog):
+    module, trainer = SegmentationModule(TinyNetwork()), trainer_of(tmp_path)
+    data = DataLoader(Halves(4), 4)
+    with caplog.at_level("INFO"):
+        trainer.fit(module, data, data)
+        trainer.test(module, data, verbose=False)
+    assert "callbacks returned in" not in caplog.text
+    assert "test/dice" in trainer.callback_metrics

@@ -25,7 +25,7 @@ from coseg_lightning.functional.equations import (
 )
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
-from coseg_lightning.modules.measurement import Measurement
+from coseg_lightning.modules.measurement import measurement_of
 from coseg_lightning.modules.noise_level import NoiseLevel
 from coseg_lightning.modules.optimizers import (
     PeerOptimization,
@@ -343,10 +343,10 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     @override
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.state.fn != TrainerFn.FITTING:
-            return [Measurement()]
+            return measurement_of(self.trainer)
         # This is the last hook before Lightning refuses some of the trainer's settings.
         self.optimization.take_over(self, (self.net_a, self.net_b))
-        return [Measurement(), self.optimization]
+        return [*measurement_of(self.trainer), self.optimization]
 
     def begin_fit(self, callbacks: Sequence[Callback]) -> None:
         """Inspect the callbacks of a new fit; `PeerOptimization` calls this."""

@@ -46,3 +46,10 @@ class Measurement(Callback):
     ) -> None:
         if isinstance(pl_module, Measured):
             pl_module.make_readable(checkpoint)
+
+
+def measurement_of(trainer: pl.Trainer) -> list[Callback]:
+    """Return a new `Measurement`, unless the trainer has one of an earlier fit."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    has_one = any(isinstance(callback, Measurement) for callback in callbacks)
+    return [] if has_one else [Measurement()]

@@ -15,7 +15,7 @@ from typing_extensions import override
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import IGNORE_INDEX, l2_weight_decay
 from coseg_lightning.functional.losses import PIXEL_LOSSES
-from coseg_lightning.modules.measurement import Measurement
+from coseg_lightning.modules.measurement import measurement_of
 from coseg_lightning.modules.optimizers import (
     GradientGuard,
     Schedule,
@@ -160,9 +160,9 @@ class SegmentationModule(SegmentationSteps):
     @override
     def configure_callbacks(self) -> list[Callback]:
         if self.trainer.state.fn != TrainerFn.FITTING:
-            return [Measurement()]
+            return measurement_of(self.trainer)
         self.optimization.watch((self,))  # includes parameters that a method adds to the network's
-        return [Measurement(), self.optimization]
+        return [*measurement_of(self.trainer), self.optimization]
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
