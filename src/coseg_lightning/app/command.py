@@ -313,8 +313,8 @@ def _remove_if_unused(folder: Path) -> None:
     hydra_folder, log_file = folder / ".hydra", folder / f"{HydraConfig.get().job.name}.log"
     if not folder.is_dir() or folder.resolve() == Path.cwd() or not is_first_process():
         return
-    if HydraConfig.get().output_subdir is None:  # it has been there before
-        return
+    if HydraConfig.get().output_subdir is None and hydra_folder.exists():
+        return  # another command's
     if set(folder.iterdir()) - {hydra_folder, log_file}:
         return
     log_file.unlink(missing_ok=True)
