@@ -15,6 +15,7 @@ from coseg_lightning.app.build import (
     normalization_of,
     precision_of,
 )
+from coseg_lightning.app.rebuild import normalization_before
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
 from coseg_lightning.networks import build_network
@@ -143,7 +144,7 @@ def test_a_file_of_weights_may_move_but_not_change(tmp_path, weights):
         given = [*settings, f"model.encoder_weights={path}", f"resume={folder}"]
         return run(composed(*given), folder)
 
-    first = run(composed(*settings, f"model.encoder_weights={here}"), folder)
+    first = run(composed(*settings, f"model.encoder_weights={here}", f"resume={folder}"), folder)
     here.rename(there)
     (folder / "report.html").unlink()
     with pytest.raises(InputError, match="there is no such file; give the file where it lies now"):
@@ -166,3 +167,19 @@ def test_a_file_is_not_given_to_networks_that_would_download(weights):
     cfg = composed(*given, f"+model.encoder_weights={weights}")
     with pytest.raises(InputError, match="reads no file, and would download weights; give model="):
         depend_on_data_alone(cfg)
+
+
+def test_an_argument_of_somebody_elses_network_is_left_alone(tmp_path):
+    for given in ("false", "random", str(tmp_path)):
+        cfg = composed("model=custom", "model._target_=my.Net", f"+model.encoder_weights={given}")
+        before = cfg.model.encoder_weights
+        depend_on_data_alone(cfg)
+        assert cfg.model.encoder_weights == before
+
+
+def test_a_recorded_auto_means_what_it_meant(tmp_path, weights):
+    recorded = composed(*RESNET, f"model.encoder_weights={weights}", "data.in_channels=3")
+    assert normalization_before(recorded) == list(map(list, COLOUR))
+    two = ["model@peer_b=dpt", "peer_b.encoder_weights=imagenet"]
+    recorded = composed(*RESNET, f"model.encoder_weights={weights}", *two, "data.in_channels=3")
+    assert normalization_before(recorded) == "image"

@@ -130,20 +130,27 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     from coseg_lightning.runs.folder import is_free
 
     begun = settings_begun_with(cfg.resume, cfg, trust=cfg.trust is True)
-    keys = [one.lstrip("+~").partition("=")[0].rpartition("@")[2] for one in overrides]
+    given = [one.lstrip("+~").partition("=") for one in overrides]
+    values = {name.rpartition("@")[2]: value for name, _, value in given}
     if begun is None:
-        if all(is_free(key) for key in keys):
+        if begun_config(cfg):
+            raise InputError(
+                f"resume={cfg.resume}: that is a review, or a run from Python, which goes on where "
+                "it was begun; give review=FILE to review it again."
+            )
+        if all(map(is_free, values)):
             raise InputError(
                 f"resume={cfg.resume}: no run has begun there, so its settings are unknown; give "
                 "the folder of a run, or all settings of this one."
             )
         return cfg
-    if "data.root" in keys and begun.data.get("root") is not None:
+    if "data.root" in values and begun.data.get("root") is not None:
         place = str(Path(cfg.data.root).expanduser().absolute())
         begun = OmegaConf.create(moved(OmegaConf.to_container(begun), begun.data.root, place))
-    for key in keys:
+    for key, text in values.items():
         value = OmegaConf.select(cfg, key)
-        if not _is_same_choice(value, OmegaConf.select(begun, key)):
+        is_choice = key in ("data", "model", "peer_b", "method") and text.isidentifier()
+        if not (is_choice and _is_same_choice(value, OmegaConf.select(begun, key))):
             OmegaConf.update(begun, key, value, force_add=True)
     return begun
 
@@ -152,10 +159,11 @@ def _is_same_choice(now: Any, begun: Any) -> bool:
     """Whether two groups of settings are the same choice, whatever their settings."""
     if not (OmegaConf.is_dict(now) and OmegaConf.is_dict(begun)):
         return False
-    return all(
-        OmegaConf.select(now, key) == OmegaConf.select(begun, key)
+    chosen = [
+        (OmegaConf.select(now, key), OmegaConf.select(begun, key))
         for key in ("_target_", "name", "source._target_")
-    )
+    ]
+    return all(one == other for one, other in chosen) and any(one is not None for one, _ in chosen)
 
 
 def _say_if_level_is_estimated(cfg: DictConfig) -> None:
@@ -187,8 +195,6 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
     The precision is fixed too, so that a run resumed elsewhere either continues as it began or
     fails.
     """
-    from coseg_lightning.networks.weights import weights_file
-
     if cfg.data.get("root") is not None:
         cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     settle_folders(cfg)
@@ -209,19 +215,10 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
         statistics = normalization_of(cfg)
         if statistics is not None:
             cfg.data.normalization = [list(values) for values in statistics]
-    for group in ("model", "peer_b"):
-        key = f"{group}.encoder_weights"
-        file = weights_file(OmegaConf.select(cfg, key))
-        if file is None:
-            continue
-        target = str(cfg[group]["_target_"])
-        if target.startswith("segmentation_models_pytorch."):
-            raise InputError(
-                f"{key}={file}: {target} reads no file, and would download weights; give "
-                "model=NAME, such as model=unet, whose networks are smp's too."
-            )
-        OmegaConf.update(cfg, key, str(file.absolute()))
-    if "precision" in cfg.trainer:
+    for group, file in _weights_of(cfg).items():
+        OmegaConf.update(cfg, f"{group}.encoder_weights", str(file.absolute()))
+    recorded = begun_config(cfg).get("trainer") if cfg.resume is not None else None
+    if "precision" in cfg.trainer and cfg.trainer.precision != (recorded or {}).get("precision"):
         OmegaConf.update(cfg, "trainer.precision", precision_of(cfg.trainer))
 
 
@@ -230,22 +227,48 @@ def _plain(cfg: DictConfig) -> dict[str, Any]:
     return dict(plain)
 
 
+def _weights_of(cfg: DictConfig) -> dict[str, Path]:
+    """Return the files of pretrained weights, by the network that they are for.
+
+    Raises:
+        InputError: If a network would take the file's name for that of weights to download.
+    """
+    from coseg_lightning.networks.weights import weights_file
+
+    files = {}
+    for group in ("model", "peer_b"):
+        weights = OmegaConf.select(cfg, f"{group}.encoder_weights")
+        if weights is None:
+            continue
+        target = str(cfg[group]["_target_"])
+        if target.startswith(("coseg_lightning.", "segmentation_models_pytorch.")):
+            file = weights_file(weights)
+        else:  # somebody's own argument
+            file = Path(str(weights)).expanduser()
+            file = file if file.is_file() else None
+        if file is not None and target.startswith("segmentation_models_pytorch."):
+            raise InputError(
+                f"{group}.encoder_weights={file}: {target} reads no file, and would download "
+                "weights; give model=NAME, such as model=unet, whose networks are smp's too."
+            )
+        if file is not None:
+            files[group] = file
+    return files
+
+
 def _weights_files(cfg: DictConfig) -> dict[str, Any]:
     """Return the digests of files of pretrained weights, as a part of the run's identity.
 
     Raises:
         InputError: If a file is missing.
     """
-    from coseg_lightning.networks.weights import weights_digest, weights_file
+    from coseg_lightning.networks.weights import weights_digest
     from coseg_lightning.runs.folder import WEIGHTS_FILES
 
-    if cfg.resume is not None and WEIGHTS_FILES not in begun_config(cfg):
+    begun = begun_config(cfg) if cfg.resume is not None else {}
+    if begun and WEIGHTS_FILES not in begun:
         return {}  # there are none, or it began before they were recorded
-    files = {
-        group: weights_file(OmegaConf.select(cfg, f"{group}.encoder_weights"))
-        for group in ("model", "peer_b")
-    }
-    digests = {group: weights_digest(file) for group, file in files.items() if file is not None}
+    digests = {group: weights_digest(file) for group, file in _weights_of(cfg).items()}
     return {WEIGHTS_FILES: digests} if digests else {}
 
 

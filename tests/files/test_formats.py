@@ -439,6 +439,15 @@ def test_what_is_drawn_on_a_transparent_colour_mask_is_seen(tmp_path):
     with Image.open(tmp_path / "a.png") as file:
         alpha = np.asarray(file)[..., 3]
     np.testing.assert_array_equal(alpha, np.array([0, 180, 255])[drawn])
+    moved = np.roll(ids, 40, axis=1)  # nothing of it stays where it was
+    masks.write_like("a", tmp_path / "b.png", moved)
+    with Image.open(tmp_path / "b.png") as file:
+        np.testing.assert_array_equal(np.asarray(file)[..., 3], np.array([0, 180])[moved])
+    Image.fromarray(np.zeros_like(painted), "RGBA").save(tmp_path / "masks/a.png")
+    masks = MaskFolder(tmp_path / "masks", classes=3, rules=rules)
+    masks.write_like("a", tmp_path / "c.png", ids)  # where there was no object
+    with Image.open(tmp_path / "c.png") as file:
+        np.testing.assert_array_equal(np.asarray(file)[..., 3], np.array([0, 255])[ids])
 
 
 def test_known_palettes_are_those_of_their_datasets():

@@ -671,3 +671,25 @@ def test_a_trainer_that_tests_after_a_fit_says_nothing_of_callbacks(tmp_path, ca
         trainer.test(module, data, verbose=False)
     assert "callbacks returned in" not in caplog.text
     assert "test/dice" in trainer.callback_metrics
+
+
+def test_callbacks_of_ones_own_without_the_modules_are_warned_of(tmp_path):
+    class OwnCallbacks(CoSegModule):
+        def configure_callbacks(self):
+            return []
+
+    module, data = OwnCallbacks(TinyNetwork(), TinyNetwork()), DataLoader(Halves(4), 4)
+    with pytest.warns(UserWarning, match="leaves out the callbacks that log metrics"):
+        trainer_of(tmp_path).validate(module, data, verbose=False)
+
+
+def test_a_hook_at_the_end_of_a_pass_may_read_its_metrics(tmp_path):
+    class Reads(SegmentationModule):
+        def on_validation_epoch_end(self):
+            self.seen = [*getattr(self, "seen", []), float(self.metrics["val"].compute()["dice"])]
+
+    module, data = Reads(TinyNetwork(), lr=0.03), DataLoader(Halves(4, wrong=0), 4)
+    trainer = trainer_of(tmp_path, max_epochs=3, num_sanity_val_steps=0)
+    trainer.fit(module, data, data)
+    assert len(module.seen) == 3
+    assert module.seen[-1] == pytest.approx(float(trainer.callback_metrics["val/dice"]))

@@ -105,7 +105,7 @@ def test_weights_of_a_deeper_network_are_refused(folder, encoder, deeper):
 
 
 def test_an_encoder_may_be_shallower_than_the_network_of_the_file(folder):
-    for encoder in OF_TIMM:
+    for encoder in (*OF_TIMM, "poolformer_s12"):
         name, options = f"tu-{encoder}", {"encoder_depth": 3, "decoder_channels": (8, 8, 8)}
         path = str(weights_of(encoder, folder))
         build_network("unet", encoder_name=name, encoder_weights=path, **options)

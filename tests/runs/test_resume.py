@@ -18,7 +18,9 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.run import run
 from support import (
+    PHANTOM,
     SETTINGS,
+    SHORT,
     SMALL,
     command,
     composed,
@@ -125,6 +127,23 @@ def test_a_run_goes_on_where_its_data_lies_now(tmp_path, make_folder):
     result = command("run", f"resume={folder}", f"data.root={root}", "trust=true", cwd=tmp_path)
     assert result.returncode == 1
     assert "another run, which differs in samples.train=" in result.stderr
+
+
+@pytest.mark.slow
+def test_another_choice_is_refused_and_the_same_one_keeps_its_settings(tmp_path):
+    folder = tmp_path / "run"
+    begun = ["noise=type1", "model=unet_classic", "model.base_channels=3", *PHANTOM, *SHORT]
+    settings = [*begun, "nol=0.3", "rehearse=false", "trainer.max_epochs=1", "data.in_channels=1"]
+    result = command("run", *settings, f"hydra.run.dir={folder}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    for other in ("noise=type2", "trainer=ddp +trainer.max_steps=3", "model=unet", "method=gce"):
+        result = command("run", f"resume={folder}", *other.split(), cwd=tmp_path)
+        assert result.returncode == 1, other
+        assert "another run, which differs in" in result.stderr
+    result = command("run", f"resume={folder}", "model=unet_classic", "method=coseg", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    result = command("run", f"resume={folder}", "data.root=/elsewhere", cwd=tmp_path)
+    assert result.returncode == 1  # a finished run is not shown for other data
 
 
 def test_a_folder_without_a_run_cannot_be_resumed_by_itself(tmp_path):

@@ -850,7 +850,7 @@ def precision_of(trainer: DictConfig) -> Any:
         return "bf16-mixed" if computes_bfloat16(accelerator) else "32-true"
     if str(precision) in ("16", "16-mixed") and is_cpu(accelerator):
         return "bf16-mixed"
-    return "32-true" if precision is None else precision
+    return "32-true" if precision is None and not trainer.get("plugins") else precision
 
 
 def make_trainer(

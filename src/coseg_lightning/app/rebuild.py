@@ -79,6 +79,8 @@ class AppRun(FinishedRun):
         cfg: DictConfig = OmegaConf.create(config)
         if "retraining_loss" not in cfg.method and self.version == "0.1.0":
             cfg.method.retraining_loss = "cross_entropy"  # the app's default in that version
+        if cfg.data.get("normalization") == "auto":  # later runs record the numbers
+            cfg.data.normalization = normalization_before(cfg)
         return cfg
 
     def data(self, redrawn: Collection[str] = ()) -> "CoSegDataModule":
@@ -250,6 +252,27 @@ def moved(value: Any, old: Any, new: str) -> Any:
     if isinstance(value, list):
         return [moved(part, old, new) for part in value]
     return new if value == old else value
+
+
+def normalization_before(cfg: DictConfig) -> Any:
+    """Return what `auto` meant before runs recorded the numbers.
+
+    Two peers of different statistics got none, and no encoder's weights had any of their own.
+    """
+    from coseg_lightning.networks.build import default_encoder
+    from coseg_lightning.networks.encoders import pretraining_statistics
+
+    found = []
+    for model in (cfg.model, cfg.get("peer_b") or cfg.model):
+        encoder = model.get("encoder_name") or default_encoder(str(model.get("name")))
+        if encoder.startswith("timm-tf_efficientnet_lite"):
+            encoder = "resnet18"  # they had ImageNet's statistics
+        is_pretrained = model.get("encoder_weights") is not None
+        channels = cfg.data.in_channels
+        found.append(pretraining_statistics(encoder, channels) if is_pretrained else None)
+    if found[0] is None or found[0] != found[1]:
+        return "image"
+    return [list(values) for values in found[0]]
 
 
 def without_pretraining(cfg: DictConfig) -> DictConfig:

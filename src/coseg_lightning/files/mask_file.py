@@ -215,7 +215,7 @@ def new_values(
         return values
     changed = classes != given
     if rules.colours is not None:
-        _paint(values, changed, classes, read.stored, rules, original)
+        _paint(values, given, classes, read.stored, rules, original)
     else:
         _set(values, changed, classes, read, rules, foreground)
     return values
@@ -223,13 +223,16 @@ def new_values(
 
 def _paint(
     values: NDArray[Any],
-    changed: NDArray[np.bool_],
+    given: NDArray[Any],
     classes: NDArray[Any],
     stored: Stored,
     rules: MaskRules,
     original: Path,
 ) -> None:
     assert rules.colours is not None
+    alpha = values[..., -1].copy() if stored.alpha and values.ndim == 3 else None
+    changed = classes != given
+    opaque = np.iinfo(values.dtype).max if alpha is not None else 0
     for k in np.unique(classes[changed]):
         colour = next((c for c, number in rules.colours.items() if number == k), None)
         if colour is None:
@@ -247,10 +250,10 @@ def _paint(
             values[where] = colour[0]
         else:
             values[where, :3] = colour[: min(3, values.shape[2])]
-            if stored.alpha and (values[..., -1] != values[0, 0, -1]).any():
+            if alpha is not None and (alpha < opaque).any():
                 # As where the file has this class; otherwise opaque where drawn.
-                alike = values[~changed & (classes == k), -1]
-                drawn = np.iinfo(values.dtype).max if k else 0
+                alike = alpha[given == k]
+                drawn = opaque if k else 0
                 values[where, -1] = alike[0] if alike.size else drawn
 
 

@@ -226,7 +226,8 @@ def retrain_reviewed(
         weights, epochs = None, origin.epochs("robust_training") or 0
         if recipe.warm_start:
             weights = stage_weights(origin.folder / "robust_training", of="net_a.")
-        if not origin.summary["correction"].get("left_alone"):
+        counts = masks.counts()
+        if any(counts[kind] for kind in ("corrected", "taken", "redrawn")):
             module.use_pixel_loss(recipe.retraining_loss)
         retrain(runner, data, module, recipe, weights, epochs)
 

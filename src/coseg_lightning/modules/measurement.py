@@ -17,6 +17,9 @@ class Measured(Protocol):
     def log_measured(self, stage: str, batches: Sequence[float], *, is_whole: bool) -> None:
         """Log the metrics of each loader."""
 
+    def forget_measured(self, stage: str) -> None:
+        """Reset the metrics of a stage before its next pass."""
+
     def make_readable(self, checkpoint: dict[str, Any]) -> None:
         """Let a checkpoint be loaded without a download, and without running code."""
 
@@ -27,6 +30,16 @@ class Measurement(Callback):
     It is a callback, so that a subclass may have hooks of its own that call no `super()`. It stays
     with the trainer, which may run other modules later.
     """
+
+    @override
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if isinstance(pl_module, Measured):
+            pl_module.forget_measured("val")
+
+    @override
+    def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if isinstance(pl_module, Measured):
+            pl_module.forget_measured("test")
 
     @override
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -244,7 +244,6 @@ class SegmentationSteps(pl.LightningModule):
                 if self._has_own_step(stage) and not self._is_measured(metric):
                     continue
                 values = metric.named(stage, suffix)
-                metric.reset()
                 if index == 0:
                     self.log_dict(values, sync_dist=True)
                 if loaders > 1:
@@ -252,14 +251,21 @@ class SegmentationSteps(pl.LightningModule):
                     self.log_dict(named, sync_dist=True, add_dataloader_idx=False)
 
     def _check_callbacks(self) -> None:
-        """Raise an `InputError` if a subclass's `configure_callbacks` leaves out the module's."""
+        """Warn if a subclass's `configure_callbacks` leaves out those of the module."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
-        if not any(isinstance(callback, Measurement) for callback in callbacks):
-            raise InputError(
+        has_own = not type(self).configure_callbacks.__module__.startswith(f"{PACKAGE}.")
+        if has_own and not any(isinstance(callback, Measurement) for callback in callbacks):
+            rank_zero_warn(
                 f"{type(self).__name__}.configure_callbacks leaves out the callbacks that log "
                 "metrics and apply the trainer's settings; return [*super().configure_callbacks(), "
                 "...]."
             )
+
+    def forget_measured(self, stage: str) -> None:
+        """Reset the metrics of a stage before its next pass."""
+        for name, metric in self.metrics.items():
+            if name.startswith(stage):
+                metric.reset()  # type: ignore[operator]
 
     def _has_own_step(self, stage: str) -> bool:
         """Whether a subclass has a step of its own for `train`, `val` or `test`."""

@@ -242,17 +242,15 @@ def _of_a_deeper_network(own: Sequence[str], others: Sequence[str]) -> str | Non
         others: The names that the file has beside them.
     """
     layers: dict[str, dict[int, set[str]]] = {}
-    ends: dict[str, int] = {}
-    for position, name in enumerate(own):
+    for name in own:
         for block in _blocks(name):
             layers.setdefault(block.container, {}).setdefault(block.number, set()).add(block.layer)
-            ends[block.parent] = position
     for name in others:
         for block in _blocks(name):
             numbers = layers.get(block.container, {})
             if not numbers or block.number <= max(numbers):
                 continue
             is_alike = block.layer in numbers[max(numbers)]
-            if is_alike and ends[block.parent] < len(own) - 1:
+            if is_alike and not own[-1].startswith(block.parent):
                 return name
     return None

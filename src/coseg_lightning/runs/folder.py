@@ -36,6 +36,8 @@ OUTPUT_NAMES = re.compile(
     r"|(scores(_\d+)?\.csv)|((labels|uncertainty|proposals|robust_training|early_learning)(_\d+)?)"
     r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv|inputs\.csv|review|review_order\.csv|reordered\.csv|noise_level\.json|review\.html|test\.csv|annotators\.csv|masks\.csv|disputed\.csv|fold_\d+"
 )
+# Where the data of a run that is not finished may lie elsewhere, as its digests are compared too.
+ROOTS = ("data.root", "data.source.root", "noise.annotator.root")
 WEIGHTS_FILES = "weights_files"  # the digests of files of pretrained weights, by group of settings
 # Settings that may change when a run is resumed. They change where and how it computes, not what.
 MAY_CHANGE = (
@@ -47,9 +49,6 @@ MAY_CHANGE = (
     "rehearse",
     "keep_checkpoints",
     "logger",
-    "data.root",  # the data's digests count
-    "data.source.root",
-    "noise.annotator.root",
     "data.num_workers",
     "data.cache",
     "trainer.accelerator",
@@ -104,6 +103,7 @@ class RunFolder:
         self.resumed = resume and earlier is not None
         if earlier is not None and resume:
             self._check_same(self._identity(earlier["config"]), identity, not_compared)
+            self.id = str(earlier["id"])
             self._tidy()
             for done_path in sorted(self.path.glob(f"*/{DONE}")):
                 self._check_made(done_path)
@@ -140,7 +140,7 @@ class RunFolder:
                 {key: _with_name_of_today(settings[key]) for key in known}
                 for settings in (before, identity)
             )
-        keys = {*before, *identity}
+        keys = {*before, *identity} - {*self._may_lie_elsewhere(before, identity)}
         if ANNOTATORS not in before:  # it began before they were recorded
             keys.discard(ANNOTATORS)
         differences = [
@@ -163,10 +163,17 @@ class RunFolder:
 
     @staticmethod
     def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-        # A file of weights may lie elsewhere now: its digest counts.
-        elsewhere = {f"{group}.encoder_weights" for group in config.get(WEIGHTS_FILES, ())}
-        settings = {key: value for key, value in _flat(config) if not is_free(key)}
-        return {key: value for key, value in settings.items() if key not in elsewhere}
+        return {key: value for key, value in _flat(config) if not is_free(key)}
+
+    def _may_lie_elsewhere(
+        self, before: Mapping[str, Any], identity: Mapping[str, Any]
+    ) -> Iterator[str]:
+        """Yield the paths of files whose digests are compared."""
+        if not (self.path / SUMMARY).is_file() and "data._target_" not in identity:
+            yield from ROOTS
+        for group in ("model", "peer_b"):
+            if f"{WEIGHTS_FILES}.{group}" in before.keys() & identity.keys():
+                yield f"{group}.encoder_weights"
 
     @rank_zero_only  # other processes start after the first has created its run
     def _check_new(self) -> None:
