@@ -154,6 +154,7 @@ def test_a_folder_without_a_run_cannot_be_resumed_by_itself(tmp_path):
         assert result.returncode == 1
         assert result.stderr.startswith(f"resume={place}: no run has begun there, so its settings")
     assert (tmp_path / "job" / ".hydra" / "overrides.yaml").read_text() == "- mine=1"
+    assert not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.slow

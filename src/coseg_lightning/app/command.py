@@ -313,7 +313,8 @@ def _remove_if_unused(folder: Path) -> None:
     hydra_folder, log_file = folder / ".hydra", folder / f"{HydraConfig.get().job.name}.log"
     if not folder.is_dir() or folder.resolve() == Path.cwd() or not is_first_process():
         return
-    if HydraConfig.get().output_subdir is None and hydra_folder.exists():
+    overrides = hydra_folder / "overrides.yaml"
+    if overrides.is_file() and OmegaConf.load(overrides) != HydraConfig.get().overrides.task:
         return  # another command's
     if set(folder.iterdir()) - {hydra_folder, log_file}:
         return
