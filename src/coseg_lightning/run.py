@@ -208,7 +208,7 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
         cfg.data.kinds = read_kinds(cfg)
     if isinstance(cfg.data.get("colours"), str):
         cfg.data.colours = [[*rgb, k] for rgb, k in read_colours(cfg.data.colours).items()]
-    begun = begun_data(cfg).get("normalization") if cfg.resume is not None else None
+    begun = begun_data(cfg).get("normalization")
     if cfg.data.get("normalization") == "training" and isinstance(begun, list):
         cfg.data.normalization = begun
     if cfg.data.get("normalization") == "auto" and begun != "auto" and "_target_" not in cfg.data:
@@ -217,8 +217,8 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
             cfg.data.normalization = [list(values) for values in statistics]
     for group, file in _weights_of(cfg).items():
         OmegaConf.update(cfg, f"{group}.encoder_weights", str(file.absolute()))
-    recorded = begun_config(cfg).get("trainer") if cfg.resume is not None else None
-    if "precision" in cfg.trainer and cfg.trainer.precision != (recorded or {}).get("precision"):
+    recorded = (begun_config(cfg).get("trainer") or {}).get("precision")
+    if "precision" in cfg.trainer and cfg.trainer.precision != recorded:
         OmegaConf.update(cfg, "trainer.precision", precision_of(cfg.trainer))
 
 
@@ -265,7 +265,7 @@ def _weights_files(cfg: DictConfig) -> dict[str, Any]:
     from coseg_lightning.networks.weights import weights_digest
     from coseg_lightning.runs.folder import WEIGHTS_FILES
 
-    begun = begun_config(cfg) if cfg.resume is not None else {}
+    begun = begun_config(cfg)
     if begun and WEIGHTS_FILES not in begun:
         return {}  # there are none, or it began before they were recorded
     digests = {group: weights_digest(file) for group, file in _weights_of(cfg).items()}

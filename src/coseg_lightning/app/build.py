@@ -298,7 +298,9 @@ NAMING = ("image_glob", "mask_glob")
 
 
 def begun_config(cfg: DictConfig) -> dict[str, Any]:
-    """Return the recorded settings of the run to resume; empty if they cannot be read."""
+    """Return the recorded settings of the run to resume; empty without one that can be read."""
+    if cfg.get("resume") is None:
+        return {}
     try:
         text = (Path(str(cfg.resume)) / "run.json").read_text(encoding="utf-8")
         return dict(json.loads(text)["config"])
@@ -307,7 +309,7 @@ def begun_config(cfg: DictConfig) -> dict[str, Any]:
 
 
 def begun_data(cfg: DictConfig) -> dict[str, Any]:
-    """Return the data settings of the run to resume; empty if they cannot be read."""
+    """Return the data settings of the run to resume; empty without one that can be read."""
     data = begun_config(cfg).get("data")
     return dict(data) if isinstance(data, dict) else {}
 

@@ -125,8 +125,6 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         raise InputError(f"on_bad_sample={cfg.on_bad_sample} must be error or skip.")
     if not has_own_data:
         _check_image_size(cfg)
-    if isinstance(cfg.seed, int) and cfg.seed >= 2**32:
-        raise InputError(f"seed={cfg.seed} must be a whole number from 0 to {2**32 - 1}.")
     for key, least in COUNTS.items():
         if not has_own_data or key in ("data.in_channels", "data.classes", "seed"):
             check_count(cfg, key, least)
@@ -323,4 +321,6 @@ def check_count(cfg: DictConfig, key: str, least: int) -> None:
     """Raise an `InputError` unless a value is a whole number of at least `least`."""
     value = OmegaConf.select(cfg, key)
     if not is_count(value, least=least):
-        raise InputError(f"{key}={value} must be a whole number of at least {least}.")
+        is_too_much = isinstance(value, int) and value >= least
+        wanted = f"from {least} to {2**32 - 1}" if is_too_much else f"of at least {least}"
+        raise InputError(f"{key}={value} must be a whole number {wanted}.")

@@ -21,12 +21,8 @@ if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
 
 
-NOT_SET = (
-    "recipe",
-    "samples",
-    "version",
-    "weights_files",
-)  # parts of a run's identity that are not settings
+# Parts of a run's identity that are not settings.
+NOT_SET = ("recipe", "samples", "version", "weights_files")
 
 
 class AppRun(FinishedRun):
