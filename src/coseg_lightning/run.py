@@ -277,9 +277,11 @@ def _run_stages(
 ) -> dict[str, Any]:
     from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+    from coseg_lightning.callbacks.processes import first_process_ends_first
     from coseg_lightning.methods.pipeline import run_stages
     from coseg_lightning.runs.folder import RunFolder
 
+    fail = first_process_ends_first()
     try:
         return run_stages(
             data,
@@ -294,6 +296,7 @@ def _run_stages(
             rehearse=cfg.rehearse and partial(make_trainer, rehearsal_settings(cfg)),
         )
     except BaseException as error:
+        fail()
         is_refused = cfg.resume is not None and isinstance(error, InputError)
         if RunFolder.holds_run(folder) and not is_refused:
             cause = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"

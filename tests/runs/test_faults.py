@@ -13,6 +13,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lightning_fabric.strategies.launchers import subprocess_script
 from PIL import Image
 
 from coseg_lightning.app.command import _trouble
@@ -58,7 +59,10 @@ def failing(folder, source, *more):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_one_process_that_raises_ends_all_and_says_why(tmp_path, rank):
+def test_one_process_that_raises_ends_all_and_says_why(tmp_path, monkeypatch, rank):
+    # Lightning looks every five seconds for a process that has ended, and kills all others then.
+    observer = subprocess_script._ChildProcessObserver
+    monkeypatch.setattr(observer.__init__, "__defaults__", (0.01,))
     two = ["trainer=ddp", "trainer.devices=2"]
     result = failing(tmp_path / "run", {"fault": "raised", "after": 20, "rank": rank}, *two)
     assert result.returncode == 1
