@@ -22,6 +22,12 @@ def test_commas_semicolons_and_tabs_separate_cells(tmp_path, text):
     assert read_table(tmp_path / "review.csv", ["id", "decision"]) == ROWS
 
 
+def test_unicode_text_of_excel(tmp_path):
+    text = "id\tdecision\r\na\tok\r\nb, c\ttake\r\n"
+    (tmp_path / "review.txt").write_bytes(text.encode("utf-16"))
+    assert read_table(tmp_path / "review.txt", ["id", "decision"]) == ROWS
+
+
 def test_a_semicolon_in_a_table_with_commas_is_text(tmp_path):
     (tmp_path / "a.csv").write_text("id,note\na,x; y\n")
     assert read_table(tmp_path / "a.csv") == [{"id": "a", "note": "x; y"}]

@@ -490,10 +490,14 @@ def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
             f"{key}={given}: there is no such file; give a list of ids, or a file with one id per "
             f"line{otherwise}."
         )
+    from coseg_lightning.files.csv import text_encoding
+
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding=text_encoding(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as text with one id per line.") from error
+        raise InputError(
+            f"{path} cannot be read as text with one id per line; save it in UTF-8."
+        ) from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -1,5 +1,6 @@
 """CSV tables whose text spreadsheets do not run as formulas."""
 
+import codecs
 import csv
 import io
 import re
@@ -77,7 +78,7 @@ def read_table(
 def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
     """Return the line numbers and cells of all lines that are not empty."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open(newline="", encoding=text_encoding(path)) as file:
             first_line = file.readline()
             skipped = int(bool(re.fullmatch(r"sep=[,;\t]\s*", first_line)))  # Excel's own line
             delimiter = first_line[4] if skipped else _delimiter(first_line)
@@ -95,6 +96,20 @@ def _numbered_lines(path: Path) -> list[tuple[int, list[str]]]:
         ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path} cannot be read as a table; save it as CSV in UTF-8.") from error
+
+
+def text_encoding(path: Path) -> str:
+    """Tell UTF-8 from the UTF-16 of Excel's "Unicode text" and of PowerShell's `>`.
+
+    Args:
+        path: A text file that a user may have written.
+
+    Returns:
+        The encoding, which leaves out the mark that the text may begin with.
+    """
+    with path.open("rb") as file:
+        is_wide = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    return "utf-16" if is_wide else "utf-8-sig"
 
 
 def _delimiter(first_line: str) -> str:
