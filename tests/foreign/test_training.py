@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
@@ -693,3 +694,34 @@ def test_a_hook_at_the_end_of_a_pass_may_read_its_metrics(tmp_path):
     trainer.fit(module, data, data)
     assert len(module.seen) == 3
     assert module.seen[-1] == pytest.approx(float(trainer.callback_metrics["val/dice"]))
+
+
+class OfOneChannel(pl.LightningDataModule):
+    def __init__(self, in_channels=1):
+        super().__init__()
+        self.save_hyperparameters()
+
+    def train_dataloader(self):
+        return DataLoader(Halves(4), 4)
+
+
+@pytest.mark.parametrize("make", [CoSegModule, lambda a, _: SegmentationModule(a)])
+def test_a_datamodule_has_hyperparameters_of_the_same_name(tmp_path, make):
+    module = make(TinyNetwork(), TinyNetwork())
+    trainer = trainer_of(tmp_path, logger=CSVLogger(tmp_path))
+    trainer.fit(module, datamodule=OfOneChannel())
+    assert "in_channels" not in module.hparams
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    networks = {"net_a": TinyNetwork(), "net_b": TinyNetwork()}
+    if isinstance(module, SegmentationModule):
+        networks = {"net": TinyNetwork()}
+    type(module).load_from_checkpoint(tmp_path / "last.ckpt", **networks)
+
+
+def test_an_encoder_for_networks_that_are_ready_is_refused():
+    for given in ({"encoder_name": "resnet34"}, {"encoder_weights": "imagenet"}):
+        (name,) = given
+        with pytest.raises(InputError, match=f"{name}: CoSegModule has .* or no use for it"):
+            CoSegModule(TinyNetwork(), TinyNetwork(), **given)
+        with pytest.raises(InputError, match=f"{name}: SegmentationModule has"):
+            SegmentationModule(TinyNetwork(), **given)

@@ -52,7 +52,7 @@ from coseg_lightning.modules.selection import (
     make_selection,
     save_state,
 )
-from coseg_lightning.modules.steps import SegmentationSteps, refuse_options
+from coseg_lightning.modules.steps import SegmentationSteps, of_named_networks
 from coseg_lightning.networks.build import build_network
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
 
@@ -157,9 +157,9 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         if net_b is None and isinstance(net_a, nn.Module):
             raise InputError("net_a is a network, so net_b must be one too: CoSegModule(a, b).")
         ready = [n for n, net in (("net_a", net_a), ("net_b", net_b)) if isinstance(net, nn.Module)]
-        refuse_options(options, self, ready=len(ready) == 2)
+        spare = of_named_networks(self, len(ready) == 2, encoder_name, encoder_weights, options)
         own = ["selection"] if isinstance(selection, Selection) else []
-        self.save_hyperparameters(ignore=["optimizer", "scheduler", *ready, *own])
+        self.save_hyperparameters(ignore=["optimizer", "scheduler", *ready, *spare, *own])
         self.automatic_optimization = False  # each step trains two networks
         self.noise = NoiseLevel(noise_level)
         self.ramp_epochs = 0 if self.noise.is_estimated else ramp_epochs

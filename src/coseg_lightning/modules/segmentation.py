@@ -25,7 +25,7 @@ from coseg_lightning.modules.optimizers import (
 )
 from coseg_lightning.modules.passes import check_first_logits
 from coseg_lightning.modules.recipe import Recipe, plain_number
-from coseg_lightning.modules.steps import SegmentationSteps, refuse_options
+from coseg_lightning.modules.steps import SegmentationSteps, of_named_networks
 from coseg_lightning.networks.build import build_network
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
 
@@ -92,9 +92,9 @@ class SegmentationModule(SegmentationSteps):
             scheduler=scheduler,
         )
         ready = isinstance(net, nn.Module)
-        refuse_options(options, self, ready=ready)
-        ignored = ["optimizer", "scheduler", "net"] if ready else ["optimizer", "scheduler"]
-        self.save_hyperparameters(ignore=ignored)
+        spare = of_named_networks(self, ready, encoder_name, encoder_weights, options)
+        own = ["net"] if ready else []
+        self.save_hyperparameters(ignore=["optimizer", "scheduler", *own, *spare])
         self.use_pixel_loss(pixel_loss)
         if isinstance(net, str):
             net = build_network(

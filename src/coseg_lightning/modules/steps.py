@@ -452,10 +452,34 @@ def _as_tuple(logits: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(logits) if isinstance(logits, tuple | list) else (logits,)
 
 
-def refuse_options(options: dict[str, Any], module: pl.LightningModule, *, ready: bool) -> None:
-    """Raise an `InputError` for options that no network can use because all are built."""
-    if options and ready:
+def of_named_networks(
+    module: pl.LightningModule,
+    is_ready: bool,
+    encoder_name: str | None,
+    encoder_weights: str | None,
+    options: Mapping[str, Any],
+) -> list[str]:
+    """Return the arguments that serve only networks given by name, if there is none.
+
+    They are no hyperparameters then: Lightning refuses a datamodule with another `in_channels`.
+
+    Args:
+        module: The module.
+        is_ready: Whether each network is given as a ready module.
+        encoder_name: What was given for networks by name, as are `encoder_weights` and `options`.
+        encoder_weights: See `encoder_name`.
+        options: See `encoder_name`.
+
+    Raises:
+        InputError: If options are given that no network can use because all are built.
+    """
+    if not is_ready:
+        return []
+    encoder = {"encoder_name": encoder_name, "encoder_weights": encoder_weights}
+    given = [*(name for name, value in encoder.items() if value is not None), *sorted(options)]
+    if given:
         raise InputError(
-            f"{', '.join(sorted(options))}: {type(module).__name__} has no such argument, since "
-            "every network is given as a ready module; leave it out."
+            f"{', '.join(given)}: {type(module).__name__} has no such argument, or no use for it, "
+            "since every network is given as a ready module; leave it out."
         )
+    return [*encoder, "in_channels"]
