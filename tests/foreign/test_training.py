@@ -1,7 +1,9 @@
 """Training in other people's projects: subclasses, hooks, and trainers that are used again."""
 
+import warnings
 from enum import Enum
 from functools import partial
+from types import MethodType
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 from torch import nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader
 
 from coseg_lightning import (
@@ -464,6 +466,38 @@ def test_an_own_optimizer_without_a_peer_is_refused(tmp_path):
         trainer_of(tmp_path).fit(module, loader(one_batch()))
     module.net_b.requires_grad_(False)
     trainer_of(tmp_path).fit(module, loader(one_batch()))
+
+
+@pytest.mark.parametrize("by", ["the class", "the object"])  # LightningCLI does the latter
+def test_a_rate_that_an_own_optimizer_does_not_use_is_told(tmp_path, by):
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.02)
+
+    class Own(CoSegModule):
+        pass
+
+    module = Own(TinyNetwork(), TinyNetwork(), lr=0.01, lambda_2=0.1)
+    if by == "the class":
+        Own.configure_optimizers = configure_optimizers
+    else:
+        module.configure_optimizers = MethodType(configure_optimizers, module)
+    with pytest.warns(UserWarning, match="lr=0.01 and lambda_2=0.1 of Own: the optimizer has no"):
+        trainer_of(tmp_path).fit(module, loader(one_batch()))
+
+
+def test_rates_that_an_own_optimizer_uses_are_no_reason_to_warn(tmp_path):
+    class Own(CoSegModule):
+        def configure_optimizers(self):
+            options = {"lr": self.lr, "weight_decay": 2 * self.lambda_2}
+            optimizer = torch.optim.SGD(self.parameters(), **options)
+            return [optimizer], [OneCycleLR(optimizer, self.lr, total_steps=9)]
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*the optimizer has no such value")
+        for given in ({"lr": 0.01, "lambda_2": 0.1}, {}):
+            trainer_of(tmp_path).fit(
+                Own(TinyNetwork(), TinyNetwork(), **given), loader(one_batch())
+            )
 
 
 class Config:

@@ -412,6 +412,7 @@ class PeerOptimization(GradientGuard):
         """Read what a subclass's own `configure_optimizers` monitors, which Lightning drops."""
         if belongs(self, pl_module):
             _check_both_learn(pl_module, self.networks, trainer.optimizers)
+            _warn_of_unused(pl_module, trainer.optimizers)
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         plateaus = [one for one in schedulers if isinstance(one, ReduceLROnPlateau)]
         if len(plateaus) != 1 or not belongs(self, pl_module) or _is_of_this_package(pl_module):
@@ -527,6 +528,25 @@ def _check_both_learn(
                 f"{name}, which would not learn; add its parameters, or set their requires_grad "
                 "to False."
             )
+
+
+def _warn_of_unused(module: pl.LightningModule, optimizers: Sequence[Optimizer]) -> None:
+    """Warn of a module's `lr` or `lambda_2` that another's `configure_optimizers` has not used."""
+    if _is_of_this_package(module):
+        return
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    rates = {group.get(key) for group in groups for key in ("lr", "initial_lr", "max_lr")}
+    decays = {group.get("weight_decay") for group in groups}
+    given: tuple[float, ...] = module.lr if isinstance(module.lr, tuple) else (module.lr,)  # type: ignore[assignment]
+    unused = [f"lr={module.lr}"] * (module.lr != Recipe.lr and not rates & set(given))
+    decay = 2 * cast(float, module.lambda_2)
+    unused += [f"lambda_2={module.lambda_2}"] * (decay not in {*decays, 2 * Recipe.lambda_2})
+    if unused:
+        rank_zero_warn(
+            f"{' and '.join(unused)} of {type(module).__name__}: the optimizer has no such value, "
+            "since another configure_optimizers makes it (LightningCLI's --optimizer does); give "
+            "it lr= and weight_decay=, which is 2 * lambda_2, there."
+        )
 
 
 def refuse_automatic_hooks(module: pl.LightningModule) -> None:
