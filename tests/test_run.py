@@ -581,7 +581,7 @@ def test_the_papers_networks_go_all_the_way(tmp_path, model):
     }[model]
     folder = tmp_path / "run"
     settings = [f"model={model}", *smaller, *SHORT, *PHANTOM, "noise=type2", "nol=0.3"]
-    settings += ["trainer.max_epochs=1"]
+    settings += ["trainer.max_epochs=1", "method=supervised"]  # pairs are trained by test_networks
     result = command("run", *settings, f"hydra.run.dir={folder}", cwd=tmp_path)  # takes a gigabyte
     assert result.returncode == 0, result.stderr
     network = AppRun(folder).network()
