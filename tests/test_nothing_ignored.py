@@ -91,9 +91,48 @@ DECAY = 2 * Recipe.lambda_2
     ],
 )
 def test_values_that_a_function_or_class_of_ones_own_chooses(make, optimizer, wanted):
-    made = make(optimizer=optimizer).configure_optimizers()
+    for given in (optimizer, partial(optimizer)):  # Hydra's _partial_ makes the latter
+        made = make(optimizer=given).configure_optimizers()
+        for group in made.param_groups:
+            assert (group["lr"], group["weight_decay"]) == wanted
+
+
+@pytest.mark.parametrize("make", [peers, network])
+@pytest.mark.parametrize("optimizer", [decayed, Decayed])
+def test_a_partial_overrules_a_value_and_keeps_the_other(make, optimizer):
+    made = make(optimizer=partial(optimizer, lr=0.02)).configure_optimizers()
     for group in made.param_groups:
-        assert (group["lr"], group["weight_decay"]) == wanted
+        assert (group["lr"], group["weight_decay"]) == (0.02, 0.05)
+
+
+@pytest.mark.parametrize("make", [peers, network])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"optimizer": "adam"}, "optimizer= is a str; give what makes one, such as torch.optim"),
+        ({"scheduler": ["step"]}, "scheduler= is a list; give what makes one from an optimizer"),
+    ],
+)
+def test_what_makes_no_optimizer_is_refused(make, given, message):
+    with pytest.raises(InputError, match=message):
+        make(**given)
+
+
+class Counting:
+    """A schedule of another library, as timm's."""
+
+    def step(self, epoch):
+        pass
+
+
+@pytest.mark.parametrize("make", [peers, network])
+@pytest.mark.parametrize(
+    "schedule",
+    [lambda o: None, lambda o: [torch.optim.lr_scheduler.StepLR(o, 1)], lambda o: Counting()],
+)
+def test_what_is_no_scheduler_is_refused(make, schedule):
+    with pytest.raises(InputError, match="scheduler= made a .*; it must make one of torch's sch"):
+        make(scheduler=schedule).configure_optimizers()
 
 
 @pytest.mark.parametrize("make", [peers, network])

@@ -1,10 +1,13 @@
 """The label layer is lossless, never half written, and never overwrites a file of the user's."""
 
+import warnings
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 
 from coseg_lightning import LabelStore, updated
 from coseg_lightning.data.samples import SampleDataset
@@ -124,6 +127,62 @@ def test_updated_finds_ids_that_are_numbers_in_tensors(tmp_path):
     layer = layer_of(tmp_path / "labels", {"3": np.eye(4, dtype=np.uint8)})
     dataset = [(torch.zeros(3, 4, 4), torch.zeros(4, 4), torch.tensor(3))]
     assert updated(dataset, layer)[0][1].tolist() == np.eye(4).tolist()
+
+
+@pytest.mark.parametrize("index", [torch.tensor(1), np.int64(1), -2])
+def test_updated_counts_by_any_index(tmp_path, index):
+    layer = layer_of(tmp_path / "labels", {"1": np.eye(4, dtype=np.uint8)})
+    dataset = [(torch.zeros(3, 4, 4), torch.zeros(4, 4)) for _ in range(3)]
+    assert updated(dataset, layer)[index][1].tolist() == np.eye(4).tolist()
+    by_tensors = updated(Subset(dataset, torch.arange(3)), layer)
+    assert [float(sample[1].sum()) for sample in by_tensors] == [0, 4, 0]
+
+
+class Shares(NamedTuple):
+    soft_mask: object
+    mask: object
+    image: object
+
+
+@pytest.mark.parametrize("as_named", [dict, Shares])
+@pytest.mark.parametrize("kind", [torch.tensor, np.array])
+def test_shares_of_votes_follow_the_mask(tmp_path, kind, as_named):
+    corrected = np.array([[0, 1], [255, 1]], np.uint8)
+    layer = layer_of(tmp_path / "labels", {"0": corrected})
+    given = {"image": torch.zeros(3, 2, 2), "mask": torch.zeros(2, 2, dtype=torch.long)}
+    shares = kind(np.full((2, 2, 2), 0.5, np.float32))
+    sample = updated([as_named(**given, soft_mask=shares)], layer)[0]
+    read = sample if as_named is dict else sample._asdict()
+    assert read["mask"].tolist() == corrected.tolist()
+    assert read["soft_mask"].tolist() == [[[1, 0], [0, 0]], [[0, 1], [0, 1]]]
+    assert read["soft_mask"].dtype == shares.dtype
+    assert shares.min() == 0.5
+
+
+def test_updated_converts_masks_in_bfloat16(tmp_path):
+    layer = layer_of(tmp_path / "labels", {"0": np.eye(4, dtype=np.uint8)})
+    mask = torch.zeros(4, 4, dtype=torch.bfloat16)
+    result = updated([(torch.zeros(3, 4, 4), mask)], layer)[0][1]
+    assert result.dtype == torch.bfloat16
+    assert result.tolist() == np.eye(4).tolist()
+
+
+def test_a_layer_of_other_ids_is_told(tmp_path):
+    layer = layer_of(tmp_path / "labels", {"x.png": np.eye(4, dtype=np.uint8)})
+    image, mask = torch.zeros(3, 4, 4), torch.zeros(4, 4)
+    dataset = updated([(image, mask, "w"), (image, mask, "x")], layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset[0], dataset[0]
+    with pytest.warns(UserWarning, match="No sample of the dataset is in .* holds 'x.png', and"):
+        dataset[1]
+
+
+@pytest.mark.parametrize("given", [None, DataLoader([0, 1])])
+def test_updated_refuses_what_is_no_dataset(tmp_path, given):
+    layer = layer_of(tmp_path / "labels", {"x": np.eye(4, dtype=np.uint8)})
+    with pytest.raises(InputError, match=f"was given a {type(given).__name__}; give a dataset"):
+        updated(given, layer)
 
 
 def test_updated_works_on_a_part_of_a_dataset(tmp_path):

@@ -1,6 +1,8 @@
 """Datasets whose masks come from a label layer."""
 
 import copy
+import operator
+import warnings
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch.utils.data import ConcatDataset, Dataset, Subset
+from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Subset
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import sample_name
@@ -30,8 +32,19 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
         layer: A finished layer, or its folder.
 
     Returns:
-        A dataset of the same kind. The given dataset and its files are not changed.
+        A dataset of the same kind. The given dataset and its files are not changed. A `soft_mask`
+        (shares of votes) follows its mask; other fields that were made from the mask do not.
+
+    Raises:
+        InputError: If the dataset has no `__getitem__` with indices and no length.
     """
+    has_samples = hasattr(dataset, "__getitem__") or hasattr(dataset, "__getitems__")
+    has_parts = all(callable(getattr(dataset, name, None)) for name in ("image", "mask"))
+    if isinstance(dataset, IterableDataset) or not (has_samples or has_parts):
+        raise InputError(
+            f"updated() was given a {type(dataset).__name__}; give a dataset whose samples have "
+            "an index, dataset[0], and then the label layer."
+        )
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
     # The numbers of a numbered layer are indices into the subset, not into the whole dataset.
@@ -41,8 +54,7 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
         return ConcatDataset([updated(part, layer) for part in dataset.datasets])
     if callable(getattr(dataset, "updated", None)):
         return dataset.updated(layer)
-    gives_parts = all(callable(getattr(dataset, name, None)) for name in ("image", "mask"))
-    gives_parts = gives_parts and not hasattr(dataset, "__getitem__")  # else its samples count
+    gives_parts = has_parts and not hasattr(dataset, "__getitem__")  # else its samples count
     if gives_parts and isinstance(getattr(dataset, "ids", None), Sequence | np.ndarray):
         return UpdatedImages(dataset, layer)
     return UpdatedSamples(dataset, layer)
@@ -171,6 +183,8 @@ class UpdatedSamples(PassesOn, Dataset[Any]):
     def __init__(self, dataset: Any, layer: LabelStore) -> None:
         self.dataset = dataset
         self.layer = layer
+        # The samples read before the first whose mask the layer holds; None after that one.
+        self._unknown: set[Any] | None = set() if len(layer.ids) else None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -192,13 +206,37 @@ class UpdatedSamples(PassesOn, Dataset[Any]):
     def _updated(self, index: int, sample: Any) -> Any:
         """Return a sample of the dataset with the layer's mask, if it has one."""
         mask_key, sample_id = mask_and_id(sample)
-        name = str(index) if self.layer.numbered or sample_id is None else sample_name(sample_id)
+        if self.layer.numbered or sample_id is None:
+            place = operator.index(index)  # also of a tensor
+            name = str(place + len(self) if place < 0 else place)
+        else:
+            name = sample_name(sample_id)
         if name not in self.layer:
+            self._count_unknown(index, name)
             return sample
+        self._unknown = None
         original = sample[mask_key]
         corrected = self.layer.read(name)
         self._check_same_mask(name, as_array(original), corrected)
-        return _replace_item(sample, mask_key, like(original, corrected))
+        changed = _replace_item(sample, mask_key, like(original, corrected))
+        soft_key, shares = _soft_mask_of(sample)
+        if shares is None:
+            return changed
+        return _replace_item(changed, soft_key, _as_shares(corrected, shares))
+
+    def _count_unknown(self, index: Any, name: str) -> None:
+        """Warn once if all samples have been read, and the layer holds none of them."""
+        if self._unknown is None or not hasattr(self.dataset, "__len__"):
+            return
+        self._unknown.add(int(index) if hasattr(index, "__index__") else index)
+        if len(self._unknown) == len(self):
+            self._unknown = None
+            warnings.warn(
+                f"No sample of the dataset is in {self.layer.folder}, so no mask was replaced: "
+                f"the layer holds {min(self.layer.ids)!r}, and the dataset {name!r}; give both the "
+                "same ids.",
+                stacklevel=2,
+            )
 
     def _check_same_mask(self, name: str, original: NDArray[Any], corrected: Mask) -> None:
         if corrected.shape != original.shape:
@@ -212,6 +250,29 @@ class UpdatedSamples(PassesOn, Dataset[Any]):
                 f"The dataset's mask of sample {name} is not the mask that was corrected; give the "
                 "same samples in the same order and without augmentation; augment after updated()."
             )
+
+
+def _soft_mask_of(sample: Any) -> tuple[Any, Any]:
+    """Return the key or index of a sample's shares of votes, and the shares, or None."""
+    named = as_named(sample)
+    shares = named.get("soft_mask") if isinstance(named, Mapping) else None
+    if shares is None or isinstance(sample, Mapping):
+        return "soft_mask", shares
+    return next(n for n in range(len(sample)) if sample[n] is shares), shares
+
+
+def _as_shares(mask: Mask, shares: Any) -> Any:
+    """Give all votes of each pixel to a mask's class, and none where it is unlabelled.
+
+    Args:
+        mask: `(H, W)` class ids.
+        shares: `(K, H, W)` shares of votes, whose type the result has.
+    """
+    classes = np.arange(len(shares)).reshape(-1, 1, 1)
+    votes = torch.from_numpy(mask.astype(np.int64)[None] == classes)
+    if isinstance(shares, torch.Tensor):
+        return shares.clone().copy_(votes.reshape(shares.shape))
+    return votes.numpy().astype(np.asarray(shares).dtype)
 
 
 def _replace_item(sample: Any, key: Any, value: Any) -> Any:
@@ -269,6 +330,8 @@ def mask_and_id(sample: Any) -> tuple[Any, Any]:
 
 def as_array(mask: Any) -> NDArray[Any]:
     """Convert a mask of any common type to `(H, W)` int64."""
+    if isinstance(mask, torch.Tensor):  # numpy has no bfloat16
+        mask = mask.detach().to("cpu", torch.float64 if mask.is_floating_point() else torch.int64)
     array = np.asarray(mask)
     return array.reshape([side for side in array.shape if side != 1] or [1, 1]).astype(np.int64)
 

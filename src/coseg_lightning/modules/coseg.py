@@ -365,7 +365,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         group_b = parameter_group("net_b", self.net_b, lr_b, decay)
         check_nothing_left(self, [group_a, group_b])
         optimizer = build_optimizer(self, self.optimizer_factory, [group_a, group_b], lr_a)
-        return self.optimization.with_schedule(optimizer, self.scheduler_factory)
+        return self.optimization.with_schedule(self, optimizer, self.scheduler_factory)
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

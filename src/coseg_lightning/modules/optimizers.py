@@ -80,18 +80,35 @@ def _chosen(
 ) -> _Chosen:
     """Find what an optimizer's factory chooses; the defaults of torch's class are no choice."""
     if isinstance(factory, type):
-        base = next((c for c in factory.__mro__ if c.__module__.startswith("torch.")), factory)
-        known, of_base = _defaults(factory), _defaults(base)
-        return _Chosen({}, {n: known[n] for n in of_base if n in known and known[n] != of_base[n]})
+        return _Chosen({}, _own_defaults(factory))
     own = getattr(factory, "keywords", None)
-    if own is not None:  # a partial(Adam, lr=..., weight_decay=...)
-        given = {name: own[name] for name in CHOSEN if name in own}
-        # LightningCLI passes all defaults of the optimizer's class, which nobody chose.
-        kind = type(_made(factory, groups, lr))
-        if given and set(inspect.signature(kind).parameters) - {"params"} <= set(own):
-            of_class = _defaults(kind)
-            given = {name: value for name, value in given.items() if value != of_class[name]}
-        return _Chosen(given, {})
+    if own is None:
+        return _chosen_by_function(factory, groups, lr)
+    # A partial(Adam, lr=..., weight_decay=...), of a class or of a function.
+    given = {name: own[name] for name in CHOSEN if name in own}
+    kind = type(_made(factory, groups, lr))
+    # LightningCLI passes all defaults of the optimizer's class, which nobody chose.
+    if given and set(inspect.signature(kind).parameters) - {"params"} <= set(own):
+        of_class = _defaults(kind)
+        given = {name: value for name, value in given.items() if value != of_class[name]}
+    if isinstance(getattr(factory, "func", None), type):
+        rest = _Chosen({}, _own_defaults(kind))
+    else:
+        rest = _chosen_by_function(factory, groups, lr)
+    defaults = {name: value for name, value in rest.defaults.items() if name not in own}
+    return _Chosen(rest.values | given, defaults)
+
+
+def _own_defaults(kind: type) -> dict[str, Any]:
+    """Return the defaults of an optimizer's class that differ from those of torch's class."""
+    base = next((c for c in kind.__mro__ if c.__module__.startswith("torch.")), kind)
+    known, of_base = _defaults(kind), _defaults(base)
+    return {n: known[n] for n in of_base if n in known and known[n] != of_base[n]}
+
+
+def _chosen_by_function(
+    factory: Callable[..., Optimizer], groups: Sequence[dict[str, Any]], lr: float
+) -> _Chosen:
     defaults = _defaults(factory)
     unset = [{n: v for n, v in group.items() if n not in CHOSEN} for group in groups]
     try:
@@ -173,26 +190,46 @@ def parameter_group(name: str, net: nn.Module, lr: float, weight_decay: float) -
 
 
 def with_schedule(
-    optimizer: Optimizer, schedule: Schedule | None, monitor: str
+    module: pl.LightningModule, optimizer: Optimizer, schedule: Schedule | None, monitor: str
 ) -> OptimizerLRScheduler:
     """Combine an optimizer and its scheduler, if any, as `configure_optimizers` returns them.
 
     Args:
+        module: The module.
         optimizer: The optimizer.
         schedule: Makes the scheduler.
         monitor: The metric that a `ReduceLROnPlateau` monitors if it does not name one.
+
+    Raises:
+        InputError: If it makes something else than a scheduler.
     """
     if schedule is None:
         return optimizer
-    scheduler = schedule(optimizer)
-    if isinstance(scheduler, Mapping):
-        config: dict[str, Any] = dict(scheduler)
-    else:
-        config = {"scheduler": scheduler}
+    made = schedule(optimizer)
+    config: dict[str, Any] = dict(made) if isinstance(made, Mapping) else {"scheduler": made}
+    scheduler = config.get("scheduler")
+    own_step = is_overridden("lr_scheduler_step", module, pl.LightningModule)
+    if not hasattr(scheduler, "step") or not (own_step or _steps_alone(scheduler)):
+        raise InputError(
+            f"scheduler= made a {type(scheduler).__name__}; it must make one of torch's "
+            "schedulers, or Lightning's dict with a 'scheduler'. For a class whose step() needs "
+            "arguments, also override lr_scheduler_step."
+        )
     if isinstance(config.get("scheduler"), ReduceLROnPlateau):
         config.setdefault("monitor", monitor)
         check_direction(config["scheduler"], config["monitor"])
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
+
+
+def _steps_alone(scheduler: Any) -> bool:
+    """Whether a scheduler's step can be called without arguments, or is given a metric."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        return True
+    try:
+        inspect.signature(scheduler.step).bind()
+    except TypeError:
+        return False
+    return True
 
 
 def _is_of_this_package(module: pl.LightningModule) -> bool:
@@ -471,10 +508,10 @@ class PeerOptimization(GradientGuard):
             self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1)
 
     def with_schedule(
-        self, optimizer: Optimizer, schedule: Schedule | None
+        self, module: pl.LightningModule, optimizer: Optimizer, schedule: Schedule | None
     ) -> OptimizerLRScheduler:
         """Call `with_schedule`, without the keys that Lightning would ignore with a warning."""
-        configured = with_schedule(optimizer, schedule, self.monitor)
+        configured = with_schedule(module, optimizer, schedule, self.monitor)
         if schedule is not None:
             config = cast(dict[str, Any], configured)["lr_scheduler"]
             self.monitor = config.pop("monitor", self.monitor)

@@ -171,7 +171,7 @@ class SegmentationModule(SegmentationSteps):
             decay = l2_weight_decay(self.lambda_2)
             groups.append({"params": others, "name": "others", "weight_decay": decay})
         optimizer = build_optimizer(self, self.optimizer_factory, groups, self.lr)
-        return with_schedule(optimizer, self.scheduler_factory, monitor="val/dice")
+        return with_schedule(self, optimizer, self.scheduler_factory, monitor="val/dice")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups; a method with more parameters adds a group."""

@@ -69,6 +69,16 @@ class SegmentationSteps(pl.LightningModule):
         scheduler: Schedule | None,
     ) -> None:
         super().__init__()
+        if not callable(optimizer):
+            raise InputError(
+                f"optimizer= is a {type(optimizer).__name__}; give what makes one, such as "
+                "torch.optim.AdamW or partial(torch.optim.SGD, momentum=0.9)."
+            )
+        if scheduler is not None and not callable(scheduler):
+            raise InputError(
+                f"scheduler= is a {type(scheduler).__name__}; give what makes one from an "
+                "optimizer, such as partial(StepLR, step_size=10)."
+            )
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.include_background = include_background
