@@ -15,7 +15,8 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader
+from torchmetrics import SumMetric
 
 from coseg_lightning import (
     AveragedWeights,
@@ -759,3 +760,69 @@ def test_an_encoder_for_networks_that_are_ready_is_refused():
             CoSegModule(TinyNetwork(), TinyNetwork(), **given)
         with pytest.raises(InputError, match=f"{name}: SegmentationModule has"):
             SegmentationModule(TinyNetwork(), **given)
+
+
+class Counts(CoSegModule):
+    """Counts in a metric, a list, a buffer and an attribute."""
+
+    def __init__(self, *networks, **options):
+        super().__init__(*networks, **options)
+        self.metric, self.names, self.total = SumMetric(), [], 0
+        self.register_buffer("seen", torch.zeros(()))
+
+    def training_step(self, batch, batch_idx):
+        self.metric.update(float(len(batch[0])))
+        self.names += batch[2]
+        self.seen += len(batch[0])
+        self.total += len(batch[0])
+        return super().training_step(batch, batch_idx)
+
+
+def test_a_ranking_leaves_the_counts_of_an_own_step_as_they_are(tmp_path):
+    module = Counts(TinyNetwork(), TinyNetwork(), noise_level=0.25)
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    data = DataLoader(Halves(8), 4)
+    trainer_of(tmp_path, max_epochs=4, callbacks=[ranking]).fit(module, data)
+    found = float(module.metric.compute()), len(module.names), float(module.seen), module.total
+    assert found == (32, 32, 32, 32)
+
+
+@pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])
+def test_metrics_of_ones_own_may_have_the_common_name(tmp_path, base):
+    class Own(base):
+        def __init__(self, *networks):
+            super().__init__(*networks)
+            self.metrics = nn.ModuleDict({"seen": SumMetric()})
+
+        def validation_step(self, batch, batch_idx):
+            self.metrics["seen"].update(len(batch[0]))
+            return super().validation_step(batch, batch_idx)
+
+    module = Own(*[TinyNetwork() for _ in base.suffixes])
+    trainer = trainer_of(tmp_path)
+    data = DataLoader(Halves(4), 4)
+    (found,) = trainer.validate(module, data, verbose=False)
+    assert {f"val/dice{suffix}" for suffix in base.suffixes} < set(found)
+    assert float(module.metrics["seen"].compute()) == 4
+
+
+@pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])
+@pytest.mark.parametrize("again", ["the same trainer", "a checkpoint"])
+def test_masks_of_a_later_fit_are_checked_too(tmp_path, base, again):
+    module, data = base(*[TinyNetwork() for _ in base.suffixes]), DataLoader(Halves(8), 4)
+    trainer = trainer_of(tmp_path)
+    trainer.fit(module, data)
+    options = {}
+    if again == "a checkpoint":
+        options["ckpt_path"] = tmp_path / "last.ckpt"
+        trainer.save_checkpoint(options["ckpt_path"])
+        trainer = trainer_of(tmp_path)
+    trainer.fit_loop.max_epochs = 4
+    with pytest.raises(InputError, match="All masks that were read hold only 0 and 255"):
+        trainer.fit(module, DataLoader(Wrong(255), 4), **options)
+
+
+def test_some_masks_of_0_and_255_are_told(tmp_path):
+    both = ConcatDataset([Halves(8, wrong=0), Wrong(255)])
+    with pytest.warns(UserWarning, match="12 of 20 masks that were read hold only 0 and 255, which"):
+        trainer_of(tmp_path).fit(SegmentationModule(TinyNetwork()), DataLoader(both, 4))

@@ -16,6 +16,7 @@ from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.labels.updated import as_named
 from coseg_lightning.ranking.people import name_of
 
+MOST_RARE = 0.05  # the share of masks of 0 and 255 that is no reason to warn
 MOST_ROUNDING = 0.02  # of shares of votes that sum to 1, in bfloat16
 
 
@@ -210,12 +211,14 @@ class ClassIds:
         self.ignore_index = ignore_index
         self._whose = f"{of} masks".strip()
         self._is_measured = bool(of)
-        self._found: list[bool] = []  # whether any pixel is foreground, labelled, unlabelled
+        # Whether any pixel is foreground, labelled, unlabelled; whether foreground and unlabelled
+        # pixels are in one mask; the number of masks of 0 and unlabelled pixels, and of all masks.
+        self._found: Tensor | None = None
 
     @property
     def is_open(self) -> bool:
         """Whether masks were checked after the last `check_pass`."""
-        return bool(self._found)
+        return self._found is not None
 
     def check(self, masks: Tensor) -> None:
         """Raise an `InputError` if a mask holds a class id without an output of the network."""
@@ -236,9 +239,12 @@ class ClassIds:
                 f"{self.classes} classes, 0 to {self.classes - 1} (and {self.ignore_index} for "
                 f"unlabelled pixels); give {advice}."
             )
-        now = (labelled & (masks > 0)).any(), labelled.any(), ~labelled.all()
-        before = self._found or (False, False, False)
-        self._found = [was or bool(of_batch) for was, of_batch in zip(before, now, strict=True)]
+        parts = (labelled & (masks > 0), labelled, ~labelled)
+        object_in, label_in, hole_in = (part.flatten(1).any(dim=1) for part in parts)
+        only_0 = ~object_in & label_in & hole_in
+        flags = [one.any() for one in (object_in, label_in, hole_in, object_in & hole_in)]
+        now = torch.stack([*flags, only_0.sum(), torch.tensor(len(masks), device=masks.device)])
+        self._found = now if self._found is None else self._found + now
 
     def check_pass(self, module: pl.LightningModule, *, is_whole: bool) -> None:
         """Raise an `InputError` at a pass's end if no mask had any labelled foreground.
@@ -251,10 +257,18 @@ class ClassIds:
             module: The module.
             is_whole: Whether all masks were seen; a few may have no foreground, which is warned of.
         """
-        found, self._found = self._found or [False, False, False], []
-        counts = torch.tensor(found, dtype=torch.float32, device=module.device)
-        strategy = module.trainer.strategy
-        foreground, labelled, unlabelled = strategy.reduce(counts, reduce_op="sum").tolist()
+        found, self._found = self._found, None
+        counts = torch.zeros(6) if found is None else found.float()
+        counts = counts.to(module.device)
+        total = module.trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+        foreground, labelled, unlabelled, both, only_0, masks = total
+        is_several = only_0 >= MOST_RARE * masks and only_0 > 1
+        if self.ignore_index == IGNORE_INDEX and foreground and is_several and not both:
+            rank_zero_warn(
+                f"{int(only_0)} of {int(masks)} {self._whose} that were read hold only 0 and "
+                f"{IGNORE_INDEX}, which means unlabelled, but others hold objects; if "
+                f"{IGNORE_INDEX} is an object there, divide these masks by 255."
+            )
         # Metrics of images without a label are NaN, which nobody takes for a good result.
         if not unlabelled or foreground or (self._is_measured and not labelled):
             return

@@ -17,6 +17,9 @@ class Measured(Protocol):
     def log_measured(self, stage: str, batches: Sequence[float], *, is_whole: bool) -> None:
         """Log the metrics of each loader."""
 
+    def begin_checks(self) -> None:
+        """Check the batches of the first epoch of a new fit."""
+
     def forget_measured(self, stage: str) -> None:
         """Reset the metrics of a stage before its next pass."""
 
@@ -30,6 +33,11 @@ class Measurement(Callback):
     It is a callback, so that a subclass may have hooks of its own that call no `super()`. It stays
     with the trainer, which may run other modules later.
     """
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if isinstance(pl_module, Measured):
+            pl_module.begin_checks()
 
     @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

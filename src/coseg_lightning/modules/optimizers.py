@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
-from coseg_lightning.modules.batch import ClassIds, reads_all
+from coseg_lightning.modules.batch import ClassIds
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.selection import load_state, save_state
 
@@ -293,6 +293,13 @@ def warn_of_modes(callbacks: Sequence[Callback]) -> None:
             )
 
 
+class ChecksMasks(Protocol):
+    """A module that checks the masks of the first epoch of a fit."""
+
+    def end_checks(self) -> None:
+        """Judge them as a whole, at the epoch's last batch."""
+
+
 class GradientGuard(Callback):
     """Skips the step of a network whose gradient is not finite, and counts skipped steps.
 
@@ -333,9 +340,8 @@ class GradientGuard(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
     ) -> None:
-        if trainer.is_last_batch and trainer.current_epoch == 0 and belongs(self, pl_module):
-            is_whole = reads_all(trainer.limit_train_batches, trainer.num_training_batches)
-            cast(ClassIds, pl_module.class_ids).check_pass(pl_module, is_whole=is_whole)
+        if trainer.is_last_batch and belongs(self, pl_module):
+            cast(ChecksMasks, pl_module).end_checks()
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

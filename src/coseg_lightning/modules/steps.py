@@ -28,10 +28,11 @@ from coseg_lightning.functional.equations import (
 from coseg_lightning.functional.losses import PIXEL_LOSSES
 from coseg_lightning.functional.metrics import SegmentationScores
 from coseg_lightning.labels.ids import sample_name
-from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch
+from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch, reads_all
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.measurement import Measurement
 from coseg_lightning.modules.optimizers import Schedule
+from coseg_lightning.modules.untouched import untouched
 
 PACKAGE = __name__.partition(".")[0]
 STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}
@@ -91,26 +92,34 @@ class SegmentationSteps(pl.LightningModule):
             stage: ClassIds(self.classes, ignore_index, of)
             for stage, of in (("val", "validation"), ("test", "test"))
         }
+        self._checked_epoch: int | None = 0  # None until the first batch of a new fit
+        self._begins_within = False  # whether that fit goes on within an epoch
         self.trained_ids: set[str] | None = None  # of all samples trained on, for who asks
         self.looks_at_batch = False
         self.given_when_saved: dict[str, str] = {}
         self.compared_steps: set[str] = set()
-        self.metrics = nn.ModuleDict(
+        self._measured = nn.ModuleDict(
             {
                 f"{stage}{suffix}": SegmentationScores(self.classes, ignore_index)
                 for stage in ("val", "test")
                 for suffix in self.suffixes
             }
         )
+        self.metrics: Any = self._measured  # a subclass may have metrics of its own by this name
 
     def read(self, batch: Any) -> Batch:
-        """Read a training batch, and check its class ids in the first epoch."""
+        """Read a training batch, and check its class ids in the first epoch of a fit."""
         sample = read_batch(batch)
         if self.looks_at_batch:
             raise _Reached(sample)
         if self.trained_ids is not None and sample.ids is not None:
             self.trained_ids.update(map(sample_name, sample.ids))
-        if self.current_epoch == 0:
+        if self._checked_epoch is None:
+            self._checked_epoch = self.current_epoch
+            self._begins_within = (
+                bool(self.trainer.ckpt_path) and self.trainer.fit_loop.batch_idx > 0
+            )
+        if self.current_epoch == self._checked_epoch:
             self.class_ids.check(sample.masks)
             self._check_soft_masks(sample)
             for look in _LOOKS.get(self, ()):
@@ -118,6 +127,17 @@ class SegmentationSteps(pl.LightningModule):
         else:
             look_no_more(self)
         return sample
+
+    def begin_checks(self) -> None:
+        """Check the batches of the first epoch of a new fit; the module's callback calls it."""
+        self._checked_epoch = None
+
+    def end_checks(self) -> None:
+        """Judge the masks of the first epoch of a fit as a whole, at its last batch."""
+        if self.current_epoch == self._checked_epoch:
+            of_trainer = self.trainer.limit_train_batches, self.trainer.num_training_batches
+            is_whole = reads_all(*of_trainer) and not self._begins_within
+            self.class_ids.check_pass(self, is_whole=is_whole)
 
     def record_ids(self) -> None:
         """Record the ids of all samples that are trained on from now on, in `trained_ids`."""
@@ -151,18 +171,16 @@ class SegmentationSteps(pl.LightningModule):
             return read_batch(batch)
         nets = [getattr(self, name) for name in self.network_names]
         hooks = [net.register_forward_pre_hook(_stop) for net in nets]
-        attributes = dict(vars(self))  # a step may change them, for example to count
-        self.looks_at_batch = True
         sample: Batch | Tensor | None = None
         try:
-            step: Any = self.training_step
-            takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
-            step(copy.deepcopy(batch), *((0,) if takes_index else ()))
+            with untouched(self, nets):  # a step may count, or collect
+                self.looks_at_batch = True
+                step: Any = self.training_step
+                takes_index = is_param_in_hook_signature(step, "batch_idx", min_args=2)
+                step(copy.deepcopy(batch), *((0,) if takes_index else ()))
         except _Reached as reached:
             sample = reached.sample
         finally:
-            vars(self).clear()
-            vars(self).update(attributes)
             for hook in hooks:
                 hook.remove()
         if isinstance(sample, Batch):
@@ -273,7 +291,7 @@ class SegmentationSteps(pl.LightningModule):
 
     def forget_measured(self, stage: str) -> None:
         """Reset the metrics of a stage before its next pass."""
-        for name, metric in self.metrics.items():
+        for name, metric in self._measured.items():
             if name.startswith(stage):
                 metric.reset()  # type: ignore[operator]
 
@@ -311,10 +329,10 @@ class SegmentationSteps(pl.LightningModule):
 
     def _metric(self, stage: str, suffix: str, loader: int) -> SegmentationScores:
         name = stage + suffix + (f"_{loader}" if loader else "")
-        if name not in self.metrics:  # a further loader; the first one's metrics always exist
+        if name not in self._measured:  # a further loader; the first one's metrics always exist
             made = SegmentationScores(self.classes, self.ignore_index)
-            self.metrics[name] = made.to(self.device)
-        metric = self.metrics[name]
+            self._measured[name] = made.to(self.device)
+        metric = self._measured[name]
         assert isinstance(metric, SegmentationScores)
         return metric
 
