@@ -824,5 +824,7 @@ def test_masks_of_a_later_fit_are_checked_too(tmp_path, base, again):
 
 def test_some_masks_of_0_and_255_are_told(tmp_path):
     both = ConcatDataset([Halves(8, wrong=0), Wrong(255)])
-    with pytest.warns(UserWarning, match="12 of 20 masks that were read hold only 0 and 255, which"):
+    with pytest.warns(
+        UserWarning, match="12 of 20 masks that were read hold only 0 and 255, which"
+    ):
         trainer_of(tmp_path).fit(SegmentationModule(TinyNetwork()), DataLoader(both, 4))

@@ -248,3 +248,27 @@ def test_images_of_another_type_are_named(dtype, advice):
     with pytest.raises(InputError, match=f"images are {dtype}, but Conv2d computes with") as found:
         any_size(torch.nn.Conv2d(1, 2, 1), torch.ones(2, 1, 8, 8, dtype=dtype))
     assert str(found.value).endswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("unet", {"noiselevel": 0.3}, "no argument 'noiselevel' of unet or of the module; the arg"),
+        ("unet", {"base_channels": 4}, "no argument 'base_channels' of unet"),
+        ("fpn", {"decoder_channels": [8]}, "no argument 'decoder_channels' of fpn"),
+        ("unet_classic", {"depth": 3}, "no argument 'depth' of unet_classic"),
+        (
+            "unet",
+            {"encoder_name": "tu-resnet18", "foo": 1},
+            "unet with tu-resnet18: .*argument 'foo'",
+        ),
+    ],
+)
+def test_an_argument_that_a_network_does_not_have_is_refused(name, options, message):
+    with pytest.raises(InputError, match=message):
+        build_network(name, **options)
+
+
+def test_a_class_in_the_place_of_a_network_is_refused():
+    with pytest.raises(InputError, match="A network is Linear; give the name of one, or a ready"):
+        CoSegModule(torch.nn.Linear, torch.nn.Linear)

@@ -1,5 +1,6 @@
 """Building networks by name, and saving them."""
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def build_network(
         InputError: If there is no such architecture or encoder, or the weights do not fit it.
     """
     _check_name(name)
+    _check_options(name, encoder_name, options)
     channels = options.get("base_channels", 1)
     if not (isinstance(channels, int) and channels >= 1):
         raise InputError(f"base_channels={channels} must be a whole number of at least 1.")
@@ -86,15 +88,20 @@ def build_network(
         # Otherwise the transformer only accepts images of the size used in pretraining.
         options.setdefault("dynamic_img_size", True)
     file = weights_file(encoder_weights)
-    with downloading(encoder_weights, encoder):
-        network: Any = smp.create_model(
-            name,
-            encoder_name=encoder,
-            encoder_weights=None if file else encoder_weights,
-            in_channels=in_channels,
-            classes=classes,
-            **options,
-        )
+    try:
+        with downloading(encoder_weights, encoder):
+            network: Any = smp.create_model(
+                name,
+                encoder_name=encoder,
+                encoder_weights=None if file else encoder_weights,
+                in_channels=in_channels,
+                classes=classes,
+                **options,
+            )
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        raise InputError(f"{name} with {encoder}: {error}; leave that argument out.") from error
     if file is not None:
         load_encoder_weights(network.encoder, file)
     faster: nn.Module = network.to(memory_format=torch.channels_last)  # also on CPUs
@@ -113,7 +120,26 @@ def takes_any_size(encoder: str) -> bool:
     return True
 
 
+def _check_options(name: str, encoder_name: str | None, options: dict[str, Any]) -> None:
+    """Raise an `InputError` for an argument that a network does not have, which smp drops."""
+    own = {"unet_classic": ClassicUNet, "double_unet": DoubleUNet, "ce_net": CENet}
+    kind = own.get(name) or smp.MODEL_ARCHITECTURES_MAPPING[name]
+    encoder = encoder_name or default_encoder(name)
+    if name not in own and encoder.startswith(("tu-", "timm-")):
+        return  # timm takes further arguments, and refuses those that it does not know
+    known = [key for key in inspect.signature(kind).parameters if key != "kwargs"]
+    for option in options:
+        if option not in known:
+            raise InputError(
+                f"There is no argument {option!r} of {name} or of the module; the arguments of "
+                f"{name} are {', '.join(known)}."
+            )
+
+
 def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        kind = getattr(name, "__name__", type(name).__name__)
+        raise InputError(f"A network is {kind}; give the name of one, or a ready network.")
     architectures = sorted(smp.MODEL_ARCHITECTURES_MAPPING)
     if name not in architectures and name not in OWN:
         raise InputError(unknown_name_message("network", name, [*architectures, *OWN]))
