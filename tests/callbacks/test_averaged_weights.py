@@ -123,3 +123,22 @@ def test_two_averages_are_refused(tmp_path, other, first):
     callbacks = [AveragedWeights(), other()][:: 1 if first else -1]
     with pytest.raises(InputError, match="would both exchange the weights for averages"):
         trainer_of(tmp_path, callbacks=callbacks).fit(network(), loader(one_batch()))
+
+
+class Complex(TinyNetwork):
+    """Has a weight of complex numbers, as Fourier layers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1, dtype=torch.complex64))
+
+    def forward(self, images):
+        return super().forward(images) * (self.weight.real + self.weight.imag)
+
+
+def test_complex_weights_are_averaged_too(tmp_path):
+    steps, module = Steps(), SegmentationModule(Complex(), lr=0.1)
+    callbacks = [AveragedWeights(1.0), steps]
+    trainer_of(tmp_path, callbacks=callbacks, max_epochs=4).fit(module, loader(one_batch()))
+    found = torch.stack([weights["net.weight"] for weights in steps.weights])
+    torch.testing.assert_close(module.net.weight.detach(), found.mean(dim=0))

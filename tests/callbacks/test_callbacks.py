@@ -239,7 +239,7 @@ def test_the_last_epochs_are_averaged(tmp_path):
 def test_a_ranking_of_no_score_is_refused():
     with pytest.raises(InputError, match="score=loss: there is no such score; use one of joint"):
         CorruptionRanking(score="loss")
-    with pytest.raises(InputError, match="epochs=0 must be at least 1"):
+    with pytest.raises(InputError, match="epochs=0 must be a whole number of at least 1"):
         CorruptionRanking(epochs=0)
 
 
@@ -606,3 +606,19 @@ def test_a_process_whose_share_stays_while_anothers_changes(monkeypatch):
         ids, peers = part.gathered()
         assert ids == ["0", "1", "3", "4"]  # those of the last pass
         assert all((peer.eq1 == 1).all() for peer in peers)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    ranking = CorruptionRanking(tmp_path / "file" / "scores.csv")
+    with pytest.raises(InputError, match="scores.csv cannot be written, since .*file is a file"):
+        trainer_of(tmp_path, callbacks=[ranking]).fit(module_of(), data_of(tmp_path))
+    correction = LabelCorrection(tmp_path / "file" / "labels")
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), correction]
+    with pytest.raises(InputError, match="labels cannot be written, since .*file is a file"):
+        trainer_of(tmp_path, callbacks=callbacks).fit(module_of(), data_of(tmp_path))
+
+
+def test_half_an_epoch_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"epochs=2.5 must be a whole number of at least 1"):
+        CorruptionRanking(tmp_path / "scores.csv", epochs=2.5)

@@ -17,6 +17,7 @@ from coseg_lightning import (
     SegmentationModule,
 )
 from coseg_lightning.errors import InputError
+from coseg_lightning.report.figures import read_rows
 from coseg_lightning.runs.wrapped import wrap_datamodule
 from support import (
     RIGHT,
@@ -350,3 +351,47 @@ def test_several_test_loaders_are_in_the_summary(tmp_path):
     first, second = test["dataloaders"]
     assert first["dice"] == test["dice"] > 0.9
     assert second["dice"] < 0.5
+
+
+WRONG = {
+    "peers": (
+        CoSegModule(TinyNetwork(), TinyNetwork()),
+        "peers= is a CoSegModule; give what makes",
+    ),
+    "network": ("unet", "network= is a str; give what makes one, such as partial"),
+    "trainer": (pl.Trainer(logger=False, accelerator="cpu"), "trainer= is a Trainer; give what"),
+    "recipe": ({"rounds": 2}, "recipe= is a dict; give a Recipe"),
+    "seed": ("x", "seed='x' must be a whole number of at least 0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_arguments_of_another_kind_are_refused(tmp_path, name):
+    value, message = WRONG[name]
+    with pytest.raises(InputError, match=message):
+        run_of(tmp_path, OwnTested(), **{name: value})
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_makes_another_module_is_refused(tmp_path):
+    for name, kind in (("peers", "CoSegModule"), ("network", "SegmentationModule")):
+        with pytest.raises(InputError, match=f"{name}= made a NoneType; it must make a {kind}"):
+            run_of(tmp_path / name, OwnTested(), **{name: lambda: None}, rehearse=False)
+
+
+def test_a_run_where_a_file_is_in_the_way_is_refused(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(InputError, match="run cannot be written, since .*run is a file"):
+        run_of(tmp_path, OwnTested())
+
+
+class Validated(OwnTested):
+    def val_dataloader(self):
+        return DataLoader(Halves(4), 4)
+
+
+def test_patience_alone_ends_a_stage_early(tmp_path):
+    never = partial(SegmentationModule, TinyNetwork(width=8), lr=0.0)
+    run_of(tmp_path, Validated(), method="supervised", network=never, patience=2, rehearse=False)
+    rows = read_rows(tmp_path / "run" / "supervised_training" / "metrics.csv")
+    assert max(int(row["epoch"]) for row in rows) < 7

@@ -10,7 +10,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import BaseFinetuning, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 from torch import nn
@@ -828,3 +828,31 @@ def test_some_masks_of_0_and_255_are_told(tmp_path):
         UserWarning, match="12 of 20 masks that were read hold only 0 and 255, which"
     ):
         trainer_of(tmp_path).fit(SegmentationModule(TinyNetwork()), DataLoader(both, 4))
+
+
+class Thaw(BaseFinetuning):
+    """Freezes the first layers, and lets them learn at a rate of their own from an epoch on."""
+
+    def parts(self, module):
+        return [getattr(module, name).layers[0] for name in module.network_names]
+
+    def freeze_before_training(self, module):
+        self.freeze(self.parts(module))
+
+    def finetune_function(self, module, epoch, optimizer):
+        if epoch == 1:
+            self.unfreeze_and_add_param_group(self.parts(module), optimizer, lr=1e-4)
+
+
+@pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])
+def test_frozen_parts_learn_at_their_own_rate_when_they_are_thawed(tmp_path, base):
+    module = base(*[TinyNetwork() for _ in base.suffixes], lr=0.03)
+    before = [part.weight.detach().clone() for part in Thaw().parts(module)]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*params to be frozen already exist.*")
+        trainer = trainer_of(tmp_path, max_epochs=3, callbacks=[Thaw()])
+        trainer.fit(module, DataLoader(Halves(4), 4))
+    (optimizer,) = trainer.optimizers
+    assert [group["lr"] for group in optimizer.param_groups] == [0.03] * len(before) + [1e-4]
+    for part, weight in zip(Thaw().parts(module), before, strict=True):
+        assert 0 < (part.weight - weight).abs().max() < 1e-3

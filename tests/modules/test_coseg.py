@@ -320,6 +320,20 @@ def test_a_wrong_noise_level_is_refused(level):
         module_of(noise_level=level)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lambda_1": -1}, "lambda_1=-1 must be a number of at least 0"),
+        ({"lambda_2": "x"}, "lambda_2=x must be a number of at least 0"),
+        ({"include_background": "no"}, "include_background=no must be true or false"),
+        ({"ramp_epochs": 2.5}, "ramp_epochs=2.5 must be a whole number of at least 0, or null"),
+    ],
+)
+def test_a_value_that_a_recipe_would_refuse_is_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        module_of(**options)
+
+
 def test_a_class_id_without_an_output_is_named(tmp_path):
     images, masks = one_batch()
     masks[0, 0, 0] = 7

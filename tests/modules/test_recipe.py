@@ -5,6 +5,7 @@ import json
 from dataclasses import fields
 
 import pytest
+import pytorch_lightning as pl
 from hydra import compose, initialize_config_dir
 
 from coseg_lightning import (
@@ -143,4 +144,4 @@ def test_fields_one_by_one_still_work_and_say_so(tmp_path):
         summary = run_of(tmp_path, OwnTested(), confidence=0.0)
     assert summary["correction"]["corrected"] == 3
     with pytest.raises(TypeError, match="unexpected keyword argument 'confidences'"):
-        run_stages(OwnTested(), tmp_path / "other", trainer=None, confidences=0.5)
+        run_stages(OwnTested(), tmp_path / "other", trainer=pl.Trainer, confidences=0.5)

@@ -117,16 +117,20 @@ def _average(
 ) -> None:
     """Move the averages towards the current weights."""
     weight = _weight(share, steps)
-    if torch.is_floating_point(averages[0]):
+    if _is_averaged(averages[0]):
         targets = [part.to(average.dtype) for part, average in zip(current, averages, strict=True)]
         compat.lerp_(averages, targets, weight)
     else:  # BatchNorm's count of batches
         compat.copy_(averages, current)
 
 
+def _is_averaged(weight: Tensor) -> bool:
+    return weight.is_floating_point() or weight.is_complex()
+
+
 def _average_one(share: float, average: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
     """Compute the new average of one tensor, whose type may differ from the weights'."""
-    if not torch.is_floating_point(average):  # BatchNorm's count of batches
+    if not _is_averaged(average):  # BatchNorm's count of batches
         return current
     return torch.lerp(average, current.to(average.dtype), _weight(share, steps))
 

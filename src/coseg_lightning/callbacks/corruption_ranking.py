@@ -28,9 +28,10 @@ from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.atomic import check_place
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
-from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, Recipe
+from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, Recipe, is_count
 from coseg_lightning.modules.selection import TrainingSetRanker
 from coseg_lightning.modules.steps import SegmentationSteps, look_at_batches, look_no_more
 from coseg_lightning.ranking.evidence import (
@@ -101,8 +102,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         run_id: str | None = None,
     ) -> None:
         check_score(score)
-        if epochs < 1:
-            raise InputError(f"epochs={epochs} must be at least 1.")
+        if not is_count(epochs, least=1):
+            raise InputError(f"epochs={epochs} must be a whole number of at least 1.")
         _check_kinds(kinds, score if type(self).scores is CorruptionRanking.scores else None)
         _check_annotators(annotators)
         super().__init__(dataset, epochs)
@@ -137,6 +138,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             )
         if self.path.exists():
             raise InputError(f"{self.path} exists and is never overwritten; give a new file.")
+        if trainer.is_global_zero:
+            check_place(self.path)
         if self.by_class:
             self.check_ranks_classes()
         super().setup(trainer, pl_module, stage)

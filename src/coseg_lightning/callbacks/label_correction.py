@@ -31,6 +31,7 @@ from coseg_lightning.callbacks.processes import gather_objects, gather_rows
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.data.tiles import Tiles
 from coseg_lightning.errors import InputError, renamed
+from coseg_lightning.files.atomic import check_place
 from coseg_lightning.files.background import background_writer
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.functional.dice import mask_dice
@@ -160,6 +161,7 @@ class LabelCorrection(Callback, PredictionObserver):
         if trainer.is_global_zero:
             for folder in (self.folder, self.uncertainty, self.proposals):
                 if folder is not None:
+                    check_place(folder)
                     LabelStore.check_free(folder)
         ranking = ranking_callback(trainer)
         if self.by_class:

@@ -47,6 +47,16 @@ def check_free(folder: str | Path) -> None:
         raise InputError(f"{folder} exists and is never overwritten; give a new folder.")
 
 
+def check_place(path: str | Path) -> None:
+    """Raise an `InputError` if nothing can be written at a path, without creating anything."""
+    path = Path(path).expanduser()
+    place = next(part for part in (path, *path.absolute().parents) if part.exists())
+    if not place.is_dir():
+        raise InputError(f"{path} cannot be written, since {place} is a file; give another place.")
+    if not os.access(place, os.W_OK):
+        raise InputError(f"{place} may not be written to; give another place than {path}.")
+
+
 @contextmanager
 def new_folder(folder: str | Path, apart_from: Iterable[Path] = ()) -> Iterator[Path]:
     """Yield an empty temporary folder. It is renamed when complete, and removed after an error.

@@ -100,9 +100,12 @@ def check_same_architecture(peer: nn.Module, network: nn.Module) -> None:
         for part in (peer, network)
     ]
     if shapes[0] != shapes[1]:
+        both = shapes[0].keys() & shapes[1].keys()
+        others = sorted(name for name in both if shapes[0][name] != shapes[1][name])
+        why = f" with another {others[0]}" if others else ""
         raise InputError(
             f"Retraining starts from the weights of the first peer, a {type(peer).__name__}, but "
-            f"its network is a {type(network).__name__}; give a network of the same kind, or "
+            f"its network is a {type(network).__name__}{why}; give a network of the same kind, or "
             "warm_start=False."
         )
 

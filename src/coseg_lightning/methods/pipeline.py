@@ -15,6 +15,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from coseg_lightning.callbacks.stage_progress import duration
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.atomic import check_place
 from coseg_lightning.files.checkpoints import plain_values
 from coseg_lightning.methods import rehearsal
 from coseg_lightning.methods.baselines import train_baselines
@@ -22,7 +23,7 @@ from coseg_lightning.methods.method import Method, Outcome, Run, refused
 from coseg_lightning.methods.registry import find_method
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.coseg import CoSegModule
-from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.modules.recipe import Recipe, is_count
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.report.page import write_report
 from coseg_lightning.runs.folder import RunFolder
@@ -94,15 +95,19 @@ def run_stages(
             the optimizers' state. Otherwise only the peers' weights are kept, for a review.
         keep_best: Whether stages that train one network end with the weights of the epoch with
             the best `val/dice`, not the last. Wrong validation masks choose a wrong epoch.
-        patience: With `keep_best`, the number of epochs without improvement that end a stage.
+        patience: The number of epochs without improvement that end a stage; implies `keep_best`.
         settings: Single fields of the recipe; deprecated, give a `recipe`.
 
     Returns:
         The content of `summary.json`.
 
     Raises:
-        InputError: If the folder holds another run, or there is no such method.
+        InputError: If the folder holds another run, there is no such method, or an argument is of
+            another kind.
     """
+    _check_arguments(folder, peers, network, trainer, recipe, seed)
+    peers = peers and partial(_made, "peers", peers, CoSegModule)
+    network = network and partial(_made, "network", network, SegmentationModule)
     method = method if isinstance(method, Method) else find_method(method, stages)
     recipe = with_settings(recipe or Recipe(), settings)
     data = prepare_data(data, method)
@@ -121,7 +126,7 @@ def run_stages(
     if run_folder.summary is not None:
         return run_folder.summary
     runner = StageRunner(run_folder, trainer, recipe.averaging, seed)
-    if keep_best:
+    if keep_best or patience is not None:
         runner.keep_best(patience)
     make_peers = peers or refused("peers", method.name)
     make_network = network or refused("network", method.name)
@@ -139,6 +144,41 @@ def run_stages(
     if not keep_checkpoints:
         run_folder.remove_checkpoints()
     return summary
+
+
+def _check_arguments(
+    folder: Any, peers: Any, network: Any, trainer: Any, recipe: Any, seed: Any
+) -> None:
+    """Raise an `InputError` for arguments of the wrong kind, before anything is built."""
+    for name, maker, example in (
+        ("peers", peers, "partial(CoSegModule, ...)"),
+        ("network", network, "partial(SegmentationModule, ...)"),
+        ("trainer", trainer, "partial(pl.Trainer, max_epochs=40)"),
+    ):
+        is_missing = maker is None and name != "trainer"
+        if is_missing or (callable(maker) and not isinstance(maker, torch.nn.Module)):
+            continue
+        raise InputError(
+            f"{name}= is a {type(maker).__name__}; give what makes one, such as {example}, since "
+            "each stage needs a new one."
+        )
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise InputError(f"recipe= is a {type(recipe).__name__}; give a Recipe(...).")
+    if not is_count(seed, least=0):
+        raise InputError(f"seed={seed!r} must be a whole number of at least 0.")
+    check_place(folder)
+
+
+def _made(name: str, make: Callable[[], Any], kind: type) -> Any:
+    """Make a module, and raise an `InputError` if it is of another kind."""
+    module = make()
+    is_compiled = isinstance(module, torch.nn.Module) and not isinstance(module, pl.LightningModule)
+    if not isinstance(module, kind) and not is_compiled:
+        raise InputError(
+            f"{name}= made a {type(module).__name__}; it must make a {kind.__name__}, or one of a "
+            "class derived from it."
+        )
+    return module
 
 
 def foresee(

@@ -361,8 +361,8 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         lr_a, lr_b = pair_of_rates(self.lr)
         decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
-        group_a = parameter_group("net_a", self.net_a, lr_a, decay)
-        group_b = parameter_group("net_b", self.net_b, lr_b, decay)
+        group_a = parameter_group(self, "net_a", lr_a, decay)
+        group_b = parameter_group(self, "net_b", lr_b, decay)
         check_nothing_left(self, [group_a, group_b])
         optimizer = build_optimizer(self, self.optimizer_factory, [group_a, group_b], lr_a)
         return self.optimization.with_schedule(self, optimizer, self.scheduler_factory)

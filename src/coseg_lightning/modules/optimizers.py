@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
+    BaseFinetuning,
     Callback,
     GradientAccumulationScheduler,
     StochasticWeightAveraging,
@@ -183,9 +184,19 @@ def check_one_value(module: pl.LightningModule, given: Mapping[str, float]) -> N
             )
 
 
-def parameter_group(name: str, net: nn.Module, lr: float, weight_decay: float) -> dict[str, Any]:
-    """Make a named parameter group of a network."""
-    params = list(net.parameters())
+def parameter_group(
+    module: pl.LightningModule, name: str, lr: float, weight_decay: float
+) -> dict[str, Any]:
+    """Make a named parameter group of one of a module's networks.
+
+    Weights that a callback such as `BackboneFinetuning` has frozen are left out. It adds them to
+    the optimizer once they learn, at a rate of their own.
+    """
+    trainer = compat.trainer_of(module)
+    callbacks: list[Callback] = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
+    are_added = any(isinstance(callback, BaseFinetuning) for callback in callbacks)
+    weights = cast(nn.Module, getattr(module, name)).parameters()
+    params = [weight for weight in weights if weight.requires_grad or not are_added]
     return {"params": params, "name": name, "lr": lr, "weight_decay": weight_decay}
 
 

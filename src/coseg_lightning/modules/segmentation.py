@@ -20,6 +20,7 @@ from coseg_lightning.modules.optimizers import (
     GradientGuard,
     Schedule,
     build_optimizer,
+    parameter_group,
     unassigned,
     with_schedule,
 )
@@ -176,4 +177,4 @@ class SegmentationModule(SegmentationSteps):
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups; a method with more parameters adds a group."""
         decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
-        return [{"params": list(self.net.parameters()), "name": "net", "weight_decay": decay}]
+        return [parameter_group(self, "net", self.lr, decay)]

@@ -20,7 +20,7 @@ from coseg_lightning.functional.equations import (
 )
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.modules.batch import Batch
-from coseg_lightning.modules.recipe import SELECTIONS
+from coseg_lightning.modules.recipe import SELECTIONS, Recipe, plain_number
 from coseg_lightning.ranking.evidence import relative_score
 from coseg_lightning.ranking.ranking import Ranking
 
@@ -286,7 +286,8 @@ def make_selection(
         ignore_index: Class id of unlabelled pixels.
 
     Raises:
-        InputError: If there is no policy of this name, or the policy has settings of its own.
+        InputError: If there is no policy of this name, the policy has settings of its own, or
+            `ramp_epochs` is no whole number.
     """
     if isinstance(selection, Selection):
         own_index = getattr(selection, "ignore_index", ignore_index)
@@ -297,6 +298,7 @@ def make_selection(
                 "same ignore_index."
             )
         return selection
+    Recipe(ramp_epochs=plain_number(ramp_epochs))  # the recipe checks it
     if selection not in SELECTIONS:
         raise InputError(f"selection={selection!r} must be whole_set, relative or eq1.")
     if selection == "whole_set":

@@ -32,6 +32,7 @@ from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.measurement import Measurement
 from coseg_lightning.modules.optimizers import Schedule
+from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.untouched import untouched
 
 PACKAGE = __name__.partition(".")[0]
@@ -80,6 +81,8 @@ class SegmentationSteps(pl.LightningModule):
                 f"scheduler= is a {type(scheduler).__name__}; give what makes one from an "
                 "optimizer, such as partial(StepLR, step_size=10)."
             )
+        # The recipe checks them.
+        Recipe(lambda_1=lambda_1, lambda_2=lambda_2, include_background=include_background)
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.include_background = include_background
