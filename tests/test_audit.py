@@ -300,6 +300,18 @@ def test_wrong_predictions_are_refused_in_a_sentence(tmp_path, array, message):
         PredictionFolder(tmp_path / "none", classes=2)
 
 
+def test_predictions_that_are_turned_or_several_are_refused(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((8, 6), 0.5))
+    assert PredictionFolder(tmp_path, classes=2).read("a", (16, 12)).shape == (2, 16, 12)
+    with pytest.raises(
+        InputError, match=r"is of 8 x 6 pixels .* but the mask of 6 x 8; save the t"
+    ):
+        PredictionFolder(tmp_path, classes=2).read("a", (6, 8))
+    np.savez(tmp_path / "b.npz", p=np.zeros((8, 8)), q=np.ones((8, 8)))
+    with pytest.raises(InputError, match=r"b.npz holds 2 arrays \(p, q\); save one"):
+        PredictionFolder(tmp_path, classes=2).read("b", (8, 8))
+
+
 # Without training
 
 

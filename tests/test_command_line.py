@@ -9,7 +9,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from coseg_lightning.app.build import read_ids
 from coseg_lightning.app.command import with_settings
 from coseg_lightning.app.commands import COMMANDS
 from coseg_lightning.app.help import CONF, TASKS, completion, help_of, meanings, overview
@@ -119,6 +121,26 @@ def test_patterns_need_no_quotes_within_quotes(key, pattern):
     assert str(override.value()) == pattern
     for written in (f"{key}='{pattern}'", f"{key}=null", f"{key}=auto"):
         assert with_settings([written], COMMANDS["run"]) == [written]
+
+
+@pytest.mark.parametrize("name", ["7", "2024_01", "1e5", "20240101_001"])
+def test_names_that_look_like_numbers_stay_names(name):
+    for short, key in (("masks", "data.masks"), ("resume", "resume")):
+        (setting,) = with_settings([f"{short}={name}"], COMMANDS["run"])
+        override = OverridesParser.create().parse_override(setting)
+        assert override.key_or_group == key
+        assert override.value() == name
+
+
+def test_ids_that_look_like_numbers_stay_ids():
+    ids = "data.trusted_ids=[20240101_001,1e5, 007,nan,null,a b]"
+    (setting,) = with_settings([ids], COMMANDS["run"])
+    value = OverridesParser.create().parse_override(setting).value()
+    assert list(map(str, value)) == ["20240101_001", "1e5", "007", "nan", "null", "a b"]
+    for written in ("data.clean_ids=4", "data.clean_ids=['1_0','2']", "data.clean_ids=ids.txt"):
+        assert with_settings([written], COMMANDS["run"]) == [written]
+    with pytest.raises(InputError, match=r"data.clean_ids holds None, which is no text; write su"):
+        read_ids("data.clean_ids", OmegaConf.create([None]))
 
 
 @pytest.mark.parametrize("words", [["--cfg", "job"], ["-c", "all"], ["--info", "config"], ["-i"]])

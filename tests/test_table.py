@@ -54,6 +54,24 @@ def by_job(job):
     return base - 0.1 * (job["nol"] == "0.5") * (job["noise"] != "none") + 0.01 * int(job["seed"])
 
 
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        ("optimizer.lr=1e-3", "optimizer.lr=0.001"),
+        ("+model.in_channels=${data.in_channels}", "+model.in_channels=$\\{data.in_channels\\}"),
+        ("rehearse=false", "rehearse=False"),
+        ("data.root='a b'", "data.root='a b'"),
+        ("data.unit=", "data.unit=''"),
+    ],
+)
+def test_a_value_in_another_spelling_is_no_other_run(tmp_path, given, written):
+    sweep(tmp_path, by_job, (*TASK, "seed=0", given))
+    for path in tmp_path.rglob("overrides.yaml"):  # as Hydra writes them for each job
+        overrides = [one for one in yaml.safe_load(path.read_text()) if not one.startswith(given)]
+        path.write_text(yaml.safe_dump([*overrides, written]))
+    assert not sweep_table(tmp_path).missing
+
+
 def test_means_deviations_and_gaps(tmp_path):
     sweep(tmp_path, by_job)
     table = sweep_table(tmp_path)

@@ -111,15 +111,16 @@ def _images(dataset: "MaskedImages", in_channels: int) -> str:
 
 def _masks(dataset: "MaskedImages", classes: int) -> str:
     indices = _spread(len(dataset.ids))
-    holds, shares = np.zeros(classes, int), np.zeros(classes)
+    holds, pixels = np.zeros(classes, int), np.zeros(classes, int)
     empty = 0
     for index in indices:
         counts = np.bincount(dataset.mask(index).ravel(), minlength=256)[:classes]
         holds += counts > 0
-        shares += counts / max(1, counts.sum())
+        pixels += counts
         empty += not counts[1:].any()
     each = [
-        f"class {k} in {holds[k]} of them, {100 * shares[k] / len(indices):.1f} % of the pixels"
+        f"class {k} in {holds[k]} of them, {100 * pixels[k] / max(1, pixels.sum()):.1f} % of the "
+        "pixels"
         for k in range(1, classes)
     ]
     read = len(dataset.ids) if len(indices) == len(dataset.ids) else f"{len(indices)} were read"

@@ -742,3 +742,18 @@ def test_decoded_copies_of_masks_are_of_their_class_ids(tmp_path):
         index = list(train.ids).index(next(i for i in train.ids if "0" in i))
         mask = train.mask(index)
         assert set(np.unique(mask[:40, :40]).tolist()) == {0, class_ids.index(1)}
+
+
+@pytest.mark.parametrize("height", [5, 16])
+def test_tiles_of_low_colour_images_are_read(tmp_path, height):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    values = np.random.default_rng(0).integers(0, 255, (2, height, 120, 3), np.uint8)
+    for n, value in enumerate(values):
+        Image.fromarray(value).save(tmp_path / "images" / f"{n}.png")
+        Image.fromarray((value[..., 0] > 128).astype(np.uint8)).save(
+            tmp_path / "masks" / f"{n}.png"
+        )
+    settings = {"in_channels": 3, "tile": 32, "overlap": 8, "test_share": 0}
+    train = folder_splits(tmp_path, **settings).train
+    np.testing.assert_array_equal(train.image(0)[:height], values[0][:, :32])

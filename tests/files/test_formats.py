@@ -12,7 +12,14 @@ import tifffile
 from PIL import Image, ImageOps
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.images import ImageRules, check_image, read_image, read_picture
+from coseg_lightning.files.images import (
+    ImageRules,
+    check_image,
+    read_image,
+    read_picture,
+    read_stored,
+)
+from coseg_lightning.files.mask_file import save_like
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.mask_rules import MaskRules
 
@@ -792,3 +799,45 @@ def test_a_cut_png_is_refused_whenever_it_is_read(tmp_path, mode):
     for read in (read_image, check_image):
         with pytest.raises(InputError, match=r"a\.png"):
             read(path)
+
+
+WRONG_NUMBERS = [
+    (ImageRules, {"bands": [1.7, 2]}, r"data.bands=\[1.7, 2\] must be a list of whole numbers"),
+    (ImageRules, {"bands": 3}, "data.bands=3 must be a list of whole numbers"),
+    (ImageRules, {"bands": ["a"]}, "data.bands=.* must be a list of whole numbers"),
+    (ImageRules, {"bands": [0]}, r"data.bands=\[0\] must name at least one band; the first one is"),
+    (ImageRules, {"bands": []}, r"data.bands=\[\] must name at least one band"),
+    (ImageRules, {"nodata": True}, "data.nodata=True must be a number"),
+    (ImageRules, {"nodata": "abc"}, "data.nodata=abc must be a number"),
+    (ImageRules, {"nodata": float("inf")}, "data.nodata=inf must be a number"),
+    (MaskRules, {"class_ids": [0, 1.5]}, r"data.class_ids=\[0, 1.5\] must be a list of whole"),
+    (MaskRules, {"class_ids": [True, False]}, "data.class_ids=.* must be a list of whole numbers"),
+    (MaskRules, {"class_ids": [0, None]}, "data.class_ids=.* must be a list of whole numbers"),
+    (MaskRules, {"class_ids": 1}, "data.class_ids=1 must be a list of whole numbers"),
+    (MaskRules, {"mask_threshold": True}, "data.mask_threshold=True must be a number"),
+    (MaskRules, {"mask_threshold": float("nan")}, "data.mask_threshold=nan must be a number"),
+]
+
+
+@pytest.mark.parametrize(("rules", "settings", "message"), WRONG_NUMBERS)
+def test_a_setting_of_files_that_is_no_number_is_refused(rules, settings, message):
+    with pytest.raises(InputError, match=message):
+        rules.from_settings(settings)
+
+
+def test_numbers_of_settings_are_read():
+    assert ImageRules.from_settings({"bands": [3, 1.0], "nodata": -1}).bands == (3, 1)
+    for nan in (float("nan"), "nan"):  # the latter as a run's JSON has it
+        assert np.isnan(ImageRules.from_settings({"nodata": nan}).nodata)
+    assert MaskRules.from_settings({"class_ids": [-1, 2]}).class_ids == (-1, 2)
+
+
+@pytest.mark.parametrize("shape", [(3, 24, 30), (24, 30, 3), (24, 30), (1, 24, 30)])
+def test_a_mask_of_equal_planes_is_written_as_it_was(tmp_path, shape):
+    values = np.arange(720).reshape(24, 30) % 7 % 2
+    places = {(3, 24, 30): values[None], (1, 24, 30): values[None], (24, 30): values}
+    array = np.broadcast_to(places.get(shape, values[..., None]), shape).astype(np.uint8)
+    np.save(tmp_path / "a.npy", array)
+    stored = read_stored(tmp_path / "a.npy")
+    save_like(tmp_path / "a.npy", tmp_path / "b.npy", stored.values, stored)
+    np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), array)

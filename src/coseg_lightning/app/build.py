@@ -196,7 +196,8 @@ def settle_folders(cfg: DictConfig) -> None:
         return
     images, masks = cfg.data.images, cfg.data.masks
     cfg.data.images = find_folder(root, str(images), IMAGES, "images")
-    cfg.data.masks = find_mask_folders(root, masks if isinstance(masks, str) else list(masks))
+    of_one = not OmegaConf.is_list(masks)
+    cfg.data.masks = find_mask_folders(root, str(masks) if of_one else list(masks))
     guessed = {
         what: cfg.data[what]
         for what, name, usual in (("images", images, IMAGES), ("masks", masks, MASKS))
@@ -483,6 +484,12 @@ def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
     if given is None:
         return []
     if OmegaConf.is_list(given):
+        for sample_id in given:
+            if isinstance(sample_id, bool) or not isinstance(sample_id, str | int):
+                raise InputError(
+                    f"{key} holds {sample_id}, which is no text; write such an id in quotes: "
+                    f"\"{key}=['{sample_id}']\"."
+                )
         return [str(sample_id) for sample_id in given]
     path = Path(str(given)).expanduser()
     if not path.is_file():

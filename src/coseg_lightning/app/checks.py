@@ -136,7 +136,7 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
             f"background, {wanted} in all."
         )
     size = None if has_own_data else cfg.data.get("pixel_size")
-    if size is not None and not (is_number(size) and size > 0):
+    if size is not None and not (is_number(size) and 0 < size < float("inf")):
         raise InputError(f"data.pixel_size={size} must be a number above 0, or null for pixels.")
     if not has_own_data and size is None and cfg.data.get("unit") is not None:
         raise InputError(

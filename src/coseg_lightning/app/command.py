@@ -106,6 +106,9 @@ KNOWN |= {"predictions", "worst", "training", "masks", "images", "out", "split"}
 SHORT = {"images": "data.images", "masks": "data.masks"}
 # Texts with braces and parentheses, which mean something else in Hydra's grammar.
 PATTERNS = {"data.image_glob", "data.mask_glob", "data.group"}
+# Names and lists of names, of which Hydra would make numbers: 202401 of 2024_01, None of null.
+NAMES = {*SHORT, *SHORT.values(), "data.root", "predictions", "resume", "review", "out"}
+LISTS_OF_IDS = {"data.clean_ids", "data.trusted_ids"}
 
 
 def with_settings(given: Sequence[str], spec: Command) -> list[str]:
@@ -130,7 +133,13 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
         elif sign:
             if key in PATTERNS and re.search(r"^[^'\"\[].*[{}()]|^[{(]", value):
                 word = f"{key}={quoted(value)}"
+            if key in NAMES and re.fullmatch(r"[-+]?\d[\d_.eE+-]*", value):
+                word = f"{key}={quoted(value)}"
+            elif key in LISTS_OF_IDS and re.fullmatch(r"\[[^\[\]'\"\\${}]*\]", value):
+                ids = [quoted(part.strip()) for part in value[1:-1].split(",") if part.strip()]
+                word = f"{key}=[{','.join(ids)}]"
             takes_data = "data.root" in spec.stands_for.values()
+            _, _, value = word.partition("=")
             result.append(f"{SHORT[key]}={value}" if takes_data and key in SHORT else word)
         elif free:
             result.append(f"{free.pop(0)}={quoted(word)}")

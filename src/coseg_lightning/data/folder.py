@@ -68,7 +68,7 @@ from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.ranking.people import name_of
 from coseg_lightning.seeding import derive_rng
 
-YES, NO = ("1", "yes", "true"), ("", "0", "no", "false")  # in the column trusted
+YES, NO = ("1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")  # in the column trusted
 SPLITS = ("train", "val", "test")
 # Usual names of the two folders. The first is preferred. Without it, exactly one other must exist.
 IMAGES = (
@@ -811,7 +811,7 @@ def read_split(path: Path) -> dict[str, str]:
     if not rows or not (has_split or "group" in rows[0]):
         raise InputError(f"{path} must have the columns id and split, and a row for each sample.")
     for row in rows:
-        row.setdefault("split", "")
+        row["split"] = row.get("split", "").strip().lower()
         if has_split and row["split"] not in SPLITS:
             raise InputError(
                 f"{path} puts {row['id']} into {row['split']!r}; a split is train, val or test."
@@ -908,7 +908,7 @@ def _draw_split(
     seed: int,
     groups: Mapping[str, str],
 ) -> dict[str, str]:
-    if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+    if not (min(val_share, test_share) >= 0 and val_share + test_share < 1):  # nan is neither
         raise InputError(
             f"data.source.val_share={val_share} and data.source.test_share={test_share} must be at "
             "least 0 and leave something for training."

@@ -80,6 +80,11 @@ class PredictionFolder:
         path = self._paths[sample_id]
         p = self._with_class_axis(_read_values(path), path)
         _check_probabilities(p, path)
+        if p.shape[1:] == shape[::-1] != shape:
+            raise InputError(
+                f"{path} is of {p.shape[1]} x {p.shape[2]} pixels (rows x columns), but the mask "
+                f"of {shape[0]} x {shape[1]}; save the transposed array."
+            )
         if p.shape[1:] != shape:
             size = (shape[1], shape[0])
             p = np.stack([cv2.resize(q, size, interpolation=cv2.INTER_LINEAR) for q in p])
@@ -131,6 +136,11 @@ def _read_array(path: Path) -> Floats:
                 f"most {MAX_BYTES // 2**20} MB per mask."
             )
         loaded: Any = np.load(path, allow_pickle=False)
+        if not isinstance(loaded, np.ndarray) and len(loaded.files) != 1:
+            raise InputError(
+                f"{path} holds {len(loaded.files)} arrays ({', '.join(loaded.files)}); save one, "
+                "the probabilities."
+            )
         values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
         return np.asarray(values, np.float32)
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.numbers import number_of, whole_numbers_of
 from coseg_lightning.files.tiff import (
     ARRAYS,
     MAX_BANDS,
@@ -125,16 +126,17 @@ class ImageRules:
         """Build the rules from the settings of a dataset, named as in `folder_splits`."""
         bands, nodata = source.get("bands"), source.get("nodata")
         channels = source.get("in_channels")
+        bands = None if bands is None else whole_numbers_of("data.bands", bands)
+        if bands is not None and min(bands, default=0) < 1:
+            raise InputError(
+                f"data.bands={list(bands)} must name at least one band; the first one is 1."
+            )
         if bands is not None and channels not in (None, len(bands)):
             raise InputError(
                 f"data.bands={list(bands)} chooses {len(bands)} bands, but "
                 f"data.in_channels={channels}; set data.in_channels={len(bands)}."
             )
-        return cls(
-            None if bands is None else tuple(int(band) for band in bands),
-            channels,
-            None if nodata is None else float(nodata),
-        )
+        return cls(bands, channels, None if nodata is None else number_of("data.nodata", nodata))
 
     def read(self, path: Path) -> NDArray[Any]:
         """Read an image. Missing values are NaN.

@@ -361,6 +361,8 @@ def save_like(original: Path, path: Path, values: NDArray[Any], stored: Stored) 
     if stored.mode == "npy":
         array = np.load(original, allow_pickle=False)
         with path.open("wb") as file:
+            if values.ndim == array.ndim == 3 and values.shape != array.shape:
+                values = np.moveaxis(values, 2, 0)  # the file's planes come first
             np.save(file, values.astype(array.dtype).reshape(array.shape))
     elif stored.mode == "tiff" and can_write_like(original):
         write_tiff_like(original, path, values)

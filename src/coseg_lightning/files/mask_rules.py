@@ -1,5 +1,6 @@
 """MaskRules: the meaning of the values in mask files, as the user sets it."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
+from coseg_lightning.files.numbers import number_of, whole_numbers_of
 
 IGNORE_INDEX = 255  # for unlabelled pixels; not imported from functional.equations to avoid torch
 HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
@@ -92,9 +94,9 @@ class MaskRules:
         threshold = source.get("mask_threshold")
         return cls(
             classes,
-            None if class_ids is None else tuple(int(value) for value in class_ids),
+            None if class_ids is None else whole_numbers_of("data.class_ids", class_ids),
             None if colours is None else _colours_of(colours),
-            None if threshold is None else float(threshold),
+            None if threshold is None else _threshold_of(threshold),
             instances is not None,
         )
 
@@ -112,6 +114,13 @@ class MaskRules:
             and self.classes == 2
             and self.class_ids[0] > self.class_ids[1]
         )
+
+
+def _threshold_of(value: Any) -> float:
+    threshold = number_of("data.mask_threshold", value)
+    if math.isnan(threshold):
+        raise InputError(f"data.mask_threshold={value} must be a number.")
+    return threshold
 
 
 def _colours_of(given: Any) -> dict[Colour, int]:

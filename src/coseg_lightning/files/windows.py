@@ -61,10 +61,12 @@ class ArrayWindows:
 
     Args:
         path: The file, an array of `(H, W)`, `(H, W, C)` or `(C, H, W)`.
+        is_copy: Whether it is a decoded copy, whose bands come last.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_copy: bool = False) -> None:
         self.path = path
+        self._is_copy = is_copy
         self._array: NDArray[Any] | None = None
         height, width, *bands = self._mapped().shape
         self.shape = (height, width, bands[0] if bands else 1)
@@ -76,7 +78,7 @@ class ArrayWindows:
         if self._array is None:
             with decoding(self.path):
                 array = np.load(self.path, mmap_mode="r", allow_pickle=False)
-                self._array = bands_last(array, self.path)
+                self._array = array if self._is_copy else bands_last(array, self.path)
         return self._array
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:
@@ -322,7 +324,7 @@ class ImageWindows:
             self._values = ArrayWindows(path)
         else:
             copy = decoded_copy(path, f"image {rules}", folder, partial(rules.read, path))
-            self._values, self._rules = ArrayWindows(copy), None
+            self._values, self._rules = ArrayWindows(copy, is_copy=True), None
         self.size = self._values.shape[:2]
 
     def read(self, top: int, left: int, height: int, width: int) -> NDArray[Any]:

@@ -111,10 +111,13 @@ def _by_key(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def _normalised(value: str) -> str:
-    """Normalise the spelling of a value, such as False and false."""
+    """Normalise the spelling of a value, such as False and false, or 1e-3 and 0.001."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
     try:
-        return str(yaml.safe_load(value))
-    except yaml.YAMLError:
+        return str(OverridesParser.create().parse_override(f"key={value}").value())
+    except HydraException:
         return value
 
 
