@@ -717,6 +717,23 @@ def test_leaving_samples_out_does_not_improve_the_labels(finished, tmp_path):
 # Data that was changed or moved
 
 
+def test_a_correction_of_another_image_is_not_written(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "all")
+    folder, data = tmp_path / "all" / "run", tmp_path / "all" / "data"
+    layer = LabelStore(folder / "labels")
+    changed = next(sample_id for sample_id in layer.ids if layer.facts(sample_id)["changed_pixels"])
+    (picture,) = (data / "images").glob(f"{changed}.*")
+    values = np.array(Image.open(picture))
+    Image.fromarray(255 - values).save(picture)
+    result = command("apply", folder, tmp_path / "clean", f"root={data}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"1 image is not what the run looked at; the masks stay as they are: {changed}" in (
+        result.stdout
+    )
+    for path in (tmp_path / "clean").glob(f"{changed}.*"):
+        assert path.read_bytes() == (data / "masks" / path.name).read_bytes()
+
+
 def test_changed_data_is_not_retrained_on_and_newer_masks_stay(finished, tmp_path):
     shutil.copytree(finished, tmp_path / "all")
     folder, data = tmp_path / "all" / "run", tmp_path / "all" / "data"

@@ -42,7 +42,7 @@ def main() -> None:
     """Read the command line, write the folder, and print how many masks were corrected."""
     options = arguments("apply")
     options["review"] = review_paths(options["review"]) if options["review"] else ()
-    corrected, newer, masks, fused = _applied(**options)
+    corrected, newer, pictures, masks, fused = _applied(**options)
     if corrected or options["review"]:
         verb = "differ from yours" if options["review"] else "were corrected"
         print(f"{corrected} of {masks} masks in {options['dest']} {verb}.")
@@ -76,6 +76,12 @@ def main() -> None:
             print(
                 f"{len(newer)} masks changed after the run; they were copied as they are: {shown}"
             )
+    if pictures:
+        shown = ", ".join(pictures[:10]) + (", ..." if len(pictures) > 10 else "")
+        print(
+            f"{_count(len(pictures), 'image is', 'images are')} not what the run looked at; "
+            f"the masks stay as they are: {shown}"
+        )
 
 
 def _count(number: int, one: str, more: str) -> str:
@@ -118,14 +124,15 @@ def apply(
 
     Returns:
         The number of masks that differ from yours; the ids of masks that you changed after the
-        run, which are copied in their current form; and the number of all masks.
+        run, or whose images did, which are copied in their current form; and the number of all
+        masks.
 
     Raises:
         InputError: If `dest` exists, the run did not use `data=folder`, or a mask cannot be
             written.
     """
     applied = _applied(run, dest, root, review=review, trust=trust)
-    return applied.changed, applied.newer, applied.masks
+    return applied.changed, [*applied.newer, *applied.other_images], applied.masks
 
 
 class _Applied(NamedTuple):
@@ -134,12 +141,14 @@ class _Applied(NamedTuple):
     Attributes:
         changed: The number of masks that differ from yours.
         newer: The ids of masks that were changed after the run.
+        other_images: The ids of further masks whose images were changed after the run.
         masks: The number of all masks.
         fused: The number of masks that are fused from several masks of an image.
     """
 
     changed: int
     newer: list[str]
+    other_images: list[str]
     masks: int
     fused: int
 
@@ -184,7 +193,8 @@ def _applied(
             writer.finish()
             unfinished.replace(dest)
     fused = [i for i in _whole(judged, source) if i in (judged.images.several or ())]
-    return _Applied(changed, labels.newer, len(judged.images) + len(judged.others), len(fused))
+    masks = len(judged.images) + len(judged.others)
+    return _Applied(changed, labels.newer, labels.other_images, masks, len(fused))
 
 
 class _Labels:
@@ -197,16 +207,19 @@ class _Labels:
 
     Attributes:
         newer: The samples whose own masks were changed after the run, and are kept.
+        other_images: Those whose images were changed, and whose own masks are kept.
     """
 
     def __init__(self, run: AppRun, review: Review, classes: int) -> None:
         self.newer: list[str] = []
+        self.other_images: list[str] = []
         self._noise = None if run.noise is None else LabelStore(run.noise)
         self._layers = [LabelStore(layer) for layer in run.layers]
         self._proposals = run.proposals if review.decisions else None
         self._review, self._classes = review, classes
         self._digests = run.file_digests
         self._changed: set[str] = set()  # the images whose mask files are others now
+        self._replaced: set[str] = set()  # the images that are others now
         waiting = run.folder / "redraw.csv"  # of a reviewed run
         earlier = read_table(waiting, ["id"]) if waiting.is_file() else []
         undecided = {row["id"] for row in earlier} - set(review.decisions)
@@ -254,6 +267,8 @@ class _Labels:
         self._changed = {
             i for i in known.keys() & infos.keys() if known[i][1] != str(infos[i]["digest"])
         }
+        images = {i: info["digest"] for i, info in judged.infos.items() if info["digest"]}
+        self._replaced = {i for i in known.keys() & images.keys() if known[i][0] != images[i]}
         waiting = sorted(self._to_redraw - self._changed)
         if waiting:
             log.warning(
@@ -268,6 +283,9 @@ class _Labels:
 
     def of(self, sample_id: str, own: Mask) -> Mask | None:
         """Return the mask that replaces a sample's own, or None to keep its own."""
+        if sample_id in self and not self._replaced.isdisjoint((sample_id, _image_of(sample_id))):
+            self.other_images.append(sample_id)
+            return None
         noise, decision = self._noise, self._review.decisions.get(sample_id)
         noisy = noise.read(sample_id) if noise is not None and sample_id in noise else None
         if sample_id in self._review.files:
