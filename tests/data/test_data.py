@@ -137,6 +137,24 @@ def test_folder_reads_what_split_csv_names(make_folder):
     np.testing.assert_array_equal(splits.train.mask(1), Squares(8).mask(3))
 
 
+def test_split_csv_as_a_spreadsheet_writes_it(make_folder):
+    root = make_folder()
+    (root / "split.csv").write_text("id, split,trusted\ns00, Train,0.0\ns01,TEST,1.0\n")
+    splits = folder_splits(root, in_channels=1)
+    assert (splits.train.ids, splits.test.ids, splits.test.trusted) == (["s00"], ["s01"], True)
+
+
+def test_ids_whose_zeros_were_dropped_are_told(make_folder):
+    root = make_folder()
+    for folder in ("images", "masks"):
+        (root / folder / "s00.png").rename(root / folder / "007.png")
+    (root / "split.csv").write_text("id,split\n7,train\ns01,test\n")
+    with pytest.raises(
+        InputError, match="no such image. Write 007 instead, whose zeros a spreadsh"
+    ):
+        folder_splits(root, in_channels=1)
+
+
 def test_folder_without_split_csv_is_split_by_the_seed(make_folder):
     root = make_folder()
     first, again, other = (

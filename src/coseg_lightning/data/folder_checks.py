@@ -59,7 +59,13 @@ def _no_image_message(sample_id: str, images: Names) -> str:
     )
     name = Path(sample_id).stem if Path(sample_id).suffix.lower() in SUFFIXES else sample_id
     near = next((i for i in (name, name.strip(), Path(name).name) if i in images.files), None)
-    return text if near is None else f"{text} An id is a file name without its extension: {near}."
+    if near is not None:
+        return f"{text} An id is a file name without its extension: {near}."
+    bare = name.lstrip("0")
+    zeros = next((i for i in images.files if bare and i != name and i.lstrip("0") == bare), None)
+    if zeros is None:
+        return text
+    return f"{text} Write {zeros} instead, whose zeros a spreadsheet may have dropped."
 
 
 def check_ids_name_different_files(split: Mapping[str, str], inspection: Inspection) -> None:
