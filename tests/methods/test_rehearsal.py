@@ -203,7 +203,8 @@ def test_what_projects_call_on_datasets_and_samplers_works(tmp_path):
 
 def test_a_run_without_test_batches_has_no_figures(tmp_path):
     trainer = partial(pl.Trainer, max_epochs=1, enable_progress_bar=False, limit_test_batches=0)
-    assert run_of(tmp_path, OwnTested(), trainer=trainer)["test"]["dice"] is None
+    with pytest.warns(UserWarning, match="no test figures, since no test batch was read; leave"):
+        assert run_of(tmp_path, OwnTested(), trainer=trainer)["test"]["dice"] is None
 
 
 def test_odd_hyperparameters_are_no_obstacle(tmp_path):

@@ -140,9 +140,12 @@ def test_figures(
         measured = next(iter(trainer.test(module, datamodule=data, verbose=False)), {})
         loaders = len(trainer.num_test_batches)
         if not any(name.startswith(f"test/dice{peer}") for name in measured):
+            why = "no test batch was read"
+            if sum(trainer.num_test_batches):
+                why = f"{type(module).__name__}.test_step measures nothing"
             rank_zero_warn(
-                f"{type(module).__name__}.test_step measures nothing, so the run has no test "
-                "figures; call super().test_step(batch, batch_idx) in it."
+                f"The run has no test figures, since {why}; leave out limit_test_batches=0, or "
+                "call super().test_step(batch, batch_idx)."
             )
 
     def figure(name: str) -> float | None:
