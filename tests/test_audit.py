@@ -101,6 +101,16 @@ def test_given_predictions_need_no_training(with_predictions, tmp_path, score):
         audit(cfg, tmp_path / "audit")
 
 
+def test_predictions_in_another_order_of_classes_are_told(with_predictions, tmp_path, caplog):
+    given = [f"data.root={with_predictions}", f"predictions={with_predictions}/predictions"]
+    audit(composed(*given), tmp_path / "right")
+    assert "contradict" not in caplog.text
+    for path in (with_predictions / "predictions").iterdir():
+        np.save(path, 1 - np.load(path))
+    audit(composed(*given), tmp_path / "wrong")
+    assert "contradict most masks" in caplog.text
+
+
 def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_path, capsys):
     folder, root = tmp_path / "audit", with_predictions
     settings = [f"data.root={root}", f"predictions={root}/predictions", "review_budget=2"]

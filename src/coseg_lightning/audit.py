@@ -1,6 +1,7 @@
 """Finds bad masks in a dataset: python -m coseg_lightning.audit data.root=DIR."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,6 +17,7 @@ from coseg_lightning.app.checks import check_count, recipe_of
 from coseg_lightning.app.command import command
 from coseg_lightning.app.judging import FILES, judge, question, write_review
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.mask_rules import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
     from coseg_lightning.ranking.ranking import Ranking
     from coseg_lightning.report.figures import Pictured
+
+log = logging.getLogger(__name__)
 
 
 @command("audit")
@@ -286,6 +290,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
     predictions = PredictionFolder(cfg.predictions, classes=cfg.data.classes)
     writer = LabelStore.create(folder / "proposals")
     rows, outlines, score = [], [], recipe_of(cfg).score
+    agreements: list[float] = []
     ladders: list[Ladder | None] = []
     for index, sample_id in enumerate(samples.ids):
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
@@ -299,9 +304,19 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
             if sample_id in samples.annotators:
                 ladder = outline_ladder(image, mask.numpy(), classes=classes)
             ladders.append(ladder)
-        writer.write(sample_id, probabilities.argmax(axis=0))
+        predicted = probabilities.argmax(axis=0)
+        writer.write(sample_id, predicted)
+        agrees = (predicted == mask.numpy())[mask.numpy() != IGNORE_INDEX]
+        agreements += [float(agrees.mean())] if agrees.size else []
         logits = torch.from_numpy(probabilities).log()
         rows.append(compute_evidence(logits[None], mask[None])[0].numpy())
+    if agreements and np.median(agreements) < 1 / 2:
+        log.warning(
+            "The predictions in %s contradict most masks: in half of them fewer than %.0f %% of "
+            "the pixels agree. If their classes are in another order, save the background first.",
+            cfg.predictions,
+            100 * np.median(agreements),
+        )
     evidence = Evidence.from_table(np.array(rows))
     if outlines:
         evidence = replace(evidence, outline=np.stack(outlines))
