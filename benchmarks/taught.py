@@ -239,10 +239,19 @@ def clean_half(s: School) -> Row:
     return {"test": s.tested(s.trained(s.data(right), STEPS)), "labels": 1, "steps": STEPS}
 
 
-def kept_third(s: School) -> Row:
-    kept = s.kept(s.first, 0.65)
+def best_alone(s: School, rejected: float) -> Row:
+    """Only what the first peers rank best, without the given share."""
+    kept = s.kept(s.first, rejected)
     module = s.trained(s.data(kept), STEPS)
     return {"test": s.tested(module), "labels": s.label_dice({}, kept), "steps": STEPS}
+
+
+def kept_third(s: School) -> Row:
+    return best_alone(s, 0.65)
+
+
+def kept_most(s: School) -> Row:
+    return best_alone(s, 0.25)
 
 
 def kept_by_gce(s: School) -> Row:
@@ -317,6 +326,7 @@ VARIANTS: dict[str, Callable[[School], Row]] = {
     "noisy, GCE": noisy_gce,
     "the clean half": clean_half,
     "the 35 % ranked best": kept_third,
+    "the 75 % ranked best": kept_most,
     "the kept half, GCE": kept_by_gce,
     "kept, and sure pixels of the rest": sure_pixels,
     "kept, and predictions of the rest": all_predicted,
