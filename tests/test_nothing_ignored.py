@@ -118,6 +118,26 @@ def test_what_makes_no_optimizer_is_refused(make, given, message):
         make(**given)
 
 
+class Follows(torch.optim.lr_scheduler.LRScheduler):
+    """A scheduler that follows a metric, as Lightning gives it."""
+
+    def get_lr(self):
+        return [0.1]
+
+    def step(self, metrics=None):
+        self.seen = metrics
+
+
+def test_a_scheduler_of_ones_own_that_follows_a_metric(tmp_path):
+    def make(optimizer):
+        made.append(Follows(optimizer))
+        return {"scheduler": made[0], "monitor": "train/loss", "reduce_on_plateau": True}
+
+    made = []
+    trainer_of(tmp_path).fit(network(scheduler=make), loader(one_batch()))
+    assert made[0].seen is not None
+
+
 class Counting:
     """A schedule of another library, as timm's."""
 

@@ -220,6 +220,7 @@ class _Labels:
         self._digests = run.file_digests
         self._changed: set[str] = set()  # the images whose mask files are others now
         self._replaced: set[str] = set()  # the images that are others now
+        self._by_tiles = False
         waiting = run.folder / "redraw.csv"  # of a reviewed run
         earlier = read_table(waiting, ["id"]) if waiting.is_file() else []
         undecided = {row["id"] for row in earlier} - set(review.decisions)
@@ -267,8 +268,12 @@ class _Labels:
         self._changed = {
             i for i in known.keys() & infos.keys() if known[i][1] != str(infos[i]["digest"])
         }
-        images = {i: info["digest"] for i, info in judged.infos.items() if info["digest"]}
-        self._replaced = {i for i in known.keys() & images.keys() if known[i][0] != images[i]}
+        self._by_tiles = by_tiles
+        self._replaced = {
+            i
+            for i in known.keys() & judged.infos.keys()
+            if known[i][0] != str(judged.infos[i]["digest"])
+        }
         waiting = sorted(self._to_redraw - self._changed)
         if waiting:
             log.warning(
@@ -283,7 +288,8 @@ class _Labels:
 
     def of(self, sample_id: str, own: Mask) -> Mask | None:
         """Return the mask that replaces a sample's own, or None to keep its own."""
-        if sample_id in self and not self._replaced.isdisjoint((sample_id, _image_of(sample_id))):
+        image_id = _image_of(sample_id) if self._by_tiles else sample_id
+        if sample_id in self and image_id in self._replaced:
             self.other_images.append(sample_id)
             return None
         noise, decision = self._noise, self._review.decisions.get(sample_id)

@@ -361,7 +361,7 @@ WRONG = {
     "network": ("unet", "network= is a str; give what makes one, such as partial"),
     "trainer": (pl.Trainer(logger=False, accelerator="cpu"), "trainer= is a Trainer; give what"),
     "recipe": ({"rounds": 2}, "recipe= is a dict; give a Recipe"),
-    "seed": ("x", "seed='x' must be a whole number of at least 0"),
+    "seed": ("x", "seed='x' must be a whole number from 0 to 4294967295"),
 }
 
 

@@ -10,7 +10,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
-from pytorch_lightning.callbacks import BaseFinetuning, EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks import (
+    BackboneFinetuning,
+    BaseFinetuning,
+    EarlyStopping,
+    ModelCheckpoint,
+)
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 from torch import nn
@@ -486,6 +491,36 @@ def test_a_rate_that_an_own_optimizer_does_not_use_is_told(tmp_path, by):
         trainer_of(tmp_path).fit(module, loader(one_batch()))
 
 
+def test_a_rate_of_one_network_that_is_not_used_is_told_too(tmp_path):
+    class Own(SegmentationModule):
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters())
+
+    with pytest.warns(UserWarning, match="lr=0.5 of Own: the optimizer has no such value"):
+        trainer_of(tmp_path).fit(Own(TinyNetwork(), lr=0.5), loader(one_batch()))
+
+
+def test_a_rate_that_was_lowered_before_a_fit_goes_on_is_no_reason_to_warn(tmp_path):
+    class Own(CoSegModule):
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), lr=torch.tensor(self.lr[1]))
+
+        def on_train_epoch_end(self):
+            for group in self.optimizers().param_groups:
+                group["lr"] = group["lr"] / 2
+
+    def fit(**options):
+        module = Own(TinyNetwork(), TinyNetwork(), lr=[0.01, 0.02])  # as a YAML gives them
+        trainer = trainer_of(tmp_path, max_epochs=1 + len(options))
+        trainer.fit(module, loader(one_batch()), **options)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*the optimizer has no such value")
+        fit()
+        fit(ckpt_path=tmp_path / "last.ckpt")
+
+
 def test_rates_that_an_own_optimizer_uses_are_no_reason_to_warn(tmp_path):
     class Own(CoSegModule):
         def configure_optimizers(self):
@@ -830,11 +865,14 @@ def test_some_masks_of_0_and_255_are_told(tmp_path):
         trainer_of(tmp_path).fit(SegmentationModule(TinyNetwork()), DataLoader(both, 4))
 
 
-class Thaw(BaseFinetuning):
-    """Freezes the first layers, and lets them learn at a rate of their own from an epoch on."""
+class Thaw(BackboneFinetuning):
+    """Lets the first layers learn at a rate of their own from the second epoch on."""
 
     def parts(self, module):
         return [getattr(module, name).layers[0] for name in module.network_names]
+
+    def on_fit_start(self, trainer, pl_module):
+        BaseFinetuning.on_fit_start(self, trainer, pl_module)
 
     def freeze_before_training(self, module):
         self.freeze(self.parts(module))
@@ -842,6 +880,17 @@ class Thaw(BaseFinetuning):
     def finetune_function(self, module, epoch, optimizer):
         if epoch == 1:
             self.unfreeze_and_add_param_group(self.parts(module), optimizer, lr=1e-4)
+
+
+class ThawAlone(BaseFinetuning):
+    """Lets the first layers learn at the rate of all others from the second epoch on."""
+
+    def freeze_before_training(self, module):
+        self.freeze(Thaw().parts(module))
+
+    def finetune_function(self, module, epoch, optimizer):
+        if epoch == 1:
+            self.make_trainable(Thaw().parts(module))
 
 
 @pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])
@@ -856,3 +905,22 @@ def test_frozen_parts_learn_at_their_own_rate_when_they_are_thawed(tmp_path, bas
     assert [group["lr"] for group in optimizer.param_groups] == [0.03] * len(before) + [1e-4]
     for part, weight in zip(Thaw().parts(module), before, strict=True):
         assert 0 < (part.weight - weight).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])
+def test_parts_that_are_only_thawed_learn_too(tmp_path, base):
+    module = base(*[TinyNetwork() for _ in base.suffixes], lr=0.03)
+    before = [part.weight.detach().clone() for part in Thaw().parts(module)]
+    trainer_of(tmp_path, max_epochs=3, callbacks=[ThawAlone()]).fit(
+        module, DataLoader(Halves(4), 4)
+    )
+    for part, weight in zip(Thaw().parts(module), before, strict=True):
+        assert (part.weight - weight).abs().max() > 1e-3
+
+
+def test_masks_after_a_search_for_a_rate_are_checked_alone(tmp_path):
+    module = SegmentationModule(TinyNetwork())
+    trainer = trainer_of(tmp_path)
+    Tuner(trainer).lr_find(module, DataLoader(Halves(8, wrong=0), 4), num_training=4)
+    with pytest.raises(InputError, match="All masks that were read hold only 0 and 255"):
+        trainer.fit(module, DataLoader(Wrong(255), 4))

@@ -138,6 +138,22 @@ def test_updated_counts_by_any_index(tmp_path, index):
     assert [float(sample[1].sum()) for sample in by_tensors] == [0, 4, 0]
 
 
+def test_updated_reads_samples_by_other_keys_too(tmp_path):
+    layer = layer_of(tmp_path / "labels", {"b": np.eye(4, dtype=np.uint8)})
+    samples = {key: (torch.zeros(3, 4, 4), torch.zeros(4, 4)) for key in "ab"}
+    assert updated(samples, layer)["b"][1].tolist() == np.eye(4).tolist()
+
+
+def test_shares_of_votes_of_another_shape_are_refused(tmp_path):
+    layer = layer_of(tmp_path / "labels", {"0": np.eye(4, dtype=np.uint8)})
+    sample = {"image": torch.zeros(3, 4, 4), "mask": torch.zeros(4, 4)}
+    dataset = updated([sample | {"soft_mask": torch.zeros(1, 2, 4, 4)}], layer)
+    assert dataset[0]["soft_mask"][0, 1].tolist() == np.eye(4).tolist()
+    dataset = updated([sample | {"soft_mask": torch.zeros(4, 4, 2)}], layer)
+    with pytest.raises(InputError, match=r"soft_mask is \(4, 4, 2\); it must be \(K, H, W\), of"):
+        dataset[0]
+
+
 class Shares(NamedTuple):
     soft_mask: object
     mask: object

@@ -33,6 +33,15 @@ def module():
     return SegmentationModule(TinyNetwork())
 
 
+def test_changes_of_a_tensor_are_counted():
+    tensor = torch.zeros(2)
+    before = compat.version_of(tensor)
+    tensor += 1
+    assert compat.version_of(tensor) == before + 1
+    with torch.inference_mode():
+        assert compat.version_of(torch.zeros(2)) is None
+
+
 class Within(pl.Callback):
     """Calls a function when training starts, and at the end of each batch."""
 

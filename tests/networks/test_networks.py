@@ -257,6 +257,7 @@ def test_images_of_another_type_are_named(dtype, advice):
         ("unet", {"base_channels": 4}, "no argument 'base_channels' of unet"),
         ("fpn", {"decoder_channels": [8]}, "no argument 'decoder_channels' of fpn"),
         ("unet_classic", {"depth": 3}, "no argument 'depth' of unet_classic"),
+        ("unet", {"encoder_name": "timm-efficientnet-b0", "foo": 3}, "no argument 'foo' of unet"),
         (
             "unet",
             {"encoder_name": "tu-resnet18", "foo": 1},
@@ -267,6 +268,11 @@ def test_images_of_another_type_are_named(dtype, advice):
 def test_an_argument_that_a_network_does_not_have_is_refused(name, options, message):
     with pytest.raises(InputError, match=message):
         build_network(name, **options)
+
+
+def test_arguments_that_smp_reads_by_their_old_names_are_taken():
+    unet = build_network("unet", decoder_use_batchnorm=False)
+    assert not any(isinstance(part, torch.nn.BatchNorm2d) for part in unet.decoder.modules())
 
 
 def test_a_class_in_the_place_of_a_network_is_refused():

@@ -1,6 +1,7 @@
 """Checks a composed configuration before any work starts."""
 
 import logging
+import math
 import os
 import re
 import warnings
@@ -138,6 +139,9 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     size = None if has_own_data else cfg.data.get("pixel_size")
     if size is not None and not (is_number(size) and 0 < size < float("inf")):
         raise InputError(f"data.pixel_size={size} must be a number above 0, or null for pixels.")
+    nodata = None if has_own_data else cfg.data.get("nodata")
+    if isinstance(nodata, float) and math.isinf(nodata):
+        raise InputError(f"data.nodata={nodata} must be a number, nan or null.")
     if not has_own_data and size is None and cfg.data.get("unit") is not None:
         raise InputError(
             f"data.unit={cfg.data.unit} would have no effect without data.pixel_size, the side of "

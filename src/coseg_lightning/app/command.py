@@ -106,8 +106,9 @@ KNOWN |= {"predictions", "worst", "training", "masks", "images", "out", "split"}
 SHORT = {"images": "data.images", "masks": "data.masks"}
 # Texts with braces and parentheses, which mean something else in Hydra's grammar.
 PATTERNS = {"data.image_glob", "data.mask_glob", "data.group"}
-# Names and lists of names, of which Hydra would make numbers: 202401 of 2024_01, None of null.
+# Names, and lists of ids, of which Hydra would make something else: 202401 of 2024_01.
 NAMES = {*SHORT, *SHORT.values(), "data.root", "predictions", "resume", "review", "out"}
+NUMBER = r"[-+]?\d[\d_.eE+-]*"
 LISTS_OF_IDS = {"data.clean_ids", "data.trusted_ids"}
 
 
@@ -133,8 +134,10 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
         elif sign:
             if key in PATTERNS and re.search(r"^[^'\"\[].*[{}()]|^[{(]", value):
                 word = f"{key}={quoted(value)}"
-            if key in NAMES and re.fullmatch(r"[-+]?\d[\d_.eE+-]*", value):
+            if key in NAMES and re.fullmatch(NUMBER, value):
                 word = f"{key}={quoted(value)}"
+            elif key in NAMES and re.fullmatch(rf"\[{NUMBER}(,{NUMBER})*\]", value):
+                word = f"{key}=[{','.join(map(quoted, value[1:-1].split(',')))}]"
             elif key in LISTS_OF_IDS and re.fullmatch(r"\[[^\[\]'\"\\${}]*\]", value):
                 ids = [quoted(part.strip()) for part in value[1:-1].split(",") if part.strip()]
                 word = f"{key}=[{','.join(ids)}]"

@@ -50,7 +50,12 @@ def check_free(folder: str | Path) -> None:
 def check_place(path: str | Path) -> None:
     """Raise an `InputError` if nothing can be written at a path, without creating anything."""
     path = Path(path).expanduser()
-    place = next(part for part in (path, *path.absolute().parents) if part.exists())
+    try:
+        place = next(part for part in (path, *path.absolute().parents) if part.exists())
+    except OSError as error:  # a name that is too long, or below a closed folder
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}); give another place."
+        ) from error
     if not place.is_dir():
         raise InputError(f"{path} cannot be written, since {place} is a file; give another place.")
     if not os.access(place, os.W_OK):

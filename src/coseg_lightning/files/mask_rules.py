@@ -118,7 +118,7 @@ class MaskRules:
 
 def _threshold_of(value: Any) -> float:
     threshold = number_of("data.mask_threshold", value)
-    if math.isnan(threshold):
+    if not math.isfinite(threshold):
         raise InputError(f"data.mask_threshold={value} must be a number.")
     return threshold
 

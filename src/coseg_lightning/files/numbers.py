@@ -1,23 +1,24 @@
 """Numbers in settings that say how files are read."""
 
-import math
-from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from coseg_lightning.errors import InputError
 
 
 def number_of(name: str, value: Any) -> float:
-    """Return a setting's number, which may be NaN.
+    """Return a setting's number, which may be NaN or infinite.
 
     Raises:
-        InputError: If it is something else, or infinite.
+        InputError: If it is something else.
     """
-    if isinstance(value, str) and value.strip().lower() in ("nan", ".nan"):
-        return math.nan
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
-        raise InputError(f"{name}={value} must be a number.")
-    return float(value)
+    try:
+        if not isinstance(value, bool | np.bool_):
+            return float(value)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"{name}={value} must be a number.")
 
 
 def whole_numbers_of(name: str, values: Any) -> tuple[int, ...]:
@@ -26,13 +27,12 @@ def whole_numbers_of(name: str, values: Any) -> tuple[int, ...]:
     Raises:
         InputError: If it is something else.
     """
-    is_list = isinstance(values, Sequence) and not isinstance(values, str)
-    if not is_list or not all(map(_is_whole, values)):
-        shown = list(values) if is_list else values
-        raise InputError(f"{name}={shown} must be a list of whole numbers, such as [0,1].")
-    return tuple(map(int, values))
-
-
-def _is_whole(value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value == int(value)
+    try:
+        if not isinstance(values, str):
+            numbers = [number_of(name, value) for value in values]
+            if all(map(float.is_integer, numbers)):
+                return tuple(map(int, numbers))
+    except (TypeError, InputError):
+        pass
+    shown = values if np.ndim(values) == 0 else list(values)
+    raise InputError(f"{name}={shown} must be a list of whole numbers, such as [0,1].")

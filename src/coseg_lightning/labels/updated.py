@@ -207,8 +207,11 @@ class UpdatedSamples(PassesOn, Dataset[Any]):
         """Return a sample of the dataset with the layer's mask, if it has one."""
         mask_key, sample_id = mask_and_id(sample)
         if self.layer.numbered or sample_id is None:
-            place = operator.index(index)  # also of a tensor
-            name = str(place + len(self) if place < 0 else place)
+            # Also of a tensor; the dataset may have other keys than numbers.
+            name = str(index)
+            if hasattr(index, "__index__"):
+                place = operator.index(index)
+                name = str(place + len(self) if place < 0 else place)
         else:
             name = sample_name(sample_id)
         if name not in self.layer:
@@ -267,12 +270,20 @@ def _as_shares(mask: Mask, shares: Any) -> Any:
     Args:
         mask: `(H, W)` class ids.
         shares: `(K, H, W)` shares of votes, whose type the result has.
+
+    Raises:
+        InputError: If they are of another shape.
     """
-    classes = np.arange(len(shares)).reshape(-1, 1, 1)
+    if np.ndim(shares) < 3 or tuple(shares.shape[-2:]) != mask.shape:
+        raise InputError(
+            f"A sample's soft_mask is {tuple(np.shape(shares))}; it must be (K, H, W), of the "
+            f"mask's {mask.shape[0]} x {mask.shape[1]} pixels."
+        )
+    classes = np.arange(shares.shape[-3]).reshape(-1, 1, 1)
     votes = torch.from_numpy(mask.astype(np.int64)[None] == classes)
     if isinstance(shares, torch.Tensor):
         return shares.clone().copy_(votes.reshape(shares.shape))
-    return votes.numpy().astype(np.asarray(shares).dtype)
+    return votes.numpy().astype(np.asarray(shares).dtype).reshape(shares.shape)
 
 
 def _replace_item(sample: Any, key: Any, value: Any) -> Any:

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from coseg_lightning.methods.method import Method, Outcome, Run, refused
 from coseg_lightning.methods.registry import find_method
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.coseg import CoSegModule
-from coseg_lightning.modules.recipe import Recipe, is_count
+from coseg_lightning.modules.recipe import Recipe, is_count, plain_number
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.report.page import write_report
 from coseg_lightning.runs.folder import RunFolder
@@ -106,6 +107,7 @@ def run_stages(
             another kind.
     """
     _check_arguments(folder, peers, network, trainer, recipe, seed)
+    seed = plain_number(seed)
     peers = peers and partial(_made, "peers", peers, CoSegModule)
     network = network and partial(_made, "network", network, SegmentationModule)
     method = method if isinstance(method, Method) else find_method(method, stages)
@@ -164,9 +166,12 @@ def _check_arguments(
         )
     if recipe is not None and not isinstance(recipe, Recipe):
         raise InputError(f"recipe= is a {type(recipe).__name__}; give a Recipe(...).")
-    if not is_count(seed, least=0):
-        raise InputError(f"seed={seed!r} must be a whole number of at least 0.")
-    check_place(folder)
+    if not is_count(plain_number(seed), least=0):
+        raise InputError(f"seed={seed!r} must be a whole number from 0 to {2**32 - 1}.")
+    if not isinstance(folder, str | PathLike):
+        raise InputError(f"The run's folder is {folder!r}; give a path.")
+    if not Path(folder).is_dir():  # a finished run may lie where nothing can be written
+        check_place(Path(folder))
 
 
 def _made(name: str, make: Callable[[], Any], kind: type) -> Any:

@@ -23,6 +23,14 @@ from torch.utils.data.dataloader import _DatasetKind
 HIDDEN: WeakKeyDictionary[pl.Trainer, tuple[float | None, int]] = WeakKeyDictionary()
 
 
+def version_of(tensor: Tensor) -> int | None:
+    """Return how often a tensor was changed in place; None in inference mode, which counts nothing.
+
+    Private: `Tensor._version`.
+    """
+    return None if tensor.is_inference() else tensor._version
+
+
 def trainer_of(module: pl.LightningModule) -> pl.Trainer | None:
     """Return the trainer that a module is attached to, or None.
 

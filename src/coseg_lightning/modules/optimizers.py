@@ -1,13 +1,14 @@
 """Optimizers and schedules, and the tasks that manual optimization leaves to the module."""
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
-    BaseFinetuning,
+    BackboneFinetuning,
     Callback,
     GradientAccumulationScheduler,
     StochasticWeightAveraging,
@@ -91,7 +92,7 @@ def _chosen(
     # LightningCLI passes all defaults of the optimizer's class, which nobody chose.
     if given and set(inspect.signature(kind).parameters) - {"params"} <= set(own):
         of_class = _defaults(kind)
-        given = {name: value for name, value in given.items() if value != of_class[name]}
+        given = {name: value for name, value in given.items() if value != of_class.get(name)}
     if isinstance(getattr(factory, "func", None), type):
         rest = _Chosen({}, _own_defaults(kind))
     else:
@@ -189,12 +190,12 @@ def parameter_group(
 ) -> dict[str, Any]:
     """Make a named parameter group of one of a module's networks.
 
-    Weights that a callback such as `BackboneFinetuning` has frozen are left out. It adds them to
-    the optimizer once they learn, at a rate of their own.
+    Weights that `BackboneFinetuning` has frozen are left out. It adds them to the optimizer once
+    they learn, and then sets the rate of the last group. Other callbacks may only thaw weights.
     """
     trainer = compat.trainer_of(module)
     callbacks: list[Callback] = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
-    are_added = any(isinstance(callback, BaseFinetuning) for callback in callbacks)
+    are_added = any(isinstance(callback, BackboneFinetuning) for callback in callbacks)
     weights = cast(nn.Module, getattr(module, name)).parameters()
     params = [weight for weight in weights if weight.requires_grad or not are_added]
     return {"params": params, "name": name, "lr": lr, "weight_decay": weight_decay}
@@ -220,7 +221,9 @@ def with_schedule(
     config: dict[str, Any] = dict(made) if isinstance(made, Mapping) else {"scheduler": made}
     scheduler = config.get("scheduler")
     own_step = is_overridden("lr_scheduler_step", module, pl.LightningModule)
-    if not hasattr(scheduler, "step") or not (own_step or _steps_alone(scheduler)):
+    is_given_metric = bool(config.get("reduce_on_plateau")) and module.automatic_optimization
+    takes_no_more = own_step or is_given_metric or _steps_alone(scheduler)
+    if not hasattr(scheduler, "step") or not takes_no_more:
         raise InputError(
             f"scheduler= made a {type(scheduler).__name__}; it must make one of torch's "
             "schedulers, or Lightning's dict with a 'scheduler'. For a class whose step() needs "
@@ -234,12 +237,14 @@ def with_schedule(
 
 def _steps_alone(scheduler: Any) -> bool:
     """Whether a scheduler's step can be called without arguments, or is given a metric."""
-    if isinstance(scheduler, ReduceLROnPlateau):
+    if isinstance(scheduler, ReduceLROnPlateau) or not hasattr(scheduler, "step"):
         return True
     try:
         inspect.signature(scheduler.step).bind()
     except TypeError:
         return False
+    except ValueError:  # not written in Python
+        return True
     return True
 
 
@@ -329,6 +334,12 @@ class GradientGuard(Callback):
         """Begin a fit of these networks and reset all counts."""
         self.networks = networks
         self.skipped, self._in_a_row = [0] * len(networks), [0] * len(networks)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # A schedule has changed the rates of a fit that goes on.
+        if belongs(self, pl_module) and trainer.ckpt_path is None:
+            _warn_of_unused(pl_module, trainer.optimizers)
 
     @override
     def on_before_optimizer_step(
@@ -464,9 +475,9 @@ class PeerOptimization(GradientGuard):
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Read what a subclass's own `configure_optimizers` monitors, which Lightning drops."""
+        super().on_train_start(trainer, pl_module)
         if belongs(self, pl_module):
             _check_both_learn(pl_module, self.networks, trainer.optimizers)
-            _warn_of_unused(pl_module, trainer.optimizers)
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         plateaus = [one for one in schedulers if isinstance(one, ReduceLROnPlateau)]
         if len(plateaus) != 1 or not belongs(self, pl_module) or _is_of_this_package(pl_module):
@@ -589,12 +600,18 @@ def _warn_of_unused(module: pl.LightningModule, optimizers: Sequence[Optimizer])
     if _is_of_this_package(module):
         return
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    rates = {group.get(key) for group in groups for key in ("lr", "initial_lr", "max_lr")}
-    decays = {group.get("weight_decay") for group in groups}
-    given: tuple[float, ...] = module.lr if isinstance(module.lr, tuple) else (module.lr,)  # type: ignore[assignment]
-    unused = [f"lr={module.lr}"] * (module.lr != Recipe.lr and not rates & set(given))
+    groups += [optimizer.defaults for optimizer in optimizers]
+    keys = ("lr", "initial_lr", "max_lr")
+    rates = {float(group[key]) for group in groups for key in keys if group.get(key) is not None}
+    decays = {float(group["weight_decay"]) for group in groups if group.get("weight_decay")}
+    lr: Any = module.lr
+    given = tuple(lr) if isinstance(lr, list | tuple) else (lr,)
+    is_used = lr == Recipe.lr or any(math.isclose(a, b, rel_tol=1e-6) for a in rates for b in given)
+    unused = [] if is_used else [f"lr={lr}"]
     decay = 2 * cast(float, module.lambda_2)
-    unused += [f"lambda_2={module.lambda_2}"] * (decay not in {*decays, 2 * Recipe.lambda_2})
+    decays.add(2 * Recipe.lambda_2)
+    is_used = any(math.isclose(decay, other, rel_tol=1e-6) for other in decays)
+    unused += [] if is_used else [f"lambda_2={module.lambda_2}"]
     if unused:
         rank_zero_warn(
             f"{' and '.join(unused)} of {type(module).__name__}: the optimizer has no such value, "

@@ -298,7 +298,9 @@ def make_selection(
                 "same ignore_index."
             )
         return selection
-    Recipe(ramp_epochs=plain_number(ramp_epochs))  # the recipe checks it
+    epochs = plain_number(ramp_epochs)
+    is_whole = isinstance(epochs, float) and epochs.is_integer()
+    Recipe(ramp_epochs=int(epochs) if is_whole else epochs)  # the recipe checks it
     if selection not in SELECTIONS:
         raise InputError(f"selection={selection!r} must be whole_set, relative or eq1.")
     if selection == "whole_set":

@@ -81,8 +81,10 @@ class SegmentationSteps(pl.LightningModule):
                 f"scheduler= is a {type(scheduler).__name__}; give what makes one from an "
                 "optimizer, such as partial(StepLR, step_size=10)."
             )
+        is_text = isinstance(include_background, str)
+        with_background = include_background if is_text else bool(include_background)
         # The recipe checks them.
-        Recipe(lambda_1=lambda_1, lambda_2=lambda_2, include_background=include_background)
+        Recipe(lambda_1=lambda_1, lambda_2=lambda_2, include_background=with_background)
         self.lambda_1 = lambda_1
         self.lambda_2 = lambda_2
         self.include_background = include_background
@@ -95,8 +97,9 @@ class SegmentationSteps(pl.LightningModule):
             stage: ClassIds(self.classes, ignore_index, of)
             for stage, of in (("val", "validation"), ("test", "test"))
         }
-        self._checked_epoch: int | None = 0  # None until the first batch of a new fit
-        self._begins_within = False  # whether that fit goes on within an epoch
+        self._checked_epoch = 0  # the first of a fit
+        # Whether that fit goes on within an epoch; None until its first batch.
+        self._begins_within: bool | None = False
         self.trained_ids: set[str] | None = None  # of all samples trained on, for who asks
         self.looks_at_batch = False
         self.given_when_saved: dict[str, str] = {}
@@ -117,11 +120,9 @@ class SegmentationSteps(pl.LightningModule):
             raise _Reached(sample)
         if self.trained_ids is not None and sample.ids is not None:
             self.trained_ids.update(map(sample_name, sample.ids))
-        if self._checked_epoch is None:
-            self._checked_epoch = self.current_epoch
-            self._begins_within = (
-                bool(self.trainer.ckpt_path) and self.trainer.fit_loop.batch_idx > 0
-            )
+        if self._begins_within is None:
+            is_resumed = self.trainer.ckpt_path is not None
+            self._begins_within = is_resumed and self.trainer.fit_loop.batch_idx > 0
         if self.current_epoch == self._checked_epoch:
             self.class_ids.check(sample.masks)
             self._check_soft_masks(sample)
@@ -133,7 +134,8 @@ class SegmentationSteps(pl.LightningModule):
 
     def begin_checks(self) -> None:
         """Check the batches of the first epoch of a new fit; the module's callback calls it."""
-        self._checked_epoch = None
+        self.class_ids = ClassIds(self.classes, self.ignore_index)
+        self._checked_epoch, self._begins_within = self.current_epoch, None
 
     def end_checks(self) -> None:
         """Judge the masks of the first epoch of a fit as a whole, at its last batch."""
@@ -511,6 +513,7 @@ def of_named_networks(
     if given:
         raise InputError(
             f"{', '.join(given)}: {type(module).__name__} has no such argument, or no use for it, "
-            "since every network is given as a ready module; leave it out."
+            "since every network is given as a ready module; leave it out. (Of a checkpoint that "
+            f"holds it: load_from_checkpoint(..., {given[0]}=None).)"
         )
     return [*encoder, "in_channels"]

@@ -18,6 +18,7 @@ from coseg_lightning.networks.double_unet import DoubleUNet
 from coseg_lightning.networks.encoders import check_encoder, downloading
 from coseg_lightning.networks.weights import load_encoder_weights, weights_file
 
+OLD_OPTIONS = ("decoder_use_batchnorm", "psp_use_batchnorm", "upscale_mode")  # smp reads them
 OWN = ("unet_classic", "double_unet", "ce_net")  # architectures that smp does not have
 DEFAULT_ENCODER = "resnet18"
 DEFAULT_ENCODERS = {
@@ -125,11 +126,11 @@ def _check_options(name: str, encoder_name: str | None, options: dict[str, Any])
     own = {"unet_classic": ClassicUNet, "double_unet": DoubleUNet, "ce_net": CENet}
     kind = own.get(name) or smp.MODEL_ARCHITECTURES_MAPPING[name]
     encoder = encoder_name or default_encoder(name)
-    if name not in own and encoder.startswith(("tu-", "timm-")):
-        return  # timm takes further arguments, and refuses those that it does not know
+    if name not in own and encoder not in smp.encoders.encoders:
+        return  # timm's encoders take further arguments, and refuse those that they do not know
     known = [key for key in inspect.signature(kind).parameters if key != "kwargs"]
     for option in options:
-        if option not in known:
+        if option not in known and (name in own or option not in OLD_OPTIONS):
             raise InputError(
                 f"There is no argument {option!r} of {name} or of the module; the arguments of "
                 f"{name} are {', '.join(known)}."
