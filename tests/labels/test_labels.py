@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, IterableDataset, Subset
 
 from coseg_lightning import LabelStore, updated
 from coseg_lightning.data.samples import SampleDataset
@@ -192,6 +192,18 @@ def test_a_layer_of_other_ids_is_told(tmp_path):
         dataset[0], dataset[0]
     with pytest.warns(UserWarning, match="No sample of the dataset is in .* holds 'x.png', and"):
         dataset[1]
+
+
+class Stream(IterableDataset):
+    """A stream that knows by itself how its masks are replaced."""
+
+    def updated(self, layer):
+        return layer.ids
+
+
+def test_a_stream_that_replaces_its_own_masks_does_so(tmp_path):
+    layer = layer_of(tmp_path / "labels", {"x": np.eye(4, dtype=np.uint8)})
+    assert updated(Stream(), layer) == ["x"]
 
 
 @pytest.mark.parametrize("given", [None, DataLoader([0, 1])])

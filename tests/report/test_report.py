@@ -16,7 +16,7 @@ from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.page import write_report
 from coseg_lightning.report.results import result_in_a_sentence
 from coseg_lightning.run import run
-from support import PHANTOM, SMALL, command, composed, start
+from support import PHANTOM, SMALL, command, composed
 
 pytestmark = pytest.mark.drawn
 
@@ -103,7 +103,7 @@ def test_the_report_of_an_old_run_is_written_anew(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "figures")
     (tmp_path / "run" / "report.html").unlink()
-    result = start("report", tmp_path / "run", "trust=true", cwd=tmp_path)
+    result = command("report", tmp_path / "run", "trust=true", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     new = (tmp_path / "run" / "report.html").read_text()
     assert new == (folder / "report.html").read_text()

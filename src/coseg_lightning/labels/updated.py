@@ -38,13 +38,6 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     Raises:
         InputError: If the dataset has no `__getitem__` with indices and no length.
     """
-    has_samples = hasattr(dataset, "__getitem__") or hasattr(dataset, "__getitems__")
-    has_parts = all(callable(getattr(dataset, name, None)) for name in ("image", "mask"))
-    if isinstance(dataset, IterableDataset) or not (has_samples or has_parts):
-        raise InputError(
-            f"updated() was given a {type(dataset).__name__}; give a dataset whose samples have "
-            "an index, dataset[0], and then the label layer."
-        )
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
     # The numbers of a numbered layer are indices into the subset, not into the whole dataset.
@@ -54,6 +47,13 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
         return ConcatDataset([updated(part, layer) for part in dataset.datasets])
     if callable(getattr(dataset, "updated", None)):
         return dataset.updated(layer)
+    has_samples = hasattr(dataset, "__getitem__") or hasattr(dataset, "__getitems__")
+    has_parts = all(callable(getattr(dataset, name, None)) for name in ("image", "mask"))
+    if isinstance(dataset, IterableDataset) or not (has_samples or has_parts):
+        raise InputError(
+            f"updated() was given a {type(dataset).__name__}; give a dataset whose samples have "
+            "an index, dataset[0], and then the label layer."
+        )
     gives_parts = has_parts and not hasattr(dataset, "__getitem__")  # else its samples count
     if gives_parts and isinstance(getattr(dataset, "ids", None), Sequence | np.ndarray):
         return UpdatedImages(dataset, layer)
