@@ -197,6 +197,9 @@ def test_a_layer_of_other_ids_is_told(tmp_path):
 class Stream(IterableDataset):
     """A stream that knows by itself how its masks are replaced."""
 
+    def __iter__(self):
+        yield from ()
+
     def updated(self, layer):
         return layer.ids
 
