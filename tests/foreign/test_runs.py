@@ -385,6 +385,16 @@ def test_a_run_where_a_file_is_in_the_way_is_refused(tmp_path):
         run_of(tmp_path, OwnTested())
 
 
+def test_a_run_that_recorded_more_of_its_networks_is_shown(tmp_path):
+    summary = run_of(tmp_path, OwnTested(), method="supervised", rehearse=False)
+    path = tmp_path / "run" / "run.json"
+    begun = json.loads(path.read_text())
+    assert "in_channels" not in begun["config"]["network"]
+    begun["config"]["network"]["in_channels"] = 3  # until they were no hyperparameters of it
+    path.write_text(json.dumps(begun))
+    assert run_of(tmp_path, OwnTested(), method="supervised", resume=True) == summary
+
+
 class Validated(OwnTested):
     def val_dataloader(self):
         return DataLoader(Halves(4), 4)

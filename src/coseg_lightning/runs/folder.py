@@ -37,6 +37,11 @@ OUTPUT_NAMES = re.compile(
     r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv|inputs\.csv|review|review_order\.csv|reordered\.csv|noise_level\.json|review\.html|test\.csv|annotators\.csv|masks\.csv|disputed\.csv|fold_\d+"
 )
 # Where the data of a run that is not finished may lie elsewhere, as its digests are compared too.
+OF_NAMED_NETWORKS = {
+    f"{part}.{name}"
+    for part in ("peers", "network")
+    for name in ("in_channels", "encoder_name", "encoder_weights")
+}
 ROOTS = ("data.root", "data.source.root", "noise.annotator.root")
 WEIGHTS_FILES = "weights_files"  # the digests of files of pretrained weights, by group of settings
 # Settings that may change when a run is resumed. They change where and how it computes, not what.
@@ -143,6 +148,7 @@ class RunFolder:
         keys = {*before, *identity} - {*self._may_lie_elsewhere(before, identity)}
         if ANNOTATORS not in before:  # it began before they were recorded
             keys.discard(ANNOTATORS)
+        keys -= OF_NAMED_NETWORKS - identity.keys()  # once also recorded of ready networks
         differences = [
             f"{key}={identity.get(key)} (it was {before.get(key)})"
             for key in sorted(keys)
