@@ -36,7 +36,7 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
         (shares of votes) follows its mask; other fields that were made from the mask do not.
 
     Raises:
-        InputError: If the dataset has no `__getitem__` with indices and no length.
+        InputError: If it is a stream that cannot replace its own masks, or no dataset.
     """
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)

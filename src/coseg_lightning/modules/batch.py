@@ -243,7 +243,8 @@ class ClassIds:
         object_in, label_in, hole_in = (part.flatten(1).any(dim=1) for part in parts)
         only_0 = ~object_in & label_in & hole_in
         flags = [one.any() for one in (object_in, label_in, hole_in, object_in & hole_in)]
-        now = torch.stack([*flags, only_0.sum(), torch.tensor(len(masks), device=masks.device)])
+        counts = (*flags, only_0.sum(), torch.tensor(len(masks), device=masks.device))
+        now = torch.stack([count.long() for count in counts])
         self._found = now if self._found is None else self._found + now
 
     def check_pass(self, module: pl.LightningModule, *, is_whole: bool) -> None:

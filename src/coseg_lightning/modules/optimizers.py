@@ -221,26 +221,25 @@ def with_schedule(
     config: dict[str, Any] = dict(made) if isinstance(made, Mapping) else {"scheduler": made}
     scheduler = config.get("scheduler")
     own_step = is_overridden("lr_scheduler_step", module, pl.LightningModule)
-    is_given_metric = bool(config.get("reduce_on_plateau")) and module.automatic_optimization
-    takes_no_more = own_step or is_given_metric or _steps_alone(scheduler)
-    if not hasattr(scheduler, "step") or not takes_no_more:
+    by_config = bool(config.get("reduce_on_plateau")) and module.automatic_optimization
+    is_given_metric = by_config or isinstance(scheduler, ReduceLROnPlateau)
+    step = getattr(scheduler, "step", None)
+    if step is None or not (own_step or is_given_metric or _can_be_called(step)):
         raise InputError(
             f"scheduler= made a {type(scheduler).__name__}; it must make one of torch's "
             "schedulers, or Lightning's dict with a 'scheduler'. For a class whose step() needs "
             "arguments, also override lr_scheduler_step."
         )
-    if isinstance(config.get("scheduler"), ReduceLROnPlateau):
+    if isinstance(scheduler, ReduceLROnPlateau):
         config.setdefault("monitor", monitor)
-        check_direction(config["scheduler"], config["monitor"])
+        check_direction(scheduler, config["monitor"])
     return {"optimizer": optimizer, "lr_scheduler": cast(LRSchedulerConfigType, config)}
 
 
-def _steps_alone(scheduler: Any) -> bool:
-    """Whether a scheduler's step can be called without arguments, or is given a metric."""
-    if isinstance(scheduler, ReduceLROnPlateau) or not hasattr(scheduler, "step"):
-        return True
+def _can_be_called(step: Callable[..., Any]) -> bool:
+    """Whether a function needs no arguments."""
     try:
-        inspect.signature(scheduler.step).bind()
+        inspect.signature(step).bind()
     except TypeError:
         return False
     except ValueError:  # not written in Python

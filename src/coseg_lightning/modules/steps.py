@@ -511,9 +511,9 @@ def of_named_networks(
     encoder = {"encoder_name": encoder_name, "encoder_weights": encoder_weights}
     given = [*(name for name, value in encoder.items() if value is not None), *sorted(options)]
     if given:
+        hint = f" (load_from_checkpoint(..., {given[0]}=None))" if given[0] in encoder else ""
         raise InputError(
             f"{', '.join(given)}: {type(module).__name__} has no such argument, or no use for it, "
-            "since every network is given as a ready module; leave it out. (Of a checkpoint that "
-            f"holds it: load_from_checkpoint(..., {given[0]}=None).)"
+            f"since every network is given as a ready module; leave it out{hint}."
         )
     return [*encoder, "in_channels"]
