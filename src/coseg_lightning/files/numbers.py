@@ -35,4 +35,4 @@ def whole_numbers_of(name: str, values: Any) -> tuple[int, ...]:
     except (TypeError, InputError):
         pass
     shown = values if np.ndim(values) == 0 else list(values)
-    raise InputError(f"{name}={shown} must be a list of whole numbers, such as [0,1].")
+    raise InputError(f"{name}={shown} must be a list of whole numbers, such as [1,2].")
