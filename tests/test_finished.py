@@ -25,6 +25,7 @@ from coseg_lightning.labels.review import proposal_digest
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
+from coseg_lightning.runs.finished import FinishedRun
 from support import CLASSIC, SHORT, SMALL, Squares, command, composed, rows_of, start
 
 pytestmark = pytest.mark.slow
@@ -725,11 +726,17 @@ def test_a_correction_of_another_image_is_not_written(finished, tmp_path):
     (picture,) = (data / "images").glob(f"{changed}.*")
     values = np.array(Image.open(picture))
     Image.fromarray(255 - values).save(picture)
+    run = FinishedRun(folder)
+    removed = next(i for i in run.file_digests if i != changed)
+    for path in data.glob(f"*/{removed}.*"):
+        path.unlink()
+    not_for_training = 24 - run.summary["samples"]["train"]
     result = command("apply", folder, tmp_path / "clean", f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"1 image is not what the run looked at; the masks stay as they are: {changed}" in (
         result.stdout
     )
+    assert f"{not_for_training} masks are not for training" in result.stdout
     for path in (tmp_path / "clean").glob(f"{changed}.*"):
         assert path.read_bytes() == (data / "masks" / path.name).read_bytes()
 
@@ -749,9 +756,7 @@ def test_changed_data_is_not_retrained_on_and_newer_masks_stay(finished, tmp_pat
     assert "Traceback" not in result.stderr
     result = command("apply", folder, tmp_path / "clean", f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert (
-        f"1 masks changed after the run; they were copied as they are: {changed}" in result.stdout
-    )
+    assert f"1 mask changed after the run, kept as now: {changed}" in result.stdout
     assert (tmp_path / "clean" / mine.name).read_bytes() == mine.read_bytes()
     result = command("report", folder, f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -42,7 +42,7 @@ def main() -> None:
     """Read the command line, write the folder, and print how many masks were corrected."""
     options = arguments("apply")
     options["review"] = review_paths(options["review"]) if options["review"] else ()
-    corrected, newer, pictures, masks, fused = _applied(**options)
+    corrected, newer, pictures, masks, gone, fused = _applied(**options)
     if corrected or options["review"]:
         verb = "differ from yours" if options["review"] else "were corrected"
         print(f"{corrected} of {masks} masks in {options['dest']} {verb}.")
@@ -61,7 +61,7 @@ def main() -> None:
                 "corrected."
             )
         print(f"{text} To write your own decisions, save a review in {page}, and give review=FILE.")
-    others = not_looked_at(options["run"], masks)
+    others = not_looked_at(options["run"], masks + gone)
     if others:
         print(
             f"{_count(others, 'mask is', 'masks are')} not for training, so the run did not "
@@ -70,12 +70,9 @@ def main() -> None:
         )
     if newer:
         shown = ", ".join(newer[:10]) + (", ..." if len(newer) > 10 else "")
-        if Path(options["run"], "images.csv").is_file():  # by tiles
-            print(f"{len(newer)} tiles changed after the run and keep their new masks: {shown}")
-        else:
-            print(
-                f"{len(newer)} masks changed after the run; they were copied as they are: {shown}"
-            )
+        by_tiles = Path(options["run"], "images.csv").is_file()
+        names = ("tile", "tiles") if by_tiles else ("mask", "masks")
+        print(f"{_count(len(newer), *names)} changed after the run, kept as now: {shown}")
     if pictures:
         shown = ", ".join(pictures[:10]) + (", ..." if len(pictures) > 10 else "")
         print(
@@ -89,7 +86,12 @@ def _count(number: int, one: str, more: str) -> str:
 
 
 def not_looked_at(run: str | Path, masks: int) -> int:
-    """Return how many of all masks a run did not look at, as far as it is recorded."""
+    """Return how many of all masks a run did not look at, as far as it is recorded.
+
+    Args:
+        run: The folder of the run.
+        masks: The number of all masks, also of those that were removed after the run.
+    """
     joined = Path(run) / "images.csv"
     if joined.is_file():  # judged by tiles
         return masks - len(read_table(joined, ["id"]))
@@ -143,6 +145,7 @@ class _Applied(NamedTuple):
         newer: The ids of masks that were changed after the run.
         other_images: The ids of further masks whose images were changed after the run.
         masks: The number of all masks.
+        gone: The number of masks that the run looked at and that were removed since.
         fused: The number of masks that are fused from several masks of an image.
     """
 
@@ -150,6 +153,7 @@ class _Applied(NamedTuple):
     newer: list[str]
     other_images: list[str]
     masks: int
+    gone: int
     fused: int
 
 
@@ -194,7 +198,10 @@ def _applied(
             unfinished.replace(dest)
     fused = [i for i in _whole(judged, source) if i in (judged.images.several or ())]
     masks = len(judged.images) + len(judged.others)
-    return _Applied(changed, labels.newer, labels.other_images, masks, len(fused))
+    gone = finished.file_digests.keys() - set(judged.images.ids)
+    return _Applied(
+        changed, labels.newer, labels.other_images, masks, gone=len(gone), fused=len(fused)
+    )
 
 
 class _Labels:
