@@ -95,5 +95,5 @@ def check_unique(ids: Sequence[str]) -> None:
     if times > 1:
         raise InputError(
             f"{times} samples have the id {sample_id!r}, but ids must be unique; give unique ids, "
-            "or none."
+            "or none. To draw some samples more often, use a WeightedRandomSampler."
         )
