@@ -5,13 +5,17 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging, StochasticWeightAveraging
+from pytorch_lightning.callbacks import (
+    EMAWeightAveraging,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 
 from coseg_lightning import CorruptionRanking, CoSegModule, SegmentationModule
 from coseg_lightning.callbacks.averaged_weights import AveragedWeights, averaged
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
-from support import TinyNetwork, data_of, loader, module_of, one_batch, trainer_of
+from support import Halves, TinyNetwork, data_of, loader, module_of, one_batch, trainer_of
 
 
 def peers():
@@ -142,3 +146,42 @@ def test_complex_weights_are_averaged_too(tmp_path):
     trainer_of(tmp_path, callbacks=callbacks, max_epochs=4).fit(module, loader(one_batch()))
     found = torch.stack([weights["net.weight"] for weights in steps.weights])
     torch.testing.assert_close(module.net.weight.detach(), found.mean(dim=0))
+
+
+def averaging_trainer(tmp_path, **checkpoints):
+    best = ModelCheckpoint(tmp_path, monitor="val/dice", mode="max", **checkpoints)
+    callbacks = [AveragedWeights(), best]
+    return trainer_of(tmp_path, max_epochs=3, callbacks=callbacks, enable_checkpointing=True), best
+
+
+def halves():
+    return torch.utils.data.DataLoader(Halves(), batch_size=4)
+
+
+@pytest.mark.parametrize("weights_only", [False, True])
+def test_the_best_checkpoint_is_tested_as_it_was_validated(tmp_path, weights_only):
+    trainer, best = averaging_trainer(tmp_path, save_weights_only=weights_only)
+    torch.manual_seed(0)
+    module = SegmentationModule(TinyNetwork(), lr=0.1)
+    trainer.fit(module, halves(), halves())
+    (tested,) = trainer.test(module, halves(), ckpt_path="best", verbose=False, weights_only=True)
+    assert 0.1 < float(best.best_model_score) == pytest.approx(tested["test/dice"], abs=1e-6)
+    saved = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+    for name, weight in module.state_dict().items():
+        assert torch.equal(weight, saved[name])
+
+
+def test_another_module_is_validated_as_it_is(tmp_path):
+    trainer, _ = averaging_trainer(tmp_path)
+    trainer.fit(SegmentationModule(TinyNetwork(), lr=0.1), halves(), halves())
+    other = SegmentationModule(TinyNetwork())
+    torch.nn.init.zeros_(other.net.layers[-1].weight)
+    (found,) = trainer.validate(other, halves(), verbose=False)
+    (expected,) = trainer_of(tmp_path).validate(other, halves(), verbose=False)
+    assert found == expected
+
+
+def test_bare_checkpoints_of_other_modules_are_told(tmp_path):
+    trainer, _ = averaging_trainer(tmp_path, save_weights_only=True)
+    with pytest.warns(UserWarning, match="save_weights_only=True.* saves the last step's weights"):
+        trainer.callbacks[0].setup(trainer, pl.LightningModule(), "fit")

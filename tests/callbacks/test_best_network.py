@@ -93,6 +93,24 @@ def test_without_validation_there_is_no_best(tmp_path):
         trainer.fit(SegmentationModule(TinyNetwork()), loader)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"check_val_every_n_epoch": 5}, "check_val_every_n_epoch=5 validates nothing in 3 epochs"),
+        (
+            {"check_val_every_n_epoch": None, "val_check_interval": 50},
+            "val_check_interval=50 validates nothing in the 6 batches of 3 epochs",
+        ),
+    ],
+)
+def test_validation_that_comes_too_rarely_is_refused_before_training(tmp_path, settings, message):
+    trainer = trainer_of(tmp_path, max_epochs=3, callbacks=[BestNetwork()], **settings)
+    loader = torch.utils.data.DataLoader([tuple(part[0] for part in one_batch())] * 4, 2)
+    with pytest.raises(InputError, match=message):
+        trainer.fit(SegmentationModule(TinyNetwork()), loader, loader)
+    assert trainer.global_step == 0
+
+
 @pytest.mark.slow
 def test_a_run_keeps_the_best_network_of_its_last_stage(tmp_path):
     settings = [*SMALL, *PHANTOM, "noise=type2", "nol=0.3", "trainer.max_epochs=6"]

@@ -27,6 +27,7 @@ from support import (
     accuracies,
     layer_of,
     run_of,
+    trainer_of,
 )
 
 
@@ -405,3 +406,10 @@ def test_patience_alone_ends_a_stage_early(tmp_path):
     run_of(tmp_path, Validated(), method="supervised", network=never, patience=2, rehearse=False)
     rows = read_rows(tmp_path / "run" / "supervised_training" / "metrics.csv")
     assert max(int(row["epoch"]) for row in rows) < 7
+
+
+@pytest.mark.rehearsed
+def test_validation_that_comes_too_rarely_is_found_in_the_rehearsal(tmp_path):
+    trainer = partial(trainer_of, tmp_path, max_epochs=4, check_val_every_n_epoch=10)
+    with pytest.raises(InputError, match="check_val_every_n_epoch=10 validates nothing in 4 ep"):
+        run_of(tmp_path, Validated(), trainer=trainer, keep_best=True, rehearse=True)

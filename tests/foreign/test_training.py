@@ -20,21 +20,25 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau, StepLR
-from torch.utils.data import ConcatDataset, DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Subset, SubsetRandomSampler
 from torchmetrics import SumMetric
 
 from coseg_lightning import (
     AveragedWeights,
     CorruptionRanking,
     CoSegModule,
+    LabelCorrection,
+    LabelStore,
     SegmentationModule,
 )
+from coseg_lightning.callbacks import corruption_ranking
 from coseg_lightning.errors import InputError
 from support import (
     Gradients,
     Halves,
     OwnTested,
     TinyNetwork,
+    flipped,
     loader,
     module_of,
     one_batch,
@@ -166,7 +170,7 @@ def test_doubts_of_a_fit_that_failed_are_forgotten(tmp_path):
     with pytest.raises(RuntimeError, match="stopped"):
         trainer_of(tmp_path, max_epochs=4, callbacks=[ranking(), Fails()]).fit(module, train)
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[ranking()])
-    with pytest.warns(UserWarning, match="Training ended before the first ranking"):
+    with pytest.warns(UserWarning, match="ranking after half of the epochs, but 1 epoch is trai"):
         trainer.fit(module, train)
     assert trainer.callback_metrics["train/keep_rate"] == 1
 
@@ -193,7 +197,9 @@ def test_the_nearer_limit_decides_when_the_set_is_ranked(tmp_path, options):
 def test_training_that_ends_before_the_first_ranking_warns(tmp_path):
     stop = EarlyStopping("loss", patience=0, min_delta=9.0)
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), stop]
-    with pytest.warns(UserWarning, match="the peers learnt from all samples alike"):
+    with pytest.warns(
+        UserWarning, match=r"of max_epochs=20, so the peers learnt from all samples alike"
+    ):
         trainer_of(tmp_path, max_epochs=20, callbacks=callbacks).fit(
             module_of(), DataLoader(Halves(), batch_size=4)
         )
@@ -924,3 +930,110 @@ def test_masks_after_a_search_for_a_rate_are_checked_alone(tmp_path):
     Tuner(trainer).lr_find(module, DataLoader(Halves(8, wrong=0), 4), num_training=4)
     with pytest.raises(InputError, match="All masks that were read hold only 0 and 255"):
         trainer.fit(module, DataLoader(Wrong(255), 4))
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"max_epochs": 1}, "but 1 epoch is trained, so they will learn from all"),
+        ({"max_epochs": -1, "max_time": {"seconds": 1}}, "the number of epochs is unknown"),
+        ({"max_epochs": 9, "max_steps": 2}, "but 1 epoch is trained"),
+    ],
+)
+def test_training_that_is_too_short_to_rank_is_told_before_it(tmp_path, limits, message):
+    class Stops(pl.Callback):
+        def on_train_batch_end(self, *_):
+            raise RuntimeError("the first step")
+
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Stops()]
+    trainer = trainer_of(tmp_path, **limits, callbacks=callbacks)
+    with (
+        pytest.warns(UserWarning, match=message),
+        pytest.raises(RuntimeError, match="the first step"),
+    ):
+        trainer.fit(module_of(), DataLoader(Halves(), batch_size=4))
+
+
+@pytest.mark.parametrize("step", [3, 6, 7, 8])  # of three in an epoch
+def test_schedules_go_on_as_if_training_had_not_ended(tmp_path, step):
+    def fitted(**options):
+        torch.manual_seed(0)
+        halve = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+        module = CoSegModule(TinyNetwork(), TinyNetwork(), scheduler=halve)
+        saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+        callbacks = [] if options else [saver]
+        trainer = trainer_of(
+            tmp_path, max_epochs=3, callbacks=callbacks, enable_checkpointing=not options
+        )
+        trainer.fit(module, DataLoader(Halves(), batch_size=4), **options)
+        return trainer.optimizers[0].param_groups[0]["lr"]
+
+    whole = fitted()
+    assert fitted(ckpt_path=tmp_path / f"step={step}.ckpt", weights_only=True) == whole
+
+
+class Flipping(Halves):
+    """Samples whose images and masks are flipped together, at random."""
+
+    def __getitem__(self, index):
+        image, mask, name = super().__getitem__(index)
+        return (*flipped(image, mask), name)
+
+
+@pytest.mark.parametrize("step", [4, 6, 7, 8])  # of nine, three in an epoch
+def test_a_fit_that_goes_on_within_an_epoch_is_checked_and_corrected(tmp_path, step):
+    def fit(name, dataset, **options):
+        ranking = CorruptionRanking(tmp_path / name / "scores.csv")
+        correction = LabelCorrection(tmp_path / name / "labels", confidence=0.0)
+        callbacks = [correction, ranking]
+        if not options:
+            saver = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+            callbacks.append(saver)
+        trainer = trainer_of(
+            tmp_path, max_epochs=3, callbacks=callbacks, enable_checkpointing=not options
+        )
+        module = CoSegModule(TinyNetwork(), TinyNetwork(), noise_level=0.25)
+        trainer.fit(module, DataLoader(dataset, batch_size=4), **options)
+
+    fit("whole", Halves())
+    last = {"ckpt_path": tmp_path / f"step={step}.ckpt", "weights_only": True}
+    fit("rest", Halves(), **last)
+    assert len(LabelStore(tmp_path / "rest" / "labels").ids) == 3
+    with pytest.raises(InputError, match="different masks each time it is read"):
+        fit("flipped", Flipping(), **last)
+
+
+@pytest.mark.parametrize("ids", [True, False])
+def test_processes_with_training_sets_of_their_own_are_noticed(tmp_path, monkeypatch, ids):
+    def gathered(part):
+        count, varies, names, masks, images = part
+        other = [name and ["h99"] for name in names]
+        return [part, [count, varies, other, masks, [*images[:-1], "another"]]]
+
+    monkeypatch.setattr(corruption_ranking, "gather_objects", gathered)
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, callbacks=[ranking])
+    with pytest.raises(InputError, match="Each process has a training set of its own"):
+        trainer.fit(module_of(), DataLoader(Halves(ids=ids), batch_size=4))
+    assert trainer.global_step == 0
+
+
+@pytest.mark.parametrize("join", ["subset", "both", "sampler"])
+def test_the_kinds_of_a_dataset_are_found_within_others(tmp_path, join):
+    class Kinds(Halves):
+        kinds = {f"h{n}": "dark" if n % 2 else "light" for n in range(12)}  # noqa: RUF012
+
+    numbers = []
+
+    class Looking(CorruptionRanking):
+        def scores(self, evidence, ids, dataset):
+            numbers.append(evidence.kinds)
+            return super().scores(evidence, ids, dataset)
+
+    parts = [Subset(Kinds(), range(0, 8)), Subset(Kinds(), range(8, 12))]
+    dataset = {"subset": parts[0], "both": ConcatDataset(parts)}.get(join, Kinds())
+    sampler = SubsetRandomSampler(range(9)) if join == "sampler" else None
+    loader = DataLoader(dataset, batch_size=3, sampler=sampler)
+    ranking = Looking(tmp_path / "scores.csv")
+    trainer_of(tmp_path, max_epochs=2, callbacks=[ranking]).fit(module_of(), loader)
+    assert set(numbers[-1].tolist()) == {1, 2}

@@ -88,6 +88,8 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
     print(
         f"\n  Next, with your other settings:\n    coseg run {_folder_of_data(path.parent)} {level}"
     )
+    if advice := _of_training_alone(path.parent, estimate.noise_level):
+        print(f"  {advice}")
 
 
 def _folder_of_data(folder: Path) -> str:
@@ -97,6 +99,27 @@ def _folder_of_data(folder: Path) -> str:
         return shlex.quote(summary["config"]["data"]["root"])
     except (OSError, ValueError, KeyError, TypeError):
         return "DIR"
+
+
+def _of_training_alone(folder: Path, noise_level: float) -> str | None:
+    """Say what the level of the training masks is if a `split.csv` sets right masks apart."""
+    from coseg_lightning.data.folder import read_split
+    from coseg_lightning.files.csv import read_table
+
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        parts = read_split(Path(summary["config"]["data"]["root"]).expanduser() / "split.csv")
+        ids = [row["id"] for row in read_table(folder / "scores.csv", ["id"])]
+    except (OSError, ValueError, KeyError, TypeError):  # an InputError too: there is no such table
+        return None
+    training = sum(parts.get(sample_id) == "train" for sample_id in ids)
+    if not training or training == len(ids) or not parts.keys() >= set(ids):
+        return None
+    level = min(noise_level * len(ids) / training, 0.95)
+    return (
+        f"That is the share of all {len(ids)} masks. If those that split.csv keeps from training "
+        f"are right, give nol={level:.2f}."
+    )
 
 
 def _is_of_the_page(path: Path) -> bool:

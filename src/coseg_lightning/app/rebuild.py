@@ -163,6 +163,10 @@ class AppRun(FinishedRun):
         from coseg_lightning.files.images import decoding
 
         folder = self.folder / "model"
+        if self.is_audit:
+            raise InputError(
+                f"{self.folder} is an audit, which keeps no network; give the folder of a run."
+            )
         if "folds" in self.summary:
             raise InputError(
                 f"{self.folder} has one network per fold, but none for all of them; give the "

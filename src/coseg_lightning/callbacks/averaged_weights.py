@@ -3,10 +3,17 @@
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import StochasticWeightAveraging, WeightAveraging
+from pytorch_lightning.callbacks import (
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -15,6 +22,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.modules.steps import SegmentationSteps
 
 # Callbacks that replace the weights by averages.
 AVERAGING = (WeightAveraging, StochasticWeightAveraging)
@@ -47,6 +55,7 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             self._check_alone(trainer)
+            _warn_of_bare_checkpoints(trainer, pl_module)
             compat.begin_average(self)  # a checkpoint is loaded later
         # The module will be moved to this device later.
         compat.keep_average_on(self, trainer.strategy.root_device)
@@ -73,15 +82,43 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
 
     @override
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != TrainerFn.FITTING:  # `validate` measures the module as it is
+            return
         super().on_validation_epoch_start(trainer, pl_module)
         if compat.is_averaging(self):
             average_buffers(pl_module)  # the module now holds the averaged network's buffers
+
+    @override
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_validation_epoch_end(trainer, pl_module)
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # A checkpoint's own weights are the average, which `test(ckpt_path="best")` is to measure.
+        if trainer.state.fn == TrainerFn.FITTING:
+            super().on_load_checkpoint(trainer, pl_module, checkpoint)
 
     @override
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if compat.has_average(self):  # otherwise a copy of the initial weights would replace all
             super().on_train_end(trainer, pl_module)
         average_buffers(pl_module)
+
+
+def _warn_of_bare_checkpoints(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Warn of checkpoints that hold the weights as they are, since no callback is asked."""
+    is_bare = any(
+        isinstance(callback, ModelCheckpoint) and callback.save_weights_only
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+    )
+    if is_bare and not isinstance(module, SegmentationSteps):
+        rank_zero_warn(
+            "ModelCheckpoint(save_weights_only=True) saves the last step's weights, although the "
+            "average is validated; leave save_weights_only out."
+        )
 
 
 def averaged(trainer: pl.Trainer, module: pl.LightningModule) -> AbstractContextManager[None]:

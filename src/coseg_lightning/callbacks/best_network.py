@@ -40,6 +40,21 @@ class BestNetwork(Callback):
         self._weights: dict[str, Any] = {}
 
     @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epochs = trainer.max_epochs
+        if not trainer.enable_validation or epochs is None or epochs < 0:
+            return
+        check_validates(trainer, epochs)
+        batches = epochs * trainer.num_training_batches
+        never = trainer.check_val_every_n_epoch is None and (trainer.val_check_batch or 0) > batches
+        if never:
+            raise InputError(
+                f"val_check_interval={trainer.val_check_interval} validates nothing in the "
+                f"{batches:.0f} batches of {epochs} epochs; BestNetwork needs the metric {METRIC}, "
+                "so lower it."
+            )
+
+    @override
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking:
             return
@@ -83,3 +98,13 @@ class BestNetwork(Callback):
         self._weights = {
             name: torch.as_tensor(value) for name, value in state_dict["weights"].items()
         }
+
+
+def check_validates(trainer: pl.Trainer, epochs: int) -> None:
+    """Raise an `InputError` if a trainer validates too rarely for so many epochs."""
+    interval = trainer.check_val_every_n_epoch
+    if interval is not None and interval > epochs:
+        raise InputError(
+            f"check_val_every_n_epoch={interval} validates nothing in {epochs} epochs, but the "
+            f"network with the best {METRIC} is to be kept; lower it, or keep the last network."
+        )

@@ -1,7 +1,8 @@
 """CorruptionRanking: the corruption score of every training sample at the end of stage 1."""
 
+import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -118,6 +119,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.selected = False
         self._is_written = True  # there is nothing to write yet
         self._has_looked = False
+        self._never_ranks = False
         self._watched: WatchedSamples | None = None
         self._numbered: WatchedSamples | None = None  # until the second epoch begins
         self._seen: set[str] | None = None  # ids, until kinds and annotators are checked
@@ -157,7 +159,12 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self._check_order(trainer)
             self._check_seen(trainer, pl_module)
             return
+        self._look(trainer, pl_module)
+
+    def _look(self, trainer: pl.Trainer, pl_module: CoSegModule) -> None:
+        """Look at the samples and the path of the first batches, before the first step."""
         self._has_looked = True
+        self._warn_if_never_ranked(trainer, pl_module)
         dataset = self.judged_dataset(trainer)
         watched = self.watched_samples(trainer)
         if watched is None:
@@ -166,6 +173,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._look_for_ids(trainer, watched)
         varies = detect_augmentation(trainer, dataset, watched)
         self._images_vary = varies is not None
+        if self.dataset is None:
+            _check_one_set(watched.alone(trainer)[0], len(dataset), varies)
         if varies != "mask":
             self._first_read = [(one.ids, one.masks.cpu()) for one in watched.alone(trainer)[0]]
             if self._first_read[0][0] is None:
@@ -181,6 +190,25 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             ignored = pl_module.ignore_index
             guard = PathGuard(trainer, dataset, watched, ignored, has_view=has_view)
             look_at_batches(pl_module, partial(guard.check, trainer))
+
+    def _waits_for_ranking(self, module: CoSegModule) -> bool:
+        """Whether peers learn from all samples alike until the whole set is ranked."""
+        return bool(
+            module.selection.waits_for_ranking and module.noise.known and module.noise_level
+        )
+
+    def _warn_if_never_ranked(self, trainer: pl.Trainer, module: CoSegModule) -> None:
+        """Warn before training if no ranking will come in the midst of it."""
+        streams = math.isinf(trainer.num_training_batches) and trainer.max_steps >= 0
+        epochs = _planned_epochs(trainer)
+        self._never_ranks = not streams and (epochs is None or epochs < 2)
+        if self._never_ranks and self._waits_for_ranking(module):
+            what = "the number of epochs is unknown" if epochs is None else "1 epoch is trained"
+            rank_zero_warn(
+                f"Peers select their samples by a ranking after half of the epochs, but {what}, so "
+                "they will learn from all samples alike; set max_epochs to 2 or more, or use "
+                "selection='relative'."
+            )
 
     def _check_order(self, trainer: pl.Trainer) -> None:
         """Raise an `InputError` if samples without ids have changed places by the second epoch."""
@@ -259,7 +287,11 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        self._watched = None  # all callbacks have begun
+        if not self._has_looked:  # a fit that goes on within an epoch does not begin it
+            assert isinstance(pl_module, CoSegModule)
+            self._look(trainer, pl_module)
+        elif batch_idx:
+            self._watched = None  # all callbacks have begun
 
     @override
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
@@ -294,15 +326,11 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         dataset = self.judged_dataset(trainer)
         self._look_again(trainer)
         self.evidence.add(evidence_pass(trainer, pl_module, dataset, "Ranking", observers))
-        if (
-            pl_module.selection.waits_for_ranking
-            and pl_module.noise.known
-            and pl_module.noise_level
-        ):
+        if self._waits_for_ranking(pl_module) and not self._never_ranks:
             rank_zero_warn(
-                "Training ended before the first ranking, which follows half of max_epochs, so the "
-                "peers learnt from all samples alike; set max_epochs to the number of epochs that "
-                "you train, or use selection='relative'."
+                "Training ended before the first ranking, which follows half of "
+                f"max_epochs={trainer.max_epochs}, so the peers learnt from all samples alike; set "
+                "max_epochs to the number of epochs that you train, or use selection='relative'."
             )
         ids, peers = self._gathered(trainer, self.evidence)
         if message := _left_out(pl_module, ids):
@@ -346,8 +374,10 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             peers = self._outlines.added_to(ids, peers)
         self._check_names(ids)
         dataset = self.judged_dataset(trainer)
-        kinds = getattr(dataset, "kinds", None) if self.kinds is None else self.kinds
-        if kinds and isinstance(kinds, Mapping):  # else it has another meaning there
+        kinds = self.kinds
+        if kinds is None:
+            kinds = mapping_of(dataset, "kinds", ids, within=not evidence.numbered)
+        if kinds:
             numbers = kind_numbers(ids, kinds)
             peers = replace(peers[0], kinds=numbers), replace(peers[1], kinds=numbers)
         if self._outlines is not None:
@@ -456,6 +486,52 @@ def _check_kinds(kinds: Any, score: str | None) -> None:
             )
 
 
+def _check_one_set(samples: Sequence[Batch], count: int, varies: str | None) -> None:
+    """Raise an `InputError` if each process has a training set of its own.
+
+    Args:
+        samples: Some samples of this process.
+        count: The number of its samples.
+        varies: Which part of a sample differs from reading to reading: `image`, `mask` or None.
+    """
+    parts: list[Any] = [count, varies, [one.ids for one in samples]]
+    parts += [[_digest(one.masks) for one in samples], [_digest(one.images) for one in samples]]
+    counts, vary, ids, masks, images = zip(*gather_objects(parts), strict=True)
+    compared = [counts, ids]
+    if "mask" not in vary:
+        compared += [masks] if any(vary) else [masks, images]
+    if any(part != every[0] for every in compared for part in every):
+        raise InputError(
+            "Each process has a training set of its own, but all samples are ranked together; let "
+            "Lightning distribute the samples, or give CorruptionRanking(dataset=...) the dataset "
+            "of all of them, with ids."
+        )
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.blake2b(values.cpu().contiguous().float().numpy().tobytes()).hexdigest()
+
+
+def mapping_of(
+    dataset: Any, name: str, ids: Collection[str], *, within: bool
+) -> Mapping[str, Any] | None:
+    """Return a dataset's mapping from ids, such as its `kinds`.
+
+    Args:
+        dataset: The dataset.
+        name: The attribute; one that is no mapping has another meaning.
+        ids: The samples' ids.
+        within: Whether to look into `Subset` and `ConcatDataset`, where ids stay the same.
+    """
+    own = getattr(dataset, name, None)
+    if isinstance(own, Mapping):
+        return own
+    inner = [dataset.dataset] if within and isinstance(dataset, Subset) else []
+    inner += list(dataset.datasets) if within and isinstance(dataset, ConcatDataset) else []
+    found = [mapping_of(one, name, ids, within=within) or {} for one in inner]
+    return {i: kind for kinds in found for i, kind in kinds.items() if i in ids} or None
+
+
 def named_annotators(dataset: Any) -> Mapping[str, Any] | None:
     """Return who drew the masks by the samples' ids, as a dataset's attribute `annotators` says.
 
@@ -505,8 +581,8 @@ def warn_of_parts(trainer: pl.Trainer) -> None:
         )
 
 
-def is_ranking_due(trainer: pl.Trainer) -> bool:
-    """Whether the whole set should be ranked at the end of the current epoch."""
+def _planned_epochs(trainer: pl.Trainer) -> int | None:
+    """Return the number of epochs of a fit, as far as it is known now; None if time limits it."""
     done, limits = trainer.current_epoch + 1, []
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
         limits.append(trainer.max_epochs)
@@ -516,9 +592,14 @@ def is_ranking_due(trainer: pl.Trainer) -> bool:
         else:
             steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         limits.append(math.ceil(trainer.max_steps / max(1, steps)))
-    if not limits:  # training is limited by time, so half of the epochs is unknown
+    return min(limits, default=None)
+
+
+def is_ranking_due(trainer: pl.Trainer) -> bool:
+    """Whether the whole set should be ranked at the end of the current epoch."""
+    done, epochs = trainer.current_epoch + 1, _planned_epochs(trainer)
+    if epochs is None:  # half of them is unknown
         return False
-    epochs = min(limits)
     past_half = done - epochs // 2
     return past_half >= 0 and done < epochs and past_half % math.ceil(epochs / 8) == 0
 

@@ -169,8 +169,18 @@ class LabelCorrection(Callback, PredictionObserver):
 
     @override
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._store is not None:  # the first epoch follows the module's own on_train_start
-            return
+        if self._store is None:  # the first epoch follows the module's own on_train_start
+            self._look(trainer, pl_module)
+
+    @override
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._store is None:  # a fit that goes on within an epoch does not begin it
+            self._look(trainer, pl_module)
+
+    def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Look at the samples, and keep what the peers say of them from now on."""
         ranking = ranking_callback(trainer)
         dataset, watched = ranking.judged_dataset(trainer), ranking.watched_samples(trainer)
         if watched and detect_augmentation(trainer, dataset, watched, corrected=True) == "mask":

@@ -45,7 +45,8 @@ def read_table(
     Args:
         path: The file.
         columns: The columns that the file must have.
-        guarded: Whether `write_table` wrote the file. If a user wrote it, cells are read as is.
+        guarded: Whether `write_table` wrote the file. If a user wrote it, cells are read as is,
+            and the columns' names in lower case.
 
     Returns:
         One dict for each row, with the text of each column.
@@ -55,7 +56,7 @@ def read_table(
     """
     lines = _numbered_lines(path)
     header = lines[0][1] if lines else []
-    names = [name.strip() for name in header]
+    names = [name.strip() if guarded else name.strip().lower() for name in header]
     _check_columns(path, header, names, columns)
     needed = max((names.index(column) for column in columns), default=0)
     rows = []

@@ -613,7 +613,7 @@ def read_stored(path: Path) -> Stored:
     """
     with decoding(path, "a mask"):
         if is_volume(file_of(path)):
-            return Stored(read_slice(path), "volume")
+            return Stored(read_slice(path, of_mask=True), "volume")
         start = start_of(path)
         if is_tiff(start) and not _is_for_fax(path):
             tiff = read_tiff(path, most_pixels=MOST_MASK)

@@ -20,7 +20,7 @@ from platformdirs import user_cache_path
 from coseg_lightning.errors import BadSamplesError, InputError
 from coseg_lightning.files.atomic import replacing, write_text
 from coseg_lightning.files.csv import write_table
-from coseg_lightning.files.images import ImageRules, Picture
+from coseg_lightning.files.images import ImageRules, Picture, read_stored
 from coseg_lightning.files.progress import is_first_process, progress
 from coseg_lightning.files.tiff import tiff_place
 from coseg_lightning.files.volumes import file_of, volume_place
@@ -133,8 +133,9 @@ class Inspection:
         """Draw some masks side by side, with their values stretched from black to white."""
         panels = []
         for mask in self._shown:
-            with Image.open(mask) as file:
-                values = np.asarray(file.convert("L"), np.float32)
+            stored = read_stored(mask)
+            shown = stored.values if stored.colours is None else stored.colours[stored.values]
+            values = np.nan_to_num(np.atleast_3d(shown).astype(np.float32).mean(axis=2))
             values = 255 * (values - values.min()) / max(float(np.ptp(values)), 1.0)
             panels.append(Image.fromarray(values.astype(np.uint8)).resize((256, 256), 0))
         picture = Image.new("L", (260 * len(panels) - 4, 256), 128)
@@ -280,7 +281,8 @@ def _stamp(path: Path) -> list[int] | None:
         status = file_of(path).stat()
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
+    # Archives give other files the same time, and some formats have the same size always.
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 IMAGE_INFO = (

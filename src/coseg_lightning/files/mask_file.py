@@ -23,7 +23,8 @@ from coseg_lightning.files.mask_rules import (
 from coseg_lightning.files.tiff import can_write_like, stored_again, write_tiff_like
 
 MANY_ROWS = 1024  # rows of a mask whose values are set at a time
-BLACK_AND_WHITE = {(0, 0, 0), (255, 255, 255)}
+WHITE = (255, 255, 255)
+BLACK_AND_WHITE = {(0, 0, 0), WHITE}
 
 
 class MaskValuesOf(NamedTuple):
@@ -84,7 +85,7 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
                 "and larger numbers as objects; correct the mask."
             )
         objects = (values != 0).astype(np.uint8)
-        if (values == IGNORE_INDEX).any() and not (values == IGNORE_INDEX - 1).any():
+        if values.max() == IGNORE_INDEX and not (values == IGNORE_INDEX - 1).any():
             objects[values == IGNORE_INDEX] = IGNORE_INDEX  # unlabelled, not the 255th object
         return MaskValuesOf(objects, True, stored)
     if stored.is_jpeg:
@@ -156,10 +157,11 @@ def _white_index(stored: Stored, values: NDArray[Any]) -> int | None:
     used = np.unique(values)
     if used.max(initial=0) >= len(stored.colours) or len(used) > 2:
         return None
-    colours = {int(index): tuple(map(int, stored.colours[index])) for index in (*used, 0, 1)}
-    if {*colours.values()} != BLACK_AND_WHITE:
+    first = range(min(2, len(stored.colours)))
+    colours = {int(index): tuple(map(int, stored.colours[index])) for index in (*used, *first)}
+    if {*colours.values()} not in (BLACK_AND_WHITE, {WHITE}):  # a palette may hold white alone
         return None
-    return next(index for index, colour in colours.items() if colour == (255, 255, 255))
+    return next(index for index, colour in colours.items() if colour == WHITE)
 
 
 def write_mask_like(

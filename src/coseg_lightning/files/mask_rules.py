@@ -18,7 +18,6 @@ IGNORE_INDEX = 255  # for unlabelled pixels; not imported from functional.equati
 HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
 BACKGROUND = ("background", "_background_", "bg")
 VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "border", "boundary")
-MAX_CLASSES = 255
 
 Colour = tuple[int, int, int]
 
@@ -116,6 +115,9 @@ class MaskRules:
         )
 
 
+COLOUR_COLUMNS = {"name", "r", "g", "b", "class"}
+
+
 def _threshold_of(value: Any) -> float:
     threshold = number_of("data.mask_threshold", value)
     if not math.isfinite(threshold):
@@ -155,10 +157,11 @@ def read_colours(source: str) -> dict[Colour, int]:
         rows = _labelmap(path)
     else:
         table = read_table(path, ["r", "g", "b"], guarded=False)
-        if table and "id" in table[0] and "class" not in table[0]:
+        others = [] if not table or "class" in table[0] else [*table[0].keys() - COLOUR_COLUMNS]
+        if others:
             raise InputError(
-                f"{path} has a column id, which is not read; name it class if it holds class ids, "
-                "or remove it."
+                f"{path} has a column {min(others)}, which is not read; call it class if it holds "
+                "class ids, or name if it holds names, or remove it."
             )
         rows = [
             (row.get("name", ""), [row[key] for key in "rgb"], row.get("class", ""))

@@ -264,19 +264,23 @@ def tiff_place(path: Path) -> list[float] | None:
     with tifffile.TiffFile(path) as file:
         tags = {tag.code: tag.value for tag in file.pages.first.tags if tag.code in PLACE}
     scale, tie, matrix = (tags.get(code) for code in PLACE[:3])
-    crs = _epsg(tags.get(34735))
+    keys = _geo_keys(tags.get(34735))
     if matrix is not None:
-        return [*(float(matrix[k]) for k in (3, 7, 0, 4, 1, 5)), crs]
-    if scale is None or tie is None:
+        x, y, *axes = (float(matrix[k]) for k in (3, 7, 0, 4, 1, 5))
+    elif scale is not None and tie is not None:
+        x, y = float(tie[3] - tie[0] * scale[0]), float(tie[4] + tie[1] * scale[1])
+        axes = [float(scale[0]), 0.0, 0.0, -float(scale[1])]
+    else:
         return None
-    x, y = tie[3] - tie[0] * scale[0], tie[4] + tie[1] * scale[1]
-    return [float(x), float(y), float(scale[0]), 0.0, 0.0, -float(scale[1]), crs]
+    if keys.get(1025) == 2:  # the position is that of a pixel's centre, not of its corner
+        x, y = x - (axes[0] + axes[2]) / 2, y - (axes[1] + axes[3]) / 2
+    return [x, y, *axes, float(keys.get(3072, keys.get(2048, 0)))]
 
 
-def _epsg(keys: Any) -> float:
-    """Return the code of the projected CRS, else of the geographic one, in GeoTIFF's keys."""
-    entries = {} if keys is None else {keys[n]: keys[n + 3] for n in range(4, len(keys) - 3, 4)}
-    return float(entries.get(3072, entries.get(2048, 0)))
+def _geo_keys(entries: Any) -> dict[int, int]:
+    """Return GeoTIFF's keys whose values are numbers, such as 3072, the projected CRS."""
+    found = () if entries is None else range(4, len(entries) - 3, 4)
+    return {entries[n]: entries[n + 3] for n in found if entries[n + 1] == 0}
 
 
 def write_at_place_of(image: Path, path: Path, mask: NDArray[Any]) -> None:

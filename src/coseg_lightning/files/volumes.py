@@ -58,23 +58,26 @@ def slices_of(path: Path) -> list[tuple[str, Path]]:
 def group_of(path: Path, stem: str) -> str:
     """Return the volume of a slice: the file's name, or the series in a DICOM header."""
     if ending(path) in DICOM:
-        return str(getattr(_dicom_header(path), "SeriesInstanceUID", stem))
+        return str(getattr(_dicom_header(path), "SeriesInstanceUID", "") or stem)
     return stem
 
 
-def read_slice(path: Path) -> NDArray[Any]:
+def read_slice(path: Path, *, of_mask: bool = False) -> NDArray[Any]:
     """Read one slice, `(H, W)`, or `(H, W, C)` if there are several bands.
 
     Args:
         path: A slice, or a DICOM file with one slice.
+        of_mask: Whether the values are class ids, which no photometric interpretation inverts. A
+            padding value of 0 is the background then.
 
     Raises:
         InputError: If it cannot be read as a slice.
     """
     file = file_of(path)
     if ending(file) in DICOM:
-        return _dicom_slice(file, 0 if file == path else int(path.name))
-    values = _nifti_values(file, file.stat().st_mtime_ns)
+        return _dicom_slice(file, 0 if file == path else int(path.name), of_mask=of_mask)
+    status = file.stat()
+    values = _nifti_values(file, (status.st_mtime_ns, status.st_ctime_ns))
     return _slice(values, int(path.name), file)
 
 
@@ -156,7 +159,7 @@ def _slice(values: NDArray[Any], number: int, path: Path) -> NDArray[Any]:
 
 
 @lru_cache(maxsize=2)  # slices of one volume are read one after the other
-def _nifti_values(path: Path, modified: int) -> NDArray[Any]:
+def _nifti_values(path: Path, modified: tuple[int, int]) -> NDArray[Any]:
     return np.asarray(_nifti(path).dataobj)
 
 
@@ -176,7 +179,7 @@ def _dicom_header(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as DICOM ({error}); restore the file.") from error
 
 
-def _dicom_slice(path: Path, number: int) -> NDArray[Any]:
+def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
     data = _library("pydicom").dcmread(path)
     try:
         values = data.pixel_array
@@ -193,6 +196,8 @@ def _dicom_slice(path: Path, number: int) -> NDArray[Any]:
     if kind.startswith("YBR") or kind == "PALETTE COLOR":
         raise InputError(f"{path} holds colours as {kind}, which cannot be read; save them as RGB.")
     missing = _is_padding(values, data)
+    if of_mask:
+        missing &= values != 0
     slope = float(getattr(data, "RescaleSlope", 1) or 1)
     intercept = float(getattr(data, "RescaleIntercept", 0) or 0)
     if (slope, intercept) != (1, 0):
@@ -200,7 +205,7 @@ def _dicom_slice(path: Path, number: int) -> NDArray[Any]:
     if missing.any():
         values = values.astype(np.float32)
         values[missing] = np.nan
-    if kind == "MONOCHROME1":  # small values are white
+    if kind == "MONOCHROME1" and not of_mask:  # small values are white
         values = np.nanmax(values) + np.nanmin(values) - values
     return np.ascontiguousarray(values)
 

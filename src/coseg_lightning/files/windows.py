@@ -357,7 +357,8 @@ def decoded_copy(path: Path, kind: str, folder: Path, read: Any) -> Path:
         The copy, a `.npy` file.
     """
     status = file_of(path).stat()
-    key = json.dumps([str(path.absolute()), status.st_size, status.st_mtime_ns, kind])
+    times = [status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+    key = json.dumps([str(path.absolute()), status.st_size, *times, kind])
     name = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=12).hexdigest()
     copy = folder / f"{name}.npy"
     if not copy.exists():

@@ -16,6 +16,8 @@ import numpy as np
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table
 from coseg_lightning.files.images import read_indices, smallest_type
+from coseg_lightning.files.mask_file import read_mask_file
+from coseg_lightning.files.mask_rules import MaskRules
 from coseg_lightning.labels.ids import check_id
 from coseg_lightning.labels.masks import Mask, mask_digest
 
@@ -73,7 +75,7 @@ class Review:
         """
         path = self.files[sample_id]
         try:
-            mask = read_indices(path)
+            mask = read_mask_file(path, MaskRules(classes=classes)).values
         except InputError as error:  # the advice there is for folders of masks
             reason = str(error).partition(";")[0]
             raise InputError(f"{reason}; save it as a grey PNG of class ids.") from error

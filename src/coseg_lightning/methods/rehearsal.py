@@ -25,7 +25,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.seed import isolate_rng
 from tqdm import tqdm
 
-from coseg_lightning.callbacks.best_network import BestNetwork
+from coseg_lightning.callbacks.best_network import BestNetwork, check_validates
 from coseg_lightning.callbacks.enough_epochs import EnoughEpochs, enough_epochs
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.errors import InputError
@@ -231,7 +231,10 @@ def _short_trainer(
             if trainer.max_steps > 0
             else math.inf
         )
-        watches.append(Stopwatch(stage, epochs_of(trainer), most))
+        epochs = epochs_of(trainer)
+        if epochs is not None and any(isinstance(callback, BestNetwork) for callback in own):
+            check_validates(trainer, epochs)
+        watches.append(Stopwatch(stage, epochs, most))
         trainer.callbacks.append(watches[-1])  # type: ignore[attr-defined]
         stay = [*stay, watches[-1]]
     compat.shorten(trainer, BATCHES, EPOCHS, stay, options["logger"])

@@ -299,6 +299,15 @@ def has_average(callback: WeightAveraging) -> bool:
     return averaged_steps(callback) > 0
 
 
+def average_of(callback: WeightAveraging) -> dict[str, Tensor] | None:
+    """The averaged weights of a `WeightAveraging`, as a module's `state_dict`, if there are any.
+
+    Private: `WeightAveraging._average_model`.
+    """
+    average = callback._average_model
+    return None if average is None or not has_average(callback) else average.module.state_dict()
+
+
 def is_averaging(callback: WeightAveraging) -> bool:
     """Whether a `WeightAveraging` has made its copy of the module, in a fit.
 

@@ -530,9 +530,17 @@ class PeerOptimization(GradientGuard):
             nn.utils.clip_grads_with_norm_(network.parameters(), self.clip_val, norm)
 
     @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, *rest)
+        if trainer.is_last_batch and belongs(self, pl_module):  # before a checkpoint is saved
+            self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1, plateaus=False)
+
+    @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if belongs(self, pl_module):
-            self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1)
+        if belongs(self, pl_module):  # now that the epoch is validated
+            self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1, plateaus=True)
 
     def with_schedule(
         self, module: pl.LightningModule, optimizer: Optimizer, schedule: Schedule | None
@@ -546,13 +554,17 @@ class PeerOptimization(GradientGuard):
             config.pop("reduce_on_plateau", None)
         return configured
 
-    def step_schedules(self, module: pl.LightningModule, interval: str, count: int) -> None:
-        """Step the schedulers of an interval.
+    def step_schedules(
+        self, module: pl.LightningModule, interval: str, count: int, *, plateaus: bool | None = None
+    ) -> None:
+        """Step the schedulers of an interval, as Lightning does in automatic optimization.
 
         Args:
             module: The module with manual optimization.
             interval: `step`, after an optimizer step, or `epoch`, at the end of an epoch.
             count: The number of steps or epochs so far.
+            plateaus: Whether only those that monitor a metric are stepped, or all others; None for
+                both.
 
         Raises:
             InputError: If the metric that a `ReduceLROnPlateau` monitors was not logged.
@@ -560,7 +572,10 @@ class PeerOptimization(GradientGuard):
         for config in module.trainer.lr_scheduler_configs:
             if config.interval != interval or count % config.frequency:
                 continue
-            if not isinstance(config.scheduler, ReduceLROnPlateau):
+            is_plateau = isinstance(config.scheduler, ReduceLROnPlateau)
+            if plateaus not in (None, is_plateau):
+                continue
+            if not is_plateau:
                 module.lr_scheduler_step(config.scheduler, None)
                 continue
             value = self._monitored(module.trainer)

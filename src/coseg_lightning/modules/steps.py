@@ -11,7 +11,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, WeightAveraging
+from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities import rank_zero_warn
 from pytorch_lightning.utilities.seed import isolate_rng
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
@@ -28,6 +29,7 @@ from coseg_lightning.functional.equations import (
 from coseg_lightning.functional.losses import PIXEL_LOSSES
 from coseg_lightning.functional.metrics import SegmentationScores
 from coseg_lightning.labels.ids import sample_name
+from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch, reads_all
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.measurement import Measurement
@@ -357,6 +359,9 @@ class SegmentationSteps(pl.LightningModule):
 
         The module's callback calls it too, as a subclass may have a hook of its own.
         """
+        if {"callbacks", "state_dict"} & checkpoint.keys() == {"state_dict"}:
+            # Of weights alone. No callback is asked, so none puts its average in.
+            checkpoint["state_dict"] = self._averaged(checkpoint["state_dict"])
         # The checkpoint holds the weights, so loading it must not download pretrained weights.
         saved = {name: as_plain(v) for name, v in checkpoint.get("hyper_parameters", {}).items()}
         # Of a subclass; a file with objects could not be read without running code.
@@ -367,6 +372,15 @@ class SegmentationSteps(pl.LightningModule):
         kept = {name: value for name, value in saved.items() if name not in objects}
         checkpoint["hyper_parameters"] = {**kept, "encoder_weights": None}
         checkpoint["made_with"] = self._made_with()
+
+    def _averaged(self, weights: dict[str, Any]) -> dict[str, Any]:
+        """Return the average that a callback keeps during a fit, else the weights."""
+        trainer = compat.trainer_of(self)
+        if trainer is None or trainer.state.status != TrainerStatus.RUNNING:
+            return weights
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        found = (compat.average_of(c) for c in callbacks if isinstance(c, WeightAveraging))
+        return next(found, None) or weights
 
     def _to_give_again(self, names: Sequence[str]) -> str:
         given = ", ".join(f"{name}=..." for name in names)

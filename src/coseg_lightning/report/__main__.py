@@ -13,6 +13,11 @@ def main() -> None:
     from coseg_lightning.report.page import write_report
 
     run = AppRun(options["run"], root=options["root"], trust=options["trust"])
+    if run.is_audit:
+        raise InputError(
+            f"{run.folder} is an audit, whose page is {run.folder / 'review.html'}; only runs have "
+            "a report."
+        )
     try:
         data = run.data()
     except InputError as error:
