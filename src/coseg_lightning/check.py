@@ -26,7 +26,6 @@ READING = [f"data.{key}" for key in ("images", "masks", "classes", "in_channels"
 READING += [f"data.{key}" for key in ("image_glob", "mask_glob", "allow_links", "bands", "nodata")]
 READING += [f"data.{key}" for key in ("class_ids", "colours", "mask_threshold", "instances")]
 READING += ["data.tile", "data.overlap", "data.annotators", "data.label"]
-FEWEST = 80  # training masks of the smallest set that was measured
 # Names that differ in their last number alone may be of one patient or place.
 GROUP = r"(.*?)(?:[-_. ]?[a-zA-Z]?\d+)?"
 SAMPLE = 200  # images or masks that are read to tell about all of them
@@ -50,6 +49,7 @@ def describe(cfg: DictConfig) -> Iterator[str]:
     """
     from coseg_lightning.app.build import make_data, settle_folders
     from coseg_lightning.data.subsets import JoinedImages
+    from coseg_lightning.report.doubts import FEWEST
     from coseg_lightning.runs.summary import peak_memory
 
     check(cfg)
@@ -63,7 +63,7 @@ def describe(cfg: DictConfig) -> Iterator[str]:
         yield f"\n  {'Images':<10}{_images(everything, cfg.data.in_channels)}"
         yield f"  {'Masks':<10}{_masks(everything, max(2, cfg.data.classes))}"
         yield from (f"  {'People':<10}{line}" for line in _people(everything, hidden=hidden))
-        yield f"  {'Split':<10}{_split(cfg, data.sizes)}"
+        yield f"  {'Split':<10}{_split(cfg, data.sizes, parts['train'])}"
         if data.sizes["train"] < FEWEST:
             yield (
                 f"  {'Few':<10}coseg was measured with {FEWEST} training masks and more; with "
@@ -127,12 +127,11 @@ def _masks(dataset: "MaskedImages", classes: int) -> str:
     return "; ".join([str(read), *each, *([f"{empty} are empty"] if empty else [])])
 
 
-def _split(cfg: DictConfig, sizes: dict[str, int]) -> str:
+def _split(cfg: DictConfig, sizes: dict[str, int], train: Any) -> str:
     text = ", ".join(f"{size} {part}" for part, size in sizes.items())
-    root = cfg.data.get("root")
-    if root is not None and (Path(root).expanduser() / "split.csv").exists():
-        return f"{text}, by split.csv"
-    return f"{text}, drawn by seed={cfg.seed} (write a split.csv to choose it)"
+    by = getattr(train, "split_by", "") or f"drawn by seed={cfg.seed}"
+    advice = " (write a split.csv to choose it)" if by.startswith("drawn") else ""
+    return f"{text}, {by}{advice}"
 
 
 def _groups(parts: dict[str, Any]) -> Iterator[str]:

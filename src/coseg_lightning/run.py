@@ -1,6 +1,7 @@
 """Runs a method: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -93,8 +94,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
 
     quiet()
     depend_on_data_alone(cfg)
-    _say_if_level_is_estimated(cfg)
-    _say_if_phantoms_are_drawn(cfg)
+    check_level_can_be_estimated(cfg)
     weights = _weights_files(cfg)
     config: Any = {**_plain(cfg), **weights}
     check_used(make_method(cfg), task_overrides())
@@ -105,9 +105,11 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
         show_summary(folder, earlier.summary)  # works even if its data is gone
         return earlier.summary
     is_own = "_target_" in cfg.data
+    _say_if_phantoms_are_drawn(cfg)
     if not is_own and cfg.data.get("folds") is not None:
         return _run_folds(cfg, folder, config, start)
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
+    _say_if_level_is_estimated(cfg)
     config = {**_plain(cfg), **weights}  # with statistics of the data
     check_objective(cfg, data)
     check_validation(cfg, make_method(cfg), data)
@@ -166,16 +168,24 @@ def _is_same_choice(now: Any, begun: Any) -> bool:
     return all(one == other for one, other in chosen) and any(one is not None for one, _ in chosen)
 
 
-def _say_if_level_is_estimated(cfg: DictConfig) -> None:
-    """Log that the noise level is estimated because it was not given, if it is used."""
-    keys = {override.partition("=")[0] for override in task_overrides()}
-    is_estimated = cfg.nol == "auto" and make_method(cfg).trains_peers
-    if is_estimated and cfg.trainer.get("max_epochs") == 1:
+def _estimates_level(cfg: DictConfig) -> bool:
+    return bool(cfg.nol == "auto") and make_method(cfg).trains_peers
+
+
+def check_level_can_be_estimated(cfg: DictConfig) -> None:
+    """Raise an `InputError` if training is too short to estimate the noise level."""
+    if _estimates_level(cfg) and cfg.trainer.get("max_epochs") == 1:
         raise InputError(
             "trainer.max_epochs=1 is too few to estimate the noise level, which needs the first "
             "half of training; set 2 or more, or give nol."
         )
-    if is_estimated and "nol" not in keys and is_first_process():
+
+
+def _say_if_level_is_estimated(cfg: DictConfig) -> None:
+    """Log that the noise level is estimated because it was not given, if it is used."""
+    keys = {override.partition("=")[0] for override in task_overrides()}
+    is_new = not begun_config(cfg)
+    if is_new and _estimates_level(cfg) and "nol" not in keys and is_first_process():
         log.info(
             "nol is not given, so the share of bad masks is estimated (nol=auto); if you know it, "
             "give it, as in nol=0.2."
@@ -298,7 +308,12 @@ def _run_stages(
     except BaseException as error:
         fail()
         is_refused = cfg.resume is not None and isinstance(error, InputError)
-        if RunFolder.holds_run(folder) and not is_refused:
+        if isinstance(error, BrokenPipeError):  # nothing can be said there
+            print(
+                f"Stopped, since nothing reads the output; go on with resume={folder}",
+                file=sys.stderr,
+            )
+        elif RunFolder.holds_run(folder) and not is_refused:
             cause = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
             log.info("%s. The finished part is kept; go on with resume=%s", cause, folder)
         raise
@@ -311,6 +326,7 @@ def _run_folds(
     from coseg_lightning.app.folds import check_folds, run_folds
 
     check_folds(cfg)
+    _say_if_level_is_estimated(cfg)
     summary = run_folds(cfg, folder, config)
     return _show(cfg, folder, summary, make_data(cfg, folder, everything=True), start)
 

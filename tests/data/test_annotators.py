@@ -336,7 +336,7 @@ def test_bad_files_are_told_as_those_of_single_masks(make_several, tmp_path, cap
     for sentence in (
         "s00__ben.png",
         "s01__cem.png is 8x8, but its image is 32x32",
-        "have the same stem",
+        "would be the same sample",
         "zz__ben.png has no image",
         "s07__anna.png",
     ):

@@ -235,7 +235,7 @@ def same_stem(root):
         (twice_in_split, "lists the sample s01 2 times"),
         (split_in_latin_1, "split.csv cannot be read as a table"),
         (image_of_text, "s01.png cannot be read as an image"),
-        (same_stem, "s01.jpg and s01.png have the same stem"),
+        (same_stem, "s01.jpg and s01.png would be the same sample"),
     ],
 )
 def test_a_messy_folder_is_answered_in_one_sentence(make_folder, damage, sentence):

@@ -251,3 +251,62 @@ def test_a_mask_of_valid_pixels_is_warned_of(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         folder_splits(root, test_share=0)
     assert "have transparent pixels or a mask of valid pixels, which is not read" in caplog.text
+
+
+@pytest.mark.parametrize(("tie", "same"), [((405.0, 995.0), True), ((400.0, 1000.0), False)])
+def test_a_place_may_be_that_of_a_pixels_centre(tmp_path, tie, same):
+    def tags(kind, x, y):
+        keys = (1, 1, 0, 2, 1025, 0, 1, kind, 3072, 0, 1, 32633)
+        return [
+            (33550, "d", 3, (10.0, 10.0, 0.0), True),
+            (33922, "d", 6, (0, 0, 0, x, y, 0), True),
+            (34735, "H", 12, keys, True),
+        ]
+
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    for number in range(4):
+        mask, _ = field(number)
+        image = np.random.default_rng(number).integers(0, 99, mask.shape).astype(np.uint8)
+        point, area = tags(2, *tie), tags(1, 400.0, 1000.0)
+        for name, values, extra in (("images", image, point), ("masks", mask, area)):
+            path = tmp_path / name / f"{number}.tif"
+            tifffile.imwrite(path, values.astype(np.uint8), extratags=extra, metadata=None)
+    if same:
+        assert len(folder_splits(tmp_path).train) == 3
+        return
+    with pytest.raises(InputError, match="has another position than its image"):
+        folder_splits(tmp_path)
+
+
+def test_dicom_masks_are_class_ids_whatever_their_header_says(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    truth = {}
+    for number in range(5):
+        mask, _ = field(number)
+        mask = mask.astype(np.uint8) * (number != 1)
+        truth[str(number)] = mask
+        for name, values in (("images", 90 - 40 * mask + number), ("masks", mask)):
+            path = tmp_path / name / f"{number}.dcm"
+            meta = FileMetaDataset()
+            meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+            meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+            meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+            data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+            data.Rows, data.Columns = values.shape
+            data.BitsAllocated = data.BitsStored = 8
+            data.HighBit, data.PixelRepresentation, data.SamplesPerPixel = 7, 0, 1
+            data.PhotometricInterpretation = "MONOCHROME1"
+            data.SeriesInstanceUID = ""  # as after anonymising
+            data.add_new("PixelPaddingValue", "US", 0)
+            data.PixelData = values.astype(np.uint8).tobytes()
+            data.save_as(path, enforce_file_format=True)
+    splits = folder_splits(tmp_path, test_share=0.4)
+    assert len(splits.test) == 2  # no series, so each file is a group
+    for part in (splits.train, splits.test):
+        for index, sample_id in enumerate(part.ids):
+            np.testing.assert_array_equal(part.mask(index), truth[sample_id])

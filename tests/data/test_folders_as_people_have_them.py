@@ -324,3 +324,146 @@ def test_folders_that_are_links_are_not_entered(make_folder, tmp_path):
     splits = folder_splits(root, image_glob="**/{id}.*", mask_glob="**/{id}.*")
     assert "secret" not in ids_of(splits)
     assert len(ids_of(splits)) == 8
+
+
+def with_lists(root, **lists):
+    folder = root / "ImageSets" / "Segmentation"
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        path.unlink()
+    for name, ids in lists.items():
+        (folder / f"{name}.txt").write_bytes("\n".join(ids).encode("utf-8-sig"))
+    return root
+
+
+def test_lists_that_leave_out_or_repeat_images_are_noticed(make_folder, caplog):
+    root = make_folder()
+    splits = folder_splits(with_lists(root, train=["s00", "s01"], test=["s02"]))
+    assert (splits.train.ids, splits.test.ids) == (["s00", "s01"], ["s02"])
+    assert splits.train.split_by == "by ImageSets/Segmentation"
+    assert "5 images, such as s03, are not named in" in caplog.text
+    with pytest.raises(InputError, match="name s01 2 times; list it once"):
+        folder_splits(with_lists(root, train=["s00", "s01"], val=["s01"]))
+    with pytest.raises(InputError, match="ImageSets/Segmentation names the sample nobody, but"):
+        folder_splits(with_lists(root, train=["s00", "nobody"], val=["s01"]))
+    splits = folder_splits(with_lists(root, trainval=["s00", "s01", "s02", "s03"]), test_share=0.25)
+    assert ids_of(splits) == ["s00", "s01", "s02", "s03"]
+    assert splits.train.split_by.startswith("drawn by seed=0")
+
+
+def test_lists_and_tables_may_be_in_another_unicode_form(make_folder):
+    root = make_folder()
+    for folder in ("images", "masks"):
+        rename(root, folder, lambda p: unicodedata.normalize("NFD", f"Gefäß{p.stem[-1]}.png"))
+    ids = [unicodedata.normalize("NFC", f"Gefäß{n}") for n in range(8)]
+    files = sorted(unicodedata.normalize("NFD", i) for i in ids)
+    splits = folder_splits(with_lists(root, train=ids[:6], test=ids[6:]))
+    assert ids_of(splits) == files
+    shutil.rmtree(root / "ImageSets")
+    splits = folder_splits(root, trusted_ids=ids[:3])
+    assert splits.test.ids == files[:3]
+    assert splits.test.trusted
+    rows = [f"{i},{'test' if n > 5 else 'train'},g{n % 3}" for n, i in enumerate(ids)]
+    (root / "split.csv").write_text("\n".join(["ID,Split,Group", *rows]), encoding="utf-8")
+    splits = folder_splits(root)
+    assert ids_of(splits) == files
+    assert splits.train.groups == {i: f"g{n % 3}" for n, i in enumerate(files[:6])}
+
+
+@pytest.mark.parametrize(
+    ("of_group", "what"),
+    [(10, "so the part test stays empty"), (14, "so a part holds few of them")],
+)
+def test_few_groups_are_told(make_folder, caplog, of_group, what):
+    root = make_folder(size=20)
+    for folder in ("images", "masks"):
+        rename(root, folder, lambda p: f"{'ab'[int(p.stem[1:]) >= of_group]}/{p.name}")
+    splits = folder_splits(root)
+    assert f"there are only 2: a, b; {what}" in caplog.text
+    assert splits.train.split_by == "drawn by seed=0, by whole groups"
+
+
+def test_trusted_masks_that_are_not_tested_on_are_told(make_folder, caplog):
+    root = make_folder()
+    rows = [f"s{n:02},{'test' if n > 5 else 'train'}" for n in range(8)]
+    (root / "split.csv").write_text("\n".join(["id,split", *rows]))
+    splits = folder_splits(root, trusted_ids=["s00", "s07"])
+    assert splits.test.ids == ["s07"]
+    assert "1 samples of data.trusted_ids, such as s00, are not in the part test" in caplog.text
+
+
+def test_parts_of_objects_are_not_taken_for_persons_without_a_word(make_folder, caplog):
+    root = make_folder(side=48)
+    for name, width in (("disc", 0), ("cup", 6)):
+        (root / "masks" / name).mkdir()
+        for path in (root / "masks").glob("*.png"):
+            mask = np.array(Image.open(path))
+            rows, columns = np.nonzero(mask)
+            inner = np.zeros_like(mask)
+            inner[rows.min() + width : rows.max() + 1, columns.min() : columns.max() + 1] = 1
+            Image.fromarray(inner * mask).save(root / "masks" / name / path.name)
+    for path in (root / "masks").glob("*.png"):
+        path.unlink()
+    folder_splits(root)
+    assert "The masks of cup lie within those of disc in all 8 images" in caplog.text
+    caplog.clear()
+    folder_splits(root, hide_annotators=True)
+    assert "The masks of one person lie within those of another" in caplog.text
+
+
+VALUES_FAR_AWAY = {
+    "float": (np.float32, -3.4028234663852886e38),
+    "usual": (np.float32, -9999),
+    "int16": (np.int16, -32768),
+    "uint16": (np.uint16, 65535),
+}
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+@pytest.mark.parametrize("name", VALUES_FAR_AWAY)
+def test_a_value_far_from_all_others_is_told(make_folder, caplog, name, tile):
+    dtype, value = VALUES_FAR_AWAY[name]
+    root = make_folder(side=64)
+    for number, path in enumerate(sorted((root / "images").iterdir())):
+        image = np.random.default_rng(number).integers(0, 250, (64, 64)).astype(dtype)
+        if number < 3:
+            image[:, :2] = value
+        tifffile.imwrite(path.with_suffix(".tif"), image)
+        path.unlink()
+    options = {} if tile is None else {"tile": tile, "overlap": 0}
+    folder_splits(root, **options)
+    assert "3 images, such as s00.tif, hold a value far from all others" in caplog.text
+    setting = caplog.text.partition("set data.nodata=")[2].partition(".\n")[0]
+    caplog.clear()
+    splits = folder_splits(root, nodata=float(setting), **options)
+    assert "far from all others" not in caplog.text
+    assert "3 images, such as s00.tif, have missing pixels" in caplog.text
+    assert splits.train is not None
+
+
+@pytest.mark.parametrize("levels", ["dark border", "saturated", "two levels", "byte"])
+def test_usual_values_are_not_far_away(make_folder, caplog, levels):
+    root = make_folder()
+    for number, path in enumerate(sorted((root / "images").iterdir())):
+        image = np.random.default_rng(number).integers(100, 4000, (32, 32)).astype(np.uint16)
+        if levels == "dark border":
+            image[:4] = 0
+        elif levels == "saturated":
+            image[:4] = 4095
+        elif levels == "two levels":
+            image = np.where(image > 2000, 65535, 0).astype(np.uint16)
+        else:
+            image = np.full((32, 32), 255, np.uint8)
+            image[4:] = np.random.default_rng(number).integers(0, 40, (28, 32))
+        tifffile.imwrite(path.with_suffix(".tif"), image)
+        path.unlink()
+    folder_splits(root)
+    assert "far from all others" not in caplog.text
+
+
+def test_a_stem_in_two_folders_is_said_with_both_paths(make_folder):
+    root = make_folder()
+    for folder in ("images", "masks"):
+        rename(root, folder, lambda p: f"P{int(p.stem[-1]) % 2}/{int(p.stem[-1]) // 2}.png")
+    with pytest.raises(InputError, match=r"P0/0.png and .*P1/0.png would be the same sample; ren"):
+        folder_splits(root, image_glob="**/{id}.*", mask_glob="**/{id}.*")

@@ -428,7 +428,7 @@ def test_the_background_is_class_0_wherever_it_stands(tmp_path):
     colours = MaskRules.from_settings({"classes": 2, "colours": str(table)}).colours
     assert colours == {(0, 0, 0): 1, (255, 0, 0): 0}  # as it says
     table.write_text("id,name,r,g,b\n2,red,255,0,0\n1,green,0,255,0\n")
-    with pytest.raises(InputError, match="has a column id, which is not read; name it class if"):
+    with pytest.raises(InputError, match="has a column id, which is not read; call it class if"):
         MaskRules.from_settings({"classes": 2, "colours": str(table)})
 
 
@@ -842,3 +842,41 @@ def test_a_mask_of_equal_planes_is_written_as_it_was(tmp_path, shape):
     stored = read_stored(tmp_path / "a.npy")
     save_like(tmp_path / "a.npy", tmp_path / "b.npy", stored.values, stored)
     np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), array)
+
+
+@pytest.mark.parametrize("palette", [[(255, 255, 255)], [(0, 0, 0)], [(9, 0, 0)]])
+def test_a_palette_may_hold_one_colour(tmp_path, palette):
+    (tmp_path / "masks").mkdir()
+    file = Image.new("P", (12, 10))
+    file.putpalette([channel for colour in palette for channel in colour])
+    file.save(tmp_path / "masks/a.png", optimize=True)
+    with Image.open(tmp_path / "masks/a.png") as stored:
+        assert len(stored.getpalette()) == 3
+    mask = MaskFolder(tmp_path / "masks", classes=2).read("a")
+    assert np.unique(mask).tolist() == [int(palette[0] == (255, 255, 255))]
+
+
+def test_among_objects_of_16_bits_255_is_one_of_them(tmp_path):
+    (tmp_path / "masks").mkdir()
+    objects = np.zeros((20, 20), np.uint16)
+    objects[2:6], objects[9:12], objects[15:] = 3, 255, 301
+    Image.fromarray(objects).save(tmp_path / "masks/a.png")
+    rules = MaskRules(classes=2, instances=True)
+    mask = MaskFolder(tmp_path / "masks", classes=2, rules=rules).read("a")
+    np.testing.assert_array_equal(mask, objects > 0)
+
+
+@pytest.mark.parametrize("header", ["name,r,g,b,index", "label,r,g,b", "name,r,g,b,class_id"])
+def test_columns_of_colours_that_are_not_read_are_refused(tmp_path, header):
+    table = tmp_path / "colours.csv"
+    cells = ["a", "1", "2", "3", "0"][: header.count(",") + 1]
+    table.write_text(f"{header}\n{','.join(cells)}\n")
+    with pytest.raises(InputError, match=r"has a column \w+, which is not read; call it class"):
+        MaskRules.from_settings({"classes": 2, "colours": str(table)})
+
+
+def test_the_columns_of_a_users_table_may_be_capitals(tmp_path):
+    table = tmp_path / "colours.csv"
+    table.write_text("Name,R,G,B\nvoid,9,9,9\nroad,1,2,3\nBackground,0,0,0\n")
+    rules = MaskRules.from_settings({"classes": 2, "colours": str(table)})
+    assert rules.colours == {(0, 0, 0): 0, (9, 9, 9): 255, (1, 2, 3): 1}

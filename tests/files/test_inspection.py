@@ -7,6 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 import coseg_lightning.data.folder_checks
@@ -71,7 +72,7 @@ SENTENCES = [
     "images/s08.png and s09.png are the same picture, but their masks differ",
     "masks/nobody.png has no image",
     "sample ids S13 and s13 would be the same file",
-    "s14.gif and s14.png have the same stem",
+    "s14.gif and s14.png would be the same sample",
     "images/s15.png is a link to",
 ]
 BAD = {*(f"s{i:02d}" for i in (0, 1, 2, 3, 4, 5, 6, 8, 9, 13, 14, 15)), "S13", "nobody"}
@@ -399,7 +400,7 @@ def test_masks_of_two_habits_are_an_error_if_most_would_lose_their_foreground(ma
     ("text", "message"),
     [
         ("id split\ns00 train\n", "its first line is 'id split'; it must name the columns"),
-        ("ID,Split\ns00,train\n", "its first line is 'ID,Split'"),
+        ("name,split\ns00,train\n", "its first line is 'name,split'"),
         ("id,split\n\n\ns00,train\ns01\n", "1 cells in line 5, but 2 columns"),
         ("", "its first line is ''"),
     ],
@@ -464,3 +465,41 @@ def test_an_annotators_masks_are_looked_at_before_training(make_folder):
 def test_large_images_are_looked_at_one_by_one(make_folder, monkeypatch):
     monkeypatch.setattr(coseg_lightning.files.images, "LARGE", 1)
     assert len(folder_splits(make_folder()).train.ids) == 6
+
+
+@pytest.mark.parametrize("by", ["rename", "rewrite"])
+def test_a_file_that_was_replaced_is_noticed_though_size_and_time_are_the_same(make_folder, by):
+    root = make_folder(size=4)
+    for path in (root / "masks").iterdir():
+        save(np.array(Image.open(path)), path.with_suffix(".bmp"))
+        path.unlink()
+    before = folder_splits(root)
+    for path in list((root / "masks").iterdir()):
+        times = path.stat()
+        other = root / "other.bmp" if by == "rename" else path
+        save(7 * np.array(Image.open(path)), other)
+        os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+        other.replace(path)
+        assert (path.stat().st_size, path.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+    assert before.train.mask(0).max() == 7
+    with pytest.raises(InputError, match="class id 7"):
+        folder_splits(root)
+
+
+@pytest.mark.parametrize("kind", ["npy", "tif", "colours"])
+def test_doubtful_masks_are_drawn_whatever_their_format(tmp_path, make_folder, kind):
+    root = make_folder(size=4)
+    for path in list((root / "masks").iterdir()):
+        mask = np.ones((32, 32), np.int64)
+        if kind == "npy":
+            np.save(path.with_suffix(".npy"), mask)
+        elif kind == "tif":
+            tifffile.imwrite(path.with_suffix(".tif"), mask.astype(np.float64))
+        else:
+            Image.fromarray(np.full((32, 32, 3), 255, np.uint8)).save(path)
+        if kind != "colours":
+            path.unlink()
+    with pytest.raises(InputError, match="foreground almost everywhere"):
+        folder_splits(root, problems=tmp_path / "problems.csv")
+    with Image.open(tmp_path / "doubtful_masks.png") as picture:
+        assert picture.size == (516, 256)

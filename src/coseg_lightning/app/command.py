@@ -132,6 +132,8 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
         elif word.startswith(("~", "+")):
             result.append(word)
         elif sign:
+            if home := re.fullmatch(r"(['\"]?)(~(?:/.*)?)\1", value):  # shells expand no key=~/DIR
+                word = f"{key}={quoted(str(Path(home[2]).expanduser()))}"
             if key in PATTERNS and re.search(r"^[^'\"\[].*[{}()]|^[{(]", value):
                 word = f"{key}={quoted(value)}"
             if key in NAMES and re.fullmatch(NUMBER, value):
@@ -310,6 +312,9 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if type(error).__name__ == "SIGTERMException":
             raise SystemExit(128 + signal.SIGTERM) from error
         raise
+    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still said
+        sys.exit(141)  # as if SIGPIPE had ended it
     except Exception as error:
         message = explain(error)
         if message is None or SHOW_TRACEBACK:

@@ -19,7 +19,8 @@ class StageProgress(ProgressBar):
     """Shows one bar for all epochs of a stage, or one line per epoch if there is no terminal.
 
     The estimate assumes constant time per batch. Later stages are assumed to train one network
-    for as many epochs. Peers get faster once they select, so the estimate is rather too high.
+    for as many epochs. Peers get faster once they select, so the estimate is rather too high. It is
+    too low where no label is corrected, since the last network then trains for all stages' epochs.
 
     Args:
         title: The text before the bar, such as the stage's name.
@@ -35,6 +36,7 @@ class StageProgress(ProgressBar):
         self._bar: Any = None
         self._start = 0.0
         self._done = 0
+        self._losses: list[float] = []  # of this epoch's batches
 
     @override
     def disable(self) -> None:
@@ -53,7 +55,7 @@ class StageProgress(ProgressBar):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._done, self.seconds_left = 0, None
+        self._done, self.seconds_left, self._losses = 0, None, []
         if not self._enabled or not is_watched():
             return
         batches, epochs = trainer.num_training_batches, trainer.max_epochs
@@ -81,6 +83,8 @@ class StageProgress(ProgressBar):
                 text = f"about {duration(self.seconds_left)} left"
                 self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
+        elif isinstance(loss := trainer.progress_bar_metrics.get("loss"), float):
+            self._losses.append(loss)
 
     def _left(
         self, trainer: pl.Trainer, pl_module: Any, batch_idx: int, now: float
@@ -108,8 +112,11 @@ class StageProgress(ProgressBar):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not self._enabled or self._bar is not None:
             return
-        metrics = trainer.progress_bar_metrics.items()
-        shown = [f"{name} {value:.3f}" for name, value in metrics if isinstance(value, float)]
+        metrics = dict(trainer.progress_bar_metrics)
+        if self._losses:
+            metrics["loss"] = sum(self._losses) / len(self._losses)
+            self._losses = []
+        shown = [f"{n} {value:.3f}" for n, value in metrics.items() if isinstance(value, float)]
         if self.seconds_left:
             shown.append(f"about {duration(self.seconds_left)} left")
         of = f" of {trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""

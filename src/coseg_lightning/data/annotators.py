@@ -8,6 +8,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ ERRORS = ("#REF!", "#N/A", "#NAME?", "#VALUE!", "#DIV/0!", "#NUM!", "#NULL!")
 # Images by which it is checked that masks are of the same objects: as many as are read, as are
 # compared, and as are needed.
 MOST_READ, COMPARED, FEWEST_COMPARED = 100, 10, 3
+WITHIN, MUCH = 0.99, 0.85  # share of a mask within another; mean Dice of persons who agree
 FEWEST_PIXELS = 9  # of masks that are compared
 LITTLE = 0.3  # mean Dice of two masks of an image below which they may be of different classes
 MISSING = ("NAN", "NULL", "NONE", "N/A", "<NA>")  # what programs write for a missing name
@@ -456,24 +458,29 @@ class FusedMasks:
         return self._fusion.read(sample_id, masks)
 
 
-def doubt_of_agreement(several: SeveralMasks, inspection: Inspection) -> str | None:
+def doubt_of_agreement(
+    several: SeveralMasks, inspection: Inspection, *, hidden: bool = False
+) -> str | None:
     """Check by some images whether their masks are of the same objects.
 
     Masks are compared where both are labelled, and if both have some pixels of foreground there.
 
     Args:
         several: The images with several masks.
-        inspection: Receives a warning if the masks agree little.
+        inspection: Receives a warning if the masks agree little, or lie within each other.
+        hidden: Whether no person is named.
 
     Returns:
         A sentence if the masks of no image overlap, as those of classes or single objects.
     """
     dice: list[float] = []
+    within: dict[tuple[str, str], list[bool]] = {}
     of_image = ""
     for sample_id in several.ids[:: max(1, len(several.ids) // MOST_READ)]:
-        masks = [several.mask(sample_id, name) for name in several.names(sample_id)]
-        drawn = [np.where(mask == IGNORE_INDEX, mask, mask > 0) for mask in masks]
-        drawn = [mask for mask in drawn if (mask == 1).sum() >= FEWEST_PIXELS]
+        masks = {name: several.mask(sample_id, name) for name in several.names(sample_id)}
+        every = {n: np.where(mask == IGNORE_INDEX, mask, mask > 0) for n, mask in masks.items()}
+        by_name = {n: mask for n, mask in every.items() if (mask == 1).sum() >= FEWEST_PIXELS}
+        drawn = list(by_name.values())
         if len({mask.shape for mask in drawn}) != 1 or len(drawn) < 2:
             continue
         labelled = np.logical_and.reduce([mask != IGNORE_INDEX for mask in drawn])
@@ -481,6 +488,9 @@ def doubt_of_agreement(several: SeveralMasks, inspection: Inspection) -> str | N
             continue
         dice.append(float(np.nanmean(Votes.of(drawn).pairwise())))
         of_image = of_image or sample_id
+        for (inner, a), (outer, b) in permutations(by_name.items(), 2):
+            inside = (b[labelled & (a == 1)] == 1).mean()
+            within.setdefault((inner, outer), []).append(bool(inside >= WITHIN))
         if len(dice) == COMPARED:
             break
     if len(dice) < FEWEST_COMPARED:
@@ -491,6 +501,7 @@ def doubt_of_agreement(several: SeveralMasks, inspection: Inspection) -> str | N
             "probably of different classes or single objects, and not by different persons; join "
             "them into one mask for each image, which holds class ids."
         )
+    nested = [pair for pair, is_in in within.items() if all(is_in) and len(is_in) == len(dice)]
     if np.mean(dice) < LITTLE:
         inspection.warn(
             "little agreement",
@@ -498,6 +509,15 @@ def doubt_of_agreement(several: SeveralMasks, inspection: Inspection) -> str | N
             f"The masks of an image agree little: the mean Dice of two is {np.mean(dice):.2f} in "
             f"{len(dice)} images, such as {of_image}. If they are of different classes or objects, "
             "and not by different persons, join them into one mask for each image.",
+        )
+    elif nested and np.mean(dice) < MUCH:
+        inner, outer = ("one person", "another") if hidden else nested[0]
+        inspection.warn(
+            "nested",
+            [],
+            f"The masks of {inner} lie within those of {outer} in all {len(dice)} images that were "
+            "compared. If these are two classes, such as a part of an object, and not two persons, "
+            "join them into one mask for each image, which holds class ids.",
         )
     return None
 

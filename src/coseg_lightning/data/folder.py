@@ -36,6 +36,7 @@ from coseg_lightning.data.folder_checks import (
     check_sizes_agree,
     inspect_images,
     warn_of_blank_images,
+    warn_of_few_groups,
     warn_of_gaps,
     warn_of_masks_beside_the_table,
     warn_of_turned_images,
@@ -45,7 +46,7 @@ from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.data.tiles import TiledImages, Tiles, check_tile
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas
-from coseg_lightning.files.csv import read_table
+from coseg_lightning.files.csv import read_table, text_encoding
 from coseg_lightning.files.images import SUFFIXES, ImageRules
 from coseg_lightning.files.inspection import FileInfo, Inspection, OnBadSample
 from coseg_lightning.files.mask_folder import MaskFolder
@@ -59,6 +60,7 @@ from coseg_lightning.files.naming import (
     Names,
     files_inside,
     guess_patterns,
+    ids_of,
     likely_patterns,
     mask_key,
     match_ids,
@@ -108,6 +110,7 @@ class FolderImages:
         with_gaps: The samples with missing pixels.
         groups: The group of each sample, such as its patient, if known.
         annotators: Who drew the mask of each sample, if known.
+        split_by: What decided which samples these are, in words.
 
     Attributes:
         annotators: The annotator of each sample with one mask, if known.
@@ -128,7 +131,9 @@ class FolderImages:
         with_gaps: Collection[str] = (),
         groups: Mapping[str, str] | None = None,
         annotators: Mapping[str, str] | None = None,
+        split_by: str = "",
     ) -> None:
+        self.split_by = split_by
         people = masks if isinstance(masks, FusedMasks) else None
         named = (people.annotators if people else {}) | dict(annotators or {})
         self.annotators = {i: named[i] for i in ids if i in named}
@@ -281,7 +286,13 @@ def folder_splits(
     table = root / "split.csv"
     has_table = table.exists() or table.is_symlink()
     trusted = frozenset(trusted_ids or ()) | (_trusted_of(table) if has_table else frozenset())
-    given = read_split(table) if has_table else _split_of_folders(root, found.images)
+    if has_table:
+        given = read_split(table)
+    else:
+        given, table = _split_of_folders(root, found.images)
+    known_as = ids_of([*given, *trusted], files)
+    given = {known_as[i]: part for i, part in given.items()}
+    trusted = frozenset(known_as[i] for i in trusted)
     unknown = sorted(trusted - given.keys())
     if unknown:
         raise InputError(
@@ -289,21 +300,31 @@ def folder_splits(
             "are file names without their extension."
         )
     groups = _groups(given, table if has_table else None, group, found.images.groups)
+    groups = {known_as.get(i, i): name for i, name in groups.items()}
     undecided = [i for i, part in given.items() if not part]
+    shares = {"val": val_share, "test": 0.0 if trusted else test_share}
+    split_by = f"drawn by seed={seed}" + (", by whole groups" if groups else "")
     if not undecided:
         split = _tested_on(trusted, given, table)
+        split_by = f"by {table.relative_to(root)}" if table != root else "by its folders"
     elif trusted:
         others = [stem for stem in undecided if stem not in trusted]
         split = _draw_split(others, val_share, 0.0, seed, groups)
         split |= dict.fromkeys(sorted(trusted), "test")
+        split_by = "the trusted masks for the test"
     else:
         split = given | _draw_split(undecided, val_share, test_share, seed, groups)
     split = dict(sorted(split.items()))
     if "train" not in split.values():
-        raise InputError(f"{root} leaves no image for training; check {table.name} and the shares.")
+        raise InputError(
+            f"{root} leaves no image for training; check {table.relative_to(root)} and the shares."
+        )
 
     inspection = Inspection(root)
-    unnamed = [i for i in found.images.files if i not in given] if has_table else []
+    if undecided:
+        drawn = [part for part, share in shares.items() if share]
+        warn_of_few_groups(groups, split, drawn, inspection)
+    unnamed = [i for i in found.images.files if i not in given]
     if unnamed:
         inspection.warn(
             "split",
@@ -319,7 +340,15 @@ def folder_splits(
             f"{len(dropped)} test masks of {table}, such as {dropped[0]}, are not used, since only "
             "trusted masks are used for the test.",
         )
-    check_image_files(split, found.images, inspection, allow_links=allow_links)
+    idle = [i for i in trusted_ids or () if split.get(known_as[i]) != "test"]
+    if idle:
+        inspection.warn(
+            "trusted",
+            idle,
+            f"{len(idle)} samples of data.trusted_ids, such as {idle[0]}, are not in the part test "
+            f"of {table}, so they are not tested on.",
+        )
+    check_image_files(split, found.images, table, inspection, allow_links=allow_links)
     check_ids_name_different_files(split, inspection)
     if tile is not None:
         check_tile(tile, overlap)
@@ -373,7 +402,7 @@ def folder_splits(
         fusion = Fusion(mask_folder, label or "majority", seed, _Reader(files, image_rules))
         label_masks = FusedMasks(fusion, usable)
         if label_masks.several is not None:
-            doubt = doubt_of_agreement(label_masks.several, inspection)
+            doubt = doubt_of_agreement(label_masks.several, inspection, hidden=hide_annotators)
     drawn_by = {name_of(split_key(key)[1]) for key in good_masks} | set(named.values())
     warn_of_similar_names(drawn_by, inspection, hidden=hide_annotators)
     check_duplicates(good_images, files, label_masks, split, inspection)
@@ -426,6 +455,7 @@ def folder_splits(
             with_gaps=[i for i in ids if image_infos[i]["missing"] > 0],
             groups=groups,
             annotators=named,
+            split_by=split_by,
         )
         for part, ids in parts.items()
     )
@@ -822,11 +852,15 @@ def read_split(path: Path) -> dict[str, str]:
     return {row["id"]: row["split"] for row in rows}
 
 
-def _split_of_folders(root: Path, images: Names) -> dict[str, str]:
-    """Read the split from folders named train, val and test, or from lists in VOC's `ImageSets`."""
+def _split_of_folders(root: Path, images: Names) -> tuple[dict[str, str], Path]:
+    """Read the split from folders named train, val and test, or from lists in VOC's `ImageSets`.
+
+    Returns:
+        The part of each sample, empty where it must be drawn; and where the split was read.
+    """
     parts = {i: PART_FOLDERS.get(images.folders.get(i, "").lower(), "") for i in images.files}
     if all(parts.values()):
-        return parts
+        return parts, root
     if any(parts.values()):
         other = next(sample_id for sample_id, part in parts.items() if not part)
         raise InputError(
@@ -834,13 +868,26 @@ def _split_of_folders(root: Path, images: Names) -> dict[str, str]:
             f"{other}; name the part of each image in {root / 'split.csv'}, or rename the folders."
         )
     lists = root / "ImageSets" / "Segmentation"
-    listed: dict[str, str] = {}
-    for part in SPLITS:
-        path = lists / f"{part}.txt"
-        if path.is_file():
-            names = path.read_text(encoding="utf-8").split()
-            listed |= {name: part for name in names if name not in listed}
-    return listed or dict.fromkeys(images.files, "")
+    listed = {part: _listed(lists / f"{part}.txt") for part in SPLITS}
+    every = [name for names in listed.values() for name in names]
+    for name, times in Counter(every).items():
+        if times > 1:
+            raise InputError(f"The lists in {lists} name {name} {times} times; list it once.")
+    if not every:
+        names = _listed(lists / "trainval.txt")
+        place = lists / "trainval.txt" if names else root / "split.csv"
+        return dict.fromkeys(names or images.files, ""), place
+    return {name: part for part, names in listed.items() for name in names}, lists
+
+
+def _listed(path: Path) -> list[str]:
+    """Read the names in a list; without the file there are none."""
+    if not path.is_file():
+        return []
+    try:
+        return path.read_text(encoding=text_encoding(path)).split()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as text; save it in UTF-8.") from error
 
 
 def _groups(

@@ -31,15 +31,23 @@ CONVERTED = ((1, 2), (1, 3), (3, 1))
 FLAT = 0.02  # a band is flat if it spans less than this share of the range of all bands
 
 
+FEW_GROUPS = 5
+
+
 def check_image_files(
-    split: Mapping[str, str], images: Names, inspection: Inspection, *, allow_links: bool
+    split: Mapping[str, str],
+    images: Names,
+    table: Path,
+    inspection: Inspection,
+    *,
+    allow_links: bool,
 ) -> None:
-    """Report samples that do not have exactly one image file with a usable name."""
+    """Report samples of a table that do not have exactly one image file with a usable name."""
     folder = images.folder
     for sample_id in split:
         paths = images.files.get(sample_id, [])
         if not paths:
-            inspection.add("no image", [sample_id], _no_image_message(sample_id, images))
+            inspection.add("no image", [sample_id], _no_image_message(sample_id, images, table))
         elif len(paths) > 1:
             inspection.add("same stem", [sample_id], same_stem(paths))
         elif not allow_links and links_outside(paths[0], [folder.parent, folder]):
@@ -51,12 +59,8 @@ def check_image_files(
                 inspection.add("name", [sample_id], str(error))
 
 
-def _no_image_message(sample_id: str, images: Names) -> str:
-    folder = images.folder
-    text = (
-        f"{folder.parent / 'split.csv'} names the sample {sample_id}, but {folder} has no such "
-        "image."
-    )
+def _no_image_message(sample_id: str, images: Names, table: Path) -> str:
+    text = f"{table} names the sample {sample_id}, but {images.folder} has no such image."
     name = Path(sample_id).stem if Path(sample_id).suffix.lower() in SUFFIXES else sample_id
     near = next((i for i in (name, name.strip(), Path(name).name) if i in images.files), None)
     if near is not None:
@@ -268,6 +272,17 @@ def warn_of_gaps(
             f"{len(gaps)} images, such as {paths[gaps[0]].name}, have missing pixels "
             f"({100 * share:.0f} % on average); they count as unlabelled.",
         )
+    far = [sample_id for sample_id, info in usable.items() if info["outlier"]]
+    if far:
+        value, share = usable[far[0]]["outlier"]
+        number = int(value) if value.is_integer() and abs(value) < 2**31 else value
+        inspection.warn(
+            "far value",
+            far,
+            f"{len(far)} images, such as {paths[far[0]].name}, hold a value far from all others "
+            f"({number} in {100 * share:.1f} % of the pixels there), which leaves little contrast "
+            f"to the rest; if it means missing, set data.nodata={number}.",
+        )
     transparent = [sample_id for sample_id, info in usable.items() if info["transparent"]]
     if transparent:
         bands = usable[transparent[0]]["channels"] + 1
@@ -318,6 +333,34 @@ def check_groups(
             f"{len(shared)} groups, such as {shared[0]}, are in "
             f"{' and '.join(sorted(parts[shared[0]]))}, so the metrics there are too good.",
         )
+
+
+def warn_of_few_groups(
+    groups: Mapping[str, str],
+    split: Mapping[str, str],
+    wanted: Collection[str],
+    inspection: Inspection,
+) -> None:
+    """Warn if whole groups are too few for the parts of a split that was drawn.
+
+    Args:
+        groups: The group of each sample.
+        split: The part of each sample.
+        wanted: The parts that were drawn.
+        inspection: The inspection.
+    """
+    names = sorted({groups[i] for i in split if i in groups})
+    if not names or len(names) >= FEW_GROUPS:
+        return
+    missing = [part for part in wanted if part not in split.values()]
+    lies = f"the part {missing[0]} stays empty" if missing else "a part holds few of them"
+    inspection.warn(
+        "few groups",
+        [],
+        f"The split keeps the images of one folder or volume together, and there are only "
+        f"{len(names)}: {', '.join(names[:FEW_GROUPS])}; so {lies}. If images of a folder need "
+        "not stay together, name the part of each in split.csv.",
+    )
 
 
 def check_classes_survive(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from coseg_lightning.data.annotators import SeveralMasks, annotators_of, several_of
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.naming import ids_of
 from coseg_lightning.labels.masks import Mask, MaskedImages
 
 
@@ -116,6 +117,8 @@ def kinds_of_samples(
     if kinds is None:
         return None
     tiles = getattr(dataset, "tiles", None)
+    known_as = ids_of(kinds, {*dataset.ids})
+    kinds = {known_as[i]: kind for i, kind in kinds.items()}
     kinds = dict(kinds) if tiles is None else tiles.with_kinds(kinds)
     unnamed = [sample_id for sample_id in dataset.ids if sample_id not in kinds]
     if unnamed:

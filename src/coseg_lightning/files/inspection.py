@@ -29,6 +29,7 @@ from coseg_lightning.files.windows import ImageWindows, has_tiff_windows, parts_
 OnBadSample = Literal["error", "skip"]
 FileInfo = dict[str, Any]
 PICTURE = "doubtful_masks.png"  # shows doubtful masks; it is saved beside the table
+LEAST_OUTLIERS, LEAST_LEVELS = 0.005, 16  # share of pixels; different values of the others
 MAX_LISTED = 5  # further problems of the same kind are only counted
 
 log = logging.getLogger(__name__)
@@ -286,7 +287,8 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 IMAGE_INFO = (
-    *("size", "digest", "channels", "missing", "spread", "turned", "transparent", "place"),
+    *("size", "digest", "channels", "missing", "spread", "outlier", "turned", "transparent"),
+    "place",
 )
 
 
@@ -328,6 +330,7 @@ def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
         "channels": first.shape[2],
         "missing": missing / (height * width),
         "spread": _spread_of(some),
+        "outlier": None if first.dtype == np.uint8 else _outlier_of(some),
         "turned": False,
         "transparent": windows.is_transparent,
         "place": place_of(path),
@@ -388,7 +391,8 @@ def image_info(path: Path, rules: ImageRules) -> FileInfo:
     Returns:
         `size`, height and width; `digest` of the pixels, None if all are equal; the number of
         `channels`; the share of `missing` pixels; the `spread` of each band, as a share of the
-        range of all bands; whether its header's rotation was applied (`turned`); whether it is
+        range of all bands; the `outlier`, a value far from all others, and its share; whether its
+        header's rotation was applied (`turned`); whether it is
         partly `transparent`; its `place`, see `place_of`.
     """
     return _info_of(path, *rules.check(path))
@@ -398,12 +402,15 @@ def _info_of(path: Path, image: NDArray[Any], picture: Picture) -> FileInfo:
     blank = bool((image == image[:1, :1]).all())
     bands = image.reshape(*image.shape[:2], -1)
     gaps = np.isnan(bands).all(axis=2) if bands.dtype.kind == "f" else np.zeros(1)
+    step = max(1, int((bands.shape[0] * bands.shape[1] / 65536) ** 0.5))
+    some = bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float32)
     return {
         "size": list(image.shape[:2]),
         "digest": None if blank else pixel_digest(image),
         "channels": bands.shape[2],
         "missing": float(gaps.mean()),
-        "spread": _spread(bands),
+        "spread": _spread_of(some),
+        "outlier": None if image.dtype == np.uint8 else _outlier_of(some),
         "turned": picture.turned,
         "transparent": picture.transparent,
         "place": place_of(path),
@@ -416,13 +423,31 @@ def place_of(path: Path) -> list[float] | None:
     return volume_place(file) or tiff_place(file)
 
 
-def _spread(bands: NDArray[Any]) -> list[float]:
-    """Return each band's range without 1 % of its values, as a share of the range of all bands."""
-    step = max(1, int((bands.shape[0] * bands.shape[1] / 65536) ** 0.5))
-    return _spread_of(bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float32))
+def _outlier_of(some: NDArray[np.float32]) -> list[float] | None:
+    """Return the value that lies far from all others, which often means missing, and its share.
+
+    Args:
+        some: `(n, bands)`, a sample of an image's pixels.
+
+    Returns:
+        The lowest or highest value, if at least 0.5 % of the pixels have it in all bands and the
+        gap to the others is more than half of the others' range; else None.
+    """
+    some = some[np.isfinite(some).all(axis=1)]
+    for value in (some.min(initial=np.inf), some.max(initial=-np.inf)):
+        alone = (some == value).all(axis=1)
+        others = some[~alone]
+        if not len(others) or alone.mean() < LEAST_OUTLIERS:
+            continue
+        low, high = float(others.min()), float(others.max())
+        gap = max(low - float(value), float(value) - high)
+        if gap > (high - low) / 2 and len(np.unique(others)) >= LEAST_LEVELS:
+            return [float(value), float(alone.mean())]
+    return None
 
 
 def _spread_of(some: NDArray[np.float32]) -> list[float]:
+    """Return each band's range without 1 % of its values, as a share of the range of all bands."""
     some = some[np.isfinite(some).all(axis=1)]
     if not len(some):
         return [0.0] * some.shape[1]

@@ -455,9 +455,11 @@ class MaskWriter:
 
 def same_stem(paths: list[Path]) -> str:
     """Return the message that two files belong to one sample."""
+    if file_of(paths[0]).parent == file_of(paths[1]).parent:
+        return f"{paths[0]} and {paths[1].name} would be the same sample; remove one."
     return (
-        f"{paths[0]} and {paths[1].name} have the same stem, but only one of them can be the "
-        f"sample {paths[0].stem}; remove one."
+        f"{paths[0]} and {paths[1]} would be the same sample; rename one, or take the folders into "
+        "the ids with a pattern such as data.image_glob={group}/{id}.*, and the same for masks."
     )
 
 

@@ -444,6 +444,15 @@ def match_ids(ids: Iterable[str], files: Mapping[str, list[Path]]) -> Files:
     return dict(matched)
 
 
+def ids_of(names: Iterable[str], ids: Collection[str]) -> dict[str, str]:
+    """Return the id of each name that a user wrote, which may differ in its Unicode form alone."""
+    composed = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in ids}
+    return {
+        name: name if name in ids else composed.get(unicodedata.normalize("NFC", name), name)
+        for name in names
+    }
+
+
 def unread(names: Names) -> str | None:
     """Describe the files and folders of a folder that are not read.
 

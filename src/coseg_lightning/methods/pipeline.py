@@ -34,7 +34,7 @@ from coseg_lightning.runs.wrapped import Data, wrap_datamodule
 
 log = logging.getLogger(__name__)
 
-LONG = 3 * 3600  # seconds of a run on a CPU after which a user is told of faster settings
+LONG = 20 * 60  # seconds of a run on a CPU after which a user is told of faster settings
 FASTER = (
     "half of data.image_size takes about a quarter of that; a small network, such as "
     "model=unet_classic model.base_channels=16, takes less, too"

@@ -78,7 +78,8 @@ def show_summary(folder: Path, summary: dict[str, Any], wall: float | None = Non
         print(textwrap.fill(sentence, 96, initial_indent="\n  ", subsequent_indent="  "))
     estimate = summary["ranking"]["estimate"]
     if estimate is not None:
-        print(f"\n  Noise level of the training masks: {estimate['sentence']}")
+        which = "all" if "folds" in summary else "the training"
+        print(f"\n  Noise level of {which} masks: {estimate['sentence']}")
     if "review" in summary["ranking"]:
         print(f"\n  Noise level after the review: {summary['ranking']['review']['sentence']}")
     for number, line in enumerate(in_words(folder)):
@@ -181,8 +182,9 @@ def _cautions(folder: Path, summary: dict[str, Any]) -> list[str]:
         sentences.append(not_seen)
     if "decided" in summary["correction"]:  # a review; automatic correction does not matter
         return sentences
-    skipped = "folds" in summary and summary["correction"]["left_alone"]
-    if skipped or ((folder / "labels").is_dir() and not summary["correction"]["corrected"]):
+    if "folds" in summary:  # which correct nothing
+        return sentences
+    if (folder / "labels").is_dir() and not summary["correction"]["corrected"]:
         sentence = NOT_RELIABLE if summary["correction"]["left_alone"] else NOT_SURE
         # Runs before 0.2 have no proposals.
         sentences.append(sentence + (LOOK if (folder / "proposals").is_dir() else ""))

@@ -7,6 +7,8 @@ from typing import Any
 
 from coseg_lightning.report.results import MASKS, method_settings, never_right, not_looked_at
 
+FEWEST = 80  # training masks of the smallest set that was measured
+
 
 def doubts(
     summary: Mapping[str, Any],
@@ -86,6 +88,16 @@ def _noise_level_not_measured(run: _Run) -> str | None:
     return (
         f"The noise level of {noise_level:g} was given, not measured: it determined how many "
         "samples were ranked noisy."
+    )
+
+
+def _few_masks(run: _Run) -> str | None:
+    count = (run.summary.get("samples") or {}).get("train")
+    if not run.scores or count is None or count >= FEWEST:
+        return None
+    return (
+        f"Only {count} masks were trained on. The method was measured with {FEWEST} and more; with "
+        "fewer, rankings and corrections are less reliable."
     )
 
 
@@ -197,6 +209,7 @@ def _correction_changed_nothing(run: _Run) -> str | None:
 
 CHECKS: tuple[Callable[[_Run], str | None], ...] = (
     _predicts_too_little,
+    _few_masks,
     _test_masks_unchecked,
     _masks_not_looked_at,
     _method_did_not_help,

@@ -56,7 +56,8 @@ FIGURES = {
     "training": ("Training", None),
     "scores": (
         "Corruption scores of the training set",
-        "The higher the score, the more the networks contradict the mask. Masks to the right of "
+        "The higher the score, the more the networks and the image's edges speak against the "
+        "mask. Masks to the right of "
         "the dashed line are ranked noisy. The curves are two normal distributions that were "
         "fitted to the scores: if they lie apart, good and bad masks are well separated.",
     ),

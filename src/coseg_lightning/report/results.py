@@ -169,9 +169,12 @@ def next_steps(folder: Path, summary: Mapping[str, Any], ranked: bool) -> list[t
     if ranked and "folds" not in summary:
         steps.append(("retrain with your decisions", "coseg run resume=RUN review=REVIEW"))
     if "masks" in source and "root" in source:
-        steps.append(("write all masks in their own format", "coseg apply RUN OUT"))
+        correction = summary["correction"]
+        if correction["corrected"] or "decided" in correction or summary.get("labels"):
+            steps.append(("write all masks in their own format", "coseg apply RUN OUT"))
         if ranked:
-            steps.append(("do so with your decisions", "coseg apply RUN OUT review=REVIEW"))
+            aim = "write all masks in their own format, with your decisions"
+            steps.append((aim, "coseg apply RUN OUT review=REVIEW"))
     if (folder / "model").is_dir():
         steps.append(("predict masks of other images", "coseg predict RUN IMAGES OUT"))
     return steps

@@ -104,6 +104,7 @@ const decide = async (decision) => {
   const { n } = current;
   if (n < 0 || current.loading) return; // nobody has seen it yet
   if (decision === "take" && !index.proposed[n]) return say("There is no proposal to take; mend the mask, or choose redraw.");
+  say(""); // of the sample before
   remember(n);
   current.newly = true;
   const next = nextOpen(n);
@@ -173,11 +174,13 @@ const nextOpen = (n) => {
 };
 const step = (by) => {
   const next = following(current.n, by, listed);
+  say("");
   if (next >= 0) show(next);
   else say(by > 0 ? "This is the last one of the list." : "This is the first one of the list.");
 };
 const stepOpen = () => {
   const next = nextOpen(current.n);
+  say("");
   if (next >= 0) show(next);
   else say("All other listed samples are decided.");
 };
