@@ -244,6 +244,41 @@ def test_a_person_tells_how_many_masks_are_bad(with_predictions, tmp_path, capsy
         judge(folder, ["review=x", "nol=0.3"])
 
 
+def test_right_masks_that_are_kept_for_the_test_do_not_dilute_the_level(
+    with_predictions, tmp_path, capsys
+):
+    folder = tmp_path / "audit"
+    rows = [f"s{n:02},{'test' if n > 5 else 'train'}" for n in range(10)]
+    (with_predictions / "split.csv").write_text("\n".join(["id,split", *rows]))
+    given = [f"data.root={with_predictions}", f"predictions={with_predictions}/predictions"]
+    audit(composed(*given), folder)
+    words = [f"s{n:02},{'bad' if n in (3, 5) else 'good'}" for n in range(10)]
+    (folder / "review.csv").write_text("\n".join(["id,decision", *words]))
+    capsys.readouterr()
+    judge(folder)
+    told = capsys.readouterr().out
+    assert "nol=0.20" in told
+    assert "share of all 10 masks. If those that split.csv keeps from training are right" in told
+    assert "give nol=0.33." in told
+
+
+@pytest.mark.slow
+def test_commands_for_runs_say_that_an_audit_is_none(with_predictions, tmp_path):
+    given = [f"data.root={with_predictions}", "hydra.run.dir=a", "training=none"]
+    assert start("audit", *given, cwd=tmp_path).returncode == 0
+    images = with_predictions / "images"
+    for name, arguments, message in (
+        ("report", ["a"], "a is an audit, "),
+        ("export", ["a"], "a is an audit, "),
+        ("predict", ["a", images, "out"], "a is an audit, "),
+        ("table", ["."], "There is no run below"),
+    ):
+        result = start(name, *arguments, cwd=tmp_path)
+        assert result.returncode == 1
+        assert result.stderr.startswith(message)
+        assert result.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("form", ["npy", "npz", "png", "two classes", "half size"])
 def test_predictions_are_read_in_every_form(tmp_path, form):
     foreground = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)

@@ -123,6 +123,16 @@ def test_patterns_need_no_quotes_within_quotes(key, pattern):
         assert with_settings([written], COMMANDS["run"]) == [written]
 
 
+@pytest.mark.parametrize("written", ["~/out", '"~/out"', "'~/out'"])
+def test_a_home_folder_is_found_in_any_setting(written, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/some body")
+    for key in ("hydra.run.dir", "data.kinds"):
+        (setting,) = with_settings([f"{key}={written}"], COMMANDS["run"])
+        override = OverridesParser.create().parse_override(setting)
+        assert (override.key_or_group, override.value()) == (key, "/home/some body/out")
+    assert with_settings(["~nol", "data.root=a~b"], COMMANDS["run"]) == ["~nol", "data.root=a~b"]
+
+
 @pytest.mark.parametrize("name", ["7", "2024_01", "1e5", "20240101_001"])
 def test_names_that_look_like_numbers_stay_names(name):
     for short, key in (("masks", "data.masks"), ("resume", "resume")):
@@ -235,6 +245,26 @@ def test_it_is_asked_which_folder_holds_the_masks(tmp_path, there, name, sentenc
     with pytest.raises(InputError, match=sentence):
         find_folder(tmp_path, name, MASKS, "masks")
     assert not set(IMAGES) & set(MASKS)
+
+
+@pytest.mark.slow
+def test_a_reader_that_ends_early_ends_the_run_in_one_sentence(tmp_path):
+    settings = ["model=unet_classic", "model.base_channels=2", "data.image_size=32"]
+    settings += ["trainer.max_epochs=50", "hydra.run.dir=run", "nol=0.2", "rehearse=false"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "coseg_lightning.run", *settings],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=300) == 141
+    said = process.stderr.read()
+    assert f"Stopped, since nothing reads the output; go on with resume={tmp_path / 'run'}" in said
+    assert "Traceback" not in said
+    assert "Logging error" not in said
 
 
 @pytest.mark.slow

@@ -157,6 +157,23 @@ def test_other_numbers_are_refused(epochs):
         check(composed(f"trainer.max_epochs={epochs}"))
 
 
+class Losses(SegmentationModule):
+    """Has the losses 1, 2, 3 and so on."""
+
+    def log_progress(self, loss):
+        super().log_progress(torch.tensor(float(self.global_step + 1)))
+
+
+def test_a_line_of_an_epoch_has_the_mean_of_its_losses(tmp_path, capsys):
+    trainer = trainer_of(
+        tmp_path, max_epochs=2, enable_progress_bar=True, callbacks=[StageProgress("Training")]
+    )
+    trainer.fit(Losses(TinyNetwork()), datamodule=OwnData())  # three batches an epoch
+    lines = capsys.readouterr().out.splitlines()
+    assert "loss 2.000" in lines[0]
+    assert "loss 5.000" in lines[1]
+
+
 class Shown(pl.Callback):
     """Keeps what the progress bar would show after each batch."""
 

@@ -272,6 +272,8 @@ def test_a_sample_opens_large_and_is_looked_at_by_keys(opened, tmp_path):
     press(page, "t")
     assert name(page) == "s1"
     assert "no proposal" in page.locator("#bench-status").text_content()
+    press(page, "n")
+    assert page.locator("#bench-status").text_content() == ""  # it was said of another sample
 
 
 @pytest.mark.slow
