@@ -75,7 +75,7 @@ def judge(sample_id: str) -> list[tuple[float, ...]]:
     """The number of persons, the Dice to the experts and the scores of each single mask."""
     from coseg_lightning.files.images import ImageRules
     from coseg_lightning.functional.dice import mask_dice
-    from coseg_lightning.labels.fusion import Votes, majority
+    from coseg_lightning.labels.fusion import Votes, majority, nearest_half
     from coseg_lightning.ranking.outline import mean_of_known, outline_evidence, outline_misfit
 
     image = ImageRules().read(next((DATA / "images").glob(f"{sample_id}.*")))
@@ -85,7 +85,7 @@ def judge(sample_id: str) -> list[tuple[float, ...]]:
         votes = Votes.of(drawn)
         evidence = np.stack([outline_evidence(image, mask, classes=2) for mask in drawn])
         scores = (
-            1 - votes.agreement_with_nearest(),
+            1 - nearest_half(votes.pairwise()),
             1 - votes.agreement(),
             1 - votes.agreement_with_label(majority(drawn)),
             mean_of_known(outline_misfit(evidence), axis=1),

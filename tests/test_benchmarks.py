@@ -225,7 +225,7 @@ def test_every_kind_of_step_trains(tmp_path, kind, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["plain", "joint", "score, then train", "score bank"])
-def test_the_bare_loops_train_too(kind):
+def test_the_bare_loops_train_too(kind, monkeypatch):
     options = Namespace(
         size=64,
         batch=4,
@@ -236,9 +236,23 @@ def test_the_bare_loops_train_too(kind):
         compile=False,
         accelerator="cpu",
     )
+    made = []
+    adam = torch.optim.Adam
+
+    class Watched(adam):
+        def __init__(self, params, *given, **more):
+            super().__init__(params, *given, **more)
+            weights = [weight for group in self.param_groups for weight in group["params"]]
+            made.append((weights, [weight.detach().clone() for weight in weights]))
+
+    monkeypatch.setattr(torch.optim, "Adam", Watched)
     epochs = step.bare(kind, options, step.batches_of(options))
     next(epochs)
     next(epochs)
+    assert made
+    for weights, before in made:
+        changed = [bool((a != b).any()) for a, b in zip(before, weights, strict=True)]
+        assert sum(changed) > len(changed) * 0.9
 
 
 @pytest.mark.slow

@@ -258,11 +258,13 @@ def test_a_reader_that_ends_early_ends_the_run_in_one_sentence(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
     )
-    process.stdout.readline()
+    while "epoch 1 " not in process.stdout.readline():
+        assert process.poll() is None
     process.stdout.close()
     assert process.wait(timeout=300) == 141
     said = process.stderr.read()
-    assert f"Stopped, since nothing reads the output; go on with resume={tmp_path / 'run'}" in said
+    assert said.startswith("Stopped, since nothing reads the output. The finished part is kept; ")
+    assert f"resume={tmp_path / 'run'}" in said
     assert "Traceback" not in said
     assert "Logging error" not in said
 

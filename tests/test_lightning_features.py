@@ -389,7 +389,9 @@ def test_unlabelled_pixels_beside_foreground_are_fine(tmp_path):
         mask[0] = 255
         return image, mask
 
-    trainer_of(tmp_path).fit(module_of(), DataLoader(Pairs(change), batch_size=4))
+    trainer = trainer_of(tmp_path)
+    trainer.fit(module_of(), DataLoader(Pairs(change), batch_size=4))
+    assert 0 < float(trainer.callback_metrics["train/loss_a"]) < 9
 
 
 def brightened(image, mask):

@@ -61,7 +61,7 @@ def main() -> None:
                 "corrected."
             )
         print(f"{text} To write your own decisions, save a review in {page}, and give review=FILE.")
-    others = not_looked_at(options["run"], masks + gone)
+    others = not_for_training(options["run"], masks + gone)
     if others:
         print(
             f"{_count(others, 'mask is', 'masks are')} not for training, so the run did not "
@@ -85,7 +85,7 @@ def _count(number: int, one: str, more: str) -> str:
     return f"{number} {one if number == 1 else more}"
 
 
-def not_looked_at(run: str | Path, masks: int) -> int:
+def not_for_training(run: str | Path, masks: int) -> int:
     """Return how many of all masks a run did not look at, as far as it is recorded.
 
     Args:

@@ -308,14 +308,15 @@ def _run_stages(
     except BaseException as error:
         fail()
         is_refused = cfg.resume is not None and isinstance(error, InputError)
-        if isinstance(error, BrokenPipeError):  # nothing can be said there
-            print(
-                f"Stopped, since nothing reads the output; go on with resume={folder}",
-                file=sys.stderr,
-            )
-        elif RunFolder.holds_run(folder) and not is_refused:
+        if RunFolder.holds_run(folder) and not is_refused:
             cause = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
-            log.info("%s. The finished part is kept; go on with resume=%s", cause, folder)
+            say = log.info
+            if isinstance(error, BrokenPipeError):  # nothing can be logged any more
+                cause, say = (
+                    "Stopped, since nothing reads the output",
+                    partial(print, file=sys.stderr),
+                )
+            say(f"{cause}. The finished part is kept; go on with resume={folder}")
         raise
 
 

@@ -91,6 +91,7 @@ def test_a_graph_that_is_open_is_not_disturbed():
     with untouched(module, [module.net]):
         module.count += 1
     loss.backward()
+    assert torch.equal(weight.grad, module.seen)
 
 
 class Closed(dict):

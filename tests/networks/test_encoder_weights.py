@@ -4,7 +4,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.networks import build_network, pretraining_statistics
@@ -108,7 +108,10 @@ def test_an_encoder_may_be_shallower_than_the_network_of_the_file(folder):
     for encoder in (*OF_TIMM, "poolformer_s12"):
         name, options = f"tu-{encoder}", {"encoder_depth": 3, "decoder_channels": (8, 8, 8)}
         path = str(weights_of(encoder, folder))
-        build_network("unet", encoder_name=name, encoder_weights=path, **options)
+        network = build_network("unet", encoder_name=name, encoder_weights=path, **options)
+        saved = {tuple(value.shape): value for value in load_file(path).values()}
+        first = next(iter(network.encoder.parameters())).detach()
+        assert torch.equal(first, saved[tuple(first.shape)])
 
 
 @pytest.mark.parametrize("given", [False, True, "None", "random", ["a.pt"], 3])

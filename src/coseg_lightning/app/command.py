@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import functools
+import logging
 import os
 import re
 import signal
@@ -25,6 +26,7 @@ from hydra.errors import (
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from typing_extensions import override
 
 from coseg_lightning.app.commands import COMMANDS, Command
 from coseg_lightning.app.help import CONF, help_of
@@ -59,6 +61,16 @@ register()
 OmegaConf.register_new_resolver("coseg.audit_dir", _audit_dir, replace=True)
 OmegaConf.register_new_resolver("coseg.run_dir", _run_dir, replace=True)
 OmegaConf.register_new_resolver("coseg.hydra_dir", _hydra_dir, replace=True)
+
+
+class Console(logging.StreamHandler[Any]):
+    """Writes the log; a reader that has ended, such as `head`, ends the command."""
+
+    @override
+    def handleError(self, record: logging.LogRecord) -> None:
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            raise
+        super().handleError(record)
 
 
 def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:

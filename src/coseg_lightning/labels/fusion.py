@@ -122,10 +122,6 @@ class Votes:
         """Return each annotator's mean Dice with the others, `(P,)`, NaN where it is unknown."""
         return mean_of_known(self.pairwise(), axis=1)
 
-    def agreement_with_nearest(self) -> Floats:
-        """Return each annotator's agreement with those who drew most alike, see `nearest_half`."""
-        return nearest_half(self.pairwise())
-
     def agreement_with_label(self, label: Mask) -> Floats:
         """Return the Dice of each annotator's mask with the label, `(P,)`.
 

@@ -30,18 +30,37 @@ PEERS = ("net_a.", "net_b.")  # prefixes of the names of the peers' weights
 ANNOTATORS = "samples.annotators"
 SAMPLES_DIFFER = ". Images, masks, or who drew them, were changed since"
 IN_DONE = {"stages": dict, "epochs": int, "made": dict}
-# The names of all files and folders that a run writes into its folder.
-OUTPUT_NAMES = re.compile(
-    r"run\.json|summary\.json|metrics\.csv|report\.html|figures|model|noise|reviewed|export|table"
-    r"|(scores(_\d+)?\.csv)|((labels|uncertainty|proposals|robust_training|early_learning)(_\d+)?)"
-    r"|((re|supervised_)training)|estimation|((noisy|clean)_baseline)|redraw\.csv|inputs\.csv|review|review_order\.csv|reordered\.csv|noise_level\.json|review\.html|test\.csv|annotators\.csv|masks\.csv|disputed\.csv|fold_\d+"
+# What a run writes into its folder, by which leftovers of another one are noticed. Names with a
+# number are those of later rounds and of folds.
+FILES: tuple[str, ...] = (
+    "run.json",
+    "summary.json",
+    "metrics.csv",
+    "report.html",
+    "review.html",
+    "scores.csv",
 )
-# Where the data of a run that is not finished may lie elsewhere, as its digests are compared too.
+FILES += ("inputs.csv", "test.csv", "images.csv", "redraw.csv", "review_order.csv", "masks.csv")
+FILES += ("reordered.csv", "noise_level.json", "annotators.csv", "disputed.csv")
+FOLDERS: tuple[str, ...] = (
+    "figures",
+    "model",
+    "noise",
+    "reviewed",
+    "export",
+    "table",
+    "review",
+    "estimation",
+)
+FOLDERS += ("retraining", "supervised_training", "noisy_baseline", "clean_baseline")
+NUMBERED = r"scores_\d+\.csv|(labels|uncertainty|proposals|robust_training|early_learning)(_\d+)?"
+OUTPUT_NAMES = re.compile("|".join([*map(re.escape, FILES + FOLDERS), NUMBERED, r"fold_\d+"]))
 OF_NAMED_NETWORKS = {
     f"{part}.{name}"
     for part in ("peers", "network")
     for name in ("in_channels", "encoder_name", "encoder_weights")
 }
+# Where the data of a run that is not finished may lie elsewhere, as its digests are compared too.
 ROOTS = ("data.root", "data.source.root", "noise.annotator.root")
 WEIGHTS_FILES = "weights_files"  # the digests of files of pretrained weights, by group of settings
 # Settings that may change when a run is resumed. They change where and how it computes, not what.
