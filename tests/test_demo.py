@@ -61,7 +61,7 @@ def test_it_runs_what_it_shows_and_says_what_came_out(tmp_path, monkeypatch, cap
         for name in ("as given", "corrected")
     )
     assert given < 0.95
-    if "Labels corrected       none" in text:
+    if "Masks corrected        none" in text:
         assert corrected == given
     assert f"browser: {page}" in text
 

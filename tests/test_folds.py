@@ -87,7 +87,7 @@ def test_the_test_of_folds_is_on_checked_masks_alone(folded):
     assert summary["test"]["per_class_dice"][1] == pytest.approx(summary["test"]["dice"])
     output = " ".join(result.stdout.split())
     assert "Tested on trusted test masks" in output
-    assert "Labels corrected none" in output
+    assert "Masks corrected none" in output
     paths = [folder / "checked" / f"fold_{n}" / "summary.json" for n in (1, 2)]
     skipped = all(json.loads(path.read_text())["correction"]["left_alone"] for path in paths)
     assert summary["correction"]["left_alone"] == skipped

@@ -98,7 +98,7 @@ def test_the_whole_of_coseg_leaves_what_it_promises(tmp_path):
     assert result.returncode == 0, result.stderr
     for text in ("3 of 11 training masks were replaced", "Robust training", "Retraining"):
         assert text in result.stdout + result.stderr
-    for text in ("Test Dice", "Test accuracy", "Samples ranked noisy", "Labels corrected"):
+    for text in ("Test Dice", "Test accuracy", "Masks ranked noisy", "Masks corrected"):
         assert text in result.stdout
     assert str(folder) in result.stdout
 

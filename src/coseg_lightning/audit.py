@@ -391,11 +391,14 @@ def _show(
             + ("" if ranking.blunders else ", with the proposals drawn over them"),
         ),
         ("review.html", "every mask, to judge and redraw in the browser; then use coseg apply"),
+        ("review_order.csv", "all masks, in the best order for a review"),
+        ("proposals", "the networks' own masks"),
         ("summary.json", "the noise level, and the settings"),
         *_files_of_persons(folder),
         *FILES.items(),
     ):
-        print(f"    {name:<14}  {content}")
+        if name != "proposals" or (folder / name).is_dir():
+            print(f"    {name:<16}  {content}")
     print(question(folder))
 
 

@@ -145,15 +145,15 @@ def _label_rows(folder: Path, summary: dict[str, Any]) -> dict[str, str]:
     rows, correction = {}, summary["correction"]
     scores = read_rows(folder / "scores.csv")
     if scores:
-        rows["Samples ranked noisy"] = str(sum(row["noisy"] == "1" for row in scores))
+        rows["Masks ranked noisy"] = str(sum(row["noisy"] == "1" for row in scores))
         if summary["ranking"]["auroc"] is not None:
             rows["AUROC of the ranking"] = _decimals(summary["ranking"]["auroc"])
     if (folder / "labels").is_dir():
-        rows["Labels corrected"] = str(correction["corrected"] or "none")
+        rows["Masks corrected"] = str(correction["corrected"] or "none")
     if "decided" in correction:  # in a review
         rows["Masks decided on"] = decisions(correction)
     elif "folds" in summary:
-        rows["Labels corrected"] = "none"
+        rows["Masks corrected"] = "none"
     if correction["left_out"]:
         rows["Samples left out"] = str(correction["left_out"])
     if correction["label_dice_before"] is not None:
