@@ -56,10 +56,10 @@ FIGURES = {
     "training": ("Training", None),
     "scores": (
         "Corruption scores of the training set",
-        "The higher the score, the more the networks and the image's edges speak against the "
-        "mask. Masks to the right of "
-        "the dashed line are ranked noisy. The curves are two normal distributions that were "
-        "fitted to the scores: if they lie apart, good and bad masks are well separated.",
+        "The higher the score, the more the networks and the edges of the image speak against the "
+        "mask. Masks to the right of the dashed line are ranked noisy. The curves are two normal "
+        "distributions that were fitted to the scores: if they lie apart, good and bad masks are "
+        "well separated.",
     ),
     "corrections": ("The masks that were changed most", None),
 }
