@@ -467,3 +467,13 @@ def test_a_stem_in_two_folders_is_said_with_both_paths(make_folder):
         rename(root, folder, lambda p: f"P{int(p.stem[-1]) % 2}/{int(p.stem[-1]) // 2}.png")
     with pytest.raises(InputError, match=r"P0/0.png and .*P1/0.png would be the same sample; ren"):
         folder_splits(root, image_glob="**/{id}.*", mask_glob="**/{id}.*")
+
+
+def test_channels_in_files_of_their_own_are_refused(make_folder):
+    root = make_folder()
+    for path in list((root / "images").iterdir()):
+        shutil.copy(path, path.with_stem(f"{path.stem}_0001"))
+        path.rename(path.with_stem(f"{path.stem}_0000"))
+    message = "s00_0000 and s00_0001 are two images, but there is one mask s00.* channels"
+    with pytest.raises(InputError, match=message):
+        folder_splits(root)

@@ -32,6 +32,7 @@ from coseg_lightning.data.folder_checks import (
     check_ids_name_different_files,
     check_image_files,
     check_masks_have_an_image,
+    check_no_channels,
     check_places_agree,
     check_sizes_agree,
     inspect_images,
@@ -355,6 +356,7 @@ def folder_splits(
     image_infos = inspect_images(split, files, inspection, image_rules, by_tiles=tile is not None)
     with_image = [sample_id for sample_id in split if sample_id in files]
     mask_files = match_ids(files, found.mask_files)
+    check_no_channels(files, mask_files)
     by_image = keys_by_image(mask_files)
     own = {i: by_image.get(i, {"": i}) for i in with_image}
     check_several(label, own, tile=tile)

@@ -1,5 +1,6 @@
 """Checks of a folder of images and masks. Each check records the problems of its own kind."""
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -22,15 +23,13 @@ from coseg_lightning.files.inspection import (
 )
 from coseg_lightning.files.mask_folder import MaskFolder, link_message, same_stem
 from coseg_lightning.files.naming import Names, likely_patterns, split_key, unread
-from coseg_lightning.files.volumes import file_of
+from coseg_lightning.files.volumes import file_of, name_of_file
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
 
 # Pairs of an image's and the networks' number of bands between which images are converted.
 CONVERTED = ((1, 2), (1, 3), (3, 1))
 FLAT = 0.02  # a band is flat if it spans less than this share of the range of all bands
-
-
 FEW_GROUPS = 5
 
 
@@ -57,6 +56,23 @@ def check_image_files(
                 check_id(sample_id)
             except InputError as error:
                 inspection.add("name", [sample_id], str(error))
+
+
+def check_no_channels(images: Collection[str], masks: Collection[str]) -> None:
+    """Raise an `InputError` if files hold one channel of an image each, as nnU-Net's do."""
+    channels: dict[str, list[str]] = {}
+    for sample_id in sorted(images):
+        match = re.fullmatch(r"(.+)_\d{4}", sample_id)
+        if match is not None and match[1] in masks:
+            channels.setdefault(match[1], []).append(sample_id)
+    several = {name: ids for name, ids in channels.items() if len(ids) > 1}
+    if several:
+        name, ids = next(iter(several.items()))
+        raise InputError(
+            f"{' and '.join(ids[:2])} are two images, but there is one mask {name}, so they are "
+            "probably channels of one image, as nnU-Net stores them; join them into one file of "
+            "several bands, such as a TIFF or .npy."
+        )
 
 
 def _no_image_message(sample_id: str, images: Names, table: Path) -> str:
@@ -269,7 +285,7 @@ def warn_of_gaps(
         inspection.warn(
             "missing pixels",
             gaps,
-            f"{len(gaps)} images, such as {paths[gaps[0]].name}, have missing pixels "
+            f"{len(gaps)} images, such as {name_of_file(paths[gaps[0]])}, have missing pixels "
             f"({100 * share:.0f} % on average); they count as unlabelled.",
         )
     far = [sample_id for sample_id, info in usable.items() if info["outlier"]]
@@ -279,8 +295,8 @@ def warn_of_gaps(
         inspection.warn(
             "far value",
             far,
-            f"{len(far)} images, such as {paths[far[0]].name}, hold a value far from all others "
-            f"({number} in {100 * share:.1f} % of the pixels there), which leaves little contrast "
+            f"{len(far)} images, such as {name_of_file(paths[far[0]])}, hold a value far from "
+            f"all others ({number} in {100 * share:.1f} % of the pixels there), which leaves little contrast "
             f"to the rest; if it means missing, set data.nodata={number}.",
         )
     transparent = [sample_id for sample_id, info in usable.items() if info["transparent"]]
@@ -289,8 +305,8 @@ def warn_of_gaps(
         inspection.warn(
             "transparent",
             transparent,
-            f"{len(transparent)} images, such as {paths[transparent[0]].name}, have transparent "
-            "pixels or a mask of valid pixels, which is not read; if it is a band, set "
+            f"{len(transparent)} images, such as {name_of_file(paths[transparent[0]])}, have "
+            "transparent pixels or a mask of valid pixels, which is not read; if it is a band, set "
             f"data.in_channels={bands}.",
         )
 
@@ -311,8 +327,8 @@ def warn_of_turned_images(
         inspection.warn(
             "turned",
             turned,
-            f"{len(turned)} images, such as {paths[turned[0]].name}, have an orientation tag "
-            "(EXIF) that their masks lack, or the reverse, so only one of the two is turned; if "
+            f"{len(turned)} images, such as {name_of_file(paths[turned[0]])}, have an orientation "
+            "tag (EXIF) that their masks lack, or the reverse, so only one of the two is turned; if "
             "masks were drawn on the unturned pictures, remove the tag.",
         )
 
@@ -372,7 +388,7 @@ def check_classes_survive(
         drawn = [sample_id for sample_id, (count, _) in found.items() if count]
         lost = [sample_id for sample_id in drawn if not found[sample_id][1]]
         what = "the foreground" if masks.classes == 2 else f"class {class_id}"
-        example = f"such as {masks.path(lost[0]).name}" if lost else ""
+        example = f"such as {name_of_file(masks.path(lost[0]))}" if lost else ""
         if drawn and len(lost) == len(drawn):
             inspection.add(
                 "too small",

@@ -35,6 +35,11 @@ def file_of(path: Path) -> Path:
     return path.parent if path.parent.is_file() else path
 
 
+def name_of_file(path: Path) -> str:
+    """Return the name of a file, or of a slice with its file."""
+    return path.name if file_of(path) == path else f"{path.parent.name}/{path.name}"
+
+
 def slices_of(path: Path) -> list[tuple[str, Path]]:
     """List the slices of a volume, each by the suffix of its id and its path.
 
