@@ -296,8 +296,8 @@ def warn_of_gaps(
             "far value",
             far,
             f"{len(far)} images, such as {name_of_file(paths[far[0]])}, hold a value far from "
-            f"all others ({number} in {100 * share:.1f} % of the pixels there), which leaves little contrast "
-            f"to the rest; if it means missing, set data.nodata={number}.",
+            f"all others ({number} in {100 * share:.1f} % of the pixels there), which leaves little "
+            f"contrast to the rest; if it means missing, set data.nodata={number}.",
         )
     transparent = [sample_id for sample_id, info in usable.items() if info["transparent"]]
     if transparent:
