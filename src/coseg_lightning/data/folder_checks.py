@@ -296,7 +296,7 @@ def warn_of_gaps(
             "far value",
             far,
             f"{len(far)} images, such as {name_of_file(paths[far[0]])}, hold a value far from "
-            f"all others ({number} in {100 * share:.1f} % of the pixels there), which leaves little "
+            f"all others ({number} in {100 * share:.1f} % of its pixels), which leaves little "
             f"contrast to the rest; if it means missing, set data.nodata={number}.",
         )
     transparent = [sample_id for sample_id, info in usable.items() if info["transparent"]]
@@ -328,7 +328,7 @@ def warn_of_turned_images(
             "turned",
             turned,
             f"{len(turned)} images, such as {name_of_file(paths[turned[0]])}, have an orientation "
-            "tag (EXIF) that their masks lack, or the reverse, so only one of the two is turned; if "
+            "tag (EXIF) that their masks lack, or the reverse, so only one of them is turned; if "
             "masks were drawn on the unturned pictures, remove the tag.",
         )
 
