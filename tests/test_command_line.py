@@ -130,7 +130,8 @@ def test_a_home_folder_is_found_in_any_setting(written, monkeypatch):
         (setting,) = with_settings([f"{key}={written}"], COMMANDS["run"])
         override = OverridesParser.create().parse_override(setting)
         assert (override.key_or_group, override.value()) == (key, "/home/some body/out")
-    assert with_settings(["~nol", "data.root=a~b"], COMMANDS["run"]) == ["~nol", "data.root=a~b"]
+    others = ["~nol", "data.root=a~b", "data.root='~/a','~/b'"]
+    assert with_settings(others, COMMANDS["run"]) == others
 
 
 @pytest.mark.parametrize("name", ["7", "2024_01", "1e5", "20240101_001"])

@@ -756,7 +756,7 @@ def test_changed_data_is_not_retrained_on_and_newer_masks_stay(finished, tmp_pat
     assert "Traceback" not in result.stderr
     result = command("apply", folder, tmp_path / "clean", f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert f"1 mask changed after the run, kept as now: {changed}" in result.stdout
+    assert f"1 mask changed after the run and is kept as it is now: {changed}" in result.stdout
     assert (tmp_path / "clean" / mine.name).read_bytes() == mine.read_bytes()
     result = command("report", folder, f"root={data}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

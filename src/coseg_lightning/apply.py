@@ -72,7 +72,8 @@ def main() -> None:
         shown = ", ".join(newer[:10]) + (", ..." if len(newer) > 10 else "")
         by_tiles = Path(options["run"], "images.csv").is_file()
         names = ("tile", "tiles") if by_tiles else ("mask", "masks")
-        print(f"{_count(len(newer), *names)} changed after the run, kept as now: {shown}")
+        keeps = "is kept as it is now" if len(newer) == 1 else "are kept as they are now"
+        print(f"{_count(len(newer), *names)} changed after the run and {keeps}: {shown}")
     if pictures:
         shown = ", ".join(pictures[:10]) + (", ..." if len(pictures) > 10 else "")
         print(
@@ -198,7 +199,9 @@ def _applied(
             unfinished.replace(dest)
     fused = [i for i in _whole(judged, source) if i in (judged.images.several or ())]
     masks = len(judged.images) + len(judged.others)
-    gone = finished.file_digests.keys() - set(judged.images.ids)
+    joined = finished.folder / "images.csv"  # by tiles
+    seen = {row["id"] for row in read_table(joined, ["id"])} if joined.is_file() else set()
+    gone = (seen or finished.file_digests.keys()) - set(judged.images.ids)
     return _Applied(
         changed, labels.newer, labels.other_images, masks, gone=len(gone), fused=len(fused)
     )

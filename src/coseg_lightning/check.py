@@ -63,7 +63,7 @@ def describe(cfg: DictConfig) -> Iterator[str]:
         yield f"\n  {'Images':<10}{_images(everything, cfg.data.in_channels)}"
         yield f"  {'Masks':<10}{_masks(everything, max(2, cfg.data.classes))}"
         yield from (f"  {'People':<10}{line}" for line in _people(everything, hidden=hidden))
-        yield f"  {'Split':<10}{_split(cfg, data.sizes, parts['train'])}"
+        yield f"  {'Split':<10}{_split(data.sizes, parts['train'])}"
         if data.sizes["train"] < FEWEST:
             yield (
                 f"  {'Few':<10}coseg was measured with {FEWEST} training masks and more; with "
@@ -127,9 +127,11 @@ def _masks(dataset: "MaskedImages", classes: int) -> str:
     return "; ".join([str(read), *each, *([f"{empty} are empty"] if empty else [])])
 
 
-def _split(cfg: DictConfig, sizes: dict[str, int], train: Any) -> str:
+def _split(sizes: dict[str, int], train: Any) -> str:
     text = ", ".join(f"{size} {part}" for part, size in sizes.items())
-    by = getattr(train, "split_by", "") or f"drawn by seed={cfg.seed}"
+    by = getattr(train, "split_by", "")
+    if not by:
+        return text
     advice = " (write a split.csv to choose it)" if by.startswith("drawn") else ""
     return f"{text}, {by}{advice}"
 

@@ -42,7 +42,7 @@ from coseg_lightning.app.checks import (
     quiet,
     recipe_of,
 )
-from coseg_lightning.app.command import command, review_paths, task_overrides
+from coseg_lightning.app.command import command, output_is_closed, review_paths, task_overrides
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_rules import read_colours
 from coseg_lightning.files.progress import is_first_process
@@ -311,7 +311,9 @@ def _run_stages(
         if RunFolder.holds_run(folder) and not is_refused:
             cause = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
             say = log.info
-            if isinstance(error, BrokenPipeError):  # nothing can be logged any more
+            if (
+                isinstance(error, BrokenPipeError) and output_is_closed()
+            ):  # nothing can be logged any more
                 cause, say = (
                     "Stopped, since nothing reads the output",
                     partial(print, file=sys.stderr),

@@ -89,8 +89,9 @@ def test_without_labelled_validation_there_is_no_best(tmp_path):
 def test_without_validation_there_is_no_best(tmp_path):
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[BestNetwork()])
     loader = torch.utils.data.DataLoader([tuple(part[0] for part in one_batch())] * 4, 2)
-    with pytest.raises(InputError, match="nothing was validated; give validation data"):
+    with pytest.raises(InputError, match="nothing is validated; give validation data"):
         trainer.fit(SegmentationModule(TinyNetwork()), loader)
+    assert trainer.global_step == 0
 
 
 @pytest.mark.parametrize(
@@ -98,13 +99,18 @@ def test_without_validation_there_is_no_best(tmp_path):
     [
         ({"check_val_every_n_epoch": 5}, "check_val_every_n_epoch=5 validates nothing in 3 epochs"),
         (
+            {"max_epochs": -1, "max_steps": 3, "check_val_every_n_epoch": 5},
+            "check_val_every_n_epoch=5 validates nothing in 2 epochs",
+        ),
+        (
             {"check_val_every_n_epoch": None, "val_check_interval": 50},
             "val_check_interval=50 validates nothing in the 6 batches of 3 epochs",
         ),
     ],
 )
 def test_validation_that_comes_too_rarely_is_refused_before_training(tmp_path, settings, message):
-    trainer = trainer_of(tmp_path, max_epochs=3, callbacks=[BestNetwork()], **settings)
+    settings = {"max_epochs": 3, **settings}
+    trainer = trainer_of(tmp_path, callbacks=[BestNetwork()], **settings)
     loader = torch.utils.data.DataLoader([tuple(part[0] for part in one_batch())] * 4, 2)
     with pytest.raises(InputError, match=message):
         trainer.fit(SegmentationModule(TinyNetwork()), loader, loader)

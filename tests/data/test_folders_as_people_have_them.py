@@ -349,6 +349,8 @@ def test_lists_that_leave_out_or_repeat_images_are_noticed(make_folder, caplog):
     splits = folder_splits(with_lists(root, trainval=["s00", "s01", "s02", "s03"]), test_share=0.25)
     assert ids_of(splits) == ["s00", "s01", "s02", "s03"]
     assert splits.train.split_by.startswith("drawn by seed=0")
+    splits = folder_splits(with_lists(root, trainval=["s00 1", "s01 1"], test=["s02 -1"]))
+    assert (splits.train.ids, splits.test.ids) == (["s00", "s01"], ["s02"])
 
 
 def test_lists_and_tables_may_be_in_another_unicode_form(make_folder):
@@ -359,6 +361,8 @@ def test_lists_and_tables_may_be_in_another_unicode_form(make_folder):
     files = sorted(unicodedata.normalize("NFD", i) for i in ids)
     splits = folder_splits(with_lists(root, train=ids[:6], test=ids[6:]))
     assert ids_of(splits) == files
+    with pytest.raises(InputError, match="is named in 2 Unicode forms; name it once"):
+        folder_splits(with_lists(root, train=ids, test=files[:1]))
     shutil.rmtree(root / "ImageSets")
     splits = folder_splits(root, trusted_ids=ids[:3])
     assert splits.test.ids == files[:3]
@@ -372,14 +376,14 @@ def test_lists_and_tables_may_be_in_another_unicode_form(make_folder):
 
 @pytest.mark.parametrize(
     ("of_group", "what"),
-    [(10, "so the part test stays empty"), (14, "so a part holds few of them")],
+    [(10, "so the part test stays empty"), (14, "so a part may be of one group alone")],
 )
 def test_few_groups_are_told(make_folder, caplog, of_group, what):
     root = make_folder(size=20)
     for folder in ("images", "masks"):
         rename(root, folder, lambda p: f"{'ab'[int(p.stem[1:]) >= of_group]}/{p.name}")
     splits = folder_splits(root)
-    assert f"there are only 2: a, b; {what}" in caplog.text
+    assert f"there are only 2 groups: a, b; {what}" in caplog.text
     assert splits.train.split_by == "drawn by seed=0, by whole groups"
 
 
@@ -413,6 +417,9 @@ def test_parts_of_objects_are_not_taken_for_persons_without_a_word(make_folder, 
 
 VALUES_FAR_AWAY = {
     "float": (np.float32, -3.4028234663852886e38),
+    "double": (np.float64, -1.7976931348623157e308),
+    "odd": (np.float64, -9999.9),
+    "int32": (np.int32, -2147483647),
     "usual": (np.float32, -9999),
     "int16": (np.int16, -32768),
     "uint16": (np.uint16, 65535),
@@ -438,7 +445,7 @@ def test_a_value_far_from_all_others_is_told(make_folder, caplog, name, tile):
     splits = folder_splits(root, nodata=float(setting), **options)
     assert "far from all others" not in caplog.text
     assert "3 images, such as s00.tif, have missing pixels" in caplog.text
-    assert splits.train is not None
+    assert {part.split_by for part in splits if part is not None} == {"drawn by seed=0"}
 
 
 @pytest.mark.parametrize("levels", ["dark border", "saturated", "two levels", "byte"])
@@ -477,3 +484,15 @@ def test_channels_in_files_of_their_own_are_refused(make_folder):
     message = "s00_0000 and s00_0001 are two images, but there is one mask s00.* channels"
     with pytest.raises(InputError, match=message):
         folder_splits(root)
+    (root / "split.csv").write_text("id,split\n" + "".join(f"s{n:02},train\n" for n in range(8)))
+    for n in range(8):
+        shutil.copy(root / f"images/s{n:02}_0000.png", root / f"images/s{n:02}.png")
+    assert len(folder_splits(root).train) == 8  # frames that are not used lie beside
+
+
+def test_numbers_at_the_end_of_names_are_no_channels(make_folder):
+    root = make_folder()
+    for folder in ("images", "masks"):
+        for name, number in (("scan", 0), ("scan_2020", 1), ("scan_2021", 2)):
+            (root / folder / f"s{number:02}.png").rename(root / folder / f"{name}.png")
+    assert {"scan", "scan_2020", "scan_2021"} <= {*ids_of(folder_splits(root))}

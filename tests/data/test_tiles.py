@@ -591,7 +591,7 @@ def test_what_changed_after_a_run_by_tiles_stays_and_is_said(tiled_run):
     arguments = [folder / "run", folder / "again", f"root={folder / 'moved'}", "trust=true"]
     result = command("apply", *arguments)
     assert result.returncode == 0, result.stderr
-    assert "tiles changed after the run, kept as now: " in result.stdout
+    assert "tiles changed after the run and are kept as they are now: " in result.stdout
     np.testing.assert_array_equal(
         tifffile.imread(folder / "again" / path.name), tifffile.imread(path)
     )

@@ -37,3 +37,10 @@ def test_a_table_without_the_columns_is_refused(tmp_path):
     (tmp_path / "a.csv").write_text("name\na\n")
     with pytest.raises(InputError, match="has no column id: its first line is 'name'"):
         read_table(tmp_path / "a.csv", ["id"])
+
+
+def test_columns_that_differ_in_capitals_alone_stay_as_they_are(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("ID,id,Split\n1,a,train\n")
+    assert read_table(path, ["id"], guarded=False) == [{"ID": "1", "id": "a", "split": "train"}]
+    assert read_table(path, ["id"]) == [{"ID": "1", "id": "a", "Split": "train"}]

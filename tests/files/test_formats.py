@@ -844,16 +844,19 @@ def test_a_mask_of_equal_planes_is_written_as_it_was(tmp_path, shape):
     np.testing.assert_array_equal(np.load(tmp_path / "b.npy"), array)
 
 
-@pytest.mark.parametrize("palette", [[(255, 255, 255)], [(0, 0, 0)], [(9, 0, 0)]])
-def test_a_palette_may_hold_one_colour(tmp_path, palette):
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (9, 0, 0)])
+def test_a_palette_may_hold_one_colour(tmp_path, colour):
     (tmp_path / "masks").mkdir()
     file = Image.new("P", (12, 10))
-    file.putpalette([channel for colour in palette for channel in colour])
+    file.putpalette(colour)
     file.save(tmp_path / "masks/a.png", optimize=True)
     with Image.open(tmp_path / "masks/a.png") as stored:
         assert len(stored.getpalette()) == 3
-    mask = MaskFolder(tmp_path / "masks", classes=2).read("a")
-    assert np.unique(mask).tolist() == [int(palette[0] == (255, 255, 255))]
+    if colour == (255, 255, 255):  # an object, or the paper
+        with pytest.raises(InputError, match="has a palette of white alone, which may mean"):
+            MaskFolder(tmp_path / "masks", classes=2)
+        return
+    assert not MaskFolder(tmp_path / "masks", classes=2).read("a").any()
 
 
 def test_among_objects_of_16_bits_255_is_one_of_them(tmp_path):
@@ -880,3 +883,5 @@ def test_the_columns_of_a_users_table_may_be_capitals(tmp_path):
     table.write_text("Name,R,G,B\nvoid,9,9,9\nroad,1,2,3\nBackground,0,0,0\n")
     rules = MaskRules.from_settings({"classes": 2, "colours": str(table)})
     assert rules.colours == {(0, 0, 0): 0, (9, 9, 9): 255, (1, 2, 3): 1}
+    table.write_text("name,r,g,b,\nroad,1,2,3,\n")  # as Excel ends lines
+    assert MaskRules.from_settings({"classes": 2, "colours": str(table)}).colours == {(1, 2, 3): 0}

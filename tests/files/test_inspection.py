@@ -491,15 +491,19 @@ def test_doubtful_masks_are_drawn_whatever_their_format(tmp_path, make_folder, k
     root = make_folder(size=4)
     for path in list((root / "masks").iterdir()):
         mask = np.ones((32, 32), np.int64)
+        mask[0, 0] = 0
         if kind == "npy":
             np.save(path.with_suffix(".npy"), mask)
         elif kind == "tif":
             tifffile.imwrite(path.with_suffix(".tif"), mask.astype(np.float64))
         else:
-            Image.fromarray(np.full((32, 32, 3), 255, np.uint8)).save(path)
+            white = np.repeat(255 * mask[..., None], 3, axis=2).astype(np.uint8)
+            Image.fromarray(white).save(path)
         if kind != "colours":
             path.unlink()
     with pytest.raises(InputError, match="foreground almost everywhere"):
         folder_splits(root, problems=tmp_path / "problems.csv")
     with Image.open(tmp_path / "doubtful_masks.png") as picture:
-        assert picture.size == (516, 256)
+        shown = np.asarray(picture)
+    assert shown.shape == (256, 516)
+    assert (shown[:8, :8].max(), shown[8:, :256].min()) == (0, 255)

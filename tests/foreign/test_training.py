@@ -33,6 +33,7 @@ from coseg_lightning import (
 )
 from coseg_lightning.callbacks import corruption_ranking
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.batch import Batch
 from support import (
     Gradients,
     Halves,
@@ -1004,18 +1005,23 @@ def test_a_fit_that_goes_on_within_an_epoch_is_checked_and_corrected(tmp_path, s
 
 
 @pytest.mark.parametrize("ids", [True, False])
-def test_processes_with_training_sets_of_their_own_are_noticed(tmp_path, monkeypatch, ids):
-    def gathered(part):
-        count, varies, names, masks, images = part
-        other = [name and ["h99"] for name in names]
-        return [part, [count, varies, other, masks, [*images[:-1], "another"]]]
+def test_processes_with_training_sets_of_their_own_are_noticed(monkeypatch, ids):
+    def batches(first):
+        images = [torch.full((1, 1, 4, 4), 0.5 + n, requires_grad=True) for n in range(first, 9)]
+        masks = torch.zeros(1, 4, 4, dtype=torch.long)
+        return [Batch(image, masks, [f"h{n}"] if ids else None) for n, image in enumerate(images)]
 
-    monkeypatch.setattr(corruption_ranking, "gather_objects", gathered)
-    ranking = CorruptionRanking(tmp_path / "scores.csv")
-    trainer = trainer_of(tmp_path, callbacks=[ranking])
+    parts = []
+    monkeypatch.setattr(corruption_ranking, "gather_objects", lambda part: [part, *parts])
+    corruption_ranking.check_one_set(batches(0), 9, None)
+    monkeypatch.setattr(
+        corruption_ranking, "gather_objects", lambda part: parts.append(part) or [part]
+    )
+    corruption_ranking.check_one_set(batches(0), 9, None)
+    monkeypatch.setattr(corruption_ranking, "gather_objects", lambda part: [part, *parts])
+    corruption_ranking.check_one_set(batches(0), 9, None)
     with pytest.raises(InputError, match="Each process has a training set of its own"):
-        trainer.fit(module_of(), DataLoader(Halves(ids=ids), batch_size=4))
-    assert trainer.global_step == 0
+        corruption_ranking.check_one_set(batches(1)[:8] + batches(1)[:1], 9, None)
 
 
 @pytest.mark.parametrize("join", ["subset", "both", "sampler"])

@@ -144,7 +144,9 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
         elif word.startswith(("~", "+")):
             result.append(word)
         elif sign:
-            if home := re.fullmatch(r"(['\"]?)(~(?:/.*)?)\1", value):  # shells expand no key=~/DIR
+            if home := re.fullmatch(
+                r"(['\"]?)(~(?:/[^'\",]*)?)\1", value
+            ):  # shells expand no key=~/DIR
                 word = f"{key}={quoted(str(Path(home[2]).expanduser()))}"
             if key in PATTERNS and re.search(r"^[^'\"\[].*[{}()]|^[{(]", value):
                 word = f"{key}={quoted(value)}"
@@ -324,7 +326,9 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if type(error).__name__ == "SIGTERMException":
             raise SystemExit(128 + signal.SIGTERM) from error
         raise
-    except BrokenPipeError:  # the reader of the output, such as `head`, has ended
+    except BrokenPipeError:
+        if not output_is_closed():  # another pipe is broken, such as that of a worker
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still said
         sys.exit(141)  # as if SIGPIPE had ended it
     except Exception as error:
@@ -335,6 +339,15 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
             raise CompactHydraException(message) from error
         _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
         sys.exit(message)
+
+
+def output_is_closed() -> bool:
+    """Whether the reader of the output, such as `head`, has ended."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def _remove_if_unused(folder: Path) -> None:

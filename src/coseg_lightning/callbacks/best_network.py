@@ -8,9 +8,14 @@ from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
 from coseg_lightning.callbacks.averaged_weights import averaged
+from coseg_lightning.callbacks.corruption_ranking import planned_epochs
 from coseg_lightning.errors import InputError
 
 METRIC = "val/dice"
+NOTHING = (
+    f"BestNetwork needs the metric {METRIC}, but nothing is validated; give validation data, or "
+    "keep the last network."
+)
 
 
 class BestNetwork(Callback):
@@ -41,13 +46,14 @@ class BestNetwork(Callback):
 
     @override
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        epochs = trainer.max_epochs
-        if not trainer.enable_validation or epochs is None or epochs < 0:
+        if not trainer.enable_validation:
+            raise InputError(NOTHING)
+        epochs = planned_epochs(trainer)
+        if epochs is None:
             return
         check_validates(trainer, epochs)
         batches = epochs * trainer.num_training_batches
-        never = trainer.check_val_every_n_epoch is None and (trainer.val_check_batch or 0) > batches
-        if never:
+        if trainer.check_val_every_n_epoch is None and (trainer.val_check_batch or 0) > batches:
             raise InputError(
                 f"val_check_interval={trainer.val_check_interval} validates nothing in the "
                 f"{batches:.0f} batches of {epochs} epochs; BestNetwork needs the metric {METRIC}, "
@@ -80,10 +86,7 @@ class BestNetwork(Callback):
         if not self._weights:
             if trainer.interrupted:
                 return
-            raise InputError(
-                f"BestNetwork needs the metric {METRIC}, but nothing was validated; give "
-                "validation data, or keep the last network."
-            )
+            raise InputError(NOTHING)
         with averaged(trainer, pl_module):  # in the average, which is saved in checkpoints
             pl_module.load_state_dict(self._weights)
         pl_module.load_state_dict(self._weights)

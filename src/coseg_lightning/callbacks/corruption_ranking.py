@@ -173,8 +173,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._look_for_ids(trainer, watched)
         varies = detect_augmentation(trainer, dataset, watched)
         self._images_vary = varies is not None
-        if self.dataset is None:
-            _check_one_set(watched.alone(trainer)[0], len(dataset), varies)
+        if self.dataset is None and trainer.world_size > 1:
+            check_one_set(watched.alone(trainer)[0], len(dataset), varies)
         if varies != "mask":
             self._first_read = [(one.ids, one.masks.cpu()) for one in watched.alone(trainer)[0]]
             if self._first_read[0][0] is None:
@@ -200,7 +200,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def _warn_if_never_ranked(self, trainer: pl.Trainer, module: CoSegModule) -> None:
         """Warn before training if no ranking will come in the midst of it."""
         streams = math.isinf(trainer.num_training_batches) and trainer.max_steps >= 0
-        epochs = _planned_epochs(trainer)
+        epochs = planned_epochs(trainer)
         self._never_ranks = not streams and (epochs is None or epochs < 2)
         if self._never_ranks and self._waits_for_ranking(module):
             what = "the number of epochs is unknown" if epochs is None else "1 epoch is trained"
@@ -291,7 +291,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             assert isinstance(pl_module, CoSegModule)
             self._look(trainer, pl_module)
         elif batch_idx:
-            self._watched = None  # all callbacks have begun
+            self._watched = None
 
     @override
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
@@ -307,6 +307,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, CoSegModule)
+        self._watched = None  # all callbacks have begun
         epochs_left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
         if epochs_left >= self.epochs:
             self.evidence = EvidenceSum()  # that of a shorter fit, which this one continues
@@ -486,7 +487,7 @@ def _check_kinds(kinds: Any, score: str | None) -> None:
             )
 
 
-def _check_one_set(samples: Sequence[Batch], count: int, varies: str | None) -> None:
+def check_one_set(samples: Sequence[Batch], count: int, varies: str | None) -> None:
     """Raise an `InputError` if each process has a training set of its own.
 
     Args:
@@ -509,7 +510,7 @@ def _check_one_set(samples: Sequence[Batch], count: int, varies: str | None) -> 
 
 
 def _digest(values: Tensor) -> str:
-    return hashlib.blake2b(values.cpu().contiguous().float().numpy().tobytes()).hexdigest()
+    return hashlib.blake2b(values.detach().cpu().contiguous().float().numpy().tobytes()).hexdigest()
 
 
 def mapping_of(
@@ -581,7 +582,7 @@ def warn_of_parts(trainer: pl.Trainer) -> None:
         )
 
 
-def _planned_epochs(trainer: pl.Trainer) -> int | None:
+def planned_epochs(trainer: pl.Trainer) -> int | None:
     """Return the number of epochs of a fit, as far as it is known now; None if time limits it."""
     done, limits = trainer.current_epoch + 1, []
     if trainer.max_epochs is not None and trainer.max_epochs >= 0:
@@ -597,7 +598,7 @@ def _planned_epochs(trainer: pl.Trainer) -> int | None:
 
 def is_ranking_due(trainer: pl.Trainer) -> bool:
     """Whether the whole set should be ranked at the end of the current epoch."""
-    done, epochs = trainer.current_epoch + 1, _planned_epochs(trainer)
+    done, epochs = trainer.current_epoch + 1, planned_epochs(trainer)
     if epochs is None:  # half of them is unknown
         return False
     past_half = done - epochs // 2

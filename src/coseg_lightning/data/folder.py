@@ -291,7 +291,7 @@ def folder_splits(
         given = read_split(table)
     else:
         given, table = _split_of_folders(root, found.images)
-    known_as = ids_of([*given, *trusted], files)
+    known_as = ids_of(trusted, files) | ids_of(given, files)
     given = {known_as[i]: part for i, part in given.items()}
     trusted = frozenset(known_as[i] for i in trusted)
     unknown = sorted(trusted - given.keys())
@@ -316,10 +316,9 @@ def folder_splits(
     else:
         split = given | _draw_split(undecided, val_share, test_share, seed, groups)
     split = dict(sorted(split.items()))
+    place = table.relative_to(root) if table != root else "its folders"
     if "train" not in split.values():
-        raise InputError(
-            f"{root} leaves no image for training; check {table.relative_to(root)} and the shares."
-        )
+        raise InputError(f"{root} leaves no image for training; check {place} and the shares.")
 
     inspection = Inspection(root)
     if undecided:
@@ -356,8 +355,8 @@ def folder_splits(
     image_infos = inspect_images(split, files, inspection, image_rules, by_tiles=tile is not None)
     with_image = [sample_id for sample_id in split if sample_id in files]
     mask_files = match_ids(files, found.mask_files)
-    check_no_channels(files, mask_files)
     by_image = keys_by_image(mask_files)
+    check_no_channels(with_image, by_image)
     own = {i: by_image.get(i, {"": i}) for i in with_image}
     check_several(label, own, tile=tile)
     keys = [key for masks_of_image in own.values() for key in masks_of_image.values()]
@@ -440,6 +439,7 @@ def folder_splits(
                 trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
                 groups=groups,
                 annotators=named,
+                split_by=split_by,
             )
             for part, ids in parts.items()
         ]
@@ -871,25 +871,28 @@ def _split_of_folders(root: Path, images: Names) -> tuple[dict[str, str], Path]:
         )
     lists = root / "ImageSets" / "Segmentation"
     listed = {part: _listed(lists / f"{part}.txt") for part in SPLITS}
+    both = _listed(lists / "trainval.txt")
+    if not listed["train"] and (listed["val"] or listed["test"]):
+        listed["train"] = [name for name in both if name not in listed["val"]]
     every = [name for names in listed.values() for name in names]
     for name, times in Counter(every).items():
         if times > 1:
             raise InputError(f"The lists in {lists} name {name} {times} times; list it once.")
     if not every:
-        names = _listed(lists / "trainval.txt")
-        place = lists / "trainval.txt" if names else root / "split.csv"
-        return dict.fromkeys(names or images.files, ""), place
+        place = lists / "trainval.txt" if both else root / "split.csv"
+        return dict.fromkeys(both or images.files, ""), place
     return {name: part for part, names in listed.items() for name in names}, lists
 
 
 def _listed(path: Path) -> list[str]:
-    """Read the names in a list; without the file there are none."""
+    """Read the first word of each line; without the file there are none."""
     if not path.is_file():
         return []
     try:
-        return path.read_text(encoding=text_encoding(path)).split()
+        lines = path.read_text(encoding=text_encoding(path)).splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read as text; save it in UTF-8.") from error
+    return [line.split()[0] for line in lines if line.strip()]
 
 
 def _groups(

@@ -4,6 +4,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,21 +59,25 @@ def check_image_files(
                 inspection.add("name", [sample_id], str(error))
 
 
-def check_no_channels(images: Collection[str], masks: Collection[str]) -> None:
-    """Raise an `InputError` if files hold one channel of an image each, as nnU-Net's do."""
+def check_no_channels(images: Collection[str], masks: Mapping[str, Any]) -> None:
+    """Raise an `InputError` if files hold one channel of an image each, as nnU-Net's do.
+
+    Args:
+        images: The images that are used.
+        masks: The masks of each image, also of other images.
+    """
     channels: dict[str, list[str]] = {}
     for sample_id in sorted(images):
         match = re.fullmatch(r"(.+)_\d{4}", sample_id)
-        if match is not None and match[1] in masks:
+        if match and sample_id not in masks and match[1] in masks and match[1] not in images:
             channels.setdefault(match[1], []).append(sample_id)
-    several = {name: ids for name, ids in channels.items() if len(ids) > 1}
-    if several:
-        name, ids = next(iter(several.items()))
-        raise InputError(
-            f"{' and '.join(ids[:2])} are two images, but there is one mask {name}, so they are "
-            "probably channels of one image, as nnU-Net stores them; join them into one file of "
-            "several bands, such as a TIFF or .npy."
-        )
+    for name, ids in channels.items():
+        if len(ids) > 1:
+            raise InputError(
+                f"{' and '.join(ids[:2])} are two images, but there is one mask {name}, so they "
+                "are probably channels of one image, as nnU-Net stores them; join them into one "
+                "file of several bands, such as a TIFF or .npy."
+            )
 
 
 def _no_image_message(sample_id: str, images: Names, table: Path) -> str:
@@ -291,7 +296,7 @@ def warn_of_gaps(
     far = [sample_id for sample_id, info in usable.items() if info["outlier"]]
     if far:
         value, share = usable[far[0]]["outlier"]
-        number = int(value) if value.is_integer() and abs(value) < 2**31 else value
+        number = int(value) if value.is_integer() and abs(value) < 2**53 else value
         inspection.warn(
             "far value",
             far,
@@ -369,13 +374,13 @@ def warn_of_few_groups(
     if not names or len(names) >= FEW_GROUPS:
         return
     missing = [part for part in wanted if part not in split.values()]
-    lies = f"the part {missing[0]} stays empty" if missing else "a part holds few of them"
+    what = f"the part {missing[0]} stays empty" if missing else "a part may be of one group alone"
     inspection.warn(
         "few groups",
         [],
-        f"The split keeps the images of one folder or volume together, and there are only "
-        f"{len(names)}: {', '.join(names[:FEW_GROUPS])}; so {lies}. If images of a folder need "
-        "not stay together, name the part of each in split.csv.",
+        "The split keeps the images of a group (such as a folder or a volume) together, and there "
+        f"are only {len(names)} groups: {', '.join(names)}; so {what}. If they need not stay "
+        "together, name the part of each image in split.csv, in a column split.",
     )
 
 

@@ -370,7 +370,9 @@ class TiledImages:
         trusted: bool = False,
         groups: Mapping[str, str] | None = None,
         annotators: Mapping[str, str] | None = None,
+        split_by: str = "",
     ) -> None:
+        self.split_by = split_by
         self.tiles = tiles
         self.trusted = trusted
         self.has_groups = bool(groups)

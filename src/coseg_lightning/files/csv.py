@@ -56,7 +56,10 @@ def read_table(
     """
     lines = _numbered_lines(path)
     header = lines[0][1] if lines else []
-    names = [name.strip() if guarded else name.strip().lower() for name in header]
+    names = [name.strip() for name in header]
+    if not guarded:
+        lower = [name.lower() for name in names]
+        names = [n if lower.count(n.lower()) > 1 else n.lower() for n in names]
     _check_columns(path, header, names, columns)
     needed = max((names.index(column) for column in columns), default=0)
     rows = []

@@ -314,6 +314,7 @@ def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
     digest, blank, missing = PixelDigest((height, width), np.float64), True, 0
     first: NDArray[Any] | None = None
     samples: list[NDArray[Any]] = []
+    exact: list[NDArray[Any]] = []
     for top, rows in parts_of_rows(windows.size):
         values = windows.read(top, 0, rows, width).reshape(rows, width, -1)
         first = values[:1, :1].copy() if first is None else first
@@ -322,6 +323,7 @@ def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
             missing += int(np.isnan(values).all(axis=2).sum())
         digest.add(values.reshape(rows, -1))
         samples.append(_some_pixels([(top, values)], (height, width)))
+        exact.append(_some_pixels([(top, values)], (height, width), np.float64))
     assert first is not None
     some = np.concatenate(samples)
     return {
@@ -330,7 +332,7 @@ def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
         "channels": first.shape[2],
         "missing": missing / (height * width),
         "spread": _spread_of(some),
-        "outlier": None if first.dtype == np.uint8 else _outlier_of(some),
+        "outlier": None if first.dtype == np.uint8 else _outlier_of(np.concatenate(exact)),
         "turned": False,
         "transparent": windows.is_transparent,
         "place": place_of(path),
@@ -339,12 +341,12 @@ def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
 
 
 def _some_pixels(
-    parts: Iterable[tuple[int, NDArray[Any]]], shape: Sequence[int]
-) -> NDArray[np.float32]:
+    parts: Iterable[tuple[int, NDArray[Any]]], shape: Sequence[int], dtype: Any = np.float32
+) -> NDArray[Any]:
     """Sample about a million pixels of an image on a grid, `(n, bands)`, from parts of its rows."""
     step = max(1, int((shape[0] * shape[1] / 2**20) ** 0.5))
     some = [
-        part[-top % step :: step, ::step].reshape(-1, part.shape[2]).astype(np.float32)
+        part[-top % step :: step, ::step].reshape(-1, part.shape[2]).astype(dtype)
         for top, part in parts
     ]
     return np.concatenate(some)
@@ -403,14 +405,14 @@ def _info_of(path: Path, image: NDArray[Any], picture: Picture) -> FileInfo:
     bands = image.reshape(*image.shape[:2], -1)
     gaps = np.isnan(bands).all(axis=2) if bands.dtype.kind == "f" else np.zeros(1)
     step = max(1, int((bands.shape[0] * bands.shape[1] / 65536) ** 0.5))
-    some = bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float32)
+    exact = bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float64)
     return {
         "size": list(image.shape[:2]),
         "digest": None if blank else pixel_digest(image),
         "channels": bands.shape[2],
         "missing": float(gaps.mean()),
-        "spread": _spread_of(some),
-        "outlier": None if image.dtype == np.uint8 else _outlier_of(some),
+        "spread": _spread_of(exact.astype(np.float32)),
+        "outlier": None if image.dtype == np.uint8 else _outlier_of(exact),
         "turned": picture.turned,
         "transparent": picture.transparent,
         "place": place_of(path),
@@ -423,7 +425,7 @@ def place_of(path: Path) -> list[float] | None:
     return volume_place(file) or tiff_place(file)
 
 
-def _outlier_of(some: NDArray[np.float32]) -> list[float] | None:
+def _outlier_of(some: NDArray[np.float64]) -> list[float] | None:
     """Return the value that lies far from all others, which often means missing, and its share.
 
     Args:

@@ -90,7 +90,14 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
         return MaskValuesOf(objects, True, stored)
     if stored.is_jpeg:
         return MaskValuesOf(_of_jpeg(path, values, two) ^ rules.is_inverted, True, stored)
-    white = _white_index(stored, values) if two and rules.class_ids is None else None
+    white = None
+    if two and rules.class_ids is None:
+        if stored.colours is not None and [*map(tuple, stored.colours[:, :3])] == [WHITE]:
+            raise InputError(
+                f"{path} has a palette of white alone, which may mean the object or the "
+                "background; save the mask as a grey PNG of class ids."
+            )
+        white = _white_index(stored, values)
     if white is not None:
         return MaskValuesOf((values == white).astype(np.uint8), True, stored)
     if two and stored.mode == "1":
@@ -159,7 +166,7 @@ def _white_index(stored: Stored, values: NDArray[Any]) -> int | None:
         return None
     first = range(min(2, len(stored.colours)))
     colours = {int(index): tuple(map(int, stored.colours[index])) for index in (*used, *first)}
-    if {*colours.values()} not in (BLACK_AND_WHITE, {WHITE}):  # a palette may hold white alone
+    if {*colours.values()} != BLACK_AND_WHITE:
         return None
     return next(index for index, colour in colours.items() if colour == WHITE)
 

@@ -32,7 +32,7 @@ from coseg_lightning.files.mask_file import (
 )
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
 from coseg_lightning.files.mask_values import MaskValues
-from coseg_lightning.files.volumes import file_of, write_slices
+from coseg_lightning.files.volumes import file_of, name_of_file, write_slices
 from coseg_lightning.files.windows import (
     ROWS,
     ArrayWindows,
@@ -456,7 +456,7 @@ class MaskWriter:
 def same_stem(paths: list[Path]) -> str:
     """Return the message that two files belong to one sample."""
     if file_of(paths[0]).parent == file_of(paths[1]).parent:
-        return f"{paths[0]} and {paths[1].name} would be the same sample; remove one."
+        return f"{paths[0]} and {name_of_file(paths[1])} would be the same sample; remove one."
     return (
         f"{paths[0]} and {paths[1]} would be the same sample; rename one, or take the folders into "
         "the ids with a pattern such as data.image_glob={group}/{id}.*, and the same for masks."

@@ -19,6 +19,8 @@ HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
 BACKGROUND = ("background", "_background_", "bg")
 VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "border", "boundary")
 
+COLOUR_COLUMNS = {"name", "r", "g", "b", "class"}
+
 Colour = tuple[int, int, int]
 
 
@@ -115,9 +117,6 @@ class MaskRules:
         )
 
 
-COLOUR_COLUMNS = {"name", "r", "g", "b", "class"}
-
-
 def _threshold_of(value: Any) -> float:
     threshold = number_of("data.mask_threshold", value)
     if not math.isfinite(threshold):
@@ -157,7 +156,8 @@ def read_colours(source: str) -> dict[Colour, int]:
         rows = _labelmap(path)
     else:
         table = read_table(path, ["r", "g", "b"], guarded=False)
-        others = [] if not table or "class" in table[0] else [*table[0].keys() - COLOUR_COLUMNS]
+        header = set(table[0]) if table else set[str]()
+        others = set[str]() if "class" in header else header - COLOUR_COLUMNS - {""}
         if others:
             raise InputError(
                 f"{path} has a column {min(others)}, which is not read; call it class if it holds "

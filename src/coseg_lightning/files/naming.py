@@ -445,12 +445,20 @@ def match_ids(ids: Iterable[str], files: Mapping[str, list[Path]]) -> Files:
 
 
 def ids_of(names: Iterable[str], ids: Collection[str]) -> dict[str, str]:
-    """Return the id of each name that a user wrote, which may differ in its Unicode form alone."""
+    """Return the id of each name that a user wrote, which may differ in its Unicode form alone.
+
+    Raises:
+        InputError: If two names are of the same id.
+    """
     composed = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in ids}
-    return {
+    known_as = {
         name: name if name in ids else composed.get(unicodedata.normalize("NFC", name), name)
         for name in names
     }
+    for sample_id, times in Counter(known_as.values()).items():
+        if times > 1:
+            raise InputError(f"{sample_id} is named in {times} Unicode forms; name it once.")
+    return known_as
 
 
 def unread(names: Names) -> str | None:

@@ -32,29 +32,19 @@ SAMPLES_DIFFER = ". Images, masks, or who drew them, were changed since"
 IN_DONE = {"stages": dict, "epochs": int, "made": dict}
 # What a run writes into its folder, by which leftovers of another one are noticed. Names with a
 # number are those of later rounds and of folds.
-FILES: tuple[str, ...] = (
-    "run.json",
-    "summary.json",
-    "metrics.csv",
-    "report.html",
-    "review.html",
-    "scores.csv",
-)
-FILES += ("inputs.csv", "test.csv", "images.csv", "redraw.csv", "review_order.csv", "masks.csv")
-FILES += ("reordered.csv", "noise_level.json", "annotators.csv", "disputed.csv")
-FOLDERS: tuple[str, ...] = (
-    "figures",
-    "model",
-    "noise",
-    "reviewed",
-    "export",
-    "table",
-    "review",
-    "estimation",
-)
-FOLDERS += ("retraining", "supervised_training", "noisy_baseline", "clean_baseline")
+OUTPUT_FILES = [
+    *("run.json", "summary.json", "metrics.csv", "report.html", "review.html", "scores.csv"),
+    *("inputs.csv", "test.csv", "images.csv", "redraw.csv", "review_order.csv", "masks.csv"),
+    *("reordered.csv", "noise_level.json", "annotators.csv", "disputed.csv"),
+]
+OUTPUT_FOLDERS = [
+    *("figures", "model", "noise", "reviewed", "export", "table", "review", "estimation"),
+    *("retraining", "supervised_training", "noisy_baseline", "clean_baseline"),
+]
 NUMBERED = r"scores_\d+\.csv|(labels|uncertainty|proposals|robust_training|early_learning)(_\d+)?"
-OUTPUT_NAMES = re.compile("|".join([*map(re.escape, FILES + FOLDERS), NUMBERED, r"fold_\d+"]))
+OUTPUT_NAMES = re.compile(
+    "|".join([*map(re.escape, OUTPUT_FILES + OUTPUT_FOLDERS), NUMBERED, r"fold_\d+"])
+)
 OF_NAMED_NETWORKS = {
     f"{part}.{name}"
     for part in ("peers", "network")
