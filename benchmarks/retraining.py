@@ -15,6 +15,7 @@ corrects few or none. Of one pair of peers, the final network is retrained in se
 - `other images`: the epochs are numbered after the peer's.
 - `averaged`: the average covers a tenth of the epochs of both stages.
 - `default`: both.
+- `rims weigh less`: the default, and pixels near the outline of their label teach less at first.
 - `new weights`: from the encoder's weights, for the epochs of both stages.
 
 All by generalised cross-entropy (Zhang and Sabuncu 2018), or by the cross-entropy. The peers are
@@ -34,6 +35,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))
 import grid
 import several
+from taught import RimsWeighLess, as_kind
 
 from coseg_lightning.callbacks.label_correction import LabelCorrection
 from coseg_lightning.files.checkpoints import load_plain
@@ -44,7 +46,7 @@ RESULTS = grid.RESULTS / "retraining.csv"
 EVIDENCE = Path(__file__).parent / "evidence" / "retraining"
 KEYS = ("set", "seed", "retraining")
 CROWD = {"one": (1, "one"), "maj7": (7, "majority")}
-SETS = (*CROWD, "worst", "large", "worst told", "large told")
+SETS = (*CROWD, "worst", "large", *(f"{n} told" for n in ("worst", "large", "crowd1", "type2")))
 
 
 class Retraining(NamedTuple):
@@ -55,16 +57,19 @@ class Retraining(NamedTuple):
         goes_on: Whether epochs are numbered after the peer's.
         averaging: The share of the epochs over which weights are averaged.
         loss: The pixel loss.
+        rims: Whether pixels near the outline of their label teach less at first.
     """
 
     is_new: bool = False
     goes_on: bool = False
     averaging: float = 0.1
     loss: str = "generalised_cross_entropy"
+    rims: bool = False
 
 
 RETRAININGS = {
     "default": Retraining(goes_on=True, averaging=0.2),
+    "rims weigh less": Retraining(goes_on=True, averaging=0.2, rims=True),
     "repeated": Retraining(),
     "other images": Retraining(goes_on=True),
     "averaged": Retraining(averaging=0.2),
@@ -83,6 +88,8 @@ def retrained(run: Run, outcome: Outcome) -> Outcome:
         way = RETRAININGS[name]
         stage = f"retraining_{name.replace(', ', '_').replace(' ', '_')}"
         module = run.network()
+        if way.rims:
+            module = as_kind(module, RimsWeighLess)
         module.use_pixel_loss(way.loss)
         if not way.is_new:
             load_plain(module.net, run.runner.weights("robust_training", of="net_a."))

@@ -15,25 +15,30 @@ there already are not trained again. Writes `benchmarks/results/taught.csv`.
 """
 
 import argparse
+import copy
 import csv
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from kept import Cell, evidence_of, judged, settings
 from outline import figures_of
+from torch import Tensor
+from torch.nn import functional
 from torch.utils.data import DataLoader
+from typing_extensions import override
 from votes import Corrections
 
-from coseg_lightning import AveragedWeights, LabelStore
+from coseg_lightning import AveragedWeights, LabelStore, SegmentationModule
 from coseg_lightning.app.build import make_data, make_network
 from coseg_lightning.app.command import CONF
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
@@ -44,8 +49,107 @@ from coseg_lightning.ranking.scores import mask_scores
 
 RESULTS = Path(__file__).parent / "results" / "taught.csv"
 COLUMNS = ("set", "seed", "size", "variant", "steps", "test", "labels", "auroc", "ratio")
+COLUMNS += ("precision",)
 STEPS = 680  # 40 epochs of 137 samples in batches of 8
 NOISE_LEVEL = 0.5
+GCE = "generalised_cross_entropy"
+
+
+class RimsWeighLess(SegmentationModule):
+    """Pixels near the outline of their label teach less at first, and like all others at the end.
+
+    A pixel's weight is its distance to the outline by `reach`, at most 1, in both losses. The reach
+    falls from 6 pixels to 0 over the epochs, as in GSD-Net (arXiv 2509.02419).
+    """
+
+    @override
+    def supervised_losses(self, logits: Tensor, masks: Tensor) -> Tensor:
+        reach = max(0.5, 6 * (1 - self.current_epoch / self.trainer.max_epochs))
+        distances = np.stack([_to_the_outline(mask.numpy() == 1) for mask in masks])
+        labelled = masks != self.ignore_index
+        weights = torch.from_numpy(distances).div(reach).clamp_max(1) * labelled
+        every = weights.sum(dim=(1, 2)).clamp_min(1)
+        pixels = functional.cross_entropy(
+            logits, masks.long(), reduction="none", ignore_index=self.ignore_index
+        )
+        if self.pixel_loss == GCE:
+            pixels = (1 - (-0.7 * pixels).exp()) / 0.7
+        inside, label = logits.softmax(dim=1)[:, 1], (masks == 1).float()
+        shared = (weights * inside * label).sum(dim=(1, 2))
+        both = (weights * (inside + label)).sum(dim=(1, 2))
+        dice = (2 * shared + 1) / (both + 1)
+        return (weights * pixels).sum(dim=(1, 2)) / every + self.lambda_1 * (1 - dice)
+
+
+def _to_the_outline(inside: np.ndarray) -> np.ndarray:
+    """The distance of each pixel to the outline, in pixels."""
+    padded = [np.pad(part, 1, mode="edge").astype(np.uint8) for part in (inside, ~inside)]
+    to_outside, to_inside = (cv2.distanceTransform(p, cv2.DIST_L2, 5) for p in padded)
+    return np.where(inside, to_outside[1:-1, 1:-1], to_inside[1:-1, 1:-1]).clip(max=1e3)
+
+
+class WithTheRest(SegmentationModule):
+    """Learns from kept labels, and from teachers' predictions of the rejected masks' images.
+
+    Each step has as many images of the rest as of those kept. Their loss counts more and more in
+    the first 40 % of training.
+    """
+
+    rest: Callable[[], Iterator[Any]]
+    teachers: Callable[[Tensor], Tensor] | None = None  # without: the network's own average
+    strong = True
+    surely = 0.95  # where teachers are less sure, a pixel teaches nothing
+
+    @override
+    def on_train_start(self) -> None:
+        self.batches = self.rest()
+        self.average = [copy.deepcopy(self.net).eval()]  # a list, so that it is no part of self
+
+    @override
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        images = next(self.batches)["image"]
+        with torch.no_grad():
+            teach = self.teachers or (lambda x: self.average[0](x).softmax(dim=1))
+            probabilities = teach(images)
+            if self.strong:
+                images, probabilities = _strong_view(images, probabilities)
+            sure = (probabilities.amax(dim=1) >= self.surely).float()
+        pixels = functional.cross_entropy(self.net(images), probabilities, reduction="none")
+        share = self.trainer.global_step / self.trainer.estimated_stepping_batches
+        return loss + min(1.0, share / 0.4) * (sure * pixels).mean()
+
+    @override
+    @torch.no_grad()
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        decay = min(0.99, self.trainer.global_step / (self.trainer.global_step + 10))
+        for mine, new in zip(
+            self.average[0].state_dict().values(), self.net.state_dict().values(), strict=True
+        ):
+            mine.copy_(mine.lerp(new, 1 - decay) if mine.is_floating_point() else new)
+
+
+def _strong_view(images: Tensor, probabilities: Tensor) -> tuple[Tensor, Tensor]:
+    """Change contrast, brightness and noise of each image, and put a part of the next one in."""
+    n, _, height, width = images.shape
+    spread = images.std(dim=(1, 2, 3), keepdim=True)
+    contrast = 1 + 0.5 * (2 * torch.rand(n, 1, 1, 1) - 1)
+    images = images * contrast + spread * (torch.rand(n, 1, 1, 1) - 0.5)
+    images = images + 0.2 * spread * torch.randn_like(images)
+    top, left = (int(torch.randint(side // 2, ())) for side in (height, width))
+    part = (..., slice(top, top + height // 2), slice(left, left + width // 2))
+    images, probabilities = images.clone(), probabilities.clone()
+    images[part] = images.roll(1, dims=0)[part]
+    probabilities[part] = probabilities.roll(1, dims=0)[part]
+    return images, probabilities
+
+
+def as_kind(module: SegmentationModule, kind: type[SegmentationModule]) -> SegmentationModule:
+    """The same network, trained by another module."""
+    settings = ("lr", "lambda_1", "lambda_2", "include_background", "classes")
+    given = {name: getattr(module, name) for name in settings}
+    return kind(module.net, optimizer=module.optimizer_factory, **given)
 
 
 class School:
@@ -55,12 +159,13 @@ class School:
         cell: The cell, whose first peers' predictions are kept.
         weights: The encoder's weights.
         size: Height and width of the images that the networks get.
+        precision: The trainer's.
     """
 
-    def __init__(self, cell: Cell, weights: str, size: int) -> None:
+    def __init__(self, cell: Cell, weights: str, size: int, precision: str) -> None:
         from hydra import compose, initialize_config_dir
 
-        self.cell, self.seed = cell, cell[2]
+        self.cell, self.seed, self.precision = cell, cell[2], precision
         with initialize_config_dir(str(CONF), version_base="1.3"):
             made = [*settings(cell, weights), f"data.image_size={size}"]
             self.cfg = compose("config", made)
@@ -91,10 +196,26 @@ class School:
         seed: int = 0,
         start: Any = None,
         loss: str = "cross_entropy",
+        kind: type[SegmentationModule] = SegmentationModule,
+        **attributes: Any,
     ) -> Any:
-        """Train a network, from the encoder's weights or another network's."""
+        """Train a network, from the encoder's weights or another network's.
+
+        Args:
+            data: What it learns from.
+            steps: For how many steps.
+            seed: Of the initial weights, order and augmentation.
+            start: The network that it goes on from.
+            loss: Its loss for each pixel.
+            kind: Its module.
+            **attributes: What the module has.
+        """
         pl.seed_everything(1000 * self.seed + seed, verbose=False)
         module = make_network(self.cfg)
+        if kind is not SegmentationModule:
+            module = as_kind(module, kind)
+            for name, value in attributes.items():
+                setattr(module, name, value)
         module.use_pixel_loss(loss)
         if start is not None:
             module.net.load_state_dict(start.net.state_dict())
@@ -105,6 +226,7 @@ class School:
         trainer = pl.Trainer(
             max_epochs=round(steps / len(loader)),
             accelerator="cpu",
+            precision=self.precision,  # type: ignore[arg-type]
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -114,6 +236,18 @@ class School:
         )
         trainer.fit(module, loader)
         return module.eval()
+
+    def rest(self) -> Iterator[Any]:
+        """Batches of the rejected masks' images, without end."""
+        data = self.data(~self.first_kept)
+        samples = data.samples("train")
+        samples.seed = 1000 * self.seed + 7
+        epoch = 0
+        while True:
+            sampler = EpochSampler(samples, num_replicas=1, rank=0, seed=samples.seed)
+            sampler.set_epoch(epoch)
+            yield from DataLoader(samples, data.batch_size, sampler=sampler, drop_last=True)
+            epoch += 1
 
     def tested(self, module: Any) -> float:
         """Dice on the test images."""
@@ -206,7 +340,6 @@ class School:
         return self.corrected(self.second, np.flatnonzero(~self.first_kept))
 
 
-GCE = "generalised_cross_entropy"
 Row = dict[str, Any]
 
 
@@ -315,6 +448,56 @@ def fresh_ranking(s: School) -> Row:
     return row | {"steps": STEPS // 2 * 3, "ratio": guard.label_peer_ratio}
 
 
+def strong_views(s: School) -> Row:
+    """The rest teaches by what an average of the network says, under strong views."""
+    kept = s.data(s.first_kept)
+    module = s.trained(kept, STEPS, kind=WithTheRest, rest=lambda: s.rest())
+    return {"test": s.tested(module), "labels": s.label_dice({}, s.first_kept), "steps": STEPS}
+
+
+def taught_by_fresh(s: School) -> Row:
+    """The rest teaches by the mean of the fresh pair, softly."""
+    pair = [module.net.eval() for module in s.fresh]
+
+    def mean(images: Tensor) -> Tensor:
+        return torch.stack([net(images).softmax(dim=1) for net in pair]).mean(dim=0)
+
+    options: dict[str, Any] = {
+        "teachers": mean,
+        "surely": 0.0,
+        "strong": True,
+        "rest": lambda: s.rest(),
+    }
+    module = s.trained(s.data(s.first_kept), STEPS, kind=WithTheRest, seed=3, **options)
+    row = {"test": s.tested(module), "labels": s.label_dice({}, s.first_kept)}
+    return row | {"steps": 2 * STEPS}
+
+
+def rims_weigh_less(s: School) -> Row:
+    module = s.trained(s.data(masks=s.first_masks), STEPS, kind=RimsWeighLess)
+    return {"test": s.tested(module), "labels": s.label_dice(s.first_masks), "steps": STEPS}
+
+
+def noisy_rims_weigh_less(s: School) -> Row:
+    module = s.trained(s.data(), STEPS, kind=RimsWeighLess)
+    return {"test": s.tested(module), "labels": s.label_dice({}), "steps": STEPS}
+
+
+def mean_weights(s: School) -> Row:
+    """The mean of the weights of two networks that were one for the first half of their steps."""
+    data = s.data(s.first_kept)
+    parent = s.fresh[0]
+    a, b = (s.trained(data, STEPS // 2, seed=seed, start=parent) for seed in (3, 4))
+    other = b.net.state_dict()
+    mean = {
+        k: v.lerp(other[k], 0.5) if v.is_floating_point() else v
+        for k, v in a.net.state_dict().items()
+    }
+    a.net.load_state_dict(mean)
+    row = {"test": s.tested(a), "labels": s.label_dice({}, s.first_kept)}
+    return row | {"steps": STEPS // 2 * 3}
+
+
 VARIANTS: dict[str, Callable[[School], Row]] = {
     "noisy": noisy,
     "clean": clean,
@@ -332,6 +515,11 @@ VARIANTS: dict[str, Callable[[School], Row]] = {
     "kept, and predictions of the rest": all_predicted,
     "first peers' vote, new weights, cross-entropy": first_vote_by_cross_entropy,
     "fresh pair's vote, new weights": fresh_vote_from_new,
+    "kept, and the rest under strong views": strong_views,
+    "kept, and the rest softly by a fresh pair": taught_by_fresh,
+    "first peers' vote, rims weigh less": rims_weigh_less,
+    "noisy, rims weigh less": noisy_rims_weigh_less,
+    "the kept half, mean of two networks' weights": mean_weights,
 }
 
 
@@ -351,21 +539,24 @@ def note(row: Row) -> None:
         table.writerow({k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()})
 
 
-def run(weights: str, name: str, seed: int, size: int, variants: list[str]) -> None:
-    done = {(row["set"], int(row["seed"]), int(row["size"]), row["variant"]) for row in read()}
-    wanted = [v for v in variants or VARIANTS if (name, seed, size, v) not in done]
+def run(weights: str, name: str, seed: int, size: int, precision: str, variants: list[str]) -> None:
+    columns = ("set", "seed", "size", "precision", "variant")
+    done = {tuple(row[column] for column in columns) for row in read()}
+    made = (name, str(seed), str(size), precision)
+    wanted = [v for v in variants or VARIANTS if (*made, v) not in done]
     if not wanted:
         return
-    school = School(("pretrained", name, seed), weights, size)
+    school = School(("pretrained", name, seed), weights, size, precision)
     for variant in wanted:
         row = {"set": name, "seed": seed, "size": size, "variant": variant}
+        row |= {"precision": precision}
         row |= VARIANTS[variant](school)
         note(row)
         print(row, flush=True)
 
 
-def table(size: int) -> None:
-    rows = [row for row in read() if int(row["size"]) == size]
+def table(size: int, precision: str) -> None:
+    rows = [row for row in read() if (row["size"], row["precision"]) == (str(size), precision)]
     sets = list(dict.fromkeys(row["set"] for row in rows))
     columns = [f"{name}: {part}" for name in sets for part in ("test", "labels", "AUROC")]
     print(f"| learnt from | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
@@ -389,16 +580,17 @@ def main() -> None:
     parser.add_argument("set", nargs="?")
     parser.add_argument("seed", nargs="?", type=int, default=0)
     parser.add_argument("--size", type=int, default=128)
+    parser.add_argument("--precision", default="32-true")
     parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=[])
     given = parser.parse_args()
     if given.weights == "table":
-        table(given.size)
+        table(given.size, given.precision)
         return
     warnings.filterwarnings("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     weights = str(Path(given.weights).absolute())
-    run(weights, given.set, given.seed, given.size, given.variants)
+    run(weights, given.set, given.seed, given.size, given.precision, given.variants)
 
 
 if __name__ == "__main__":
