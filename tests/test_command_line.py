@@ -1,5 +1,6 @@
 """The command `coseg`, its help, its grammar, and what it leaves behind."""
 
+import errno
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from coseg_lightning.app import command as app_command
 from coseg_lightning.app.build import read_ids
 from coseg_lightning.app.command import with_settings
 from coseg_lightning.app.commands import COMMANDS
@@ -268,6 +270,15 @@ def test_a_reader_that_ends_early_ends_the_run_in_one_sentence(tmp_path):
     assert f"resume={tmp_path / 'run'}" in said
     assert "Traceback" not in said
     assert "Logging error" not in said
+
+
+def test_another_broken_pipe_is_told_as_an_error(monkeypatch):
+    def body(cfg):
+        raise BrokenPipeError(errno.EPIPE, "the pipe of a worker")
+
+    monkeypatch.setattr(app_command, "SHOW_TRACEBACK", True)
+    with pytest.raises(BrokenPipeError, match="the pipe of a worker"):
+        app_command._run_body(body, OmegaConf.create({"review": "given"}))
 
 
 @pytest.mark.slow

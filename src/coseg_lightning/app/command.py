@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import re
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -326,12 +327,10 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if type(error).__name__ == "SIGTERMException":
             raise SystemExit(128 + signal.SIGTERM) from error
         raise
-    except BrokenPipeError:
-        if not output_is_closed():  # another pipe is broken, such as that of a worker
-            raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still said
-        sys.exit(141)  # as if SIGPIPE had ended it
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and output_is_closed():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still said
+            sys.exit(141)  # as if SIGPIPE had ended it
         message = explain(error)
         if message is None or SHOW_TRACEBACK:
             raise
@@ -342,11 +341,11 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 
 
 def output_is_closed() -> bool:
-    """Whether the reader of the output, such as `head`, has ended."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        return True
+    """Whether the reader of the output, such as `head`, has ended, as far as the system tells."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):  # no file, or no `poll`
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), select.POLLOUT)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     return False
 
 
