@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from operator import attrgetter
@@ -67,12 +68,16 @@ def renamed(before: str, now: str) -> property:
     """
 
     def get(owner: Any) -> Any:
-        warnings.warn(
-            f"{type(owner).__name__}.{before} is now called {now}; the old name goes in version "
-            "0.3.",
-            FutureWarning,
-            stacklevel=2,
-        )
+        frame = inspect.currentframe()
+        caller = frame.f_back if frame is not None else None
+        # Tracing in torch reads all attributes of a module, whatever their names.
+        if caller is None or not caller.f_globals.get("__name__", "").startswith("torch."):
+            warnings.warn(
+                f"{type(owner).__name__}.{before} is now called {now}; the old name goes in "
+                "version 0.3.",
+                FutureWarning,
+                stacklevel=2,
+            )
         return attrgetter(now)(owner)
 
     return property(get)

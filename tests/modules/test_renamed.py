@@ -2,8 +2,10 @@
 
 import re
 import shutil
+import warnings
 
 import pytest
+import torch
 
 from coseg_lightning import LabelCorrection, LabelStore, SegmentationModule, noise
 from coseg_lightning.errors import InputError
@@ -84,3 +86,12 @@ def test_names_of_the_noise_room():
     assert callable(noise.choose_noisy)
     assert callable(noise.mask_dice)
     assert callable(noise.write_noisy_layer)
+
+
+def test_tracing_reads_no_old_name():
+    module = module_of()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        traced = torch.jit.trace(module.eval(), torch.rand(1, 1, 16, 16), check_trace=False)
+    assert not [warning for warning in caught if "is now called" in str(warning.message)]
+    assert traced(torch.rand(2, 1, 16, 16)).shape == (2, 2, 16, 16)

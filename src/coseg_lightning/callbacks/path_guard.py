@@ -38,7 +38,8 @@ SAME_SCALE, SAME_SHIFT = 1.5, 1.0  # stricter limits for changes that all sample
 ENOUGH = 3  # samples that are compared in the first epoch
 ADVICE = (
     "prepare samples in the same way for training and evaluation, in the dataset, the loader, the "
-    "hooks for batches and the step; only augmentation may be limited to training"
+    "hooks for batches and the step; only augmentation may be limited to training, in "
+    "on_after_batch_transfer after `if self.trainer.training`, not in a callback"
 )
 
 
