@@ -92,6 +92,6 @@ def test_tracing_reads_no_old_name():
     module = module_of()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        traced = torch.jit.trace(module.eval(), torch.rand(1, 1, 16, 16), check_trace=False)
+        traced = module.to_torchscript(method="trace", example_inputs=torch.rand(1, 1, 16, 16))
     assert not [warning for warning in caught if "is now called" in str(warning.message)]
-    assert traced(torch.rand(2, 1, 16, 16)).shape == (2, 2, 16, 16)
+    assert [logits.shape for logits in traced(torch.rand(2, 1, 16, 16))] == [(2, 2, 16, 16)] * 2
