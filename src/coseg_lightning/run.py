@@ -311,13 +311,9 @@ def _run_stages(
         if RunFolder.holds_run(folder) and not is_refused:
             cause = "Stopped by SIGTERM" if isinstance(error, SIGTERMException) else "Stopped"
             say = log.info
-            if (
-                isinstance(error, BrokenPipeError) and output_is_closed()
-            ):  # nothing can be logged any more
-                cause, say = (
-                    "Stopped, since nothing reads the output",
-                    partial(print, file=sys.stderr),
-                )
+            if isinstance(error, BrokenPipeError) and output_is_closed():
+                cause = "Stopped, since nothing reads the output"
+                say = partial(print, file=sys.stderr)  # nothing can be logged any more
             say(f"{cause}. The finished part is kept; go on with resume={folder}")
         raise
 

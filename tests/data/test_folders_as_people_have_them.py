@@ -393,7 +393,7 @@ def test_trusted_masks_that_are_not_tested_on_are_told(make_folder, caplog):
     (root / "split.csv").write_text("\n".join(["id,split", *rows]))
     splits = folder_splits(root, trusted_ids=["s00", "s07"])
     assert splits.test.ids == ["s07"]
-    assert "1 samples of data.trusted_ids, such as s00, are not in the part test" in caplog.text
+    assert "Of data.trusted_ids 1 will not be tested on, such as s00, since" in caplog.text
 
 
 def test_parts_of_objects_are_not_taken_for_persons_without_a_word(make_folder, caplog):

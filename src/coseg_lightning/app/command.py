@@ -122,6 +122,7 @@ PATTERNS = {"data.image_glob", "data.mask_glob", "data.group"}
 # Names, and lists of ids, of which Hydra would make something else: 202401 of 2024_01.
 NAMES = {*SHORT, *SHORT.values(), "data.root", "predictions", "resume", "review", "out"}
 NUMBER = r"[-+]?\d[\d_.eE+-]*"
+HOME = r"(['\"]?)(~(?:/[^'\",]*)?)\1"  # which shells replace in no setting
 LISTS_OF_IDS = {"data.clean_ids", "data.trusted_ids"}
 
 
@@ -145,9 +146,7 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
         elif word.startswith(("~", "+")):
             result.append(word)
         elif sign:
-            if home := re.fullmatch(
-                r"(['\"]?)(~(?:/[^'\",]*)?)\1", value
-            ):  # shells expand no key=~/DIR
+            if home := re.fullmatch(HOME, value):
                 word = f"{key}={quoted(str(Path(home[2]).expanduser()))}"
             if key in PATTERNS and re.search(r"^[^'\"\[].*[{}()]|^[{(]", value):
                 word = f"{key}={quoted(value)}"

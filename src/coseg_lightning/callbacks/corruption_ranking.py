@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from numbers import Real
@@ -377,7 +377,10 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         dataset = self.judged_dataset(trainer)
         kinds = self.kinds
         if kinds is None:
-            kinds = mapping_of(dataset, "kinds", ids, within=not evidence.numbered)
+            kinds = mapping_of(dataset, "kinds", within=not evidence.numbered)
+            is_own = kinds is getattr(dataset, "kinds", None)
+            if kinds and not is_own and kinds.keys().isdisjoint(ids):
+                kinds = None  # the dataset within means something else
         if kinds:
             numbers = kind_numbers(ids, kinds)
             peers = replace(peers[0], kinds=numbers), replace(peers[1], kinds=numbers)
@@ -513,15 +516,12 @@ def _digest(values: Tensor) -> str:
     return hashlib.blake2b(values.detach().cpu().contiguous().float().numpy().tobytes()).hexdigest()
 
 
-def mapping_of(
-    dataset: Any, name: str, ids: Collection[str], *, within: bool
-) -> Mapping[str, Any] | None:
-    """Return a dataset's mapping from ids, such as its `kinds`.
+def mapping_of(dataset: Any, name: str, *, within: bool = True) -> Mapping[str, Any] | None:
+    """Return a dataset's mapping from ids, such as its `kinds`; None if it has none.
 
     Args:
         dataset: The dataset.
         name: The attribute; one that is no mapping has another meaning.
-        ids: The samples' ids.
         within: Whether to look into `Subset` and `ConcatDataset`, where ids stay the same.
     """
     own = getattr(dataset, name, None)
@@ -529,27 +529,19 @@ def mapping_of(
         return own
     inner = [dataset.dataset] if within and isinstance(dataset, Subset) else []
     inner += list(dataset.datasets) if within and isinstance(dataset, ConcatDataset) else []
-    found = [mapping_of(one, name, ids, within=within) or {} for one in inner]
-    return {i: kind for kinds in found for i, kind in kinds.items() if i in ids} or None
+    found = [own for one in inner if (own := mapping_of(one, name)) is not None]
+    return {i: value for mapping in found for i, value in mapping.items()} if found else None
 
 
 def named_annotators(dataset: Any) -> Mapping[str, Any] | None:
     """Return who drew the masks by the samples' ids, as a dataset's attribute `annotators` says.
 
-    The attribute may also be that of the datasets within a `Subset` or `ConcatDataset`. One that is
-    no mapping has another meaning.
-
     Raises:
         InputError: If it is a mapping, but not from texts to names.
     """
-    own = getattr(dataset, "annotators", None)
-    if isinstance(own, Mapping):
-        _check_annotators(own)
-        return own
-    inner = [dataset.dataset] if isinstance(dataset, Subset) else []
-    inner += list(dataset.datasets) if isinstance(dataset, ConcatDataset) else []
-    found = [names for one in inner if (names := named_annotators(one)) is not None]
-    return {i: name for names in found for i, name in names.items()} if found else None
+    annotators = mapping_of(dataset, "annotators")
+    _check_annotators(annotators)
+    return annotators
 
 
 def _check_annotators(annotators: Any) -> None:

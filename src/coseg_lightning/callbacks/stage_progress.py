@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ProgressBar, Timer
+from torch import Tensor
 from tqdm import tqdm
 from typing_extensions import override
 
@@ -36,7 +38,7 @@ class StageProgress(ProgressBar):
         self._bar: Any = None
         self._start = 0.0
         self._done = 0
-        self._losses: list[float] = []  # of this epoch's batches
+        self._losses: list[Tensor] = []  # of this epoch's batches
 
     @override
     def disable(self) -> None:
@@ -83,8 +85,8 @@ class StageProgress(ProgressBar):
                 text = f"about {duration(self.seconds_left)} left"
                 self._bar.set_postfix_str(text, refresh=False)
             self._bar.update()
-        elif isinstance(loss := trainer.progress_bar_metrics.get("loss"), float):
-            self._losses.append(loss)
+        elif self._enabled and (loss := trainer.callback_metrics.get("loss")) is not None:
+            self._losses.append(loss.detach())
 
     def _left(
         self, trainer: pl.Trainer, pl_module: Any, batch_idx: int, now: float
@@ -114,7 +116,7 @@ class StageProgress(ProgressBar):
             return
         metrics = dict(trainer.progress_bar_metrics)
         if self._losses:
-            metrics["loss"] = sum(self._losses) / len(self._losses)
+            metrics["loss"] = float(torch.stack(self._losses).mean())
             self._losses = []
         shown = [f"{n} {value:.3f}" for n, value in metrics.items() if isinstance(value, float)]
         if self.seconds_left:

@@ -305,9 +305,10 @@ def folder_splits(
     undecided = [i for i, part in given.items() if not part]
     shares = {"val": val_share, "test": 0.0 if trusted else test_share}
     split_by = f"drawn by seed={seed}" + (", by whole groups" if groups else "")
+    place = table.relative_to(root) if table != root else "its folders"
     if not undecided:
         split = _tested_on(trusted, given, table)
-        split_by = f"by {table.relative_to(root)}" if table != root else "by its folders"
+        split_by = f"by {place}"
     elif trusted:
         others = [stem for stem in undecided if stem not in trusted]
         split = _draw_split(others, val_share, 0.0, seed, groups)
@@ -316,7 +317,6 @@ def folder_splits(
     else:
         split = given | _draw_split(undecided, val_share, test_share, seed, groups)
     split = dict(sorted(split.items()))
-    place = table.relative_to(root) if table != root else "its folders"
     if "train" not in split.values():
         raise InputError(f"{root} leaves no image for training; check {place} and the shares.")
 
@@ -345,8 +345,8 @@ def folder_splits(
         inspection.warn(
             "trusted",
             idle,
-            f"{len(idle)} samples of data.trusted_ids, such as {idle[0]}, are not in the part test "
-            f"of {table}, so they are not tested on.",
+            f"Of data.trusted_ids {len(idle)} will not be tested on, such as {idle[0]}, since "
+            f"{table} does not put them into the part test.",
         )
     check_image_files(split, found.images, table, inspection, allow_links=allow_links)
     check_ids_name_different_files(split, inspection)

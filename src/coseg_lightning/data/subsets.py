@@ -117,7 +117,7 @@ def kinds_of_samples(
     if kinds is None:
         return None
     tiles = getattr(dataset, "tiles", None)
-    known_as = ids_of(kinds, {*dataset.ids})
+    known_as = ids_of(kinds, dataset.ids)
     kinds = {known_as[i]: kind for i, kind in kinds.items()}
     kinds = dict(kinds) if tiles is None else tiles.with_kinds(kinds)
     unnamed = [sample_id for sample_id in dataset.ids if sample_id not in kinds]

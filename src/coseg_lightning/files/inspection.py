@@ -287,8 +287,8 @@ def _stamp(path: Path) -> list[int] | None:
 
 
 IMAGE_INFO = (
-    *("size", "digest", "channels", "missing", "spread", "outlier", "turned", "transparent"),
-    "place",
+    *("size", "digest", "channels", "missing", "spread", "outlier"),
+    *("turned", "transparent", "place"),
 )
 
 
@@ -307,14 +307,13 @@ def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
     """
     if not has_tiff_windows(path):
         image, picture = rules.check(path)
-        some = _some_pixels([(0, image.reshape(*image.shape[:2], -1))], image.shape)
-        return {**_info_of(path, image, picture), "scale": scale_of(some)}
+        exact = _some_pixels([(0, image.reshape(*image.shape[:2], -1))], image.shape)
+        return {**_info_of(path, image, picture), "scale": scale_of(exact.astype(np.float32))}
     windows = ImageWindows(path, rules, Path())
     height, width = windows.size
     digest, blank, missing = PixelDigest((height, width), np.float64), True, 0
     first: NDArray[Any] | None = None
     samples: list[NDArray[Any]] = []
-    exact: list[NDArray[Any]] = []
     for top, rows in parts_of_rows(windows.size):
         values = windows.read(top, 0, rows, width).reshape(rows, width, -1)
         first = values[:1, :1].copy() if first is None else first
@@ -323,16 +322,16 @@ def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
             missing += int(np.isnan(values).all(axis=2).sum())
         digest.add(values.reshape(rows, -1))
         samples.append(_some_pixels([(top, values)], (height, width)))
-        exact.append(_some_pixels([(top, values)], (height, width), np.float64))
     assert first is not None
-    some = np.concatenate(samples)
+    exact = np.concatenate(samples)
+    some = exact.astype(np.float32)
     return {
         "size": [height, width],
         "digest": None if blank else digest.value,
         "channels": first.shape[2],
         "missing": missing / (height * width),
         "spread": _spread_of(some),
-        "outlier": None if first.dtype == np.uint8 else _outlier_of(np.concatenate(exact)),
+        "outlier": None if first.dtype == np.uint8 else _outlier_of(exact),
         "turned": False,
         "transparent": windows.is_transparent,
         "place": place_of(path),
@@ -341,12 +340,12 @@ def tiled_image_info(path: Path, rules: ImageRules) -> FileInfo:
 
 
 def _some_pixels(
-    parts: Iterable[tuple[int, NDArray[Any]]], shape: Sequence[int], dtype: Any = np.float32
-) -> NDArray[Any]:
+    parts: Iterable[tuple[int, NDArray[Any]]], shape: Sequence[int]
+) -> NDArray[np.float64]:
     """Sample about a million pixels of an image on a grid, `(n, bands)`, from parts of its rows."""
     step = max(1, int((shape[0] * shape[1] / 2**20) ** 0.5))
     some = [
-        part[-top % step :: step, ::step].reshape(-1, part.shape[2]).astype(dtype)
+        part[-top % step :: step, ::step].reshape(-1, part.shape[2]).astype(np.float64)
         for top, part in parts
     ]
     return np.concatenate(some)

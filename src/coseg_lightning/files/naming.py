@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -432,29 +432,36 @@ def match_ids(ids: Iterable[str], files: Mapping[str, list[Path]]) -> Files:
         ids: The ids of images.
         files: The masks of each name.
     """
-    composed = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in ids}
-    wanted = set(composed.values())
+    id_of = _finder(ids)
     matched: defaultdict[str, list[Path]] = defaultdict(list)
     for key, paths in files.items():
         name, annotator = split_key(key)
-        same = name if name in wanted else composed.get(unicodedata.normalize("NFC", name), name)
+        same = id_of(name)
         if annotator is not None:
             annotator = unicodedata.normalize("NFC", annotator)
         matched[mask_key(same, annotator)] += paths
     return dict(matched)
 
 
-def ids_of(names: Iterable[str], ids: Collection[str]) -> dict[str, str]:
+def _finder(ids: Iterable[str]) -> Callable[[str], str]:
+    """Return a function from a name to the id that it is in any Unicode form, else to itself."""
+    wanted = set(ids)
+    composed = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in wanted}
+
+    def id_of(name: str) -> str:
+        return name if name in wanted else composed.get(unicodedata.normalize("NFC", name), name)
+
+    return id_of
+
+
+def ids_of(names: Iterable[str], ids: Iterable[str]) -> dict[str, str]:
     """Return the id of each name that a user wrote, which may differ in its Unicode form alone.
 
     Raises:
         InputError: If two names are of the same id.
     """
-    composed = {unicodedata.normalize("NFC", sample_id): sample_id for sample_id in ids}
-    known_as = {
-        name: name if name in ids else composed.get(unicodedata.normalize("NFC", name), name)
-        for name in names
-    }
+    id_of = _finder(ids)
+    known_as = {name: id_of(name) for name in names}
     for sample_id, times in Counter(known_as.values()).items():
         if times > 1:
             raise InputError(f"{sample_id} is named in {times} Unicode forms; name it once.")
