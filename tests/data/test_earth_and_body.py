@@ -179,32 +179,39 @@ def test_a_mask_on_another_grid_than_its_image_is_refused(tmp_path):
         folder_splits(root)
 
 
-def test_dicom_files_are_slices_grouped_by_series(tmp_path):
+def write_dicom(path, values, **tags):
+    """Write grey values of 8 or 16 bits as DICOM."""
     pydicom = pytest.importorskip("pydicom")
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    data.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+    data.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    data.SOPClassUID = pydicom.uid.CTImageStorage
+    data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID
+    bits = 8 * values.dtype.itemsize
+    data.Rows, data.Columns = values.shape
+    data.SamplesPerPixel, data.BitsAllocated, data.BitsStored = 1, bits, bits
+    data.HighBit, data.PixelRepresentation = bits - 1, 0
+    data.PhotometricInterpretation = "MONOCHROME1"
+    for name, value in tags.items():
+        setattr(data, name, value)
+    data.PixelData = values.tobytes()
+    data.save_as(path, enforce_file_format=True)
+
+
+def test_dicom_files_are_slices_grouped_by_series(tmp_path):
     from PIL import Image
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
     for series in range(3):
-        series_uid = generate_uid(entropy_srcs=[str(series)])
         for number in range(2):
             mask, _ = field(2 * series + number)
-            data = pydicom.Dataset()
-            data.file_meta = pydicom.dataset.FileMetaDataset()
-            data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-            data.file_meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
-            data.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-            data.SOPClassUID = pydicom.uid.CTImageStorage
-            data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID
-            data.SeriesInstanceUID = series_uid
-            data.Rows, data.Columns = mask.shape
-            data.SamplesPerPixel, data.BitsAllocated, data.BitsStored = 1, 16, 12
-            data.HighBit, data.PixelRepresentation = 11, 0
-            data.PhotometricInterpretation = "MONOCHROME1"
-            data.RescaleSlope, data.RescaleIntercept = 2, -1024
-            data.PixelData = (1000 - 400.0 * mask).astype("<u2").tobytes()
-            data.save_as(tmp_path / f"images/{series}_{number}.dcm", enforce_file_format=True)
+            path = tmp_path / f"images/{series}_{number}.dcm"
+            values = (1000 - 400.0 * mask).astype("<u2")
+            scale = {"RescaleSlope": 2, "RescaleIntercept": -1024}
+            write_dicom(path, values, SeriesInstanceUID=f"1.2.{series}", **scale)
             Image.fromarray(mask * 255).save(tmp_path / f"masks/{series}_{number}.png")
     splits = folder_splits(tmp_path, test_share=0.3)
     assert len(splits.train) == 4
@@ -280,31 +287,17 @@ def test_a_place_may_be_that_of_a_pixels_centre(tmp_path, tie, same):
 
 
 def test_dicom_masks_are_class_ids_whatever_their_header_says(tmp_path):
-    pydicom = pytest.importorskip("pydicom")
-    from pydicom.dataset import FileDataset, FileMetaDataset
-
     for name in ("images", "masks"):
         (tmp_path / name).mkdir()
     truth = {}
+    as_anonymised = {"SeriesInstanceUID": "", "PixelPaddingValue": 0}
     for number in range(5):
         mask, _ = field(number)
-        mask = mask.astype(np.uint8) * (number != 1)
+        mask = mask.astype(np.uint8) * np.uint8(number != 1)
         truth[str(number)] = mask
         for name, values in (("images", 90 - 40 * mask + number), ("masks", mask)):
             path = tmp_path / name / f"{number}.dcm"
-            meta = FileMetaDataset()
-            meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-            meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
-            meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-            data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-            data.Rows, data.Columns = values.shape
-            data.BitsAllocated = data.BitsStored = 8
-            data.HighBit, data.PixelRepresentation, data.SamplesPerPixel = 7, 0, 1
-            data.PhotometricInterpretation = "MONOCHROME1"
-            data.SeriesInstanceUID = ""  # as after anonymising
-            data.add_new("PixelPaddingValue", "US", 0)
-            data.PixelData = values.astype(np.uint8).tobytes()
-            data.save_as(path, enforce_file_format=True)
+            write_dicom(path, values.astype(np.uint8), **as_anonymised)
     splits = folder_splits(tmp_path, test_share=0.4)
     assert len(splits.test) == 2  # no series, so each file is a group
     for part in (splits.train, splits.test):
