@@ -292,6 +292,7 @@ def test_the_first_command_of_somebody_who_knows_nothing(tmp_path, make_folder):
     assert result.returncode == 0, result.stderr
     text = result.stdout + result.stderr
     assert f"Reading images from {root / 'imgs'} and masks from {root / 'labels'}" in text
+    assert "But masks_rough holds a file for each image too; these may be the masks." in text
     assert "nol is not given, so the share of bad masks is estimated (nol=auto)" in text
     assert rows_of(tmp_path / "run" / "scores.csv")
 

@@ -129,6 +129,16 @@ def write_body(root, volumes=4, slices=5):
     return root
 
 
+def test_a_volume_whose_slices_were_lines_is_refused(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    root = write_body(tmp_path)
+    path = root / "labelsTr/ct1.nii.gz"
+    lying = np.asarray(nibabel.load(path).dataobj).transpose(2, 0, 1)[:1]
+    nibabel.save(nibabel.Nifti1Image(lying, np.eye(4)), path)
+    with pytest.raises(InputError, match=r"ct1\.nii\.gz has the shape \(1, 40, 30\), and its"):
+        folder_splits(root)
+
+
 @pytest.mark.slow
 def test_slices_of_volumes(tmp_path):
     nibabel = pytest.importorskip("nibabel")

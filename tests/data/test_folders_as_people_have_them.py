@@ -34,6 +34,8 @@ NAMES = {
     "one of segmentations": (str, lambda p: f"{p.stem}_segmentation.png"),
     "nnU-Net's channel": (lambda p: f"{p.stem}_0000.png", str),
     "both": (lambda p: f"{p.stem}_image.png", lambda p: f"{p.stem}_label.png"),
+    "DRIVE": (lambda p: f"{p.stem}_training.png", lambda p: f"{p.stem}_manual1.png"),
+    "a word of its own": (lambda p: f"{p.stem}-t2w.png", lambda p: f"{p.stem}-prostate.png"),
     "Cityscapes": (
         lambda p: f"train/aachen/{p.stem}_leftImg8bit.png",
         lambda p: f"train/aachen/{p.stem}_gtFine_labelIds.png",
@@ -53,6 +55,27 @@ def test_usual_endings_are_found(make_folder, kind):
         for index in range(0 if part is None else len(part)):
             bright = part.image(index) > 128
             assert (bright == part.mask(index)).mean() > 0.9
+
+
+def test_another_folder_that_may_hold_the_masks_is_named(make_folder, caplog):
+    root = make_folder()
+    (root / "masks").rename(root / "1st_manual")
+    (root / "masks_rough").rename(root / "mask")  # DRIVE has its fields of view there
+    rename(root, "images", lambda p: f"{p.stem}_training.png")
+    rename(root, "mask", lambda p: f"{p.stem}_training_mask.png")
+    rename(root, "1st_manual", lambda p: f"{p.stem}_manual1.png")
+    folder_splits(root)
+    assert "Masks are read from mask, but 1st_manual holds a file for each image too; if" in (
+        caplog.text
+    )
+    caplog.clear()
+    folder_splits(root, masks="1st_manual")
+    assert "holds a file" not in caplog.text
+    (root / "mask" / "s00_training_mask.png").unlink()  # not one for each image
+    (root / "1st_manual").rename(root / "labels")
+    (root / "mask").rename(root / "views")
+    folder_splits(root)
+    assert "holds a file" not in caplog.text
 
 
 def test_cityscapes_folders_are_its_split(make_folder):

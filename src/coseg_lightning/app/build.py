@@ -178,6 +178,7 @@ def settle_folders(cfg: DictConfig) -> None:
         find_folder,
         find_mask_folders,
     )
+    from coseg_lightning.data.folder_checks import other_mask_folders, others_hold_files
     from coseg_lightning.files.naming import PLAIN
 
     settle_tile(cfg)
@@ -207,6 +208,11 @@ def settle_folders(cfg: DictConfig) -> None:
         found = " and ".join(f"{what} from {root / name}" for what, name in guessed.items())
         others = " or ".join(f"{what}=NAME" for what in guessed)
         log.info("Reading %s. To read another folder, give %s.", found, others)
+        beside = []
+        if "masks" in guessed:
+            beside = other_mask_folders(root / str(cfg.data.images), root / guessed["masks"])
+        if beside:
+            log.warning("But %s; these may be the masks.", others_hold_files(beside))
     if "image_glob" not in cfg.data:  # a run of an earlier version
         return
     files = find_files(

@@ -40,6 +40,7 @@ from coseg_lightning.data.folder_checks import (
     warn_of_few_groups,
     warn_of_gaps,
     warn_of_masks_beside_the_table,
+    warn_of_other_masks,
     warn_of_turned_images,
     warn_of_unread_files,
 )
@@ -386,6 +387,8 @@ def folder_splits(
         check_masks_have_an_image(mask_folder, found.images.folder, files, inspection)
     for names in (found.images, *found.masks):
         warn_of_unread_files(names, inspection)
+    if masks == "auto" and found.mask_root.name != MASKS[0]:
+        warn_of_other_masks(found.masks[0], found.images, inspection)
     of_masks = {key: image_infos[i] for key in keys if (i := split_key(key)[0]) in image_infos}
     check_sizes_agree(of_masks, mask_folder, inspection)
     check_places_agree(of_masks, mask_folder, inspection)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ from coseg_lightning.files.inspection import (
     tiled_image_info,
 )
 from coseg_lightning.files.mask_folder import MaskFolder, link_message, same_stem
-from coseg_lightning.files.naming import Names, likely_patterns, split_key, unread
+from coseg_lightning.files.naming import (
+    Names,
+    guess_patterns,
+    likely_patterns,
+    split_key,
+    unread,
+)
 from coseg_lightning.files.volumes import file_of, name_of_file
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
@@ -269,6 +276,41 @@ def check_channels(
             f"Band {flat[0] + 1} spans less than {100 * FLAT:.0f} % of the range of all bands in "
             "most images, so the networks hardly see it; rescale it in the files.",
         )
+
+
+def other_mask_folders(images: Path, masks: Path) -> list[str]:
+    """Name the folders that hold a file for each image too, as DRIVE's `mask` and `1st_manual`.
+
+    Args:
+        images: The folder of images.
+        masks: The folder that was taken for that of the masks.
+    """
+    others = []
+    for folder in sorted(images.parent.iterdir()):
+        if not folder.is_dir() or folder in (images, masks):
+            continue
+        with suppress(InputError):  # it cannot be read as a folder of masks
+            of_images, of_masks = guess_patterns(images, folder, may_be_people=False)
+            ids = Names(images, of_images).stems
+            if ids and ids <= Names(folder, of_masks).stems:
+                others.append(folder.name)
+    return others
+
+
+def warn_of_other_masks(chosen: Names, images: Names, inspection: Inspection) -> None:
+    """Warn if another folder than the one found by its name may be that of the masks."""
+    if others := other_mask_folders(images.folder, chosen.folder):
+        inspection.warn(
+            "other masks",
+            (),
+            f"Masks are read from {chosen.folder.name}, but {others_hold_files(others)}; if "
+            f"these are the masks, give masks={others[0]}.",
+        )
+
+
+def others_hold_files(others: Sequence[str]) -> str:
+    """Say that these folders hold a file for each image."""
+    return f"{' and '.join(others)} {'holds' if len(others) == 1 else 'hold'} a file for each image too"
 
 
 def warn_of_unread_files(names: Names, inspection: Inspection) -> None:

@@ -157,6 +157,11 @@ def _slice(values: NDArray[Any], number: int, path: Path) -> NDArray[Any]:
             f"{path} holds {values.shape}, which is a volume at several points in time; save each "
             "point as a separate file."
         )
+    if values.ndim > 2 and values.shape[2] > 1 and 1 in values.shape[:2]:
+        raise InputError(
+            f"{path} has the shape {values.shape}, and its third axis counts the slices, so that "
+            "each were a line; save it with the axis of length 1 last."
+        )
     picked = values[_index(values.ndim, number)]
     if picked.ndim == 3 and picked.shape[2] == 1:
         picked = picked[..., 0]
