@@ -310,7 +310,8 @@ def warn_of_other_masks(chosen: Names, images: Names, inspection: Inspection) ->
 
 def others_hold_files(others: Sequence[str]) -> str:
     """Say that these folders hold a file for each image."""
-    return f"{' and '.join(others)} {'holds' if len(others) == 1 else 'hold'} a file for each image too"
+    verb = "holds" if len(others) == 1 else "hold"
+    return f"{' and '.join(others)} {verb} a file for each image too"
 
 
 def warn_of_unread_files(names: Names, inspection: Inspection) -> None:

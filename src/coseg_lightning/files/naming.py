@@ -290,8 +290,8 @@ def _endings(images: Iterable[str], masks: Iterable[str]) -> Iterator[tuple[str,
     images, masks = list(images), list(masks)
     image_ends = ["", *(end for end in IMAGE_ENDS if _share(images, end) > 0.5)]
     mask_ends = ["", *(end for end in MASK_ENDS if _share(masks, end) > 0)]
-    image_ends += [end for end in _shared_ends(images) if end not in image_ends]
-    mask_ends += [end for end in _shared_ends(masks) if end not in mask_ends]
+    image_ends += [end for end in _last_word(images) if end not in image_ends]
+    mask_ends += [end for end in _last_word(masks) if end not in mask_ends]
     yield from (
         (image_end, mask_end)
         for image_end in image_ends
@@ -300,7 +300,7 @@ def _endings(images: Iterable[str], masks: Iterable[str]) -> Iterator[tuple[str,
     )
 
 
-def _shared_ends(names: Collection[str]) -> list[str]:
+def _last_word(names: Collection[str]) -> list[str]:
     """Return the word with which all names end, as in `21_training`, if there is one."""
     words = {found.group() if (found := LAST_WORD.search(name)) else "" for name in names}
     return list(words) if len(names) > 1 and len(words) == 1 and "" not in words else []
