@@ -18,7 +18,7 @@ from coseg_lightning.app.command import with_settings
 from coseg_lightning.app.commands import COMMANDS
 from coseg_lightning.app.help import CONF, TASKS, completion, help_of, meanings, overview
 from coseg_lightning.app.settings import SETTINGS
-from coseg_lightning.data.folder import IMAGES, MASKS, find_folder
+from coseg_lightning.data.finding import IMAGES, MASKS, find_folder
 from coseg_lightning.errors import InputError
 from support import CLASSIC, ROOT, SHORT, command, rows_of
 

@@ -53,7 +53,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def _training_ids(split: Path) -> list[str]:
-    from coseg_lightning.data.folder import read_split
+    from coseg_lightning.data.split import read_split
 
     return [sample_id for sample_id, part in read_split(split).items() if part == "train"]
 

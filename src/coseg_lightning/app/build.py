@@ -171,7 +171,7 @@ def settle_folders(cfg: DictConfig) -> None:
     Raises:
         InputError: If a folder is missing or ambiguous.
     """
-    from coseg_lightning.data.folder import (
+    from coseg_lightning.data.finding import (
         IMAGES,
         MASKS,
         find_files,

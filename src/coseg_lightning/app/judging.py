@@ -103,7 +103,7 @@ def _folder_of_data(folder: Path) -> str:
 
 def _of_training_alone(folder: Path, noise_level: float) -> str | None:
     """Say what the level of the training masks is if a `split.csv` sets right masks apart."""
-    from coseg_lightning.data.folder import read_split
+    from coseg_lightning.data.split import read_split
     from coseg_lightning.files.csv import read_table
 
     try:

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import re
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +22,7 @@ from coseg_lightning.data.annotators import (
     keys_by_image,
     warn_of_similar_names,
 )
+from coseg_lightning.data.finding import MASKS, files_of, find_files, mask_names
 from coseg_lightning.data.folder_checks import (
     check_channels,
     check_classes_survive,
@@ -37,7 +36,6 @@ from coseg_lightning.data.folder_checks import (
     check_sizes_agree,
     inspect_images,
     warn_of_blank_images,
-    warn_of_few_groups,
     warn_of_gaps,
     warn_of_masks_beside_the_table,
     warn_of_other_masks,
@@ -45,49 +43,17 @@ from coseg_lightning.data.folder_checks import (
     warn_of_unread_files,
 )
 from coseg_lightning.data.preparation import without_gaps
+from coseg_lightning.data.split import SPLITS, divide, read_split, warn_of_division
 from coseg_lightning.data.tiles import TiledImages, Tiles, check_tile
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas
-from coseg_lightning.files.csv import read_table, text_encoding
-from coseg_lightning.files.images import SUFFIXES, ImageRules
+from coseg_lightning.files.images import ImageRules
 from coseg_lightning.files.inspection import FileInfo, Inspection, OnBadSample
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
-from coseg_lightning.files.naming import (
-    OF_PEOPLE,
-    PART_FOLDERS,
-    PLAIN,
-    Files,
-    Likely,
-    Names,
-    files_inside,
-    guess_patterns,
-    ids_of,
-    likely_patterns,
-    mask_key,
-    match_ids,
-    split_key,
-)
+from coseg_lightning.files.naming import PLAIN, Names, match_ids, split_key
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.ranking.people import name_of
-from coseg_lightning.seeding import derive_rng
-
-YES, NO = ("1", "1.0", "yes", "true"), ("", "0", "0.0", "no", "false")  # in the column trusted
-SPLITS = ("train", "val", "test")
-# Usual names of the two folders. The first is preferred. Without it, exactly one other must exist.
-IMAGES = (
-    *("images", "image", "imgs", "img", "photos", "pictures", "scans", "radiographs"),
-    *("imagestr", "jpegimages", "leftimg8bit"),
-)
-MASKS = (
-    *("masks", "mask", "labels", "label", "annotations", "annotation", "gt", "ground_truth"),
-    *("groundtruth", "segmentations", "segmentation", "seg"),
-    *("labelstr", "segmentationclass", "gtfine"),
-)
-# The prefix of an annotator's name in a folder's name, as in masks_anna.
-OF_A_PERSON = re.compile(
-    r"^(masks?|labels?|annotations?|segmentations?|seg|gt)[-_. ]+(?=.)", re.IGNORECASE
-)
 
 
 class Splits(NamedTuple):
@@ -285,71 +251,20 @@ def folder_splits(
     )
     found = find_files(root, images, masks, image_glob, mask_glob)
     files = {sample_id: paths[0] for sample_id, paths in found.images.files.items()}
-    table = root / "split.csv"
-    has_table = table.exists() or table.is_symlink()
-    trusted = frozenset(trusted_ids or ()) | (_trusted_of(table) if has_table else frozenset())
-    if has_table:
-        given = read_split(table)
-    else:
-        given, table = _split_of_folders(root, found.images)
-    known_as = ids_of(trusted, files) | ids_of(given, files)
-    given = {known_as[i]: part for i, part in given.items()}
-    trusted = frozenset(known_as[i] for i in trusted)
-    unknown = sorted(trusted - given.keys())
-    if unknown:
-        raise InputError(
-            f"data.trusted_ids names {unknown[0]}, but {root} has no such sample; give ids, which "
-            "are file names without their extension."
-        )
-    groups = _groups(given, table if has_table else None, group, found.images.groups)
-    groups = {known_as.get(i, i): name for i, name in groups.items()}
-    undecided = [i for i, part in given.items() if not part]
-    shares = {"val": val_share, "test": 0.0 if trusted else test_share}
-    split_by = f"drawn by seed={seed}" + (", by whole groups" if groups else "")
-    place = table.relative_to(root) if table != root else "its folders"
-    if not undecided:
-        split = _tested_on(trusted, given, table)
-        split_by = f"by {place}"
-    elif trusted:
-        others = [stem for stem in undecided if stem not in trusted]
-        split = _draw_split(others, val_share, 0.0, seed, groups)
-        split |= dict.fromkeys(sorted(trusted), "test")
-        split_by = "the trusted masks for the test"
-    else:
-        split = given | _draw_split(undecided, val_share, test_share, seed, groups)
-    split = dict(sorted(split.items()))
-    if "train" not in split.values():
-        raise InputError(f"{root} leaves no image for training; check {place} and the shares.")
+    division = divide(
+        root,
+        found.images,
+        val_share=val_share,
+        test_share=test_share,
+        seed=seed,
+        group=group,
+        trusted_ids=trusted_ids,
+    )
+    split, groups, trusted = division.parts, division.groups, division.trusted
 
     inspection = Inspection(root)
-    if undecided:
-        drawn = [part for part, share in shares.items() if share]
-        warn_of_few_groups(groups, split, drawn, inspection)
-    unnamed = [i for i in found.images.files if i not in given]
-    if unnamed:
-        inspection.warn(
-            "split",
-            unnamed,
-            f"{len(unnamed)} images, such as {unnamed[0]}, are not named in {table}, and are not "
-            "used.",
-        )
-    dropped = [i for i, part in given.items() if part == "test" and i not in split]
-    if dropped:
-        inspection.warn(
-            "not checked",
-            dropped,
-            f"{len(dropped)} test masks of {table}, such as {dropped[0]}, are not used, since only "
-            "trusted masks are used for the test.",
-        )
-    idle = [i for i in trusted_ids or () if split.get(known_as[i]) != "test"]
-    if idle:
-        inspection.warn(
-            "trusted",
-            idle,
-            f"Of data.trusted_ids {len(idle)} will not be tested on, such as {idle[0]}, since "
-            f"{table} does not put them into the part test.",
-        )
-    check_image_files(split, found.images, table, inspection, allow_links=allow_links)
+    warn_of_division(division, files, trusted_ids or (), inspection)
+    check_image_files(split, found.images, division.source, inspection, allow_links=allow_links)
     check_ids_name_different_files(split, inspection)
     if tile is not None:
         check_tile(tile, overlap)
@@ -381,8 +296,8 @@ def folder_splits(
         else Canvas.of(image_size, keeps_shape=keep_shape),
         allow_links=allow_links,
     )
-    if has_table:  # which says which files are used
-        warn_of_masks_beside_the_table(mask_files, files, table, inspection)
+    if division.has_table:  # which says which files are used
+        warn_of_masks_beside_the_table(mask_files, files, division.source, inspection)
     else:
         check_masks_have_an_image(mask_folder, found.images.folder, files, inspection)
     for names in (found.images, *found.masks):
@@ -442,7 +357,7 @@ def folder_splits(
                 trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
                 groups=groups,
                 annotators=named,
-                split_by=split_by,
+                split_by=division.words,
             )
             for part, ids in parts.items()
         ]
@@ -460,7 +375,7 @@ def folder_splits(
             with_gaps=[i for i in ids if image_infos[i]["missing"] > 0],
             groups=groups,
             annotators=named,
-            split_by=split_by,
+            split_by=division.words,
         )
         for part, ids in parts.items()
     )
@@ -541,8 +456,8 @@ def judged_masks(source: Mapping[str, Any], *, skip: bool = False) -> JudgedMask
     images = Names(images_folder, patterns[0]) if images_folder.is_dir() else None
     image_files = images.files if images is not None else {}
     stems = images.stems if images is not None else None
-    names, mask_root = _mask_names(root, source["masks"], patterns[1], stems)
-    mask_files = _files_of(names, mask_root)
+    names, mask_root = mask_names(root, source["masks"], patterns[1], stems)
+    mask_files = files_of(names, mask_root)
     table = root / "split.csv"
     ids = list(read_split(table)) if table.exists() else list(image_files)
     if image_files:
@@ -629,373 +544,10 @@ def judged_tiles(judged: JudgedMasks, source: Mapping[str, Any], copies: Path) -
     return TiledImages(judged.images.ids, tiles, "")
 
 
-class FoundFiles(NamedTuple):
-    """The images and masks of a dataset's folder, by their ids.
-
-    Attributes:
-        images: The images.
-        masks: The masks, one entry per folder. Each of several folders is of one annotator.
-        mask_root: The folder that contains all masks.
-    """
-
-    images: Names
-    masks: list[Names]
-    mask_root: Path
-
-    @property
-    def mask_files(self) -> Files:
-        """The files of each mask, see `files.naming.mask_key`."""
-        return _files_of(self.masks, self.mask_root)
-
-
-def _files_of(names: Sequence[Names], root: Path) -> Files:
-    """Return the files of each mask. The keys of several folders below the root name annotators."""
-    if names[0].folder == root:
-        return names[0].files
-    people = _people_of([each.folder for each in names])
-    return {
-        mask_key(sample_id, person): paths
-        for each, person in zip(names, people, strict=True)
-        for sample_id, paths in each.files.items()
-    }
-
-
-def _people_of(folders: Sequence[Path]) -> list[str]:
-    """Name each folder's annotator: by its name without `masks_`, or by its distinct path."""
-    names = [OF_A_PERSON.sub("", folder.name) for folder in folders]
-    if len(set(names)) == len(names):
-        return names
-    levels = zip(*(folder.parts for folder in folders), strict=False)
-    shared = next((n for n, parts in enumerate(levels) if len(set(parts)) > 1), 0)
-    return ["/".join(folder.parts[shared:]) for folder in folders]
-
-
-def _mask_names(
-    root: Path, masks: Any, pattern: str, stems: Collection[str] | None
-) -> tuple[list[Names], Path]:
-    """Return the masks in one folder or in several annotators' folders, and their common folder.
-
-    Raises:
-        InputError: If folders and pattern contradict each other, or a folder is named twice.
-    """
-    if isinstance(masks, str):
-        return [Names(root / masks, pattern, stems)], root / masks
-    if "{annotator}" in pattern:
-        raise InputError(
-            f"data.mask_glob={pattern} and data.masks={list(masks)} both name the annotators; "
-            "give one folder, or a pattern without {annotator}."
-        )
-    twice = [name for name, count in Counter(masks).items() if count > 1]
-    if not masks or twice:
-        raise InputError(
-            f"data.masks={list(masks)} must name each person's folder once, as in "
-            "'[masks_anna,masks_ben]'."
-        )
-    return [Names(root / name, pattern) for name in masks], root
-
-
-def find_files(
-    root: Path,
-    images: str = "auto",
-    masks: str | Sequence[str] = "auto",
-    image_glob: str = "auto",
-    mask_glob: str = "auto",
-) -> FoundFiles:
-    """Find the images and masks of a dataset; the arguments are those of `folder_splits`.
-
-    Raises:
-        InputError: If a folder is missing or holds no such files, or a pattern cannot be used.
-    """
-    images_folder = root / find_folder(root, images, IMAGES, "images")
-    places = find_mask_folders(root, masks)
-    masks_folder = root / (places if isinstance(places, str) else places[0])
-    guessed = (PLAIN, PLAIN)
-    if "auto" in (image_glob, mask_glob):
-        may_be_people = mask_glob == "auto" and isinstance(places, str)
-        guessed = guess_patterns(images_folder, masks_folder, may_be_people=may_be_people)
-    image_glob = guessed[0] if image_glob == "auto" else image_glob
-    mask_glob = guessed[1] if mask_glob == "auto" else mask_glob
-    if "{annotator}" in image_glob or (
-        "{annotator}" in mask_glob and images_folder == masks_folder
-    ):
-        raise InputError(
-            f"data.image_glob={image_glob} data.mask_glob={mask_glob}: {{annotator}} is only for "
-            "masks, in a folder without images; put images and masks into two folders."
-        )
-    of_images = Names(images_folder, image_glob)
-    of_masks, mask_root = _mask_names(root, places, mask_glob, of_images.stems)
-    if images_folder == masks_folder:  # masks are not images
-        of_images.exclude({path for paths in of_masks[0].files.values() for path in paths})
-    for what, names in (("image", of_images), *(("mask", each) for each in of_masks)):
-        if not names.files:
-            raise InputError(_nothing_message(what, names, of_images.stems))
-    return FoundFiles(of_images, of_masks, mask_root)
-
-
-def find_mask_folders(root: Path, masks: str | Sequence[str]) -> str | list[str]:
-    """Find the folder of masks, or those of several annotators, see `find_folder`."""
-    if isinstance(masks, str):
-        return find_folder(root, masks, MASKS, "masks")
-    if not masks:
-        raise InputError(
-            "data.masks=[] names no folder; give auto, a folder, or a list of folders, one for "
-            "each annotator."
-        )
-    return [find_folder(root, str(name), (), "masks") for name in masks]
-
-
-def _nothing_message(what: str, names: Names, ids: Collection[str]) -> str:
-    others = sorted({p.suffix.lower() for p in names.folder.iterdir() if p.is_file()} - {""})
-    text = f"{names.folder} holds no image files ({', '.join(SUFFIXES)})"
-    if what == "mask" and names.pattern == PLAIN and (inside := files_inside(names.folder)):
-        text = f"{names.folder} holds no image files, but folders with such files, such as "
-        return f"{text}{inside[0]}; {_pattern_of_folders(likely_patterns(inside, ids))}."
-    if names.pattern != PLAIN:
-        text = f"{names.folder} holds no image files named {names.pattern}"
-    if ".json" in others and what == "mask":
-        return (
-            f"{text}, but lists of outlines (.json), as in COCO; convert them to PNG masks first."
-        )
-    if others:
-        text += f", but {', '.join(others[:4])}"
-    return f"{text}; set data.{what}_glob if they are named otherwise."
-
-
-def _pattern_of_folders(likely: Likely) -> str:
-    """Say which pattern reads masks in folders."""
-    if likely.of_people and likely.several:
-        return (
-            f"give data.mask_glob='{likely.of_people}' if several persons drew the same objects; "
-            "masks of single objects or classes must be joined into one for each image"
-        )
-    if likely.several:
-        return (
-            "an image has several, with names of their own, as of single objects; join them into "
-            "one for each image, or name the persons by data.mask_glob"
-        )
-    if likely.plain:
-        return f"give data.mask_glob='{likely.plain}' to read them"
-    of_people = likely.of_people or OF_PEOPLE
-    of_groups = f"**/{of_people.rpartition('/')[2]}"
-    return (
-        f"give data.mask_glob='{of_people}' if each is a person's, or '{of_groups}' if each is a "
-        "group"
-    )
-
-
-def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
-    """Find the folder of images or of masks in a dataset's folder.
-
-    Args:
-        root: The dataset's folder.
-        name: The folder's name in `root`, or `auto`.
-        usual: The names that `auto` looks for, in any letter case; the first is preferred.
-        what: `images` or `masks`.
-
-    Raises:
-        InputError: If there is no such folder, or more than one candidate.
-    """
-    if name != "auto":
-        if not (root / name).is_dir():
-            raise InputError(f"data.{what}={name}: there is no such folder in {root}.")
-        return name
-    there = sorted(path.name for path in root.iterdir() if path.is_dir())
-    found = [folder for folder in there if folder.lower() in usual]
-    if usual[0] in found:
-        return usual[0]
-    if len(found) == 1:
-        return found[0]
-    reason = f"no folder of {what} with a usual name, such as {usual[0]}, but "
-    reason += ", ".join(there) or "no folder at all"
-    if not there:
-        raise InputError(
-            f"{root} holds {reason}; give the folder that holds one folder of images and one of "
-            "masks."
-        )
-    if found:
-        reason = f"{' and '.join(found)}, and each may be the folder of {what}"
-    several = ""
-    if what == "masks" and len(there) > 2:
-        several = (
-            ". If several people drew masks of the same images, name all of their folders, as in "
-            "'data.masks=[masks_anna,masks_ben]'"
-        )
-    raise InputError(f"{root} holds {reason}; name the right one with {what}=NAME{several}.")
-
-
 def check_on_bad_sample(value: str) -> None:
     """Raise an `InputError` unless the value is `error` or `skip`."""
     if value not in ("error", "skip"):
         raise InputError(f"on_bad_sample={value} must be error or skip.")
-
-
-def read_split(path: Path) -> dict[str, str]:
-    """Read a `split.csv`.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Train, val or test by sample id. It is empty if the table has only a column `group`.
-
-    Raises:
-        InputError: If the file is not such a table, or names a sample twice.
-    """
-    rows = read_table(path, ["id"], guarded=False)
-    has_split = bool(rows) and "split" in rows[0]
-    if not rows or not (has_split or "group" in rows[0]):
-        raise InputError(f"{path} must have the columns id and split, and a row for each sample.")
-    for row in rows:
-        row["split"] = row.get("split", "").strip().lower()
-        if has_split and row["split"] not in SPLITS:
-            raise InputError(
-                f"{path} puts {row['id']} into {row['split']!r}; a split is train, val or test."
-            )
-    for sample_id, times in Counter(row["id"] for row in rows).items():
-        if times > 1:
-            raise InputError(f"{path} lists the sample {sample_id} {times} times; list it once.")
-    return {row["id"]: row["split"] for row in rows}
-
-
-def _split_of_folders(root: Path, images: Names) -> tuple[dict[str, str], Path]:
-    """Read the split from folders named train, val and test, or from lists in VOC's `ImageSets`.
-
-    Returns:
-        The part of each sample, empty where it must be drawn; and where the split was read.
-    """
-    parts = {i: PART_FOLDERS.get(images.folders.get(i, "").lower(), "") for i in images.files}
-    if all(parts.values()):
-        return parts, root
-    if any(parts.values()):
-        other = next(sample_id for sample_id, part in parts.items() if not part)
-        raise InputError(
-            f"{images.folder} has folders named train, val or test, and others, such as that of "
-            f"{other}; name the part of each image in {root / 'split.csv'}, or rename the folders."
-        )
-    lists = root / "ImageSets" / "Segmentation"
-    listed = {part: _listed(lists / f"{part}.txt") for part in SPLITS}
-    both = _listed(lists / "trainval.txt")
-    if not listed["train"] and (listed["val"] or listed["test"]):
-        listed["train"] = [name for name in both if name not in listed["val"]]
-    every = [name for names in listed.values() for name in names]
-    for name, times in Counter(every).items():
-        if times > 1:
-            raise InputError(f"The lists in {lists} name {name} {times} times; list it once.")
-    if not every:
-        place = lists / "trainval.txt" if both else root / "split.csv"
-        return dict.fromkeys(both or images.files, ""), place
-    return {name: part for part, names in listed.items() for name in names}, lists
-
-
-def _listed(path: Path) -> list[str]:
-    """Read the first word of each line; without the file there are none."""
-    if not path.is_file():
-        return []
-    try:
-        lines = path.read_text(encoding=text_encoding(path)).splitlines()
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path} cannot be read as text; save it in UTF-8.") from error
-    return [line.split()[0] for line in lines if line.strip()]
-
-
-def _groups(
-    ids: Iterable[str], table: Path | None, pattern: str | None, by_folder: Mapping[str, str]
-) -> dict[str, str]:
-    """Read the group of each sample: from `data.group`, a column `group`, or its folder.
-
-    Raises:
-        InputError: If the pattern cannot be used.
-    """
-    if pattern is None:
-        rows = [] if table is None else read_table(table, ["id"], guarded=False)
-        if rows and "group" in rows[0]:
-            return {row["id"]: row["group"].strip() or row["id"] for row in rows}
-        is_split = by_folder and all(g.lower() in PART_FOLDERS for g in by_folder.values())
-        return {} if is_split else dict(by_folder)
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise InputError(f"data.group={pattern} is no regular expression ({error}).") from error
-    if expression.groups != 1:
-        raise InputError(
-            f"data.group={pattern} must hold one pair of parentheses, around the group in the id."
-        )
-    groups = {}
-    for sample_id in ids:
-        match = expression.fullmatch(sample_id)
-        if match is None or match[1] is None:
-            raise InputError(
-                f"data.group={pattern} does not fit the id {sample_id}; every id must have a group."
-            )
-        groups[sample_id] = match[1]
-    return groups
-
-
-def _trusted_of(table: Path) -> frozenset[str]:
-    """Read the trusted samples from the column `trusted` of a `split.csv`, if it has one.
-
-    Raises:
-        InputError: If a cell is neither 1 nor 0.
-    """
-    rows = read_table(table, ["id"], guarded=False)
-    for row in rows:
-        if row.get("trusted", "").strip().lower() not in (*YES, *NO):
-            raise InputError(f"{table} has trusted={row['trusted']} for {row['id']}; give 1 or 0.")
-    return frozenset(row["id"] for row in rows if row.get("trusted", "").strip().lower() in YES)
-
-
-def _tested_on(trusted: Collection[str], split: Mapping[str, str], table: Path) -> dict[str, str]:
-    """Remove test samples whose masks are not trusted, if any masks are."""
-    if not trusted:
-        return dict(split)
-    if not any(part == "test" and sample_id in trusted for sample_id, part in split.items()):
-        raise InputError(
-            f"{table} puts none of the {len(trusted)} trusted masks into the part test, which uses "
-            "only trusted masks; put some of them there."
-        )
-    return {i: part for i, part in split.items() if part != "test" or i in trusted}
-
-
-def _draw_split(
-    ids: Iterable[str],
-    val_share: float,
-    test_share: float,
-    seed: int,
-    groups: Mapping[str, str],
-) -> dict[str, str]:
-    if not (min(val_share, test_share) >= 0 and val_share + test_share < 1):  # nan is neither
-        raise InputError(
-            f"data.source.val_share={val_share} and data.source.test_share={test_share} must be at "
-            "least 0 and leave something for training."
-        )
-    ranked = sorted(ids)
-    order = [ranked[i] for i in derive_rng(seed, "split").permutation(len(ranked))]
-    test_count = round(test_share * len(order))
-    val_count = round(val_share * len(order))
-    if groups:
-        return _draw_groups(order, {"test": test_count, "val": val_count}, groups)
-    train_count = len(order) - test_count - val_count
-    parts = ["test"] * test_count + ["val"] * val_count + ["train"] * train_count
-    return dict(zip(order, parts, strict=True))
-
-
-def _draw_groups(
-    order: Sequence[str], wanted: Mapping[str, int], groups: Mapping[str, str]
-) -> dict[str, str]:
-    """Fill test and val with whole groups in a random order, up to about the wanted sizes."""
-    members: dict[str, list[str]] = {}
-    for sample_id in order:
-        members.setdefault(groups[sample_id], []).append(sample_id)
-    split = dict.fromkeys(order, "train")
-    left = list(members)
-    for part, count in wanted.items():
-        size = 0
-        for group in list(left):
-            if count and len(left) > 1 and size + len(members[group]) / 2 <= count:
-                split |= dict.fromkeys(members[group], part)
-                size += len(members[group])
-                left.remove(group)
-    return split
 
 
 def _usable_parts(split: Mapping[str, str], unusable: Collection[str]) -> dict[str, list[str]]:
