@@ -41,6 +41,7 @@ from support import (
     data_of,
     flipped,
     grads,
+    in_a_process,
     loader,
     module_of,
     one_batch,
@@ -551,15 +552,18 @@ QUICK = ("segformer", "unet")
     ],
 )
 def test_a_pair_of_every_architecture_takes_a_step(tmp_path, name):
-    encoder = ENCODERS.get(name, "resnet18")
-    module = CoSegModule(name, encoder_name=encoder, in_channels=1, noise_level=0.5)
-    before = [next(net.parameters()).clone() for net in (module.net_a, module.net_b)]
-    images, masks = torch.randn(2, 1, 120, 133), torch.randint(0, 2, (2, 120, 133))
-    trainer = trainer_of(tmp_path, max_epochs=1)
-    trainer.fit(module, loader((images, masks)))
-    assert trainer.global_step == 1
-    for net, weight in zip((module.net_a, module.net_b), before, strict=True):
-        assert not torch.equal(next(net.parameters()), weight)
+    def body():
+        encoder = ENCODERS.get(name, "resnet18")
+        module = CoSegModule(name, encoder_name=encoder, in_channels=1, noise_level=0.5)
+        before = [next(net.parameters()).clone() for net in (module.net_a, module.net_b)]
+        images, masks = torch.randn(2, 1, 120, 133), torch.randint(0, 2, (2, 120, 133))
+        trainer = trainer_of(tmp_path, max_epochs=1)
+        trainer.fit(module, loader((images, masks)))
+        assert trainer.global_step == 1
+        for net, weight in zip((module.net_a, module.net_b), before, strict=True):
+            assert not torch.equal(next(net.parameters()), weight)
+
+    assert in_a_process(body) == 0  # some take more than a gigabyte
 
 
 def test_a_network_and_a_name_are_a_pair(tmp_path):

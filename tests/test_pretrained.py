@@ -24,7 +24,8 @@ from coseg_lightning.predict import predict
 from coseg_lightning.run import depend_on_data_alone, run
 from support import PHANTOM, SHORT, composed, rows_of
 
-RESNET = ["model=unet", "model.encoder_name=resnet18"]
+ENCODER = "tu-mobilenetv3_small_050"  # a small one: a run with a ResNet-18 takes a gigabyte
+UNET = ["model=unet", f"model.encoder_name={ENCODER}"]
 COLOUR = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -33,13 +34,13 @@ def weights(tmp_path_factory):
     """A file of a network whose encoder could be pretrained."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(3)
-    network = build_network("unet", encoder_name="resnet18", in_channels=3)
+    network = build_network("unet", encoder_name=ENCODER, in_channels=3)
     save_network(network, folder)
     return folder / "model.safetensors"
 
 
 def test_peers_start_from_one_encoder_and_differ(weights):
-    peers = make_peers(composed(*RESNET, f"model.encoder_weights={weights}"))
+    peers = make_peers(composed(*UNET, f"model.encoder_weights={weights}"))
     encoders = [net.encoder.state_dict() for net in (peers.net_a, peers.net_b)]
     assert all(torch.equal(*pair) for pair in zip(*(e.values() for e in encoders), strict=True))
     decoders = [next(iter(net.decoder.parameters())) for net in (peers.net_a, peers.net_b)]
@@ -50,20 +51,20 @@ def test_images_are_normalised_as_the_encoder_knows_them(weights):
     def of(*settings):
         return normalization_of(composed(*settings, "data.in_channels=3"))
 
-    assert of(*RESNET) is None
-    assert of(*RESNET, f"model.encoder_weights={weights}") == COLOUR
+    assert of(*UNET) is None
+    assert of(*UNET, f"model.encoder_weights={weights}") == COLOUR
     assert of("model=dpt", "model.encoder_weights=imagenet") == ((0.5,) * 3, (0.5,) * 3)
     assert of("model=ce_net", "model.encoder_weights=imagenet") == COLOUR
-    pretrained = [*RESNET, f"model.encoder_weights={weights}"]
+    pretrained = [*UNET, f"model.encoder_weights={weights}"]
     assert of(*pretrained, "data.normalization=image") is None
     other = ["model@peer_b=fpn", "peer_b.encoder_weights=null"]
     assert of(*pretrained, *other) == COLOUR  # both peers get the same images
-    assert of(*RESNET, "model@peer_b=dpt", "peer_b.encoder_weights=imagenet") == ((0.5,) * 3,) * 2
+    assert of(*UNET, "model@peer_b=dpt", "peer_b.encoder_weights=imagenet") == ((0.5,) * 3,) * 2
     lite = ["model=unet", "model.encoder_name=timm-tf_efficientnet_lite0"]
     assert of(*lite, "model.encoder_weights=imagenet") == ((0.5,) * 3, (0.5,) * 3)
     advprop = ["model=unet", "model.encoder_name=efficientnet-b0", "model.encoder_weights=advprop"]
     assert of(*advprop) == ((0.5,) * 3, (0.5,) * 3)
-    assert of(*RESNET, "data.normalization=[[0.1,0.2,0.3],[1,2,3]]") == ((0.1, 0.2, 0.3), (1, 2, 3))
+    assert of(*UNET, "data.normalization=[[0.1,0.2,0.3],[1,2,3]]") == ((0.1, 0.2, 0.3), (1, 2, 3))
     before = composed(*pretrained)
     del before.data.normalization  # of a run of an earlier version
     assert normalization_of(before) is None
@@ -84,7 +85,7 @@ def test_a_normalisation_of_other_channels_is_refused(tmp_path):
 def test_a_run_from_pretrained_weights(tmp_path, weights, monkeypatch):
     """It predicts and exports with the same normalisation, without the file of the weights."""
     monkeypatch.chdir(weights.parent)
-    settings = [*RESNET, *SHORT, *PHANTOM, "noise=type1", "data.in_channels=3"]
+    settings = [*UNET, *SHORT, *PHANTOM, "noise=type1", "data.in_channels=3"]
     settings += ["model.encoder_weights=model.safetensors", "trainer.max_epochs=1"]
     run(composed(*settings), tmp_path / "run")
     config = json.loads((tmp_path / "run" / "run.json").read_text())["config"]
@@ -136,7 +137,7 @@ def test_the_precision_is_bfloat16_where_it_is_native(monkeypatch, tmp_path):
 def test_a_file_of_weights_may_move_but_not_change(tmp_path, weights):
     here, there = tmp_path / "here.safetensors", tmp_path / "there.safetensors"
     here.write_bytes(weights.read_bytes())
-    settings = [*RESNET, *SHORT, *PHANTOM, "noise=type1", "nol=0.3", "data.in_channels=3"]
+    settings = [*UNET, *SHORT, *PHANTOM, "noise=type1", "nol=0.3", "data.in_channels=3"]
     settings += ["trainer.max_epochs=1", "method.confidence=0", "rehearse=false"]
     folder = tmp_path / "run"
 
@@ -178,8 +179,8 @@ def test_an_argument_of_somebody_elses_network_is_left_alone(tmp_path):
 
 
 def test_a_recorded_auto_means_what_it_meant(tmp_path, weights):
-    recorded = composed(*RESNET, f"model.encoder_weights={weights}", "data.in_channels=3")
+    recorded = composed(*UNET, f"model.encoder_weights={weights}", "data.in_channels=3")
     assert normalization_before(recorded) == list(map(list, COLOUR))
     two = ["model@peer_b=dpt", "peer_b.encoder_weights=imagenet"]
-    recorded = composed(*RESNET, f"model.encoder_weights={weights}", *two, "data.in_channels=3")
+    recorded = composed(*UNET, f"model.encoder_weights={weights}", *two, "data.in_channels=3")
     assert normalization_before(recorded) == "image"
