@@ -173,8 +173,11 @@ def _not_drawn(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
     from matplotlib.figure import Figure
 
-    def savefig(self: "Figure", file: BinaryIO, **options: Any) -> None:
-        file.write(b"not drawn")
+    def savefig(self: "Figure", file: BinaryIO | Path, **options: Any) -> None:
+        if isinstance(file, Path):
+            file.write_bytes(b"not drawn")
+        else:
+            file.write(b"not drawn")
 
     if request.node.get_closest_marker("drawn") is None:
         monkeypatch.setattr(Figure, "savefig", savefig)

@@ -26,7 +26,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise import Crowd
 from coseg_lightning.run import run
-from support import Squares, start
+from support import Squares, command, start
 
 pytestmark = pytest.mark.drawn
 
@@ -170,7 +170,7 @@ def test_the_pages_decisions_tell_of_all_other_masks(make_folder, tmp_path):
     assert len(bad & {row["id"] for row in order[:14]}) >= 10
     lines = [f"{row['id']},{'take' if row['id'] in bad else 'ok'}\n" for row in order[:14]]
     (folder / "review.csv").write_text("id,decision\n" + "".join(lines))
-    result = start("audit", f"review={folder}", cwd=tmp_path)
+    result = command("audit", f"review={folder}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     estimate = json.loads((folder / "noise_level.json").read_text())
     low, high = estimate["interval"]
@@ -232,7 +232,7 @@ def test_a_person_tells_how_many_masks_are_bad(with_predictions, tmp_path, capsy
         judge(folder)
     words = [f"{row['id']},{'bad' if row['id'] in ('s03', 's07') else 'good'}" for row in asked]
     (folder / "review.csv").write_text("\n".join(["id,decision", *words]))
-    result = start("audit", f"review={folder}", cwd=tmp_path)
+    result = command("audit", f"review={folder}", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "estimated 0.20 (90 % interval 0.20 to 0.20), since 2 of 10" in result.stdout
     assert "nol=0.20" in result.stdout
@@ -265,7 +265,7 @@ def test_right_masks_that_are_kept_for_the_test_do_not_dilute_the_level(
 @pytest.mark.slow
 def test_commands_for_runs_say_that_an_audit_is_none(with_predictions, tmp_path):
     given = [f"data.root={with_predictions}", "hydra.run.dir=a", "training=none"]
-    assert start("audit", *given, cwd=tmp_path).returncode == 0
+    assert command("audit", *given, cwd=tmp_path).returncode == 0
     images = with_predictions / "images"
     for name, arguments, message in (
         ("report", ["a"], "a is an audit, "),
@@ -273,7 +273,7 @@ def test_commands_for_runs_say_that_an_audit_is_none(with_predictions, tmp_path)
         ("predict", ["a", images, "out"], "a is an audit, "),
         ("table", ["."], "There is no run below"),
     ):
-        result = start(name, *arguments, cwd=tmp_path)
+        result = command(name, *arguments, cwd=tmp_path)
         assert result.returncode == 1
         assert result.stderr.startswith(message)
         assert result.stderr.count("\n") == 1

@@ -12,7 +12,7 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.noise import BoundaryNoise, Crowd
 from coseg_lightning.noise.noisy_layer import write_noisy_layer
-from support import Squares, start
+from support import Squares, command
 
 
 def manifest(folder):
@@ -29,7 +29,7 @@ def test_the_command_makes_the_masks_of_a_run(make_folder, tmp_path):
     out = tmp_path / "noisy"
     before = {path.name: path.read_bytes() for path in (root / "masks").iterdir()}
     options = [f"masks={root}/masks", f"out={out}", f"split={root}/split.csv"]
-    result = start("corrupt", *options, "noise=type1", "nol=0.5", "seed=3", cwd=tmp_path)
+    result = command("corrupt", *options, "noise=type1", "nol=0.5", "seed=3", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "3 of 10 masks" in result.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["dataset", "noisy"]

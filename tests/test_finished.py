@@ -26,7 +26,7 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
 from coseg_lightning.runs.finished import FinishedRun
-from support import CLASSIC, SHORT, SMALL, Squares, command, composed, rows_of, start
+from support import CLASSIC, SHORT, SMALL, Squares, command, composed, rows_of
 
 pytestmark = pytest.mark.slow
 
@@ -120,7 +120,7 @@ def test_masks_of_new_images_have_their_own_size(finished, tmp_path):
         Image.fromarray(squares.image(i)).resize((80, 60)).save(images / f"{sample_id}.jpg")
     before = digests(tmp_path)
     options = ["probabilities=true", "flips=true", "batch_size=2", "device=cpu"]
-    result = start("predict", finished / "run", images, tmp_path / "out", *options, cwd=tmp_path)
+    result = command("predict", finished / "run", images, tmp_path / "out", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"5 masks are in {tmp_path / 'out'}." in result.stdout
     masks = MaskFolder(tmp_path / "out", classes=2)

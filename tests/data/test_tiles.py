@@ -34,7 +34,7 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise.models import Annotator
 from coseg_lightning.predict import predict
 from coseg_lightning.runs.test_images import class_counts, joined_row, row_of
-from support import SMALL, command, start
+from support import SMALL, command
 
 PLACE = [
     (33550, 12, 3, (2.0, 2.0, 0.0), True),
@@ -648,7 +648,7 @@ def test_an_audit_by_tiles_needs_no_network(tmp_path):
     root = write_large(tmp_path / "data")
     more = ["training=none", "data.tile=64", "data.overlap=16", "data.in_channels=4"]
     more += [f"data.root={root}", f"hydra.run.dir={tmp_path / 'out'}"]
-    result = start("audit", "data=folder", *more)
+    result = command("audit", "data=folder", *more)
     assert result.returncode == 0, result.stderr
     assert len(rows_of(tmp_path / "out/scores.csv")) == 75
     assert len(rows_of(tmp_path / "out/images.csv")) == 5
@@ -668,7 +668,7 @@ def test_labels_that_a_person_draws_over_unlabelled_pixels_of_a_tile_are_written
         Image.fromarray(mask).save(tmp_path / "data/masks" / f"s{n}.png")
     settings = ["data=folder", f"data.root={tmp_path / 'data'}", "training=none", "data.tile=64"]
     settings += ["data.overlap=16", "data.in_channels=1", f"hydra.run.dir={tmp_path / 'audit'}"]
-    result = start("audit", *settings)
+    result = command("audit", *settings)
     assert result.returncode == 0, result.stderr
     reviewable = Reviewable(tmp_path / "audit")
     tile = "s0_r01_c01"
