@@ -33,7 +33,7 @@ from coseg_lightning.files.windows import ImageWindows, PieceCache, TiffWindows,
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise.models import Annotator
 from coseg_lightning.predict import predict
-from coseg_lightning.runs.test_images import class_counts, joined_row, row_of
+from coseg_lightning.runs.tested import class_counts, joined_row, row_of
 from support import SMALL, command
 
 PLACE = [

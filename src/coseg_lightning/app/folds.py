@@ -38,7 +38,7 @@ from coseg_lightning.ranking.scores import mask_scores
 from coseg_lightning.report.results import MASKS
 from coseg_lightning.runs.folder import RunFolder, stage_weights
 from coseg_lightning.runs.summary import peak_memory
-from coseg_lightning.runs.test_images import MEANS, figures_of_images
+from coseg_lightning.runs.tested import MEANS, figures_of_images
 from coseg_lightning.seeding import derive_rng
 
 log = logging.getLogger(__name__)

@@ -30,7 +30,7 @@ from coseg_lightning.report.model_card import Inputs, NetworkFile, model_card
 from coseg_lightning.report.pairs import gain
 from coseg_lightning.report.results import MASKS
 from coseg_lightning.runs.runner import StageRunner
-from coseg_lightning.runs.test_images import figures_of_images, figures_of_joined, image_rows
+from coseg_lightning.runs.tested import figures_of_images, figures_of_joined, image_rows
 from coseg_lightning.runs.wrapped import Data
 
 

@@ -25,7 +25,7 @@ from coseg_lightning.report.results import (
     result_in_a_sentence,
 )
 from coseg_lightning.run import run
-from coseg_lightning.runs.test_images import (
+from coseg_lightning.runs.tested import (
     DISTANCES,
     figures_of_images,
     image_rows,
