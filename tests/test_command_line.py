@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from coseg_lightning.app import command as app_command
-from coseg_lightning.app.build import read_ids
 from coseg_lightning.app.command import with_settings
 from coseg_lightning.app.commands import COMMANDS
+from coseg_lightning.app.given import read_ids
 from coseg_lightning.app.help import CONF, TASKS, completion, help_of, meanings, overview
 from coseg_lightning.app.settings import SETTINGS
 from coseg_lightning.data.finding import IMAGES, MASKS, find_folder

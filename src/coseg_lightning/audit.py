@@ -47,8 +47,9 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         The content of `summary.json`. It is written into the folder, with `scores.csv`, the
         contact sheet `worst.png`, and the masks for a person to judge.
     """
-    from coseg_lightning.app.build import make_data, settle_folders
+    from coseg_lightning.app.build import make_data
     from coseg_lightning.app.checks import check, quiet
+    from coseg_lightning.app.settled import settle_folders
     from coseg_lightning.app.unaided import check_training
     from coseg_lightning.data.annotators import label_facts
     from coseg_lightning.report.review_order import show_review_order

@@ -47,7 +47,8 @@ def describe(cfg: DictConfig) -> Iterator[str]:
     Raises:
         InputError: If the data cannot be used, or the rehearsal finds an error.
     """
-    from coseg_lightning.app.build import make_data, settle_folders
+    from coseg_lightning.app.build import make_data
+    from coseg_lightning.app.settled import settle_folders
     from coseg_lightning.data.subsets import JoinedImages
     from coseg_lightning.report.doubts import FEWEST
     from coseg_lightning.runs.summary import peak_memory

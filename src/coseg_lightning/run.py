@@ -14,8 +14,6 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.build import (
-    begun_config,
-    begun_data,
     make_data,
     make_method,
     make_network,
@@ -23,13 +21,8 @@ from coseg_lightning.app.build import (
     make_trainer,
     normalization_of,
     precision_of,
-    read_augmentation,
-    read_clean_ids,
-    read_ids,
-    read_kinds,
     rehearsal_settings,
     run_arguments,
-    settle_folders,
 )
 from coseg_lightning.app.checks import (
     check,
@@ -43,6 +36,8 @@ from coseg_lightning.app.checks import (
     recipe_of,
 )
 from coseg_lightning.app.command import command, output_is_closed, review_paths, task_overrides
+from coseg_lightning.app.given import read_augmentation, read_clean_ids, read_ids, read_kinds
+from coseg_lightning.app.settled import begun_config, begun_data, settle_folders
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_rules import read_colours
 from coseg_lightning.files.progress import is_first_process

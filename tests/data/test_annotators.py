@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from coseg_lightning import CoSegDataModule
-from coseg_lightning.app.build import settle_folders
+from coseg_lightning.app.settled import settle_folders
 from coseg_lightning.apply import apply, main
 from coseg_lightning.audit import audit
 from coseg_lightning.check import describe

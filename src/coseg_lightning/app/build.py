@@ -1,9 +1,7 @@
 """Builds data, noise, peers, networks and trainers from a composed configuration."""
 
 import inspect
-import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -11,7 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.types import RunMode
@@ -21,10 +18,16 @@ from platformdirs import user_cache_path
 
 from coseg_lightning.app.checks import recipe_of
 from coseg_lightning.app.command import first_cause, one_line
+from coseg_lightning.app.given import (
+    make_augmentation,
+    read_clean_ids,
+    read_ids,
+    read_kinds,
+    shown_annotators,
+)
 from coseg_lightning.app.settings import unknown_setting
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.progress import is_first_process
-from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, is_number
+from coseg_lightning.modules.recipe import is_number
 from coseg_lightning.modules.renamed import home_now
 
 if TYPE_CHECKING:
@@ -35,7 +38,6 @@ if TYPE_CHECKING:
     from coseg_lightning.data.preparation import Statistics
     from coseg_lightning.data.tiles import Tiles
     from coseg_lightning.files.canvas import Canvas
-    from coseg_lightning.files.naming import Files
     from coseg_lightning.labels.masks import MaskedImages
     from coseg_lightning.methods.method import Method
     from coseg_lightning.modules.coseg import CoSegModule
@@ -163,162 +165,6 @@ def canvas_of(cfg: DictConfig) -> "Canvas":
     size = cfg.data.image_size
     size = [int(side) for side in size] if OmegaConf.is_list(size) else int(size)
     return Canvas.of(size, keeps_shape=bool(cfg.data.get("keep_shape", False)))
-
-
-def settle_folders(cfg: DictConfig) -> None:
-    """Find the folders of images and masks by their usual names, and log what was found.
-
-    Raises:
-        InputError: If a folder is missing or ambiguous.
-    """
-    from coseg_lightning.data.finding import (
-        IMAGES,
-        MASKS,
-        find_files,
-        find_folder,
-        find_mask_folders,
-    )
-    from coseg_lightning.data.folder_checks import other_mask_folders, others_hold_files
-    from coseg_lightning.files.naming import PLAIN
-
-    settle_tile(cfg)
-    source = str(OmegaConf.select(cfg, "data.source._target_"))
-    if not source.endswith(".folder_splits") or "images" not in cfg.data:
-        return
-    root = Path(cfg.data.root).expanduser()
-    settle_annotators(cfg, root)
-    if not root.is_dir():  # a finished run can still be shown; otherwise reading fails later
-        before = begun_data(cfg)
-        cfg.data.images = before.get("images", cfg.data.images)
-        cfg.data.masks = before.get("masks", cfg.data.masks)
-        for key in NAMING:
-            if key in cfg.data:
-                cfg.data[key] = before.get(key, PLAIN)
-        return
-    images, masks = cfg.data.images, cfg.data.masks
-    cfg.data.images = find_folder(root, str(images), IMAGES, "images")
-    of_one = not OmegaConf.is_list(masks)
-    cfg.data.masks = find_mask_folders(root, str(masks) if of_one else list(masks))
-    guessed = {
-        what: cfg.data[what]
-        for what, name, usual in (("images", images, IMAGES), ("masks", masks, MASKS))
-        if name == "auto" and cfg.data[what] != usual[0]
-    }
-    if guessed and is_first_process():
-        found = " and ".join(f"{what} from {root / name}" for what, name in guessed.items())
-        others = " or ".join(f"{what}=NAME" for what in guessed)
-        log.info("Reading %s. To read another folder, give %s.", found, others)
-        beside = []
-        if "masks" in guessed:
-            beside = other_mask_folders(root / str(cfg.data.images), root / guessed["masks"])
-        if beside:
-            log.warning("But %s; these may be the masks.", others_hold_files(beside))
-    if "image_glob" not in cfg.data:  # a run of an earlier version
-        return
-    files = find_files(
-        root, cfg.data.images, cfg.data.masks, cfg.data.image_glob, cfg.data.mask_glob
-    )
-    patterns = dict(zip(NAMING, (files.images.pattern, files.masks[0].pattern), strict=True))
-    guessed = {
-        key: pattern
-        for key, pattern in patterns.items()
-        if cfg.data[key] == "auto" and pattern != PLAIN
-    }
-    cfg.data.update(patterns)
-    if guessed and is_first_process():
-        found = " and ".join(
-            f"{key.partition('_')[0]}s are named {pattern}" for key, pattern in guessed.items()
-        )
-        settings = " ".join(f"data.{key}='{pattern}'" for key, pattern in guessed.items())
-        if "{annotator}" in guessed.get("mask_glob", ""):
-            found += _people_found(files.mask_files, hidden=bool(cfg.get("hide_annotators")))
-        log.info("Assuming that %s. Confirm it by %s, or give another pattern.", found, settings)
-
-
-def _people_found(mask_files: "Files", *, hidden: bool) -> str:
-    """Describe how many people drew masks, and how many images have several masks."""
-    from coseg_lightning.data.annotators import keys_by_image
-
-    by_image = keys_by_image(mask_files)
-    people = sorted({name for keys in by_image.values() for name in keys if name})
-    several = sum(len(keys) > 1 for keys in by_image.values())
-    shown = ", ".join(people[:3]) + (", ..." if len(people) > 3 else "")
-    shown = "" if hidden else f" ({shown})"
-    return f"; {len(people)} people{shown} drew them, and {several} images have several masks"
-
-
-def settle_annotators(cfg: DictConfig, root: Path) -> None:
-    """Read the file that names the annotator of each mask, unless it is part of the data.
-
-    Raises:
-        InputError: If the file is not such a table, or names that shall be hidden are settings.
-    """
-    from coseg_lightning.data.annotators import annotator_rows
-
-    given = cfg.data.get("annotators")
-    if cfg.get("hide_annotators") is True and not isinstance(given, str | None):
-        raise InputError(
-            "hide_annotators=true cannot hide names that are settings, which are written beside "
-            "the results; write them into a file, and give data.annotators=FILE."
-        )
-    if isinstance(given, str) and given != "auto":
-        path, rows = annotator_rows(given, root)
-        # The settings are a part of all results, in which nobody is named if names are hidden.
-        hidden = cfg.get("hide_annotators") is True
-        place, inside = Path(path).absolute(), root.absolute()
-        place = place.relative_to(inside) if inside in place.parents else place
-        cfg.data.annotators = str(place) if hidden else [list(row) for row in rows]
-
-
-def settle_tile(cfg: DictConfig) -> None:
-    """Set the networks' input size to that of the tiles, if images are cut into tiles.
-
-    Raises:
-        InputError: If another size is given, or a setting that does not work with tiles.
-    """
-    tile = cfg.data.get("tile")
-    if tile is None:
-        return
-    overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
-    given = {override.lstrip("+").partition("=")[0] for override in overrides}
-    if not isinstance(tile, int) or isinstance(tile, bool):
-        raise InputError(
-            f"data.tile={tile} must be a whole number of pixels, such as 512, or null."
-        )
-    overlap = cfg.data.get("overlap")
-    if not isinstance(overlap, int) or isinstance(overlap, bool):
-        raise InputError(f"data.overlap={overlap} must be a whole number of pixels, such as 64.")
-    if "data.image_size" in given and cfg.data.image_size != tile:
-        raise InputError(
-            f"data.image_size={cfg.data.image_size} contradicts data.tile={tile}, since tiles are "
-            "not resized; leave data.image_size out."
-        )
-    if cfg.get("predictions") is not None:
-        raise InputError(
-            f"predictions={cfg.predictions} must be of whole images, but data.tile={tile} cuts "
-            "images into tiles; leave data.tile out."
-        )
-    cfg.data.image_size = tile
-
-
-NAMING = ("image_glob", "mask_glob")
-
-
-def begun_config(cfg: DictConfig) -> dict[str, Any]:
-    """Return the recorded settings of the run to resume; empty without one that can be read."""
-    if cfg.get("resume") is None:
-        return {}
-    try:
-        text = (Path(str(cfg.resume)) / "run.json").read_text(encoding="utf-8")
-        return dict(json.loads(text)["config"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def begun_data(cfg: DictConfig) -> dict[str, Any]:
-    """Return the data settings of the run to resume; empty without one that can be read."""
-    data = begun_config(cfg).get("data")
-    return dict(data) if isinstance(data, dict) else {}
 
 
 def normalization_of(cfg: DictConfig) -> "Statistics | None":
@@ -462,167 +308,6 @@ def _without_bad_masks(cfg: DictConfig, train: Any, noise: "NoiseModel | None") 
         bad = model.validate_masks(train, skip=cfg.on_bad_sample == "skip")
         train = SomeImages(train, bad) if bad else train
     return train
-
-
-def read_clean_ids(cfg: DictConfig) -> list[str] | int:
-    """Read the ids of training samples with correct masks: a list, a file's lines, or a number.
-
-    Raises:
-        InputError: If the setting has another form.
-    """
-    clean_ids = cfg.data.get("clean_ids")
-    if isinstance(clean_ids, int) and not isinstance(clean_ids, bool):
-        return clean_ids
-    return read_ids("data.clean_ids", clean_ids, ", or the number of masks that noise leaves clean")
-
-
-def read_ids(key: str, given: Any, otherwise: str = "") -> list[str]:
-    """Read sample ids from a list or from the lines of a file; empty if nothing is given.
-
-    Args:
-        key: The setting.
-        given: Its value.
-        otherwise: Further allowed values, for the message.
-
-    Raises:
-        InputError: If the value is neither.
-    """
-    if given is None:
-        return []
-    if OmegaConf.is_list(given):
-        for sample_id in given:
-            if isinstance(sample_id, bool) or not isinstance(sample_id, str | int):
-                raise InputError(
-                    f"{key} holds {sample_id}, which is no text; write such an id in quotes: "
-                    f"\"{key}=['{sample_id}']\"."
-                )
-        return [str(sample_id) for sample_id in given]
-    path = Path(str(given)).expanduser()
-    if not path.is_file():
-        raise InputError(
-            f"{key}={given}: there is no such file; give a list of ids, or a file with one id per "
-            f"line{otherwise}."
-        )
-    from coseg_lightning.files.csv import text_encoding
-
-    try:
-        text = path.read_text(encoding=text_encoding(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path} cannot be read as text with one id per line; save it in UTF-8."
-        ) from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def read_augmentation(cfg: DictConfig) -> Any:
-    """Read the file that `data.augmentation` names; other values are returned unchanged.
-
-    Raises:
-        InputError: If the file cannot be read.
-    """
-    given = cfg.data.get("augmentation")
-    if not isinstance(given, str):
-        return given
-    path = Path(given).expanduser()
-    if not path.is_file():
-        raise InputError(f"data.augmentation={given}: there is no such file.")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(
-            f"data.augmentation={given} cannot be read; give a YAML or JSON file written by "
-            "albumentations.save."
-        ) from error
-    return content
-
-
-def make_augmentation(cfg: DictConfig) -> Any:
-    """Build the default augmentation, a given one, or none.
-
-    Raises:
-        InputError: If the setting is invalid, or contradicts `data.augment=false`.
-    """
-    given = read_augmentation(cfg)
-    if given is None:
-        return "default" if cfg.data.augment else None
-    if not cfg.data.augment:
-        raise InputError("data.augmentation would have no effect with data.augment=false.")
-    content = OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given
-    if isinstance(content, dict) and "_target_" in content:
-        try:
-            return instantiate(content)
-        except InstantiationException as error:
-            raise InputError(f"data.augmentation={content}: {one_line(error)}") from error
-    import albumentations
-
-    try:
-        return albumentations.from_dict(content)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            "data.augmentation must be a YAML file written by albumentations.save, or name a "
-            "function that takes image= and mask=, as in '{_target_: my.augmentation}' "
-            f"({one_line(error)})."
-        ) from error
-
-
-def read_kinds(cfg: DictConfig) -> dict[str, str] | None:
-    """Read the kind of each image from a CSV file with columns id and kind, or from a mapping.
-
-    Raises:
-        InputError: If the setting is neither, if no ranking uses kinds, or if the table repeats a
-            sample or has an invalid kind.
-    """
-    from coseg_lightning.files.csv import read_table
-
-    kinds = cfg.data.get("kinds")
-    if kinds is None:
-        return None
-    score = cfg.method.get("score")
-    if score not in SCORES_WITH_KINDS:
-        ranks = "ranks no masks" if score is None else f"ranks by score={score}"
-        raise InputError(
-            f"data.kinds would have no effect, since method={cfg.method.name} {ranks}; leave it "
-            f"out, or rank by {' or '.join(SCORES_WITH_KINDS)}."
-        )
-    if OmegaConf.is_dict(kinds):
-        return {str(sample_id): str(kind) for sample_id, kind in kinds.items()}
-    if not isinstance(kinds, str):
-        raise InputError(f"data.kinds={kinds} must be a CSV file with the columns id and kind.")
-    rows = read_table(Path(kinds).expanduser(), ["id", "kind"], guarded=False)
-    result = {row["id"]: row["kind"].strip() for row in rows}
-    for sample_id, kind in result.items():
-        if not kind or kind == "???" or "${" in kind:
-            raise InputError(f"In {kinds}, the kind of {sample_id} is {kind!r}; give it a name.")
-    if len(result) < len(rows):
-        twice = next(i for i, n in Counter(row["id"] for row in rows).items() if n > 1)
-        raise InputError(f"{kinds} names {twice} twice; give each image one kind.")
-    return result
-
-
-def shown_annotators(cfg: DictConfig, dataset: Any, *others: Any) -> dict[str, str]:
-    """Return who drew each mask of a dataset, by id: the names, or numbers in place of names.
-
-    If names are hidden, they are also replaced in the dataset for images with several masks.
-
-    Raises:
-        InputError: If the setting `hide_annotators` is neither true nor false.
-    """
-    from coseg_lightning.ranking.people import numbered_names
-
-    hide = cfg.get("hide_annotators", False)
-    if not isinstance(hide, bool):
-        raise InputError(f"hide_annotators={hide} must be true or false.")
-    drawn_by: dict[str, str] = dict(getattr(dataset, "annotators", {}))
-    if not hide:
-        return drawn_by
-    parts = (dataset, *others)
-    names = {name for part in parts for name in getattr(part, "annotators", {}).values()}
-    of_parts = [several for part in parts if (several := getattr(part, "several", None))]
-    names |= {name for several in of_parts for i in several.ids for name in several.names(i)}
-    numbers = numbered_names(names)
-    for several in of_parts:
-        several.rename(numbers)
-    return {sample_id: numbers.get(name, name) for sample_id, name in drawn_by.items()}
 
 
 def _cache(cfg: DictConfig) -> Path | None:
