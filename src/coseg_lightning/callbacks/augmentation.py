@@ -11,7 +11,7 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from coseg_lightning.callbacks.evaluation_pass import check_count
+from coseg_lightning.callbacks.evaluation_pass import check_count, stored_sample
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import label_path, sample_name
@@ -54,7 +54,7 @@ def detect_augmentation(
     pairs = [pair for again in readings[1:] for pair in zip(first, again, strict=True)]
     if any(_differ(one.masks, other.masks) for one, other in pairs):
         return "mask"
-    if corrected and not has_views(dataset):
+    if corrected and (not has_views(dataset) or stored_sample(dataset, 0) is not None):
         _check_masks(own, first)
         _check_masks(own, watched.together(trainer)[0])
     return "image" if any(_differ(one.images, other.images) for one, other in pairs) else None

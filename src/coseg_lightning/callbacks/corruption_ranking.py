@@ -17,6 +17,7 @@ from torch.utils.data import ConcatDataset, Subset
 from typing_extensions import override
 
 from coseg_lightning.callbacks.augmentation import REMEDY, detect_augmentation
+from coseg_lightning.callbacks.evaluation_pass import is_own_dataset
 from coseg_lightning.callbacks.evidence_sum import (
     EvidenceCallback,
     EvidenceSum,
@@ -274,10 +275,10 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
         """Return a few samples of the ranked dataset, as they are ranked.
 
-        They are read once, when a fit begins. Datasets of this package are not watched.
+        They are read once, when a fit begins. What is of this package alone is not watched.
         """
         dataset = self.judged_dataset(trainer)
-        if isinstance(dataset, SampleDataset):
+        if is_own_dataset(dataset) and is_of_this_package(trainer, trainer.lightning_module):
             return None
         if self._watched is None:
             self._watched = WatchedSamples(trainer, dataset)

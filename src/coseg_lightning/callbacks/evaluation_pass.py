@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Subse
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.progress import progress
-from coseg_lightning.labels.updated import over_dataset
+from coseg_lightning.labels.updated import PassesOn, has_method, makes_samples, plain
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import average_buffers, evaluating
@@ -58,7 +58,7 @@ def has_plain_view(dataset: Any) -> bool:
         dataset = dataset.dataset
     if isinstance(dataset, ConcatDataset):
         return any(map(has_plain_view, dataset.datasets))
-    return callable(getattr(dataset, "plain", None))
+    return has_method(dataset, "plain")
 
 
 def is_map_style(dataset: Any) -> bool:
@@ -67,28 +67,30 @@ def is_map_style(dataset: Any) -> bool:
     return has_both and not isinstance(dataset, IterableDataset)
 
 
-class Drawable(Subset[Any]):
+class Drawable(PassesOn, Subset[Any]):
     """The samples of a dataset that its sampler can draw."""
 
-
-def plain(dataset: Any) -> Any:
-    """Return a dataset, subset or concatenation without augmentation, via its method `plain`."""
-    if isinstance(dataset, Subset):
-        return over_dataset(dataset, plain(dataset.dataset))
-    if isinstance(dataset, ConcatDataset):
-        return ConcatDataset(list(map(plain, dataset.datasets)))
-    return dataset.plain() if callable(getattr(dataset, "plain", None)) else dataset
+    own = ("dataset", "indices")
 
 
 def stored_sample(dataset: Any, index: int) -> tuple[SampleDataset, int] | None:
     """Return the dataset that stores a sample and its index there; None for foreign datasets."""
+    if makes_samples(dataset):
+        return None
     if isinstance(dataset, Subset):
         return stored_sample(dataset.dataset, dataset.indices[index])
     if isinstance(dataset, ConcatDataset):
         part = bisect_right(dataset.cumulative_sizes, index)
         first = dataset.cumulative_sizes[part - 1] if part else 0
         return stored_sample(dataset.datasets[part], index - first)
-    return (dataset, index) if isinstance(dataset, SampleDataset) else None
+    return (dataset, index) if is_own_dataset(dataset) else None
+
+
+def is_own_dataset(dataset: Any) -> bool:
+    """Whether samples are those of `SampleDataset`, and of no subclass that makes others."""
+    return isinstance(dataset, SampleDataset) and (
+        type(dataset).__getitem__ is SampleDataset.__getitem__
+    )
 
 
 def stored_mask(dataset: Any, index: int) -> Any:

@@ -1,5 +1,6 @@
 """Samples for the networks: resized, augmented and normalised tensors."""
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -152,22 +153,9 @@ class SampleDataset(Dataset[dict[str, Any]]):
         augmentation: Augmentation | None,
         truth: MaskedImages | None,
     ) -> "SampleDataset":
-        return SampleDataset(
-            dataset,
-            image_size=self.canvas[:2],
-            keep_shape=self.canvas.keeps_shape,
-            in_channels=self.in_channels,
-            augmentation=augmentation,
-            seed=self.seed,
-            replaced=self.replaced,
-            truth=truth,
-            cache=self.cache,
-            kinds=self.kinds,
-            normalization=self.normalization,
-            tiles=self.tiles,
-            annotators=self.annotators,
-            several=self.several,
-        )
+        copied = copy.copy(self)  # of a subclass too
+        copied.dataset, copied.augmentation, copied.truth = dataset, augmentation, truth
+        return copied
 
     def mask(self, index: int) -> NDArray[Any]:
         """Return one sample's mask at its own resolution."""

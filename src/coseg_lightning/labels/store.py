@@ -1,8 +1,9 @@
 """Label layers on disk: opening and writing them."""
 
+import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,12 @@ class LabelStore:
             )
         self._facts: dict[str, dict[str, Any]] = manifest["labels"]
         self.numbered = bool(manifest.get("numbered", False))
+
+    def only(self, ids: Collection[str]) -> "LabelStore":
+        """Return the layer with the masks of some samples alone."""
+        part = copy.copy(self)
+        part._facts = {i: facts for i, facts in self._facts.items() if i in ids}
+        return part
 
     @classmethod
     def create(cls, folder: str | Path) -> "LabelStoreWriter":

@@ -3,7 +3,7 @@
 import copy
 import operator
 import warnings
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,12 +40,26 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     """
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
+    if makes_samples(dataset):
+        if _holds_masks_of(layer, dataset):
+            return UpdatedSamples(dataset, layer)
+        if _holds_masks_of(layer, plain(dataset)) and not _holds_masks_of(layer, _within(dataset)):
+            raise InputError(
+                f"{type(dataset).__name__} changes the masks of a dataset that augments them, so "
+                "corrected masks cannot replace either; let it change them before augmentation, or "
+                "give it a method updated(layer)."
+            )
     # The numbers of a numbered layer are indices into the subset, not into the whole dataset.
     if isinstance(dataset, Subset) and (not layer.numbered or _is_beginning(dataset)):
         return over_dataset(dataset, updated(dataset.dataset, layer))
-    if isinstance(dataset, ConcatDataset) and has_views(dataset) and not layer.numbered:
-        return ConcatDataset([updated(part, layer) for part in dataset.datasets])
-    if callable(getattr(dataset, "updated", None)):
+    if (
+        isinstance(dataset, ConcatDataset)
+        and not layer.numbered
+        and any(map(has_views, dataset.datasets))
+    ):
+        parts = _layers_of_parts(layer, dataset.datasets)
+        return over_parts(dataset, [updated(*part) for part in parts])
+    if has_method(dataset, "updated"):
         return dataset.updated(layer)
     has_samples = hasattr(dataset, "__getitem__") or hasattr(dataset, "__getitems__")
     has_parts = all(callable(getattr(dataset, name, None)) for name in ("image", "mask"))
@@ -67,6 +81,118 @@ def over_dataset(subset: "Subset[Any]", dataset: Any) -> "Subset[Any]":
     return copied
 
 
+def over_parts(joined: "ConcatDataset[Any]", parts: Sequence[Any]) -> "ConcatDataset[Any]":
+    """Copy a concatenation of any class, but of other datasets with the same numbers of samples."""
+    copied = copy.copy(joined)
+    vars(copied)["datasets"] = list(parts)
+    return copied
+
+
+def plain(dataset: Any) -> Any:
+    """Return a dataset, subset or concatenation without augmentation, via its method `plain`."""
+    if isinstance(dataset, Subset):
+        return over_dataset(dataset, plain(dataset.dataset))
+    if isinstance(dataset, ConcatDataset):
+        return over_parts(dataset, list(map(plain, dataset.datasets)))
+    return dataset.plain() if has_method(dataset, "plain") else dataset
+
+
+def has_method(dataset: Any, name: str) -> bool:
+    """Whether a dataset has a method itself; a wrapper may pass on those of what it wraps."""
+    is_own = hasattr(type(dataset), name) or name in getattr(dataset, "__dict__", {})
+    return is_own and callable(getattr(dataset, name))
+
+
+def makes_samples(dataset: Any) -> bool:
+    """Whether a user's subclass may change the samples of the class that it is derived from.
+
+    That class is `Subset`, `ConcatDataset`, or a dataset of this package.
+    """
+    own = type(dataset)
+    if isinstance(dataset, Subset):  # loaders read it by __getitems__
+        return any(
+            getattr(own, name) is not getattr(Subset, name)
+            for name in ("__getitem__", "__getitems__")
+        )
+    if isinstance(dataset, ConcatDataset):
+        return own.__getitem__ is not ConcatDataset.__getitem__ or hasattr(own, "__getitems__")
+    names = (("updated", True), ("__getitem__", False))
+    return all(
+        hasattr(own, name) and _is_ours(getattr(own, name)) == is_ours for name, is_ours in names
+    )
+
+
+def _is_ours(function: Any) -> bool:
+    return str(function.__module__).startswith(f"{__name__.partition('.')[0]}.")
+
+
+class _Stored:
+    """The ids and masks that a dataset of this package stores."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"mask": self.dataset.mask(index), "id": self.dataset.ids[index]}
+
+
+def _within(dataset: Any) -> Any:
+    """Return the samples within a dataset that makes others of them."""
+    if isinstance(dataset, Subset):
+        return Subset(plain(dataset.dataset), dataset.indices)
+    if isinstance(dataset, ConcatDataset):
+        return ConcatDataset(list(map(plain, dataset.datasets)))
+    return _Stored(dataset)
+
+
+def _holds_masks_of(layer: LabelStore, dataset: Any) -> bool:
+    """Whether a layer's masks were made of a dataset's samples; the first one that it has decides.
+
+    A dataset within it may hold other masks, or the same without ids.
+    """
+    several = getattr(dataset, "__getitems__", None)
+    for index in range(len(dataset) if layer.ids else 0):
+        sample = dataset[index] if several is None else several([index])[0]
+        key, sample_id = mask_and_id(sample)
+        unnamed = layer.numbered or sample_id is None
+        name = str(index) if unnamed else sample_name(sample_id)
+        if name in layer:
+            original = layer.facts(name).get("original")
+            return original in (None, mask_digest(as_array(sample[key])))
+    return False
+
+
+def _layers_of_parts(layer: LabelStore, parts: Sequence[Any]) -> "list[tuple[Any, LabelStore]]":
+    """Give each part of a concatenation the masks of its own samples, where their ids are known.
+
+    Raises:
+        InputError: If the ids of all parts are known, and the layer holds a mask of another one.
+    """
+    known = [getattr(part, "ids", None) if has_views(part) else None for part in parts]
+    ids = [
+        {sample_name(i) for i in of} if isinstance(of, Sequence | np.ndarray) else None
+        for of in known
+    ]
+    if all(of is not None for of in ids):
+        check_known(layer, set().union(*(of or set() for of in ids)))
+    return [
+        (part, layer if of is None else layer.only(of)) for part, of in zip(parts, ids, strict=True)
+    ]
+
+
+def check_known(layer: LabelStore, ids: Collection[str]) -> None:
+    """Raise an `InputError` if a layer holds a mask of a sample that is not among these."""
+    unknown_ids = set(layer.ids) - set(ids)
+    if unknown_ids:
+        raise InputError(
+            f"{layer.folder} holds a mask of {min(unknown_ids)}, which is not in the dataset; "
+            "give the dataset that the layer was made from."
+        )
+
+
 def _is_beginning(subset: "Subset[Any]") -> bool:
     """Whether the samples of a subset have the same indices as in the whole dataset."""
     return all(index == place for place, index in enumerate(subset.indices))
@@ -78,7 +204,7 @@ def has_views(dataset: Any) -> bool:
         return has_views(dataset.dataset)
     if isinstance(dataset, ConcatDataset):
         return all(map(has_views, dataset.datasets))
-    return callable(getattr(dataset, "updated", None))
+    return has_method(dataset, "updated")
 
 
 def changed_labels(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, LabelStore]:
@@ -115,12 +241,7 @@ class UpdatedImages:
     """
 
     def __init__(self, dataset: MaskedImages, layer: LabelStore) -> None:
-        unknown_ids = set(layer.ids) - set(dataset.ids)
-        if unknown_ids:
-            raise InputError(
-                f"{layer.folder} holds a mask of {min(unknown_ids)}, which is not in the dataset; "
-                "give the dataset that the layer was made from."
-            )
+        check_known(layer, dataset.ids)
         self.dataset = dataset
         self.layer = layer
 
@@ -147,19 +268,25 @@ class UpdatedImages:
 class PassesOn:
     """Has the attributes of its `dataset` too, such as a `set_epoch` that a project calls.
 
-    Private names are not passed on, nor those that tell this package what a dataset can do.
+    So a `worker_init_fn` may open a file of the dataset. Names that tell this package what a
+    dataset can do are not passed on.
+
+    Attributes:
+        own: The attributes that it has itself.
+        hidden: Those that are not passed on.
     """
 
     dataset: Any
     own: ClassVar[tuple[str, ...]] = ("dataset",)
+    hidden: ClassVar[tuple[str, ...]] = ("plain", "updated", "image", "mask", "ids")
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_") or name in ("dataset", "plain", "updated", "image", "mask", "ids"):
+        if name.startswith("__") or name in (*self.own, *self.hidden):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        is_own = name in self.own or name.startswith("_") or not hasattr(self.dataset, name)
+        is_own = name in self.own or not hasattr(self.dataset, name)
         object.__setattr__(self, name, value) if is_own else setattr(self.dataset, name, value)
 
 
@@ -178,7 +305,8 @@ class UpdatedSamples(PassesOn, Dataset[Any]):
         InputError: When a sample is read whose original mask is not the one that was corrected.
     """
 
-    own = ("dataset", "layer")
+    own = ("dataset", "layer", "_unknown")
+    hidden = ("plain", "updated", "image", "mask")
 
     def __init__(self, dataset: Any, layer: LabelStore) -> None:
         self.dataset = dataset
