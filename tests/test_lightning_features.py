@@ -144,11 +144,13 @@ def test_a_resumed_fit_goes_on_with_its_schedule(tmp_path):
 # Clipping and accumulation -------------------------------------------------------------------
 
 
-def test_each_peer_is_clipped_by_its_own_norm(tmp_path):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_each_peer_is_clipped_by_its_own_norm(tmp_path, precision):
     batches = [one_batch() for _ in range(3)]
     free, clipped = Gradients(), Gradients()
     for watch, value in ((free, None), (clipped, 0.05)):
-        trainer = trainer_of(tmp_path, callbacks=[watch], gradient_clip_val=value)
+        options = {"gradient_clip_val": value, "precision": precision}
+        trainer = trainer_of(tmp_path, callbacks=[watch], **options)
         trainer.fit(module_of(), loader(*batches))
         assert trainer.gradient_clip_val == value
     assert np.min(free.norms) > 0.05

@@ -42,7 +42,9 @@ def main() -> None:
     """Read the command line, write the folder, and print how many masks were corrected."""
     options = arguments("apply")
     options["review"] = review_paths(options["review"]) if options["review"] else ()
-    corrected, newer, pictures, masks, gone, fused = _applied(**options)
+    corrected, newer, pictures, masks, gone, fused, noisy = _applied(**options)
+    if not options["review"]:
+        corrected -= noisy
     if corrected or options["review"]:
         verb = "differ from yours" if options["review"] else "were corrected"
         print(f"{corrected} of {masks} masks in {options['dest']} {verb}.")
@@ -60,7 +62,11 @@ def main() -> None:
                 f"All {masks} masks in {options['dest']} are as you gave them, since none was "
                 "corrected."
             )
+        if noisy:
+            text = f"None of the {masks} masks in {options['dest']} was corrected."
         print(f"{text} To write your own decisions, save a review in {page}, and give review=FILE.")
+    if noisy:
+        print(f"{_count(noisy, 'mask holds', 'masks hold')} the noise that the experiment added.")
     others = not_for_training(options["run"], masks + gone)
     if others:
         print(
@@ -148,6 +154,7 @@ class _Applied(NamedTuple):
         masks: The number of all masks.
         gone: The number of masks that the run looked at and that were removed since.
         fused: The number of masks that are fused from several masks of an image.
+        noisy: The number of masks that hold the noise of an experiment, not corrected.
     """
 
     changed: int
@@ -156,6 +163,7 @@ class _Applied(NamedTuple):
     masks: int
     gone: int
     fused: int
+    noisy: int
 
 
 def _applied(
@@ -203,7 +211,13 @@ def _applied(
     seen = {row["id"] for row in read_table(joined, ["id"])} if joined.is_file() else set()
     gone = (seen or finished.file_digests.keys()) - set(judged.images.ids)
     return _Applied(
-        changed, labels.newer, labels.other_images, masks, gone=len(gone), fused=len(fused)
+        changed,
+        labels.newer,
+        labels.other_images,
+        masks,
+        gone=len(gone),
+        fused=len(fused),
+        noisy=len(labels.noisy),
     )
 
 
@@ -218,11 +232,13 @@ class _Labels:
     Attributes:
         newer: The samples whose own masks were changed after the run, and are kept.
         other_images: Those whose images were changed, and whose own masks are kept.
+        noisy: Those that keep the noise which an experiment added.
     """
 
     def __init__(self, run: AppRun, review: Review, classes: int) -> None:
         self.newer: list[str] = []
         self.other_images: list[str] = []
+        self.noisy: list[str] = []
         self._noise = None if run.noise is None else LabelStore(run.noise)
         self._layers = [LabelStore(layer) for layer in run.layers]
         self._proposals = run.proposals if review.decisions else None
@@ -307,7 +323,7 @@ class _Labels:
         if sample_id in self._review.files:
             return self._review.read(sample_id, own, self._classes)
         if decision in (OK, REDRAW):
-            return noisy
+            return self._as_noisy(sample_id, own, noisy)
         original = own if noisy is None else noisy
         corrections = [layer for layer in self._layers if sample_id in layer]
         corrected = corrections[-1].read(sample_id) if corrections else original
@@ -322,12 +338,18 @@ class _Labels:
             self._review.check_taken(sample_id, kept, proposal)
             return kept
         if not corrections:
-            return noisy
+            return self._as_noisy(sample_id, own, noisy)
         if corrections[0].facts(sample_id).get("original") not in (None, mask_digest(original)):
             self.newer.append(sample_id)
             return None
         self._review.check_taken(sample_id, corrected)
         return corrected
+
+    def _as_noisy(self, sample_id: str, own: Mask, noisy: Mask | None) -> Mask | None:
+        """Keep the noise that an experiment added, and count it."""
+        if noisy is not None and not np.array_equal(own, noisy):
+            self.noisy.append(sample_id)
+        return noisy
 
 
 def _image_of(sample_id: str) -> str:

@@ -1,6 +1,7 @@
 """Runs a method: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
 import logging
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -35,7 +36,13 @@ from coseg_lightning.app.checks import (
     quiet,
     recipe_of,
 )
-from coseg_lightning.app.command import command, output_is_closed, review_paths, task_overrides
+from coseg_lightning.app.command import (
+    command,
+    output_is_closed,
+    review_paths,
+    setting,
+    task_overrides,
+)
 from coseg_lightning.app.given import read_augmentation, read_clean_ids, read_ids, read_kinds
 from coseg_lightning.app.settled import begun_config, begun_data, settle_folders
 from coseg_lightning.errors import InputError
@@ -60,8 +67,10 @@ def main(cfg: DictConfig) -> float | None:
         is missing and no sweeper needs it.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    cfg = as_it_began(cfg, task_overrides())
     is_job = HydraConfig.get().mode == RunMode.MULTIRUN
+    if is_job:
+        go_on_in_sweep(cfg, folder)
+    cfg = as_it_began(cfg, task_overrides())
     summary = run(cfg, folder, start=time.perf_counter() if is_job else START)
     from coseg_lightning.runs.summary import objective
 
@@ -112,6 +121,25 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     return _show(cfg, folder, summary, data, start)
 
 
+def go_on_in_sweep(cfg: DictConfig, folder: Path) -> None:
+    """Go on with a job of a sweep that is given again, with the same `hydra.sweep.dir`.
+
+    Raises:
+        InputError: If `resume` is given, since each job has a folder of its own.
+    """
+    from coseg_lightning.runs.folder import RunFolder
+
+    if cfg.review is not None or cfg.stages is not None:
+        return
+    if cfg.resume is not None:
+        raise InputError(
+            f"resume={cfg.resume} cannot be obeyed in a sweep, whose jobs have folders of their "
+            "own; to go on with a sweep, give its command again with hydra.sweep.dir=FOLDER."
+        )
+    if RunFolder.holds_run(folder):
+        cfg.resume = str(folder)
+
+
 def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Return the settings of the run to resume, with overrides from the command.
 
@@ -149,6 +177,7 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         is_choice = key in ("data", "model", "peer_b", "method") and text.isidentifier()
         if not (is_choice and _is_same_choice(value, OmegaConf.select(begun, key))):
             OmegaConf.update(begun, key, value, force_add=True)
+    begun.resume = cfg.resume  # which a job of a sweep was not given
     return begun
 
 
@@ -309,7 +338,9 @@ def _run_stages(
             if isinstance(error, BrokenPipeError) and output_is_closed():
                 cause = "Stopped, since nothing reads the output"
                 say = partial(print, file=sys.stderr)  # nothing can be logged any more
-            say(f"{cause}. The finished part is kept; go on with resume={folder}")
+            say(f"{cause}. The finished part is kept; go on with {setting('resume', folder)}")
+            if isinstance(error, KeyboardInterrupt):
+                raise SystemExit(128 + signal.SIGINT) from error
         raise
 
 

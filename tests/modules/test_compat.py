@@ -11,6 +11,7 @@ import torch
 from lightning_fabric.utilities.data import _replace_dunder_methods
 from lightning_fabric.utilities.distributed import DistributedSamplerWrapper
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.plugins import MixedPrecision
 from pytorch_lightning.trainer.states import RunningStage
 from pytorch_lightning.utilities.data import _update_dataloader
 from torch import nn
@@ -199,6 +200,18 @@ def test_an_average_is_kept_seen_and_swapped(tmp_path, module):
     )
     # The first step is copied, the second one is averaged.
     assert checks == [(True, False), True, True, True, True, True, False]
+
+
+def test_a_fused_optimizer_is_clipped_in_mixed_precision():
+    weight = nn.Parameter(torch.ones(2))
+    weight.grad = torch.full((2,), 5.0)
+    adam = torch.optim.Adam([weight], fused=True)
+    clip = MixedPrecision("bf16-mixed", "cpu").clip_gradients
+    with pytest.raises(RuntimeError, match="does not allow for gradient clipping"):
+        clip(adam, 1.0)
+    compat.let_clip(adam)
+    clip(adam, 1.0)
+    torch.testing.assert_close(weight.grad.norm(), torch.tensor(1.0))
 
 
 def test_kernels_over_several_tensors():

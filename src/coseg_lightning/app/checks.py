@@ -104,10 +104,14 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         "trust",
         "keep_checkpoints",
         *(() if has_own_data else ("data.augment",)),
+        *(key for key in ("data.keep_shape", "data.allow_links") if OmegaConf.select(cfg, key)),
     ):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, bool):
             raise InputError(f"{key}={value} must be true or false.")
+    cache = None if has_own_data else cfg.data.get("cache")
+    if str(cache).lower() in ("yes", "no", "on", "off"):
+        raise InputError(f"data.cache={cache} must be true, false, or a folder.")
     if cfg.nol != "auto":
         check_share(cfg, "nol")
     elif cfg.noise.level == "auto" and not has_own_data:

@@ -8,11 +8,12 @@ import logging
 import os
 import re
 import select
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import yaml
@@ -187,6 +188,13 @@ def quoted(text: str) -> str:
     return f"'{text}'"
 
 
+def setting(key: str, value: object) -> str:
+    """Write a setting for a shell, quoted if its value needs it."""
+    text = str(value)
+    is_plain = re.fullmatch(r"[\w./+-]+", text) is not None
+    return f"{key}={text}" if is_plain else shlex.quote(f"{key}={quoted(text)}")
+
+
 def with_folder(given: Sequence[str]) -> list[str]:
     """Add `data=folder` to the arguments if `data.root` is given without a choice of data."""
     keys = [argument.lstrip("+~").partition("=")[0] for argument in given]
@@ -276,11 +284,19 @@ def cli_errors(body: Callable[[], None]) -> None:
     """Run a command without a configuration; a user's mistake ends in one sentence."""
     try:
         body()
+    except KeyboardInterrupt:
+        interrupted()
     except (InputError, OSError) as error:
         message = one_line(error) if isinstance(error, InputError) else _trouble(error)
         if message is None or SHOW_TRACEBACK:
             raise
         sys.exit(message)
+
+
+def interrupted() -> NoReturn:
+    """End a command that was interrupted by Ctrl-C, as if SIGINT had ended it."""
+    print("Stopped.", file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
 
 
 def _composed(app: Callable[[], Any]) -> None:
@@ -291,6 +307,8 @@ def _composed(app: Callable[[], Any]) -> None:
     os.environ[FULL_ERROR] = "1"  # makes Hydra raise its errors here; `_run_body` unsets it
     try:
         app()
+    except KeyboardInterrupt:
+        interrupted()
     except MissingConfigException as error:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         sys.exit(unknown_name_message(group, name, list(error.options or [])))
@@ -407,6 +425,8 @@ TROUBLES = {
     errno.EROFS: "the disk is read-only; choose another folder",
     errno.EACCES: "you have no permission to read or write it; choose another folder",
     errno.EPERM: "you have no permission to do that; choose another folder",
+    errno.EEXIST: "there is a file of this name in place of a folder; choose another folder",
+    errno.ENAMETOOLONG: "this name is too long; choose a shorter one",
     errno.ENOTDIR: "part of this path is a file, not a folder; choose another folder",
     errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
 }

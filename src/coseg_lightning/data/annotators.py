@@ -364,8 +364,7 @@ class SeveralMasks:
         Returns:
             `fusion`; `images_with_several`, the number of images; `agreement`, the mean over pairs
             of annotators of an image; and `annotators`, with each annotator's number of `masks` and
-            mean `agreement`. The latter is the Dice with the majority of the others if three or
-            more drew the image, else with the fused label.
+            mean `agreement` with the others, as in `masks.csv`.
         """
         of_pairs: list[float] = []
         of_person: defaultdict[str, list[float]] = defaultdict(list)
@@ -375,8 +374,7 @@ class SeveralMasks:
             pairs = votes.pairwise()[np.triu_indices(len(names), 1)]
             if not np.isnan(pairs).all():
                 of_pairs.append(float(np.nanmean(pairs)))
-            with_label = votes.agreement_with_label(self.fused(sample_id))
-            for name, value in zip(names, with_label, strict=True):
+            for name, value in zip(names, votes.agreement(), strict=True):
                 of_person[name].append(float(value))
         fusions = {fusion.label for fusion, _ in self._entries.values()}
         return {

@@ -122,22 +122,6 @@ class Votes:
         """Return each annotator's mean Dice with the others, `(P,)`, NaN where it is unknown."""
         return mean_of_known(self.pairwise(), axis=1)
 
-    def agreement_with_label(self, label: Mask) -> Floats:
-        """Return the Dice of each annotator's mask with the label, `(P,)`.
-
-        With three or more annotators, it is the Dice with the majority of the others, so that an
-        annotator's own mask does not count.
-
-        Args:
-            label: `(H, W)`, the label fused from all masks.
-        """
-        people = range(self.table.shape[1])
-        if len(people) >= 3:
-            others = [np.delete(self.table, p, axis=1) for p in people]
-            return np.array([self.dice(self.table[:, p], _most(others[p])) for p in people])
-        own = [self.mask(self.table[:, p]) for p in people]
-        return np.array([Votes.of([mask, label]).pairwise()[0, 1] for mask in own])
-
 
 def nearest_half(pairs: Floats) -> Floats:
     """Average each mask's agreement with the half of the others with which it agrees best.

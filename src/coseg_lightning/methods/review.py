@@ -1,7 +1,6 @@
 """Retrains a run's network on masks that people have reviewed."""
 
 import json
-import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,8 +14,8 @@ from torch import nn
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.atomic import replacing
 from coseg_lightning.files.csv import read_table, write_table
+from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.masks import Mask, mask_digest, with_unlabelled
 from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, unknown_id
 from coseg_lightning.labels.store import LabelStore
@@ -234,7 +233,7 @@ def retrain_reviewed(
     runner.stage("retraining", retrain_network, makes=["labels"])
     _use_masks(data, run_folder.path / "labels", masks.excluded)
     module = runner.restored(runner.built(network), "retraining")
-    _write_tables(run_folder.path, run.folder / "scores.csv", masks.excluded)
+    _write_tables(run_folder.path, run.folder / "scores.csv", masks.excluded, data)
     level = run.summary["ranking"]["noise_level"]
     second = None
     if peer is not None:
@@ -351,9 +350,20 @@ def _use_masks(data: CoSegDataModule, labels: Path, excluded: list[str]) -> None
 
 
 @rank_zero_only
-def _write_tables(folder: Path, scores: Path, excluded: list[str]) -> None:
-    """Write the run's ranking, and the list of masks to redraw."""
-    with replacing(folder / "scores.csv") as temporary:
-        shutil.copyfile(scores, temporary)
+def _write_tables(folder: Path, scores: Path, excluded: list[str], data: CoSegDataModule) -> None:
+    """Write the run's ranking with what became of each mask, and the list of masks to redraw."""
+    given, now = data.given_samples(), data.relabelled_samples()
+    places = {sample_id: place for place, sample_id in enumerate(now.ids)}
+    reviewed = LabelStore(folder / "labels")
+    rows = read_table(scores, ["id"])
+    for row in rows:
+        place = places.get(row["id"])
+        if place is None or not (row["id"] in reviewed or row["changed_pixels"]):
+            continue
+        label, original = now.mask(place), None if given.truth is None else given.truth.mask(place)
+        row["changed_pixels"] = str(int((label != given.mask(place)).sum()))
+        if original is not None:
+            row["corrected_dice"] = repr(mask_dice(label, original))
+    write_table(folder / "scores.csv", rows)
     if excluded:
         write_table(folder / "redraw.csv", [{"id": sample_id} for sample_id in excluded])

@@ -16,6 +16,7 @@ from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.trainer.states import RunningStage
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _DatasetKind
 
@@ -322,6 +323,17 @@ def swap_average(callback: WeightAveraging, module: pl.LightningModule) -> None:
     Private: `WeightAveraging._swap_models`.
     """
     callback._swap_models(module)
+
+
+def let_clip(optimizer: Optimizer) -> None:
+    """Let Lightning clip the gradients of a fused optimizer in mixed precision without a scaler.
+
+    Lightning refuses it, since a fused optimizer unscales gradients within its step. Without a
+    scaler nothing is unscaled.
+
+    Private: `Optimizer._step_supports_amp_scaling`.
+    """
+    optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
 def lerp_(averages: list[Tensor], current: list[Tensor], weight: float) -> None:

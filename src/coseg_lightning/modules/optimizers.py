@@ -60,7 +60,9 @@ def build_optimizer(
     weights = [weight for group in groups for weight in group["params"]]
     on_cpu = all(weight.device.type == "cpu" and weight.is_floating_point() for weight in weights)
     if factory is torch.optim.Adam and on_cpu and not scaled:
-        return torch.optim.Adam(groups, lr=lr, fused=True)
+        adam = torch.optim.Adam(groups, lr=lr, fused=True)
+        compat.let_clip(adam)
+        return adam
     return cast(Optimizer, factory(groups, lr=lr))
 
 

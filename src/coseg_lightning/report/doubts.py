@@ -155,8 +155,9 @@ def _correction_did_harm(run: _Run) -> str | None:
     before, after = run.correction["label_dice_before"], run.correction["label_dice_after"]
     if before is None or after >= before:
         return None
+    did = "The review" if run.correction.get("decided") else "Correction"
     return (
-        "Correction did harm: the Dice of the training labels to the originals fell from "
+        f"{did} did harm: the Dice of the training labels to the originals fell from "
         f"{before:.4f} to {after:.4f}."
     )
 
@@ -197,7 +198,7 @@ def _correction_was_skipped(run: _Run) -> str | None:
 
 
 def _correction_changed_nothing(run: _Run) -> str | None:
-    if "folds" in run.summary:  # folds correct nothing
+    if "folds" in run.summary or run.correction.get("decided"):  # a person decided
         return None
     any_noisy = any(row["noisy"] == "1" for row in run.scores)
     if run.correction.get("left_alone") or run.correction["corrected"]:
