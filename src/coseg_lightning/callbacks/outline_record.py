@@ -17,6 +17,7 @@ from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.data.preparation import without_gaps
 from coseg_lightning.functional.equations import IGNORE_INDEX, class_logits, predicted_classes
 from coseg_lightning.labels.ids import sample_name
+from coseg_lightning.labels.masks import mask_digest
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.ranking.displacement import Ladder, moved_back, outline_ladder
 from coseg_lightning.ranking.evidence import Evidence, Floats
@@ -51,7 +52,7 @@ class OutlineRecord(PredictionObserver):
         self.annotators = dict(annotators or {})
         self._asks_batches = annotators is None
         self._ladders: dict[str, Ladder] = {}
-        self._labels: dict[str, Floats] = {}  # labels do not change within a fit
+        self._labels: dict[str, Floats] = {}  # by name and digest
         self._rows: dict[str, Floats] = {}  # from the latest pass
 
     @override
@@ -73,9 +74,10 @@ class OutlineRecord(PredictionObserver):
                 )
             if self._asks_batches and sample.annotators is not None:
                 self.annotators[name] = sample.annotators[n]
-            label = None if is_patched else self._labels.get(name)
+            key = f"{name}/{mask_digest(mask)}"  # masks may grow within a fit
+            label = None if is_patched else self._labels.get(key)
             if label is None:
-                label = self._labels[name] = judge(image, mask, ignore_index=self.ignore_index)
+                label = self._labels[key] = judge(image, mask, ignore_index=self.ignore_index)
                 if self.annotators and not is_patched:
                     self._ladders[name] = outline_ladder(
                         image, mask, ignore_index=self.ignore_index, classes=mean.shape[1]

@@ -92,7 +92,9 @@ def _drawable(loader: Loader) -> set[int] | None:
         if draws_as(sampler, WeightedRandomSampler):
             return set(sampler.weights.nonzero().flatten().tolist())
         if draws_as(sampler, RandomSampler, SequentialSampler):
-            return None
+            drawn_of: Any = sampler.data_source  # which may be shorter than the dataset
+            few = len(drawn_of) < len(loader.dataset)  # type: ignore[arg-type]
+            return set(range(len(drawn_of))) if few else None
         if isinstance(sampler, DistributedSampler):  # each process draws other samples
             return None
     if loader not in _DRAWN:

@@ -1,6 +1,7 @@
 """A user's own datamodule, with label layers over its training masks."""
 
 import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class WrappedDataModule(pl.LightningDataModule):
             an attribute of the datamodule and not a method of its class.
         most_batches: The largest number of training batches, for a rehearsal; None for all.
         sizes: The number of training samples after the first setup, of all copies.
+        is_set_up_anew: Whether the number has not been compared since the last setup.
+        has_own_masks: Whether label layers are left out for the moment.
     """
 
     wrapped_class: type
@@ -34,6 +37,10 @@ class WrappedDataModule(pl.LightningDataModule):
     most_batches: int | None
     sizes: list[int]
     is_set_up_anew: bool
+    has_own_masks: bool
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Wrapped classes are no subclasses of their owner's, who may register those."""
 
     @override
     def __reduce__(self) -> Any:
@@ -79,7 +86,7 @@ class WrappedDataModule(pl.LightningDataModule):
         if self.most_batches is not None:
             loader = shortened(loader, self.most_batches)
         dataset = found_loader(loader).dataset
-        if not self.label_layers:
+        if not self.label_layers or self.has_own_masks:
             return loader
         for layer in self.label_layers:
             dataset = updated(dataset, layer)
@@ -128,7 +135,7 @@ def wrap_datamodule(data: pl.LightningDataModule) -> WrappedDataModule:
     copied.__class__ = _wrapped_class(type(data))
     assert isinstance(copied, WrappedDataModule)
     copied.label_layers, copied.most_batches = [], None
-    copied.sizes, copied.is_set_up_anew = [], False
+    copied.sizes, copied.is_set_up_anew, copied.has_own_masks = [], False, False
     # LightningDataModule.from_datasets sets this function on the datamodule, where it would hide
     # the method of WrappedDataModule.
     copied.own_train_dataloader = vars(copied).pop("train_dataloader", None)
@@ -138,12 +145,31 @@ def wrap_datamodule(data: pl.LightningDataModule) -> WrappedDataModule:
 def _wrapped_class(own_class: type) -> Any:
     """Create a subclass of `WrappedDataModule` and a datamodule's class, with the same name."""
     bases = (WrappedDataModule, own_class)
-    return type(own_class.__name__, bases, {"wrapped_class": own_class})
+    methods = {
+        name: _of_other_images(getattr(own_class, name))
+        for name in ("val_dataloader", "test_dataloader", "predict_dataloader")
+        if getattr(own_class, name) is not getattr(pl.LightningDataModule, name)
+    }
+    return type(own_class.__name__, bases, {"wrapped_class": own_class, **methods})
+
+
+def _of_other_images(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Leave label layers out of a training loader that a datamodule uses for other images too."""
+
+    @functools.wraps(method)
+    def loader(self: WrappedDataModule) -> Any:
+        self.has_own_masks = True
+        try:
+            return method(self)
+        finally:
+            self.has_own_masks = False
+
+    return loader
 
 
 def _unpickle(own_class: type, state: dict[str, Any]) -> WrappedDataModule:
     """Create the class again, because pickle cannot import it by name."""
     wrapped_class = _wrapped_class(own_class)
     data: WrappedDataModule = wrapped_class.__new__(wrapped_class)
-    data.__dict__.update({"sizes": [], "is_set_up_anew": False, **state})
+    data.__dict__.update({"sizes": [], "is_set_up_anew": False, "has_own_masks": False, **state})
     return data
