@@ -3,8 +3,11 @@
 import errno
 import os
 import re
+import shlex
 import subprocess
 import sys
+from functools import partial
+from importlib import import_module
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -270,6 +273,28 @@ def test_a_reader_that_ends_early_ends_the_run_in_one_sentence(tmp_path):
     assert f"resume={tmp_path / 'run'}" in said
     assert "Traceback" not in said
     assert "Logging error" not in said
+
+
+@pytest.mark.parametrize("within", ["coseg_lightning.app.command", "coseg_lightning.__main__"])
+def test_ctrl_c_ends_in_one_word(within, monkeypatch, capsys):
+    def stopped():
+        raise KeyboardInterrupt
+
+    main = partial(app_command._composed, stopped)
+    if within.endswith("__main__"):
+        monkeypatch.setattr(f"{within}.command", stopped)
+        main = import_module(within).main
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+
+
+@pytest.mark.parametrize("value", ["a/b_1.x", "my folder", "it's\\", "ünï, [x]", "$HOME/${y}"])
+def test_a_setting_can_be_pasted_into_a_shell(value):
+    (word,) = shlex.split(app_command.setting("k", value))
+    override = OverridesParser.create().parse_override(word)
+    assert OmegaConf.create({"k": override.value()}).k == value
 
 
 def test_another_broken_pipe_is_told_as_an_error(monkeypatch):

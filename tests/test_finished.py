@@ -691,6 +691,14 @@ def test_a_reviewed_run_has_a_report_that_tells_of_the_review(tmp_path):
     assert "The network retrained on reviewed labels reached" in page
     assert "1 corrections undone, 1 to be redrawn" in page
     assert "The run before its review" in page
+    assert "Correction changed nothing" not in page
+    rows = {row["id"]: row for row in rows_of(tmp_path / "elsewhere" / "scores.csv")}
+    assert rows[first]["changed_pixels"] == "0"
+    assert rows[first]["corrected_dice"] == rows[first]["label_dice"]
+    summary = json.loads((tmp_path / "elsewhere" / "summary.json").read_text())
+    assert np.mean([float(row["corrected_dice"]) for row in rows.values()]) == pytest.approx(
+        summary["correction"]["label_dice_after"]
+    )
     # It finds the noise of the run before.
     result = command("report", tmp_path / "elsewhere", "trust=true", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -716,6 +724,16 @@ def test_leaving_samples_out_does_not_improve_the_labels(finished, tmp_path):
 
 
 # Data that was changed or moved
+
+
+def test_noise_of_an_experiment_is_no_correction(make_folder, tmp_path):
+    options = ["data=folder", f"data.root={make_folder(size=10)}", "noise=type1", "nol=0.4"]
+    options += ["method=supervised", "trainer.max_epochs=1"]
+    run(composed(*SMALL, *options), tmp_path / "run")
+    result = command("apply", tmp_path / "run", tmp_path / "out", "trust=true", cwd=tmp_path)
+    assert "None of the 10 masks in" in result.stdout
+    assert "3 masks hold the noise that the experiment added." in result.stdout
+    assert "were corrected" not in result.stdout
 
 
 def test_a_correction_of_another_image_is_not_written(finished, tmp_path):

@@ -221,6 +221,11 @@ def test_a_loss_of_dice_falls(tmp_path):
         ("+logger.project=x", "no setting logger.project"),
         ("on_bad_sample=foo", "on_bad_sample=foo must be error or skip"),
         ("trust=maybe", "trust=maybe must be true or false"),
+        ("data.keep_shape='off'", "data.keep_shape=off must be true or false"),
+        ("data.allow_links='no'", "data.allow_links=no must be true or false"),
+        ("data.cache='no'", "data.cache=no must be true, false, or a folder"),
+        ("noise.level=0.2", "noise.level=0.2 would have no effect without a kind of noise"),
+        ("noise.label_dice=0.7", "noise.label_dice=0.7 would have no effect without a kind"),
         ("objective=null", "objective=None must be a logged metric"),
         (
             "loss=3",

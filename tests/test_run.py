@@ -193,6 +193,22 @@ def test_a_multirun_gives_each_job_its_folder_and_goes_on_after_a_failure(tmp_pa
 
 
 @pytest.mark.slow
+def test_a_sweep_goes_on_where_it_was_stopped(tmp_path):
+    sweep = ["-m", *SMALL, *PHANTOM, "trainer.max_epochs=1", "noise=type1"]
+    folder = [f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    assert command("run", *sweep, "nol=0.1", *folder).returncode == 0
+    before = hashes(tmp_path / "sweep" / "0")
+    assert command("run", *sweep, "nol=0.1,0.5", *folder).returncode == 0
+    after = hashes(tmp_path / "sweep" / "0")
+    assert {path for path in before if before[path] != after[path]} == set()
+    assert (tmp_path / "sweep" / "1" / "summary.json").is_file()
+    result = command("run", *sweep, "nol=0.2", *folder)
+    assert "holds another run, which differs in" in result.stderr
+    result = command("run", *sweep, "nol=0.1", "resume=elsewhere", cwd=tmp_path)
+    assert "resume=elsewhere cannot be obeyed in a sweep" in result.stderr
+
+
+@pytest.mark.slow
 def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_path):
     result = command(
         "run", "-m", *SMALL, *PHANTOM, "nol=0.1,0.2", "trainer=ddp", "trainer.devices=2",
@@ -214,6 +230,14 @@ def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_pa
         (["data=folder"], "No value was given for data.root"),
         (["trainer.max_epochs=abc"], "trainer.max_epochs=abc must be a whole number"),
         (["optimizer.name=torch.manual_seed"], "optimizer.name=torch.manual_seed: there is no"),
+        (
+            ["+optimizer.scheduler={_target_: torch.optim.lr_scheduler.StepLR}"],
+            "optimizer.scheduler=torch.optim.lr_scheduler.StepLR also needs step_size; give",
+        ),
+        (
+            ["data=folder", "data.root=.", "data.overlap=3"],
+            "data.overlap=3 would have no effect without data.tile",
+        ),
         (["+optimizer.scheduler=cosine"], "optimizer.scheduler=cosine must name a class and its"),
         (["seed=-1"], "seed=-1 must be a whole number of at least 0"),
         (["data.root=(a"], "data.root=(a cannot be understood; quote"),

@@ -630,6 +630,9 @@ def test_agreement_is_measured(make_several):
     people = facts["annotators"]
     assert [people[name]["masks"] for name in PEOPLE] == [7, 7, 7]
     assert people["anna"]["agreement"] > people["ben"]["agreement"]
+    assert sum(each["agreement"] for each in people.values()) / 3 == pytest.approx(
+        facts["agreement"]
+    )
 
 
 # From the command line

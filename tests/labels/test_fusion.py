@@ -256,19 +256,6 @@ def test_agreement_is_the_packages_dice():
     np.testing.assert_allclose(votes.agreement(), np.nanmean(pairs, axis=1))
 
 
-def test_agreement_with_the_label_leaves_ones_own_mask_out():
-    _, masks = people(2, 4, unlabelled=0)
-    found = Votes.of(masks).agreement_with_label(majority(masks))
-    for p in range(4):
-        others = [mask for q, mask in enumerate(masks) if q != p]
-        polls = np.stack([sum(mask == k for mask in others) for k in range(2)])
-        assert found[p] == pytest.approx(mask_dice(masks[p], polls.argmax(axis=0)))
-    pair = masks[:2]
-    label = majority(pair)
-    expected = [mask_dice(mask, label) for mask in pair]
-    np.testing.assert_allclose(Votes.of(pair).agreement_with_label(label), expected)
-
-
 def test_more_people_are_nearer_to_the_truth():
     truth, masks = people(2, 7, side=48, unlabelled=0)
     dice = [mask_dice(majority(masks[-count:]), truth) for count in (1, 3, 5, 7)]

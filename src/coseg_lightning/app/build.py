@@ -486,6 +486,18 @@ def _schedule(cfg: DictConfig) -> "Schedule | None":
                 f"optimizer.scheduler.{name}=auto must be a number, but the number of epochs is "
                 "unknown until the data is read; give trainer.max_epochs a number."
             )
+    needed = [
+        name
+        for name, parameter in list(known.items())[1:]  # the first is the optimizer
+        if parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+    ]
+    for name in needed:
+        if name not in node:
+            raise InputError(
+                f"optimizer.scheduler={node['_target_']} also needs {name}; give "
+                f"+optimizer.scheduler.{name}=VALUE."
+            )
     schedule: Schedule = instantiate(node, _partial_=True)
     return schedule
 

@@ -121,6 +121,7 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         )
     if not has_own_data:  # noise is refused for a user's own data
         check_share(cfg, "noise.level")
+        _check_noise_is_added(cfg)
     if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
         raise InputError(
             f"method.options={cfg.method.options} must hold arguments, as in "
@@ -280,6 +281,19 @@ def recipe_of(cfg: DictConfig) -> Recipe:
     return Recipe.of(settings)
 
 
+def _check_noise_is_added(cfg: DictConfig) -> None:
+    """Raise an `InputError` for settings of noise if none is added; sweeps may also try none."""
+    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    if is_sweep or any(OmegaConf.is_dict(node) for node in cfg.noise.values()):
+        return
+    for key in ("level", "label_dice"):
+        if cfg.noise.get(key):
+            raise InputError(
+                f"noise.{key}={cfg.noise[key]} would have no effect without a kind of noise; give "
+                "one too, such as noise=type2, or leave it out."
+            )
+
+
 def _check_one_folder() -> None:
     """Raise an `InputError` if separately started processes are not given a common folder.
 
@@ -306,7 +320,7 @@ def check_share(cfg: DictConfig, key: str) -> None:
     value = OmegaConf.select(cfg, key)
     if not is_number(value) or not 0 <= value < 1:
         other = ", or auto" if key == "nol" else ""
-        percent = is_number(value) and 1 < value < 100
+        percent = is_number(value) and 2 <= value < 100
         hint = f" Did you mean {key}={value / 100:g}?" if percent else ""
         raise InputError(
             f"{key}={value} must be a number of at least 0 and less than 1{other}: the share of "

@@ -130,10 +130,15 @@ def settle_tile(cfg: DictConfig) -> None:
         InputError: If another size is given, or a setting that does not work with tiles.
     """
     tile = cfg.data.get("tile")
-    if tile is None:
-        return
     overrides = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
     given = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if tile is None:
+        if "data.overlap" in given:
+            raise InputError(
+                f"data.overlap={cfg.data.overlap} would have no effect without data.tile, the side "
+                "of the tiles; give it too, or leave the overlap out."
+            )
+        return
     if not isinstance(tile, int) or isinstance(tile, bool):
         raise InputError(
             f"data.tile={tile} must be a whole number of pixels, such as 512, or null."

@@ -31,6 +31,7 @@ from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import check_place
+from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, Recipe, is_count
@@ -166,6 +167,12 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         """Look at the samples and the path of the first batches, before the first step."""
         self._has_looked = True
         self._warn_if_never_ranked(trainer, pl_module)
+        if compat.loses_results(trainer.strategy):
+            rank_zero_warn(
+                "This strategy trains in processes of its own, so what callbacks know, such as "
+                "`ranking` and `correction_skipped`, is lost when they end; read the files that "
+                "they write, or use strategy='ddp'."
+            )
         dataset = self.judged_dataset(trainer)
         watched = self.watched_samples(trainer)
         if watched is None:

@@ -62,7 +62,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
     """Samples for training or evaluation, each a dict with `image`, `mask` and `id`.
 
     The index is a number, or the pair (epoch, number) of `EpochSampler`. Augmentation depends only
-    on (seed, epoch, id), not on workers and ranks.
+    on (seed, epoch, id), not on workers and ranks. Where an ordinary sampler gives no epoch, one is
+    drawn from torch's random numbers each time.
 
     Args:
         dataset: Images and masks at their own resolution.
@@ -162,7 +163,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         return self.dataset.mask(index)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        epoch, index = key if isinstance(key, tuple) else (0, key)
+        epoch, index = key if isinstance(key, tuple) else (self._drawn_epoch(), key)
         sample_id = self.dataset.ids[index]
         shift = self._shift(epoch, sample_id)
         image, mask = self._resized_image(index, shift), self._resized_mask(index, shift)
@@ -190,6 +191,10 @@ class SampleDataset(Dataset[dict[str, Any]]):
         if self.replaced is not None:
             sample["replaced"] = sample_id in self.replaced
         return sample
+
+    def _drawn_epoch(self) -> int:
+        """Draw an epoch for augmentation, which would be the same in every epoch otherwise."""
+        return 0 if self.augmentation is None else int(torch.randint(2**31, ()))
 
     def _shift(self, epoch: int, sample_id: str) -> tuple[int, int]:
         """Draw how far a tile's window is moved in an epoch of training."""

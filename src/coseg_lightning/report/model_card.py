@@ -373,6 +373,11 @@ def _test(summary: Mapping[str, Any]) -> list[str]:
     ]
     if others:
         text.append(f"To compare with, on the same test masks:\n\n{_list(others)}")
+        if method_settings(summary["config"]).get("warm_start"):
+            text.append(
+                "Plain networks were trained for the epochs of one stage, and this one for those "
+                "of both, so a part of a gain may be due to longer training."
+            )
     return text
 
 
