@@ -1,7 +1,7 @@
 """Predicts masks of new images: python -m coseg_lightning.predict RUN IMAGES OUT."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -67,8 +67,8 @@ def predict(
 
     Masks are `OUT/ID.png` at the image's own size, with class ids, or with 0 and 255 if there are
     two classes. A GeoTIFF gives a georeferenced `OUT/ID.tif`, and a NIfTI volume gives one volume
-    of the same name. Where an image is missing, the mask is 0. If some images cannot be read, the
-    others are predicted before the error is raised.
+    of the same name, in the same folder below `OUT`. Where an image is missing, the mask is 0. If
+    some images cannot be read, the others are predicted before the error is raised.
 
     Args:
         run: The folder of a finished run.
@@ -148,12 +148,25 @@ def predict(
                     write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
                 written += 1
                 bar.update()
-    for path, slices in volumes.items():
-        with replacing(out / path.name) as temporary:
-            write_mask_volume(path, temporary, slices)
+    write_volumes(volumes, Path(images), out)
     if unreadable:
         raise InputError(unreadable_message(unreadable, len(dataset)))
     return written
+
+
+def write_volumes(
+    volumes: Mapping[Path, Mapping[int, NDArray[Any]]], images: Path, out: Path
+) -> None:
+    """Write masks of volumes. Volumes of one name in several folders stay in their folders.
+
+    Args:
+        volumes: The masks of the slices of each volume, by the number of the slice.
+        images: The folder of images.
+        out: The new folder.
+    """
+    for path, slices in volumes.items():
+        with replacing(out / path.relative_to(images)) as temporary:
+            write_mask_volume(path, temporary, slices)
 
 
 def _check_options(out: Path, batch_size: int, num_workers: int) -> None:

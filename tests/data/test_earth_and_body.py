@@ -12,7 +12,7 @@ from coseg_lightning.apply import apply
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
-from coseg_lightning.predict import predict
+from coseg_lightning.predict import predict, write_volumes
 from support import SMALL, command
 
 PLACE = [
@@ -127,6 +127,21 @@ def write_body(root, volumes=4, slices=5):
         ):
             nibabel.save(nibabel.Nifti1Image(values.swapaxes(0, 1), affine), root / name)
     return root
+
+
+def test_volumes_of_one_name_are_predicted_into_their_own_folders(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    masks = {}
+    for number, patient in enumerate(("p1", "p2")):
+        path = tmp_path / f"images/{patient}/ct.nii.gz"
+        path.parent.mkdir(parents=True)
+        nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
+        masks[path] = {1: np.full((3, 4), number + 1, np.uint8)}
+    write_volumes(masks, tmp_path / "images", tmp_path / "out")
+    for number, patient in enumerate(("p1", "p2")):
+        mask = np.asarray(nibabel.load(tmp_path / f"out/{patient}/ct.nii.gz").dataobj)
+        assert set(mask[..., 0].flat) == {0}
+        assert set(mask[..., 1].flat) == {number + 1}
 
 
 def test_a_volume_whose_slices_were_lines_is_refused(tmp_path):
