@@ -279,7 +279,21 @@ def write_palette(path, order):
     image.save(path)
 
 
+def write_transparent(path, background, order=(0, 1), colour=0):
+    """A palette image of a disc in one colour, on a background that is transparent."""
+    image = Image.fromarray(np.array(order, np.uint8)[disc()], "P")
+    palette = np.zeros((2, 3), np.uint8)
+    palette[order[0]], palette[order[1]] = background, colour
+    image.putpalette(palette.ravel().tolist())
+    image.save(path, transparency=order[0])
+
+
 MASKS = {
+    "black on transparent white.png": lambda p: write_transparent(p, 255),
+    "black on transparent white.gif": lambda p: write_transparent(p, 255),
+    "black on transparent white, last.gif": lambda p: write_transparent(p, 255, (1, 0)),
+    "black on transparent black, last.png": lambda p: write_transparent(p, 0, (1, 0)),
+    "palette, white on transparent.png": lambda p: write_transparent(p, 0, colour=255),
     "white on transparent.png": lambda p: write_alpha(p, 255),
     "black on transparent.png": lambda p: write_alpha(p, 0),
     "palette.png": lambda p: write_palette(p, "black first"),
@@ -376,6 +390,20 @@ def test_a_georeferenced_mask_keeps_its_tags_tiles_compression_and_pyramid(tmp_p
         assert after.overviews(1) == before.overviews(1) == [2]
         np.testing.assert_array_equal(after.read(1), changed)
         np.testing.assert_array_equal(after.read(1, out_shape=(48, 72)), changed[1::2, 1::2])
+
+
+@pytest.mark.parametrize("hidden", [0, 255])
+def test_a_mask_in_transparency_may_be_empty(tmp_path, hidden):
+    (tmp_path / "masks").mkdir()
+    write_alpha(tmp_path / "masks/a.png", 255)
+    empty = np.full((24, 36, 4), hidden, np.uint8)
+    empty[..., 3] = 0
+    Image.fromarray(empty).save(tmp_path / "masks/b.png")
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    assert not masks.read("b").any()
+    masks.write_like("b", tmp_path / "b.png", disc())
+    with Image.open(tmp_path / "b.png") as file:  # what is drawn is opaque
+        np.testing.assert_array_equal(np.asarray(file)[..., 3], disc() * 255)
 
 
 def test_alpha_beside_class_ids_is_kept(tmp_path):

@@ -87,6 +87,7 @@ class Stored(NamedTuple):
         bits: Bits per value, where the mode does not tell, as for a 2-bit grey PNG.
         is_jpeg: Whether lossy compression may have changed values.
         nodata: The value of missing pixels according to a TIFF's header.
+        transparent: The indices of a palette that are more transparent than opaque.
     """
 
     values: NDArray[Any]
@@ -97,6 +98,7 @@ class Stored(NamedTuple):
     bits: int = 8
     is_jpeg: bool = False
     nodata: float | None = None
+    transparent: tuple[int, ...] = ()
 
     def of_rows(self, rows: slice) -> "Stored":
         """Return some rows of the mask."""
@@ -654,6 +656,7 @@ def _stored_by_pillow(path: Path) -> Stored:
         else:
             values = np.asarray(file)
         palette = file.getpalette() if mode == "P" else None
+        transparency = file.info.get("transparency")
     bits = header.bits or 8
     if values.dtype == bool:
         values = values.astype(np.uint8)
@@ -670,7 +673,15 @@ def _stored_by_pillow(path: Path) -> Stored:
         header.orientation,
         bits,
         header.is_jpeg or _is_lossy(path, file_format),
+        transparent=() if palette is None else _transparent_indices(transparency),
     )
+
+
+def _transparent_indices(transparency: Any) -> tuple[int, ...]:
+    """Return the transparent indices of a palette, of which Pillow gives one, or all alphas."""
+    if isinstance(transparency, bytes):
+        return tuple(index for index, alpha in enumerate(transparency) if alpha < 128)
+    return () if transparency is None else (int(transparency),)
 
 
 def _is_lossy(path: Path, file_format: str | None) -> bool:
@@ -772,8 +783,8 @@ def drawn_in_alpha(path: Path, stored: Stored) -> bool:
 
 def _is_drawn_in_alpha(path: Path, grey: NDArray[Any], alpha: NDArray[Any]) -> bool:
     """See `drawn_in_alpha`. Paint programs export white or black on a transparent background."""
-    if (alpha == alpha[0, 0]).all():
-        return False
+    if (alpha == alpha[0, 0]).all():  # if nothing is opaque, nothing is drawn
+        return not alpha.any() and bool((grey == grey[0, 0]).all())
     drawn = alpha > np.iinfo(alpha.dtype).max // 2
     values = np.unique(grey[drawn])
     if values.any() and (np.where(drawn, grey, 0) == grey).all():

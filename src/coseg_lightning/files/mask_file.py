@@ -90,16 +90,16 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
         return MaskValuesOf(objects, True, stored)
     if stored.is_jpeg:
         return MaskValuesOf(_of_jpeg(path, values, two) ^ rules.is_inverted, True, stored)
-    white = None
+    drawn = None
     if two and rules.class_ids is None:
         if stored.colours is not None and [*map(tuple, stored.colours[:, :3])] == [WHITE]:
             raise InputError(
                 f"{path} has a palette of white alone, which may mean the object or the "
                 "background; save the mask as a grey PNG of class ids."
             )
-        white = _white_index(stored, values)
-    if white is not None:
-        return MaskValuesOf((values == white).astype(np.uint8), True, stored)
+        drawn = _index_of_class_1(stored, values)
+    if drawn is not None:
+        return MaskValuesOf((values == drawn).astype(np.uint8), True, stored)
     if two and stored.mode == "1":
         return MaskValuesOf(values ^ rules.is_inverted, True, stored)
     return MaskValuesOf(values, False, stored)
@@ -157,8 +157,11 @@ def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
     return values
 
 
-def _white_index(stored: Stored, values: NDArray[Any]) -> int | None:
-    """Return the index of white if only black and white of the palette are used, else None."""
+def _index_of_class_1(stored: Stored, values: NDArray[Any]) -> int | None:
+    """Return the index that means class 1 if only black and white of the palette are used.
+
+    It is the opaque one of two if the other is transparent, and else white.
+    """
     if stored.colours is None:
         return None
     used = np.unique(values)
@@ -166,7 +169,11 @@ def _white_index(stored: Stored, values: NDArray[Any]) -> int | None:
         return None
     first = range(min(2, len(stored.colours)))
     colours = {int(index): tuple(map(int, stored.colours[index])) for index in (*used, *first)}
-    if {*colours.values()} != BLACK_AND_WHITE:
+    shown = {*colours.values()}
+    opaque = [index for index in colours if index not in stored.transparent]
+    if shown <= BLACK_AND_WHITE and len(colours) == 2 and len(opaque) == 1:
+        return opaque[0]
+    if shown != BLACK_AND_WHITE:
         return None
     return next(index for index, colour in colours.items() if colour == WHITE)
 
@@ -310,9 +317,9 @@ def _encoded(
         table = np.arange(65536)
         table[: len(rules.class_ids)] = rules.class_ids
         return np.asarray(table[classes])
-    white = _white_index(read.stored, flat) if rules.classes == 2 else None
-    if white is not None:
-        return np.where(classes > 0, white, 1 - white if white in (0, 1) else 0)
+    drawn = _index_of_class_1(read.stored, flat) if rules.classes == 2 else None
+    if drawn is not None:
+        return np.where(classes > 0, drawn, 1 - drawn if drawn in (0, 1) else 0)
     if foreground is not None and not read.two_valued:
         return np.where(classes > 0, foreground, 0)
     return classes
@@ -421,6 +428,8 @@ def _save_with_pillow(
             options["bits"] = bits
     if file_format == "TIFF" and "compression" in info:
         options["compression"] = info["compression"]
+    if file_format == "GIF":
+        options["optimize"] = False  # it would renumber the indices
     if file_format == "WEBP":
         options["lossless"] = True
     if file_format == "JPEG2000":

@@ -131,7 +131,7 @@ class MaskFolder:
         results = scan_files(
             [self._paths[sample_id] for sample_id in ids_with_file],
             self._mask_info,
-            kind=f"masks, 2, of {self.rules.key} at {self._canvas}",
+            kind=f"masks, 3, of {self.rules.key} at {self._canvas}",
             title=f"Inspecting {self.folder.name}",
             names=INFO,
         )
@@ -356,7 +356,7 @@ class MaskWindows:
         self._tiff = None if masks.rules.instances else windows_of_mask(path, least=0)
         self._copy: ArrayWindows | None = None
         if self._tiff is None:
-            kind = f"mask {masks.rules.key} {masks.foreground}"
+            kind = f"mask, 3, {masks.rules.key} {masks.foreground}"
             read = partial(masks.class_ids, path)
             self._copy = ArrayWindows(decoded_copy(path, kind, folder, read))
 
