@@ -485,6 +485,68 @@ def test_what_is_drawn_on_a_transparent_colour_mask_is_seen(tmp_path):
         np.testing.assert_array_equal(np.asarray(file)[..., 3], np.array([0, 255])[ids])
 
 
+RED_AND_GREEN = "name,r,g,b\nbackground,0,0,0\nred,255,0,0\ngreen,0,255,0\n"
+
+
+def painted_masks(tmp_path, table, classes, **files):
+    """Save masks, and open their folder with a table of colours."""
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "colours.csv").write_text(table)
+    for name, image in files.items():
+        image.save(tmp_path / f"masks/{name}.png", **image.info)
+    settings = {"classes": classes, "colours": str(tmp_path / "colours.csv")}
+    rules = MaskRules.from_settings(settings)
+    return MaskFolder(tmp_path / "masks", classes=classes, rules=rules)
+
+
+def written_again(tmp_path, masks, sample_id, mask):
+    """Write a mask like another one, and read it by the same rules."""
+    suffix = masks.path(sample_id).suffix
+    (tmp_path / "again").mkdir(exist_ok=True)
+    path = tmp_path / f"again/{sample_id}{suffix}"
+    masks.write_like(sample_id, path, mask)
+    return MaskFolder(tmp_path / "again", classes=masks.classes, rules=masks.rules).read(sample_id)
+
+
+def test_colours_that_transparency_hides_are_the_background(tmp_path):
+    ids = disc()
+    ids[-4:] = 2
+    colours = np.array([(255, 0, 0, 0), (255, 0, 0, 255), (0, 255, 0, 255)], np.uint8)
+    palette = Image.fromarray(ids, "P")
+    palette.putpalette(colours[:, :3].ravel().tolist())
+    palette.info["transparency"] = bytes([0, 255, 255])
+    hidden = np.where(ids[..., None] > 0, colours[ids], [9, 9, 9, 0]).astype(np.uint8)
+    masks = painted_masks(
+        tmp_path,
+        RED_AND_GREEN,
+        3,
+        a=Image.fromarray(colours[ids]),
+        b=palette,
+        c=Image.fromarray(hidden),
+    )
+    for sample_id in masks.ids:
+        np.testing.assert_array_equal(masks.read(sample_id), ids)
+        changed = ids.copy()
+        changed[:3], changed[10:12] = 2, 0
+        np.testing.assert_array_equal(written_again(tmp_path, masks, sample_id, changed), changed)
+    assert not written_again(tmp_path, masks, "a", np.zeros_like(ids)).any()
+    for colour in colours[1:, :3]:
+        Image.fromarray(np.full((24, 36, 4), [*colour, 0], np.uint8)).save(tmp_path / "masks/a.png")
+        masks = MaskFolder(tmp_path / "masks", classes=3, rules=masks.rules)
+        assert masks.read("a").all()  # where all is transparent, the colours count
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_grey_of_few_bits_has_the_colours_that_it_shows(tmp_path, bits):
+    table = "name,r,g,b\nbackground,0,0,0\nhouse,255,255,255\n"
+    masks = painted_masks(tmp_path, table, 2, a=Image.fromarray(np.dstack([disc() * 255] * 3)))
+    (tmp_path / "masks/b.png").write_bytes(grey_png(disc() * (2**bits - 1), bits))
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=masks.rules)
+    np.testing.assert_array_equal(masks.read("b"), disc())
+    moved = np.roll(disc(), 5, axis=1)
+    np.testing.assert_array_equal(written_again(tmp_path, masks, "b", moved), moved)
+
+
 def test_known_palettes_are_those_of_their_datasets():
     voc = MaskRules.from_settings({"classes": 21, "colours": "voc"}).colours
     assert voc[(128, 0, 0)] == 1
@@ -535,6 +597,83 @@ def test_gaps_thresholds_and_instances(tmp_path):
     Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16)).save(path)
     masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
     assert masks.read("a").sum() == 255
+
+
+def soft_mask(kind=np.uint8, top=255):
+    """A disc whose levels fall towards its outline, and the disc above half of them."""
+    rows, columns = np.mgrid[:24, :36]
+    share = np.clip(1.5 - np.hypot(rows - 11, columns - 15) / 9, 0, 1)
+    levels = (share * top).astype(kind)
+    return levels, (levels >= top / 2).astype(np.uint8)
+
+
+def grey_palette(levels):
+    """An image whose palette counts down from white to black."""
+    image = Image.fromarray(255 - levels, "P")
+    image.putpalette(np.repeat(np.arange(256)[::-1], 3).tolist())
+    return image
+
+
+SOFT = {
+    "palette.png": lambda p: grey_palette(soft_mask()[0]).save(p),
+    "one bit.png": lambda p: Image.fromarray(soft_mask()[1] * 255).convert("1").save(p),
+    "two bits.png": lambda p: p.write_bytes(grey_png(soft_mask()[1] * 3, 2)),
+    "four bits.png": lambda p: p.write_bytes(grey_png(soft_mask()[1] * 15, 4)),
+    "bool.npy": lambda p: np.save(p, soft_mask()[1].astype(bool)),
+    "grey.png": lambda p: Image.fromarray(soft_mask()[0]).save(p),
+}
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_soft_masks_are_compared_by_the_grey_that_they_show(tmp_path, name):
+    (tmp_path / "masks").mkdir()
+    SOFT[name](tmp_path / "masks" / name)
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, threshold=128))
+    (sample_id,) = masks.ids
+    truth = soft_mask()[1]
+    np.testing.assert_array_equal(masks.read(sample_id), truth)
+    changed = truth.copy()
+    changed[:3], changed[10:12] = 1, 0
+    np.testing.assert_array_equal(written_again(tmp_path, masks, sample_id, changed), changed)
+
+
+@pytest.mark.parametrize("nodata", ["-9999", "nan", "-3.4028234663852886e+38"])
+def test_what_a_soft_mask_lacks_is_unlabelled(tmp_path, nodata):
+    (tmp_path / "masks").mkdir()
+    levels, truth = soft_mask(np.float32, 1)
+    levels[:, :5], truth[:, :5] = float(nodata), 255
+    tag = (42113, "s", 0, nodata, True)
+    tifffile.imwrite(tmp_path / "masks/a.tif", levels, extratags=[tag])
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, threshold=0.5))
+    np.testing.assert_array_equal(masks.read("a"), truth)
+    changed = truth.copy()
+    changed[:3], changed[10:12], changed[-1] = 1, 0, 255
+    np.testing.assert_array_equal(written_again(tmp_path, masks, "a", changed), changed)
+
+
+def test_logits_are_written_as_logits(tmp_path):
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks/a.npy", 8 * disc().astype(np.float32) - 4)
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, threshold=0))
+    changed = np.roll(disc(), 5, axis=1)
+    np.testing.assert_array_equal(written_again(tmp_path, masks, "a", changed), changed)
+    assert set(np.load(tmp_path / "again/a.npy").flat) == {-4, 4}
+
+
+def test_thresholds_that_do_not_fit_the_files_are_refused(tmp_path):
+    (tmp_path / "masks").mkdir()
+    rules = MaskRules(2, threshold=128)
+    deep = soft_mask(np.uint16, 65535)[0]
+    Image.fromarray(deep).save(tmp_path / "masks/a.png")
+    with pytest.raises(InputError, match=r"up to 65535, but data.mask_threshold=128 is for"):
+        MaskFolder(tmp_path / "masks", classes=2, rules=rules)
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, threshold=32768))
+    np.testing.assert_array_equal(masks.read("a"), deep >= 32768)
+    coloured = Image.fromarray(disc(), "P")
+    coloured.putpalette([0, 0, 0, 255, 0, 0])
+    coloured.save(tmp_path / "masks/a.png")
+    with pytest.raises(InputError, match="has a palette of colours, but data.mask_threshold"):
+        MaskFolder(tmp_path / "masks", classes=2, rules=rules)
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])

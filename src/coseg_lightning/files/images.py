@@ -100,6 +100,12 @@ class Stored(NamedTuple):
     nodata: float | None = None
     transparent: tuple[int, ...] = ()
 
+    @property
+    def step(self) -> int:
+        """What a value is multiplied with, so that grey of 1, 2 or 4 bits becomes 0 to 255."""
+        bits = 1 if self.mode == "1" else self.bits
+        return 1 if self.colours is not None or bits >= 8 else 255 // (2**bits - 1)
+
     def of_rows(self, rows: slice) -> "Stored":
         """Return some rows of the mask."""
         return self._replace(values=self.values[rows])
@@ -626,11 +632,13 @@ def read_stored(path: Path) -> Stored:
                 tiff.colours,
                 tiff.alpha,
                 tiff.orientation,
-                is_jpeg=tiff.is_jpeg,
+                min(8, tiff.bits),
+                tiff.is_jpeg,
                 nodata=tiff.nodata,
             )
         if start.startswith(b"\x93NUMPY"):
-            return Stored(_array_image(path), "npy")
+            bits = 1 if np.load(path, mmap_mode="r").dtype == bool else 8
+            return Stored(_array_image(path), "npy", bits=bits)
         return _stored_by_pillow(path)
 
 

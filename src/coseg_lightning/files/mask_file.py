@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from coseg_lightning.files.images import Stored, drawn_in_alpha, read_stored, si
 from coseg_lightning.files.mask_rules import (
     HIGHEST_VALUES,
     IGNORE_INDEX,
+    Colour,
     MaskRules,
     classes_of_colours,
     listed,
@@ -69,12 +71,9 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
     if rules.colours is not None:
         if stored.is_jpeg:
             raise InputError(_jpeg_message(path))
-        return MaskValuesOf(
-            classes_of_colours(_as_colours(path, stored), rules.colours, path), False, stored
-        )
+        return MaskValuesOf(_of_colours(path, stored, rules.colours), False, stored)
     if rules.threshold is not None:
-        levels = single_channel(path, stored, integers=False)
-        return MaskValuesOf((levels >= rules.threshold).astype(np.uint8), True, stored)
+        return MaskValuesOf(_above_threshold(path, stored, rules), True, stored)
     values = single_channel(path, _with_missing(stored, rules))
     if rules.instances:
         if stored.is_jpeg:
@@ -106,17 +105,24 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
 
 
 def _with_missing(stored: Stored, rules: MaskRules) -> Stored:
-    """Mark pixels as unlabelled that are missing according to the file's header.
-
-    A missing value of 0 is ignored, since many programs write it and 0 is the background. So are
-    255 and 65535, and values that are class ids.
-    """
-    missing, own = stored.nodata, rules.class_ids or ()
-    if missing is None or missing in (0, *HIGHEST_VALUES, *own) or IGNORE_INDEX in own:
+    """Mark pixels as unlabelled that are missing according to the file's header."""
+    missing = stored.nodata
+    if missing is None or not _names_missing(missing, rules):
         return stored
     values = stored.values.astype(np.promote_types(stored.values.dtype, np.uint8))
     values[np.isnan(values) if np.isnan(missing) else values == missing] = IGNORE_INDEX
     return stored.with_values(values)
+
+
+def _names_missing(missing: float | None, rules: MaskRules) -> bool:
+    """Whether the value that a header calls missing is one.
+
+    A missing value of 0 is ignored, since many programs write it and 0 is the background. So are
+    255 and 65535, and values that are class ids.
+    """
+    own = rules.class_ids or ()
+    ignored = missing is None or missing in (0, *HIGHEST_VALUES, *own)
+    return not ignored and IGNORE_INDEX not in own
 
 
 def _jpeg_message(path: Path) -> str:
@@ -141,6 +147,26 @@ def _has_greys(values: NDArray[Any]) -> bool:
     return within >= 16 and 4 * within > int(bright.sum())
 
 
+def _of_colours(path: Path, stored: Stored, classes: Mapping[Colour, int]) -> NDArray[np.uint8]:
+    """Return the class of each pixel's colour. What is transparent is the background."""
+    colours, hidden = _as_colours(path, stored), _hidden(stored)
+    if not hidden.any() or hidden.all():
+        return classes_of_colours(colours, classes, path)
+    result = np.zeros(hidden.shape, np.uint8)
+    result[~hidden] = classes_of_colours(colours[~hidden][None], classes, path)[0]
+    return result
+
+
+def _hidden(stored: Stored) -> NDArray[np.bool_]:
+    """Return the pixels that are more transparent than opaque."""
+    values = stored.values
+    if stored.alpha and values.ndim == 3:
+        return np.asarray(values[..., -1] <= np.iinfo(values.dtype).max // 2)
+    if stored.colours is not None:
+        return np.isin(values, stored.transparent)
+    return np.zeros(values.shape[:2], np.bool_)
+
+
 def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
     if stored.colours is not None:
         return np.asarray(stored.colours[stored.values])
@@ -149,12 +175,52 @@ def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
         values = values[..., :-1]
     if values.ndim == 2 or values.shape[2] == 1:
         values = np.repeat(values.reshape(*values.shape[:2], 1), 3, axis=2)
+        values = values * values.dtype.type(stored.step)
     if values.dtype != np.uint8 or values.shape[2] != 3:
         raise InputError(
             f"{path} holds {values.shape[2]} channels of {values.dtype}; data.colours needs 8-bit "
             "RGB or a palette; save the mask as such a file."
         )
     return values
+
+
+def _above_threshold(path: Path, stored: Stored, rules: MaskRules) -> NDArray[np.uint8]:
+    """Return class 1 where the levels of a soft mask reach the threshold, 255 where it has none."""
+    assert rules.threshold is not None
+    levels = _levels(path, stored)
+    missing = _without_level(levels, stored, rules)
+    highest = float(levels.max(initial=0, where=~missing))
+    is_deep = levels.dtype.kind in "ui" and levels.dtype.itemsize > 1
+    if is_deep and 1 < rules.threshold <= 255 and highest > 100 * rules.threshold:
+        raise InputError(
+            f"{path} holds values up to {highest:.0f}, but data.mask_threshold={rules.threshold:g} "
+            "is for values up to 255; give a threshold on the scale of the file."
+        )
+    result = (levels >= rules.threshold).astype(np.uint8)
+    result[missing] = IGNORE_INDEX
+    return result
+
+
+def _levels(path: Path, stored: Stored) -> NDArray[Any]:
+    """Return the levels of a soft mask, `(H, W)`: for a palette its grey, else the values."""
+    if stored.colours is None:
+        levels = single_channel(path, stored, integers=False)
+        return levels if stored.step == 1 else levels * levels.dtype.type(stored.step)
+    shown = stored.colours[stored.values]
+    if (shown != shown[..., :1]).any():
+        raise InputError(
+            f"{path} has a palette of colours, but data.mask_threshold needs grey levels; save the "
+            "soft mask in grey."
+        )
+    return np.ascontiguousarray(shown[..., 0])
+
+
+def _without_level(levels: NDArray[Any], stored: Stored, rules: MaskRules) -> NDArray[np.bool_]:
+    """Return the pixels that are not numbers, or that the file's header calls missing."""
+    missing = np.isnan(levels)
+    if _names_missing(stored.nodata, rules):
+        missing |= levels == stored.nodata
+    return np.asarray(missing)
 
 
 def _index_of_class_1(stored: Stored, values: NDArray[Any]) -> int | None:
@@ -249,6 +315,7 @@ def _paint(
     alpha = values[..., -1].copy() if stored.alpha and values.ndim == 3 else None
     changed = classes != given
     opaque = np.iinfo(values.dtype).max if alpha is not None else 0
+    shown = 1 if values.ndim == 2 else min(3, values.shape[2] - stored.alpha)
     for k in np.unique(classes[changed]):
         colour = next((c for c, number in rules.colours.items() if number == k), None)
         if colour is None:
@@ -256,6 +323,9 @@ def _paint(
         where = changed & (classes == k)
         if stored.colours is not None:
             index = np.flatnonzero((stored.colours == colour).all(axis=1))
+            index = index[~np.isin(index, stored.transparent)]
+            if k == 0 and not len(index):
+                index = np.array(stored.transparent[:1])
             if not len(index):
                 raise InputError(
                     f"The palette of {original} has no colour {colour}, so class {k} cannot be "
@@ -263,14 +333,18 @@ def _paint(
                 )
             values[where] = index[0]
         elif values.ndim == 2:
-            values[where] = colour[0]
+            values[where] = colour[0] // stored.step
         else:
-            values[where, :3] = colour[: min(3, values.shape[2])]
+            values[where, :shown] = colour[:shown]
             if alpha is not None and (alpha < opaque).any():
                 # As where the file has this class; otherwise opaque where drawn.
                 alike = alpha[given == k]
                 drawn = opaque if k else 0
                 values[where, -1] = alike[0] if alike.size else drawn
+    is_empty = alpha is not None and _hidden(stored.with_values(values)).all()
+    if is_empty and not _hidden(stored).all():  # then the colours count
+        background = next(c for c, number in rules.colours.items() if number == 0)
+        values[..., :shown] = background[:shown]
 
 
 def _set(
@@ -307,8 +381,7 @@ def _encoded(
     foreground: int | None,
 ) -> NDArray[Any]:
     if rules.threshold is not None:
-        top = flat.max() if flat.max() >= rules.threshold else np.ceil(rules.threshold)
-        return np.where(classes > 0, top, 0)
+        return _soft(classes, flat, read.stored, rules.threshold, rules)
     if rules.instances:
         return np.where(classes > 0, _object_numbers(classes == 1, flat, read), 0)
     if read.two_valued and read.stored.mode == "1":
@@ -323,6 +396,26 @@ def _encoded(
     if foreground is not None and not read.two_valued:
         return np.where(classes > 0, foreground, 0)
     return classes
+
+
+def _soft(
+    classes: NDArray[Any], flat: NDArray[Any], stored: Stored, threshold: float, rules: MaskRules
+) -> NDArray[Any]:
+    """Return stored values of a soft mask: its highest for class 1, and 0 or its lowest for 0."""
+    if stored.colours is not None:
+        grey = (stored.colours == stored.colours[:, :1]).all(axis=1)
+        levels = np.where(grey, stored.colours[:, 0], -1)
+        low, high = np.where(grey, levels, 256).argmin(), levels.argmax()
+        return np.where(classes > 0, high, low)
+    missing = _without_level(flat, stored, rules)
+    limit = threshold / stored.step
+    known = flat[~missing]
+    high, low = known.max(initial=0), known.min(initial=0)
+    high = high if high >= limit else np.ceil(limit)
+    new = np.where(classes > 0, high, low if limit <= 0 and low < limit else 0)
+    if missing.any():
+        new = np.where(classes == IGNORE_INDEX, flat[missing][0], new)
+    return new
 
 
 def _object_numbers(

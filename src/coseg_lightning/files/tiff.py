@@ -35,7 +35,8 @@ ARRAYS = "tifffile"  # the software that says of boolean arrays that 0 is white,
 class Tiff(NamedTuple):
     """The content of a TIFF file.
 
-    `has_mask` says that another page holds a mask of valid pixels, which is not read.
+    `has_mask` says that another page holds a mask of valid pixels, which is not read. `bits` are
+    those of a stored value.
 
     Shape:
         `values` is `(H, W)`, or `(H, W, C)` if there are several bands. `colours` is `(N, 3)`.
@@ -48,6 +49,7 @@ class Tiff(NamedTuple):
     orientation: int
     is_jpeg: bool
     has_mask: bool
+    bits: int
 
 
 def is_tiff(start: bytes) -> bool:
@@ -92,6 +94,7 @@ def read_tiff(path: Path, *, most_pixels: int = 0) -> Tiff:
             orientation_of(page),
             page.compression in JPEG,
             any(one.keyframe.subfiletype & 4 for one in file.series),
+            page.bitspersample,
         )
 
 
