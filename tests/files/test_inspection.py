@@ -156,6 +156,31 @@ def test_images_that_the_split_does_not_name_are_told(make_folder, caplog):
     assert "1 images, such as s03, are not named in" in caplog.text
 
 
+def test_masks_of_objects_in_which_255_means_unlabelled_are_told(make_folder, caplog):
+    root = make_folder(foreground=255)
+    with pytest.raises(BadSamplesError, match=r"hold only 0 and 255, and .*leave data.instances"):
+        folder_splits(root, instances="foreground")
+    for path in (root / "masks").iterdir():
+        mask = read_indices(path) // 51
+        mask[0] = 7
+        mask[1] = 255 * (path.stem in ("s01", "s02"))
+        save(mask, path)
+    folder_splits(root, instances="foreground")
+    assert "2 of 8 masks" in caplog.text
+    assert "masks, such as s01.png, have pixels of 255" in caplog.text
+
+
+@pytest.mark.parametrize("deep", [3, 5])
+def test_masks_of_8_and_of_16_bits_are_to_be_saved_alike(make_folder, deep):
+    root = make_folder(foreground=255)
+    for path in sorted((root / "masks").iterdir())[:deep]:
+        Image.fromarray(read_indices(path).astype(np.uint16) * 257).save(path)
+    with pytest.raises(BadSamplesError, match="hold 0 and 255, but others 0 and 65535") as error:
+        folder_splits(root)
+    assert "other masks hold 0 and 255; save all of them alike" in str(error.value)
+    assert "class_ids" not in str(error.value)
+
+
 def test_masks_of_1_and_255_are_given_their_own_class_ids(make_folder):
     root = make_folder(size=6)
     for path in (root / "masks").iterdir():

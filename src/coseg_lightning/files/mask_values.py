@@ -81,6 +81,8 @@ class MaskValues:
         """
         if self.foreground is None and self.rules == MaskRules(self.classes):
             self._check_masks_of_0_and_255(inspection)
+        if self.rules.instances:
+            self._check_objects_of_255(inspection)
         self._check_palettes(inspection)
         valid = self._check_class_ids(inspection)
         if self.classes == 2 and self.rules.class_ids is None:
@@ -105,6 +107,14 @@ class MaskValues:
                 f"{self.folder} holds only the values 0 and 255, but with {self.classes} classes "
                 "255 means unlabelled; set data.classes=2, or save class ids.",
             )
+        elif doubtful and self.all_values == {0, *HIGHEST_VALUES}:
+            inspection.add(
+                "class id",
+                doubtful,
+                f"{len(doubtful)} of {len(self.file_info)} masks in {self.folder}, such as "
+                f"{self._file(doubtful[0])}, hold 0 and 255, but others 0 and 65535; save all of "
+                "them alike.",
+            )
         elif self.classes == 2 and 2 * len(doubtful) > len(self.ambiguous):
             other = next(sample_id for sample_id, values in self.ambiguous.items() if 1 in values)
             inspection.add(
@@ -122,6 +132,29 @@ class MaskValues:
                 f"{self._file(doubtful[0])}, hold only 0 and 255, but other masks hold 1, so "
                 "255 counts as unlabelled. If 255 means class 1, save these masks as 0 and 1.",
             )
+
+    def _check_objects_of_255(self, inspection: Inspection) -> None:
+        """Report or warn of masks of objects in which 255 means unlabelled."""
+        values = {sample_id: set(info["values"]) for sample_id, info in self.file_info.items()}
+        unlabelled = [sample_id for sample_id in values if IGNORE_INDEX in values[sample_id]]
+        if not unlabelled:
+            return
+        if set[int]().union(*values.values()) <= {0, IGNORE_INDEX}:
+            inspection.add(
+                "class id",
+                unlabelled,
+                f"The masks in {self.folder}, such as {self._file(unlabelled[0])}, hold only 0 and "
+                "255, and with data.instances=foreground 255 means unlabelled; leave "
+                "data.instances out.",
+            )
+            return
+        inspection.warn(
+            "unlabelled",
+            unlabelled,
+            f"{len(unlabelled)} of {len(values)} masks in {self.folder}, such as "
+            f"{self._file(unlabelled[0])}, have pixels of 255, or missing ones, that count as "
+            "unlabelled; if 255 is an object there, give it another number.",
+        )
 
     def _check_palettes(self, inspection: Inspection) -> None:
         """Report palettes with different colours for one index, unless a rule sets the meaning."""
@@ -178,6 +211,8 @@ class MaskValues:
         """Advise to mend the mask, or to set more classes if most masks have further ids."""
         wrong = [values - allowed for values in self.ambiguous.values() if values - allowed]
         highest = max((max(values) for values in wrong), default=0)
+        if self.all_values == {0, *HIGHEST_VALUES}:
+            return "other masks hold 0 and 255; save all of them alike."
         if 2 * len(wrong) <= len(self.file_info):
             return "set data.classes or mend the mask."
         everything = sorted(set[int]().union(*self.ambiguous.values()))
