@@ -217,6 +217,29 @@ def in_bands(root, count, dtype=np.uint16):
         path.unlink()
 
 
+@pytest.mark.parametrize("way", ["table", "pattern", "folders"])
+def test_a_group_in_two_unicode_forms_is_one(make_folder, way):
+    root = make_folder(12)
+    forms = [unicodedata.normalize(form, "Zo\u00eb") for form in ("NFC", "NFD")]
+    names = {f"s{i:02d}": f"{forms[i % 2]}{i // 4}" for i in range(12)}
+    settings = {}
+    if way == "table":
+        rows = "\n".join(f"{i},{group}" for i, group in names.items())
+        (root / "split.csv").write_text(f"id,group\n{rows}\n")
+    elif way == "pattern":
+        settings = {"group": "(.*)_.*"}
+        for folder in ("images", "masks"):
+            rename(root, folder, lambda p: f"{names[p.stem]}_{p.name}")
+    else:
+        settings = {"image_glob": "{group}/{id}.*", "mask_glob": "{group}/{id}.*"}
+        for folder in ("images", "masks"):
+            rename(root, folder, lambda p: f"{names[p.stem]}/{p.name}")
+    splits = folder_splits(root, test_share=0.3, **settings)
+    groups = [set(part.groups.values()) for part in (splits.train, splits.test)]
+    assert sorted(groups[0] | groups[1]) == [f"{forms[0]}{n}" for n in range(3)]
+    assert not groups[0] & groups[1]
+
+
 @pytest.mark.parametrize("count", [2, 4, 12])
 def test_bands_reach_the_networks_or_it_is_said_that_they_do_not(make_folder, count):
     root = make_folder()

@@ -1,6 +1,7 @@
 """Which part of a dataset each sample is in: training, validation or test."""
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -82,7 +83,7 @@ def divide(
             "are file names without their extension."
         )
     groups = _groups(given, source if has_table else None, group, images.groups)
-    groups = {known_as.get(i, i): name for i, name in groups.items()}
+    groups = {known_as.get(i, i): unicodedata.normalize("NFC", name) for i, name in groups.items()}
     place = str(source.relative_to(root)) if source != root else "its folders"
     undecided = [i for i, part in given.items() if not part]
     drawn: list[str] = []
