@@ -154,6 +154,13 @@ def test_a_volume_whose_slices_were_lines_is_refused(tmp_path):
         folder_splits(root)
 
 
+def test_patterns_may_end_in_that_of_compressed_volumes(tmp_path):
+    root = write_body(tmp_path)
+    patterns = {"image_glob": "{id}_0000.nii.gz", "mask_glob": "{id}.nii.gz"}
+    splits = folder_splits(root, **patterns)
+    assert sorted(splits.train.ids + splits.test.ids)[0] == "ct0_000"
+
+
 @pytest.mark.slow
 def test_slices_of_volumes(tmp_path):
     nibabel = pytest.importorskip("nibabel")
@@ -252,6 +259,7 @@ def test_dicom_files_are_slices_grouped_by_series(tmp_path):
         ([PLACE[0], (33922, "d", 6, (0.0, 30.0, 0.0, 500000.0, 4599700.0, 0.0), True)], False),
         ([PLACE[0], (33922, "d", 6, (0.0, 0.0, 0.0, 500000.0, 4600020.0, 0.0), True)], True),
         ([*PLACE[:2], (34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, 32633), True)], True),
+        ([*PLACE[:2], (34735, "H", 8, (1, 1, 0, 1, 3072, 0, 1, 32767), True)], False),
     ],
 )
 def test_places_are_compared_in_pixels(tmp_path, tags, is_refused):

@@ -125,7 +125,7 @@ def inspect_images(
     results = scan_files(
         list(paths.values()),
         partial(read_info, rules=rules),
-        kind=f"images, 2, {rules}",
+        kind=f"images, 3, {rules}",
         title="Inspecting images",
         names=TILE_INFO if by_tiles else IMAGE_INFO,
     )

@@ -69,7 +69,8 @@ class Names:
     ) -> None:
         self.folder = folder
         self.pattern = pattern
-        found_in = _Pattern(pattern, stems)
+        # Names are compared without .gz, so that an id does not end in .nii.
+        found_in = _Pattern(re.sub(r"(?i)(\.nii)\.gz$", r"\1", pattern), stems)
         files: defaultdict[str, list[Path]] = defaultdict(list)
         self.groups: dict[str, str] = {}
         self.stems: set[str] = set()

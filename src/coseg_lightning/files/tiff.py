@@ -243,6 +243,7 @@ def write_tiff_like(original: Path, path: Path, values: NDArray[Any]) -> None:
                 _write_page(out, page, _shrunk(values, page), subifds=subifds)
 
 
+USER_DEFINED = 32767  # the code of a CRS that has none
 PLACE = (33550, 33922, 34264, 34735, 34736, 34737)  # GeoTIFF's tags for transform and CRS
 
 
@@ -277,7 +278,8 @@ def tiff_place(path: Path) -> list[float] | None:
         return None
     if keys.get(1025) == 2:  # the position is that of a pixel's centre, not of its corner
         x, y = x - (axes[0] + axes[2]) / 2, y - (axes[1] + axes[3]) / 2
-    return [x, y, *axes, float(keys.get(3072, keys.get(2048, 0)))]
+    code = keys.get(3072, keys.get(2048, 0))
+    return [x, y, *axes, float(0 if code == USER_DEFINED else code)]
 
 
 def _geo_keys(entries: Any) -> dict[int, int]:
