@@ -20,7 +20,7 @@ from coseg_lightning.files.images import (
     read_stored,
 )
 from coseg_lightning.files.mask_file import save_like
-from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.files.mask_folder import MaskFolder, windows_of_mask
 from coseg_lightning.files.mask_rules import MaskRules
 
 
@@ -127,6 +127,14 @@ def test_values_where_the_smallest_is_white_are_inverted_and_palettes_are_painte
         tmp_path / "palette.tif", values, photometric="palette", colormap=(table * 257).astype("u2")
     )
     np.testing.assert_array_equal(read_image(tmp_path / "palette.tif"), table.T[values])
+
+
+def test_masks_whose_smallest_value_is_white_are_read_as_imagej_means_them(tmp_path):
+    options = {"photometric": "miniswhite", "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "a.tif", disc() * 255, **options)
+    np.testing.assert_array_equal(read_stored(tmp_path / "a.tif").values, disc() * 255)
+    windows = windows_of_mask(tmp_path / "a.tif", least=0)
+    np.testing.assert_array_equal(windows.read(3, 5, 9, 20)[..., 0], 255 * disc()[3:12, 5:25])
 
 
 @pytest.mark.parametrize("suffix", ["webp", "jp2", "ppm", "tga", "bmp", "png", "gif", "jfif"])
@@ -318,6 +326,10 @@ MASKS = {
     "a.gif": lambda p: Image.fromarray(disc() * 255).save(p),
     "a.bmp": lambda p: Image.fromarray(disc() * 255).convert("1").save(p),
     "fax.tif": lambda p: Image.fromarray(disc() * 255).convert("1").save(p, compression="group4"),
+    "white is zero.tif": lambda p: tifffile.imwrite(p, disc() * 255, photometric="miniswhite"),
+    "white is zero, 16 bits.tif": lambda p: tifffile.imwrite(
+        p, disc().astype(np.uint16), photometric="miniswhite"
+    ),
     "jpeg inside.tif": lambda p: tifffile.imwrite(p, disc() * 255, compression="jpeg"),
     "jpeg named.png": lambda p: Image.fromarray(disc() * 255).save(p, format="JPEG"),
 }

@@ -624,7 +624,7 @@ def read_stored(path: Path) -> Stored:
             return Stored(read_slice(path, of_mask=True), "volume")
         start = start_of(path)
         if is_tiff(start) and not _is_for_fax(path):
-            tiff = read_tiff(path, most_pixels=MOST_MASK)
+            tiff = read_tiff(path, most_pixels=MOST_MASK, of_mask=True)
             values = oriented(tiff.values, tiff.orientation)
             return Stored(
                 values,

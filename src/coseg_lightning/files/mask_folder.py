@@ -378,7 +378,7 @@ def windows_of_mask(path: Path, least: int = ROWS) -> TiffWindows | None:
     """
     if not has_tiff_windows(path):
         return None
-    windows = TiffWindows(path)
+    windows = TiffWindows(path, of_mask=True)
     height, width, bands = windows.shape
     is_plain = bands == 1 and not windows.is_jpeg
     return windows if is_plain and height * width >= least else None

@@ -57,15 +57,16 @@ def is_tiff(start: bytes) -> bool:
     return start.startswith(MAGIC)
 
 
-def read_tiff(path: Path, *, most_pixels: int = 0) -> Tiff:
+def read_tiff(path: Path, *, most_pixels: int = 0, of_mask: bool = False) -> Tiff:
     """Read the only image of a TIFF file. For a pyramid, this is the largest level.
 
     Args:
         path: The file.
         most_pixels: The limit for an image with one band, if it is above Pillow's limit.
+        of_mask: Whether it is a mask.
 
     Returns:
-        Its stored values. If the smallest value means white, they are inverted.
+        Its stored values. If the smallest value means white, they are inverted, see `is_inverted`.
 
     Raises:
         InputError: If it holds several images, or colours that are not RGB.
@@ -81,7 +82,7 @@ def read_tiff(path: Path, *, most_pixels: int = 0) -> Tiff:
         photometric = page.photometric
         check_colours(path, page)
         values = _bands_last(path, series.asarray(), series.axes)
-        if is_inverted(page):
+        if is_inverted(page, of_mask=of_mask):
             values = inverted(values, page.bitspersample)
         if values.dtype == bool:
             values = values.astype(np.uint8)
@@ -335,7 +336,7 @@ def _shrunk(values: NDArray[Any], page: Any) -> NDArray[Any]:
 
 def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, subifds: int) -> None:
     values = values.astype(bool if page.bitspersample == 1 else page.dtype, copy=False)
-    if is_inverted(page):
+    if is_inverted(page, of_mask=True):
         values = inverted(values, page.bitspersample)
     separate = values.ndim == 3 and int(page.planarconfig) == 2
     if separate:
@@ -381,13 +382,15 @@ def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, su
     )
 
 
-def is_inverted(page: Any) -> bool:
-    """Whether the values of a page are the higher the darker.
+def is_inverted(page: Any, *, of_mask: bool) -> bool:
+    """Whether the values of a page must be inverted, since the higher ones are darker.
 
-    tifffile says so of boolean arrays, but writes and reads them as they are.
+    tifffile says so of boolean arrays, but writes and reads them as they are. Masks of more than
+    one bit are read as they are too: ImageJ writes 255 for objects, and shows them black.
     """
-    is_array = page.bitspersample == 1 and str(_text(page, SOFTWARE)).startswith(ARRAYS)
-    return bool(page.photometric == PHOTOMETRIC.MINISWHITE) and not is_array
+    is_array = str(_text(page, SOFTWARE)).startswith(ARRAYS)
+    is_raw = is_array if page.bitspersample == 1 else of_mask
+    return bool(page.photometric == PHOTOMETRIC.MINISWHITE) and not is_raw
 
 
 def _text(page: Any, code: int) -> str | bool:

@@ -134,6 +134,7 @@ class TiffWindows:
 
     Args:
         path: A file for which `has_tiff_windows` is true.
+        of_mask: Whether it is a mask, see `is_inverted`.
 
     Attributes:
         alpha: Whether the last band is transparency.
@@ -141,8 +142,9 @@ class TiffWindows:
         nodata: The value of missing pixels according to the header.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, of_mask: bool = False) -> None:
         self.path = path
+        self._of_mask = of_mask
         with tifffile.TiffFile(path) as file:
             series = only_series(path, file)
             page = series.keyframe
@@ -178,7 +180,7 @@ class TiffWindows:
                 into = result[..., number : number + 1] if several else result
                 self._read_page(number, page, top, left, into)
             page = self._pages[0]
-        if is_inverted(page):
+        if is_inverted(page, of_mask=self._of_mask):
             result = inverted(result, page.bitspersample)
         return result
 
