@@ -276,11 +276,19 @@ def test_places_are_compared_in_pixels(tmp_path, tags, is_refused):
         folder_splits(root, test_share=0)
 
 
-def test_a_mask_of_valid_pixels_is_warned_of(tmp_path, caplog):
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("images", "have transparent pixels or a mask of valid pixels, which is not read"),
+        ("masks", "hold a mask of valid pixels, which is not read"),
+    ],
+)
+def test_a_mask_of_valid_pixels_is_warned_of(tmp_path, caplog, kind, sentence):
     rasterio = pytest.importorskip("rasterio")
     root = write_earth(tmp_path / "data", count=3)
-    for number, path in enumerate((root / "images").iterdir()):
+    for number, path in enumerate((root / kind).iterdir()):
         values = (np.arange(1200).reshape(1, 30, 40) + 7 * number) % 256
+        values = values if kind == "images" else field(number)[0][None]
         size = {"height": 30, "width": 40, "count": 1, "dtype": "uint8"}
         with (
             rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
@@ -290,7 +298,28 @@ def test_a_mask_of_valid_pixels_is_warned_of(tmp_path, caplog):
             file.write_mask(np.arange(1200).reshape(30, 40) > 99)
     with caplog.at_level(logging.WARNING):
         folder_splits(root, test_share=0)
-    assert "have transparent pixels or a mask of valid pixels, which is not read" in caplog.text
+    assert sentence in caplog.text
+
+
+def test_tifffile_says_nothing_of_missing_values(tmp_path, caplog):
+    root = write_earth(tmp_path / "data", count=3)
+    for path in (root / "images").iterdir():
+        values = np.random.default_rng(len(path.name)).normal(size=(30, 40)).astype(np.float32)
+        values[:3] = np.finfo(np.float32).min
+        values[4] = int(path.stem[1:])
+        tag = (42113, "s", 0, "-3.40282346638528898e+38", True)
+        tifffile.imwrite(path, values, extratags=[*PLACE, tag], metadata=None)
+    for path in (root / "masks").iterdir():
+        tag = (42113, "s", 0, "-9999", True)
+        tifffile.imwrite(path, field(1)[0], extratags=[*PLACE, tag], metadata=None)
+    filters = list(logging.getLogger("tifffile").filters)
+    folder_splits(root, test_share=0)
+    assert "GDAL_NODATA" not in caplog.text
+    assert "have missing pixels" in caplog.text
+    assert logging.getLogger("tifffile").filters == filters
+    with tifffile.TiffFile(path) as file:
+        assert file.pages.first.nodata == 0
+    assert "GDAL_NODATA" in caplog.text
 
 
 @pytest.mark.parametrize(("tie", "same"), [((405.0, 995.0), True), ((400.0, 1000.0), False)])

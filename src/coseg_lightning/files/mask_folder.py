@@ -32,6 +32,7 @@ from coseg_lightning.files.mask_file import (
 )
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
 from coseg_lightning.files.mask_values import MaskValues
+from coseg_lightning.files.tiff import has_validity_mask
 from coseg_lightning.files.volumes import file_of, name_of_file, write_slices
 from coseg_lightning.files.windows import (
     ROWS,
@@ -52,7 +53,7 @@ INFO: tuple[str, ...] = (
     "left",
     "turned",
 )
-INFO += ("palette", "place")
+INFO += ("palette", "place", "has_validity_mask")
 
 
 class MaskFolder:
@@ -208,6 +209,7 @@ class MaskFolder:
             "turned": stored.orientation != 1,
             "palette": palette,
             "place": place_of(path),
+            "has_validity_mask": has_validity_mask(file_of(path)),
         }
 
     def _windows_if_large(self, path: Path) -> TiffWindows | None:

@@ -91,6 +91,7 @@ class MaskValues:
         self._warn_of_single_value(valid, background, "background", inspection)
         if self.foreground is None:
             self._warn_of_single_value(valid, IGNORE_INDEX, "unlabelled pixels", inspection)
+        self._warn_of_validity_masks(valid, inspection)
         return valid
 
     def _check_masks_of_0_and_255(self, inspection: Inspection) -> None:
@@ -298,4 +299,18 @@ class MaskValues:
                 ids,
                 f"{len(ids)} of {len(valid)} masks in {self.folder}, such as "
                 f"{self._file(ids[0])}, hold only {meaning}.",
+            )
+
+    def _warn_of_validity_masks(
+        self, valid: Mapping[str, FileInfo], inspection: Inspection
+    ) -> None:
+        """Warn of files in which another page says which pixels are valid."""
+        ids = [sample_id for sample_id, info in valid.items() if info["has_validity_mask"]]
+        if ids:
+            inspection.warn(
+                "valid pixels",
+                ids,
+                f"{len(ids)} of {len(valid)} masks in {self.folder}, such as "
+                f"{self._file(ids[0])}, hold a mask of valid pixels, which is not read; save 255 "
+                "where pixels are unlabelled.",
             )

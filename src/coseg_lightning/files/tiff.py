@@ -1,6 +1,8 @@
 """TIFF files: bands, pages, pyramids and compressions are read by their header, or refused."""
 
+import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +59,27 @@ def is_tiff(start: bytes) -> bool:
     return start.startswith(MAGIC)
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[tifffile.TiffFile]:
+    """Open a TIFF file, without tifffile's log lines about values of missing pixels.
+
+    They tell each time of what the type cannot hold, or how its decimals are rounded.
+    """
+    quiet = _NoNodata()  # one for each thread
+    log = logging.getLogger("tifffile")
+    log.addFilter(quiet)
+    try:
+        with tifffile.TiffFile(path) as file:
+            yield file
+    finally:
+        log.removeFilter(quiet)
+
+
+class _NoNodata(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "GDAL_NODATA" not in record.getMessage()
+
+
 def read_tiff(path: Path, *, most_pixels: int = 0, of_mask: bool = False) -> Tiff:
     """Read the only image of a TIFF file. For a pyramid, this is the largest level.
 
@@ -71,7 +94,7 @@ def read_tiff(path: Path, *, most_pixels: int = 0, of_mask: bool = False) -> Tif
     Raises:
         InputError: If it holds several images, or colours that are not RGB.
     """
-    with tifffile.TiffFile(path) as file:
+    with opened(path) as file:
         series = only_series(path, file)
         page = series.keyframe
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 2**62)
@@ -94,14 +117,27 @@ def read_tiff(path: Path, *, most_pixels: int = 0, of_mask: bool = False) -> Tif
             nodata_of(page),
             orientation_of(page),
             page.compression in JPEG,
-            any(one.keyframe.subfiletype & 4 for one in file.series),
+            _has_validity_mask(file),
             page.bitspersample,
         )
 
 
+def _has_validity_mask(file: tifffile.TiffFile) -> bool:
+    return any(one.keyframe.subfiletype & 4 for one in file.series)
+
+
+def has_validity_mask(path: Path) -> bool:
+    """Whether a file is a TIFF in which another page says which pixels are valid."""
+    with path.open("rb") as start:
+        if not is_tiff(start.read(4)):
+            return False
+    with opened(path) as file:
+        return _has_validity_mask(file)
+
+
 def tiff_size(path: Path) -> tuple[int, int]:
     """Read height and width from the header, after the rotation that it asks for."""
-    with tifffile.TiffFile(path) as file:
+    with opened(path) as file:
         page = only_series(path, file).keyframe
         height, width = page.imagelength, page.imagewidth
         return (width, height) if orientation_of(page) >= 5 else (height, width)
@@ -217,7 +253,7 @@ def orientation_of(page: Any) -> int:
 
 def can_write_like(path: Path) -> bool:
     """Whether `write_tiff_like` can write such a file. Pillow writes files with fax compression."""
-    with tifffile.TiffFile(path) as file:
+    with opened(path) as file:
         page = file.series[0].keyframe
         packed = page.bitspersample not in (1, 8, 16, 32, 64)
         return not packed and page.compression not in FAX and page.compression not in JPEG
@@ -231,7 +267,7 @@ def write_tiff_like(original: Path, path: Path, values: NDArray[Any]) -> None:
         path: The new file.
         values: `(H, W)` or `(H, W, C)` values as `read_tiff` returns them.
     """
-    with tifffile.TiffFile(original) as file:
+    with opened(original) as file:
         series = only_series(original, file)
         pages = [series.keyframe]
         pages += [p for p in _pages(file) if p.subfiletype & 1 and p.subfiletype & 4 == 0]
@@ -253,7 +289,7 @@ def is_georeferenced(path: Path) -> bool:
     with path.open("rb") as start:
         if not is_tiff(start.read(4)):
             return False
-    with tifffile.TiffFile(path) as file:
+    with opened(path) as file:
         return any(code in file.pages.first.tags for code in PLACE)
 
 
@@ -266,7 +302,7 @@ def tiff_place(path: Path) -> list[float] | None:
     with path.open("rb") as start:
         if not is_tiff(start.read(4)):
             return None
-    with tifffile.TiffFile(path) as file:
+    with opened(path) as file:
         tags = {tag.code: tag.value for tag in file.pages.first.tags if tag.code in PLACE}
     scale, tie, matrix = (tags.get(code) for code in PLACE[:3])
     keys = _geo_keys(tags.get(34735))
@@ -297,7 +333,7 @@ def write_at_place_of(image: Path, path: Path, mask: NDArray[Any]) -> None:
         path: The new file.
         mask: `(H, W)` values, oriented as viewers show the image.
     """
-    with tifffile.TiffFile(image) as file:
+    with opened(image) as file:
         page = file.series[0].keyframe
         tags = [
             (tag.code, tag.dtype, tag.count, tag.value, True)

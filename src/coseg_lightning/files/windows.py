@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import tifffile
 from numpy.typing import NDArray
 from tifffile import PHOTOMETRIC
 
@@ -35,6 +34,7 @@ from coseg_lightning.files.tiff import (
     is_tiff,
     nodata_of,
     only_series,
+    opened,
     orientation_of,
 )
 from coseg_lightning.files.volumes import file_of, is_volume
@@ -145,7 +145,7 @@ class TiffWindows:
     def __init__(self, path: Path, *, of_mask: bool = False) -> None:
         self.path = path
         self._of_mask = of_mask
-        with tifffile.TiffFile(path) as file:
+        with opened(path) as file:
             series = only_series(path, file)
             page = series.keyframe
             bands = len(series.pages) if len(series.pages) > 1 else page.samplesperpixel
@@ -185,7 +185,7 @@ class TiffWindows:
         return result
 
     def _open(self) -> None:
-        with tifffile.TiffFile(self.path) as file:
+        with opened(self.path) as file:
             pages = [page.aspage() for page in only_series(self.path, file).pages]
             for page in pages:
                 page.decode  # noqa: B018  prepared while the file is open
@@ -280,7 +280,7 @@ def has_tiff_windows(path: Path) -> bool:
     with decoding(path):
         if is_volume(file_of(path)) or not is_tiff(start_of(path)):
             return False
-        with tifffile.TiffFile(path) as file:
+        with opened(path) as file:
             series = only_series(path, file)
             page = series.keyframe
             check_colours(path, page)
