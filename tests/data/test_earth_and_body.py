@@ -252,6 +252,23 @@ def test_dicom_files_are_slices_grouped_by_series(tmp_path):
     np.testing.assert_array_equal(bright, splits.train.mask(0))
 
 
+@pytest.mark.parametrize("patients", [4, 1])
+def test_dicom_files_are_grouped_by_patient_if_there_are_several(tmp_path, patients):
+    from PIL import Image
+
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(8):
+        mask, _ = field(number)
+        tags = {"SeriesInstanceUID": f"1.2.{number}", "PatientID": f"P{number % patients}"}
+        write_dicom(tmp_path / f"images/{number}.dcm", (90 - 40 * mask).astype(np.uint8), **tags)
+        Image.fromarray(mask * 255).save(tmp_path / f"masks/{number}.png")
+    splits = folder_splits(tmp_path, test_share=0.25)
+    train, test = (set(part.groups.values()) for part in splits[::2])
+    assert len(train | test) == (4 if patients == 4 else 8)
+    assert not train & test
+
+
 @pytest.mark.parametrize(
     ("tags", "is_refused"),
     [

@@ -10,7 +10,14 @@ from typing import NamedTuple
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES
-from coseg_lightning.files.volumes import ending, file_of, group_of, is_volume, slices_of
+from coseg_lightning.files.volumes import (
+    DICOM,
+    ending,
+    file_of,
+    is_volume,
+    patient_and_series,
+    slices_of,
+)
 
 PLAIN = "{id}.*"  # the id is a file's name without its ending
 NESTED = "{group}/{id}.*"  # one folder for each patient, place or part of the split
@@ -56,7 +63,8 @@ class Names:
 
     Attributes:
         files: The files of each sample, or of each annotator's mask, see `mask_key`.
-        groups: The group of each sample, if the pattern has one; for a slice its volume.
+        groups: The group of each sample, if the pattern has one; for a slice its volume, and for a
+            DICOM file its patient, or its series if the files name at most one patient.
         stems: The ids in the names, before slices are numbered.
         folders: The first folder in the path of each sample, if there is one.
 
@@ -75,6 +83,7 @@ class Names:
         self.groups: dict[str, str] = {}
         self.stems: set[str] = set()
         self.folders: dict[str, str] = {}
+        of_dicom: dict[str, tuple[str, str]] = {}
         for path in sorted(_walk(folder, deep="/" in pattern)):
             name = path.relative_to(folder).as_posix()
             if ending(path) == ".nii.gz":
@@ -93,7 +102,14 @@ class Names:
                 if group is not None:
                     self.groups[stem + number] = group
                 elif is_volume(path):
-                    self.groups[stem + number] = group_of(path, stem)
+                    self.groups[stem + number] = stem
+            if group is None and ending(path) in DICOM:
+                of_dicom |= dict.fromkeys((stem + n for n, _ in slices), patient_and_series(path))
+        # In anonymised files, one patient may stand for all.
+        has_patients = len({patient for patient, _ in of_dicom.values() if patient}) > 1
+        for sample_id, (patient, series) in of_dicom.items():
+            group = (patient if has_patients else "") or series or self.groups[sample_id]
+            self.groups[sample_id] = group
         self.files: Files = dict(files)
 
     def exclude(self, others: Collection[Path]) -> None:

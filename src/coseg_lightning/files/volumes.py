@@ -60,11 +60,12 @@ def slices_of(path: Path) -> list[tuple[str, Path]]:
     return [(f"_{number:0{digits}d}", path / str(number)) for number in range(count)]
 
 
-def group_of(path: Path, stem: str) -> str:
-    """Return the volume of a slice: the file's name, or the series in a DICOM header."""
-    if ending(path) in DICOM:
-        return str(getattr(_dicom_header(path), "SeriesInstanceUID", "") or stem)
-    return stem
+def patient_and_series(path: Path) -> tuple[str, str]:
+    """Return the patient and the series in a DICOM file's header; each may be empty."""
+    header = _dicom_header(path)
+    names = ("PatientID", "SeriesInstanceUID")
+    patient, series = (str(getattr(header, name, "") or "").strip() for name in names)
+    return patient, series
 
 
 def read_slice(path: Path, *, of_mask: bool = False) -> NDArray[Any]:
