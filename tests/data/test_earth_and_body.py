@@ -200,6 +200,28 @@ def test_slices_of_volumes(tmp_path):
     assert noisy.shape == (40, 30, 5)
 
 
+def test_a_split_of_volumes_is_told_the_ids_of_slices(tmp_path):
+    root = write_body(tmp_path)
+    (root / "split.csv").write_text("id,split\nct0,train\nct1,test\n")
+    with pytest.raises(InputError, match=r"Of a volume each slice has an id, such as ct0_000; "):
+        folder_splits(root)
+
+
+def test_positions_of_dicom_and_nifti_are_not_compared(tmp_path, caplog):
+    nibabel = pytest.importorskip("nibabel")
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(3):
+        mask, _ = field(number)
+        tags = {"NumberOfFrames": 2, "SeriesInstanceUID": f"1.2.{number}"}
+        frames = np.stack([90 - 40 * mask + number, 80 - 40 * mask]).astype(np.uint8)
+        write_dicom(tmp_path / f"images/{number}.dcm", frames, **tags)
+        volume = nibabel.Nifti1Image(np.stack([mask.T] * 2, axis=2), np.eye(4))
+        nibabel.save(volume, tmp_path / f"masks/{number}.nii.gz")
+    folder_splits(tmp_path, test_share=0)
+    assert "6 masks, such as 0.nii.gz/0, and their images are NIfTI and DICOM" in caplog.text
+
+
 def test_a_mask_on_another_grid_than_its_image_is_refused(tmp_path):
     nibabel = pytest.importorskip("nibabel")
     root = write_body(tmp_path / "data")
@@ -222,7 +244,7 @@ def write_dicom(path, values, **tags):
     data.SOPClassUID = pydicom.uid.CTImageStorage
     data.SOPInstanceUID = data.file_meta.MediaStorageSOPInstanceUID
     bits = 8 * values.dtype.itemsize
-    data.Rows, data.Columns = values.shape
+    data.Rows, data.Columns = values.shape[-2:]
     data.SamplesPerPixel, data.BitsAllocated, data.BitsStored = 1, bits, bits
     data.HighBit, data.PixelRepresentation = bits - 1, 0
     data.PhotometricInterpretation = "MONOCHROME1"

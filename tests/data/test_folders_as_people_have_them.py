@@ -329,6 +329,32 @@ def test_turned_photos_with_unturned_masks_are_warned_of(make_folder, caplog):
     assert "have an orientation tag" in caplog.text
 
 
+def test_a_mask_of_an_unturned_photo_is_told_so(make_folder):
+    root = make_folder()
+    tag = Image.Exif()
+    tag[274] = 6
+    for folder in ("images", "masks"):
+        for path in (root / folder).iterdir():
+            with Image.open(path) as file:
+                part = file.crop((0, 0, 32, 24))
+            part.save(path, exif=tag if folder == "images" else Image.Exif())
+    with pytest.raises(InputError, match=r"is 32x24, but its image is 24x32; the image is turned"):
+        folder_splits(root)
+
+
+def test_lists_of_the_split_that_are_not_read_are_told(make_folder, caplog):
+    root = make_folder()
+    for part in ("train", "val"):
+        (root / f"{part}.txt").write_text("s00\n")
+    folder_splits(root)
+    assert "holds train.txt and val.txt, which are not read; name the part" in caplog.text
+    caplog.clear()
+    rows = "\n".join(f"s{n:02d},train" for n in range(8))
+    (root / "split.csv").write_text(f"id,split\n{rows}\n")
+    folder_splits(root)
+    assert "train.txt" not in caplog.text
+
+
 def test_ids_with_an_ending_are_told_so(make_folder):
     root = make_folder()
     (root / "split.csv").write_text(

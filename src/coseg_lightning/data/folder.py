@@ -36,6 +36,7 @@ from coseg_lightning.data.folder_checks import (
     check_sizes_agree,
     inspect_images,
     warn_of_blank_images,
+    warn_of_dicom_and_nifti,
     warn_of_gaps,
     warn_of_masks_beside_the_table,
     warn_of_other_masks,
@@ -43,7 +44,7 @@ from coseg_lightning.data.folder_checks import (
     warn_of_unread_files,
 )
 from coseg_lightning.data.preparation import without_gaps
-from coseg_lightning.data.split import SPLITS, divide, read_split, warn_of_division
+from coseg_lightning.data.split import SPLITS, divide, read_split, warn_of_division, warn_of_lists
 from coseg_lightning.data.tiles import TiledImages, Tiles, check_tile
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas
@@ -264,6 +265,8 @@ def folder_splits(
 
     inspection = Inspection(root)
     warn_of_division(division, files, trusted_ids or (), inspection)
+    if not division.has_table:
+        warn_of_lists(root, inspection)
     check_image_files(split, found.images, division.source, inspection, allow_links=allow_links)
     check_ids_name_different_files(split, inspection)
     if tile is not None:
@@ -315,6 +318,7 @@ def folder_splits(
     warn_of_gaps(good_images, files, inspection)
     image_of_mask = {key: files[split_key(key)[0]] for key in good_masks}
     warn_of_turned_images(good_masks, image_of_mask, mask_folder, inspection)
+    warn_of_dicom_and_nifti(image_of_mask, mask_folder, inspection)
     label_masks: MaskFolder | FusedMasks = mask_folder
     doubt = None
     if any(split_key(key)[1] is not None for key in keys):

@@ -31,7 +31,7 @@ from coseg_lightning.files.naming import (
     split_key,
     unread,
 )
-from coseg_lightning.files.volumes import file_of, name_of_file
+from coseg_lightning.files.volumes import DICOM, NIFTI, ending, file_of, name_of_file
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
 
@@ -93,6 +93,9 @@ def _no_image_message(sample_id: str, images: Names, table: Path) -> str:
     near = next((i for i in (name, name.strip(), Path(name).name) if i in images.files), None)
     if near is not None:
         return f"{text} An id is a file name without its extension: {near}."
+    for one, paths in images.files.items():
+        if re.fullmatch(rf"{re.escape(name)}_\d+", one) and file_of(paths[0]) != paths[0]:
+            return f"{text} Of a volume each slice has an id, such as {one}; name them all."
     bare = name.lstrip("0")
     zeros = next((i for i in images.files if bare and i != name and i.lstrip("0") == bare), None)
     if zeros is None:
@@ -184,11 +187,17 @@ def check_sizes_agree(
         mask = masks.file_info.get(sample_id)
         if mask is not None and mask["size"] != image["size"]:
             (height, width), (image_height, image_width) = mask["size"], image["size"]
+            remedy = "both must have the same size"
+            if image["turned"] and mask["size"] == image["size"][::-1]:
+                remedy = (
+                    "the image is turned by its orientation tag (EXIF): remove the tag if the mask "
+                    "was drawn on the unturned picture, else turn the mask"
+                )
             inspection.add(
                 "size",
                 [sample_id],
                 f"{masks.path(sample_id)} is {width}x{height}, but its image is "
-                f"{image_width}x{image_height}; both must have the same size.",
+                f"{image_width}x{image_height}; {remedy}.",
             )
 
 
@@ -207,6 +216,34 @@ def check_places_agree(
                 f"{masks.path(sample_id)} has another position than its image, according to the "
                 "transform or the CRS in both files; resample the mask to the image's grid.",
             )
+
+
+def warn_of_dicom_and_nifti(
+    images: Mapping[str, Path], masks: MaskFolder, inspection: Inspection
+) -> None:
+    """Warn of images and masks of which one is DICOM and the other is NIfTI.
+
+    Args:
+        images: The image of each mask.
+        masks: The masks.
+        inspection: Receives the warning.
+    """
+    both = {".dcm", ".nii"}
+    mixed = [key for key in images if {_medical(images[key]), _medical(masks.path(key))} == both]
+    if mixed:
+        inspection.warn(
+            "place",
+            mixed,
+            f"{len(mixed)} masks, such as {name_of_file(masks.path(mixed[0]))}, and their images "
+            "are NIfTI and DICOM, whose positions cannot be compared, and the rows of one may be "
+            "flipped; look at masks over their images, or convert the images to NIfTI.",
+        )
+
+
+def _medical(path: Path) -> str:
+    """Return one ending for all DICOM files and one for all NIfTI files."""
+    found = ending(file_of(path))
+    return ".dcm" if found in DICOM else ".nii" if found in NIFTI else found
 
 
 def _at_one_place(ours: Sequence[float], others: Sequence[float]) -> bool:

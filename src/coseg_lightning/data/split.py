@@ -158,6 +158,19 @@ def warn_of_division(
         )
 
 
+def warn_of_lists(root: Path, inspection: Inspection) -> None:
+    """Warn of lists of the split that lie where they are not read."""
+    found = [f"{part}.txt" for part in SPLITS if (root / f"{part}.txt").is_file()]
+    if found:
+        inspection.warn(
+            "split",
+            [],
+            f"{root} holds {' and '.join(found)}, which {'are' if len(found) > 1 else 'is'} not "
+            "read; name the part of each image in split.csv, in the columns id and split, or move "
+            "the lists to ImageSets/Segmentation.",
+        )
+
+
 def read_split(path: Path) -> dict[str, str]:
     """Read a `split.csv`.
 
