@@ -96,7 +96,7 @@ def predict(
     _check_options(out, batch_size, num_workers)
     data = finished.cfg.data
     rules = ImageRules.from_settings(data)
-    files = _image_files(Path(images), data.get("image_glob", PLAIN))
+    files = image_files(Path(images), data)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = _network_on(finished, device)
@@ -178,11 +178,28 @@ def _check_options(out: Path, batch_size: int, num_workers: int) -> None:
         raise InputError(f"{out} is not empty, and nothing is ever overwritten; give a new folder.")
 
 
-def _image_files(folder: Path, pattern: str) -> list[tuple[str, Path]]:
-    names = Names(folder, pattern) if folder.is_dir() else None
+def image_files(folder: Path, data: Mapping[str, Any]) -> list[tuple[str, Path]]:
+    """Find the images of a folder, without masks that lie beside them as in the run's data.
+
+    Args:
+        folder: The folder.
+        data: The settings of the run's data.
+
+    Returns:
+        The id and the file of each image.
+
+    Raises:
+        InputError: If there are none, or two of one id.
+    """
+    names = Names(folder, data.get("image_glob", PLAIN)) if folder.is_dir() else None
     if names is None or not names.files:
         files_by_stem(folder)  # raises if there is none
         names = Names(folder)
+    if isinstance(data.get("masks"), str) and data.get("masks") == data.get("images"):
+        of_masks = Names(folder, data.get("mask_glob", PLAIN), names.stems).files.values()
+        masks = {path for paths in of_masks for path in paths}
+        if not masks.issuperset(path for paths in names.files.values() for path in paths):
+            names.exclude(masks)
     sentence = unread(names)
     if sentence is not None:
         log.warning("%s", sentence.partition("; data.")[0].rstrip(".") + ".")

@@ -15,6 +15,7 @@ from coseg_lightning.data.samples import SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_rules import MaskRules
 from coseg_lightning.noise.models import Annotator
+from coseg_lightning.predict import image_files
 from coseg_lightning.report.pictures import outlined
 
 
@@ -129,6 +130,18 @@ def test_a_mask_beside_its_image_is_no_image(make_folder):
     rename(root, "masks", lambda p: f"../images/{p.stem}_mask.png")
     splits = folder_splits(root, masks="images")
     assert len(ids_of(splits)) == 8
+
+
+def test_masks_beside_new_images_are_not_predicted(make_folder, caplog):
+    root = make_folder()
+    for path in sorted((root / "masks").iterdir()):
+        path.rename(root / "images" / f"{path.stem}_mask.png")
+    settings = {"images": "images", "masks": "images"}
+    settings |= {"image_glob": "{id}.*", "mask_glob": "{id}_mask.*"}
+    files = image_files(root / "images", settings)
+    assert [sample_id for sample_id, _ in files] == [f"s{n:02d}" for n in range(8)]
+    assert "8 files (8 of .png), such as s00_mask.png, which are not read" in caplog.text
+    assert len(image_files(root / "images", settings | {"masks": "others"})) == 16
 
 
 def test_folders_named_train_and_val_are_the_split(make_folder):
