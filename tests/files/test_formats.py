@@ -816,6 +816,32 @@ def test_jpeg_holds_no_class_ids(tmp_path, classes):
             MaskFolder(tmp_path / "masks", classes=2, rules=rules)
 
 
+def test_an_empty_jpeg_may_hold_noise_if_others_hold_objects(tmp_path):
+    (tmp_path / "masks").mkdir()
+    noise = np.random.default_rng(1).integers(0, 4, (24, 36)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "masks/a.jpg", quality=70)
+    with pytest.raises(InputError, match="is a JPEG, and JPEG compression changes class ids"):
+        MaskFolder(tmp_path / "masks", classes=2)  # they may be class ids
+    Image.fromarray(disc() * 255).save(tmp_path / "masks/b.jpg")
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    assert not masks.read("a").any()
+    np.testing.assert_array_equal(masks.read("b"), disc())
+
+
+def test_boolean_arrays_may_lie_among_masks_of_0_and_255(tmp_path):
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks/a.npy", disc().astype(bool))
+    tifffile.imwrite(tmp_path / "masks/b.tif", disc().astype(bool))
+    Image.fromarray(disc() * 255).save(tmp_path / "masks/c.png")
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    for sample_id in "abc":
+        np.testing.assert_array_equal(masks.read(sample_id), disc())
+        moved = np.roll(disc(), 5, axis=1)
+        masks.write_like(sample_id, tmp_path / masks.path(sample_id).name, moved)
+    assert np.load(tmp_path / "a.npy").dtype == bool
+    assert tifffile.imread(tmp_path / "b.tif").dtype == bool
+
+
 @pytest.mark.parametrize("levels", [(0, 127), (0, 128), (0, 127, 255), (0, 60, 90, 130, 160, 200)])
 def test_a_grey_jpeg_is_no_mask_of_black_and_white(tmp_path, levels):
     (tmp_path / "masks").mkdir()

@@ -103,8 +103,14 @@ class Stored(NamedTuple):
     @property
     def step(self) -> int:
         """What a value is multiplied with, so that grey of 1, 2 or 4 bits becomes 0 to 255."""
-        bits = 1 if self.mode == "1" else self.bits
-        return 1 if self.colours is not None or bits >= 8 else 255 // (2**bits - 1)
+        if self.colours is not None or self.bits >= 8:
+            return 255 if self.mode == "1" else 1
+        return 255 // ((1 << self.bits) - 1)
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the format leaves only 0 and 1."""
+        return self.step == 255
 
     def of_rows(self, rows: slice) -> "Stored":
         """Return some rows of the mask."""

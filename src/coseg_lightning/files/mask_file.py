@@ -24,6 +24,7 @@ from coseg_lightning.files.mask_rules import (
 )
 from coseg_lightning.files.tiff import can_write_like, stored_again, write_tiff_like
 
+FAINT = 3  # a JPEG whose values are not above is empty, but for noise
 MANY_ROWS = 1024  # rows of a mask whose values are set at a time
 WHITE = (255, 255, 255)
 BLACK_AND_WHITE = {(0, 0, 0), WHITE}
@@ -70,14 +71,14 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
     two = rules.classes == 2
     if rules.colours is not None:
         if stored.is_jpeg:
-            raise InputError(_jpeg_message(path))
+            raise InputError(jpeg_message(path))
         return MaskValuesOf(_of_colours(path, stored, rules.colours), False, stored)
     if rules.threshold is not None:
         return MaskValuesOf(_above_threshold(path, stored, rules), True, stored)
     values = single_channel(path, _with_missing(stored, rules))
     if rules.instances:
         if stored.is_jpeg:
-            raise InputError(_jpeg_message(path))
+            raise InputError(jpeg_message(path))
         if values.min() < 0:
             raise InputError(
                 f"{path} holds {values.min()}, but data.instances=foreground reads 0 as background "
@@ -99,7 +100,7 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
         drawn = _index_of_class_1(stored, values)
     if drawn is not None:
         return MaskValuesOf((values == drawn).astype(np.uint8), True, stored)
-    if two and stored.mode == "1":
+    if two and stored.is_binary:
         return MaskValuesOf(values ^ rules.is_inverted, True, stored)
     return MaskValuesOf(values, False, stored)
 
@@ -125,7 +126,8 @@ def _names_missing(missing: float | None, rules: MaskRules) -> bool:
     return not ignored and IGNORE_INDEX not in own
 
 
-def _jpeg_message(path: Path) -> str:
+def jpeg_message(path: Path) -> str:
+    """Return the message that a JPEG holds no such mask."""
     return (
         f"{path} is a JPEG, and JPEG compression changes class ids and colours; save masks as PNG. "
         "Only black and white masks of two classes can be read from JPEG."
@@ -133,8 +135,8 @@ def _jpeg_message(path: Path) -> str:
 
 
 def _of_jpeg(path: Path, values: NDArray[Any], two_classes: bool) -> NDArray[np.uint8]:
-    if not two_classes or 0 < values.max() < 128 or _has_greys(values):
-        raise InputError(_jpeg_message(path))
+    if not two_classes or FAINT < values.max() < 128 or _has_greys(values):
+        raise InputError(jpeg_message(path))
     return (values >= 128).astype(np.uint8)
 
 
@@ -384,7 +386,7 @@ def _encoded(
         return _soft(classes, flat, read.stored, rules.threshold, rules)
     if rules.instances:
         return np.where(classes > 0, _object_numbers(classes == 1, flat, read), 0)
-    if read.two_valued and read.stored.mode == "1":
+    if read.two_valued and read.stored.is_binary:
         return np.asarray((classes > 0) ^ rules.is_inverted)
     if rules.class_ids is not None:
         table = np.arange(65536)

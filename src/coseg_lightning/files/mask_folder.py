@@ -24,6 +24,7 @@ from coseg_lightning.files.inspection import (
     scan_files,
 )
 from coseg_lightning.files.mask_file import (
+    FAINT,
     MaskValuesOf,
     interpreted,
     new_values,
@@ -53,7 +54,7 @@ INFO: tuple[str, ...] = (
     "left",
     "turned",
 )
-INFO += ("palette", "place", "has_validity_mask")
+INFO += ("palette", "place", "has_validity_mask", "is_faint")
 
 
 class MaskFolder:
@@ -210,6 +211,7 @@ class MaskFolder:
             "palette": palette,
             "place": place_of(path),
             "has_validity_mask": has_validity_mask(file_of(path)),
+            "is_faint": stored.is_jpeg and 0 < int(stored.values.max()) <= FAINT,
         }
 
     def _windows_if_large(self, path: Path) -> TiffWindows | None:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from coseg_lightning.files.inspection import FileInfo, Inspection
-from coseg_lightning.files.mask_file import soft_mask_hint
+from coseg_lightning.files.mask_file import jpeg_message, soft_mask_hint
 from coseg_lightning.files.mask_rules import HIGHEST_VALUES, IGNORE_INDEX, MaskRules, listed
 
 MANY = 40  # masks with more classes than these are probably grey images
@@ -83,6 +83,8 @@ class MaskValues:
             self._check_masks_of_0_and_255(inspection)
         if self.rules.instances:
             self._check_objects_of_255(inspection)
+        if self.rules.threshold is None:
+            self._check_faint(inspection)
         self._check_palettes(inspection)
         valid = self._check_class_ids(inspection)
         if self.classes == 2 and self.rules.class_ids is None:
@@ -156,6 +158,14 @@ class MaskValues:
             f"{self._file(unlabelled[0])}, have pixels of 255, or missing ones, that count as "
             "unlabelled; if 255 is an object there, give it another number.",
         )
+
+    def _check_faint(self, inspection: Inspection) -> None:
+        """Report JPEG masks of low values, unless brighter ones show that these are noise."""
+        infos = self.file_info.values()
+        if any(info["values"] != [0] and not info["is_faint"] for info in infos):
+            return
+        for sample_id in [i for i, info in self.file_info.items() if info["is_faint"]]:
+            inspection.add("class id", [sample_id], jpeg_message(self.paths[sample_id]))
 
     def _check_palettes(self, inspection: Inspection) -> None:
         """Report palettes with different colours for one index, unless a rule sets the meaning."""
