@@ -46,7 +46,7 @@ from coseg_lightning.app.command import (
 from coseg_lightning.app.given import read_augmentation, read_clean_ids, read_ids, read_kinds
 from coseg_lightning.app.settled import begun_config, begun_data, settle_folders
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.mask_rules import read_colours
+from coseg_lightning.files.mask_rules import read_colours, unnamed_background
 from coseg_lightning.files.progress import is_first_process
 
 if TYPE_CHECKING:
@@ -241,6 +241,8 @@ def depend_on_data_alone(cfg: DictConfig) -> None:
     if isinstance(cfg.data.get("kinds"), str):
         cfg.data.kinds = read_kinds(cfg)
     if isinstance(cfg.data.get("colours"), str):
+        if (sentence := unnamed_background(cfg.data.colours)) is not None:
+            log.warning("%s", sentence)
         cfg.data.colours = [[*rgb, k] for rgb, k in read_colours(cfg.data.colours).items()]
     begun = begun_data(cfg).get("normalization")
     if cfg.data.get("normalization") == "training" and isinstance(begun, list):

@@ -368,6 +368,29 @@ def test_lists_of_the_split_that_are_not_read_are_told(make_folder, caplog):
     assert "train.txt" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("header", "rows", "is_told"),
+    [
+        ("name,r,g,b", ["roof,255,0,0", "grass,0,255,0"], True),
+        ("r,g,b", ["255,0,0", "0,255,0"], True),
+        ("name,r,g,b", ["other,255,0,0", "Background,0,255,0"], False),
+        ("class,r,g,b", ["0,255,0,0", "1,0,255,0"], False),
+        ("name,r,g,b", ["unknown,0,0,0", "roof,255,0,0", "grass,0,255,0"], False),
+    ],
+)
+def test_a_colour_that_is_class_0_by_its_place_is_told(make_folder, caplog, header, rows, is_told):
+    root = make_folder()
+    table = root / "colours.csv"
+    table.write_text("\n".join([header, *rows]))
+    colours = np.array([(255, 0, 0), (0, 255, 0)], np.uint8)
+    for path in (root / "masks").iterdir():
+        with Image.open(path) as file:
+            painted = colours[np.asarray(file)]
+        Image.fromarray(painted).save(path)
+    folder_splits(root, classes=len(rows), colours=str(table))
+    assert ("the colour of its first row, (255, 0, 0), is class 0" in caplog.text) == is_told
+
+
 def test_ids_with_an_ending_are_told_so(make_folder):
     root = make_folder()
     (root / "split.csv").write_text(

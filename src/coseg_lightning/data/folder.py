@@ -51,7 +51,7 @@ from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import ImageRules
 from coseg_lightning.files.inspection import FileInfo, Inspection, OnBadSample
 from coseg_lightning.files.mask_folder import MaskFolder
-from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
+from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules, unnamed_background
 from coseg_lightning.files.naming import PLAIN, Names, match_ids, split_key
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.ranking.people import name_of
@@ -267,6 +267,8 @@ def folder_splits(
     warn_of_division(division, files, trusted_ids or (), inspection)
     if not division.has_table:
         warn_of_lists(root, inspection)
+    if isinstance(colours, str) and (sentence := unnamed_background(colours)) is not None:
+        inspection.warn("background", [], sentence)
     check_image_files(split, found.images, division.source, inspection, allow_links=allow_links)
     check_ids_name_different_files(split, inspection)
     if tile is not None:

@@ -147,26 +147,7 @@ def read_colours(source: str) -> dict[Colour, int]:
     if known is not None:
         return known()
     path = Path(source).expanduser()
-    if not path.is_file():
-        raise InputError(
-            f"data.colours={source}: there is no such file; give voc, cityscapes, or a table with "
-            "the columns name, r, g and b."
-        )
-    if path.suffix.lower() == ".txt":
-        rows = _labelmap(path)
-    else:
-        table = read_table(path, ["r", "g", "b"], guarded=False)
-        header = set(table[0]) if table else set[str]()
-        others = set[str]() if "class" in header else header - COLOUR_COLUMNS - {""}
-        if others:
-            raise InputError(
-                f"{path} has a column {min(others)}, which is not read; call it class if it holds "
-                "class ids, or name if it holds names, or remove it."
-            )
-        rows = [
-            (row.get("name", ""), [row[key] for key in "rgb"], row.get("class", ""))
-            for row in table
-        ]
+    rows = _colour_rows(path)
     if not any(class_id.strip() for _, _, class_id in rows):  # they are numbered in their order
         rows.sort(key=lambda row: row[0].strip().lower() not in BACKGROUND)
     colours: dict[Colour, int] = {}
@@ -191,6 +172,48 @@ def read_colours(source: str) -> dict[Colour, int]:
             f"{path} names no colour; give one row with name, r, g and b for each class."
         )
     return colours
+
+
+def unnamed_background(source: str) -> str | None:
+    """Tell that a colour is class 0 only since its row is the first; None if this is no doubt.
+
+    Args:
+        source: See `read_colours`.
+    """
+    if source.lower() in ("voc", "cityscapes"):
+        return None
+    rows = _colour_rows(Path(source).expanduser())
+    if any(class_id.strip() or name.strip().lower() in BACKGROUND for name, _, class_id in rows):
+        return None
+    first = next((colour for colour, k in read_colours(source).items() if k == 0), (0, 0, 0))
+    if first == (0, 0, 0):
+        return None
+    return (
+        f"{source} names no background, so the colour of its first row, {first}, is class 0; call "
+        "the right row background, or add a column class."
+    )
+
+
+def _colour_rows(path: Path) -> list[tuple[str, list[str], str]]:
+    """Read name, channels and class of each row of a table of colours."""
+    if not path.is_file():
+        raise InputError(
+            f"data.colours={path}: there is no such file; give voc, cityscapes, or a table with "
+            "the columns name, r, g and b."
+        )
+    if path.suffix.lower() == ".txt":
+        return _labelmap(path)
+    table = read_table(path, ["r", "g", "b"], guarded=False)
+    header = set(table[0]) if table else set[str]()
+    others = set[str]() if "class" in header else header - COLOUR_COLUMNS - {""}
+    if others:
+        raise InputError(
+            f"{path} has a column {min(others)}, which is not read; call it class if it holds "
+            "class ids, or name if it holds names, or remove it."
+        )
+    return [
+        (row.get("name", ""), [row[key] for key in "rgb"], row.get("class", "")) for row in table
+    ]
 
 
 def _labelmap(path: Path) -> list[tuple[str, list[str], str]]:
