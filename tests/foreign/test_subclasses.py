@@ -20,7 +20,7 @@ from coseg_lightning import CoSegModule, Recipe, updated
 from coseg_lightning.callbacks.evaluation_pass import Drawable, stored_sample
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
-from coseg_lightning.labels.updated import plain
+from coseg_lightning.labels.views import plain
 from coseg_lightning.modules.loaders import FewSamples, drawable_indices
 from coseg_lightning.runs.wrapped import wrap_datamodule
 from support import (

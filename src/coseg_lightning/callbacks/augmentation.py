@@ -15,7 +15,8 @@ from coseg_lightning.callbacks.evaluation_pass import check_count, stored_sample
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import label_path, sample_name
-from coseg_lightning.labels.updated import as_array, has_views, mask_and_id
+from coseg_lightning.labels.updated import as_array, mask_and_id
+from coseg_lightning.labels.views import has_views
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.loaders import found_loader, reading
 

@@ -14,7 +14,8 @@ from torch.utils.data import BatchSampler, ConcatDataset, IterableDataset, Subse
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.progress import progress
-from coseg_lightning.labels.updated import PassesOn, has_method, makes_samples, plain
+from coseg_lightning.labels.updated import PassesOn
+from coseg_lightning.labels.views import has_method, makes_samples, plain
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import average_buffers, evaluating

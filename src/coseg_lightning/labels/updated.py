@@ -17,6 +17,15 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.labels.masks import Mask, MaskedImages, mask_digest
 from coseg_lightning.labels.store import LabelStore
+from coseg_lightning.labels.views import (
+    has_method,
+    has_views,
+    makes_samples,
+    over_dataset,
+    over_parts,
+    plain,
+    within,
+)
 
 # The names of a sample's parts, in dicts and named tuples.
 FIELDS = ("image", "mask", "label", "id", "replaced", "annotator", "soft_mask")
@@ -43,7 +52,7 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     if makes_samples(dataset):
         if _holds_masks_of(layer, dataset):
             return UpdatedSamples(dataset, layer)
-        if _holds_masks_of(layer, plain(dataset)) and not _holds_masks_of(layer, _within(dataset)):
+        if _holds_masks_of(layer, plain(dataset)) and not _holds_masks_of(layer, within(dataset)):
             raise InputError(
                 f"{type(dataset).__name__} changes the masks of a dataset that augments them, so "
                 "corrected masks cannot replace either; let it change them before augmentation, or "
@@ -72,80 +81,6 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     if gives_parts and isinstance(getattr(dataset, "ids", None), Sequence | np.ndarray):
         return UpdatedImages(dataset, layer)
     return UpdatedSamples(dataset, layer)
-
-
-def over_dataset(subset: "Subset[Any]", dataset: Any) -> "Subset[Any]":
-    """Copy a subset of any class, but over another dataset with the same number of samples."""
-    copied = copy.copy(subset)
-    vars(copied)["dataset"] = dataset
-    return copied
-
-
-def over_parts(joined: "ConcatDataset[Any]", parts: Sequence[Any]) -> "ConcatDataset[Any]":
-    """Copy a concatenation of any class, but of other datasets with the same numbers of samples."""
-    copied = copy.copy(joined)
-    vars(copied)["datasets"] = list(parts)
-    return copied
-
-
-def plain(dataset: Any) -> Any:
-    """Return a dataset, subset or concatenation without augmentation, via its method `plain`."""
-    if isinstance(dataset, Subset):
-        return over_dataset(dataset, plain(dataset.dataset))
-    if isinstance(dataset, ConcatDataset):
-        return over_parts(dataset, list(map(plain, dataset.datasets)))
-    return dataset.plain() if has_method(dataset, "plain") else dataset
-
-
-def has_method(dataset: Any, name: str) -> bool:
-    """Whether a dataset has a method itself; a wrapper may pass on those of what it wraps."""
-    is_own = hasattr(type(dataset), name) or name in getattr(dataset, "__dict__", {})
-    return is_own and callable(getattr(dataset, name))
-
-
-def makes_samples(dataset: Any) -> bool:
-    """Whether a user's subclass may change the samples of the class that it is derived from.
-
-    That class is `Subset`, `ConcatDataset`, or a dataset of this package.
-    """
-    own = type(dataset)
-    if isinstance(dataset, Subset):  # loaders read it by __getitems__
-        return any(
-            getattr(own, name) is not getattr(Subset, name)
-            for name in ("__getitem__", "__getitems__")
-        )
-    if isinstance(dataset, ConcatDataset):
-        return own.__getitem__ is not ConcatDataset.__getitem__ or hasattr(own, "__getitems__")
-    names = (("updated", True), ("__getitem__", False))
-    return all(
-        hasattr(own, name) and _is_ours(getattr(own, name)) == is_ours for name, is_ours in names
-    )
-
-
-def _is_ours(function: Any) -> bool:
-    return str(function.__module__).startswith(f"{__name__.partition('.')[0]}.")
-
-
-class _Stored:
-    """The ids and masks that a dataset of this package stores."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"mask": self.dataset.mask(index), "id": self.dataset.ids[index]}
-
-
-def _within(dataset: Any) -> Any:
-    """Return the samples within a dataset that makes others of them."""
-    if isinstance(dataset, Subset):
-        return Subset(plain(dataset.dataset), dataset.indices)
-    if isinstance(dataset, ConcatDataset):
-        return ConcatDataset(list(map(plain, dataset.datasets)))
-    return _Stored(dataset)
 
 
 def _holds_masks_of(layer: LabelStore, dataset: Any) -> bool:
@@ -196,15 +131,6 @@ def check_known(layer: LabelStore, ids: Collection[str]) -> None:
 def _is_beginning(subset: "Subset[Any]") -> bool:
     """Whether the samples of a subset have the same indices as in the whole dataset."""
     return all(index == place for place, index in enumerate(subset.indices))
-
-
-def has_views(dataset: Any) -> bool:
-    """Whether a dataset, or each part of it, has a method `updated` of its own."""
-    if isinstance(dataset, Subset):
-        return has_views(dataset.dataset)
-    if isinstance(dataset, ConcatDataset):
-        return all(map(has_views, dataset.datasets))
-    return has_method(dataset, "updated")
 
 
 def changed_labels(dataset: Any, layers: Sequence[LabelStore]) -> dict[str, LabelStore]:
