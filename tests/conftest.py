@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 # Before torch is imported: two processes of two threads are ten times slower on two cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+# Before OpenCV is imported: its threads do not survive a fork, which would wait for them.
+os.environ.setdefault("OPENCV_FOR_THREADS_NUM", "1")
 
 import numpy as np
 import pytest

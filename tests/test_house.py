@@ -154,6 +154,8 @@ MAY_BE_SET = {
     "parser.StartDoctypeDeclHandler",  # expat's way to be told of something
     "part.training",
     "module.training",
+    "begun.resume",
+    "cfg.resume",
     "layer.training",
 }
 

@@ -155,7 +155,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
         truth: MaskedImages | None,
     ) -> "SampleDataset":
         copied = copy.copy(self)  # of a subclass too
-        copied.dataset, copied.augmentation, copied.truth = dataset, augmentation, truth
+        vars(copied).update(dataset=dataset, augmentation=augmentation, truth=truth)
         return copied
 
     def mask(self, index: int) -> NDArray[Any]:

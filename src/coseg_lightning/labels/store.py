@@ -60,7 +60,7 @@ class LabelStore:
     def only(self, ids: Collection[str]) -> "LabelStore":
         """Return the layer with the masks of some samples alone."""
         part = copy.copy(self)
-        part._facts = {i: facts for i, facts in self._facts.items() if i in ids}
+        vars(part)["_facts"] = {i: facts for i, facts in self._facts.items() if i in ids}
         return part
 
     @classmethod
