@@ -156,6 +156,7 @@ MAY_BE_SET = {
     "module.training",
     "begun.resume",
     "cfg.resume",
+    "copied.has_own_masks",
     "layer.training",
 }
 
