@@ -53,6 +53,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from coseg_lightning.app.unaided import check_training
     from coseg_lightning.data.annotators import label_facts
     from coseg_lightning.report.review_order import show_review_order
+    from coseg_lightning.runs.finished import write_inputs
 
     check(cfg, also=("predictions", "worst", "training"))
     check_count(cfg, "worst", 1)
@@ -72,6 +73,7 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     ranking, estimate, proposals, is_global_zero = rank(cfg, folder, data)
     summary = _summary(cfg, ranking, estimate, data.identity(), label_facts(data))
     if is_global_zero:
+        write_inputs(folder, data.file_digests)
         _finish(folder, summary, data.given_samples(), ranking, proposals)
         _show(folder, ranking, estimate, facts=summary.get("labels") or {})
         show_review_order(folder, cfg.review_budget)
@@ -85,6 +87,7 @@ def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     from coseg_lightning.files.progress import is_first_process
     from coseg_lightning.files.workers import process_count
     from coseg_lightning.report.review_order import show_review_order
+    from coseg_lightning.runs.finished import write_inputs
 
     found = rank_without_training(cfg, folder)
     names = Counter(name for names in found.ranking.blunders or () for name in names)
@@ -93,6 +96,7 @@ def _without_training(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     summary = _summary(cfg, found.ranking, found.estimate, found.samples.identity, labels, more)
     if is_first_process():
         processes = cfg.data.num_workers or process_count(len(found.samples.ids))
+        write_inputs(folder, getattr(found.samples.dataset, "file_digests", {}))
         _finish(folder, summary, found.samples, found.ranking, None, processes)
         _show(folder, found.ranking, found.estimate, found.doubt, facts=labels.get("labels") or {})
         show_review_order(folder, cfg.review_budget, proposes=False)
@@ -208,6 +212,7 @@ def _check_free(folder: Path) -> None:
         "scores.csv",
         "worst.png",
         "images.csv",
+        "inputs.csv",
         "proposals",
         "review_order.csv",
         "review.html",

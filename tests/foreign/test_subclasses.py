@@ -159,6 +159,66 @@ def test_a_subclass_of_the_packages_own_dataset_stays_what_it_is(tmp_path):
     np.testing.assert_array_equal(updated(data, of_stored)[1]["mask"], stored)
 
 
+class Flipping(Subset):
+    """Flips images and masks at random."""
+
+    def __getitem__(self, index):
+        image, mask, name = self.dataset[self.indices[index]]
+        return (
+            (image.flip(-1), mask.flip(-1), name) if torch.rand(()) < 0.5 else (image, mask, name)
+        )
+
+    def __getitems__(self, indices):
+        return [self[index] for index in indices]
+
+
+class Marked(SampleDataset):
+    def __getitem__(self, key):
+        return super().__getitem__(key) | {"mark": 1}
+
+
+def flip(image, mask):
+    if torch.rand(()) < 0.5:
+        image, mask = image[:, ::-1], mask[:, ::-1]
+    return {"image": image, "mask": mask}
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_subclass_that_augments_has_masks_augmented_with_its_images(tmp_path, known, seed):
+    """Whatever its first reading is, and whether the layer knows the mask before."""
+    torch.manual_seed(seed)
+    originals = {"h0": WRONG} if known else {}
+    layer = layer_of(tmp_path / "flips", {"h0": RIGHT}, originals)
+    for _ in range(8):
+        image, mask, _ = updated(Flipping(Halves(), range(12)), layer)[0]
+        assert ((image[0] > 1).long() == mask).float().mean() > 0.9
+    squares = Squares(4)
+    originals = {"s01": squares.mask(1)} if known else {}
+    empty = np.zeros((32, 32), np.uint8)
+    empty[:, :16] = squares.mask(1)[:, :16]
+    layer = layer_of(tmp_path / "marked", {"s01": empty}, originals)
+    data = updated(Marked(squares, image_size=32, in_channels=1, augmentation=flip), layer)
+    assert isinstance(data, Marked)
+    halves = [data[1]["mask"][:, 16:].any().item() for _ in range(16)]
+    assert set(halves) == {True, False}  # it is flipped with the image
+
+
+def test_asking_what_a_subclass_does_draws_no_random_numbers(tmp_path):
+    layer = layer_of(tmp_path / "labels", {"n0": RIGHT}, {"n0": WRONG})
+    before = torch.get_rng_state()
+    updated(Named(Halves(ids=False), range(12)), layer)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("other", [None, 5, property(lambda self: 3)])
+def test_an_attribute_called_updated_that_is_no_method_is_left_alone(tmp_path, other):
+    kind = type("Dated", (Halves,), {"updated": other})
+    layer = layer_of(tmp_path / "labels", {"h0": RIGHT})
+    assert torch.equal(updated(kind(), layer)[0][1], RIGHT)
+    assert stored_sample(kind(), 0) is None
+
+
 class Wrapper(Dataset):
     """Passes on all attributes of another dataset, whose masks it inverts."""
 
@@ -220,7 +280,11 @@ def test_the_path_is_watched_over_datasets_of_this_package_too(tmp_path):
 
 def test_the_test_sees_its_own_masks_where_loaders_share_one(tmp_path):
     class Shared(OwnTested):
+        def val_dataloader(self, size=4):
+            return self._loader(Halves(size, wrong=0), False)
+
         def test_dataloader(self):
+            self.val_dataloader(size=2)
             return self.train_dataloader()
 
     summary = run_of(tmp_path, Shared(), recipe=Recipe(confidence=0.0))

@@ -36,6 +36,7 @@ from coseg_lightning.ranking.noise_level import estimate_noise_level
 from coseg_lightning.ranking.ranking import Ranking
 from coseg_lightning.ranking.scores import mask_scores
 from coseg_lightning.report.results import MASKS
+from coseg_lightning.runs.finished import write_inputs
 from coseg_lightning.runs.folder import RunFolder, stage_weights
 from coseg_lightning.runs.summary import peak_memory
 from coseg_lightning.runs.tested import MEANS, figures_of_images
@@ -259,6 +260,7 @@ def _write(
         row["trusted"] = int(row["id"] in checked)
     tested = [row for row in rows if row["trusted"]] or rows
     write_table(folder / "test.csv", rows)
+    write_inputs(folder, whole.file_digests)
     tests = [fold.summary["test"] for fold in judged]
     guards = [fold.summary["correction"] for fold in judged]
     ratios = [guard["contradiction"] for guard in guards if guard["contradiction"] is not None]

@@ -83,7 +83,7 @@ def judge(review: str | Path, settings: Sequence[str] = ()) -> None:
     write_text(result, json.dumps(estimate.as_dict(), indent=2, allow_nan=False))
     level = f"nol={min(estimate.noise_level, 0.95):.2f}"
     print(f"\n  Noise level: {estimate}\n  It is saved in {result}.")
-    if path.with_name(REORDERED).is_file():
+    if is_of_page and path.with_name(REORDERED).is_file():
         print(f"  Which masks to look at next: {path.with_name(REORDERED)}")
     print(
         f"\n  Next, with your other settings:\n    coseg run {_folder_of_data(path.parent)} {level}"

@@ -15,7 +15,7 @@ from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.updated import PassesOn
-from coseg_lightning.labels.views import has_method, makes_samples, plain
+from coseg_lightning.labels.views import has_method, makes_samples, plain, spread
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.buffers import average_buffers, evaluating
@@ -180,11 +180,6 @@ def makes_patches(
             samples = [module.as_trained(compat.prepare_batch(trainer, b)) for b in batches]
         _PATCHES[loader] = any(len(sample.masks) > 1 for sample in samples)
     return _PATCHES[loader]
-
-
-def spread(count: int, places: int = 8) -> list[int]:
-    """Return a few places, spread evenly over a number of samples."""
-    return sorted({round(n * (count - 1) / (places - 1)) for n in range(places)})
 
 
 def check_none_dropped(trainer: pl.Trainer, sample: Batch) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities.seed import isolate_rng
 
-from coseg_lightning.callbacks.evaluation_pass import spread
 from coseg_lightning.errors import InputError
+from coseg_lightning.labels.views import spread
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch, one_of
 from coseg_lightning.modules.buffers import evaluating

@@ -360,6 +360,10 @@ def folder_splits(
                 ids,
                 tiles,
                 _digest(ids, image_infos, mask_folder, image_rules),
+                file_digests={
+                    i: (str(image_infos[i]["digest"]), str(mask_folder.file_info[i]["digest"]))
+                    for i in ids
+                },
                 trusted=part != "train" and bool(ids) and trusted.issuperset(ids),
                 groups=groups,
                 annotators=named,

@@ -350,6 +350,7 @@ class TiledImages:
         image_ids: The images.
         tiles: The tiles of these images, and possibly of others.
         digest: A digest of the files' content.
+        file_digests: Digests of each image and of its mask file, by image.
         trusted: See `FolderImages`.
         groups: The group of each image, if known. By default the tiles of an image are a group.
         annotators: Who drew the mask of each image, if known.
@@ -367,6 +368,7 @@ class TiledImages:
         tiles: Tiles,
         digest: str,
         *,
+        file_digests: Mapping[str, tuple[str, str]] | None = None,
         trusted: bool = False,
         groups: Mapping[str, str] | None = None,
         annotators: Mapping[str, str] | None = None,
@@ -375,6 +377,7 @@ class TiledImages:
         self.split_by = split_by
         self.tiles = tiles
         self.trusted = trusted
+        self.file_digests = dict(file_digests or {})
         self.has_groups = bool(groups)
         self.digests = tiles.digests(image_ids)
         self.digest = f"{digest} {tiles.tile} {tiles.overlap}"

@@ -20,13 +20,16 @@ from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.labels.views import (
     has_method,
     has_views,
+    isolated_rng,
     makes_samples,
     over_dataset,
     over_parts,
     plain,
+    spread,
     within,
 )
 
+READINGS = 4  # of a sample, to see whether it is augmented
 # The names of a sample's parts, in dicts and named tuples.
 FIELDS = ("image", "mask", "label", "id", "replaced", "annotator", "soft_mask")
 
@@ -49,15 +52,9 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     """
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
-    if makes_samples(dataset):
-        if _holds_masks_of(layer, dataset):
-            return UpdatedSamples(dataset, layer)
-        if _holds_masks_of(layer, plain(dataset)) and not _holds_masks_of(layer, within(dataset)):
-            raise InputError(
-                f"{type(dataset).__name__} changes the masks of a dataset that augments them, so "
-                "corrected masks cannot replace either; let it change them before augmentation, or "
-                "give it a method updated(layer)."
-            )
+    is_outermost = makes_samples(dataset) and not _holds_masks_of(layer, within(dataset))
+    if is_outermost and _holds_masks_of(layer, plain(dataset)):
+        return _over_its_samples(dataset, layer)
     # The numbers of a numbered layer are indices into the subset, not into the whole dataset.
     if isinstance(dataset, Subset) and (not layer.numbered or _is_beginning(dataset)):
         return over_dataset(dataset, updated(dataset.dataset, layer))
@@ -83,20 +80,43 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     return UpdatedSamples(dataset, layer)
 
 
+def _over_its_samples(dataset: Any, layer: LabelStore) -> "UpdatedSamples":
+    """Replace the masks that a user's subclass gives, which must be the same in each reading."""
+    with isolated_rng():  # of a training that goes on
+        for index in spread(len(dataset)):
+            masks = [as_array(mask_of(dataset, index)[0]) for _ in range(READINGS)]
+            masks.append(as_array(mask_of(plain(dataset), index)[0]))
+            if not all(np.array_equal(masks[0], mask) for mask in masks[1:]):
+                raise InputError(
+                    f"{type(dataset).__name__} changes the masks of a dataset that augments them, "
+                    "so corrected masks cannot replace either; let it change them before "
+                    "augmentation, or give it a method updated(layer)."
+                )
+    return UpdatedSamples(dataset, layer)
+
+
+def mask_of(dataset: Any, index: int) -> tuple[Any, Any]:
+    """Read the mask and the id of one sample as loaders do, which prefer `__getitems__`."""
+    several = getattr(dataset, "__getitems__", None)
+    sample = dataset[index] if several is None else several([index])[0]
+    key, sample_id = mask_and_id(sample)
+    return sample[key], sample_id
+
+
 def _holds_masks_of(layer: LabelStore, dataset: Any) -> bool:
     """Whether a layer's masks were made of a dataset's samples; the first one that it has decides.
 
     A dataset within it may hold other masks, or the same without ids.
     """
-    several = getattr(dataset, "__getitems__", None)
-    for index in range(len(dataset) if layer.ids else 0):
-        sample = dataset[index] if several is None else several([index])[0]
-        key, sample_id = mask_and_id(sample)
+    indices = sorted(map(int, layer.ids)) if layer.numbered else range(len(dataset))
+    for index in indices if layer.ids else ():
+        if index >= len(dataset):
+            break
+        mask, sample_id = mask_of(dataset, index)
         unnamed = layer.numbered or sample_id is None
         name = str(index) if unnamed else sample_name(sample_id)
         if name in layer:
-            original = layer.facts(name).get("original")
-            return original in (None, mask_digest(as_array(sample[key])))
+            return layer.facts(name).get("original") in (None, mask_digest(as_array(mask)))
     return False
 
 
@@ -212,7 +232,7 @@ class PassesOn:
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        is_own = name in self.own or not hasattr(self.dataset, name)
+        is_own = name in self.own or name.startswith("__")
         object.__setattr__(self, name, value) if is_own else setattr(self.dataset, name, value)
 
 

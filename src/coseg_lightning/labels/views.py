@@ -1,9 +1,13 @@
 """Views of other people's datasets: without augmentation, and of what lies within them."""
 
 import copy
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from torch.utils.data import ConcatDataset, Subset
 
 
@@ -88,3 +92,20 @@ def has_views(dataset: Any) -> bool:
     if isinstance(dataset, ConcatDataset):
         return all(map(has_views, dataset.datasets))
     return has_method(dataset, "updated")
+
+
+def spread(count: int, places: int = 8) -> list[int]:
+    """Return a few places, spread evenly over a number of samples."""
+    return sorted({round(n * (count - 1) / (places - 1)) for n in range(places)})
+
+
+@contextmanager
+def isolated_rng() -> Iterator[None]:
+    """Restore the global random numbers afterwards."""
+    of_python, of_numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)

@@ -1,13 +1,27 @@
 """FinishedRun: the results of a finished run, read from its folder without Hydra."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.csv import read_table
+from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.labels.store import LabelStore
+
+INPUTS = "inputs.csv"
+
+
+def write_inputs(folder: Path, digests: Mapping[str, tuple[str, str]]) -> None:
+    """Write digests of the images and masks, by which `apply` finds those that changed later.
+
+    Args:
+        folder: The run's folder.
+        digests: Those of each image and of its mask file, by id; of no files, none is written.
+    """
+    if digests:
+        rows = ({"id": i, "image": image, "mask": mask} for i, (image, mask) in digests.items())
+        write_table(folder / INPUTS, rows)
 
 
 class FinishedRun:
@@ -109,7 +123,7 @@ class FinishedRun:
     @property
     def file_digests(self) -> dict[str, tuple[str, str]]:
         """Digests of the training images and masks by id, if known."""
-        path = self.folder / "inputs.csv"
+        path = self.folder / INPUTS
         rows = read_table(path, ["id", "image", "mask"]) if path.is_file() else []
         return {row["id"]: (row["image"], row["mask"]) for row in rows}
 

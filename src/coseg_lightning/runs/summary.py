@@ -29,6 +29,7 @@ from coseg_lightning.networks.forward import any_size, output_stride
 from coseg_lightning.report.model_card import Inputs, NetworkFile, model_card
 from coseg_lightning.report.pairs import gain
 from coseg_lightning.report.results import MASKS
+from coseg_lightning.runs.finished import write_inputs
 from coseg_lightning.runs.runner import StageRunner
 from coseg_lightning.runs.tested import figures_of_images, figures_of_joined, image_rows
 from coseg_lightning.runs.wrapped import Data
@@ -76,7 +77,7 @@ def write_summary(
             summary["gain_intervals"] = gains
         network = module.net_a if isinstance(module, CoSegModule) else module.net
         save_network(network, folder / "model", card=card_of(summary, network, data))
-        write_inputs(folder, data)
+        write_inputs(folder, data.file_digests if isinstance(data, CoSegDataModule) else {})
         merge_metrics(folder, [name for name in runner.stages if name != "test"])
         write_text(folder / "summary.json", json.dumps(summary, indent=2, allow_nan=False))
     tester.strategy.barrier("run finished")
@@ -113,14 +114,6 @@ def card_of(summary: Mapping[str, Any], network: nn.Module, data: Data) -> str:
     return model_card(
         summary, NetworkFile("model", kind, outputs, output_stride(network), name), inputs
     )
-
-
-def write_inputs(folder: Path, data: Data) -> None:
-    """Write `inputs.csv` with digests of training images and masks, if the files are known."""
-    known = data.file_digests if isinstance(data, CoSegDataModule) else {}
-    if known:
-        rows = ({"id": i, "image": image, "mask": mask} for i, (image, mask) in known.items())
-        write_table(folder / "inputs.csv", rows)
 
 
 def test_figures(

@@ -73,7 +73,7 @@ class WrappedDataModule(pl.LightningDataModule):
         self.is_set_up_anew = True
 
     @override
-    def train_dataloader(self) -> Any:
+    def train_dataloader(self, *args: Any, **options: Any) -> Any:
         """Return the datamodule's own training loader, with the label layers' masks.
 
         Raises:
@@ -81,7 +81,8 @@ class WrappedDataModule(pl.LightningDataModule):
                 number of samples than after an earlier setup.
         """
         own = self.own_train_dataloader
-        loader = super().train_dataloader() if own is None else own()
+        load = super().train_dataloader if own is None else own
+        loader = load(*args, **options)
         self._check_size(found_loader(loader).dataset)
         if self.most_batches is not None:
             loader = shortened(loader, self.most_batches)
@@ -157,12 +158,12 @@ def _of_other_images(method: Callable[..., Any]) -> Callable[..., Any]:
     """Leave label layers out of a training loader that a datamodule uses for other images too."""
 
     @functools.wraps(method)
-    def loader(self: WrappedDataModule) -> Any:
-        self.has_own_masks = True
+    def loader(self: WrappedDataModule, *args: Any, **options: Any) -> Any:
+        before, self.has_own_masks = self.has_own_masks, True  # one may call another
         try:
-            return method(self)
+            return method(self, *args, **options)
         finally:
-            self.has_own_masks = False
+            self.has_own_masks = before
 
     return loader
 

@@ -90,7 +90,11 @@ const addRecord = async (record, png, fallback, counts) => {
   }
   const mine = drawings.get(record.id);
   if (item.sides) {
-    const known = item.sides.some((other) => other.decision === side.decision && other.reviewer === side.reviewer);
+    let known = false; // the same decision of one person, with the same drawing
+    for (const [number, other] of item.sides.entries()) {
+      const isAlike = other.decision === side.decision && other.reviewer === side.reviewer;
+      known ||= isAlike && (await sameDrawing(drawings.get(sideName(record.id, number)), drawing));
+    }
     if (!known) {
       if (drawing) await setDrawing(sideName(record.id, item.sides.length), drawing);
       items[record.id] = { ...item, sides: [...item.sides, side] };
