@@ -104,20 +104,27 @@ def mask_of(dataset: Any, index: int) -> tuple[Any, Any]:
 
 
 def _holds_masks_of(layer: LabelStore, dataset: Any) -> bool:
-    """Whether a layer's masks were made of a dataset's samples; the first one that it has decides.
+    """Whether a layer's masks were made of a dataset's samples; a few of those it has decide.
 
     A dataset within it may hold other masks, or the same without ids.
     """
-    indices = sorted(map(int, layer.ids)) if layer.numbered else range(len(dataset))
-    for index in indices if layer.ids else ():
-        if index >= len(dataset):
-            break
-        mask, sample_id = mask_of(dataset, index)
-        unnamed = layer.numbered or sample_id is None
-        name = str(index) if unnamed else sample_name(sample_id)
-        if name in layer:
-            return layer.facts(name).get("original") in (None, mask_digest(as_array(mask)))
-    return False
+    read: set[int] = set()
+    is_found = False
+    for start in spread(len(dataset)) if layer.ids else ():
+        for index in range(start, len(dataset)):
+            if index in read:
+                break
+            read.add(index)
+            mask, sample_id = mask_of(dataset, index)
+            if sample_id is None and not layer.numbered:
+                return False
+            name = str(index) if layer.numbered else sample_name(sample_id)
+            if name in layer:
+                if layer.facts(name).get("original") not in (None, mask_digest(as_array(mask))):
+                    return False
+                is_found = True
+                break
+    return is_found
 
 
 def _layers_of_parts(layer: LabelStore, parts: Sequence[Any]) -> "list[tuple[Any, LabelStore]]":
