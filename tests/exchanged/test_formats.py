@@ -517,6 +517,20 @@ def test_label_studio_with_shapes_in_percent(tmp_path):
     assert (answer.note, answer.reviewer) == ("the rim is unclear", "4")
 
 
+def test_label_studio_with_areas_of_which_nobody_knows_the_topmost_is_refused(tmp_path):
+    stroke = brush(REGION)["value"]
+    box = {"x": 0, "y": 0, "width": 50, "height": 50, "rotation": 0, "rectanglelabels": ["dog"]}
+    size = {"original_width": 8, "original_height": 6}
+    flat = {"id": 7, "image": "/data/upload/1/0a1b2c3d-one.png", "annotation_id": 70}
+    one = flat | {"tag": [stroke | size]}
+    (answer,) = in_label_studio(tmp_path, one).found
+    np.testing.assert_array_equal(painted(answer, (6, 8), {"cat": 1}), REGION)
+    with pytest.raises(
+        InputError, match=r"one\.png was drawn with several tags, and JSON-MIN does"
+    ):
+        in_label_studio(tmp_path, one | {"polygon": [box | size]})
+
+
 def test_label_studio_with_labels_apart_from_areas(tmp_path):
     area = brush(REGION, id="x", type="brush")
     area["value"].pop("brushlabels")

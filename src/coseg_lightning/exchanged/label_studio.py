@@ -171,15 +171,20 @@ def _annotations(task: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if "data" in task:
         return list(task.get("annotations") or task.get("completions") or ())
     results = [
-        item
-        for value in task.values()
+        (tag, item)
+        for tag, value in task.items()
         if isinstance(value, list)
         for item in value
         if isinstance(item, dict)
     ]
     if not results and "annotation_id" not in task:
         return []
-    flat = [{"value": item, **{key: item.get(key) for key in _SIZE}} for item in results]
+    if len({tag for tag, item in results if _drawn(item) is not None}) > 1:
+        raise InputError(
+            f"{_image(task)} was drawn with several tags, and JSON-MIN does not say which area was "
+            "drawn later and lies on top; export as JSON."
+        )
+    flat = [{"value": item, **{key: item.get(key) for key in _SIZE}} for _, item in results]
     return [{**task, "result": flat, "completed_by": task.get("annotator")}]
 
 
