@@ -140,6 +140,13 @@ def test_the_masks_of_an_audit_are_reviewed_and_applied(with_predictions, tmp_pa
     for index, sample_id in enumerate(squares.ids):
         mask = np.asarray(Image.open(tmp_path / "out" / f"{sample_id}.png"))
         np.testing.assert_array_equal(mask, squares.mask(index))
+    (answer / "review.csv").write_text("id,decision\ns03,take\ns07,take\n")
+    Image.fromarray(1 - squares.mask(3)).save(root / "masks" / "s03.png")  # drawn anew since
+    Image.fromarray(255 - squares.image(7)).save(root / "images" / "s07.png")  # another image
+    changed, newer, _ = apply(folder, tmp_path / "newer", review=answer / "review.csv")
+    assert (changed, sorted(newer)) == (0, ["s03", "s07"])
+    kept = np.asarray(Image.open(tmp_path / "newer" / "s03.png"))
+    np.testing.assert_array_equal(kept, 1 - squares.mask(3))
     (answer / "review.csv").write_text("id,decision\nelse,ok\n")
     with pytest.raises(InputError, match="names else, which is not in the run's data"):
         apply(folder, tmp_path / "no", review=answer)

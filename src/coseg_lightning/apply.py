@@ -205,6 +205,13 @@ def _applied(
                 changed += _write(sample_id, judged, writer, mask, original)
             writer.finish()
             unfinished.replace(dest)
+    if labels.drawn_over:
+        log.warning(
+            "Drawings of the review take the place of masks that you changed after the run: %d, "
+            "such as that of %s.",
+            len(labels.drawn_over),
+            labels.drawn_over[0],
+        )
     fused = [i for i in _whole(judged, source) if i in (judged.images.several or ())]
     masks = len(judged.images) + len(judged.others)
     joined = finished.folder / "images.csv"  # by tiles
@@ -233,12 +240,14 @@ class _Labels:
         newer: The samples whose own masks were changed after the run, and are kept.
         other_images: Those whose images were changed, and whose own masks are kept.
         noisy: Those that keep the noise which an experiment added.
+        drawn_over: Those whose own masks were changed after the run, and which a review draws.
     """
 
     def __init__(self, run: AppRun, review: Review, classes: int) -> None:
         self.newer: list[str] = []
         self.other_images: list[str] = []
         self.noisy: list[str] = []
+        self.drawn_over: list[str] = []
         self._noise = None if run.noise is None else LabelStore(run.noise)
         self._layers = [LabelStore(layer) for layer in run.layers]
         self._proposals = run.proposals if review.decisions else None
@@ -321,6 +330,8 @@ class _Labels:
         noise, decision = self._noise, self._review.decisions.get(sample_id)
         noisy = noise.read(sample_id) if noise is not None and sample_id in noise else None
         if sample_id in self._review.files:
+            if not self._changed.isdisjoint((sample_id, image_id)):
+                self.drawn_over.append(sample_id)
             return self._review.read(sample_id, own, self._classes)
         if decision in (OK, REDRAW):
             return self._as_noisy(sample_id, own, noisy)
