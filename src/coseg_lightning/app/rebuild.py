@@ -145,7 +145,8 @@ class AppRun(FinishedRun):
             more = f" and {len(unnamed) - 3} more" if len(unnamed) > 3 else ""
             raise InputError(
                 f"The data of {self.folder} has changed, in the masks of {', '.join(unnamed[:3])}"
-                f"{more}; restore them, or retrain with a review that says redraw for them, and draws none."
+                f"{more}; restore them, or retrain with a review that says redraw for them, and "
+                "draws none."
             )
         return bool(redrawn)
 
