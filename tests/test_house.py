@@ -154,7 +154,6 @@ MAY_BE_SET = {
     "parser.StartDoctypeDeclHandler",  # expat's way to be told of something
     "part.training",
     "module.training",
-    "begun.resume",
     "cfg.resume",
     "copied.has_own_masks",
     "layer.training",

@@ -62,7 +62,7 @@ def main() -> None:
                 f"All {masks} masks in {options['dest']} are as you gave them, since none was "
                 "corrected."
             )
-        if noisy:
+        if noisy and not fused:
             text = f"None of the {masks} masks in {options['dest']} was corrected."
         print(f"{text} To write your own decisions, save a review in {page}, and give review=FILE.")
     if noisy:
@@ -195,14 +195,16 @@ def _applied(
             writer = MaskWriter(judged.folder, unfinished)
             for path in judged.others:
                 writer.copy(path)
-            changed = 0
+            changed = noisy = 0
             if source.get("tile") is not None:
                 tiled = judged_tiles(judged, source, Path(temporary) / "copies")
-                changed = _write_tiled(tiled, judged.folder, writer, labels)
-            for index, sample_id in enumerate(progress(_whole(judged, source), "Masks")):
+                changed, noisy = _write_tiled(tiled, judged.folder, writer, labels)
+            whole = _whole(judged, source)
+            for index, sample_id in enumerate(progress(whole, "Masks")):
                 original = judged.images.mask(index)
                 mask = labels.of(sample_id, original)
                 changed += _write(sample_id, judged, writer, mask, original)
+            noisy += len(labels.noisy) if whole else 0
             writer.finish()
             unfinished.replace(dest)
     if labels.drawn_over:
@@ -224,7 +226,7 @@ def _applied(
         masks,
         gone=len(gone),
         fused=len(fused),
-        noisy=len(labels.noisy),
+        noisy=noisy,
     )
 
 
@@ -325,7 +327,7 @@ class _Labels:
         """Return the mask that replaces a sample's own, or None to keep its own."""
         image_id = _image_of(sample_id) if self._by_tiles else sample_id
         if sample_id in self and image_id in self._replaced:
-            self.other_images.append(sample_id)
+            self.other_images += [] if image_id in self.other_images else [image_id]
             return None
         noise, decision = self._noise, self._review.decisions.get(sample_id)
         noisy = noise.read(sample_id) if noise is not None and sample_id in noise else None
@@ -378,19 +380,19 @@ def _write_tiled(
     masks: MaskFolder,
     writer: MaskWriter,
     labels: _Labels,
-) -> int:
+) -> tuple[int, int]:
     """Write the masks of images that were judged by tiles, each with the cores of its tiles.
 
     Returns:
-        Number of masks that differ from the originals.
+        Number of masks that differ from the originals, and of those that only hold noise.
     """
-    tiles, count = tiled.tiles, 0
+    tiles, count, noisy = tiled.tiles, 0, 0
     of_image: dict[str, list[str]] = {}
     for tile_id in tiled.ids:
         of_image.setdefault(tiles.tiles[tile_id].image_id, []).append(tile_id)
     for image_id, tile_ids in progress(list(of_image.items()), "Masks"):
         whole: Mask | None = None
-        is_changed = False
+        is_changed, is_noise = False, True
         for tile_id in tile_ids:
             if tile_id not in labels:
                 continue
@@ -404,12 +406,13 @@ def _write_tiled(
             seen = place == own[tile.core]  # labels stay where the image is missing
             is_changed |= bool((place[seen] != mask[tile.core][seen]).any())
             place[seen] = mask[tile.core][seen]
+            is_noise &= labels.noisy[-1:] == [tile_id]
         if whole is None or not is_changed:
             writer.copy(masks.path(image_id))
         else:
             writer.write(image_id, whole)
-            count += 1
-    return count
+            count, noisy = count + 1, noisy + is_noise
+    return count, noisy
 
 
 def _mask_folders(finished: AppRun) -> list[Path]:

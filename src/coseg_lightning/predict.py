@@ -157,7 +157,7 @@ def predict(
 def write_volumes(
     volumes: Mapping[Path, Mapping[int, NDArray[Any]]], images: Path, out: Path
 ) -> None:
-    """Write masks of volumes. Volumes of one name in several folders stay in their folders.
+    """Write the masks of volumes into folders as the images are in.
 
     Args:
         volumes: The masks of the slices of each volume, by the number of the slice.

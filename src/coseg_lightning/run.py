@@ -68,9 +68,10 @@ def main(cfg: DictConfig) -> float | None:
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
     is_job = HydraConfig.get().mode == RunMode.MULTIRUN
-    if is_job:
+    if is_job:  # whose settings are all given
         go_on_in_sweep(cfg, folder)
-    cfg = as_it_began(cfg, task_overrides())
+    else:
+        cfg = as_it_began(cfg, task_overrides())
     summary = run(cfg, folder, start=time.perf_counter() if is_job else START)
     from coseg_lightning.runs.summary import objective
 
@@ -177,7 +178,6 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         is_choice = key in ("data", "model", "peer_b", "method") and text.isidentifier()
         if not (is_choice and _is_same_choice(value, OmegaConf.select(begun, key))):
             OmegaConf.update(begun, key, value, force_add=True)
-    begun.resume = cfg.resume  # which a job of a sweep was not given
     return begun
 
 

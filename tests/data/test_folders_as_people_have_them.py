@@ -388,7 +388,9 @@ def test_a_colour_that_is_class_0_by_its_place_is_told(make_folder, caplog, head
             painted = colours[np.asarray(file)]
         Image.fromarray(painted).save(path)
     folder_splits(root, classes=len(rows), colours=str(table))
-    assert ("the colour of its first row, (255, 0, 0), is class 0" in caplog.text) == is_told
+    assert (
+        "so the colour (255, 0, 0), the first that is a class, is class 0" in caplog.text
+    ) == is_told
 
 
 def test_ids_with_an_ending_are_told_so(make_folder):

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.command import check_nothing_missing
 from coseg_lightning.app.settings import SETTINGS, unknown_setting
+from coseg_lightning.app.settled import begun_config
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import Recipe, is_count, is_number
 
@@ -92,6 +93,7 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     check_nothing_missing(cfg)
     check_known(cfg, also)
     has_own_data = "_target_" in cfg.data
+    is_new = not has_own_data and not begun_config(cfg)  # an earlier version refused less
     source = str(OmegaConf.select(cfg, "data.source._target_"))
     if source.endswith(".phantom_splits") and cfg.data.get("root") is not None:
         raise InputError(
@@ -104,12 +106,12 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         "trust",
         "keep_checkpoints",
         *(() if has_own_data else ("data.augment",)),
-        *(key for key in ("data.keep_shape", "data.allow_links") if OmegaConf.select(cfg, key)),
+        *(k for k in ("data.keep_shape", "data.allow_links") if is_new and cfg.data.get(k[5:])),
     ):
         value = OmegaConf.select(cfg, key)
         if not isinstance(value, bool):
             raise InputError(f"{key}={value} must be true or false.")
-    cache = None if has_own_data else cfg.data.get("cache")
+    cache = cfg.data.get("cache") if is_new else None
     if str(cache).lower() in ("yes", "no", "on", "off"):
         raise InputError(f"data.cache={cache} must be true, false, or a folder.")
     if cfg.nol != "auto":
@@ -121,6 +123,7 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         )
     if not has_own_data:  # noise is refused for a user's own data
         check_share(cfg, "noise.level")
+    if is_new:
         _check_noise_is_added(cfg)
     if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
         raise InputError(

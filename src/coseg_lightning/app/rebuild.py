@@ -122,7 +122,9 @@ class AppRun(FinishedRun):
                 )
 
     def drawn_anew(self, data: "CoSegDataModule") -> set[str]:
-        """Return the training samples whose mask files have changed since the run."""
+        """Return the training samples whose mask files have changed; not of runs by tiles."""
+        if self.cfg.data.source.get("tile") is not None:
+            return set()
         before = self.file_digests
         now = data.file_digests
         return {i for i, (_, mask) in now.items() if before.get(i, ("", mask))[1] != mask}
@@ -133,6 +135,8 @@ class AppRun(FinishedRun):
         Raises:
             InputError: If masks of other samples differ as well.
         """
+        if self.cfg.data.source.get("tile") is not None:
+            return False
         before, now = self.file_digests, data.file_digests
         parts = (self.samples.keys() | data.identity().keys()) - {"train", ANNOTATORS}
         others = [part for part in parts if self.samples.get(part) != data.identity().get(part)]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NAMING = ("image_glob", "mask_glob")
+
 
 def settle_folders(cfg: DictConfig) -> None:
     """Find the folders of images and masks by their usual names, and log what was found.
@@ -61,11 +63,13 @@ def settle_folders(cfg: DictConfig) -> None:
         found = " and ".join(f"{what} from {root / name}" for what, name in guessed.items())
         others = " or ".join(f"{what}=NAME" for what in guessed)
         log.info("Reading %s. To read another folder, give %s.", found, others)
-        beside = []
+        other_folders = []
         if "masks" in guessed:
-            beside = other_mask_folders(root / str(cfg.data.images), root / guessed["masks"])
-        if beside:
-            log.warning("But %s; these may be the masks.", others_hold_files(beside))
+            other_folders = other_mask_folders(
+                root, root / str(cfg.data.images), root / guessed["masks"]
+            )
+        if other_folders:
+            log.warning("But %s; these may be the masks.", others_hold_files(other_folders))
     if "image_glob" not in cfg.data:  # a run of an earlier version
         return
     files = find_files(
@@ -157,9 +161,6 @@ def settle_tile(cfg: DictConfig) -> None:
             "images into tiles; leave data.tile out."
         )
     cfg.data.image_size = tile
-
-
-NAMING = ("image_glob", "mask_glob")
 
 
 def begun_config(cfg: DictConfig) -> dict[str, Any]:

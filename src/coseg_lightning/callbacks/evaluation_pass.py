@@ -89,9 +89,7 @@ def stored_sample(dataset: Any, index: int) -> tuple[SampleDataset, int] | None:
 
 def is_own_dataset(dataset: Any) -> bool:
     """Whether samples are those of `SampleDataset`, and of no subclass that makes others."""
-    return isinstance(dataset, SampleDataset) and (
-        type(dataset).__getitem__ is SampleDataset.__getitem__
-    )
+    return isinstance(dataset, SampleDataset) and not makes_samples(dataset)
 
 
 def stored_mask(dataset: Any, index: int) -> Any:

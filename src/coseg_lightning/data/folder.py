@@ -308,7 +308,7 @@ def folder_splits(
     for names in (found.images, *found.masks):
         warn_of_unread_files(names, inspection)
     if masks == "auto" and found.mask_root.name != MASKS[0]:
-        warn_of_other_masks(found.masks[0], found.images, inspection)
+        warn_of_other_masks(root, found.masks[0], found.images, inspection)
     of_masks = {key: image_infos[i] for key in keys if (i := split_key(key)[0]) in image_infos}
     check_sizes_agree(of_masks, mask_folder, inspection)
     check_places_agree(of_masks, mask_folder, inspection)

@@ -315,18 +315,20 @@ def check_channels(
         )
 
 
-def other_mask_folders(images: Path, masks: Path) -> list[str]:
+def other_mask_folders(root: Path, images: Path, masks: Path) -> list[str]:
     """Name the folders that hold a file for each image too, as DRIVE's `mask` and `1st_manual`.
 
     Args:
+        root: The dataset's folder.
         images: The folder of images.
         masks: The folder that was taken for that of the masks.
     """
     others = []
-    for folder in sorted(images.parent.iterdir()):
-        if not folder.is_dir() or folder in (images, masks):
+    for folder in sorted(root.iterdir()):
+        is_known = any(folder in (one, *one.parents) for one in (images, masks))
+        if is_known or not folder.is_dir():
             continue
-        with suppress(InputError):  # it cannot be read as a folder of masks
+        with suppress(InputError, OSError):  # it cannot be read as a folder of masks
             of_images, of_masks = guess_patterns(images, folder, may_be_people=False)
             ids = Names(images, of_images).stems
             if ids and ids <= Names(folder, of_masks).stems:
@@ -334,9 +336,9 @@ def other_mask_folders(images: Path, masks: Path) -> list[str]:
     return others
 
 
-def warn_of_other_masks(chosen: Names, images: Names, inspection: Inspection) -> None:
+def warn_of_other_masks(root: Path, chosen: Names, images: Names, inspection: Inspection) -> None:
     """Warn if another folder than the one found by its name may be that of the masks."""
-    if others := other_mask_folders(images.folder, chosen.folder):
+    if others := other_mask_folders(root, images.folder, chosen.folder):
         inspection.warn(
             "other masks",
             (),

@@ -327,7 +327,7 @@ def _draw_groups(
     """Fill test and val with whole groups in a random order, up to about the wanted sizes."""
     members: dict[str, list[str]] = {}
     for sample_id in order:
-        members.setdefault(groups[sample_id], []).append(sample_id)
+        members.setdefault(groups.get(sample_id, sample_id), []).append(sample_id)
     split = dict.fromkeys(order, "train")
     left = list(members)
     for part, count in wanted.items():

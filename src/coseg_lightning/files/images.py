@@ -101,8 +101,8 @@ class Stored(NamedTuple):
     transparent: tuple[int, ...] = ()
 
     @property
-    def step(self) -> int:
-        """What a value is multiplied with, so that grey of 1, 2 or 4 bits becomes 0 to 255."""
+    def grey_step(self) -> int:
+        """The factor that turns grey of 1, 2 or 4 bits into 0 to 255; 1 for all others."""
         if self.colours is not None or self.bits >= 8:
             return 255 if self.mode == "1" else 1
         return 255 // ((1 << self.bits) - 1)
@@ -110,7 +110,7 @@ class Stored(NamedTuple):
     @property
     def is_binary(self) -> bool:
         """Whether the format leaves only 0 and 1."""
-        return self.step == 255
+        return self.grey_step == 255
 
     def of_rows(self, rows: slice) -> "Stored":
         """Return some rows of the mask."""

@@ -92,7 +92,8 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
         return MaskValuesOf(_of_jpeg(path, values, two) ^ rules.is_inverted, True, stored)
     drawn = None
     if two and rules.class_ids is None:
-        if stored.colours is not None and [*map(tuple, stored.colours[:, :3])] == [WHITE]:
+        is_white = stored.colours is not None and [*map(tuple, stored.colours[:, :3])] == [WHITE]
+        if is_white and 0 not in stored.transparent:
             raise InputError(
                 f"{path} has a palette of white alone, which may mean the object or the "
                 "background; save the mask as a grey PNG of class ids."
@@ -177,7 +178,7 @@ def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
         values = values[..., :-1]
     if values.ndim == 2 or values.shape[2] == 1:
         values = np.repeat(values.reshape(*values.shape[:2], 1), 3, axis=2)
-        values = values * values.dtype.type(stored.step)
+        values = values * values.dtype.type(stored.grey_step)
     if values.dtype != np.uint8 or values.shape[2] != 3:
         raise InputError(
             f"{path} holds {values.shape[2]} channels of {values.dtype}; data.colours needs 8-bit "
@@ -207,7 +208,7 @@ def _levels(path: Path, stored: Stored) -> NDArray[Any]:
     """Return the levels of a soft mask, `(H, W)`: for a palette its grey, else the values."""
     if stored.colours is None:
         levels = single_channel(path, stored, integers=False)
-        return levels if stored.step == 1 else levels * levels.dtype.type(stored.step)
+        return levels if stored.grey_step == 1 else levels * levels.dtype.type(stored.grey_step)
     shown = stored.colours[stored.values]
     if (shown != shown[..., :1]).any():
         raise InputError(
@@ -335,7 +336,7 @@ def _paint(
                 )
             values[where] = index[0]
         elif values.ndim == 2:
-            values[where] = colour[0] // stored.step
+            values[where] = colour[0] // stored.grey_step
         else:
             values[where, :shown] = colour[:shown]
             if alpha is not None and (alpha < opaque).any():
@@ -410,10 +411,11 @@ def _soft(
         low, high = np.where(grey, levels, 256).argmin(), levels.argmax()
         return np.where(classes > 0, high, low)
     missing = _without_level(flat, stored, rules)
-    limit = threshold / stored.step
+    limit = threshold / stored.grey_step
     known = flat[~missing]
     high, low = known.max(initial=0), known.min(initial=0)
     high = high if high >= limit else np.ceil(limit)
+    # Where thresholds are of logits, 0 would be class 1.
     new = np.where(classes > 0, high, low if limit <= 0 and low < limit else 0)
     if missing.any():
         new = np.where(classes == IGNORE_INDEX, flat[missing][0], new)

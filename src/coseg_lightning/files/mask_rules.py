@@ -189,8 +189,8 @@ def unnamed_background(source: str) -> str | None:
     if first == (0, 0, 0):
         return None
     return (
-        f"{source} names no background, so the colour of its first row, {first}, is class 0; call "
-        "the right row background, or add a column class."
+        f"{source} names no background, so the colour {first}, the first that is a class, is class "
+        "0; call the right row background, or add a column class."
     )
 
 

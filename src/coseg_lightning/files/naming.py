@@ -88,7 +88,8 @@ class Names:
             name = path.relative_to(folder).as_posix()
             if ending(path) == ".nii.gz":
                 name = name[: -len(".gz")]
-            match = found_in.match(name) if ending(path) in SUFFIXES else None
+            is_other = pattern.lower().endswith(".nii.gz") and ending(path) != ".nii.gz"
+            match = found_in.match(name) if ending(path) in SUFFIXES and not is_other else None
             if match is None:
                 continue
             group, stem = match.groupdict().get("group"), _stem(match)

@@ -160,8 +160,8 @@ def _slice(values: NDArray[Any], number: int, path: Path) -> NDArray[Any]:
         )
     if values.ndim > 2 and values.shape[2] > 1 and 1 in values.shape[:2]:
         raise InputError(
-            f"{path} has the shape {values.shape}, and its third axis counts the slices, so that "
-            "each were a line; save it with the axis of length 1 last."
+            f"{path} has the shape {values.shape}, and its third axis counts the slices, so each "
+            "would be a line; save it with the axis of length 1 last."
         )
     picked = values[_index(values.ndim, number)]
     if picked.ndim == 3 and picked.shape[2] == 1:

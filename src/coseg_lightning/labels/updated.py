@@ -21,6 +21,7 @@ from coseg_lightning.labels.views import (
     has_method,
     has_views,
     isolated_rng,
+    known_ids,
     makes_samples,
     over_dataset,
     over_parts,
@@ -30,6 +31,7 @@ from coseg_lightning.labels.views import (
 )
 
 READINGS = 4  # of a sample, to see whether it is augmented
+MOST_READ = 2000  # samples that are read to find some of a layer
 # The names of a sample's parts, in dicts and named tuples.
 FIELDS = ("image", "mask", "label", "id", "replaced", "annotator", "soft_mask")
 
@@ -52,9 +54,12 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
     """
     if not isinstance(layer, LabelStore):
         layer = LabelStore(layer)
-    is_outermost = makes_samples(dataset) and not _holds_masks_of(layer, within(dataset))
-    if is_outermost and _holds_masks_of(layer, plain(dataset)):
-        return _over_its_samples(dataset, layer)
+    if makes_samples(dataset):
+        with isolated_rng():  # of a training that goes on
+            # The layer's masks may be those of the samples within, which it then replaces.
+            gives_others = not _holds_masks_of(layer, within(dataset))
+            if gives_others and _holds_masks_of(layer, plain(dataset)):
+                return _over_its_samples(dataset, layer)
     # The numbers of a numbered layer are indices into the subset, not into the whole dataset.
     if isinstance(dataset, Subset) and (not layer.numbered or _is_beginning(dataset)):
         return over_dataset(dataset, updated(dataset.dataset, layer))
@@ -82,16 +87,15 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
 
 def _over_its_samples(dataset: Any, layer: LabelStore) -> "UpdatedSamples":
     """Replace the masks that a user's subclass gives, which must be the same in each reading."""
-    with isolated_rng():  # of a training that goes on
-        for index in spread(len(dataset)):
-            masks = [as_array(mask_of(dataset, index)[0]) for _ in range(READINGS)]
-            masks.append(as_array(mask_of(plain(dataset), index)[0]))
-            if not all(np.array_equal(masks[0], mask) for mask in masks[1:]):
-                raise InputError(
-                    f"{type(dataset).__name__} changes the masks of a dataset that augments them, "
-                    "so corrected masks cannot replace either; let it change them before "
-                    "augmentation, or give it a method updated(layer)."
-                )
+    for index in spread(len(dataset)):
+        masks = [as_array(mask_of(dataset, index)[0]) for _ in range(READINGS)]
+        masks.append(as_array(mask_of(plain(dataset), index)[0]))
+        if not all(np.array_equal(masks[0], mask) for mask in masks[1:]):
+            raise InputError(
+                f"{type(dataset).__name__} changes the masks of a dataset that augments them, so "
+                "corrected masks cannot replace either; let it change them before augmentation, or "
+                "give it a method updated(layer)."
+            )
     return UpdatedSamples(dataset, layer)
 
 
@@ -104,15 +108,16 @@ def mask_of(dataset: Any, index: int) -> tuple[Any, Any]:
 
 
 def _holds_masks_of(layer: LabelStore, dataset: Any) -> bool:
-    """Whether a layer's masks were made of a dataset's samples; a few of those it has decide.
+    """Whether a layer's masks were made of a dataset's samples.
 
-    A dataset within it may hold other masks, or the same without ids.
+    Up to eight samples of the layer are compared, among at most `MOST_READ`. A dataset within may
+    hold other masks, or have no ids.
     """
     read: set[int] = set()
     is_found = False
     for start in spread(len(dataset)) if layer.ids else ():
         for index in range(start, len(dataset)):
-            if index in read:
+            if index in read or len(read) == MOST_READ:
                 break
             read.add(index)
             mask, sample_id = mask_of(dataset, index)
@@ -133,11 +138,8 @@ def _layers_of_parts(layer: LabelStore, parts: Sequence[Any]) -> "list[tuple[Any
     Raises:
         InputError: If the ids of all parts are known, and the layer holds a mask of another one.
     """
-    known = [getattr(part, "ids", None) if has_views(part) else None for part in parts]
-    ids = [
-        {sample_name(i) for i in of} if isinstance(of, Sequence | np.ndarray) else None
-        for of in known
-    ]
+    known = [known_ids(part) if has_views(part) else None for part in parts]
+    ids = [None if of is None else {sample_name(i) for i in of} for of in known]
     if all(of is not None for of in ids):
         check_known(layer, set().union(*(of or set() for of in ids)))
     return [
@@ -239,8 +241,11 @@ class PassesOn:
         return getattr(self.dataset, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        is_own = name in self.own or name.startswith("__")
-        object.__setattr__(self, name, value) if is_own else setattr(self.dataset, name, value)
+        takes_any = hasattr(self.__dict__.get("dataset"), "__dict__")  # a list does not
+        if name in self.own or name.startswith("__") or not takes_any:
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.dataset, name, value)
 
 
 class UpdatedSamples(PassesOn, Dataset[Any]):

@@ -53,9 +53,9 @@ def makes_samples(dataset: Any) -> bool:
         )
     if isinstance(dataset, ConcatDataset):
         return own.__getitem__ is not ConcatDataset.__getitem__ or hasattr(own, "__getitems__")
-    names = (("updated", True), ("__getitem__", False))
-    return all(
-        hasattr(own, name) and _is_ours(getattr(own, name)) == is_ours for name, is_ours in names
+    reads = [getattr(own, name, None) for name in ("__getitem__", "__getitems__")]
+    return _is_ours(getattr(own, "updated", None)) and not all(
+        read is None or _is_ours(read) for read in reads
     )
 
 
@@ -94,9 +94,23 @@ def has_views(dataset: Any) -> bool:
     return has_method(dataset, "updated")
 
 
+def known_ids(dataset: Any) -> list[Any] | None:
+    """Return the ids of a dataset, or of those within it; None if it does not list them."""
+    if makes_samples(dataset):
+        return None
+    if isinstance(dataset, Subset):
+        ids = known_ids(dataset.dataset)
+        return None if ids is None else [ids[index] for index in dataset.indices]
+    if isinstance(dataset, ConcatDataset):
+        parts = list(map(known_ids, dataset.datasets))
+        return None if None in parts else [one for part in parts for one in part or ()]
+    ids = getattr(dataset, "ids", None)
+    return list(ids) if isinstance(ids, Sequence | np.ndarray) else None
+
+
 def spread(count: int, places: int = 8) -> list[int]:
     """Return a few places, spread evenly over a number of samples."""
-    return sorted({round(n * (count - 1) / (places - 1)) for n in range(places)})
+    return sorted({round(n * (count - 1) / (places - 1)) for n in range(places if count else 0)})
 
 
 @contextmanager

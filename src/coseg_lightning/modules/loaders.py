@@ -238,7 +238,11 @@ def shortened(loader: Any, batches: int) -> Any:
     if inner.batch_size is not None and type(inner.sampler) in (RandomSampler, SequentialSampler):
         size = inner.batch_size
         drawn = [range(first, first + size) for first in range(0, batches * size, size)]
-        places = [[place for place in batch if place < len(dataset)] for batch in drawn]
+        drawn_of = getattr(
+            inner.sampler, "data_source", dataset
+        )  # which may be shorter than the dataset
+        count = min(len(drawn_of), len(dataset))
+        places = [[place for place in batch if place < count] for batch in drawn]
         if inner.drop_last and len(places[0]) == size:
             places = [batch for batch in places if len(batch) == size]
     else:

@@ -1,7 +1,6 @@
 """A user's own datamodule, with label layers over its training masks."""
 
 import copy
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ class WrappedDataModule(pl.LightningDataModule):
         most_batches: The largest number of training batches, for a rehearsal; None for all.
         sizes: The number of training samples after the first setup, of all copies.
         is_set_up_anew: Whether the number has not been compared since the last setup.
-        has_own_masks: Whether label layers are left out for the moment.
+        has_own_masks: Whether the training loader is read for validation or test, without layers.
     """
 
     wrapped_class: type
@@ -40,7 +39,7 @@ class WrappedDataModule(pl.LightningDataModule):
     has_own_masks: bool
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Wrapped classes are no subclasses of their owner's, who may register those."""
+        """Do not call the hook of the user's class, which may want arguments or register it."""
 
     @override
     def __reduce__(self) -> Any:
@@ -147,21 +146,20 @@ def _wrapped_class(own_class: type) -> Any:
     """Create a subclass of `WrappedDataModule` and a datamodule's class, with the same name."""
     bases = (WrappedDataModule, own_class)
     methods = {
-        name: _of_other_images(getattr(own_class, name))
+        name: _of_other_images(name)
         for name in ("val_dataloader", "test_dataloader", "predict_dataloader")
         if getattr(own_class, name) is not getattr(pl.LightningDataModule, name)
     }
     return type(own_class.__name__, bases, {"wrapped_class": own_class, **methods})
 
 
-def _of_other_images(method: Callable[..., Any]) -> Callable[..., Any]:
+def _of_other_images(name: str) -> Callable[..., Any]:
     """Leave label layers out of a training loader that a datamodule uses for other images too."""
 
-    @functools.wraps(method)
     def loader(self: WrappedDataModule, *args: Any, **options: Any) -> Any:
         before, self.has_own_masks = self.has_own_masks, True  # one may call another
         try:
-            return method(self, *args, **options)
+            return getattr(super(WrappedDataModule, self), name)(*args, **options)
         finally:
             self.has_own_masks = before
 

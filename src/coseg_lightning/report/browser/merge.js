@@ -92,8 +92,10 @@ const addRecord = async (record, png, fallback, counts) => {
   if (item.sides) {
     let known = false; // the same decision of one person, with the same drawing
     for (const [number, other] of item.sides.entries()) {
-      const isAlike = other.decision === side.decision && other.reviewer === side.reviewer;
-      known ||= isAlike && (await sameDrawing(drawings.get(sideName(record.id, number)), drawing));
+      const name = sideName(record.id, number), there = drawings.get(name);
+      if (known || other.decision !== side.decision || other.reviewer !== side.reviewer) continue;
+      known = await sameDrawing(there, drawing);
+      if (known && drawing && !there) await setDrawing(name, drawing);
     }
     if (!known) {
       if (drawing) await setDrawing(sideName(record.id, item.sides.length), drawing);
