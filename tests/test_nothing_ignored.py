@@ -244,6 +244,13 @@ def test_a_value_of_a_wrong_kind_is_refused(setting, message):
         check(cfg)
 
 
+def test_a_run_that_an_earlier_version_began_is_not_refused_for_what_had_no_effect(tmp_path):
+    (tmp_path / "run.json").write_text('{"config": {"seed": 0}}')
+    cfg = composed("noise.level=0.2", f"resume={tmp_path}")
+    OmegaConf.update(cfg, "data.keep_shape", "no", force_add=True)
+    check(cfg)
+
+
 def test_an_argument_that_a_scheduler_lacks_is_refused():
     scheduler = "+optimizer.scheduler={_target_: torch.optim.lr_scheduler.StepLR, stepsize: 3}"
     with pytest.raises(InputError, match="optimizer.scheduler.stepsize, .*scheduler.step_size"):
