@@ -128,8 +128,6 @@ def go_on_in_sweep(cfg: DictConfig, folder: Path) -> None:
     Raises:
         InputError: If `resume` is given, since each job has a folder of its own.
     """
-    from coseg_lightning.runs.folder import RunFolder
-
     if cfg.review is not None or cfg.stages is not None:
         return
     if cfg.resume is not None:
@@ -137,6 +135,8 @@ def go_on_in_sweep(cfg: DictConfig, folder: Path) -> None:
             f"resume={cfg.resume} cannot be obeyed in a sweep, whose jobs have folders of their "
             "own; to go on with a sweep, give its command again with hydra.sweep.dir=FOLDER."
         )
+    from coseg_lightning.runs.folder import RunFolder
+
     if RunFolder.holds_run(folder):
         cfg.resume = str(folder)
 

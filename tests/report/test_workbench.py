@@ -698,6 +698,32 @@ def read_by_the_package(path):
 
 
 @pytest.mark.slow
+def test_each_drawing_of_one_name_is_a_side_of_the_conflict(opened, tmp_path):
+    reviews = []
+    for number in range(3):
+        mask = np.zeros(SIZE, np.uint8)
+        mask[number * 4 : number * 4 + 8] = 1
+        Image.fromarray(mask).save(tmp_path / "m.png")
+        reviews.append(tmp_path / str(number) / "review.zip")
+        reviews[-1].parent.mkdir()
+        with zipfile.ZipFile(reviews[-1], "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("review.csv", "id,decision\ns1,redraw\n")
+            archive.write(tmp_path / "m.png", "masks/s1.png")
+    page = opened(write(tmp_path, IDS))
+    page.locator("#bench-files").set_input_files([*reviews, reviews[1]])
+    page.locator("#bench-conflict-list li").wait_for()
+    wait(page)
+    page.locator("[data-filter=decision]").select_option("conflicts")
+    wait(page)
+    sides = page.get_by_role("button", name="review: redraw")
+    assert sides.count() == 3  # and the second one is no fourth
+    sides.nth(2).click()
+    wait(page)
+    _, masks = contents(saved(page, tmp_path), tmp_path / "settled")
+    np.testing.assert_array_equal(masks["s1"], mask)
+
+
+@pytest.mark.slow
 def test_reviews_of_others_are_checked_as_by_apply(opened, tmp_path):
     told = write_reviews(tmp_path / "reviews")
     page = opened(write(tmp_path, IDS))

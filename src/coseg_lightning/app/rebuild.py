@@ -109,6 +109,12 @@ class AppRun(FinishedRun):
             self._check_drawn_anew(data)
         return data
 
+    @property
+    def _takes_redrawn(self) -> bool:
+        """Whether a retraining may take masks drawn anew in their place, and those are images."""
+        is_retrained = not (self.is_audit or "folds" in self.summary)
+        return is_retrained and OmegaConf.select(self.cfg, "data.source.tile") is None
+
     def _check_drawn_anew(self, data: "CoSegDataModule") -> None:
         """Raise an `InputError` if a changed mask has unlabelled pixels but no class."""
         index = {sample_id: n for n, sample_id in enumerate(data.given_samples().ids)}
@@ -122,8 +128,8 @@ class AppRun(FinishedRun):
                 )
 
     def drawn_anew(self, data: "CoSegDataModule") -> set[str]:
-        """Return the training samples whose mask files have changed; not of runs by tiles."""
-        if self.cfg.data.source.get("tile") is not None:
+        """Return the training samples whose mask files have changed since the run."""
+        if not self._takes_redrawn:
             return set()
         before = self.file_digests
         now = data.file_digests
@@ -135,7 +141,7 @@ class AppRun(FinishedRun):
         Raises:
             InputError: If masks of other samples differ as well.
         """
-        if self.cfg.data.source.get("tile") is not None:
+        if not self._takes_redrawn:
             return False
         before, now = self.file_digests, data.file_digests
         parts = (self.samples.keys() | data.identity().keys()) - {"train", ANNOTATORS}

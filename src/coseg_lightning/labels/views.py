@@ -115,7 +115,7 @@ def spread(count: int, places: int = 8) -> list[int]:
 
 @contextmanager
 def isolated_rng() -> Iterator[None]:
-    """Restore the global random numbers afterwards."""
+    """Restore the global random numbers afterwards, like Lightning's, which this room lacks."""
     of_python, of_numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
