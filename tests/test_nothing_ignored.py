@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
 from coseg_lightning.app.build import make_method, make_network
-from coseg_lightning.app.checks import check, check_used
+from coseg_lightning.app.checks import check, check_split_is_drawn, check_used
 from coseg_lightning.app.command import with_folder
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import Recipe
@@ -349,6 +349,44 @@ def test_a_setting_that_the_method_does_not_use_is_refused(settings):
         check_used(method, settings)
     check_used(method, [settings[0], f"+{settings[1]}"])  # meant for several methods
     check_used(make_method(composed("method=coseg")), [settings[1]])
+
+
+@pytest.mark.parametrize("value", ["3", "[a,b]"])
+def test_clean_samples_that_nothing_learns_from_are_refused(value):
+    with pytest.raises(InputError, match="data.clean_ids would have no effect with method=coseg"):
+        check(composed(f"data.clean_ids={value}"))
+    check(composed(f"data.clean_ids={value}", "method=reweight"))
+    check(composed(f"data.clean_ids={value}", "noise=type2", "nol=0.2"))  # noise leaves them clean
+
+
+@pytest.mark.parametrize(
+    ("split_by", "refused"),
+    [
+        ("by split.csv", {"test_share", "val_share", "seed"}),
+        ("the trusted masks for the test", {"test_share"}),
+        ("drawn by seed=0", set()),
+        (None, set()),
+    ],
+)
+@pytest.mark.parametrize("name", ["test_share", "val_share", "seed"])
+def test_shares_of_a_split_that_is_not_drawn_are_refused(split_by, refused, name):
+    check_split_is_drawn(split_by, [f"++data.source.{name}=0.3"])  # meant for several data sets
+    if name not in refused:
+        check_split_is_drawn(split_by, [f"data.source.{name}=0.3"])
+        return
+    with pytest.raises(InputError, match=f"data.source.{name}=0.3 would have no effect, since"):
+        check_split_is_drawn(split_by, [f"data.source.{name}=0.3"])
+
+
+@pytest.mark.parametrize(("name", "args"), [("check", []), ("audit", ["training=none"])])
+def test_commands_refuse_shares_that_have_no_effect(make_folder, tmp_path, name, args):
+    root = make_folder(4)
+    (root / "split.csv").write_text("id,split\ns00,test\ns01,train\ns02,train\ns03,train\n")
+    given = [f"data.root={root}", "data.source.test_share=0.5", f"hydra.run.dir={tmp_path}/out"]
+    result = command(name, "data=folder", *given, *args)
+    assert result.returncode
+    assert "data.source.test_share=0.5" in result.stderr
+    assert "no effect" in result.stderr
 
 
 class OwnScores(CorruptionRanking):

@@ -16,8 +16,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from platformdirs import user_cache_path
 
-from coseg_lightning.app.checks import recipe_of
-from coseg_lightning.app.command import first_cause, one_line
+from coseg_lightning.app.checks import check_split_is_drawn, recipe_of
+from coseg_lightning.app.command import first_cause, one_line, task_overrides
 from coseg_lightning.app.given import (
     make_augmentation,
     read_clean_ids,
@@ -293,10 +293,12 @@ def read_parts(cfg: DictConfig, problems: Path | None) -> Any:
     if "on_bad_sample" in cfg.data.source and cfg.get("hide_annotators"):
         options["hide_annotators"] = True
     try:
-        return instantiate(cfg.data.source, **options)
+        parts = instantiate(cfg.data.source, **options)
     except InstantiationException as error:
         mistake = first_cause(error, InputError)
         raise mistake or error from error
+    check_split_is_drawn(getattr(parts.train, "split_by", None), task_overrides())
+    return parts
 
 
 def _without_bad_masks(cfg: DictConfig, train: Any, noise: "NoiseModel | None") -> Any:

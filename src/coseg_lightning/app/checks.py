@@ -125,6 +125,7 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
         check_share(cfg, "noise.level")
     if is_new:
         _check_noise_is_added(cfg)
+        _check_clean_ids_are_used(cfg)
     if not OmegaConf.is_dict(cfg.method.get("options", OmegaConf.create())):
         raise InputError(
             f"method.options={cfg.method.options} must hold arguments, as in "
@@ -284,16 +285,60 @@ def recipe_of(cfg: DictConfig) -> Recipe:
     return Recipe.of(settings)
 
 
+def _is_sweep() -> bool:
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def _adds_noise(cfg: DictConfig) -> bool:
+    return any(OmegaConf.is_dict(node) for node in cfg.noise.values())
+
+
 def _check_noise_is_added(cfg: DictConfig) -> None:
     """Raise an `InputError` for settings of noise if none is added; sweeps may also try none."""
-    is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-    if is_sweep or any(OmegaConf.is_dict(node) for node in cfg.noise.values()):
+    if _is_sweep() or _adds_noise(cfg):
         return
     for key in ("level", "label_dice"):
         if cfg.noise.get(key):
             raise InputError(
                 f"noise.{key}={cfg.noise[key]} would have no effect without a kind of noise; give "
                 "one too, such as noise=type2, or leave it out."
+            )
+
+
+def _check_clean_ids_are_used(cfg: DictConfig) -> None:
+    """Raise an `InputError` for clean samples that nothing learns from and no noise leaves clean.
+
+    Sweeps may also try methods that do not use them.
+    """
+    module = cfg.method.get("module") or "coseg_lightning."
+    is_own = not module.startswith("coseg_lightning.") or cfg.method.get("object") is not None
+    if not cfg.data.get("clean_ids") or is_own or _is_sweep() or _adds_noise(cfg):
+        return
+    if cfg.method.name != "reweight":
+        raise InputError(
+            f"data.clean_ids would have no effect with method={cfg.method.name}, since only "
+            "method=reweight learns from masks known to be right; leave it out. Test masks that "
+            "somebody checked are named in data.trusted_ids."
+        )
+
+
+def check_split_is_drawn(split_by: str | None, overrides: Sequence[str]) -> None:
+    """Raise an `InputError` for settings of a drawn split if something else decides it.
+
+    Args:
+        split_by: What decided it, see `FolderImages`.
+        overrides: The given settings. One added with `++` is allowed, for sweeps.
+    """
+    if split_by is None or split_by.startswith("drawn"):
+        return
+    decided = split_by.removeprefix("by ")
+    unused = ["test_share"] if decided == split_by else ["test_share", "val_share", "seed"]
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key in {f"data.source.{name}" for name in unused}:
+            raise InputError(
+                f"{key}={value} would have no effect, since the split is decided by {decided}; "
+                "leave it out."
             )
 
 

@@ -40,7 +40,10 @@ OF_TRAINING = (
     *("experiment", "rehearse", "resume", "stages", "trust"),
 )
 # Settings of `run` that no audit uses: it corrects nothing, and keeps no network.
-OF_RUNS = ("final", "early_stopping", "data.folds", "objective", "baselines")
+OF_RUNS = (
+    *("final", "early_stopping", "data.folds", "objective", "baselines"),
+    *("data.source.test_share", "data.source.val_share", "data.source.seed"),  # it ranks all masks
+)
 # With predictions nothing is trained, but a method's score ranks.
 OF_STEPS = tuple(name for name in OF_TRAINING if name not in ("method", "experiment", "resume"))
 OF_NETWORKS = (
