@@ -72,8 +72,26 @@ def opened(root, layout="beside", **options):
     return folder_splits(root, **{"test_share": 0, **masks, **options}).train
 
 
-def place(root, sample_id, name):
-    return root / PLACES["beside"].format(id=sample_id, name=name)
+def place(root, sample_id, name, layout="beside"):
+    return root / PLACES[layout].format(id=sample_id, name=name)
+
+
+@pytest.mark.parametrize("layout", ["folders", "list"])
+def test_one_persons_255_beside_the_others_1_is_refused(make_several, layout, caplog):
+    root = make_several(layout)
+    for i in range(8):
+        for name in PEOPLE[1:]:
+            path = place(root, f"s{i:02d}", name, layout)
+            if path.exists():
+                Image.fromarray(np.asarray(Image.open(path)) // 255).save(path)
+    with pytest.raises(BadSamplesError, match=r"anna hold only 0 and 255, but .* other folders"):
+        opened(root, layout)
+    other = place(root, "s00", PEOPLE[1], layout)
+    mask = np.array(Image.open(other))
+    mask[0, 0] = 255  # nobody labelled it, so that may be so in anna's masks too
+    Image.fromarray(mask).save(other)
+    opened(root, layout)
+    assert "hold only 0 and 255, but other masks hold 1, so 255 counts" in caplog.text
 
 
 def annotators(root, text):

@@ -1,5 +1,6 @@
 """Checks of the values in a folder of masks and of their meaning, above all of 255."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -127,6 +128,13 @@ class MaskValues:
                 f"255, but {self._file(other)} holds 1, so 255 would mean unlabelled in all "
                 "masks; save all masks as 0 and 1, or all as 0 and 255.",
             )
+        elif self.classes == 2 and (whole := self._folders_without_1(doubtful)):
+            inspection.add(
+                "class id",
+                [sample_id for sample_id in doubtful if self.paths[sample_id].parent in whole],
+                f"The masks in {min(whole)} hold only 0 and 255, but those in other folders hold "
+                "1, so 255 would mean unlabelled; save all masks as 0 and 1, or all as 0 and 255.",
+            )
         elif doubtful:
             inspection.warn(
                 "unlabelled",
@@ -135,6 +143,19 @@ class MaskValues:
                 f"{self._file(doubtful[0])}, hold only 0 and 255, but other masks hold 1, so "
                 "255 counts as unlabelled. If 255 means class 1, save these masks as 0 and 1.",
             )
+
+    def _folders_without_1(self, doubtful: Collection[str]) -> set[Path]:
+        """Return the folders in which 255 must mean class 1, as one person may save masks.
+
+        There several masks hold 255 and none holds 1, and nowhere does a mask hold both.
+        """
+        values: dict[Path, set[int]] = {}
+        for sample_id, found in self.ambiguous.items():
+            values.setdefault(self.paths[sample_id].parent, set()).update(found)
+        counts = Counter(self.paths[sample_id].parent for sample_id in doubtful)
+        if any({1, 255} <= found for found in self.ambiguous.values()):
+            return set()
+        return {folder for folder in counts if counts[folder] > 1 and 1 not in values[folder]}
 
     def _check_objects_of_255(self, inspection: Inspection) -> None:
         """Report or warn of masks of objects in which 255 means unlabelled."""
