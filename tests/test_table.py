@@ -58,6 +58,7 @@ def by_job(job):
     ("given", "written"),
     [
         ("optimizer.lr=1e-3", "optimizer.lr=0.001"),
+        ("data.root=d", "data.root=d/"),
         ("+model.in_channels=${data.in_channels}", "+model.in_channels=$\\{data.in_channels\\}"),
         ("rehearse=false", "rehearse=False"),
         ("data.root='a b'", "data.root='a b'"),

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,10 @@ def _read_job(folder: Path) -> Job:
 
 def _by_key(overrides: Sequence[str]) -> dict[str, str]:
     pairs = (override.lstrip("+~").partition("=") for override in overrides)
-    return {key: _normalised(value) for key, _, value in pairs if not key.startswith("hydra.")}
+    values = {key: _normalised(value) for key, _, value in pairs if not key.startswith("hydra.")}
+    if values.get("data.root"):
+        values["data.root"] = os.path.normpath(values["data.root"])  # d and d/ are one folder
+    return values
 
 
 def _normalised(value: str) -> str:
@@ -194,5 +198,5 @@ def _expected_settings(path: Path) -> list[dict[str, str]]:
             if override.is_sweep_override()
             else [override.get_value_string()]
         )
-        choices.append([(key, _normalised(value)) for value in values])
-    return [dict(combination) for combination in itertools.product(*choices)]
+        choices.append([f"{key}={value}" for value in values])
+    return [_by_key(combination) for combination in itertools.product(*choices)]
