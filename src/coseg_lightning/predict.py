@@ -16,12 +16,12 @@ from coseg_lightning.app.build import canvas_of, normalization_of
 from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.app.prediction import (
     ByTiles,
+    Masks,
     mean_of_flips,
     overlay,
     predict_large,
     probabilities_of,
     unreadable_message,
-    write_mask,
     write_picture,
 )
 from coseg_lightning.app.rebuild import AppRun
@@ -36,7 +36,6 @@ from coseg_lightning.files.images import ImageRules, files_by_stem, smallest_typ
 from coseg_lightning.files.mask_folder import same_stem
 from coseg_lightning.files.naming import PLAIN, Names, unread
 from coseg_lightning.files.progress import progress
-from coseg_lightning.files.volumes import is_nifti_slice, write_mask_volume
 from coseg_lightning.functional.equations import predicted_classes
 
 log = logging.getLogger(__name__)
@@ -101,7 +100,7 @@ def predict(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = _network_on(finished, device)
     peers = _peers_on(finished, device) if uncertainty else None
-    paths = dict(files)
+    paths, masks = dict(files), Masks(out, Path(images))
     normalization = normalization_of(finished.cfg)
     canvas = canvas_of(finished.cfg)
     if data.get("tile") is not None:
@@ -112,13 +111,12 @@ def predict(
             )
         by_tiles = ByTiles(network, peers, canvas, data, normalization, rules, device, flips)
         wanted = {"probabilities": probabilities, "overlays": overlays}
-        return predict_large(by_tiles, files, out, batch_size, **wanted)
+        return predict_large(by_tiles, files, out, masks, batch_size, **wanted)
     dataset = _Images(files, canvas, data.in_channels, normalization, rules)
     loader: Any = DataLoader(
         dataset, batch_size, num_workers=num_workers, collate_fn=_split_readable, shuffle=False
     )
     unreadable: list[str] = []
-    volumes: dict[Path, dict[int, NDArray[Any]]] = {}
     written = 0
     with (
         progress(title="Masks", total=len(dataset)) as bar,
@@ -134,10 +132,7 @@ def predict(
             ):
                 mask = _mask_of(sample, p)
                 path = paths[sample_id]
-                if is_nifti_slice(path):
-                    volumes.setdefault(path.parent, {})[int(path.name)] = mask
-                else:
-                    write_mask(out, sample_id, mask, path)
+                masks.add(sample_id, mask, path)
                 if probabilities:
                     _write_probabilities(out, sample_id, p)
                 if unsure is not None:
@@ -148,25 +143,10 @@ def predict(
                     write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
                 written += 1
                 bar.update()
-    write_volumes(volumes, Path(images), out)
+    masks.write_volumes()
     if unreadable:
         raise InputError(unreadable_message(unreadable, len(dataset)))
     return written
-
-
-def write_volumes(
-    volumes: Mapping[Path, Mapping[int, NDArray[Any]]], images: Path, out: Path
-) -> None:
-    """Write the masks of volumes into folders as the images are in.
-
-    Args:
-        volumes: The masks of the slices of each volume, by the number of the slice.
-        images: The folder of images.
-        out: The new folder.
-    """
-    for path, slices in volumes.items():
-        with replacing(out / path.relative_to(images)) as temporary:
-            write_mask_volume(path, temporary, slices)
 
 
 def _check_options(out: Path, batch_size: int, num_workers: int) -> None:

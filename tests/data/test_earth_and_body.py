@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import tifffile
 
+from coseg_lightning.app.prediction import ByTiles, Masks, predict_large
 from coseg_lightning.apply import apply
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
-from coseg_lightning.predict import predict, write_volumes
-from support import SMALL, command
+from coseg_lightning.files.canvas import Canvas
+from coseg_lightning.files.images import ImageRules
+from coseg_lightning.predict import image_files, predict
+from support import SMALL, TinyNetwork, command, composed
 
 PLACE = [
     (33550, "d", 3, (10.0, 10.0, 0.0), True),
@@ -131,17 +134,36 @@ def write_body(root, volumes=4, slices=5):
 
 def test_volumes_of_one_name_are_predicted_into_their_own_folders(tmp_path):
     nibabel = pytest.importorskip("nibabel")
-    masks = {}
+    masks = Masks(tmp_path / "out", tmp_path / "images")
     for number, patient in enumerate(("p1", "p2")):
         path = tmp_path / f"images/{patient}/ct.nii.gz"
         path.parent.mkdir(parents=True)
         nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
-        masks[path] = {1: np.full((3, 4), number + 1, np.uint8)}
-    write_volumes(masks, tmp_path / "images", tmp_path / "out")
+        masks.add(f"{patient}_001", np.full((3, 4), number + 1, np.uint8), path / "1")
+    masks.write_volumes()
     for number, patient in enumerate(("p1", "p2")):
         mask = np.asarray(nibabel.load(tmp_path / f"out/{patient}/ct.nii.gz").dataobj)
         assert set(mask[..., 0].flat) == {0}
         assert set(mask[..., 1].flat) == {number + 1}
+
+
+def test_slices_that_are_predicted_by_tiles_become_a_volume_again(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    root, rules = write_body(tmp_path), ImageRules()
+    data = composed("data=folder", "data.in_channels=1", "data.tile=16", "data.overlap=4").data
+    by_tiles = ByTiles(
+        TinyNetwork().eval(), None, Canvas.of(16, keeps_shape=True), data, None, rules, "cpu", False
+    )
+    files = image_files(root / "imagesTr", {})
+    masks = Masks(tmp_path / "out", root / "imagesTr")
+    options = {"probabilities": False, "overlays": False}
+    assert predict_large(by_tiles, files, tmp_path / "out", masks, 2, **options) == 20
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"ct{volume}_0000.nii.gz" for volume in range(4)
+    ]
+    volume = nibabel.load(tmp_path / "out/ct1_0000.nii.gz")
+    assert volume.shape == (40, 30, 5)
+    assert np.asarray(volume.dataobj)[..., 3].any()
 
 
 def test_a_volume_whose_slices_were_lines_is_refused(tmp_path):

@@ -26,7 +26,7 @@ from coseg_lightning.files.images import ImageRules, smallest_type
 from coseg_lightning.files.inspection import FileInfo, tiled_image_info
 from coseg_lightning.files.progress import progress
 from coseg_lightning.files.tiff import is_georeferenced, write_at_place_of
-from coseg_lightning.files.volumes import file_of
+from coseg_lightning.files.volumes import file_of, is_nifti_slice, write_mask_volume
 from coseg_lightning.files.windows import ImageWindows
 from coseg_lightning.functional.equations import class_logits, predicted_classes
 from coseg_lightning.networks.forward import any_size
@@ -110,11 +110,44 @@ class ByTiles:
         return content[0].cpu()
 
 
+class Masks:
+    """Writes predicted masks: as PNG, as TIFF if their image is georeferenced, or as volumes.
+
+    Args:
+        out: The new folder.
+        images: The folder of images.
+    """
+
+    def __init__(self, out: Path, images: Path) -> None:
+        self._out, self._images = out, images
+        self._volumes: dict[Path, dict[int, NDArray[Any]]] = {}
+
+    def add(self, sample_id: str, mask: NDArray[Any], image: Path) -> None:
+        """Write a mask, or keep it until the other slices of its volume are there."""
+        if is_nifti_slice(image):
+            self._volumes.setdefault(image.parent, {})[int(image.name)] = mask
+            return
+        is_on_earth = is_georeferenced(file_of(image))
+        suffix = "tif" if is_on_earth else "png"
+        with replacing(self._out / f"{sample_id}.{suffix}") as temporary:
+            if is_on_earth:
+                write_at_place_of(image, temporary, mask)
+            else:
+                Image.fromarray(mask).save(temporary, format="PNG")
+
+    def write_volumes(self) -> None:
+        """Write the masks of volumes into folders as the images are in."""
+        for path, slices in self._volumes.items():
+            with replacing(self._out / path.relative_to(self._images)) as temporary:
+                write_mask_volume(path, temporary, slices)
+
+
 @torch.inference_mode()
 def predict_large(
     by_tiles: ByTiles,
     files: Sequence[tuple[str, Path]],
     out: Path,
+    masks: Masks,
     batch_size: int,
     *,
     probabilities: bool,
@@ -134,6 +167,7 @@ def predict_large(
                     windows,
                     info,
                     out,
+                    masks,
                     batch_size,
                     probabilities,
                     overlays,
@@ -143,6 +177,7 @@ def predict_large(
             errors.append(sentence if str(path) in sentence else f"{path}: {sentence}")
         else:
             written += 1
+    masks.write_volumes()
     if errors:
         raise InputError(unreadable_message(errors, len(files)))
     return written
@@ -154,6 +189,7 @@ def _predict_one(
     windows: ImageWindows,
     info: FileInfo,
     out: Path,
+    masks: Masks,
     batch_size: int,
     probabilities: bool,
     overlays: bool,
@@ -161,7 +197,7 @@ def _predict_one(
     sample_id, path = file
     height, width = windows.size
     kind = np.uint8 if by_tiles.classes <= 256 else np.uint16
-    masks, unsures = CompressedRows(), CompressedRows()
+    of_image, unsures = CompressedRows(), CompressedRows()
     stored: NDArray[Any] | None = None
     place = out / "probabilities" / f"{sample_id}.npy"
     with progress(title=sample_id, total=height) as bar, contextlib.ExitStack() as stack:
@@ -172,7 +208,7 @@ def _predict_one(
             if info["missing"] > 0:
                 values = windows.read(top, 0, p.shape[1], width).reshape(p.shape[1], width, -1)
                 of_rows[np.isnan(values).all(axis=2)] = 0
-            masks.add(of_rows)
+            of_image.add(of_rows)
             if by_tiles.peers:
                 unsures.add((255 * disagreed).round().clamp(0, 255).to(torch.uint8).numpy())
             if probabilities:
@@ -184,8 +220,8 @@ def _predict_one(
             bar.update(p.shape[1])
         if isinstance(stored, np.memmap):
             stored.flush()
-    mask = masks.whole()
-    write_mask(out, sample_id, mask, path)
+    mask = of_image.whole()
+    masks.add(sample_id, mask, path)
     step = _step(windows.size)
     small = np.ascontiguousarray(mask[::step, ::step])
     del mask  # frees memory before the next array of its size
@@ -262,16 +298,6 @@ def overlay(image: NDArray[Any], p: Tensor, unsure: NDArray[Any] | None) -> NDAr
     red = np.array([255, 0, 0])
     tinted: NDArray[Any] = (picture * (1 - share) + red * share).astype(np.uint8)
     return tinted
-
-
-def write_mask(out: Path, sample_id: str, mask: NDArray[Any], image: Path) -> None:
-    """Write a mask as PNG, or as TIFF if its image is georeferenced."""
-    is_on_earth = is_georeferenced(file_of(image))
-    with replacing(out / f"{sample_id}.{'tif' if is_on_earth else 'png'}") as temporary:
-        if is_on_earth:
-            write_at_place_of(image, temporary, mask)
-        else:
-            Image.fromarray(mask).save(temporary, format="PNG")
 
 
 def write_picture(path: Path, picture: NDArray[Any]) -> None:
