@@ -90,7 +90,7 @@ ABLATIONS = {
     "default": [],  # in the same version as the others
     "joint step": ["method.step=joint"],
     "no exchange": ["method.module=variants.WithoutExchange"],
-    "one network": ["method.module=variants.OneNetwork"],
+    "one network": ["method.module=variants.OneNetwork"],  # which passes the whole batch
     "selection by batch": ["method.selection=relative"],
     "selection by batch, constant keep rate": ["method.selection=relative", "method.ramp_epochs=0"],
     "selection by batch, Eq. (1)": ["method.selection=eq1"],
@@ -127,7 +127,8 @@ Cell = tuple[str, float, str, int]
 # What users have: pretrained encoders. All networks learn for as many steps as our final one.
 REAL_SETS = ("bubil-worst", "bubil-large", "bubil-crowd1", "bubil-type2")
 REAL_SETS += ("usgra-type1", "usgra-type2")
-REAL_METHODS = ("supervised x2", "gce x2", "coseg", "one network", "forward_correction x2")
+ONLY_REAL = {"mirror": ["model@peer_b=mirror"]}  # one network, which only its picks pass through
+REAL_METHODS = ("supervised x2", "gce x2", "coseg", "mirror", "forward_correction x2")
 
 
 def cells(grid: str) -> Iterator[Cell]:
@@ -211,7 +212,7 @@ def overrides(cell: Cell, large: bool, *, real: bool = False) -> list[str]:
     if real:
         replaced = ("model", "data.image_size", "data.in_channels", "trainer.precision")
         made = [one for one in made if not one.startswith((*replaced, "trainer.max_epochs"))]
-        made += [*REAL, f"model.encoder_weights={WEIGHTS}"]
+        made += [*REAL, f"model.encoder_weights={WEIGHTS}", *ONLY_REAL.get(method, [])]
         made += ["data.image_size=256"] if large else []
         made += [f"trainer.max_epochs={20 * int(longer)}"] if longer else []
     return [*made, f"seed={seed}", "+trainer.enable_progress_bar=false"]

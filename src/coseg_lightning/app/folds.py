@@ -225,7 +225,7 @@ def _peers(cfg: DictConfig, folder: Path) -> CoSegModule:
     module = make_peers(cfg)
     for name in ("net_a", "net_b"):
         state = stage_weights(folder / "robust_training", of=f"{name}.")
-        getattr(module, name).load_state_dict(state)
+        getattr(module, name).load_state_dict(state)  # a mirror has none
     return module.eval()
 
 

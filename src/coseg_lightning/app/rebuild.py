@@ -208,11 +208,14 @@ class AppRun(FinishedRun):
         from hydra.utils import instantiate
 
         from coseg_lightning.files.checkpoints import check_fits
+        from coseg_lightning.networks.mirror import Mirror
         from coseg_lightning.runs.folder import stage_weights
 
         other = self.cfg.get("peer_b") if name == "net_b" else None
         model = other or self.cfg.model
         network: nn.Module = instantiate(model, **_without_download(model), _convert_="all")
+        if isinstance(network, Mirror):
+            return Mirror(self.peer("net_a")).eval()
         folder = self.origin.folder / "robust_training"
         state = stage_weights(folder, of=f"{name}.")
         check_fits(state, network, folder)

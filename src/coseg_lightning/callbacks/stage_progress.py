@@ -5,12 +5,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar, Timer
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 from typing_extensions import override
 
@@ -100,7 +100,7 @@ class StageProgress(ProgressBar):
             steps = trainer.max_steps - trainer.global_step
             left = min(left, steps * trainer.accumulate_grad_batches)
             most = min(most, trainer.max_steps * trainer.accumulate_grad_batches)
-        networks = len(pl_module.network_names) if isinstance(pl_module, SegmentationSteps) else 1
+        networks = _learning(pl_module)
         seconds = (now - self._start) / (self._done - 1)
         left *= seconds
         whole = most * seconds / networks
@@ -177,3 +177,11 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _learning(module: pl.LightningModule) -> int:
+    """Return how many networks of a module learn; a mirror does not."""
+    if not isinstance(module, SegmentationSteps):
+        return 1
+    networks = [cast(nn.Module, getattr(module, name)) for name in module.network_names]
+    return sum(any(True for _ in network.parameters()) for network in networks)

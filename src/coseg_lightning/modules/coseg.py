@@ -55,6 +55,7 @@ from coseg_lightning.modules.selection import (
 from coseg_lightning.modules.steps import SegmentationSteps, of_named_networks
 from coseg_lightning.networks.build import build_network
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
+from coseg_lightning.networks.mirror import MIRROR, Mirror
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
     Args:
         net_a: A network, or its name; see `coseg_lightning.networks.build_network`.
         net_b: Its peer; by default a second network of the same name. Their weights must differ.
+            `mirror` trains the first network alone, see `Mirror`.
         encoder_name: The encoder, for networks given by name.
         encoder_weights: Its pretrained weights; by default none, and nothing is downloaded.
         in_channels: Number of image channels, for networks given by name.
@@ -143,6 +145,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         **options: Any,
     ) -> None:
         noise_level, lr, lambda_1, lambda_2 = plain_number((noise_level, lr, lambda_1, lambda_2))
+        net_b = MIRROR if isinstance(net_b, Mirror) else net_b
         super().__init__(
             classes,
             ignore_index,
@@ -157,7 +160,8 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         if net_b is None and isinstance(net_a, nn.Module):
             raise InputError("net_a is a network, so net_b must be one too: CoSegModule(a, b).")
         ready = [n for n, net in (("net_a", net_a), ("net_b", net_b)) if isinstance(net, nn.Module)]
-        spare = of_named_networks(self, len(ready) == 2, encoder_name, encoder_weights, options)
+        are_ready = len(ready) + (net_b == MIRROR) == 2
+        spare = of_named_networks(self, are_ready, encoder_name, encoder_weights, options)
         own = ["selection"] if isinstance(selection, Selection) else []
         self.save_hyperparameters(ignore=["optimizer", "scheduler", *ready, *spare, *own])
         self.automatic_optimization = False  # each step trains two networks
@@ -165,7 +169,6 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         self.ramp_epochs = 0 if self.noise.is_estimated else ramp_epochs
         self.selection = make_selection(selection, self.ramp_epochs, ignore_index)
         self.step_kind = step
-        pair_of_rates(lr)
         self.lr = lr
         self.optimization = PeerOptimization(monitor="val/dice_a")
 
@@ -181,8 +184,10 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
                 **options,  # passed here so that LightningCLI finds the possible options
             )
 
-        self.net_a, self.net_b = network(net_a), network(net_a if net_b is None else net_b)
-        check_different(self.net_a, self.net_b)
+        self.net_a = network(net_a)
+        other = net_a if net_b is None else net_b
+        self.net_b = Mirror(self.net_a) if other == MIRROR else network(other)
+        check_pair(self)
         self.checked_networks: set[str] = set()
 
     @override
@@ -204,11 +209,14 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         # "Each network picks up a small proportion of high-quality samples in every mini-batch",
         picks = self.selection(sample, partial(judged_logits, self, sample.images), self.alpha)
         # and "such high-quality samples will be fed to its peer network for back propagation".
-        for_a, for_b = self.exchange(*picks)
+        is_alone = isinstance(self.net_b, Mirror)  # then it learns from its own picks
+        for_a, for_b = picks if is_alone else self.exchange(*picks)
         loss_a, classes_a = self.peer_loss("net_a", sample, for_a)
         loss_a = self.backward_alone(loss_a)  # frees the graph before the other peer's is built
-        loss_b, classes_b = self.peer_loss("net_b", sample, for_b)
-        loss_b = self.backward_alone(loss_b)
+        loss_b, classes_b = loss_a.detach(), classes_a
+        if not is_alone:
+            loss_b, classes_b = self.peer_loss("net_b", sample, for_b)
+            loss_b = self.backward_alone(loss_b)
         if self.is_distributed:  # DDP expects the gradients of both peers in one backward pass
             self.manual_backward((loss_a + loss_b) / self.optimization.batches)
         same, compared = agreement_of_picks(
@@ -309,11 +317,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         skipped = float(self.optimization.skipped_now)
         self.log("train/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum")
         if sample.replaced is not None and learnt.picks is not None:
-            clean = (~sample.replaced).float()
-            for peer, picks in zip("ab", learnt.picks, strict=True):
-                # Log even if nothing was picked, with weight 0, since other processes wait for it.
-                purity = clean[picks].sum() / max(1, len(picks))
-                self.log_epoch({f"train/purity_{peer}": purity}, batch_size=len(picks))
+            log_purity(self, ~sample.replaced, learnt.picks)
 
     @property
     def alpha(self) -> float:
@@ -359,12 +363,9 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        lr_a, lr_b = pair_of_rates(self.lr)
-        decay = l2_weight_decay(self.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
-        group_a = parameter_group(self, "net_a", lr_a, decay)
-        group_b = parameter_group(self, "net_b", lr_b, decay)
-        check_nothing_left(self, [group_a, group_b])
-        optimizer = build_optimizer(self, self.optimizer_factory, [group_a, group_b], lr_a)
+        groups = groups_of_peers(self)
+        check_nothing_left(self, groups)
+        optimizer = build_optimizer(self, self.optimizer_factory, groups, groups[0]["lr"])
         return self.optimization.with_schedule(self, optimizer, self.scheduler_factory)
 
     @override
@@ -400,13 +401,46 @@ def pair_of_rates(lr: float | Sequence[float]) -> tuple[float, float]:
     return rates[0], rates[1]
 
 
-def check_different(net_a: nn.Module, net_b: nn.Module) -> None:
-    """Raise an `InputError` if two networks share a parameter, or have equal parameters."""
-    a, b = list(net_a.parameters()), list(net_b.parameters())
+def groups_of_peers(module: CoSegModule) -> list[dict[str, Any]]:
+    """Return each peer's parameter group; a mirror has none."""
+    decay = l2_weight_decay(module.lambda_2)  # lambda_2 ||W||^2 of Eq. (2)
+    names = module.network_names[: 1 if isinstance(module.net_b, Mirror) else 2]
+    rates = pair_of_rates(module.lr)
+    return [
+        parameter_group(module, name, lr, decay) for name, lr in zip(names, rates, strict=False)
+    ]
+
+
+def log_purity(module: CoSegModule, clean: Tensor, picks: Picks) -> None:
+    """Log the share of clean samples, `(N,)` booleans, among those that each peer picked."""
+    for peer, picked in zip("ab", picks, strict=True):
+        # Log even if nothing was picked, with weight 0, since other processes wait for it.
+        purity = clean.float()[picked].sum() / max(1, len(picked))
+        module.log_epoch({f"train/purity_{peer}": purity}, batch_size=len(picked))
+
+
+def check_pair(module: CoSegModule) -> None:
+    """Raise an `InputError` if two networks are no peers: they are, or must be, one and the same.
+
+    Two networks must not share a parameter, or have equal parameters. A network and its mirror have
+    one learning rate, and one of them learns in a step.
+    """
+    pair_of_rates(module.lr)
+    a, b = list(module.net_a.parameters()), list(module.net_b.parameters())
+    is_alone = isinstance(module.net_b, Mirror)
+    if isinstance(module.net_a, Mirror):
+        raise InputError("net_a is a mirror, which is only a second peer; give a network.")
+    if is_alone and module.is_joint:
+        raise InputError(
+            f"{type(module).__name__} trains both peers in one step, which a network and its "
+            "mirror cannot; give a second network, or step='picks' with CoSegModule itself."
+        )
+    if is_alone and isinstance(module.lr, Sequence):
+        raise InputError(f"lr={module.lr} has two rates, but only one network learns; give one.")
     if {id(weight) for weight in a} & {id(weight) for weight in b}:
         raise InputError(
             "The peers share parameters, so they cannot judge each other; give two separate "
-            "networks, for example by copy.deepcopy."
+            "networks, for example by copy.deepcopy, or CoSegModule(network, 'mirror')."
         )
     if len(a) == len(b) and all(map(torch.equal, a, b)):
         raise InputError(

@@ -1,0 +1,37 @@
+"""The mirror: a network's own view of mirrored images, in the place of a second network."""
+
+from torch import Tensor, nn
+from typing_extensions import override
+
+from coseg_lightning.errors import InputError
+from coseg_lightning.networks.forward import any_size
+
+MIRROR = "mirror"  # its name as the second peer
+
+
+class Mirror(nn.Module):
+    """The peer of a network that is trained alone: that network, on images mirrored left to right.
+
+    It has no parameters of its own. Where the network sees a mirrored image otherwise than the
+    image itself, it is unsure, as two networks are where they disagree.
+
+    Args:
+        network: The network. `CoSegModule` gives its first one to a mirror without any.
+
+    Shape:
+        `(N, C, H, W)` to `(N, K, H, W)`.
+    """
+
+    def __init__(self, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self._of = (network,)  # within a tuple it is no submodule, whose weights would count twice
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        (network,) = self._of
+        if network is None:
+            raise InputError(
+                "A mirror is no network, but a peer of one; give it as the second peer, "
+                "model@peer_b=mirror, or CoSegModule(network, 'mirror')."
+            )
+        return any_size(network, images.flip(-1)).flip(-1)

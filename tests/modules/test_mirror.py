@@ -1,0 +1,103 @@
+"""A network that is its own peer: it learns alone, and judges by its view of mirrored images."""
+
+import copy
+
+import pytest
+import torch
+
+from coseg_lightning import AveragedWeights, CorruptionRanking, CoSegModule
+from coseg_lightning.app.rebuild import AppRun
+from coseg_lightning.errors import InputError
+from coseg_lightning.functional.equations import corruption_score, segmentation_loss
+from coseg_lightning.methods.jocor import JoCoR
+from coseg_lightning.networks.mirror import Mirror
+from coseg_lightning.run import run
+from support import PHANTOM, SMALL, TinyNetwork, composed, data_of, loader, one_batch, trainer_of
+
+
+def alone(**options):
+    torch.manual_seed(1)
+    return CoSegModule(TinyNetwork(), "mirror", **{"noise_level": 0.5, **options})
+
+
+def test_a_mirror_sees_mirrored_images_and_has_no_weights():
+    module = alone().eval()
+    images, _ = one_batch()
+    a, b = module(images)
+    assert torch.equal(b, module.net_a(images.flip(-1)).flip(-1))
+    assert not torch.equal(a, b)
+    assert not list(module.net_b.parameters())
+    assert not [name for name in module.state_dict() if name.startswith("net_b.")]
+    copied = copy.deepcopy(module)
+    for weight in copied.net_a.parameters():
+        weight.data.zero_()
+    assert not copied(images)[1].any()  # the mirror of the copy, not of the original
+
+
+def test_it_learns_as_a_plain_network_from_its_own_picks(tmp_path):
+    module = alone(selection="eq1", ramp_epochs=0)
+    net, (images, masks) = copy.deepcopy(module.net_a), one_batch()
+    picks = corruption_score(net.eval()(images), masks).argsort()[:3]
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    trainer.fit(module, loader((images, masks)))
+    optimizer = torch.optim.Adam(net.train().parameters(), lr=1e-3, weight_decay=2e-5)
+    segmentation_loss(net(images[picks]), masks[picks]).mean().backward()
+    optimizer.step()
+    torch.testing.assert_close(module.net_a.state_dict(), net.state_dict())
+    (group,) = trainer.optimizers[0].param_groups
+    assert group["name"] == "net_a"
+
+
+@pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed"}, {"gradient_clip_val": 0.1}])
+def test_both_views_are_ranked(tmp_path, options):
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    callbacks = [ranking, AveragedWeights()]
+    trainer_of(tmp_path, max_epochs=4, callbacks=callbacks, **options).fit(
+        alone(), data_of(tmp_path)
+    )
+    scores = [ranking.ranking.score_a, ranking.ranking.score_b]
+    assert [len(part) for part in scores] == [11, 11]
+    assert (scores[0] != scores[1]).any()
+
+
+def test_a_resumed_fit_ends_with_the_same_weights(tmp_path):
+    data, options = data_of(tmp_path), {"selection": "eq1", "ramp_epochs": 1}
+    whole, half = alone(**options), alone(**options)
+    trainer_of(tmp_path, max_epochs=4).fit(whole, data)
+    first = trainer_of(tmp_path, max_epochs=2)
+    first.fit(half, data)
+    first.save_checkpoint(tmp_path / "half.ckpt")
+    resumed = CoSegModule.load_from_checkpoint(tmp_path / "half.ckpt", net_a=TinyNetwork())
+    assert isinstance(resumed.net_b, Mirror)  # its name is a hyperparameter
+    trainer_of(tmp_path, max_epochs=4).fit(resumed, data, ckpt_path=tmp_path / "half.ckpt")
+    torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CoSegModule(TinyNetwork(), Mirror(), step="joint"), "trains both peers in one"),
+        (lambda: JoCoR(TinyNetwork(), "mirror"), "JoCoR trains both peers in one step"),
+        (lambda: CoSegModule(TinyNetwork(), "mirror", lr=(1e-3, 1e-2)), "has two rates"),
+        (lambda: CoSegModule(Mirror(), "mirror"), "net_a is a mirror"),
+        (lambda: CoSegModule("mirror"), "network 'mirror'"),
+        (lambda: Mirror()(one_batch()[0]), "A mirror is no network, but a peer of one"),
+        (lambda: CoSegModule(TinyNetwork(), "mirror", encoder_name="resnet18"), "encoder_name"),
+    ],
+)
+def test_what_a_mirror_cannot_do_is_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+@pytest.mark.slow
+def test_a_run_of_one_network_and_all_that_follows(tmp_path):
+    settings = [*SMALL, *PHANTOM, "model@peer_b=mirror", "method.confidence=0"]
+    summary = run(composed(*settings), tmp_path / "run")
+    assert summary["correction"]["corrected"] > 0
+    peers = torch.load(tmp_path / "run/robust_training/last.ckpt", weights_only=True)["state_dict"]
+    assert {name.partition(".")[0] for name in peers} == {"net_a"}
+    finished = AppRun(tmp_path / "run", trust=True)
+    image = torch.rand(1, 1, 32, 32)
+    mirrored = finished.peer("net_a")(image.flip(-1)).flip(-1)
+    assert torch.equal(finished.peer("net_b")(image), mirrored)
