@@ -20,7 +20,11 @@ from support import ROOT, TinyNetwork, composed, loader, trainer_of
 
 pytestmark = pytest.mark.usefixtures("quick_vgg")
 
-NAMES = [path.stem for path in (ROOT / "conf" / "model").glob("*.yaml") if path.stem != "custom"]
+NAMES = [
+    path.stem
+    for path in (ROOT / "conf" / "model").glob("*.yaml")
+    if path.stem not in ("custom", "mirror")
+]
 SMALL = {
     "unet_classic": {"base_channels": 4},
     "double_unet": {"encoder_name": "vgg11", "base_channels": 4},
