@@ -97,6 +97,8 @@ def test_a_run_of_one_network_and_all_that_follows(tmp_path):
     assert summary["correction"]["corrected"] > 0
     peers = torch.load(tmp_path / "run/robust_training/last.ckpt", weights_only=True)["state_dict"]
     assert {name.partition(".")[0] for name in peers} == {"net_a"}
+    page = (tmp_path / "run/report.html").read_text()
+    assert "peer 2 is the same network on mirrored images" in page
     finished = AppRun(tmp_path / "run", trust=True)
     image = torch.rand(1, 1, 32, 32)
     mirrored = finished.peer("net_a")(image.flip(-1)).flip(-1)

@@ -24,9 +24,7 @@ NOT_RELIABLE = (
     "last network learnt from your masks as they are."
 )
 LOOK = " The networks' own masks are in proposals/."
-NOT_SURE = (
-    "No mask was corrected: the two networks never agreed confidently enough that a mask is wrong."
-)
+NOT_SURE = "No mask was corrected: the peers never agreed confidently enough that a mask is wrong."
 FOLDS = (
     "Each fold has its own network, in fold_1 and so on. For one network that learns from all "
     "masks, run again with data.source.test_share=0 instead of data.folds."
@@ -51,7 +49,7 @@ OUTPUTS = {
     "labels": "the corrected masks",
     "review_order.csv": "all masks, in the best order for a review",
     "proposals": "the networks' own masks of the same images",
-    "uncertainty": "where the two networks disagree (white: most)",
+    "uncertainty": "where the peers disagree (white: most)",
     "summary.json": "these figures",
 }
 

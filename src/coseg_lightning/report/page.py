@@ -67,6 +67,10 @@ PEERS = (
     "Peer 1 and peer 2 are the two networks that teach each other. The final network is trained "
     "after them, on the corrected masks."
 )
+ALONE = (
+    "Peer 1 is the network that learns alone, and peer 2 is the same network on mirrored images. "
+    "The final network is trained after it, on the corrected masks."
+)
 
 
 @rank_zero_only
@@ -148,7 +152,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
             (
                 FIGURES[name][0],
                 saved[name],
-                PEERS if has_peers and name == "training" else FIGURES[name][1],
+                _peers(summary) if has_peers and name == "training" else FIGURES[name][1],
             )
             for name in figures
             if name in FIGURES
@@ -172,6 +176,12 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     }
     write_text(folder / "report.html", _render(content))
     return figures
+
+
+def _peers(summary: dict[str, Any]) -> str:
+    """Say what peer 1 and peer 2 are."""
+    second = summary["config"].get("peer_b") or {}
+    return ALONE if str(second.get("_target_", "")).endswith(".Mirror") else PEERS
 
 
 def _corrected_labels(
