@@ -282,3 +282,23 @@ def test_arguments_that_smp_reads_by_their_old_names_are_taken():
 def test_a_class_in_the_place_of_a_network_is_refused():
     with pytest.raises(InputError, match="A network is Linear; give the name of one, or a ready"):
         CoSegModule(torch.nn.Linear, torch.nn.Linear)
+
+
+class InPlace(TinyNetwork):
+    """Prepares its input in place, as `Normalize(inplace=True)` does."""
+
+    def forward(self, images):
+        return super().forward(images.sub_(0.5).div_(0.1))
+
+
+@pytest.mark.parametrize("options", [{"step": "joint"}, {"selection": "eq1", "ramp_epochs": 0}])
+def test_a_network_that_prepares_its_input_in_place_leaves_its_peers_alone(tmp_path, options):
+    torch.manual_seed(0)
+    module = CoSegModule(InPlace(), InPlace(), noise_level=0.5, **options)
+    batch = torch.rand(6, 1, 16, 16), torch.randint(2, (6, 16, 16))
+    given = batch[0].clone()
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(batch))
+    a, b = module.eval()(batch[0])
+    assert torch.equal(batch[0], given)
+    assert torch.equal(b, module.net_b(given.clone()))
+    assert torch.equal(a, module.net_a(given.clone()))

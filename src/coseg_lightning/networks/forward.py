@@ -82,7 +82,8 @@ def output_stride(network: nn.Module) -> int:
 def _pad(images: Tensor, stride: int) -> Tensor:
     height, width = images.shape[-2:]
     right, bottom = -width % stride, -height % stride
-    return F.pad(images, (0, right, 0, bottom)) if right or bottom else images
+    # A network may prepare its input in place, which its peer gets too.
+    return F.pad(images, (0, right, 0, bottom)) if right or bottom else images.clone()
 
 
 def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
