@@ -765,7 +765,8 @@ def test_what_a_masks_own_header_calls_missing_is_unlabelled(tmp_path, missing, 
     np.testing.assert_array_equal(stored[:3], values[:3])
 
 
-def test_what_a_dicom_header_calls_padding_is_missing(tmp_path):
+@pytest.mark.parametrize("padding", [("SS", -2000), ("US", 65536 - 2000)])
+def test_what_a_dicom_header_calls_padding_is_missing(tmp_path, padding):
     pydicom = pytest.importorskip("pydicom")
     from pydicom.dataset import FileDataset, FileMetaDataset
 
@@ -782,7 +783,7 @@ def test_what_a_dicom_header_calls_padding_is_missing(tmp_path):
     data.HighBit, data.PixelRepresentation, data.SamplesPerPixel = 15, 1, 1
     data.PhotometricInterpretation = "MONOCHROME2"
     data.RescaleSlope, data.RescaleIntercept = 2, -100
-    data.add_new("PixelPaddingValue", "SS", -2000)
+    data.add_new("PixelPaddingValue", *padding)
     data.PixelData = values.tobytes()
     data.save_as(tmp_path / "a.dcm", enforce_file_format=True)
     image = ImageRules().read(tmp_path / "a.dcm")

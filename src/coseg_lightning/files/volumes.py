@@ -227,9 +227,19 @@ def _is_padding(values: NDArray[Any], data: Any) -> NDArray[np.bool_]:
     if padding is None:
         return np.zeros(values.shape, np.bool_)
     limit = getattr(data, "PixelPaddingRangeLimit", None)
-    low, high = sorted((int(padding), int(padding if limit is None else limit)))
+    low, high = sorted(_signed(v, data) for v in (padding, padding if limit is None else limit))
     inside: NDArray[np.bool_] = (values >= low) & (values <= high)
     return inside if not inside.all() else np.zeros(values.shape, np.bool_)
+
+
+def _signed(value: Any, data: Any) -> int:
+    """Return a value of a DICOM file's header as its pixels mean it.
+
+    Some programs write 65536 - 2000 for -2000, beside signed pixels of 16 bits.
+    """
+    bits, number = int(data.BitsAllocated), int(value)
+    is_wrapped = data.PixelRepresentation == 1 and 2 ** (bits - 1) <= number < 2**bits
+    return number - 2**bits if is_wrapped else number
 
 
 def _library(name: str) -> Any:
