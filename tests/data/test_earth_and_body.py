@@ -15,6 +15,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import ImageRules
+from coseg_lightning.files.volumes import write_mask_volume, write_slices
 from coseg_lightning.predict import image_files, predict
 from support import SMALL, TinyNetwork, command, composed
 
@@ -164,6 +165,55 @@ def test_slices_that_are_predicted_by_tiles_become_a_volume_again(tmp_path):
     volume = nibabel.load(tmp_path / "out/ct1_0000.nii.gz")
     assert volume.shape == (40, 30, 5)
     assert np.asarray(volume.dataobj)[..., 3].any()
+
+
+def write_scanned(path, values, scale=None):
+    """Write a volume whose two transforms and codes differ, with units."""
+    nibabel = pytest.importorskip("nibabel")
+    image = nibabel.Nifti1Image(values, None)
+    image.header.set_qform(np.diag([-0.5, 0.5, 3.0, 1.0]), 1)
+    image.header.set_sform(np.diag([-0.6, 0.6, 3.0, 1.0]), 2)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["cal_max"] = 90
+    if scale is not None:
+        image.header.set_slope_inter(*scale)
+    nibabel.save(image, path)
+
+
+def header_of(path):
+    """Return what a volume's header says of its position."""
+    header = pytest.importorskip("nibabel").load(path).header
+    transforms = [np.round(header[name], 4).tolist() for name in ("srow_x", "srow_y", "srow_z")]
+    quaternion = [float(header[f"quatern_{name}"]) for name in "bcd"]
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    return transforms, quaternion, codes, header.get_xyzt_units(), header["pixdim"][1:4].tolist()
+
+
+def test_a_predicted_volume_has_the_header_of_its_image(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    write_scanned(tmp_path / "image.nii.gz", np.ones((4, 5, 3, 2), np.int16), scale=(2, 1))
+    mask = np.full((5, 4), 255, np.uint8)
+    write_mask_volume(tmp_path / "image.nii.gz", tmp_path / "mask.nii.gz", {1: mask})
+    assert header_of(tmp_path / "mask.nii.gz") == header_of(tmp_path / "image.nii.gz")
+    written = nibabel.load(tmp_path / "mask.nii.gz")
+    assert (written.shape, written.get_data_dtype(), written.header["cal_max"]) == (
+        (4, 5, 3),
+        np.uint8,
+        0,
+    )
+    np.testing.assert_array_equal(np.unique(written.dataobj[..., 1]), [255])
+    assert not np.asarray(written.dataobj)[..., ::2].any()
+
+
+@pytest.mark.parametrize("scale", [None, (1 / 128, 0.5)])
+def test_a_changed_volume_keeps_its_header_and_its_other_values(tmp_path, scale):
+    nibabel = pytest.importorskip("nibabel")
+    write_scanned(tmp_path / "mask.nii", np.arange(60, dtype=np.uint8).reshape(4, 5, 3), scale)
+    before = np.asarray(nibabel.load(tmp_path / "mask.nii").dataobj)
+    write_slices(tmp_path / "mask.nii", tmp_path / "new.nii", {1: before[..., 2].T})
+    after = np.asarray(nibabel.load(tmp_path / "new.nii").dataobj)
+    np.testing.assert_array_equal(after, before[..., [0, 2, 2]])
+    assert header_of(tmp_path / "new.nii") == header_of(tmp_path / "mask.nii")
 
 
 def test_a_volume_whose_slices_were_lines_is_refused(tmp_path):

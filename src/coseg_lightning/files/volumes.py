@@ -113,14 +113,19 @@ def write_slices(original: Path, path: Path, slices: Mapping[int, NDArray[Any]])
         )
     nibabel = _library("nibabel")
     image = _nifti(original)
-    values = np.array(image.dataobj)
+    values = np.array(image.dataobj.get_unscaled())
+    slope, intercept = image.dataobj.slope, image.dataobj.inter
     for number, new in slices.items():
-        values[_index(values.ndim, number)] = new.T.reshape(
+        stored = new if (slope, intercept) == (1, 0) else (new - intercept) / slope
+        if np.issubdtype(values.dtype, np.integer):
+            stored = np.rint(stored)
+        values[_index(values.ndim, number)] = stored.T.reshape(
             values[_index(values.ndim, number)].shape
         )
-    if np.issubdtype(image.get_data_dtype(), np.integer):
-        values = np.rint(values)
-    changed = type(image)(values.astype(image.get_data_dtype()), image.affine, image.header)
+    # Without an affine, nibabel keeps both transforms and their codes as they are in the header.
+    changed = type(image)(values, None, image.header)
+    if (slope, intercept) != (1, 0):
+        changed.header.set_slope_inter(slope, intercept)
     nibabel.save(changed, path)
 
 
@@ -130,7 +135,9 @@ def is_nifti_slice(path: Path) -> bool:
 
 
 def write_mask_volume(image: Path, path: Path, slices: Mapping[int, NDArray[Any]]) -> None:
-    """Write masks of an image's slices as a volume at the position of the image.
+    """Write masks of an image's slices as a volume with the image's header.
+
+    Both transforms, their codes and the units stay. What describes the image's values does not.
 
     Args:
         image: The NIfTI volume of the image.
@@ -145,7 +152,11 @@ def write_mask_volume(image: Path, path: Path, slices: Mapping[int, NDArray[Any]
         volume[_index(len(shape), number)] = mask.T.reshape(
             volume[_index(len(shape), number)].shape
         )
-    nibabel.save(type(source)(volume, source.affine), path)
+    header = source.header.copy()
+    header.set_data_dtype(volume.dtype)
+    header["cal_min"] = header["cal_max"] = 0
+    header.extensions.clear()
+    nibabel.save(type(source)(volume, None, header), path)
 
 
 def _index(dimensions: int, number: int) -> tuple[Any, ...]:
