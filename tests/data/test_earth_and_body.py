@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import ImageRules
-from coseg_lightning.files.volumes import write_mask_volume, write_slices
+from coseg_lightning.files.volumes import volume_place, write_mask_volume, write_slices
 from coseg_lightning.predict import image_files, predict
 from support import SMALL, TinyNetwork, command, composed
 
@@ -476,3 +477,201 @@ def test_dicom_masks_are_class_ids_whatever_their_header_says(tmp_path):
     for part in (splits.train, splits.test):
         for index, sample_id in enumerate(part.ids):
             np.testing.assert_array_equal(part.mask(index), truth[sample_id])
+
+
+def write_placed(path, values, position=(0, 0, 0), rows=(1, 0, 0), columns=(0, 1, 0), spacing=0.5):
+    """Write one DICOM slice with its position, orientation and spacing."""
+    orientation = {"ImageOrientationPatient": [*rows, *columns], "PixelSpacing": [spacing] * 2}
+    write_dicom(path, values, ImagePositionPatient=list(position), **orientation)
+
+
+def write_frames(path, values, heights, segments=None):
+    """Write DICOM frames at these heights, with what they share in functional groups."""
+    from pydicom.dataset import Dataset
+
+    def holding(sequence, **tags):
+        item, groups = Dataset(), Dataset()
+        for name, value in tags.items():
+            setattr(item, name, value)
+        setattr(groups, sequence, [item])
+        return groups
+
+    shared = holding("PlaneOrientationSequence", ImageOrientationPatient=[1, 0, 0, 0, 1, 0])
+    shared.update(holding("PixelMeasuresSequence", PixelSpacing=[0.5, 0.5]))
+    frames = [holding("PlanePositionSequence", ImagePositionPatient=[0, 0, z]) for z in heights]
+    for frame, segment in zip(frames, segments or (), strict=False):
+        frame.update(holding("SegmentIdentificationSequence", ReferencedSegmentNumber=segment))
+    write_dicom(
+        path,
+        values,
+        NumberOfFrames=len(values),
+        PhotometricInterpretation="MONOCHROME2",
+        SharedFunctionalGroupsSequence=[shared],
+        PerFrameFunctionalGroupsSequence=frames,
+    )
+
+
+def write_segmentations(root, order=(0, 1, 2, 3), segments=None, odd=range(4)):
+    """Write four DICOM volumes, and masks whose frames are the slices in this order."""
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    for volume in range(4):
+        given = np.stack([field(4 * volume + z)[0] for z in range(4)]).astype(np.uint8)
+        write_frames(root / f"images/v{volume}.dcm", 90 - 40 * given, range(0, 12, 3))
+        frames = list(order if volume in odd else range(4))
+        heights = [3 * z for z in frames]
+        numbers = segments if volume in odd else None
+        write_frames(root / f"masks/v{volume}.dcm", given[frames], heights, numbers)
+    return root
+
+
+def test_frames_of_dicom_masks_are_those_of_their_images(tmp_path):
+    splits = folder_splits(write_segmentations(tmp_path, segments=[1] * 4), test_share=0.3)
+    for part in (splits.train, splits.test):
+        for index, sample_id in enumerate(part.ids):
+            volume, number = int(sample_id[1]), int(sample_id[-1])
+            np.testing.assert_array_equal(part.mask(index), field(4 * volume + number)[0])
+
+
+def test_frames_in_another_order_are_refused(tmp_path):
+    write_segmentations(tmp_path, order=(3, 2, 1, 0))
+    message = r"v0\.dcm/0 has another position than its image, according to ImagePositionPatient"
+    with pytest.raises(InputError, match=message):
+        folder_splits(tmp_path)
+
+
+@pytest.mark.parametrize("slices", [2, 4])
+def test_several_segments_in_one_dicom_file_are_refused(tmp_path, slices):
+    order, segments = [*range(slices)] * 2, [1] * slices + [2] * slices
+    write_segmentations(tmp_path, order=order, segments=segments)
+    with pytest.raises(InputError, match=r"v0\.dcm holds 2 segments one after the other, but a"):
+        folder_splits(tmp_path)
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3), (0, 1, 2), (0, 1, 2, 3, 3)])
+def test_slices_are_left_out_together_where_their_number_differs(tmp_path, order, caplog):
+    write_segmentations(tmp_path, order=order, odd=[2])
+    images = tmp_path / "images"
+    message = f"v2.dcm has {len(order)} slices, but its image {images}/v2.dcm has 4, so none can be"
+    with pytest.raises(InputError, match=re.escape(message)) as error:
+        folder_splits(tmp_path)
+    assert "problems" not in str(error.value)  # it is told once
+    splits = folder_splits(tmp_path, on_bad_sample="skip")
+    ids = splits.train.ids + splits.test.ids
+    assert sorted(ids) == [f"v{volume}_00{z}" for volume in (0, 1, 3) for z in range(4)]
+
+
+def test_slices_of_nifti_are_left_out_together_too(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    path = write_body(tmp_path) / "labelsTr/ct1.nii.gz"
+    short = nibabel.load(path)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(short.dataobj)[..., 1:], short.affine), path)
+    splits = folder_splits(tmp_path, on_bad_sample="skip")
+    ids = splits.train.ids + splits.test.ids
+    assert {sample_id[:3] for sample_id in ids} == {"ct0", "ct2", "ct3"}
+    assert len(ids) == 15
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({}, None),
+        ({"position": (5.02, 0, 7)}, None),
+        ({"position": (5.2, 0, 7)}, "ImagePositionPatient"),
+        ({"position": (5, 0, 8)}, "ImagePositionPatient"),
+        ({"columns": (0, -1, 0)}, "ImageOrientationPatient"),
+        ({"spacing": 0.51}, "PixelSpacing"),
+    ],
+)
+def test_places_of_dicom_slices_are_compared(tmp_path, change, reason):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for number in range(3):
+        mask, _ = field(number)
+        values = (90 - 40 * mask + number).astype(np.uint8)
+        write_placed(tmp_path / f"images/{number}.dcm", values, position=(5, 0, 7))
+        place = {"position": (5, 0, 7)} | change
+        write_placed(tmp_path / f"masks/{number}.dcm", mask.astype(np.uint8), **place)
+    if reason is None:
+        assert len(folder_splits(tmp_path, test_share=0).train) == 3
+        return
+    with pytest.raises(InputError, match=f"its image, according to {reason} in both files"):
+        folder_splits(tmp_path, test_share=0)
+
+
+@pytest.mark.parametrize("position", [None, ["1", "2"], [1, 2, "1e999"]])
+def test_dicom_slices_without_a_position_are_not_compared(tmp_path, position):
+    pytest.importorskip("pydicom")
+    tags = {} if position is None else {"ImagePositionPatient": position}
+    write_dicom(tmp_path / "0.dcm", np.ones((4, 5), np.uint8), PixelSpacing=[1, 1], **tags)
+    assert volume_place(tmp_path / "0.dcm") is None
+
+
+def write_boxes(path, affine, codes=(1, 1)):
+    """Write a volume of squares whose transform is given."""
+    nibabel = pytest.importorskip("nibabel")
+    values = np.zeros((24, 20, 3), np.uint8)
+    values[4:9, 4:9] = 1
+    image = nibabel.Nifti1Image(values * (1 if path.parent.name == "masks" else 90), None)
+    image.header["pixdim"][1:4] = np.linalg.norm(affine[:3, :3], axis=0)
+    for set_form, code in zip((image.header.set_qform, image.header.set_sform), codes, strict=True):
+        set_form(affine if code else None, code)
+    path.parent.mkdir(exist_ok=True)
+    nibabel.save(image, path)
+
+
+THICK = np.diag([0.3, 0.3, 10.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("shift", "scale", "is_refused"),
+    [
+        ((0, 0, 0), (1, 1, 1), False),
+        ((0.02, 0, 0.9), (1, 1, 1), False),
+        ((0.3, 0, 0), (1, 1, 1), True),
+        ((0, -0.6, 0), (1, 1, 1), True),
+        ((0, 0, 1.1), (1, 1, 1), True),
+        ((0, 0, 0), (1.03, 1, 1), True),
+        ((0, 0, 0), (1, 1, 1.0005), False),
+    ],
+)
+def test_places_of_volumes_are_compared_along_each_axis(tmp_path, shift, scale, is_refused):
+    moved = THICK @ np.diag([*scale, 1])
+    moved[:3, 3] = shift
+    for number in range(2):
+        write_boxes(tmp_path / f"images/{number}.nii", THICK)
+        write_boxes(tmp_path / f"masks/{number}.nii", moved)
+    if not is_refused:
+        assert len(folder_splits(tmp_path, test_share=0).train) == 6
+        return
+    with pytest.raises(InputError, match="another position than its image, according to the tr"):
+        folder_splits(tmp_path, test_share=0)
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+@pytest.mark.parametrize("kind", ["no codes", "no numbers"])
+def test_a_volume_without_a_transform_is_not_compared(tmp_path, folder, kind):
+    for name in ("images", "masks"):
+        affine, codes = THICK.copy(), (1, 1)
+        affine[:3, 3] = 7
+        if name == folder and kind == "no codes":
+            codes = (0, 0)
+        elif name == folder:
+            affine[0, 3], codes = np.nan, (0, 1)
+        write_boxes(tmp_path / name / "0.nii", affine, codes)
+    assert len(folder_splits(tmp_path, test_share=0).train) == 3
+
+
+@pytest.mark.parametrize(
+    ("modality", "advice"),
+    [("RTSTRUCT", "move it to another folder, and draw its outlines as masks"), ("SR", "move it")],
+)
+def test_a_dicom_file_without_a_picture_is_told(tmp_path, modality, advice):
+    pydicom = pytest.importorskip("pydicom")
+    write_dicom(tmp_path / "a.dcm", np.ones((4, 5), np.uint8), Modality=modality)
+    data = pydicom.dcmread(tmp_path / "a.dcm")
+    del data.PixelData
+    data.save_as(tmp_path / "a.dcm")
+    message = rf"a\.dcm is a DICOM file without a picture \({modality}\); {advice}"
+    with pytest.raises(InputError, match=message):
+        ImageRules().read(tmp_path / "a.dcm")

@@ -26,6 +26,7 @@ from coseg_lightning.data.finding import MASKS, files_of, find_files, mask_names
 from coseg_lightning.data.folder_checks import (
     check_channels,
     check_classes_survive,
+    check_counts_of_slices,
     check_duplicates,
     check_groups,
     check_ids_name_different_files,
@@ -280,6 +281,7 @@ def folder_splits(
     check_no_channels(with_image, by_image)
     own = {i: by_image.get(i, {"": i}) for i in with_image}
     check_several(label, own, tile=tile)
+    unequal = check_counts_of_slices(files, mask_files, own, inspection)
     keys = [key for masks_of_image in own.values() for key in masks_of_image.values()]
     named = check_annotators(
         *annotator_rows(annotators, root),
@@ -291,7 +293,7 @@ def folder_splits(
     mask_folder = MaskFolder(
         found.mask_root,
         classes=classes,
-        ids=keys,
+        ids=[key for key in keys if key not in unequal],
         inspection=inspection,
         rules=mask_rules,
         files=mask_files,

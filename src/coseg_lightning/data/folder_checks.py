@@ -1,6 +1,7 @@
 """Checks of a folder of images and masks. Each check records the problems of its own kind."""
 
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -8,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from coseg_lightning.data.annotators import FusedMasks
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.images import SUFFIXES, ImageRules
+from coseg_lightning.files.images import SUFFIXES, ImageRules, read_stored
 from coseg_lightning.files.inspection import (
     IMAGE_INFO,
     TILE_INFO,
@@ -31,7 +33,15 @@ from coseg_lightning.files.naming import (
     split_key,
     unread,
 )
-from coseg_lightning.files.volumes import DICOM, NIFTI, ending, file_of, name_of_file
+from coseg_lightning.files.volumes import (
+    DICOM,
+    DICOM_PLACE,
+    NIFTI,
+    PLACE,
+    ending,
+    file_of,
+    name_of_file,
+)
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
 from coseg_lightning.labels.masks import mask_digest
 
@@ -146,7 +156,8 @@ def check_masks_have_an_image(
     masks: MaskFolder, folder: Path, images: Mapping[str, Path], inspection: Inspection
 ) -> None:
     """Report masks of samples that have no image."""
-    lost = [key for key in masks.ids if split_key(key)[0] not in images]
+    told = inspection.unusable_ids  # such as slices that an image does not have
+    lost = [key for key in masks.ids if split_key(key)[0] not in images and key not in told]
     files = [file_of(masks.path(key)) for key in lost]
     is_inside = all(path.is_relative_to(masks.folder) for path in files)
     names = [path.relative_to(masks.folder).as_posix() for path in files if is_inside]
@@ -179,6 +190,62 @@ def warn_of_masks_beside_the_table(
         )
 
 
+def check_counts_of_slices(
+    images: Mapping[str, Path],
+    masks: Mapping[str, Sequence[Path]],
+    own: Mapping[str, Mapping[str, str]],
+    inspection: Inspection,
+) -> set[str]:
+    """Report all slices of volumes whose mask has another number of slices than their image.
+
+    Masks that cannot be read are passed over, since reading them tells a better reason.
+
+    Args:
+        images: The image of each sample.
+        masks: The files of each mask, see `files.naming.Names`.
+        own: The samples that are used, and the keys of their masks.
+        inspection: Receives the problems.
+
+    Returns:
+        The samples and the keys of masks that were reported.
+    """
+    unusable: set[str] = set()
+    slices: defaultdict[Path, list[str]] = defaultdict(list)  # of images
+    for sample_id, path in images.items():
+        slices[file_of(path)].append(sample_id)
+    keys: defaultdict[Path, list[str]] = defaultdict(list)
+    for key, paths in masks.items():
+        for path in paths:
+            if file_of(path) != path:
+                keys[file_of(path)].append(key)
+    for file, of_file in keys.items():
+        ids = [split_key(key)[0] for key in of_file]
+        volumes = {file_of(images[i]) for i in ids if i in own and file_of(images[i]) != images[i]}
+        for volume in sorted(volumes):
+            if len(slices[volume]) == len(of_file) or not _is_readable(masks[of_file[0]][0]):
+                continue
+            lost = [k for k, i in zip(of_file, ids, strict=True) if i in own or i not in images]
+            lost += [i for i in slices[volume] if i in own and not masks.keys() & own[i].values()]
+            segment = ", all of one segment" * (ending(file) in DICOM)
+            inspection.add(
+                "slices",
+                lost,
+                f"{file} has {len(of_file)} slices, but its image {volume} has "
+                f"{len(slices[volume])}, so none can be used; save a slice for each of the "
+                f"image's, empty ones too{segment}.",
+            )
+            unusable.update(lost)
+    return unusable
+
+
+def _is_readable(mask: Path) -> bool:
+    try:
+        read_stored(mask)
+    except InputError:
+        return False
+    return True
+
+
 def check_sizes_agree(
     image_infos: Mapping[str, FileInfo], masks: MaskFolder, inspection: Inspection
 ) -> None:
@@ -209,12 +276,16 @@ def check_places_agree(
         mask = masks.file_info.get(sample_id)
         if mask is None or image["place"] is None or mask["place"] is None:
             continue
-        if not _at_one_place(image["place"], mask["place"]):
+        reason = _difference(image["place"], mask["place"])
+        if reason is not None:
+            remedy = "resample the mask to the image's grid"
+            if len(mask["place"]) == DICOM_PLACE:
+                remedy += ", with frames in the image's order"
             inspection.add(
                 "place",
                 [sample_id],
-                f"{masks.path(sample_id)} has another position than its image, according to the "
-                "transform or the CRS in both files; resample the mask to the image's grid.",
+                f"{masks.path(sample_id)} has another position than its image, according to "
+                f"{reason} in both files; {remedy}.",
             )
 
 
@@ -246,18 +317,40 @@ def _medical(path: Path) -> str:
     return ".dcm" if found in DICOM else ".nii" if found in NIFTI else found
 
 
-def _at_one_place(ours: Sequence[float], others: Sequence[float]) -> bool:
-    """Whether origins agree to 0.1 pixel, axes to 0.001 pixel, and CRSs if both files have one."""
-    if len(ours) != len(others):
-        return False
-    dimensions = 2 if len(ours) == 7 else 3
+def _difference(ours: Sequence[float], others: Sequence[float]) -> str | None:
+    """Return what says that two positions differ; None if they agree or cannot be compared.
+
+    Origins agree to 0.1 pixel along each axis, axes to 0.001 of their length, and CRSs if both
+    files have one.
+    """
     one, other = np.array(ours), np.array(others)
-    axes, pixel = slice(dimensions, dimensions + dimensions**2), slice(0, dimensions)
-    size = abs(one[axes]).max()
+    if DICOM_PLACE in (len(one), len(other)):
+        return _dicom_difference(one, other) if len(one) == len(other) else None
+    reason = "the transform or the CRS"
+    if len(one) != len(other):
+        return reason
+    if not (np.isfinite(one).all() and np.isfinite(other).all()):
+        return None  # a transform that is damaged says nothing
+    dimensions = 2 if len(one) == 7 else 3
     if dimensions == 2 and one[-1] and other[-1] and one[-1] != other[-1]:
-        return False
-    near = abs(one[pixel] - other[pixel]).max() <= 0.1 * size
-    return bool(near and abs(one[axes] - other[axes]).max() <= 1e-3 * size)
+        return reason
+    axes, other_axes = (
+        place[dimensions : dimensions + dimensions**2].reshape(dimensions, dimensions)
+        for place in (one, other)
+    )
+    shift = (other[:dimensions] - one[:dimensions]) @ np.linalg.pinv(axes)
+    change = np.linalg.norm(other_axes - axes, axis=1) > 1e-3 * np.linalg.norm(axes, axis=1)
+    return reason if abs(shift).max() > 0.1 or change.any() else None
+
+
+def _dicom_difference(one: NDArray[np.float64], other: NDArray[np.float64]) -> str | None:
+    """Return the element in which two DICOM slices differ, as `_difference` does."""
+    difference, spacing = abs(other - one), one[9:]  # NaN, which no limit exceeds, is not known
+    pixel = 1.0 if np.isnan(spacing).any() else spacing.min()
+    limits = np.repeat([0.1 * pixel, 1e-3, 1e-3 * pixel], [count for _, _, count in PLACE])
+    names = np.repeat([name for _, name, _ in PLACE], [count for _, _, count in PLACE])
+    differing = names[difference > limits]
+    return str(differing[0]) if len(differing) else None
 
 
 def warn_of_blank_images(

@@ -420,8 +420,7 @@ def _info_of(path: Path, image: NDArray[Any], picture: Picture) -> FileInfo:
 
 def place_of(path: Path) -> list[float] | None:
     """Return the position of a file, on the earth or in a scanner; None if it names none."""
-    file = file_of(path)
-    return volume_place(file) or tiff_place(file)
+    return volume_place(path) or tiff_place(file_of(path))
 
 
 def _outlier_of(some: NDArray[np.float64]) -> list[float] | None:

@@ -3,11 +3,12 @@
 Slice 7 of `ct.nii.gz` is the path `ct.nii.gz/7`, and its sample is `ct_007`.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,14 @@ from coseg_lightning.errors import InputError
 NIFTI, DICOM = (".nii", ".nii.gz"), (".dcm", ".dicom")
 MAX_BANDS = 16  # if a fourth dimension is longer, it is time
 DIGITS = 3  # the least digits of a slice's number in an id
+# What places a frame of a DICOM file: a sequence of functional groups, its element, its numbers.
+PLACE = (
+    ("PlanePositionSequence", "ImagePositionPatient", 3),
+    ("PlaneOrientationSequence", "ImageOrientationPatient", 6),
+    ("PixelMeasuresSequence", "PixelSpacing", 2),
+)
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+DICOM_PLACE = sum(count for _, _, count in PLACE)  # numbers of `volume_place`
 
 
 def ending(path: Path) -> str:
@@ -80,17 +89,37 @@ def read_slice(path: Path, *, of_mask: bool = False) -> NDArray[Any]:
         InputError: If it cannot be read as a slice.
     """
     file = file_of(path)
-    if ending(file) in DICOM:
-        return _dicom_slice(file, 0 if file == path else int(path.name), of_mask=of_mask)
-    status = file.stat()
-    values = _nifti_values(file, (status.st_mtime_ns, status.st_ctime_ns))
-    return _slice(values, int(path.name), file)
+    if ending(file) not in DICOM:
+        return _slice(_nifti_values(file, _modified(file)), int(path.name), file)
+    segments = _dicom_frames(file, _modified(file)).segments if of_mask else 1
+    if segments > 1:
+        raise InputError(
+            f"{file} holds {segments} segments one after the other, but a mask needs one frame for "
+            "each slice; save the segments in the same frames as class ids."
+        )
+    return _dicom_slice(file, _number(path), of_mask=of_mask)
 
 
 def volume_place(path: Path) -> list[float] | None:
-    """Return the position of a NIfTI volume in scanner space: its origin, then its three axes."""
-    if ending(path) in NIFTI:
-        affine = np.asarray(_nifti(path).affine)
+    """Return the position of a NIfTI volume, or of a DICOM slice, in the scanner's space.
+
+    Args:
+        path: A slice, or a file.
+
+    Returns:
+        Of a NIfTI volume its origin and its three axes. Of a DICOM slice the `DICOM_PLACE` numbers
+        of its position, orientation and spacing, NaN where the header has none. None if both codes
+        of a NIfTI volume are 0, or a slice has no position.
+    """
+    file = file_of(path)
+    if ending(file) in DICOM:
+        places = _dicom_frames(file, _modified(file)).places
+        return places[min(_number(path), len(places) - 1)]
+    if ending(file) in NIFTI:
+        image = _nifti(file)
+        if image.header["qform_code"] == image.header["sform_code"] == 0:
+            return None
+        affine = np.asarray(image.affine)
         return [float(value) for value in (*affine[:3, 3], *affine[:3, :3].T.ravel())]
     return None
 
@@ -163,6 +192,16 @@ def _index(dimensions: int, number: int) -> tuple[Any, ...]:
     return (slice(None), slice(None)) if dimensions == 2 else (slice(None), slice(None), number)
 
 
+def _number(path: Path) -> int:
+    """Return the number of a slice, 0 for a file."""
+    return 0 if file_of(path) == path else int(path.name)
+
+
+def _modified(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_ctime_ns
+
+
 def _slice(values: NDArray[Any], number: int, path: Path) -> NDArray[Any]:
     if values.ndim > 4 or (values.ndim == 4 and values.shape[3] > MAX_BANDS):
         raise InputError(
@@ -201,8 +240,65 @@ def _dicom_header(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as DICOM ({error}); restore the file.") from error
 
 
+class _Frames(NamedTuple):
+    """What a DICOM file's header says of its frames.
+
+    Attributes:
+        places: The place of each frame, see `volume_place`; one for all if there is no other.
+        segments: The number of segments to which the frames belong, 1 if they name none.
+    """
+
+    places: list[list[float] | None]
+    segments: int
+
+
+@lru_cache(maxsize=2)  # as for the values of NIfTI
+def _dicom_frames(path: Path, modified: tuple[int, int]) -> _Frames:
+    header = _dicom_header(path)
+    try:
+        shared = _first(header, "SharedFunctionalGroupsSequence")
+        frames = getattr(header, "PerFrameFunctionalGroupsSequence", None) or [None]
+        places, segments = [], set()
+        for frame in frames:
+            place: list[float] = []
+            for sequence, name, count in PLACE:
+                found = (
+                    _numbers(holder, name, count)
+                    for holder in (_first(frame, sequence), _first(shared, sequence), header)
+                )
+                place += next(filter(None, found), [math.nan] * count)
+            places.append(None if math.isnan(place[0]) else place)
+            segment = _first(frame, "SegmentIdentificationSequence")
+            segments.add(str(getattr(segment, "ReferencedSegmentNumber", "")))
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as DICOM ({error}); restore the file.") from error
+    return _Frames(places, len(segments))
+
+
+def _first(data: Any, sequence: str) -> Any:
+    """Return the first item of a sequence in DICOM data; None if there is none."""
+    items = getattr(data, sequence, None)
+    return items[0] if items else None
+
+
+def _numbers(data: Any, name: str, count: int) -> list[float] | None:
+    """Return an element of DICOM data if it holds this many numbers."""
+    values = getattr(data, name, None)
+    if not isinstance(values, Sequence) or len(values) != count:
+        return None
+    numbers = [float(value) for value in values]
+    return numbers if all(map(math.isfinite, numbers)) else None
+
+
 def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
     data = _library("pydicom").dcmread(path)
+    if not any(name in data for name in PIXELS):
+        kind = str(getattr(data, "Modality", "") or "of no named kind")
+        outlines = ", and draw its outlines as masks" * (kind == "RTSTRUCT")
+        raise InputError(
+            f"{path} is a DICOM file without a picture ({kind}); move it to another folder"
+            f"{outlines}."
+        )
     try:
         values = data.pixel_array
     except Exception as error:
