@@ -34,7 +34,7 @@ from coseg_lightning.files.atomic import replacing
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import ImageRules, files_by_stem, smallest_type
 from coseg_lightning.files.mask_folder import same_stem
-from coseg_lightning.files.naming import PLAIN, Names, unread
+from coseg_lightning.files.naming import PLAIN, Names, advice_on_volumes, unread
 from coseg_lightning.files.progress import progress
 from coseg_lightning.functional.equations import predicted_classes
 
@@ -173,6 +173,8 @@ def image_files(folder: Path, data: Mapping[str, Any]) -> list[tuple[str, Path]]
     """
     names = Names(folder, data.get("image_glob", PLAIN)) if folder.is_dir() else None
     if names is None or not names.files:
+        if names is not None and (advice := advice_on_volumes(folder)):
+            raise InputError(f"{folder} holds no image files whose ending is known; {advice}.")
         files_by_stem(folder)  # raises if there is none
         names = Names(folder)
     if isinstance(data.get("masks"), str) and data.get("masks") == data.get("images"):

@@ -16,6 +16,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
 from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import ImageRules
+from coseg_lightning.files.naming import Names
 from coseg_lightning.files.volumes import volume_place, write_mask_volume, write_slices
 from coseg_lightning.predict import image_files, predict
 from support import SMALL, TinyNetwork, command, composed
@@ -675,3 +676,68 @@ def test_a_dicom_file_without_a_picture_is_told(tmp_path, modality, advice):
     message = rf"a\.dcm is a DICOM file without a picture \({modality}\); {advice}"
     with pytest.raises(InputError, match=message):
         ImageRules().read(tmp_path / "a.dcm")
+
+
+def write_named(root, names):
+    """Write DICOM images of these names, with masks as PNG."""
+    from PIL import Image
+
+    for folder in ("images", "masks"):
+        (root / folder).mkdir()
+    for number, name in enumerate(names):
+        mask, _ = field(number)
+        write_dicom(root / "images" / name, (90 - 40 * mask + number).astype(np.uint8))
+        Image.fromarray(mask * 255).save(root / f"masks/{name.removesuffix('.IMA')}.png")
+    return root
+
+
+def test_dicom_files_may_end_in_ima(tmp_path):
+    splits = folder_splits(write_named(tmp_path, ["a.IMA", "b.IMA"]), test_share=0)
+    assert sorted(splits.train.ids) == ["a", "b"]
+    bright = splits.train.image(0) > splits.train.image(0).mean()
+    np.testing.assert_array_equal(bright, splits.train.mask(0))
+
+
+@pytest.mark.parametrize("names", [["IM0", "IM1"], ["1.2.840.0", "1.2.840.1"]])
+def test_dicom_files_without_an_ending_are_to_be_renamed(tmp_path, names):
+    root = write_named(tmp_path, names)
+    (root / "images/DICOMDIR").write_bytes((root / "images" / names[0]).read_bytes())
+    message = (
+        f"{root / 'images'} holds no image files whose ending is known; rename the DICOM files to "
+        f"end in .dcm, such as {names[0]} to {names[0]}.dcm."
+    )
+    with pytest.raises(InputError, match=re.escape(message)):
+        folder_splits(root)
+    with pytest.raises(InputError, match=re.escape(message)):
+        image_files(root / "images", {})
+
+
+def test_dicom_files_without_an_ending_among_others_are_told(tmp_path, caplog):
+    root = write_named(tmp_path, ["a.IMA", "b.IMA", "IM0"])
+    with pytest.raises(InputError, match=r"IM0\.png has no image"):
+        folder_splits(root)
+    assert "which are not read; rename the DICOM files to end in .dcm, such as IM0 to" in (
+        caplog.text
+    )
+
+
+def test_volumes_of_two_files_are_to_be_converted(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    pair = nibabel.Nifti1Pair(np.ones((4, 5, 3), np.int16), np.eye(4))
+    nibabel.save(pair, tmp_path / "images/v0.img")
+    message = r"nibabel\.save\(nibabel\.load\('v0\.hdr'\), 'v0\.nii\.gz'\)\.$"
+    with pytest.raises(InputError, match=message):
+        folder_splits(tmp_path)
+    nibabel.save(nibabel.load(tmp_path / "images/v0.hdr"), tmp_path / "images/v0.nii.gz")
+    assert len(Names(tmp_path / "images").files) == 3
+
+
+def test_the_header_of_an_aerial_picture_is_no_volume(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "images/a.hdr").write_text("ENVI\nsamples = 5\n")
+    (tmp_path / "images/a.img").write_bytes(b"\0" * 400)
+    with pytest.raises(InputError, match=r"but \.hdr, \.img; set data\.image_glob"):
+        folder_splits(tmp_path)

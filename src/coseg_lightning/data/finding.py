@@ -14,6 +14,7 @@ from coseg_lightning.files.naming import (
     Files,
     Likely,
     Names,
+    advice_on_volumes,
     files_inside,
     guess_patterns,
     likely_patterns,
@@ -152,6 +153,8 @@ def find_mask_folders(root: Path, masks: str | Sequence[str]) -> str | list[str]
 
 
 def _nothing_message(what: str, names: Names, ids: Collection[str]) -> str:
+    if advice := advice_on_volumes(names.folder):
+        return f"{names.folder} holds no {what} files whose ending is known; {advice}."
     others = sorted({p.suffix.lower() for p in names.folder.iterdir() if p.is_file()} - {""})
     text = f"{names.folder} holds no image files ({', '.join(SUFFIXES)})"
     if what == "mask" and names.pattern == PLAIN and (inside := files_inside(names.folder)):

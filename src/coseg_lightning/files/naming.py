@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES
 from coseg_lightning.files.volumes import (
     DICOM,
+    advice_on,
     ending,
     file_of,
     is_volume,
@@ -46,6 +47,7 @@ PART_FOLDERS = {
 }
 LAST_WORD = re.compile(r"[-_. ][^-_. ]*[^\W\d_][^-_. ]*$")  # with a letter
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+MOST_LOOKED_AT = 100  # files whose names are not read, in search of volumes
 Files = dict[str, list[Path]]
 
 
@@ -336,6 +338,12 @@ def _fits(images: set[str], masks: set[str], image_end: str, mask_end: str) -> b
     return bool(both) and len(both) >= 0.8 * max(len(of_masks), 1)
 
 
+def advice_on_volumes(folder: Path) -> str | None:
+    """Say what to do with volumes of a folder that are not read because of their ending."""
+    others = (path for path in sorted(_walk(folder, deep=True)) if ending(path) not in SUFFIXES)
+    return next(filter(None, map(advice_on, islice(others, MOST_LOOKED_AT))), None)
+
+
 def files_inside(folder: Path) -> list[str]:
     """List the image files in the folders of a folder, by their paths in it."""
     files = (path for path in sorted(_walk(folder, deep=True)) if ending(path) in SUFFIXES)
@@ -525,4 +533,6 @@ def unread(names: Names) -> str | None:
     if not parts:
         return None
     hint = "; data.image_glob='**/{id}.*' reads these folders too" if folders else ""
+    advice = advice_on_volumes(names.folder)
+    hint = (f"; {advice}" if advice else "") + hint
     return f"{names.folder} holds {' and '.join(parts)}, which are not read{hint}."

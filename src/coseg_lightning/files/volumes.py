@@ -5,6 +5,7 @@ Slice 7 of `ct.nii.gz` is the path `ct.nii.gz/7`, and its sample is `ct_007`.
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
 
-NIFTI, DICOM = (".nii", ".nii.gz"), (".dcm", ".dicom")
+NIFTI, DICOM = (".nii", ".nii.gz"), (".dcm", ".dicom", ".ima")
+PAIR = (b"\x5c\1\0\0", b"\0\0\1\x5c")  # starts of a volume's header in a file of its own
 MAX_BANDS = 16  # if a fourth dimension is longer, it is time
 DIGITS = 3  # the least digits of a slice's number in an id
 # What places a frame of a DICOM file: a sequence of functional groups, its element, its numbers.
@@ -37,6 +39,26 @@ def ending(path: Path) -> str:
 def is_volume(path: Path) -> bool:
     """Whether a file is NIfTI or DICOM according to its name."""
     return ending(path) in (*NIFTI, *DICOM)
+
+
+def advice_on(path: Path) -> str | None:
+    """Say what to do with a file of another ending that holds DICOM, or half of a volume.
+
+    Returns:
+        The start of a sentence's part, or None if it is another file.
+    """
+    if not path.is_file() or path.name.upper() == "DICOMDIR":  # an index of other files
+        return None
+    with suppress(OSError), path.open("rb") as file:
+        start = file.read(132)
+        if start[128:] == b"DICM":
+            return f"rename the DICOM files to end in .dcm, such as {path.name} to {path.name}.dcm"
+        if ending(path) == ".hdr" and start[:4] in PAIR:
+            return (
+                "convert the volumes of .hdr and .img, such as by nibabel.save(nibabel.load("
+                f"'{path.name}'), '{path.stem}.nii.gz')"
+            )
+    return None
 
 
 def file_of(path: Path) -> Path:
