@@ -2,6 +2,7 @@
 
 import io
 import zlib
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,7 +21,7 @@ from coseg_lightning.files.images import (
     read_stored,
 )
 from coseg_lightning.files.mask_file import save_like
-from coseg_lightning.files.mask_folder import MaskFolder, windows_of_mask
+from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter, windows_of_mask
 from coseg_lightning.files.mask_rules import MaskRules
 
 
@@ -402,6 +403,124 @@ def test_a_georeferenced_mask_keeps_its_tags_tiles_compression_and_pyramid(tmp_p
         assert after.overviews(1) == before.overviews(1) == [2]
         np.testing.assert_array_equal(after.read(1), changed)
         np.testing.assert_array_equal(after.read(1, out_shape=(48, 72)), changed[1::2, 1::2])
+
+
+def corrected(folder, classes=2):
+    """Write the only mask of a folder with another corner, beside the folder."""
+    masks = MaskFolder(folder, classes=classes)
+    (sample_id,) = masks.ids
+    changed = masks.read(sample_id)
+    changed[:6, :9] = 1
+    new = folder.parent / masks.path(sample_id).name
+    masks.write_like(sample_id, new, changed)
+    np.testing.assert_array_equal(read_stored(new).values > 0, changed)
+    return masks.path(sample_id), new
+
+
+def tags_of(path):
+    """The tags of a TIFF, with the bytes that the file holds."""
+    found = {}
+    with tifffile.TiffFile(path) as file:
+        for tag in file.pages.first.tags:
+            file.filehandle.seek(tag.valueoffset)
+            value = file.filehandle.read(tag.valuebytecount)
+            found[tag.code] = (tag.dtype, tag.count, value)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    {
+        "OME": {"ome": True, "metadata": {"axes": "YX", "PhysicalSizeXUnit": "µm"}},
+        "UTF-8": {"description": "Gebäude".encode(), "software": "Gerät".encode()},
+        "Latin-1": {"description": "Gebäude".encode("latin1")},
+        "artist": {"extratags": [(315, "s", 0, "Jörg".encode(), True)]},
+        "GDAL": {"extratags": [(42112, "s", 0, "<Item>Gebäude</Item>".encode(), True)]},
+        "date": {"extratags": [(306, "s", 0, b"2020-01-01T00:00:00Z", True)]},
+        "overlay": {"imagej": True, "metadata": {"Overlays": [bytes(64)], "ROI": bytes(64)}},
+        "rational": {"extratags": [(286, 5, 1, (7, 2), True)]},
+        "look-up table": {"imagej": True, "metadata": {"LUTs": [np.zeros((3, 256), np.uint8)]}},
+    }.items(),
+    ids=lambda item: item[0],
+)
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+def test_tags_are_kept_as_the_bytes_that_they_are(tmp_path, options, byteorder):
+    (tmp_path / "masks").mkdir()
+    options = {"metadata": None} | options[1]
+    if not options.get("imagej"):
+        options["byteorder"] = byteorder
+    tifffile.imwrite(tmp_path / "masks/a.tif", disc() * 255, **options)
+    before, after = map(tags_of, corrected(tmp_path / "masks"))
+    for code in before.keys() - {273, 279}:  # where the pixels lie
+        assert after[code] == before[code]
+    assert after.keys() - before.keys() <= {254}
+
+
+def test_a_preview_in_colours_is_not_written_as_a_mask(tmp_path):
+    (tmp_path / "masks").mkdir()
+    with tifffile.TiffWriter(tmp_path / "masks/a.tif") as file:
+        file.write(disc() * 255, metadata=None)
+        preview = np.dstack([disc()[::4, ::4]] * 3)
+        file.write(preview, subfiletype=1, photometric="rgb", metadata=None)
+        file.write(disc()[::2, ::2] * 255, subfiletype=1, metadata=None)
+    _, new = corrected(tmp_path / "masks")
+    with tifffile.TiffFile(new) as file:
+        assert [page.shape for page in file.pages] == [(24, 36), (12, 18)]
+
+
+def test_a_mask_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "masks/a.tif", disc())
+
+    def fails(*_, error=None, **__):
+        raise error
+
+    for error, expected in (
+        (
+            ValueError("no such compression"),
+            pytest.raises(InputError, match="a.tif can be read, b"),
+        ),
+        (OSError(28, "No space left on device"), pytest.raises(OSError, match="No space left")),
+    ):
+        monkeypatch.setattr(tifffile.TiffWriter, "write", partial(fails, error=error))
+        with expected:
+            corrected(tmp_path / "masks")
+
+
+@pytest.mark.parametrize("compress", [None, "lzw"])
+@pytest.mark.parametrize(
+    ("bits", "palette"), [(1, False), (1, True), (2, False), (4, True), (12, 0)]
+)
+def test_a_mask_of_few_bits_keeps_its_tiles_and_tags(tmp_path, caplog, bits, palette, compress):
+    rasterio = pytest.importorskip("rasterio")
+    path = tmp_path / "masks/a.tif"
+    path.parent.mkdir()
+    options = {"driver": "GTiff", "height": 24, "width": 36, "count": 1, "nbits": bits}
+    options |= {"tiled": True, "blockxsize": 16, "blockysize": 16, "crs": "EPSG:32633"}
+    options |= {"dtype": "uint16" if bits > 8 else "uint8", "compress": compress}
+    options |= {"photometric": "palette"} if palette else {}
+    options["transform"] = rasterio.transform.from_origin(5e5, 4e6, 10, 10)
+    with rasterio.open(path, "w", **options) as file:
+        file.write(disc().astype(options["dtype"]), 1)
+        if palette:
+            file.write_colormap(1, {0: (0, 0, 0), 1: (200, 0, 0)})
+    masks = MaskFolder(path.parent, classes=2)
+    changed = masks.read("a")
+    changed[:6, :9] = 1
+    (tmp_path / "new").mkdir()
+    writer = MaskWriter(masks, tmp_path / "new")
+    writer.write("a", changed)
+    writer.finish()
+    assert ("few bits were written with 8 or 16" in caplog.text) == (bits > 1 or palette)
+    with rasterio.open(path) as before, rasterio.open(tmp_path / "new/a.tif") as after:
+        np.testing.assert_array_equal(after.read(1), changed)
+        assert (after.crs, after.transform) == (before.crs, before.transform)
+        assert after.block_shapes == before.block_shapes
+        assert after.compression == before.compression
+        if palette:
+            assert after.colormap(1)[1] == before.colormap(1)[1] == (200, 0, 0, 255)
+        else:
+            assert (after.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == "1") == (bits == 1)
 
 
 @pytest.mark.parametrize("hidden", [0, 255])

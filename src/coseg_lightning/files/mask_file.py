@@ -2,7 +2,8 @@
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -270,10 +271,29 @@ def write_mask_like(
     if stored.is_jpeg:
         white = (classes > 0) ^ rules.is_inverted
         drawn = stored_again(white.astype(np.uint8) * np.uint8(255), stored.orientation)
-        _save_with_pillow(drawn, original, path)
+        with _encoding(original):
+            _save_with_pillow(drawn, original, path)
         return
     values = new_values(read, classes, given, rules, foreground, original)
-    save_like(original, path, stored_again(values, stored.orientation), stored)
+    with _encoding(original):
+        save_like(original, path, stored_again(values, stored.orientation), stored)
+
+
+@contextmanager
+def _encoding(original: Path) -> Iterator[None]:
+    """Turn an encoder's error into an `InputError`, but not those of a full or read-only disk."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(
+            f"{original} can be read, but a file like it cannot be written ({reason}); save your "
+            "masks as PNG."
+        ) from error
 
 
 def new_values(
@@ -477,7 +497,7 @@ def save_like(original: Path, path: Path, values: NDArray[Any], stored: Stored) 
             if values.ndim == array.ndim == 3 and values.shape != array.shape:
                 values = np.moveaxis(values, 2, 0)  # the file's planes come first
             np.save(file, values.astype(array.dtype).reshape(array.shape))
-    elif stored.mode == "tiff" and can_write_like(original):
+    elif can_write_like(original):
         write_tiff_like(original, path, values)
     else:
         _save_with_pillow(values, original, path, stored)

@@ -1,5 +1,6 @@
 """MaskFolder: a folder of masks, one file per sample, read as class ids."""
 
+import logging
 import os
 import shutil
 from collections import Counter
@@ -33,7 +34,7 @@ from coseg_lightning.files.mask_file import (
 )
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
 from coseg_lightning.files.mask_values import MaskValues
-from coseg_lightning.files.tiff import has_validity_mask
+from coseg_lightning.files.tiff import has_validity_mask, is_packed
 from coseg_lightning.files.volumes import file_of, name_of_file, write_slices
 from coseg_lightning.files.windows import (
     ROWS,
@@ -43,6 +44,8 @@ from coseg_lightning.files.windows import (
     has_tiff_windows,
     parts_of_rows,
 )
+
+log = logging.getLogger(__name__)
 
 INFO: tuple[str, ...] = (
     "size",
@@ -402,6 +405,7 @@ class MaskWriter:
         self._masks = masks
         self._folder = folder
         self._volumes: dict[Path, dict[int, NDArray[Any]]] = {}
+        self._packed: list[Path] = []
 
     def copy(self, path: Path) -> None:
         """Copy an original byte by byte, or leave a slice of a volume unchanged."""
@@ -432,24 +436,37 @@ class MaskWriter:
         if mask is None:
             shutil.copyfile(path, place)
         else:
-            self._masks.write_like(key, place, mask)
+            self._write_like(key, place, mask)
 
     def write(self, sample_id: str, mask: NDArray[Any]) -> None:
         """Write the class ids of one sample; see `MaskFolder.write_like`."""
         path = self._masks.path(sample_id)
         if file_of(path) == path:
-            self._masks.write_like(sample_id, self._place(path), mask)
+            self._write_like(sample_id, self._place(path), mask)
         else:
             slices = self._volumes.setdefault(path.parent, {})
             slices[int(path.name)] = self._masks.stored_values(sample_id, mask)
 
+    def _write_like(self, key: str, place: Path, mask: NDArray[Any]) -> None:
+        self._masks.write_like(key, place, mask)
+        path = self._masks.path(key)
+        if is_packed(path):
+            self._packed.append(path)
+
     def finish(self) -> None:
-        """Write the volumes."""
+        """Write the volumes, and warn of values that now take more bits."""
         for file, slices in self._volumes.items():
             if slices:
                 write_slices(file, self._place(file), slices)
             else:
                 shutil.copyfile(file, self._place(file))
+        if self._packed:
+            log.warning(
+                "Masks whose values have few bits were written with 8 or 16 bits per value: %d, "
+                "such as %s.",
+                len(self._packed),
+                self._packed[0],
+            )
 
     def _place(self, path: Path) -> Path:
         place = self._folder / path.relative_to(self._masks.folder)

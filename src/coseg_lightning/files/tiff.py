@@ -30,7 +30,8 @@ STRUCTURE = {
     *(262, 266, 273, 274, 277, 278, 279, 280, 281, 282, 283, 284, 296, 317, 320, 322, 323, 324),
     *(325, 330, 338, 339, 347, 513, 514, 530, 531, 532, 50674),
 }
-DESCRIPTION, SOFTWARE, DATETIME = 270, 305, 306
+SOFTWARE = 305
+RATIONALS = (5, 10)  # types of tags, a value of which is two numbers
 ARRAYS = "tifffile"  # the software that says of boolean arrays that 0 is white, and means black
 
 
@@ -252,15 +253,36 @@ def orientation_of(page: Any) -> int:
 
 
 def can_write_like(path: Path) -> bool:
-    """Whether `write_tiff_like` can write such a file. Pillow writes files with fax compression."""
+    """Whether a file is a TIFF that `write_tiff_like` can write. Pillow writes some of the others.
+
+    Those have fax compression, or JPEG.
+    """
+    with path.open("rb") as start:
+        if not is_tiff(start.read(4)):
+            return False
     with opened(path) as file:
-        page = file.series[0].keyframe
-        packed = page.bitspersample not in (1, 8, 16, 32, 64)
-        return not packed and page.compression not in FAX and page.compression not in JPEG
+        return only_series(path, file).keyframe.compression not in (*FAX, *JPEG)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether `write_tiff_like` stores values of such a file with more bits than it has."""
+    if not can_write_like(path):
+        return False
+    with opened(path) as file:
+        return _is_packed(only_series(path, file).keyframe)
+
+
+def _is_packed(page: Any) -> bool:
+    """Whether values have a number of bits that tifffile cannot write."""
+    if page.bitspersample == 1:
+        return bool(page.photometric == PHOTOMETRIC.PALETTE)
+    return page.bitspersample not in (8, 16, 32, 64)
 
 
 def write_tiff_like(original: Path, path: Path, values: NDArray[Any]) -> None:
     """Write stored values with a file's tags, tiles, compression and pyramid.
+
+    Values of few bits, see `is_packed`, are stored in whole bytes.
 
     Args:
         original: The file whose tags and structure are used.
@@ -270,7 +292,7 @@ def write_tiff_like(original: Path, path: Path, values: NDArray[Any]) -> None:
     with opened(original) as file:
         series = only_series(original, file)
         pages = [series.keyframe]
-        pages += [p for p in _pages(file) if p.subfiletype & 1 and p.subfiletype & 4 == 0]
+        pages += [page for page in _pages(file) if _is_smaller_copy(page, series)]
         levels = [level.keyframe for level in series.levels[1:]]
         pages += [page for page in levels if page.offset not in {p.offset for p in pages}]
         in_subifds = bool(levels) and series.keyframe.subifds is not None
@@ -354,6 +376,12 @@ def write_at_place_of(image: Path, path: Path, mask: NDArray[Any]) -> None:
         )
 
 
+def _is_smaller_copy(page: Any, series: Any) -> bool:
+    """Whether a page is a level of the pyramid. A preview in colours shows the old mask."""
+    kinds = [(p.samplesperpixel, p.photometric) for p in (page, series.keyframe)]
+    return page.subfiletype & 5 == 1 and kinds[0] == kinds[1]
+
+
 def _pages(file: tifffile.TiffFile) -> Iterator[Any]:
     for page in file.pages[1:]:
         yield page.aspage()
@@ -371,7 +399,9 @@ def _shrunk(values: NDArray[Any], page: Any) -> NDArray[Any]:
 
 
 def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, subifds: int) -> None:
-    values = values.astype(bool if page.bitspersample == 1 else page.dtype, copy=False)
+    is_bilevel = page.bitspersample == 1 and not _is_packed(page)
+    dtype = np.uint8 if page.dtype == bool else page.dtype
+    values = values.astype(bool if is_bilevel else dtype, copy=False)
     if is_inverted(page, of_mask=True):
         values = inverted(values, page.bitspersample)
     separate = values.ndim == 3 and int(page.planarconfig) == 2
@@ -383,7 +413,8 @@ def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, su
     else:
         options["rowsperstrip"] = page.rowsperstrip
     if page.photometric == PHOTOMETRIC.PALETTE:
-        options["colormap"] = page.colormap
+        unused = 2 ** (8 * values.dtype.itemsize) - page.colormap.shape[1]
+        options["colormap"] = np.pad(page.colormap, ((0, 0), (0, unused)))
     if page.extrasamples:
         options["extrasamples"] = page.extrasamples
     if values.ndim == 3:
@@ -394,14 +425,9 @@ def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, su
         unit = page.tags.get(296)
         options["resolutionunit"] = 1 if unit is None else unit.value
     # The original's tags are passed as extra tags, so that tifffile adds none of its own.
-    tags = [
-        (tag.code, tag.dtype, tag.count, tag.value, True)
-        for tag in page.tags
-        if tag.code not in STRUCTURE and tag.code not in (DESCRIPTION, SOFTWARE, DATETIME)
-    ]
+    tags = [_copied(tag) for tag in page.tags if tag.code not in STRUCTURE]
     if orientation_of(page) != 1:
         tags.append((ORIENTATION, 3, 1, orientation_of(page), True))
-    description = page.tags.get(DESCRIPTION)
     out.write(
         np.ascontiguousarray(values),
         photometric=page.photometric,
@@ -410,12 +436,22 @@ def _write_page(out: tifffile.TiffWriter, page: Any, values: NDArray[Any], *, su
         subfiletype=page.subfiletype,
         subifds=subifds or None,
         metadata=None,
-        description=None if description is None else description.value,
-        software=_text(page, SOFTWARE),
-        datetime=_text(page, DATETIME),
+        software=False,
         extratags=tags,
         **options,
     )
+
+
+def _copied(tag: Any) -> tuple[int, int, int, Any, bool]:
+    """Return a tag for tifffile's writer, with the bytes that its file holds.
+
+    The writer takes text in ASCII alone, and cannot encode some values as they are decoded.
+    """
+    value = tag.value
+    if tag.dtype not in RATIONALS:  # which it takes as numbers alone
+        tag.parent.filehandle.seek(tag.valueoffset)
+        value = tag.parent.filehandle.read(tag.valuebytecount)
+    return tag.code, tag.dtype, tag.count, value, True
 
 
 def is_inverted(page: Any, *, of_mask: bool) -> bool:
@@ -424,11 +460,7 @@ def is_inverted(page: Any, *, of_mask: bool) -> bool:
     tifffile says so of boolean arrays, but writes and reads them as they are. Masks of more than
     one bit are read as they are too: ImageJ writes 255 for objects, and shows them black.
     """
-    is_array = str(_text(page, SOFTWARE)).startswith(ARRAYS)
+    software = page.tags.get(SOFTWARE)
+    is_array = software is not None and str(software.value).startswith(ARRAYS)
     is_raw = is_array if page.bitspersample == 1 else of_mask
     return bool(page.photometric == PHOTOMETRIC.MINISWHITE) and not is_raw
-
-
-def _text(page: Any, code: int) -> str | bool:
-    tag = page.tags.get(code)
-    return False if tag is None else str(tag.value)
