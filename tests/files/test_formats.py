@@ -23,6 +23,7 @@ from coseg_lightning.files.images import (
 from coseg_lightning.files.mask_file import save_like
 from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter, windows_of_mask
 from coseg_lightning.files.mask_rules import MaskRules
+from coseg_lightning.files.windows import TiffWindows, has_tiff_windows
 
 
 def bands(count, dtype=np.uint16, height=24, width=36):
@@ -117,6 +118,76 @@ def test_several_pictures_in_a_file_are_refused(tmp_path):
     ):
         with pytest.raises(InputError, match=sentence):
             read_image(tmp_path / name)
+
+
+def ome(sizes, planes, own):
+    """The description of an OME-TIFF; each plane has a file, if any, and where it begins."""
+    text = ""
+    for file, first in planes:
+        place = "".join(f' First{axis}="{first.get(axis, 0)}"' for axis in "CZT")
+        uuid = "" if file is None else f'<UUID FileName="{file}">urn:uuid:{file}</UUID>'
+        text += f'<TiffData IFD="0" PlaneCount="1"{place}>{uuid}</TiffData>'
+    size = "".join(f' Size{axis}="{sizes.get(axis, 1)}"' for axis in "CZT")
+    pixels = f'<Pixels DimensionOrder="XYCZT" Type="uint8" SizeX="36" SizeY="24"{size}>'
+    uuid = f' UUID="urn:uuid:{own}"' if own else ""
+    return f"<OME{uuid}><Image>{pixels}{text}</Pixels></Image></OME>"
+
+
+def write_ome(path, values, *description):
+    tifffile.imwrite(path, values, description=ome(*description), metadata=None)
+
+
+@pytest.mark.parametrize("axis", "CZT")
+@pytest.mark.parametrize("alone", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+def test_one_of_several_ome_files_is_read_without_the_others(tmp_path, caplog, axis, alone, named):
+    files = [f"{number}.ome.tif" for number in range(3)]
+    planes = [(file, {axis: number}) for number, file in enumerate(files)]
+    values = [bands(3, np.uint8)[..., number].copy() for number in range(3)]
+    for file, value in zip(files, values, strict=True):
+        write_ome(tmp_path / file, value, {axis: 3}, planes, file if named else None)
+    path = tmp_path / files[1]
+    if alone:
+        path = path.rename(tmp_path / "renamed.tif")
+        for file in (files[0], files[2]):
+            (tmp_path / file).unlink()
+    np.testing.assert_array_equal(read_image(path), values[1])
+    np.testing.assert_array_equal(read_stored(path).values, values[1])
+    assert has_tiff_windows(path)
+    np.testing.assert_array_equal(
+        TiffWindows(path).read(2, 3, 9, 20)[..., 0], values[1][2:11, 3:23]
+    )
+    assert not caplog.text
+
+
+def test_pages_of_one_of_several_ome_files_are_bands_if_they_are_channels(tmp_path):
+    values, stack = bands(3, np.uint8), {"photometric": "minisblack", "metadata": None}
+    path = tmp_path / "a.tif"
+
+    def write(sizes, places, *, others=()):
+        planes = [("a.tif", place) for place in places] + [("b.tif", place) for place in others]
+        text = ome(sizes, planes, "a.tif")
+        tifffile.imwrite(path, np.moveaxis(values, 2, 0).copy(), description=text, **stack)
+
+    channels = [{"C": 0}, {"C": 1}, {"C": 2}]
+    write({"C": 6}, channels, others=[{"C": 3}, {"C": 4}, {"C": 5}])
+    np.testing.assert_array_equal(read_image(path), values)
+    write({"C": 3, "T": 2}, channels, others=[place | {"T": 1} for place in channels])
+    np.testing.assert_array_equal(read_image(path), values)
+    for axis in "ZT":
+        places = [{axis: number} for number in range(3)]
+        write({"C": 2, axis: 3}, places, others=[place | {"C": 1} for place in places])
+        for read in (read_image, has_tiff_windows):
+            with pytest.raises(InputError, match="holds 3 pages, probably slices"):
+                read(path)
+
+
+def test_an_ome_description_of_more_pages_than_there_are_is_not_believed(tmp_path, caplog):
+    value = bands(1, np.uint8)[..., 0]
+    planes = [(None, {"C": number}) for number in range(3)]
+    write_ome(tmp_path / "a.tif", value, {"C": 3}, planes[:1], None)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), value)
+    assert not caplog.text
 
 
 def test_values_where_the_smallest_is_white_are_inverted_and_palettes_are_painted(tmp_path):

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import numpy as np
 import tifffile
@@ -21,6 +22,7 @@ ORIENTATION, NODATA = 274, 42113
 FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
 # tifffile's letters for axes of bands: pages or planes (Q and I are unnamed), and samples.
 BAND_AXES, SAMPLES = "CQIR", "S"
+PIXELS, DEPTH_AND_TIME = "{*}Image/{*}Pixels", ("SizeZ", "SizeT")  # in descriptions of OME
 PLAIN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
 JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.JPEG_LOSSY)
 FAX = (COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6)
@@ -64,21 +66,50 @@ def is_tiff(start: bytes) -> bool:
 def opened(path: Path) -> Iterator[tifffile.TiffFile]:
     """Open a TIFF file, without tifffile's log lines about values of missing pixels.
 
-    They tell each time of what the type cannot hold, or how its decimals are rounded.
+    They tell each time of what the type cannot hold, or how its decimals are rounded. Of an OME
+    file that is one of several, its own pages are the picture.
     """
-    quiet = _NoNodata()  # one for each thread
+    quiet = _Quiet()  # one for each thread
     log = logging.getLogger("tifffile")
     log.addFilter(quiet)
     try:
         with tifffile.TiffFile(path) as file:
-            yield file
+            is_part = _is_part(file)
+            if not is_part:
+                yield file
+        if is_part:
+            with tifffile.TiffFile(path, is_ome=False, is_mmstack=False) as file:
+                yield file
     finally:
         log.removeFilter(quiet)
 
 
-class _NoNodata(logging.Filter):
+class _Quiet(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return "GDAL_NODATA" not in record.getMessage()
+        text = record.getMessage()
+        return "GDAL_NODATA" not in text and "Missing data are zeroed" not in text
+
+
+def _is_part(file: tifffile.TiffFile) -> bool:
+    """Whether an OME file names pages that it does not hold, such as those of other files."""
+    description = _ome(file) if file.is_ome else None
+    if description is None:
+        return False
+    own = description.get("UUID")
+    for uuid in description.iterfind(f"{PIXELS}/{{*}}TiffData/{{*}}UUID"):
+        name = uuid.get("FileName", "").lower()
+        if uuid.text != own if own else name != file.filename.lower():
+            return True
+    return any(page is None for series in file.series for page in series.pages)
+
+
+def _ome(file: tifffile.TiffFile) -> ElementTree.Element | None:
+    """Return the description of an OME file, also of one that `opened` opens without it."""
+    page = file.pages.first
+    try:
+        return ElementTree.fromstring(page.description) if page.is_ome else None
+    except ElementTree.ParseError:  # tifffile takes no notice of it either
+        return None
 
 
 def read_tiff(path: Path, *, most_pixels: int = 0, of_mask: bool = False) -> Tiff:
@@ -173,7 +204,34 @@ def only_series(path: Path, file: tifffile.TiffFile) -> Any:
             f"{path} holds {len(series)} pictures ({sizes}), but it may hold only one; save each "
             "picture as a separate file."
         )
+    pages = len(series[0].pages)
+    if pages > 1 and not file.is_ome and not _are_channels(file):
+        raise InputError(_slices_message(path, pages))
     return series[0]
+
+
+def _are_channels(file: tifffile.TiffFile) -> bool:
+    """Whether the pages of one of several OME files have one place in depth and time."""
+    description = _ome(file)
+    if description is None:
+        return True  # it is no OME file
+    sizes = {pixels.get(axis) for pixels in description.iterfind(PIXELS) for axis in DEPTH_AND_TIME}
+    own = description.get("UUID")
+    data = [
+        one
+        for one in description.iterfind(f"{PIXELS}/{{*}}TiffData")
+        if all(uuid.text == own for uuid in one.iterfind("{*}UUID"))
+    ]
+    places = {(one.get("FirstZ", "0"), one.get("FirstT", "0")) for one in data}
+    return sizes == {"1"} or (len(places) == 1 and len(data) == len(file.pages))
+
+
+def _slices_message(path: Path, pages: int) -> str:
+    return (
+        f"{path} holds {pages} pages, probably slices or frames; save each page as a separate "
+        "file. Only channels, and pages without an axis name, are read as bands, up to "
+        f"{MAX_BANDS}."
+    )
 
 
 def check_colours(path: Path, page: Any) -> None:
@@ -206,11 +264,7 @@ def _bands_last(path: Path, values: NDArray[Any], axes: str) -> NDArray[Any]:
         )
     band, axis = others[0]
     if axis not in SAMPLES and (axis not in BAND_AXES or values.shape[band] > MAX_BANDS):
-        raise InputError(
-            f"{path} holds {values.shape[band]} pages, probably slices or frames; save each page "
-            "as a separate file. Only channels, and pages without an axis name, are read as bands, "
-            f"up to {MAX_BANDS}."
-        )
+        raise InputError(_slices_message(path, values.shape[band]))
     order.append(band)
     rest = [n for n in range(len(axes)) if n not in order]
     return values.transpose(order + rest).reshape([values.shape[n] for n in order])
