@@ -100,6 +100,30 @@ def test_the_largest_level_of_a_pyramid_is_read(tmp_path):
         np.testing.assert_array_equal(read_image(path), bands(1)[..., 0])
 
 
+def write_slide(path, values):
+    """A file as scanners of slides write it: thumbnail, pyramid, and photos of label and slide."""
+    aperio = "Aperio Image Library v11\n"
+    with tifffile.TiffWriter(path) as file:
+        write = partial(file.write, metadata=None, compression="zlib", description=aperio)
+        write(values, tile=(16, 16))
+        write(values[::3, ::3])
+        write(values[::2, ::2], tile=(16, 16))
+        write(values[:9, :9], subfiletype=1)
+        write(values[:9, :20], subfiletype=9)
+
+
+def test_a_slide_is_read_without_its_thumbnail_and_label(tmp_path):
+    values = bands(3, np.uint8)
+    write_slide(tmp_path / "a.svs", values)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.svs"), values)
+    assert has_tiff_windows(tmp_path / "a.svs")
+    (tmp_path / "masks").mkdir()
+    write_slide(tmp_path / "masks/a.tif", disc() * 255)
+    _, new = corrected(tmp_path / "masks")
+    with tifffile.TiffFile(new) as file:
+        assert [page.shape for page in file.pages] == [(24, 36), (12, 18)]
+
+
 def test_several_pictures_in_a_file_are_refused(tmp_path):
     with tifffile.TiffWriter(tmp_path / "sizes.tif") as file:
         file.write(bands(1)[..., 0], metadata=None)

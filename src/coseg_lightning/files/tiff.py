@@ -23,6 +23,11 @@ FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
 # tifffile's letters for axes of bands: pages or planes (Q and I are unnamed), and samples.
 BAND_AXES, SAMPLES = "CQIR", "S"
 PIXELS, DEPTH_AND_TIME = "{*}Image/{*}Pixels", ("SizeZ", "SizeT")  # in descriptions of OME
+# tifffile's names of formats of slides, and of their pictures that are not the tissue.
+SLIDES, BESIDE = (
+    ("svs", "bif", "qpi", "ndpi", "avs", "philips"),
+    ("Thumbnail", "Label", "Macro", "Map"),
+)
 PLAIN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
 JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.JPEG_LOSSY)
 FAX = (COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6)
@@ -194,8 +199,13 @@ def stored_again(values: NDArray[Any], orientation: int) -> NDArray[Any]:
 
 
 def only_series(path: Path, file: tifffile.TiffFile) -> Any:
-    """Return the only image of a file, apart from smaller copies and transparency masks."""
-    series = [one for one in file.series if not one.keyframe.subfiletype & 5]
+    """Return the only image of a file.
+
+    Smaller copies, transparency masks, and what a slide holds beside the tissue do not count.
+    """
+    series = [
+        one for one in file.series if not one.keyframe.subfiletype & 5 and not _is_beside(one)
+    ]
     if not series:
         raise ValueError("it holds no picture")
     if len(series) > 1:
@@ -208,6 +218,11 @@ def only_series(path: Path, file: tifffile.TiffFile) -> Any:
     if pages > 1 and not file.is_ome and not _are_channels(file):
         raise InputError(_slices_message(path, pages))
     return series[0]
+
+
+def _is_beside(series: Any) -> bool:
+    """Whether it is a slide's thumbnail, or a photo of its label or of all of it."""
+    return series.kind in SLIDES and series.name in BESIDE
 
 
 def _are_channels(file: tifffile.TiffFile) -> bool:
@@ -346,7 +361,9 @@ def write_tiff_like(original: Path, path: Path, values: NDArray[Any]) -> None:
     with opened(original) as file:
         series = only_series(original, file)
         pages = [series.keyframe]
-        pages += [page for page in _pages(file) if _is_smaller_copy(page, series)]
+        beside = {one.keyframe.offset for one in file.series if _is_beside(one)}
+        others = [page for page in _pages(file) if page.offset not in beside]
+        pages += [page for page in others if _is_smaller_copy(page, series)]
         levels = [level.keyframe for level in series.levels[1:]]
         pages += [page for page in levels if page.offset not in {p.offset for p in pages}]
         in_subifds = bool(levels) and series.keyframe.subifds is not None
