@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -23,6 +24,7 @@ from coseg_lightning.data.folder import Splits
 from coseg_lightning.data.phantom import PhantomImages
 from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.mask_file import _small_png
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise import Crowd
 from coseg_lightning.run import run
@@ -304,6 +306,91 @@ def test_predictions_are_read_in_every_form(tmp_path, form):
     np.testing.assert_allclose(p.sum(axis=0), 1, atol=1e-5)
     np.testing.assert_allclose(p[1], foreground, atol=0.02)
     assert p.min() > 0
+
+
+HARD = np.kron([[0, 1], [1, 0]], np.ones((8, 8))).astype(np.uint8)
+SOFT = np.linspace(0, 1, 256).reshape(16, 16)
+GREYS = np.arange(256, dtype=np.uint8).repeat(3).reshape(256, 3)
+
+
+def palette_picture(indices, colours):
+    picture = Image.fromarray(indices.astype(np.uint8), "P")
+    picture.putpalette(np.asarray(colours, np.uint8).ravel().tolist())
+    return picture
+
+
+def levels(top, kind=np.uint8):
+    return np.rint(SOFT * top).astype(kind)
+
+
+PICTURES = {
+    "one bit.png": (HARD, lambda p: Image.fromarray(HARD == 1).save(p)),
+    "fax.tif": (HARD, lambda p: Image.fromarray(HARD == 1).save(p, compression="group4")),
+    "four bits.png": (SOFT, lambda p: p.write_bytes(_small_png(levels(15), 4))),
+    "white first.png": (
+        HARD,
+        lambda p: palette_picture(1 - HARD, [[255] * 3, [0] * 3]).save(p),
+    ),
+    "greys, white first.png": (
+        SOFT,
+        lambda p: palette_picture(255 - levels(255), GREYS[::-1]).save(p),
+    ),
+    "percent.pgm": (SOFT, lambda p: p.write_bytes(b"P5\n16 16\n100\n" + levels(100).tobytes())),
+    "deep.pgm": (
+        SOFT,
+        lambda p: p.write_bytes(b"P5\n16 16\n65535\n" + levels(65535, ">u2").tobytes()),
+    ),
+    "white is zero.tif": (
+        SOFT,
+        lambda p: tifffile.imwrite(p, 255 - levels(255), photometric="miniswhite"),
+    ),
+    "twelve bits.tif": (
+        SOFT,
+        lambda p: tifffile.imwrite(
+            p, levels(4095, np.uint16), bitspersample=12, photometric="minisblack"
+        ),
+    ),
+    "sixteen bits.tif": (SOFT, lambda p: tifffile.imwrite(p, levels(65535, np.uint16))),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_white_is_a_probability_of_1_in_every_picture(tmp_path, name):
+    wanted, write = PICTURES[name]
+    Image.fromarray(levels(255)).save(tmp_path / "usual.png")
+    write(tmp_path / name)
+    p = PredictionFolder(tmp_path, classes=2).read(name.rpartition(".")[0], (16, 16))
+    np.testing.assert_allclose(p[1], wanted, atol=0.04)
+
+
+NO_PROBABILITIES = {
+    "palette.png": (
+        lambda p: palette_picture(HARD, [[0] * 3, [200, 0, 0]]).save(p),
+        "has a palette of colours, but a picture of probabilities has grey levels; save it in grey",
+    ),
+    "colours.png": (
+        lambda p: Image.fromarray(np.dstack([levels(255), HARD, HARD])).save(p),
+        "is a colour picture, but a picture of probabilities has grey levels",
+    ),
+    "float.tif": (
+        lambda p: tifffile.imwrite(p, SOFT.astype(np.float32)),
+        "holds float32; save it as a picture of 8 or 16 bits, or as a .npy file",
+    ),
+    "ids.npy": (
+        lambda p: np.save(p, HARD),
+        "holds uint8 values, as of class ids; give probabilities, as real numbers",
+    ),
+    "bool.npy": (lambda p: np.save(p, HARD == 1), "holds bool values, as of class ids"),
+    "two bits.png": (lambda p: p.write_bytes(_small_png(HARD, 2)), "only 0 and 1, which are"),
+}
+
+
+@pytest.mark.parametrize("name", NO_PROBABILITIES)
+def test_pictures_and_arrays_that_hold_no_probabilities_are_refused(tmp_path, name):
+    write, sentence = NO_PROBABILITIES[name]
+    write(tmp_path / name)
+    with pytest.raises(InputError, match=sentence):
+        PredictionFolder(tmp_path, classes=2).read(name.rpartition(".")[0], (16, 16))
 
 
 def test_masks_are_no_predictions(make_folder, tmp_path):

@@ -9,22 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.images import SUFFIXES, decoding, read_indices
+from coseg_lightning.files.images import SUFFIXES, Stored, decoding, read_stored
+from coseg_lightning.files.mask_file import grey_levels
 
 Floats = NDArray[np.float32]
 
 ARRAY_SUFFIXES = (".npy", ".npz")
 MAX_BYTES = 2**32  # of one sample's probabilities
 SUM_TOLERANCE = 0.02
+GREY_WANTED = "a picture of probabilities has grey levels; save it in grey, or as a .npy file"
 LEAST_PROBABILITY = 1e-6  # no class is impossible, because logarithms are needed
 
 
 class PredictionFolder:
     """A folder of class probabilities, one file per sample, named `<id>.<suffix>`.
 
-    `.npy` files (or `.npz` with one array) hold `(K, H, W)` probabilities that sum to 1. With two
+    `.npy` files (or `.npz` with one array) hold `(K, H, W)` real numbers that sum to 1. With two
     classes they may hold `(H, W)` probabilities of the foreground. Grey images hold probabilities
-    of the foreground, and the largest value of their type means 1.
+    of the foreground, and white means 1.
 
     Args:
         folder: The folder.
@@ -54,7 +56,7 @@ class PredictionFolder:
 
     def _check_pictures_hold_no_class_ids(self) -> None:
         pictures = [path for path in self._paths.values() if not _is_array(path)]
-        if pictures and all(read_indices(path).max(initial=0) <= 1 for path in pictures):
+        if pictures and all(map(_holds_class_ids, pictures)):
             raise InputError(
                 f"The pictures in {self.folder} hold only 0 and 1, which are class ids; "
                 "give probabilities, scaled to 0 .. 255 or 0 .. 65535."
@@ -121,10 +123,26 @@ def _is_array(path: Path) -> bool:
 
 
 def _read_picture(path: Path) -> Floats:
-    picture = read_indices(path)
-    if picture.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path} holds {picture.dtype}; save it as an 8 or 16 bit picture.")
-    return (picture / np.iinfo(picture.dtype).max).astype(np.float32)
+    stored, levels = _levels_of(path)
+    return (levels / (stored.highest or np.iinfo(levels.dtype).max)).astype(np.float32)
+
+
+def _levels_of(path: Path) -> tuple[Stored, NDArray[Any]]:
+    stored = read_stored(path, of_mask=False)
+    levels = grey_levels(path, stored, GREY_WANTED)
+    if stored.highest is None and levels.dtype not in (np.uint8, np.uint16):
+        raise InputError(
+            f"{path} holds {levels.dtype}; save it as a picture of 8 or 16 bits, or as a .npy file."
+        )
+    return stored, levels
+
+
+def _holds_class_ids(path: Path) -> bool:
+    """Whether a picture holds only 0 and 1 although it can hold more."""
+    stored, levels = _levels_of(path)
+    if stored.is_binary or stored.colours is not None or stored.highest == 1:
+        return False
+    return bool(levels.max(initial=0) <= stored.grey_step)
 
 
 def _read_array(path: Path) -> Floats:
@@ -142,6 +160,11 @@ def _read_array(path: Path) -> Floats:
                 "the probabilities."
             )
         values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
+        if values.dtype.kind in "biu":
+            raise InputError(
+                f"{path} holds {values.dtype} values, as of class ids; give probabilities, as real "
+                "numbers."
+            )
         return np.asarray(values, np.float32)
 
 

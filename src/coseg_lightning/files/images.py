@@ -90,6 +90,7 @@ class Stored(NamedTuple):
         transparent: The indices of a palette that are more transparent than opaque.
         key: The one grey or colour that is transparent, if a header names it in the place of a
             transparency channel. The last channel then says which pixels have another one.
+        highest: The highest value that the file may hold, if its bits do not tell.
     """
 
     values: NDArray[Any]
@@ -102,6 +103,7 @@ class Stored(NamedTuple):
     nodata: float | None = None
     transparent: tuple[int, ...] = ()
     key: tuple[int, ...] | None = None
+    highest: int | None = None
 
     @property
     def grey_step(self) -> int:
@@ -379,12 +381,17 @@ def _read_tiff_image(path: Path) -> tuple[Picture, bool]:
             return Picture(np.asarray(file.convert("RGB"))), False
     values = tiff.values
     if tiff.colours is not None:
-        values = _painted(values, tiff.colours, path)
+        values = painted(values, tiff.colours, path)
     values = oriented(values, tiff.orientation)
     return Picture(values, tiff.nodata, tiff.orientation != 1, tiff.has_mask), tiff.alpha
 
 
-def _painted(indices: NDArray[Any], colours: NDArray[np.uint8], path: Path) -> NDArray[Any]:
+def painted(indices: NDArray[Any], colours: NDArray[np.uint8], path: Path) -> NDArray[Any]:
+    """Return the colours of a palette's indices, `(H, W, 3)`, or `(H, W)` if all of them are grey.
+
+    Raises:
+        InputError: If an index has no colour.
+    """
     if int(indices.max(initial=0)) >= len(colours):
         raise InputError(
             f"{path} holds the index {indices.max()}, but its palette has {len(colours)} colours; "
@@ -624,21 +631,22 @@ def image_size(path: Path) -> tuple[int, int]:
     return (width, height) if sideways else (height, width)
 
 
-def read_stored(path: Path) -> Stored:
+def read_stored(path: Path, *, of_mask: bool = True) -> Stored:
     """Read a mask's stored values, oriented as viewers show them.
 
     Args:
         path: The file.
+        of_mask: Whether it is a mask, and not a picture of grey levels; see `tiff.is_inverted`.
 
     Raises:
         InputError: If the file cannot be decoded, or holds several pictures.
     """
-    with decoding(path, "a mask"):
+    with decoding(path, "a mask" if of_mask else "an image"):
         if is_volume(file_of(path)):
-            return Stored(read_slice(path, of_mask=True), "volume")
+            return Stored(read_slice(path, of_mask=of_mask), "volume")
         start = start_of(path)
         if is_tiff(start) and not _is_for_fax(path):
-            tiff = read_tiff(path, most_pixels=MOST_MASK, of_mask=True)
+            tiff = read_tiff(path, most_pixels=MOST_MASK, of_mask=of_mask)
             values = oriented(tiff.values, tiff.orientation)
             return Stored(
                 values,
@@ -649,6 +657,7 @@ def read_stored(path: Path) -> Stored:
                 min(8, tiff.bits),
                 tiff.is_jpeg,
                 nodata=tiff.nodata,
+                highest=2**tiff.bits - 1 if 8 < tiff.bits < 16 else None,
             )
         if start.startswith(b"\x93NUMPY"):
             bits = 1 if np.load(path, mmap_mode="r").dtype == bool else 8
@@ -679,13 +688,14 @@ def _stored_by_pillow(path: Path) -> Stored:
             values = np.asarray(file)
         palette = file.getpalette() if mode == "P" else None
         transparency = file.info.get("transparency")
-    bits = header.bits or 8
+    bits, highest = header.bits or 8, None
     if values.dtype == bool:
         values = values.astype(np.uint8)
     elif file_format == "PNG" and mode == "L" and bits < 8:
         values = values // (255 // (2**bits - 1))  # Pillow stretches ids to 0 .. 255
     elif file_format == "PPM" and mode in ("L", "I"):
-        values = _unstretched(values, path)
+        highest = largest_of_pgm(path)
+        values = _unstretched(values, highest)
     colours = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
     values, key = _with_opacity(values, _key_of(mode, transparency))
     return Stored(
@@ -698,6 +708,7 @@ def _stored_by_pillow(path: Path) -> Stored:
         header.is_jpeg or _is_lossy(path, file_format),
         transparent=() if palette is None else _transparent_indices(transparency),
         key=key,
+        highest=highest,
     )
 
 
@@ -752,9 +763,8 @@ def _deep_colours(path: Path) -> NDArray[Any]:
     return np.asarray(values if order is None else values[..., order])
 
 
-def _unstretched(values: NDArray[Any], path: Path) -> NDArray[Any]:
+def _unstretched(values: NDArray[Any], largest: int) -> NDArray[Any]:
     """Undo Pillow's stretching of a PGM whose largest value is neither 255 nor 65535."""
-    largest = largest_of_pgm(path)
     top = 255 if largest < 256 else 65535
     if largest == top:
         return values
@@ -785,10 +795,29 @@ def read_indices(path: Path) -> NDArray[Any]:
     return single_channel(path, read_stored(path))
 
 
-def single_channel(path: Path, stored: Stored, *, integers: bool = True) -> NDArray[Any]:
+IDS_WANTED = (
+    "a mask holds one class id per pixel; name the class of each colour (data.colours=FILE), or "
+    "save it as a grey or palette PNG"
+)
+OBJECTS_WANTED = (
+    "data.instances=foreground reads the number of each pixel's object; save these numbers in grey "
+    "with 16 bits"
+)
+LEVELS_WANTED = "data.mask_threshold needs grey levels; save it in grey"
+
+
+def single_channel(
+    path: Path, stored: Stored, *, integers: bool = True, wanted: str = IDS_WANTED
+) -> NDArray[Any]:
     """Reduce a mask to one channel, of integers unless `integers` is false.
 
     A grey mask may be saved as RGB, or be drawn only in the transparency channel.
+
+    Args:
+        path: The file, for messages.
+        stored: Its stored values.
+        integers: Whether only integers are wanted.
+        wanted: What the message about a colour picture says is wanted.
 
     Raises:
         InputError: If it holds colours, or values that are not integers although they must be.
@@ -797,10 +826,7 @@ def single_channel(path: Path, stored: Stored, *, integers: bool = True) -> NDAr
     if values.ndim == 3:
         colours = values[..., :-1] if stored.alpha else values
         if (colours != colours[..., :1]).any():
-            raise InputError(
-                f"{path} is a colour picture, but a mask holds one class id per pixel; name the "
-                "class of each colour (data.colours=FILE), or save it as a grey or palette PNG."
-            )
+            raise InputError(f"{path} is a colour picture, but {wanted}.")
         grey = colours[..., 0]
         values = _grey_or_alpha(path, grey, values[..., -1], stored) if stored.alpha else grey
     if not integers:

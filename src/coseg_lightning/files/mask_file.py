@@ -13,7 +13,16 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.images import Stored, drawn_in_alpha, read_stored, single_channel
+from coseg_lightning.files.images import (
+    IDS_WANTED,
+    LEVELS_WANTED,
+    OBJECTS_WANTED,
+    Stored,
+    drawn_in_alpha,
+    painted,
+    read_stored,
+    single_channel,
+)
 from coseg_lightning.files.mask_rules import (
     HIGHEST_VALUES,
     IGNORE_INDEX,
@@ -78,7 +87,8 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
         return MaskValuesOf(_of_colours(path, stored, rules.colours), False, stored)
     if rules.threshold is not None:
         return MaskValuesOf(_above_threshold(path, stored, rules), True, stored)
-    values = single_channel(path, _with_missing(stored, rules))
+    wanted = OBJECTS_WANTED if rules.instances else IDS_WANTED
+    values = single_channel(path, _with_missing(stored, rules), wanted=wanted)
     if rules.instances:
         if stored.is_jpeg:
             raise InputError(jpeg_message(path))
@@ -231,7 +241,7 @@ def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
 def _above_threshold(path: Path, stored: Stored, rules: MaskRules) -> NDArray[np.uint8]:
     """Return class 1 where the levels of a soft mask reach the threshold, 255 where it has none."""
     assert rules.threshold is not None
-    levels = _levels(path, stored)
+    levels = grey_levels(path, stored)
     missing = _without_level(levels, stored, rules)
     highest = float(levels.max(initial=0, where=~missing))
     is_deep = levels.dtype.kind in "ui" and levels.dtype.itemsize > 1
@@ -245,18 +255,24 @@ def _above_threshold(path: Path, stored: Stored, rules: MaskRules) -> NDArray[np
     return result
 
 
-def _levels(path: Path, stored: Stored) -> NDArray[Any]:
-    """Return the levels of a soft mask, `(H, W)`: for a palette its grey, else the values."""
+def grey_levels(path: Path, stored: Stored, wanted: str = LEVELS_WANTED) -> NDArray[Any]:
+    """Return the levels of a soft mask, `(H, W)`: for a palette its grey, else the values.
+
+    Args:
+        path: The file, for messages.
+        stored: Its stored values.
+        wanted: What the message about colours says is wanted.
+
+    Raises:
+        InputError: If it holds colours.
+    """
     if stored.colours is None:
-        levels = single_channel(path, stored, integers=False)
+        levels = single_channel(path, stored, integers=False, wanted=wanted)
         return levels if stored.grey_step == 1 else levels * levels.dtype.type(stored.grey_step)
-    shown = stored.colours[stored.values]
-    if (shown != shown[..., :1]).any():
-        raise InputError(
-            f"{path} has a palette of colours, but data.mask_threshold needs grey levels; save the "
-            "soft mask in grey."
-        )
-    return np.ascontiguousarray(shown[..., 0])
+    shown = painted(stored.values, stored.colours, path)
+    if shown.ndim == 3:
+        raise InputError(f"{path} has a palette of colours, but {wanted}.")
+    return shown
 
 
 def _without_level(levels: NDArray[Any], stored: Stored, rules: MaskRules) -> NDArray[np.bool_]:
