@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from coseg_lightning.app.checks import check, quiet
 from coseg_lightning.app.command import command, task_overrides
 from coseg_lightning.files.inspection import groups_of_equal
+from coseg_lightning.files.mask_rules import IGNORE_INDEX
 
 if TYPE_CHECKING:
     from coseg_lightning.data.datamodule import CoSegDataModule
@@ -113,9 +114,11 @@ def _images(dataset: "MaskedImages", in_channels: int) -> str:
 def _masks(dataset: "MaskedImages", classes: int) -> str:
     indices = _spread(len(dataset.ids))
     holds, pixels = np.zeros(classes, int), np.zeros(classes, int)
-    empty = 0
+    empty, unlabelled, total = 0, 0, 0
     for index in indices:
-        counts = np.bincount(dataset.mask(index).ravel(), minlength=256)[:classes]
+        values = np.bincount(dataset.mask(index).ravel(), minlength=IGNORE_INDEX + 1)
+        unlabelled, total = unlabelled + values[IGNORE_INDEX], total + values.sum()
+        counts = values[:classes]
         holds += counts > 0
         pixels += counts
         empty += not counts[1:].any()
@@ -124,6 +127,8 @@ def _masks(dataset: "MaskedImages", classes: int) -> str:
         "pixels"
         for k in range(1, classes)
     ]
+    if unlabelled:
+        each.append(f"{100 * unlabelled / total:.1f} % of all pixels are unlabelled")
     read = len(dataset.ids) if len(indices) == len(dataset.ids) else f"{len(indices)} were read"
     return "; ".join([str(read), *each, *([f"{empty} are empty"] if empty else [])])
 

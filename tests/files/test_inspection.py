@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import zlib
 
@@ -14,6 +15,7 @@ import coseg_lightning.data.folder_checks
 import coseg_lightning.data.jsrt
 import coseg_lightning.files.images
 from coseg_lightning.app.build import make_data
+from coseg_lightning.check import _masks
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.errors import BadSamplesError, InputError
@@ -187,6 +189,80 @@ def test_masks_of_1_and_255_are_given_their_own_class_ids(make_folder):
         values = np.asarray(Image.open(path))
         save(np.where(values > 0, 255, 1), path)
     with pytest.raises(InputError, match=r"if 1 is the background, set data.class_ids=\[1,255\]"):
+        folder_splits(root)
+
+
+@pytest.mark.parametrize(
+    ("classes", "kind", "missing", "advice"),
+    [
+        (3, np.int16, "-9999", "if -9999, which .* background, set data.class_ids=[-9999,1,2]."),
+        (3, np.uint8, "15", "if 15, which .* background, set data.class_ids=[15,1,2]."),
+        (3, np.float32, "nan", "if nan, which .* is the background, save it as 0."),
+        (3, np.uint8, None, "if 255 is class 0, set data.class_ids=[255,1,2]."),
+        (2, np.int16, "-9999", "if -9999, which .* background, set data.class_ids=[-9999,1], else"),
+        (2, np.float32, "nan", "if nan, which .* background, save it as 0, else save masks of"),
+    ],
+)
+def test_a_background_that_counts_as_unlabelled_is_told(
+    make_folder, caplog, classes, kind, missing, advice
+):
+    root = make_folder()
+    wanted = {}
+    for number, path in enumerate(sorted((root / "masks").iterdir())):
+        ids = read_indices(path).astype(int)
+        ids[16:] *= classes - 1
+        ids[4, number] = classes - 1
+        wanted[path.stem] = ids
+        stored = np.where(ids > 0, ids, 255 if missing is None else float(missing)).astype(kind)
+        text = "0" if missing is None else missing
+        tags = [(42113, "s", 0, text, True)]
+        tifffile.imwrite(path.with_suffix(".tif"), stored, extratags=tags, metadata=None)
+        path.unlink()
+    sentence = re.escape(advice).replace(r"\.\*", ".*").replace(r"\ ", " ")
+    if classes == 2:
+        with pytest.raises(BadSamplesError, match=sentence):
+            folder_splits(root, classes=2)
+    else:
+        folder_splits(root, classes=classes)
+        assert re.search(f"No mask in .* holds class 0, but 8 of 8, .*; {sentence}", caplog.text)
+    if "class_ids" in advice:
+        ids = [int(value) for value in re.findall(r"-?\d+", advice.partition("class_ids")[2])]
+        caplog.clear()
+        splits = folder_splits(root, classes=classes, class_ids=ids)
+        assert "No mask" not in caplog.text
+        for index, sample_id in enumerate(splits.train.ids):
+            np.testing.assert_array_equal(splits.train.mask(index), wanted[sample_id])
+
+
+def test_a_class_that_255_may_be_is_told(make_folder, caplog):
+    root = make_folder()
+    for path in (root / "masks").iterdir():
+        ids = read_indices(path).copy()
+        ids[:2] = 255
+        save(ids, path)
+    folder_splits(root, classes=3)
+    assert "holds class 2, but 8 of 8, such as s00.png, have unlabelled pixels; " in caplog.text
+    assert "if 255 is class 2, set data.class_ids=[0,1,255]." in caplog.text
+    caplog.clear()
+    folder_splits(root, classes=2)
+    assert "No mask" not in caplog.text
+
+
+def test_the_share_of_unlabelled_pixels_is_told(make_folder):
+    root = make_folder()
+    for path in (root / "masks").iterdir():
+        ids = read_indices(path).copy()
+        ids[:8] = 255
+        save(ids, path)
+    assert "; 25.0 % of all pixels are unlabelled" in _masks(folder_splits(root).train, 2)
+
+
+def test_advice_on_class_ids_names_0_first(make_folder):
+    root = make_folder()
+    for path in (root / "masks").iterdir():
+        tifffile.imwrite(path.with_suffix(".tif"), -read_indices(path).astype(np.int8))
+        path.unlink()
+    with pytest.raises(BadSamplesError, match=r"set data.classes=2 data.class_ids=\[0,-1\] if"):
         folder_splits(root)
 
 

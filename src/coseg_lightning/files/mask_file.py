@@ -160,15 +160,15 @@ def _counts_key(path: Path, stored: Stored, rules: MaskRules) -> bool:
 def _with_missing(stored: Stored, rules: MaskRules) -> Stored:
     """Mark pixels as unlabelled that are missing according to the file's header."""
     missing = stored.nodata
-    if missing is None or not _names_missing(missing, rules):
+    if missing is None or not names_missing(missing, rules):
         return stored
     values = stored.values.astype(np.promote_types(stored.values.dtype, np.uint8))
     values[np.isnan(values) if np.isnan(missing) else values == missing] = IGNORE_INDEX
     return stored.with_values(values)
 
 
-def _names_missing(missing: float | None, rules: MaskRules) -> bool:
-    """Whether the value that a header calls missing is one.
+def names_missing(missing: float | None, rules: MaskRules) -> bool:
+    """Whether pixels of the value that a header calls missing are unlabelled.
 
     A missing value of 0 is ignored, since many programs write it and 0 is the background. So are
     255 and 65535, and values that are class ids.
@@ -278,7 +278,7 @@ def grey_levels(path: Path, stored: Stored, wanted: str = LEVELS_WANTED) -> NDAr
 def _without_level(levels: NDArray[Any], stored: Stored, rules: MaskRules) -> NDArray[np.bool_]:
     """Return the pixels that are not numbers, or that the file's header calls missing."""
     missing = np.isnan(levels)
-    if _names_missing(stored.nodata, rules):
+    if names_missing(stored.nodata, rules):
         missing |= levels == stored.nodata
     return np.asarray(missing)
 

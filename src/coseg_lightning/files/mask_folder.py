@@ -28,6 +28,7 @@ from coseg_lightning.files.mask_file import (
     FAINT,
     MaskValuesOf,
     interpreted,
+    names_missing,
     new_values,
     read_mask_file,
     write_mask_like,
@@ -57,7 +58,7 @@ INFO: tuple[str, ...] = (
     "left",
     "turned",
 )
-INFO += ("palette", "place", "has_validity_mask", "is_faint")
+INFO += ("palette", "place", "has_validity_mask", "is_faint", "missing")
 
 
 class MaskFolder:
@@ -202,6 +203,7 @@ class MaskFolder:
         palette = None
         if stored.colours is not None and len(stored.colours) > max(found):
             palette = [stored.colours[value].tolist() for value in found]
+        is_missing = IGNORE_INDEX in found and names_missing(stored.nodata, self.rules)
         return {
             "size": [rows, width],
             "values": found,
@@ -215,6 +217,7 @@ class MaskFolder:
             "place": place_of(path),
             "has_validity_mask": has_validity_mask(file_of(path)),
             "is_faint": stored.is_jpeg and 0 < int(stored.values.max()) <= FAINT,
+            "missing": stored.nodata if is_missing else None,
         }
 
     def _windows_if_large(self, path: Path) -> TiffWindows | None:

@@ -9,6 +9,7 @@ from coseg_lightning.files.mask_file import jpeg_message, soft_mask_hint
 from coseg_lightning.files.mask_rules import HIGHEST_VALUES, IGNORE_INDEX, MaskRules, listed
 
 MANY = 40  # masks with more classes than these are probably grey images
+LARGEST_ID = 2**31
 FULL = 0.999  # a mask is full if at least this share of it is foreground
 # A folder has masks of both polarities if some have foreground along most of the border and over
 # most of the image, the others along little of both, and none lies in between.
@@ -94,6 +95,7 @@ class MaskValues:
         self._warn_of_single_value(valid, background, "background", inspection)
         if self.foreground is None:
             self._warn_of_single_value(valid, IGNORE_INDEX, "unlabelled pixels", inspection)
+        self._warn_of_absent_class(valid, inspection)
         self._warn_of_validity_masks(valid, inspection)
         return valid
 
@@ -247,7 +249,7 @@ class MaskValues:
             return "other masks hold 0 and 255; save all of them alike."
         if 2 * len(wrong) <= len(self.file_info):
             return "set data.classes or mend the mask."
-        everything = sorted(set[int]().union(*self.ambiguous.values()))
+        everything = sorted(set[int]().union(*self.ambiguous.values()), key=_background_first)
         is_ignored = IGNORE_INDEX in everything
         if highest < MANY and [value for value in everything if value != IGNORE_INDEX] == list(
             range(highest + 1)
@@ -258,11 +260,10 @@ class MaskValues:
             )
         found = f"the folder holds {listed(everything)}"
         if len(everything) <= MANY:
-            ids = ",".join(map(str, everything))
             left_out = " (without 255, if it means unlabelled)" if is_ignored else ""
             return (
-                f"{found}: set data.classes={len(everything)} data.class_ids=[{ids}] if these are "
-                f"the classes{left_out}, or correct the mask."
+                f"{found}: set data.classes={len(everything)} data.class_ids={_ids(everything)} if "
+                f"these are the classes{left_out}, or correct the mask."
             )
         return f"{found}: set data.classes or correct the mask."
 
@@ -280,17 +281,21 @@ class MaskValues:
             )
         full = [sample_id for sample_id, share in shares.items() if share >= FULL]
         values = sorted({value for info in valid.values() for value in info["values"]})
-        right, pair = "that is right", f"0,{foreground}"
-        if len(values) == 2 and values[0] > 0:
-            right, pair = f"{values[0]} is the background", f"{values[0]},{values[1]}"
+        advice = f"if that is right, set data.class_ids=[0,{foreground}]"
+        missing = _values_called_missing(valid)
+        if len(missing) == 1 and 0 not in values:
+            advice = self._advice_on_missing(missing[0], [foreground])
+        elif len(values) == 2 and values[0] > 0:
+            ids = f"{values[0]},{values[1]}"
+            advice = f"if {values[0]} is the background, set data.class_ids=[{ids}]"
         if 2 * len(full) > len(shares) and len(shares) > 1:
             self._refuse(
                 inspection,
                 full,
                 [*full[:1], *[i for i in shares if i not in full][:1], *full[1:2]][:2],
                 f"{len(full)} of {len(shares)} masks in {self.folder}, such as "
-                f"{self._file(full[0])}, are foreground almost everywhere; if {right}, "
-                f"set data.class_ids=[{pair}], else save masks of the objects.",
+                f"{self._file(full[0])}, are foreground almost everywhere; {advice}, else save "
+                "masks of the objects.",
             )
             return
         light = [i for i, s in shares.items() if s > 0.5 and borders[i] >= MOSTLY]
@@ -312,6 +317,47 @@ class MaskValues:
                 "probably swapped in some masks. Save all masks alike, or set "
                 f"data.class_ids=[0,{foreground}] if they are right.",
             )
+
+    def _advice_on_missing(self, missing: float, others: list[int]) -> str:
+        """Say how the value that headers call missing becomes the background."""
+        text = f"if {missing:g}, which their headers call missing, is the background, "
+        is_id = missing.is_integer() and abs(missing) < LARGEST_ID
+        if self.rules.threshold is not None or self.rules.instances or not is_id:
+            return f"{text}save it as 0"
+        return f"{text}set data.class_ids={_ids([int(missing), *others])}"
+
+    def _warn_of_absent_class(self, valid: Mapping[str, FileInfo], inspection: Inspection) -> None:
+        """Warn if the unlabelled pixels may be those of a class that no mask holds."""
+        if self.foreground is not None or self.rules.colours is not None:
+            return
+        if any(problem.kind == "polarity" for problem in inspection.problems):
+            return  # it was said there
+        ids = list(self.rules.class_ids or range(self.classes))
+        held = set[int]()
+        for info in valid.values():
+            numbers = range(2) if info["two_valued"] else ids
+            held |= {ids[k] for k, value in enumerate(numbers) if value in info["values"]}
+        absent = [k for k, value in enumerate(ids) if value not in held]
+        unlabelled = [
+            sample_id
+            for sample_id, info in valid.items()
+            if IGNORE_INDEX in info["values"] and (info["two_valued"] or IGNORE_INDEX not in ids)
+        ]
+        if not unlabelled or len(absent) != 1:
+            return
+        text = (
+            f"No mask in {self.folder} holds class {absent[0]}, but {len(unlabelled)} of "
+            f"{len(valid)}, such as {self._file(unlabelled[0])}, have unlabelled pixels; "
+        )
+        missing = _values_called_missing(valid)
+        if absent == [0] and len(missing) == 1:
+            text += f"{self._advice_on_missing(missing[0], ids[1:])}."
+        elif missing or self.rules.threshold is not None or self.rules.instances:
+            text += "if they are of that class, save them so."
+        else:
+            new = [*ids[: absent[0]], IGNORE_INDEX, *ids[absent[0] + 1 :]]
+            text += f"if 255 is class {absent[0]}, set data.class_ids={_ids(new)}."
+        inspection.warn("no such class", unlabelled, text)
 
     def _refuse(
         self, inspection: Inspection, ids: Collection[str], shown: Collection[str], sentence: str
@@ -345,3 +391,23 @@ class MaskValues:
                 f"{self._file(ids[0])}, hold a mask of valid pixels, which is not read; save 255 "
                 "where pixels are unlabelled.",
             )
+
+
+def _background_first(value: int) -> tuple[bool, int]:
+    """Sort values with 0, which is the background nearly always, before negative ones."""
+    return value != 0, value
+
+
+def _ids(values: Collection[int]) -> str:
+    """Write class ids without spaces, as the command line wants them."""
+    return f"[{','.join(map(str, values))}]"
+
+
+def _values_called_missing(infos: Mapping[str, FileInfo]) -> list[float]:
+    """Return the values that headers call missing, where pixels have them."""
+    found = {
+        str(info["missing"]): float(info["missing"])
+        for info in infos.values()
+        if info["missing"] is not None
+    }
+    return list(found.values())
