@@ -710,6 +710,30 @@ def test_colours_name_classes(tmp_path):
         MaskFolder(tmp_path / "masks", classes=3, rules=rules)
 
 
+@pytest.mark.parametrize("name", ["__ignore__", "don't care", "Dont_Care", "VOID "])
+def test_names_of_no_class(tmp_path, name):
+    table = tmp_path / "colours.csv"
+    table.write_text(f"name,r,g,b\n{name},0,0,0\n_background_,0,0,9\nlesion,9,0,0\n")
+    colours = MaskRules.from_settings({"classes": 2, "colours": str(table)}).colours
+    assert colours == {(0, 0, 9): 0, (0, 0, 0): 255, (9, 0, 0): 1}
+
+
+def test_numbers_of_no_class(tmp_path):
+    table = tmp_path / "colours.csv"
+    rows = "name,class,r,g,b\nother,{},0,0,0\nsky,0,0,0,9\nlesion,1,{},0,0\n"
+    table.write_text(rows.format(-1, 9))
+    colours = MaskRules.from_settings({"classes": 2, "colours": str(table)}).colours
+    assert colours == {(0, 0, 0): 255, (0, 0, 9): 0, (9, 0, 0): 1}
+    for number, red, sentence in (
+        (300, 9, "names the class 300; give 0 to 254, or 255 for unlabelled"),
+        (-2, 9, "names the class -2; give 0 to 254"),
+        (-1, 300, "names the colour .* of lesion; give three numbers from 0 to 255"),
+    ):
+        table.write_text(rows.format(number, red))
+        with pytest.raises(InputError, match=sentence):
+            MaskRules.from_settings({"classes": 2, "colours": str(table)})
+
+
 def test_the_background_is_class_0_wherever_it_stands(tmp_path):
     label_map, table = tmp_path / "labelmap.txt", tmp_path / "colours.csv"
     label_map.write_text("# label:color_rgb:parts:actions\naorta:255,0,0::\nbackground:0,0,0::\n")
@@ -1052,6 +1076,15 @@ def test_new_objects_have_numbers_that_the_file_can_hold(tmp_path):
         if name == "a":
             with pytest.raises(InputError, match="would hold 2 more objects, but .* up to 3 only"):
                 masks.write_like(name, tmp_path / "c.png", drawn)
+
+
+def test_objects_in_colours_are_to_be_saved_in_grey(tmp_path):
+    (tmp_path / "masks").mkdir()
+    panoptic = disc()[..., None] * np.array([7, 200, 1], np.uint8)
+    Image.fromarray(panoptic).save(tmp_path / "masks/a.png")
+    with pytest.raises(InputError, match="instances=foreground reads the number of") as error:
+        MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, instances=True))
+    assert "data.colours" not in str(error.value)
 
 
 def test_an_object_without_a_number_is_refused(tmp_path):

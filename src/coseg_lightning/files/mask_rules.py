@@ -16,8 +16,10 @@ from coseg_lightning.files.numbers import number_of, whole_numbers_of
 
 IGNORE_INDEX = 255  # for unlabelled pixels; not imported from functional.equations to avoid torch
 HIGHEST_VALUES = (255, 65535)  # the largest values of 8 and of 16 bits
+NO_CLASS = -1  # in tables of colours, as of Cityscapes and labelme
 BACKGROUND = ("background", "_background_", "bg")
-VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "border", "boundary")
+# Names of no class, without what stands between or around letters, as in __ignore__ or don't care.
+VOID = ("void", "unlabelled", "unlabeled", "ignore", "ignored", "border", "boundary", "dontcare")
 
 COLOUR_COLUMNS = {"name", "r", "g", "b", "class"}
 
@@ -77,6 +79,12 @@ class MaskRules:
             )
 
     def _check_colours(self, colours: Mapping[Colour, int]) -> None:
+        wrong = [value for value in colours.values() if not 0 <= value <= IGNORE_INDEX]
+        if wrong:
+            raise InputError(
+                f"data.colours names the class {wrong[0]}; give 0 to {IGNORE_INDEX - 1}, or "
+                f"{IGNORE_INDEX} for unlabelled pixels."
+            )
         found = {value for value in colours.values() if value != IGNORE_INDEX}
         if found and max(found) >= self.classes:
             raise InputError(
@@ -138,7 +146,8 @@ def read_colours(source: str) -> dict[Colour, int]:
         source: `voc`, `cityscapes` or a file. The file is a table with the columns `r`, `g` and
             `b`, and optionally `name` and `class`, or a `labelmap.txt` of CVAT. Without a column
             `class`, classes are numbered in the order of the rows. Rows named void, unlabelled,
-            ignore or boundary then have no class.
+            ignore, boundary or don't care then have no class. In that column, 255 and -1
+            stand for none.
 
     Raises:
         InputError: If there is no such file, or it is not such a table.
@@ -155,6 +164,8 @@ def read_colours(source: str) -> dict[Colour, int]:
     for name, channels, class_id in rows:
         try:
             r, g, b = (int(value) for value in channels)
+            if not all(0 <= value <= 255 for value in (r, g, b)):
+                raise ValueError
             number = int(class_id) if class_id.strip() else None
         except ValueError:
             raise InputError(
@@ -163,7 +174,8 @@ def read_colours(source: str) -> dict[Colour, int]:
             ) from None
         if (r, g, b) in colours:
             raise InputError(f"{path} names the colour {(r, g, b)} twice; name each colour once.")
-        if number is None and name.strip().lower() in VOID:
+        is_void = re.sub(r"[\W_]", "", name.lower()) in VOID
+        if number == NO_CLASS or (number is None and is_void):
             number = IGNORE_INDEX
         colours[r, g, b] = count if number is None else number
         count += number is None
