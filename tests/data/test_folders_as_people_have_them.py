@@ -132,6 +132,38 @@ def test_a_mask_beside_its_image_is_no_image(make_folder):
     assert len(ids_of(splits)) == 8
 
 
+@pytest.mark.parametrize(
+    ("ends", "advice"),
+    [
+        ([".png"], "data.image_glob='{id}.jpg' data.mask_glob='{id}.png'"),
+        (
+            ["_1stHO.png", "_2ndHO.png"],
+            "data.image_glob='{id}.jpg' data.mask_glob='{id}_1stHO.png'",
+        ),
+        ([".jpg"], "data.image_glob='{id}.jpg' data.mask_glob='{id}_mask.jpg'"),
+    ],
+)
+def test_photos_and_masks_in_one_folder_are_told_apart_by_patterns(make_folder, ends, advice):
+    root = make_folder()
+    for path in sorted((root / "masks").iterdir()):
+        image = root / "images" / path.name
+        with Image.open(image) as photo:
+            photo.convert("RGB").save(image.with_suffix(".jpg"))
+        for end in ends:
+            if end != ".jpg":
+                shutil.copy(path, image.with_name(path.stem + end))
+        if ".png" not in ends:
+            image.unlink()
+    with pytest.raises(InputError, match="holds images and masks, but no usual names") as error:
+        folder_splits(root, masks="images")
+    assert str(error.value).endswith(f"as in {advice}.")
+    if ".jpg" not in ends:
+        image_glob, mask_glob = (part.split("'")[1] for part in advice.split())
+        splits = folder_splits(root, masks="images", image_glob=image_glob, mask_glob=mask_glob)
+        assert len(ids_of(splits)) == 8
+        assert splits.train.mask(0).max() == 1
+
+
 def test_masks_beside_new_images_are_not_predicted(make_folder, caplog):
     root = make_folder()
     for path in sorted((root / "masks").iterdir()):

@@ -1,7 +1,7 @@
 """Which folders hold the images and the masks of a dataset, and how their files are named."""
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +20,7 @@ from coseg_lightning.files.naming import (
     likely_patterns,
     mask_key,
 )
+from coseg_lightning.files.volumes import ending
 
 # Usual names of the two folders. The first is preferred. Without it, exactly one other must exist.
 IMAGES = (
@@ -31,6 +32,7 @@ MASKS = (
     *("groundtruth", "segmentations", "segmentation", "seg"),
     *("labelstr", "segmentationclass", "gtfine"),
 )
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 # The prefix of an annotator's name in a folder's name, as in masks_anna.
 OF_A_PERSON = re.compile(
     r"^(masks?|labels?|annotations?|segmentations?|seg|gt)[-_. ]+(?=.)", re.IGNORECASE
@@ -135,6 +137,8 @@ def find_files(
     if images_folder == masks_folder:  # masks are not images
         of_images.exclude({path for paths in of_masks[0].files.values() for path in paths})
     for what, names in (("image", of_images), *(("mask", each) for each in of_masks)):
+        if not names.files and names.stems and image_glob == mask_glob == PLAIN:
+            raise InputError(_one_folder_message(images_folder))
         if not names.files:
             raise InputError(_nothing_message(what, names, of_images.stems))
     return FoundFiles(of_images, of_masks, mask_root)
@@ -150,6 +154,32 @@ def find_mask_folders(root: Path, masks: str | Sequence[str]) -> str | list[str]
             "each annotator."
         )
     return [find_folder(root, str(name), (), "masks") for name in masks]
+
+
+def _one_folder_message(folder: Path) -> str:
+    """Say how to tell images from masks in one folder, by their endings if these differ."""
+    stems: defaultdict[str, set[str]] = defaultdict(set)
+    for path in folder.iterdir():
+        if ending(path) in SUFFIXES:
+            at = len(path.name) - len(ending(path))
+            stems[path.name[at:]].add(path.name[:at])
+    by_number = sorted(stems, key=lambda suffix: (-len(stems[suffix]), suffix))
+    images = sorted(by_number, key=lambda suffix: suffix.lower() not in JPEG)[0]  # no mask's format
+    masks = next((suffix for suffix in by_number if suffix != images), images)
+    ends = Counter(
+        end for stem in sorted(stems[masks]) if (end := _end(stem, stems[images])) is not None
+    )
+    end = ends.most_common(1)[0][0] if ends and masks != images else "_mask"
+    return (
+        f"{folder} holds images and masks, but no usual names that tell them apart; give patterns "
+        f"of both, as in data.image_glob='{{id}}{images}' data.mask_glob='{{id}}{end}{masks}'."
+    )
+
+
+def _end(name: str, ids: Collection[str]) -> str | None:
+    """Return what follows the longest id with which a name begins."""
+    lengths = range(len(name), 0, -1)
+    return next((name[length:] for length in lengths if name[:length] in ids), None)
 
 
 def _nothing_message(what: str, names: Names, ids: Collection[str]) -> str:
