@@ -311,6 +311,27 @@ def test_arrays_are_read_with_their_few_bands_last(tmp_path):
         read_image(tmp_path / "c.npy", channels=9)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("-3.40282e+38", np.finfo(np.float32).min),
+        ("3.4028235e+38", np.finfo(np.float32).max),
+        ("-9999,0", -9999),
+        ("-9999.9", -9999.9),
+        ("nan", np.nan),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_missing_values_of_headers_may_be_rounded_or_have_a_comma(tmp_path, text, value, kind):
+    values = np.arange(400, dtype=kind).reshape(20, 20)
+    values[:5] = value
+    tags = [(42113, "s", 0, text, True)]
+    tifffile.imwrite(tmp_path / "a.tif", values, extratags=tags, metadata=None)
+    image = ImageRules().read(tmp_path / "a.tif")
+    assert np.isnan(image[:5]).all()
+    np.testing.assert_array_equal(image[5:], values[5:])
+
+
 def test_missing_values_are_nan_and_others_that_are_no_numbers_are_refused(tmp_path):
     values = bands(1, np.float32)[..., 0]
     values[0, :3] = -9999

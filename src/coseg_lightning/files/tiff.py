@@ -1,6 +1,7 @@
 """TIFF files: bands, pages, pyramids and compressions are read by their header, or refused."""
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ SLIDES, BESIDE = (
 PLAIN = (PHOTOMETRIC.MINISWHITE, PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.RGB, PHOTOMETRIC.PALETTE)
 JPEG = (COMPRESSION.OJPEG, COMPRESSION.JPEG, COMPRESSION.JPEG_LOSSY)
 FAX = (COMPRESSION.CCITTRLE, COMPRESSION.CCITT_T4, COMPRESSION.CCITT_T6)
+ROUNDED_LIMIT = 1e-5
 # Tags that tifffile writes itself. All others are copied unchanged.
 STRUCTURE = {
     *range(254, 260),  # subfile type, size, bits, compression
@@ -307,12 +309,20 @@ def _colours(page: Any) -> NDArray[np.uint8]:
 
 
 def nodata_of(page: Any) -> float | None:
-    """Return the value of missing pixels according to a page's header."""
+    """Return the value of missing pixels according to a page's header.
+
+    Its decimals may follow a comma. The limits of real numbers are often rounded there.
+    """
     tag = page.tags.get(NODATA)
+    if tag is None:
+        return None
     try:
-        return None if tag is None else float(str(tag.value).strip("\0 "))
+        value = float(str(tag.value).strip("\0 ").replace(",", "."))
     except ValueError:
         return None
+    limits = (float(np.finfo(kind).max) for kind in (np.float32, np.float64))
+    near = (limit for limit in limits if math.isclose(abs(value), limit, rel_tol=ROUNDED_LIMIT))
+    return math.copysign(next(near, abs(value)), value)
 
 
 def orientation_of(page: Any) -> int:
