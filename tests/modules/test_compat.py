@@ -76,6 +76,52 @@ def test_strategies_that_lose_results(strategy, lost):
     assert compat.loses_results(trainer.strategy) is lost
 
 
+class Saving(pl.Callback):
+    """Saves a checkpoint at the end of the first epoch, as `StageCheckpoint` does."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(self.path)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        compat.end_saved_epoch(checkpoint)
+
+
+@pytest.mark.parametrize("max_steps", [-1, 100])
+def test_a_fit_goes_on_from_a_completed_epoch(tmp_path, module, max_steps):
+    """`epoch_progress` in a saved `_FitLoop`, and `_Loop.restarting`."""
+    path = tmp_path / "epoch.ckpt"
+    batches = loader(*[one_batch()] * 3)
+    trainer_of(tmp_path, max_epochs=1, callbacks=[Saving(path)]).fit(module, batches)
+    begun = []
+
+    class Begin(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            compat.begin_next_epoch(trainer)
+
+        def on_train_epoch_start(self, trainer, pl_module):
+            begun.append((trainer.current_epoch, trainer.global_step))
+
+    trainer = trainer_of(tmp_path, max_epochs=4, max_steps=max_steps, callbacks=[Begin()])
+    trainer.fit(module, batches, ckpt_path=path, weights_only=True)
+    assert begun == [(1, 3), (2, 6), (3, 9)]
+    assert trainer.global_step == 12
+
+
+def test_a_layer_stops_to_track_statistics():
+    """`track_running_stats` of torch's layers, which is read in every step."""
+    layer = nn.BatchNorm2d(1)
+    compat.track_statistics(layer, False)
+    layer(torch.ones(2, 1, 3, 3))
+    assert float(layer.running_mean) == 0
+    compat.track_statistics(layer, True)
+    layer(torch.ones(2, 1, 3, 3))
+    assert float(layer.running_mean) > 0
+
+
 def test_a_trainer_gets_another_number_of_steps():
     """`trainer.fit_loop.epoch_loop.max_steps`."""
     trainer = pl.Trainer(max_steps=4, logger=False)

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.loops.loop import _Loop
 from pytorch_lightning.strategies import Strategy
 from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.trainer.states import RunningStage
@@ -255,6 +256,36 @@ def shuffle_again(trainer: pl.Trainer) -> None:
     Private: `fit_loop._data_fetcher`.
     """
     iter(trainer.fit_loop._data_fetcher)  # type: ignore[arg-type]
+
+
+def end_saved_epoch(checkpoint: dict[str, Any]) -> None:
+    """Count the epoch at whose end a checkpoint is saved as completed.
+
+    Lightning counts it after the callbacks that save. With `max_steps` it also repeats the end of
+    an epoch that is not completed.
+
+    Private: the names in the state of a `_FitLoop`.
+    """
+    for counts in checkpoint["loops"]["fit_loop"]["epoch_progress"].values():
+        counts["completed"] = counts["processed"]
+
+
+def begin_next_epoch(trainer: pl.Trainer) -> None:
+    """Make a fit that goes on from a completed epoch begin the next one; call it as it starts.
+
+    With `max_steps`, Lightning takes every checkpoint for one from within an epoch.
+
+    Private: `_Loop.restarting`, whose setter a `_FitLoop` overrides.
+    """
+    _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
+
+
+def track_statistics(layer: Any, tracks: bool) -> None:
+    """Make a layer update its running statistics or not, as `BaseFinetuning` does.
+
+    Private: the fact that such layers read `track_running_stats` in every step.
+    """
+    layer.track_running_stats = tracks
 
 
 def keep_average_on(callback: WeightAveraging, device: torch.device) -> None:
