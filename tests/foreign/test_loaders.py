@@ -191,9 +191,47 @@ def test_samples_that_are_trained_on_and_not_ranked_are_told(tmp_path):
     sampler = Growing(told=False)
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), Later()]
     trainer = trainer_of(tmp_path, max_epochs=8, callbacks=callbacks)
-    message = r"6 samples, such as h10, were trained on but are not among the 6 that are ranked"
+    message = r"2 samples, such as h6, were trained on but are not among the 6 that are ranked"
     with pytest.raises(InputError, match=message):
         trainer.fit(module_of(), DataLoader(Halves(), batch_size=4, sampler=sampler))
+    assert trainer.current_epoch == 1  # not only as they are ranked, after half of the epochs
+
+
+class Redrawn(pl.LightningDataModule):
+    """Draws other samples for each of its loaders."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaders = 0
+
+    def train_dataloader(self):
+        self.loaders += 1
+        return DataLoader(Subset(Halves(), [(self.loaders + i) % 12 for i in range(8)]), 4)
+
+
+class Sampled(pl.LightningDataModule):
+    """Draws other samples in each epoch, by its sampler."""
+
+    def train_dataloader(self):
+        dataset = Halves()
+        return DataLoader(dataset, 4, sampler=RandomSampler(dataset, num_samples=8))
+
+
+def test_a_set_that_is_loaded_anew_is_refused_in_the_second_epoch(tmp_path):
+    def fit(data, name, **options):
+        ranking = CorruptionRanking(tmp_path / f"{name}.csv", **options)
+        reloads = {"reload_dataloaders_every_n_epochs": 1}
+        trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[ranking], **reloads)
+        try:
+            trainer.fit(module_of(), datamodule=data)
+        finally:
+            assert trainer.current_epoch == (8 if ranking.ranking else 1)
+        return ranking.ranking
+
+    with pytest.raises(InputError, match=r"1 samples.*let train_dataloader always give all of th"):
+        fit(Redrawn(), "redrawn")
+    assert len(fit(Redrawn(), "given", dataset=Halves()).ids) == 12  # the two remedies
+    assert len(fit(Sampled(), "sampled").ids) == 12
 
 
 def test_samples_of_an_earlier_fit_are_not_missed(tmp_path):

@@ -125,6 +125,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._watched: WatchedSamples | None = None
         self._numbered: WatchedSamples | None = None  # until the second epoch begins
         self._seen: set[str] | None = None  # ids, until kinds and annotators are checked
+        self._known: int | None = None  # how many ids the epochs so far have shown
         self._images_vary = False
         # Ids and masks before training, if masks are the same each time.
         self._first_read: list[tuple[Any, Tensor]] = []
@@ -150,7 +151,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.ranking, self._is_written = None, True
         self._has_looked, self._watched, self._numbered = False, None, None
         self._first_read, self.masks_changed = [], False
-        self._checks_seen = False
+        self._checks_seen, self._known = False, None
         look_no_more(pl_module)
         pl_module.record_ids()
 
@@ -279,6 +280,20 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self._check_names(sorted(seen))
         self._checks_seen = False
 
+    def _check_new_ids(self, trainer: pl.Trainer, module: CoSegModule) -> None:
+        """Raise an `InputError` at the first epoch with samples that a ranking would not find."""
+        if self._never_ranks or not module.selection.uses_rankings:
+            return
+        seen = trained_ids(module)
+        before, self._known = self._known, len(seen)
+        dataset = self.judged_dataset(trainer)
+        if before is None or len(seen) <= max(before, len(dataset)):  # a sample may have patches
+            return
+        share = evidence_pass(trainer, module, dataset).share
+        every = gather_objects([] if share is None else share.ids)
+        if message := _left_out(seen, [sample_id for ids in every for sample_id in ids]):
+            raise InputError(message)
+
     def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
         """Return a few samples of the ranked dataset, as they are ranked.
 
@@ -316,6 +331,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, CoSegModule)
         self._watched = None  # all callbacks have begun
+        self._check_new_ids(trainer, module)
         epochs_left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
         if epochs_left >= self.epochs:
             self.evidence = EvidenceSum()  # that of a shorter fit, which this one continues
@@ -342,7 +358,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
                 "max_epochs to the number of epochs that you train, or use selection='relative'."
             )
         ids, peers = self._gathered(trainer, self.evidence)
-        if message := _left_out(pl_module, ids):
+        if message := _left_out(trained_ids(pl_module), ids):
             rank_zero_warn(message)
         is_known = trainer.world_size == 1 and trainer.ckpt_path is None  # what was trained on
         if is_known and (unseen := _never_seen(pl_module, ids)):
@@ -370,7 +386,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
         """Rank the training set from the evidence of one or more passes, at the module's NoL."""
         ids, peers = self._gathered(trainer, evidence)
-        if message := _left_out(module, ids):
+        if message := _left_out(trained_ids(module), ids):
             raise InputError(message)
         return self._ranking(trainer, module, ids, peers, numbered=evidence.numbered)
 
@@ -618,14 +634,20 @@ def _never_seen(module: CoSegModule, ids: list[str]) -> str:
     )
 
 
-def _left_out(module: CoSegModule, ids: Sequence[str]) -> str:
+def trained_ids(module: CoSegModule) -> set[str]:
+    """Gather the ids of all samples that any process has trained on in this fit."""
+    return set[str]().union(*gather_objects(module.trained_ids or set()))
+
+
+def _left_out(trained: set[str], ids: Sequence[str]) -> str:
     """Say which samples were trained on but are not ranked; an empty text if there are none."""
-    trained = set[str]().union(*gather_objects(module.trained_ids or set()))
     missing = trained - set(ids)
     if not missing or missing == trained:  # the selection tells of ids that are all others
         return ""
     return (
         f"{len(missing)} samples, such as {min(missing)}, were trained on but are not among the "
-        f"{len(ids)} that are ranked, since the loader draws other samples in later epochs; give "
+        f"{len(ids)} that are ranked, since later epochs have other samples than earlier ones; let "
+        "train_dataloader always give all of them, from which its sampler may draw "
+        "(RandomSampler(dataset, num_samples=...)), or in a fit of your own give "
         "CorruptionRanking(dataset=...) the dataset of all of them."
     )
