@@ -37,6 +37,7 @@ from coseg_lightning.modules.batch import Batch
 from coseg_lightning.report.figures import read_rows
 from support import (
     Gradients,
+    Halves,
     TinyNetwork,
     data_of,
     flipped,
@@ -139,6 +140,66 @@ def test_a_resumed_fit_goes_on_with_its_schedule(tmp_path):
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     _, rest = fit(module_of(**options), 6, ckpt_path=tmp_path / "half.ckpt")
     assert rest == whole[len(whole) // 2 :]
+
+
+# Epochs that a module's own hook ends ---------------------------------------------------------
+
+
+class Short(CoSegModule):
+    """Ends each epoch before its third batch, in Lightning's way."""
+
+    def on_train_batch_start(self, batch, batch_idx):
+        return -1 if batch_idx == 2 else None
+
+
+def short(**options):
+    torch.manual_seed(1)
+    return Short(TinyNetwork(), TinyNetwork(), noise_level=0.25, **options)
+
+
+def test_a_short_epoch_steps_the_schedules_once(tmp_path):
+    rates = Rates()
+    module = short(scheduler=SCHEDULES["epochs"], lr=0.1)
+    trainer_of(tmp_path, max_epochs=4, callbacks=[rates]).fit(module, loader(*[one_batch()] * 5))
+    rates = [rate for rate, _ in rates.seen]
+    assert rates == pytest.approx([0.1] * 6 + [0.05] * 6)  # of two batches and that of the hook
+
+
+def test_a_plateau_is_stepped_once_after_a_short_epoch(tmp_path):
+    rates = Rates()
+    plateau = {"mode": "max", "patience": 0, "threshold": 10.0, "factor": 0.5}
+    module = short(
+        scheduler=lambda o: {
+            "scheduler": ReduceLROnPlateau(o, **plateau),
+            "monitor": "train/agreement",
+        },
+        lr=0.1,
+    )
+    trainer_of(tmp_path, max_epochs=3, callbacks=[rates]).fit(module, loader(*[one_batch()] * 5))
+    assert [rate for rate, _ in rates.seen[::3]] == pytest.approx([0.1, 0.1, 0.05])
+
+
+def test_the_set_is_ranked_after_short_epochs_too(tmp_path):
+    rates = []
+
+    class Kept(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            rates.append(pl_module.alpha)
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv")
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[ranking, Kept()])
+    trainer.fit(short(), DataLoader(Halves(), 3))
+    assert rates == [1, 1, 1, 1, 0.75, 0.75, 0.75, 0.75]
+    assert ranking.selected
+    assert ranking.evidence.passes == ranking.epochs
+
+
+def test_a_short_epoch_of_several_processes_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(pl.Trainer, "world_size", 2)
+    with pytest.raises(
+        InputError, match=r"Short.on_train_batch_start returned -1, but with 2 proc"
+    ):
+        trainer_of(tmp_path).fit(short(), loader(*[one_batch()] * 5))
 
 
 # Clipping and accumulation -------------------------------------------------------------------

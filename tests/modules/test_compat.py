@@ -111,6 +111,24 @@ def test_a_fit_goes_on_from_a_completed_epoch(tmp_path, module, max_steps):
     assert trainer.global_step == 12
 
 
+@pytest.mark.parametrize("returned", [-1, None])
+def test_an_epoch_that_a_hook_ends_is_noticed(tmp_path, module, returned, monkeypatch):
+    """`batch_progress` of the `_TrainingEpochLoop`."""
+    skipped = []
+
+    class Ends(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            skipped.append(compat.skipped_rest_of_epoch(trainer))
+
+    def start(batch, batch_idx):
+        return returned if batch_idx == trainer.current_epoch else None
+
+    monkeypatch.setattr(module, "on_train_batch_start", start)
+    trainer = trainer_of(tmp_path, max_epochs=4, max_steps=3 * 4, callbacks=[Ends()])
+    trainer.fit(module, loader(*[one_batch()] * 3))
+    assert skipped == [returned == -1] * 3 + [False]
+
+
 def test_a_layer_stops_to_track_statistics():
     """`track_running_stats` of torch's layers, which is read in every step."""
     layer = nn.BatchNorm2d(1)

@@ -280,6 +280,16 @@ def begin_next_epoch(trainer: pl.Trainer) -> None:
     _Loop.restarting.fset(trainer.fit_loop, False)  # type: ignore[attr-defined]
 
 
+def skipped_rest_of_epoch(trainer: pl.Trainer) -> bool:
+    """Whether the module's `on_train_batch_start` returned -1 in the epoch that ends now.
+
+    Private: `trainer.fit_loop.epoch_loop.batch_progress`, which counts such a batch as ready, but
+    not as completed.
+    """
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return progress.is_last_batch and progress.current.completed < progress.current.ready
+
+
 def track_statistics(layer: Any, tracks: bool) -> None:
     """Make a layer update its running statistics or not, as `BaseFinetuning` does.
 

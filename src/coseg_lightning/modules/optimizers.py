@@ -28,6 +28,7 @@ from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import ClassIds
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.selection import load_state, save_state
+from coseg_lightning.modules.short_epoch import ended_by_hook
 
 MAX_SKIPPED = 20  # consecutive skipped steps after which training stops
 
@@ -542,7 +543,8 @@ class PeerOptimization(GradientGuard):
     @override
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if belongs(self, pl_module):  # now that the epoch is validated
-            self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1, plateaus=True)
+            plateaus = None if ended_by_hook(trainer, pl_module) else True
+            self.step_schedules(pl_module, "epoch", trainer.current_epoch + 1, plateaus=plateaus)
 
     def with_schedule(
         self, module: pl.LightningModule, optimizer: Optimizer, schedule: Schedule | None
