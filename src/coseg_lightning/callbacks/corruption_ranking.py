@@ -281,13 +281,19 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._checks_seen = False
 
     def _check_new_ids(self, trainer: pl.Trainer, module: CoSegModule) -> None:
-        """Raise an `InputError` at the first epoch with samples that a ranking would not find."""
+        """Raise an `InputError` at the first epoch with samples that a ranking would not find.
+
+        They are looked for only if more ids are known than there are samples. A sample may also
+        have several ids, those of its patches.
+        """
         if self._never_ranks or not module.selection.uses_rankings:
             return
         seen = trained_ids(module)
         before, self._known = self._known, len(seen)
+        if before is None or len(seen) <= before:
+            return
         dataset = self.judged_dataset(trainer)
-        if before is None or len(seen) <= max(before, len(dataset)):  # a sample may have patches
+        if len(seen) <= len(dataset):
             return
         share = evidence_pass(trainer, module, dataset).share
         every = gather_objects([] if share is None else share.ids)
