@@ -94,6 +94,27 @@ def test_learning_rates_follow_the_same_curve_as_with_automatic_optimization(tmp
     assert len({rate for rate, _ in peers}) > 2
 
 
+@pytest.mark.parametrize(("batches", "frequency", "accumulated"), [(3, 2, 1), (4, 2, 2)])
+def test_a_frequency_counts_batches_as_with_automatic_optimization(
+    tmp_path, batches, frequency, accumulated
+):
+    def schedule(optimizer):
+        every = {"interval": "step", "frequency": frequency}
+        return {"scheduler": StepLR(optimizer, 1, gamma=0.5), **every}
+
+    curves = []
+    for module in (
+        module_of(scheduler=schedule),
+        SegmentationModule(TinyNetwork(), scheduler=schedule),
+    ):
+        rates = Rates()
+        options = {"callbacks": [rates], "accumulate_grad_batches": accumulated}
+        trainer_of(tmp_path, **options).fit(module, loader(*[one_batch(2)] * batches))
+        curves.append([seen[0] for seen in rates.seen])
+    assert curves[0] == pytest.approx(curves[1])
+    assert len(set(curves[0])) == batches
+
+
 def log_constant(module):
     def log():
         for name in ("val/dice", "val/dice_a"):
@@ -216,6 +237,35 @@ def test_each_peer_is_clipped_by_its_own_norm(tmp_path, precision):
         assert trainer.gradient_clip_val == value
     assert np.min(free.norms) > 0.05
     assert clipped.norms == pytest.approx(np.full((6, 2), 0.05), rel=1e-3)
+
+
+@pytest.mark.parametrize("base", [CoSegModule, SegmentationModule])
+def test_what_a_hook_makes_of_gradients_is_clipped(tmp_path, base):
+    class Larger(base):
+        seen = ()
+
+        def on_before_optimizer_step(self, optimizer):
+            network = self.net_a if base is CoSegModule else self.net
+            self.seen += (float(nn.utils.get_total_norm(grads(network))),)
+            for weight in network.parameters():
+                weight.grad.nan_to_num_(0).mul_(100)
+
+    class Norms(pl.Callback):
+        norms = ()
+
+        def on_train_batch_end(self, trainer, pl_module, *_):
+            network = pl_module.net_a if base is CoSegModule else pl_module.net
+            self.norms += (float(nn.utils.get_total_norm(grads(network))),)
+
+    torch.manual_seed(1)
+    module, norms = Larger(*[TinyNetwork() for _ in Larger.network_names]), Norms()
+    options = {"gradient_clip_val": 0.01, "callbacks": [norms], "max_epochs": 1}
+    bad = torch.full_like(one_batch()[0], torch.nan), one_batch()[1]
+    trainer_of(tmp_path, **options).fit(module, loader(one_batch(), bad))
+    assert module.seen[0] > 0.05  # as Lightning shows it, before it clips
+    assert np.isnan(module.seen[1])
+    assert norms.norms == pytest.approx([0.01, 0], rel=1e-3)
+    assert sum(module.optimization.skipped) == (base is CoSegModule)  # peer b alone
 
 
 def test_clipping_by_value(tmp_path):

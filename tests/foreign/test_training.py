@@ -469,6 +469,20 @@ def test_limits_do_not_hide_masks_of_0_and_255(tmp_path, options, refused):
 # Subclasses
 
 
+@pytest.mark.parametrize("hook", ["setup", "configure_model"])
+def test_networks_that_a_hook_makes_are_those_that_are_trained(tmp_path, hook):
+    def make(self, stage=None):
+        if self.net_a.layers[0].out_channels == 8:
+            self.net_a, self.net_b = TinyNetwork(width=6), TinyNetwork(width=6)
+
+    torch.manual_seed(1)
+    own = type("Own", (CoSegModule,), {hook: make})
+    module, watch = own(TinyNetwork(width=8), TinyNetwork(width=8), noise_level=0.5), Gradients()
+    options = {"gradient_clip_val": 0.01, "callbacks": [watch], "max_epochs": 1}
+    trainer_of(tmp_path, **options).fit(module, loader(one_batch()))
+    assert watch.norms == pytest.approx(np.full((1, 2), 0.01), rel=1e-3)
+
+
 def test_an_own_optimizer_without_a_peer_is_refused(tmp_path):
     class One(CoSegModule):
         def configure_optimizers(self):

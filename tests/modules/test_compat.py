@@ -278,6 +278,18 @@ def test_a_fused_optimizer_is_clipped_in_mixed_precision():
     torch.testing.assert_close(weight.grad.norm(), torch.tensor(1.0))
 
 
+def test_a_function_is_called_after_all_hooks_of_a_step(tmp_path, module):
+    calls = []
+    # The module's own callback is the one that calls `before_clipping`.
+    module.optimization.guard = lambda trainer: calls.append("before")
+    module.on_before_optimizer_step = lambda optimizer: calls.append("hook")
+    module.configure_gradient_clipping = lambda *_, **__: calls.append("clipping")
+    trainer = trainer_of(tmp_path, max_epochs=1)
+    trainer.fit(module, loader(one_batch(), one_batch()))
+    assert calls == 2 * ["hook", "before", "clipping"]
+    assert "_clip_gradients" not in vars(trainer.precision_plugin)
+
+
 def test_kernels_over_several_tensors():
     """`torch._foreach_lerp_` and `torch._foreach_copy_`."""
     averages = [torch.zeros(3), torch.ones(2)]

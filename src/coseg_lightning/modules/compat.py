@@ -377,6 +377,23 @@ def let_clip(optimizer: Optimizer) -> None:
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
+def before_clipping(trainer: pl.Trainer, do: Callable[[], None]) -> None:
+    """Call a function once, as soon as Lightning clips the gradients of the current step.
+
+    This is after all hooks, just before the optimizer's own step, also in manual optimization.
+
+    Private: `Precision._clip_gradients`.
+    """
+    plugin = trainer.precision_plugin
+
+    def clip(*arguments: Any, **options: Any) -> None:
+        vars(plugin).pop("_clip_gradients", None)
+        do()
+        plugin._clip_gradients(*arguments, **options)
+
+    vars(plugin).update(_clip_gradients=clip)
+
+
 def lerp_(averages: list[Tensor], current: list[Tensor], weight: float) -> None:
     """Interpolate each tensor in place towards another one, in one kernel.
 

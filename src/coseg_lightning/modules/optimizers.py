@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
 import pytorch_lightning as pl
@@ -347,8 +348,11 @@ class GradientGuard(Callback):
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        if not belongs(self, pl_module):
-            return
+        if belongs(self, pl_module):  # later hooks, such as the module's, may change gradients
+            compat.before_clipping(trainer, partial(self.guard, trainer))
+
+    def guard(self, trainer: pl.Trainer) -> None:
+        """Skip networks whose gradients are not finite, and clip those of the others."""
         for index, network in enumerate(self.networks):
             # Gradients are averaged over all processes, so all processes decide the same.
             norm = nn.utils.get_total_norm(
@@ -479,6 +483,8 @@ class PeerOptimization(GradientGuard):
         """Read what a subclass's own `configure_optimizers` monitors, which Lightning drops."""
         super().on_train_start(trainer, pl_module)
         if belongs(self, pl_module):
+            # A subclass's `setup` or `configure_model` may have made other networks.
+            self.networks = [getattr(pl_module, name) for name in ("net_a", "net_b")]
             _check_both_learn(pl_module, self.networks, trainer.optimizers)
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         plateaus = [one for one in schedulers if isinstance(one, ReduceLROnPlateau)]
@@ -513,7 +519,7 @@ class PeerOptimization(GradientGuard):
         if self._accumulated == self.batches or module.trainer.is_last_batch:
             self._accumulated = 0
             self._optimizer_of(module).step()
-            self.step_schedules(module, "step", module.trainer.global_step)
+            self.step_schedules(module, "step", batch_idx + 1)
 
     def _optimizer_of(self, module: pl.LightningModule) -> LightningOptimizer:
         optimizer = module.optimizers()
@@ -566,7 +572,8 @@ class PeerOptimization(GradientGuard):
         Args:
             module: The module with manual optimization.
             interval: `step`, after an optimizer step, or `epoch`, at the end of an epoch.
-            count: The number of steps or epochs so far.
+            count: The number of the epoch's batches, or of epochs, so far. A scheduler's
+                `frequency` counts batches, also if their gradients are accumulated.
             plateaus: Whether only those that monitor a metric are stepped, or all others; None for
                 both.
 
