@@ -713,6 +713,41 @@ def test_a_difference_that_is_no_augmentation_stops_the_run(tmp_path, kind, make
     assert trainer.current_epoch == 0
 
 
+def backwards(samples):
+    return torch.utils.data.default_collate(samples[::-1])
+
+
+class Noisy(Halves):
+    """Augments its images, not their masks."""
+
+    def __getitem__(self, index):
+        image, *rest = super().__getitem__(index)
+        return image + 0.1 * torch.randn_like(image), *rest
+
+
+@pytest.mark.parametrize("kind", [Halves, Noisy])
+@pytest.mark.parametrize(
+    ("ids", "corrected", "message"),
+    [(False, False, "known by their places"), (True, True, "are written by place")],
+)
+def test_a_collate_function_that_changes_the_order_is_refused(
+    tmp_path, kind, ids, corrected, message
+):
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
+    trainer = trainer_of(tmp_path, callbacks=callbacks[: 1 + corrected])
+    with pytest.raises(InputError, match=f"have another order in the batch .* {message}"):
+        trainer.fit(peers_of(CoSegModule), PLAIN(kind(ids=ids), collate_fn=backwards))
+    assert trainer.global_step == 0
+
+
+def test_samples_with_ids_are_ranked_in_any_order(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
+    module = peers_of(CoSegModule)
+    loader = PLAIN(Halves(), collate_fn=backwards)
+    trainer_of(tmp_path, callbacks=[ranking]).fit(module, loader)
+    assert scores_of(ranking) == pytest.approx(by_hand(module, Halves()), abs=1e-5)
+
+
 class NormalisingCallback(pl.Callback):
     """Normalises real batches in place, which no copy of a loader sees."""
 

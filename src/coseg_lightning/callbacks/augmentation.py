@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from coseg_lightning.callbacks.evaluation_pass import check_count, stored_sample
-from coseg_lightning.callbacks.watched import WatchedSamples
+from coseg_lightning.callbacks.watched import WatchedSamples, is_reordered
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import label_path, sample_name
 from coseg_lightning.labels.updated import as_array, mask_and_id
@@ -57,7 +57,9 @@ def detect_augmentation(
         return "mask"
     if corrected and (not has_views(dataset) or stored_sample(dataset, 0) is not None):
         _check_masks(own, first)
-        _check_masks(own, watched.together(trainer)[0])
+        together = watched.together(trainer)[0]
+        _check_order(first, together)
+        _check_masks(own, together)
     return "image" if any(_differ(one.images, other.images) for one, other in pairs) else None
 
 
@@ -93,6 +95,22 @@ def _check_names(dataset: Any, labels: list[OwnLabel], readings: list[Batch]) ->
                 f"A sample has the id {name!r} in the batch, but {own!r} in the dataset; let the "
                 "dataset return (image, mask, id) with the batch's id, which corrected masks need."
             )
+
+
+def _check_order(alone: list[Batch], together: list[Batch]) -> None:
+    """Raise an `InputError` if samples change their places in a common batch."""
+
+    def same(one: Batch, other: Batch) -> bool:
+        if one.ids is None or other.ids is None:
+            return torch.equal(one.masks, other.masks)
+        return sample_name(one.ids[0]) == sample_name(other.ids[0])
+
+    if is_reordered(alone, together, same):
+        raise InputError(
+            "Samples have another order in the batch than in the loader, so a collate function or "
+            "a hook sorts or shuffles them; corrected masks are written by place, so keep the "
+            "order where masks are to be corrected."
+        )
 
 
 def _check_masks(labels: list[OwnLabel], readings: list[Batch]) -> None:

@@ -24,7 +24,7 @@ from coseg_lightning.callbacks.evaluation_pass import (
     is_map_style,
 )
 from coseg_lightning.callbacks.evidence_sum import check_ids
-from coseg_lightning.callbacks.watched import WatchedSamples
+from coseg_lightning.callbacks.watched import WatchedSamples, is_reordered
 from coseg_lightning.errors import InputError
 from coseg_lightning.labels.ids import check_unique, sample_name
 from coseg_lightning.modules import compat
@@ -78,8 +78,11 @@ class PathGuard:
         check_ids(trainer, ranked[0], dataset)
         _check_known(ranked)
         self.is_augmented = vary([ranked, *others])
-        if not self.is_augmented and all(len(sample.masks) == 1 for sample in ranked):
-            _check_not_mixed(watched, ranked, watched.together(trainer)[0])
+        if all(len(sample.masks) == 1 for sample in ranked):
+            together = watched.together(trainer)[0]
+            _check_order(ranked, together, by_masks=self.is_augmented)
+            if not self.is_augmented:
+                _check_not_mixed(watched, ranked, together)
         # A view without augmentation may differ by augmentation from the training dataset.
         has_view = has_view or has_plain_view(trained_on)
         self.is_augmented |= has_view
@@ -187,10 +190,35 @@ def _check_known(samples: Sequence[Batch]) -> None:
     check_unique(names)
 
 
+def _check_order(alone: Sequence[Batch], together: Sequence[Batch], *, by_masks: bool) -> None:
+    """Raise an `InputError` if samples without ids change their places in a common batch.
+
+    Args:
+        alone: The samples, each from a batch of its own.
+        together: The samples of the batch.
+        by_masks: Whether they are known by their masks alone, since their images vary.
+    """
+
+    def same(one: Batch, other: Batch) -> bool:
+        other = _without_padding(other, one)
+        return torch.equal(one.masks, other.masks) if by_masks else not _differ(one, other)
+
+    has_ids = any(sample.ids is not None for sample in alone)
+    if not has_ids and is_reordered(alone, together, same):
+        raise InputError(
+            "Samples have another order in the batch than in the loader, so a collate function or "
+            "a hook sorts or shuffles them; without ids they are known by their places, so keep "
+            "the order, or let the dataset return (image, mask, id)."
+        )
+
+
 def _check_not_mixed(
     watched: WatchedSamples, alone: Sequence[Batch], together: Sequence[Batch]
 ) -> None:
     """Raise an `InputError` if samples look different alone and in a common batch."""
+    if all(sample.ids is not None for sample in [*alone, *together]):  # in any order
+        by_name = {_name(sample): sample for sample in together}
+        together = [by_name.get(_name(sample), sample) for sample in alone]
     for index, sample, among_others in zip(watched.indices, alone, together, strict=False):
         if _differ(sample, _without_padding(among_others, sample)):
             raise InputError(

@@ -1,7 +1,7 @@
 """WatchedSamples: a few samples, read several times as the networks would get them."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -96,6 +96,27 @@ def _prepared(
             return prepared()
         with compat.validating(trainer), evaluating(module):
             return prepared()
+
+
+def is_reordered(
+    alone: Sequence[Batch], together: Sequence[Batch], same: Callable[[Batch, Batch], bool]
+) -> bool:
+    """Whether a common batch holds the same samples in another order.
+
+    Args:
+        alone: The samples, each from a batch of its own; those behind the batch are left out.
+        together: The samples of the batch.
+        same: Whether two of them are the same.
+    """
+    left = list(alone[: len(together)])
+    if all(map(same, left, together)):
+        return False
+    for sample in together:
+        place = next((n for n, other in enumerate(left) if same(other, sample)), None)
+        if place is None:
+            return False
+        del left[place]
+    return True
 
 
 @contextmanager
