@@ -8,6 +8,7 @@ import torch
 from pytorch_lightning.callbacks import (
     EMAWeightAveraging,
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
 )
 
@@ -127,6 +128,45 @@ def test_two_averages_are_refused(tmp_path, other, first):
     callbacks = [AveragedWeights(), other()][:: 1 if first else -1]
     with pytest.raises(InputError, match="would both exchange the weights for averages"):
         trainer_of(tmp_path, callbacks=callbacks).fit(network(), loader(one_batch()))
+
+
+def test_an_average_of_pruned_weights_is_refused(tmp_path):
+    trainer = trainer_of(tmp_path, callbacks=[AveragedWeights(), ModelPruning("l1_unstructured")])
+    with pytest.raises(InputError, match=r"ModelPruning .* by recipe=Recipe\(averaging=0\)"):
+        trainer.fit(network(), loader(one_batch()))
+    assert trainer.global_step == 0
+
+
+def normed(norm):
+    torch.manual_seed(1)
+    net = TinyNetwork()
+    net.layers[0] = norm(net.layers[0])
+    return SegmentationModule(net, lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_a_network_that_has_no_copy_is_named_with_its_remedy(tmp_path):
+    trainer = trainer_of(tmp_path, callbacks=[AveragedWeights()])
+    with pytest.raises(
+        InputError, match=r"Conv2d.weight is computed .* of torch.nn.utils.parametrizations"
+    ):
+        trainer.fit(normed(torch.nn.utils.weight_norm), loader(one_batch()))
+    module = normed(torch.nn.utils.parametrizations.weight_norm)
+    trainer_of(tmp_path, callbacks=[AveragedWeights()]).fit(module, loader(one_batch()))
+
+
+@pytest.mark.parametrize(
+    "norm", [torch.nn.utils.spectral_norm, torch.nn.utils.parametrizations.spectral_norm]
+)
+def test_vectors_of_spectral_norm_keep_their_unit_length(tmp_path, norm):
+    module, steps = normed(norm), Steps()
+    callbacks = [AveragedWeights(1.0), steps]
+    trainer_of(tmp_path, callbacks=callbacks).fit(module, loader(*[one_batch() for _ in range(4)]))
+    vectors = {n: b for n, b in module.named_buffers() if n.endswith(("_u", "_v"))}
+    assert len(vectors) == 2
+    for name, vector in vectors.items():
+        assert vector.norm() == pytest.approx(1)
+        torch.testing.assert_close(vector, steps.weights[-1][name])
 
 
 class Complex(TinyNetwork):

@@ -374,6 +374,12 @@ def test_arguments_of_another_kind_are_refused(tmp_path, name):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_barebones_trainer_is_refused(tmp_path):
+    with pytest.raises(InputError, match="trainer= has barebones=True, .*; leave it out"):
+        run_of(tmp_path, OwnTested(), trainer=partial(pl.Trainer, barebones=True))
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_makes_another_module_is_refused(tmp_path):
     for name, kind in (("peers", "CoSegModule"), ("network", "SegmentationModule")):
         with pytest.raises(InputError, match=f"{name}= made a NoneType; it must make a {kind}"):

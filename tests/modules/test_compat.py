@@ -266,6 +266,24 @@ def test_an_average_is_kept_seen_and_swapped(tmp_path, module):
     assert checks == [(True, False), True, True, True, True, True, False]
 
 
+def test_buffers_are_copied_into_an_average(tmp_path, module):
+    averaging, name = WeightAveraging(), "net.layers.1.running_mean"
+    compat.copy_into_average(averaging, module, [name])  # before there is one
+    copied = []
+
+    def batch_end(trainer, module):
+        copies = (compat.average_of(averaging)[name], module.get_buffer(name))
+        copied.append(torch.equal(*copies))
+        compat.copy_into_average(averaging, module, [name])
+        copied.append(torch.equal(*copies))
+
+    callbacks = [averaging, Within(batch_end=batch_end)]
+    trainer_of(tmp_path, max_epochs=1, callbacks=callbacks).fit(
+        module, loader(one_batch(), one_batch())
+    )
+    assert copied == [True, True, False, True]  # the first step is copied by itself
+
+
 def test_a_fused_optimizer_is_clipped_in_mixed_precision():
     weight = nn.Parameter(torch.ones(2))
     weight.grad = torch.full((2,), 5.0)

@@ -1,6 +1,6 @@
 """AveragedWeights: evaluates networks with a running average of their weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -9,12 +9,13 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
     ModelCheckpoint,
+    ModelPruning,
     StochasticWeightAveraging,
     WeightAveraging,
 )
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import override
 
 from coseg_lightning.callbacks.epoch_end import EpochEndCallback
@@ -50,11 +51,13 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
             raise InputError(f"share={share} must be above 0 and at most 1.")
         super().__init__(multi_avg_fn=partial(_average, share))
         self._share = share
+        self._copied: Sequence[str] = ()  # the names of buffers that are not averaged
 
     @override
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             self._check_alone(trainer)
+            _check_copyable(pl_module)
             _warn_of_bare_checkpoints(trainer, pl_module)
             compat.begin_average(self)  # a checkpoint is loaded later
         # The module will be moved to this device later.
@@ -64,15 +67,29 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
             # of two types in one list.
             compat.average_tensor_by_tensor(self, partial(_average_one, self._share))
         super().setup(trainer, pl_module, stage)
+        self._copied = _of_no_statistics(pl_module)
 
     def _check_alone(self, trainer: pl.Trainer) -> None:
-        """Raise an `InputError` if two callbacks would exchange the weights."""
+        """Raise an `InputError` if another callback would exchange or replace the weights."""
         for other in trainer.callbacks:  # type: ignore[attr-defined]
             if other is not self and isinstance(other, AVERAGING):
                 raise InputError(
                     f"AveragedWeights and {type(other).__name__} would both exchange the weights "
                     "for averages, and train on with averages of averages; leave one of them out."
                 )
+            if isinstance(other, ModelPruning):
+                raise InputError(
+                    f"{type(other).__name__} replaces weights by new ones, of which "
+                    "AveragedWeights has no average; leave one of them out (AveragedWeights in "
+                    "run_stages by recipe=Recipe(averaging=0))."
+                )
+
+    @override
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, *rest)
+        compat.copy_into_average(self, pl_module, self._copied)
 
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -106,6 +123,31 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
         if compat.has_average(self):  # otherwise a copy of the initial weights would replace all
             super().on_train_end(trainer, pl_module)
         average_buffers(pl_module)
+
+
+def _check_copyable(module: nn.Module) -> None:
+    """Raise an `InputError` if a module keeps a tensor that was computed, which has no copy."""
+    for part in module.modules():
+        for name, value in vars(part).items():
+            if isinstance(value, Tensor) and not value.is_leaf:
+                raise InputError(
+                    f"{type(part).__name__}.{name} is computed from other tensors, so "
+                    "AveragedWeights cannot copy the network; use the weight_norm or spectral_norm "
+                    "of torch.nn.utils.parametrizations, not of torch.nn.utils, and keep no "
+                    "outputs in a network."
+                )
+
+
+def _of_no_statistics(module: nn.Module) -> list[str]:
+    """Name the buffers that are no running statistics, such as the vectors of spectral norm.
+
+    A mean of unit vectors is no unit vector, and may even be 0.
+    """
+    return [
+        name
+        for name, buffer in module.named_buffers()
+        if _is_averaged(buffer) and not name.endswith(("running_mean", "running_var"))
+    ]
 
 
 def _warn_of_bare_checkpoints(trainer: pl.Trainer, module: pl.LightningModule) -> None:

@@ -164,6 +164,11 @@ def _check_arguments(
             f"{name}= is a {type(maker).__name__}; give what makes one, such as {example}, since "
             "each stage needs a new one."
         )
+    if getattr(trainer, "keywords", {}).get("barebones"):
+        raise InputError(
+            "trainer= has barebones=True, with which Lightning saves and logs nothing, but a run "
+            "is made of what its stages save; leave it out."
+        )
     if recipe is not None and not isinstance(recipe, Recipe):
         raise InputError(f"recipe= is a {type(recipe).__name__}; give a Recipe(...).")
     if not is_count(plain_number(seed), least=0):

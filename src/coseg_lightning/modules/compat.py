@@ -366,6 +366,24 @@ def swap_average(callback: WeightAveraging, module: pl.LightningModule) -> None:
     callback._swap_models(module)
 
 
+def copy_into_average(
+    callback: WeightAveraging, module: pl.LightningModule, names: Sequence[str]
+) -> None:
+    """Replace buffers in the average of a `WeightAveraging` by those of the module.
+
+    Args:
+        callback: The callback.
+        module: The module, with its weights as they are.
+        names: The names of the buffers.
+
+    Private: `WeightAveraging._average_model`.
+    """
+    average = callback._average_model
+    if average is not None:
+        for name in names:
+            average.module.get_buffer(name).copy_(module.get_buffer(name))
+
+
 def let_clip(optimizer: Optimizer) -> None:
     """Let Lightning clip the gradients of a fused optimizer in mixed precision without a scaler.
 
