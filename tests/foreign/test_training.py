@@ -218,14 +218,27 @@ def test_a_finished_checkpoint_says_that_nothing_is_ranked(tmp_path):
         )
 
 
-@pytest.mark.parametrize("end", [nn.Sigmoid(), nn.Softmax(dim=1)])
-def test_networks_that_give_probabilities_are_noticed(tmp_path, end):
+@pytest.mark.parametrize(("end", "batches"), [(nn.Sigmoid(), 16), (nn.Softmax(dim=1), 1)])
+def test_networks_that_give_probabilities_are_noticed(tmp_path, end, batches):
     def net():
         return nn.Sequential(TinyNetwork(), end)
 
+    train = loader(*[one_batch(2)] * batches)
     for module in (CoSegModule(net(), net()), SegmentationModule(net())):
         with pytest.warns(UserWarning, match="must return logits"):
-            trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+            trainer_of(tmp_path, max_epochs=1).fit(module, train)
+
+
+def test_logits_that_begin_between_0_and_1_are_no_probabilities(tmp_path, recwarn):
+    torch.manual_seed(1)
+    net = TinyNetwork()
+    with torch.no_grad():
+        net.layers[-1].weight.mul_(0.01)
+        net.layers[-1].bias.copy_(torch.tensor([0.2, 0.1]))
+    module, (images, masks) = SegmentationModule(net, lr=0.03), one_batch(2)
+    assert 0 < float(module(images).min()) < float(module(images).max()) < 1
+    trainer_of(tmp_path, max_epochs=20).fit(module, loader((images, masks)))
+    assert not [w for w in recwarn if "must return logits" in str(w.message)]
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])

@@ -188,7 +188,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         other = net_a if net_b is None else net_b
         self.net_b = Mirror(self.net_a) if other == MIRROR else network(other)
         check_pair(self)
-        self.checked_networks: set[str] = set()
+        self.checked_networks: dict[str, int] = {}
 
     @override
     def forward(self, images: Tensor) -> Logits:

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.buffers import evaluating
-from coseg_lightning.networks.forward import check_logits, with_auxiliary
+from coseg_lightning.networks.forward import (
+    lie_between_0_and_1,
+    sum_to_1,
+    warn_of_probabilities,
+    with_auxiliary,
+)
+
+ENOUGH = 16  # batches after which a network whose outputs lie between 0 and 1 gives probabilities
 
 
 def judged_logits(module: pl.LightningModule, images: Tensor) -> Any:
@@ -79,19 +86,32 @@ def agreement_of_picks(
     return same, len(set(picks[0].tolist()) & set(picks[1].tolist()))
 
 
-def check_first_logits(checked: set[str], classes: int, **logits: Tensor) -> None:
-    """Check the first logits of each network, and add its name to `checked`.
+def check_first_logits(checked: dict[str, int], classes: int, **logits: Tensor) -> None:
+    """Check the first logits of each network, and warn if they look like probabilities.
+
+    Those of a softmax are known at once. Logits may lie between 0 and 1 as the outputs of a sigmoid
+    do, but not for long once a network learns.
+
+    Args:
+        checked: The number of checked batches by network, which is raised here.
+        classes: The module's number of classes.
+        logits: Logits by network.
 
     Raises:
         InputError: If a network has more or fewer outputs than the module has classes.
     """
-    new = {name for name in set(logits) - checked if logits[name].numel()}
-    for name in sorted(new):
-        outputs = logits[name].shape[1]
+    for name, values in sorted(logits.items()):
+        if checked.get(name, 0) >= ENOUGH or not values.numel():
+            continue
+        outputs = values.shape[1]
         if outputs != classes and (outputs, classes) != (1, 2):
             raise InputError(
                 f"The network {name} gives {outputs} outputs per pixel, but the module has "
                 f"classes={classes}; give classes={outputs}, or a network of {classes} outputs."
             )
-    check_logits(*(logits[name] for name in sorted(new)))
-    checked |= new
+        checked[name] = checked.get(name, 0) + 1
+        if not lie_between_0_and_1(values):
+            checked[name] = ENOUGH
+        elif sum_to_1(values) or checked[name] == ENOUGH:
+            checked[name] = ENOUGH
+            warn_of_probabilities(values)

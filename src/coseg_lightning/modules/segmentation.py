@@ -109,7 +109,7 @@ class SegmentationModule(SegmentationSteps):
         self.net = net
         self.lr = lr
         self.optimization = GradientGuard("the network")
-        self.checked_networks: set[str] = set()
+        self.checked_networks: dict[str, int] = {}
 
     def use_pixel_loss(self, name: str) -> None:
         """Replace the cross-entropy in Eq. (2) by a loss of `PIXEL_LOSSES`.

@@ -13,6 +13,7 @@ from coseg_lightning.errors import InputError
 
 LOGITS_NAMES = ("out", "logits")  # the names in torchvision and in transformers
 DEFAULT_AUXILIARY_WEIGHT = 0.5  # as in torchvision's training of its networks
+MOST_ROUNDING = 0.02  # of probabilities that sum to 1, in bfloat16
 
 
 def any_size(network: nn.Module, images: Tensor) -> Tensor:
@@ -188,12 +189,22 @@ def auxiliary_weight(network: nn.Module) -> float:
     return float(getattr(network, "auxiliary_weight", DEFAULT_AUXILIARY_WEIGHT))
 
 
-def check_logits(*outputs: Tensor) -> None:
-    """Warn if outputs look like probabilities, as if the network ended in a sigmoid or softmax."""
-    for logits in outputs:
-        low, high = float(logits.detach().min()), float(logits.detach().max())
-        if 0 <= low < high <= 1:
-            rank_zero_warn(
-                f"The network's outputs lie between {low:.3g} and {high:.3g}, so they look like "
-                "probabilities; it must return logits: leave out its last sigmoid or softmax."
-            )
+def lie_between_0_and_1(outputs: Tensor) -> bool:
+    """Whether outputs lie between 0 and 1, and are not all the same."""
+    low, high = float(outputs.detach().min()), float(outputs.detach().max())
+    return 0 <= low < high <= 1
+
+
+def sum_to_1(outputs: Tensor) -> bool:
+    """Whether each pixel's outputs sum to 1, as those of a softmax do."""
+    sums = outputs.detach().float().sum(dim=1)
+    return bool((sums - 1).abs().max() < MOST_ROUNDING)
+
+
+def warn_of_probabilities(outputs: Tensor) -> None:
+    """Warn of outputs that look like probabilities."""
+    low, high = float(outputs.detach().min()), float(outputs.detach().max())
+    rank_zero_warn(
+        f"The network's outputs lie between {low:.3g} and {high:.3g}, so they look like "
+        "probabilities; it must return logits: leave out its last sigmoid or softmax."
+    )
