@@ -9,15 +9,35 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 
-from coseg_lightning import LabelCorrection, LabelStore, Recipe, run_stages
+from coseg_lightning import (
+    CoSegModule,
+    LabelCorrection,
+    LabelStore,
+    Recipe,
+    SegmentationModule,
+    run_stages,
+)
 from coseg_lightning.app.build import make_method, make_network, make_peers
 from coseg_lightning.errors import InputError
+from coseg_lightning.methods.adele import early_learning
 from coseg_lightning.methods.coteaching import robust_training
+from coseg_lightning.methods.jocor import JoCoR
 from coseg_lightning.methods.method import Method
 from coseg_lightning.methods.registry import METHODS, find_method
 from coseg_lightning.modules.renamed import MOVED
 from coseg_lightning.run import run
-from support import MINE, PHANTOM, ROOT, SMALL, OwnTested, composed, run_of, second_look
+from support import (
+    MINE,
+    PHANTOM,
+    ROOT,
+    SMALL,
+    OwnTested,
+    TinyNetwork,
+    composed,
+    data_of,
+    run_of,
+    second_look,
+)
 
 STAGES = {
     "coseg": ("robust_training", "correction", "retraining"),
@@ -130,6 +150,70 @@ def test_a_method_needs_the_modules_of_its_stages(tmp_path):
         match="method=coseg needs the peers; give run_stages a function that builds the peers",
     ):
         run_stages(OwnTested(), tmp_path / "run", trainer=pl.Trainer)
+
+
+WITH_MODULES = {name: m for name, m in METHODS.items() if m.module or m.options}
+
+
+def test_methods_with_a_module_of_their_own():
+    assert set(METHODS) - set(WITH_MODULES) == {"coseg", "coteaching", "supervised"}
+
+
+@pytest.mark.parametrize("name", WITH_MODULES)
+@pytest.mark.parametrize("rehearse", [True, False])
+def test_a_method_refuses_a_plain_module_and_names_its_own(tmp_path, name, rehearse):
+    method = WITH_MODULES[name]
+    words = [f"{method.module.__module__}.{method.module.__name__}"] if method.module else []
+    if not method.module:
+        words = [f"partial(SegmentationModule, ..., pixel_loss={method.options['pixel_loss']!r})"]
+    argument = "peers" if method.trains_peers else "network"
+    message = f"method={name} trains .* {argument}= made a .*{re.escape(words[0])}"
+    options = {"method": name, "rehearse": rehearse, "baselines": True}
+    with pytest.raises(InputError, match=message):
+        run_of(tmp_path, data_of(tmp_path), **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_apps_settings_of_a_method_name_its_module(name):
+    cfg, method = composed(*SMALL, f"method={name}"), METHODS[name]
+    if method.trains_peers:
+        method.check_module("peers", make_peers(cfg))
+    else:
+        method.check_module("network", make_network(cfg))
+    assert ("pixel_loss" in method.options) == (name in ("gce", "sce"))
+
+
+def test_noise_adaptation_needs_a_matrix_that_is_learnt():
+    adaptation = METHODS["noise_adaptation"]
+    module = adaptation.module(TinyNetwork())
+    with pytest.raises(InputError, match=r"with learnt=True, .* give network=.*, learnt=True\)"):
+        adaptation.check_module("network", module)
+
+
+def test_a_module_derived_from_a_methods_own_is_trained(tmp_path):
+    class Own(JoCoR):
+        pass
+
+    def peers():
+        return Own(TinyNetwork(), TinyNetwork(), noise_level=0.25)
+
+    trainer = partial(pl.Trainer, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
+    options = {"peers": peers, "network": None, "trainer": trainer, "rehearse": False}
+    summary = run_of(tmp_path, OwnTested(), method="jocor", **options)
+    assert summary["config"]["peers"]["class"] == "Own"
+
+
+def test_methods_of_other_names_refuse_no_module():
+    own = find_method("mine", ["estimation", "supervised_training"])
+    own.check_module("network", SegmentationModule(TinyNetwork()))
+    MINE.check_module("peers", CoSegModule(TinyNetwork(), TinyNetwork()))
+
+
+def test_a_stage_that_needs_a_module_of_its_own_names_it(tmp_path):
+    mine = Method("mine", (early_learning,))
+    with pytest.raises(InputError, match=r"mine trains .* coseg_lightning.methods.adele.MultiSc"):
+        run_of(tmp_path, OwnTested(), method=mine, rehearse=False)
 
 
 def test_each_sentence_of_the_paper_has_its_function():

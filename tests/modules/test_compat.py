@@ -420,6 +420,11 @@ def test_shorten(tmp_path):
     assert trainer.num_test_batches == [2]
 
 
+def test_the_module_within_a_compiled_one(module):
+    assert compat.compiled_module(torch.compile(module)) is module
+    assert compat.compiled_module(module) is module
+
+
 def test_uncompiled():
     module = nn.Sequential(nn.Linear(1, 1), torch.compile(nn.Linear(1, 1), backend="eager"))
     inner = module[0], module[1].weight

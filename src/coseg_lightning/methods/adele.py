@@ -31,7 +31,7 @@ from coseg_lightning.callbacks.processes import gather_rows
 from coseg_lightning.functional.equations import class_logits, labelled_mean, predicted_classes
 from coseg_lightning.labels.ids import sample_name
 from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
-from coseg_lightning.methods.method import Method, Outcome, Run
+from coseg_lightning.methods.method import Method, Outcome, Run, check_kind
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.forward import auxiliary_weight
@@ -242,6 +242,7 @@ def early_learning(run: Run, outcome: Outcome) -> Outcome:
 
     def train() -> dict[str, Any]:
         module, runner, data = run.network(), run.runner, run.data
+        check_kind(run.method.name, "network", module, MultiScaleModule)
         changed: set[int] = set()
         layers: list[str] = []
         classes: set[int] = set(range(1, module.classes))
@@ -270,4 +271,4 @@ def early_learning(run: Run, outcome: Outcome) -> Outcome:
     return replace(outcome, last_stage=facts["last"], is_pair=False, changed=changed)
 
 
-METHOD = Method("adele", (early_learning,))
+METHOD = Method("adele", (early_learning,), module=MultiScaleModule)

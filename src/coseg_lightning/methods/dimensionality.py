@@ -193,4 +193,4 @@ def is_turning_point(dimensions: Sequence[float]) -> bool:
     return bool(dimensions[-1] - before.mean() > 2 * before.std())
 
 
-METHOD = Method("dimensionality", (supervised_training,))
+METHOD = Method("dimensionality", (supervised_training,), module=DimensionalityDriven)

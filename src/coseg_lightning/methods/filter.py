@@ -40,4 +40,9 @@ def retraining(run: Run, outcome: Outcome) -> Outcome:
     return replace(outcome, last_stage="retraining", is_pair=False)
 
 
-METHOD = Method("filter", (robust_training, filtering, retraining), excludes_samples=True)
+METHOD = Method(
+    "filter",
+    (robust_training, filtering, retraining),
+    excludes_samples=True,
+    module=PlainPeers,
+)

@@ -67,4 +67,4 @@ def symmetric_divergence(logits_a: Tensor, logits_b: Tensor, labelled: Tensor) -
     return labelled_mean(per_pixel, labelled)
 
 
-METHOD = Method("jocor", (robust_training,))
+METHOD = Method("jocor", (robust_training,), module=JoCoR)

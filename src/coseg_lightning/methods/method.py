@@ -14,6 +14,7 @@ from typing import Any
 from coseg_lightning.callbacks.corruption_ranking import CorruptionRanking
 from coseg_lightning.callbacks.label_correction import LabelCorrection
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules import compat
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
@@ -103,12 +104,16 @@ class Run:
         """Make new peers with the run's initial weights."""
         module = self.runner.built(self.make_peers)
         self.recipe.check_module(module.hparams)
+        if self.method.trains_peers:
+            self.method.check_module("peers", module)
         return module
 
     def network(self) -> SegmentationModule:
         """Make a new network with the run's initial weights."""
         module = self.runner.built(self.make_network)
         self.recipe.check_module(module.hparams)
+        if not self.method.trains_peers:
+            self.method.check_module("network", module)
         return module
 
     def train_network(
@@ -151,6 +156,8 @@ class Method:
             is.
         excludes_samples: Whether a stage excludes training samples, which needs a
             `CoSegDataModule`.
+        module: The class of its module, the peers or the network; None if any will do.
+        options: Arguments that its module must have been given, such as `pixel_loss`.
 
     Raises:
         InputError: If it corrects labels without robust training.
@@ -162,6 +169,8 @@ class Method:
     correction: type[LabelCorrection] | None = None
     has_peers: bool = False
     excludes_samples: bool = False
+    module: type[CoSegModule] | type[SegmentationModule] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if self.correction is not None and "robust_training" not in self._names:
@@ -186,6 +195,43 @@ class Method:
     def trains_peers(self) -> bool:
         """Whether the method's module is a pair of peers."""
         return self.has_peers or "robust_training" in self._names
+
+    def check_module(self, argument: str, module: Any) -> None:
+        """Raise an `InputError` if a module would train in another way than the method says.
+
+        Args:
+            argument: The argument of `run_stages` that made the module.
+            module: The module.
+        """
+        if self.module is not None:
+            check_kind(self.name, argument, module, self.module)
+        kind = type(compat.compiled_module(module)).__name__
+        for name, value in self.options.items():
+            given = getattr(module, name, None)
+            if given != value:
+                raise InputError(
+                    f"method={self.name} trains with {name}={value!r}, but {argument}= made a "
+                    f"{kind} with {name}={given!r}; give {argument}=partial({kind}, ..., "
+                    f"{name}={value!r})."
+                )
+
+
+def check_kind(method: str, argument: str, module: Any, kind: type) -> None:
+    """Raise an `InputError` if a method's module is not of its class, nor of one derived from it.
+
+    Args:
+        method: The name of the method.
+        argument: The argument of `run_stages` that made the module.
+        module: The module.
+        kind: The class.
+    """
+    module = compat.compiled_module(module)
+    if not isinstance(module, kind):
+        raise InputError(
+            f"method={method} trains a {kind.__name__}, but {argument}= made a "
+            f"{type(module).__name__}; give {argument}=partial({kind.__name__}, ...) with "
+            f"{kind.__module__}.{kind.__name__}, or a class derived from it."
+        )
 
 
 def _name_of(stage: Stage) -> str:

@@ -103,4 +103,4 @@ def bounded_weights(scores: Tensor, limit: float) -> Tensor:
     return (limit * scores.tanh()).softmax(dim=0)
 
 
-METHOD = Method("pick_and_learn", (supervised_training,))
+METHOD = Method("pick_and_learn", (supervised_training,), module=PickAndLearn)

@@ -133,8 +133,7 @@ def run_stages(
     make_peers = peers or refused("peers", method.name)
     make_network = network or refused("network", method.name)
     run = Run(method, recipe, data, runner, make_peers, make_network)
-    if not method.trains_peers:
-        run.network().check_data(data)
+    check_modules(run)
 
     expected = None
     if rehearse and not run_folder.resumed:
@@ -191,6 +190,14 @@ def _made(name: str, make: Callable[[], Any], kind: type) -> Any:
     return module
 
 
+def check_modules(run: Run) -> None:
+    """Raise an `InputError` before training if a method's module or its data is not as it needs."""
+    if not run.method.trains_peers:
+        run.network().check_data(run.data)
+    elif run.method.module is not None or run.method.options:
+        run.peers()
+
+
 def foresee(
     data: pl.LightningDataModule,
     folder: Path,
@@ -227,8 +234,7 @@ def foresee(
     wrapped = prepare_data(data, method)
     runner = StageRunner(RunFolder(folder, {}), trainer, recipe.averaging, seed)
     run = Run(method, recipe, wrapped, runner, peers, network)
-    if not method.trains_peers:
-        run.network().check_data(wrapped)
+    check_modules(run)
     parts = {"recipe": {**recipe.of_stages, "baselines": False}, "samples": {}}
     walked = partial(walk, config={**config, **parts})
     return what_will_happen(run, rehearsal.rehearse(run, walked, rehearsal_trainer))

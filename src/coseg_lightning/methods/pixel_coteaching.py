@@ -59,4 +59,4 @@ class PixelCoTeaching(CoSegModule):
         )
 
 
-METHOD = Method("pixel_coteaching", (robust_training,))
+METHOD = Method("pixel_coteaching", (robust_training,), module=PixelCoTeaching)

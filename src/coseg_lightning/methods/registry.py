@@ -48,7 +48,8 @@ def find_method(name: str, stages: Sequence[str] | None = None) -> Method:
 
     Args:
         name: The name of a method, or a new name if stages are given.
-        stages: The stages of an existing method, which is returned under the new name.
+        stages: The stages of an existing method, which is returned under the new name. Any module
+            may be trained in them.
 
     Raises:
         InputError: If there is no such method, or no method with such stages.
@@ -64,4 +65,4 @@ def find_method(name: str, stages: Sequence[str] | None = None) -> Method:
     if isinstance(stages, str) or tuple(stages) not in by_stages:
         lists = " or ".join(f"[{', '.join(names)}]" for names in sorted(by_stages))
         raise InputError(f"stages={stages} of method={name} must be {lists}.")
-    return replace(by_stages[tuple(stages)], name=name)
+    return replace(by_stages[tuple(stages)], name=name, module=None, options={})

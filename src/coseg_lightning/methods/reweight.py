@@ -188,4 +188,4 @@ def _names_of(dataset: Any) -> Sequence[str]:
     ]
 
 
-METHOD = Method("reweight", (supervised_training,))
+METHOD = Method("reweight", (supervised_training,), module=Reweighted)

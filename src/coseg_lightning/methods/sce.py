@@ -3,4 +3,4 @@
 from coseg_lightning.methods.method import Method
 from coseg_lightning.methods.supervised import supervised_training
 
-METHOD = Method("sce", (supervised_training,))  # `method.pixel_loss` sets the loss
+METHOD = Method("sce", (supervised_training,), options={"pixel_loss": "symmetric_cross_entropy"})

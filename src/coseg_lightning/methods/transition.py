@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +15,7 @@ from coseg_lightning.callbacks.evaluation_pass import evaluation_pass, plain_tra
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.checkpoints import load_plain
 from coseg_lightning.functional.equations import class_logits
-from coseg_lightning.methods.method import Outcome, Run
+from coseg_lightning.methods.method import Outcome, Run, check_kind
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.segmentation import SegmentationModule
 
@@ -227,9 +227,8 @@ def estimation(run: Run, outcome: Outcome) -> Outcome:
 
     def train() -> dict[str, Any]:
         module, callback = run.network(), TransitionEstimation()
-        if not isinstance(module, LabelTransition):
-            raise InputError(f"method={run.method.name} must train a LabelTransition.")
-        if module.known:
+        check_kind(run.method.name, "network", module, LabelTransition)
+        if cast(LabelTransition, module).known:
             return {"transition": None}
         trainer = run.runner.fit("estimation", module, run.data, [callback])
         if trainer.is_global_zero:
@@ -254,10 +253,10 @@ def supervised_training(run: Run, outcome: Outcome) -> Outcome:
     def prepare(module: SegmentationModule) -> None:
         if transition is None:  # T was given
             return
-        assert isinstance(module, LabelTransition)
-        module.set_transition(transition)
-        if module.learnt:  # network and T start from the plain network
-            load_plain(module.net, run.runner.weights("estimation", of="net."))
+        of_run = cast(LabelTransition, module)
+        of_run.set_transition(transition)
+        if of_run.learnt:  # network and T start from the plain network
+            load_plain(of_run.net, run.runner.weights("estimation", of="net."))
 
     run.train_network("supervised_training", prepare)
     return replace(outcome, last_stage="supervised_training", is_pair=False)

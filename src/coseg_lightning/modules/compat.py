@@ -428,15 +428,21 @@ def copy_(targets: list[Tensor], sources: list[Tensor]) -> None:
     torch._foreach_copy_(targets, sources)
 
 
+def compiled_module(module: Any) -> Any:
+    """Return the module that `torch.compile` was given, or the module itself.
+
+    Private: `OptimizedModule._orig_mod`.
+    """
+    return getattr(module, "_orig_mod", module)
+
+
 def uncompiled(module: Any) -> Any:
     """Remove the compilation from a module and all its parts, in place.
 
     Returns:
         The module that `torch.compile` was given, or the module itself.
-
-    Private: `OptimizedModule._orig_mod`.
     """
-    module = getattr(module, "_orig_mod", module)
+    module = compiled_module(module)
     for name, part in list(module.named_children()):
         setattr(module, name, uncompiled(part))
     return module
