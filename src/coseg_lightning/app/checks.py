@@ -310,7 +310,7 @@ def _check_clean_ids_are_used(cfg: DictConfig) -> None:
 
     Sweeps may also try methods that do not use them.
     """
-    module = cfg.method.get("module") or "coseg_lightning."
+    module = str(cfg.method.get("module") or "coseg_lightning.")
     is_own = not module.startswith("coseg_lightning.") or cfg.method.get("object") is not None
     if not cfg.data.get("clean_ids") or is_own or _is_sweep() or _adds_noise(cfg):
         return
