@@ -73,6 +73,15 @@ def test_a_resumed_fit_ends_with_the_same_weights(tmp_path):
     torch.testing.assert_close(resumed.state_dict(), whole.state_dict(), rtol=0, atol=0)
 
 
+def test_a_network_that_is_replaced_has_another_mirror(tmp_path):
+    module = alone()
+    module.net_a = torch.compile(module.net_a, backend="eager")  # it has the same weights
+    trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+    module.net_a = TinyNetwork()
+    with pytest.raises(InputError, match="net_a was replaced, but net_b mirrors the network befo"):
+        trainer_of(tmp_path, max_epochs=1).fit(module, loader(one_batch()))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

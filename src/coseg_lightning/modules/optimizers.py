@@ -30,6 +30,7 @@ from coseg_lightning.modules.batch import ClassIds
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.selection import load_state, save_state
 from coseg_lightning.modules.short_epoch import ended_by_hook
+from coseg_lightning.networks.mirror import Mirror
 
 MAX_SKIPPED = 20  # consecutive skipped steps after which training stops
 
@@ -608,6 +609,12 @@ def _check_both_learn(
     module: pl.LightningModule, networks: Sequence[nn.Module], optimizers: Sequence[Optimizer]
 ) -> None:
     """Raise an `InputError` if a subclass's own optimizer leaves out all weights of a peer."""
+    mirror = networks[-1]
+    if isinstance(mirror, Mirror) and not mirror.is_of(networks[0]):
+        raise InputError(
+            f"{type(module).__name__}.net_a was replaced, but net_b mirrors the network before; "
+            "replace both: self.net_b = Mirror(self.net_a)."
+        )
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     known = {id(weight) for group in groups for weight in group["params"]}
     for name, network in zip(("net_a", "net_b"), networks, strict=True):

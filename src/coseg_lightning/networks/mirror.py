@@ -26,6 +26,11 @@ class Mirror(nn.Module):
         super().__init__()
         self._of = (network,)  # within a tuple it is no submodule, whose weights would count twice
 
+    def is_of(self, network: nn.Module) -> bool:
+        """Whether this is the mirror of a network, which may have been compiled since."""
+        own = () if self._of[0] is None else self._of[0].parameters()
+        return {id(weight) for weight in own} == {id(weight) for weight in network.parameters()}
+
     @override
     def forward(self, images: Tensor) -> Tensor:
         (network,) = self._of
