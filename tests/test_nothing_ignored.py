@@ -351,6 +351,14 @@ def test_a_setting_that_the_method_does_not_use_is_refused(settings):
     check_used(make_method(composed("method=coseg")), [settings[1]])
 
 
+@pytest.mark.parametrize("given", ["model@peer_b=fpn", "model@peer_b=mirror"])
+def test_a_second_peer_of_a_single_network_is_refused(given):
+    method = make_method(composed("method=gce", given))
+    with pytest.raises(InputError, match=f"method=gce trains a single network, so {given} would"):
+        check_used(method, ["method=gce", given])
+    check_used(make_method(composed("method=coseg")), [given])
+
+
 @pytest.mark.parametrize("value", ["3", "[a,b]"])
 def test_clean_samples_that_nothing_learns_from_are_refused(value):
     with pytest.raises(InputError, match="data.clean_ids would have no effect with method=coseg"):

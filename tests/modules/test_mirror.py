@@ -88,7 +88,7 @@ def test_a_network_that_is_replaced_has_another_mirror(tmp_path):
         (lambda: CoSegModule(TinyNetwork(), Mirror(), step="joint"), "trains both peers in one"),
         (lambda: JoCoR(TinyNetwork(), "mirror"), "JoCoR trains both peers in one step"),
         (lambda: CoSegModule(TinyNetwork(), "mirror", lr=(1e-3, 1e-2)), "has two rates"),
-        (lambda: CoSegModule(Mirror(), "mirror"), "net_a is a mirror"),
+        (lambda: CoSegModule(Mirror(), "mirror"), "A mirror is no network, but a peer"),
         (lambda: CoSegModule("mirror"), "network 'mirror'"),
         (lambda: Mirror()(one_batch()[0]), "A mirror is no network, but a peer of one"),
         (lambda: CoSegModule(TinyNetwork(), "mirror", encoder_name="resnet18"), "encoder_name"),

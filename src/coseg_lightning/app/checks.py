@@ -268,6 +268,12 @@ def check_used(method: "Method", overrides: Sequence[str]) -> None:
             conf/method/ lacks it, has no effect and is refused. One added with `++` is allowed,
             for sweeps in which only some methods use it.
     """
+    for override in overrides if not method.trains_peers and not _is_sweep() else ():
+        if override.lstrip("+").startswith(("model@peer_b=", "peer_b.")):
+            raise InputError(
+                f"method={method.name} trains a single network, so {override} would have no "
+                "effect; leave it out."
+            )
     unused = [] if method.trains_peers else [*Recipe.SETTINGS["peers"], "rounds"]
     if method.correction is None:
         unused += [name for name in Recipe.SETTINGS["correction"] if name != "rounds"]

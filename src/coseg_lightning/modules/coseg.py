@@ -55,7 +55,7 @@ from coseg_lightning.modules.selection import (
 from coseg_lightning.modules.steps import SegmentationSteps, of_named_networks
 from coseg_lightning.networks.build import build_network
 from coseg_lightning.networks.forward import any_size, auxiliary_weight, with_auxiliary
-from coseg_lightning.networks.mirror import MIRROR, Mirror
+from coseg_lightning.networks.mirror import MIRROR, NO_NETWORK, Mirror
 
 
 @dataclass(frozen=True)
@@ -429,7 +429,7 @@ def check_pair(module: CoSegModule) -> None:
     a, b = list(module.net_a.parameters()), list(module.net_b.parameters())
     is_alone = isinstance(module.net_b, Mirror)
     if isinstance(module.net_a, Mirror):
-        raise InputError("net_a is a mirror, which is only a second peer; give a network.")
+        raise InputError(NO_NETWORK)
     if is_alone and module.is_joint:
         raise InputError(
             f"{type(module).__name__} trains both peers in one step, which a network and its "

@@ -7,6 +7,10 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.networks.forward import any_size
 
 MIRROR = "mirror"  # its name as the second peer
+NO_NETWORK = (
+    "A mirror is no network, but a peer of one; give it as the second peer, model@peer_b=mirror, "
+    "or CoSegModule(network, 'mirror')."
+)
 
 
 class Mirror(nn.Module):
@@ -35,8 +39,5 @@ class Mirror(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         (network,) = self._of
         if network is None:
-            raise InputError(
-                "A mirror is no network, but a peer of one; give it as the second peer, "
-                "model@peer_b=mirror, or CoSegModule(network, 'mirror')."
-            )
+            raise InputError(NO_NETWORK)
         return any_size(network, images.flip(-1)).flip(-1)
