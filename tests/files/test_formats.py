@@ -1,7 +1,7 @@
 """Images and masks are read as their files' headers say, or refused; and written as they were."""
 
 import io
-import re
+import struct
 import zlib
 from functools import partial
 from pathlib import Path
@@ -414,44 +414,7 @@ def write_transparent(path, background, order=(0, 1), colour=0):
     image.save(path, transparency=order[0])
 
 
-def write_keyed(path, values, key, bits=8):
-    """A grey or colour PNG that calls one value transparent (tRNS), by libpng."""
-    import struct
-    import zlib
-
-    if bits in (2, 4):
-        png = grey_png(values, bits)
-    elif values.dtype == bool:
-        png = grey_png(values, 1)
-    else:
-        png = cv2.imencode(".png", values[..., ::-1] if values.ndim == 3 else values)[1].tobytes()
-    keys = [key] * (1 if values.ndim == 2 else 3)
-    chunk = b"tRNS" + struct.pack(f">{len(keys)}H", *keys)
-    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    path.write_bytes(png[:33] + chunk + png[33:])
-
-
-def in_colours(values):
-    return np.dstack([values] * 3)
-
-
-BLACK = 255 - disc() * 255  # on white
 MASKS = {
-    "keyed, 1 bit, black on white.png": lambda p: write_keyed(p, disc() == 0, 1),
-    "keyed, 1 bit, white on black.png": lambda p: write_keyed(p, disc() == 1, 0),
-    "keyed, black on white.png": lambda p: write_keyed(p, BLACK, 255),
-    "keyed, white on black.png": lambda p: write_keyed(p, disc() * 255, 0),
-    "keyed, grey on white.png": lambda p: write_keyed(p, BLACK.clip(9), 255),
-    "keyed, ids.png": lambda p: write_keyed(p, disc(), 0),
-    "keyed, 4 bits, ids.png": lambda p: write_keyed(p, disc(), 0, 4),
-    "keyed, 4 bits, black on white.png": lambda p: write_keyed(p, 15 - disc() * 15, 15, 4),
-    "keyed, 16 bits, black on white.png": lambda p: write_keyed(
-        p, BLACK.astype(np.uint16) * 257, 65535
-    ),
-    "keyed, black on white, in colour.png": lambda p: write_keyed(p, in_colours(BLACK), 255),
-    "keyed, in colours of 16 bits.png": lambda p: write_keyed(
-        p, in_colours(BLACK).astype(np.uint16) * 257, 65535, 16
-    ),
     "black on transparent white.png": lambda p: write_transparent(p, 255),
     "black on transparent white.gif": lambda p: write_transparent(p, 255),
     "black on transparent white, last.gif": lambda p: write_transparent(p, 255, (1, 0)),
@@ -514,7 +477,6 @@ def test_a_mask_means_what_its_pixels_mean_and_is_written_as_it_was(tmp_path, na
             )
         if path.suffix == ".png" and before.format == "PNG":
             assert new.read_bytes()[24:26] == path.read_bytes()[24:26]  # bits and colour type
-            assert after.info.get("transparency") == before.info.get("transparency")
     elif path.suffix == ".npy":
         assert np.load(new).dtype == np.load(path).dtype
     if path.suffix == ".tif":
@@ -846,78 +808,6 @@ def test_colours_that_transparency_hides_are_the_background(tmp_path):
         assert masks.read("a").all()  # where all is transparent, the colours count
 
 
-def test_a_transparent_colour_is_the_background(tmp_path):
-    ids = disc()
-    ids[-4:] = 2
-    white = np.array([(255, 255, 255), (255, 0, 0), (0, 255, 0)], np.uint8)
-    black = Image.new("RGB", (36, 24))
-    masks = painted_masks(tmp_path, RED_AND_GREEN, 3, a=black)
-    write_keyed(tmp_path / "masks/a.png", white[ids], 255)
-    write_keyed(tmp_path / "masks/b.png", np.full((24, 36, 3), 255, np.uint8), 255)
-    masks = MaskFolder(tmp_path / "masks", classes=3, rules=masks.rules)
-    np.testing.assert_array_equal(masks.read("a"), ids)
-    assert not masks.read("b").any()
-    changed = ids.copy()
-    changed[:3], changed[10:12] = 2, 0
-    for sample_id in masks.ids:
-        np.testing.assert_array_equal(written_again(tmp_path, masks, sample_id, changed), changed)
-        with Image.open(tmp_path / f"again/{sample_id}.png") as file:
-            np.testing.assert_array_equal(np.asarray(file), white[changed])
-            assert file.info["transparency"] == (255, 255, 255)
-    colours = dict(masks.rules.colours)
-    void = MaskRules(3, colours={**colours, (255, 255, 255): 255})
-    masks = MaskFolder(tmp_path / "masks", classes=3, rules=void, ids=["a"])
-    np.testing.assert_array_equal(masks.read("a"), np.where(ids > 0, ids, 255))
-    named = MaskRules(3, colours={(0, 0, 0): 0, (255, 255, 255): 1, (255, 0, 0): 2})
-    with pytest.raises(InputError, match=r"calls the colour \(255, 255, 255\) transparent, which"):
-        MaskFolder(tmp_path / "masks", classes=3, rules=named)
-
-
-@pytest.mark.parametrize(
-    ("values", "key", "rules", "wanted"),
-    [
-        ([0, 1, 2, 255], 255, {"classes": 3}, [0, 1, 2, 255]),
-        ([0, 1, 255], 255, {}, [0, 1, 255]),
-        ([255, 255], 255, {}, [0, 0]),
-        ([0, 0], 255, {}, [0, 0]),
-        ([255, 0], 255, {"class_ids": [255, 0]}, [0, 1]),
-        ([255, 7, 9], 7, {"class_ids": [7, 9]}, [255, 0, 1]),
-        ([0, 200], 0, {"mask_threshold": 128}, [0, 1]),
-        ([0, 255], 255, {"mask_threshold": 128}, [1, 0]),
-    ],
-)
-def test_a_key_says_no_more_than_the_values(tmp_path, values, key, rules, wanted):
-    (tmp_path / "masks").mkdir()
-    stripes = np.array(values, np.uint8)[np.arange(24) % len(values)][:, None].repeat(8, axis=1)
-    write_keyed(tmp_path / "masks/a.png", stripes, key)
-    rules = MaskRules.from_settings(rules)
-    masks = MaskFolder(tmp_path / "masks", classes=rules.classes, rules=rules)
-    np.testing.assert_array_equal(masks.read("a")[: len(wanted), 0], wanted)
-
-
-@pytest.mark.parametrize(
-    ("values", "key", "class_ids"),
-    [([0, 255], 255, [0, 255]), ([0, 1], 1, [0, 1]), ([0, 1], 0, [1, 0])],
-)
-def test_a_transparent_value_is_not_class_1(tmp_path, values, key, class_ids):
-    (tmp_path / "masks").mkdir()
-    kind = np.uint8 if 255 in values else bool
-    write_keyed(tmp_path / "masks/a.png", np.array(values, kind)[disc()], key)
-    rules = MaskRules.from_settings({"class_ids": class_ids})
-    sentence = f"calls the value {key} transparent, .* {re.escape(f'data.class_ids={class_ids}')}"
-    with pytest.raises(InputError, match=sentence):
-        MaskFolder(tmp_path / "masks", classes=2, rules=rules)
-
-
-def test_a_soft_mask_on_a_transparent_grey_is_refused(tmp_path):
-    (tmp_path / "masks").mkdir()
-    soft = np.kron(np.array([[0, 90], [160, 255]], np.uint8), np.ones((9, 9), np.uint8))
-    write_keyed(tmp_path / "masks/a.png", soft, 255)
-    rules = MaskRules.from_settings({"mask_threshold": 128})
-    with pytest.raises(InputError, match="a different one in its transparency"):
-        MaskFolder(tmp_path / "masks", classes=2, rules=rules)
-
-
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_grey_of_few_bits_has_the_colours_that_it_shows(tmp_path, bits):
     table = "name,r,g,b\nbackground,0,0,0\nhouse,255,255,255\n"
@@ -1183,6 +1073,48 @@ def test_all_ids_are_named_and_so_is_the_remedy(tmp_path, values, classes, sente
     Image.fromarray(np.resize(values, (24, 36)).astype(np.uint8)).save(tmp_path / "masks/a.png")
     with pytest.raises(InputError, match=sentence):
         MaskFolder(tmp_path / "masks", classes=classes)
+
+
+def with_key(png, *key):
+    """A PNG that calls a grey or colour transparent (tRNS)."""
+    chunk = b"tRNS" + struct.pack(f">{len(key)}H", *key)
+    return (
+        png[:33]
+        + struct.pack(">I", 2 * len(key))
+        + chunk
+        + struct.pack(">I", zlib.crc32(chunk))
+        + png[33:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "key"),
+    [
+        (disc() * 255, (255,)),
+        (disc(), (1,)),
+        (disc() > 0, (1,)),
+        (np.dstack([disc() * 255] * 3), (255, 255, 255)),
+        (disc() * np.uint16(65535), (65535,)),
+    ],
+    ids=["grey", "ids", "1 bit", "colours", "16 bits"],
+)
+def test_masks_that_call_class_1_transparent_are_refused(tmp_path, values, key):
+    (tmp_path / "masks").mkdir()
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    path = tmp_path / "masks/a.png"
+    path.write_bytes(with_key(file.getvalue(), *key))
+    advice = (
+        rf"such as a.png, call the value {key[0]} transparent, .* data.class_ids=\[{key[0]},0\]"
+    )
+    with pytest.raises(InputError, match=advice):
+        MaskFolder(path.parent, classes=2)
+    for ids, wanted in (([key[0], 0], 1 - disc()), ([0, key[0]], disc())):
+        rules = MaskRules.from_settings({"class_ids": ids})
+        masks = MaskFolder(path.parent, classes=2, rules=rules)
+        np.testing.assert_array_equal(masks.read("a"), wanted)
+    path.write_bytes(with_key(file.getvalue(), *(0 for _ in key)))
+    np.testing.assert_array_equal(MaskFolder(path.parent, classes=2).read("a"), disc())
 
 
 @pytest.mark.parametrize("classes", [3, 21])

@@ -88,8 +88,7 @@ class Stored(NamedTuple):
         is_jpeg: Whether lossy compression may have changed values.
         nodata: The value of missing pixels according to a TIFF's header.
         transparent: The indices of a palette that are more transparent than opaque.
-        key: The one grey or colour that is transparent, if a header names it in the place of a
-            transparency channel. The last channel then says which pixels have another one.
+        key: The one grey that a header calls transparent, in the place of a transparency channel.
         highest: The highest value that the file may hold, if its bits do not tell.
     """
 
@@ -102,7 +101,7 @@ class Stored(NamedTuple):
     is_jpeg: bool = False
     nodata: float | None = None
     transparent: tuple[int, ...] = ()
-    key: tuple[int, ...] | None = None
+    key: int | None = None
     highest: int | None = None
 
     @property
@@ -124,11 +123,6 @@ class Stored(NamedTuple):
     def with_values(self, values: NDArray[Any]) -> "Stored":
         """Return the same mask with other values."""
         return self._replace(values=values)
-
-    def without_key(self) -> "Stored":
-        """Return the same mask without the transparency that a key gives."""
-        shown = self.values[..., 0] if len(self.key or ()) == 1 else self.values[..., :-1]
-        return self._replace(values=np.ascontiguousarray(shown), alpha=False, key=None)
 
 
 @dataclass(frozen=True)
@@ -697,44 +691,18 @@ def _stored_by_pillow(path: Path) -> Stored:
         highest = largest_of_pgm(path)
         values = _unstretched(values, highest)
     colours = None if palette is None else np.array(palette, np.uint8).reshape(-1, 3)
-    values, key = _with_opacity(values, _key_of(mode, transparency))
     return Stored(
         oriented(values, header.orientation),
         mode,
         colours,
-        header.alpha or key is not None,
+        header.alpha,
         header.orientation,
         bits,
         header.is_jpeg or _is_lossy(path, file_format),
         transparent=() if palette is None else _transparent_indices(transparency),
-        key=key,
+        key=_key_of(mode, transparency),
         highest=highest,
     )
-
-
-def _key_of(mode: str, transparency: Any) -> tuple[int, ...] | None:
-    """Return the grey or colour that is transparent, of which Pillow gives one or three numbers."""
-    if transparency is None or mode not in ("1", "L", "I", "I;16", "RGB"):
-        return None
-    if mode == "1":
-        return (int(transparency > 0),)
-    return tuple(transparency) if mode == "RGB" else (int(transparency),)
-
-
-def _with_opacity(
-    values: NDArray[Any], key: tuple[int, ...] | None
-) -> tuple[NDArray[Any], tuple[int, ...] | None]:
-    """Add a channel of what is opaque by the key. If all is opaque, the key says nothing."""
-    if key is None:
-        return values, None
-    if values.dtype == np.int32:  # older versions of Pillow read 16 bits so
-        values = values.astype(np.uint16)
-    shown = values.reshape(*values.shape[:2], -1)[..., : len(key)]  # OpenCV adds a channel too
-    opaque = (shown != np.array(key)).any(axis=2)
-    if opaque.all():
-        return (values if values.ndim == 2 else shown), None
-    top = np.iinfo(values.dtype).max
-    return np.dstack([shown, opaque.astype(values.dtype) * top]), key
 
 
 def _transparent_indices(transparency: Any) -> tuple[int, ...]:
@@ -742,6 +710,16 @@ def _transparent_indices(transparency: Any) -> tuple[int, ...]:
     if isinstance(transparency, bytes):
         return tuple(index for index, alpha in enumerate(transparency) if alpha < 128)
     return () if transparency is None else (int(transparency),)
+
+
+def _key_of(mode: str, transparency: Any) -> int | None:
+    """Return the grey that is transparent according to a header; None for a colour or a palette."""
+    if mode == "P" or transparency is None:
+        return None
+    if mode == "1":  # Pillow reads it as 0 or 255
+        return int(transparency > 0)
+    greys = set(transparency) if isinstance(transparency, tuple) else {transparency}
+    return int(greys.pop()) if len(greys) == 1 else None
 
 
 def _is_lossy(path: Path, file_format: str | None) -> bool:
@@ -828,7 +806,7 @@ def single_channel(
         if (colours != colours[..., :1]).any():
             raise InputError(f"{path} is a colour picture, but {wanted}.")
         grey = colours[..., 0]
-        values = _grey_or_alpha(path, grey, values[..., -1], stored) if stored.alpha else grey
+        values = _grey_or_alpha(path, grey, values[..., -1]) if stored.alpha else grey
     if not integers:
         return values
     if values.dtype.kind == "f" and np.isfinite(values).all():
@@ -843,12 +821,8 @@ def single_channel(
     return values
 
 
-def _grey_or_alpha(
-    path: Path, grey: NDArray[Any], alpha: NDArray[Any], stored: Stored
-) -> NDArray[Any]:
-    if not _is_drawn_in_alpha(path, grey, alpha):
-        return grey
-    return np.asarray(alpha // stored.grey_step)  # on the scale of grey of few bits
+def _grey_or_alpha(path: Path, grey: NDArray[Any], alpha: NDArray[Any]) -> NDArray[Any]:
+    return alpha if _is_drawn_in_alpha(path, grey, alpha) else grey
 
 
 def drawn_in_alpha(path: Path, stored: Stored) -> bool:

@@ -79,8 +79,6 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
         InputError: If it holds values that the rules do not allow.
     """
     two = rules.classes == 2
-    if stored.key is not None and not _counts_key(path, stored, rules):
-        stored = stored.without_key()
     if rules.colours is not None:
         if stored.is_jpeg:
             raise InputError(jpeg_message(path))
@@ -114,47 +112,9 @@ def interpreted(path: Path, stored: Stored, rules: MaskRules) -> MaskValuesOf:
         drawn = _index_of_class_1(stored, values)
     if drawn is not None:
         return MaskValuesOf((values == drawn).astype(np.uint8), True, stored)
-    if stored.key is not None and stored.bits < 8:
-        return MaskValuesOf((values > 0).astype(np.uint8), True, stored)
     if two and stored.is_binary:
         return MaskValuesOf(values ^ rules.is_inverted, True, stored)
     return MaskValuesOf(values, False, stored)
-
-
-def _counts_key(path: Path, stored: Stored, rules: MaskRules) -> bool:
-    """Whether the pixels of the key are background since they are transparent.
-
-    Else their values say what they are, as for class ids of which one is transparent.
-
-    Raises:
-        InputError: If the user names the transparent value as a class.
-    """
-    assert stored.key is not None
-    if rules.colours is not None:
-        r, *others = (value * stored.grey_step for value in stored.key)
-        g, b = others or (r, r)
-        named = rules.colours.get((r, g, b), 0)
-        if named not in (0, IGNORE_INDEX):
-            raise InputError(
-                f"{path} calls the colour {(r, g, b)} transparent, which means background, but "
-                f"data.colours names it class {named}; save the mask without transparency."
-            )
-        return named == 0
-    if rules.classes != 2 or rules.instances:
-        return False
-    if rules.class_ids is not None:
-        value = int(stored.key[0])
-        foreground = 1 - rules.is_inverted if stored.is_binary else rules.class_ids[1]
-        if value == foreground:
-            raise InputError(
-                f"{path} calls the value {value} transparent, which means background, but "
-                f"data.class_ids={list(rules.class_ids)} names it class 1; name the background "
-                "first, or save the mask without transparency."
-            )
-        return False
-    drawn = stored.values[..., 0][stored.values[..., -1] > 0]
-    is_one_value = rules.threshold is not None or bool((drawn == drawn[:1]).all())
-    return any(stored.key) and is_one_value  # of class ids, 0 is the background anyway
 
 
 def _with_missing(stored: Stored, rules: MaskRules) -> Stored:
@@ -204,7 +164,7 @@ def _has_greys(values: NDArray[Any]) -> bool:
 def _of_colours(path: Path, stored: Stored, classes: Mapping[Colour, int]) -> NDArray[np.uint8]:
     """Return the class of each pixel's colour. What is transparent is the background."""
     colours, hidden = _as_colours(path, stored), _hidden(stored)
-    if not hidden.any() or (hidden.all() and stored.key is None):
+    if not hidden.any() or hidden.all():
         return classes_of_colours(colours, classes, path)
     result = np.zeros(hidden.shape, np.uint8)
     result[~hidden] = classes_of_colours(colours[~hidden][None], classes, path)[0]
@@ -444,9 +404,6 @@ def _set(
         values[changed] = new[changed].astype(values.dtype)
     elif read.stored.alpha and drawn_in_alpha(Path(), read.stored):
         values[changed, -1] = new[changed].astype(values.dtype)
-        if read.stored.key is not None:
-            drawn = read.stored.values[read.stored.values[..., -1] > 0]
-            values[changed & (new > 0), :-1] = drawn[0, :-1] if len(drawn) else 0
     else:
         shown = values.shape[2] - read.stored.alpha
         values[changed, :shown] = new[changed, None].astype(values.dtype)
@@ -569,17 +526,12 @@ def _save_with_pillow(
         mode, file_format, palette = file.mode, file.format, file.getpalette()
         info, exif = dict(file.info), file.getexif()
     bits = 8 if stored is None else stored.bits
-    if stored is not None and stored.key is not None:
-        values = values.copy()
-        values[values[..., -1] == 0, :-1] = stored.key
-        values = stored.with_values(values).without_key().values
     if file_format == "PNG" and mode == "L" and bits < 8:
-        path.write_bytes(_with_key(_small_png(values, bits), info.get("transparency")))
+        path.write_bytes(_small_png(values, bits))
         return
     if file_format == "PNG" and bits == 16 and values.ndim == 3:
         order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}[values.shape[2]]
-        png = cv2.imencode(".png", values[..., order])[1].tobytes()
-        path.write_bytes(_with_key(png, info.get("transparency")))
+        path.write_bytes(cv2.imencode(".png", values[..., order])[1].tobytes())
         return
     if file_format == "PPM" and mode in ("L", "I"):
         _write_pgm(original, path, values)
@@ -637,22 +589,13 @@ def _small_png(values: NDArray[Any], bits: int) -> bytes:
     packed = (padded.reshape(height, -1, per_byte) << shifts).sum(axis=2).astype(np.uint8)
     rows = np.hstack([np.zeros((height, 1), np.uint8), packed])  # each row begins with no filter
 
+    def chunk(name: bytes, content: bytes) -> bytes:
+        check = zlib.crc32(name + content)
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+
     header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(*part) for part in parts)
-
-
-def _with_key(png: bytes, key: int | tuple[int, ...] | None) -> bytes:
-    """Name the transparent grey or colour in an encoded PNG, behind its header."""
-    if key is None:
-        return png
-    numbers = key if isinstance(key, tuple) else (key,)
-    return png[:33] + _chunk(b"tRNS", struct.pack(f">{len(numbers)}H", *numbers)) + png[33:]
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    check = zlib.crc32(name + content)
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
 def _write_pgm(original: Path, path: Path, values: NDArray[Any]) -> None:

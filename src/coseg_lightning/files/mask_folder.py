@@ -58,7 +58,7 @@ INFO: tuple[str, ...] = (
     "left",
     "turned",
 )
-INFO += ("palette", "place", "has_validity_mask", "is_faint", "missing")
+INFO += ("palette", "place", "has_validity_mask", "is_faint", "missing", "key")
 
 
 class MaskFolder:
@@ -218,6 +218,7 @@ class MaskFolder:
             "has_validity_mask": has_validity_mask(file_of(path)),
             "is_faint": stored.is_jpeg and 0 < int(stored.values.max()) <= FAINT,
             "missing": stored.nodata if is_missing else None,
+            "key": stored.key,
         }
 
     def _windows_if_large(self, path: Path) -> TiffWindows | None:
@@ -366,7 +367,7 @@ class MaskWindows:
         self._tiff = None if masks.rules.instances else windows_of_mask(path, least=0)
         self._copy: ArrayWindows | None = None
         if self._tiff is None:
-            kind = f"mask, 4, {masks.rules.key} {masks.foreground}"
+            kind = f"mask, 3, {masks.rules.key} {masks.foreground}"
             read = partial(masks.class_ids, path)
             self._copy = ArrayWindows(decoded_copy(path, kind, folder, read))
 

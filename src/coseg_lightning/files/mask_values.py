@@ -87,6 +87,7 @@ class MaskValues:
             self._check_objects_of_255(inspection)
         if self.rules.threshold is None:
             self._check_faint(inspection)
+        self._check_keys(inspection)
         self._check_palettes(inspection)
         valid = self._check_class_ids(inspection)
         if self.classes == 2 and self.rules.class_ids is None:
@@ -189,6 +190,26 @@ class MaskValues:
             return
         for sample_id in [i for i, info in self.file_info.items() if info["is_faint"]]:
             inspection.add("class id", [sample_id], jpeg_message(self.paths[sample_id]))
+
+    def _check_keys(self, inspection: Inspection) -> None:
+        """Report masks that call class 1 transparent: is what they draw class 1, or the rest?"""
+        if self.rules != MaskRules(2):
+            return
+        doubtful = [
+            sample_id
+            for sample_id, info in self.file_info.items()
+            if info["key"] and info["key"] == (1 if info["two_valued"] else self.foreground or 1)
+        ]
+        if doubtful:
+            key = self.file_info[doubtful[0]]["key"]
+            inspection.add(
+                "transparent",
+                doubtful,
+                f"{len(doubtful)} of {len(self.file_info)} masks in {self.folder}, such as "
+                f"{self._file(doubtful[0])}, call the value {key} transparent, so it is open which "
+                f"part is drawn; set data.class_ids=[{key},0] if it is the other one, else "
+                f"[0,{key}].",
+            )
 
     def _check_palettes(self, inspection: Inspection) -> None:
         """Report palettes with different colours for one index, unless a rule sets the meaning."""
