@@ -299,7 +299,7 @@ def test_a_fused_optimizer_is_clipped_in_mixed_precision():
 def test_a_function_is_called_after_all_hooks_of_a_step(tmp_path, module):
     calls = []
     # The module's own callback is the one that calls `before_clipping`.
-    module.optimization.guard = lambda trainer: calls.append("before")
+    module.optimization.guard = lambda trainer: calls.append("before") is None
     module.on_before_optimizer_step = lambda optimizer: calls.append("hook")
     module.configure_gradient_clipping = lambda *_, **__: calls.append("clipping")
     trainer = trainer_of(tmp_path, max_epochs=1)

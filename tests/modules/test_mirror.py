@@ -2,8 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from coseg_lightning import AveragedWeights, CorruptionRanking, CoSegModule
 from coseg_lightning.app.rebuild import AppRun
@@ -11,13 +13,30 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import corruption_score, segmentation_loss
 from coseg_lightning.methods.jocor import JoCoR
 from coseg_lightning.networks.mirror import Mirror
+from coseg_lightning.predict import predict
 from coseg_lightning.run import run
-from support import PHANTOM, SMALL, TinyNetwork, composed, data_of, loader, one_batch, trainer_of
+from support import (
+    PHANTOM,
+    SMALL,
+    TinyNetwork,
+    command,
+    composed,
+    data_of,
+    loader,
+    one_batch,
+    trainer_of,
+)
 
 
 def alone(**options):
     torch.manual_seed(1)
     return CoSegModule(TinyNetwork(), "mirror", **{"noise_level": 0.5, **options})
+
+
+class OwnExchange(CoSegModule):
+    @staticmethod
+    def exchange(picks_a, picks_b):
+        return picks_a, picks_b
 
 
 def test_a_mirror_sees_mirrored_images_and_has_no_weights():
@@ -34,6 +53,14 @@ def test_a_mirror_sees_mirrored_images_and_has_no_weights():
     assert not copied(images)[1].any()  # the mirror of the copy, not of the original
 
 
+def test_a_mirror_by_itself_moves_with_its_network():
+    network = TinyNetwork()
+    mirror = Mirror(network).eval().to(torch.float64)
+    assert not network.training
+    images = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+    assert torch.equal(mirror(images), network(images.flip(-1)).flip(-1))
+
+
 def test_it_learns_as_a_plain_network_from_its_own_picks(tmp_path):
     module = alone(selection="eq1", ramp_epochs=0)
     net, (images, masks) = copy.deepcopy(module.net_a), one_batch()
@@ -48,7 +75,15 @@ def test_it_learns_as_a_plain_network_from_its_own_picks(tmp_path):
     assert group["name"] == "net_a"
 
 
-@pytest.mark.parametrize("options", [{}, {"precision": "bf16-mixed"}, {"gradient_clip_val": 0.1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"precision": "bf16-mixed"},
+        {"gradient_clip_val": 0.1},
+        {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"},
+    ],
+)
 def test_both_views_are_ranked(tmp_path, options):
     ranking = CorruptionRanking(tmp_path / "scores.csv")
     callbacks = [ranking, AveragedWeights()]
@@ -85,10 +120,13 @@ def test_a_network_that_is_replaced_has_another_mirror(tmp_path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CoSegModule(TinyNetwork(), Mirror(), step="joint"), "trains both peers in one"),
-        (lambda: JoCoR(TinyNetwork(), "mirror"), "JoCoR trains both peers in one step"),
+        (lambda: CoSegModule(TinyNetwork(), "mirror", step="joint"), "trains two networks"),
+        (lambda: JoCoR(TinyNetwork(), "mirror"), "JoCoR trains two networks together"),
         (lambda: CoSegModule(TinyNetwork(), "mirror", lr=(1e-3, 1e-2)), "has two rates"),
         (lambda: CoSegModule(Mirror(), "mirror"), "A mirror is no network, but a peer"),
+        (lambda: CoSegModule(TinyNetwork(), Mirror()), "A mirror is no network, but a peer"),
+        (lambda: CoSegModule(TinyNetwork(), Mirror(TinyNetwork())), "A mirror is no network"),
+        (lambda: OwnExchange(TinyNetwork(), "mirror"), "OwnExchange trains two networks together"),
         (lambda: CoSegModule("mirror"), "network 'mirror'"),
         (lambda: Mirror()(one_batch()[0]), "A mirror is no network, but a peer of one"),
         (lambda: CoSegModule(TinyNetwork(), "mirror", encoder_name="resnet18"), "encoder_name"),
@@ -102,7 +140,7 @@ def test_what_a_mirror_cannot_do_is_refused(make, message):
 @pytest.mark.slow
 def test_a_run_of_one_network_and_all_that_follows(tmp_path):
     settings = [*SMALL, *PHANTOM, "model@peer_b=mirror", "method.confidence=0"]
-    summary = run(composed(*settings), tmp_path / "run")
+    summary = run(composed(*settings, "+trainer.gradient_clip_val=1"), tmp_path / "run")
     assert summary["correction"]["corrected"] > 0
     peers = torch.load(tmp_path / "run/robust_training/last.ckpt", weights_only=True)["state_dict"]
     assert {name.partition(".")[0] for name in peers} == {"net_a"}
@@ -112,3 +150,12 @@ def test_a_run_of_one_network_and_all_that_follows(tmp_path):
     image = torch.rand(1, 1, 32, 32)
     mirrored = finished.peer("net_a")(image.flip(-1)).flip(-1)
     assert torch.equal(finished.peer("net_b")(image), mirrored)
+    (tmp_path / "images").mkdir()
+    Image.fromarray((255 * image[0, 0]).byte().numpy()).save(tmp_path / "images/a.png")
+    out = tmp_path / "out"
+    assert predict(tmp_path / "run", tmp_path / "images", out, trust=True, uncertainty=True) == 1
+    assert np.asarray(Image.open(out / "uncertainty/a.png")).any()
+    (tmp_path / "review.csv").write_text("id,decision\ntrain_000,take\ntrain_001,ok\n")
+    again = ["review=" + str(tmp_path / "review.csv"), f"resume={tmp_path}/run", "rounds=review"]
+    result = command("run", *again, "trust=true", "+trainer.enable_progress_bar=false")
+    assert result.returncode == 0, result.stderr

@@ -391,14 +391,16 @@ def run_arguments(cfg: DictConfig) -> dict[str, Any]:
 def make_peers(cfg: DictConfig) -> "CoSegModule":
     """Build a module of two networks, of the same or different kinds, with different weights."""
     from coseg_lightning.modules.coseg import CoSegModule
+    from coseg_lightning.networks.mirror import MIRROR, Mirror
 
     kind = _class("method.module", cfg.method.module)
     if not issubclass(kind, CoSegModule):
         raise InputError(f"method.module={cfg.method.module} must be derived from CoSegModule.")
+    second = instantiate(cfg.get("peer_b") or cfg.model, _convert_="all")
     try:
         module: CoSegModule = kind(
             instantiate(cfg.model, _convert_="all"),
-            instantiate(cfg.get("peer_b") or cfg.model, _convert_="all"),
+            MIRROR if isinstance(second, Mirror) else second,
             noise_level=cfg.nol,
             **recipe_of(cfg).of_peers,
             **_training(cfg),

@@ -142,9 +142,11 @@ def rank_again(
         score: The score, see `Recipe`.
         proposals: The writer of a new layer, which is not finished here.
     """
+    weights = (weight for network in networks for weight in network.parameters())
+    device = next(weights).device  # a mirror has no weights
 
     def predict(images: Tensor) -> list[Tensor]:
-        return [network(images.to(next(network.parameters()).device)) for network in networks]
+        return [network(images.to(device)) for network in networks]
 
     found = judge(predict, samples, batch_size=batch_size, classes=classes, proposals=proposals)
     pair, displacement = evidence_of([found], samples.kinds, samples.annotators)

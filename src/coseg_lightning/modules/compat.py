@@ -395,8 +395,10 @@ def let_clip(optimizer: Optimizer) -> None:
     optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
 
 
-def before_clipping(trainer: pl.Trainer, do: Callable[[], None]) -> None:
+def before_clipping(trainer: pl.Trainer, do: Callable[[], bool]) -> None:
     """Call a function once, as soon as Lightning clips the gradients of the current step.
+
+    It clips them if the function says so.
 
     This is after all hooks, just before the optimizer's own step, also in manual optimization.
 
@@ -406,8 +408,8 @@ def before_clipping(trainer: pl.Trainer, do: Callable[[], None]) -> None:
 
     def clip(*arguments: Any, **options: Any) -> None:
         vars(plugin).pop("_clip_gradients", None)
-        do()
-        plugin._clip_gradients(*arguments, **options)
+        if do():
+            plugin._clip_gradients(*arguments, **options)
 
     vars(plugin).update(_clip_gradients=clip)
 

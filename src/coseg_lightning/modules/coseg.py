@@ -145,7 +145,6 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         **options: Any,
     ) -> None:
         noise_level, lr, lambda_1, lambda_2 = plain_number((noise_level, lr, lambda_1, lambda_2))
-        net_b = MIRROR if isinstance(net_b, Mirror) else net_b
         super().__init__(
             classes,
             ignore_index,
@@ -420,23 +419,24 @@ def log_purity(module: CoSegModule, clean: Tensor, picks: Picks) -> None:
 
 
 def check_pair(module: CoSegModule) -> None:
-    """Raise an `InputError` if two networks are no peers: they are, or must be, one and the same.
+    """Raise an `InputError` if a module's two networks cannot be peers.
 
-    Two networks must not share a parameter, or have equal parameters. A network and its mirror have
-    one learning rate, and one of them learns in a step.
+    Two networks must not share a parameter, or have equal parameters. Of a network and its mirror
+    only the first one learns, by itself and at one rate.
     """
+    net_a, net_b = module.net_a, module.net_b
     pair_of_rates(module.lr)
-    a, b = list(module.net_a.parameters()), list(module.net_b.parameters())
-    is_alone = isinstance(module.net_b, Mirror)
-    if isinstance(module.net_a, Mirror):
+    is_alone = isinstance(net_b, Mirror)
+    if isinstance(net_a, Mirror) or (isinstance(net_b, Mirror) and not net_b.is_of(net_a)):
         raise InputError(NO_NETWORK)
-    if is_alone and module.is_joint:
+    if is_alone and (module.is_joint or is_overridden("exchange", module, CoSegModule)):
         raise InputError(
-            f"{type(module).__name__} trains both peers in one step, which a network and its "
-            "mirror cannot; give a second network, or step='picks' with CoSegModule itself."
+            f"{type(module).__name__} trains two networks together, which a network and its mirror "
+            "are not; give a second network, or step='picks' with CoSegModule itself."
         )
     if is_alone and isinstance(module.lr, Sequence):
         raise InputError(f"lr={module.lr} has two rates, but only one network learns; give one.")
+    a, b = list(net_a.parameters()), list(net_b.parameters())
     if {id(weight) for weight in a} & {id(weight) for weight in b}:
         raise InputError(
             "The peers share parameters, so they cannot judge each other; give two separate "

@@ -352,18 +352,24 @@ class GradientGuard(Callback):
         if belongs(self, pl_module):  # later hooks, such as the module's, may change gradients
             compat.before_clipping(trainer, partial(self.guard, trainer))
 
-    def guard(self, trainer: pl.Trainer) -> None:
-        """Skip networks whose gradients are not finite, and clip those of the others."""
+    def guard(self, trainer: pl.Trainer) -> bool:
+        """Skip networks whose gradients are not finite, and clip those of the others.
+
+        Returns:
+            Whether there are gradients left, that Lightning may clip.
+        """
         for index, network in enumerate(self.networks):
             # Gradients are averaged over all processes, so all processes decide the same.
-            norm = nn.utils.get_total_norm(
-                [weight.grad for weight in network.parameters() if weight.grad is not None]
-            )
+            gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
+            if not gradients:
+                continue
+            norm = nn.utils.get_total_norm(gradients)
             if bool(torch.isfinite(norm)):
                 self._in_a_row[index] = 0
                 self.clip(network, norm)
             elif getattr(trainer.precision_plugin, "scaler", None) is None:
                 self._skip(index, network)  # float16's scaler skips steps by itself
+        return any(w.grad is not None for network in self.networks for w in network.parameters())
 
     @override
     def on_train_batch_end(

@@ -1,5 +1,7 @@
 """The mirror: a network's own view of mirrored images, in the place of a second network."""
 
+from typing import Any, Self
+
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -34,6 +36,22 @@ class Mirror(nn.Module):
         """Whether this is the mirror of a network, which may have been compiled since."""
         own = () if self._of[0] is None else self._of[0].parameters()
         return {id(weight) for weight in own} == {id(weight) for weight in network.parameters()}
+
+    @override
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move the network, so that a mirror without the module of both is where it is sent."""
+        for network in self._of:
+            if network is not None:
+                network.to(*args, **kwargs)
+        return self
+
+    @override
+    def train(self, mode: bool = True) -> Self:
+        """Set the network's mode, too."""
+        for network in self._of:
+            if network is not None:
+                network.train(mode)
+        return super().train(mode)
 
     @override
     def forward(self, images: Tensor) -> Tensor:
