@@ -378,7 +378,6 @@ def test_clean_samples_that_nothing_learns_from_are_refused(value):
 )
 @pytest.mark.parametrize("name", ["test_share", "val_share", "seed"])
 def test_shares_of_a_split_that_is_not_drawn_are_refused(split_by, refused, name):
-    check_split_is_drawn(split_by, [f"++data.source.{name}=0.3"])  # meant for several data sets
     if name not in refused:
         check_split_is_drawn(split_by, [f"data.source.{name}=0.3"])
         return

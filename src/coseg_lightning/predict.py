@@ -100,7 +100,8 @@ def predict(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     network = _network_on(finished, device)
     peers = _peers_on(finished, device) if uncertainty else None
-    paths, masks = dict(files), Masks(out, Path(images))
+    paths = dict(files)
+    masks = Masks(out, Path(images), paths.values())
     normalization = normalization_of(finished.cfg)
     canvas = canvas_of(finished.cfg)
     if data.get("tile") is not None:
@@ -143,7 +144,7 @@ def predict(
                     write_picture(out / "overlays" / f"{sample_id}.jpg", picture)
                 written += 1
                 bar.update()
-    masks.write_volumes()
+    masks.finish()
     if unreadable:
         raise InputError(unreadable_message(unreadable, len(dataset)))
     return written

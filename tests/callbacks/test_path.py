@@ -740,6 +740,24 @@ def test_a_collate_function_that_changes_the_order_is_refused(
     assert trainer.global_step == 0
 
 
+class Crops(Halves):
+    """Small random crops, of which the masks are often all alike."""
+
+    def __getitem__(self, index):
+        image, mask, *_ = super().__getitem__(index)
+        return image + 0.1 * torch.randn_like(image), torch.full_like(
+            mask, int(torch.rand(1) < 0.5)
+        )
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_random_crops_are_not_taken_for_another_order(tmp_path, seed):
+    torch.manual_seed(seed)
+    trainer = trainer_of(tmp_path, callbacks=[CorruptionRanking(tmp_path / "scores.csv")])
+    trainer.fit(peers_of(CoSegModule), PLAIN(Crops()))
+    assert trainer.global_step
+
+
 def test_samples_with_ids_are_ranked_in_any_order(tmp_path):
     ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean")
     module = peers_of(CoSegModule)

@@ -137,17 +137,20 @@ def write_body(root, volumes=4, slices=5):
 
 def test_volumes_of_one_name_are_predicted_into_their_own_folders(tmp_path):
     nibabel = pytest.importorskip("nibabel")
-    masks = Masks(tmp_path / "out", tmp_path / "images")
-    for number, patient in enumerate(("p1", "p2")):
-        path = tmp_path / f"images/{patient}/ct.nii.gz"
+    paths = [tmp_path / f"images/{patient}/ct.nii.gz" for patient in ("p1", "p2")]
+    slices = [path / str(number) for path in paths for number in range(2)]
+    for path in paths:
         path.parent.mkdir(parents=True)
         nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.int16), np.eye(4)), path)
-        masks.add(f"{patient}_001", np.full((3, 4), number + 1, np.uint8), path / "1")
-    masks.write_volumes()
-    for number, patient in enumerate(("p1", "p2")):
-        mask = np.asarray(nibabel.load(tmp_path / f"out/{patient}/ct.nii.gz").dataobj)
-        assert set(mask[..., 0].flat) == {0}
-        assert set(mask[..., 1].flat) == {number + 1}
+    masks = Masks(tmp_path / "out", tmp_path / "images", slices)
+    for value, path in ((1, slices[0]), (1, slices[1]), (2, slices[3])):
+        masks.add(f"{path.parts[-3]}_00{path.name}", np.full((3, 4), value, np.uint8), path)
+    first, second = (tmp_path / f"out/{patient}/ct.nii.gz" for patient in ("p1", "p2"))
+    assert first.exists()  # as soon as all of its slices are there
+    assert not second.exists()
+    masks.finish()
+    assert set(np.asarray(nibabel.load(first).dataobj).flat) == {1}
+    assert np.asarray(nibabel.load(second).dataobj)[0, 0].tolist() == [0, 2]
 
 
 def test_slices_that_are_predicted_by_tiles_become_a_volume_again(tmp_path):
@@ -158,7 +161,7 @@ def test_slices_that_are_predicted_by_tiles_become_a_volume_again(tmp_path):
         TinyNetwork().eval(), None, Canvas.of(16, keeps_shape=True), data, None, rules, "cpu", False
     )
     files = image_files(root / "imagesTr", {})
-    masks = Masks(tmp_path / "out", root / "imagesTr")
+    masks = Masks(tmp_path / "out", root / "imagesTr", (path for _, path in files))
     options = {"probabilities": False, "overlays": False}
     assert predict_large(by_tiles, files, tmp_path / "out", masks, 2, **options) == 20
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -578,6 +581,7 @@ def test_slices_of_nifti_are_left_out_together_too(tmp_path):
     [
         ({}, None),
         ({"position": (5.02, 0, 7)}, None),
+        ({"position": (0, 0, 0)}, None),  # a default
         ({"position": (5.2, 0, 7)}, "ImagePositionPatient"),
         ({"position": (5, 0, 8)}, "ImagePositionPatient"),
         ({"columns": (0, -1, 0)}, "ImageOrientationPatient"),
@@ -600,7 +604,7 @@ def test_places_of_dicom_slices_are_compared(tmp_path, change, reason):
         folder_splits(tmp_path, test_share=0)
 
 
-@pytest.mark.parametrize("position", [None, ["1", "2"], [1, 2, "1e999"]])
+@pytest.mark.parametrize("position", [None, ["1", "2"], [1, 2, "1e999"], [0, 0, 0]])
 def test_dicom_slices_without_a_position_are_not_compared(tmp_path, position):
     pytest.importorskip("pydicom")
     tags = {} if position is None else {"ImagePositionPatient": position}

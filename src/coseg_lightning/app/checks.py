@@ -333,14 +333,14 @@ def check_split_is_drawn(split_by: str | None, overrides: Sequence[str]) -> None
 
     Args:
         split_by: What decided it, see `FolderImages`.
-        overrides: The given settings. One added with `++` is allowed, for sweeps.
+        overrides: The given settings. Sweeps may also try folders whose split is drawn.
     """
-    if split_by is None or split_by.startswith("drawn"):
+    if split_by is None or split_by.startswith("drawn") or _is_sweep():
         return
     decided = split_by.removeprefix("by ")
     unused = ["test_share"] if decided == split_by else ["test_share", "val_share", "seed"]
     for override in overrides:
-        key, _, value = override.partition("=")
+        key, _, value = override.lstrip("+").partition("=")
         if key in {f"data.source.{name}" for name in unused}:
             raise InputError(
                 f"{key}={value} would have no effect, since the split is decided by {decided}; "

@@ -3,7 +3,8 @@
 import contextlib
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,16 +117,21 @@ class Masks:
     Args:
         out: The new folder.
         images: The folder of images.
+        paths: The images that are predicted, files or slices.
     """
 
-    def __init__(self, out: Path, images: Path) -> None:
+    def __init__(self, out: Path, images: Path, paths: Iterable[Path]) -> None:
         self._out, self._images = out, images
+        self._slices = Counter(path.parent for path in paths if is_nifti_slice(path))
         self._volumes: dict[Path, dict[int, NDArray[Any]]] = {}
 
     def add(self, sample_id: str, mask: NDArray[Any], image: Path) -> None:
         """Write a mask, or keep it until the other slices of its volume are there."""
         if is_nifti_slice(image):
-            self._volumes.setdefault(image.parent, {})[int(image.name)] = mask
+            slices = self._volumes.setdefault(image.parent, {})
+            slices[int(image.name)] = mask
+            if len(slices) == self._slices[image.parent]:
+                self._write_volume(image.parent)
             return
         is_on_earth = is_georeferenced(file_of(image))
         suffix = "tif" if is_on_earth else "png"
@@ -135,11 +141,15 @@ class Masks:
             else:
                 Image.fromarray(mask).save(temporary, format="PNG")
 
-    def write_volumes(self) -> None:
-        """Write the masks of volumes into folders as the images are in."""
-        for path, slices in self._volumes.items():
-            with replacing(self._out / path.relative_to(self._images)) as temporary:
-                write_mask_volume(path, temporary, slices)
+    def finish(self) -> None:
+        """Write the volumes of which slices could not be predicted; those are background."""
+        for path in list(self._volumes):
+            self._write_volume(path)
+
+    def _write_volume(self, path: Path) -> None:
+        """Write the masks of a volume into a folder as its images are in."""
+        with replacing(self._out / path.relative_to(self._images)) as temporary:
+            write_mask_volume(path, temporary, self._volumes.pop(path))
 
 
 @torch.inference_mode()
@@ -177,7 +187,7 @@ def predict_large(
             errors.append(sentence if str(path) in sentence else f"{path}: {sentence}")
         else:
             written += 1
-    masks.write_volumes()
+    masks.finish()
     if errors:
         raise InputError(unreadable_message(errors, len(files)))
     return written

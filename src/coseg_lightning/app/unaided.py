@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from numpy.typing import NDArray
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.build import make_all_masks
 from coseg_lightning.data.preparation import without_gaps
@@ -74,8 +74,9 @@ def check_training(cfg: DictConfig, overrides: Sequence[str] | None = None) -> N
             "masks, and none only looks at outlines and shapes, in seconds."
         )
     given = [(override.lstrip("+~"), *_split(override)) for override in overrides]
+    is_folder = str(OmegaConf.select(cfg, "data.source._target_")).endswith(".folder_splits")
     for override, key, group, _ in given:
-        if key in OF_RUNS:
+        if key in OF_RUNS and (is_folder or not key.startswith("data.source.")):
             raise InputError(
                 f"An audit does not use {override}, so it would have no effect; leave it out."
             )

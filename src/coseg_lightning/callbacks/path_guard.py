@@ -80,7 +80,8 @@ class PathGuard:
         self.is_augmented = vary([ranked, *others])
         if all(len(sample.masks) == 1 for sample in ranked):
             together = watched.together(trainer)[0]
-            _check_order(ranked, together, by_masks=self.is_augmented)
+            if not _masks_vary([ranked, *others]):
+                _check_order(ranked, together, by_masks=self.is_augmented)
             if not self.is_augmented:
                 _check_not_mixed(watched, ranked, together)
         # A view without augmentation may differ by augmentation from the training dataset.
@@ -188,6 +189,12 @@ def _check_known(samples: Sequence[Batch]) -> None:
         check_count(sample, 1, patches=True)
         names += set(names_of(sample))
     check_unique(names)
+
+
+def _masks_vary(readings: Sequence[Sequence[Batch]]) -> bool:
+    first, *others = readings
+    pairs = (pair for other in others for pair in zip(first, other, strict=True))
+    return any(not torch.equal(one.masks, other.masks) for one, other in pairs)
 
 
 def _check_order(alone: Sequence[Batch], together: Sequence[Batch], *, by_masks: bool) -> None:

@@ -281,6 +281,7 @@ def check_places_agree(
             remedy = "resample the mask to the image's grid"
             if len(mask["place"]) == DICOM_PLACE:
                 remedy += ", with frames in the image's order"
+            remedy += ", or correct the header that is wrong"
             inspection.add(
                 "place",
                 [sample_id],

@@ -160,7 +160,7 @@ def _read_array(path: Path) -> Floats:
                 "the probabilities."
             )
         values = loaded if isinstance(loaded, np.ndarray) else loaded[loaded.files[0]]
-        if values.dtype.kind in "biu":
+        if values.dtype.kind in "biu" and values.ndim == 2:
             raise InputError(
                 f"{path} holds {values.dtype} values, as of class ids; give probabilities, as real "
                 "numbers."

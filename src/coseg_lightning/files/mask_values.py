@@ -364,8 +364,8 @@ class MaskValues:
             for sample_id, info in valid.items()
             if IGNORE_INDEX in info["values"] and (info["two_valued"] or IGNORE_INDEX not in ids)
         ]
-        if not unlabelled or len(absent) != 1:
-            return
+        if not unlabelled or absent not in ([0], [len(ids) - 1]):
+            return  # with more classes, a rare one may be absent
         text = (
             f"No mask in {self.folder} holds class {absent[0]}, but {len(unlabelled)} of "
             f"{len(valid)}, such as {self._file(unlabelled[0])}, have unlabelled pixels; "

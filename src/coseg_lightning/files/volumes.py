@@ -113,7 +113,7 @@ def read_slice(path: Path, *, of_mask: bool = False) -> NDArray[Any]:
     file = file_of(path)
     if ending(file) not in DICOM:
         return _slice(_nifti_values(file, _modified(file)), int(path.name), file)
-    segments = _dicom_frames(file, _modified(file)).segments if of_mask else 1
+    segments = _segments(file, _modified(file)) if of_mask else 1
     if segments > 1:
         raise InputError(
             f"{file} holds {segments} segments one after the other, but a mask needs one frame for "
@@ -294,7 +294,14 @@ def _dicom_frames(path: Path, modified: tuple[int, int]) -> _Frames:
             segments.add(str(getattr(segment, "ReferencedSegmentNumber", "")))
     except Exception as error:
         raise InputError(f"{path} cannot be read as DICOM ({error}); restore the file.") from error
+    if not any(any(place[:3]) for place in places if place is not None):
+        places = [None]  # zeros are what programs write that know no position
     return _Frames(places, len(segments))
+
+
+@lru_cache(maxsize=2**16)  # masks are read in any order, and headers of many frames are long
+def _segments(path: Path, modified: tuple[int, int]) -> int:
+    return _dicom_frames(path, modified).segments
 
 
 def _first(data: Any, sequence: str) -> Any:

@@ -379,9 +379,12 @@ def copy_into_average(
     Private: `WeightAveraging._average_model`.
     """
     average = callback._average_model
-    if average is not None:
-        for name in names:
-            average.module.get_buffer(name).copy_(module.get_buffer(name))
+    if average is None or not names:
+        return
+    ours, others = dict(average.module.named_buffers()), dict(module.named_buffers())
+    for name in names:
+        if name in ours and name in others:  # a network may replace a buffer
+            ours[name].copy_(others[name])
 
 
 def let_clip(optimizer: Optimizer) -> None:

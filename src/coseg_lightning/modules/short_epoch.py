@@ -12,10 +12,16 @@ def ended_by_hook(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
     Lightning then skips the hooks of a batch, in which the whole set is ranked and schedules are
     stepped.
 
+    Returns:
+        Also false with several processes, unless they train peers.
+
     Raises:
-        InputError: With several processes, which would wait for each other in different hooks.
+        InputError: With several processes that train peers, and would wait for each other in
+            different hooks.
     """
     if not compat.skipped_rest_of_epoch(trainer):
+        return False
+    if trainer.world_size > 1 and module.automatic_optimization:
         return False
     if trainer.world_size > 1:
         raise InputError(
