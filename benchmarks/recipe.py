@@ -4,9 +4,10 @@
     python benchmarks/recipe.py --accelerator gpu --size 256 --batch 32
 
 Runs of the app on phantoms, one after the other in every round: one plain network; all of Co-Seg by
-default, at noise levels 0.5 and 0.3; and Co-Seg the usual way (`step=joint`, selection in every
-batch, retraining from new weights). A figure is the median over the rounds of a run's time over the
-plain one's in the same round, the report included. Writes `benchmarks/results/recipe.csv`.
+default, at noise levels 0.5 and 0.3; the same with one network and its mirror; and Co-Seg the usual
+way (`step=joint`, selection in every batch, retraining from new weights). A figure is the median
+over the rounds of a run's time over the plain one's in the same round, the report included. Writes
+`benchmarks/results/recipe.csv`.
 """
 
 import argparse
@@ -23,6 +24,8 @@ KINDS = {
     "plain": ["method=supervised", "nol=0.5"],
     "Co-Seg, NoL 0.5": ["nol=0.5"],
     "Co-Seg, NoL 0.3": ["nol=0.3"],
+    "one network, NoL 0.5": ["nol=0.5", "model@peer_b=mirror"],
+    "one network, NoL 0.3": ["nol=0.3", "model@peer_b=mirror"],
     "the usual way, NoL 0.5": [
         *("nol=0.5", "method.step=joint", "method.selection=eq1", "method.score=mean"),
         *("method.warm_start=false", "method.confidence=0"),
