@@ -589,7 +589,7 @@ def test_a_mask_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "masks").mkdir()
     tifffile.imwrite(tmp_path / "masks/a.tif", disc())
 
-    def fails(*_, error=None, **__):
+    def fails(*_, **__):
         raise error
 
     for error, expected in (
@@ -599,7 +599,7 @@ def test_a_mask_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         ),
         (OSError(28, "No space left on device"), pytest.raises(OSError, match="No space left")),
     ):
-        monkeypatch.setattr(tifffile.TiffWriter, "write", partial(fails, error=error))
+        monkeypatch.setattr(tifffile.TiffWriter, "write", fails)
         with expected:
             corrected(tmp_path / "masks")
 

@@ -443,7 +443,7 @@ def _soft(
     """Return stored values of a soft mask: its highest for class 1, and 0 or its lowest for 0."""
     if stored.colours is not None:
         grey = (stored.colours == stored.colours[:, :1]).all(axis=1)
-        levels = np.where(grey, stored.colours[:, 0], -1)
+        levels = np.where(grey, stored.colours[:, 0].astype(int), -1)
         low, high = np.where(grey, levels, 256).argmin(), levels.argmax()
         return np.where(classes > 0, high, low)
     missing = _without_level(flat, stored, rules)
