@@ -585,23 +585,22 @@ def test_a_preview_in_colours_is_not_written_as_a_mask(tmp_path):
         assert [page.shape for page in file.pages] == [(24, 36), (12, 18)]
 
 
-def test_a_mask_that_cannot_be_written_is_named(tmp_path, monkeypatch):
-    (tmp_path / "masks").mkdir()
-    tifffile.imwrite(tmp_path / "masks/a.tif", disc())
-
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (ValueError("no such compression"), InputError, "a.tif can be read, but a file like it"),
+        (OSError(28, "No space left on device"), OSError, "No space left"),
+    ],
+)
+def test_a_mask_that_cannot_be_written_is_named(tmp_path, monkeypatch, error, kind, message):
     def fails(*_, **__):
         raise error
 
-    for error, expected in (
-        (
-            ValueError("no such compression"),
-            pytest.raises(InputError, match="a.tif can be read, b"),
-        ),
-        (OSError(28, "No space left on device"), pytest.raises(OSError, match="No space left")),
-    ):
-        monkeypatch.setattr(tifffile.TiffWriter, "write", fails)
-        with expected:
-            corrected(tmp_path / "masks")
+    (tmp_path / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "masks/a.tif", disc())
+    monkeypatch.setattr(tifffile.TiffWriter, "write", fails)
+    with pytest.raises(kind, match=message):
+        corrected(tmp_path / "masks")
 
 
 @pytest.mark.parametrize("compress", [None, "lzw"])
