@@ -8,10 +8,12 @@ import torch
 from PIL import Image
 
 from coseg_lightning import AveragedWeights, CorruptionRanking, CoSegModule
+from coseg_lightning.app.build import make_peers
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import corruption_score, segmentation_loss
 from coseg_lightning.methods.jocor import JoCoR
+from coseg_lightning.networks.build import build_network
 from coseg_lightning.networks.mirror import Mirror
 from coseg_lightning.predict import predict
 from coseg_lightning.run import run
@@ -135,6 +137,18 @@ def test_a_network_that_is_replaced_has_another_mirror(tmp_path):
 def test_what_a_mirror_cannot_do_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+def test_the_first_peer_has_the_same_weights_alone_as_with_another():
+    given = ["model=unet_classic", "model.base_channels=2"]
+    states = []
+    for more in ([], ["model@peer_b=mirror"]):
+        torch.manual_seed(3)
+        states.append(make_peers(composed(*given, *more)).net_a.state_dict())
+    torch.manual_seed(3)
+    network = build_network("unet_classic", in_channels=1, base_channels=2)
+    for state in states:
+        torch.testing.assert_close(state, network.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.slow

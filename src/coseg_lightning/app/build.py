@@ -398,10 +398,11 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
     kind = _class("method.module", cfg.method.module)
     if not issubclass(kind, CoSegModule):
         raise InputError(f"method.module={cfg.method.module} must be derived from CoSegModule.")
-    second = instantiate(cfg.get("peer_b") or cfg.model, _convert_="all")
     try:
+        first = instantiate(cfg.model, _convert_="all")  # its random weights are drawn first
+        second = instantiate(cfg.get("peer_b") or cfg.model, _convert_="all")
         module: CoSegModule = kind(
-            instantiate(cfg.model, _convert_="all"),
+            first,
             MIRROR if isinstance(second, Mirror) else second,
             noise_level=cfg.nol,
             **recipe_of(cfg).of_peers,
