@@ -26,6 +26,7 @@ from support import (
     data_of,
     loader,
     one_batch,
+    run_of,
     trainer_of,
 )
 
@@ -151,6 +152,16 @@ def test_the_first_peer_has_the_same_weights_alone_as_with_another():
         torch.testing.assert_close(state, network.state_dict(), rtol=0, atol=0)
 
 
+def test_the_report_of_a_project_says_that_one_network_learnt_alone(tmp_path):
+    def peers():
+        return CoSegModule(TinyNetwork(width=8), "mirror", noise_level=0.25, lr=0.03)
+
+    run_of(tmp_path, data_of(tmp_path), peers=peers)
+    page = (tmp_path / "run/report.html").read_text()
+    assert "peer 2 is the same network on mirrored images" in page
+    assert "nearly identical" not in page  # the warning of two networks that became one
+
+
 @pytest.mark.slow
 def test_a_run_of_one_network_and_all_that_follows(tmp_path):
     settings = [*SMALL, *PHANTOM, "model@peer_b=mirror", "method.confidence=0"]
@@ -160,6 +171,7 @@ def test_a_run_of_one_network_and_all_that_follows(tmp_path):
     assert {name.partition(".")[0] for name in peers} == {"net_a"}
     page = (tmp_path / "run/report.html").read_text()
     assert "peer 2 is the same network on mirrored images" in page
+    assert "nearly identical" not in page
     finished = AppRun(tmp_path / "run", trust=True)
     image = torch.rand(1, 1, 32, 32)
     mirrored = finished.peer("net_a")(image.flip(-1)).flip(-1)

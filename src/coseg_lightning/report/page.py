@@ -180,8 +180,10 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
 
 def _peers(summary: dict[str, Any]) -> str:
     """Say what peer 1 and peer 2 are."""
-    second = summary["config"].get("peer_b") or {}
-    return ALONE if str(second.get("_target_", "")).endswith(".Mirror") else PEERS
+    config = summary["config"]
+    second = config.get("peer_b") or {}  # of the app; in Python a module has arguments
+    given = second.get("_target_") or (config.get("peers") or {}).get("net_b")
+    return ALONE if str(given).rpartition(".")[2].lower() == "mirror" else PEERS
 
 
 def _corrected_labels(
