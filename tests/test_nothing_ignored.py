@@ -356,6 +356,7 @@ def test_a_second_peer_of_a_single_network_is_refused(given):
     method = make_method(composed("method=gce", given))
     with pytest.raises(InputError, match=f"method=gce trains a single network, so {given} would"):
         check_used(method, ["method=gce", given])
+    check_used(method, ["method=gce", "model@peer_b=null"])
     check_used(make_method(composed("method=coseg")), [given])
 
 

@@ -269,7 +269,8 @@ def check_used(method: "Method", overrides: Sequence[str]) -> None:
             for sweeps in which only some methods use it.
     """
     for override in overrides if not method.trains_peers and not _is_sweep() else ():
-        if override.lstrip("+").startswith(("model@peer_b=", "peer_b.")):
+        key, _, value = override.lstrip("+").partition("=")
+        if key.startswith(("model@peer_b", "peer_b.")) and value != "null":
             raise InputError(
                 f"method={method.name} trains a single network, so {override} would have no "
                 "effect; leave it out."
