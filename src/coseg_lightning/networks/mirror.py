@@ -32,30 +32,35 @@ class Mirror(nn.Module):
         super().__init__()
         self._of = (network,)  # within a tuple it is no submodule, whose weights would count twice
 
+    @property
+    def network(self) -> nn.Module:
+        """The network.
+
+        Raises:
+            InputError: If it has none, since it stands where a network should.
+        """
+        (network,) = self._of
+        if network is None:
+            raise InputError(NO_NETWORK)
+        return network
+
     def is_of(self, network: nn.Module) -> bool:
         """Whether this is the mirror of a network, which may have been compiled since."""
-        own = () if self._of[0] is None else self._of[0].parameters()
-        return {id(weight) for weight in own} == {id(weight) for weight in network.parameters()}
+        own, given = ({id(w) for w in net.parameters()} for net in (self.network, network))
+        return own == given
 
     @override
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move the network, so that a mirror without the module of both is where it is sent."""
-        for network in self._of:
-            if network is not None:
-                network.to(*args, **kwargs)
+        self.network.to(*args, **kwargs)
         return self
 
     @override
     def train(self, mode: bool = True) -> Self:
         """Set the network's mode, too."""
-        for network in self._of:
-            if network is not None:
-                network.train(mode)
+        self.network.train(mode)
         return super().train(mode)
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        (network,) = self._of
-        if network is None:
-            raise InputError(NO_NETWORK)
-        return any_size(network, images.flip(-1)).flip(-1)
+        return any_size(self.network, images.flip(-1)).flip(-1)
