@@ -454,16 +454,23 @@ def main() -> None:
         for cell in left_of(arguments.grid, arguments.large, *of):
             print(*cell)
         return
-    from tables import filled, tables
-
     if arguments.what == "docs":
+        from fill import filled
+
         results = {name: rows_of(name) for name in GRIDS}
         for page in (HERE.parent / "README.md", *sorted((HERE.parent / "docs").rglob("*.md"))):
             text = page.read_text(encoding="utf-8")
             page.write_text(filled(text, results), encoding="utf-8")
         return
-    size = "_large" * arguments.large
-    print(tables(arguments.grid, rows_of(arguments.grid, size)))
+    rows = rows_of(arguments.grid, "_large" * arguments.large)
+    if arguments.grid == "real":
+        from real_tables import tables
+
+        print(tables(rows))
+        return
+    from tables import tables
+
+    print(tables(arguments.grid, rows))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
-"""The tables of the docs: of `grid.py` from its rows, and of `results/performance.md`."""
+"""The tables of the grids of small networks from their rows, and those of `performance.md`."""
 
 import csv
-import re
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 Row = dict[str, str]
@@ -72,31 +71,6 @@ def row_of(rows: Sequence[Row], method: str) -> str:
     """A method's row beside those of plain networks, with half of the masks noisy."""
     shown = [row for row in rows if row["method"] in ("supervised", method)]
     return overview(shown, 0.5)
-
-
-def filled(text: str, results: Mapping[str, Sequence[Row]]) -> str:
-    """A page with its tables as the results are now, between `<!-- name -->` and `<!-- end -->`.
-
-    Args:
-        text: The page.
-        results: The rows of each grid.
-    """
-    makers = {
-        "core": lambda _: tables("core", results["core"]),
-        "overview": lambda level: overview(results["core"], float(level)),
-        "ablation": lambda _: ablation_tables(results["ablation"]),
-        "heldout": lambda _: tables("heldout", results["heldout"]),
-        "heldout_overview": lambda level: overview(results["heldout"], float(level)),
-        "row": lambda method: row_of(results["core"], method),
-        "performance": lambda _: performance(),
-    }
-
-    def table(found: re.Match[str]) -> str:
-        name, _, argument = found[1].partition(" ")
-        return f"<!-- {found[1]} -->\n\n{makers[name](argument)}\n\n<!-- end -->"
-
-    names = "|".join(makers)
-    return re.sub(rf"<!-- ((?:{names})[^>]*?) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
 
 
 def nothing_to_correct(rows: Sequence[Row]) -> str:

@@ -1,5 +1,6 @@
 """The code of the benchmarks; the figures that they measure do not pass or fail."""
 
+import re
 import sys
 from argparse import Namespace
 
@@ -12,7 +13,9 @@ from support import ROOT, loader, trainer_of
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import fill
 import grid
+import real_tables
 import scale
 import step
 import tables
@@ -75,7 +78,22 @@ def test_the_pages_hold_the_tables_of_the_committed_results():
     assert sum("<!-- end -->" in text for text in texts.values()) > 10
     for page, text in texts.items():
         message = f"{page} is older than the results: python benchmarks/grid.py docs"
-        assert tables.filled(text, results) == text, message
+        assert fill.filled(text, results) == text, message
+
+
+def test_the_pages_count_the_measured_cells_of_the_real_grid():
+    cells = list(dict.fromkeys(grid.cells("real")))
+    measured = f"{real_tables.measured(grid.rows_of('real'), cells)} of {len(cells)}"
+    told = {
+        page.name: re.findall(
+            r"(\d+)\s+of\s+(?:the\s+|its\s+)?(\d+)\s+cells", page.read_text("utf-8")
+        )
+        for page in (ROOT / "docs").rglob("*.md")
+    }
+    told = {name: found for name, found in told.items() if found}
+    assert {"benchmarks.md", "index.md", "limitations.md"} <= set(told)
+    for name, found in told.items():
+        assert {" of ".join(one) for one in found} == {measured}, name
 
 
 def test_every_method_has_its_page():
@@ -149,6 +167,21 @@ def test_the_tables_of_what_there_is():
     assert "| trained by | bubil-worst |" in text
     assert "| supervised, clean labels | 88.0 ± 1.4 |" in text
     assert "| 0.5 | supervised, noisy labels | 84.0 ± 1.4 | - |" in text
+
+
+def test_differences_of_the_real_grid_are_seed_by_seed():
+    rows = [row("bubil-none", 0.0, "supervised x2", seed, 0.9) for seed in (0, 1)]
+    rows += [row("bubil-worst", 0.5, "supervised x2", seed, 0.8) for seed in (0, 1)]
+    rows += [row("bubil-worst", 0.5, "coseg", seed, dice) for seed, dice in ((1, 0.85), (0, 0.83))]
+    rows += [row("bubil-worst", 0.5, "gce x2", 1, 0.79)]
+    worst = next(line for line in real_tables.gains(rows).splitlines() if "bubil-worst" in line)
+    assert [cell.strip() for cell in worst.split("|")[1:-1]] == [
+        *("50 %", "bubil-worst", "10.0", "40 %", "loses 1.0", "-"),
+        "+4.0 (+3.0 to +5.0; 2 of 3 runs)",
+        "+6.0 (+6.0 to +6.0; 1 of 3 runs)",
+        "-",
+    ]
+    assert "| 84.0 ± 1.4 | 83.0, 85.0, - |" in real_tables.side_by_side(rows, 0.5, ["bubil-worst"])
 
 
 def test_the_ablation_is_told_as_differences_of_the_same_seeds():
