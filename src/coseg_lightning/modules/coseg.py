@@ -309,10 +309,11 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     def log_step(self, learnt: Learnt, sample: Batch) -> None:
         """Log losses, keep rate and agreement, and the share of clean picks if it is known."""
-        losses = {"train/loss_a": learnt.loss_a, "train/loss_b": learnt.loss_b}
-        self.log_epoch({**losses, "train/keep_rate": self.alpha}, batch_size=len(sample.images))
-        if not isinstance(self.net_b, Mirror):  # what learns alone agrees with itself
+        losses = {"train/loss_a": learnt.loss_a}
+        if not isinstance(self.net_b, Mirror):  # what learns alone has one loss, and no agreement
+            losses["train/loss_b"] = learnt.loss_b
             self.log_epoch({"train/agreement": learnt.agreement}, batch_size=learnt.compared)
+        self.log_epoch({**losses, "train/keep_rate": self.alpha}, batch_size=len(sample.images))
         self.log_progress((learnt.loss_a + learnt.loss_b) / 2)
         skipped = float(self.optimization.skipped_now)
         self.log("train/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum")
