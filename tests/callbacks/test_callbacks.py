@@ -407,6 +407,7 @@ def test_ranking_order_auroc_and_cut():
     )
     assert [ranking.ids[i] for i in ranking.worst_first] == list("dbeca")
     assert [ranking.ids[i] for i in ranking.noisy] == list("dbe")
+    assert ranking.excluded_by_peers == (frozenset("dbe"), frozenset("dbe"))
     finite = Ranking(list("abce"), scores[[0, 1, 2, 4]], scores[[0, 1, 2, 4]], 0.5, frozenset("bc"))
     # Pairs (replaced, other): (b,a) is won, (b,e) is tied, (c,a) is won, (c,e) is lost.
     assert finite.auroc == pytest.approx((1 + 0.5 + 1 + 0) / 4)

@@ -131,7 +131,8 @@ class Ranking:
         """The ids that each peer's own scores exclude as noisy; at least one sample is kept."""
         count = min(round(self.noise_level * len(self.ids)), len(self.ids) - 1)
         worst_a, worst_b = (
-            worst_first(scores, self.ids)[:count] for scores in (self.score_a, self.score_b)
+            worst_first(_comparable(scores), self.ids)[:count]
+            for scores in (self.score_a, self.score_b)
         )
         return frozenset(self.ids[i] for i in worst_a), frozenset(self.ids[i] for i in worst_b)
 
@@ -140,15 +141,10 @@ class Ranking:
         """The mean of both peers' scores, `(N,)`."""
         return (self.score_a + self.score_b) / 2
 
-    @property
-    def _comparable_score(self) -> Floats:
-        """The score with NaN replaced by infinity, so that such samples rank worst."""
-        return np.nan_to_num(self.score, nan=np.inf)
-
     @cached_property
     def worst_first(self) -> list[int]:
         """Indices by falling score, NaN first; samples with equal scores are ordered by id."""
-        return worst_first(self._comparable_score, self.ids)
+        return worst_first(_comparable(self.score), self.ids)
 
     @property
     def noisy(self) -> list[int]:
@@ -201,7 +197,7 @@ class Ranking:
             return None
         from scipy.stats import mannwhitneyu  # its import takes a second
 
-        scores = self._comparable_score
+        scores = _comparable(self.score)
         u = mannwhitneyu(scores[replaced], scores[~replaced]).statistic
         return float(u / (replaced.sum() * (~replaced).sum()))
 
@@ -257,6 +253,11 @@ class Ranking:
         if len(values) > 1:
             columns |= {f"displacement_class_{k}": v for k, v in enumerate(values, start=1)}
         return {k: None if np.isnan(v) else round(float(v), 3) for k, v in columns.items()}
+
+
+def _comparable(scores: Floats) -> Floats:
+    """Replace NaN by infinity, so that such samples rank worst."""
+    return np.nan_to_num(scores, nan=np.inf)
 
 
 def _value_at(values: Floats | None, index: int) -> float | None:
