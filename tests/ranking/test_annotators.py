@@ -312,6 +312,16 @@ def test_scores_keep_their_order_within_a_person():
     assert bad_probability(score[[0, 1, 4]], 0.3).mean() == pytest.approx(0.3, abs=1e-6)
 
 
+def test_masks_that_cannot_be_judged_count_neither_for_nor_against_a_person():
+    names, scores = ["anna", "ben", "carl"] * 20, np.random.default_rng(0).normal(size=60)
+    scores[:45:3] = np.nan  # of anna's masks, such as empty ones by their outlines
+    found = {p.annotator: p for p in annotator_report(names, scores, noise_level=0.2)}
+    assert found["anna"].bad_share < 0.3
+    assert found["anna"].bad_share_interval[0] < found["ben"].bad_share_interval[1]
+    np.testing.assert_array_equal(bad_probability([np.nan, np.nan], 0.2), [0.2, 0.2])
+    assert bad_probability([0.0, 1.0, 2.0, np.inf], 0.2)[3] > 0.3  # infinite ones are the worst
+
+
 def test_numbers_stand_for_names_in_an_order_that_does_not_tell_them():
     names = [f"name {n}" for n in range(12)]
     numbers = numbered_names(names + names)

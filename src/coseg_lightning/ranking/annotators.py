@@ -115,7 +115,8 @@ def annotator_report(
     Args:
         annotators: Who drew each of the N masks; None, NaN or an empty text if unknown.
         bad: `(N,)` the probability that each mask is bad. With a noise level, give corruption
-            scores instead, higher for worse masks.
+            scores instead, higher for worse masks; NaN, where a mask cannot be judged, counts
+            neither for nor against its annotator.
         noise_level: The share of bad masks among all, above 0 and below 1; it turns scores into
             probabilities. Give several if it is not known, such as `(0.05, 0.1, 0.2)`: they count
             as equally plausible, and widen the intervals.
@@ -303,15 +304,21 @@ def moved_scores(score: Floats, shift: Floats) -> Floats:
 def bad_probability(bad: ArrayLike, noise_level: float | None = None) -> Floats:
     """Return the probability that each mask is bad, `(N,)`; with a noise level, `bad` are scores.
 
+    A score that is NaN tells nothing: its mask is bad as probably as the others are in the mean.
+
     Raises:
         InputError: If `bad` are not probabilities and no noise level is given.
     """
     values = np.asarray(bad, dtype=np.float64)
     if noise_level is not None:
-        unknown = np.full(len(values), np.nan)
-        return prior_probability(
-            Views(values, unknown, unknown, np.zeros(len(values))), noise_level
+        known = ~np.isnan(values)
+        scores, unknown = values[known], np.full(known.sum(), np.nan)
+        of_known = prior_probability(
+            Views(scores, unknown, unknown, np.zeros(len(scores))), noise_level
         )
+        probability = np.full(len(values), of_known.mean() if len(scores) else noise_level)
+        probability[known] = of_known
+        return probability
     if np.isnan(values).any():
         raise InputError(
             f"bad has no number for {np.isnan(values).sum()} masks, but probabilities are needed; "
