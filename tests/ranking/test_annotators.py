@@ -386,6 +386,16 @@ def test_the_displacement_of_two_masks_is_in_pixels(pixels):
     assert displacement(mask, reference) == pytest.approx([pixels], abs=1e-6)
 
 
+@pytest.mark.parametrize("rows", [4, 12, 24])
+def test_a_border_to_unlabelled_pixels_is_no_displaced_outline(rows):
+    reference, mask = disc(30).astype(np.uint8), disc(33).astype(np.uint8)
+    cut = np.abs(np.arange(128) - 63.5) > rows  # a person labelled only some rows
+    some, others = mask.copy(), reference.copy()
+    some[cut], others[cut] = 255, 255
+    for one, other in ((some, reference), (mask, others), (some, others)):
+        assert displacement(one, other) == pytest.approx(displacement(mask, reference), abs=0.3)
+
+
 def test_the_displacement_of_classes_that_are_not_there_is_unknown():
     mask = np.zeros((20, 20), np.uint8)
     mask[5:10, 5:10] = 1

@@ -116,7 +116,8 @@ def displacement(
         mask: `(H, W)` class ids.
         reference: `(H, W)` class ids, such as a proposal or the consensus of several masks.
         classes: K, background included.
-        ignore_index: Marks unlabelled pixels. Outlines on such pixels of either mask are ignored.
+        ignore_index: Marks unlabelled pixels of either mask. Outlines on such pixels, and borders
+            between these and a class, are ignored; see `with_nearest_labels`.
 
     Returns:
         `(K - 1,)` the median over each outline, in pixels, negative inside. It is NaN where a
@@ -124,6 +125,7 @@ def displacement(
     """
     mask, reference = np.asarray(mask), np.asarray(reference)
     labelled = (mask != ignore_index) & (reference != ignore_index)
+    mask, reference = (with_nearest_labels(one, ignore_index) for one in (mask, reference))
     result = np.full(classes - 1, np.nan)
     for k in range(1, classes):
         inside = reference == k
@@ -132,6 +134,19 @@ def displacement(
             continue
         result[k - 1] = np.median(outside_distance(inside)[outline]) + 0.5
     return result
+
+
+def with_nearest_labels(mask: NDArray[Any], ignore_index: int = IGNORE_INDEX) -> NDArray[Any]:
+    """Give unlabelled pixels the class of the nearest labelled one, if there is any.
+
+    A border between them and a class is then no outline.
+    """
+    unlabelled = mask == ignore_index
+    if not unlabelled.any() or unlabelled.all():
+        return mask
+    nearest = distance_transform_edt(unlabelled, return_distances=False, return_indices=True)
+    filled: NDArray[Any] = mask[tuple(nearest)]
+    return filled
 
 
 def outside_distance(inside: NDArray[np.bool_]) -> Floats:

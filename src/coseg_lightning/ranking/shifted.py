@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
-from coseg_lightning.ranking.displacement import outside_distance
+from coseg_lightning.ranking.displacement import outside_distance, with_nearest_labels
 from coseg_lightning.ranking.outline import IGNORE_INDEX
 
 Floats = NDArray[np.float64]
@@ -41,11 +41,7 @@ def shifted(
     """
     moves = np.where(np.abs(inwards) < LEAST_SHIFT, 0.0, inwards)
     unlabelled = mask == ignore_index
-    if unlabelled.any() and not unlabelled.all():
-        _, nearest = distance_transform_edt(unlabelled, return_indices=True)
-        filled = mask[tuple(nearest)]
-    else:
-        filled = mask
+    filled = with_nearest_labels(mask, ignore_index)
     ids = np.array([k for k in range(1, len(moves) + 1) if (mask == k).any()], dtype=np.int64)
     depth = np.full((len(ids), *mask.shape), np.inf)  # of a class without an outline
     for n, k in enumerate(ids.tolist()):
