@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Subset
 
-from coseg_lightning import CorruptionRanking, CoSegDataModule
+from coseg_lightning import CorruptionRanking, CoSegDataModule, NoiseLevelEstimation
 from coseg_lightning.callbacks.corruption_ranking import named_annotators
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.batch import read_batch
+from coseg_lightning.ranking.noise_level import estimate_noise_level
 from coseg_lightning.run import run
 from support import PHANTOM, SMALL, Squares, composed, module_of, trainer_of
 
@@ -69,6 +70,30 @@ class Own(torch.utils.data.Dataset):
             "id": squares.ids[index],
         }
         return sample | {"annotator": NAMES[squares.ids[index]]}
+
+
+@pytest.mark.parametrize("given", ["data", "callback", "batches"])
+def test_annotators_and_kinds_count_in_the_noise_level_of_half_of_training(
+    tmp_path, monkeypatch, given
+):
+    kinds = {sample_id: "new" if n < 6 else "old" for n, sample_id in enumerate(NAMES)}
+    own = {"annotators": NAMES, "kinds": kinds}
+    of_data, of_callback = (own if given == name else {} for name in ("data", "callback"))
+    data = CoSegDataModule(Squares(12), image_size=16, in_channels=1, batch_size=4, **of_data)
+    seen = []
+
+    def looking(*peers):
+        seen.extend(peers)
+        return estimate_noise_level(*peers)
+
+    monkeypatch.setattr("coseg_lightning.modules.noise_level.estimate_noise_level", looking)
+    ranking = CorruptionRanking(tmp_path / "scores.csv", **of_callback)
+    trainer = trainer_of(tmp_path, max_epochs=2, callbacks=[NoiseLevelEstimation(), ranking])
+    trainer.fit(module_of("auto"), DataLoader(Own(), 4) if given == "batches" else data)
+    assert len(seen) == 4  # after half of training, and at its end
+    for peer in seen:
+        assert dict(zip(NAMES, peer.people.of_masks(), strict=True)) == NAMES
+        assert (peer.kinds is None) == (given == "batches")
 
 
 def test_batches_say_who_drew_them(tmp_path):

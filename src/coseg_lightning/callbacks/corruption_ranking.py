@@ -401,21 +401,15 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     ) -> tuple[list[str], tuple[Evidence, Evidence]]:
         """Gather the ids and both peers' evidence, with outlines and kinds if there are any."""
         ids, peers = evidence.gathered()
-        if self._outlines is not None:
-            peers = self._outlines.added_to(ids, peers)
         self._check_names(ids)
-        dataset = self.judged_dataset(trainer)
-        kinds = self.kinds
-        if kinds is None:
-            kinds = mapping_of(dataset, "kinds", within=not evidence.numbered)
-            is_own = kinds is getattr(dataset, "kinds", None)
-            if kinds and not is_own and kinds.keys().isdisjoint(ids):
-                kinds = None  # the dataset within means something else
-        if kinds:
-            numbers = kind_numbers(ids, kinds)
-            peers = replace(peers[0], kinds=numbers), replace(peers[1], kinds=numbers)
-        if self._outlines is not None:
-            peers, self._displacement = self._outlines.without_habits(ids, peers)
+        peers, self._displacement = complete_evidence(
+            ids,
+            peers,
+            self._outlines,
+            self.judged_dataset(trainer),
+            self.kinds,
+            numbered=evidence.numbered,
+        )
         return ids, peers
 
     def _ranking(
@@ -561,6 +555,41 @@ def mapping_of(dataset: Any, name: str, *, within: bool = True) -> Mapping[str, 
     inner += list(dataset.datasets) if within and isinstance(dataset, ConcatDataset) else []
     found = [own for one in inner if (own := mapping_of(one, name)) is not None]
     return {i: value for mapping in found for i, value in mapping.items()} if found else None
+
+
+def complete_evidence(
+    ids: list[str],
+    peers: tuple[Evidence, Evidence],
+    outlines: OutlineRecord | None,
+    dataset: Any,
+    kinds: Mapping[str, str] | None,
+    *,
+    numbered: bool,
+) -> tuple[tuple[Evidence, Evidence], Floats | None]:
+    """Add outlines and kinds to the evidence, and take off annotators' steady displacements.
+
+    Args:
+        ids: The samples' ids.
+        peers: Each peer's evidence on them.
+        outlines: The outlines of the latest pass, and who drew them; None if they do not count.
+        dataset: The dataset that is judged.
+        kinds: The kind of each image by its id; None for those that the dataset knows.
+        numbered: Whether the samples have no ids of their own.
+
+    Returns:
+        The evidence, and the displacement of each label; None if no annotator is known.
+    """
+    if outlines is not None:
+        peers = outlines.added_to(ids, peers)
+    if kinds is None:
+        kinds = mapping_of(dataset, "kinds", within=not numbered)
+        is_own = kinds is getattr(dataset, "kinds", None)
+        if kinds and not is_own and kinds.keys().isdisjoint(ids):
+            kinds = None  # the dataset within means something else
+    if kinds:
+        numbers = kind_numbers(ids, kinds)
+        peers = replace(peers[0], kinds=numbers), replace(peers[1], kinds=numbers)
+    return (peers, None) if outlines is None else outlines.without_habits(ids, peers)
 
 
 def named_annotators(dataset: Any) -> Mapping[str, Any] | None:

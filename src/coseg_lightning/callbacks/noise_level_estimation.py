@@ -5,6 +5,11 @@ from typing import Any
 import pytorch_lightning as pl
 from typing_extensions import override
 
+from coseg_lightning.callbacks.corruption_ranking import (
+    CorruptionRanking,
+    complete_evidence,
+    named_annotators,
+)
 from coseg_lightning.callbacks.evidence_sum import (
     EvidenceCallback,
     EvidenceSum,
@@ -21,7 +26,9 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
 
     Until then the peers learn from all samples. From then on they select, if the level could be
     estimated. Like the scores of `CorruptionRanking`, the estimate, `module.noise.estimate`, comes
-    from passes in evaluation mode at the end of the preceding epochs.
+    from passes in evaluation mode at the end of the preceding epochs. Kinds of images, and who drew
+    the masks, count as in the ranking: those of a `CorruptionRanking` among the callbacks, or else
+    of the dataset.
 
     Args:
         dataset: The dataset to judge; default the training dataset. Give a view without
@@ -41,7 +48,11 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
         if module.noise.known or _epochs_left(trainer) != 0:
             return []
-        self._outlines = OutlineRecord(self.judged_dataset(trainer), module.ignore_index)
+        dataset, ranking = self.judged_dataset(trainer), _ranking_in(trainer)
+        drawn_by = None if ranking is None else ranking.annotators
+        if drawn_by is None:
+            drawn_by = named_annotators(dataset)
+        self._outlines = OutlineRecord(dataset, module.ignore_index, drawn_by)
         return [self._outlines]
 
     @override
@@ -72,10 +83,19 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
         self.evidence.add(self.judge(trainer, module))
         if epochs_left == 0:
             ids, peers = self.evidence.gathered()
-            if self._outlines is not None:
-                peers = self._outlines.added_to(ids, peers)
+            ranking, dataset = _ranking_in(trainer), self.judged_dataset(trainer)
+            kinds = None if ranking is None else ranking.kinds
+            peers, _ = complete_evidence(
+                ids, peers, self._outlines, dataset, kinds, numbered=self.evidence.numbered
+            )
             self._outlines = None
             module.noise.set_noise_level_from(*peers)
+
+
+def _ranking_in(trainer: pl.Trainer) -> CorruptionRanking | None:
+    """Return the ranking among a trainer's callbacks, if there is one."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((one for one in callbacks if isinstance(one, CorruptionRanking)), None)
 
 
 def _epochs_left(trainer: pl.Trainer) -> int:
