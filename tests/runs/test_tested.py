@@ -28,8 +28,10 @@ from coseg_lightning.run import run
 from coseg_lightning.runs.tested import (
     DISTANCES,
     figures_of_images,
+    figures_of_joined,
     image_rows,
     joined_row,
+    per_class_dice,
     row_of,
 )
 from support import CLASSIC, PHANTOM, SHORT, Squares, command, composed, rows_of, trainer_of
@@ -90,6 +92,36 @@ def test_an_image_without_a_labelled_pixel_does_not_count(tmp_path):
     assert figures_of_images([nothing]) == {
         **dict.fromkeys(("iou", *DISTANCES)), "images": 0, "without_distance": 0, "interval": {},
     }  # fmt: skip
+
+
+class Empty(Squares):
+    """Squares, half of which were not drawn, where the network finds nothing either."""
+
+    def mask(self, index):
+        return super().mask(index) * (index % 2 == 0)
+
+
+class Blind(Constant):
+    """Finds nothing anywhere."""
+
+    def forward(self, images):
+        return super().forward(images)[:, [0, 0]] + torch.tensor([1.0, 0.0]).view(-1, 1, 1)
+
+
+def test_the_dice_of_a_class_is_that_of_the_images_that_have_it(tmp_path):
+    data = CoSegDataModule(Squares(6), None, Empty(6), image_size=16, in_channels=1)
+    module, trainer = SegmentationModule(Blind(), in_channels=1), trainer_of(tmp_path)
+    (tested,) = trainer.test(module, datamodule=data, verbose=False)
+    rows = image_rows(trainer, module, data.samples("test"), 2)
+    assert [row["dice"] for row in rows] == [0, 1] * 3
+    of_images = per_class_dice(rows, 2)
+    assert of_images[1] == tested["test/dice_class_1"] == 0
+    assert of_images[0] == pytest.approx(tested["test/dice_class_0"], abs=1e-6)
+    counts = [[[60, 64, 60], [0, 0, 4]], [[64, 64, 64], [0, 0, 0]]]  # by tiles
+    joined = [joined_row(name, np.array(c)) for name, c in zip("ab", counts, strict=True)]
+    found = figures_of_joined(joined, 1)
+    assert found["dice"] == 0.5
+    assert found["per_class_dice"][1] == 0
 
 
 def test_means_are_over_what_can_be_measured():

@@ -39,7 +39,7 @@ from coseg_lightning.report.results import MASKS
 from coseg_lightning.runs.finished import write_inputs
 from coseg_lightning.runs.folder import RunFolder, stage_weights
 from coseg_lightning.runs.summary import peak_memory
-from coseg_lightning.runs.tested import MEANS, figures_of_images
+from coseg_lightning.runs.tested import MEANS, figures_of_images, mean_of, per_class_dice
 from coseg_lightning.seeding import derive_rng
 
 log = logging.getLogger(__name__)
@@ -229,11 +229,6 @@ def _peers(cfg: DictConfig, folder: Path) -> CoSegModule:
     return module.eval()
 
 
-def _mean(rows: Sequence[dict[str, Any]], name: str) -> float | None:
-    known = [row[name] for row in rows if row[name] is not None]
-    return float(np.mean(known)) if known else None
-
-
 def _write(
     cfg: DictConfig,
     folder: Path,
@@ -264,16 +259,13 @@ def _write(
     tests = [fold.summary["test"] for fold in judged]
     guards = [fold.summary["correction"] for fold in judged]
     ratios = [guard["contradiction"] for guard in guards if guard["contradiction"] is not None]
-    foreground = [f"dice_class_{k}" for k in range(1, cfg.data.classes)]
-    if len(tests[0]["per_class_dice"]) == 2:
-        foreground = ["dice"]
     is_own = str(cfg.data.source["_target_"]).endswith(".folder_splits")
     summary = {
         "config": config,
         "test": {
-            "dice": _mean(tested, "dice"),
-            "accuracy": _mean(tested, "accuracy"),
-            "per_class_dice": [_mean(tested, name) for name in ("dice_background", *foreground)],
+            "dice": mean_of(tested, "dice"),
+            "accuracy": mean_of(tested, "accuracy"),
+            "per_class_dice": per_class_dice(tested, cfg.data.classes),
             "masks": MASKS[bool(trusted) or not is_own],
             **figures_of_images([{name: row[name] for name in MEANS} for row in tested]),
             **({} if whole.tiles is None else {"without_distance": 0}),

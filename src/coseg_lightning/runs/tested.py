@@ -49,9 +49,10 @@ def image_rows(
     Returns:
         One row per image, also if it was tested by tiles. `dice`, `iou`, `hd95` and
         `surface_distance` are means over the foreground classes in mask or prediction. With
-        several classes, those of each class are added. `id`, `accuracy` and `dice_background`
-        complete the row. A mean distance is None if any of its classes has no distance, and all
-        of an image are None if no pixel of its mask is labelled.
+        several classes, those of each class are added, and of a single one `dice_class_1`, which
+        is None if neither has it. `id`, `accuracy` and `dice_background` complete the row. A mean
+        distance is None if any of its classes has no distance, and all of an image are None if no
+        pixel of its mask is labelled.
     """
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     precision.convert_module(module.to(device)).eval()
@@ -128,6 +129,8 @@ def joined_row(image_id: str, counts: NDArray[np.int64]) -> Row:
             iou = None if value is None else value / (2 - value)
             of_class = {"dice": value, "iou": iou, **dict.fromkeys(DISTANCES)}
             row |= {f"{name}_class_{k}": of_class[name] for name in MEANS}
+    else:
+        row["dice_class_1"] = dice[1]
     row["accuracy"] = float(overlap.sum() / label.sum()) if label.sum() else None
     row["dice_background"] = dice[0]
     return row
@@ -140,10 +143,19 @@ def figures_of_joined(rows: Sequence[Mapping[str, Any]], classes: int) -> dict[s
         rows: The results of `joined_row`.
         classes: K, or 1 for the single output of a binary network.
     """
-    names = ["dice"] if classes <= 2 else [f"dice_class_{k}" for k in range(1, classes)]
-    columns = [_known(rows, name) for name in ("dice", "accuracy", "dice_background", *names)]
-    dice, accuracy, *by_class = [float(c.mean()) if len(c) else None for c in columns]
-    return {"dice": dice, "accuracy": accuracy, "per_class_dice": by_class}
+    dice, accuracy = (mean_of(rows, name) for name in ("dice", "accuracy"))
+    return {"dice": dice, "accuracy": accuracy, "per_class_dice": per_class_dice(rows, classes)}
+
+
+def per_class_dice(rows: Sequence[Mapping[str, Any]], classes: int) -> list[float | None]:
+    """Return the mean Dice of each class, background first, over the images that have it.
+
+    Args:
+        rows: The rows of the images, see `image_rows`.
+        classes: K, or 1 for the single output of a binary network.
+    """
+    foreground = [f"dice_class_{k}" for k in range(1, max(2, classes))]
+    return [mean_of(rows, name) for name in ("dice_background", *foreground)]
 
 
 def row_of(
@@ -181,6 +193,8 @@ def row_of(
     if len(each) > 1:
         for k, values in enumerate(each, start=1):
             row |= {f"{name}_class_{k}": value for name, value in values.items()}
+    else:
+        row["dice_class_1"] = each[0]["dice"]
     return row if present.any() else {**dict.fromkeys(row), "id": sample_id}
 
 
@@ -204,5 +218,12 @@ def figures_of_images(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def mean_of(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
+    """Return the mean of a metric over the images for which it is known; None if for none."""
+    column = _known(rows, name)
+    return float(column.mean()) if len(column) else None
+
+
 def _known(rows: Sequence[Mapping[str, Any]], name: str) -> NDArray[np.float64]:
-    return np.array([row[name] for row in rows if row[name] is not None], dtype=float)
+    known = [row[name] for row in rows if row.get(name) is not None]
+    return np.array(known, dtype=float)
