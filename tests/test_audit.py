@@ -88,10 +88,10 @@ def with_predictions(make_folder):
     return root
 
 
-@pytest.mark.parametrize("score", ["directed", "joint"])
-def test_given_predictions_need_no_training(with_predictions, tmp_path, score):
+@pytest.mark.parametrize("settings", ["score=directed", "score=joint", "data.classes=1"])
+def test_given_predictions_need_no_training(with_predictions, tmp_path, settings):
     given = [f"data.root={with_predictions}", f"predictions={with_predictions}/predictions"]
-    cfg = composed(*given, f"method.score={score}")
+    cfg = composed(*given, settings.replace("score", "method.score"))
     summary = audit(cfg, tmp_path / "audit")
     rows = rows_of(tmp_path / "audit" / "scores.csv")
     assert {row["id"] for row in rows[:2]} == {"s03", "s07"}

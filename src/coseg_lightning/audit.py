@@ -302,7 +302,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
         mask = torch.from_numpy(samples.mask(index).astype(np.int64))
         probabilities = predictions.read(sample_id, mask.shape)
         if score == "joint" or cfg.nol == "auto" or samples.annotators:
-            image, classes = without_gaps(samples.dataset.image(index)), cfg.data.classes
+            image, classes = without_gaps(samples.dataset.image(index)), predictions.classes
             of_label = outline_evidence(image, mask.numpy(), classes=classes)
             of_prediction = outline_evidence(image, probabilities.argmax(axis=0), classes=classes)
             outlines.append(np.concatenate([of_label, of_prediction], axis=1))
