@@ -41,6 +41,14 @@ def random_batch(classes=3, size=4):
     return logits, masks
 
 
+@pytest.mark.parametrize("name", sorted(set(SCORES) - {"joint"}))
+def test_a_mask_without_any_label_is_the_least_suspicious(name):
+    logits, masks = random_batch(size=30)
+    masks[3] = 255
+    scores = mask_scores(Evidence.from_table(compute_evidence(logits, masks).numpy()), name)
+    assert scores[3] == scores.min()
+
+
 def test_evidence_is_what_a_loop_over_pixels_says():
     logits, masks = random_batch()
     table = Evidence.from_table(compute_evidence(logits, masks).numpy())

@@ -166,7 +166,8 @@ def compute_evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNOR
 
     def softmin(fits: Tensor) -> Tensor:
         weights = ((1 - fits) / 0.1).exp()
-        return 1 - mean(fits * weights) / mean(weights).clamp_min(1e-12)
+        total = mean(weights)  # 0 without labels, none of which contradicts the network
+        return (1 - mean(fits * weights) / total.clamp_min(1e-12)).where(total != 0, 0)
 
     label_p = p.gather(1, masks.where(labelled, 0).unsqueeze(1))[:, 0]
     mask_columns = torch.stack([eq1.to(precise), pixels.to(precise), softmin(label_p)], dim=-1)
