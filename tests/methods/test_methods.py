@@ -120,6 +120,15 @@ def test_plain_peers_learn_from_everything():
     assert picks is None
 
 
+def test_plain_peers_learn_from_shares_of_votes():
+    images, masks = one_batch()
+    shares, module = torch.rand(len(masks), 2, *masks.shape[1:]).softmax(dim=1), peers(PlainPeers)
+    logits = module(images)
+    losses = module.peer_losses(*logits, Batch(images, masks, soft_masks=shares))[:2]
+    for loss, of_peer in zip(losses, logits, strict=True):
+        torch.testing.assert_close(loss, segmentation_loss(of_peer, shares).mean())
+
+
 def test_pixels_are_exchanged():
     images, masks = one_batch()
     masks[0] = 255

@@ -19,8 +19,8 @@ class PlainPeers(CoSegModule):
     def peer_losses(
         self, logits_a: Tensor, logits_b: Tensor, sample: Batch
     ) -> tuple[Tensor, Tensor, None]:
-        masks = sample.masks
-        return self.losses(logits_a, masks).mean(), self.losses(logits_b, masks).mean(), None
+        targets = sample.targets
+        return self.losses(logits_a, targets).mean(), self.losses(logits_b, targets).mean(), None
 
 
 def filtering(run: Run, outcome: Outcome) -> Outcome:
