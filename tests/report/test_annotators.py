@@ -286,6 +286,13 @@ def test_the_habits_of_several_classes_are_taken_off(tmp_path):
     shares = [record.bad_share for record in records.values()]
     assert max(shares) - min(shares) < 0.1
     assert records["c"].displacement_by_class[0] == pytest.approx(2, abs=0.3)
+    # The same beside masks whose outlines tell nothing, so that the ranking has no displacements.
+    (tmp_path / "r" / "scores.csv").write_text("id,score,annotator\nx,0.5,a\n")
+    beside = write_annotators(tmp_path / "r", (0.2,), masks=read(tmp_path / "r" / "masks.csv"))
+    for record in beside:
+        assert record.displacement_by_class == pytest.approx(
+            records[record.annotator].displacement_by_class, abs=1e-3
+        )
     (row,) = [
         r for r in read(tmp_path / "r" / "masks.csv") if (r["id"], r["annotator"]) == ("i00", "c")
     ]

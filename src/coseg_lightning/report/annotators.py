@@ -77,7 +77,8 @@ def write_annotators(
     rows = [*single, *masks]
     if not rows:
         return []
-    classes = [name for name in rows[0] if name.startswith("displacement_class_")]
+    known = dict.fromkeys(name for part in (single, masks) for row in part[:1] for name in row)
+    classes = [name for name in known if name.startswith("displacement_class_")]
     columns = classes or ["displacement_pixels"]
     if tiles is not None:
         single = _of_images(single, columns, tiles.tiles)
