@@ -170,7 +170,8 @@ def test_shares_of_votes_follow_the_mask(tmp_path, kind, as_named):
     sample = updated([as_named(**given, soft_mask=shares)], layer)[0]
     read = sample if as_named is dict else sample._asdict()
     assert read["mask"].tolist() == corrected.tolist()
-    assert read["soft_mask"].tolist() == [[[1, 0], [0, 0]], [[0, 1], [0, 1]]]
+    # What was not corrected keeps its votes.
+    assert read["soft_mask"].tolist() == [[[0.5, 0], [0, 0]], [[0.5, 1], [0, 1]]]
     assert read["soft_mask"].dtype == shares.dtype
     assert shares.min() == 0.5
 

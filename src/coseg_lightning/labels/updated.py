@@ -47,7 +47,8 @@ def updated(dataset: Any, layer: "LabelStore | str | Path") -> Any:
 
     Returns:
         A dataset of the same kind. The given dataset and its files are not changed. A `soft_mask`
-        (shares of votes) follows its mask; other fields that were made from the mask do not.
+        (shares of votes) follows its mask where that was corrected; other fields that were made
+        from the mask do not.
 
     Raises:
         InputError: If it is a stream that cannot replace its own masks, or no dataset.
@@ -311,7 +312,8 @@ class UpdatedSamples(PassesOn, Dataset[Any]):
         soft_key, shares = _soft_mask_of(sample)
         if shares is None:
             return changed
-        return _replace_item(changed, soft_key, _as_shares(corrected, shares))
+        is_corrected = as_array(original) != corrected
+        return _replace_item(changed, soft_key, _as_shares(corrected, shares, is_corrected))
 
     def _count_unknown(self, index: Any, name: str) -> None:
         """Warn once if all samples have been read, and the layer holds none of them."""
@@ -350,12 +352,13 @@ def _soft_mask_of(sample: Any) -> tuple[Any, Any]:
     return next(n for n in range(len(sample)) if sample[n] is shares), shares
 
 
-def _as_shares(mask: Mask, shares: Any) -> Any:
-    """Give all votes of each pixel to a mask's class, and none where it is unlabelled.
+def _as_shares(mask: Mask, shares: Any, is_corrected: NDArray[np.bool_]) -> Any:
+    """Give all votes of each corrected pixel to its class, and none where it is unlabelled.
 
     Args:
         mask: `(H, W)` class ids.
         shares: `(K, H, W)` shares of votes, whose type the result has.
+        is_corrected: `(H, W)` the pixels whose shares are replaced.
 
     Raises:
         InputError: If they are of another shape.
@@ -366,10 +369,13 @@ def _as_shares(mask: Mask, shares: Any) -> Any:
             f"mask's {mask.shape[0]} x {mask.shape[1]} pixels."
         )
     classes = np.arange(shares.shape[-3]).reshape(-1, 1, 1)
-    votes = torch.from_numpy(mask.astype(np.int64)[None] == classes)
+    votes = mask.astype(np.int64)[None] == classes
     if isinstance(shares, torch.Tensor):
-        return shares.clone().copy_(votes.reshape(shares.shape))
-    return votes.numpy().astype(np.asarray(shares).dtype).reshape(shares.shape)
+        votes_of_mask = torch.from_numpy(votes).to(shares).reshape(shares.shape)
+        replaced = torch.from_numpy(is_corrected).to(shares.device)
+        return shares.clone().copy_(torch.where(replaced, votes_of_mask, shares))
+    array = np.asarray(shares)
+    return np.where(is_corrected, votes.astype(array.dtype).reshape(array.shape), array)
 
 
 def _replace_item(sample: Any, key: Any, value: Any) -> Any:
