@@ -1,7 +1,9 @@
 """Reading what people say of masks: one or several review.csv, folders and zip files."""
 
+import json
 import shutil
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,9 @@ from PIL import Image
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.review import file_crc, opened_review, unknown_id
+from coseg_lightning.methods.review import decided_views
+from coseg_lightning.report.review_order import write_review_order
+from coseg_lightning.runs.finished import FinishedRun
 
 
 def written(folder, text="id,decision\n", **masks):
@@ -262,3 +267,44 @@ def test_a_mac_writes_names_in_utf_8_without_saying_so(tmp_path):
 def test_blanks_around_a_name_are_seen():
     message = str(unknown_id(" a", ["a"], of="a mask of the run"))
     assert message.startswith("The review names ' a', which is not")
+
+
+def finished_run(folder, scores, **config):
+    folder.mkdir()
+    summary = {"config": config, "correction": {"layers": []}}
+    (folder / "summary.json").write_text(json.dumps(summary))
+    rows = [f"{sample_id},{score},0.9,0.0" for sample_id, score in scores.items()]
+    text = "\n".join(["id,score,prediction_dice,excess", *rows, ""])
+    (folder / "scores.csv").write_text(text)
+    return folder
+
+
+def test_each_decision_is_on_the_mask_that_was_seen(tmp_path):
+    first = finished_run(tmp_path / "run", dict.fromkeys("abcd", 3.0))
+    decided = {"a": "take", "b": "ok"}
+    second = finished_run(
+        tmp_path / "again",
+        dict.fromkeys("abcd", 0.5),
+        reviewed_run=str(first),
+        review=decided,
+    )
+    # The second review keeps the first decision on a, changes that on b, and decides on c.
+    views = decided_views(FinishedRun(second), {"a": "take", "b": "redraw", "c": "redraw"})
+    scores = {sample_id: score for sample_id, (score, _, _) in views.items()}
+    assert scores == {"a": 3.0, "b": 0.5, "c": 0.5}
+
+
+def test_mended_masks_that_were_ranked_again_do_not_look_like_bad_ones(tmp_path):
+    rng = np.random.default_rng(0)
+    before = {f"s{n:02}": rng.normal(4 * (n < 24)) for n in range(80)}  # 30 % are bad
+    decided = {f"s{n:02}": "redraw" if n < 24 else "ok" for n in (*range(12), *range(24, 32))}
+    after = {i: rng.normal() if decided.get(i) == "redraw" else s for i, s in before.items()}
+    run = finished_run(tmp_path / "run", before)
+    again = finished_run(tmp_path / "again", after)
+    masks = SimpleNamespace(mask=lambda index: np.eye(4, dtype=np.uint8))
+    samples = SimpleNamespace(ids=list(before), dataset=masks)
+    views = decided_views(FinishedRun(run), decided)
+    found = write_review_order(again, samples, {}, 0.3, decided, decided_on=views)
+    assert found.interval[0] <= 0.3 <= found.interval[1] < 0.6
+    (again / "review_order.csv").unlink()
+    assert write_review_order(again, samples, {}, 0.3, decided).noise_level > 0.6

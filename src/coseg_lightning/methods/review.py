@@ -1,10 +1,11 @@
 """Retrains a run's network on masks that people have reviewed."""
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -24,7 +25,7 @@ from coseg_lightning.methods.coseg import retrain
 from coseg_lightning.methods.second_look import rank_again
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.modules.segmentation import SegmentationModule
-from coseg_lightning.report.review_order import write_review_order
+from coseg_lightning.report.review_order import views_of, write_review_order
 from coseg_lightning.runs.finished import FinishedRun
 from coseg_lightning.runs.folder import RunFolder, stage_weights
 from coseg_lightning.runs.runner import StageRunner
@@ -117,6 +118,7 @@ class ReviewedMasks:
         noise_level: float | None,
         decisions: Mapping[str, str],
         second: LabelStore | None = None,
+        decided_on: Mapping[str, Sequence[float]] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """Write `review_order.csv`, which recalibrates undecided masks from all decisions.
 
@@ -125,6 +127,7 @@ class ReviewedMasks:
             noise_level: The noise level of the run.
             decisions: The decisions of this and all earlier reviews.
             second: The networks' own masks after a second look, if they ranked all masks again.
+            decided_on: See `decided_views`.
 
         Returns:
             The part of the summary's ranking; empty if there are too few decisions.
@@ -132,7 +135,9 @@ class ReviewedMasks:
         proposals = {i: p for i in self.samples.ids if (p := self._proposed(i)) is not None}
         if second is not None:
             proposals = dict.fromkeys(second.ids, second) | dict(self.corrected)
-        found = write_review_order(folder, self.samples, proposals, noise_level, decisions)
+        found = write_review_order(
+            folder, self.samples, proposals, noise_level, decisions, decided_on=decided_on
+        )
         return {} if found is None else {"review": found.as_dict()}
 
     def _proposed(self, sample_id: str) -> LabelStore | None:
@@ -239,7 +244,8 @@ def retrain_reviewed(
     if peer is not None:
         rank_masks_again(run_folder, data, (module.net, peer()), level, classes, recipe.score)
         second = LabelStore(run_folder.path / "proposals")
-    learnt = masks.recalibrated(run_folder.path, level, config["review"], second) or {}
+    decided_on = decided_views(run, review.decisions)
+    learnt = masks.recalibrated(run_folder.path, level, config["review"], second, decided_on) or {}
     return write_summary(
         runner,
         module,
@@ -340,6 +346,28 @@ def left_out(run: FinishedRun) -> set[str]:
 def _decided_before(run: FinishedRun) -> dict[str, str]:
     """The decisions of earlier reviews of a run."""
     return dict(run.config["review"]) if run.is_reviewed else {}
+
+
+def decided_views(
+    run: FinishedRun, decisions: Mapping[str, str]
+) -> dict[str, tuple[float, float, float]]:
+    """Return the views of each decided mask when it was decided on, see `views_of`.
+
+    A mask that was taken or redrawn since, and ranked again, looks good, but the decision was on
+    the mask before.
+
+    Args:
+        run: The run that is reviewed.
+        decisions: The decisions of this review.
+    """
+    found: dict[str, tuple[float, float, float]] = {}
+    decided = dict(decisions)
+    for one in run.with_reviewed():
+        before = _decided_before(one)
+        new = [i for i, decision in decided.items() if before.get(i) != decision]
+        found = {**views_of(one.folder, new), **found}
+        decided = before
+    return found
 
 
 def _use_masks(data: CoSegDataModule, labels: Path, excluded: list[str]) -> None:

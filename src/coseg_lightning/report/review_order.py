@@ -1,8 +1,9 @@
 """review_order.csv: all masks of a run or an audit, in the order in which to review them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ def write_review_order(
     noise_level: float | None,
     decisions: Mapping[str, str] | None = None,
     processes: int = 1,
+    decided_on: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> Recalibration | None:
     """Write `review_order.csv` beside the `scores.csv` of a run or an audit.
 
@@ -45,6 +47,8 @@ def write_review_order(
         noise_level: The share of bad masks as estimated or given.
         decisions: Decisions `ok`, `take` and `redraw` by id; see `write_order`.
         processes: Number of processes that read the masks.
+        decided_on: Score, disagreement and size bias of decided masks when they were decided on,
+            see `views_of`. Those that were replaced and ranked again since have others.
 
     Returns:
         The recalibration from the decisions; None if there are too few.
@@ -57,6 +61,9 @@ def write_review_order(
         counts = work("wrong", [index_of[i] for i in ranked], "Comparing masks")
         wrong = dict(zip(ranked, counts, strict=True))
     ids, views = read_views(folder / "scores.csv", wrong)
+    for row, sample_id in enumerate(ids):
+        if sample_id in decided_on:
+            views.score[row], views.disagreement[row], views.size_bias[row] = decided_on[sample_id]
     return write_order(folder / ORDER, ids, views, noise_level, decisions)
 
 
@@ -177,6 +184,16 @@ def read_views(path: Path, wrong: Mapping[str, int]) -> tuple[list[str], Views]:
         ) from error
     ids = [row["id"] for row in rows]
     return ids, Views(score, disagreement, size_bias, np.array([wrong[i] for i in ids], float))
+
+
+def views_of(folder: Path, ids: Collection[str]) -> dict[str, tuple[float, float, float]]:
+    """Return score, disagreement and size bias of some masks in the `scores.csv` of a folder."""
+    path = folder / "scores.csv"
+    if not path.is_file():
+        return {}
+    known, views = read_views(path, dict.fromkeys(ids, 0))
+    table = zip(views.score, views.disagreement, views.size_bias, strict=True)
+    return dict(zip(known, table, strict=True))
 
 
 def _column(rows: Sequence[Mapping[str, str]], name: str) -> NDArray[np.float64]:

@@ -89,7 +89,7 @@ class FinishedRun:
         Raises:
             InputError: If its folder is gone.
         """
-        *_, last = self._with_reviewed()
+        *_, last = self.with_reviewed()
         if last.is_reviewed:
             raise InputError(
                 f"{last.folder} is a review of {last.config['reviewed_run']}, which does not "
@@ -97,25 +97,25 @@ class FinishedRun:
             )
         return last
 
-    def _with_reviewed(self) -> Iterator["FinishedRun"]:
+    def with_reviewed(self) -> Iterator["FinishedRun"]:
         """This run, the run that it reviews, and so on, as long as their folders exist."""
         yield self
         if self.is_reviewed:
             for place in (Path(self.config["reviewed_run"]), self.folder.parent):
                 if (place / "summary.json").is_file():
-                    yield from FinishedRun(place)._with_reviewed()
+                    yield from FinishedRun(place).with_reviewed()
                     return
 
     @property
     def noise(self) -> Path | None:
         """The layer of noisy masks that replaced the data's own masks, if there is one."""
-        layers = [run.folder / "noise" for run in self._with_reviewed()]
+        layers = [run.folder / "noise" for run in self.with_reviewed()]
         return next((layer for layer in layers if layer.is_dir()), None)
 
     @property
     def proposals(self) -> LabelStore | None:
         """The networks' own masks of the training samples, if a run wrote them."""
-        for run in self._with_reviewed():
+        for run in self.with_reviewed():
             if LabelStore.is_finished(run.folder / "proposals"):
                 return LabelStore(run.folder / "proposals")
         return None
