@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from coseg_lightning.app.judging import judge
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.labels.review import file_crc, opened_review, unknown_id
@@ -308,3 +309,12 @@ def test_mended_masks_that_were_ranked_again_do_not_look_like_bad_ones(tmp_path)
     assert found.interval[0] <= 0.3 <= found.interval[1] < 0.6
     (again / "review_order.csv").unlink()
     assert write_review_order(again, samples, {}, 0.3, decided).noise_level > 0.6
+    path = again / "summary.json"  # a second review may repeat the decisions of the first
+    summary = json.loads(path.read_text()) | {"ranking": {"noise_level": 0.3}}
+    summary["config"] = {"reviewed_run": str(run), "review": decided}
+    path.write_text(json.dumps(summary))
+    rows = [f"{sample_id},{decision}" for sample_id, decision in decided.items()]
+    (again / "mine.csv").write_text("\n".join(["id,decision", *rows, ""]))
+    judge(again / "mine.csv")
+    told = json.loads((again / "noise_level.json").read_text())
+    assert told["interval"] == list(found.interval)

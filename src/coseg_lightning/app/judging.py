@@ -141,7 +141,13 @@ def _of_decisions(path: Path) -> "Recalibration":
             one, or has too few decisions.
     """
     from coseg_lightning.labels.review import opened_review
-    from coseg_lightning.report.review_order import ORDER, read_order, read_views, write_order
+    from coseg_lightning.report.review_order import (
+        ORDER,
+        read_order,
+        read_views,
+        set_views,
+        write_order,
+    )
 
     folder = path.parent
     if not (folder / ORDER).is_file() or not (folder / "summary.json").is_file():
@@ -157,6 +163,11 @@ def _of_decisions(path: Path) -> "Recalibration":
         raise InputError(f"{path} names {unknown[0]}, which is no mask of {folder}.")
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     ids, views = read_views(folder / "scores.csv", wrong)
+    if "reviewed_run" in (summary.get("config") or {}):  # it may repeat earlier decisions
+        from coseg_lightning.methods.review import decided_views
+        from coseg_lightning.runs.finished import FinishedRun
+
+        set_views(views, ids, decided_views(FinishedRun(folder), decisions))
     level = summary["ranking"]["noise_level"]
     found = write_order(folder / REORDERED, ids, views, level, decisions, needs_enough=True)
     if found is None:

@@ -61,10 +61,15 @@ def write_review_order(
         counts = work("wrong", [index_of[i] for i in ranked], "Comparing masks")
         wrong = dict(zip(ranked, counts, strict=True))
     ids, views = read_views(folder / "scores.csv", wrong)
+    set_views(views, ids, decided_on)
+    return write_order(folder / ORDER, ids, views, noise_level, decisions)
+
+
+def set_views(views: Views, ids: Sequence[str], decided_on: Mapping[str, Sequence[float]]) -> None:
+    """Set the views of decided masks to those by which they were decided on, see `views_of`."""
     for row, sample_id in enumerate(ids):
         if sample_id in decided_on:
             views.score[row], views.disagreement[row], views.size_bias[row] = decided_on[sample_id]
-    return write_order(folder / ORDER, ids, views, noise_level, decisions)
 
 
 def write_order(
