@@ -724,6 +724,25 @@ def test_each_drawing_of_one_name_is_a_side_of_the_conflict(opened, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_drawing_of_a_settled_conflict_is_not_that_of_a_later_one(opened, tmp_path):
+    with zipfile.ZipFile(tmp_path / "ben.zip", "w") as archive:
+        archive.writestr("masks/s0.png", png(MASK))
+    (tmp_path / "carl.csv").write_text("id,decision\ns0,redraw\n")
+    page = opened(write(tmp_path, IDS))
+    press(page, "o", "p")
+    page.locator("#bench-files").set_input_files(tmp_path / "ben.zip")
+    page.get_by_role("button", name="ben: redraw, drawn").wait_for()
+    page.locator("#bench-stage").focus()
+    press(page, "o", "p")  # it is right as it is
+    page.locator("#bench-files").set_input_files(tmp_path / "carl.csv")
+    page.get_by_role("button", name="carl: redraw").click()
+    wait(page)
+    rows = read_table(saved(page, tmp_path, "Save review.csv"))
+    drawn = [(row["decision"], row["drawn"]) for row in rows]
+    assert drawn == [("redraw", "")]
+
+
+@pytest.mark.slow
 def test_reviews_of_others_are_checked_as_by_apply(opened, tmp_path):
     told = write_reviews(tmp_path / "reviews")
     page = opened(write(tmp_path, IDS))

@@ -1,6 +1,11 @@
 // Reviews of others: review.csv or review.zip, added to this one. Where two decide otherwise, nobody
 // has decided until somebody settles it.
 const sideName = (id, number) => `${id}\u0000${number}`;
+// What one side drew; null also takes away what is left of a conflict that was settled.
+const setSide = async (id, number, png) => {
+  const name = sideName(id, number);
+  if (png || drawings.has(name)) await setDrawing(name, png);
+};
 
 const SYSTEM_FILES = [".DS_Store", "Thumbs.db", "desktop.ini"];
 const isOfTheSystem = (parts) => parts[0] === "__MACOSX" || parts.at(-1).startsWith("._") || SYSTEM_FILES.includes(parts.at(-1));
@@ -98,7 +103,7 @@ const addRecord = async (record, png, fallback, counts) => {
       if (known && drawing && !there) await setDrawing(name, drawing);
     }
     if (!known) {
-      if (drawing) await setDrawing(sideName(record.id, item.sides.length), drawing);
+      await setSide(record.id, item.sides.length, drawing ?? null);
       items[record.id] = { ...item, sides: [...item.sides, side] };
     }
     counts.conflicts++;
@@ -112,8 +117,8 @@ const addRecord = async (record, png, fallback, counts) => {
     counts.same++;
   } else {
     const first = { decision: item.decision, note: item.note || "", reviewer: item.reviewer || $("bench-reviewer").value, proposal: item.proposal };
-    if (item.decision === "redraw" && mine) await setDrawing(sideName(record.id, 0), mine);
-    if (drawing) await setDrawing(sideName(record.id, 1), drawing);
+    await setSide(record.id, 0, item.decision === "redraw" && mine ? mine : null);
+    await setSide(record.id, 1, drawing ?? null);
     items[record.id] = { decision: "", note: item.note, reviewer: "", sides: [first, side] };
     counts.conflicts++;
   }
