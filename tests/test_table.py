@@ -1,5 +1,6 @@
 """The table of a sweep."""
 
+import io
 import json
 import shutil
 
@@ -189,6 +190,15 @@ def test_names_with_special_signs(tmp_path):
     table.write(tmp_path / "table")
     assert "coseg model=x\\%1 & 50.0" in table.written_as("latex")
     assert "a\\_b 0.5" in table.written_as("latex")
+
+
+def test_settings_are_text_and_no_formulas(tmp_path):
+    roots = "${oc.env:HOME}/a|b_${seed},c"
+    sweep(tmp_path, by_job, ("method=coseg", "noise=type1", "nol=0.1", f"root={roots}", "seed=0"))
+    table = sweep_table(tmp_path)
+    table.drawn().savefig(io.BytesIO())
+    written = table.written_as("markdown").splitlines()
+    assert "| coseg root=${oc.env:HOME}/a\\|b_${seed} | 90.0 |" in written
 
 
 @pytest.mark.slow

@@ -130,7 +130,10 @@ class SweepTable:
         panels[0].set(ylabel=f"Test {self.metric} in percent")
         handles, names = panels[0].get_legend_handles_labels()
         if handles:
-            figure.legend(handles, names, loc="outside lower center", ncols=min(4, len(names)))
+            ncols = min(4, len(names))
+            legend = figure.legend(handles, names, loc="outside lower center", ncols=ncols)
+            for text in legend.get_texts():  # an interpolation, ${...}, is no formula
+                text.set_parse_math(False)
         return figure
 
     def _draw_panel(self, axes: Axes, noise: str) -> None:

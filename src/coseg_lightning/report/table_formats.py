@@ -24,7 +24,8 @@ def as_text(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> s
 
 def as_markdown(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Write a table in GitHub's Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
+    lines = [[cell.replace("|", "\\|") for cell in line] for line in (head, *rows)]
+    lines.insert(1, ["---"] * len(head))
     return "\n".join([title, "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 
 
