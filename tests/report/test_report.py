@@ -13,7 +13,8 @@ from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.report import payload
 from coseg_lightning.report.doubts import doubts
-from coseg_lightning.report.page import write_report
+from coseg_lightning.report.figures import training_curves
+from coseg_lightning.report.page import peers_in_words, write_report
 from coseg_lightning.report.results import result_in_a_sentence
 from coseg_lightning.run import run
 from support import PHANTOM, SMALL, command, composed
@@ -310,6 +311,43 @@ def test_doubts_are_told():
     worse = {**summary_of(dice=0.8), "baselines": {"noisy": {"dice": 0.85}}}
     assert any("did not help" in d for d in doubts(worse, rows))
     assert "0.0500 less than one trained on the labels as given" in result_in_a_sentence(worse)
+
+
+def test_the_curves_are_named_and_seen_in_one_epoch():
+    stages = ("estimation", "supervised_training")
+    rows = [{"stage": stage, "epoch": "0", "train/loss": "0.5"} for stage in stages]
+    (axes,) = training_curves(rows).axes
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["plain, to estimate how labels err", "final network"]
+    assert [line.get_marker() for line in axes.lines] == ["o", "o"]
+    rows += [{**row, "epoch": "1"} for row in rows]
+    (axes,) = training_curves(rows).axes
+    assert [line.get_marker() for line in axes.lines] == ["None", "None"]
+
+
+@pytest.mark.parametrize(
+    ("method", "stages", "corrected", "left_out", "told"),
+    [
+        ("coseg", ["retraining"], 3, 0, "teach each other. The final network is trained after"),
+        ("coseg", ["retraining"], 3, 0, "after them, on the corrected masks."),
+        ("coseg", ["retraining"], 0, 0, "after them, on the masks as given."),
+        (
+            "filter",
+            ["retraining"],
+            0,
+            9,
+            "learn apart. The final network is trained after",
+        ),
+        ("filter", ["retraining"], 0, 9, "on the masks that were kept."),
+        ("jocor", [], 0, 0, "teach each other. Peer 1 is the network of this run."),
+    ],
+)
+def test_what_the_final_network_learnt_from(method, stages, corrected, left_out, told):
+    summary = summary_of(corrected=corrected)
+    summary["config"] = {"method": {"name": method}}
+    summary["stages"] = dict.fromkeys(["robust_training", *stages])
+    summary["correction"]["left_out"] = left_out
+    assert told in peers_in_words(summary)
 
 
 def test_a_run_without_a_test_set_says_so():

@@ -22,10 +22,11 @@ from coseg_lightning.ranking.ranking import Ranking
 BLUE, ORANGE, GREEN, SKY, BLACK = "#0072B2", "#E69F00", "#009E73", "#56B4E9", "#333333"
 BY_CLASS = (ORANGE, SKY, GREEN, "#F0E442", "#CC79A7", "#D55E00", BLUE)  # of classes, in order
 GIVEN_STYLE, NEW_STYLE = "solid", "dashed"  # used if colours distinguish classes
-# Stages of baselines: plain networks trained on the labels as given, or on clean ones.
-BASELINES = {
+# Stages of other networks than the method's: baselines, and what a transition matrix comes from.
+OTHERS = {
     "noisy_baseline": (BLACK, "plain, labels as given"),
     "clean_baseline": ("#CC79A7", "plain, clean labels"),
+    "estimation": (SKY, "plain, to estimate how labels err"),
 }
 
 
@@ -59,10 +60,10 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
     for stage in dict.fromkeys(row["stage"] for row in metrics):
         rows = [row for row in metrics if row["stage"] == stage]
         networks = {"_a": (BLUE, "peer 1"), "_b": (ORANGE, "peer 2")}
-        networks[""] = BASELINES.get(stage, (GREEN, "final network"))
+        networks[""] = OTHERS.get(stage, (GREEN, "final network"))
         round_ = stage.rpartition("_")[2]
         suffix = f", round {round_}" if round_.isdigit() else ""
-        style = ":" if stage in BASELINES or suffix else "-"
+        style = ":" if stage in OTHERS or suffix else "-"
         for network, (colour, name) in networks.items():
             for metric, axes in grid.items():
                 column = f"{metric}{network}"
@@ -71,7 +72,9 @@ def training_curves(metrics: Sequence[dict[str, str]]) -> Figure:
                 ]
                 if points:
                     epochs, values = zip(*points, strict=True)
-                    axes.plot(epochs, values, style, color=colour, label=f"{name}{suffix}")
+                    marker = "o" if len(points) == 1 else None  # a line of one point is not seen
+                    label = f"{name}{suffix}"
+                    axes.plot(epochs, values, style, color=colour, label=label, marker=marker)
     for metric, axes in grid.items():
         axes.set(xlabel="Epoch", title=panels[metric])
         axes.grid(alpha=0.3)

@@ -63,13 +63,10 @@ FIGURES = {
     ),
     "corrections": ("The masks that were changed most", None),
 }
-PEERS = (
-    "Peer 1 and peer 2 are the two networks that teach each other. The final network is trained "
-    "after them, on the corrected masks."
-)
+PEERS = "Peer 1 and peer 2 are the two networks that teach each other."
+APART = "Peer 1 and peer 2 are two networks that learn apart."  # to rank the masks alone
 ALONE = (
-    "Peer 1 is the network that learns alone, and peer 2 is the same network on mirrored images. "
-    "The final network is trained after it, on the corrected masks."
+    "Peer 1 is the network that learns alone, and peer 2 is the same network on mirrored images."
 )
 
 
@@ -152,7 +149,7 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
             (
                 FIGURES[name][0],
                 saved[name],
-                _peers(summary) if has_peers and name == "training" else FIGURES[name][1],
+                peers_in_words(summary) if has_peers and name == "training" else FIGURES[name][1],
             )
             for name in figures
             if name in FIGURES
@@ -178,12 +175,20 @@ def write_report(folder: str | Path, data: CoSegDataModule | None) -> dict[str, 
     return figures
 
 
-def _peers(summary: dict[str, Any]) -> str:
-    """Say what peer 1 and peer 2 are."""
-    config = summary["config"]
+def peers_in_words(summary: Mapping[str, Any]) -> str:
+    """Say what peer 1 and peer 2 are, and what the final network learnt from."""
+    config, correction = summary["config"], summary["correction"]
     second = config.get("peer_b") or {}  # of the app; in Python a module has arguments
     given = second.get("_target_") or (config.get("peers") or {}).get("net_b")
-    return ALONE if str(given).rpartition(".")[2].lower() == "mirror" else PEERS
+    peers = APART if config["method"]["name"] == "filter" else PEERS
+    if str(given).rpartition(".")[2].lower() == "mirror":
+        peers = ALONE
+    if "retraining" not in summary["stages"]:
+        return f"{peers} Peer 1 is the network of this run."
+    masks = "the masks that were kept" if correction.get("left_out") else "the masks as given"
+    if correction["corrected"]:
+        masks = "the corrected masks"
+    return f"{peers} The final network is trained after them, on {masks}."
 
 
 def _corrected_labels(
