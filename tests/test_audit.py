@@ -703,6 +703,7 @@ def test_causes_that_go_round_end():
     [
         ("audits/2026-01-02/03-04-05", "review=audits/2026-01-02/03-04-05"),
         ("my audits, 1", "'review=\"my audits, 1\"'"),
+        ("prüfung", "'review=\"prüfung\"'"),
     ],
 )
 def test_the_command_that_is_asked_for_can_be_pasted(folder, setting):

@@ -23,6 +23,7 @@ from coseg_lightning.app.help import CONF, TASKS, completion, help_of, meanings,
 from coseg_lightning.app.settings import SETTINGS
 from coseg_lightning.data.finding import IMAGES, MASKS, find_folder
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.settings import as_value, setting
 from support import CLASSIC, ROOT, SHORT, command, rows_of
 
 HELP_WITHOUT_LIBRARIES = """
@@ -275,6 +276,23 @@ def test_a_reader_that_ends_early_ends_the_run_in_one_sentence(tmp_path):
     assert "Logging error" not in said
 
 
+@settings(max_examples=50)
+@given(st.text(st.characters(exclude_categories=["C", "Z"]), min_size=1))
+@example("my folder")
+@example("prüfung")
+@example("$HOME/${y}")
+@example("a,b=c")
+@example('it\'s "x" ${y}\\')
+@example("2024_01")
+def test_a_folder_that_is_told_can_be_pasted(folder):
+    folder = f"./{folder}"
+    (word,) = shlex.split(setting("resume", folder))
+    (word,) = with_settings([word], COMMANDS["run"])
+    for text in (word, f"resume={as_value(folder)}"):
+        value = OverridesParser.create().parse_override(text).value()
+        assert OmegaConf.create({"resume": value}).resume == folder
+
+
 @pytest.mark.parametrize("within", ["coseg_lightning.app.command", "coseg_lightning.__main__"])
 def test_ctrl_c_ends_in_one_word(within, monkeypatch, capsys):
     def stopped():
@@ -288,13 +306,6 @@ def test_ctrl_c_ends_in_one_word(within, monkeypatch, capsys):
         main()
     assert end.value.code == 130
     assert capsys.readouterr().err == "Stopped.\n"
-
-
-@pytest.mark.parametrize("value", ["a/b_1.x", "my folder", "it's\\", "ünï, [x]", "$HOME/${y}"])
-def test_a_setting_can_be_pasted_into_a_shell(value):
-    (word,) = shlex.split(app_command.setting("k", value))
-    override = OverridesParser.create().parse_override(word)
-    assert OmegaConf.create({"k": override.value()}).k == value
 
 
 def test_another_broken_pipe_is_told_as_an_error(monkeypatch):

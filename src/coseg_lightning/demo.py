@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import subprocess
 import sys
@@ -13,8 +12,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from coseg_lightning.app.command import arguments, cli_errors, quoted
+from coseg_lightning.app.command import arguments, cli_errors
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.settings import as_value
 
 TRAIN, TEST, SIDE, LEVEL = 60, 20, 96, 0.3
 # A small U-Net without pretrained weights, which two cores train in seconds.
@@ -183,8 +183,7 @@ def _coseg(*words: str) -> None:
 
 def _into(folder: Path) -> str:
     """Return the setting of a command's output folder, whatever signs are in its name."""
-    is_plain = re.fullmatch(r"[\w./-]+", str(folder))
-    return f"hydra.run.dir={folder if is_plain else quoted(str(folder))}"
+    return f"hydra.run.dir={as_value(str(folder))}"
 
 
 def _say(text: str) -> None:

@@ -40,7 +40,6 @@ from coseg_lightning.app.command import (
     command,
     output_is_closed,
     review_paths,
-    setting,
     task_overrides,
 )
 from coseg_lightning.app.given import read_augmentation, read_clean_ids, read_ids, read_kinds
@@ -48,6 +47,7 @@ from coseg_lightning.app.settled import begun_config, begun_data, settle_folders
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_rules import read_colours, unnamed_background
 from coseg_lightning.files.progress import is_first_process
+from coseg_lightning.files.settings import setting
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningDataModule

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.report import payload
+from coseg_lightning.report.console import show_summary
 from coseg_lightning.report.doubts import doubts
 from coseg_lightning.report.figures import training_curves
 from coseg_lightning.report.page import peers_in_words, write_report
@@ -348,6 +350,29 @@ def test_what_the_final_network_learnt_from(method, stages, corrected, left_out,
     summary["stages"] = dict.fromkeys(["robust_training", *stages])
     summary["correction"]["left_out"] = left_out
     assert told in peers_in_words(summary)
+
+
+@pytest.mark.parametrize(
+    ("folder", "told"),
+    [
+        ("RUNS/a", ["run resume=RUNS/a review=REVIEW\n", "predict RUNS/a IMAGES OUT\n"]),
+        ("a,b", ["run 'resume=\"a,b\"' review=REVIEW\n", "predict a,b IMAGES OUT\n"]),
+    ],
+)
+def test_the_next_commands_name_the_folder(folder, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    path = Path(folder)
+    (path / "model").mkdir(parents=True)
+    (path / "scores.csv").write_text("id,rank,noisy\na,1,0\n")
+    summary = summary_of()
+    summary["config"] |= {"model": {"name": "unet"}}
+    summary["test"]["accuracy"] = 0.5
+    summary["stages"] = {}
+    summary["ranking"]["estimate"] = None
+    summary["correction"] |= {"left_out": 0}
+    show_summary(path, summary)
+    said = capsys.readouterr().out
+    assert [text for text in told if f"coseg {text}" not in said] == []
 
 
 def test_a_run_without_a_test_set_says_so():

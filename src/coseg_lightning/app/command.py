@@ -8,7 +8,6 @@ import logging
 import os
 import re
 import select
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +34,7 @@ from coseg_lightning.app.help import CONF, help_of
 from coseg_lightning.app.settings import SETTINGS, register, unknown_setting
 from coseg_lightning.errors import BadSamplesError, InputError, unknown_name_message
 from coseg_lightning.files.progress import is_first_process
+from coseg_lightning.files.settings import quoted
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
@@ -179,20 +179,6 @@ def _is_there(word: str) -> bool:
         return Path(word).exists()
     except (OSError, ValueError):
         return False
-
-
-def quoted(text: str) -> str:
-    """Quote any text as a value in Hydra's grammar."""
-    text = re.sub(r"(\\+)(?='|$)", r"\1\1", text)
-    text = text.replace("'", "\\'").replace("${", "\\${")
-    return f"'{text}'"
-
-
-def setting(key: str, value: object) -> str:
-    """Write a setting for a shell, quoted if its value needs it."""
-    text = str(value)
-    is_plain = re.fullmatch(r"[\w./+-]+", text) is not None
-    return f"{key}={text}" if is_plain else shlex.quote(f"{key}={quoted(text)}")
 
 
 def with_folder(given: Sequence[str]) -> list[str]:

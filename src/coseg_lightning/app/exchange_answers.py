@@ -21,6 +21,7 @@ from coseg_lightning.files.csv import read_table, write_table
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.files.mask_rules import IGNORE_INDEX
 from coseg_lightning.files.progress import progress
+from coseg_lightning.files.settings import setting
 from coseg_lightning.labels.ids import check_id
 from coseg_lightning.labels.masks import Mask
 from coseg_lightning.labels.review import file_crc, proposal_digest
@@ -53,7 +54,8 @@ class Read:
         return [
             f"{self.answered} of {self.asked} tasks were answered{others}: {kinds}.",
             *self.remarks,
-            f"The decisions are in {self.out / 'review.csv'}; use them with review={self.out}.",
+            f"The decisions are in {self.out / 'review.csv'}; use them with "
+            f"{setting('review', self.out)}.",
         ]
 
 

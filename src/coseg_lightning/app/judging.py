@@ -1,13 +1,13 @@
 """Selects masks of an audit for a person to judge, and estimates the noise level from them."""
 
 import json
-import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.settings import setting
 
 if TYPE_CHECKING:
     from coseg_lightning.ranking.priority import Recalibration
@@ -43,10 +43,7 @@ def write_review(folder: Path, samples: "Pictured", ranking: "Ranking") -> None:
 
 def question(folder: Path) -> str:
     """Return instructions for the user, with a command that the shell and Hydra accept."""
-    setting = f"review={folder}"
-    if re.search(r"[^\w./:+-]", str(folder)):
-        setting = shlex.quote(f'review="{folder}"')
-    return ASKED.format(setting=setting)
+    return ASKED.format(setting=setting("review", folder))
 
 
 def judge(review: str | Path, settings: Sequence[str] = ()) -> None:

@@ -16,6 +16,7 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.csv import read_table, write_table
+from coseg_lightning.files.settings import setting
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.masks import Mask, mask_digest, with_unlabelled
 from coseg_lightning.labels.review import OK, REDRAW, TAKE, Review, unknown_id
@@ -324,14 +325,14 @@ def _check_same_review(folder: Path, config: Mapping[str, Any]) -> None:
     if not same and "reviewed_run" in before:
         raise InputError(
             f"{folder} holds an earlier review with other decisions; continue from that review "
-            f"with resume={folder} review=FILE, or write this one into another folder with "
-            "hydra.run.dir=FOLDER."
+            f"with {setting('resume', folder)} review=FILE, or write this one into another folder "
+            "with hydra.run.dir=FOLDER."
         )
     if not same_data and "reviewed_run" in before:
         raise InputError(
             f"{folder} holds this review, retrained before masks were drawn anew; continue from it "
-            f"with resume={folder} review=FILE, or write this one into another folder with "
-            "hydra.run.dir=FOLDER."
+            f"with {setting('resume', folder)} review=FILE, or write this one into another folder "
+            "with hydra.run.dir=FOLDER."
         )
 
 

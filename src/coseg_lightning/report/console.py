@@ -1,5 +1,6 @@
 """The summary that a run prints at its end."""
 
+import re
 import shlex
 import textwrap
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from pytorch_lightning.utilities import rank_zero_only
 
 from coseg_lightning.callbacks.stage_progress import duration
+from coseg_lightning.files.settings import setting
 from coseg_lightning.report.annotators import in_words
 from coseg_lightning.report.figures import read_rows
 from coseg_lightning.report.results import (
@@ -98,11 +100,9 @@ def _show_next(folder: Path, summary: dict[str, Any]) -> None:
         return
     reviewed = any("REVIEW" in command for _, command in steps)
     print("\n  Next:")
-    run = shlex.quote(str(folder))
-    # A setting's value that the shell has to quote needs Hydra's quotes, too.
-    resumed = f"resume={run}" if run == str(folder) else shlex.quote(f'resume="{folder}"')
+    run, resumed = shlex.quote(str(folder)), setting("resume", folder)
     for aim, command in steps:
-        shown = command.replace("resume=RUN", resumed).replace("RUN", run)
+        shown = re.sub(r"(resume=)?\bRUN\b", lambda found: resumed if found[1] else run, command)
         print(f"    {shown}\n        to {aim}")
     if reviewed:
         print("  REVIEW is the file that you save in report.html.")

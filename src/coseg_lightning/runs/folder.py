@@ -18,6 +18,7 @@ from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, UNFINISHED
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.atomic import is_temporary, replacing, temporary_name, write_text
 from coseg_lightning.files.checkpoints import check_fits, load_checkpoint, plain_names
+from coseg_lightning.files.settings import setting
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules.renamed import home_now
 
@@ -203,7 +204,8 @@ class RunFolder:
                 file.name for file in path.iterdir() if OUTPUT_NAMES.fullmatch(file.name)
             )
         if outputs:
-            alternative = f", or continue that run with resume={path}" if outputs[0] == RUN else ""
+            again = f", or continue that run with {setting('resume', path)}"
+            alternative = again if outputs[0] == RUN else ""
             raise InputError(
                 f"{path} holds another run ({outputs[0]}), and nothing is ever overwritten; "
                 f"choose another folder (hydra.run.dir=...){alternative}."
