@@ -241,6 +241,15 @@ def test_a_table_without_the_masks_that_it_names_is_refused(tmp_path):
     table.write_text("id,decision,drawn\na,redraw,0a0b0c0d\nb,redraw,\n")
     with pytest.raises(InputError, match="masks were drawn for a, which are not in this file"):
         opened_review(table).__enter__()
+    with pytest.raises(InputError, match=r"says that masks were drawn for a, which are not in it"):
+        opened_review(tmp_path).__enter__()
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.write(table, "review.csv")
+    with pytest.raises(InputError, match=r"b.zip says that masks were drawn for a, which are not"):
+        opened_review(tmp_path / "b.zip").__enter__()
+    written(tmp_path, None, a=MASK)
+    with opened_review(tmp_path) as review:
+        assert review.to_redraw == {"b"}
     table.write_text("id,decision,drawn\nb,redraw,\n")
     with opened_review(table) as review:
         assert review.to_redraw == {"b"}

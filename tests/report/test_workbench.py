@@ -639,6 +639,10 @@ TABLES = {
         f"id,decision,proposal\ns0,take,{proposal_digest(PROPOSED.T)}\n".encode(),
         f"{NONE} (it takes a proposal that is not this page's)",
     ),
+    "undrawn": (
+        b"id,decision,drawn\ns0,redraw,0a0b0c0d\n",
+        f"{NONE} (the mask that was drawn is not in the file",
+    ),
     "latin": (b"id,decision,note\ns0,ok,\xfc\n", "it is not a table"),
     "unknown": (b"id,decision\ns0,good\n", f"{NONE} (the decision must be ok, take or redraw)"),
 }

@@ -252,12 +252,16 @@ def _read(path: Path, unpacked: Path) -> Review:
     if zipfile.is_zipfile(path) or path.suffix == ".zip":
         _unpack(path, unpacked)
         return _read_folder(unpacked, path)
-    review = _read_table(path)
+    return _with_all_drawn(_read_table(path), path, "this file")
+
+
+def _with_all_drawn(review: Review, source: Path, place: str) -> Review:
+    """Return a review, unless it says that masks were drawn which it does not hold."""
     drawn = sorted(review.to_redraw & set(review.drawn))
     if drawn:
         more = f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
         raise InputError(
-            f"{path} says that masks were drawn for {drawn[0]}{more}, which are not in this file; "
+            f"{source} says that masks were drawn for {drawn[0]}{more}, which are not in {place}; "
             f"give the folder or the review.zip that holds {DRAWN}/ID.png, or empty the column "
             "drawn to have them drawn later."
         )
@@ -292,7 +296,7 @@ def _read_folder(folder: Path, source: Path) -> Review:
                 f"also holds a mask drawn for it; decide redraw, or remove {DRAWN}/{path.name}."
             )
         review.files[sample_id] = path
-    return review
+    return _with_all_drawn(review, source, "it")
 
 
 def _read_table(path: Path) -> Review:

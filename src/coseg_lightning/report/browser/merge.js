@@ -83,8 +83,11 @@ const addRecord = async (record, png, fallback, counts) => {
   const taken = (record.proposal || "").trim();
   if (read.decision === "take" && taken && digestOf(n) && taken !== digestOf(n)) return leaveOut("it takes a proposal that is not this page's");
   if (png && read.decision !== "redraw") return leaveOut(`the decision is ${read.decision}, but a mask is drawn`);
+  const drawn = (record.drawn || "").trim(), mine = drawings.get(record.id);
+  const isMissing = drawn && read.decision === "redraw" && !png && !(mine && drawn === checksum(mine));
+  if (isMissing) return leaveOut("the mask that was drawn is not in the file, but in review.zip");
   let drawing;
-  try { drawing = png && (await checkedDrawing(n, png, (record.drawn || "").trim())); } catch (error) { return leaveOut(error.message.replace(/\.$/, "")); }
+  try { drawing = png && (await checkedDrawing(n, png, drawn)); } catch (error) { return leaveOut(error.message.replace(/\.$/, "")); }
   const item = itemOf(n), note = (record.note || "").trim(), reviewer = (record.reviewer || "").trim() || fallback;
   const side = { decision: read.decision, note, reviewer };
   if (read.decision === "take") side.proposal = taken; // another review knows which proposal it was of
@@ -93,7 +96,6 @@ const addRecord = async (record, png, fallback, counts) => {
     if (note) items[record.id] = { ...item, note: notes };
     return;
   }
-  const mine = drawings.get(record.id);
   if (item.sides) {
     let known = false; // the same decision of one person, with the same drawing
     for (const [number, other] of item.sides.entries()) {
