@@ -769,6 +769,62 @@ def test_reviews_of_others_are_checked_as_by_apply(opened, tmp_path):
             np.testing.assert_array_equal(masks["s0"], expected)
 
 
+class Binary(Pairs):
+    """Samples of two classes."""
+
+    def mask(self, index):
+        return np.where(super().mask(index) == 1, 1, 0).astype(np.uint8)
+
+
+def in_palette(values, colours, alphas=None, bits=8):
+    """A PNG of a palette, as Pillow or a paint program writes it."""
+    image = Image.fromarray(values.astype(np.uint8), "P")
+    image.putpalette(colours)
+    stream = io.BytesIO()
+    more = {} if alphas is None else {"transparency": bytes(alphas)}
+    image.save(stream, "PNG", bits=bits, **more)
+    return stream.getvalue()
+
+
+WHITE_FIRST, BLACK_FIRST = [255] * 3 + [0] * 3, [0] * 3 + [255] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("colours", "alphas", "bits", "drawn"),
+    [
+        (WHITE_FIRST, None, 8, 0),
+        (WHITE_FIRST, None, 1, 0),
+        (BLACK_FIRST, None, 8, 1),
+        (WHITE_FIRST, [0], 8, 1),  # white is transparent
+        ([0] * 6, [255, 0], 8, 0),  # black on nothing
+        ([9, 9, 9, 200, 0, 0], None, 8, 1),  # class ids
+        ([255] * 3, None, 8, None),
+    ],
+)
+def test_palettes_are_read_as_by_apply(opened, tmp_path, colours, alphas, bits, drawn):
+    values = np.zeros(SIZE, np.uint8)
+    if drawn is not None:
+        values[:20] = 1
+    samples = Binary(["s0"])
+    path = write_review_page(tmp_path, samples, rows_of(["s0"]), {}, ["lung"])
+    with zipfile.ZipFile(tmp_path / "ben.zip", "w") as archive:
+        archive.writestr("masks/s0.png", in_palette(values, colours, alphas, bits))
+    page = opened(path)
+    page.locator("#bench-files").set_input_files(tmp_path / "ben.zip")
+    page.locator("#bench-status", has_text="ben.zip").wait_for()
+    wait(page)
+    with opened_review(tmp_path / "ben.zip") as review:
+        if drawn is None:
+            assert "palette of white alone" in page.locator("#bench-status").text_content()
+            with pytest.raises(InputError, match="palette of white alone"):
+                review.read("s0", samples.mask(0), 2)
+            return
+        np.testing.assert_array_equal(review.read("s0", samples.mask(0), 2), values == drawn)
+    _, masks = contents(saved(page, tmp_path), tmp_path / "saved")
+    np.testing.assert_array_equal(masks["s0"], values == drawn)
+
+
 @pytest.mark.slow
 def test_the_keyboard_alone(opened, tmp_path):
     page = opened(write(tmp_path, IDS))

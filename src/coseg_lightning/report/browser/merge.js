@@ -55,6 +55,8 @@ const checkedDrawing = async (n, png, drawn) => {
   const own = index.parts[n] < 0 ? null : (await loadPart(index.parts[n]))[idOf(n)];
   if (own && (own.width !== width || own.height !== height)) throw new Error(`the mask is ${width} x ${height} pixels, but must be ${own.width} x ${own.height}`);
   const mask = await decodePng(png), isForeground = (value) => value > 0 && value !== 255;
+  const white = (index.named || index.classes.length) === 1 ? indexOfClass1(png, mask) : null;
+  if (white !== null) mask.data = mask.data.map((value) => Number(value === white));
   const other = index.named ? mask.data.find((value) => value > index.named && value !== 255) : undefined;
   if (other !== undefined) throw new Error(`the mask has the value ${other}, but may hold only 0 to ${index.named}, and 255 for unlabelled pixels`);
   if (own && drawn !== checksum(png) && mask.data.includes(255) && !mask.data.some(isForeground)) {

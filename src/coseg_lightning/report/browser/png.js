@@ -66,13 +66,32 @@ const pngHeader = (bytes) => {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   return { width: view.getUint32(16), height: view.getUint32(20), depth: bytes[24], kind: bytes[25], interlaced: bytes[28] === 1 };
 };
-const pngContent = async (bytes) => {
+const pngChunks = (bytes, wanted) => {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length), chunks = [];
   for (let at = 8; at + 8 <= bytes.length; at += view.getUint32(at) + 12) {
     const name = String.fromCharCode(...bytes.subarray(at + 4, at + 8));
-    if (name === "IDAT") chunks.push(bytes.subarray(at + 8, at + 8 + view.getUint32(at)));
+    if (name === wanted) chunks.push(bytes.subarray(at + 8, at + 8 + view.getUint32(at)));
   }
-  try { return await inflate(joined(chunks)); } catch { throw new Error(damagedPng); }
+  return joined(chunks);
+};
+const pngContent = async (bytes) => {
+  try { return await inflate(pngChunks(bytes, "IDAT")); } catch { throw new Error(damagedPng); }
+};
+
+// The index of class 1 in a palette of which black and white alone are used, or null: the opaque one
+// if the other is transparent, and else white.
+const WHITE = "255,255,255";
+const indexOfClass1 = (bytes, { data }) => {
+  const palette = pngChunks(bytes, "PLTE"), alphas = pngChunks(bytes, "tRNS"), used = [...new Set(data)].sort((a, b) => a - b);
+  const count = Math.floor(palette.length / 3), colour = (k) => palette.subarray(3 * k, 3 * k + 3).join();
+  if (pngHeader(bytes).kind !== 3) return null;
+  if (count === 1 && colour(0) === WHITE && !(alphas[0] < 128)) throw new Error("the mask has a palette of white alone; save it as a grey PNG of class ids");
+  if (used.length > 2 || used.at(-1) >= count) return null;
+  const indices = [...new Set([...used, 0, 1])].filter((k) => k < count), shown = new Set(indices.map(colour));
+  if ([...shown].some((name) => name !== "0,0,0" && name !== WHITE)) return null;
+  const opaque = indices.filter((k) => !(alphas[k] < 128));
+  if (indices.length === 2 && opaque.length === 1) return opaque[0];
+  return shown.size === 2 ? indices.find((k) => colour(k) === WHITE) : null;
 };
 
 // Greys or palette indices of any depth, as the class ids that they are. Greys may be saved as colours.
