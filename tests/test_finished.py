@@ -723,6 +723,24 @@ def test_leaving_samples_out_does_not_improve_the_labels(finished, tmp_path):
     assert before == after
 
 
+@pytest.mark.slow
+def test_what_a_method_left_out_stays_out_until_somebody_decides(tmp_path):
+    options = [*SMALL, "data.source.side=48", "data.source.train=12", "method=filter", "nol=0.3"]
+    run(composed(*options), tmp_path / "run")
+    rows = rows_of(tmp_path / "run" / "scores.csv")
+    right, waiting, *others = (row["id"] for row in rows if row["noisy"] == "1")
+    answers = {right: "ok", waiting: "redraw", rows[-1]["id"]: "ok"}
+    review = review_of(tmp_path / "first.csv", **answers)
+    options = ["trust=true", f"resume={tmp_path / 'run'}", f"review={review}"]
+    correction = run(composed(*options), tmp_path / "first")["correction"]
+    assert (correction["left_out"], correction["redraw"]) == (1 + len(others), 1)
+    assert (tmp_path / "first" / "redraw.csv").read_text() == f"id\n{waiting}\n"
+    review = review_of(tmp_path / "second.csv", **{others[0]: "ok"})
+    options[1:] = [f"resume={tmp_path / 'first'}", f"review={review}"]
+    correction = run(composed(*options), tmp_path / "second")["correction"]
+    assert (correction["left_out"], correction["redraw"]) == (len(others), 1)
+
+
 # Data that was changed or moved
 
 

@@ -45,6 +45,7 @@ class ReviewedMasks:
         review: The review.
         drawn_anew: The samples whose mask files have changed since the run.
         left_out: The samples that an earlier review left out.
+        filtered: The samples that the run's method left out, as far as no earlier review decided.
     """
 
     samples: SampleDataset
@@ -54,6 +55,7 @@ class ReviewedMasks:
     review: Review
     drawn_anew: Collection[str] = ()
     left_out: Collection[str] = ()
+    filtered: Collection[str] = ()
 
     def __post_init__(self) -> None:
         for sample_id, decision in self.review.decisions.items():
@@ -90,10 +92,16 @@ class ReviewedMasks:
         return {sample_id: index for index, sample_id in enumerate(self.samples.ids)}
 
     @property
-    def excluded(self) -> list[str]:
+    def waiting(self) -> list[str]:
         """The samples that wait for a new mask and are left out of training."""
         before = set(self.left_out) - set(self.review.decisions)
         return sorted((self.review.to_redraw | before) - set(self.drawn_anew))
+
+    @property
+    def excluded(self) -> list[str]:
+        """All samples that are left out of training."""
+        filtered = set(self.filtered) - set(self.review.decisions)
+        return sorted({*self.waiting, *filtered})
 
     def counts(self) -> dict[str, int]:
         """Count the decisions and their effects."""
@@ -105,7 +113,7 @@ class ReviewedMasks:
         return {
             "corrected": len(undecided) + len(kept) - len(taken),
             "rejected": sum(decisions.get(i) == OK for i in self.corrected),
-            "redraw": len(self.excluded),
+            "redraw": len(self.waiting),
             "redrawn": len(redrawn),
             "taken": len(taken),
             "confirmed": len(kept) - len(taken),
@@ -207,6 +215,7 @@ def retrain_reviewed(
         review,
         drawn_anew,
         left_out=left_out(run),
+        filtered=filtered(run) - set(_decided_before(run)),
     )
     config = {
         **run.config,
@@ -239,7 +248,7 @@ def retrain_reviewed(
     runner.stage("retraining", retrain_network, makes=["labels"])
     _use_masks(data, run_folder.path / "labels", masks.excluded)
     module = runner.restored(runner.built(network), "retraining")
-    _write_tables(run_folder.path, run.folder / "scores.csv", masks.excluded, data)
+    _write_tables(run_folder.path, run.folder / "scores.csv", masks.waiting, data)
     level = run.summary["ranking"]["noise_level"]
     second = None
     if peer is not None:
@@ -344,6 +353,19 @@ def left_out(run: FinishedRun) -> set[str]:
     return {row["id"] for row in read_table(path, ["id"])}
 
 
+def filtered(run: FinishedRun) -> set[str]:
+    """The samples that a run's method left out of training, such as those that `filter` ranks bad.
+
+    A review leaves them out too, unless somebody decides on them.
+    """
+    count = run.origin.summary["correction"].get("left_out")
+    if not count:
+        return set()
+    rows = read_table(run.origin.folder / "scores.csv", ["id", "noisy"])
+    noisy = {row["id"] for row in rows if row["noisy"] == "1"}
+    return noisy if len(noisy) == count else set()  # a method of your own may choose others
+
+
 def _decided_before(run: FinishedRun) -> dict[str, str]:
     """The decisions of earlier reviews of a run."""
     return dict(run.config["review"]) if run.is_reviewed else {}
@@ -379,7 +401,7 @@ def _use_masks(data: CoSegDataModule, labels: Path, excluded: list[str]) -> None
 
 
 @rank_zero_only
-def _write_tables(folder: Path, scores: Path, excluded: list[str], data: CoSegDataModule) -> None:
+def _write_tables(folder: Path, scores: Path, waiting: list[str], data: CoSegDataModule) -> None:
     """Write the run's ranking with what became of each mask, and the list of masks to redraw."""
     given, now = data.given_samples(), data.relabelled_samples()
     places = {sample_id: place for place, sample_id in enumerate(now.ids)}
@@ -394,5 +416,5 @@ def _write_tables(folder: Path, scores: Path, excluded: list[str], data: CoSegDa
         if original is not None:
             row["corrected_dice"] = repr(mask_dice(label, original))
     write_table(folder / "scores.csv", rows)
-    if excluded:
-        write_table(folder / "redraw.csv", [{"id": sample_id} for sample_id in excluded])
+    if waiting:
+        write_table(folder / "redraw.csv", [{"id": sample_id} for sample_id in waiting])
