@@ -17,10 +17,11 @@ from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.data.phantom import PhantomImages, phantom_splits
-from coseg_lightning.data.preparation import rescale_intensity
+from coseg_lightning.data.preparation import Scale, rescale_intensity
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import image_size, read_image, read_indices
+from coseg_lightning.files.inspection import scale_of
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.run import depend_on_data_alone
 from support import SMALL, Squares, composed
@@ -499,3 +500,15 @@ def test_bytes_are_rescaled_as_other_types_are():
         np.testing.assert_array_equal(
             rescale_intensity(image), rescale_intensity(image.astype(int))
         )
+
+
+def test_images_of_small_values_are_rescaled_as_others_are():
+    image = np.random.default_rng(0).random((20, 20, 2)).astype(np.float32)
+    unit = np.float32(2**-30)  # 1e-9, such as diffusion in m2/s
+    np.testing.assert_array_equal(rescale_intensity(unit * image), rescale_intensity(image))
+    scales, scales_in_unit = (scale_of(v.reshape(-1, 2))["all"] for v in (image, unit * image))
+    rescaled = Scale.of(scales_in_unit, 2).rescale(unit * image)
+    np.testing.assert_allclose(rescaled, Scale.of(scales, 2).rescale(image), atol=1e-6)
+    assert scales_in_unit["deviation"] == pytest.approx(scales["deviation"])
+    noise = np.float32(0.1) * (1 + np.float32(1e-7) * image)  # rounding errors are no contrast
+    assert rescale_intensity(noise).max() < 0.02

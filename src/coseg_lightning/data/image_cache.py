@@ -16,7 +16,7 @@ from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import MaskedImages
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 CHUNK = 64  # images that are preprocessed before they are written
 
 

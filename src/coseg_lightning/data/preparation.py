@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas
+from coseg_lightning.files.inspection import span_of
 from coseg_lightning.files.progress import progress
 from coseg_lightning.labels.masks import MaskedImages
 
@@ -39,7 +40,7 @@ class Scale(NamedTuple):
 
     def rescale(self, image: NDArray[Any]) -> NDArray[Any]:
         """Rescale `(H, W, C)` to float32 in [0, 1]."""
-        rescaled = ((image - self.low) / np.maximum(self.high - self.low, 1e-6)).clip(0, 1)
+        rescaled = ((image - self.low) / span_of(self.low, self.high)).clip(0, 1)
         return np.where(np.isnan(rescaled), self.mean, rescaled).astype(np.float32)
 
 
@@ -110,7 +111,7 @@ def rescale_intensity(image: NDArray[Any], *, by_band: bool = False) -> NDArray[
 
 
 def _between(values: NDArray[Any], low: np.float64, high: np.float64) -> NDArray[np.float32]:
-    rescaled: NDArray[np.float64] = ((values - low) / max(high - low, 1e-6)).clip(0, 1)
+    rescaled: NDArray[np.float64] = ((values - low) / span_of(low, high)).clip(0, 1)
     return rescaled.astype(np.float32)
 
 

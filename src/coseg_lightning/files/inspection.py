@@ -351,6 +351,16 @@ def _some_pixels(
     return np.concatenate(some)
 
 
+def span_of(low: Any, high: Any) -> Any:
+    """Return the width of ranges of values, by which these are divided.
+
+    It is never 0. Ranges may be as small as those of physical units, such as 1e-9 m2/s, unless
+    they are rounding errors of larger values.
+    """
+    rounding = 1e-5 * np.maximum(np.abs(low), np.abs(high))
+    return np.maximum(np.subtract(high, low), np.clip(rounding, 1e-30, 1e-6))
+
+
 def scale_of(some: NDArray[np.float32]) -> dict[str, Any]:
     """Compute the ranges of an image's values, by which all of its tiles are rescaled.
 
@@ -370,8 +380,7 @@ def scale_of(some: NDArray[np.float32]) -> dict[str, Any]:
     count = some.shape[1]
     scales = {}
     for name, ends in (("all", ([low] * count, [high] * count)), ("bands", (lows, highs))):
-        span = np.maximum(np.subtract(ends[1], ends[0]), 1e-6)
-        rescaled = ((some - ends[0]) / span).clip(0, 1)
+        rescaled = ((some - ends[0]) / span_of(*ends)).clip(0, 1)
         scales[name] = {
             "low": [float(value) for value in ends[0]],
             "high": [float(value) for value in ends[1]],
@@ -455,7 +464,7 @@ def _spread_of(some: NDArray[np.float32]) -> list[float]:
     lows, highs = np.array([[low], [high]])
     if some.shape[1] > 1:
         lows, highs = np.percentile(some, (0.5, 99.5), axis=0)
-    return [round(float(s), 4) for s in (highs - lows) / max(float(high - low), 1e-6)]
+    return [round(float(s), 4) for s in (highs - lows) / span_of(low, high)]
 
 
 def pixel_digest(pixels: NDArray[Any]) -> str:
