@@ -140,3 +140,13 @@ def test_a_crowd_draws_all_masks_and_the_manifest_says_who(make_folder, tmp_path
     assert [row["annotator"] for row in rows] == [draws[row["id"]].person.name for row in rows]
     assert [bool(row["noisy"]) for row in rows] == [draws[row["id"]].is_bad for row in rows]
     assert sum(row["dice"] < 1 for row in rows) > 3
+
+
+def test_a_split_without_training_samples_is_refused(make_folder, tmp_path):
+    root = make_folder()
+    (root / "split.csv").write_text("id,group\ns00,a\ns01,b\n")
+    options = [f"masks={root}/masks", f"out={tmp_path}/out", f"split={root}/split.csv"]
+    result = command("corrupt", *options)
+    assert result.returncode == 1
+    assert "puts no sample into the part train, so no mask would become noisy" in result.stderr
+    assert not (tmp_path / "out").exists()

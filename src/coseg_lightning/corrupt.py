@@ -55,7 +55,13 @@ def main(cfg: DictConfig) -> None:
 def _training_ids(split: Path) -> list[str]:
     from coseg_lightning.data.split import read_split
 
-    return [sample_id for sample_id, part in read_split(split).items() if part == "train"]
+    ids = [sample_id for sample_id, part in read_split(split).items() if part == "train"]
+    if not ids:
+        raise InputError(
+            f"split={split} puts no sample into the part train, so no mask would become noisy; "
+            "name the parts in its column split, or leave it out."
+        )
+    return ids
 
 
 def corrupt_folder(
