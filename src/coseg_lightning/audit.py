@@ -293,7 +293,7 @@ def _by_predictions(cfg: DictConfig, folder: Path, data: "CoSegDataModule") -> R
 
     data.prepare_data()
     samples = data.given_samples()
-    predictions = PredictionFolder(cfg.predictions, classes=cfg.data.classes)
+    predictions = PredictionFolder(cfg.predictions, classes=cfg.data.classes, ids=samples.ids)
     writer = LabelStore.create(folder / "proposals")
     rows, outlines, score = [], [], recipe_of(cfg).score
     agreements: list[float] = []

@@ -105,7 +105,7 @@ def corrupt_folder(
     """
     from coseg_lightning.files.csv import write_table
     from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter
-    from coseg_lightning.files.naming import Names
+    from coseg_lightning.files.naming import Names, ids_of
     from coseg_lightning.files.progress import progress
     from coseg_lightning.noise.crowd import Crowd
     from coseg_lightning.noise.noisy_layer import drawn_ids
@@ -117,7 +117,8 @@ def corrupt_folder(
         raise InputError(f"{out} lies in {masks}, which is only read; give a folder elsewhere.")
     files = Names(Path(masks), mask_glob).files if Path(masks).is_dir() else None
     source = MaskFolder(masks, classes=classes, rules=rules, files=files or None)
-    candidates = source.ids if candidates is None else list(candidates)
+    known_as = ids_of(source.ids if candidates is None else candidates, source.ids)
+    candidates = list(known_as.values())
     chosen = set(drawn_ids(noise, candidates, noise_level, seed))
     draws = noise.draws(candidates, noise_level, seed) if isinstance(noise, Crowd) else {}
     for sample_id in chosen:

@@ -9,11 +9,15 @@ import pytest
 import tifffile
 from PIL import Image
 
+from coseg_lightning.corrupt import corrupt_folder
+from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits, judged_masks
+from coseg_lightning.data.predictions import PredictionFolder
 from coseg_lightning.data.preparation import preprocess, without_gaps
 from coseg_lightning.data.samples import SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.mask_rules import MaskRules
+from coseg_lightning.noise import BoundaryNoise
 from coseg_lightning.noise.models import Annotator
 from coseg_lightning.predict import image_files
 from coseg_lightning.report.pictures import outlined
@@ -514,6 +518,43 @@ def test_lists_and_tables_may_be_in_another_unicode_form(make_folder):
     splits = folder_splits(root)
     assert ids_of(splits) == files
     assert splits.train.groups == {i: f"g{n % 3}" for n, i in enumerate(files[:6])}
+
+
+def test_names_in_another_unicode_form_are_of_the_same_samples(make_folder, tmp_path):
+    root = make_folder()
+
+    def renamed(form):
+        return lambda p: unicodedata.normalize(form, f"Gefäß{p.stem[-1]}.png")
+
+    for folder in ("images", "masks"):
+        rename(root, folder, renamed("NFD"))
+    rename(root, "masks_rough", renamed("NFC"))
+    train, _, _ = folder_splits(root, test_share=0)
+    ids = [unicodedata.normalize("NFC", i) for i in train.ids]
+    others = Annotator("masks_rough", root)
+    assert not others.validate_masks(train)
+    data = CoSegDataModule(
+        train,
+        image_size=32,
+        clean_ids=ids[:2],
+        noise=others,
+        noise_level=0.5,
+        noise_folder=tmp_path / "noise",
+    )
+    assert data.clean_ids == set(train.ids[:2])
+    data.prepare_data()
+    assert len(data.given_samples().replaced) == 4
+    out = tmp_path / "out"
+    rows = corrupt_folder(
+        root / "masks", out, BoundaryNoise(), name="type1", noise_level=0.5, candidates=ids[:4]
+    )
+    assert sum(row["noisy"] for row in rows) == 2
+    for i in ids[1:]:
+        np.save(root / f"{i}.npy", np.full((4, 4), 0.5, np.float32))
+    predictions = PredictionFolder(root, classes=2, ids=train.ids[1:])
+    assert predictions.read(train.ids[1], (4, 4)).shape == (2, 4, 4)
+    with pytest.raises(InputError, match=f"holds no prediction of {train.ids[0]}; every mask"):
+        PredictionFolder(root, classes=2, ids=train.ids)
 
 
 @pytest.mark.parametrize(

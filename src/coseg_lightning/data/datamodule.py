@@ -27,6 +27,7 @@ from coseg_lightning.data.subsets import SomeImages, identity_of, kinds_of_sampl
 from coseg_lightning.data.tiles import Tiles, is_content
 from coseg_lightning.errors import InputError, renamed
 from coseg_lightning.files.canvas import Canvas
+from coseg_lightning.files.naming import ids_of
 from coseg_lightning.labels.ids import check_ids
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
@@ -133,8 +134,8 @@ class CoSegDataModule(pl.LightningDataModule):
         self.noise_folder = None if noise_folder is None else Path(noise_folder)
         if isinstance(clean_ids, int):
             clean_ids = _draw_clean_ids(train.ids, clean_ids, noise, seed)
-        _check_are_training_ids(clean_ids, train.ids)
-        self.clean_ids = frozenset(clean_ids)
+        self.clean_ids = frozenset(ids_of(clean_ids, train.ids).values())
+        _check_are_training_ids(self.clean_ids, train.ids)
         self._drawn_by = None if annotators is None else dict(annotators)
         self.kinds = kinds
         _check_normalization(normalization, in_channels)

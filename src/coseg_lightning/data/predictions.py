@@ -1,5 +1,6 @@
 """Class probabilities in files, predicted by any network."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES, Stored, decoding, read_stored
 from coseg_lightning.files.mask_file import grey_levels
+from coseg_lightning.files.naming import ids_of
 
 Floats = NDArray[np.float32]
 
@@ -31,13 +33,14 @@ class PredictionFolder:
     Args:
         folder: The folder.
         classes: K, background included.
+        ids: The samples, each of which needs a prediction. Its name may differ in its Unicode form.
 
     Raises:
-        InputError: If there is no such folder, if a sample has two files, or if all grey images
-            hold class ids.
+        InputError: If there is no such folder, if a sample has none or two files, or if all grey
+            images hold class ids.
     """
 
-    def __init__(self, folder: str | Path, *, classes: int) -> None:
+    def __init__(self, folder: str | Path, *, classes: int, ids: Sequence[str] = ()) -> None:
         self.folder = Path(folder)
         self.classes = max(2, classes)
         if not self.folder.is_dir():
@@ -52,7 +55,18 @@ class PredictionFolder:
                     "one."
                 )
             self._paths[path.stem] = path
+        known_as = ids_of(self._paths, ids)
+        self._paths = {known_as[stem]: path for stem, path in self._paths.items()}
+        self._check_all_are_predicted(ids)
         self._check_pictures_hold_no_class_ids()
+
+    def _check_all_are_predicted(self, ids: Sequence[str]) -> None:
+        missing = [sample_id for sample_id in ids if sample_id not in self._paths]
+        if missing:
+            others = f" and {len(missing) - 1} others" * (len(missing) > 1)
+            raise InputError(
+                f"{self.folder} holds no prediction of {missing[0]}{others}; every mask needs one."
+            )
 
     def _check_pictures_hold_no_class_ids(self) -> None:
         pictures = [path for path in self._paths.values() if not _is_array(path)]

@@ -15,6 +15,7 @@ from coseg_lightning.files.images import ImageRules
 from coseg_lightning.files.inspection import FileInfo
 from coseg_lightning.files.mask_folder import MaskFolder, MaskWindows
 from coseg_lightning.files.mask_rules import IGNORE_INDEX
+from coseg_lightning.files.naming import ids_of
 from coseg_lightning.files.progress import progress
 from coseg_lightning.files.windows import ImageWindows
 from coseg_lightning.labels.masks import Mask
@@ -237,11 +238,17 @@ class Tiles:
 
     def expanded(self, ids: Iterable[str]) -> list[str]:
         """Replace the ids of images by those of their tiles, and keep other ids."""
-        return [tile_id for i in ids for tile_id in self._ids.get(i, [i])]
+        known_as = ids_of(ids, self._ids)
+        return [tile_id for i in known_as.values() for tile_id in self._ids.get(i, [i])]
 
     def with_kinds(self, kinds: Mapping[str, str]) -> dict[str, str]:
         """Give the tiles of an image the image's kind."""
-        return {tile_id: kind for i, kind in kinds.items() for tile_id in self._ids.get(i, [i])}
+        known_as = ids_of(kinds, self._ids)
+        return {
+            tile_id: kind
+            for i, kind in kinds.items()
+            for tile_id in self._ids.get(known_as[i], [known_as[i]])
+        }
 
     def image(self, tile_id: str, shift: tuple[int, int] = (0, 0)) -> NDArray[Any]:
         """Read the values of a tile as they are stored in the image's file. Missing ones are NaN.

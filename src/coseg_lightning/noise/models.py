@@ -9,7 +9,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.inspection import Inspection
 from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.mask_rules import MaskRules
-from coseg_lightning.files.naming import PLAIN, Names
+from coseg_lightning.files.naming import PLAIN, Names, match_ids
 from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.noise.geometry import size_of
@@ -98,14 +98,14 @@ class Annotator:
             BadSamplesError: If masks are missing, unreadable, or of another size, and are not
                 skipped.
         """
-        inspection = Inspection(self.folder)
+        inspection, files = Inspection(self.folder), self._files()
         self.masks = MaskFolder(
             self.folder,
             classes=self.classes,
             ids=dataset.ids,
             inspection=inspection,
             rules=self.rules,
-            files=self._files(),
+            files=files if files is None else match_ids(dataset.ids, files),
         )
         sizes: dict[str, list[int]] = getattr(dataset, "sizes", {})
         for sample_id, info in self.masks.file_info.items():
