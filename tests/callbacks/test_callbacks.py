@@ -27,6 +27,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.background import background_writer
 from coseg_lightning.functional.dice import dice_by_class, foreground_dice, mask_dice
 from coseg_lightning.modules.batch import Batch
+from coseg_lightning.noise import AffineNoise, BoundaryNoise
 from coseg_lightning.ranking import guard
 from coseg_lightning.ranking.evidence import CLASS_COLUMNS, MASK_COLUMNS
 from coseg_lightning.ranking.guard import CorrectionGuard
@@ -213,10 +214,21 @@ def test_nothing_is_noisy_at_noise_level_zero(tmp_path):
 def test_noise_of_another_setting_is_not_taken_for_this_one(tmp_path):
     data_of(tmp_path).prepare_data()
     data_of(tmp_path).prepare_data()
-    other = data_of(tmp_path)
-    other.noise_level = 0.5
+    for changed in (
+        {"noise_level": 0.5},
+        {"noise": BoundaryNoise(max_pixels=3)},
+        {"noise": AffineNoise()},
+    ):
+        other = data_of(tmp_path)
+        vars(other).update(changed)
+        with pytest.raises(InputError, match="noisy masks of other settings"):
+            other.prepare_data()
+    everything = data_of(tmp_path / "all")
+    everything.noise_level = 1.0
+    everything.prepare_data()
+    everything.seed += 1  # draws the same samples
     with pytest.raises(InputError, match="noisy masks of other settings"):
-        other.prepare_data()
+        everything.prepare_data()
 
 
 def test_the_last_epochs_are_averaged(tmp_path):

@@ -317,7 +317,7 @@ def test_the_noisy_layer_records_each_dice(tmp_path):
     assert len(layer) == 3
     for sample_id in layer.ids:
         dice = mask_dice(layer.read(sample_id), squares.mask(squares.ids.index(sample_id)))
-        assert layer.facts(sample_id) == {"dice": dice}
+        assert layer.facts(sample_id)["dice"] == dice
         assert dice < 1
     assert LabelStore.is_finished(tmp_path / "noise")
 

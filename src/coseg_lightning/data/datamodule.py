@@ -36,6 +36,7 @@ from coseg_lightning.noise.noisy_layer import (
     choose_clean,
     choose_noisy,
     drawn_ids,
+    made_by,
     write_noisy_layer,
 )
 
@@ -285,7 +286,10 @@ class CoSegDataModule(pl.LightningDataModule):
     def _check_noisy_ids(self, folder: Path) -> None:
         assert self.noise is not None
         chosen = drawn_ids(self.noise, self._train.ids, self.noise_level, self.seed, self.clean_ids)
-        if set(LabelStore(folder).ids) != set(chosen):
+        layer, digest = LabelStore(folder), made_by(self.noise, self.noise_level, self.seed)
+        # Layers of earlier versions do not say how they were made.
+        others = {layer.facts(i).get("made_by", digest) for i in layer.ids} - {digest}
+        if others or set(layer.ids) != set(chosen):
             raise InputError(
                 f"{folder} holds the noisy masks of other settings; give a new noise_folder."
             )

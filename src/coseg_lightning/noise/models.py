@@ -225,6 +225,24 @@ def annotators(model: Any) -> list[Annotator]:
     return [annotator for part in parts if part is not None for annotator in annotators(part)]
 
 
+def settings_of(model: Any) -> Any:
+    """Describe a noise model in plain values; of a project's own model, by its class alone."""
+    if isinstance(model, bool | str | None):
+        return model
+    if isinstance(model, int | float):
+        return float(model)
+    if isinstance(model, Path):
+        return model.name  # the data may be moved
+    if isinstance(model, Sequence):
+        return [settings_of(part) for part in model]
+    kind = type(model)
+    if not kind.__module__.startswith("coseg_lightning.noise."):
+        return getattr(model, "__qualname__", kind.__qualname__)
+    files = ("masks", "rules")  # of an Annotator, whose values may have been read or not
+    values = {name: settings_of(value) for name, value in vars(model).items() if name not in files}
+    return {"class": kind.__qualname__, **values}
+
+
 def is_adjustable(model: Any) -> bool:
     """Whether the strength of a noise model can be set."""
     return bool(getattr(model, "adjustable", True))

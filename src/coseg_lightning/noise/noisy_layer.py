@@ -1,5 +1,7 @@
 """Choosing the samples that get noisy masks, and writing these masks as a label layer."""
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise.crowd import Crowd
-from coseg_lightning.noise.models import NoiseModel
+from coseg_lightning.noise.models import NoiseModel, settings_of
 from coseg_lightning.seeding import derive_rng
 
 
@@ -78,6 +80,12 @@ def drawn_ids(
     return choose_noisy(ids, noise_level, seed, clean)
 
 
+def made_by(noise: NoiseModel, noise_level: float, seed: int) -> str:
+    """Return a digest of a noise model, its level and its seed, as a layer's manifest has it."""
+    content = json.dumps([settings_of(noise), float(noise_level), int(seed)], sort_keys=True)
+    return hashlib.blake2b(content.encode(errors="surrogatepass"), digest_size=6).hexdigest()
+
+
 def write_noisy_layer(
     dataset: MaskedImages,
     noise: NoiseModel,
@@ -88,9 +96,9 @@ def write_noisy_layer(
 ) -> LabelStore:
     """Write noisy masks for a share of the samples into a new label layer.
 
-    The layer's manifest records each noisy mask's Dice to the original. A `Crowd` draws all masks,
-    and the given share is bad. The manifest then also records each mask's `annotator`, and whether
-    it is `bad`.
+    The layer's manifest records each noisy mask's Dice to the original, and `made_by`, a digest of
+    the noise. A `Crowd` draws all masks, and the given share is bad. The manifest then also records
+    each mask's `annotator`, and whether it is `bad`.
 
     Args:
         dataset: Images and masks.
@@ -108,7 +116,7 @@ def write_noisy_layer(
     """
     draws = noise.draws(dataset.ids, noise_level, seed, clean) if isinstance(noise, Crowd) else {}
     chosen = set(drawn_ids(noise, dataset.ids, noise_level, seed, clean))
-    writer = LabelStore.create(folder)
+    writer, digest = LabelStore.create(folder), made_by(noise, noise_level, seed)
     facts: dict[str, dict[str, Any]] = {}
     for index, sample_id in enumerate(progress(dataset.ids, "Noisy masks")):
         if sample_id in chosen:
@@ -121,5 +129,5 @@ def write_noisy_layer(
                 noisy = noise(original, id=sample_id, seed=seed)
                 facts[sample_id] = {}
             writer.write(sample_id, noisy)
-            facts[sample_id]["dice"] = mask_dice(noisy, original)
+            facts[sample_id] |= {"dice": mask_dice(noisy, original), "made_by": digest}
     return writer.finish(facts)
