@@ -327,6 +327,9 @@ def test_annotator_takes_masks_from_another_folder(make_folder):
     noise = Annotator("masks_rough", root)
     expected = np.asarray(Image.open(root / "masks_rough" / "s00.png")) // 255
     np.testing.assert_array_equal(noise(Squares().mask(0), id="s00", seed=0), expected)
+    own = np.where(np.arange(32) < 16, 255, Squares().mask(0)).astype(np.uint8)
+    unlabelled = np.where(own == 255, 255, expected)  # stays so, as with every noise
+    np.testing.assert_array_equal(noise(own, id="s00", seed=0), unlabelled)
     with pytest.raises(InputError, match="no mask of s99"):
         noise(Squares().mask(0), id="s99", seed=0)
     with pytest.raises(InputError, match=r"is 32x32, but .* is 40x40"):

@@ -11,6 +11,7 @@ from coseg_lightning.files.mask_folder import MaskFolder
 from coseg_lightning.files.mask_rules import MaskRules
 from coseg_lightning.files.naming import PLAIN, Names, match_ids
 from coseg_lightning.functional.dice import mask_dice
+from coseg_lightning.functional.equations import IGNORE_INDEX
 from coseg_lightning.labels.masks import Mask, MaskedImages
 from coseg_lightning.noise.geometry import size_of
 
@@ -130,6 +131,7 @@ class Annotator:
                 f"{self.masks.path(id)} is {size_of(drawn)}, but the dataset's own mask of {id} is "
                 f"{size_of(mask)}; both must have the image's size."
             )
+        drawn[mask == IGNORE_INDEX] = IGNORE_INDEX  # such as pixels that the image lacks
         return drawn
 
 
