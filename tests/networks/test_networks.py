@@ -105,6 +105,28 @@ def test_images_that_are_too_small_for_a_network_are_named():
         any_size(network, torch.randn(2, 1, 64, 96))
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("deeplabv3", {"encoder_name": "densenet121"}, "cannot be built .DenseNet encoders do not"),
+        ("pan", {"encoder_name": "tu-vgg11"}, "cannot be built .they do not fit together.; change"),
+        ("dpt", {"encoder_name": "resnet18"}, "cannot be built .Only Timm encoders are supported"),
+        ("unet", {"encoder_depth": 3}, "cannot be built .Model depth is 3, but"),
+        ("unet", {"encoder_name": "tu-nothing"}, "There is no encoder tu-nothing in timm"),
+    ],
+)
+def test_what_does_not_fit_together_is_named(name, options, message):
+    with pytest.raises(InputError, match=message):
+        build_network(name, **options)
+
+
+@pytest.mark.parametrize("encoder", ["tu-hrnet_w18_small", "tu-coat_lite_tiny"])
+def test_images_of_a_size_that_an_encoder_does_not_take_are_named(encoder):
+    network = build_network("unet", in_channels=1, encoder_name=encoder).eval()
+    with pytest.raises(InputError, match="Unet with this encoder cannot take images of 75 x 75"):
+        any_size(network, torch.randn(1, 1, 75, 75))
+
+
 def test_unknown_names_are_answered_with_the_nearest():
     with pytest.raises(InputError, match="no network 'unett'; did you mean unet"):
         build_network("unett")

@@ -55,7 +55,8 @@ def build_network(
         The network.
 
     Raises:
-        InputError: If there is no such architecture or encoder, or the weights do not fit it.
+        InputError: If there is no such architecture or encoder, if they or the arguments do not fit
+            together, or if the weights do not fit the encoder.
     """
     _check_name(name)
     _check_options(name, encoder_name, options)
@@ -85,11 +86,11 @@ def build_network(
             in_channels, classes, encoder_name=encoder, encoder_weights=encoder_weights, **options
         )
     encoder = encoder_name or default_encoder(name)
-    if name == "dpt" and takes_any_size(encoder):
-        # Otherwise the transformer only accepts images of the size used in pretraining.
-        options.setdefault("dynamic_img_size", True)
     file = weights_file(encoder_weights)
     try:
+        if name == "dpt" and takes_any_size(encoder):
+            # Otherwise the transformer only accepts images of the size used in pretraining.
+            options.setdefault("dynamic_img_size", True)
         with downloading(encoder_weights, encoder):
             network: Any = smp.create_model(
                 name,
@@ -103,6 +104,18 @@ def build_network(
         if "unexpected keyword argument" not in str(error):
             raise
         raise InputError(f"{name} with {encoder}: {error}; leave that argument out.") from error
+    except RuntimeError as error:
+        if "Unknown model" not in str(error):
+            raise
+        raise InputError(
+            f"There is no encoder {encoder} in timm; see timm.list_models()."
+        ) from error
+    except (ValueError, AssertionError) as error:  # such as an encoder that cannot be dilated
+        problem = " ".join(str(error).split()).rstrip(".!") or "they do not fit together"
+        raise InputError(
+            f"{name} with {encoder} cannot be built ({problem}); change the arguments, or take "
+            "another encoder, such as resnet18."
+        ) from error
     if file is not None:
         load_encoder_weights(network.encoder, file)
     faster: nn.Module = network.to(memory_format=torch.channels_last)  # also on CPUs

@@ -13,6 +13,8 @@ from coseg_lightning.errors import InputError
 
 LOGITS_NAMES = ("out", "logits")  # the names in torchvision and in transformers
 DEFAULT_AUXILIARY_WEIGHT = 0.5  # as in torchvision's training of its networks
+# What encoders say of images that they cannot take: sizes of features that do not fit together.
+OTHER_SIZE = r"(?i)size of tensor a .* must match|sizes of tensors must match|doesn't match model"
 MOST_ROUNDING = 0.02  # of probabilities that sum to 1, in bfloat16
 
 
@@ -88,10 +90,19 @@ def _pad(images: Tensor, stride: int) -> Tensor:
 
 
 def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
-    """Run the network. Explain errors on images of another type, and on too small a batch."""
+    """Run the network. Explain errors on images of another type or size, and on small batches."""
     try:
         return network(padded)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
+        if isinstance(network, smp.base.SegmentationModel) and re.search(OTHER_SIZE, str(error)):
+            height, width = images.shape[-2:]
+            raise InputError(
+                f"{type(network).__name__} with this encoder cannot take images of {height} x "
+                f"{width} pixels ({str(error).rstrip('.')}); give sides that 64 divides, as by "
+                "data.image_size=128, or the size of its pretraining, such as 224."
+            ) from error
+        if isinstance(error, AssertionError):
+            raise
         if "Output size is too small" in str(error):
             height, width = images.shape[-2:]
             raise InputError(
