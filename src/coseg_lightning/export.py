@@ -173,6 +173,7 @@ def _inputs(cfg: DictConfig, canvas: Canvas) -> Inputs:
         tile=cfg.data.get("tile"),
         overlap=cfg.data.get("overlap") or 0,
         bands=None if bands is None else list(bands),
+        nodata=cfg.data.get("nodata"),
     )
     return Inputs(channels, canvas.height, canvas.width, preparation)
 

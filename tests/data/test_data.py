@@ -15,11 +15,13 @@ from torch.utils.data import DataLoader
 from coseg_lightning.app.build import make_data
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.folder import folder_splits
+from coseg_lightning.data.instructions import preparation_in_words
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.data.phantom import PhantomImages, phantom_splits
-from coseg_lightning.data.preparation import Scale, rescale_intensity
+from coseg_lightning.data.preparation import Scale, normalised, preprocess, rescale_intensity
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
+from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import image_size, read_image, read_indices
 from coseg_lightning.files.inspection import scale_of
 from coseg_lightning.files.mask_folder import MaskFolder
@@ -512,3 +514,26 @@ def test_images_of_small_values_are_rescaled_as_others_are():
     assert scales_in_unit["deviation"] == pytest.approx(scales["deviation"])
     noise = np.float32(0.1) * (1 + np.float32(1e-7) * image)  # rounding errors are no contrast
     assert rescale_intensity(noise).max() < 0.02
+
+
+def test_the_preparation_in_words_is_what_is_done():
+    canvas = Canvas.of((24, 32))
+    text = preparation_in_words(canvas, 1, None, nodata=-1)
+    steps = [
+        *("take pixels of the value -1 for missing", "make colours grey (0.299 R + 0.587 G", "fit"),
+        *("quantiles to 0 and 1", "give missing pixels the mean of the others", "reflection"),
+    ]
+    assert [step for step in steps if step not in text] == []
+    colour = np.random.default_rng(0).random((24, 20, 3)).astype(np.float32)
+    grey = colour @ np.float32([0.299, 0.587, 0.114])
+    grey[2, 3] = colour[2, 3] = np.nan
+    low, high = np.nanpercentile(grey, (0.5, 99.5))
+    image = ((grey - low) / (high - low)).clip(0, 1)
+    image = np.where(np.isnan(image), np.nanmean(image), image)
+    image = np.pad(image, ((0, 0), (0, 12)), mode="symmetric")
+    expected = (image - image.mean()) / image.std()
+    prepared = normalised(preprocess(colour, canvas, 1))
+    np.testing.assert_allclose(prepared[..., 0], expected, atol=1e-4)
+    assert "repeat a grey image in all 3 channels" in preparation_in_words(canvas, 3, None)
+    text = preparation_in_words(Canvas.of(64), 3, None, tile=64, overlap=8)
+    assert "an image smaller than a tile is enlarged to fit it, and the rest filled with" in text

@@ -8,14 +8,22 @@ from coseg_lightning.files.canvas import Canvas
 STRETCHED = "resize to the side (area averaging to shrink, else linear interpolation), "
 KEPT = (
     "resize to fit into the upper left corner, with the aspect ratio kept (area averaging to "
-    "shrink, else linear interpolation); after the next step, fill the rest with the image's "
-    "reflection, the last pixel included; "
+    "shrink, else linear interpolation); after the next two steps, fill the rest with the "
+    "image's reflection, the last pixel included; "
 )
 QUANTILES = "map {} 0.5 and 99.5 percent quantiles to 0 and 1 and clip, "
+MISSING = "give missing pixels the mean of the others, "
+GREY = "make colours grey (0.299 R + 0.587 G + 0.114 B), "
+COLOUR = "repeat a grey image in all {} channels, "
 BY_ITSELF = "subtract its mean, and divide by its standard deviation"
 TILES = (
     "cut the image into tiles of {tile} pixels that overlap by at least {overlap}, without "
-    "resizing; then, in all tiles, with the values of the whole image, "
+    "resizing (an image smaller than a tile is enlarged to {fit}); then, in all tiles, with the "
+    "values of the whole image, "
+)
+FITS = (
+    "fit it, and the rest filled with its reflection, the last pixel included, after the next two "
+    "steps"
 )
 BLENDED = (
     "; blend the probabilities where tiles overlap: the outer quarter of the overlap has the "
@@ -31,6 +39,7 @@ def preparation_in_words(
     tile: int | None = None,
     overlap: int = 0,
     bands: Sequence[int] | None = None,
+    nodata: float | str | None = None,
 ) -> str:
     """Describe how `preprocess` and `normalised` prepare an image.
 
@@ -41,13 +50,19 @@ def preparation_in_words(
         tile: The side of the tiles that images are cut into; None if they are not cut.
         overlap: The least overlap of neighbouring tiles.
         bands: The bands that are read from the files, counted from 1; all by default.
+        nodata: The value of missing pixels, if it is not that in each file's header.
     """
     text = KEPT if canvas.keeps_shape else STRETCHED
     if tile is not None:
-        text = TILES.format(tile=tile, overlap=overlap)
+        fit = FITS if canvas.keeps_shape else "its size"
+        text = TILES.format(tile=tile, overlap=overlap, fit=fit)
     if bands is not None:
         text = f"take the bands {list(bands)}, counted from 1, {text}"
-    text += QUANTILES.format("each band's" if channels > 3 else "the image's")
+    elif channels <= 3:
+        text = (GREY if channels == 1 else COLOUR.format(channels)) + text
+    if nodata is not None:
+        text = f"take pixels of the value {nodata} for missing, {text}"
+    text += QUANTILES.format("each band's" if channels > 3 else "the image's") + MISSING
     if normalization is None:
         text += BY_ITSELF
     else:

@@ -96,13 +96,15 @@ def card_of(summary: Mapping[str, Any], network: nn.Module, data: Data) -> str:
     if isinstance(data, CoSegDataModule):
         canvas = Canvas.of(data.image_size, keeps_shape=data.keep_shape)
         tiles = data.tiles
+        settings = summary["config"].get("data") or {}
         preparation = preparation_in_words(
             canvas,
             data.in_channels,
             data.normalization,
             tile=None if tiles is None else tiles.tile,
             overlap=0 if tiles is None else tiles.overlap,
-            bands=(summary["config"].get("data") or {}).get("bands"),
+            bands=settings.get("bands"),
+            nodata=settings.get("nodata"),
         )
         inputs = Inputs(data.in_channels, canvas.height, canvas.width, preparation)
         like = next(network.parameters(), torch.zeros(()))
