@@ -494,6 +494,38 @@ def test_what_is_no_augmentation_is_refused(tmp_path, make_folder, settings, sen
         make_data(cfg, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "options", "made"),
+    [
+        (A.Normalize(), {}, "values from -2.* to -1.* of s00"),
+        (A.Normalize(), {"normalization": ((0.5,) * 3, (0.25,) * 3)}, "values from -2.* to -1"),
+        (lambda image, mask: {"image": torch.tensor(image), "mask": mask}, {}, "a Tensor of s00"),
+        (lambda image, mask: {"image": image[:9], "mask": mask}, {}, r"an image of \(9, 32, 3\)"),
+        (lambda image, mask: {"image": image, "mask": mask * 0.7}, {}, "a mask with fractions"),
+        (lambda image, mask: {"image": image / 0, "mask": mask}, {}, "values from nan to nan"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:(divide by zero|invalid value)")
+def test_what_normalisation_would_spoil_is_refused(change, options, made):
+    samples = SampleDataset(
+        Squares(1), image_size=32, in_channels=3, augmentation=change, **options
+    )
+    with pytest.raises(InputError, match=f"The augmentation made {made}.*leave out Normalize"):
+        samples[0]
+
+
+@pytest.mark.parametrize("factor", [1, 1.5, 255])
+def test_an_augmentation_may_scale_what_each_image_is_normalised_by(factor):
+    samples = SampleDataset(Squares(1), image_size=32, in_channels=3)
+    scaled = SampleDataset(
+        Squares(1),
+        image_size=32,
+        in_channels=3,
+        augmentation=lambda image, mask: {"image": factor * image, "mask": mask},
+    )
+    torch.testing.assert_close(scaled[0]["image"], samples[0]["image"], rtol=1e-3, atol=1e-4)
+
+
 def test_bytes_are_rescaled_as_other_types_are():
     rng = np.random.default_rng(0)
     for _ in range(50):

@@ -23,6 +23,7 @@ from coseg_lightning.data.image_cache import ImageCache
 from coseg_lightning.data.preparation import Statistics, normalised, preprocess
 from coseg_lightning.data.subsets import SomeImages
 from coseg_lightning.data.tiles import Tiles
+from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas, shrunk_mask
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.functional.dice import mask_dice
@@ -72,7 +73,8 @@ class SampleDataset(Dataset[dict[str, Any]]):
         in_channels: C, channels of the network input. 1 makes colour images grey, 3 repeats grey
             ones.
         augmentation: `callable(image=, mask=) -> dict` on `(S, S, C)` float32 in [0, 1] and
-            `(S, S)` uint8 or uint16. It is reseeded through its `set_random_seed` if it has one.
+            `(S, S)` uint8 or uint16. It returns arrays alike, which are normalised after it. It is
+            reseeded through its `set_random_seed` if it has one.
         seed: Seed of the augmentation.
         replaced: The samples whose masks were replaced by noisy ones, if known. Each sample then
             has a key `replaced`, and the purity of the selected samples can be logged.
@@ -176,6 +178,7 @@ class SampleDataset(Dataset[dict[str, Any]]):
                 self.augmentation.set_random_seed(derive_seed(self.seed, epoch, sample_id) % 2**32)
             augmented = self.augmentation(image=image, mask=mask)
             image, mask = augmented["image"], augmented["mask"]
+            self._check_augmented(sample_id, image, mask)
         votes = mask[..., 1:] if soft_classes is not None else None
         mask = mask if votes is None else mask[..., 0]
         sample: dict[str, Any] = {
@@ -191,6 +194,25 @@ class SampleDataset(Dataset[dict[str, Any]]):
         if self.replaced is not None:
             sample["replaced"] = sample_id in self.replaced
         return sample
+
+    def _check_augmented(self, sample_id: str, image: Any, mask: Any) -> None:
+        """Raise an `InputError` for a result that normalisation would spoil, or cannot take."""
+        mask = np.asarray(mask)
+        if not isinstance(image, np.ndarray):
+            problem = f"a {type(image).__name__}"
+        elif image.shape != (*mask.shape[:2], self.in_channels):
+            problem = f"an image of {image.shape} and a mask of {mask.shape}"
+        elif mask.dtype.kind == "f" and not (mask == np.rint(mask)).all():
+            problem = "a mask with fractions"
+        elif not _is_normalisable(image, self._statistics(sample_id)):
+            problem = f"values from {image.min():.3g} to {image.max():.3g}"
+        else:
+            return
+        raise InputError(
+            f"The augmentation made {problem} of {sample_id}, but it must return arrays, (H, W, "
+            f"{self.in_channels}) in [0, 1] and (H, W) class ids; images are normalised after it, "
+            "so leave out Normalize, ToTensorV2 and the like."
+        )
 
     def _drawn_epoch(self) -> int:
         """Draw an epoch for augmentation, which would be the same in every epoch otherwise."""
@@ -234,6 +256,20 @@ class SampleDataset(Dataset[dict[str, Any]]):
         votes = [self.several.mask(sample_id, name) for name in self.several.names(sample_id)]
         votes = [np.where(is_corrected, label, vote) for vote in votes]
         return [shrunk_mask(smallest_type(vote), self.canvas, IGNORE_INDEX) for vote in votes]
+
+
+def _is_normalisable(image: NDArray[Any], statistics: Statistics | None) -> bool:
+    """Whether an augmented image will look like others after it is normalised.
+
+    An image's own mean and deviation undo any scale, but not an offset for each channel.
+    """
+    low, high = float(image.min()), float(image.max())
+    if not np.isfinite([low, high]).all():
+        return False
+    if statistics is not None:
+        return low >= -1 and high <= 2  # some brighten images without clipping
+    channels = image.reshape(-1, image.shape[2])
+    return low >= -0.5 or bool(channels.mean(axis=0).std() <= channels.std(axis=0).mean())
 
 
 def shares_of_votes(votes: NDArray[Any], classes: int) -> Tensor:
