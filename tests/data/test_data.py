@@ -18,7 +18,13 @@ from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.data.instructions import preparation_in_words
 from coseg_lightning.data.jsrt import jsrt_splits
 from coseg_lightning.data.phantom import PhantomImages, phantom_splits
-from coseg_lightning.data.preparation import Scale, normalised, preprocess, rescale_intensity
+from coseg_lightning.data.preparation import (
+    Scale,
+    normalised,
+    preprocess,
+    rescale_intensity,
+    resized,
+)
 from coseg_lightning.data.samples import EpochSampler, SampleDataset, default_augmentation
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.canvas import Canvas
@@ -569,3 +575,12 @@ def test_the_preparation_in_words_is_what_is_done():
     assert "repeat a grey image in all 3 channels" in preparation_in_words(canvas, 3, None)
     text = preparation_in_words(Canvas.of(64), 3, None, tile=64, overlap=8)
     assert "an image smaller than a tile is enlarged to fit it, and the rest filled with" in text
+
+
+def test_the_side_that_gets_smaller_is_averaged_also_where_the_other_grows():
+    noise = np.random.default_rng(0).standard_normal((64, 1024, 5)).astype(np.float32)
+    averaged = resized(noise, (64, 128))
+    assert averaged.std() < 0.4
+    np.testing.assert_allclose(resized(noise, (128, 128)), resized(averaged, (128, 128)))
+    sideways = resized(noise.transpose(1, 0, 2), (128, 128))
+    np.testing.assert_allclose(sideways.transpose(1, 0, 2), resized(noise, (128, 128)), atol=1e-6)

@@ -213,9 +213,16 @@ def resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def _resized(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
+    # OpenCV averages nothing if only one side gets smaller, as where images are stretched.
+    shrunk = min(size[0], image.shape[0]), min(size[1], image.shape[1])
+    if shrunk not in (size, image.shape[:2]):
+        return _resized_by(_resized_by(image, shrunk, cv2.INTER_AREA), size, cv2.INTER_LINEAR)
+    shrinks = shrunk != image.shape[:2]
+    return _resized_by(image, size, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _resized_by(image: NDArray[Any], size: tuple[int, int], method: int) -> NDArray[Any]:
     height, width = size
-    shrinks = height < image.shape[0] or width < image.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     # OpenCV averages at most four channels.
     parts = [image[..., k : k + 4] for k in range(0, image.shape[2], 4)]
     results = [
