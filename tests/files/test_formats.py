@@ -24,7 +24,7 @@ from coseg_lightning.files.images import (
 from coseg_lightning.files.mask_file import save_like
 from coseg_lightning.files.mask_folder import MaskFolder, MaskWriter, windows_of_mask
 from coseg_lightning.files.mask_rules import MaskRules
-from coseg_lightning.files.windows import TiffWindows, has_tiff_windows
+from coseg_lightning.files.windows import ImageWindows, TiffWindows, has_tiff_windows
 
 
 def bands(count, dtype=np.uint16, height=24, width=36):
@@ -345,6 +345,21 @@ def test_missing_values_are_nan_and_others_that_are_no_numbers_are_refused(tmp_p
     assert np.isnan(ImageRules(nodata=np.nan).read(tmp_path / "nan.tif")).sum() == 1
     with pytest.raises(InputError, match="holds values that are not finite numbers, 1 in all"):
         ImageRules().read(tmp_path / "nan.tif")
+
+
+@pytest.mark.parametrize(
+    ("nodata", "dtype", "count"),
+    [("0", np.uint8, 15), ("255", np.uint8, 15), ("0", np.uint16, 15), ("-9999", np.int16, 16)],
+)
+def test_a_band_may_reach_the_end_of_the_range_that_means_missing(tmp_path, nodata, dtype, count):
+    values = bands(3, dtype).clip(1, 200)
+    values[0, :5] = values[2, 2, 0] = int(nodata)
+    tifffile.imwrite(
+        tmp_path / "a.tif", values, photometric="rgb", extratags=[(42113, "s", 0, nodata, True)]
+    )
+    assert np.isnan(ImageRules().read(tmp_path / "a.tif")).sum() == count
+    windows = ImageWindows(tmp_path / "a.tif", ImageRules(), tmp_path)
+    assert np.isnan(windows.read(0, 0, *windows.size)).sum() == count
 
 
 @pytest.mark.parametrize(

@@ -170,12 +170,18 @@ class ImageRules:
         return self.with_gaps(picture, path), picture
 
     def with_gaps(self, picture: Picture, path: Path) -> NDArray[Any]:
-        """Replace missing values by NaN; see `read`."""
+        """Replace missing values by NaN; see `read`.
+
+        A band may well reach the lowest or highest value of unsigned integers. That is missing only
+        where all bands hold it.
+        """
         values = picture.values
         nodata = picture.nodata if self.nodata is None else self.nodata
         missing = None
         if nodata is not None:
             missing = np.isnan(values) if np.isnan(nodata) else values == nodata
+            if values.ndim == 3 and _is_end_of(nodata, values.dtype):
+                missing = np.repeat(missing.all(axis=2, keepdims=True), values.shape[2], axis=2)
         if values.dtype.kind == "f":
             wrong = ~np.isfinite(values)
             if missing is not None:
@@ -190,6 +196,11 @@ class ImageRules:
         with_gaps = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
         with_gaps[missing] = np.nan
         return with_gaps
+
+
+def _is_end_of(value: float, dtype: np.dtype[Any]) -> bool:
+    """Whether a value is the lowest or the highest of a type of unsigned integers."""
+    return dtype.kind == "u" and value in (0, np.iinfo(dtype).max)
 
 
 def files_by_stem(folder: Path) -> dict[str, list[Path]]:
