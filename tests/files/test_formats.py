@@ -962,6 +962,25 @@ def test_thresholds_that_do_not_fit_the_files_are_refused(tmp_path):
         MaskFolder(tmp_path / "masks", classes=2, rules=rules)
 
 
+@pytest.mark.parametrize(
+    ("levels", "is_told"),
+    [
+        (soft_mask()[0], True),
+        (soft_mask(np.float32, 255)[0], True),
+        (soft_mask(np.float32, 1)[0], False),
+        (soft_mask()[1] * np.uint8(255), False),
+        (soft_mask()[0] // 32, False),  # few class ids, of which all are to be one class
+    ],
+)
+def test_a_share_for_levels_up_to_255_is_told(tmp_path, caplog, levels, is_told):
+    (tmp_path / "masks").mkdir()
+    np.save(tmp_path / "masks/a.npy", levels)
+    MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, threshold=0.5))
+    sentence = "hold levels up to 255, of which data.mask_threshold=0.5 makes the faintest class 1"
+    assert (sentence in caplog.text) == is_told
+    assert ("if half is meant, set data.mask_threshold=128" in caplog.text) == is_told
+
+
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16])
 def test_objects_that_are_drawn_apart_get_numbers_of_their_own(tmp_path, kind):
     (tmp_path / "masks").mkdir()

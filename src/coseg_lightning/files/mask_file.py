@@ -215,6 +215,20 @@ def _above_threshold(path: Path, stored: Stored, rules: MaskRules) -> NDArray[np
     return result
 
 
+def highest_if_not_shares(path: Path, stored: Stored, rules: MaskRules) -> float | None:
+    """Return the highest level of a soft mask if a threshold below 1 hardly cuts it, else None.
+
+    Such a threshold is a share. Of levels up to 255, it makes even the faintest class 1.
+    """
+    if rules.threshold is None or not 0 < rules.threshold < 1:
+        return None
+    levels = grey_levels(path, stored)
+    known = levels[~_without_level(levels, stored, rules)]
+    highest = float(known.max(initial=0))
+    is_faint = (known >= rules.threshold) & (known < highest / 2)
+    return highest if highest > 100 * rules.threshold and is_faint.any() else None
+
+
 def grey_levels(path: Path, stored: Stored, wanted: str = LEVELS_WANTED) -> NDArray[Any]:
     """Return the levels of a soft mask, `(H, W)`: for a palette its grey, else the values.
 

@@ -27,6 +27,7 @@ from coseg_lightning.files.inspection import (
 from coseg_lightning.files.mask_file import (
     FAINT,
     MaskValuesOf,
+    highest_if_not_shares,
     interpreted,
     names_missing,
     new_values,
@@ -58,7 +59,7 @@ INFO: tuple[str, ...] = (
     "left",
     "turned",
 )
-INFO += ("palette", "place", "has_validity_mask", "is_faint", "missing", "key")
+INFO += ("palette", "place", "has_validity_mask", "is_faint", "missing", "key", "not_shares")
 
 
 class MaskFolder:
@@ -177,6 +178,7 @@ class MaskFolder:
         border: Counter[int] = Counter()
         digest: PixelDigest | None = None
         rows, last, wholes = 0, np.empty(0), []
+        not_shares: float | None = None
         part: MaskValuesOf | None = None
         windows = self._windows_if_large(path)
         for part in self._parts(path, windows):
@@ -190,6 +192,7 @@ class MaskFolder:
             digest.add(values)
             counts.update(_counts_of(values))
             border.update(_counts_of(np.concatenate(sides)))
+            not_shares = not_shares or highest_if_not_shares(path, part.stored, self.rules)
             wholes += [] if self._canvas is None else [values]
         assert digest is not None
         assert part is not None
@@ -219,6 +222,7 @@ class MaskFolder:
             "is_faint": stored.is_jpeg and 0 < int(stored.values.max()) <= FAINT,
             "missing": stored.nodata if is_missing else None,
             "key": stored.key,
+            "not_shares": not_shares,
         }
 
     def _windows_if_large(self, path: Path) -> TiffWindows | None:

@@ -98,6 +98,7 @@ class MaskValues:
             self._warn_of_single_value(valid, IGNORE_INDEX, "unlabelled pixels", inspection)
         self._warn_of_absent_class(valid, inspection)
         self._warn_of_validity_masks(valid, inspection)
+        self._warn_of_shares(valid, inspection)
         return valid
 
     def _check_masks_of_0_and_255(self, inspection: Inspection) -> None:
@@ -411,6 +412,20 @@ class MaskValues:
                 f"{len(ids)} of {len(valid)} masks in {self.folder}, such as "
                 f"{self._file(ids[0])}, hold a mask of valid pixels, which is not read; save 255 "
                 "where pixels are unlabelled.",
+            )
+
+    def _warn_of_shares(self, valid: Mapping[str, FileInfo], inspection: Inspection) -> None:
+        """Warn of a threshold that is a share, for levels that are none."""
+        ids = [sample_id for sample_id, info in valid.items() if info["not_shares"] is not None]
+        if ids:
+            highest = valid[ids[0]]["not_shares"]
+            inspection.warn(
+                "threshold",
+                ids,
+                f"{len(ids)} of {len(valid)} masks in {self.folder}, such as {self._file(ids[0])}, "
+                f"hold levels up to {highest:g}, of which data.mask_threshold="
+                f"{self.rules.threshold:g} makes the faintest class 1; if half is meant, set "
+                f"data.mask_threshold={(highest + 1) // 2:g}.",
             )
 
 
