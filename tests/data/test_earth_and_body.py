@@ -653,6 +653,20 @@ def test_places_of_volumes_are_compared_along_each_axis(tmp_path, shift, scale, 
         folder_splits(tmp_path, test_share=0)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "axis"),
+    [((3, 0.8, 0.8), "first (3, not 0.8)"), ((1, 5, 1), "second (5, not 1)"), ((1, 1.1, 1), None)],
+)
+def test_volumes_with_their_slices_along_another_axis_are_told(tmp_path, caplog, sizes, axis):
+    for number in range(2):
+        for folder in ("images", "masks"):
+            write_boxes(tmp_path / folder / f"{number}.nii", np.diag([*sizes, 1]))
+    folder_splits(tmp_path, test_share=0)
+    told = "2 volumes, such as 0.nii, are read in slices along the third axis, but their voxels are"
+    assert (told in caplog.text) == (axis is not None)
+    assert axis is None or f"longest along the {axis}" in caplog.text
+
+
 @pytest.mark.parametrize("folder", ["images", "masks"])
 @pytest.mark.parametrize("kind", ["no codes", "no numbers"])
 def test_a_volume_without_a_transform_is_not_compared(tmp_path, folder, kind):

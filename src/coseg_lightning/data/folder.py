@@ -41,6 +41,7 @@ from coseg_lightning.data.folder_checks import (
     warn_of_gaps,
     warn_of_masks_beside_the_table,
     warn_of_other_masks,
+    warn_of_slices_across,
     warn_of_turned_images,
     warn_of_unread_files,
 )
@@ -320,6 +321,7 @@ def folder_splits(
     good_masks = {key: image_infos[i] for i in good_images for key in usable[i].values()}
     warn_of_blank_images(good_images, files, inspection)
     warn_of_gaps(good_images, files, inspection)
+    warn_of_slices_across(good_images, files, inspection)
     image_of_mask = {key: files[split_key(key)[0]] for key in good_masks}
     warn_of_turned_images(good_masks, image_of_mask, mask_folder, inspection)
     warn_of_dicom_and_nifti(image_of_mask, mask_folder, inspection)

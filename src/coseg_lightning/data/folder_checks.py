@@ -49,6 +49,7 @@ from coseg_lightning.labels.masks import mask_digest
 CONVERTED = ((1, 2), (1, 3), (3, 1))
 FLAT = 0.02  # a band is flat if it spans less than this share of the range of all bands
 FEW_GROUPS = 5
+THICK = 2  # slices are often thicker than their pixels by more than this factor
 
 
 def check_image_files(
@@ -309,6 +310,34 @@ def warn_of_dicom_and_nifti(
             f"{len(mixed)} masks, such as {name_of_file(masks.path(mixed[0]))}, and their images "
             "are NIfTI and DICOM, whose positions cannot be compared, and the rows of one may be "
             "flipped; look at masks over their images, or convert the images to NIfTI.",
+        )
+
+
+def warn_of_slices_across(
+    usable: Mapping[str, FileInfo], paths: Mapping[str, Path], inspection: Inspection
+) -> None:
+    """Warn of NIfTI volumes whose slices seem to be counted by another axis than the third."""
+    axes: dict[Path, tuple[int, NDArray[np.float64]]] = {}
+    of_file: defaultdict[Path, list[str]] = defaultdict(list)
+    for sample_id, info in usable.items():
+        file = file_of(paths[sample_id])
+        if info["place"] is None or _medical(paths[sample_id]) != ".nii":
+            continue
+        of_file[file].append(sample_id)
+        sizes = np.linalg.norm(np.reshape(info["place"][3:], (3, 3)), axis=1)
+        thick = int(sizes.argmax())
+        if thick < 2 and sizes[thick] > THICK * sizes[2] > 0:
+            axes[file] = thick, sizes
+    across = [file for file in axes if len(of_file[file]) > 1]
+    if across:
+        thick, sizes = axes[across[0]]
+        inspection.warn(
+            "slices",
+            [sample_id for file in across for sample_id in of_file[file]],
+            f"{len(across)} volumes, such as {across[0].name}, are read in slices along the third "
+            f"axis, but their voxels are longest along the {('first', 'second')[thick]} "
+            f"({sizes[thick]:.3g}, not {sizes[2]:.3g}), so the scanner's slices may be counted by "
+            "that one; if so, save images and masks with that axis last.",
         )
 
 
