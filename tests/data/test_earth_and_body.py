@@ -757,5 +757,5 @@ def test_the_header_of_an_aerial_picture_is_no_volume(tmp_path):
         (tmp_path / folder).mkdir()
     (tmp_path / "images/a.hdr").write_text("ENVI\nsamples = 5\n")
     (tmp_path / "images/a.img").write_bytes(b"\0" * 400)
-    with pytest.raises(InputError, match=r"but \.hdr, \.img; set data\.image_glob"):
+    with pytest.raises(InputError, match=r"files of \.hdr, \.img, which are not read; save"):
         folder_splits(tmp_path)

@@ -447,6 +447,56 @@ def test_lists_of_outlines_are_no_masks(make_folder):
         folder_splits(root)
 
 
+@pytest.mark.parametrize(("what", "suffix"), [("images", ".mhd"), ("masks", ".npz")])
+def test_files_of_a_format_that_is_not_read_are_to_be_converted(make_folder, what, suffix):
+    root = make_folder()
+    rename(root, what, lambda p: f"{p.stem}{suffix}")
+    with pytest.raises(
+        InputError, match=rf"files of \{suffix}, which are not read; save the {what}"
+    ):
+        folder_splits(root)
+
+
+LAYOUTS = {
+    "{n}/imaging.png": ("{n}/segmentation.png", "{id}/imaging.*", "{id}/segmentation.*"),
+    "{n}/{n}_flair.png": ("{n}/{n}_seg.png", "**/{id}_flair.*", "**/{id}_seg.*"),
+    "train/images/{n}.png": ("train/masks/{n}.png", "**/images/{id}.*", "**/masks/{id}.*"),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_images_and_masks_within_folders_are_found_by_the_patterns_that_are_told(
+    make_folder, layout
+):
+    root = make_folder()
+    of_masks, image_glob, mask_glob = LAYOUTS[layout]
+    for folder, name in (("images", layout), ("masks", of_masks)):
+        rename(root, folder, lambda p, name=name: f"../{name.format(n=p.stem)}")
+        (root / folder).rmdir()
+    shutil.rmtree(root / "masks_rough")
+    with pytest.raises(InputError, match="or give images=. masks=. if each of them holds"):
+        folder_splits(root)
+    with pytest.raises(InputError) as error:
+        folder_splits(root, images=".", masks=".")
+    assert f"data.image_glob='{image_glob}', and alike for masks" in str(error.value)
+    splits = folder_splits(root, images=".", masks=".", image_glob=image_glob, mask_glob=mask_glob)
+    assert len(ids_of(splits)) == 8
+
+
+def test_of_many_folders_a_few_are_named(tmp_path):
+    for number in range(30):
+        (tmp_path / f"p{number:02d}").mkdir()
+    with pytest.raises(InputError, match="p03, p04 and 25 more; name the right one"):
+        folder_splits(tmp_path)
+
+
+def test_endings_in_capitals_are_named_as_they_are(make_folder):
+    root = make_folder()
+    rename(root, "images", lambda p: f"{p.stem}.PNG")
+    with pytest.raises(InputError, match=r"named \{id\}\.png, but files of \.PNG; set"):
+        folder_splits(root, image_glob="{id}.png")
+
+
 def test_masks_of_another_annotator_are_read_as_the_datasets_own(make_folder):
     root = make_folder(foreground=7)
     rename(root, "masks_rough", lambda p: f"{p.stem}_mask.png")

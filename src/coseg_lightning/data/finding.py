@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES
 from coseg_lightning.files.naming import (
+    LAST_WORD,
     OF_PEOPLE,
     PLAIN,
     Files,
@@ -32,6 +33,7 @@ MASKS = (
     *("groundtruth", "segmentations", "segmentation", "seg"),
     *("labelstr", "segmentationclass", "gtfine"),
 )
+MOST_NAMED = 5  # folders that a message lists
 JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 # The prefix of an annotator's name in a folder's name, as in masks_anna.
 OF_A_PERSON = re.compile(
@@ -185,20 +187,42 @@ def _end(name: str, ids: Collection[str]) -> str | None:
 def _nothing_message(what: str, names: Names, ids: Collection[str]) -> str:
     if advice := advice_on_volumes(names.folder):
         return f"{names.folder} holds no {what} files whose ending is known; {advice}."
-    others = sorted({p.suffix.lower() for p in names.folder.iterdir() if p.is_file()} - {""})
-    text = f"{names.folder} holds no image files ({', '.join(SUFFIXES)})"
-    if what == "mask" and names.pattern == PLAIN and (inside := files_inside(names.folder)):
-        text = f"{names.folder} holds no image files, but folders with such files, such as "
-        return f"{text}{inside[0]}; {_pattern_of_folders(likely_patterns(inside, ids))}."
+    files = sorted(p for p in names.folder.iterdir() if p.is_file() and p.suffix)
+    readable = [path for path in files if ending(path) in SUFFIXES]
+    others = sorted({path.suffix for path in readable or files})
+    text = f"{names.folder} holds no image files"
+    if not readable and names.pattern == PLAIN and (inside := files_inside(names.folder)):
+        advice = _pattern_of_folders(likely_patterns(inside, ids))
+        if what == "image":
+            pattern = _pattern_of_image(inside)
+            advice = f"give patterns, such as data.image_glob='{pattern}', and alike for masks"
+        return f"{text}, but folders with such files, such as {inside[0]}; {advice}."
     if names.pattern != PLAIN:
-        text = f"{names.folder} holds no image files named {names.pattern}"
-    if ".json" in others and what == "mask":
+        text += f" named {names.pattern}"
+    if what == "mask" and not readable and ".json" in others:
         return (
             f"{text}, but lists of outlines (.json), as in COCO; convert them to PNG masks first."
         )
     if others:
-        text += f", but {', '.join(others[:4])}"
+        text += f", but files of {', '.join(others[:4])}"
+    if files and not readable:
+        return (
+            f"{text}, which are not read; save the {what}s as one of {', '.join(SUFFIXES)} (such "
+            "as arrays as .npy, and volumes as .nii.gz)."
+        )
     return f"{text}; set data.{what}_glob if they are named otherwise."
+
+
+def _pattern_of_image(inside: Sequence[str]) -> str:
+    """Return a pattern for images that lie in folders like the first of these files."""
+    *folders, name = inside[0].split("/")
+    stem = name[: len(name) - len(ending(Path(name)))]
+    places = Counter(path.partition("/")[2] for path in inside)
+    if places[inside[0].partition("/")[2]] > 1:  # folders are named by the image, as in KiTS
+        return "/".join(["{id}", *folders[1:], f"{stem}.*"])
+    end = LAST_WORD.search(stem)
+    shared = end is not None and sum(f"{end[0]}." in path for path in inside) > 1
+    return "/".join(["**", *folders[1:], "{id}" + (end[0] if end and shared else "") + ".*"])
 
 
 def _pattern_of_folders(likely: Likely) -> str:
@@ -246,11 +270,14 @@ def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
     if len(found) == 1:
         return found[0]
     reason = f"no folder of {what} with a usual name, such as {usual[0]}, but "
-    reason += ", ".join(there) or "no folder at all"
+    reason += ", ".join(there[:MOST_NAMED]) or "no folder at all"
+    reason += f" and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
     if not there:
+        beside = any(ending(path) in SUFFIXES for path in root.iterdir())
+        both = ", or images=. masks=. if both lie here" if beside else ""
         raise InputError(
             f"{root} holds {reason}; give the folder that holds one folder of images and one of "
-            "masks."
+            f"masks{both}."
         )
     if found:
         reason = f"{' and '.join(found)}, and each may be the folder of {what}"
@@ -260,4 +287,6 @@ def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
             ". If several people drew masks of the same images, name all of their folders, as in "
             "'data.masks=[masks_anna,masks_ben]'"
         )
+    if what == "images" and not found:
+        several = ", or give images=. masks=. if each of them holds images and masks"
     raise InputError(f"{root} holds {reason}; name the right one with {what}=NAME{several}.")
