@@ -1108,6 +1108,29 @@ def test_all_ids_are_named_and_so_is_the_remedy(tmp_path, values, classes, sente
         MaskFolder(tmp_path / "masks", classes=classes)
 
 
+def test_a_value_that_is_no_class_is_named_by_its_grey(tmp_path):
+    trimap = 2 - disc() + np.roll(disc(), 18, axis=1)  # 1 the object, 2 around it, 3 no class
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(trimap.astype(np.uint8)).save(tmp_path / "masks/a.png")
+    Image.fromarray(trimap.astype(np.uint16)).save(tmp_path / "masks/b.png")
+    np.save(tmp_path / "masks/c.npy", trimap.astype(np.int64))
+    message = r"no class may have class 255 in a table data.colours=FILE\."
+    with pytest.raises(InputError, match=message):
+        MaskFolder(tmp_path / "masks", classes=2)
+    (tmp_path / "colours.csv").write_text("r,g,b,class\n1,1,1,1\n2,2,2,0\n3,3,3,255\n")
+    rules = MaskRules.from_settings({"classes": 2, "colours": str(tmp_path / "colours.csv")})
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=rules)
+    wanted = np.array([9, 1, 0, 255])[trimap]
+    changed = wanted.copy()
+    changed[:3], changed[10:12] = 255, 1
+    for sample_id in masks.ids:
+        np.testing.assert_array_equal(masks.read(sample_id), wanted)
+        np.testing.assert_array_equal(written_again(tmp_path, masks, sample_id, changed), changed)
+    np.save(tmp_path / "masks/d.npy", trimap.astype(np.int64) + 300)
+    with pytest.raises(InputError, match="d.npy holds 1 channel of int64; data.colours needs RGB"):
+        MaskFolder(tmp_path / "masks", classes=2, rules=rules)
+
+
 def with_key(png, *key):
     """A PNG that calls a grey or colour transparent (tRNS)."""
     chunk = b"tRNS" + struct.pack(f">{len(key)}H", *key)

@@ -187,13 +187,16 @@ def _as_colours(path: Path, stored: Stored) -> NDArray[Any]:
     values = stored.values
     if values.ndim == 3 and stored.alpha:
         values = values[..., :-1]
-    if values.ndim == 2 or values.shape[2] == 1:
-        values = np.repeat(values.reshape(*values.shape[:2], 1), 3, axis=2)
-        values = values * values.dtype.type(stored.grey_step)
+    values = values.reshape(*values.shape[:2], -1)
+    count, kind = values.shape[2], values.dtype
+    if count == 1:
+        if kind.kind in "ui" and values.min() >= 0 and values.max() <= 255:
+            values = values.astype(np.uint8)
+        values = np.repeat(values * values.dtype.type(stored.grey_step), 3, axis=2)
     if values.dtype != np.uint8 or values.shape[2] != 3:
         raise InputError(
-            f"{path} holds {values.shape[2]} channels of {values.dtype}; data.colours needs 8-bit "
-            "RGB or a palette; save the mask as such a file."
+            f"{path} holds {count} channel{'s' * (count > 1)} of {kind}; data.colours needs RGB, "
+            "grey or a palette, of values up to 255; save the mask as such a file."
         )
     return values
 

@@ -283,9 +283,11 @@ class MaskValues:
         found = f"the folder holds {listed(everything)}"
         if len(everything) <= MANY:
             left_out = " (without 255, if it means unlabelled)" if is_ignored else ""
+            is_grey = min(everything) >= 0 and max(everything) <= IGNORE_INDEX
+            no_class = "; a value that is no class may have class 255 in a table data.colours=FILE"
             return (
                 f"{found}: set data.classes={len(everything)} data.class_ids={_ids(everything)} if "
-                f"these are the classes{left_out}, or correct the mask."
+                f"these are the classes{left_out}, or correct the mask{no_class * is_grey}."
             )
         return f"{found}: set data.classes or correct the mask."
 
