@@ -1067,6 +1067,26 @@ def test_what_a_masks_own_header_calls_missing_is_unlabelled(tmp_path, missing, 
     np.testing.assert_array_equal(stored[:3], values[:3])
 
 
+@pytest.mark.parametrize(("missing", "kind"), [("-9999", np.int16), ("nan", np.float32)])
+def test_missing_pixels_beside_255_for_class_1_are_told_apart(tmp_path, missing, kind):
+    (tmp_path / "masks").mkdir()
+    values = disc().astype(kind) * kind(255)
+    values[:3] = float(missing)
+    tags = [(42113, "s", 0, missing, True)]
+    tifffile.imwrite(tmp_path / "masks/a.tif", values, extratags=tags, metadata=None)
+    Image.fromarray(disc() * np.uint8(255)).save(tmp_path / "masks/b.png")
+    with pytest.raises(InputError, match=r"which their headers call missing, beside 255 for cl"):
+        MaskFolder(tmp_path / "masks", classes=2)
+    masks = MaskFolder(tmp_path / "masks", classes=2, rules=MaskRules(2, class_ids=(0, 255)))
+    wanted = disc().copy()
+    wanted[:3] = 255
+    np.testing.assert_array_equal(masks.read("a"), wanted)
+    np.testing.assert_array_equal(masks.windows("a", tmp_path).read(1, 2, 9, 9), wanted[1:10, 2:11])
+    changed = wanted.copy()
+    changed[5] = 1
+    np.testing.assert_array_equal(written_again(tmp_path, masks, "a", changed), changed)
+
+
 @pytest.mark.parametrize("padding", [("SS", -2000), ("US", 65536 - 2000)])
 def test_what_a_dicom_header_calls_padding_is_missing(tmp_path, padding):
     pydicom = pytest.importorskip("pydicom")

@@ -122,9 +122,17 @@ def _with_missing(stored: Stored, rules: MaskRules) -> Stored:
     missing = stored.nodata
     if missing is None or not names_missing(missing, rules):
         return stored
-    values = stored.values.astype(np.promote_types(stored.values.dtype, np.uint8))
-    values[np.isnan(values) if np.isnan(missing) else values == missing] = IGNORE_INDEX
+    mark = mark_of_missing(rules)
+    kind = np.uint8 if mark == IGNORE_INDEX else np.int32
+    values = stored.values.astype(np.promote_types(stored.values.dtype, kind))
+    values[np.isnan(values) if np.isnan(missing) else values == missing] = mark
     return stored.with_values(values)
+
+
+def mark_of_missing(rules: MaskRules) -> int:
+    """Return the value that marks unlabelled pixels: 255 if it is no class, else a negative one."""
+    own = rules.class_ids or ()
+    return IGNORE_INDEX if IGNORE_INDEX not in own else min(0, *own) - 1
 
 
 def names_missing(missing: float | None, rules: MaskRules) -> bool:
@@ -134,8 +142,7 @@ def names_missing(missing: float | None, rules: MaskRules) -> bool:
     255 and 65535, and values that are class ids.
     """
     own = rules.class_ids or ()
-    ignored = missing is None or missing in (0, *HIGHEST_VALUES, *own)
-    return not ignored and IGNORE_INDEX not in own
+    return not (missing is None or missing in (0, *HIGHEST_VALUES, *own))
 
 
 def jpeg_message(path: Path) -> str:

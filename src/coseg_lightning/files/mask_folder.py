@@ -29,6 +29,7 @@ from coseg_lightning.files.mask_file import (
     MaskValuesOf,
     highest_if_not_shares,
     interpreted,
+    mark_of_missing,
     names_missing,
     new_values,
     read_mask_file,
@@ -59,7 +60,16 @@ INFO: tuple[str, ...] = (
     "left",
     "turned",
 )
-INFO += ("palette", "place", "has_validity_mask", "is_faint", "missing", "key", "not_shares")
+INFO += (
+    "palette",
+    "place",
+    "has_validity_mask",
+    "is_faint",
+    "missing",
+    "key",
+    "not_shares",
+    "holds_255",
+)
 
 
 class MaskFolder:
@@ -179,6 +189,7 @@ class MaskFolder:
         digest: PixelDigest | None = None
         rows, last, wholes = 0, np.empty(0), []
         not_shares: float | None = None
+        holds_255 = False
         part: MaskValuesOf | None = None
         windows = self._windows_if_large(path)
         for part in self._parts(path, windows):
@@ -192,6 +203,7 @@ class MaskFolder:
             digest.add(values)
             counts.update(_counts_of(values))
             border.update(_counts_of(np.concatenate(sides)))
+            holds_255 |= bool((part.stored.values == IGNORE_INDEX).any())
             not_shares = not_shares or highest_if_not_shares(path, part.stored, self.rules)
             wholes += [] if self._canvas is None else [values]
         assert digest is not None
@@ -206,7 +218,8 @@ class MaskFolder:
         palette = None
         if stored.colours is not None and len(stored.colours) > max(found):
             palette = [stored.colours[value].tolist() for value in found]
-        is_missing = IGNORE_INDEX in found and names_missing(stored.nodata, self.rules)
+        is_missing = names_missing(stored.nodata, self.rules)
+        is_missing &= mark_of_missing(self.rules) in found
         return {
             "size": [rows, width],
             "values": found,
@@ -223,6 +236,7 @@ class MaskFolder:
             "missing": stored.nodata if is_missing else None,
             "key": stored.key,
             "not_shares": not_shares,
+            "holds_255": holds_255,
         }
 
     def _windows_if_large(self, path: Path) -> TiffWindows | None:

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from coseg_lightning.files.inspection import FileInfo, Inspection
-from coseg_lightning.files.mask_file import jpeg_message, soft_mask_hint
+from coseg_lightning.files.mask_file import jpeg_message, mark_of_missing, soft_mask_hint
 from coseg_lightning.files.mask_rules import HIGHEST_VALUES, IGNORE_INDEX, MaskRules, listed
 
 MANY = 40  # masks with more classes than these are probably grey images
@@ -46,8 +46,9 @@ class MaskValues:
         self.classes = rules.classes
         self.file_info = dict(file_info)
         # A two-valued mask needs no such rule: its classes are already known.
+        marks = {mark_of_missing(rules)} - {IGNORE_INDEX}  # no values of the files
         self.ambiguous = {
-            sample_id: set(info["values"])
+            sample_id: set(info["values"]) - marks
             for sample_id, info in file_info.items()
             if not info["two_valued"]
         }
@@ -83,6 +84,8 @@ class MaskValues:
         """
         if self.foreground is None and self.rules == MaskRules(self.classes):
             self._check_masks_of_0_and_255(inspection)
+        if self.foreground == IGNORE_INDEX:
+            self._check_missing_beside_255(inspection)
         if self.rules.instances:
             self._check_objects_of_255(inspection)
         if self.rules.threshold is None:
@@ -160,6 +163,20 @@ class MaskValues:
         if any({1, 255} <= found for found in self.ambiguous.values()):
             return set()
         return {folder for folder in counts if counts[folder] > 1 and 1 not in values[folder]}
+
+    def _check_missing_beside_255(self, inspection: Inspection) -> None:
+        """Report missing pixels, which are read as 255, if 255 means class 1."""
+        infos = self.file_info
+        doubtful = [i for i, info in infos.items() if info["missing"] is not None]
+        if doubtful and any(info["holds_255"] for info in infos.values()):
+            inspection.add(
+                "class id",
+                doubtful,
+                f"{len(doubtful)} of {len(infos)} masks in {self.folder}, such as "
+                f"{self._file(doubtful[0])}, have pixels of {infos[doubtful[0]]['missing']:g}, "
+                "which their headers call missing, beside 255 for class 1; set "
+                "data.class_ids=[0,255] to tell them apart.",
+            )
 
     def _check_objects_of_255(self, inspection: Inspection) -> None:
         """Report or warn of masks of objects in which 255 means unlabelled."""
