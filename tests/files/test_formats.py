@@ -668,6 +668,24 @@ def test_a_mask_in_transparency_may_be_empty(tmp_path, hidden):
         np.testing.assert_array_equal(np.asarray(file)[..., 3], disc() * 255)
 
 
+@pytest.mark.parametrize("value", [1, 255])
+def test_an_empty_mask_with_a_band_of_valid_pixels_is_not_full(tmp_path, value):
+    (tmp_path / "masks").mkdir()
+    valid = np.full((24, 36), 255, np.uint8)
+    valid[:, :8] = 0
+    for name, mask in {"a": disc() * (valid > 0), "b": np.zeros_like(valid)}.items():
+        values = np.stack([mask * np.uint8(value), valid], 2)
+        tifffile.imwrite(
+            tmp_path / f"masks/{name}.tif", values, photometric="minisblack", extrasamples=[2]
+        )
+    with pytest.raises(InputError, match=r"1 of 2 masks in .*, such as b\.tif, are black where"):
+        MaskFolder(tmp_path / "masks", classes=2)
+    (tmp_path / "masks/b.tif").unlink()
+    np.testing.assert_array_equal(
+        MaskFolder(tmp_path / "masks", classes=2).read("a"), disc() * (valid > 0)
+    )
+
+
 def test_alpha_beside_class_ids_is_kept(tmp_path):
     (tmp_path / "masks").mkdir()
     alpha = np.full((24, 36), 77, np.uint8)

@@ -225,6 +225,23 @@ def _above_threshold(path: Path, stored: Stored, rules: MaskRules) -> NDArray[np
     return result
 
 
+def where_opaque(path: Path, stored: Stored, rules: MaskRules) -> str | None:
+    """Return what a grey mask with varying transparency holds where it is opaque.
+
+    Returns:
+        `values` of grey, `white` or another single grey that is drawn in the transparency, or
+        `black`, which may be drawn, or be the background of an empty mask. None for other masks.
+    """
+    if not stored.alpha or stored.values.ndim != 3 or rules.colours is not None:
+        return None
+    grey, alpha = stored.values[..., 0], stored.values[..., -1]
+    if (alpha == alpha[0, 0]).all():
+        return None
+    if not drawn_in_alpha(path, stored):
+        return "values"
+    return "white" if grey[alpha > np.iinfo(alpha.dtype).max // 2].any() else "black"
+
+
 def highest_if_not_shares(path: Path, stored: Stored, rules: MaskRules) -> float | None:
     """Return the highest level of a soft mask if a threshold below 1 hardly cuts it, else None.
 

@@ -33,6 +33,7 @@ from coseg_lightning.files.mask_file import (
     names_missing,
     new_values,
     read_mask_file,
+    where_opaque,
     write_mask_like,
 )
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
@@ -237,6 +238,7 @@ class MaskFolder:
             "key": stored.key,
             "not_shares": not_shares,
             "holds_255": holds_255,
+            "opaque": where_opaque(path, stored, self.rules),
         }
 
     def _windows_if_large(self, path: Path) -> TiffWindows | None:

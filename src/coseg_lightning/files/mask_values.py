@@ -91,6 +91,7 @@ class MaskValues:
         if self.rules.threshold is None:
             self._check_faint(inspection)
         self._check_keys(inspection)
+        self._check_transparency(inspection)
         self._check_palettes(inspection)
         valid = self._check_class_ids(inspection)
         if self.classes == 2 and self.rules.class_ids is None:
@@ -227,6 +228,20 @@ class MaskValues:
                 f"{self._file(doubtful[0])}, call the value {key} transparent, so it is open which "
                 f"part is drawn; set data.class_ids=[{key},0] if it is the other one, else "
                 f"[0,{key}].",
+            )
+
+    def _check_transparency(self, inspection: Inspection) -> None:
+        """Report black masks with transparency if others hold values beside it, as GDAL writes."""
+        black = [i for i, info in self.file_info.items() if info["opaque"] == "black"]
+        others = [i for i, info in self.file_info.items() if info["opaque"] == "values"]
+        if black and others:
+            inspection.add(
+                "transparent",
+                black,
+                f"{len(black)} of {len(self.file_info)} masks in {self.folder}, such as "
+                f"{self._file(black[0])}, are black where they are opaque, but others, such as "
+                f"{self._file(others[0])}, hold several values there, so it is open whether these "
+                "are empty; save the masks without transparency.",
             )
 
     def _check_palettes(self, inspection: Inspection) -> None:
