@@ -650,7 +650,6 @@ def test_parts_of_objects_are_not_taken_for_persons_without_a_word(make_folder, 
 
 VALUES_FAR_AWAY = {
     "float": (np.float32, -3.4028234663852886e38),
-    "double": (np.float64, -1.7976931348623157e308),
     "odd": (np.float64, -9999.9),
     "int32": (np.int32, -2147483647),
     "usual": (np.float32, -9999),
@@ -679,6 +678,25 @@ def test_a_value_far_from_all_others_is_told(make_folder, caplog, name, tile):
     assert "far from all others" not in caplog.text
     assert "3 images, such as s00.tif, have missing pixels" in caplog.text
     assert {part.split_by for part in splits if part is not None} == {"drawn by seed=0"}
+
+
+@pytest.mark.parametrize("tile", [None, 32])
+def test_a_value_that_networks_cannot_take_is_refused(make_folder, tile):
+    root = make_folder(side=64)
+    lowest = -1.7976931348623157e308
+    for number, path in enumerate(sorted((root / "images").iterdir())):
+        image = np.random.default_rng(number).integers(0, 250, (64, 64)).astype(np.float64)
+        image[:, :2] = lowest
+        tifffile.imwrite(path.with_suffix(".tif"), image)
+        path.unlink()
+    options = {} if tile is None else {"tile": tile, "overlap": 0}
+    with pytest.raises(
+        InputError, match=rf"hold, 128 in all, such as {lowest!r}".replace("+", ".")
+    ):
+        folder_splits(root, **options)
+    train = folder_splits(root, nodata=lowest, **options).train
+    assert np.isnan(train.image(0)[:, 0]).all()
+    assert np.isfinite(preprocess(train.image(0), 32, 1)).all()
 
 
 @pytest.mark.parametrize("levels", ["dark border", "saturated", "two levels", "byte"])

@@ -191,6 +191,14 @@ class ImageRules:
                     f"{path} holds values that are not finite numbers, {wrong.sum()} in all; "
                     "correct the file, or set data.nodata=nan if they are missing."
                 )
+            most = np.finfo(np.float32).max
+            large = (abs(values) > most) if missing is None else (abs(values) > most) & ~missing
+            if large.any():
+                raise InputError(
+                    f"{path} holds values that 32 bits cannot hold, {large.sum()} in all, such as "
+                    f"{float(values[large][0])!r}; correct the file, or set data.nodata to that "
+                    "value if it means missing."
+                )
         if missing is None or not missing.any():
             return values
         with_gaps = values.astype(np.float32 if values.dtype.itemsize <= 2 else np.float64)
