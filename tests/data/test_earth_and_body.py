@@ -483,6 +483,14 @@ def test_dicom_masks_are_class_ids_whatever_their_header_says(tmp_path):
             np.testing.assert_array_equal(part.mask(index), truth[sample_id])
 
 
+def test_dicom_images_whose_smallest_value_is_white_are_inverted(tmp_path, recwarn):
+    values = np.random.default_rng(0).integers(60, 250, (12, 10)).astype(np.uint8)
+    write_dicom(tmp_path / "a.dcm", values, PhotometricInterpretation="MONOCHROME1")
+    image = ImageRules().read(tmp_path / "a.dcm")
+    np.testing.assert_array_equal(image, int(values.max()) + int(values.min()) - values.astype(int))
+    assert not [each for each in recwarn if issubclass(each.category, RuntimeWarning)]
+
+
 def write_placed(path, values, position=(0, 0, 0), rows=(1, 0, 0), columns=(0, 1, 0), spacing=0.5):
     """Write one DICOM slice with its position, orientation and spacing."""
     orientation = {"ImageOrientationPatient": [*rows, *columns], "PixelSpacing": [spacing] * 2}

@@ -353,7 +353,8 @@ def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
         values = values.astype(np.float32)
         values[missing] = np.nan
     if kind == "MONOCHROME1" and not of_mask:  # small values are white
-        values = np.nanmax(values) + np.nanmin(values) - values
+        with np.errstate(over="ignore"):  # the sum may wrap around, and the difference wraps back
+            values = np.nanmax(values) + np.nanmin(values) - values
     return np.ascontiguousarray(values)
 
 
