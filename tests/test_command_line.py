@@ -21,10 +21,11 @@ from coseg_lightning.app.commands import COMMANDS
 from coseg_lightning.app.given import read_ids
 from coseg_lightning.app.help import CONF, TASKS, completion, help_of, meanings, overview
 from coseg_lightning.app.settings import SETTINGS
+from coseg_lightning.check import describe
 from coseg_lightning.data.finding import IMAGES, MASKS, find_folder
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.settings import as_value, setting
-from support import CLASSIC, ROOT, SHORT, command, rows_of
+from support import CLASSIC, ROOT, SHORT, command, composed, rows_of
 
 HELP_WITHOUT_LIBRARIES = """
 import sys
@@ -376,6 +377,15 @@ def test_check_says_what_is_there_and_writes_nothing(tmp_path, make_folder):
     assert kept.returncode == 0, kept.stderr
     assert "Groups" not in kept.stdout
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_counts_more_classes_than_8_bits_hold(make_folder):
+    cfg = composed(
+        "data=folder", f"data.root={make_folder()}", "data.classes=300", "rehearse=false"
+    )
+    text = "\n".join(describe(cfg))
+    assert "class 1 in 8 of them" in text
+    assert "class 299 in 0 of them" in text
 
 
 def test_a_reader_may_close_the_pipe():

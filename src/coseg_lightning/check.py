@@ -116,7 +116,7 @@ def _masks(dataset: "MaskedImages", classes: int) -> str:
     holds, pixels = np.zeros(classes, int), np.zeros(classes, int)
     empty, unlabelled, total = 0, 0, 0
     for index in indices:
-        values = np.bincount(dataset.mask(index).ravel(), minlength=IGNORE_INDEX + 1)
+        values = np.bincount(dataset.mask(index).ravel(), minlength=max(classes, IGNORE_INDEX + 1))
         unlabelled, total = unlabelled + values[IGNORE_INDEX], total + values.sum()
         counts = values[:classes]
         holds += counts > 0

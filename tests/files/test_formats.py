@@ -1327,6 +1327,8 @@ def test_contradicting_rules_are_refused(tmp_path):
         MaskRules.from_settings({"classes": 2, "class_ids": [0, 1], "mask_threshold": 5})
     with pytest.raises(InputError, match="must hold one value for each"):
         MaskRules.from_settings({"classes": 3, "class_ids": [0, 1]})
+    with pytest.raises(InputError, match="names 256 classes, but at most 255 can be numbered"):
+        MaskRules.from_settings({"classes": 256, "class_ids": range(1, 257)})
     with pytest.raises(InputError, match="set data.classes=21"):
         MaskRules.from_settings({"classes": 2, "colours": "voc"})
 

@@ -77,6 +77,11 @@ class MaskRules:
                 f"data.class_ids={list(class_ids)} must hold one value for each of the "
                 f"data.classes={self.classes} classes, the background first, and no value twice."
             )
+        if self.classes > IGNORE_INDEX:
+            raise InputError(
+                f"data.class_ids names {self.classes} classes, but at most {IGNORE_INDEX} can be "
+                f"numbered, since {IGNORE_INDEX} marks unlabelled pixels; join some of them."
+            )
 
     def _check_colours(self, colours: Mapping[Colour, int]) -> None:
         wrong = [value for value in colours.values() if not 0 <= value <= IGNORE_INDEX]
