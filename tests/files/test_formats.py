@@ -1040,6 +1040,21 @@ def test_new_objects_have_numbers_that_the_file_can_hold(tmp_path):
                 masks.write_like(name, tmp_path / "c.png", drawn)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("suffix", [".npy", ".tif"])
+def test_a_channel_for_each_class_is_no_colour(tmp_path, classes, suffix):
+    (tmp_path / "masks").mkdir()
+    ids = disc() + (np.roll(disc(), 9, axis=1) if classes == 3 else 0)
+    channels = np.stack([ids == k for k in range(classes)]).astype(np.uint8)
+    if suffix == ".npy":
+        np.save(tmp_path / "masks/a.npy", channels)
+    else:
+        channels = np.concatenate([channels, channels[:1]]) if classes == 3 else channels
+        tifffile.imwrite(tmp_path / "masks/a.tif", channels, photometric="minisblack")
+    with pytest.raises(InputError, match=r"a\.\w+ holds \d channels, but a mask holds one class"):
+        MaskFolder(tmp_path / "masks", classes=classes)
+
+
 def test_objects_in_colours_are_to_be_saved_in_grey(tmp_path):
     (tmp_path / "masks").mkdir()
     panoptic = disc()[..., None] * np.array([7, 200, 1], np.uint8)

@@ -823,6 +823,13 @@ def single_channel(
     if values.ndim == 3:
         colours = values[..., :-1] if stored.alpha else values
         if (colours != colours[..., :1]).any():
+            is_stack = stored.mode in ("npy", "volume") or colours.shape[2] != 3
+            if is_stack and wanted == IDS_WANTED:
+                raise InputError(
+                    f"{path} holds {colours.shape[2]} channels, but a mask holds one class id per "
+                    "pixel; if each channel is a class, save the number of the channel instead, as "
+                    "by numpy.argmax."
+                )
             raise InputError(f"{path} is a colour picture, but {wanted}.")
         grey = colours[..., 0]
         values = _grey_or_alpha(path, grey, values[..., -1]) if stored.alpha else grey
