@@ -119,6 +119,19 @@ def test_where_no_name_fits_the_pattern_is_asked_for(make_folder):
     assert len(ids_of(folder_splits(root, mask_glob="drawn-of-{id}.*"))) == 8
 
 
+@pytest.mark.parametrize(
+    ("image", "mask", "near"),
+    [("IMG_{}", "img_{}", "IMG_3"), ("{}", "00{}", "3"), ("x0{}", "x{}", "x03")],
+)
+def test_names_that_differ_in_case_or_zeros_are_told(make_folder, image, mask, near):
+    root = make_folder()
+    rename(root, "images", lambda p: f"{image.format(int(p.stem[1:]))}.png")
+    rename(root, "masks", lambda p: f"{mask.format(int(p.stem[1:]))}.png")
+    with pytest.raises(InputError) as error:
+        folder_splits(root)
+    assert f"; {near} differs in letter case or leading zeros alone; rename" in str(error.value)
+
+
 def test_a_mask_that_no_image_fits_is_named_beside_a_table(make_folder, caplog):
     root = make_folder()
     ids = sorted(path.stem for path in (root / "images").iterdir())

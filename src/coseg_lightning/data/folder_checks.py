@@ -173,8 +173,17 @@ def check_masks_have_an_image(
             f"{way} \"data.mask_glob='{ways[way]}'\"" for way in ways if ways[way]
         )
         remedy = f"no mask has the name of an image: tell how masks are named, {named}"
+    near = {_without_case_and_zeros(sample_id): sample_id for sample_id in images}
     for key in lost:
-        inspection.add("no image", [key], f"{masks.path(key)} has no image in {folder}; {remedy}.")
+        image = near.get(_without_case_and_zeros(split_key(key)[0]))
+        text = remedy
+        if image is not None:
+            text = f"{image} differs in letter case or leading zeros alone; rename one of them"
+        inspection.add("no image", [key], f"{masks.path(key)} has no image in {folder}; {text}.")
+
+
+def _without_case_and_zeros(name: str) -> str:
+    return re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold())
 
 
 def warn_of_masks_beside_the_table(
