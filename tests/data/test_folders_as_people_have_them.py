@@ -83,6 +83,17 @@ def test_another_folder_that_may_hold_the_masks_is_named(make_folder, caplog):
     assert "holds a file" not in caplog.text
 
 
+def test_a_folder_without_pictures_is_not_that_of_the_masks(make_folder):
+    root = make_folder()
+    (root / "masks").rename(root / "SegmentationClass")
+    (root / "Annotations").mkdir()
+    (root / "Annotations/s00.xml").write_text("<annotation/>")
+    assert len(ids_of(folder_splits(root))) == 8
+    shutil.copy(root / "SegmentationClass/s00.png", root / "Annotations/s00.png")
+    with pytest.raises(InputError, match="Annotations and SegmentationClass, and each may be"):
+        folder_splits(root)
+
+
 def test_cityscapes_folders_are_its_split(make_folder):
     root = make_folder()
     for folder, end in (("images", "leftImg8bit"), ("masks", "gtFine_labelIds")):
@@ -474,6 +485,7 @@ LAYOUTS = {
     "{n}/imaging.png": ("{n}/segmentation.png", "{id}/imaging.*", "{id}/segmentation.*"),
     "{n}/{n}_flair.png": ("{n}/{n}_seg.png", "**/{id}_flair.*", "**/{id}_seg.*"),
     "train/images/{n}.png": ("train/masks/{n}.png", "**/images/{id}.*", "**/masks/{id}.*"),
+    "train/city/im/{n}.png": ("train/city/gt/{n}.png", "**/im/{id}.*", "**/gt/{id}.*"),
 }
 
 

@@ -18,6 +18,7 @@ from coseg_lightning.files.naming import (
     advice_on_volumes,
     files_inside,
     guess_patterns,
+    holds_files_inside,
     likely_patterns,
     mask_key,
 )
@@ -192,11 +193,13 @@ def _nothing_message(what: str, names: Names, ids: Collection[str]) -> str:
     others = sorted({path.suffix for path in readable or files})
     text = f"{names.folder} holds no image files"
     if not readable and names.pattern == PLAIN and (inside := files_inside(names.folder)):
+        example = inside[0]
         advice = _pattern_of_folders(likely_patterns(inside, ids))
         if what == "image":
-            pattern = _pattern_of_image(inside)
+            example = min(inside, key=_looks_like_a_mask)
+            pattern = _pattern_like(example, inside)
             advice = f"give patterns, such as data.image_glob='{pattern}', and alike for masks"
-        return f"{text}, but folders with such files, such as {inside[0]}; {advice}."
+        return f"{text}, but folders with such files, such as {example}; {advice}."
     if names.pattern != PLAIN:
         text += f" named {names.pattern}"
     if what == "mask" and not readable and ".json" in others:
@@ -213,16 +216,22 @@ def _nothing_message(what: str, names: Names, ids: Collection[str]) -> str:
     return f"{text}; set data.{what}_glob if they are named otherwise."
 
 
-def _pattern_of_image(inside: Sequence[str]) -> str:
-    """Return a pattern for images that lie in folders like the first of these files."""
-    *folders, name = inside[0].split("/")
+def _looks_like_a_mask(path: str) -> int:
+    """Return -1 for a path with a usual folder of images, 1 for one of masks, and else 0."""
+    folders = {folder.lower() for folder in path.split("/")[:-1]}
+    return bool(folders & {*MASKS}) - bool(folders & {*IMAGES})
+
+
+def _pattern_like(example: str, inside: Sequence[str]) -> str:
+    """Return a pattern for files that lie in folders like an example among them."""
+    *folders, name = example.split("/")
     stem = name[: len(name) - len(ending(Path(name)))]
     places = Counter(path.partition("/")[2] for path in inside)
-    if places[inside[0].partition("/")[2]] > 1:  # folders are named by the image, as in KiTS
+    if places[example.partition("/")[2]] > 1:  # folders are named by the image, as in KiTS
         return "/".join(["{id}", *folders[1:], f"{stem}.*"])
     end = LAST_WORD.search(stem)
     shared = end is not None and sum(f"{end[0]}." in path for path in inside) > 1
-    return "/".join(["**", *folders[1:], "{id}" + (end[0] if end and shared else "") + ".*"])
+    return "/".join(["**", *folders[1:][-1:], "{id}" + (end[0] if end and shared else "") + ".*"])
 
 
 def _pattern_of_folders(likely: Likely) -> str:
@@ -267,6 +276,8 @@ def find_folder(root: Path, name: str, usual: Sequence[str], what: str) -> str:
     found = [folder for folder in there if folder.lower() in usual]
     if usual[0] in found:
         return usual[0]
+    if len(found) > 1:  # VOC's Annotations hold boxes
+        found = [folder for folder in found if holds_files_inside(root / folder)] or found
     if len(found) == 1:
         return found[0]
     reason = f"no folder of {what} with a usual name, such as {usual[0]}, but "

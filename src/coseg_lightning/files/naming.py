@@ -350,6 +350,11 @@ def files_inside(folder: Path) -> list[str]:
     return [path.relative_to(folder).as_posix() for path in files]
 
 
+def holds_files_inside(folder: Path) -> bool:
+    """Whether a folder, or a folder in it, holds image files."""
+    return any(ending(path) in SUFFIXES for path in _walk(folder, deep=True))
+
+
 class Likely(NamedTuple):
     """How masks may be named that do not have the names of their images.
 
