@@ -29,10 +29,12 @@ from coseg_lightning import (
     CoSegModule,
     LabelCorrection,
     LabelStore,
+    NoiseLevelEstimation,
     SegmentationModule,
 )
 from coseg_lightning.callbacks import corruption_ranking
 from coseg_lightning.errors import InputError
+from coseg_lightning.methods.pixel_coteaching import PixelCoTeaching
 from coseg_lightning.modules.batch import Batch
 from support import (
     Gradients,
@@ -193,6 +195,41 @@ def test_the_nearer_limit_decides_when_the_set_is_ranked(tmp_path, options):
     trainer = trainer_of(tmp_path, callbacks=[ranking], **options)
     trainer.fit(module_of(), DataLoader(Halves(), batch_size=4))
     assert trainer.callback_metrics["train/keep_rate"] == 0.5
+
+
+STEPS_OF_8_EPOCHS = [{"max_epochs": 1000, "max_steps": 24}, {"max_epochs": -1, "max_steps": 24}]
+
+
+@pytest.mark.parametrize("limits", STEPS_OF_8_EPOCHS)
+@pytest.mark.parametrize("kind", [CoSegModule, PixelCoTeaching])
+def test_the_keep_rate_falls_within_a_limit_of_steps(tmp_path, kind, limits):
+    def rates(**options):
+        torch.manual_seed(1)
+        nets = TinyNetwork(), TinyNetwork()
+        module = kind(*nets, noise_level=0.5, selection="relative")
+        trainer = trainer_of(tmp_path, **options)
+        trainer.fit(module, DataLoader(Halves(), batch_size=4))
+        logged = float(trainer.callback_metrics["train/keep_rate"])
+        return logged, [weight.sum().item() for weight in module.parameters()]
+
+    assert rates(**limits) == rates(max_epochs=8)
+
+
+@pytest.mark.parametrize("limits", STEPS_OF_8_EPOCHS)
+def test_levels_and_scores_go_by_a_limit_of_steps(tmp_path, limits):
+    known = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            known.append(pl_module.noise.estimate is not None)
+
+    ranking = CorruptionRanking(tmp_path / "scores.csv", epochs=3)
+    callbacks = [NoiseLevelEstimation(), ranking, Watch()]
+    module = module_of(noise_level="auto")
+    trainer = trainer_of(tmp_path, callbacks=callbacks, **limits)
+    trainer.fit(module, DataLoader(Halves(), batch_size=4))
+    assert known == [False] * 3 + [True] * 5
+    assert ranking.evidence.passes == 3
 
 
 def test_training_that_ends_before_the_first_ranking_warns(tmp_path):

@@ -8,8 +8,8 @@ from pytorch_lightning.callbacks import Callback
 from typing_extensions import override
 
 from coseg_lightning.callbacks.averaged_weights import averaged
-from coseg_lightning.callbacks.corruption_ranking import planned_epochs
 from coseg_lightning.errors import InputError
+from coseg_lightning.modules.epochs import planned_epochs
 
 METRIC = "val/dice"
 NOTHING = (

@@ -34,6 +34,7 @@ from coseg_lightning.files.atomic import check_place
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.modules.epochs import planned_epochs
 from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, Recipe, is_count
 from coseg_lightning.modules.selection import TrainingSetRanker
 from coseg_lightning.modules.steps import SegmentationSteps, look_at_batches, look_no_more
@@ -68,8 +69,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             augmentation if your dataset augments its samples itself.
         score: The name of the score, see `coseg_lightning.ranking.scores.mask_scores`.
         epochs: Number of last epochs over which scores are averaged. 1 uses only the trained
-            peers, which suits averaged weights. Training that is stopped before `max_epochs`
-            averages fewer epochs.
+            peers, which suits averaged weights. Training that is stopped before `max_epochs` or
+            `max_steps` averages fewer epochs.
         by_class: Whether each class is ranked by itself. A sample is then noisy if one of its
             classes is.
         kinds: The kind of each image by its id, such as its scanner or its site; default the
@@ -338,7 +339,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         assert isinstance(module, CoSegModule)
         self._watched = None  # all callbacks have begun
         self._check_new_ids(trainer, module)
-        epochs_left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
+        epochs_left = (planned_epochs(trainer) or 0) - trainer.current_epoch - 1
         if epochs_left >= self.epochs:
             self.evidence = EvidenceSum()  # that of a shorter fit, which this one continues
         elif epochs_left > 0:
@@ -631,20 +632,6 @@ def warn_of_parts(trainer: pl.Trainer) -> None:
             f"overfit_batches={trainer.overfit_batches} trains on a few batches, but the whole "  # type: ignore[attr-defined]
             "training set is ranked and corrected, by peers that never saw most of it."
         )
-
-
-def planned_epochs(trainer: pl.Trainer) -> int | None:
-    """Return the number of epochs of a fit, as far as it is known now; None if time limits it."""
-    done, limits = trainer.current_epoch + 1, []
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0:
-        limits.append(trainer.max_epochs)
-    if trainer.max_steps >= 0:
-        if math.isinf(trainer.num_training_batches):  # a stream; its length is known afterwards
-            steps = math.ceil(trainer.global_step / done)
-        else:
-            steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-        limits.append(math.ceil(trainer.max_steps / max(1, steps)))
-    return min(limits, default=None)
 
 
 def is_ranking_due(trainer: pl.Trainer) -> bool:

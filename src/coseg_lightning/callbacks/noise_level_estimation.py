@@ -18,6 +18,7 @@ from coseg_lightning.callbacks.evidence_sum import (
 from coseg_lightning.callbacks.outline_record import OutlineRecord
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.modules.epochs import planned_epochs
 from coseg_lightning.modules.noise_level import NoiseLevelEstimator
 
 
@@ -64,7 +65,8 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
                 'NoiseLevelEstimation needs CoSegModule(noise_level="auto"); leave it out if the '
                 "level is given."
             )
-        if trainer.max_epochs is None or trainer.max_epochs < 2:
+        by_steps = trainer.max_epochs == -1 and trainer.max_steps >= 0
+        if not by_steps and (trainer.max_epochs is None or trainer.max_epochs < 2):
             raise InputError(
                 f"max_epochs={trainer.max_epochs} is too few to estimate the noise level, which "
                 "needs the first half of training; set max_epochs to 2 or more, or give the level."
@@ -100,5 +102,4 @@ def _ranking_in(trainer: pl.Trainer) -> CorruptionRanking | None:
 
 def _epochs_left(trainer: pl.Trainer) -> int:
     """Number of epochs of the first half that follow the current one."""
-    assert trainer.max_epochs is not None
-    return trainer.max_epochs // 2 - trainer.current_epoch - 1
+    return (planned_epochs(trainer) or 0) // 2 - trainer.current_epoch - 1

@@ -14,6 +14,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import class_logits, predicted_classes
 from coseg_lightning.methods.method import Method
 from coseg_lightning.methods.supervised import supervised_training
+from coseg_lightning.modules.epochs import epochs_of_schedule
 from coseg_lightning.modules.segmentation import SegmentationModule
 from coseg_lightning.networks.forward import auxiliary_weight
 
@@ -79,7 +80,8 @@ class DimensionalityDriven(SegmentationModule):
         if self.turning_epoch is None:
             return 1.0
         expansion = self.dimensions[-1] / min(self.dimensions)
-        return math.exp(-self.current_epoch / (self.trainer.max_epochs or 1) * expansion)
+        epochs = epochs_of_schedule(self.trainer) or 1
+        return math.exp(-self.current_epoch / epochs * expansion)
 
     @override
     def on_train_start(self) -> None:

@@ -12,6 +12,7 @@ from coseg_lightning.methods.coteaching import robust_training
 from coseg_lightning.methods.method import Method
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
+from coseg_lightning.modules.epochs import epochs_of_schedule
 from coseg_lightning.modules.selection import ramped_keep_rate
 
 
@@ -44,9 +45,8 @@ class PixelCoTeaching(CoSegModule):
         labelled = masks != self.ignore_index
         losses_a, losses_b = (self._pixel_losses(logits, masks) for logits in (logits_a, logits_b))
         losses_a, losses_b = losses_a[labelled], losses_b[labelled]
-        keep = ramped_keep_rate(
-            1 - self.select_ratio, self.current_epoch, self.trainer.max_epochs, self.ramp_epochs
-        )
+        epochs = epochs_of_schedule(self.trainer)
+        keep = ramped_keep_rate(1 - self.select_ratio, self.current_epoch, epochs, self.ramp_epochs)
         k = max(1, int(keep * len(losses_a))) if len(losses_a) else 0
         picks_a, picks_b = (
             losses.detach().topk(k, largest=False).indices for losses in (losses_a, losses_b)

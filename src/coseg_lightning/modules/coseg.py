@@ -25,6 +25,7 @@ from coseg_lightning.functional.equations import (
 )
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
+from coseg_lightning.modules.epochs import epochs_of_schedule
 from coseg_lightning.modules.measurement import measurement_of
 from coseg_lightning.modules.noise_level import NoiseLevel
 from coseg_lightning.modules.optimizers import (
@@ -326,8 +327,8 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         if not self.noise.known:
             return 1.0
         trainer = compat.trainer_of(self)
-        max_epochs = None if trainer is None else trainer.max_epochs
-        return self.selection.keep_rate(self.noise_level, self.current_epoch, max_epochs)
+        epochs = None if trainer is None else epochs_of_schedule(trainer)
+        return self.selection.keep_rate(self.noise_level, self.current_epoch, epochs)
 
     @property
     def noise_level(self) -> float:

@@ -57,7 +57,14 @@ class Selection(ABC):
 
     @abstractmethod
     def keep_rate(self, noise_level: float, epoch: int, max_epochs: int | None) -> float:
-        """Return alpha, the share of samples that is kept in an epoch; epochs count from 0."""
+        """Return alpha, the share of samples that is kept in an epoch.
+
+        Args:
+            noise_level: NoL.
+            epoch: The epoch, counted from 0.
+            max_epochs: The number of epochs, by the trainer's limit of epochs or of steps; None or
+                -1 if it is unknown.
+        """
 
     def begin_fit(self, *, ranked: bool) -> None:  # noqa: B027
         """Reset the policy; `ranked` says whether a callback will rank the training set."""
