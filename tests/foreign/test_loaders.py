@@ -2,14 +2,16 @@
 
 import time
 from collections import namedtuple
+from contextlib import nullcontext
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, RandomSampler, Sampler, Subset
+from torch.utils.data import DataLoader, RandomSampler, Sampler, Subset, default_collate
 
 from coseg_lightning import (
     CorruptionRanking,
+    LabelCorrection,
     SegmentationModule,
 )
 from coseg_lightning.errors import InputError
@@ -143,6 +145,27 @@ def test_workers_that_give_batches_out_of_order(tmp_path):
         image, mask = Halves(ids=False)[index]
         expected = torch.nn.functional.cross_entropy(module.net_a(image[None]), mask[None])
         assert ranking.ranking.score_a[index] == pytest.approx(float(expected), abs=1e-5)
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_a_short_batch_that_workers_give_early_is_no_mistake(tmp_path, drops):
+    class Slow(Halves):
+        def __getitem__(self, index):
+            time.sleep(0.5 * (index == 7))  # of the second batch
+            return super().__getitem__(index)
+
+    def collate(samples):  # leaves out one of a full batch
+        return default_collate(samples[: 3 if drops else 4])
+
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), LabelCorrection(tmp_path / "labels")]
+    train = DataLoader(Slow(10), 4, num_workers=2, in_order=False, collate_fn=collate)
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=callbacks)
+    with (
+        pytest.raises(InputError, match="4 samples were read, but the batch holds 3")
+        if drops
+        else nullcontext()
+    ):
+        trainer.fit(module_of(), train)
 
 
 def test_a_sampler_that_draws_twice_as_many_is_no_mistake(tmp_path):

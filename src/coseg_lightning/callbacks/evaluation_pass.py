@@ -186,11 +186,15 @@ def check_none_dropped(trainer: pl.Trainer, sample: Batch) -> None:
     expected = loader.batch_size
     if expected is None or isinstance(loader.dataset, IterableDataset):
         return
-    if trainer.is_last_batch and not loader.drop_last:
+    # Workers may give the last batch before others.
+    comes_last = getattr(loader, "in_order", True)
+    if not loader.drop_last and (trainer.is_last_batch or not comes_last):
         sampler: Any = getattr(loader.batch_sampler, "sampler", loader.sampler)
         if type(loader.batch_sampler) is not BatchSampler or not hasattr(sampler, "__len__"):
             return
-        expected = (len(sampler) - 1) % expected + 1  # of this process's share
+        rest = (len(sampler) - 1) % expected + 1  # of this process's share
+        if comes_last or len(sample.masks) == rest:
+            expected = rest
     if len(sample.masks) < expected:
         check_count(sample, expected)
 
