@@ -6,7 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from coseg_lightning import (
     CorruptionRanking,
@@ -18,7 +18,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import corruption_score, segmentation_loss
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.report.figures import read_rows
-from support import TinyNetwork, data_of, loader, module_of, one_batch, trainer_of
+from support import Halves, TinyNetwork, data_of, loader, module_of, one_batch, trainer_of
 
 
 def step(module, batch, tmp_path):
@@ -289,6 +289,21 @@ def test_what_is_logged_each_epoch(tmp_path):
     # While everything is kept, the purity is the share of original masks: 8 of 12.
     first = next(float(row["train/purity_a"]) for row in rows if row["train/purity_a"])
     assert first == pytest.approx(8 / 12)
+
+
+@pytest.mark.parametrize("way", ["picks", "joint"])
+def test_excluded_batches_do_not_lower_the_mean_loss(tmp_path, way):
+    class Excludes(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            pl_module.selection.exclude(["h0", "h1"], [])  # the first batch of the second peer
+
+    def losses(*indices):
+        trainer = trainer_of(tmp_path, max_epochs=1, callbacks=[Excludes()])
+        trainer.fit(module_of(step=way, lr=0.0), DataLoader(Subset(Halves(), indices), 2))
+        return [float(trainer.callback_metrics[f"train/loss_{peer}"]) for peer in "ab"]
+
+    assert losses(0, 1, 2, 3)[1] == pytest.approx(losses(2, 3)[1])
+    assert losses(0, 1, 2, 3)[0] == pytest.approx((losses(2, 3)[0] + losses(0, 1)[0]) / 2)
 
 
 def test_purity_is_not_logged_where_the_truth_is_unknown(tmp_path):
