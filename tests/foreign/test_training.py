@@ -301,9 +301,11 @@ def test_one_network_is_not_spoilt_by_an_image_that_holds_nan(tmp_path):
     images, masks = one_batch()
     images[0, 0, 3, 3] = float("nan")
     module = SegmentationModule(TinyNetwork())
+    trainer = trainer_of(tmp_path)
     with pytest.warns(UserWarning, match="gradient of the network is not finite"):
-        trainer_of(tmp_path).fit(module, loader((images, masks), one_batch()))
+        trainer.fit(module, loader((images, masks), one_batch()))
     assert module.optimization.skipped == [2]
+    assert trainer.callback_metrics["train/skipped"] == 1  # in the last epoch
     assert all(torch.isfinite(value).all() for value in module.state_dict().values())
 
 

@@ -33,6 +33,7 @@ from coseg_lightning.modules.optimizers import (
     Schedule,
     build_optimizer,
     check_nothing_left,
+    log_skipped,
     parameter_group,
 )
 from coseg_lightning.modules.passes import (
@@ -325,8 +326,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
             # The loss of no sample is 0, which is not to lower the mean.
             self.log_epoch({name: loss}, batch_size=size if has_learnt else 0)
         self.log_progress((learnt.loss_a + learnt.loss_b) / 2)
-        skipped = float(self.optimization.skipped_now)
-        self.log("train/skipped", skipped, on_step=False, on_epoch=True, reduce_fx="sum")
+        log_skipped(self, self.optimization.skipped_now)
         if sample.replaced is not None and learnt.picks is not None:
             log_purity(self, ~sample.replaced, learnt.picks)
 

@@ -375,7 +375,12 @@ class GradientGuard(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any
     ) -> None:
-        if trainer.is_last_batch and belongs(self, pl_module):
+        if not belongs(self, pl_module):
+            return
+        if pl_module.automatic_optimization:  # peers log it in their step
+            log_skipped(pl_module, self.skipped_now)
+            self.skipped_now = 0
+        if trainer.is_last_batch:
             cast(ChecksMasks, pl_module).end_checks()
 
     @override
@@ -422,6 +427,11 @@ class GradientGuard(Callback):
                 "learning rate, clip gradients (Trainer(gradient_clip_val=1.0)), or look for "
                 "images that hold NaN."
             )
+
+
+def log_skipped(module: pl.LightningModule, networks: int) -> None:
+    """Log how many networks were skipped in a step; an epoch has their sum."""
+    module.log("train/skipped", float(networks), on_step=False, on_epoch=True, reduce_fx="sum")
 
 
 def belongs(callback: Callback, module: pl.LightningModule) -> bool:
