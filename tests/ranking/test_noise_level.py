@@ -216,6 +216,43 @@ def test_a_resumed_training_keeps_its_estimate(tmp_path, monkeypatch):
     assert module.noise.known
 
 
+def test_another_training_of_the_same_module_is_estimated_anew(tmp_path, monkeypatch):
+    levels = [0.4, 0.2, 0.1]
+    answers = (NoiseLevelEstimate(n, None, True, {"relative": n}, 3.0, 0.9) for n in levels)
+    monkeypatch.setattr(
+        "coseg_lightning.modules.noise_level.estimate_noise_level", lambda a, b: next(answers)
+    )
+    module, alphas = module_of(noise_level="auto"), []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            alphas.append(pl_module.alpha)
+
+    def trainer(number):
+        ranking = CorruptionRanking(tmp_path / f"{number}.csv")
+        callbacks = [NoiseLevelEstimation(), ranking, Watch()]
+        return trainer_of(tmp_path, callbacks=callbacks, max_epochs=4)
+
+    trainer(1).fit(module, data_of(tmp_path))
+    trainer(2).fit(module, data_of(tmp_path))  # of other data, for all that is known
+    assert alphas == [1.0, 1.0, 0.6, 0.6, 1.0, 1.0, 0.8, 0.8]
+
+
+def test_a_level_is_estimated_though_a_fit_begins_after_half(tmp_path, monkeypatch):
+    sure = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
+    monkeypatch.setattr(
+        "coseg_lightning.modules.noise_level.estimate_noise_level", lambda a, b: sure
+    )
+    trainer = trainer_of(tmp_path, max_epochs=3)
+    trainer.fit(module_of(), data_of(tmp_path))
+    trainer.fit_loop.max_epochs = 5
+    trainer.callbacks += [NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv")]
+    module = module_of(noise_level="auto")
+    trainer.fit(module, data_of(tmp_path))
+    assert module.noise.estimate == sure
+    assert trainer.callback_metrics["train/keep_rate"] == pytest.approx(0.6)
+
+
 def test_why_nothing_can_be_told():
     rng = np.random.default_rng(0)
     scores = {name: np.r_[rng.normal(0, 1, 16), rng.normal(9, 1, 16)] for name in "ab"}

@@ -47,7 +47,7 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
 
     @override
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
-        if module.noise.known or _epochs_left(trainer) != 0:
+        if module.noise.known or _epochs_left(trainer) > 0:
             return []
         dataset, ranking = self.judged_dataset(trainer), _ranking_in(trainer)
         drawn_by = None if ranking is None else ranking.annotators
@@ -77,13 +77,13 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, CoSegModule)
         epochs_left = _epochs_left(trainer)
-        if module.noise.known or epochs_left < 0:
+        if module.noise.known or (epochs_left < 0 and module.noise.estimate is not None):
             return
         if epochs_left >= self.epochs:
             self.evidence = EvidenceSum()  # that of a shorter fit, which this one continues
             return
         self.evidence.add(self.judge(trainer, module))
-        if epochs_left == 0:
+        if epochs_left <= 0:  # below 0 in a fit that begins after half of the epochs
             ids, peers = self.evidence.gathered()
             ranking, dataset = _ranking_in(trainer), self.judged_dataset(trainer)
             kinds = None if ranking is None else ranking.kinds

@@ -365,12 +365,12 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     def begin_fit(self, callbacks: Sequence[Callback]) -> None:
         """Inspect the callbacks of a new fit; `PeerOptimization` calls this."""
-        self.noise.begin_fit(callbacks)
+        self.noise.begin_fit(callbacks, goes_on=self.current_epoch > 0)
         self.selection.begin_fit(ranked=any(isinstance(c, TrainingSetRanker) for c in callbacks))
 
     @override
     def on_fit_end(self) -> None:
-        self.selection.end_fit()  # another fit may have no ranking
+        self.selection.end_fit()
 
     @override
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -50,8 +50,15 @@ class NoiseLevel:
         """Whether the level was given, or could be estimated."""
         return self.estimate.separable if self.estimate is not None else not self.is_estimated
 
-    def begin_fit(self, callbacks: Sequence[Callback]) -> None:
-        """Check that a level to be estimated has its estimator.
+    def begin_fit(self, callbacks: Sequence[Callback], *, goes_on: bool) -> None:
+        """Forget the estimate of an earlier training, whose samples may have been others.
+
+        Also check that a level to be estimated has its estimator. The estimate in a checkpoint is
+        loaded later.
+
+        Args:
+            callbacks: The trainer's callbacks.
+            goes_on: Whether the same trainer goes on with its earlier fit.
 
         Raises:
             InputError: If it has none.
@@ -62,6 +69,8 @@ class NoiseLevel:
                 'noise_level="auto" needs the callback NoiseLevelEstimation; add it to the '
                 "trainer's callbacks, or give the level."
             )
+        if not goes_on:
+            self.estimate = None
 
     def set_noise_level_from(self, peer_a: Evidence, peer_b: Evidence) -> None:
         """Estimate the level from both peers' evidence on the labels."""
@@ -74,5 +83,5 @@ class NoiseLevel:
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Restore the estimate from a checkpoint; a given level is not changed."""
-        if state is not None and self.is_estimated:
-            self.estimate = NoiseLevelEstimate(**state)
+        if self.is_estimated:
+            self.estimate = None if state is None else NoiseLevelEstimate(**state)
