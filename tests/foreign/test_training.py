@@ -232,6 +232,29 @@ def test_levels_and_scores_go_by_a_limit_of_steps(tmp_path, limits):
     assert ranking.evidence.passes == 3
 
 
+@pytest.mark.parametrize("way", ["same trainer", "checkpoint"])
+def test_peers_select_soon_where_a_training_is_prolonged(tmp_path, way):
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            rates.append(pl_module.alpha)
+
+    module, train = module_of(), DataLoader(Halves(), batch_size=4)
+    ranking, longer = (CorruptionRanking(tmp_path / f"{name}.csv") for name in ("one", "two"))
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[ranking])
+    trainer.fit(module, train)
+    if way == "checkpoint":
+        trainer.save_checkpoint(tmp_path / "a.ckpt")
+        trainer = trainer_of(tmp_path, max_epochs=16, callbacks=[longer, Watch()])
+        trainer.fit(module_of(), train, ckpt_path=tmp_path / "a.ckpt")
+    else:
+        trainer.callbacks[:] = [longer, Watch()]
+        trainer.fit_loop.max_epochs = 16  # ranked after 8, 10, 12 and 14
+        trainer.fit(module, train)
+    assert rates == [0.5 if way == "checkpoint" else 1.0, *[0.5] * 7]
+
+
 def test_training_that_ends_before_the_first_ranking_warns(tmp_path):
     stop = EarlyStopping("loss", patience=0, min_delta=9.0)
     callbacks = [CorruptionRanking(tmp_path / "scores.csv"), stop]

@@ -344,7 +344,9 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             self.evidence = EvidenceSum()  # that of a shorter fit, which this one continues
         elif epochs_left > 0:
             self.evidence.add(self.judge(trainer, module))
-        if module.selection.uses_rankings and module.noise.known and is_ranking_due(trainer):
+        waits = module.selection.waits_for_ranking  # a fit may begin after half of the epochs
+        is_due = is_ranking_due(trainer, at_once=waits)
+        if module.selection.uses_rankings and module.noise.known and is_due:
             evidence = EvidenceSum().add(self.judge(trainer, module))
             module.selection.update(self.rank(trainer, module, evidence))
 
@@ -634,13 +636,19 @@ def warn_of_parts(trainer: pl.Trainer) -> None:
         )
 
 
-def is_ranking_due(trainer: pl.Trainer) -> bool:
-    """Whether the whole set should be ranked at the end of the current epoch."""
+def is_ranking_due(trainer: pl.Trainer, *, at_once: bool = False) -> bool:
+    """Whether the whole set should be ranked at the end of the current epoch.
+
+    Args:
+        trainer: The trainer.
+        at_once: Whether any epoch in the second half will do.
+    """
     done, epochs = trainer.current_epoch + 1, planned_epochs(trainer)
     if epochs is None:  # half of them is unknown
         return False
     past_half = done - epochs // 2
-    return past_half >= 0 and done < epochs and past_half % math.ceil(epochs / 8) == 0
+    every = 1 if at_once else math.ceil(epochs / 8)
+    return past_half >= 0 and done < epochs and past_half % every == 0
 
 
 def _never_seen(module: CoSegModule, ids: list[str]) -> str:

@@ -70,7 +70,7 @@ class Selection(ABC):
         """Reset the policy; `ranked` says whether a callback will rank the training set."""
 
     def end_fit(self) -> None:  # noqa: B027
-        """Forget the rankings of a fit that is over."""
+        """Called when a fit is over; a checkpoint may be saved later."""
 
     def update(self, ranking: Ranking) -> None:  # noqa: B027
         """Use a new ranking of the whole training set from now on."""
@@ -220,10 +220,6 @@ class WholeSet(Selection):
         self.per_batch.begin_fit(ranked=ranked)
         self.excluded_ids, self._ranked_ids = None, frozenset()
         self._rankings_come, self._batches_have_ids = ranked, True
-
-    @override
-    def end_fit(self) -> None:
-        self.excluded_ids, self._rankings_come = None, False
 
     @override
     def update(self, ranking: Ranking) -> None:
