@@ -9,6 +9,7 @@ from coseg_lightning import (
     AveragedWeights,
     CorruptionRanking,
     LabelCorrection,
+    LabelStore,
     NoiseLevelEstimation,
 )
 from coseg_lightning.callbacks import evidence_sum
@@ -116,6 +117,29 @@ def test_the_scores_of_a_finished_fit_are_never_written_again(tmp_path):
     with pytest.raises(RuntimeError, match="no test"):
         trainer_of(tmp_path, callbacks=[ranking, Failing()]).test(module, data, verbose=False)
     assert path.read_text(encoding="utf-8") == "mine"
+
+
+def test_what_another_run_has_written_meanwhile_is_kept(tmp_path):
+    scores, labels = tmp_path / "scores.csv", tmp_path / "labels"
+
+    class Other(pl.Callback):
+        def on_train_epoch_end(self, *_):
+            scores.write_text("another run's", encoding="utf-8")
+            LabelStore.create(labels).finish({})
+
+    ranking, correction = CorruptionRanking(scores), LabelCorrection(labels, confidence=0.0)
+    callbacks = [ranking, correction, Other()]
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=callbacks)
+    with (
+        pytest.warns(UserWarning, match=r"scores.csv was written by something else during train"),
+        pytest.warns(UserWarning, match=r"corrected masks are in \S+labels-2"),
+    ):
+        trainer.fit(module_of(), data_of(tmp_path))
+    assert scores.read_text(encoding="utf-8") == "another run's"
+    assert not LabelStore(labels).ids
+    assert correction.layer.folder == tmp_path / "labels-2"
+    rows = rows_of(tmp_path / "scores-2.csv")
+    assert sum(row["changed_pixels"] != "" for row in rows) == len(correction.layer.ids) > 0
 
 
 @pytest.mark.parametrize("averaging_first", [True, False])

@@ -30,7 +30,7 @@ from coseg_lightning.callbacks.processes import gather_objects
 from coseg_lightning.callbacks.watched import WatchedSamples
 from coseg_lightning.data.samples import SampleDataset, label_dice
 from coseg_lightning.errors import InputError
-from coseg_lightning.files.atomic import check_place
+from coseg_lightning.files.atomic import check_place, free_path
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
@@ -64,7 +64,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     Args:
         path: A new CSV file, conventionally `scores.csv`; see
             `coseg_lightning.ranking.ranking.Ranking`. It is written when the set is ranked, and
-            again with the changes of a `LabelCorrection`.
+            again with the changes of a `LabelCorrection`. If another run has written it meanwhile,
+            the ranking gets a name such as `scores-2.csv`, which is told.
         dataset: The dataset to score; default the training dataset. Give a view without
             augmentation if your dataset augments its samples itself.
         score: The name of the score, see `coseg_lightning.ranking.scores.mask_scores`.
@@ -121,6 +122,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self.ranking: Ranking | None = None
         self.selected = False
         self._is_written = True  # there is nothing to write yet
+        self._is_begun = False  # whether the file is of this fit
         self._has_looked = False
         self._never_ranks = False
         self._watched: WatchedSamples | None = None
@@ -149,7 +151,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         if self.by_class:
             self.check_ranks_classes()
         super().setup(trainer, pl_module, stage)
-        self.ranking, self._is_written = None, True
+        self.ranking, self._is_written, self._is_begun = None, True, False
         self._has_looked, self._watched, self._numbered = False, None, None
         self._first_read, self.masks_changed = [], False
         self._checks_seen, self._known = False, None
@@ -497,8 +499,16 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         if self._is_written:
             return
         self._is_written = True
-        if self.ranking is not None and trainer.is_global_zero:
-            self.ranking.write(self.path)
+        if self.ranking is None or not trainer.is_global_zero:
+            return
+        if not self._is_begun and self.path.exists():
+            taken, self.path = self.path, free_path(self.path)
+            rank_zero_warn(
+                f"{taken} was written by something else during training, and is never "
+                f"overwritten; the ranking is in {self.path}. Give each run a path of its own."
+            )
+        self._is_begun = True
+        self.ranking.write(self.path)
 
 
 def _check_kinds(kinds: Any, score: str | None) -> None:

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -31,7 +32,7 @@ from coseg_lightning.callbacks.processes import gather_objects, gather_rows
 from coseg_lightning.data.samples import SampleDataset
 from coseg_lightning.data.tiles import Tiles
 from coseg_lightning.errors import InputError, renamed
-from coseg_lightning.files.atomic import check_place
+from coseg_lightning.files.atomic import check_place, free_path
 from coseg_lightning.files.background import background_writer
 from coseg_lightning.files.images import smallest_type
 from coseg_lightning.functional.dice import mask_dice
@@ -66,7 +67,8 @@ class LabelCorrection(Callback, PredictionObserver):
     `Recipe`. Override `vote` to correct in another way.
 
     Args:
-        folder: A new folder for the layer, conventionally `labels`.
+        folder: A new folder for the layer, conventionally `labels`. If another run has written it
+            meanwhile, the layer gets a name such as `labels-2`, which is told.
         confidence: The mean probability that the peers' class needs to overrule a label. `auto`
             chooses it per sample. With a number, correction is never skipped; 0 is the vote as
             printed.
@@ -220,6 +222,7 @@ class LabelCorrection(Callback, PredictionObserver):
         self._names.add(ranking.ids)  # the ids of all processes
         confidence = self._confidences(sorted(ranking.noisy), ranking)
         pictures = [folder for folder in (self.uncertainty, self.proposals) if folder is not None]
+        self.folder = Path(trainer.strategy.broadcast(str(still_free(self.folder))))
         if trainer.is_global_zero:
             for folder in (self.folder, *pictures):
                 LabelStore.create(folder)
@@ -400,6 +403,20 @@ class LabelCorrection(Callback, PredictionObserver):
             excluded_size_bias=ranking.size_bias[is_noisy],
             kept_size_bias=ranking.size_bias[~is_noisy],
         )
+
+
+def still_free(folder: Path) -> Path:
+    """Return a folder that was free before training, or another one if it was written meanwhile."""
+    try:
+        LabelStore.check_free(folder)
+    except InputError:
+        other = free_path(folder)
+        rank_zero_warn(
+            f"{folder} was written by something else during training, and is never overwritten; "
+            f"the corrected masks are in {other}. Give each run a folder of its own."
+        )
+        return other
+    return folder
 
 
 def tiles_of(dataset: Any) -> Tiles | None:

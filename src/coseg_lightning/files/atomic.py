@@ -5,6 +5,7 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 
 from coseg_lightning.errors import InputError
@@ -45,6 +46,12 @@ def check_free(folder: str | Path) -> None:
     """Raise an `InputError` if the folder to be written already exists."""
     if Path(folder).expanduser().exists():
         raise InputError(f"{folder} exists and is never overwritten; give a new folder.")
+
+
+def free_path(path: Path) -> Path:
+    """Return a path, or if it exists the first of `NAME-2`, `NAME-3` and so on that does not."""
+    names = (path.with_stem(f"{path.stem}-{number}") for number in count(2))
+    return path if not path.exists() else next(name for name in names if not name.exists())
 
 
 def check_place(path: str | Path) -> None:
