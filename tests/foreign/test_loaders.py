@@ -220,6 +220,15 @@ def test_samples_that_are_trained_on_and_not_ranked_are_told(tmp_path):
     assert trainer.current_epoch == 1  # not only as they are ranked, after half of the epochs
 
 
+def test_a_view_without_some_samples_is_refused_in_the_first_epoch(tmp_path):
+    ranking = CorruptionRanking(tmp_path / "scores.csv", dataset=Subset(Halves(), range(8)))
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=[ranking])
+    message = r"4 samples, such as h10, were trained on but are not among the 8 of CorruptionRank"
+    with pytest.raises(InputError, match=message):
+        trainer.fit(module_of(), DataLoader(Halves(), batch_size=4))
+    assert trainer.current_epoch == 0
+
+
 class Redrawn(pl.LightningDataModule):
     """Draws other samples for each of its loaders."""
 

@@ -293,14 +293,15 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
             return
         seen = trained_ids(module)
         before, self._known = self._known, len(seen)
-        if before is None or len(seen) <= before:
+        if before is not None and len(seen) <= before:
             return
         dataset = self.judged_dataset(trainer)
         if len(seen) <= len(dataset):
             return
         share = evidence_pass(trainer, module, dataset).share
         every = gather_objects([] if share is None else share.ids)
-        if message := _left_out(seen, [sample_id for ids in every for sample_id in ids]):
+        ranked = [sample_id for ids in every for sample_id in ids]
+        if message := _left_out(seen, ranked, is_view=self.dataset is not None):
             raise InputError(message)
 
     def watched_samples(self, trainer: pl.Trainer) -> WatchedSamples | None:
@@ -369,7 +370,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
                 "max_epochs to the number of epochs that you train, or use selection='relative'."
             )
         ids, peers = self._gathered(trainer, self.evidence)
-        if message := _left_out(trained_ids(pl_module), ids):
+        if message := _left_out(trained_ids(pl_module), ids, is_view=self.dataset is not None):
             rank_zero_warn(message)
         is_known = trainer.world_size == 1 and trainer.ckpt_path is None  # what was trained on
         if is_known and (unseen := _never_seen(pl_module, ids)):
@@ -397,7 +398,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
     def rank(self, trainer: pl.Trainer, module: CoSegModule, evidence: EvidenceSum) -> Ranking:
         """Rank the training set from the evidence of one or more passes, at the module's NoL."""
         ids, peers = self._gathered(trainer, evidence)
-        if message := _left_out(trained_ids(module), ids):
+        if message := _left_out(trained_ids(module), ids, is_view=self.dataset is not None):
             raise InputError(message)
         return self._ranking(trainer, module, ids, peers, numbered=evidence.numbered)
 
@@ -679,15 +680,26 @@ def trained_ids(module: CoSegModule) -> set[str]:
     return set[str]().union(*gather_objects(module.trained_ids or set()))
 
 
-def _left_out(trained: set[str], ids: Sequence[str]) -> str:
-    """Say which samples were trained on but are not ranked; an empty text if there are none."""
+def _left_out(trained: set[str], ids: Sequence[str], *, is_view: bool) -> str:
+    """Say which samples were trained on but are not ranked; an empty text if there are none.
+
+    Args:
+        trained: The ids of all samples that were trained on.
+        ids: Those of the ranked samples.
+        is_view: Whether the ranked dataset was given.
+    """
     missing = trained - set(ids)
     if not missing or missing == trained:  # the selection tells of ids that are all others
         return ""
+    which = f"{len(missing)} samples, such as {min(missing)}, were trained on but are not among the"
+    if is_view:
+        return (
+            f"{which} {len(ids)} of CorruptionRanking(dataset=...); give it the dataset of all "
+            "samples that are trained on, with the same ids."
+        )
     return (
-        f"{len(missing)} samples, such as {min(missing)}, were trained on but are not among the "
-        f"{len(ids)} that are ranked, since later epochs have other samples than earlier ones; let "
-        "train_dataloader always give all of them, from which its sampler may draw "
+        f"{which} {len(ids)} that are ranked, since later epochs have other samples than earlier "
+        "ones; let train_dataloader always give all of them, from which its sampler may draw "
         "(RandomSampler(dataset, num_samples=...)), or in a fit of your own give "
         "CorruptionRanking(dataset=...) the dataset of all of them."
     )
