@@ -119,6 +119,20 @@ def test_the_scores_of_a_finished_fit_are_never_written_again(tmp_path):
     assert path.read_text(encoding="utf-8") == "mine"
 
 
+def test_callbacks_that_are_used_again_say_nothing_of_the_earlier_fit(tmp_path):
+    ranking, correction = CorruptionRanking(tmp_path / "1.csv"), LabelCorrection(tmp_path / "1")
+    trainer_of(tmp_path, callbacks=[ranking, correction]).fit(module_of(), data_of(tmp_path))
+    assert correction.label_peer_ratio is not None
+    correction.correction_skipped = correction.wrong_half_suspected = True
+    ranking.path, correction.folder = tmp_path / "2.csv", tmp_path / "2"
+    trainer = trainer_of(tmp_path, callbacks=[ranking, correction])
+    trainer.fit(module_of(noise_level=0.0), data_of(tmp_path))
+    assert correction.label_peer_ratio is None
+    assert not correction.correction_skipped
+    assert not correction.wrong_half_suspected
+    assert not correction.layer.ids
+
+
 def test_what_another_run_has_written_meanwhile_is_kept(tmp_path):
     scores, labels = tmp_path / "scores.csv", tmp_path / "labels"
 

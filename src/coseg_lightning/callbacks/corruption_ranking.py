@@ -151,7 +151,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         if self.by_class:
             self.check_ranks_classes()
         super().setup(trainer, pl_module, stage)
-        self.ranking, self._is_written, self._is_begun = None, True, False
+        self.ranking, self.selected = None, False
+        self._is_written, self._is_begun = True, False
         self._has_looked, self._watched, self._numbered = False, None, None
         self._first_read, self.masks_changed = [], False
         self._checks_seen, self._known = False, None

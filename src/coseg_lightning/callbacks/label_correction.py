@@ -153,7 +153,9 @@ class LabelCorrection(Callback, PredictionObserver):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        self._store = None
+        self._store, self._names, self.layer = None, FileNames(), None
+        self.label_peer_ratio = None
+        self.correction_skipped = self.wrong_half_suspected = False
         ignore_index = getattr(pl_module, "ignore_index", IGNORE_INDEX)
         if not 0 <= ignore_index <= 65535:
             raise InputError(
