@@ -70,7 +70,7 @@ class Learnt:
         picks: The samples that each peer picked, or None if the method does not pick samples.
         agreement: The share of pixels for which both peers predict the same class.
         compared: The number of samples over which the agreement was computed.
-        have_learnt: Whether each peer had a sample to learn from.
+        learnt_from: The samples that each peer learnt from, or None if it is not known.
     """
 
     loss_a: Tensor
@@ -78,7 +78,7 @@ class Learnt:
     picks: Picks | None
     agreement: Tensor
     compared: int
-    have_learnt: tuple[bool, bool] = (True, True)
+    learnt_from: Picks | None = None
 
 
 class CoSegModule(RenamedOfPeers, SegmentationSteps):
@@ -225,8 +225,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         same, compared = agreement_of_picks(
             classes_a, classes_b, picks, sample.masks, self.ignore_index
         )
-        have_learnt = len(for_a) > 0, len(for_b) > 0
-        return Learnt(loss_a.detach(), loss_b.detach(), picks, same, compared, have_learnt)
+        return Learnt(loss_a.detach(), loss_b.detach(), picks, same, compared, (for_a, for_b))
 
     @staticmethod
     def exchange(picks_a: Tensor, picks_b: Tensor) -> Picks:
@@ -257,10 +256,9 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         (logits_a, auxiliary_a), (logits_b, auxiliary_b) = self.all_logits(sample.images)
         check_first_logits(self.checked_networks, self.classes, net_a=logits_a, net_b=logits_b)
         loss_a, loss_b, picks = self.peer_losses(logits_a, logits_b, sample)
-        have_learnt = True, True
+        learnt_from = None
         if picks is not None:  # auxiliary outputs learn from the same samples as their network
-            for_a, for_b = self.exchange(*picks)
-            have_learnt = len(for_a) > 0, len(for_b) > 0
+            for_a, for_b = learnt_from = self.exchange(*picks)
             aux_a, aux_b = ([part[for_a] for part in auxiliary_a], [p[for_b] for p in auxiliary_b])
             loss_a = loss_a + self.auxiliary_loss(self.net_a, aux_a, sample.targets[for_a])
             loss_b = loss_b + self.auxiliary_loss(self.net_b, aux_b, sample.targets[for_b])
@@ -275,8 +273,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         same = agreement(
             logits_a.detach(), logits_b.detach(), sample.masks, ignore_index=self.ignore_index
         )
-        compared = len(sample.masks)
-        return Learnt(loss_a.detach(), loss_b.detach(), picks, same, compared, have_learnt)
+        return Learnt(loss_a.detach(), loss_b.detach(), picks, same, len(sample.masks), learnt_from)
 
     def all_logits(self, images: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         """Compute both peers' logits, and the auxiliary logits of networks that have them."""
@@ -317,14 +314,10 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     def log_step(self, learnt: Learnt, sample: Batch) -> None:
         """Log losses, keep rate and agreement, and the share of clean picks if it is known."""
-        size, losses = len(sample.images), {"train/loss_a": learnt.loss_a}
-        if not isinstance(self.net_b, Mirror):  # what learns alone has one loss, and no agreement
-            losses["train/loss_b"] = learnt.loss_b
+        self.log_epoch({"train/keep_rate": self.alpha}, batch_size=len(sample.images))
+        log_losses(self, learnt, len(sample.images))
+        if not isinstance(self.net_b, Mirror):  # what learns alone agrees with itself
             self.log_epoch({"train/agreement": learnt.agreement}, batch_size=learnt.compared)
-        self.log_epoch({"train/keep_rate": self.alpha}, batch_size=size)
-        for (name, loss), has_learnt in zip(losses.items(), learnt.have_learnt, strict=False):
-            # The loss of no sample is 0, which is not to lower the mean.
-            self.log_epoch({name: loss}, batch_size=size if has_learnt else 0)
         self.log_progress((learnt.loss_a + learnt.loss_b) / 2)
         log_skipped(self, self.optimization.skipped_now)
         if sample.replaced is not None and learnt.picks is not None:
@@ -420,6 +413,16 @@ def groups_of_peers(module: CoSegModule) -> list[dict[str, Any]]:
     return [
         parameter_group(module, name, lr, decay) for name, lr in zip(names, rates, strict=False)
     ]
+
+
+def log_losses(module: CoSegModule, learnt: Learnt, batch_size: int) -> None:
+    """Log both peers' losses; the loss of no sample is 0, which is not to lower the mean."""
+    losses = learnt.loss_a, learnt.loss_b
+    for peer, loss, samples in zip("ab", losses, learnt.learnt_from or (None, None), strict=True):
+        if peer == "b" and isinstance(module.net_b, Mirror):
+            break  # it is the first peer's
+        has_learnt = samples is None or len(samples) > 0
+        module.log_epoch({f"train/loss_{peer}": loss}, batch_size=batch_size * has_learnt)
 
 
 def log_purity(module: CoSegModule, clean: Tensor, picks: Picks) -> None:
