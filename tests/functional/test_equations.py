@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import (
     agreement,
     class_logits,
@@ -13,11 +14,13 @@ from coseg_lightning.functional.equations import (
     dice_loss,
     keep_rate,
     l2_weight_decay,
+    predicted_classes,
     segmentation_loss,
     selection_size,
     small_score_selection,
     vote,
 )
+from coseg_lightning.functional.losses import PIXEL_LOSSES
 
 
 def slow_probabilities(logits):
@@ -197,3 +200,68 @@ def test_vote_overrules_the_label_only_where_the_peers_are_sure():
     assert vote(a, b, label, confidence=0.7).tolist() == [[[1, 0, 0]]] * 2
     each = vote(a, b, label, confidence=torch.tensor([0.5, 0.85]))
     assert each.tolist() == [[[1, 1, 0]], [[0, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    "loss", [*PIXEL_LOSSES.values(), dice_loss, segmentation_loss], ids=lambda loss: loss.__name__
+)
+@pytest.mark.parametrize("samples", [1, 2])
+def test_masks_that_would_be_broadcast_are_refused(loss, samples):
+    logits = torch.randn(samples, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    masks = torch.zeros(samples, 6, 6, dtype=torch.long)
+    for wrong in (
+        masks.float(),
+        masks[:, None],
+        masks[:, None].float(),
+        masks[:, :1, :1],
+        masks[:, :3],
+        torch.zeros(samples + 1, 6, 6, dtype=torch.long),
+        torch.zeros(1 if samples == 2 else 2, 2, 6, 6),
+    ):
+        with pytest.raises(InputError, match="The masks are .* but the logits are"):
+            loss(logits, wrong)
+
+
+def test_a_dice_loss_of_volumes_is_refused():
+    with pytest.raises(InputError, match="the Dice loss is of images"):
+        dice_loss(torch.zeros(1, 2, 4, 4, 4), torch.zeros(1, 4, 4, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("q", [0, -1, 2, math.nan])
+def test_an_exponent_out_of_range_is_refused(q):
+    logits, masks = torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    with pytest.raises(InputError, match="must be above 0 and at most 1"):
+        PIXEL_LOSSES["generalised_cross_entropy"](logits, masks, q=q)
+
+
+def test_an_unknown_reduction_is_refused():
+    logits, masks = torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)
+    with pytest.raises(InputError, match="reduction='average' must be mean or sum"):
+        corruption_score(logits, masks, reduction="average")
+
+
+def test_the_vote_of_one_output_is_refused():
+    """The only class would win everywhere, and every label become background."""
+    p, masks = torch.full((2, 1, 4, 4), 0.9), torch.ones(2, 4, 4, dtype=torch.long)
+    with pytest.raises(InputError, match="of one class"):
+        vote(p, p, masks)
+    with pytest.raises(InputError, match="of one class"):
+        predicted_classes(p)
+
+
+def test_votes_of_other_shapes_are_refused():
+    p, masks = torch.full((2, 2, 4, 4), 0.5), torch.ones(2, 4, 4, dtype=torch.long)
+    for others in ((p, p, masks[:, None]), (p, p[:1], masks), (p, p, masks[:1])):
+        with pytest.raises(InputError, match="The peers' outputs are"):
+            vote(*others)
+        with pytest.raises(InputError, match="The peers' outputs are"):
+            agreement(*others)
+
+
+def test_shares_in_percent_are_refused():
+    p, masks = torch.full((2, 2, 4, 4), 0.5), torch.ones(2, 4, 4, dtype=torch.long)
+    for confidence in (80, -0.1, math.nan, [0.5, 80]):
+        with pytest.raises(InputError, match="must be a number from 0 to 1"):
+            vote(p, p, masks, confidence=confidence)
+    with pytest.raises(InputError, match="noise_level=30 must be"):
+        keep_rate(3, 30, 2)

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from coseg_lightning.errors import InputError
+
 IGNORE_INDEX = 255
 
 
@@ -41,7 +43,15 @@ def predicted_classes(scores: Tensor) -> Tensor:
 
     Shape:
         scores `(N, K, H, W)`; returns `(N, H, W)` int64.
+
+    Raises:
+        InputError: If there is one class only.
     """
+    if scores.shape[1] == 1:
+        raise InputError(
+            f"Scores {tuple(scores.shape)} are of one class, which would win everywhere; of a "
+            "single sigmoid output give class_logits(logits), or torch.cat([1 - p, p], dim=1)."
+        )
     if scores.shape[1] == 2:
         return (scores[:, 1] > scores[:, 0]).long()  # much faster still for two classes
     return scores.max(dim=1).indices  # twenty times faster than argmax on a CPU
@@ -64,6 +74,31 @@ def labelled_pixels(masks: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
         masks `(N, H, W)`, or soft masks `(N, K, H, W)`; returns `(N, H, W)`.
     """
     return masks.any(dim=1) if masks.is_floating_point() else masks != ignore_index
+
+
+def check_masks(logits: Tensor, masks: Tensor) -> None:
+    """Raise an `InputError` if masks are not of the samples and pixels of the logits.
+
+    Most of these would be broadcast, and give a loss of something else.
+    """
+    (count, classes), size = logits.shape[:2], logits.shape[2:]
+    ids, shares = (count, *size), (count, max(2, classes), *size)
+    if tuple(masks.shape) != (shares if masks.is_floating_point() else ids):
+        raise InputError(
+            f"The masks are {tuple(masks.shape)}, {masks.dtype}, but the logits are "
+            f"{tuple(logits.shape)}; give class ids {ids} as int64, or soft masks {shares} as "
+            "floats."
+        )
+
+
+def _check_ids(of_a: Tensor, of_b: Tensor, masks: Tensor) -> None:
+    """Raise an `InputError` if class ids are not of the pixels of both peers' outputs."""
+    pixels = {(part.shape[0], *part.shape[2:]) for part in (of_a, of_b)}
+    if pixels != {tuple(masks.shape)}:
+        raise InputError(
+            f"The peers' outputs are {tuple(of_a.shape)} and {tuple(of_b.shape)}, and the masks "
+            f"{tuple(masks.shape)}; give (N, K, H, W) of both peers, and masks (N, H, W)."
+        )
 
 
 def corruption_score(
@@ -89,7 +124,13 @@ def corruption_score(
     Returns:
         Scores in nats, small for reliable labels. A sample without any labelled pixel scores 0,
         because none of its labels contradicts the network.
+
+    Raises:
+        InputError: If the masks do not fit the logits, or there is no such reduction.
     """
+    check_masks(logits, masks)
+    if reduction not in ("mean", "sum"):
+        raise InputError(f"reduction={reduction!r} must be mean or sum.")
     # torch accepts no `ignore_index` with soft masks, but their unlabelled pixels add nothing.
     ignored = -100 if masks.is_floating_point() else ignore_index
     per_pixel = F.cross_entropy(class_logits(logits), masks, ignore_index=ignored, reduction="none")
@@ -120,7 +161,15 @@ def dice_loss(
     Returns:
         Losses in [0, 1]. A class that is absent from the label adds the constant 1/k with zero
         gradient, as in the equation.
+
+    Raises:
+        InputError: If the masks do not fit the logits, or are of volumes.
     """
+    check_masks(logits, masks)
+    if logits.ndim != 4:
+        raise InputError(
+            f"The logits are {tuple(logits.shape)}; the Dice loss is of images, (N, K, H, W)."
+        )
     probabilities = class_logits(logits).softmax(dim=1)
     labelled = labelled_pixels(masks, ignore_index)
     labels = masks
@@ -184,7 +233,12 @@ def keep_rate(epoch: int, noise_level: float, ramp_epochs: int) -> float:
     The share falls linearly from 1 to `1 - noise_level` over the first `ramp_epochs`, because the
     scores of an untrained network carry no information (Han et al. 2018, arXiv 1804.06872,
     Algorithm 1). `ramp_epochs=0` gives the constant `alpha = 1 - NoL` of section 3.
+
+    Raises:
+        InputError: If the noise level is no share.
     """
+    if not 0 <= noise_level <= 1:
+        raise InputError(f"noise_level={noise_level} must be a number from 0 to 1.")
     if ramp_epochs <= 0:
         return 1 - noise_level
     return 1 - noise_level * min(1.0, epoch / ramp_epochs)
@@ -242,18 +296,32 @@ def vote(
 
     Shape:
         probabilities `(N, K, H, W)`, masks and result `(N, H, W)`, confidence `(N,)`.
+
+    Raises:
+        InputError: If shapes do not fit, or a confidence is no share.
     """
+    _check_ids(probabilities_a, probabilities_b, masks)
     class_a, class_b = predicted_classes(probabilities_a), predicted_classes(probabilities_b)
     overruled = (class_a == class_b) & (masks != ignore_index)
     sure = ((probabilities_a + probabilities_b) / 2).amax(dim=1)
     least = torch.as_tensor(confidence, dtype=sure.dtype, device=sure.device)
+    if not isinstance(confidence, Tensor) and not bool(((least >= 0) & (least <= 1)).all()):
+        raise InputError(f"confidence={confidence} must be a number from 0 to 1.")
     return class_a.where(overruled & (sure > least.view(-1, 1, 1)), masks)
 
 
 def agreement(
     logits_a: Tensor, logits_b: Tensor, masks: Tensor, *, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:
-    """Return the share of labelled pixels at which both peers predict the same class, in [0, 1]."""
+    """Return the share of labelled pixels at which both peers predict the same class, in [0, 1].
+
+    Shape:
+        logits `(N, K, H, W)` or `(N, 1, H, W)`; masks `(N, H, W)`.
+
+    Raises:
+        InputError: If the masks do not fit the logits.
+    """
+    _check_ids(logits_a, logits_b, masks)
     same = predicted_classes(class_logits(logits_a)) == predicted_classes(class_logits(logits_b))
     labelled = masks != ignore_index
     return (same & labelled).sum() / labelled.sum().clamp_min(1)

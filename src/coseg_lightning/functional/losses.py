@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import (
     IGNORE_INDEX,
+    check_masks,
     class_logits,
     corruption_score,
     labelled_mean,
@@ -32,7 +34,12 @@ def generalised_cross_entropy(
 
     Source:
         Zhang and Sabuncu 2018, arXiv 1805.07836.
+
+    Raises:
+        InputError: If the exponent is out of range, or the masks do not fit the logits.
     """
+    if not 0 < q <= 1:
+        raise InputError(f"q={q} must be above 0 and at most 1.")
 
     def loss(p: Tensor) -> Tensor:
         return (1 - p.clamp_min(1e-7) ** q) / q
@@ -80,6 +87,7 @@ def _mean_loss(
     loss: Callable[[Tensor], Tensor], logits: Tensor, masks: Tensor, ignore_index: int
 ) -> Tensor:
     """Average a loss of the label's probability over labelled pixels, weighted by vote shares."""
+    check_masks(logits, masks)
     p, labelled = class_logits(logits).softmax(dim=1), labelled_pixels(masks, ignore_index)
     if masks.is_floating_point():
         return labelled_mean((masks * loss(p)).sum(dim=1), labelled)
