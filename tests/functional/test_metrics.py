@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from coseg_lightning.errors import InputError
+from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.functional.metrics import SegmentationScores
 
 
@@ -59,3 +61,33 @@ def test_a_class_that_never_occurs_has_no_dice():
     assert named["test/dice_a"] == 1
     assert named["test/dice_a_class_0"] == 1
     assert torch.isnan(named["test/dice_a_class_2"])
+
+
+@pytest.mark.parametrize("classes", [1, 0, -2])
+def test_one_class_is_refused(classes):
+    """Without a foreground class the Dice would be 1, whatever was predicted."""
+    with pytest.raises(InputError, match="must be at least 2, background included"):
+        SegmentationScores(classes)
+
+
+def test_what_are_no_class_ids_of_masks_is_refused():
+    scores, masks = SegmentationScores(2), torch.ones(2, 4, 4, dtype=torch.long)
+    for predictions in (masks[:, None], masks[:1], torch.rand(2, 2, 4, 4)):
+        with pytest.raises(InputError, match="give class ids"):
+            scores.update(predictions, masks)
+    with pytest.raises(InputError, match=r"A prediction holds 0\.4, which is none of 2 classes"):
+        scores.update(0.4 * masks, masks)
+    with pytest.raises(InputError, match="A mask holds 2, which is none of 2 classes"):
+        scores.update(masks, 2 * masks)
+    with pytest.raises(InputError, match="A prediction holds 255"):
+        scores.update(255 * masks, masks)
+    scores.update(masks.float(), masks)
+    assert scores.compute()["dice"] == 1
+
+
+def test_the_dice_of_lists_is_that_of_arrays():
+    first, second = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
+    first[1:3], second[2:] = 1, 1
+    assert mask_dice(first.tolist(), second.tolist()) == mask_dice(first, second) == 0.5
+    with pytest.raises(InputError, match="give two of one size"):
+        mask_dice(first, second[:2])

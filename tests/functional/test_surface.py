@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.functional.surface import surface_distances
 
 
@@ -43,3 +44,12 @@ def test_they_are_monais(seed):
     hd95 = monai.compute_hausdorff_distance(*pair, percentile=95, **options).item()
     average = monai.compute_average_surface_distance(*pair, symmetric=True, **options).item()
     assert surface_distances(first, second) == pytest.approx((hd95, average), abs=1e-4)
+
+
+def test_distances_of_other_sizes_or_units_are_refused():
+    region = square(4, 4, 6)
+    with pytest.raises(InputError, match="have no distances"):
+        surface_distances(region, region[:10])
+    for size in (0, -1, float("nan")):
+        with pytest.raises(InputError, match="must be a number above 0"):
+            surface_distances(region, region, pixel_size=size)

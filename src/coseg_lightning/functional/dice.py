@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import IGNORE_INDEX
 
 
@@ -50,7 +51,16 @@ def foreground_dice(dice: Tensor, present: Tensor) -> Tensor:
 
 
 def mask_dice(first: NDArray[Any], second: NDArray[Any]) -> float:
-    """Compute the foreground Dice of two masks `(H, W)`, without unlabelled pixels (255)."""
+    """Compute the foreground Dice of two masks `(H, W)`, without unlabelled pixels (255).
+
+    Raises:
+        InputError: If the masks differ in size.
+    """
+    first, second = np.asarray(first), np.asarray(second)
+    if first.shape != second.shape:
+        raise InputError(
+            f"Masks of {first.shape} and {second.shape} have no Dice; give two of one size."
+        )
     labelled = (first != IGNORE_INDEX) & (second != IGNORE_INDEX)
     first, second = first[labelled], second[labelled]
     ids = np.unique(np.concatenate([[0], np.unique(first), np.unique(second)]))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from coseg_lightning.errors import InputError
 from coseg_lightning.functional.dice import dice_by_class, foreground_dice
 
 
@@ -22,6 +23,9 @@ class SegmentationScores(Metric):
     Args:
         classes: K.
         ignore_index: Class id of unlabelled pixels, which do not count.
+
+    Raises:
+        InputError: If there are fewer than two classes.
     """
 
     full_state_update = False
@@ -34,6 +38,11 @@ class SegmentationScores(Metric):
 
     def __init__(self, classes: int, ignore_index: int = 255, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if classes < 2:
+            raise InputError(
+                f"classes={classes} must be at least 2, background included; a network of one "
+                "output has two classes."
+            )
         self.classes = classes
         self.ignore_index = ignore_index
         # A float32 count would stop growing at 2^24 pixels.
@@ -49,8 +58,18 @@ class SegmentationScores(Metric):
 
         Shape:
             predictions and masks `(N, H, W)` integer class ids.
+
+        Raises:
+            InputError: If shapes differ, or values are no ids of these classes.
         """
+        if predictions.shape != masks.shape or masks.ndim != 3:
+            raise InputError(
+                f"Predictions are {tuple(predictions.shape)} and masks {tuple(masks.shape)}; give "
+                "class ids (N, H, W) of both, such as predicted_classes(class_logits(logits))."
+            )
         labelled = masks != self.ignore_index
+        self._check_ids(predictions, "prediction")
+        self._check_ids(masks[labelled], "mask")
         correct = (predictions == masks) & labelled
         dice, present = dice_by_class(predictions, masks, self.classes, labelled)
         counted = labelled.flatten(1).any(dim=1)
@@ -61,6 +80,17 @@ class SegmentationScores(Metric):
         self.labelled = self.labelled + labelled.sum()
         self.class_dice_sum = self.class_dice_sum + dice.sum(dim=0)
         self.class_images = self.class_images + present.sum(dim=0)
+
+    def _check_ids(self, values: Tensor, kind: str) -> None:
+        """Raise an `InputError` for a value that would count as no class."""
+        wrong = (values < 0) | (values >= self.classes)
+        if values.is_floating_point():
+            wrong = wrong | (values != values.round())
+        if bool(wrong.any()):
+            raise InputError(
+                f"A {kind} holds {values[wrong][0].item():.4g}, which is none of {self.classes} "
+                f"classes, 0 to {self.classes - 1}."
+            )
 
     def compute(self) -> dict[str, Tensor]:
         """Return the three metrics; NaN where no image or pixel was counted."""

@@ -6,6 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from coseg_lightning.errors import InputError
+
 
 class SurfaceDistances(NamedTuple):
     """Distances between two outlines, in pixels, or in the unit of the pixel size.
@@ -39,8 +41,18 @@ def surface_distances(
 
     Returns:
         The distances; 0 if both regions are empty, None if only one is.
+
+    Raises:
+        InputError: If the regions differ in size, or the pixel size is no positive number.
     """
-    first, second = first.astype(bool), second.astype(bool)
+    first, second = np.asarray(first).astype(bool), np.asarray(second).astype(bool)
+    if first.shape != second.shape or first.ndim != 2:
+        raise InputError(
+            f"Regions of {first.shape} and {second.shape} have no distances; give two (H, W) of "
+            "one size."
+        )
+    if not 0 < pixel_size < np.inf:
+        raise InputError(f"pixel_size={pixel_size} must be a number above 0.")
     if not first.any() or not second.any():
         return None if first.any() or second.any() else SurfaceDistances(0.0, 0.0)
     box = ndimage.find_objects((first | second).astype(np.uint8))[0]
