@@ -4,8 +4,10 @@ import inspect
 import json
 from dataclasses import fields
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
+import torch
 from hydra import compose, initialize_config_dir
 
 from coseg_lightning import (
@@ -146,3 +148,40 @@ def test_fields_one_by_one_still_work_and_say_so(tmp_path):
     assert summary["correction"]["corrected"] == 3
     with pytest.raises(TypeError, match="unexpected keyword argument 'confidences'"):
         run_stages(OwnTested(), tmp_path / "other", trainer=pl.Trainer, confidences=0.5)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers():
+    given = Recipe(
+        confidence=np.float32(0.75),
+        rounds=np.int64(2),
+        by_class=np.bool_(True),
+        lr=torch.tensor(0.5),
+    )
+    assert given == Recipe(confidence=0.75, rounds=2, by_class=True, lr=0.5)
+    assert type(given.rounds) is int
+    assert LabelCorrection("labels", confidence=np.float32(0.75)).confidence == 0.75
+    assert CorruptionRanking("scores.csv", epochs=np.int64(2)).epochs == 2
+
+
+@pytest.mark.parametrize("name", ["lr", "lambda_1", "lambda_2", "retraining_share"])
+def test_infinite_values_are_refused(name):
+    with pytest.raises(InputError, match=f"{name}=inf must be a number"):
+        Recipe(**{name: float("inf")})
+
+
+def test_an_array_is_no_confidence():
+    with pytest.raises(InputError, match="must be auto, or a number from 0 to 1"):
+        Recipe(confidence=np.array([0.1, 0.2]))
+
+
+@pytest.mark.parametrize("callback", [CorruptionRanking, LabelCorrection])
+def test_by_class_is_no_text(callback):
+    """The text "no" would count as true."""
+    with pytest.raises(InputError, match="by_class=no must be true or false"):
+        callback(by_class="no")
+
+
+@pytest.mark.parametrize("share", ["0.1", None, float("nan")])
+def test_a_share_of_averaging_is_a_number(share):
+    with pytest.raises(InputError, match="must be above 0 and at most 1"):
+        AveragedWeights(share)

@@ -22,7 +22,7 @@ from coseg_lightning.callbacks.epoch_end import EpochEndCallback
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.buffers import average_buffers
-from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.modules.recipe import Recipe, is_number, plain_number
 from coseg_lightning.modules.steps import SegmentationSteps
 
 # Callbacks that replace the weights by averages.
@@ -47,7 +47,8 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
     """
 
     def __init__(self, share: float = Recipe.averaging) -> None:
-        if not 0 < share <= 1:
+        share = float(share) if isinstance(share, bool) else plain_number(share)
+        if not (is_number(share) and 0 < share <= 1):
             raise InputError(f"share={share} must be above 0 and at most 1.")
         super().__init__(multi_avg_fn=partial(_average, share))
         self._share = share

@@ -35,7 +35,13 @@ from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.epochs import planned_epochs
-from coseg_lightning.modules.recipe import SCORES_WITH_KINDS, Recipe, is_count
+from coseg_lightning.modules.recipe import (
+    SCORES_WITH_KINDS,
+    Recipe,
+    check_by_class,
+    is_count,
+    plain_number,
+)
 from coseg_lightning.modules.selection import TrainingSetRanker
 from coseg_lightning.modules.steps import SegmentationSteps, look_at_batches, look_no_more
 from coseg_lightning.ranking.evidence import (
@@ -107,6 +113,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         run_id: str | None = None,
     ) -> None:
         check_score(score)
+        epochs = plain_number(epochs)
+        check_by_class(by_class)
         if not is_count(epochs, least=1):
             raise InputError(f"epochs={epochs} must be a whole number of at least 1.")
         _check_kinds(kinds, score if type(self).scores is CorruptionRanking.scores else None)

@@ -42,7 +42,7 @@ from coseg_lightning.labels.masks import Mask, mask_digest
 from coseg_lightning.labels.store import LabelStore, LabelStoreWriter
 from coseg_lightning.modules.batch import Batch
 from coseg_lightning.modules.coseg import CoSegModule
-from coseg_lightning.modules.recipe import Recipe, is_number
+from coseg_lightning.modules.recipe import Recipe, check_by_class, is_confidence, plain_number
 from coseg_lightning.modules.steps import look_at_batches
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.ranking.ranking import Ranking
@@ -101,8 +101,10 @@ class LabelCorrection(Callback, PredictionObserver):
         by_class: bool = Recipe.by_class,
         run_id: str | None = None,
     ) -> None:
-        if confidence != "auto" and not (is_number(confidence) and 0 <= confidence <= 1):
+        confidence = plain_number(confidence)
+        if not is_confidence(confidence):
             raise InputError(f"confidence={confidence} must be auto, or a number from 0 to 1.")
+        check_by_class(by_class)
         self.folder = Path(folder)
         self.confidence = confidence
         self.by_class = by_class

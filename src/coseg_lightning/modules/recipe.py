@@ -110,6 +110,8 @@ class Recipe:
     }
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).copy().items():
+            object.__setattr__(self, name, plain_number(value))
         for name in ("lambda_1", "lambda_2", "lr"):
             self._check(name, _is_at_least_0(getattr(self, name)), "a number of at least 0")
         for name in ("include_background", "by_class", "warm_start"):
@@ -122,8 +124,7 @@ class Recipe:
         self._check("averaging", is_share(self.averaging), "a number from 0 to 1")
         is_positive = is_number(self.retraining_share) and self.retraining_share > 0
         self._check("retraining_share", is_positive, "a number above 0")
-        is_confidence = self.confidence == "auto" or is_share(self.confidence)
-        self._check("confidence", is_confidence, "auto, or a number from 0 to 1")
+        self._check("confidence", is_confidence(self.confidence), "auto, or a number from 0 to 1")
         for name, options in (
             ("selection", SELECTIONS),
             ("step", STEPS),
@@ -203,14 +204,25 @@ _OF_NETWORKS = ("lambda_1", "lambda_2", "include_background", "lr")
 _OF_PEERS = ("ramp_epochs", "selection", "step")
 
 
+def check_by_class(by_class: Any) -> None:
+    """Raise an `InputError` for a text, such as "no", which would count as true."""
+    Recipe(by_class=by_class if isinstance(by_class, str) else bool(by_class))
+
+
 def is_number(value: Any) -> bool:
-    """Whether a value is a number; booleans are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value is a finite number; booleans are not."""
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and float("-inf") < value < float("inf")
 
 
 def is_share(value: Any) -> bool:
     """Whether a value is a number from 0 to 1."""
     return is_number(value) and 0 <= value <= 1
+
+
+def is_confidence(value: Any) -> bool:
+    """Whether a value is `auto` or a share."""
+    return is_share(value) or (isinstance(value, str) and value == "auto")
 
 
 def is_count(value: Any, *, least: int) -> bool:
