@@ -1,9 +1,12 @@
 """The module for plain supervised training."""
 
+import numpy as np
+import pytest
 import pytorch_lightning as pl
 import torch
 
-from coseg_lightning import CoSegDataModule, SegmentationModule
+from coseg_lightning import CoSegDataModule, CoSegModule, SegmentationModule
+from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import segmentation_loss
 from support import Squares, TinyNetwork, data_of, loader, one_batch, trainer_of
 
@@ -43,3 +46,29 @@ def test_the_same_seed_gives_the_same_weights_for_any_number_of_workers(tmp_path
         trainer_of(tmp_path).fit(module, data_of(tmp_path, num_workers=workers))
         states.append(module.state_dict())
     torch.testing.assert_close(states[0], states[1], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("module", [SegmentationModule, CoSegModule])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("classes", value) for value in (0, -1, "2", 2.5, True)),
+        *(("ignore_index", value) for value in (None, "255", float("nan"), 2.5)),
+        *(("lr", value) for value in (-1, float("nan"), float("inf"), "ab", None)),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused(module, setting, value):
+    with pytest.raises(InputError, match=f"{setting}=.* must be a"):
+        module("unet_classic", base_channels=2, **{setting: value})
+
+
+def test_numbers_of_numpy_are_taken():
+    module = SegmentationModule("unet_classic", base_channels=2, classes=np.int64(3))
+    assert module.classes == 3
+    assert type(module.classes) is int
+
+
+@pytest.mark.parametrize("net", [None, TinyNetwork, ["unet"]])
+def test_what_is_no_network_is_refused(net):
+    with pytest.raises(InputError, match="give the name of one, or a ready network"):
+        SegmentationModule(net)

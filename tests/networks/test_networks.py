@@ -324,3 +324,26 @@ def test_a_network_that_prepares_its_input_in_place_leaves_its_peers_alone(tmp_p
     assert torch.equal(batch[0], given)
     assert torch.equal(b, module.net_b(given.clone()))
     assert torch.equal(a, module.net_a(given.clone()))
+
+
+@pytest.mark.parametrize("name", ["unet", "unet_classic"])
+@pytest.mark.parametrize("setting", ["classes", "in_channels"])
+@pytest.mark.parametrize("value", [0, -1, "2", None, True, 2.5, float("inf")])
+def test_a_number_of_channels_is_checked(name, setting, value):
+    with pytest.raises(InputError, match=f"{setting}=.* must be a whole number of at least 1"):
+        build_network(name, **{setting: value})
+
+
+def test_unknown_encoders_of_timm_are_refused():
+    for name in ("unet", "dpt"):
+        with pytest.raises(InputError, match="There is no encoder 'tu-nosuch'"):
+            build_network(name, encoder_name="tu-nosuch")
+    with pytest.raises(InputError, match="encoder_name=18 must be the name of an encoder"):
+        build_network("unet", encoder_name=18)
+
+
+def test_what_an_architecture_refuses_is_told():
+    with pytest.raises(InputError, match="unet with resnet18 cannot be built .*depth"):
+        build_network("unet", encoder_depth=9)
+    with pytest.raises(InputError, match="^encoder_weights=imagnet: there are no such weights"):
+        build_network("unet", encoder_weights="imagnet")

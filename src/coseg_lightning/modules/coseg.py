@@ -397,11 +397,14 @@ def pair_of_rates(lr: float | Sequence[float]) -> tuple[float, float]:
     """Return one learning rate for each peer.
 
     Raises:
-        InputError: If there are not one or two rates.
+        InputError: If there are not one or two rates, or one is no number of at least 0.
     """
-    rates = tuple(lr) if isinstance(lr, Sequence) else (lr, lr)
+    is_pair = isinstance(lr, Sequence) and not isinstance(lr, str)
+    rates: tuple[Any, ...] = tuple(lr) if is_pair else (lr, lr)
     if len(rates) != 2:
         raise InputError(f"lr={lr} must be one learning rate, or one for each of the two peers.")
+    for rate in rates:
+        Recipe(lr=rate)  # which checks it
     return rates[0], rates[1]
 
 

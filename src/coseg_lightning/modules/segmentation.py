@@ -83,6 +83,7 @@ class SegmentationModule(SegmentationSteps):
         **options: Any,
     ) -> None:
         lr, lambda_1, lambda_2 = plain_number(lr), plain_number(lambda_1), plain_number(lambda_2)
+        Recipe(lr=lr)  # which checks it
         super().__init__(
             classes,
             ignore_index,
@@ -97,7 +98,7 @@ class SegmentationModule(SegmentationSteps):
         own = ["net"] if ready else []
         self.save_hyperparameters(ignore=["optimizer", "scheduler", *own, *spare])
         self.use_pixel_loss(pixel_loss)
-        if isinstance(net, str):
+        if not isinstance(net, nn.Module):
             net = build_network(
                 net,
                 encoder_name=encoder_name,

@@ -34,7 +34,7 @@ from coseg_lightning.modules.batch import Batch, ClassIds, images_of, read_batch
 from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.measurement import Measurement
 from coseg_lightning.modules.optimizers import Schedule
-from coseg_lightning.modules.recipe import Recipe
+from coseg_lightning.modules.recipe import Recipe, is_count, plain_number
 from coseg_lightning.modules.untouched import untouched
 
 PACKAGE = __name__.partition(".")[0]
@@ -73,6 +73,14 @@ class SegmentationSteps(pl.LightningModule):
         scheduler: Schedule | None,
     ) -> None:
         super().__init__()
+        classes, ignore_index = plain_number(classes), plain_number(ignore_index)
+        if not is_count(classes, least=1):
+            raise InputError(f"classes={classes} must be a whole number of at least 1.")
+        if not isinstance(ignore_index, int) or isinstance(ignore_index, bool):
+            raise InputError(
+                f"ignore_index={ignore_index} must be a whole number; -1, say, if no pixel is "
+                "unlabelled."
+            )
         if not callable(optimizer):
             raise InputError(
                 f"optimizer= is a {type(optimizer).__name__}; give what makes one, such as "

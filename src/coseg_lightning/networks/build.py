@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import math
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,7 @@ def build_network(
             together, or if the weights do not fit the encoder.
     """
     _check_name(name)
+    in_channels, classes = _count("in_channels", in_channels), _count("classes", classes)
     _check_options(name, encoder_name, options)
     channels = options.get("base_channels", 1)
     if not (isinstance(channels, int) and channels >= 1):
@@ -108,8 +111,10 @@ def build_network(
         if "Unknown model" not in str(error):
             raise
         raise InputError(
-            f"There is no encoder {encoder} in timm; see timm.list_models()."
+            f"There is no encoder {encoder!r}; behind tu- give a name of timm.list_models()."
         ) from error
+    except InputError:
+        raise
     except (ValueError, AssertionError) as error:  # such as an encoder that cannot be dilated
         problem = " ".join(str(error).split()).rstrip(".!") or "they do not fit together"
         raise InputError(
@@ -148,6 +153,14 @@ def _check_options(name: str, encoder_name: str | None, options: dict[str, Any])
                 f"There is no argument {option!r} of {name} or of the module; the arguments of "
                 f"{name} are {', '.join(known)}."
             )
+
+
+def _count(name: str, value: Any) -> int:
+    """Return a number of channels, which may be a whole float."""
+    is_number = isinstance(value, Integral | float) and not isinstance(value, bool)
+    if not is_number or value != value // 1 or not 1 <= value < math.inf:
+        raise InputError(f"{name}={value} must be a whole number of at least 1.")
+    return int(value)
 
 
 def _check_name(name: str) -> None:

@@ -61,6 +61,8 @@ def check_encoder(name: str) -> None:
 
     The names of timm's encoders are only checked when the encoder is built.
     """
+    if not isinstance(name, str):
+        raise InputError(f"encoder_name={name!r} must be the name of an encoder, such as resnet18.")
     if name not in encoders and not name.startswith("tu-"):
         raise InputError(unknown_name_message("encoder", name, list(encoders)))
 
