@@ -263,5 +263,6 @@ def test_shares_in_percent_are_refused():
     for confidence in (80, -0.1, math.nan, [0.5, 80]):
         with pytest.raises(InputError, match="must be a number from 0 to 1"):
             vote(p, p, masks, confidence=confidence)
+    assert vote(p, p, masks, confidence=math.inf).equal(masks)
     with pytest.raises(InputError, match="noise_level=30 must be"):
         keep_rate(3, 30, 2)

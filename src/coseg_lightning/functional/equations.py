@@ -291,7 +291,7 @@ def vote(
         probabilities_b: Class probabilities of the second peer.
         masks: The labels.
         confidence: Threshold that the mean probability of the peers' class must exceed. One number,
-            or one per sample; 0 as printed in the paper.
+            or one per sample; 0 as printed in the paper. Infinity keeps the labels.
         ignore_index: Class id of unlabelled pixels.
 
     Shape:
@@ -305,7 +305,8 @@ def vote(
     overruled = (class_a == class_b) & (masks != ignore_index)
     sure = ((probabilities_a + probabilities_b) / 2).amax(dim=1)
     least = torch.as_tensor(confidence, dtype=sure.dtype, device=sure.device)
-    if not isinstance(confidence, Tensor) and not bool(((least >= 0) & (least <= 1)).all()):
+    is_share = (least >= 0) & (least <= 1) | least.isposinf()
+    if not isinstance(confidence, Tensor) and not bool(is_share.all()):
         raise InputError(f"confidence={confidence} must be a number from 0 to 1.")
     return class_a.where(overruled & (sure > least.view(-1, 1, 1)), masks)
 
