@@ -4,6 +4,7 @@ import time
 from collections import namedtuple
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -334,3 +335,22 @@ def test_samples_that_were_never_trained_on_are_told(tmp_path, options, unseen, 
     trainer.fit(module_of(0.25), DataLoader(data, 4, drop_last=drop_last))
     told = [str(one.message) for one in recwarn if "were not trained on" in str(one.message)]
     assert [text.split(" of the ")[0] for text in told] == ([str(unseen)] if unseen else [])
+
+
+def test_masks_that_are_not_of_the_images_are_refused():
+    images, masks = torch.zeros(4, 1, 8, 8), torch.zeros(4, 8, 8, dtype=torch.long)
+    for fewer in (masks[:2], masks[:1]):
+        with pytest.raises(InputError, match="with the images' number, height and width"):
+            read_batch((images, fewer))
+
+
+def test_arrays_and_missing_masks_are_told_as_such():
+    images, masks = torch.zeros(4, 1, 8, 8), torch.zeros(4, 8, 8, dtype=torch.long)
+    for mask, kind in ((masks.numpy(), "ndarray"), (masks.tolist(), "list"), (None, "NoneType")):
+        with pytest.raises(InputError, match=f"The batch's masks are a {kind}; they must be"):
+            read_batch({"image": images, "mask": mask})
+    with pytest.raises(InputError, match=r"The batch is tuple of 2 \(Tensor, ndarray\)"):
+        read_batch((images, masks.numpy()))
+    shares = np.full((4, 2, 8, 8), 0.5)
+    with pytest.raises(InputError, match="The batch's soft_mask is a ndarray"):
+        read_batch({"image": images, "mask": masks, "soft_mask": shares})

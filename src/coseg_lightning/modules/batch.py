@@ -67,7 +67,7 @@ def read_batch(batch: Any) -> Batch:
     annotators = soft_masks = None
     batch = as_named(batch)
     if isinstance(batch, Mapping) and "image" in batch and ("mask" in batch or "label" in batch):
-        masks = batch["label"] if batch.get("mask") is None else batch["mask"]
+        masks = batch.get("label") if batch.get("mask") is None else batch["mask"]
         other = batch.get("label")
         if other is not masks and isinstance(other, Tensor) and other.ndim >= 3:
             raise InputError(
@@ -82,10 +82,13 @@ def read_batch(batch: Any) -> Batch:
             annotators, rest = rest.get("annotator"), rest.get("id")
         fields = batch[0], batch[1], rest, None
     else:
-        content = sorted(batch) if isinstance(batch, Mapping) else type(batch).__name__
+        content = sorted(map(str, batch)) if isinstance(batch, Mapping) else type(batch).__name__
+        if isinstance(batch, list | tuple):
+            kinds = ", ".join(type(part).__name__ for part in batch[:4]) or "nothing"
+            content = f"{content} of {len(batch)} ({kinds})"
         raise InputError(
             f"The batch is {content}; it must be (image, mask), (image, mask, id) or a dict with "
-            "image and mask (or label)."
+            "image and mask (or label), images and masks as tensors."
         )
     images, masks, ids, replaced = fields
     if ids is not None and not _are_ids(ids, len(images)):
@@ -102,6 +105,11 @@ def read_batch(batch: Any) -> Batch:
             f"The batch's images are {shape}; they must be a tensor (N, C, H, W), grey ones with "
             "C = 1: images[:, None]."
         )
+    if not isinstance(masks, Tensor):
+        raise InputError(
+            f"The batch's masks are a {type(masks).__name__}; they must be a tensor (N, H, W) of "
+            "class ids, as torch's default collate function makes one of arrays."
+        )
     if masks.ndim == 4 and masks.shape[1] == 1:
         masks = masks[:, 0]
     if masks.is_floating_point() and not bool((masks == masks.round()).all()):
@@ -110,10 +118,15 @@ def read_batch(batch: Any) -> Batch:
             "give whole numbers: resize masks by nearest-neighbour interpolation, and do not let "
             "ToTensor divide class ids by 255."
         )
-    if masks.ndim != 3 or masks.shape[-2:] != images.shape[-2:]:
+    if masks.ndim != 3 or masks.shape != (len(images), *images.shape[-2:]):
         raise InputError(
             f"The batch's masks are {tuple(masks.shape)} and its images {tuple(images.shape)}; "
-            "masks must be (N, H, W) or (N, 1, H, W) with the images' height and width."
+            "masks must be (N, H, W) or (N, 1, H, W) with the images' number, height and width."
+        )
+    if soft_masks is not None and not isinstance(soft_masks, Tensor):
+        raise InputError(
+            f"The batch's soft_mask is a {type(soft_masks).__name__}; it must be a float tensor "
+            "(N, K, H, W)."
         )
     if soft_masks is not None and (
         not soft_masks.is_floating_point()
