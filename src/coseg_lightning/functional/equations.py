@@ -291,23 +291,20 @@ def vote(
         probabilities_b: Class probabilities of the second peer.
         masks: The labels.
         confidence: Threshold that the mean probability of the peers' class must exceed. One number,
-            or one per sample; 0 as printed in the paper. Infinity keeps the labels.
+            or one per sample; 0 as printed in the paper. Above 1 no label is overruled.
         ignore_index: Class id of unlabelled pixels.
 
     Shape:
         probabilities `(N, K, H, W)`, masks and result `(N, H, W)`, confidence `(N,)`.
 
     Raises:
-        InputError: If shapes do not fit, or a confidence is no share.
+        InputError: If shapes do not fit, or there is one class only.
     """
     _check_ids(probabilities_a, probabilities_b, masks)
     class_a, class_b = predicted_classes(probabilities_a), predicted_classes(probabilities_b)
     overruled = (class_a == class_b) & (masks != ignore_index)
     sure = ((probabilities_a + probabilities_b) / 2).amax(dim=1)
     least = torch.as_tensor(confidence, dtype=sure.dtype, device=sure.device)
-    is_share = (least >= 0) & (least <= 1) | least.isposinf()
-    if not isinstance(confidence, Tensor) and not bool(is_share.all()):
-        raise InputError(f"confidence={confidence} must be a number from 0 to 1.")
     return class_a.where(overruled & (sure > least.view(-1, 1, 1)), masks)
 
 
