@@ -1,5 +1,6 @@
 """One label out of several masks: right by hand, and equal to slow references."""
 
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -260,3 +261,10 @@ def test_more_people_are_nearer_to_the_truth():
     truth, masks = people(2, 7, side=48, unlabelled=0)
     dice = [mask_dice(majority(masks[-count:]), truth) for count in (1, 3, 5, 7)]
     assert all(more > fewer for fewer, more in pairwise(dice))
+
+
+def test_one_mask_without_a_list_is_refused():
+    """Its rows would be taken for masks."""
+    for fuse in (majority, staple, partial(soft_label, classes=2)):
+        with pytest.raises(InputError, match=r"Masks of \(4,\) cannot be fused"):
+            fuse(np.zeros((4, 4), np.uint8))

@@ -112,7 +112,7 @@ def test_images_that_are_too_small_for_a_network_are_named():
         ("pan", {"encoder_name": "tu-vgg11"}, "cannot be built .they do not fit together.; change"),
         ("dpt", {"encoder_name": "resnet18"}, "cannot be built .Only Timm encoders are supported"),
         ("unet", {"encoder_depth": 3}, "cannot be built .Model depth is 3, but"),
-        ("unet", {"encoder_name": "tu-nothing"}, "There is no encoder tu-nothing in timm"),
+        ("unet", {"encoder_name": "tu-nothing"}, "There is no encoder .tu-nothing.; behind tu-"),
     ],
 )
 def test_what_does_not_fit_together_is_named(name, options, message):

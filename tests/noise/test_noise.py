@@ -16,6 +16,7 @@ from coseg_lightning.noise import (
     BoundaryWalk,
     ClassMerge,
     ClassSwap,
+    Crowd,
     EdgeCircles,
     MissingComponent,
     MissingRegion,
@@ -370,3 +371,14 @@ def test_an_annotator_must_come_first(make_folder):
     assert Combined([annotator, MissingRegion()]).adjustable
     with pytest.raises(InputError, match="name it first"):
         Combined([MissingRegion(), annotator])
+
+
+@pytest.mark.parametrize("level", [-0.3, 30, float("nan"), "0.3", None])
+def test_a_level_that_is_no_share_is_refused(level, tmp_path):
+    """A negative one chose all but so many samples."""
+    squares = Squares(6)
+    with pytest.raises(InputError, match="noise_level=.* must be a number from 0 to 1"):
+        choose_noisy(squares.ids, level, seed=0)
+    with pytest.raises(InputError, match="noise_level=.* must be a number from 0 to 1"):
+        write_noisy_layer(squares, Crowd(), level, 0, tmp_path / "layer")
+    assert not (tmp_path / "layer").exists()

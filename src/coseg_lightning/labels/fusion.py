@@ -63,10 +63,10 @@ class Votes:
         """
         arrays = [_class_ids(mask) for mask in masks]
         shapes = {array.shape for array in arrays}
-        if len(shapes) != 1:
+        if len(shapes) != 1 or len(arrays[0].shape) != 2:
             raise InputError(
                 f"Masks of {' and '.join(map(str, sorted(shapes))) or 'nobody'} cannot be fused; "
-                "give at least one mask, all of the same size."
+                "give at least one mask, all of the same size, (H, W) each."
             )
         highest = max(int(array.max(initial=0)) for array in arrays)
         is_there = np.zeros(max(highest, IGNORE_INDEX) + 1, bool)

@@ -206,7 +206,8 @@ _OF_PEERS = ("ramp_epochs", "selection", "step")
 
 def check_by_class(by_class: Any) -> None:
     """Raise an `InputError` for a text, such as "no", which would count as true."""
-    Recipe(by_class=by_class if isinstance(by_class, str) else bool(by_class))
+    given: Any = by_class if isinstance(by_class, str) else bool(by_class)
+    Recipe(by_class=given)
 
 
 def is_number(value: Any) -> bool:

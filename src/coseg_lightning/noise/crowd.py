@@ -21,7 +21,7 @@ from coseg_lightning.noise.geometry import (
     signed_distance,
     smooth_field,
 )
-from coseg_lightning.noise.models import NoiseModel
+from coseg_lightning.noise.models import NoiseModel, check_level
 from coseg_lightning.noise.regions import AffineNoise, MissingRegion, SpuriousBlob
 from coseg_lightning.seeding import derive_rng
 
@@ -133,8 +133,9 @@ class Crowd:
             clean: The samples whose masks stay unchanged. They are not returned.
 
         Raises:
-            InputError: If `clean` leaves too few samples.
+            InputError: If the noise level is no share, or `clean` leaves too few samples.
         """
+        check_level(noise_level)
         people = self.people(noise_level, seed)
         drawn = sorted(set(ids) - set(clean))
         count = round(noise_level * len(ids))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -217,6 +218,12 @@ class AtLabelDice:
         if strength == 1:
             return noisy
         return self.model(mask, id=id, seed=seed, strength=strength * best_strength)
+
+
+def check_level(noise_level: Any) -> None:
+    """Raise an `InputError` unless a share of noisy masks is a number from 0 to 1."""
+    if not isinstance(noise_level, Real) or not 0 <= noise_level <= 1:
+        raise InputError(f"noise_level={noise_level} must be a number from 0 to 1.")
 
 
 def annotators(model: Any) -> list[Annotator]:

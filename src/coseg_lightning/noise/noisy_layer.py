@@ -12,7 +12,7 @@ from coseg_lightning.functional.dice import mask_dice
 from coseg_lightning.labels.masks import MaskedImages
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.noise.crowd import Crowd
-from coseg_lightning.noise.models import NoiseModel, settings_of
+from coseg_lightning.noise.models import NoiseModel, check_level, settings_of
 from coseg_lightning.seeding import derive_rng
 
 
@@ -34,8 +34,9 @@ def choose_noisy(
         The ids of the chosen samples.
 
     Raises:
-        InputError: If `clean` leaves too few samples.
+        InputError: If the noise level is no share, or `clean` leaves too few samples.
     """
+    check_level(noise_level)
     allowed = [sample_id for sample_id in _shuffled(ids, seed) if sample_id not in clean]
     count = round(noise_level * len(ids))
     if count > len(allowed):
