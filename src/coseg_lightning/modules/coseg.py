@@ -399,8 +399,7 @@ def pair_of_rates(lr: float | Sequence[float]) -> tuple[float, float]:
     Raises:
         InputError: If there are not one or two rates, or one is no number of at least 0.
     """
-    is_pair = isinstance(lr, Sequence) and not isinstance(lr, str)
-    rates: tuple[Any, ...] = tuple(lr) if is_pair else (lr, lr)
+    rates = tuple(lr) if isinstance(lr, Sequence) and not isinstance(lr, str) else (lr, lr)
     if len(rates) != 2:
         raise InputError(f"lr={lr} must be one learning rate, or one for each of the two peers.")
     for rate in rates:

@@ -222,7 +222,7 @@ class AtLabelDice:
 
 def check_level(noise_level: Any) -> None:
     """Raise an `InputError` unless a share of noisy masks is a number from 0 to 1."""
-    if not isinstance(noise_level, Real) or not 0 <= noise_level <= 1:
+    if not isinstance(noise_level, Real) or not 0 <= float(noise_level) <= 1:
         raise InputError(f"noise_level={noise_level} must be a number from 0 to 1.")
 
 
