@@ -236,3 +236,15 @@ def test_updated_refuses_samples_of_another_size(tmp_path):
     dataset = [(torch.zeros(3, 8, 8), torch.zeros(8, 8, dtype=torch.long))]
     with pytest.raises(InputError, match=r"\(4, 4\), but the dataset gives \(8, 8\)"):
         updated(dataset, layer)[0]
+
+
+def test_only_class_ids_are_written(tmp_path):
+    """Probabilities were cut to 0, and so written as background."""
+    writer, mask = LabelStore.create(tmp_path / "layer"), np.ones((4, 4))
+    for wrong in (0.5 * mask, np.nan * mask, mask[None], mask[:0], np.array([["a"]])):
+        with pytest.raises(InputError, match="give .*class ids"):
+            writer.write("a", wrong)
+    writer.write("a", mask)
+    writer.write("b", mask.astype(int).tolist())
+    layer = writer.finish({"a": {}, "b": {}})
+    assert layer.read("a").tolist() == layer.read("b").tolist() == mask.tolist()

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from coseg_lightning.errors import InputError, renamed_argument
@@ -155,8 +156,21 @@ class LabelStoreWriter:
 
         Args:
             sample_id: The sample.
-            mask: `(H, W)` integers.
+            mask: `(H, W)` integers, or whole floats.
+
+        Raises:
+            InputError: If the mask is none, or the id cannot be a file's name.
         """
+        mask = np.asarray(mask)
+        if mask.ndim != 2 or not mask.size or mask.dtype.kind not in "buif":
+            raise InputError(
+                f"The mask of {sample_id} is {mask.dtype} of shape {mask.shape}; give (H, W) "
+                "class ids."
+            )
+        if mask.dtype.kind == "f" and not np.array_equal(mask, mask.round()):  # NaN is no number
+            raise InputError(
+                f"The mask of {sample_id} holds values that are no whole numbers; give class ids."
+            )
         image = Image.fromarray(smallest_type(mask))
         with replacing(label_path(self.folder, sample_id)) as temporary:
             image.save(temporary, format="PNG")
