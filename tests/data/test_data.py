@@ -584,3 +584,38 @@ def test_the_side_that_gets_smaller_is_averaged_also_where_the_other_grows():
     np.testing.assert_allclose(resized(noise, (128, 128)), resized(averaged, (128, 128)))
     sideways = resized(noise.transpose(1, 0, 2), (128, 128))
     np.testing.assert_allclose(sideways.transpose(1, 0, 2), resized(noise, (128, 128)), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("image_size", value) for value in ("48", [48], [48, 32, 1], 48.5, float("nan"), None)),
+        *(("in_channels", value) for value in (0, -1, "1", 1.5, True)),
+        *(("batch_size", value) for value in (0, "4", 2.5)),
+        *(("num_workers", value) for value in (-1, "2", 1.5)),
+        *(("seed", value) for value in ("a", 1.5, None)),
+        *(("augmentation", value) for value in ("defualt", 5)),
+        *(("pixel_size", value) for value in (0, -1, "0.2", float("nan"), float("inf"))),
+        *(("normalization", value) for value in ("imagenet", 5, ((0.5,), (float("nan"),)))),
+        ("keep_shape", "no"),
+        ("kinds", "kinds.csv"),
+        ("annotators", "x"),
+    ],
+)
+def test_values_of_the_wrong_kind_are_refused_at_once(setting, value):
+    with pytest.raises(InputError, match=f"{setting}.*(must be|is a str)"):
+        CoSegDataModule(Squares(4), **{"image_size": 32, "in_channels": 1, setting: value})
+
+
+@pytest.mark.parametrize("size", [32, np.int64(32), [32, 32], np.array([32, 32]), (32.0, 32.0)])
+def test_a_side_may_be_any_whole_number(size):
+    sample = SampleDataset(Squares(4), image_size=size, in_channels=1)[0]
+    assert sample["image"].shape == (1, 32, 32)
+
+
+def test_what_are_no_images_and_masks_is_refused():
+    for given in (phantom_splits(4, 0, 0, side=32), "folder", [1, 2], None):
+        with pytest.raises(InputError, match="has no ids, image"):
+            CoSegDataModule(given)
+    with pytest.raises(InputError, match="A str has no ids"):
+        CoSegDataModule(Squares(4), "folder")

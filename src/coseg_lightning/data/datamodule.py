@@ -3,7 +3,9 @@
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +117,16 @@ class CoSegDataModule(pl.LightningDataModule):
         super().__init__()
         _check_noise_has_a_folder(noise, noise_folder)
         canvas = Canvas.of(image_size, keeps_shape=keep_shape)
+        counts = {"in_channels": in_channels, "batch_size": batch_size, "num_workers": num_workers}
+        _check_whole_numbers({**counts, "seed": seed})
         _check_sizes(canvas, batch_size)
+        _check_kinds_of_values(keep_shape, augmentation, kinds, annotators, pixel_size)
+        if in_channels < 1 or num_workers < 0:
+            raise InputError(
+                f"in_channels={in_channels} must be at least 1, and num_workers={num_workers} "
+                "must be at least 0."
+            )
+        _check_are_datasets(train, *(part for part in (val, test) if part is not None))
         _check_training_ids(train.ids)
         self.tiles: Tiles | None = getattr(train, "tiles", None)
         if self.tiles is not None:
@@ -457,6 +468,42 @@ def _check_noise_has_a_folder(noise: NoiseModel | None, noise_folder: str | Path
         raise InputError("noise needs a noise_folder, where the noisy masks are kept.")
 
 
+def _check_whole_numbers(settings: Mapping[str, Any]) -> None:
+    for name, value in settings.items():
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise InputError(f"{name}={value!r} must be a whole number.")
+
+
+def _check_kinds_of_values(
+    keep_shape: Any, augmentation: Any, kinds: Any, annotators: Any, pixel_size: Any
+) -> None:
+    """Report what would be found at the first sample, or after training, or never."""
+    if isinstance(keep_shape, str):
+        raise InputError(f"keep_shape={keep_shape!r} must be true or false.")
+    if not (augmentation in ("default", None) or callable(augmentation)):
+        raise InputError(
+            f"augmentation={augmentation!r} must be 'default', None or callable(image=, mask=)."
+        )
+    for name, value in (("kinds", kinds), ("annotators", annotators)):
+        if not isinstance(value, Mapping | None):
+            raise InputError(
+                f"{name} is a {type(value).__name__}; give a dict with one of each image's id."
+            )
+    is_size = isinstance(pixel_size, Real) and 0 < float(pixel_size) < math.inf
+    if pixel_size is not None and not is_size:
+        raise InputError(f"pixel_size={pixel_size!r} must be a number above 0.")
+
+
+def _check_are_datasets(*parts: Any) -> None:
+    for part in parts:
+        if not all(hasattr(part, name) for name in ("ids", "image", "mask")):
+            raise InputError(
+                f"A {type(part).__name__} has no ids, image(index) and mask(index), as "
+                "MaskedImages do; of folder_splits and phantom_splits give the parts: "
+                "splits.train, splits.val, splits.test."
+            )
+
+
 def _check_sizes(canvas: Canvas, batch_size: int) -> None:
     if min(canvas[:2]) < 1 or batch_size < 1:
         size = canvas.height if canvas.height == canvas.width else list(canvas[:2])
@@ -486,8 +533,10 @@ def _check_tiles(
 def _check_normalization(normalization: Statistics | None, in_channels: int) -> None:
     if normalization is None:
         return
-    mean, std = normalization
-    if len(mean) != in_channels or len(std) != in_channels or min(std) <= 0:
+    given: Any = normalization
+    is_pair = not isinstance(given, str) and isinstance(given, Sequence) and len(given) == 2
+    mean, std = given if is_pair else ((), ())
+    if len(mean) != in_channels or len(std) != in_channels or not min(std) > 0:
         raise InputError(
             f"normalization={normalization} must be a mean and a positive standard deviation for "
             f"each of in_channels={in_channels}: ((0.5,), (0.25,)) for grey images."

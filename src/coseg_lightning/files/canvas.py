@@ -1,11 +1,14 @@
 """Canvas: how images of any shape are placed on the network input."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from coseg_lightning.errors import InputError
 
 
 class Canvas(NamedTuple):
@@ -25,9 +28,19 @@ class Canvas(NamedTuple):
 
     @classmethod
     def of(cls, size: int | Sequence[int], *, keeps_shape: bool = True) -> "Canvas":
-        """Make a canvas from one side, or from height and width."""
-        height, width = (size, size) if isinstance(size, int) else size
-        return cls(int(height), int(width), keeps_shape)
+        """Make a canvas from one side, or from height and width.
+
+        Raises:
+            InputError: If these are no whole numbers.
+        """
+        sides: Any = (size, size) if isinstance(size, Real) else size
+        is_text = isinstance(sides, str) or not isinstance(sides, Iterable)
+        sides = [] if is_text else list(sides)
+        if len(sides) != 2 or not all(isinstance(s, Real) and s == s // 1 for s in sides):
+            raise InputError(
+                f"image_size={size!r} must be a whole number, the side, or [height,width]."
+            )
+        return cls(int(sides[0]), int(sides[1]), keeps_shape)
 
     def content(self, shape: Sequence[int]) -> tuple[int, int]:
         """Return height and width of the area that an image with `shape` covers."""
