@@ -347,3 +347,12 @@ def test_what_an_architecture_refuses_is_told():
         build_network("unet", encoder_depth=9)
     with pytest.raises(InputError, match="^encoder_weights=imagnet: there are no such weights"):
         build_network("unet", encoder_weights="imagnet")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8, torch.float16])
+def test_images_of_another_type_are_told(bias, dtype):
+    """torch says it in other words of a first convolution without a bias."""
+    network = nn.Conv2d(1, 2, 3, padding=1, bias=bias)
+    with pytest.raises(InputError, match=f"images are {dtype}, but Conv2d computes with"):
+        any_size(network, torch.zeros(2, 1, 8, 8).to(dtype))

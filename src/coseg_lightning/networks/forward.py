@@ -110,7 +110,8 @@ def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
                 f"{type(network).__name__}; use larger images, as by data.image_size=128."
             ) from error
         computes = next((w.dtype for w in network.parameters() if w.is_floating_point()), None)
-        if computes in (None, images.dtype) or not re.search("type.* same", str(error)):
+        is_of_types = re.search("type.* same|expected scalar type", str(error))
+        if computes in (None, images.dtype) or not is_of_types:
             raise
         give = f"image.to({computes})" + ("" if images.is_floating_point() else " / 255")
         raise InputError(
