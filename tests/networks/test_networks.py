@@ -356,3 +356,9 @@ def test_images_of_another_type_are_told(bias, dtype):
     network = nn.Conv2d(1, 2, 3, padding=1, bias=bias)
     with pytest.raises(InputError, match=f"images are {dtype}, but Conv2d computes with"):
         any_size(network, torch.zeros(2, 1, 8, 8).to(dtype))
+
+
+def test_a_last_batch_of_one_image_is_told_with_its_remedy():
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1), nn.Upsample((8, 8)))
+    with pytest.raises(InputError, match="drop_last=True if it is the last batch"):
+        any_size(network, torch.zeros(1, 1, 8, 8))

@@ -125,7 +125,7 @@ def _forward(network: nn.Module, padded: Tensor, images: Tensor) -> Any:
         raise InputError(
             f"BatchNorm cannot learn from a batch of {len(images)} image of {height} x {width} "
             "pixels, which the network reduces to a single value per channel; use larger batches "
-            "or larger images."
+            "or larger images, or drop_last=True if it is the last batch."
         ) from error
 
 
