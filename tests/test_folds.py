@@ -113,6 +113,12 @@ def test_the_report_of_folds_is_written_again_with_its_pictures(folded):
     assert "data:image/jpeg" in (folder / "run" / "report.html").read_text()
 
 
+def test_the_data_of_one_fold_is_not_said_to_have_changed(folded):
+    result = command("__main__", "report", "run/fold_1", cwd=folded[0])
+    assert "is one fold of a run" in result.stdout
+    assert "has changed" not in result.stdout
+
+
 def test_what_folds_cannot_do_is_said(folded):
     folder, _, settings = folded
     for more, sentence in (

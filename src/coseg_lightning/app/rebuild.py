@@ -90,6 +90,11 @@ class AppRun(FinishedRun):
         """
         from coseg_lightning.app.build import make_data
 
+        if "fold" in self.config:
+            raise InputError(
+                f"{self.folder} is one fold of a run, whose parts are not drawn again here; give "
+                f"the folder of the whole run, {self.folder.parent}."
+            )
         # Unusable files need not be listed again, since the identity shows any change.
         folder = self.folder if self.noise is None else self.noise.parent
         everything = "folds" in self.summary or self.is_audit  # these judge all masks
