@@ -129,6 +129,7 @@ def test_what_folds_cannot_do_is_said(folded):
         (["final=best"], "leaves no validation masks, which final=best and early_stopping need"),
         (["trainer=ddp", "trainer.devices=2"], "judges masks in one process; leave trainer=ddp"),
         (["baselines=true"], "excludes baselines=true"),
+        (["data.source.test_share=0.4"], "no effect, since the split is decided by data.folds=3"),
     ):
         given = [*settings, *more, "hydra.run.dir=other"]
         result = command("__main__", "run", folder / "data", *given, cwd=folder)

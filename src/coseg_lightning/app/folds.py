@@ -21,7 +21,9 @@ from coseg_lightning.app.build import (
     rehearsal_settings,
     run_arguments,
 )
-from coseg_lightning.app.checks import keeps_best, recipe_of
+from coseg_lightning.app.checks import check_split_is_drawn, keeps_best, recipe_of
+from coseg_lightning.app.command import task_overrides
+from coseg_lightning.app.settled import begun_config
 from coseg_lightning.data.annotators import label_facts
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.subsets import JoinedImages, SomeImages
@@ -72,6 +74,8 @@ def check_folds(cfg: DictConfig) -> None:
             f"data.folds={folds} leaves no validation masks, which final=best and early_stopping "
             "need; leave these two out."
         )
+    if not begun_config(cfg):  # an earlier version refused less
+        check_split_is_drawn(f"by data.folds={folds}", task_overrides())
 
 
 def draw_folds(
