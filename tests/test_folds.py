@@ -113,6 +113,21 @@ def test_the_report_of_folds_is_written_again_with_its_pictures(folded):
     assert "data:image/jpeg" in (folder / "run" / "report.html").read_text()
 
 
+def test_a_fold_predicts_with_the_statistics_of_the_training_images(folded):
+    folder, _, settings = folded
+    more = ["data.normalization=training", "data.folds=2", "method=coteaching"]
+    given = [*settings, *more, "trainer.max_epochs=1", "hydra.run.dir=standardised"]
+    result = command("__main__", "run", folder / "data", *given, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    fold = "standardised/fold_1"
+    result = command("__main__", "predict", fold, folder / "data" / "imgs", "predicted", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    for path in ("summary.json", "fold_2/summary.json"):
+        (folder / "standardised" / path).unlink()
+    result = command("__main__", "run", "resume=standardised", cwd=folder)
+    assert result.returncode == 0, result.stderr
+
+
 def test_the_data_of_one_fold_is_not_said_to_have_changed(folded):
     result = command("__main__", "report", "run/fold_1", cwd=folded[0])
     assert "is one fold of a run" in result.stdout

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.build import (
     make_method,
@@ -23,7 +23,7 @@ from coseg_lightning.app.build import (
 )
 from coseg_lightning.app.checks import check_split_is_drawn, keeps_best, recipe_of
 from coseg_lightning.app.command import task_overrides
-from coseg_lightning.app.settled import begun_config
+from coseg_lightning.app.settled import begun_config, begun_data
 from coseg_lightning.data.annotators import label_facts
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.subsets import JoinedImages, SomeImages
@@ -133,6 +133,9 @@ def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str
             "give fewer folds."
         )
     whole = make_split(cfg, everything, None, None, folder)
+    if begun_data(cfg).get("normalization") != "training":  # a fold predicts by the numbers
+        normalization = OmegaConf.to_container(cfg.data).get("normalization")
+        config = {**config, "data": {**config["data"], "normalization": normalization}}
     identity = {
         "recipe": recipe_of(cfg).of_stages,
         "samples": whole.identity() | whole.annotators_identity(),
