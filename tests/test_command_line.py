@@ -139,6 +139,8 @@ def test_a_home_folder_is_found_in_any_setting(written, monkeypatch):
         assert (override.key_or_group, override.value()) == (key, "/home/some body/out")
     others = ["~nol", "data.root=a~b", "data.root='~/a','~/b'"]
     assert with_settings(others, COMMANDS["run"]) == others
+    monkeypatch.setattr("sys.argv", ["export", "RUN", "out=~/model.onnx"])
+    assert app_command.arguments("export")["out"] == "/home/some body/model.onnx"
 
 
 @pytest.mark.parametrize("name", ["7", "2024_01", "1e5", "20240101_001"])

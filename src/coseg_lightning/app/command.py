@@ -240,6 +240,8 @@ def _read_setting(setting: str, options: Mapping[str, tuple[Any, str]]) -> tuple
     default = options[key][0]
     if not text:
         raise InputError(f"{setting} gives no value; give one, or leave the setting out.")
+    if re.fullmatch(r"~(/.*)?", text):  # which not all shells replace here
+        text = str(Path(text).expanduser())
     try:
         value = text if isinstance(default, str) else yaml.safe_load(text)
     except yaml.YAMLError:
