@@ -145,7 +145,8 @@ def test_a_home_folder_is_found_in_any_setting(written, monkeypatch):
 
 @pytest.mark.parametrize("name", ["7", "2024_01", "1e5", "20240101_001"])
 def test_names_that_look_like_numbers_stay_names(name):
-    for short, key in (("masks", "data.masks"), ("resume", "resume")):
+    same = ("resume", "hydra.run.dir", "hydra.sweep.dir", "experiment")
+    for short, key in (("masks", "data.masks"), *zip(same, same, strict=True)):
         (setting,) = with_settings([f"{short}={name}"], COMMANDS["run"])
         override = OverridesParser.create().parse_override(setting)
         assert override.key_or_group == key

@@ -122,6 +122,7 @@ SHORT = {"images": "data.images", "masks": "data.masks"}
 PATTERNS = {"data.image_glob", "data.mask_glob", "data.group"}
 # Names, and lists of ids, of which Hydra would make something else: 202401 of 2024_01.
 NAMES = {*SHORT, *SHORT.values(), "data.root", "predictions", "resume", "review", "out"}
+NAMES |= {"hydra.run.dir", "hydra.sweep.dir", "experiment"}
 NUMBER = r"[-+]?\d[\d_.eE+-]*"
 HOME = r"(['\"]?)(~(?:/[^'\",]*)?)\1"  # which shells replace in no setting
 LISTS_OF_IDS = {"data.clean_ids", "data.trusted_ids"}
