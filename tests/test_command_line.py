@@ -176,9 +176,12 @@ def test_arguments_become_settings():
         *("-m", "--config-dir", "conf"),
         *("data.root='DIR'", "data.masks=labels", "data.images=imgs", "nol=0.1,0.2"),
     ]
-    assert with_settings(["masks=a", "B"], corrupt) == ["masks=a", "masks='B'"]
+    assert with_settings(["masks=a", "out=b"], corrupt) == ["masks=a", "out=b"]
     with pytest.raises(InputError, match="^b: the command takes DIR, and settings as key=value"):
         with_settings(["a", "b"], run)
+    with pytest.raises(InputError, match="^a stands for data.root, but data.root=b is given too;"):
+        with_settings(["a", "data.root=b"], run)
+    assert with_settings(["a", "data.root=a"], run) == ["data.root='a'", "data.root=a"]
 
 
 @pytest.mark.parametrize(

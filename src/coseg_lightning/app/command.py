@@ -132,11 +132,13 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
     """Rewrite positional arguments and short names as settings: `DIR` as `data.root=DIR`.
 
     Raises:
-        InputError: If there are more positional arguments than the command takes.
+        InputError: If there are more positional arguments than the command takes, or one of them
+            is also given as a setting.
     """
     options: list[str] = []  # argparse takes none between or after settings
     result: list[str] = []
     free = list(spec.stands_for.values())
+    places: dict[str, str] = {}
     after_option = of_part = False
     for word in given:
         key, sign, value = word.partition("=")
@@ -163,6 +165,7 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
             _, _, value = word.partition("=")
             result.append(f"{SHORT[key]}={value}" if takes_data and key in SHORT else word)
         elif free:
+            places[free[0]] = word
             result.append(f"{free.pop(0)}={quoted(word)}")
         else:
             names = " ".join(name.upper() for name in spec.stands_for) or "no folder"
@@ -171,6 +174,12 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
             )
         after_option = word in TAKE_A_WORD
         of_part = word in TAKE_A_PART
+    for word in result:
+        key, _, value = word.lstrip("+").partition("=")
+        if key in places and value not in (places[key], quoted(places[key])):
+            raise InputError(
+                f"{places[key]} stands for {key}, but {word} is given too; leave one of them out."
+            )
     return [*options, *result]
 
 
