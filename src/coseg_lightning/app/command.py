@@ -318,11 +318,28 @@ def _composed(app: Callable[[], Any]) -> None:
     except HydraException as error:
         unknown = re.search(r"Could not override '([^']+)'", str(error))
         sys.exit(str(unknown_setting(unknown[1])) if unknown else one_line(error))
+    except ValueError as error:  # Hydra does not say of which group
+        choice = _no_name(sys.argv[1:]) if "Config group override must" in str(error) else None
+        if choice is None:
+            raise
+        group, value = choice
+        known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        sys.exit(unknown_name_message(group, value, known))
     except OSError as error:  # for example a read-only folder, before the command itself starts
         message = _trouble(error)
         if message is None:
             raise
         sys.exit(message)
+
+
+def _no_name(words: Sequence[str]) -> tuple[str, str] | None:
+    """Return the first group of conf/ that is set to something else than a file's name."""
+    for word in words:
+        group, _, values = word.partition("=")
+        for value in values.split(",") if (CONF / group).is_dir() else ():
+            if re.fullmatch(rf"null|true|false|{NUMBER}", value, re.IGNORECASE):
+                return group, value
+    return None
 
 
 def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
