@@ -71,6 +71,7 @@ def main(cfg: DictConfig) -> float | None:
     if is_job:  # whose settings are all given
         go_on_in_sweep(cfg, folder)
     else:
+        check_one_place(cfg, folder)
         cfg = as_it_began(cfg, task_overrides())
     summary = run(cfg, folder, start=time.perf_counter() if is_job else START)
     from coseg_lightning.runs.summary import objective
@@ -139,6 +140,17 @@ def go_on_in_sweep(cfg: DictConfig, folder: Path) -> None:
 
     if RunFolder.holds_run(folder):
         cfg.resume = str(folder)
+
+
+def check_one_place(cfg: DictConfig, folder: Path) -> None:
+    """Raise an `InputError` if a run would go on in another folder; a review may lie elsewhere."""
+    if cfg.resume is None or cfg.review is not None or cfg.stages is not None:
+        return
+    if Path(HydraConfig.get().runtime.cwd, cfg.resume).resolve() != folder.resolve():
+        raise InputError(
+            f"resume={cfg.resume} goes on in that folder, not in hydra.run.dir={folder}; leave one "
+            "of the two out."
+        )
 
 
 def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:

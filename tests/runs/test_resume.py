@@ -157,6 +157,16 @@ def test_a_folder_without_a_run_cannot_be_resumed_by_itself(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_a_run_goes_on_in_its_own_folder_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    result = command("run", "resume=mine", "hydra.run.dir=other", "nol=0.3", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("resume=mine goes on in that folder, not in hydra.run.dir=")
+    assert not (tmp_path / "other").exists()
+    given = ["resume=./mine", "hydra.run.dir=mine", "nol=7"]
+    assert "nol=7 must be" in command("run", *given, cwd=tmp_path).stderr
+
+
 @pytest.mark.slow
 def test_where_it_computes_may_change(tmp_path):
     folder = tmp_path / "run"
