@@ -133,9 +133,10 @@ def run_folds(cfg: DictConfig, folder: Path, config: dict[str, Any]) -> dict[str
             "give fewer folds."
         )
     whole = make_split(cfg, everything, None, None, folder)
-    if begun_data(cfg).get("normalization") != "training":  # a fold predicts by the numbers
-        normalization = OmegaConf.to_container(cfg.data).get("normalization")
-        config = {**config, "data": {**config["data"], "normalization": normalization}}
+    recorded = begun_data(cfg).get("normalization")
+    if "normalization" in cfg.data and recorded != "training":  # a fold predicts by the numbers
+        numbers: Any = OmegaConf.to_container(cfg.data)
+        config = {**config, "data": {**config["data"], "normalization": numbers["normalization"]}}
     identity = {
         "recipe": recipe_of(cfg).of_stages,
         "samples": whole.identity() | whole.annotators_identity(),
