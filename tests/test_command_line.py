@@ -195,6 +195,7 @@ def test_arguments_become_settings():
         (["predict", "a", "b", "c", "flip=true"], "flip=true: there is no such setting; did you"),
         (["export", "--format", "onnx"], "--format: there is no such option; settings are written"),
         (["run", "logger=null"], "There is no logger 'null'; take one of none, tensorboard, wan"),
+        (["run", "nol=7", "model@peer_b=null", "experiment=null"], "nol=7 must be a number"),
         (["run", "nol=0.1", "-m", "noise=type1,null"], "There is no noise 'null'; take one of"),
         (["run", "nol=7"], "nol=7 must be a number of at least 0"),
         (["run", "nowhere"], "data.root=.*nowhere: there is no such folder"),

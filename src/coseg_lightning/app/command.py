@@ -118,6 +118,7 @@ PARTS = {"all", "config", "defaults", "defaults-tree", "plugins", "searchpath"}
 KNOWN = {*filter(None, SETTINGS), *SETTINGS[""], "hydra", "trainer", "noise", "logger"}
 KNOWN |= {"predictions", "worst", "training", "masks", "images", "out", "split"}
 SHORT = {"images": "data.images", "masks": "data.masks"}
+NOTHING = {"experiment=null", "model@peer_b=null"}  # choices that may be none
 # Texts with braces and parentheses, which mean something else in Hydra's grammar.
 PATTERNS = {"data.image_glob", "data.mask_glob", "data.group"}
 # Names, and lists of ids, of which Hydra would make something else: 202401 of 2024_01.
@@ -149,6 +150,8 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
             options.append(word)
         elif word.startswith(("~", "+")):
             result.append(word)
+        elif word in NOTHING:
+            result.append(f"~{key}")  # Hydra refuses null, and takes this
         elif sign:
             if home := re.fullmatch(HOME, value):
                 word = f"{key}={quoted(str(Path(home[2]).expanduser()))}"
@@ -335,7 +338,8 @@ def _composed(app: Callable[[], Any]) -> None:
 def _no_name(words: Sequence[str]) -> tuple[str, str] | None:
     """Return the first group of conf/ that is set to something else than a file's name."""
     for word in words:
-        group, _, values = word.partition("=")
+        key, _, values = word.partition("=")
+        group = key.partition("@")[0]
         for value in values.split(",") if (CONF / group).is_dir() else ():
             if re.fullmatch(rf"null|true|false|{NUMBER}", value, re.IGNORECASE):
                 return group, value
