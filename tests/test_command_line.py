@@ -196,7 +196,6 @@ def test_arguments_become_settings():
         (["export", "--format", "onnx"], "--format: there is no such option; settings are written"),
         (["run", "logger=null"], "There is no logger 'null'; take one of none, tensorboard, wan"),
         (["run", "nol=7", "model@peer_b=null", "experiment=null"], "nol=7 must be a number"),
-        (["run", "nol=0.1", "-m", "noise=type1,null"], "There is no noise 'null'; take one of"),
         (["run", "nol=7"], "nol=7 must be a number of at least 0"),
         (["run", "nowhere"], "data.root=.*nowhere: there is no such folder"),
         (["audit", "nowhere"], "data.root=.*nowhere: there is no such folder"),
@@ -208,6 +207,12 @@ def test_a_refused_command_says_one_sentence_and_leaves_nothing(tmp_path, argume
     assert re.search(sentence, result.stderr), result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_choice_is_refused_in_a_sweep_too():
+    assert app_command._no_name(["-m", "nol=0.1,0.2", "noise=type1,null"]) == ("noise", "null")
+    assert app_command._no_name(["model@peer_b=mirror,null"]) == ("model", "null")
+    assert app_command._no_name(["noise=type1", "seed=null", "data=folder"]) is None
 
 
 def test_a_refused_command_leaves_what_others_put_there(tmp_path):
