@@ -1,14 +1,16 @@
 """Runs a method: python -m coseg_lightning.run model=unet noise=type2 nol=0.3."""
 
 import logging
+import re
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -42,6 +44,7 @@ from coseg_lightning.app.command import (
     review_paths,
     task_overrides,
 )
+from coseg_lightning.app.commands import COMMANDS
 from coseg_lightning.app.given import read_augmentation, read_clean_ids, read_ids, read_kinds
 from coseg_lightning.app.settled import begun_config, begun_data, settle_folders
 from coseg_lightning.errors import InputError
@@ -185,12 +188,44 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     if "data.root" in values and begun.data.get("root") is not None:
         place = str(Path(cfg.data.root).expanduser().absolute())
         begun = OmegaConf.create(moved(OmegaConf.to_container(begun), begun.data.root, place))
+    files = _own_files(cfg)
+    for key in _set_by_files(cfg, files):
+        if not any(f"{key}.".startswith(f"{given}.") for given in values):
+            OmegaConf.update(begun, key, OmegaConf.select(cfg, key), force_add=True)
     for key, text in values.items():
+        if key in files:
+            continue
         value = OmegaConf.select(cfg, key)
         is_choice = key in ("data", "model", "peer_b", "method") and text.isidentifier()
         if not (is_choice and _is_same_choice(value, OmegaConf.select(begun, key))):
             OmegaConf.update(begun, key, value, force_add=True)
     return begun
+
+
+def _own_files(cfg: DictConfig) -> list[str]:
+    """Return the groups of files that set others' settings, such as `experiment`."""
+    choices = HydraConfig.get().runtime.choices
+    return [key for key in choices if key not in cfg and not re.search("@|/", key)]
+
+
+def _set_by_files(cfg: DictConfig, files: Sequence[str]) -> list[str]:
+    """Return the settings that an experiment, or a configuration of another name, has changed."""
+    config, choices = HydraConfig.get().job.config_name, HydraConfig.get().runtime.choices
+    if config == COMMANDS["run"].config and not any(choices[key] for key in files):
+        return []
+    groups = [one for one in task_overrides() if one.lstrip("+~").partition("=")[0] in choices]
+    others = [one for one in groups if one.lstrip("+~").partition("=")[0] not in files]
+    plain = compose(COMMANDS["run"].config, overrides=others)
+    before, now = (dict(_flat(OmegaConf.to_container(each))) for each in (plain, cfg))
+    return [key for key, value in now.items() if key not in before or before[key] != value]
+
+
+def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _is_same_choice(now: Any, begun: Any) -> bool:

@@ -10,9 +10,11 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
 
+from coseg_lightning import __version__
 from coseg_lightning.callbacks.stage_checkpoint import StageCheckpoint
 from coseg_lightning.errors import InputError
 from coseg_lightning.report.figures import read_rows
@@ -155,6 +157,21 @@ def test_a_folder_without_a_run_cannot_be_resumed_by_itself(tmp_path):
         assert result.stderr.startswith(f"resume={place}: no run has begun there, so its settings")
     assert (tmp_path / "job" / ".hydra" / "overrides.yaml").read_text() == "- mine=1"
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_an_experiment_counts_when_a_run_goes_on(tmp_path):
+    (tmp_path / "conf" / "experiment").mkdir(parents=True)
+    begun = OmegaConf.to_container(composed("nol=0.2", "seed=3"), resolve=True)
+    begun["version"] = __version__
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text(json.dumps({"id": "x", "config": begun}))
+    for seed, differences in ((3, "in optimizer.lr=7 (it "), (4, "(it was 0.001), seed=4 (it")):
+        experiment = f"# @package _global_\nnol: 0.2\nseed: {seed}\n"
+        (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(experiment)
+        given = ["experiment=mine", "optimizer.lr=7", "--config-dir", tmp_path / "conf"]
+        result = command("run", "resume=run", *given, cwd=tmp_path)
+        assert differences in result.stderr
+        assert (seed == 3) == ("seed" not in result.stderr)
 
 
 def test_a_run_goes_on_in_its_own_folder_alone(tmp_path):
