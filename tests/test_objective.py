@@ -63,6 +63,17 @@ def test_the_objective_of_a_pair_is_the_first_peers(tmp_path):
     assert objective(folder, summary, "val/dice") == float(logged["val/dice_a"])
 
 
+def test_the_objective_is_that_of_the_network_that_is_kept(tmp_path):
+    (tmp_path / "retraining").mkdir()
+    log = "epoch,val/dice,val/accuracy\n0,0.5,0.6\n1,0.9,0.8\n2,0.7,0.7\n"
+    (tmp_path / "retraining" / "metrics.csv").write_text(log)
+    last, best = {"epochs": 3}, {"epochs": 3, "best_epoch": 2, "best_val_dice": 0.9}
+    for kept, dice, accuracy in ((last, 0.7, 0.7), (best, 0.9, 0.8)):
+        summary = {"test": {}, "stages": {"retraining": kept, "test": {}}}
+        assert objective(tmp_path, summary, "val/dice") == dice
+        assert objective(tmp_path, summary, "val/accuracy") == accuracy
+
+
 def test_an_objective_that_nothing_logs_is_refused():
     with pytest.raises(InputError, match="objective=dice must be a logged metric"):
         check(composed("objective=dice"))

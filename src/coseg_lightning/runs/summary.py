@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 
+from coseg_lightning.callbacks.best_network import METRIC
 from coseg_lightning.data.annotators import label_facts
 from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.instructions import preparation_in_words
@@ -195,7 +196,8 @@ def objective(
         folder: The run's folder.
         summary: The content of its `summary.json`.
         name: A metric of the test images, such as `test/dice`, or one that the last stage logged,
-            such as `val/dice`. For a pair of peers the latter is the first peer's.
+            such as `val/dice`. For a pair of peers the latter is the first peer's. It is that of
+            the epoch whose network was kept.
         required: Whether a missing metric is an error.
 
     Raises:
@@ -206,6 +208,11 @@ def objective(
         return float(summary["test"][metric])
     *_, last = [stage for stage in summary["stages"] if stage != "test"]
     rows = metrics_of(folder / last)
+    kept = summary["stages"][last]
+    if name == METRIC and "best_val_dice" in kept:
+        return float(kept["best_val_dice"])
+    if "best_epoch" in kept:  # of which later ones were not kept
+        rows = [row for row in rows if int(row.get("epoch") or 0) < kept["best_epoch"]]
     for column in (name, f"{name}_a", name.replace("_class", "_a_class")):
         values = [row[column] for row in rows if row.get(column)]
         if values:
