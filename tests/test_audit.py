@@ -672,7 +672,11 @@ def test_settings_of_training_are_refused_without_training(tmp_path, setting):
 
 @pytest.mark.parametrize("training", ["none", "peers"])
 @pytest.mark.parametrize(
-    "setting", ["final=best", "early_stopping=3", "data.folds=3", "baselines=true"]
+    "setting",
+    [
+        *("final=best", "early_stopping=3", "data.folds=3", "baselines=true"),
+        *("resume=audits/a", "keep_checkpoints=true"),
+    ],
 )
 def test_settings_that_no_audit_uses_are_refused(setting, training):
     with pytest.raises(InputError, match=f"An audit does not use {setting}, so it would have no"):

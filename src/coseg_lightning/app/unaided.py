@@ -42,6 +42,7 @@ OF_TRAINING = (
 # Settings of `run` that no audit uses: it corrects nothing, and keeps no network.
 OF_RUNS = (
     *("final", "early_stopping", "data.folds", "objective", "baselines"),
+    *("resume", "stages", "keep_checkpoints"),  # nor does it go on where one stopped
     *("data.source.test_share", "data.source.val_share", "data.source.seed"),  # it ranks all masks
 )
 # With predictions nothing is trained, but a method's score ranks.
