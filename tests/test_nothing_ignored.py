@@ -6,10 +6,11 @@ import pytest
 import torch
 import yaml
 from omegaconf import OmegaConf
+from pytorch_lightning.callbacks import Timer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
-from coseg_lightning.app.build import make_method, make_network
+from coseg_lightning.app.build import make_method, make_network, make_trainer
 from coseg_lightning.app.checks import check, check_split_is_drawn, check_used
 from coseg_lightning.app.command import with_folder
 from coseg_lightning.errors import InputError
@@ -304,6 +305,13 @@ def test_an_argument_of_lightnings_trainer_is_said_to_need_a_plus(tmp_path):
 def test_augmentation_is_on_or_off(value):
     with pytest.raises(InputError, match="data.augment=.* must be true or false"):
         check(composed(f"data.augment={value}"))
+
+
+def test_a_limit_of_time_is_a_text_or_a_mapping(tmp_path):
+    for given in ("+trainer.max_time={minutes:2}", "+trainer.max_time=00:00:02:00"):
+        trainer = make_trainer(composed(given), logger=False, default_root_dir=tmp_path)
+        (timer,) = (one for one in trainer.callbacks if isinstance(one, Timer))
+        assert timer.time_remaining() == 120
 
 
 def test_further_settings_of_the_optimizer_are_its_arguments():

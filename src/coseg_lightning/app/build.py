@@ -609,6 +609,7 @@ def make_trainer(
     if loggers and "_target_" in cfg.logger:
         loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))
     rest["precision"] = precision_of(cfg.trainer)
+    rest["_convert_"] = "partial"  # Lightning reads max_time as a plain dict alone
     trainer: pl.Trainer = instantiate(
         cfg.trainer, logger=loggers, default_root_dir=str(default_root_dir), **rest
     )
