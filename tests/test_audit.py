@@ -215,6 +215,13 @@ def test_an_audit_without_training_proposes_nothing(with_predictions, tmp_path):
     assert apply(folder, tmp_path / "out", review=tmp_path / "review.csv") == (0, [], 10)
 
 
+def test_the_masks_of_an_audit_are_found_from_everywhere(with_predictions, tmp_path, monkeypatch):
+    monkeypatch.chdir(with_predictions.parent)
+    audit(composed(f"data.root={with_predictions.name}", "training=none"), tmp_path / "audit")
+    monkeypatch.chdir(tmp_path / "audit")
+    assert apply(tmp_path / "audit", tmp_path / "out") == (0, [], 10)
+
+
 def test_a_given_level_is_not_estimated(with_predictions, tmp_path):
     cfg = composed(
         f"data.root={with_predictions}", f"predictions={with_predictions}/predictions", "nol=0.2"

@@ -65,6 +65,8 @@ def audit(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     check_training(cfg)
     quiet()
     _check_free(folder)
+    if cfg.data.get("root") is not None:  # recorded, for commands that are given elsewhere
+        cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())
     settle_folders(cfg)
     if cfg.training == "none":
         return _without_training(cfg, folder)
