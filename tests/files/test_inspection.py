@@ -14,6 +14,7 @@ from PIL import Image
 import coseg_lightning.data.folder_checks
 import coseg_lightning.data.jsrt
 import coseg_lightning.files.images
+import coseg_lightning.files.mask_folder
 from coseg_lightning.app.build import make_data
 from coseg_lightning.check import _masks
 from coseg_lightning.data.folder import folder_splits
@@ -296,24 +297,25 @@ def test_a_file_is_read_again_only_if_its_size_or_time_has_changed(make_folder, 
 
     def counting(files, look, **options):
         def look_and_count(path):
-            read_names.append(path.name)
+            read_names.append(f"{path.parent.name}/{path.name}")
             return look(path)
 
         return scan_files(files, look_and_count, **options)
 
-    monkeypatch.setattr(coseg_lightning.data.folder_checks, "scan_files", counting)
+    for module in (coseg_lightning.data.folder_checks, coseg_lightning.files.mask_folder):
+        monkeypatch.setattr(module, "scan_files", counting)
     folder_splits(root)
-    assert len(read_names) == 8
+    assert len(read_names) == 16
     folder_splits(root)
-    assert len(read_names) == 8
+    assert len(read_names) == 16
     save(np.zeros((32, 32)), root / "images" / "s05.png")
     folder_splits(root)
-    assert read_names[8:] == ["s05.png"]
+    assert read_names[16:] == ["images/s05.png"]
     truncate(root / "images" / "s05.png")
     for _ in range(2):  # unreadable files are not cached
         with pytest.raises(InputError, match="s05.png cannot be read"):
             folder_splits(root)
-    assert read_names[9:] == ["s05.png", "s05.png"]
+    assert read_names[17:] == ["images/s05.png", "images/s05.png"]
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])

@@ -51,25 +51,10 @@ from coseg_lightning.files.windows import (
 
 log = logging.getLogger(__name__)
 
-INFO: tuple[str, ...] = (
-    "size",
-    "digest",
-    "values",
-    "two_valued",
-    "counts",
-    "border",
-    "left",
-    "turned",
-)
-INFO += (
-    "palette",
-    "place",
-    "has_validity_mask",
-    "is_faint",
-    "missing",
-    "key",
-    "not_shares",
-    "holds_255",
+INFO = (
+    *("size", "digest", "values", "two_valued", "counts", "border", "left", "turned", "palette"),
+    *("place", "has_validity_mask", "is_faint", "missing", "key", "not_shares", "holds_255"),
+    "opaque",
 )
 
 
