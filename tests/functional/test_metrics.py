@@ -85,6 +85,14 @@ def test_what_are_no_class_ids_of_masks_is_refused():
     assert scores.compute()["dice"] == 1
 
 
+def test_what_is_predicted_where_nothing_is_labelled_may_be_unlabelled_too():
+    """Such as a corrected mask, which keeps unlabelled pixels."""
+    masks = torch.tensor([[[0, 1, 255]]])
+    metric = SegmentationScores(2)
+    metric.update(masks, masks)
+    assert metric.compute()["dice"] == metric.compute()["accuracy"] == 1
+
+
 def test_the_dice_of_lists_is_that_of_arrays():
     first, second = np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8)
     first[1:3], second[2:] = 1, 1

@@ -68,8 +68,8 @@ class SegmentationScores(Metric):
                 "class ids (N, H, W) of both, such as predicted_classes(class_logits(logits))."
             )
         labelled = masks != self.ignore_index
-        self._check_ids(predictions, "prediction")
-        self._check_ids(masks[labelled], "mask")
+        self._check_ids(predictions, labelled, "prediction")
+        self._check_ids(masks, labelled, "mask")
         correct = (predictions == masks) & labelled
         dice, present = dice_by_class(predictions, masks, self.classes, labelled)
         counted = labelled.flatten(1).any(dim=1)
@@ -81,11 +81,12 @@ class SegmentationScores(Metric):
         self.class_dice_sum = self.class_dice_sum + dice.sum(dim=0)
         self.class_images = self.class_images + present.sum(dim=0)
 
-    def _check_ids(self, values: Tensor, kind: str) -> None:
+    def _check_ids(self, values: Tensor, labelled: Tensor, kind: str) -> None:
         """Raise an `InputError` for a value that would count as no class."""
         wrong = (values < 0) | (values >= self.classes)
         if values.is_floating_point():
             wrong = wrong | (values != values.round())
+        wrong = wrong & labelled
         if bool(wrong.any()):
             raise InputError(
                 f"A {kind} holds {values[wrong][0].item():.4g}, which is none of {self.classes} "
