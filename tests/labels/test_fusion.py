@@ -268,3 +268,10 @@ def test_one_mask_without_a_list_is_refused():
     for fuse in (majority, staple, partial(soft_label, classes=2)):
         with pytest.raises(InputError, match=r"Masks of \(4,\) cannot be fused"):
             fuse(np.zeros((4, 4), np.uint8))
+
+
+def test_volumes_are_fused_as_their_slices_side_by_side():
+    masks = np.random.default_rng(0).integers(0, 3, (3, 4, 6, 5)).astype(np.uint8)
+    for fuse in (majority, staple):
+        flat = fuse([mask.reshape(24, 5) for mask in masks])
+        np.testing.assert_array_equal(fuse(list(masks)), flat.reshape(4, 6, 5))

@@ -63,7 +63,7 @@ class Votes:
         """
         arrays = [_class_ids(mask) for mask in masks]
         shapes = {array.shape for array in arrays}
-        if len(shapes) != 1 or len(arrays[0].shape) != 2:
+        if len(shapes) != 1 or arrays[0].ndim < 2:
             raise InputError(
                 f"Masks of {' and '.join(map(str, sorted(shapes))) or 'nobody'} cannot be fused; "
                 "give at least one mask, all of the same size, (H, W) each."
