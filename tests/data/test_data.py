@@ -31,6 +31,7 @@ from coseg_lightning.files.canvas import Canvas
 from coseg_lightning.files.images import image_size, read_image, read_indices
 from coseg_lightning.files.inspection import scale_of
 from coseg_lightning.files.mask_folder import MaskFolder
+from coseg_lightning.noise import MissingRegion
 from coseg_lightning.run import depend_on_data_alone
 from support import SMALL, Squares, composed
 
@@ -362,7 +363,7 @@ def test_images_are_normalised_by_given_statistics():
     assert image().mean().item() == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("given", [((0.5,), (0.2,)), ((0.5,) * 3, (0.0,) * 3)])
+@pytest.mark.parametrize("given", [((0.5,), (0.2,)), ((0.5,) * 3, (0.0,) * 3), (0.5, 0.25), "auto"])
 def test_statistics_that_do_not_fit_are_refused(given):
     with pytest.raises(InputError, match="must be a mean and a positive standard deviation"):
         CoSegDataModule(Squares(8), in_channels=3, normalization=given)
@@ -611,6 +612,22 @@ def test_values_of_the_wrong_kind_are_refused_at_once(setting, value):
 def test_a_side_may_be_any_whole_number(size):
     sample = SampleDataset(Squares(4), image_size=size, in_channels=1)[0]
     assert sample["image"].shape == (1, 32, 32)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda pair: list(map(np.array, pair))])
+def test_numbers_may_be_those_of_numpy(kind, tmp_path):
+    data = CoSegDataModule(
+        Squares(4),
+        in_channels=1,
+        normalization=kind([[0.5], [0.25]]),
+        clean_ids=np.int64(1),
+        noise=MissingRegion(),
+        noise_level=0.5,
+        noise_folder=tmp_path / "noise",
+    )
+    assert len(data.clean_ids) == 1
+    data.prepare_data()
+    assert data.given_samples()[0]["image"].shape == (1, 256, 256)
 
 
 def test_what_are_no_images_and_masks_is_refused():

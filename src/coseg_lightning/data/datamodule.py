@@ -131,7 +131,7 @@ class CoSegDataModule(pl.LightningDataModule):
         self.tiles: Tiles | None = getattr(train, "tiles", None)
         if self.tiles is not None:
             _check_tiles(self.tiles, canvas, noise, cache)
-            if not isinstance(clean_ids, int):
+            if not isinstance(clean_ids, int | Integral):
                 clean_ids = self.tiles.expanded(clean_ids)
         kinds = kinds_of_samples(train, kinds)
         self.image_size = image_size
@@ -144,8 +144,8 @@ class CoSegDataModule(pl.LightningDataModule):
         self.noise = noise
         self.noise_level = noise_level
         self.noise_folder = None if noise_folder is None else Path(noise_folder)
-        if isinstance(clean_ids, int):
-            clean_ids = _draw_clean_ids(train.ids, clean_ids, noise, seed)
+        if isinstance(clean_ids, int | Integral):
+            clean_ids = _draw_clean_ids(train.ids, int(clean_ids), noise, seed)
         self.clean_ids = frozenset(ids_of(clean_ids, train.ids).values())
         _check_are_training_ids(self.clean_ids, train.ids)
         self._drawn_by = None if annotators is None else dict(annotators)
@@ -533,10 +533,12 @@ def _check_tiles(
 def _check_normalization(normalization: Statistics | None, in_channels: int) -> None:
     if normalization is None:
         return
-    given: Any = normalization
-    is_pair = not isinstance(given, str) and isinstance(given, Sequence) and len(given) == 2
-    mean, std = given if is_pair else ((), ())
-    if len(mean) != in_channels or len(std) != in_channels or not min(std) > 0:
+    try:
+        mean, std = (np.array(values, np.float32) for values in normalization)
+        fits = mean.shape == std.shape == (in_channels,) and bool((std > 0).all())
+    except (TypeError, ValueError):  # no pair of numbers
+        fits = False
+    if not fits:
         raise InputError(
             f"normalization={normalization} must be a mean and a positive standard deviation for "
             f"each of in_channels={in_channels}: ((0.5,), (0.25,)) for grey images."
