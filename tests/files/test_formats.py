@@ -1120,6 +1120,21 @@ def test_missing_pixels_beside_255_for_class_1_are_told_apart(tmp_path, missing,
     np.testing.assert_array_equal(written_again(tmp_path, masks, "a", changed), changed)
 
 
+@pytest.mark.parametrize("empty", [1, 3])
+def test_missing_pixels_of_empty_masks_are_no_class_1(tmp_path, empty, caplog):
+    """Most tiles of a map may be empty."""
+    (tmp_path / "masks").mkdir()
+    for number in range(empty + 1):
+        values = disc().astype(np.int16) * int(number == 1 < empty)
+        values[:3] = -9999
+        tags = [(42113, "s", 0, "-9999", True)]
+        path = tmp_path / f"masks/{number}.tif"
+        tifffile.imwrite(path, values, extratags=tags, metadata=None)
+    masks = MaskFolder(tmp_path / "masks", classes=2)
+    np.testing.assert_array_equal(masks.read("0"), np.where(values < 0, 255, 0))
+    assert "255" not in caplog.text
+
+
 @pytest.mark.parametrize("padding", [("SS", -2000), ("US", 65536 - 2000)])
 def test_what_a_dicom_header_calls_padding_is_missing(tmp_path, padding):
     pydicom = pytest.importorskip("pydicom")

@@ -46,9 +46,9 @@ class MaskValues:
         self.classes = rules.classes
         self.file_info = dict(file_info)
         # A two-valued mask needs no such rule: its classes are already known.
-        marks = {mark_of_missing(rules)} - {IGNORE_INDEX}  # no values of the files
+        mark = mark_of_missing(rules)
         self.ambiguous = {
-            sample_id: set(info["values"]) - marks
+            sample_id: _stored_values(info, mark)
             for sample_id, info in file_info.items()
             if not info["two_valued"]
         }
@@ -461,6 +461,12 @@ class MaskValues:
                 f"{self.rules.threshold:g} makes the faintest class 1; if half is meant, set "
                 f"data.mask_threshold={(highest + 1) // 2:g}.",
             )
+
+
+def _stored_values(info: FileInfo, mark: int) -> set[int]:
+    """Return the values of a mask, without the mark of missing pixels if its file holds none."""
+    is_stored = mark == IGNORE_INDEX and info["holds_255"]
+    return {value for value in info["values"] if value != mark or is_stored}
 
 
 def _background_first(value: int) -> tuple[bool, int]:
