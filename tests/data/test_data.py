@@ -630,6 +630,23 @@ def test_numbers_may_be_those_of_numpy(kind, tmp_path):
     assert data.given_samples()[0]["image"].shape == (1, 256, 256)
 
 
+def test_kinds_and_annotators_may_be_in_a_column_of_a_table():
+    class Series:
+        """Like that of pandas: no mapping, and iterated by its values."""
+
+        def __iter__(self):
+            return iter("aabb")
+
+        def keys(self):
+            return Squares(4).ids
+
+        def __getitem__(self, sample_id):
+            return "aabb"[Squares(4).ids.index(sample_id)]
+
+    data = CoSegDataModule(Squares(4), kinds=Series(), annotators=Series())
+    assert data.kinds == data.annotators == dict(zip(Squares(4).ids, "aabb", strict=True))
+
+
 def test_what_are_no_images_and_masks_is_refused():
     for given in (phantom_splits(4, 0, 0, side=32), "folder", [1, 2], None):
         with pytest.raises(InputError, match="has no ids, image"):

@@ -120,7 +120,8 @@ class CoSegDataModule(pl.LightningDataModule):
         counts = {"in_channels": in_channels, "batch_size": batch_size, "num_workers": num_workers}
         _check_whole_numbers({**counts, "seed": seed})
         _check_sizes(canvas, batch_size)
-        _check_kinds_of_values(keep_shape, augmentation, kinds, annotators, pixel_size)
+        _check_kinds_of_values(keep_shape, augmentation, pixel_size)
+        kinds, annotators = _by_id("kinds", kinds), _by_id("annotators", annotators)
         if in_channels < 1 or num_workers < 0:
             raise InputError(
                 f"in_channels={in_channels} must be at least 1, and num_workers={num_workers} "
@@ -148,7 +149,7 @@ class CoSegDataModule(pl.LightningDataModule):
             clean_ids = _draw_clean_ids(train.ids, int(clean_ids), noise, seed)
         self.clean_ids = frozenset(ids_of(clean_ids, train.ids).values())
         _check_are_training_ids(self.clean_ids, train.ids)
-        self._drawn_by = None if annotators is None else dict(annotators)
+        self._drawn_by = annotators
         self.kinds = kinds
         _check_normalization(normalization, in_channels)
         self.normalization = normalization
@@ -474,9 +475,7 @@ def _check_whole_numbers(settings: Mapping[str, Any]) -> None:
             raise InputError(f"{name}={value!r} must be a whole number.")
 
 
-def _check_kinds_of_values(
-    keep_shape: Any, augmentation: Any, kinds: Any, annotators: Any, pixel_size: Any
-) -> None:
+def _check_kinds_of_values(keep_shape: Any, augmentation: Any, pixel_size: Any) -> None:
     """Report what would be found at the first sample, or after training, or never."""
     if isinstance(keep_shape, str):
         raise InputError(f"keep_shape={keep_shape!r} must be true or false.")
@@ -484,14 +483,19 @@ def _check_kinds_of_values(
         raise InputError(
             f"augmentation={augmentation!r} must be 'default', None or callable(image=, mask=)."
         )
-    for name, value in (("kinds", kinds), ("annotators", annotators)):
-        if not isinstance(value, Mapping | None):
-            raise InputError(
-                f"{name} is a {type(value).__name__}; give a dict with one of each image's id."
-            )
     is_size = isinstance(pixel_size, Real) and 0 < float(pixel_size) < math.inf
     if pixel_size is not None and not is_size:
         raise InputError(f"pixel_size={pixel_size!r} must be a number above 0.")
+
+
+def _by_id(name: str, given: Any) -> dict[str, str] | None:
+    """Return what is given for each id, such as in a dict or a pandas Series."""
+    try:
+        return None if given is None else dict(given)
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"{name} is a {type(given).__name__}; give a dict with one of each image's id."
+        ) from error
 
 
 def _check_are_datasets(*parts: Any) -> None:
