@@ -468,6 +468,9 @@ def _encoded(
         return np.asarray((classes > 0) ^ rules.is_inverted)
     if rules.class_ids is not None:
         table = np.arange(65536)
+        missing = read.stored.nodata
+        if IGNORE_INDEX in rules.class_ids and missing is not None and missing == missing // 1:
+            table[IGNORE_INDEX] = int(missing)  # 255 means a class, and this unlabelled pixels
         table[: len(rules.class_ids)] = rules.class_ids
         return np.asarray(table[classes])
     drawn = _index_of_class_1(read.stored, flat) if rules.classes == 2 else None
