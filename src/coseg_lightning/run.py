@@ -185,13 +185,11 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
                 "the folder of a run, or all settings of this one."
             )
         return cfg
+    files = _own_files(cfg)
+    values = {**_set_by_files(files, cfg), **values}
     if "data.root" in values and begun.data.get("root") is not None:
         place = str(Path(cfg.data.root).expanduser().absolute())
         begun = OmegaConf.create(moved(OmegaConf.to_container(begun), begun.data.root, place))
-    files = _own_files(cfg)
-    for key in _set_by_files(cfg, files):
-        if not any(f"{key}.".startswith(f"{given}.") for given in values):
-            OmegaConf.update(begun, key, OmegaConf.select(cfg, key), force_add=True)
     for key, text in values.items():
         if key in files:
             continue
@@ -204,28 +202,36 @@ def as_it_began(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 def _own_files(cfg: DictConfig) -> list[str]:
     """Return the groups of files that set others' settings, such as `experiment`."""
-    choices = HydraConfig.get().runtime.choices
+    choices = {"experiment": None, **HydraConfig.get().runtime.choices}
     return [key for key in choices if key not in cfg and not re.search("@|/", key)]
 
 
-def _set_by_files(cfg: DictConfig, files: Sequence[str]) -> list[str]:
-    """Return the settings that an experiment, or a configuration of another name, has changed."""
+def _set_by_files(files: Sequence[str], cfg: DictConfig) -> dict[str, str]:
+    """Return what an experiment, or a configuration of another name, sets, as if it were given."""
     config, choices = HydraConfig.get().job.config_name, HydraConfig.get().runtime.choices
-    if config == COMMANDS["run"].config and not any(choices[key] for key in files):
-        return []
+    if config == COMMANDS["run"].config and not any(choices.get(key) for key in files):
+        return {}
     groups = [one for one in task_overrides() if one.lstrip("+~").partition("=")[0] in choices]
     others = [one for one in groups if one.lstrip("+~").partition("=")[0] not in files]
+    plain = compose(COMMANDS["run"].config, overrides=others, return_hydra_config=True)
+    usual = plain.hydra.runtime.choices
+    chosen = {
+        key: str(choice)
+        for key, choice in choices.items()
+        if choice and choice != usual.get(key) and "/" not in key and key not in files
+    }
+    others += [f"{'' if key in usual else '+'}{key}={choice}" for key, choice in chosen.items()]
     plain = compose(COMMANDS["run"].config, overrides=others)
-    before, now = (dict(_flat(OmegaConf.to_container(each))) for each in (plain, cfg))
-    return [key for key, value in now.items() if key not in before or before[key] != value]
+    found = {key.rpartition("@")[2]: choice for key, choice in chosen.items()}
+    return found | dict(_changed(OmegaConf.to_container(plain), OmegaConf.to_container(cfg)))
 
 
-def _flat(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
+def _changed(before: Any, now: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in now.items():
+        if isinstance(value, dict) and isinstance(before.get(name), dict):
+            yield from _changed(before[name], value, f"{prefix}{name}.")
+        elif name not in before or before[name] != value:
+            yield f"{prefix}{name}", str(value)
 
 
 def _is_same_choice(now: Any, begun: Any) -> bool:

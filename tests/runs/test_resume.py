@@ -161,12 +161,14 @@ def test_a_folder_without_a_run_cannot_be_resumed_by_itself(tmp_path):
 
 def test_an_experiment_counts_when_a_run_goes_on(tmp_path):
     (tmp_path / "conf" / "experiment").mkdir(parents=True)
-    begun = OmegaConf.to_container(composed("nol=0.2", "seed=3"), resolve=True)
-    begun["version"] = __version__
+    given = ("nol=0.2", "seed=3", "data=folder", f"data.root={tmp_path / 'data'}")
+    begun = OmegaConf.to_container(composed(*given, "data.images=images"), resolve=True)
+    begun["version"] = __version__  # the folder of the images was found, and is recorded
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.json").write_text(json.dumps({"id": "x", "config": begun}))
     for seed, differences in ((3, "in optimizer.lr=7 (it "), (4, "(it was 0.001), seed=4 (it")):
-        experiment = f"# @package _global_\nnol: 0.2\nseed: {seed}\n"
+        folder = "defaults:\n  - override /data: folder\ndata:\n  root: data\n"
+        experiment = f"# @package _global_\n{folder}nol: 0.2\nseed: {seed}\n"
         (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(experiment)
         given = ["experiment=mine", "optimizer.lr=7", "--config-dir", tmp_path / "conf"]
         result = command("run", "resume=run", *given, cwd=tmp_path)
