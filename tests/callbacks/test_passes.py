@@ -12,7 +12,8 @@ from coseg_lightning import (
     LabelStore,
     NoiseLevelEstimation,
 )
-from coseg_lightning.callbacks import evidence_sum
+from coseg_lightning.callbacks import evidence_sum, noise_level_estimation
+from coseg_lightning.callbacks.outline_record import OutlineRecord
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
 from coseg_lightning.ranking.ranking import Ranking
@@ -63,6 +64,25 @@ def test_one_pass_serves_the_noise_level_and_the_first_ranking(tmp_path, monkeyp
     module = module_of(noise_level="auto")
     trainer_of(tmp_path, max_epochs=8, callbacks=callbacks).fit(module, data_of(tmp_path))
     assert passes == {6: 1, 8: 1, 10: 1, 12: 1, 14: 1, 16: 1}
+
+
+def test_a_level_that_cannot_be_told_costs_nothing_afterwards(tmp_path, monkeypatch):
+    made = []
+
+    class Counted(OutlineRecord):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(self)
+
+    monkeypatch.setattr(noise_level_estimation, "OutlineRecord", Counted)
+    estimate = NoiseLevelEstimate(0.3, (0.2, 0.4), False, {"relative": 0.3}, 3.0, 0.9)
+    monkeypatch.setattr(
+        "coseg_lightning.modules.noise_level.estimate_noise_level", lambda *_: estimate
+    )
+    callbacks = [NoiseLevelEstimation(), CorruptionRanking(tmp_path / "scores.csv", epochs=3)]
+    module = module_of(noise_level="auto")
+    trainer_of(tmp_path, max_epochs=6, callbacks=callbacks).fit(module, data_of(tmp_path))
+    assert len(made) == 1
 
 
 def test_the_scores_are_written_before_the_correction_and_after_it(tmp_path, monkeypatch):

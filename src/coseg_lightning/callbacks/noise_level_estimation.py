@@ -47,7 +47,7 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
 
     @override
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
-        if module.noise.known or _epochs_left(trainer) > 0:
+        if _epochs_left(trainer) > 0 or _is_done(trainer, module):
             return []
         dataset, ranking = self.judged_dataset(trainer), _ranking_in(trainer)
         drawn_by = None if ranking is None else ranking.annotators
@@ -76,9 +76,9 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, CoSegModule)
-        epochs_left = _epochs_left(trainer)
-        if module.noise.known or (epochs_left < 0 and module.noise.estimate is not None):
+        if _is_done(trainer, module):
             return
+        epochs_left = _epochs_left(trainer)
         if epochs_left >= self.epochs:
             self.evidence = EvidenceSum()  # that of a shorter fit, which this one continues
             return
@@ -98,6 +98,12 @@ def _ranking_in(trainer: pl.Trainer) -> CorruptionRanking | None:
     """Return the ranking among a trainer's callbacks, if there is one."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return next((one for one in callbacks if isinstance(one, CorruptionRanking)), None)
+
+
+def _is_done(trainer: pl.Trainer, module: CoSegModule) -> bool:
+    """Whether the level is known, or half of training has told that it cannot be estimated."""
+    noise = module.noise
+    return noise.known or (noise.estimate is not None and _epochs_left(trainer) < 0)
 
 
 def _epochs_left(trainer: pl.Trainer) -> int:
