@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import pytorch_lightning as pl
+from torch.utils.data import DataLoader, default_collate
 
 from coseg_lightning import (
     AveragedWeights,
@@ -17,7 +18,7 @@ from coseg_lightning.callbacks.outline_record import OutlineRecord
 from coseg_lightning.errors import InputError
 from coseg_lightning.ranking.noise_level import NoiseLevelEstimate
 from coseg_lightning.ranking.ranking import Ranking
-from support import data_of, module_of, rows_of, trainer_of
+from support import Halves, data_of, module_of, rows_of, trainer_of
 
 
 def passes_by_step(monkeypatch):
@@ -83,6 +84,23 @@ def test_a_level_that_cannot_be_told_costs_nothing_afterwards(tmp_path, monkeypa
     module = module_of(noise_level="auto")
     trainer_of(tmp_path, max_epochs=6, callbacks=callbacks).fit(module, data_of(tmp_path))
     assert len(made) == 1
+
+
+def test_patches_are_not_looked_for_in_the_first_epoch(tmp_path, monkeypatch):
+    def halved(samples):
+        parts = [
+            (part, masks, f"{name}-{number}")
+            for image, mask, name in samples
+            for number, (part, masks) in enumerate(
+                zip(image.split(8, 1), mask.split(8), strict=True)
+            )
+        ]
+        return default_collate(parts)
+
+    passes = passes_by_step(monkeypatch)
+    trainer = trainer_of(tmp_path, max_epochs=4, callbacks=[CorruptionRanking(tmp_path / "s.csv")])
+    trainer.fit(module_of(), DataLoader(Halves(), 4, collate_fn=halved))
+    assert passes == {6: 1, 9: 1, 12: 1}  # three batches an epoch
 
 
 def test_the_scores_are_written_before_the_correction_and_after_it(tmp_path, monkeypatch):

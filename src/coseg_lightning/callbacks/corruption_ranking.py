@@ -136,7 +136,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._watched: WatchedSamples | None = None
         self._numbered: WatchedSamples | None = None  # until the second epoch begins
         self._seen: set[str] | None = None  # ids, until kinds and annotators are checked
-        self._known: int | None = None  # how many ids the epochs so far have shown
+        self._known = 0  # how many ids the epochs so far have shown
         self._images_vary = False
         # Ids and masks before training, if masks are the same each time.
         self._first_read: list[tuple[Any, Tensor]] = []
@@ -163,7 +163,7 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         self._is_written, self._is_begun = True, False
         self._has_looked, self._watched, self._numbered = False, None, None
         self._first_read, self.masks_changed = [], False
-        self._checks_seen, self._known = False, None
+        self._checks_seen, self._known = False, 0
         look_no_more(pl_module)
         pl_module.record_ids()
 
@@ -296,13 +296,13 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
         """Raise an `InputError` at the first epoch with samples that a ranking would not find.
 
         They are looked for only if more ids are known than there are samples. A sample may also
-        have several ids, those of its patches.
+        have several ids, those of its patches. In the first epoch only a given view lacks samples.
         """
         if self._never_ranks or not module.selection.uses_rankings:
             return
         seen = trained_ids(module)
         before, self._known = self._known, len(seen)
-        if before is not None and len(seen) <= before:
+        if len(seen) <= before or (before == 0 and self.dataset is None):
             return
         dataset = self.judged_dataset(trainer)
         if len(seen) <= len(dataset):
