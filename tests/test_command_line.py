@@ -151,6 +151,9 @@ def test_names_that_look_like_numbers_stay_names(name):
         override = OverridesParser.create().parse_override(setting)
         assert override.key_or_group == key
         assert override.value() == name
+        (setting,) = with_settings([f"{short}={name},8"], COMMANDS["run"])
+        override = OverridesParser.create().parse_override(setting)
+        assert list(override.sweep_string_iterator()) == [f"'{name}'", "'8'"]
 
 
 def test_ids_that_look_like_numbers_stay_ids():

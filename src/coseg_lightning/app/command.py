@@ -157,8 +157,8 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
                 word = f"{key}={quoted(str(Path(home[2]).expanduser()))}"
             if key in PATTERNS and re.search(r"^[^'\"\[].*[{}()]|^[{(]", value):
                 word = f"{key}={quoted(value)}"
-            if key in NAMES and re.fullmatch(NUMBER, value):
-                word = f"{key}={quoted(value)}"
+            if key in NAMES and re.fullmatch(rf"{NUMBER}(,{NUMBER})*", value):  # or a sweep
+                word = f"{key}={','.join(map(quoted, value.split(',')))}"
             elif key in NAMES and re.fullmatch(rf"\[{NUMBER}(,{NUMBER})*\]", value):
                 word = f"{key}=[{','.join(map(quoted, value[1:-1].split(',')))}]"
             elif key in LISTS_OF_IDS and re.fullmatch(r"\[[^\[\]'\"\\${}]*\]", value):
