@@ -177,19 +177,23 @@ def test_what_another_run_has_written_meanwhile_is_kept(tmp_path):
     class Other(pl.Callback):
         def on_train_epoch_end(self, *_):
             scores.write_text("another run's", encoding="utf-8")
-            LabelStore.create(labels).finish({})
+            for folder in ("labels", "uncertainty", "proposals"):
+                LabelStore.create(tmp_path / folder).finish({})
 
     ranking, correction = CorruptionRanking(scores), LabelCorrection(labels, confidence=0.0)
+    correction.show_in(tmp_path / "uncertainty", tmp_path / "proposals")
     callbacks = [ranking, correction, Other()]
     trainer = trainer_of(tmp_path, max_epochs=1, callbacks=callbacks)
     with (
         pytest.warns(UserWarning, match=r"scores.csv was written by something else during train"),
-        pytest.warns(UserWarning, match=r"corrected masks are in \S+labels-2"),
+        pytest.warns(UserWarning, match=r"masks of this fit are in \S+labels-2"),
     ):
         trainer.fit(module_of(), data_of(tmp_path))
     assert scores.read_text(encoding="utf-8") == "another run's"
     assert not LabelStore(labels).ids
     assert correction.layer.folder == tmp_path / "labels-2"
+    assert LabelStore(tmp_path / "proposals-2").ids == sorted(ranking.ranking.ids)
+    assert LabelStore(tmp_path / "uncertainty-2").ids == correction.layer.ids
     rows = rows_of(tmp_path / "scores-2.csv")
     assert sum(row["changed_pixels"] != "" for row in rows) == len(correction.layer.ids) > 0
 

@@ -225,8 +225,13 @@ class LabelCorrection(Callback, PredictionObserver):
         ranking = replace(callback.ranking, by_class=self.by_class)
         self._names.add(ranking.ids)  # the ids of all processes
         confidence = self._confidences(sorted(ranking.noisy), ranking)
+        self.folder, self.uncertainty, self.proposals = trainer.strategy.broadcast(
+            [
+                None if folder is None else still_free(folder)
+                for folder in (self.folder, self.uncertainty, self.proposals)
+            ]
+        )
         pictures = [folder for folder in (self.uncertainty, self.proposals) if folder is not None]
-        self.folder = Path(trainer.strategy.broadcast(str(still_free(self.folder))))
         if trainer.is_global_zero:
             for folder in (self.folder, *pictures):
                 LabelStore.create(folder)
@@ -417,7 +422,7 @@ def still_free(folder: Path) -> Path:
         other = free_path(folder)
         rank_zero_warn(
             f"{folder} was written by something else during training, and is never overwritten; "
-            f"the corrected masks are in {other}. Give each run a folder of its own."
+            f"the masks of this fit are in {other}. Give each run a folder of its own."
         )
         return other
     return folder
