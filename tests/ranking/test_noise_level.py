@@ -238,6 +238,27 @@ def test_another_training_of_the_same_module_is_estimated_anew(tmp_path, monkeyp
     assert alphas == [1.0, 1.0, 0.6, 0.6, 1.0, 1.0, 0.8, 0.8]
 
 
+def test_an_early_checkpoint_has_no_estimate_to_go_on_with(tmp_path, monkeypatch):
+    levels = [0.4, 0.2]
+    answers = (NoiseLevelEstimate(n, None, True, {"relative": n}, 3.0, 0.9) for n in levels)
+    monkeypatch.setattr(
+        "coseg_lightning.modules.noise_level.estimate_noise_level", lambda a, b: next(answers)
+    )
+    module, data, early = module_of(noise_level="auto"), data_of(tmp_path), tmp_path / "early.ckpt"
+
+    class Save(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 0:
+                trainer.save_checkpoint(early)
+
+    trainer = trainer_of(tmp_path, callbacks=[NoiseLevelEstimation(), Save()], max_epochs=4)
+    trainer.fit(module, data)
+    trainer.test(module, data, ckpt_path=early, verbose=False)
+    assert module.noise.estimate.noise_level == 0.4  # what this fit has found
+    trainer.fit(module, data, ckpt_path=early)
+    assert module.noise.estimate.noise_level == 0.2
+
+
 def test_a_level_is_estimated_though_a_fit_begins_after_half(tmp_path, monkeypatch):
     sure = NoiseLevelEstimate(0.4, (0.3, 0.5), True, {"relative": 0.4}, 3.0, 0.9)
     monkeypatch.setattr(

@@ -358,7 +358,8 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     def begin_fit(self, callbacks: Sequence[Callback]) -> None:
         """Inspect the callbacks of a new fit; `PeerOptimization` calls this."""
-        self.noise.begin_fit(callbacks, goes_on=self.current_epoch > 0)
+        goes_on = self.current_epoch > 0 and self.trainer.ckpt_path is None
+        self.noise.begin_fit(callbacks, goes_on=goes_on)
         self.selection.begin_fit(ranked=any(isinstance(c, TrainingSetRanker) for c in callbacks))
 
     @override

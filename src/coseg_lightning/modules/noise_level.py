@@ -58,7 +58,7 @@ class NoiseLevel:
 
         Args:
             callbacks: The trainer's callbacks.
-            goes_on: Whether the same trainer goes on with its earlier fit.
+            goes_on: Whether the same trainer goes on where its earlier fit ended.
 
         Raises:
             InputError: If it has none.
@@ -83,5 +83,5 @@ class NoiseLevel:
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
         """Restore the estimate from a checkpoint; a given level is not changed."""
-        if self.is_estimated:
-            self.estimate = None if state is None else NoiseLevelEstimate(**state)
+        if state is not None and self.is_estimated:
+            self.estimate = NoiseLevelEstimate(**state)
