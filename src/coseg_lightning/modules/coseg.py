@@ -25,7 +25,7 @@ from coseg_lightning.functional.equations import (
 )
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.batch import Batch
-from coseg_lightning.modules.epochs import epochs_of_schedule
+from coseg_lightning.modules.epochs import epochs_of_schedule, goes_on
 from coseg_lightning.modules.measurement import measurement_of
 from coseg_lightning.modules.noise_level import NoiseLevel
 from coseg_lightning.modules.optimizers import (
@@ -358,8 +358,7 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
 
     def begin_fit(self, callbacks: Sequence[Callback]) -> None:
         """Inspect the callbacks of a new fit; `PeerOptimization` calls this."""
-        goes_on = self.current_epoch > 0 and self.trainer.ckpt_path is None
-        self.noise.begin_fit(callbacks, goes_on=goes_on)
+        self.noise.begin_fit(callbacks, goes_on=goes_on(self.trainer))
         self.selection.begin_fit(ranked=any(isinstance(c, TrainingSetRanker) for c in callbacks))
 
     @override

@@ -23,3 +23,8 @@ def epochs_of_schedule(trainer: pl.Trainer) -> int | None:
     """Return the number of epochs over which a rate changes, which must not vary in an epoch."""
     is_stream = math.isinf(trainer.num_training_batches)
     return trainer.max_epochs if is_stream else planned_epochs(trainer)
+
+
+def goes_on(trainer: pl.Trainer) -> bool:
+    """Whether a fit that begins goes on where the same trainer's earlier one ended."""
+    return trainer.current_epoch > 0 and trainer.ckpt_path is None
