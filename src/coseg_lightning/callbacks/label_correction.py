@@ -225,12 +225,10 @@ class LabelCorrection(Callback, PredictionObserver):
         ranking = replace(callback.ranking, by_class=self.by_class)
         self._names.add(ranking.ids)  # the ids of all processes
         confidence = self._confidences(sorted(ranking.noisy), ranking)
-        self.folder, self.uncertainty, self.proposals = trainer.strategy.broadcast(
-            [
-                None if folder is None else still_free(folder)
-                for folder in (self.folder, self.uncertainty, self.proposals)
-            ]
-        )
+        shown = (self.uncertainty, self.proposals)
+        free = [None if place is None else still_free(place) for place in shown]
+        self.folder = trainer.strategy.broadcast(still_free(self.folder))
+        self.uncertainty, self.proposals = trainer.strategy.broadcast(free)
         pictures = [folder for folder in (self.uncertainty, self.proposals) if folder is not None]
         if trainer.is_global_zero:
             for folder in (self.folder, *pictures):
