@@ -215,6 +215,8 @@ def prepared(call):
         result.append("format=safetensors")
     if call.command in ("run", "audit", "check") and not keys & {*REVIEWED, "training"}:
         result += [*CLASSIC, *SHORT, "trainer.max_epochs=1", "data.batch_size=4", "nol=0.3"]
+        if call.command == "audit":  # keeps no network
+            result.remove("keep_checkpoints=true")
         result += ["data.in_channels=1"] if words else PHANTOM
     is_written = call.command == "run" or (call.command == "audit" and keys != {"review"})
     if is_written and keys != {"resume"} and "hydra.run.dir" not in keys:
