@@ -53,11 +53,10 @@ def side_by_side(
         heads.append("label Dice before → after")
     lines = [f"| learnt from | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for method in methods:
-        cells = []
-        if not any(found_of(rows, name, level, method) for name in names):
+        found, cells = [found_of(rows, name, level, method) for name in names], []
+        if not any(found):
             continue  # is not measured yet
-        for name in names:
-            here = found_of(rows, name, level, method)
+        for here in found:
             cells.append(dice_of(here))
             cells += [seed_by_seed(here)] * each_seed
             cells.append("" if method == "clean" else labels_of(here, method in CORRECTING))

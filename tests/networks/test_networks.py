@@ -112,7 +112,6 @@ def test_images_that_are_too_small_for_a_network_are_named():
         ("pan", {"encoder_name": "tu-vgg11"}, "cannot be built .they do not fit together.; change"),
         ("dpt", {"encoder_name": "resnet18"}, "cannot be built .Only Timm encoders are supported"),
         ("unet", {"encoder_depth": 3}, "cannot be built .Model depth is 3, but"),
-        ("unet", {"encoder_name": "tu-nothing"}, "There is no encoder .tu-nothing.; behind tu-"),
     ],
 )
 def test_what_does_not_fit_together_is_named(name, options, message):
@@ -336,7 +335,7 @@ def test_a_number_of_channels_is_checked(name, setting, value):
 
 def test_unknown_encoders_of_timm_are_refused():
     for name in ("unet", "dpt"):
-        with pytest.raises(InputError, match="There is no encoder 'tu-nosuch'"):
+        with pytest.raises(InputError, match="There is no encoder 'tu-nosuch'; behind tu-"):
             build_network(name, encoder_name="tu-nosuch")
     with pytest.raises(InputError, match="encoder_name=18 must be the name of an encoder"):
         build_network("unet", encoder_name=18)

@@ -191,8 +191,10 @@ class ImageRules:
                     f"{path} holds values that are not finite numbers, {wrong.sum()} in all; "
                     "correct the file, or set data.nodata=nan if they are missing."
                 )
-            most = np.finfo(np.float32).max
-            large = (abs(values) > most) if missing is None else (abs(values) > most) & ~missing
+        if values.dtype.kind == "f" and values.dtype.itemsize > 4:
+            large = abs(values) > np.finfo(np.float32).max
+            if missing is not None:
+                large &= ~missing
             if large.any():
                 raise InputError(
                     f"{path} holds values that 32 bits cannot hold, {large.sum()} in all, such as "

@@ -68,8 +68,7 @@ class SegmentationScores(Metric):
                 "class ids (N, H, W) of both, such as predicted_classes(class_logits(logits))."
             )
         labelled = masks != self.ignore_index
-        self._check_ids(predictions, labelled, "prediction")
-        self._check_ids(masks, labelled, "mask")
+        self._check_ids(predictions, masks, labelled)
         correct = (predictions == masks) & labelled
         dice, present = dice_by_class(predictions, masks, self.classes, labelled)
         counted = labelled.flatten(1).any(dim=1)
@@ -81,17 +80,21 @@ class SegmentationScores(Metric):
         self.class_dice_sum = self.class_dice_sum + dice.sum(dim=0)
         self.class_images = self.class_images + present.sum(dim=0)
 
-    def _check_ids(self, values: Tensor, labelled: Tensor, kind: str) -> None:
+    def _check_ids(self, predictions: Tensor, masks: Tensor, labelled: Tensor) -> None:
         """Raise an `InputError` for a value that would count as no class."""
-        wrong = (values < 0) | (values >= self.classes)
-        if values.is_floating_point():
-            wrong = wrong | (values != values.round())
-        wrong = wrong & labelled
-        if bool(wrong.any()):
-            raise InputError(
-                f"A {kind} holds {values[wrong][0].item():.4g}, which is none of {self.classes} "
-                f"classes, 0 to {self.classes - 1}."
-            )
+        given = {"prediction": predictions, "mask": masks}
+        wrong = {kind: self._is_no_class(values) & labelled for kind, values in given.items()}
+        if not bool((wrong["prediction"] | wrong["mask"]).any()):  # a GPU is waited for once
+            return
+        kind = next(kind for kind in given if bool(wrong[kind].any()))
+        raise InputError(
+            f"A {kind} holds {given[kind][wrong[kind]][0].item():.4g}, which is none of "
+            f"{self.classes} classes, 0 to {self.classes - 1}."
+        )
+
+    def _is_no_class(self, values: Tensor) -> Tensor:
+        is_outside = (values < 0) | (values >= self.classes)
+        return is_outside | (values != values.round()) if values.is_floating_point() else is_outside
 
     def compute(self) -> dict[str, Tensor]:
         """Return the three metrics; NaN where no image or pixel was counted."""

@@ -362,10 +362,6 @@ class CoSegModule(RenamedOfPeers, SegmentationSteps):
         self.selection.begin_fit(ranked=any(isinstance(c, TrainingSetRanker) for c in callbacks))
 
     @override
-    def on_fit_end(self) -> None:
-        self.selection.end_fit()
-
-    @override
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups = groups_of_peers(self)
         check_nothing_left(self, groups)
@@ -419,12 +415,12 @@ def groups_of_peers(module: CoSegModule) -> list[dict[str, Any]]:
 
 def log_losses(module: CoSegModule, learnt: Learnt, batch_size: int) -> None:
     """Log both peers' losses; the loss of no sample is 0, which is not to lower the mean."""
-    losses = learnt.loss_a, learnt.loss_b
-    for peer, loss, samples in zip("ab", losses, learnt.learnt_from or (None, None), strict=True):
-        if peer == "b" and isinstance(module.net_b, Mirror):
-            break  # it is the first peer's
-        has_learnt = samples is None or len(samples) > 0
-        module.log_epoch({f"train/loss_{peer}": loss}, batch_size=batch_size * has_learnt)
+    losses = {"train/loss_a": learnt.loss_a, "train/loss_b": learnt.loss_b}
+    if isinstance(module.net_b, Mirror):
+        del losses["train/loss_b"]  # it is the first peer's
+    for number, (name, loss) in enumerate(losses.items()):
+        has_learnt = learnt.learnt_from is None or len(learnt.learnt_from[number]) > 0
+        module.log_epoch({name: loss}, batch_size=batch_size if has_learnt else 0)
 
 
 def log_purity(module: CoSegModule, clean: Tensor, picks: Picks) -> None:

@@ -69,9 +69,6 @@ class Selection(ABC):
     def begin_fit(self, *, ranked: bool) -> None:  # noqa: B027
         """Reset the policy; `ranked` says whether a callback will rank the training set."""
 
-    def end_fit(self) -> None:  # noqa: B027
-        """Called when a fit is over; a checkpoint may be saved later."""
-
     def update(self, ranking: Ranking) -> None:  # noqa: B027
         """Use a new ranking of the whole training set from now on."""
 
