@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.optim.lr_scheduler import StepLR
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from coseg_lightning import (
     AveragedWeights,
@@ -279,6 +279,19 @@ class KeepFinal(pl.Callback):
     def on_fit_end(self, trainer, pl_module):
         self.folder.mkdir(exist_ok=True)
         torch.save(pl_module.state_dict(), self.folder / f"{trainer.global_rank}.pt")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("error:.*sync_dist")  # which Lightning advises for other metrics
+@pytest.mark.parametrize("make", [module_of, lambda: SegmentationModule(TinyNetwork())])
+def test_skipped_steps_of_two_processes_are_counted_once(tmp_path, make):
+    images, masks = torch.rand(4, 1, 16, 16), torch.randint(0, 2, (4, 16, 16))
+    images[0, 0, 3, 3] = float("nan")  # in one of two steps
+    trainer = trainer_of(tmp_path, max_epochs=1, **processes(2))
+    module = make()
+    trainer.fit(module, DataLoader(TensorDataset(images, masks), batch_size=1))
+    networks = 2 if isinstance(module, CoSegModule) else 1
+    assert trainer.callback_metrics["train/skipped"] == networks
 
 
 @pytest.mark.slow

@@ -431,7 +431,11 @@ class GradientGuard(Callback):
 
 def log_skipped(module: pl.LightningModule, networks: int) -> None:
     """Log how many networks were skipped in a step; an epoch has their sum."""
-    module.log("train/skipped", float(networks), on_step=False, on_epoch=True, reduce_fx="sum")
+    # All processes skip the same networks, since their gradients are the same.
+    share = networks / module.trainer.world_size
+    module.log(
+        "train/skipped", share, on_step=False, on_epoch=True, reduce_fx="sum", sync_dist=True
+    )
 
 
 def belongs(callback: Callback, module: pl.LightningModule) -> bool:
