@@ -86,6 +86,17 @@ def test_the_boundary_is_measured_in_pixels():
     assert table.boundary[0, 0] * SIDE**2 == 2 * (10 + 20)
 
 
+@pytest.mark.parametrize("dim", [-1, -2])
+def test_a_border_to_unlabelled_pixels_is_no_boundary_on_either_side(dim):
+    masks = torch.zeros(1, 10, 10, dtype=torch.int64)
+    masks[0, 3:7, 3:7] = 1
+    masks.narrow(dim, 0, 4).fill_(255)
+    both = torch.cat([masks, masks.flip(dim)])
+    table = Evidence.from_table(compute_evidence(torch.zeros(2, 2, 10, 10), both).numpy())
+    lengths = table.boundary[:, 0] * 60  # of 4 x 3 pixels, one side open
+    assert lengths.round(6).tolist() == [10, 10]
+
+
 def test_a_single_sigmoid_output_and_half_precision_are_understood():
     logits, masks = random_batch(classes=2)
     single = (logits[:, 1:] - logits[:, :1]).clamp(-8, 8)

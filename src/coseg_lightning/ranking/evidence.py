@@ -180,7 +180,9 @@ def compute_evidence(logits: Tensor, masks: Tensor, *, ignore_index: int = IGNOR
     entropy = -(q * q.log() + (1 - q) * (1 - q).log())
     variance = q * (1 - q) * odds.square()
     prediction = (predicted_classes(logits).unsqueeze(1) == foreground).to(p.dtype)
-    boundary = F.pad(y.diff(dim=-1).abs(), (1, 0)) + F.pad(y.diff(dim=-2).abs(), (0, 0, 1, 0))
+    across = y.diff(dim=-1).abs() * (counts[:, None, :, 1:] * counts[:, None, :, :-1])
+    down = y.diff(dim=-2).abs() * (counts[:, None, 1:] * counts[:, None, :-1])
+    boundary = F.pad(across, (1, 0)) + F.pad(down, (0, 0, 1, 0))  # not to what has no label
     averaged = [cross_entropy, entropy, variance, y, prediction, q, q * y, boundary]
     means = [mean(values) for values in averaged]
     class_columns = torch.stack([*means, softmin(y * q + (1 - y) * (1 - q))], dim=-1)
