@@ -245,7 +245,7 @@ def test_a_multirun_over_several_processes_a_job_names_the_way_that_works(tmp_pa
     ],
 )
 def test_wrong_values_end_in_one_sentence(tmp_path, arguments, sentence):
-    needs_torch = any("optimizer" in part or "nowhere" in part for part in arguments)
+    needs_torch = any(word in str(arguments) for word in ("optimizer", "nowhere", "nol=auto"))
     app = command if needs_torch else start  # what needs no torch is refused within a second
     result = app("run", *arguments, f"hydra.run.dir={tmp_path}", cwd=tmp_path)
     assert result.returncode == 1
