@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from coseg_lightning import AveragedWeights, LabelStore, SegmentationModule, run_stages
@@ -12,6 +13,7 @@ from coseg_lightning.data.samples import EpochSampler
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.loaders import over
+from coseg_lightning.modules.stretched import StretchedSchedule, stretch_schedule
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.run import run
 from coseg_lightning.runs.wrapped import wrap_datamodule
@@ -72,6 +74,56 @@ def test_a_robust_loss_retrains_on_corrected_labels_alone(tmp_path, monkeypatch,
     checkpoint = torch.load(tmp_path / "run" / "retraining" / "last.ckpt", weights_only=True)
     loss = "symmetric_cross_entropy" if corrected else "cross_entropy"
     assert checkpoint["hyper_parameters"]["pixel_loss"] == loss
+
+
+@pytest.mark.slow
+def test_a_schedule_spans_a_training_that_is_longer_than_the_trainers_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(CorrectionGuard, "peers_know_better", False)
+
+    def network():
+        return SegmentationModule(TinyNetwork(width=8), lr=0.03, scheduler=one_cycle)
+
+    def one_cycle(optimizer):  # for the 8 epochs of 3 batches that the trainer has
+        return {"scheduler": OneCycleLR(optimizer, 0.1, total_steps=24), "interval": "step"}
+
+    summary = run_of(tmp_path, OwnTested(), network=network, rehearse=False)
+    assert summary["stages"]["retraining"]["epochs"] == 16
+    checkpoint = torch.load(tmp_path / "run" / "retraining" / "last.ckpt", weights_only=True)
+    (saved,) = checkpoint["lr_schedulers"]
+    assert (saved["calls"], saved["schedule"]["last_epoch"]) == (48, 24)
+
+
+def test_a_stretched_schedule_has_the_same_curve():
+    def rates(ratio, calls, halfway=None):
+        module = SegmentationModule(
+            TinyNetwork(), scheduler=lambda o: LambdaLR(o, lambda epoch: 1 - epoch / 8)
+        )
+        stretch_schedule(module, ratio)
+        schedule = module.configure_optimizers()["lr_scheduler"]["scheduler"]
+        if halfway is not None:
+            schedule.load_state_dict(halfway)
+        seen = []
+        for _ in range(calls):
+            schedule.step()
+            seen += schedule.get_last_lr()
+        return seen, schedule.state_dict()
+
+    usual, _ = rates(1, 8)
+    slow, _ = rates(1.5, 12)
+    assert slow[-1] == usual[-1] == pytest.approx(0, abs=1e-9)
+    assert [*dict.fromkeys(slow)][1:] == usual  # the first rate comes once more
+    first, state = rates(1.5, 6)
+    later, _ = rates(1.5, 6, state)
+    assert first + later == slow
+
+
+def test_a_schedule_that_follows_a_metric_is_not_stretched():
+    for own in (partial(ReduceLROnPlateau, mode="max"), lambda o: {"scheduler": StepLR(o, 3)}):
+        module = SegmentationModule(TinyNetwork(), scheduler=own)
+        stretch_schedule(module, 2.0)
+        config = module.configure_optimizers()["lr_scheduler"]
+        is_plateau = isinstance(config["scheduler"], ReduceLROnPlateau)
+        assert is_plateau is not isinstance(config["scheduler"], StretchedSchedule)
 
 
 @pytest.mark.slow

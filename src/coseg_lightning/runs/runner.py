@@ -26,6 +26,7 @@ from coseg_lightning.files.checkpoints import check_fits, load_checkpoint, load_
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.segmentation import SegmentationModule
+from coseg_lightning.modules.stretched import stretch_schedule
 from coseg_lightning.runs.folder import RunFolder, stage_weights
 from coseg_lightning.runs.wrapped import Data
 
@@ -168,10 +169,15 @@ class StageRunner:
         trainer = self._new_trainer(stage, callbacks, first_epoch, averaging)
         if isinstance(data, CoSegDataModule):
             data.count_epochs_from(first_epoch)
+        longer = 1.0  # by this, than the training that the trainer was made for
         if max_epochs is not None:  # set afterwards, since the function may set its own number
+            if trainer.max_epochs is not None and trainer.max_epochs > 0:
+                longer = max_epochs / trainer.max_epochs
             compat.set_max_epochs(trainer, max_epochs)
         if trainer.max_steps > 0:
+            longer = max(longer, share)
             compat.set_max_steps(trainer, max(1, round(share * trainer.max_steps)))
+        stretch_schedule(module, longer)  # otherwise it would end too soon, or begin anew
         self._begin(data)
         checkpoint = self.folder.checkpoint(stage, module)
         title = stage.replace("_", " ").capitalize()

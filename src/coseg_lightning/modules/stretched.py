@@ -1,0 +1,68 @@
+"""Learning rate schedules that span a longer training than the one they were made for."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from typing_extensions import override
+
+from coseg_lightning.modules.optimizers import Schedule
+
+
+class StretchedSchedule(LRScheduler):
+    """Steps another scheduler less often, so that its whole curve spans a longer training.
+
+    Args:
+        schedule: The scheduler, for the usual number of steps or epochs.
+        ratio: How many times longer the training is, at least 1.
+    """
+
+    def __init__(self, schedule: LRScheduler, ratio: float) -> None:
+        # The other scheduler has set the rates already, so the base class is not to.
+        self.optimizer = schedule.optimizer
+        self.schedule = schedule
+        self.ratio = ratio
+        self.calls = 0
+
+    @override
+    def step(self, *arguments: Any, **options: Any) -> None:
+        before, self.calls = int(self.calls / self.ratio), self.calls + 1
+        if int(self.calls / self.ratio) > before:
+            self.schedule.step(*arguments, **options)
+
+    @override
+    def get_last_lr(self) -> Any:
+        return self.schedule.get_last_lr()
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {"calls": self.calls, "schedule": self.schedule.state_dict()}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.calls = state_dict["calls"]
+        self.schedule.load_state_dict(state_dict["schedule"])
+
+
+def stretch_schedule(module: pl.LightningModule, ratio: float) -> None:
+    """Let a module's `scheduler` span a training that is longer by a ratio.
+
+    One that follows a metric stays as it is, and so does any with a `lr_scheduler_step` of its own.
+    """
+    schedule: Any = getattr(module, "scheduler_factory", None)
+    own_step = is_overridden("lr_scheduler_step", module, pl.LightningModule)
+    if schedule is not None and ratio > 1 and not own_step:
+        vars(module)["scheduler_factory"] = partial(_stretched, schedule, ratio)
+
+
+def _stretched(schedule: Schedule, ratio: float, optimizer: Optimizer) -> Any:
+    made: Any = schedule(optimizer)
+    scheduler = made.get("scheduler") if isinstance(made, Mapping) else made
+    if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+        return made
+    stretched = StretchedSchedule(scheduler, ratio)
+    return {**made, "scheduler": stretched} if isinstance(made, Mapping) else stretched
