@@ -1,7 +1,11 @@
 """An epoch that was saved goes on as it would have gone on without an interruption."""
 
+from contextlib import nullcontext
+from datetime import datetime
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -15,6 +19,7 @@ from coseg_lightning.callbacks import stage_checkpoint
 from coseg_lightning.callbacks.best_network import BestNetwork
 from coseg_lightning.callbacks.epoch_seeds import EpochSeeds
 from coseg_lightning.callbacks.stage_checkpoint import CHECKPOINT, UNFINISHED, StageCheckpoint
+from coseg_lightning.files.checkpoints import load_checkpoint
 from support import Halves, TinyNetwork, trainer_of
 
 EPOCHS = 5
@@ -152,3 +157,36 @@ def test_no_state_stays_for_other_checkpoints(tmp_path, monkeypatch):
     saved = torch.load(tmp_path / UNFINISHED, weights_only=True)
     assert saved["callbacks"]["StageCheckpoint"].keys() == {"plateaus", "learns"}
     assert "StageCheckpoint" not in state["callbacks"]
+
+
+class Remembers(pl.Callback):
+    """Has a state that only a checkpoint with code could hold as it is."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def state_dict(self):
+        return {"value": self.value}
+
+    def load_state_dict(self, state_dict):
+        self.value = state_dict["value"]
+
+
+@pytest.mark.parametrize(
+    ("value", "saved"),
+    [
+        (np.float64(0.5), 0.5),
+        ([(np.int64(3), Path("a"))], [(3, "a")]),
+        (torch.device("cpu"), torch.device("cpu")),
+        (np.zeros(2), None),
+        (datetime(2026, 1, 1), None),
+    ],
+)
+def test_states_of_callbacks_do_not_spoil_a_checkpoint(tmp_path, value, saved):
+    callbacks = [Remembers(value), StageCheckpoint(tmp_path)]
+    trainer = trainer_of(tmp_path, max_epochs=1, callbacks=callbacks, enable_checkpointing=True)
+    says = pytest.warns(UserWarning, match="The state of Remembers is not saved, since it holds")
+    with says if saved is None else nullcontext():
+        trainer.fit(network(), DataLoader(Halves(), 4))
+    states = load_checkpoint(tmp_path / CHECKPOINT)["callbacks"]
+    assert states.get("Remembers") == (None if saved is None else {"value": saved})

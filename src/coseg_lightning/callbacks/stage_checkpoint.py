@@ -7,12 +7,14 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
 from typing_extensions import override
 
 from coseg_lightning.files.atomic import temporary_name
 from coseg_lightning.files.checkpoints import plain_values
 from coseg_lightning.modules import compat
+from coseg_lightning.modules.steps import as_plain, is_plain
 
 CHECKPOINT = "last.ckpt"  # a stage's final state
 UNFINISHED = "unfinished.ckpt"  # the last saved epoch of an unfinished stage
@@ -77,10 +79,22 @@ class StageCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Save hyperparameters as plain values, so that loading a checkpoint runs no code."""
+        """Save hyperparameters as plain values, so that loading a checkpoint runs no code.
+
+        The states of a user's callbacks are saved as such values too, if they can be.
+        """
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
                 checkpoint[key] = plain_values(checkpoint[key])
+        states = {name: as_plain(state) for name, state in checkpoint.get("callbacks", {}).items()}
+        lost = [name for name, state in states.items() if not is_plain(state)]
+        checkpoint["callbacks"] = {n: state for n, state in states.items() if n not in lost}
+        if lost:
+            rank_zero_warn(
+                f"The state of {', '.join(lost)} is not saved, since it holds objects, which may "
+                "run code when they are loaded; if the run is interrupted, it begins anew there. "
+                "Keep numbers, texts and tensors in the state_dict of a callback."
+            )
         if self._state:
             compat.end_saved_epoch(checkpoint)
 

@@ -470,6 +470,8 @@ def as_plain(value: Any) -> Any:
         return {as_plain(key): as_plain(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
         return [as_plain(part) for part in value]
+    if type(value) is tuple:
+        return tuple(as_plain(part) for part in value)
     if isinstance(value, np.generic):
         return value.item()
     return str(value) if isinstance(value, PurePath) else value
