@@ -245,6 +245,13 @@ def test_other_networks_leave_weights_and_their_class(tmp_path):
     assert kind.endswith("TinyNetwork")
 
 
+def test_networks_on_several_devices_are_saved_as_what_they_hold(tmp_path):
+    network = nn.DataParallel(build_network("unet", encoder_name="resnet18", in_channels=1)).eval()
+    save_network(network, tmp_path / "model")
+    loaded = smp.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(loaded.state_dict(), network.module.state_dict())
+
+
 def test_weights_that_two_layers_share_are_saved(tmp_path):
     network = nn.Sequential(nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 3))
     network[1].weight = network[0].weight

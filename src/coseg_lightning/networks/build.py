@@ -190,6 +190,8 @@ def save_network(network: nn.Module, folder: str | Path, *, card: str | None = N
             says nothing about the training. Others get none.
     """
     folder = Path(folder)
+    if isinstance(network, nn.DataParallel):  # its weights are named as those within
+        network = network.module
     if isinstance(network, smp.base.SegmentationModel):
         network.save_pretrained(folder)
     else:
