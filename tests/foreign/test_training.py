@@ -404,6 +404,27 @@ def test_a_checkpoint_says_which_networks_it_needs(tmp_path, kind):
     torch.testing.assert_close(again.state_dict(), module.state_dict())
 
 
+class Lazy(nn.Module):
+    """Knows its sizes from the first batch on."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.LazyConv2d(4, 1), nn.LazyBatchNorm2d(), nn.LazyConv2d(2, 1))
+
+    def forward(self, images):
+        return self.layers(images)
+
+
+def test_networks_that_learn_their_sizes_are_trained(tmp_path):
+    module = CoSegModule(Lazy(), Lazy(), noise_level=0.25)
+    trainer_of(tmp_path).fit(module, loader(one_batch()))
+    assert module.net_a.layers[0].weight.grad is not None
+    for unknown in (CoSegModule(Lazy(), Lazy(), noise_level=0.25), SegmentationModule(Lazy())):
+        trainer = trainer_of(tmp_path, callbacks=[AveragedWeights()])
+        with pytest.raises(InputError, match=r"^LazyConv2d knows its sizes .*; pass a batch throu"):
+            trainer.fit(unknown, loader(one_batch()))
+
+
 def test_peers_that_share_a_part_are_refused():
     shared = nn.Conv2d(1, 4, 3, padding=1)
     nets = [nn.Sequential(shared, nn.Conv2d(4, 2, 1)) for _ in range(2)]

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import (
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
 from coseg_lightning.callbacks.epoch_end import EpochEndCallback
@@ -127,8 +128,14 @@ class AveragedWeights(EpochEndCallback, WeightAveraging):
 
 
 def _check_copyable(module: nn.Module) -> None:
-    """Raise an `InputError` if a module keeps a tensor that was computed, which has no copy."""
+    """Raise an `InputError` if a tensor of a module has no copy, being computed or yet unknown."""
     for part in module.modules():
+        own = [*part.parameters(recurse=False), *part.buffers(recurse=False)]
+        if any(map(is_lazy, own)):
+            raise InputError(
+                f"{type(part).__name__} knows its sizes from the first batch on, so "
+                "AveragedWeights cannot copy the network before; pass a batch through it first."
+            )
         for name, value in vars(part).items():
             if isinstance(value, Tensor) and not value.is_leaf:
                 raise InputError(

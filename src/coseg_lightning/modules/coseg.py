@@ -12,6 +12,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -455,7 +456,8 @@ def check_pair(module: CoSegModule) -> None:
             "The peers share parameters, so they cannot judge each other; give two separate "
             "networks, for example by copy.deepcopy, or CoSegModule(network, 'mirror')."
         )
-    if len(a) == len(b) and all(map(torch.equal, a, b)):
+    are_drawn = not any(map(is_lazy, [*a, *b]))  # otherwise the first batch draws them
+    if are_drawn and len(a) == len(b) and all(map(torch.equal, a, b)):
         raise InputError(
             "Both peers have equal weights, so they could not learn from each other; initialise "
             "them differently."
