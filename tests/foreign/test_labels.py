@@ -200,6 +200,19 @@ def test_attributes_of_a_dataset_mean_nothing_here(tmp_path):
     assert min(accuracies(updated(Attributes(), tmp_path / "labels"))) > 0.9
 
 
+def test_mappings_of_a_dataset_that_mean_something_else(tmp_path):
+    dataset = Halves()
+    dataset.kinds = {"cat": "1", "dog": "2"}
+    with pytest.warns(UserWarning, match="kinds names 'cat' and others, but no sample has such"):
+        trained(tmp_path, DataLoader(dataset, batch_size=4, shuffle=True))
+    assert min(accuracies(updated(dataset, tmp_path / "labels"))) > 0.9
+    dataset.annotators = {"ann": ["h0", "h1"]}
+    trainer = trainer_of(tmp_path, callbacks=[CorruptionRanking(tmp_path / "other.csv")])
+    with pytest.raises(InputError, match="'ann': .* rename the dataset's attribute annotators if"):
+        trainer.fit(module_of(0.25), DataLoader(dataset, 4))
+    assert trainer.global_step == 0
+
+
 class Spatial(torch.Tensor):
     """A tensor that knows where it lies in space, like MONAI's `MetaTensor`."""
 

@@ -187,6 +187,8 @@ class CorruptionRanking(EvidenceCallback, TrainingSetRanker):
                 "they write, or use strategy='ddp'."
             )
         dataset = self.judged_dataset(trainer)
+        if self.annotators is None:
+            named_annotators(dataset)  # which checks them
         watched = self.watched_samples(trainer)
         if watched is None:
             self._check_names(list(map(str, dataset.ids)))
@@ -606,9 +608,14 @@ def complete_evidence(
         peers = outlines.added_to(ids, peers)
     if kinds is None:
         kinds = mapping_of(dataset, "kinds", within=not numbered)
-        is_own = kinds is getattr(dataset, "kinds", None)
-        if kinds and not is_own and kinds.keys().isdisjoint(ids):
-            kinds = None  # the dataset within means something else
+        if kinds and not isinstance(dataset, SampleDataset) and kinds.keys().isdisjoint(ids):
+            if kinds is getattr(dataset, "kinds", None):
+                rank_zero_warn(
+                    f"The dataset's attribute kinds names {next(iter(kinds))!r} and others, but no "
+                    f"sample has such an id, so it is not used; if it is the kind of each image, "
+                    f"give ids such as {ids[0]!r}."
+                )
+            kinds = None  # it means something else
     if kinds:
         numbers = kind_numbers(ids, kinds)
         peers = replace(peers[0], kinds=numbers), replace(peers[1], kinds=numbers)
@@ -622,7 +629,13 @@ def named_annotators(dataset: Any) -> Mapping[str, Any] | None:
         InputError: If it is a mapping, but not from texts to names.
     """
     annotators = mapping_of(dataset, "annotators")
-    _check_annotators(annotators)
+    try:
+        _check_annotators(annotators)
+    except InputError as error:
+        raise InputError(
+            f"{str(error).rstrip('.')}, or rename the dataset's attribute annotators if it means "
+            "something else."
+        ) from error
     return annotators
 
 
