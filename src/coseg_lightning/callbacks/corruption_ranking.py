@@ -609,11 +609,12 @@ def complete_evidence(
     if kinds is None:
         kinds = mapping_of(dataset, "kinds", within=not numbered)
         if kinds and not isinstance(dataset, SampleDataset) and kinds.keys().isdisjoint(ids):
+            first = next(iter(kinds))
             if kinds is getattr(dataset, "kinds", None):
                 rank_zero_warn(
-                    f"The dataset's attribute kinds names {next(iter(kinds))!r} and others, but no "
-                    f"sample has such an id, so it is not used; if it is the kind of each image, "
-                    f"give ids such as {ids[0]!r}."
+                    f"The dataset's attribute kinds names {first!r} and others, but no sample has "
+                    "such an id, so it is not used; if it is the kind of each image, give ids such "
+                    f"as {ids[0]!r}."
                 )
             kinds = None  # it means something else
     if kinds:
