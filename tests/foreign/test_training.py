@@ -579,6 +579,17 @@ def test_networks_that_a_hook_makes_are_those_that_are_trained(tmp_path, hook):
     assert watch.norms == pytest.approx(np.full((1, 2), 0.01), rel=1e-3)
 
 
+def test_peers_that_were_frozen_are_told(tmp_path):
+    module = module_of(0.25)
+    module.freeze()
+    with pytest.warns(UserWarning, match="No weight of CoSegModule learns, .* call unfreeze"):
+        trainer_of(tmp_path).fit(module, loader(one_batch()))
+    module.net_b.requires_grad_(True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="No weight of")
+        trainer_of(tmp_path).fit(module, loader(one_batch()))
+
+
 def test_an_own_optimizer_without_a_peer_is_refused(tmp_path):
     class One(CoSegModule):
         def configure_optimizers(self):

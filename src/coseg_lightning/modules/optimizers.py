@@ -628,7 +628,10 @@ class PeerOptimization(GradientGuard):
 def _check_both_learn(
     module: pl.LightningModule, networks: Sequence[nn.Module], optimizers: Sequence[Optimizer]
 ) -> None:
-    """Raise an `InputError` if a subclass's own optimizer leaves out all weights of a peer."""
+    """Raise an `InputError` if a subclass's own optimizer leaves out all weights of a peer.
+
+    It warns if no weight at all is to learn.
+    """
     mirror = networks[-1]
     if isinstance(mirror, Mirror) and not mirror.is_of(networks[0]):
         raise InputError(
@@ -645,6 +648,11 @@ def _check_both_learn(
                 f"{name}, which would not learn; add its parameters, or set their requires_grad "
                 "to False."
             )
+    if not any(weight.requires_grad for network in networks for weight in network.parameters()):
+        rank_zero_warn(
+            f"No weight of {type(module).__name__} learns, since requires_grad is False for all, "
+            "as after freeze(); call unfreeze() before the fit if the peers should learn."
+        )
 
 
 def _warn_of_unused(module: pl.LightningModule, optimizers: Sequence[Optimizer]) -> None:
