@@ -13,7 +13,7 @@ from coseg_lightning.data.samples import EpochSampler
 from coseg_lightning.errors import InputError
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.loaders import over
-from coseg_lightning.modules.stretched import StretchedSchedule, stretch_schedule
+from coseg_lightning.modules.stretched import StretchedSchedule
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.run import run
 from coseg_lightning.runs.wrapped import wrap_datamodule
@@ -98,7 +98,7 @@ def test_a_stretched_schedule_has_the_same_curve():
         module = SegmentationModule(
             TinyNetwork(), scheduler=lambda o: LambdaLR(o, lambda epoch: 1 - epoch / 8)
         )
-        stretch_schedule(module, ratio)
+        module.stretch_schedule(ratio)
         schedule = module.configure_optimizers()["lr_scheduler"]["scheduler"]
         if halfway is not None:
             schedule.load_state_dict(halfway)
@@ -120,7 +120,7 @@ def test_a_stretched_schedule_has_the_same_curve():
 def test_a_schedule_that_follows_a_metric_is_not_stretched():
     for own in (partial(ReduceLROnPlateau, mode="max"), lambda o: {"scheduler": StepLR(o, 3)}):
         module = SegmentationModule(TinyNetwork(), scheduler=own)
-        stretch_schedule(module, 2.0)
+        module.stretch_schedule(2.0)
         config = module.configure_optimizers()["lr_scheduler"]
         is_plateau = isinstance(config["scheduler"], ReduceLROnPlateau)
         assert is_plateau is not isinstance(config["scheduler"], StretchedSchedule)

@@ -14,6 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.trainer.states import TrainerStatus
 from pytorch_lightning.utilities import rank_zero_warn
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from pytorch_lightning.utilities.seed import isolate_rng
 from pytorch_lightning.utilities.signature_utils import is_param_in_hook_signature
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from coseg_lightning.modules.buffers import average_buffers
 from coseg_lightning.modules.measurement import Measurement
 from coseg_lightning.modules.optimizers import Schedule
 from coseg_lightning.modules.recipe import Recipe, is_count, plain_number
+from coseg_lightning.modules.stretched import stretched
 from coseg_lightning.modules.untouched import untouched
 
 PACKAGE = __name__.partition(".")[0]
@@ -122,6 +124,15 @@ class SegmentationSteps(pl.LightningModule):
             }
         )
         self.metrics: Any = self._measured  # a subclass may have metrics of its own by this name
+
+    def stretch_schedule(self, ratio: float) -> None:
+        """Let `scheduler` span a training that is longer than the usual one by a ratio.
+
+        A module with a `lr_scheduler_step` of its own decides itself.
+        """
+        has_own_step = is_overridden("lr_scheduler_step", self, pl.LightningModule)
+        if self.scheduler_factory is not None and ratio > 1 and not has_own_step:
+            self.scheduler_factory = stretched(self.scheduler_factory, ratio)
 
     def read(self, batch: Any) -> Batch:
         """Read a training batch, and check its class ids in the first epoch of a fit."""

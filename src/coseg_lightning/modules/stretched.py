@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import pytorch_lightning as pl
-from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from typing_extensions import override
@@ -30,9 +28,12 @@ class StretchedSchedule(LRScheduler):
 
     @override
     def step(self, *arguments: Any, **options: Any) -> None:
-        before, self.calls = int(self.calls / self.ratio), self.calls + 1
-        if int(self.calls / self.ratio) > before:
+        before, self.calls = self._own_steps(), self.calls + 1
+        if self._own_steps() > before:
             self.schedule.step(*arguments, **options)
+
+    def _own_steps(self) -> int:
+        return int(self.calls / self.ratio + 1e-6)  # 19 / 1.9 may be just below 10
 
     @override
     def get_last_lr(self) -> Any:
@@ -48,15 +49,9 @@ class StretchedSchedule(LRScheduler):
         self.schedule.load_state_dict(state_dict["schedule"])
 
 
-def stretch_schedule(module: pl.LightningModule, ratio: float) -> None:
-    """Let a module's `scheduler` span a training that is longer by a ratio.
-
-    One that follows a metric stays as it is, and so does any with a `lr_scheduler_step` of its own.
-    """
-    schedule: Any = getattr(module, "scheduler_factory", None)
-    own_step = is_overridden("lr_scheduler_step", module, pl.LightningModule)
-    if schedule is not None and ratio > 1 and not own_step:
-        vars(module)["scheduler_factory"] = partial(_stretched, schedule, ratio)
+def stretched(schedule: Schedule, ratio: float) -> Schedule:
+    """Let a schedule span a training that is longer by a ratio, unless it follows a metric."""
+    return partial(_stretched, schedule, ratio)
 
 
 def _stretched(schedule: Schedule, ratio: float, optimizer: Optimizer) -> Any:

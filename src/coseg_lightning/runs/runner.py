@@ -26,7 +26,7 @@ from coseg_lightning.files.checkpoints import check_fits, load_checkpoint, load_
 from coseg_lightning.labels.store import LabelStore
 from coseg_lightning.modules import compat
 from coseg_lightning.modules.segmentation import SegmentationModule
-from coseg_lightning.modules.stretched import stretch_schedule
+from coseg_lightning.modules.steps import SegmentationSteps
 from coseg_lightning.runs.folder import RunFolder, stage_weights
 from coseg_lightning.runs.wrapped import Data
 
@@ -177,7 +177,8 @@ class StageRunner:
         if trainer.max_steps > 0:
             longer = max(longer, share)
             compat.set_max_steps(trainer, max(1, round(share * trainer.max_steps)))
-        stretch_schedule(module, longer)  # otherwise it would end too soon, or begin anew
+        if isinstance(module, SegmentationSteps):  # otherwise it would end too soon, or begin anew
+            module.stretch_schedule(longer)
         self._begin(data)
         checkpoint = self.folder.checkpoint(stage, module)
         title = stage.replace("_", " ").capitalize()
