@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import re
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from coseg_lightning.data.folder import folder_splits
 from coseg_lightning.errors import InputError
 from coseg_lightning.export import export
 from coseg_lightning.files.canvas import Canvas
-from coseg_lightning.files.images import ImageRules
+from coseg_lightning.files.images import ImageRules, read_stored
 from coseg_lightning.files.naming import Names
 from coseg_lightning.files.volumes import volume_place, write_mask_volume, write_slices
 from coseg_lightning.predict import image_files, predict
@@ -489,6 +490,53 @@ def test_dicom_images_whose_smallest_value_is_white_are_inverted(tmp_path, recwa
     image = ImageRules().read(tmp_path / "a.dcm")
     np.testing.assert_array_equal(image, int(values.max()) + int(values.min()) - values.astype(int))
     assert not [each for each in recwarn if issubclass(each.category, RuntimeWarning)]
+
+
+@pytest.mark.parametrize("kind", ["YBR_FULL", "YBR_FULL_422", "YBR_RCT", "PALETTE COLOR"])
+def test_colours_of_dicom_images_are_read(tmp_path, kind):
+    from PIL import Image
+
+    pixels = pytest.importorskip("pydicom.pixels")
+    encaps, uid = pytest.importorskip("pydicom.encaps"), pytest.importorskip("pydicom.uid")
+    rows, columns = np.mgrid[:16, :12]
+    picture = np.stack([rows * 15, columns * 20, 255 - rows * 15], axis=2).astype(np.uint8)
+    path, tags = tmp_path / "a.dcm", {"PhotometricInterpretation": kind}
+    syntax, table = uid.ExplicitVRLittleEndian, "{}PaletteColorLookupTable{}"
+    if kind == "PALETTE COLOR":
+        values = (rows * 12 + columns).astype(np.uint8)
+        for number, name in enumerate(("Red", "Green", "Blue")):
+            tags[table.format(name, "Descriptor")] = [192, 0, 8]
+            tags[table.format(name, "Data")] = picture[..., number].tobytes()
+    else:
+        values = picture.transpose(2, 0, 1)  # for the rows and columns of the header
+        tags |= {"SamplesPerPixel": 3, "PlanarConfiguration": 0}
+    write_dicom(path, values, **tags)
+    if kind != "PALETTE COLOR":
+        data = pytest.importorskip("pydicom").dcmread(path)
+        encoded = BytesIO()
+        if kind == "YBR_FULL_422":
+            Image.fromarray(picture).save(encoded, "JPEG", quality=98)
+            syntax = uid.JPEGBaseline8Bit
+        elif kind == "YBR_RCT":
+            Image.fromarray(picture).save(encoded, "JPEG2000", irreversible=False, no_jp2=True)
+            syntax = uid.JPEG2000Lossless
+        else:
+            data.PixelData = pixels.convert_color_space(picture, "RGB", kind).tobytes()
+        if encoded.tell():
+            data.PixelData = encaps.encapsulate([encoded.getvalue()])
+        data.file_meta.TransferSyntaxUID = syntax
+        data.save_as(path)
+    image = ImageRules().read(path)
+    assert image.shape == picture.shape
+    assert abs(image.astype(int) - picture).max() <= (25 if kind == "YBR_FULL_422" else 1)
+    if kind == "PALETTE COLOR":  # in a mask, the indices are the class ids
+        np.testing.assert_array_equal(read_stored(path).values, values)
+        write_dicom(path, values, PhotometricInterpretation=kind)
+        with pytest.raises(InputError, match="has a palette that cannot be read"):
+            ImageRules().read(path)
+    else:
+        with pytest.raises(InputError, match=f"holds colours as {kind}, which cannot be read"):
+            read_stored(path)
 
 
 def write_placed(path, values, position=(0, 0, 0), rows=(1, 0, 0), columns=(0, 1, 0), spacing=0.5):

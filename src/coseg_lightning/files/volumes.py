@@ -26,6 +26,7 @@ PLACE = (
     ("PlaneOrientationSequence", "ImageOrientationPatient", 6),
     ("PixelMeasuresSequence", "PixelSpacing", 2),
 )
+DECODED_TO_RGB = ("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 DICOM_PLACE = sum(count for _, _, count in PLACE)  # numbers of `volume_place`
 
@@ -340,8 +341,10 @@ def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
     if frames > 1:
         values = values[number]
     kind = str(data.PhotometricInterpretation)
-    if kind.startswith("YBR") or kind == "PALETTE COLOR":
+    if kind.startswith("YBR") and (of_mask or kind not in DECODED_TO_RGB):
         raise InputError(f"{path} holds colours as {kind}, which cannot be read; save them as RGB.")
+    if kind == "PALETTE COLOR":
+        return np.ascontiguousarray(values if of_mask else _coloured(values, data, path))
     missing = _is_padding(values, data)
     if of_mask:
         missing &= values != 0
@@ -356,6 +359,16 @@ def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
         with np.errstate(over="ignore"):  # the sum may wrap around, and the difference wraps back
             values = np.nanmax(values) + np.nanmin(values) - values
     return np.ascontiguousarray(values)
+
+
+def _coloured(values: NDArray[Any], data: Any, path: Path) -> NDArray[Any]:
+    """Return the colours of a palette's indices, `(H, W, 3)`."""
+    try:
+        return np.asarray(import_module("pydicom.pixels").apply_color_lut(values, data))
+    except Exception as error:
+        raise InputError(
+            f"{path} has a palette that cannot be read ({error}); save it as RGB."
+        ) from error
 
 
 def _is_padding(values: NDArray[Any], data: Any) -> NDArray[np.bool_]:
