@@ -539,6 +539,29 @@ def test_colours_of_dicom_images_are_read(tmp_path, kind):
             read_stored(path)
 
 
+def test_dicom_files_without_their_preamble_are_read(tmp_path):
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    mask, _ = field(0)
+    mask = mask.astype(np.uint8)
+    for number in range(4):
+        write_dicom(tmp_path / f"images/{number}.dcm", 90 - 40 * mask + np.uint8(number))
+        write_dicom(tmp_path / f"masks/{number}.dcm", mask)
+    for path in tmp_path.rglob("*.dcm"):
+        written = path.read_bytes()
+        at = 132
+        if path.stem == "1":  # nor the group that names the encoding
+            at = written.index(b"\x08\0\x16\0UI")
+        path.write_bytes(written[at:])
+    train = folder_splits(tmp_path, test_share=0).train
+    assert train.ids == ["0", "1", "2", "3"]
+    for index in range(4):
+        np.testing.assert_array_equal(train.mask(index), mask)
+    (tmp_path / "images/3.dcm").write_bytes(b"nothing of the kind" * 20)
+    with pytest.raises(InputError, match="it does not begin as DICOM files do"):
+        folder_splits(tmp_path, test_share=0)
+
+
 def write_placed(path, values, position=(0, 0, 0), rows=(1, 0, 0), columns=(0, 1, 0), spacing=0.5):
     """Write one DICOM slice with its position, orientation and spacing."""
     orientation = {"ImageOrientationPatient": [*rows, *columns], "PixelSpacing": [spacing] * 2}

@@ -255,10 +255,26 @@ def _nifti(path: Path) -> Any:
         raise InputError(f"{path} cannot be read as NIfTI ({error}); restore the file.") from error
 
 
-def _dicom_header(path: Path) -> Any:
+def _dicom(path: Path, **options: Any) -> Any:
+    """Read a DICOM file, also one without the preamble, as older programs write it."""
     pydicom = _library("pydicom")
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        return pydicom.dcmread(path, **options)
+    except pydicom.errors.InvalidDicomError:
+        data = pydicom.dcmread(path, force=True, **options)  # it may be anything
+        if "Rows" not in data or "BitsAllocated" not in data:
+            raise ValueError("it does not begin as DICOM files do") from None
+    if "TransferSyntaxUID" not in data.file_meta:
+        syntax = pydicom.uid.ImplicitVRLittleEndian
+        if not data.original_encoding[0]:
+            syntax = pydicom.uid.ExplicitVRLittleEndian
+        data.file_meta.TransferSyntaxUID = syntax
+    return data
+
+
+def _dicom_header(path: Path) -> Any:
+    try:
+        return _dicom(path, stop_before_pixels=True)
     except Exception as error:
         raise InputError(f"{path} cannot be read as DICOM ({error}); restore the file.") from error
 
@@ -321,7 +337,7 @@ def _numbers(data: Any, name: str, count: int) -> list[float] | None:
 
 
 def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
-    data = _library("pydicom").dcmread(path)
+    data = _dicom(path)
     if not any(name in data for name in PIXELS):
         kind = str(getattr(data, "Modality", "") or "of no named kind")
         outlines = ", and draw its outlines as masks" * (kind == "RTSTRUCT")
