@@ -562,6 +562,30 @@ def test_dicom_files_without_their_preamble_are_read(tmp_path):
         folder_splits(tmp_path, test_share=0)
 
 
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_volumes_that_cannot_be_read_are_left_out_alone(tmp_path, part):
+    nibabel = pytest.importorskip("nibabel")
+    values = np.zeros((20, 20, 2), np.uint8)
+    values[5:12, 4:14] = 1
+    for name, factor in (("images", 90), ("masks", 1)):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            image = nibabel.Nifti1Image(values * np.uint8(factor + (factor > 1) * number), np.eye(4))
+            nibabel.save(image, tmp_path / name / f"v{number}.nii.gz")
+    broken = tmp_path / part / "v1.nii.gz"
+    for content, reason in ((b"/annex/objects/MD5E-s1", "pointer of git-annex"), (b"x", "NIfTI")):
+        broken.write_bytes(content)
+        with pytest.raises(InputError, match=f"v1.nii.gz [^\n]*{reason}[^\n]*. Or set on_bad"):
+            folder_splits(tmp_path, test_share=0)
+        train = folder_splits(tmp_path, test_share=0, on_bad_sample="skip").train
+        assert train.ids == ["v0_000", "v0_001", "v2_000", "v2_001"]
+    rows = [f"v{number}_00{index},train" for number in (0, 1, 2) for index in (0, 1)]
+    (tmp_path / "split.csv").write_text("\n".join(["id,split", *rows]))
+    assert len(folder_splits(tmp_path, on_bad_sample="skip").train) == 4
+    (tmp_path / "split.csv").write_text("\n".join(["id,split", *rows[:2]]))
+    assert len(folder_splits(tmp_path).train) == 2  # which names it not
+
+
 def write_placed(path, values, position=(0, 0, 0), rows=(1, 0, 0), columns=(0, 1, 0), spacing=0.5):
     """Write one DICOM slice with its position, orientation and spacing."""
     orientation = {"ImageOrientationPatient": [*rows, *columns], "PixelSpacing": [spacing] * 2}

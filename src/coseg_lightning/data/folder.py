@@ -35,6 +35,7 @@ from coseg_lightning.data.folder_checks import (
     check_no_channels,
     check_places_agree,
     check_sizes_agree,
+    check_volumes,
     inspect_images,
     warn_of_blank_images,
     warn_of_dicom_and_nifti,
@@ -271,13 +272,14 @@ def folder_splits(
         warn_of_lists(root, inspection)
     if isinstance(colours, str) and (sentence := unnamed_background(colours)) is not None:
         inspection.warn("background", [], sentence)
+    mask_files = match_ids(files, found.mask_files)
+    unreadable = check_volumes(split, files, mask_files, inspection)
     check_image_files(split, found.images, division.source, inspection, allow_links=allow_links)
     check_ids_name_different_files(split, inspection)
     if tile is not None:
         check_tile(tile, overlap)
     image_infos = inspect_images(split, files, inspection, image_rules, by_tiles=tile is not None)
     with_image = [sample_id for sample_id in split if sample_id in files]
-    mask_files = match_ids(files, found.mask_files)
     by_image = keys_by_image(mask_files)
     check_no_channels(with_image, by_image)
     own = {i: by_image.get(i, {"": i}) for i in with_image}
@@ -294,7 +296,7 @@ def folder_splits(
     mask_folder = MaskFolder(
         found.mask_root,
         classes=classes,
-        ids=[key for key in keys if key not in unequal],
+        ids=[key for key in keys if key not in unequal | unreadable],
         inspection=inspection,
         rules=mask_rules,
         files=mask_files,

@@ -30,6 +30,7 @@ from coseg_lightning.files.naming import (
     Names,
     guess_patterns,
     likely_patterns,
+    mask_key,
     split_key,
     unread,
 )
@@ -40,6 +41,7 @@ from coseg_lightning.files.volumes import (
     PLACE,
     ending,
     file_of,
+    is_volume,
     name_of_file,
 )
 from coseg_lightning.labels.ids import check_id, portable_name, same_file_message
@@ -61,8 +63,10 @@ def check_image_files(
     allow_links: bool,
 ) -> None:
     """Report samples of a table that do not have exactly one image file with a usable name."""
-    folder = images.folder
+    folder, told = images.folder, inspection.unusable_ids
     for sample_id in split:
+        if sample_id in told:
+            continue
         paths = images.files.get(sample_id, [])
         if not paths:
             inspection.add("no image", [sample_id], _no_image_message(sample_id, images, table))
@@ -198,6 +202,58 @@ def warn_of_masks_beside_the_table(
             f"Masks without an image are not used: {len(lost)}, such as {lost[0]}; rename them if "
             f"an image of {table.name} has no mask.",
         )
+
+
+def check_volumes(
+    split: Collection[str],
+    images: Mapping[str, Path],
+    masks: Mapping[str, Sequence[Path]],
+    inspection: Inspection,
+) -> set[str]:
+    """Report volumes that cannot be read, together with the slices that need them.
+
+    Such a volume is one file instead of its slices, see `files.naming.Names`.
+
+    Args:
+        split: The samples that are used.
+        images: The image of each sample.
+        masks: The files of each mask, see `files.naming.Names`.
+        inspection: Receives the problems.
+
+    Returns:
+        The samples and the keys of masks that were reported.
+    """
+    of_images, of_masks, of_split = map(_by_volume, (images, masks, split))
+    told: set[str] = set()
+    for sample_id, path in images.items():
+        lost = {*of_masks[sample_id], *of_split[sample_id]}
+        if lost and (sample_id in split or of_split[sample_id]) and is_volume(path):
+            told |= _unreadable(path, "image", {sample_id, *lost}, inspection)
+    for key, paths in masks.items():
+        name, annotator = split_key(key)
+        used = [i for i in of_images[name] if i in split]
+        if used and name not in images and is_volume(paths[0]):
+            lost = {key, *(mask_key(i, annotator) for i in used)}
+            told |= _unreadable(paths[0], "mask", lost, inspection)
+    return told
+
+
+def _by_volume(keys: Iterable[str]) -> defaultdict[str, list[str]]:
+    """Group samples, or the keys of masks, by the id of the volume whose slices they may be."""
+    grouped: defaultdict[str, list[str]] = defaultdict(list)
+    for key in keys:
+        grouped[split_key(key)[0].rpartition("_")[0]].append(key)
+    return grouped
+
+
+def _unreadable(path: Path, what: str, keys: set[str], inspection: Inspection) -> set[str]:
+    """Report the keys if the file cannot be read, and return them."""
+    try:
+        read_stored(path, of_mask=what == "mask")
+    except InputError as error:
+        inspection.add(f"unreadable {what}", sorted(keys), str(error))
+        return keys
+    return set()
 
 
 def check_counts_of_slices(

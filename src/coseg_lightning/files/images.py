@@ -253,6 +253,8 @@ def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
     try:
         if not file_of(path).is_file():  # reading a pipe would block
             raise FileNotFoundError(path)
+        if is_volume(file_of(path)) and (sentence := _stands_for_another(file_of(path))):
+            raise InputError(sentence)
         yield
     except InputError:
         raise
@@ -276,17 +278,25 @@ def _unreadable_message(path: Path, kind: str, error: Exception) -> str:
         )
     start = b""
     if path.is_file():
+        if sentence := _stands_for_another(path):
+            return sentence
         start = start_of(path)
-        if not start:
-            return f"{path} is empty; restore or remove the file."
-    for beginning, sentence in POINTERS.items():
-        if start.lstrip().lower().startswith(beginning.lower()):
-            return f"{path} {sentence}."
     reason = ""
     if is_tiff(start):
         text = " ".join(str(error).split("\n")[0].split())
         reason = f" ({text[:160]})" if text else ""
     return f"{path} cannot be read as {kind}{reason}; restore or remove the file."
+
+
+def _stands_for_another(path: Path) -> str | None:
+    """Say that a file is empty, or a text in the place of the file; None if it is neither."""
+    start = start_of(path)
+    if not start:
+        return f"{path} is empty; restore or remove the file."
+    for beginning, sentence in POINTERS.items():
+        if start.lstrip().lower().startswith(beginning.lower()):
+            return f"{path} {sentence}."
+    return None
 
 
 def start_of(path: Path) -> bytes:

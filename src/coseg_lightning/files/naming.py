@@ -4,6 +4,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.files.images import SUFFIXES
 from coseg_lightning.files.volumes import (
     DICOM,
+    UnreadableVolumeError,
     advice_on,
     ending,
     file_of,
@@ -97,7 +99,7 @@ class Names:
             group, stem = match.groupdict().get("group"), _stem(match)
             self.stems.add(stem)
             annotator = match.groupdict().get("annotator")
-            slices = slices_of(path) if is_volume(path) else [("", path)]
+            slices = _slices_of(path) if is_volume(path) else [("", path)]
             for number, place in slices:
                 files[mask_key(stem + number, annotator)].append(place)
                 if "/" in name:
@@ -107,7 +109,9 @@ class Names:
                 elif is_volume(path):
                     self.groups[stem + number] = stem
             if group is None and ending(path) in DICOM:
-                of_dicom |= dict.fromkeys((stem + n for n, _ in slices), patient_and_series(path))
+                with suppress(UnreadableVolumeError):
+                    known = patient_and_series(path)
+                    of_dicom |= dict.fromkeys((stem + n for n, _ in slices), known)
         # In anonymised files, one patient may stand for all.
         has_patients = len({patient for patient, _ in of_dicom.values() if patient}) > 1
         for sample_id, (patient, series) in of_dicom.items():
@@ -119,6 +123,14 @@ class Names:
         """Exclude files that belong to something else."""
         kept = {i: [p for p in paths if p not in others] for i, paths in self.files.items()}
         self.files = {sample_id: paths for sample_id, paths in kept.items() if paths}
+
+
+def _slices_of(path: Path) -> list[tuple[str, Path]]:
+    """List the slices of a volume. If it cannot be read, it is a sample that cannot be read."""
+    try:
+        return slices_of(path)
+    except UnreadableVolumeError:
+        return [("", path)]
 
 
 def mask_key(sample_id: str, annotator: str | None) -> str:

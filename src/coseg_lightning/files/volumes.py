@@ -31,6 +31,10 @@ PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 DICOM_PLACE = sum(count for _, _, count in PLACE)  # numbers of `volume_place`
 
 
+class UnreadableVolumeError(InputError):
+    """A volume whose header cannot be read, so that its slices are not known."""
+
+
 def ending(path: Path) -> str:
     """Return the ending of a file's name in lower case; `.nii.gz` is one ending."""
     name = path.name.lower()
@@ -252,7 +256,9 @@ def _nifti(path: Path) -> Any:
     try:
         return nibabel.load(path)
     except Exception as error:
-        raise InputError(f"{path} cannot be read as NIfTI ({error}); restore the file.") from error
+        raise UnreadableVolumeError(
+            f"{path} cannot be read as NIfTI ({error}); restore the file."
+        ) from error
 
 
 def _dicom(path: Path, **options: Any) -> Any:
@@ -276,7 +282,9 @@ def _dicom_header(path: Path) -> Any:
     try:
         return _dicom(path, stop_before_pixels=True)
     except Exception as error:
-        raise InputError(f"{path} cannot be read as DICOM ({error}); restore the file.") from error
+        raise UnreadableVolumeError(
+            f"{path} cannot be read as DICOM ({error}); restore the file."
+        ) from error
 
 
 class _Frames(NamedTuple):
@@ -337,7 +345,10 @@ def _numbers(data: Any, name: str, count: int) -> list[float] | None:
 
 
 def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
-    data = _dicom(path)
+    try:
+        data = _dicom(path)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as DICOM ({error}); restore the file.") from error
     if not any(name in data for name in PIXELS):
         kind = str(getattr(data, "Modality", "") or "of no named kind")
         outlines = ", and draw its outlines as masks" * (kind == "RTSTRUCT")
