@@ -40,6 +40,7 @@ NAMES = {
     "nnU-Net's channel": (lambda p: f"{p.stem}_0000.png", str),
     "both": (lambda p: f"{p.stem}_image.png", lambda p: f"{p.stem}_label.png"),
     "DRIVE": (lambda p: f"{p.stem}_training.png", lambda p: f"{p.stem}_manual1.png"),
+    "Cellpose": (str, lambda p: f"{p.stem}_cp_masks.png"),
     "a word of its own": (lambda p: f"{p.stem}-t2w.png", lambda p: f"{p.stem}-prostate.png"),
     "Cityscapes": (
         lambda p: f"train/aachen/{p.stem}_leftImg8bit.png",
@@ -60,6 +61,14 @@ def test_usual_endings_are_found(make_folder, kind):
         for index in range(0 if part is None else len(part)):
             bright = part.image(index) > 128
             assert (bright == part.mask(index)).mean() > 0.9
+
+
+def test_cellposes_masks_are_read_beside_its_files_of_objects(make_folder):
+    root = make_folder()
+    rename(root, "masks", lambda p: f"{p.stem}_cp_masks.png")
+    for path in (root / "images").iterdir():
+        (root / "masks" / f"{path.stem}_seg.npy").write_bytes(b"not read")
+    assert len(ids_of(folder_splits(root))) == 8
 
 
 def test_another_folder_that_may_hold_the_masks_is_named(make_folder, caplog):

@@ -35,6 +35,7 @@ MASK_ENDS = (
         "_gtFine_labelIds",
         "_segmentation",
         "_manual1",
+        "_cp_masks",
         "_annotation",
         "_masks",
         "_label",
