@@ -71,6 +71,14 @@ def test_cellposes_masks_are_read_beside_its_files_of_objects(make_folder):
     assert len(ids_of(folder_splits(root))) == 8
 
 
+def test_a_second_mask_of_an_image_is_told_as_one(make_folder):
+    root = make_folder()
+    rename(root, "masks", lambda p: f"../images/{p.stem}_mask.png")
+    shutil.copy(root / "images" / "s03_mask.png", root / "images" / "s03_mask_1.png")
+    with pytest.raises(InputError, match=r"s03_mask_1 is probably one more mask of s03, beside s0"):
+        folder_splits(root, images="images", masks="images")
+
+
 def test_another_folder_that_may_hold_the_masks_is_named(make_folder, caplog):
     root = make_folder()
     (root / "masks").rename(root / "1st_manual")

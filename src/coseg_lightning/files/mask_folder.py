@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -38,6 +39,7 @@ from coseg_lightning.files.mask_file import (
 )
 from coseg_lightning.files.mask_rules import IGNORE_INDEX, MaskRules
 from coseg_lightning.files.mask_values import MaskValues
+from coseg_lightning.files.naming import MASK_ENDS
 from coseg_lightning.files.tiff import has_validity_mask, is_packed
 from coseg_lightning.files.volumes import file_of, name_of_file, write_slices
 from coseg_lightning.files.windows import (
@@ -254,7 +256,15 @@ class MaskFolder:
         return self._paths[sample_id]
 
     def _no_mask_message(self, sample_id: str) -> str:
-        return f"{self.folder} holds no mask of {sample_id}; every sample needs one."
+        text = f"{self.folder} holds no mask of {sample_id}; every sample needs one."
+        ends = "|".join(map(re.escape, MASK_ENDS))
+        named = re.fullmatch(rf"(.+?)(?:{ends})[-_ ]?\(?\d+\)?", sample_id)
+        if named and named[1] in self._paths:
+            text = (
+                f"{sample_id} is probably one more mask of {named[1]}, beside "
+                f"{name_of_file(self._paths[named[1]])}; join them into one mask for each image."
+            )
+        return text
 
     def read(self, sample_id: str) -> NDArray[Any]:
         """Read one mask.
