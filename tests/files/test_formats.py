@@ -378,6 +378,14 @@ def test_what_is_no_image_is_said_with_its_cause(tmp_path, content, sentence):
         read_image(tmp_path / "a.png")
 
 
+def test_arrays_of_python_objects_are_told(tmp_path):
+    ids = np.zeros((4, 5), np.uint8)
+    np.save(tmp_path / "a_seg.npy", np.array({"masks": ids}, dtype=object), allow_pickle=True)
+    for read in (read_image, read_stored):
+        with pytest.raises(InputError, match="holds Python objects.*save the array alone"):
+            read(tmp_path / "a_seg.npy")
+
+
 def disc(height=24, width=36, value=1):
     rows, columns = np.mgrid[:height, :width]
     return (((rows - 11) ** 2 + (columns - 15) ** 2 < 40) * value).astype(np.uint8)

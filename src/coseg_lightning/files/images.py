@@ -281,6 +281,11 @@ def _unreadable_message(path: Path, kind: str, error: Exception) -> str:
         if sentence := _stands_for_another(path):
             return sentence
         start = start_of(path)
+    if start.startswith(b"\x93NUMPY") and "bject" in str(error):
+        return (
+            f"{path} holds Python objects, which are not loaded, since they may run code; save the "
+            "array alone, such as by numpy.save(FILE, ARRAY)."
+        )
     reason = ""
     if is_tiff(start):
         text = " ".join(str(error).split("\n")[0].split())
