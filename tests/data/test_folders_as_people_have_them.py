@@ -591,6 +591,16 @@ def test_lists_that_leave_out_or_repeat_images_are_noticed(make_folder, caplog):
     assert (splits.train.ids, splits.test.ids) == (["s00", "s01"], ["s02"])
 
 
+def test_names_in_lists_may_hold_spaces(make_folder):
+    root = make_folder()
+    for folder in ("images", "masks"):
+        rename(root, folder, lambda p: f"Gefäß {p.stem} links.png")
+    names = [f"Gefäß s0{number} links" for number in range(8)]
+    lists = {"train": [f"{name}  -1" for name in names[:5]], "test": names[5:]}
+    splits = folder_splits(with_lists(root, **lists))
+    assert (splits.train.ids, splits.test.ids) == (names[:5], names[5:])
+
+
 def test_lists_and_tables_may_be_in_another_unicode_form(make_folder):
     root = make_folder()
     for folder in ("images", "masks"):

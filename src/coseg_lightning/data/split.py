@@ -215,8 +215,9 @@ def _split_of_folders(root: Path, images: Names) -> tuple[dict[str, str], Path]:
             f"{other}; name the part of each image in {root / 'split.csv'}, or rename the folders."
         )
     lists = root / "ImageSets" / "Segmentation"
-    listed = {part: _listed(lists / f"{part}.txt") for part in SPLITS}
-    both = _listed(lists / "trainval.txt")
+    known = {unicodedata.normalize("NFC", sample_id) for sample_id in images.files}
+    listed = {part: _listed(lists / f"{part}.txt", known) for part in SPLITS}
+    both = _listed(lists / "trainval.txt", known)
     if not listed["train"] and (listed["val"] or listed["test"]):
         listed["train"] = [name for name in both if name not in listed["val"]]
     every = [name for names in listed.values() for name in names]
@@ -229,15 +230,25 @@ def _split_of_folders(root: Path, images: Names) -> tuple[dict[str, str], Path]:
     return {name: part for part, names in listed.items() for name in names}, lists
 
 
-def _listed(path: Path) -> list[str]:
-    """Read the first word of each line; without the file there are none."""
+def _listed(path: Path, known: Collection[str]) -> list[str]:
+    """Read the name at the start of each line; without the file there are none.
+
+    It is a known id, which may hold spaces, or else the first word.
+    """
     if not path.is_file():
         return []
     try:
         lines = path.read_text(encoding=text_encoding(path)).splitlines()
     except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read as text; save it in UTF-8.") from error
-    return [line.split()[0] for line in lines if line.strip()]
+    return [_name_in(line.strip(), known) for line in lines if line.strip()]
+
+
+def _name_in(line: str, known: Collection[str]) -> str:
+    for name in (line, line.rsplit(maxsplit=1)[0]):
+        if unicodedata.normalize("NFC", name) in known:
+            return name
+    return line.split()[0]
 
 
 def _groups(
