@@ -479,6 +479,26 @@ def test_ids_with_an_ending_are_told_so(make_folder):
         folder_splits(root)
 
 
+@pytest.mark.parametrize(
+    ("written", "hint"),
+    [
+        ("images\\7.png", "An id is a file name without its extension: 7."),
+        ("masks/7.nii.gz", "An id is a file name without its extension: 7."),
+        ("7.0", "Write 7 instead, which a program may have taken for a number."),
+        ("B7", "Write b7 instead, which differs in letter case alone."),
+    ],
+)
+def test_ids_that_are_written_in_another_way_are_told_so(make_folder, written, hint):
+    root = make_folder()
+    for folder in ("images", "masks"):
+        (root / folder / "s01.png").rename(root / folder / "7.png")
+        (root / folder / "s02.png").rename(root / folder / "b7.png")
+    (root / "split.csv").write_text(f"id,split\ns00,train\n{written},test\n")
+    with pytest.raises(InputError, match="has no such image") as error:
+        folder_splits(root)
+    assert hint in str(error.value)
+
+
 def test_lists_of_outlines_are_no_masks(make_folder):
     root = make_folder()
     shutil.rmtree(root / "masks")

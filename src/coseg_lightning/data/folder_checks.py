@@ -104,10 +104,19 @@ def check_no_channels(images: Collection[str], masks: Mapping[str, Any]) -> None
 
 def _no_image_message(sample_id: str, images: Names, table: Path) -> str:
     text = f"{table} names the sample {sample_id}, but {images.folder} has no such image."
-    name = Path(sample_id).stem if Path(sample_id).suffix.lower() in SUFFIXES else sample_id
-    near = next((i for i in (name, name.strip(), Path(name).name) if i in images.files), None)
+    path = sample_id.strip().replace("\\", "/")  # perhaps of Windows
+    if ending(Path(path)) in SUFFIXES:
+        path = path[: -len(ending(Path(path)))]
+    name = path.rpartition("/")[2]
+    likely = (name, path.replace("/", "_"), name.removesuffix(".0"))
+    near = next((i for i in likely if i in images.files), None)
+    if near is not None and near != name and name.endswith(".0"):
+        return f"{text} Write {near} instead, which a program may have taken for a number."
     if near is not None:
         return f"{text} An id is a file name without its extension: {near}."
+    alike = next((i for i in images.files if i.casefold() == name.casefold()), None)
+    if alike is not None:
+        return f"{text} Write {alike} instead, which differs in letter case alone."
     for one, paths in images.files.items():
         if re.fullmatch(rf"{re.escape(name)}_\d+", one) and file_of(paths[0]) != paths[0]:
             return f"{text} Of a volume each slice has an id, such as {one}; name them all."
