@@ -63,6 +63,18 @@ def test_usual_endings_are_found(make_folder, kind):
             assert (bright == part.mask(index)).mean() > 0.9
 
 
+def test_folders_named_by_the_image_are_no_part_of_an_ending(make_folder):
+    root = make_folder()
+    rename(root, "images", lambda p: f"../{p.stem}/ct.png")
+    rename(root, "masks", lambda p: f"../{p.stem}/segmentations/liver.png")
+    for folder in ("images", "masks", "masks_rough"):
+        shutil.rmtree(root / folder)
+    with pytest.raises(InputError, match=r"give patterns, such as data.image_glob='\{id\}/ct.\*'"):
+        folder_splits(root, images=".", masks=".")
+    patterns = {"image_glob": "{id}/ct.*", "mask_glob": "{id}/segmentations/liver.*"}
+    assert len(ids_of(folder_splits(root, images=".", masks=".", **patterns))) == 8
+
+
 def test_cellposes_masks_are_read_beside_its_files_of_objects(make_folder):
     root = make_folder()
     rename(root, "masks", lambda p: f"{p.stem}_cp_masks.png")

@@ -250,7 +250,10 @@ def guess_patterns(
         for image_end, mask_end in _endings(images.stems, masks.stems):
             image = base.replace("{id}", "{id}" + image_end)
             mask = base.replace("{id}", "{id}" + mask_end)
-            if _fits(images.stems, masks.stems, image_end, mask_end):
+            if not _fits(images.stems, masks.stems, image_end, mask_end):
+                continue
+            # The ending may begin with the folder's name, as in `{group}/ct.nii.gz`.
+            if Names(images_folder, image).files and Names(masks_folder, mask).files:
                 return image, mask
     return PLAIN, PLAIN
 
