@@ -562,6 +562,23 @@ def test_dicom_files_without_their_preamble_are_read(tmp_path):
         folder_splits(tmp_path, test_share=0)
 
 
+@pytest.mark.parametrize("names", ["RGB", "RGBA"])
+def test_colours_of_nifti_images_are_bands(tmp_path, names):
+    nibabel = pytest.importorskip("nibabel")
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    colours = np.random.default_rng(0).integers(0, 255, (12, 9, 2, len(names)), np.uint8)
+    values = colours.view([(name, "u1") for name in names])[..., 0]
+    mask = (colours[..., 0] > 99).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "images/a.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "masks/a.nii.gz")
+    train = folder_splits(tmp_path, test_share=0).train
+    np.testing.assert_array_equal(train.image(1), colours[:, :, 1, :3].swapaxes(0, 1))
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "masks/a.nii.gz")
+    with pytest.raises(InputError, match="masks/a.nii.gz/0 holds"):
+        folder_splits(tmp_path, test_share=0)
+
+
 @pytest.mark.parametrize("part", ["images", "masks"])
 def test_volumes_that_cannot_be_read_are_left_out_alone(tmp_path, part):
     nibabel = pytest.importorskip("nibabel")
