@@ -562,6 +562,21 @@ def test_it_says_when_the_outlines_cannot_tell(tmp_path, capsys):
     assert (ranking["noise_level"], ranking["estimate"]) == (0.5, None)
 
 
+@pytest.mark.parametrize("value", ["nan", "-inf"])
+def test_missing_values_that_are_no_finite_numbers_are_recorded(make_folder, tmp_path, value):
+    root = make_folder()
+    for path in (root / "images").iterdir():
+        image = np.array(Image.open(path)).astype(np.float32)
+        image[:2] = float(value)
+        tifffile.imwrite(path.with_suffix(".tif"), image)
+        path.unlink()
+    cfg = composed(f"data.root={root}", "data.in_channels=1", "training=none")
+    cfg.data.nodata = float(value)  # as Hydra reads it
+    audit(cfg, tmp_path / "audit")
+    summary = json.loads((tmp_path / "audit/summary.json").read_text())
+    assert summary["config"]["data"]["nodata"] == value
+
+
 def test_masks_are_compared_within_the_kind_of_their_image(tmp_path):
     samples, rng = dict(phantoms()), np.random.default_rng(0)
     for n, (sample_id, (image, mask)) in enumerate(phantoms().items()):

@@ -149,8 +149,8 @@ def check(cfg: DictConfig, also: Sequence[str] = ()) -> None:
     if size is not None and not (is_number(size) and 0 < size < float("inf")):
         raise InputError(f"data.pixel_size={size} must be a number above 0, or null for pixels.")
     nodata = None if has_own_data else cfg.data.get("nodata")
-    if isinstance(nodata, float) and math.isinf(nodata):
-        raise InputError(f"data.nodata={nodata} must be a number, nan or null.")
+    if isinstance(nodata, float) and not math.isfinite(nodata):
+        cfg.data.nodata = str(nodata)  # as JSON, which records the settings, has no such numbers
     if not has_own_data and size is None and cfg.data.get("unit") is not None:
         raise InputError(
             f"data.unit={cfg.data.unit} would have no effect without data.pixel_size, the side of "
