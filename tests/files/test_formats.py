@@ -343,8 +343,24 @@ def test_missing_values_are_nan_and_others_that_are_no_numbers_are_refused(tmp_p
     assert np.isnan(ImageRules().read(tmp_path / "tag.tif")).sum() == 3
     assert np.isnan(ImageRules(nodata=-9999).read(tmp_path / "plain.tif")).sum() == 3
     assert np.isnan(ImageRules(nodata=np.nan).read(tmp_path / "nan.tif")).sum() == 1
-    with pytest.raises(InputError, match="holds values that are not finite numbers, 1 in all"):
+    remedy = r"not finite numbers, 1 in all \(nan\); .* set data.nodata=nan if they are missing"
+    with pytest.raises(InputError, match=remedy):
         ImageRules().read(tmp_path / "nan.tif")
+
+
+def test_the_value_that_is_not_finite_is_named(tmp_path):
+    values = bands(1, np.float32)
+    values[0, :3] = -np.inf  # the logarithm of 0
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    for rules in (ImageRules(), ImageRules(nodata=np.nan)):
+        with pytest.raises(InputError, match=r"3 in all \(-inf\); .* or set data.nodata=-inf if"):
+            rules.read(tmp_path / "a.tif")
+    assert np.isnan(ImageRules(nodata=-np.inf).read(tmp_path / "a.tif")).sum() == 3
+    values[0, 3] = np.nan
+    tifffile.imwrite(tmp_path / "a.tif", values)
+    for rules in (ImageRules(), ImageRules(nodata=np.nan)):
+        with pytest.raises(InputError, match="inf.*; correct the file, and save one value for all"):
+            rules.read(tmp_path / "a.tif")
 
 
 @pytest.mark.parametrize(

@@ -187,9 +187,13 @@ class ImageRules:
             if missing is not None:
                 wrong &= ~missing
             if wrong.any():
+                kinds = sorted({str(value) for value in np.unique(values[wrong]).tolist()})
+                remedy = f"or set data.nodata={kinds[0]} if they are missing"
+                if len(kinds) > 1 or (missing is not None and missing.any()):
+                    remedy = "and save one value for all that are missing"
                 raise InputError(
-                    f"{path} holds values that are not finite numbers, {wrong.sum()} in all; "
-                    "correct the file, or set data.nodata=nan if they are missing."
+                    f"{path} holds values that are not finite numbers, {wrong.sum()} in all "
+                    f"({', '.join(kinds)}); correct the file, {remedy}."
                 )
         if values.dtype.kind == "f" and values.dtype.itemsize > 4:
             large = abs(values) > np.finfo(np.float32).max
