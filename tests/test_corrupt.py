@@ -94,6 +94,22 @@ def test_a_file_keeps_its_format_palette_and_values(tmp_path, mode, suffix):
         assert mask_dice(drawn, Squares(2).mask(i)) == rows[i]["dice"] < 1
 
 
+def test_files_that_hold_a_masks_position_are_copied(tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    beside = ["a.pgw", "a.png.aux.xml", "b.TFW", "b.prj", "b.tif.aux.xml", "c.wld"]
+    for name in ("a.png", "b.tif", "c.jpg"):
+        Image.fromarray(255 * Squares(1).mask(0)).save(masks / name)
+    for name in (*beside, "b.tif.ovr", "d.pgw", "notes.txt"):
+        (masks / name).write_text(name)
+    noise = BoundaryNoise(sign="dilate")
+    rows = corrupt_folder(masks, tmp_path / "out", noise, name="type1", noise_level=0.5)
+    assert 0 < sum(row["noisy"] for row in rows) < 3
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {"a.png", "b.tif", "c.jpg", "manifest.csv", *beside}
+    assert all((tmp_path / "out" / name).read_text() == name for name in beside)
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "gif"])
 def test_lossy_files_keep_two_classes(tmp_path, suffix):
     masks = tmp_path / "masks"

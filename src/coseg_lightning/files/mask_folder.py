@@ -432,7 +432,9 @@ class MaskWriter:
         if file != path:
             self._volumes.setdefault(file, {})
         else:
-            shutil.copyfile(path, self._place(path))
+            place = self._place(path)
+            shutil.copyfile(path, place)
+            _copy_position(path, place)
 
     def write_once(self, sample_id: str, key: str, mask: NDArray[Any] | None) -> None:
         """Write one mask under the sample's id, where the original files name annotators.
@@ -454,6 +456,7 @@ class MaskWriter:
         place = self._folder / f"{sample_id}{path.suffix}"
         if mask is None:
             shutil.copyfile(path, place)
+            _copy_position(path, place)
         else:
             self._write_like(key, place, mask)
 
@@ -469,6 +472,7 @@ class MaskWriter:
     def _write_like(self, key: str, place: Path, mask: NDArray[Any]) -> None:
         self._masks.write_like(key, place, mask)
         path = self._masks.path(key)
+        _copy_position(path, place)
         if is_packed(path):
             self._packed.append(path)
 
@@ -491,6 +495,19 @@ class MaskWriter:
         place = self._folder / path.relative_to(self._masks.folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         return place
+
+
+def _copy_position(path: Path, place: Path) -> None:
+    """Copy the files beside a mask that hold its position: a world file, a CRS, GDAL's metadata."""
+    name = path.suffix[1:].lower()
+    world = {f"{name[:1]}{name[-1:]}w", f"{name}w", "wld"}
+    for ending in sorted({".prj", *(f".{each}" for each in world)}):
+        for written in (ending, ending.upper()):
+            if path.with_suffix(written).is_file():
+                shutil.copyfile(path.with_suffix(written), place.with_suffix(written))
+    metadata = path.with_name(f"{path.name}.aux.xml")
+    if metadata.is_file():
+        shutil.copyfile(metadata, place.with_name(f"{place.name}.aux.xml"))
 
 
 def same_stem(paths: list[Path]) -> str:
