@@ -587,8 +587,9 @@ def test_volumes_that_cannot_be_read_are_left_out_alone(tmp_path, part):
     for name, factor in (("images", 90), ("masks", 1)):
         (tmp_path / name).mkdir()
         for number in range(3):
-            image = nibabel.Nifti1Image(values * np.uint8(factor + (factor > 1) * number), np.eye(4))
-            nibabel.save(image, tmp_path / name / f"v{number}.nii.gz")
+            bright = values * np.uint8(factor + (factor > 1) * number)
+            path = tmp_path / name / f"v{number}.nii.gz"
+            nibabel.save(nibabel.Nifti1Image(bright, np.eye(4)), path)
     broken = tmp_path / part / "v1.nii.gz"
     for content, reason in ((b"/annex/objects/MD5E-s1", "pointer of git-annex"), (b"x", "NIfTI")):
         broken.write_bytes(content)
