@@ -386,6 +386,7 @@ def test_a_band_may_reach_the_end_of_the_range_that_means_missing(tmp_path, noda
         (b"/annex/objects/SHA256E-s1--0.png", "pointer of git-annex"),
         (b"<!DOCTYPE html><html>", "is a web page"),
         (b"II*\0\x08\0\0\0", "cannot be read as an image"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is a HEIC picture.*convert it to PNG"),
     ],
 )
 def test_what_is_no_image_is_said_with_its_cause(tmp_path, content, sentence):
