@@ -136,6 +136,7 @@ MAY_BE_SET = {
     "cfg.data.masks",
     "cfg.data.colours",
     "cfg.data.normalization",
+    "cfg.data.nodata",  # as text, if it is no finite number
     "cfg.method.retraining_loss",
     "copied.__class__",
     "copied.label_layers",
