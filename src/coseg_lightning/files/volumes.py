@@ -280,11 +280,10 @@ def _dicom(path: Path, **options: Any) -> Any:
         data = pydicom.dcmread(path, force=True, **options)  # it may be anything
         if "Rows" not in data or "BitsAllocated" not in data:
             raise ValueError("it does not begin as DICOM files do") from None
-    if "TransferSyntaxUID" not in data.file_meta:
-        syntax = pydicom.uid.ImplicitVRLittleEndian
-        if not data.original_encoding[0]:
-            syntax = pydicom.uid.ExplicitVRLittleEndian
-        data.file_meta.TransferSyntaxUID = syntax
+    is_implicit, _ = data.original_encoding
+    names = pydicom.uid
+    syntax = names.ImplicitVRLittleEndian if is_implicit else names.ExplicitVRLittleEndian
+    data.file_meta.setdefault("TransferSyntaxUID", syntax)
     return data
 
 
