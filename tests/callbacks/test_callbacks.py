@@ -1,6 +1,7 @@
 """Ranking and label correction at the end of a plain `Trainer.fit`."""
 
 import csv
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -581,10 +582,13 @@ def test_what_is_too_much_for_one_batch_is_not_kept_of_others(monkeypatch):
 COLUMNS = len(MASK_COLUMNS) + len(CLASS_COLUMNS)
 
 
+STEPS = itertools.count(1)
+
+
 def pass_of(*indices):
     ids, ones = [str(i) for i in indices], np.ones((len(indices), 2, COLUMNS))
     share = EvidenceShare.joined([EvidenceShare(np.array(indices), ids, ones)])
-    return EvidencePass(share, numbered=False, step=(0, 0))
+    return EvidencePass(share, numbered=False, step=(next(STEPS), 0))
 
 
 def test_evidence_goes_on_after_a_resumption_on_two_processes(monkeypatch):

@@ -559,6 +559,26 @@ def test_scores_of_several_epochs_are_joined_by_id(tmp_path):
     assert scores_of(ranking) == pytest.approx(expected, abs=1e-5)
 
 
+class Stopped(pl.Callback):
+    """Ends training after an epoch, as `EarlyStopping` does."""
+
+    def __init__(self, epochs):
+        self.epochs = epochs
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = trainer.current_epoch + 1 == self.epochs
+
+
+def test_the_epoch_in_which_training_stops_counts_once(tmp_path):
+    data, module, states = Redrawn(), peers_of(CoSegModule, selection="relative"), States()
+    ranking = CorruptionRanking(tmp_path / "scores.csv", score="mean", epochs=3)
+    callbacks = [ranking, states, Stopped(5)]
+    options = {"callbacks": callbacks, "reload_dataloaders_every_n_epochs": 1}
+    trainer_of(tmp_path, max_epochs=6, **options).fit(module, datamodule=data)
+    expected = mean_by_hand(module, states.states[-2:], data.parts[-2:])
+    assert scores_of(ranking) == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_set_that_is_drawn_anew_needs_ids(tmp_path):
     ranking = CorruptionRanking(tmp_path / "scores.csv")
     trainer = trainer_of(tmp_path, callbacks=[ranking], reload_dataloaders_every_n_epochs=1)

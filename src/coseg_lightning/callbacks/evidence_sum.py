@@ -175,9 +175,14 @@ class EvidenceSum:
         self.parts: list[EvidencePart] = []
         self.passes = 0
         self.numbered = False
+        self._step: tuple[int, int] | None = None  # of the last pass
+        self._before: list[EvidencePart] = []  # the sums without it
 
     def add(self, evidence: EvidencePass) -> "EvidenceSum":
-        """Add one pass to the sums."""
+        """Add one pass to the sums; a second one at the same step replaces the first."""
+        if evidence.step == self._step:
+            self.parts, self.passes = self._before, self.passes - 1
+        self._step, self._before = evidence.step, list(self.parts)
         self.passes += 1
         self.numbered = evidence.numbered
         if evidence.share is not None:
