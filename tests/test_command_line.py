@@ -302,8 +302,11 @@ def test_a_reader_that_ends_early_ends_the_run_in_one_sentence(tmp_path):
 @example("a,b=c")
 @example('it\'s "x" ${y}\\')
 @example("2024_01")
+@example("null")
+@example("True")
+@example("-inf")
 def test_a_folder_that_is_told_can_be_pasted(folder):
-    folder = f"./{folder}"
+    folder = folder if re.fullmatch(r"[\w-]+", folder, re.ASCII) else f"./{folder}"
     (word,) = shlex.split(setting("resume", folder))
     (word,) = with_settings([word], COMMANDS["run"])
     for text in (word, f"resume={as_value(folder)}"):

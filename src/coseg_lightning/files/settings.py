@@ -3,6 +3,8 @@
 import re
 import shlex
 
+NO_TEXT = r"null|true|false|[-+]?(nan|inf|\d[\d_.e+-]*)"  # in Hydra's grammar
+
 
 def quoted(text: str) -> str:
     """Quote any text as a value in Hydra's grammar."""
@@ -14,10 +16,12 @@ def quoted(text: str) -> str:
 def as_value(text: str) -> str:
     """Write a text as a value in Hydra's grammar, quoted if it needs to be.
 
-    Without quotes, Hydra takes no letters but English ones, no equals sign, and makes a choice of
-    what has a comma.
+    Without quotes, Hydra takes no letters but English ones, no equals sign, makes a choice of what
+    has a comma, and something else of names such as `null`.
     """
-    if re.fullmatch(r"[\w./+-]+", text, re.ASCII):
+    if re.fullmatch(r"[\w./+-]+", text, re.ASCII) and not re.fullmatch(
+        NO_TEXT, text, re.IGNORECASE
+    ):
         return text
     return quoted(text) if re.search(r'["\\$]', text) else f'"{text}"'
 
