@@ -1,5 +1,6 @@
 """The co-teaching step, and how it works within Lightning."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -17,6 +18,7 @@ from coseg_lightning import (
 from coseg_lightning.errors import InputError
 from coseg_lightning.functional.equations import corruption_score, segmentation_loss
 from coseg_lightning.modules.batch import Batch
+from coseg_lightning.modules.selection import PerBatch
 from coseg_lightning.report.figures import read_rows
 from support import Halves, TinyNetwork, data_of, loader, module_of, one_batch, trainer_of
 
@@ -451,6 +453,32 @@ def test_the_whole_set_is_ranked_after_half_of_the_epochs(tmp_path):
     assert changes == [10, 12, 14]  # every eighth of 16 epochs
     trainer_of(tmp_path, max_epochs=1, callbacks=[Watch()]).fit(module, data_of(tmp_path))
     assert doubted[0] == (None, 1 - 0.5)  # another fit, without a ranking, selects by batch
+
+
+class NothingForB(PerBatch):
+    """From the second epoch on the first peer picks nothing, from which the second one learns."""
+
+    def __call__(self, batch, predict, alpha):
+        nothing = torch.tensor([], dtype=torch.long)
+        return (nothing if self.epoch else torch.arange(6)), torch.arange(6)
+
+    def keep_rate(self, noise_level, epoch, max_epochs):
+        self.epoch = epoch
+        return 1.0
+
+
+def test_a_peer_that_learns_nothing_for_an_epoch_logs_no_loss(tmp_path):
+    module, rows = module_of(selection=NothingForB("relative", 0)), []
+
+    class Rows(pl.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            rows.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+
+    trainer = trainer_of(tmp_path, callbacks=[Rows()])
+    trainer.fit(module, loader(one_batch(), one_batch()))
+    assert rows[0]["train/loss_a"] != rows[1]["train/loss_a"]
+    assert rows[0]["train/loss_b"] == rows[1].get("train/loss_b", rows[0]["train/loss_b"])
+    assert all(math.isfinite(value) for row in rows for value in row.values())
 
 
 @pytest.mark.slow

@@ -243,7 +243,13 @@ class SegmentationSteps(pl.LightningModule):
             self.log("loss", loss, prog_bar=True, logger=False)
 
     def log_epoch(self, values: dict[str, Any], batch_size: int) -> None:
-        """Log values as means over the epoch and over all processes."""
+        """Log values as means over the epoch and over all processes.
+
+        Values of no sample are left out, since an epoch of such alone would have the mean NaN. Of
+        several processes, another one may have samples.
+        """
+        if batch_size == 0 and self.trainer.world_size == 1:
+            return
         self.log_dict(values, on_step=False, on_epoch=True, batch_size=batch_size, sync_dist=True)
 
     @override
