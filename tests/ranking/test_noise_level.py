@@ -153,6 +153,25 @@ def test_auto_says_what_it_needs(tmp_path):
         CoSegModule(noise_level=1.5)
 
 
+class Stop(pl.Callback):
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.should_stop = True
+
+
+@pytest.mark.parametrize(
+    ("options", "stops", "message"),
+    [
+        ({"max_steps": 1}, [], "max_steps=1 ends training with the first epoch"),
+        ({}, [Stop()], "Training ended before the noise level was estimated"),
+    ],
+)
+def test_training_that_ends_before_the_estimate_is_told(tmp_path, options, stops, message):
+    callbacks = [CorruptionRanking(tmp_path / "scores.csv"), NoiseLevelEstimation(), *stops]
+    trainer = trainer_of(tmp_path, max_epochs=8, callbacks=callbacks, **options)
+    with pytest.warns(UserWarning, match=f"{message}.* learn from all samples alike"):
+        trainer.fit(module_of(noise_level="auto"), data_of(tmp_path))
+
+
 def test_empty_masks_do_not_hide_the_noise():
     discs_only = discs(0.3, lambda rng, n: rng.normal(5, 0.7, n), size=120)
     empty = Evidence.from_table(compute_evidence(*soft_discs([-30.0] * 60, [0.0] * 60)).numpy())

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities import rank_zero_warn
 from typing_extensions import override
 
 from coseg_lightning.callbacks.corruption_ranking import (
@@ -20,6 +21,8 @@ from coseg_lightning.errors import InputError
 from coseg_lightning.modules.coseg import CoSegModule
 from coseg_lightning.modules.epochs import planned_epochs
 from coseg_lightning.modules.noise_level import NoiseLevelEstimator
+
+ALL_ALIKE = "so the peers learn from all samples alike"
 
 
 class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
@@ -44,6 +47,8 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
     def __init__(self, *, dataset: Any = None, epochs: int = 5) -> None:
         super().__init__(dataset, epochs)
         self._outlines: OutlineRecord | None = None
+        self._ends_early = False  # whether training will end before there is an estimate
+        self._is_estimated = False
 
     @override
     def observers(self, trainer: pl.Trainer, module: CoSegModule) -> list[PredictionObserver]:
@@ -67,11 +72,33 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
             )
         by_steps = trainer.max_epochs == -1 and trainer.max_steps >= 0
         if not by_steps and (trainer.max_epochs is None or trainer.max_epochs < 2):
+            steps = f" (max_steps={trainer.max_steps})" if trainer.max_steps >= 0 else ""
             raise InputError(
-                f"max_epochs={trainer.max_epochs} is too few to estimate the noise level, which "
-                "needs the first half of training; set max_epochs to 2 or more, or give the level."
+                f"max_epochs={trainer.max_epochs}{steps} is too few to estimate the noise level, "
+                "which needs the first half of training; set 2 epochs or more, or give the level."
             )
         super().setup(trainer, pl_module, stage)
+
+    @override
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        epochs = planned_epochs(trainer)
+        self._ends_early = epochs is not None and epochs < 2
+        assert isinstance(pl_module, CoSegModule)
+        self._is_estimated = pl_module.noise.estimate is not None  # by a fit that this one resumes
+        if self._ends_early:
+            rank_zero_warn(
+                f"max_steps={trainer.max_steps} ends training with the first epoch, before the "
+                f"noise level is estimated, {ALL_ALIKE}; give more steps, or give the level."
+            )
+
+    @override
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not self._ends_early and not self._is_estimated:
+            rank_zero_warn(
+                "Training ended before the noise level was estimated, which follows half of the "
+                f"epochs, {ALL_ALIKE}; set max_epochs to the number of epochs that you train, or "
+                "give the level."
+            )
 
     @override
     def on_last_batch(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -92,6 +119,7 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
             )
             self._outlines = None
             module.noise.set_noise_level_from(*peers)
+            self._is_estimated = True
 
 
 def _ranking_in(trainer: pl.Trainer) -> CorruptionRanking | None:
