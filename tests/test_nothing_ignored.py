@@ -1,5 +1,6 @@
 """What a user sets has its effect, or is refused before it costs time."""
 
+import re
 from functools import partial
 
 import pytest
@@ -10,8 +11,12 @@ from pytorch_lightning.callbacks import Timer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
-from coseg_lightning.app.build import make_method, make_network, make_trainer
-from coseg_lightning.app.checks import check, check_split_is_drawn, check_used
+from coseg_lightning.app.build import make_method, make_network, make_peers, make_trainer
+from coseg_lightning.app.checks import (
+    check,
+    check_split_is_drawn,
+    check_used,
+)
 from coseg_lightning.app.command import with_folder
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import Recipe
@@ -20,6 +25,7 @@ from coseg_lightning.run import run
 from support import (
     PHANTOM,
     SMALL,
+    TINY,
     CountedFits,
     TinyNetwork,
     command,
@@ -357,6 +363,31 @@ def test_a_setting_that_the_method_does_not_use_is_refused(settings):
         check_used(method, settings)
     check_used(method, [settings[0], f"+{settings[1]}"])  # meant for several methods
     check_used(make_method(composed("method=coseg")), [settings[1]])
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        (
+            ["method=gce", "method.pixel_loss=cross_entropy"],
+            "method.pixel_loss=cross_entropy would make another method of method=gce, which needs "
+            "generalised_cross_entropy; leave it out, or give method=supervised",
+        ),
+        (
+            ["method=noise_adaptation", "method.options.learnt=false"],
+            "method.options.learnt=False would make another method of method=noise_adaptation",
+        ),
+        (
+            ["method=jocor", "method.module=coseg_lightning.CoSegModule"],
+            "method=jocor trains a JoCoR, which method.module=coseg_lightning.CoSegModule is not",
+        ),
+    ],
+)
+def test_another_loss_or_module_than_the_methods_is_refused_by_its_setting(given, sentence):
+    cfg = composed(*TINY, *given)
+    with pytest.raises(InputError, match=re.escape(sentence)):
+        make_peers(cfg) if make_method(cfg).trains_peers else make_network(cfg)
+    make_network(composed(*TINY, "method=supervised", "method.pixel_loss=symmetric_cross_entropy"))
 
 
 @pytest.mark.parametrize("given", ["model@peer_b=fpn", "model@peer_b=mirror"])

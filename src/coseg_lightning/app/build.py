@@ -398,6 +398,7 @@ def make_peers(cfg: DictConfig) -> "CoSegModule":
     kind = _class("method.module", cfg.method.module)
     if not issubclass(kind, CoSegModule):
         raise InputError(f"method.module={cfg.method.module} must be derived from CoSegModule.")
+    _check_is_method(cfg, kind, _options(cfg))
     try:
         first = instantiate(cfg.model, _convert_="all")  # its random weights are drawn first
         second = instantiate(cfg.get("peer_b") or cfg.model, _convert_="all")
@@ -435,6 +436,8 @@ def make_network(cfg: DictConfig) -> "SegmentationModule":
         )
     if "pixel_loss" in cfg.method:
         options = {"pixel_loss": cfg.method.pixel_loss, **options}
+    if not trains_peers:
+        _check_is_method(cfg, kind, options)
     try:
         module: SegmentationModule = kind(
             instantiate(cfg.model, _convert_="all"),
@@ -445,6 +448,30 @@ def make_network(cfg: DictConfig) -> "SegmentationModule":
     except TypeError as error:
         raise InputError(f"method.options={_options(cfg)}: {error}.") from error
     return module
+
+
+def _check_is_method(cfg: DictConfig, kind: type, options: Mapping[str, Any]) -> None:
+    """Raise an `InputError` if a method would train another module, or with another loss.
+
+    `Method.check_module` refuses that too, but speaks of arguments in Python.
+    """
+    method = make_method(cfg)
+    if method.module is not None and not issubclass(kind, method.module):
+        raise InputError(
+            f"method={method.name} trains a {method.module.__name__}, which method.module="
+            f"{cfg.method.get('module')} is not; leave it out, or give a class derived from "
+            f"{method.module.__module__}.{method.module.__name__}."
+        )
+    for name, value in method.options.items():
+        if options.get(name) == value:
+            continue
+        key, other = f"method.options.{name}", ""
+        if name == "pixel_loss":
+            key, other = f"method.{name}", ", or give method=supervised, which takes any loss"
+        raise InputError(
+            f"{key}={options.get(name)} would make another method of method={method.name}, which "
+            f"needs {value}; leave it out{other}."
+        )
 
 
 def _options(cfg: DictConfig) -> dict[str, Any]:
