@@ -14,6 +14,7 @@ from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, Seg
 from coseg_lightning.app.build import make_method, make_network, make_peers, make_trainer
 from coseg_lightning.app.checks import (
     check,
+    check_review_is_ordered,
     check_split_is_drawn,
     check_used,
 )
@@ -397,6 +398,25 @@ def test_a_second_peer_of_a_single_network_is_refused(given):
         check_used(method, ["method=gce", given])
     check_used(method, ["method=gce", "model@peer_b=null"])
     check_used(make_method(composed("method=coseg")), [given])
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ("method=supervised", "method=supervised ranks no masks"),
+        ("method=adele", "method=adele ranks no masks"),
+        ("+data._target_=support.OwnData", "the masks of a datamodule of your own cannot be read"),
+        ("method=filter", None),
+    ],
+)
+def test_a_review_that_no_masks_would_be_listed_for_is_refused(given, reason):
+    cfg = composed(given, "review_budget=5")
+    if reason is None:
+        check_review_is_ordered(cfg, make_method(cfg))
+        return
+    with pytest.raises(InputError, match=f"review_budget=5 would have no effect, since {reason}"):
+        check_review_is_ordered(cfg, make_method(cfg))
+    check_review_is_ordered(composed(given), make_method(cfg))
 
 
 @pytest.mark.parametrize("value", ["3", "[a,b]"])

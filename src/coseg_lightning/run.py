@@ -30,6 +30,7 @@ from coseg_lightning.app.build import (
 from coseg_lightning.app.checks import (
     check,
     check_objective,
+    check_review_is_ordered,
     check_rounds,
     check_used,
     check_validation,
@@ -99,6 +100,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     check(cfg)  # before torch is imported, which takes seconds
 
     from coseg_lightning.report.console import show_summary
+    from coseg_lightning.report.review_order import show_review_order
     from coseg_lightning.runs.folder import RunFolder
 
     quiet()
@@ -107,11 +109,13 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     weights = _weights_files(cfg)
     config: Any = {**_plain(cfg), **weights}
     check_used(make_method(cfg), task_overrides())
+    check_review_is_ordered(cfg, make_method(cfg))
     # Compare with an earlier run before writing anything; the data is compared after it is read.
     resume = cfg.resume is not None
     earlier = RunFolder(folder, config, resume=resume, not_compared=("recipe", "samples"))
     if earlier.summary is not None and (folder / "report.html").is_file():
         show_summary(folder, earlier.summary)  # works even if its data is gone
+        show_review_order(folder, cfg.get("review_budget"))
         return earlier.summary
     is_own = "_target_" in cfg.data
     _say_if_phantoms_are_drawn(cfg)

@@ -196,13 +196,17 @@ def test_where_it_computes_may_change(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_done_again(tmp_path):
+def test_a_finished_run_is_not_done_again(tmp_path, capsys):
     folder, log = tmp_path / "run", tmp_path / "events"
     assert one_run(folder) == 0
     before = results(folder)
     assert one_run(folder, log=log) == 0
     assert results(folder) == before
     assert not log.exists()  # nothing was trained or written
+    cfg = composed(*SETTINGS, "review_budget=2")
+    cfg.resume = str(folder)
+    run(cfg, folder)
+    assert "Look at these 2 masks first" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -286,6 +286,24 @@ def check_used(method: "Method", overrides: Sequence[str]) -> None:
             )
 
 
+def check_review_is_ordered(cfg: DictConfig, method: "Method") -> None:
+    """Raise an `InputError` for a review budget of a run that lists no masks for a review.
+
+    Sweeps may also try methods that rank. Stages of somebody's own may write `scores.csv` too.
+    """
+    if cfg.get("review_budget") is None or _is_sweep():
+        return
+    reason = None
+    if "_target_" in cfg.data:
+        reason = "the masks of a datamodule of your own cannot be read to compare them"
+    elif cfg.method.get("object") is None and "robust_training" not in method.stage_names:
+        reason = f"method={method.name} ranks no masks"
+    if reason is not None:
+        raise InputError(
+            f"review_budget={cfg.review_budget} would have no effect, since {reason}; leave it out."
+        )
+
+
 def recipe_of(cfg: DictConfig) -> Recipe:
     """Build the recipe of a composed configuration."""
     settings: Any = OmegaConf.to_container(cfg, resolve=True)
