@@ -136,6 +136,25 @@ def test_whatever_else_was_swept_is_a_row(tmp_path):
     assert list(sweep_table(tmp_path).cells) == ["coseg model=fpn", "coseg model=unet"]
 
 
+def test_settings_of_the_noise_are_rows(tmp_path):
+    task = ["method=coseg", "noise=type2", "nol=0.5", "seed=0", "noise.type2.bias=3,6"]
+    sweep(tmp_path, lambda job: float(job["noise.type2.bias"]) / 10, task)
+    cells = sweep_table(tmp_path).cells
+    assert list(cells) == ["coseg noise.type2.bias=3", "coseg noise.type2.bias=6"]
+    assert cells["coseg noise.type2.bias=3"]["type2", 0.5].values == pytest.approx((30,))
+
+
+@pytest.mark.parametrize(("key", "row"), [("method", "coseg"), ("noise", "coseg")])
+def test_copies_of_a_file_with_the_same_name_inside_are_rows(tmp_path, key, row):
+    values = {"method": "coseg", "noise": "type1"}
+    task = [f"{name}={value}" for name, value in (values | {key: f"{values[key]},copy"}).items()]
+    sweep(tmp_path, lambda job: 0.3 if job[key] == "copy" else 0.6, (*task, "nol=0.5", "seed=0"))
+    for path in tmp_path.glob("*/summary.json"):
+        path.write_text(path.read_text().replace('"copy"', f'"{values[key]}"'))
+    cells = sweep_table(tmp_path).cells
+    assert list(cells) == [f"{row} {key}=copy", f"{row} {key}={values[key]}"]
+
+
 def test_a_level_told_wrongly_is_a_row(tmp_path):
     task = ["method=coseg", "noise=type1", "nol=0.5", "seed=0", "told=auto"]
     sweep(tmp_path, lambda job: 0.5, task)

@@ -14,6 +14,7 @@ from coseg_lightning.errors import InputError
 
 # Settings that the table's rows and columns show already, or that do not change a result.
 SHOWN_OTHERWISE = ("seed", "noise", "nol", "method", "resume")
+SHOWN_OTHERWISE += ("noise.level", "noise.label_dice", "noise.masks")
 
 
 @dataclass(frozen=True)
@@ -136,10 +137,21 @@ def varied_keys(jobs: Sequence[Job]) -> list[str]:
     return [
         key
         for key in keys
-        if key not in SHOWN_OTHERWISE
-        and not key.startswith("noise.")
+        if (key not in SHOWN_OTHERWISE or _has_namesakes(key, jobs))
         and len({job.overrides.get(key) for job in jobs}) > 1
     ]
+
+
+def _has_namesakes(key: str, jobs: Sequence[Job]) -> bool:
+    """Whether different files of methods or noise, such as a copy, have the same name inside."""
+    if key not in ("method", "noise"):
+        return False
+    files: dict[Any, set[str]] = {}
+    for job in jobs:
+        if job.summary is not None and key in job.overrides:
+            name = job.method if key == "method" else job.noise[0]
+            files.setdefault(name, set()).add(job.overrides[key])
+    return any(len(names) > 1 for names in files.values())
 
 
 def _log_of(job: Job) -> str:
