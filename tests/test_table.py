@@ -155,6 +155,38 @@ def test_copies_of_a_file_with_the_same_name_inside_are_rows(tmp_path, key, row)
     assert list(cells) == [f"{row} {key}=copy", f"{row} {key}={values[key]}"]
 
 
+@pytest.mark.parametrize(
+    ("hydra", "missing"),
+    [
+        ({"overrides": {"task": ["seed=0", "noise=glob(type*)"]}}, False),
+        ({"overrides": {"task": ["seed=0", "nol=interval(0, 0.5)"]}}, False),
+        (
+            {
+                "overrides": {"task": ["seed=0", "nol=choice(0.1,0.5)"]},
+                "sweeper": {"_target_": "hydra_plugins.hydra_optuna_sweeper.OptunaSweeper"},
+            },
+            False,
+        ),
+        (
+            {
+                "overrides": {"task": ["seed=0,1"]},
+                "sweeper": {
+                    "_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper",
+                    "params": {"seed": "7", "method": "coseg", "noise": "type1", "nol": "0.5"},
+                },
+            },
+            True,
+        ),
+    ],
+)
+def test_jobs_that_nothing_lists_are_not_called_missing(tmp_path, hydra, missing):
+    task = ["method=coseg", "noise=type1", "nol=0.5", "seed=0"]
+    sweep(tmp_path, lambda job: 0.5, task)
+    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump({"hydra": hydra}))
+    told = sweep_table(tmp_path).missing
+    assert told == (["1 of 2 runs have not begun:", "  seed=1"] if missing else [])
+
+
 def test_a_level_told_wrongly_is_a_row(tmp_path):
     task = ["method=coseg", "noise=type1", "nol=0.5", "seed=0", "told=auto"]
     sweep(tmp_path, lambda job: 0.5, task)

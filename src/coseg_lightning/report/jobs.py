@@ -191,24 +191,36 @@ def _differences(overrides: Mapping[str, str], expected: Sequence[Mapping[str, s
 
 
 def _expected_settings(path: Path) -> list[dict[str, str]]:
-    """The settings of every job of a sweep, from the command line that Hydra saved."""
+    """The settings of every job of a sweep, from the command line that Hydra saved.
+
+    They are unknown of a sweeper that chooses settings itself, and of patterns such as `glob(*)`.
+    """
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
 
     if not path.is_file():
         return []
     try:
-        task = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]["overrides"]["task"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))["hydra"]
+        sweeper = saved.get("sweeper") or {}
+        given = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+        task = [*given, *saved["overrides"]["task"]]
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path} was not written by a sweep of Hydra; give the folder of a sweep."
         ) from error
-    choices = []
-    for override in OverridesParser.create().parse_overrides(task):
-        key = override.get_key_element().lstrip("+~")
-        values = (
-            override.sweep_string_iterator()
-            if override.is_sweep_override()
-            else [override.get_value_string()]
-        )
-        choices.append([f"{key}={value}" for value in values])
-    return [_by_key(combination) for combination in itertools.product(*choices)]
+    if "BasicSweeper" not in str(sweeper.get("_target_", "BasicSweeper")):
+        return []
+    choices: dict[str, list[str]] = {}  # of a setting that is given twice, the later ones hold
+    try:
+        for override in OverridesParser.create().parse_overrides(task):
+            key = override.get_key_element().lstrip("+~")
+            values = (
+                override.sweep_string_iterator()
+                if override.is_sweep_override()
+                else [override.get_value_string()]
+            )
+            choices[key] = [f"{key}={value}" for value in values]
+    except HydraException:
+        return []
+    return [_by_key(combination) for combination in itertools.product(*choices.values())]
