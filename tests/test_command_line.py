@@ -202,6 +202,8 @@ def test_arguments_become_settings():
         (["run", "nol=7"], "nol=7 must be a number of at least 0"),
         (["run", "nowhere"], "data.root=.*nowhere: there is no such folder"),
         (["audit", "nowhere"], "data.root=.*nowhere: there is no such folder"),
+        (["run", "data.source.val=-1"], "val=-1 must be a whole number of at least 0"),
+        (["run", "data.source.side=8.5"], "side=8.5 must be a whole number of at least 1"),
     ],
 )
 def test_a_refused_command_says_one_sentence_and_leaves_nothing(tmp_path, arguments, sentence):

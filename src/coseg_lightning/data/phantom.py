@@ -7,6 +7,7 @@ gas below the diaphragm that looks like lung. Pose, exposure and noise vary.
 
 import math
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import cv2
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coseg_lightning.data.folder import Splits
+from coseg_lightning.errors import InputError
 from coseg_lightning.labels.masks import Mask
 from coseg_lightning.seeding import derive_rng
 
@@ -67,7 +69,17 @@ def phantom_splits(
 
     Returns:
         The parts of the dataset.
+
+    Raises:
+        InputError: If a number is no whole number.
     """
+    sizes = {"train": train, "val": val or 0, "test": test or 0, "side": side}
+    for name, size in sizes.items():
+        least = int(name == "side")
+        if not isinstance(size, Integral) or size < least:
+            raise InputError(
+                f"{name}={size} must be a whole number of at least {least} for phantoms."
+            )
     return Splits(
         PhantomImages("train", train, side, seed),
         PhantomImages("val", val, side, seed) if val else None,
