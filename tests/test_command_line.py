@@ -202,6 +202,7 @@ def test_arguments_become_settings():
         (["run", "nol=7"], "nol=7 must be a number of at least 0"),
         (["run", "nowhere"], "data.root=.*nowhere: there is no such folder"),
         (["audit", "nowhere"], "data.root=.*nowhere: there is no such folder"),
+        (["run", "nol=7", "hydra/job_logging=stdout"], "nol=7 must be a number of at least 0"),
         (["run", "data.source.val=-1"], "val=-1 must be a whole number of at least 0"),
         (["run", "data.source.side=8.5"], "side=8.5 must be a whole number of at least 1"),
     ],
