@@ -215,6 +215,17 @@ def test_a_refused_command_says_one_sentence_and_leaves_nothing(tmp_path, argume
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_refused_command_leaves_the_settings_of_a_run(tmp_path):
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / "run.json").write_text('{"id": "1", "config": {}}')
+    (run / ".hydra" / "overrides.yaml").write_text("- seed=1\n")
+    result = command("__main__", "run", "seed=2", "hydra.run.dir=run", cwd=tmp_path)
+    assert "run holds another run (run.json), and nothing is ever overwritten" in result.stderr
+    assert (run / ".hydra" / "overrides.yaml").read_text() == "- seed=1\n"
+    assert [path.name for path in (run / ".hydra").iterdir()] == ["overrides.yaml"]
+
+
 def test_no_choice_is_refused_in_a_sweep_too():
     assert app_command._no_name(["-m", "nol=0.1,0.2", "noise=type1,null"]) == ("noise", "null")
     assert app_command._no_name(["model@peer_b=mirror,null"]) == ("model", "null")

@@ -40,18 +40,26 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 SHOW_TRACEBACK = os.environ.get(FULL_ERROR) == "1"
 
 
-def _run_dir(resume: str | None, review: str | None, stages: Any, default: str) -> str:
+def _run_dir(resume: Any, review: Any, stages: Any, default: str) -> str:
     """Return a run's output folder; a review's folder is inside the folder of the run."""
     if resume is None:
         return default
-    return str(resume) if review is None and stages is None else str(Path(resume) / "reviewed")
+    return str(resume) if review is None and stages is None else str(Path(str(resume), "reviewed"))
 
 
-def _hydra_dir(resume: str | None, review: str | None, stages: Any) -> str | None:
-    """Return the folder for Hydra's settings, or None to keep an earlier run's settings."""
-    names = ("run.json", ".hydra")
-    is_resumed = resume is not None and any((Path(resume) / name).exists() for name in names)
-    return None if is_resumed or review is not None or stages is not None else ".hydra"
+def _hydra_dir(resume: Any, review: Any, stages: Any, folder: str | None = None) -> str | None:
+    """Return the folder for Hydra's settings, or None to keep an earlier run's settings.
+
+    Args:
+        resume: The run to go on with, if any.
+        review: The review of that run, if any.
+        stages: Its stages to do again, if any.
+        folder: The output folder, which may hold a run too; then this one goes on or is refused.
+    """
+    names = {"run.json", ".hydra"} if resume is not None else {"run.json", "summary.json"}
+    place = folder if resume is None else str(resume)
+    is_kept = place is not None and any(Path(place, name).exists() for name in names)
+    return None if is_kept or review is not None or stages is not None else ".hydra"
 
 
 def _audit_dir(review: str | None, default: str) -> str:
