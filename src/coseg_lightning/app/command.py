@@ -132,6 +132,14 @@ PATTERNS = {"data.image_glob", "data.mask_glob", "data.group"}
 # Names, and lists of ids, of which Hydra would make something else: 202401 of 2024_01.
 NAMES = {*SHORT, *SHORT.values(), "data.root", "predictions", "resume", "review", "out"}
 NAMES |= {"hydra.run.dir", "hydra.sweep.dir", "experiment"}
+MUST_NAME = {
+    "data.root",
+    "predictions",
+    "review",
+    "out",
+    "masks",
+}  # or the folder one is in is meant
+MUST_NAME |= {"hydra.run.dir", "hydra.sweep.dir"}
 NUMBER = r"[-+]?\d[\d_.eE+-]*"
 HOME = r"(['\"]?)(~(?:/[^'\",]*)?)\1"  # which shells replace in no setting
 LISTS_OF_IDS = {"data.clean_ids", "data.trusted_ids"}
@@ -154,6 +162,11 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
         is_setting = re.split(r"[./@]", key)[0] in KNOWN
         if free and not is_setting and _is_there(word):  # a path may contain an equals sign
             sign = ""
+        if not word or (key in MUST_NAME and sign and value in ("", "''", '""')):
+            raise InputError(
+                f"{word or 'An argument'} is empty, perhaps since a variable of the shell is not "
+                "set; give a name, or leave it out."
+            )
         if after_option or (of_part and word in PARTS) or word.startswith("-"):
             options.append(word)
         elif word.startswith(("~", "+")):
@@ -236,6 +249,11 @@ def arguments(name: str) -> dict[str, Any]:
     values = {key: default for key, (default, _) in spec.options.items()}
     words = []
     for word in given:
+        if not word:
+            raise InputError(
+                "An argument is empty, perhaps since a variable of the shell is not set; give a "
+                "name, or leave it out."
+            )
         is_setting = word.partition("=")[0] in spec.options
         if is_setting or ("=" in word and not _is_there(word)):
             key, value = _read_setting(word, spec.options)
