@@ -206,6 +206,7 @@ def test_arguments_become_settings():
         (["run", "hydra.run.dir="], "hydra.run.dir= is empty, perhaps since a variable of the"),
         (["run", ""], "An argument is empty, perhaps since a variable of the shell is not set"),
         (["predict", "a", "", "c"], "An argument is empty, perhaps since a variable of the shell"),
+        (["run", "nol=0,3"], "nol=0,3 has a comma, which stands for several runs; add -m to run"),
         (["run", "data.source.val=-1"], "val=-1 must be a whole number of at least 0"),
         (["run", "data.source.side=8.5"], "side=8.5 must be a whole number of at least 1"),
     ],

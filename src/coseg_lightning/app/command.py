@@ -346,6 +346,12 @@ def _composed(app: Callable[[], Any]) -> None:
         )
     except HydraException as error:
         unknown = re.search(r"Could not override '([^']+)'", str(error))
+        several = re.search(r"Ambiguous value for argument '(([^=]+)=.*)'", str(error))
+        if several:
+            sys.exit(
+                f"{several[1]} has a comma, which stands for several runs; add -m to run them all, "
+                f"write a list as {several[2]}=[...], and decimals with a point."
+            )
         sys.exit(str(unknown_setting(unknown[1])) if unknown else one_line(error))
     except ValueError as error:  # Hydra does not say of which group
         choice = _no_name(sys.argv[1:]) if "Config group override must" in str(error) else None
