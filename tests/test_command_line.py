@@ -206,6 +206,8 @@ def test_arguments_become_settings():
         (["run", "hydra.run.dir="], "hydra.run.dir= is empty, perhaps since a variable of the"),
         (["run", ""], "An argument is empty, perhaps since a variable of the shell is not set"),
         (["predict", "a", "", "c"], "An argument is empty, perhaps since a variable of the shell"),
+        (["run", "hydra.sweep.dir=a"], "hydra.sweep.dir=a would have no effect without a sweep"),
+        (["run", "hydra/launcher=joblib"], "hydra/launcher=joblib would have no effect without a"),
         (["run", "nol=0,3"], "nol=0,3 has a comma, which stands for several runs; add -m to run"),
         (["run", "data.source.val=-1"], "val=-1 must be a whole number of at least 0"),
         (["run", "data.source.side=8.5"], "side=8.5 must be a whole number of at least 1"),
@@ -217,6 +219,12 @@ def test_a_refused_command_says_one_sentence_and_leaves_nothing(tmp_path, argume
     assert re.search(sentence, result.stderr), result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_of_a_run_is_refused_in_a_sweep(tmp_path):
+    result = command("__main__", "run", "-m", "seed=1", "hydra.run.dir=a", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "hydra.run.dir=a would have no effect in a sweep, whose jobs" in result.stderr
 
 
 def test_a_refused_command_leaves_the_settings_of_a_run(tmp_path):

@@ -387,6 +387,7 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     if not SHOW_TRACEBACK:
         os.environ.pop(FULL_ERROR, None)
     try:
+        check_has_effect()
         if cfg.get("review") is None:  # a review uses the settings of the reviewed run
             check_nothing_missing(cfg)
         return body(cfg)
@@ -406,6 +407,28 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
             raise CompactHydraException(message) from error
         _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
         sys.exit(message)
+
+
+def check_has_effect() -> None:
+    """Raise an `InputError` for settings of a sweep without one, or of a run in a sweep."""
+    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    given = HydraConfig.get().overrides.hydra
+    choices = [word for word in task_overrides() if word.lstrip("+").startswith("hydra/")]
+    for word in (*given, *choices):
+        key, _, value = word.lstrip("+").partition("=")
+        if (
+            is_sweep
+            and key == "hydra.run.dir"
+            and not any("hydra.run.dir}" in one for one in given)
+        ):
+            raise InputError(
+                f"{word} would have no effect in a sweep, whose jobs have folders of their own; "
+                f"give hydra.sweep.dir={value}."
+            )
+        if not is_sweep and re.match(r"hydra[./](sweep|sweeper|launcher)\b", key):
+            raise InputError(
+                f"{word} would have no effect without a sweep; add -m for one, or leave it out."
+            )
 
 
 def output_is_closed() -> bool:
