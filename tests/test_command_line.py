@@ -203,6 +203,8 @@ def test_arguments_become_settings():
         (["run", "nowhere"], "data.root=.*nowhere: there is no such folder"),
         (["audit", "nowhere"], "data.root=.*nowhere: there is no such folder"),
         (["run", "nol=7", "hydra/job_logging=stdout"], "nol=7 must be a number of at least 0"),
+        (["run", "resume=true"], "resume=true must name a file or a folder; if it is called so,"),
+        (["run", "review=null", "resume=1.5", "data.root=true"], "data.root=true must name a file"),
         (["run", "hydra.run.dir="], "hydra.run.dir= is empty, perhaps since a variable of the"),
         (["run", ""], "An argument is empty, perhaps since a variable of the shell is not set"),
         (["predict", "a", "", "c"], "An argument is empty, perhaps since a variable of the shell"),

@@ -388,6 +388,7 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         os.environ.pop(FULL_ERROR, None)
     try:
         check_has_effect()
+        check_paths(cfg)
         if cfg.get("review") is None:  # a review uses the settings of the reviewed run
             check_nothing_missing(cfg)
         return body(cfg)
@@ -429,6 +430,22 @@ def check_has_effect() -> None:
             raise InputError(
                 f"{word} would have no effect without a sweep; add -m for one, or leave it out."
             )
+
+
+# Settings that name a file or folder.
+FOLDERS = ("data.root", "data.cache", "resume", "predictions", "masks", "out", "review")
+
+
+def check_paths(cfg: DictConfig) -> None:
+    """Raise an `InputError` for folders that are no text, such as one called `true`."""
+    for key in FOLDERS:
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if key == "data.cache" or isinstance(value, str | None) or OmegaConf.is_config(value):
+            continue
+        raise InputError(
+            f"{key}={str(value).lower()} must name a file or a folder; if it is called so, write "
+            f"it in two pairs of quotes, as in '{key}=\"{str(value).lower()}\"'."
+        )
 
 
 def output_is_closed() -> bool:
