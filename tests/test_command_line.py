@@ -1,6 +1,7 @@
 """The command `coseg`, its help, its grammar, and what it leaves behind."""
 
 import errno
+import json
 import os
 import re
 import shlex
@@ -202,6 +203,10 @@ def test_arguments_become_settings():
         (["run", "nol=7"], "nol=7 must be a number of at least 0"),
         (["run", "nowhere"], "data.root=.*nowhere: there is no such folder"),
         (["audit", "nowhere"], "data.root=.*nowhere: there is no such folder"),
+        (
+            ["run", "nowhere", "hydra.job.chdir=true"],
+            r"data.root=[^:]*(?<!-\d\d)/nowhere: there is no",
+        ),
         (["run", "nol=7", "hydra/job_logging=stdout"], "nol=7 must be a number of at least 0"),
         (["run", "resume=true"], "resume=true must name a file or a folder; if it is called so,"),
         (["run", "review=null", "resume=1.5", "data.root=true"], "data.root=true must name a file"),
@@ -227,6 +232,21 @@ def test_the_folder_of_a_run_is_refused_in_a_sweep(tmp_path):
     result = command("__main__", "run", "-m", "seed=1", "hydra.run.dir=a", cwd=tmp_path)
     assert result.returncode == 1
     assert "hydra.run.dir=a would have no effect in a sweep, whose jobs" in result.stderr
+
+
+def test_paths_are_those_of_the_folder_that_a_command_was_given_in(tmp_path, make_folder):
+    """Also if Hydra goes into the folder of the run."""
+    root = make_folder(6)
+    kinds = "".join(f"s{i:02d},{'ab'[i % 2]}\n" for i in range(6))
+    (root.parent / "kinds.csv").write_text(f"id,kind\n{kinds}")
+    settings = ["training=none", "data.kinds=kinds.csv", "hydra.run.dir=found"]
+    given = [root.name, *settings, "hydra.job.chdir=true"]
+    result = command("__main__", "audit", *given, cwd=root.parent)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((root.parent / "found" / "summary.json").read_text())
+    assert summary["config"]["data"]["root"] == str(root)
+    refused = command("__main__", "run", "resume=found", "hydra.job.chdir=true", cwd=root.parent)
+    assert "resume=" + str(root.parent / "found") in refused.stderr
 
 
 def test_a_refused_command_leaves_the_settings_of_a_run(tmp_path):

@@ -389,6 +389,7 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     try:
         check_has_effect()
         check_paths(cfg)
+        from_first_folder(cfg)
         if cfg.get("review") is None:  # a review uses the settings of the reviewed run
             check_nothing_missing(cfg)
         return body(cfg)
@@ -432,8 +433,10 @@ def check_has_effect() -> None:
             )
 
 
-# Settings that name a file or folder.
+# Settings that name a file or folder, of which some may also have another meaning.
 FOLDERS = ("data.root", "data.cache", "resume", "predictions", "masks", "out", "review")
+FILES = ("data.annotators", "data.trusted_ids", "data.clean_ids", "data.kinds", "data.colours")
+FILES += ("data.augmentation", "model.encoder_weights", "peer_b.encoder_weights", "split")
 
 
 def check_paths(cfg: DictConfig) -> None:
@@ -448,6 +451,26 @@ def check_paths(cfg: DictConfig) -> None:
         )
 
 
+def from_first_folder(cfg: DictConfig) -> None:
+    """Make paths absolute if Hydra has gone into the run's folder (`hydra.job.chdir=true`)."""
+    if not HydraConfig.get().job.chdir:
+        return
+    first = Path(HydraConfig.get().runtime.cwd)
+
+    def found(key: str, value: Any) -> Any:
+        if not isinstance(value, str) or not value or value.startswith("~"):
+            return value
+        path = first / value
+        return str(path) if key in FOLDERS or path.exists() else value
+
+    for key in (*FOLDERS, *FILES):
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if OmegaConf.is_list(value) and key == "review":
+            OmegaConf.update(cfg, key, [found(key, one) for one in value])
+        elif found(key, value) != value:
+            OmegaConf.update(cfg, key, found(key, value))
+
+
 def output_is_closed() -> bool:
     """Whether the reader of the output, such as `head`, has ended, as far as the system tells."""
     with contextlib.suppress(OSError, ValueError, AttributeError):  # no file, or no `poll`
@@ -460,7 +483,8 @@ def output_is_closed() -> bool:
 def _remove_if_unused(folder: Path) -> None:
     """Remove the folder of a refused command if it only holds Hydra's files."""
     hydra_folder, log_file = folder / ".hydra", folder / f"{HydraConfig.get().job.name}.log"
-    if not folder.is_dir() or folder.resolve() == Path.cwd() or not is_first_process():
+    first = Path(HydraConfig.get().runtime.cwd)  # Hydra may have gone into the folder
+    if not folder.is_dir() or folder.resolve() == first.resolve() or not is_first_process():
         return
     overrides = hydra_folder / "overrides.yaml"
     if overrides.is_file() and OmegaConf.load(overrides) != HydraConfig.get().overrides.task:
