@@ -274,6 +274,7 @@ def test_a_refused_command_leaves_what_others_put_there(tmp_path):
     command("__main__", "run", "nol=7", cwd=tmp_path)
     left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("**/notes.txt"))
     assert left == ["mine/notes.txt", "outputs/2026-01-01/00-00-00/notes.txt"]
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(

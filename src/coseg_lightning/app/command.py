@@ -481,7 +481,10 @@ def output_is_closed() -> bool:
 
 
 def _remove_if_unused(folder: Path) -> None:
-    """Remove the folder of a refused command if it only holds Hydra's files."""
+    """Remove Hydra's files of a refused command, and its folder if this holds nothing else.
+
+    The folder of a sweep that held them would pass for a run, of which its jobs are parts.
+    """
     hydra_folder, log_file = folder / ".hydra", folder / f"{HydraConfig.get().job.name}.log"
     first = Path(HydraConfig.get().runtime.cwd)  # Hydra may have gone into the folder
     if not folder.is_dir() or folder.resolve() == first.resolve() or not is_first_process():
@@ -489,13 +492,15 @@ def _remove_if_unused(folder: Path) -> None:
     overrides = hydra_folder / "overrides.yaml"
     if overrides.is_file() and OmegaConf.load(overrides) != HydraConfig.get().overrides.task:
         return  # another command's
-    if set(folder.iterdir()) - {hydra_folder, log_file}:
+    if any((folder / name).exists() for name in ("run.json", "summary.json")):
         return
-    log_file.unlink(missing_ok=True)
+    holds_others = bool(set(folder.iterdir()) - {hydra_folder, log_file})
+    if not holds_others:
+        log_file.unlink(missing_ok=True)
     for name in ("config.yaml", "hydra.yaml", "overrides.yaml"):
         (hydra_folder / name).unlink(missing_ok=True)
-    empty = [hydra_folder, folder]
-    if folder.parent.parent.name in ("outputs", "audits"):  # FOLDER/DATE/TIME by default
+    empty = [hydra_folder] if holds_others else [hydra_folder, folder]
+    if not holds_others and folder.parent.parent.name in ("outputs", "audits"):  # FOLDER/DATE/TIME
         empty += [folder.parent, folder.parent.parent]
     with contextlib.suppress(OSError):  # another run is in the same folder
         for path in empty:
