@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -226,6 +227,18 @@ def test_a_refused_command_says_one_sentence_and_leaves_nothing(tmp_path, argume
     assert re.search(sentence, result.stderr), result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_own_files_that_the_package_hides_are_told(tmp_path):
+    own = tmp_path / "conf"
+    shutil.copytree(CONF / "method", own / "method")  # equal files are no trouble
+    (own / "method" / "coseg.yaml").write_text("name: coseg\nconfidence: 0.99\n")
+    result = command("__main__", "run", "--config-dir", own, "nol=7", "seed=1", cwd=tmp_path)
+    told, refused = result.stderr.splitlines()
+    assert told.startswith(f"{own}/method/coseg.yaml is not read, since the package has a file met")
+    assert refused.startswith("nol=7 must be")
+    result = command("__main__", "run", f"--config-dir={own}", "method=gce,coseg", cwd=tmp_path)
+    assert result.stderr.strip().endswith("itself; give it another name, and choose that.")
 
 
 def test_the_folder_of_a_run_is_refused_in_a_sweep(tmp_path):

@@ -11,6 +11,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -107,6 +108,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             given = ["--help" if word == "--help-all" else word for word in sys.argv[1:]]
             try:
                 given = with_settings(given, spec)
+                check_own_files(given)
             except InputError as error:
                 sys.exit(str(error))
             sys.argv[1:] = with_folder(given) if name == "run" else given
@@ -205,6 +207,34 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
                 f"{places[key]} stands for {key}, but {word} is given too; leave one of them out."
             )
     return [*options, *result]
+
+
+def check_own_files(given: Sequence[str]) -> None:
+    """Warn of files in `--config-dir` that Hydra does not read, since `conf/` has such files too.
+
+    Raises:
+        InputError: If one of them is chosen in the arguments, as in `method=coseg`.
+    """
+    for option, value in pairwise([*given, ""]):
+        name, _, folder = option.partition("=")
+        if name not in ("-cd", "--config-dir"):
+            continue
+        own = Path(folder or value)
+        for path in sorted(CONF.rglob("*.yaml")):
+            mine = own / path.relative_to(CONF)
+            if not mine.is_file() or mine.read_bytes() == path.read_bytes():
+                continue
+            group = path.parent.relative_to(CONF).as_posix()
+            sentence = (
+                f"{mine} is not read, since the package has a file {group}/{path.name} itself; "
+                "give it another name"
+            )
+            for word in given:
+                key, _, chosen = word.partition("=")
+                if key.partition("@")[0] == group and path.stem in chosen.split(","):
+                    raise InputError(f"{sentence}, and choose that.")
+            if is_first_process():
+                print(f"{sentence} if you want to use it.", file=sys.stderr)
 
 
 def _is_there(word: str) -> bool:
