@@ -241,6 +241,15 @@ def test_own_files_that_the_package_hides_are_told(tmp_path):
     assert result.stderr.strip().endswith("itself; give it another name, and choose that.")
 
 
+@pytest.mark.parametrize("given", [["model=fpn"], []])
+def test_a_configuration_of_ones_own_without_the_packages_is_refused(tmp_path, given):
+    (tmp_path / "own.yaml").write_text("nol: 0.2\ndata: {root: a}\nhydra: {output_subdir: null}\n")
+    result = command("__main__", "run", "-cd", ".", "-cn", "own", *given, cwd=tmp_path)
+    assert result.returncode == 1
+    sentence = "The configuration own has no m[a-z]+; begin it with 'defaults: .config, _self_.'"
+    assert re.match(sentence, result.stderr), result.stderr
+
+
 def test_the_folder_of_a_run_is_refused_in_a_sweep(tmp_path):
     result = command("__main__", "run", "-m", "seed=1", "hydra.run.dir=a", cwd=tmp_path)
     assert result.returncode == 1

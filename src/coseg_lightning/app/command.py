@@ -376,6 +376,8 @@ def _composed(app: Callable[[], Any]) -> None:
         )
     except HydraException as error:
         unknown = re.search(r"Could not override '([^']+)'", str(error))
+        if unknown and unknown[1] in SETTINGS[""] and (own := _config_name(sys.argv[1:])):
+            sys.exit(str(_without_package(own, unknown[1])))
         several = re.search(r"Ambiguous value for argument '(([^=]+)=.*)'", str(error))
         if several:
             sys.exit(
@@ -395,6 +397,22 @@ def _composed(app: Callable[[], Any]) -> None:
         if message is None:
             raise
         sys.exit(message)
+
+
+def _config_name(words: Sequence[str]) -> str | None:
+    """Return the name of a configuration of somebody's own, if one is given."""
+    for option, value in pairwise([*words, ""]):
+        name, _, own = option.partition("=")
+        if name in ("-cn", "--config-name"):
+            return own or value
+    return None
+
+
+def _without_package(config: str, missing: str) -> InputError:
+    return InputError(
+        f"The configuration {config} has no {missing}; begin it with 'defaults: [config, _self_]', "
+        "and set what is to differ from the package's own."
+    )
 
 
 def _no_name(words: Sequence[str]) -> tuple[str, str] | None:
@@ -418,6 +436,8 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         os.environ.pop(FULL_ERROR, None)
     try:
         check_has_effect()
+        if (missing := {"data", "model", "method", "trainer"} - cfg.keys()) and "out" not in cfg:
+            raise _without_package(str(HydraConfig.get().job.config_name), min(missing))
         check_paths(cfg)
         from_first_folder(cfg)
         if cfg.get("review") is None:  # a review uses the settings of the reviewed run
