@@ -250,6 +250,18 @@ def test_a_configuration_of_ones_own_without_the_packages_is_refused(tmp_path, g
     assert re.match(sentence, result.stderr), result.stderr
 
 
+def test_classes_of_ones_own_are_found_in_the_working_folder(tmp_path, monkeypatch):
+    """As with python -m; the script `coseg` has its own folder on the path."""
+    from coseg_lightning.__main__ import main
+
+    (tmp_path / "my_own_network.py").write_text("import torch\n\nNet = torch.nn.Identity\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [one for one in sys.path if one != str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["coseg", "check"])
+    monkeypatch.setattr("runpy.run_module", lambda *_, **__: import_module("my_own_network"))
+    main()
+
+
 def test_the_folder_of_a_run_is_refused_in_a_sweep(tmp_path):
     result = command("__main__", "run", "-m", "seed=1", "hydra.run.dir=a", cwd=tmp_path)
     assert result.returncode == 1

@@ -1,9 +1,11 @@
 """The command `coseg`: `coseg run DIR` is `python -m coseg_lightning.run DIR`."""
 
+import contextlib
 import difflib
 import os
 import runpy
 import sys
+from pathlib import Path
 
 from coseg_lightning.app.commands import COMMANDS
 from coseg_lightning.app.help import completion, help_of, overview
@@ -28,6 +30,9 @@ def command() -> None:
         print(help_of(name))
     else:
         sys.argv[1:] = given
+        with contextlib.suppress(FileNotFoundError):  # the folder was removed
+            if (here := str(Path.cwd())) not in sys.path:
+                sys.path.append(here)  # where python -m finds classes of one's own
         # This is what python -m does, so subprocesses of the command start in the same way.
         runpy.run_module(f"coseg_lightning.{name}", run_name="__main__", alter_sys=True)
 
