@@ -11,7 +11,13 @@ from pytorch_lightning.callbacks import Timer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
-from coseg_lightning.app.build import make_method, make_network, make_peers, make_trainer
+from coseg_lightning.app.build import (
+    make_logger,
+    make_method,
+    make_network,
+    make_peers,
+    make_trainer,
+)
 from coseg_lightning.app.checks import (
     check,
     check_review_is_ordered,
@@ -417,6 +423,21 @@ def test_a_review_that_no_masks_would_be_listed_for_is_refused(given, reason):
     with pytest.raises(InputError, match=f"review_budget=5 would have no effect, since {reason}"):
         check_review_is_ordered(cfg, make_method(cfg))
     check_review_is_ordered(composed(given), make_method(cfg))
+
+
+@pytest.mark.parametrize(
+    ("logger", "folder"),
+    [
+        (["logger=tensorboard"], "run/stage"),
+        (["logger=tensorboard", "+logger.save_dir=${oc.env:HOME}/mine"], "mine/stage"),
+        (["+logger._target_=pytorch_lightning.loggers.logger.DummyLogger"], None),
+    ],
+)
+def test_a_logger_writes_where_it_is_told(tmp_path, monkeypatch, logger, folder):
+    """Or into the folder of the run; not all of them have a folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = make_logger(composed(*logger), tmp_path / "run" / "stage")
+    assert folder is None or made.save_dir == str(tmp_path / folder)
 
 
 @pytest.mark.parametrize("value", ["3", "[a,b]"])

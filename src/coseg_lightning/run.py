@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.build import (
     make_data,
+    make_logger,
     make_method,
     make_network,
     make_own_data,
@@ -435,7 +435,7 @@ def _show(
         write_image_scores(folder, tiles)
     figures = write_report(folder, data if isinstance(data, CoSegDataModule) else None)
     if figures and "_target_" in cfg.logger:
-        log_figures(instantiate(cfg.logger, save_dir=str(folder / "figures")), figures)
+        log_figures(make_logger(cfg, folder / "figures"), figures)
     show_summary(folder, summary, time.perf_counter() - start)
     show_review_order(folder, cfg.get("review_budget"))
     return summary

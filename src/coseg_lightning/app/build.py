@@ -603,6 +603,21 @@ def precision_of(trainer: DictConfig) -> Any:
     return "32-true" if precision is None and not trainer.get("plugins") else precision
 
 
+def make_logger(cfg: DictConfig, folder: Path) -> Any:
+    """Build the further logger that is configured.
+
+    Args:
+        cfg: The composed configuration.
+        folder: The folder to write into; with a `logger.save_dir`, one of the same name there.
+    """
+    kind = _imported("logger._target_", cfg.logger["_target_"])
+    if "save_dir" not in inspect.signature(kind).parameters:
+        return instantiate(cfg.logger)
+    given = cfg.logger.get("save_dir")
+    place = folder if given is None else Path(given).expanduser() / folder.name
+    return instantiate(cfg.logger, save_dir=str(place))
+
+
 def make_trainer(
     cfg: DictConfig, *, logger: Any, default_root_dir: Path, **rest: Any
 ) -> "pl.Trainer":
@@ -634,7 +649,7 @@ def make_trainer(
         rest["callbacks"].insert(0, EnoughEpochs(of_data))
     loggers = list(logger) if isinstance(logger, list) else [logger] if logger else []
     if loggers and "_target_" in cfg.logger:
-        loggers.append(instantiate(cfg.logger, save_dir=str(default_root_dir)))
+        loggers.append(make_logger(cfg, Path(default_root_dir)))
     rest["precision"] = precision_of(cfg.trainer)
     rest["_convert_"] = "partial"  # Lightning reads max_time as a plain dict alone
     trainer: pl.Trainer = instantiate(
