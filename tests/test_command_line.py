@@ -262,6 +262,17 @@ def test_classes_of_ones_own_are_found_in_the_working_folder(tmp_path, monkeypat
     main()
 
 
+def test_a_command_that_is_told_finds_files_of_ones_own(tmp_path, make_folder):
+    root = make_folder(3)
+    own = tmp_path / "conf" / "method" / "mine.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("defaults: [supervised, _self_]\n")
+    given = ["--config-dir", "conf", "method=mine", *CLASSIC, *SHORT, "nol=0.3"]
+    result = command("check", root, *given, cwd=tmp_path)
+    told = re.search("To train: coseg run (.*)", result.stdout)[1]
+    assert shlex.split(told)[:3] == [str(root), f"--config-dir={tmp_path}/conf", "data=folder"]
+
+
 def test_the_folder_of_a_run_is_refused_in_a_sweep(tmp_path):
     result = command("__main__", "run", "-m", "seed=1", "hydra.run.dir=a", cwd=tmp_path)
     assert result.returncode == 1

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from coseg_lightning.app.checks import check, quiet
@@ -248,7 +249,21 @@ def _command(cfg: DictConfig, name: str = "run", *more: str) -> str:
     of_data = [o for o in own if o.partition("=")[0] in READING]
     given: Sequence[str] = own if name == "run" else of_data
     root = [str(cfg.data.root)] if cfg.data.get("root") is not None else []
-    return shlex.join(["coseg", name, *root, *given, *more])
+    places = _own_files() if name == "run" else []
+    return shlex.join(["coseg", name, *root, *places, *given, *more])
+
+
+def _own_files() -> list[str]:
+    """Return the arguments by which files of somebody's own are found, and the data's choice."""
+    if not HydraConfig.initialized():
+        return []
+    hydra = HydraConfig.get()
+    folders = [one.path for one in hydra.runtime.config_sources if one.provider == "command-line"]
+    places = [f"--config-dir={path}" for path in folders]
+    places += [one for one in hydra.overrides.hydra if one.startswith("hydra.searchpath=")]
+    choice = str(hydra.runtime.choices["data"])
+    is_given = any(one.startswith("data=") and one != "data=folder" for one in task_overrides())
+    return places if not folders or is_given else [*places, f"data={choice}"]
 
 
 if __name__ == "__main__":
