@@ -28,7 +28,7 @@ from coseg_lightning.app.command import with_folder
 from coseg_lightning.errors import InputError
 from coseg_lightning.modules.recipe import Recipe
 from coseg_lightning.networks import build_network
-from coseg_lightning.run import run
+from coseg_lightning.run import _warn_if_it_is_tried_alone, run
 from support import (
     PHANTOM,
     SMALL,
@@ -325,6 +325,16 @@ def test_a_limit_of_time_is_a_text_or_a_mapping(tmp_path):
         trainer = make_trainer(composed(given), logger=False, default_root_dir=tmp_path)
         (timer,) = (one for one in trainer.callbacks if isinstance(one, Timer))
         assert timer.time_remaining() == 120
+
+
+@pytest.mark.parametrize(("given", "batches"), [("true", "1 batch"), ("3", "3 batches")])
+def test_a_run_that_only_tries_the_code_is_told(caplog, given, batches):
+    _warn_if_it_is_tried_alone(composed(f"+trainer.fast_dev_run={given}"))
+    assert f"trains and tests on {batches}, so no figure of this run means anything" in caplog.text
+    caplog.clear()
+    for other in ([], ["+trainer.fast_dev_run=false"]):
+        _warn_if_it_is_tried_alone(composed(*other))
+    assert not caplog.text
 
 
 def test_further_settings_of_the_optimizer_are_its_arguments():

@@ -119,6 +119,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
         return earlier.summary
     is_own = "_target_" in cfg.data
     _say_if_phantoms_are_drawn(cfg)
+    _warn_if_it_is_tried_alone(cfg)
     if not is_own and cfg.data.get("folds") is not None:
         return _run_folds(cfg, folder, config, start)
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
@@ -280,6 +281,18 @@ def _say_if_phantoms_are_drawn(cfg: DictConfig) -> None:
         log.info("No folder is given, so the run draws its own images and masks (phantoms).")
 
 
+def _warn_if_it_is_tried_alone(cfg: DictConfig) -> None:
+    """Warn of Lightning's switch for trying code, whose figures look like those of a run."""
+    batches = int(cfg.trainer.get("fast_dev_run") or 0)
+    if batches and is_first_process():
+        log.warning(
+            "trainer.fast_dev_run=%s: each stage trains and tests on %s, so no figure of this run "
+            "means anything. Leave it out to train; all stages are tried before each run anyway.",
+            cfg.trainer.fast_dev_run,
+            "1 batch" if batches == 1 else f"{batches} batches",
+        )
+
+
 def depend_on_data_alone(cfg: DictConfig) -> None:
     """Make paths absolute and read lists, so that a run only depends on the data's files.
 
@@ -437,6 +450,7 @@ def _show(
     if figures and "_target_" in cfg.logger:
         log_figures(make_logger(cfg, folder / "figures"), figures)
     show_summary(folder, summary, time.perf_counter() - start)
+    _warn_if_it_is_tried_alone(cfg)
     show_review_order(folder, cfg.get("review_budget"))
     return summary
 

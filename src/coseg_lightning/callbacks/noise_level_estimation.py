@@ -71,7 +71,9 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
                 "level is given."
             )
         by_steps = trainer.max_epochs == -1 and trainer.max_steps >= 0
-        if not by_steps and (trainer.max_epochs is None or trainer.max_epochs < 2):
+        is_tried = bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
+        is_short = trainer.max_epochs is None or trainer.max_epochs < 2
+        if is_short and not by_steps and not is_tried:
             steps = f" (max_steps={trainer.max_steps})" if trainer.max_steps >= 0 else ""
             raise InputError(
                 f"max_epochs={trainer.max_epochs}{steps} is too few to estimate the noise level, "
