@@ -2,12 +2,14 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from coseg_lightning.app.checks import check
+from coseg_lightning.app.build import make_method
+from coseg_lightning.app.checks import check, check_objective
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.run import run
@@ -96,6 +98,36 @@ def test_an_objective_of_images_that_are_not_there_is_refused(tmp_path, monkeypa
     cfg = composed(*SMALL, *PHANTOM, "data.source.val=0")
     with pytest.raises(InputError, match="optimises objective=val/dice, but there are no val"):
         run(cfg, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "known"),
+    [
+        ("test/dice_class_1", "coseg", True),
+        ("test/dice_class_2", "coseg", False),  # there are two classes
+        ("val/dice_class_2", "coseg", False),
+        ("test/dice_a", "coteaching", False),  # the first peer's is test/dice
+        ("val/dice_b", "coteaching", True),
+        ("val/dice_b", "coseg", False),  # a single network is retrained
+        ("val/dice_a_class_1", "jocor", True),
+    ],
+)
+def test_what_no_stage_would_log_is_refused_before_training(monkeypatch, name, method, known):
+    monkeypatch.setattr("coseg_lightning.app.checks.is_optimised", lambda: True)
+    cfg = composed(f"objective={name}", f"method={method}")
+    data = SimpleNamespace(samples=lambda part: [part])
+    if known:
+        check_objective(cfg, make_method(cfg), data)
+        return
+    with pytest.raises(InputError, match=f"objective={name}, but nothing logs it; choose"):
+        check_objective(cfg, make_method(cfg), data)
+
+
+def test_the_test_dice_of_a_class_is_an_objective(tmp_path):
+    summary = {"test": {"dice": 0.8, "per_class_dice": [0.9, 0.7]}, "stages": {"retraining": {}}}
+    assert objective(tmp_path, summary, "test/dice_class_1") == 0.7
+    with pytest.raises(InputError, match="logged no such metric"):
+        objective(tmp_path, summary, "test/dice_class_2")
 
 
 # A datamodule of one's own

@@ -125,7 +125,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     data = make_own_data(cfg) if is_own else make_data(cfg, folder)
     _say_if_level_is_estimated(cfg)
     config = {**_plain(cfg), **weights}  # with statistics of the data
-    check_objective(cfg, data)
+    check_objective(cfg, make_method(cfg), data)
     check_validation(cfg, make_method(cfg), data)
     summary = _run_stages(cfg, folder, data, config)
     return _show(cfg, folder, summary, data, start)

@@ -206,16 +206,16 @@ def is_optimised() -> bool:
     return "BasicSweeper" not in str(HydraConfig.get().sweeper.get("_target_"))
 
 
-MEASURED = r"(dice|accuracy)(_[ab])?|dice(_[ab])?_class_\d+"
+MEASURED = r"(dice|accuracy)(?P<peer>_[ab])?|dice(?P<same>_[ab])?_class_(?P<number>\d+)"
 
 
-def check_objective(cfg: DictConfig, data: Any) -> None:
+def check_objective(cfg: DictConfig, method: "Method", data: Any) -> None:
     """Raise an `InputError` before training if the metric that a sweep optimises is missing."""
     part, _, metric = cfg.objective.partition("/")
     if not is_optimised():
         return
     own = str(cfg.method.get("module", "coseg_lightning.")).startswith("coseg_lightning.")
-    if own and part != "train" and not re.fullmatch(MEASURED, metric):
+    if own and part != "train" and not _is_measured(cfg, method, part, metric):
         raise InputError(
             f"The sweep optimises objective={cfg.objective}, but nothing logs it; choose "
             f"{part}/dice, {part}/accuracy, or {part}/dice_class_1 and so on."
@@ -228,6 +228,20 @@ def check_objective(cfg: DictConfig, data: Any) -> None:
             f"{'validation' if part == 'val' else 'test'} images; set some apart, or name another "
             "metric."
         )
+
+
+def _is_measured(cfg: DictConfig, method: "Method", part: str, metric: str) -> bool:
+    """Whether the last stage of a method logs a metric, or its test has it.
+
+    Only the validation of a pair has metrics of each peer; of a method of somebody's own it is not
+    known what comes last.
+    """
+    found = re.fullmatch(MEASURED, metric)
+    if found is None or int(found["number"] or 0) >= max(2, cfg.data.classes):
+        return False
+    is_open = cfg.method.get("object") is not None
+    has_peers = part == "val" and (is_open or method.stage_names[-1] == "robust_training")
+    return has_peers or not (found["peer"] or found["same"])
 
 
 def keeps_best(cfg: DictConfig) -> bool:

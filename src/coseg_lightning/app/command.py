@@ -485,8 +485,10 @@ def check_has_effect() -> None:
 
 # Settings that name a file or folder, of which some may also have another meaning.
 FOLDERS = ("data.root", "data.cache", "resume", "predictions", "masks", "out", "review")
-FILES = ("data.annotators", "data.trusted_ids", "data.clean_ids", "data.kinds", "data.colours")
-FILES += ("data.augmentation", "model.encoder_weights", "peer_b.encoder_weights", "split")
+FILES = (
+    *("data.annotators", "data.trusted_ids", "data.clean_ids", "data.kinds", "data.colours"),
+    *("data.augmentation", "model.encoder_weights", "peer_b.encoder_weights", "split"),
+)
 
 
 def check_paths(cfg: DictConfig) -> None:

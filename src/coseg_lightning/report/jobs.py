@@ -13,8 +13,10 @@ import yaml
 from coseg_lightning.errors import InputError
 
 # Settings that the table's rows and columns show already, or that do not change a result.
-SHOWN_OTHERWISE = ("seed", "noise", "nol", "method", "resume")
-SHOWN_OTHERWISE += ("noise.level", "noise.label_dice", "noise.masks")
+SHOWN_OTHERWISE = (
+    *("seed", "noise", "nol", "method", "resume"),
+    *("noise.level", "noise.label_dice", "noise.masks"),
+)
 
 
 @dataclass(frozen=True)

@@ -204,8 +204,10 @@ def objective(
         InputError: If the metric is required and missing.
     """
     kind, _, metric = name.partition("/")
-    if kind == "test" and summary["test"].get(metric) is not None:
-        return float(summary["test"][metric])
+    tested = summary["test"]
+    of_classes = {f"dice_class_{n}": d for n, d in enumerate(tested.get("per_class_dice") or [])}
+    if kind == "test" and (figure := tested.get(metric, of_classes.get(metric))) is not None:
+        return float(figure)
     *_, last = [stage for stage in summary["stages"] if stage != "test"]
     rows = metrics_of(folder / last)
     kept = summary["stages"][last]
