@@ -292,6 +292,8 @@ def test_paths_are_those_of_the_folder_that_a_command_was_given_in(tmp_path, mak
     assert summary["config"]["data"]["root"] == str(root)
     refused = command("__main__", "run", "resume=found", "hydra.job.chdir=true", cwd=root.parent)
     assert "resume=" + str(root.parent / "found") in refused.stderr
+    kept = (root.parent / "found" / ".hydra" / "overrides.yaml").read_text()
+    assert "training=none" in kept
 
 
 def test_a_refused_command_leaves_the_settings_of_a_run(tmp_path):

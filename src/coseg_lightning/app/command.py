@@ -58,8 +58,8 @@ def _hydra_dir(resume: Any, review: Any, stages: Any, folder: str | None = None)
         folder: The output folder, which may hold a run too; then this one goes on or is refused.
     """
     names = {"run.json", ".hydra"} if resume is not None else {"run.json", "summary.json"}
-    place = folder if resume is None else str(resume)
-    is_kept = place is not None and any(Path(place, name).exists() for name in names)
+    place = resume if folder is None else folder  # absolute, since Hydra may have gone into it
+    is_kept = place is not None and any(Path(str(place), name).exists() for name in names)
     return None if is_kept or review is not None or stages is not None else ".hydra"
 
 
