@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 
 from coseg_lightning.app.build import make_method
 from coseg_lightning.app.checks import check, check_objective
+from coseg_lightning.app.folds import check_folds
 from coseg_lightning.app.rebuild import AppRun
 from coseg_lightning.errors import InputError
 from coseg_lightning.run import run
@@ -121,6 +122,15 @@ def test_what_no_stage_would_log_is_refused_before_training(monkeypatch, name, m
         return
     with pytest.raises(InputError, match=f"objective={name}, but nothing logs it; choose"):
         check_objective(cfg, make_method(cfg), data)
+
+
+def test_folds_have_no_objective_but_the_test(monkeypatch):
+    cfg = composed("data.folds=2")
+    check_folds(cfg)
+    monkeypatch.setattr("coseg_lightning.app.folds.is_optimised", lambda: True)
+    with pytest.raises(InputError, match="objective=val/dice, but data.folds=2 logs only the test"):
+        check_folds(cfg)
+    check_folds(composed("data.folds=2", "objective=test/dice"))
 
 
 def test_the_test_dice_of_a_class_is_an_objective(tmp_path):

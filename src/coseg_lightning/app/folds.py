@@ -21,7 +21,12 @@ from coseg_lightning.app.build import (
     rehearsal_settings,
     run_arguments,
 )
-from coseg_lightning.app.checks import check_split_is_drawn, keeps_best, recipe_of
+from coseg_lightning.app.checks import (
+    check_split_is_drawn,
+    is_optimised,
+    keeps_best,
+    recipe_of,
+)
 from coseg_lightning.app.command import task_overrides
 from coseg_lightning.app.settled import begun_config, begun_data
 from coseg_lightning.data.annotators import label_facts
@@ -73,6 +78,11 @@ def check_folds(cfg: DictConfig) -> None:
         raise InputError(
             f"data.folds={folds} leaves no validation masks, which final=best and early_stopping "
             "need; leave these two out."
+        )
+    if is_optimised() and not cfg.objective.startswith("test/"):
+        raise InputError(
+            f"The sweep optimises objective={cfg.objective}, but data.folds={folds} logs only the "
+            "test of all images; give objective=test/dice."
         )
     if not begun_config(cfg):  # an earlier version refused less
         check_split_is_drawn(f"by data.folds={folds}", task_overrides())
