@@ -234,6 +234,16 @@ def test_a_review_within_a_run_is_no_run_of_the_sweep(tmp_path):
     assert sweep_table(tmp_path).written_as("csv") == before
 
 
+def test_a_command_that_was_stopped_in_the_folder_of_a_sweep_is_no_run(tmp_path):
+    sweep(tmp_path, by_job)
+    before = sweep_table(tmp_path).written_as("csv")
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("[seed=1]")
+    table = sweep_table(tmp_path)
+    assert table.written_as("csv") == before
+    assert not table.missing
+
+
 def test_names_with_special_signs(tmp_path):
     task = ["method=coseg", "noise=a_b", "nol=0.5", "seed=0", "model=x%1,y_2"]
     sweep(tmp_path, lambda job: 0.5, task)

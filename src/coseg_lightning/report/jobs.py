@@ -93,9 +93,16 @@ def read_jobs(folder: Path) -> list[Job]:
 
 
 def _is_part_of_run(path: Path, sweep: Path) -> bool:
-    """Whether a folder is inside a run, such as the run's review."""
+    """Whether a folder is inside a run, such as the run's review, or holds the sweep itself.
+
+    A command that was stopped at once leaves Hydra's files in a folder without making it a run.
+    """
     above = [parent for parent in path.parents if parent.is_relative_to(sweep)]
-    return any((parent / ".hydra").is_dir() for parent in above)
+    return (path == sweep and not _is_run(path)) or any(map(_is_run, above))
+
+
+def _is_run(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("run.json", "summary.json"))
 
 
 def _read_job(folder: Path) -> Job:
