@@ -1,6 +1,7 @@
 """The command `coseg`, its help, its grammar, and what it leaves behind."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -271,6 +272,15 @@ def test_a_command_that_is_told_finds_files_of_ones_own(tmp_path, make_folder):
     result = command("check", root, *given, cwd=tmp_path)
     told = re.search("To train: coseg run (.*)", result.stdout)[1]
     assert shlex.split(told)[:3] == [str(root), f"--config-dir={tmp_path}/conf", "data=folder"]
+
+
+def test_names_are_printed_in_any_encoding(tmp_path, monkeypatch):
+    """As on Windows, where the output of a pipe has few letters."""
+    output = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "argv", ["table", str(tmp_path)])
+    app_command.cli_errors(lambda: print("żółw 90.5 ± 0.7", flush=True))
+    assert output.buffer.getvalue().decode("cp1252").strip() == "\\u017có\\u0142w 90.5 ± 0.7"
 
 
 def test_the_folder_of_a_run_is_refused_in_a_sweep(tmp_path):

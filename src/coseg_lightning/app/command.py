@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import functools
+import io
 import logging
 import os
 import re
@@ -105,6 +106,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             if {"--help", "-h"} & set(sys.argv[1:]):
                 print(help_of(name))
                 return
+            print_any_name()
             given = ["--help" if word == "--help-all" else word for word in sys.argv[1:]]
             try:
                 given = with_settings(given, spec)
@@ -339,6 +341,7 @@ def review_paths(review: Any) -> list[str]:
 
 def cli_errors(body: Callable[[], None]) -> None:
     """Run a command without a configuration; a user's mistake ends in one sentence."""
+    print_any_name()
     try:
         body()
     except KeyboardInterrupt:
@@ -348,6 +351,12 @@ def cli_errors(body: Callable[[], None]) -> None:
         if message is None or SHOW_TRACEBACK:
             raise
         sys.exit(message)
+
+
+def print_any_name() -> None:
+    """Let the output show names that its encoding lacks, as on Windows, by their numbers."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def interrupted() -> NoReturn:
