@@ -11,6 +11,7 @@ import subprocess
 import sys
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -281,6 +282,15 @@ def test_names_are_printed_in_any_encoding(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["table", str(tmp_path)])
     app_command.cli_errors(lambda: print("żółw 90.5 ± 0.7", flush=True))
     assert output.buffer.getvalue().decode("cp1252").strip() == "\\u017có\\u0142w 90.5 ± 0.7"
+
+
+def test_a_working_folder_that_was_removed_is_told(tmp_path, monkeypatch):
+    def gone():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "cwd", gone)
+    with pytest.raises(InputError, match="The working folder was removed; go into another"):
+        app_command.check_working_folder()
 
 
 def test_the_folder_of_a_run_is_refused_in_a_sweep(tmp_path):

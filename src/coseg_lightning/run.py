@@ -116,6 +116,7 @@ def run(cfg: DictConfig, folder: Path, *, start: float | None = None) -> dict[st
     if earlier.summary is not None and (folder / "report.html").is_file():
         show_summary(folder, earlier.summary)  # works even if its data is gone
         show_review_order(folder, cfg.get("review_budget"))
+        _warn_if_it_is_tried_alone(cfg)
         return earlier.summary
     is_own = "_target_" in cfg.data
     _say_if_phantoms_are_drawn(cfg)

@@ -109,6 +109,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             print_any_name()
             given = ["--help" if word == "--help-all" else word for word in sys.argv[1:]]
             try:
+                check_working_folder()
                 given = with_settings(given, spec)
                 check_own_files(given)
             except InputError as error:
@@ -357,6 +358,14 @@ def print_any_name() -> None:
     """Let the output show names that its encoding lacks, as on Windows, by their numbers."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def check_working_folder() -> None:
+    """Raise an `InputError` if the working folder was removed, in which Hydra cannot start."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise InputError("The working folder was removed; go into another one (cd).") from None
 
 
 def interrupted() -> NoReturn:
