@@ -453,11 +453,8 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     if not SHOW_TRACEBACK:
         os.environ.pop(FULL_ERROR, None)
     try:
-        check_has_effect()
-        if (missing := {"data", "model", "method", "trainer"} - cfg.keys()) and "out" not in cfg:
-            raise _without_package(str(HydraConfig.get().job.config_name), min(missing))
-        check_paths(cfg)
-        from_first_folder(cfg)
+        if HydraConfig.initialized():
+            _check_given(cfg)
         if cfg.get("review") is None:  # a review uses the settings of the reviewed run
             check_nothing_missing(cfg)
         return body(cfg)
@@ -477,6 +474,16 @@ def _run_body(body: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
             raise CompactHydraException(message) from error
         _remove_if_unused(Path(HydraConfig.get().runtime.output_dir))
         sys.exit(message)
+
+
+def _check_given(cfg: DictConfig) -> None:
+    """Raise an `InputError` for settings that Hydra takes, but no command can obey."""
+    check_has_effect()
+    missing = {"data", "model", "method", "trainer"} - cfg.keys()
+    if missing and "out" not in cfg:  # that is `coseg corrupt`, which trains nothing
+        raise _without_package(str(HydraConfig.get().job.config_name), min(missing))
+    check_paths(cfg)
+    from_first_folder(cfg)
 
 
 def check_has_effect() -> None:
