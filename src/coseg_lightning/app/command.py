@@ -110,6 +110,7 @@ def command(name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], N
             given = ["--help" if word == "--help-all" else word for word in sys.argv[1:]]
             try:
                 check_working_folder()
+                check_nothing_empty(given)
                 given = with_settings(given, spec)
                 check_own_files(given)
             except InputError as error:
@@ -167,11 +168,6 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
         is_setting = re.split(r"[./@]", key)[0] in KNOWN
         if free and not is_setting and _is_there(word):  # a path may contain an equals sign
             sign = ""
-        if not word or (key in MUST_NAME and sign and value in ("", "''", '""')):
-            raise InputError(
-                f"{word or 'An argument'} is empty, perhaps since a variable of the shell is not "
-                "set; give a name, or leave it out."
-            )
         if after_option or (of_part and word in PARTS) or word.startswith("-"):
             options.append(word)
         elif word.startswith(("~", "+")):
@@ -210,6 +206,17 @@ def with_settings(given: Sequence[str], spec: Command) -> list[str]:
                 f"{places[key]} stands for {key}, but {word} is given too; leave one of them out."
             )
     return [*options, *result]
+
+
+def check_nothing_empty(given: Sequence[str]) -> None:
+    """Raise an `InputError` for empty arguments, and for folders that are given no name."""
+    for word in given:
+        key, sign, value = word.partition("=")
+        if not word or (key in MUST_NAME and sign and value in ("", "''", '""')):
+            raise InputError(
+                f"{word or 'An argument'} is empty, perhaps since a variable of the shell is not "
+                "set; give a name, or leave it out."
+            )
 
 
 def check_own_files(given: Sequence[str]) -> None:
