@@ -138,13 +138,8 @@ PATTERNS = {"data.image_glob", "data.mask_glob", "data.group"}
 # Names, and lists of ids, of which Hydra would make something else: 202401 of 2024_01.
 NAMES = {*SHORT, *SHORT.values(), "data.root", "predictions", "resume", "review", "out"}
 NAMES |= {"hydra.run.dir", "hydra.sweep.dir", "experiment"}
-MUST_NAME = {
-    "data.root",
-    "predictions",
-    "review",
-    "out",
-    "masks",
-}  # or the folder one is in is meant
+# Without a name, these would mean the folder that one is in.
+MUST_NAME = {"data.root", "predictions", "review", "out", "masks"}
 MUST_NAME |= {"hydra.run.dir", "hydra.sweep.dir"}
 NUMBER = r"[-+]?\d[\d_.eE+-]*"
 HOME = r"(['\"]?)(~(?:/[^'\",]*)?)\1"  # which shells replace in no setting
