@@ -4,6 +4,7 @@ import csv
 import json
 import logging
 import re
+import sys
 from io import BytesIO
 
 import numpy as np
@@ -560,6 +561,13 @@ def test_dicom_files_without_their_preamble_are_read(tmp_path):
     (tmp_path / "images/3.dcm").write_bytes(b"nothing of the kind" * 20)
     with pytest.raises(InputError, match="it does not begin as DICOM files do"):
         folder_splits(tmp_path, test_share=0)
+
+
+def test_a_missing_library_for_dicom_is_told_once(tmp_path, monkeypatch):
+    (tmp_path / "a.dcm").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pydicom", None)
+    with pytest.raises(InputError, match="^NIfTI and DICOM files need the package pydicom"):
+        Names(tmp_path)
 
 
 @pytest.mark.parametrize("names", ["RGB", "RGBA"])

@@ -275,25 +275,23 @@ def _dicom(path: Path, **options: Any) -> Any:
     """Read a DICOM file, also one without the preamble, as older programs write it."""
     pydicom = _library("pydicom")
     try:
-        return pydicom.dcmread(path, **options)
-    except pydicom.errors.InvalidDicomError:
-        data = pydicom.dcmread(path, force=True, **options)  # it may be anything
-        if "Rows" not in data or "BitsAllocated" not in data:
-            raise ValueError("it does not begin as DICOM files do") from None
-    is_implicit, _ = data.original_encoding
-    names = pydicom.uid
-    syntax = names.ImplicitVRLittleEndian if is_implicit else names.ExplicitVRLittleEndian
-    data.file_meta.setdefault("TransferSyntaxUID", syntax)
-    return data
-
-
-def _dicom_header(path: Path) -> Any:
-    try:
-        return _dicom(path, stop_before_pixels=True)
+        data = pydicom.dcmread(path, force=True, **options)
+        if data.preamble is None:  # it may be anything
+            if "Rows" not in data or "BitsAllocated" not in data:
+                raise ValueError("it does not begin as DICOM files do")
+            is_implicit, _ = data.original_encoding
+            names = pydicom.uid
+            syntax = names.ImplicitVRLittleEndian if is_implicit else names.ExplicitVRLittleEndian
+            data.file_meta.setdefault("TransferSyntaxUID", syntax)
     except Exception as error:
         raise UnreadableVolumeError(
             f"{path} cannot be read as DICOM ({error}); restore the file."
         ) from error
+    return data
+
+
+def _dicom_header(path: Path) -> Any:
+    return _dicom(path, stop_before_pixels=True)
 
 
 class _Frames(NamedTuple):
@@ -354,10 +352,7 @@ def _numbers(data: Any, name: str, count: int) -> list[float] | None:
 
 
 def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
-    try:
-        data = _dicom(path)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as DICOM ({error}); restore the file.") from error
+    data = _dicom(path)
     if not any(name in data for name in PIXELS):
         kind = str(getattr(data, "Modality", "") or "of no named kind")
         outlines = ", and draw its outlines as masks" * (kind == "RTSTRUCT")
