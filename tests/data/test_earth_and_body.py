@@ -563,6 +563,19 @@ def test_dicom_files_without_their_preamble_are_read(tmp_path):
         folder_splits(tmp_path, test_share=0)
 
 
+def test_a_dicom_file_without_its_preamble_may_be_big_endian(tmp_path):
+    pydicom, uid = pytest.importorskip("pydicom"), pytest.importorskip("pydicom.uid")
+    values, path = np.arange(12, dtype=np.uint16).reshape(3, 4), tmp_path / "a.dcm"
+    write_dicom(path, values)
+    data = pydicom.dcmread(path)
+    data.file_meta.TransferSyntaxUID = uid.ExplicitVRBigEndian
+    data.PixelData = values.byteswap().tobytes()
+    pydicom.dcmwrite(path, data, implicit_vr=False, little_endian=False)
+    written = path.read_bytes()
+    path.write_bytes(written[written.index(b"\0\x08\0\x16UI") :])
+    np.testing.assert_array_equal(read_stored(path).values, values)
+
+
 def test_a_missing_library_for_dicom_is_told_once(tmp_path, monkeypatch):
     (tmp_path / "a.dcm").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pydicom", None)

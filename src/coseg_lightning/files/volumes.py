@@ -279,9 +279,12 @@ def _dicom(path: Path, **options: Any) -> Any:
         if data.preamble is None:  # it may be anything
             if "Rows" not in data or "BitsAllocated" not in data:
                 raise ValueError("it does not begin as DICOM files do")
-            is_implicit, _ = data.original_encoding
             names = pydicom.uid
-            syntax = names.ImplicitVRLittleEndian if is_implicit else names.ExplicitVRLittleEndian
+            syntax = {
+                (True, True): names.ImplicitVRLittleEndian,
+                (False, True): names.ExplicitVRLittleEndian,
+                (False, False): names.ExplicitVRBigEndian,
+            }[data.original_encoding]
             data.file_meta.setdefault("TransferSyntaxUID", syntax)
     except Exception as error:
         raise UnreadableVolumeError(
