@@ -625,6 +625,21 @@ def test_volumes_that_cannot_be_read_are_left_out_alone(tmp_path, part):
     assert len(folder_splits(tmp_path).train) == 2  # which names it not
 
 
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_files_named_like_slices_of_an_unreadable_volume_stay(tmp_path, part):
+    for name, factor in (("images", 90), ("masks", 1)):
+        (tmp_path / name).mkdir()
+        for number, stem in enumerate(("a_1", "a_2", "b")):
+            values = np.zeros((20, 20), np.uint8)
+            values[5:12, 4:14] = factor + (factor > 1) * number
+            write_dicom(tmp_path / name / f"{stem}.dcm", values)
+    (tmp_path / part / "a.dcm").write_bytes(b"x" * 200)
+    if part == "images":
+        write_dicom(tmp_path / "masks/a.dcm", values)
+    train = folder_splits(tmp_path, test_share=0, on_bad_sample="skip").train
+    assert train.ids == ["a_1", "a_2", "b"]
+
+
 def write_placed(path, values, position=(0, 0, 0), rows=(1, 0, 0), columns=(0, 1, 0), spacing=0.5):
     """Write one DICOM slice with its position, orientation and spacing."""
     orientation = {"ImageOrientationPatient": [*rows, *columns], "PixelSpacing": [spacing] * 2}

@@ -235,12 +235,13 @@ def check_volumes(
     of_images, of_masks, of_split = map(_by_volume, (images, masks, split))
     told: set[str] = set()
     for sample_id, path in images.items():
-        lost = {*of_masks[sample_id], *of_split[sample_id]}
-        if lost and (sample_id in split or of_split[sample_id]) and is_volume(path):
-            told |= _unreadable(path, "image", {sample_id, *lost}, inspection)
+        slices = [i for i in of_split[sample_id] if i not in images]
+        drawn = [key for key in of_masks[sample_id] if split_key(key)[0] not in images]
+        if (slices or (drawn and sample_id in split)) and is_volume(path):
+            told |= _unreadable(path, "image", {sample_id, *slices, *drawn}, inspection)
     for key, paths in masks.items():
         name, annotator = split_key(key)
-        used = [i for i in of_images[name] if i in split]
+        used = [i for i in of_images[name] if i in split and mask_key(i, annotator) not in masks]
         if used and name not in images and is_volume(paths[0]):
             lost = {key, *(mask_key(i, annotator) for i in used)}
             told |= _unreadable(paths[0], "mask", lost, inspection)
