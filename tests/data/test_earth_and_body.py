@@ -591,7 +591,8 @@ def test_colours_of_nifti_images_are_bands(tmp_path, names):
     colours = np.random.default_rng(0).integers(0, 255, (12, 9, 2, len(names)), np.uint8)
     values = colours.view([(name, "u1") for name in names])[..., 0]
     mask = (colours[..., 0] > 99).astype(np.uint8)
-    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "images/a.nii.gz")
+    image = nibabel.Nifti1Image(values[..., np.newaxis], np.eye(4))  # one point in time
+    nibabel.save(image, tmp_path / "images/a.nii.gz")
     nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / "masks/a.nii.gz")
     train = folder_splits(tmp_path, test_share=0).train
     np.testing.assert_array_equal(train.image(1), colours[:, :, 1, :3].swapaxes(0, 1))

@@ -117,8 +117,8 @@ def read_slice(path: Path, *, of_mask: bool = False) -> NDArray[Any]:
     """
     file = file_of(path)
     if ending(file) not in DICOM:
-        values = _nifti_values(file, _modified(file))
-        return _slice(values if of_mask else _with_bands(values), int(path.name), file)
+        values = _slice(_nifti_values(file, _modified(file)), int(path.name), file)
+        return values if of_mask else _with_bands(values)
     segments = _segments(file, _modified(file)) if of_mask else 1
     if segments > 1:
         raise InputError(
@@ -231,12 +231,11 @@ def _modified(path: Path) -> tuple[int, int]:
 
 
 def _with_bands(values: NDArray[Any]) -> NDArray[Any]:
-    """Return the colours of a volume, whose voxels are RGB or RGBA, as a fourth dimension."""
+    """Return the colours of a slice, whose voxels are RGB or RGBA, as three bands."""
     names = values.dtype.names
-    if values.ndim > 3 or names not in (("R", "G", "B"), ("R", "G", "B", "A")):
+    if values.ndim > 2 or names not in (("R", "G", "B"), ("R", "G", "B", "A")):
         return values
-    colours = values.reshape(*values.shape, *(1,) * (3 - values.ndim))
-    return np.stack([colours[name] for name in names[:3]], axis=3)
+    return np.stack([values[name] for name in names[:3]], axis=2)
 
 
 def _slice(values: NDArray[Any], number: int, path: Path) -> NDArray[Any]:
