@@ -110,6 +110,24 @@ def test_files_that_hold_a_masks_position_are_copied(tmp_path):
     assert all((tmp_path / "out" / name).read_text() == name for name in beside)
 
 
+def test_metadata_beside_a_changed_mask_hold_no_statistics_of_the_old_one(tmp_path):
+    masks, keeps = tmp_path / "masks", b'<SRS>EPSG:32633</SRS>\n  <PAMRasterBand band="1">'
+    masks.mkdir()
+    figures = (
+        b"\n<Histograms>\n<HistItem><HistCounts>9|1</HistCounts></HistItem>\n</Histograms>"
+        b'\n<Metadata><MDI key="STATISTICS_MEAN">0.1</MDI></Metadata></PAMRasterBand>'
+    )
+    for name in ("a.png", "b.png"):
+        Image.fromarray(255 * Squares(1).mask(0)).save(masks / name)
+        (masks / f"{name}.aux.xml").write_bytes(keeps + figures)
+    noise = BoundaryNoise(sign="dilate")
+    rows = corrupt_folder(masks, tmp_path / "out", noise, name="type1", noise_level=0.5)
+    assert {row["noisy"] for row in rows} == {0, 1}
+    for name, row in zip(("a.png", "b.png"), rows, strict=True):
+        left = b"\n<Metadata></Metadata></PAMRasterBand>" if row["noisy"] else figures
+        assert (tmp_path / "out" / f"{name}.aux.xml").read_bytes() == keeps + left
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "gif"])
 def test_lossy_files_keep_two_classes(tmp_path, suffix):
     masks = tmp_path / "masks"

@@ -58,6 +58,10 @@ INFO = (
     *("place", "has_validity_mask", "is_faint", "missing", "key", "not_shares", "holds_255"),
     "opaque",
 )
+# Statistics and histograms in GDAL's .aux.xml.
+FIGURES = re.compile(
+    rb'\s*(<MDI key="STATISTICS_[^>]*>[^<]*</MDI>|<Histograms>.*?</Histograms>)', re.DOTALL
+)
 
 
 class MaskFolder:
@@ -472,7 +476,7 @@ class MaskWriter:
     def _write_like(self, key: str, place: Path, mask: NDArray[Any]) -> None:
         self._masks.write_like(key, place, mask)
         path = self._masks.path(key)
-        _copy_position(path, place)
+        _copy_position(path, place, is_changed=True)
         if is_packed(path):
             self._packed.append(path)
 
@@ -497,8 +501,11 @@ class MaskWriter:
         return place
 
 
-def _copy_position(path: Path, place: Path) -> None:
-    """Copy the files beside a mask that hold its position: a world file, a CRS, GDAL's metadata."""
+def _copy_position(path: Path, place: Path, *, is_changed: bool = False) -> None:
+    """Copy the files beside a mask that hold its position: a world file, a CRS, GDAL's metadata.
+
+    If the mask is changed, what the metadata say of its values, such as their mean, is left out.
+    """
     name = path.suffix[1:].lower()
     world = {f"{name[:1]}{name[-1:]}w", f"{name}w", "wld"}
     for ending in sorted({".prj", *(f".{each}" for each in world)}):
@@ -507,7 +514,10 @@ def _copy_position(path: Path, place: Path) -> None:
                 shutil.copyfile(path.with_suffix(written), place.with_suffix(written))
     metadata = path.with_name(f"{path.name}.aux.xml")
     if metadata.is_file():
-        shutil.copyfile(metadata, place.with_name(f"{place.name}.aux.xml"))
+        content = metadata.read_bytes()
+        place.with_name(f"{place.name}.aux.xml").write_bytes(
+            FIGURES.sub(b"", content) if is_changed else content
+        )
 
 
 def same_stem(paths: list[Path]) -> str:
