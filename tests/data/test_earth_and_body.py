@@ -576,6 +576,16 @@ def test_a_dicom_file_without_its_preamble_may_be_big_endian(tmp_path):
     np.testing.assert_array_equal(read_stored(path).values, values)
 
 
+@pytest.mark.parametrize("of_mask", [False, True])
+def test_dicom_values_in_other_bits_than_the_lowest_are_refused(tmp_path, of_mask):
+    values, path = np.arange(12, dtype=np.uint16).reshape(3, 4), tmp_path / "a.dcm"
+    write_dicom(path, values << 4, BitsStored=12, HighBit=15)
+    with pytest.raises(InputError, match="a.dcm has BitsStored=12 and HighBit=15, so its values"):
+        read_stored(path, of_mask=of_mask)
+    write_dicom(path, values, BitsStored=12, HighBit=11, PhotometricInterpretation="MONOCHROME2")
+    np.testing.assert_array_equal(read_stored(path, of_mask=of_mask).values, values)
+
+
 def test_a_missing_library_for_dicom_is_told_once(tmp_path, monkeypatch):
     (tmp_path / "a.dcm").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pydicom", None)

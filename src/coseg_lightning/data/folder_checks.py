@@ -152,7 +152,7 @@ def inspect_images(
     results = scan_files(
         list(paths.values()),
         partial(read_info, rules=rules),
-        kind=f"images, 5, {rules}",
+        kind=f"images, 6, {rules}",
         title="Inspecting images",
         names=TILE_INFO if by_tiles else IMAGE_INFO,
     )

@@ -140,7 +140,7 @@ class MaskFolder:
         results = scan_files(
             [self._paths[sample_id] for sample_id in ids_with_file],
             self._mask_info,
-            kind=f"masks, 4, of {self.rules.key} at {self._canvas}",
+            kind=f"masks, 5, of {self.rules.key} at {self._canvas}",
             title=f"Inspecting {self.folder.name}",
             names=INFO,
         )

@@ -370,6 +370,7 @@ def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
             f"{path} cannot be decoded ({text}); install the package that this names, or save the "
             "file uncompressed."
         ) from error
+    _check_bits(data, path)
     frames = int(getattr(data, "NumberOfFrames", 1) or 1)
     if frames > 1:
         values = values[number]
@@ -392,6 +393,17 @@ def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
         with np.errstate(over="ignore"):  # the sum may wrap around, and the difference wraps back
             values = np.nanmax(values) + np.nanmin(values) - values
     return np.ascontiguousarray(values)
+
+
+def _check_bits(data: Any, path: Path) -> None:
+    """Raise an `InputError` if a DICOM file's values are not in the lowest bits, which are read."""
+    stored, high = int(getattr(data, "BitsStored", 0)), int(getattr(data, "HighBit", 0))
+    syntax = data.file_meta.TransferSyntaxUID
+    if 0 < stored <= high and (not syntax.is_encapsulated or syntax.name == "RLE Lossless"):
+        raise InputError(
+            f"{path} has BitsStored={stored} and HighBit={high}, so its values are not in the "
+            f"lowest bits, which are read; save it with HighBit={stored - 1}, or as NIfTI."
+        )
 
 
 def _coloured(values: NDArray[Any], data: Any, path: Path) -> NDArray[Any]:
