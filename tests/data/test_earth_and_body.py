@@ -586,6 +586,23 @@ def test_dicom_values_in_other_bits_than_the_lowest_are_refused(tmp_path, of_mas
     np.testing.assert_array_equal(read_stored(path, of_mask=of_mask).values, values)
 
 
+def test_a_table_of_values_in_a_dicom_header_is_applied(tmp_path):
+    pydicom = pytest.importorskip("pydicom")
+    values, path = np.arange(12, dtype=np.uint16).reshape(3, 4), tmp_path / "a.dcm"
+    table = pydicom.Dataset()
+    table.LUTDescriptor, table.ModalityLUTType = [12, 0, 16], "US"
+    table.add_new("LUTData", "US", [5 * (11 - value) for value in range(12)])
+    tags = {"PhotometricInterpretation": "MONOCHROME2", "ModalityLUTSequence": [table]}
+    write_dicom(path, values, **tags, PixelPaddingValue=3)
+    expected = 5.0 * (11 - values)
+    expected[0, 3] = np.nan
+    np.testing.assert_array_equal(read_stored(path, of_mask=False).values, expected)
+    del table.LUTData
+    write_dicom(path, values, **tags)
+    with pytest.raises(InputError, match="has a ModalityLUTSequence that cannot be read"):
+        read_stored(path, of_mask=False)
+
+
 def test_a_missing_library_for_dicom_is_told_once(tmp_path, monkeypatch):
     (tmp_path / "a.dcm").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pydicom", None)

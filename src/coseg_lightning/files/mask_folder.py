@@ -386,7 +386,7 @@ class MaskWindows:
         self._tiff = None if masks.rules.instances else windows_of_mask(path, least=0)
         self._copy: ArrayWindows | None = None
         if self._tiff is None:
-            kind = f"mask, 3, {masks.rules.key} {masks.foreground}"
+            kind = f"mask, 4, {masks.rules.key} {masks.foreground}"
             read = partial(masks.class_ids, path)
             self._copy = ArrayWindows(decoded_copy(path, kind, folder, read))
 

@@ -378,13 +378,16 @@ def _dicom_slice(path: Path, number: int, *, of_mask: bool) -> NDArray[Any]:
     if kind.startswith("YBR") and (of_mask or kind not in DECODED_TO_RGB):
         raise InputError(f"{path} holds colours as {kind}, which cannot be read; save them as RGB.")
     if kind == "PALETTE COLOR":
-        return np.ascontiguousarray(values if of_mask else _coloured(values, data, path))
+        coloured = values if of_mask else _looked_up("apply_color_lut", values, data, path)
+        return np.ascontiguousarray(coloured)
     missing = _is_padding(values, data)
     if of_mask:
         missing &= values != 0
     slope = float(getattr(data, "RescaleSlope", 1) or 1)
     intercept = float(getattr(data, "RescaleIntercept", 0) or 0)
-    if (slope, intercept) != (1, 0):
+    if getattr(data, "ModalityLUTSequence", None):
+        values = _looked_up("apply_modality_lut", values, data, path)
+    elif (slope, intercept) != (1, 0):
         values = (values * slope + intercept).astype(np.float32)
     if missing.any():
         values = values.astype(np.float32)
@@ -406,13 +409,16 @@ def _check_bits(data: Any, path: Path) -> None:
         )
 
 
-def _coloured(values: NDArray[Any], data: Any, path: Path) -> NDArray[Any]:
-    """Return the colours of a palette's indices, `(H, W, 3)`."""
+def _looked_up(function: str, values: NDArray[Any], data: Any, path: Path) -> NDArray[Any]:
+    """Return what a table of a DICOM file makes of values, by a function of `pydicom.pixels`."""
     try:
-        return np.asarray(import_module("pydicom.pixels").apply_color_lut(values, data))
+        return np.asarray(getattr(import_module("pydicom.pixels"), function)(values, data))
     except Exception as error:
+        what, remedy = "palette", "as RGB"
+        if function == "apply_modality_lut":
+            what, remedy = "ModalityLUTSequence", "without it"
         raise InputError(
-            f"{path} has a palette that cannot be read ({error}); save it as RGB."
+            f"{path} has a {what} that cannot be read ({error}); save it {remedy}."
         ) from error
 
 

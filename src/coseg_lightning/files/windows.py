@@ -325,7 +325,7 @@ class ImageWindows:
         elif not is_volume(file_of(path)) and start_of(path).startswith(b"\x93NUMPY"):
             self._values = ArrayWindows(path)
         else:
-            copy = decoded_copy(path, f"image, 2, {rules}", folder, partial(rules.read, path))
+            copy = decoded_copy(path, f"image, 3, {rules}", folder, partial(rules.read, path))
             self._values, self._rules = ArrayWindows(copy, is_copy=True), None
         self.size = self._values.shape[:2]
 
