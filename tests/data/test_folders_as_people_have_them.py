@@ -496,6 +496,7 @@ def test_ids_with_an_ending_are_told_so(make_folder):
     [
         ("images\\7.png", "An id is a file name without its extension: 7."),
         ("masks/7.nii.gz", "An id is a file name without its extension: 7."),
+        ("9/7.0", "An id is a file name without its extension: 9_7.0."),
         ("7.0", "Write 7 instead, which a program may have taken for a number."),
         ("B7", "Write b7 instead, which differs in letter case alone."),
     ],
@@ -505,6 +506,7 @@ def test_ids_that_are_written_in_another_way_are_told_so(make_folder, written, h
     for folder in ("images", "masks"):
         (root / folder / "s01.png").rename(root / folder / "7.png")
         (root / folder / "s02.png").rename(root / folder / "b7.png")
+        (root / folder / "s03.png").rename(root / folder / "9_7.0.png")
     (root / "split.csv").write_text(f"id,split\ns00,train\n{written},test\n")
     with pytest.raises(InputError, match="has no such image") as error:
         folder_splits(root)

@@ -110,7 +110,7 @@ def _no_image_message(sample_id: str, images: Names, table: Path) -> str:
     name = path.rpartition("/")[2]
     likely = (name, path.replace("/", "_"), name.removesuffix(".0"))
     near = next((i for i in likely if i in images.files), None)
-    if near is not None and near != name and name.endswith(".0"):
+    if name == f"{near}.0":
         return f"{text} Write {near} instead, which a program may have taken for a number."
     if near is not None:
         return f"{text} An id is a file name without its extension: {near}."
