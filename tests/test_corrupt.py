@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from coseg_lightning.corrupt import corrupt_folder
@@ -126,6 +127,22 @@ def test_metadata_beside_a_changed_mask_hold_no_statistics_of_the_old_one(tmp_pa
     for name, row in zip(("a.png", "b.png"), rows, strict=True):
         left = b"\n<Metadata></Metadata></PAMRasterBand>" if row["noisy"] else figures
         assert (tmp_path / "out" / f"{name}.aux.xml").read_bytes() == keeps + left
+
+
+def test_a_changed_tiff_holds_no_statistics_of_the_old_one(tmp_path):
+    masks, figure = tmp_path / "masks", '<Item name="STATISTICS_MEAN" sample="0">0.1</Item>'
+    masks.mkdir()
+    keeps = '<GDALMetadata>\n  <Item name="AREA">Graz</Item>{}\n</GDALMetadata>'
+    for name in ("a.tif", "b.tif"):
+        tag = (42112, "s", 0, keeps.format(figure), True)
+        tifffile.imwrite(masks / name, 255 * Squares(1).mask(0), extratags=[tag])
+    noise = BoundaryNoise(sign="dilate")
+    rows = corrupt_folder(masks, tmp_path / "out", noise, name="type1", noise_level=0.5)
+    assert {row["noisy"] for row in rows} == {0, 1}
+    for name, row in zip(("a.tif", "b.tif"), rows, strict=True):
+        with tifffile.TiffFile(tmp_path / "out" / name) as file:
+            kept = file.pages.first.tags[42112].value
+        assert kept == keeps.format("" if row["noisy"] else figure)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "gif"])

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,6 +41,8 @@ STRUCTURE = {
     *(325, 330, 338, 339, 347, 513, 514, 530, 531, 532, 50674),
 }
 SOFTWARE = 305
+METADATA = 42112  # GDAL's
+STATISTICS = re.compile(rb'\s*<Item name="STATISTICS_[^>]*>[^<]*</Item>')
 RATIONALS = (5, 10)  # types of tags, a value of which is two numbers
 ARRAYS = "tifffile"  # the software that says of boolean arrays that 0 is white, and means black
 
@@ -532,7 +535,10 @@ def _copied(tag: Any) -> tuple[int, int, int, Any, bool]:
     if tag.dtype not in RATIONALS:  # which it takes as numbers alone
         tag.parent.filehandle.seek(tag.valueoffset)
         value = tag.parent.filehandle.read(tag.valuebytecount)
-    return tag.code, tag.dtype, tag.count, value, True
+    if tag.code != METADATA:
+        return tag.code, tag.dtype, tag.count, value, True
+    value = STATISTICS.sub(b"", value)  # which are of the original's values
+    return tag.code, tag.dtype, len(value), value, True
 
 
 def is_inverted(page: Any, *, of_mask: bool) -> bool:
