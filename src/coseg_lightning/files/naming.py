@@ -253,7 +253,9 @@ def guess_patterns(
             if not _fits(images.stems, masks.stems, image_end, mask_end):
                 continue
             # The ending may begin with the folder's name, as in `{group}/ct.nii.gz`.
-            if Names(images_folder, image).files and Names(masks_folder, mask).files:
+            if base != NESTED or (
+                Names(images_folder, image).files and Names(masks_folder, mask).files
+            ):
                 return image, mask
     return PLAIN, PLAIN
 
