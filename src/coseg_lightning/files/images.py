@@ -55,7 +55,7 @@ POINTERS = {
     b"<!DOCTYPE": "is a web page, probably from a failed download; download the file again",
     b"<html": "is a web page, probably from a failed download; download the file again",
 }
-APPLE = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # HEIC's brands
+HEIC = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # bytes 8 to 12
 
 
 class Picture(NamedTuple):
@@ -291,7 +291,7 @@ def _unreadable_message(path: Path, kind: str, error: Exception) -> str:
             f"{path} holds Python objects, which are not loaded, since they may run code; save the "
             "array alone, such as by numpy.save(FILE, ARRAY)."
         )
-    if start[4:8] == b"ftyp" and start[8:12] in APPLE:
+    if start[4:8] == b"ftyp" and start[8:12] in HEIC:
         return f"{path} is a HEIC picture, as of a phone, which is not read; convert it to PNG."
     reason = ""
     if is_tiff(start):
