@@ -8,6 +8,8 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers.logger import DummyLogger
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from coseg_lightning import CorruptionRanking, CoSegModule, LabelCorrection, SegmentationModule
@@ -435,10 +437,28 @@ def test_a_review_that_no_masks_would_be_listed_for_is_refused(given, reason):
     check_review_is_ordered(composed(given), make_method(cfg))
 
 
+class Renamed(TensorBoardLogger):
+    def __init__(self, **options):
+        super().__init__(name="", version="", **options)
+
+
+class Placeless(DummyLogger):
+    def __init__(self, project="mine", **of_service):
+        super().__init__()
+        assert not of_service
+
+
+def renamed(**options):
+    return Renamed(**options)
+
+
 @pytest.mark.parametrize(
     ("logger", "folder"),
     [
         (["logger=tensorboard"], "run/stage"),
+        ([f"+logger._target_={__name__}.Renamed"], "run/stage"),
+        ([f"+logger._target_={__name__}.renamed"], "run/stage"),
+        ([f"+logger._target_={__name__}.Placeless"], None),
         (["logger=tensorboard", "+logger.save_dir=${oc.env:HOME}/mine"], "mine/stage"),
         (["+logger._target_=pytorch_lightning.loggers.logger.DummyLogger"], None),
     ],

@@ -611,11 +611,22 @@ def make_logger(cfg: DictConfig, folder: Path) -> Any:
         folder: The folder to write into; with a `logger.save_dir`, one of the same name there.
     """
     kind = _imported("logger._target_", cfg.logger["_target_"])
-    if "save_dir" not in inspect.signature(kind).parameters:
+    if not _takes_folder(kind):
         return instantiate(cfg.logger)
     given = cfg.logger.get("save_dir")
     place = folder if given is None else Path(given).expanduser() / folder.name
     return instantiate(cfg.logger, save_dir=str(place))
+
+
+def _takes_folder(kind: Any) -> bool:
+    """Whether a logger has an argument `save_dir`, also one that it passes on by `**options`."""
+    for maker in kind.__mro__ if isinstance(kind, type) else (kind,):
+        parameters = inspect.signature(maker).parameters
+        if "save_dir" in parameters:
+            return True
+        if all(one.kind is not one.VAR_KEYWORD for one in parameters.values()):
+            return False
+    return not isinstance(kind, type)  # where a function passes its options to is unknown
 
 
 def make_trainer(
