@@ -316,6 +316,18 @@ def test_paths_are_those_of_the_folder_that_a_command_was_given_in(tmp_path, mak
     assert "training=none" in kept
 
 
+def test_a_folder_hides_no_name_that_a_setting_knows(tmp_path, monkeypatch):
+    """Where Hydra goes into the folder of the run; `voc` is the name of colours, too."""
+    (tmp_path / "voc").mkdir()
+    (tmp_path / "kinds.csv").touch()
+    hydra = OmegaConf.create({"job": {"chdir": True}, "runtime": {"cwd": str(tmp_path)}})
+    monkeypatch.setattr(app_command.HydraConfig, "get", lambda: hydra)
+    cfg = OmegaConf.create({"data": {"root": "voc", "colours": "voc", "kinds": "kinds.csv"}})
+    app_command.from_first_folder(cfg)
+    found = {name: str(tmp_path / name) for name in ("voc", "kinds.csv")}
+    assert cfg.data == {"root": found["voc"], "colours": "voc", "kinds": found["kinds.csv"]}
+
+
 def test_a_refused_command_leaves_the_settings_of_a_run(tmp_path):
     run = tmp_path / "run"
     (run / ".hydra").mkdir(parents=True)

@@ -540,7 +540,7 @@ def from_first_folder(cfg: DictConfig) -> None:
         if not isinstance(value, str) or not value or value.startswith("~"):
             return value
         path = first / value
-        return str(path) if key in FOLDERS or path.exists() else value
+        return str(path) if key in FOLDERS or path.is_file() else value  # or a name, such as voc
 
     for key in (*FOLDERS, *FILES):
         value = OmegaConf.select(cfg, key, throw_on_missing=False)
