@@ -9,15 +9,27 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau, St
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 from coseg_lightning import AveragedWeights, LabelStore, SegmentationModule, run_stages
+from coseg_lightning.data.datamodule import CoSegDataModule
 from coseg_lightning.data.samples import EpochSampler
 from coseg_lightning.errors import InputError
+from coseg_lightning.methods.filter import PlainPeers
 from coseg_lightning.methods.transition import LabelTransition
 from coseg_lightning.modules.loaders import over
 from coseg_lightning.modules.stretched import StretchedSchedule
 from coseg_lightning.ranking.guard import CorrectionGuard
 from coseg_lightning.run import run
 from coseg_lightning.runs.wrapped import wrap_datamodule
-from support import PHANTOM, SMALL, Halves, OwnData, OwnTested, TinyNetwork, composed, run_of
+from support import (
+    PHANTOM,
+    SMALL,
+    Halves,
+    OwnData,
+    OwnTested,
+    Squares,
+    TinyNetwork,
+    composed,
+    run_of,
+)
 
 
 @pytest.mark.slow
@@ -91,6 +103,29 @@ def test_a_schedule_spans_a_training_that_is_longer_than_the_trainers_own(tmp_pa
     checkpoint = torch.load(tmp_path / "run" / "retraining" / "last.ckpt", weights_only=True)
     (saved,) = checkpoint["lr_schedulers"]
     assert (saved["calls"], saved["schedule"]["last_epoch"]) == (48, 24)
+
+
+@pytest.mark.slow
+def test_a_schedule_by_steps_counts_the_steps_of_fewer_samples(tmp_path):
+    """Retraining on three quarters of them has a third more epochs, but as many steps."""
+
+    def network():
+        return SegmentationModule(TinyNetwork(width=8), lr=0.03, scheduler=one_cycle)
+
+    def one_cycle(optimizer):  # for the 3 epochs of 8 batches that the trainer has
+        return {"scheduler": OneCycleLR(optimizer, 0.1, total_steps=24), "interval": "step"}
+
+    form = {"image_size": 32, "in_channels": 1}
+    data = CoSegDataModule(Squares(16), batch_size=2, augmentation=None, **form)
+    nets = TinyNetwork(width=8), TinyNetwork(width=8)
+    trainer = partial(pl.Trainer, max_epochs=3, accelerator="cpu", enable_progress_bar=False)
+    options = {"trainer": trainer, "network": network, "rehearse": False}
+    options["peers"] = lambda: PlainPeers(*nets, noise_level=0.25)
+    summary = run_of(tmp_path, data, method="filter", **options)
+    assert summary["stages"]["retraining"]["epochs"] == 4
+    checkpoint = torch.load(tmp_path / "run" / "retraining" / "last.ckpt", weights_only=True)
+    (saved,) = checkpoint["lr_schedulers"]
+    assert (checkpoint["global_step"], saved["last_epoch"]) == (24, 24)
 
 
 def test_a_stretched_schedule_has_the_same_curve():

@@ -190,6 +190,13 @@ class CoSegDataModule(pl.LightningDataModule):
                 "draw some of the masks, or decide ok or take for them."
             )
 
+    def batches_left(self, processes: int = 1) -> float:
+        """Return the share of the training batches that is left without the excluded samples."""
+        every = len(self._train.ids)
+        left = every - len(self.excluded.intersection(self._train.ids))
+        size = self.batch_size * processes
+        return max(1, left // size) / max(1, every // size)
+
     def identity(self) -> dict[str, str]:
         """Identify the data, so that changes are noticed.
 

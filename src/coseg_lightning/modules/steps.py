@@ -125,14 +125,19 @@ class SegmentationSteps(pl.LightningModule):
         )
         self.metrics: Any = self._measured  # a subclass may have metrics of its own by this name
 
-    def stretch_schedule(self, ratio: float) -> None:
-        """Let `scheduler` span a training that is longer than the usual one by a ratio.
+    def stretch_schedule(self, epochs: float, steps: float | None = None) -> None:
+        """Let `scheduler` span a training that is longer than the usual one.
 
         A module with a `lr_scheduler_step` of its own decides itself.
+
+        Args:
+            epochs: How many times more epochs the training has.
+            steps: How many times more steps it has; default as many times.
         """
+        steps = epochs if steps is None else steps
         has_own_step = is_overridden("lr_scheduler_step", self, pl.LightningModule)
-        if self.scheduler_factory is not None and ratio > 1 and not has_own_step:
-            self.scheduler_factory = stretched(self.scheduler_factory, ratio)
+        if self.scheduler_factory is not None and max(epochs, steps) > 1 and not has_own_step:
+            self.scheduler_factory = stretched(self.scheduler_factory, epochs, steps)
 
     def read(self, batch: Any) -> Batch:
         """Read a training batch, and check its class ids in the first epoch of a fit."""

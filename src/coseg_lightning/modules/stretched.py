@@ -49,15 +49,24 @@ class StretchedSchedule(LRScheduler):
         self.schedule.load_state_dict(state_dict["schedule"])
 
 
-def stretched(schedule: Schedule, ratio: float) -> Schedule:
-    """Let a schedule span a training that is longer by a ratio, unless it follows a metric."""
-    return partial(_stretched, schedule, ratio)
+def stretched(schedule: Schedule, epochs: float, steps: float) -> Schedule:
+    """Let a schedule span a longer training, unless it follows a metric.
+
+    Args:
+        schedule: The schedule.
+        epochs: How many times more epochs the training has.
+        steps: How many times more steps it has.
+    """
+    return partial(_stretched, schedule, epochs, steps)
 
 
-def _stretched(schedule: Schedule, ratio: float, optimizer: Optimizer) -> Any:
+def _stretched(schedule: Schedule, epochs: float, steps: float, optimizer: Optimizer) -> Any:
     made: Any = schedule(optimizer)
-    scheduler = made.get("scheduler") if isinstance(made, Mapping) else made
-    if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+    config = made if isinstance(made, Mapping) else {"scheduler": made}
+    scheduler = config.get("scheduler")
+    ratio = steps if config.get("interval") == "step" else epochs
+    follows = isinstance(scheduler, ReduceLROnPlateau)
+    if ratio <= 1 or follows or not isinstance(scheduler, LRScheduler):
         return made
-    stretched = StretchedSchedule(scheduler, ratio)
-    return {**made, "scheduler": stretched} if isinstance(made, Mapping) else stretched
+    longer = StretchedSchedule(scheduler, ratio)
+    return {**made, "scheduler": longer} if isinstance(made, Mapping) else longer

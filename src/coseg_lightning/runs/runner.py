@@ -174,11 +174,14 @@ class StageRunner:
             if trainer.max_epochs is not None and trainer.max_epochs > 0:
                 longer = max_epochs / trainer.max_epochs
             compat.set_max_epochs(trainer, max_epochs)
+        steps = longer  # by this in steps, of which fewer samples need fewer for an epoch
+        if isinstance(data, CoSegDataModule):
+            steps *= data.batches_left(trainer.world_size)
         if trainer.max_steps > 0:
-            longer = max(longer, share)
+            longer, steps = max(longer, share), max(steps, share)
             compat.set_max_steps(trainer, max(1, round(share * trainer.max_steps)))
         if isinstance(module, SegmentationSteps):  # otherwise it would end too soon, or begin anew
-            module.stretch_schedule(longer)
+            module.stretch_schedule(longer, steps)
         self._begin(data)
         checkpoint = self.folder.checkpoint(stage, module)
         title = stage.replace("_", " ").capitalize()
