@@ -1,5 +1,6 @@
 """An epoch that was saved goes on as it would have gone on without an interruption."""
 
+from collections import Counter
 from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
@@ -178,6 +179,8 @@ class Remembers(pl.Callback):
         (np.float64(0.5), 0.5),
         ([(np.int64(3), Path("a"))], [(3, "a")]),
         (torch.device("cpu"), torch.device("cpu")),
+        (Counter("ab"), Counter("ab")),
+        (b"ab", b"ab"),
         (np.zeros(2), None),
         (datetime(2026, 1, 1), None),
     ],
@@ -190,3 +193,4 @@ def test_states_of_callbacks_do_not_spoil_a_checkpoint(tmp_path, value, saved):
         trainer.fit(network(), DataLoader(Halves(), 4))
     states = load_checkpoint(tmp_path / CHECKPOINT)["callbacks"]
     assert states.get("Remembers") == (None if saved is None else {"value": saved})
+    assert saved is None or type(states["Remembers"]["value"]) is type(saved)

@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, ClassVar
@@ -488,7 +488,7 @@ def look_no_more(module: SegmentationSteps) -> None:
 
 def as_plain(value: Any) -> Any:
     """Convert containers such as OmegaConf's, NumPy's numbers and paths to plain values."""
-    if isinstance(value, Mapping) and type(value) is not OrderedDict:
+    if isinstance(value, Mapping) and type(value) not in (OrderedDict, Counter):
         return {as_plain(key): as_plain(part) for key, part in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | tuple):
         return [as_plain(part) for part in value]
@@ -501,12 +501,13 @@ def as_plain(value: Any) -> Any:
 
 def is_plain(value: Any) -> bool:
     """Whether a value can be loaded without running code, as `weights_only=True` does."""
-    if type(value) in (dict, OrderedDict):
+    if type(value) in (dict, OrderedDict, Counter):
         return all(map(is_plain, (*value, *value.values())))
     if type(value) in (list, tuple, set):
         return all(map(is_plain, value))
     torchs = (Tensor, torch.dtype, torch.device, torch.Size)
-    return value is None or isinstance(value, torchs) or type(value) in (bool, int, float, str)
+    scalars = (bool, int, float, complex, str, bytes)
+    return value is None or isinstance(value, torchs) or type(value) in scalars
 
 
 def full_name(made: Any) -> str:
