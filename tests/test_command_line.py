@@ -25,7 +25,7 @@ from coseg_lightning.app.commands import COMMANDS
 from coseg_lightning.app.given import read_ids
 from coseg_lightning.app.help import CONF, TASKS, completion, help_of, meanings, overview
 from coseg_lightning.app.settings import SETTINGS
-from coseg_lightning.check import describe
+from coseg_lightning.check import _command, describe
 from coseg_lightning.data.finding import IMAGES, MASKS, find_folder
 from coseg_lightning.errors import InputError
 from coseg_lightning.files.settings import as_value, setting
@@ -273,6 +273,12 @@ def test_a_command_that_is_told_finds_files_of_ones_own(tmp_path, make_folder):
     result = command("check", root, *given, cwd=tmp_path)
     told = re.search("To train: coseg run (.*)", result.stdout)[1]
     assert shlex.split(told)[:3] == [str(root), f"--config-dir={tmp_path}/conf", "data=folder"]
+
+
+def test_a_command_that_is_told_keeps_a_choice_of_data(monkeypatch):
+    given = ["data=folder_mine", "data.root=d"]
+    monkeypatch.setattr("coseg_lightning.check.task_overrides", lambda: given)
+    assert _command(OmegaConf.create({"data": {"root": "d"}})) == "coseg run d data=folder_mine"
 
 
 def test_names_are_printed_in_any_encoding(tmp_path, monkeypatch):

@@ -245,7 +245,7 @@ def _rehearsed(cfg: DictConfig, data: "CoSegDataModule", folder: Path) -> str:
 
 
 def _command(cfg: DictConfig, name: str = "run", *more: str) -> str:
-    own = [o for o in task_overrides() if not o.startswith(("data=folder", "data.root="))]
+    own = [o for o in task_overrides() if o != "data=folder" and not o.startswith("data.root=")]
     of_data = [o for o in own if o.partition("=")[0] in READING]
     given: Sequence[str] = own if name == "run" else of_data
     root = [str(cfg.data.root)] if cfg.data.get("root") is not None else []
@@ -261,9 +261,9 @@ def _own_files() -> list[str]:
     folders = [one.path for one in hydra.runtime.config_sources if one.provider == "command-line"]
     places = [f"--config-dir={path}" for path in folders]
     places += [one for one in hydra.overrides.hydra if one.startswith("hydra.searchpath=")]
-    choice = str(hydra.runtime.choices["data"])
+    choice = hydra.runtime.choices.get("data")
     is_given = any(one.startswith("data=") and one != "data=folder" for one in task_overrides())
-    return places if not folders or is_given else [*places, f"data={choice}"]
+    return places if not folders or is_given or choice is None else [*places, f"data={choice}"]
 
 
 if __name__ == "__main__":
