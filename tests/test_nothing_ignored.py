@@ -437,6 +437,13 @@ def test_a_review_that_no_masks_would_be_listed_for_is_refused(given, reason):
     check_review_is_ordered(composed(given), make_method(cfg))
 
 
+def test_a_run_that_began_with_a_review_budget_goes_on(tmp_path):
+    """An earlier version took it with any method."""
+    (tmp_path / "run.json").write_text('{"config": {"review_budget": 5}}')
+    cfg = composed("method=supervised", "review_budget=5", f"resume={tmp_path}")
+    check_review_is_ordered(cfg, make_method(cfg))
+
+
 class Renamed(TensorBoardLogger):
     def __init__(self, **options):
         super().__init__(name="", version="", **options)

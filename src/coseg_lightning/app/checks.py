@@ -305,8 +305,9 @@ def check_review_is_ordered(cfg: DictConfig, method: "Method") -> None:
 
     Sweeps may also try methods that rank. Stages of somebody's own may write `scores.csv` too.
     """
-    if cfg.get("review_budget") is None or _is_sweep():
-        return
+    budget = cfg.get("review_budget")
+    if budget in (None, begun_config(cfg).get("review_budget")) or _is_sweep():
+        return  # an earlier version refused less
     reason = None
     if "_target_" in cfg.data:
         reason = "the masks of a datamodule of your own cannot be read to compare them"
@@ -314,7 +315,7 @@ def check_review_is_ordered(cfg: DictConfig, method: "Method") -> None:
         reason = f"method={method.name} ranks no masks"
     if reason is not None:
         raise InputError(
-            f"review_budget={cfg.review_budget} would have no effect, since {reason}; leave it out."
+            f"review_budget={budget} would have no effect, since {reason}; leave it out."
         )
 
 
