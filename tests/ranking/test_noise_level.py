@@ -162,7 +162,7 @@ class Stop(pl.Callback):
     ("options", "stops", "message"),
     [
         ({"max_steps": 1}, [], "max_steps=1 ends training with the first epoch"),
-        ({"fast_dev_run": True}, [], "max_steps=1 ends training with the first epoch"),
+        ({"fast_dev_run": True}, [], "fast_dev_run=True ends training with the first epoch"),
         ({}, [Stop()], "Training ended before the noise level was estimated"),
     ],
 )

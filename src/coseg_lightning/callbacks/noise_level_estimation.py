@@ -88,9 +88,12 @@ class NoiseLevelEstimation(EvidenceCallback, NoiseLevelEstimator):
         assert isinstance(pl_module, CoSegModule)
         self._is_estimated = pl_module.noise.estimate is not None  # by a fit that this one resumes
         if self._ends_early:
+            cause, remedy = f"max_steps={trainer.max_steps}", "give more steps"
+            if tried := trainer.fast_dev_run:  # type: ignore[attr-defined]
+                cause, remedy = f"fast_dev_run={tried}", "leave it out"
             rank_zero_warn(
-                f"max_steps={trainer.max_steps} ends training with the first epoch, before the "
-                f"noise level is estimated, {ALL_ALIKE}; give more steps, or give the level."
+                f"{cause} ends training with the first epoch, before the noise level is estimated, "
+                f"{ALL_ALIKE}; {remedy}, or give the level."
             )
 
     @override
