@@ -150,6 +150,8 @@ def test_a_stretched_schedule_has_the_same_curve():
     first, state = rates(1.5, 6)
     later, _ = rates(1.5, 6, state)
     assert first + later == slow
+    earlier, _ = rates(1.5, 6, state["schedule"])  # as an earlier version saved it
+    assert earlier == later
 
 
 def test_a_schedule_that_follows_a_metric_is_not_stretched():

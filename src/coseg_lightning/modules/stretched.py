@@ -1,5 +1,6 @@
 """Learning rate schedules that span a longer training than the one they were made for."""
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -45,8 +46,10 @@ class StretchedSchedule(LRScheduler):
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.calls = state_dict["calls"]
-        self.schedule.load_state_dict(state_dict["schedule"])
+        own = state_dict.get("schedule", state_dict)  # an earlier version did not stretch it
+        self.schedule.load_state_dict(own)
+        usual = math.ceil(own.get("last_epoch", 0) * self.ratio)
+        self.calls = state_dict.get("calls", usual)
 
 
 def stretched(schedule: Schedule, epochs: float, steps: float) -> Schedule:
