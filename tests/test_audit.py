@@ -440,7 +440,7 @@ def test_an_audit_trains_two_peers(make_folder, tmp_path):
         (np.full((3, 8, 8), 1 / 3), r"has shape \(3, 8, 8\); give \(K, H, W\) with K = 2"),
         (np.stack([np.full((8, 8), -2.0), np.full((8, 8), 3.0)]), "give the softmax"),
         (np.full((8, 8), np.nan), "holds no probabilities"),
-        (np.array([{}], dtype=object), "cannot be read as an array"),
+        (np.array([{}], dtype=object), "holds Python objects, which are not loaded"),
     ],
 )
 def test_wrong_predictions_are_refused_in_a_sentence(tmp_path, array, message):
