@@ -262,14 +262,8 @@ def performance(results: Path = Path(__file__).parent / "results") -> str:
     shown = {
         "step": ["kind", "model", "ratio", "lowest", "highest", "milliseconds", "memory", "rounds"],
         "recipe": [
-            "kind",
-            "ratio",
-            "lowest",
-            "highest",
-            "seconds",
-            "robust_training",
-            "retraining",
-            "rest",
+            *("kind", "ratio", "lowest", "highest", "to_float32", "seconds"),
+            *("robust_training", "retraining", "rest"),
         ],
     }
     parts = []
@@ -281,9 +275,12 @@ def performance(results: Path = Path(__file__).parent / "results") -> str:
             rows = list(csv.DictReader(file))
         columns = shown.get(name, list(rows[0]))
         runs: dict[str, list[Row]] = defaultdict(list)
-        for row in rows:  # of the step there are several
-            given = ("size", "batch", "alpha", "precision", "options", "machine")
-            runs[", ".join(row[key] for key in given if name == "step")].append(row)
+        settings = {
+            "step": ("size", "batch", "alpha", "precision", "options", "machine"),
+            "recipe": ("size", "batch", "epochs", "samples", "precision", "rounds"),
+        }
+        for row in rows:  # of some there are several
+            runs[", ".join(row[key] for key in settings.get(name, ()))].append(row)
         for title, of_run in runs.items():
             lines = [f"**{name}** {title}".strip(), "", "| " + " | ".join(columns) + " |"]
             lines.append("|---" * len(columns) + "|")
