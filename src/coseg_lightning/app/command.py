@@ -283,12 +283,8 @@ def arguments(name: str) -> dict[str, Any]:
         sys.exit(0)
     values = {key: default for key, (default, _) in spec.options.items()}
     words = []
+    check_nothing_empty(given)
     for word in given:
-        if not word:
-            raise InputError(
-                "An argument is empty, perhaps since a variable of the shell is not set; give a "
-                "name, or leave it out."
-            )
         is_setting = word.partition("=")[0] in spec.options
         if is_setting or ("=" in word and not _is_there(word)):
             key, value = _read_setting(word, spec.options)

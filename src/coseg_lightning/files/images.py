@@ -30,6 +30,7 @@ from coseg_lightning.files.tiff import (
 from coseg_lightning.files.volumes import (
     DICOM,
     NIFTI,
+    UnreadableVolumeError,
     ending,
     file_of,
     is_nifti_slice,
@@ -258,9 +259,12 @@ def decoding(path: Path, kind: str = "an image") -> Iterator[None]:
     try:
         if not file_of(path).is_file():  # reading a pipe would block
             raise FileNotFoundError(path)
-        if is_volume(file_of(path)) and (sentence := _stands_for_another(file_of(path))):
-            raise InputError(sentence)
         yield
+    except UnreadableVolumeError as error:
+        with contextlib.suppress(OSError):  # it may not be opened at all
+            if sentence := _stands_for_another(file_of(path)):
+                raise InputError(sentence) from error
+        raise
     except InputError:
         raise
     except Image.DecompressionBombError as error:
